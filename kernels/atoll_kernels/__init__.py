@@ -1,0 +1,22 @@
+"""Kernels behind one interface each; the implementation is chosen by device, dtype and policy."""
+
+from atoll_kernels.activation import ACTIVATIONS, activate, gated_activation
+from atoll_kernels.attention import paged_attention, varlen_attention, write_kv
+from atoll_kernels.linear import PackedLinear, linear, pack_linear
+from atoll_kernels.norm import layer_norm, rms_norm
+from atoll_kernels.rope import apply_rope
+
+__all__ = [
+    "ACTIVATIONS",
+    "PackedLinear",
+    "activate",
+    "apply_rope",
+    "gated_activation",
+    "layer_norm",
+    "linear",
+    "pack_linear",
+    "paged_attention",
+    "rms_norm",
+    "varlen_attention",
+    "write_kv",
+]

@@ -1,0 +1,107 @@
+"""Attention over packed sequences, and over a paged KV cache.
+
+Masks and biases are the same in both, in terms of absolute positions p (query) and j (key):
+
+- ``causal``: j <= p.
+- ``window``: abs(p - j) < window.
+- ``alibi_slopes`` (num_heads,): adds ``-slope * abs(p - j)`` (Press et al. 2022; JinaBERT's
+  symmetric form).
+- ``relative_bias`` (num_heads, 2 * distance + 1): adds ``relative_bias[h, clamp(j - p, -distance,
+  distance) + distance]`` (T5's buckets saturate, so a table of this size is exact).
+"""
+
+import torch
+from torch import Tensor
+
+from atoll_kernels import dispatch
+
+
+def varlen_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    scale: float,
+    causal: bool = False,
+    window: int | None = None,
+    alibi_slopes: Tensor | None = None,
+    relative_bias: Tensor | None = None,
+) -> Tensor:
+    """Attention over concatenated sequences, without padding.
+
+    Args:
+        q: (tokens_q, num_heads, head_dim); rows may be strided (a slice of a fused projection).
+        k, v: (tokens_k, num_kv_heads, head_dim); num_heads is a multiple of num_kv_heads.
+        cu_seqlens_q, cu_seqlens_k: (num_seqs + 1,) int32, on the device of q. Where a sequence has
+            fewer queries than keys, its queries are the last positions.
+        scale: multiplies q @ k^T before the bias is added.
+
+    Returns:
+        (tokens_q, num_heads, head_dim), contiguous, dtype of q. Rows without a visible key are 0.
+    """
+    result: Tensor = dispatch.run(
+        "varlen_attention", q, k, v, cu_seqlens_q, cu_seqlens_k, scale=scale, causal=causal,
+        window=window, alibi_slopes=alibi_slopes, relative_bias=relative_bias,
+    )  # fmt: skip
+    return result
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    cu_seqlens_q: Tensor,
+    seq_lens: Tensor,
+    *,
+    scale: float,
+    causal: bool = True,
+    window: int | None = None,
+    alibi_slopes: Tensor | None = None,
+    relative_bias: Tensor | None = None,
+) -> Tensor:
+    """Attention of new tokens (one when decoding, many in a chunk of prefill) over the KV cache.
+
+    Args:
+        q: (tokens, num_heads, head_dim), the new tokens of all sequences, concatenated.
+        k_cache, v_cache: (num_blocks, block_size, num_kv_heads, head_dim); the new tokens' keys and
+            values are already written.
+        block_table: (num_seqs, max_blocks) int32; entry b holds positions b*block_size and on.
+            Entries that no visible position needs may be -1.
+        cu_seqlens_q: (num_seqs + 1,) int32.
+        seq_lens: (num_seqs,) int32, keys in the cache, new ones included; the query rows of a
+            sequence are its last positions. 0 is allowed: a padded row, whose output is 0.
+
+    Returns:
+        (tokens, num_heads, head_dim), contiguous, dtype of q.
+    """
+    result: Tensor = dispatch.run(
+        "paged_attention", q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens, scale=scale,
+        causal=causal, window=window, alibi_slopes=alibi_slopes, relative_bias=relative_bias,
+    )  # fmt: skip
+    return result
+
+
+def write_kv(
+    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+) -> None:
+    """Stores keys and values of new tokens in the cache; mutates ``k_cache`` and ``v_cache``.
+
+    Args:
+        k, v: (tokens, num_kv_heads, head_dim).
+        slot_mapping: (tokens,) int64, block * block_size + offset; -1 skips the row.
+    """
+    dispatch.run("write_kv", k, v, k_cache, v_cache, slot_mapping)
+
+
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
+    """Slopes of Press et al. (2022) for any head count; (num_heads,) float32.
+
+    For k = 2^floor(log2(num_heads)): 2^(-bias_max*i/k) for i = 1..k, then every other slope of 2k.
+    """
+    closest = 1 << (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-bias_max * i / closest) for i in range(1, closest + 1)]
+    doubled = [2.0 ** (-bias_max * i / (2 * closest)) for i in range(1, 2 * closest + 1, 2)]
+    return torch.tensor((slopes + doubled)[:num_heads], dtype=torch.float32)

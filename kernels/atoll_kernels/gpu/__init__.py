@@ -1,0 +1,1 @@
+"""Triton-language kernels for NVIDIA and AMD GPUs; the only package that imports triton."""

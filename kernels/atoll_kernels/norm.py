@@ -1,0 +1,36 @@
+"""LayerNorm and RMSNorm, with the residual addition fused in."""
+
+from torch import Tensor
+
+from atoll_kernels import dispatch
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """LayerNorm of ``x + residual``; statistics in float32.
+
+    Args:
+        x, residual: (tokens, hidden). weight, bias: (hidden,) or None.
+
+    Returns:
+        The normalised rows, and the sum ``x + residual`` (``x`` itself without a residual).
+    """
+    result: tuple[Tensor, Tensor] = dispatch.run("layer_norm", x, weight, bias, eps, residual)
+    return result
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """RMSNorm of ``x + residual`` (Zhang & Sennrich 2019): x / sqrt(mean(x^2) + eps) * weight.
+
+    Returns:
+        The normalised rows, and the sum ``x + residual`` (``x`` itself without a residual).
+    """
+    result: tuple[Tensor, Tensor] = dispatch.run("rms_norm", x, weight, eps, residual)
+    return result

@@ -1,0 +1,20 @@
+"""The torch implementation of every op: runs on any device, and is what the others are tested on."""
+
+from atoll_kernels.reference.activation import activate, gated_activation
+from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
+from atoll_kernels.reference.linear import linear, pack_linear
+from atoll_kernels.reference.norm import layer_norm, rms_norm
+from atoll_kernels.reference.rope import apply_rope
+
+__all__ = [
+    "activate",
+    "apply_rope",
+    "gated_activation",
+    "layer_norm",
+    "linear",
+    "pack_linear",
+    "paged_attention",
+    "rms_norm",
+    "varlen_attention",
+    "write_kv",
+]
