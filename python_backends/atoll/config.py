@@ -1,0 +1,142 @@
+"""Every setting, once: the same name as a config.pbtxt parameter, a flag and an environment variable.
+
+A value is looked up in the entry's config.pbtxt parameters, then in the environment (upper-case
+name), then taken from the default here. Names are TEI's and TGI's where they have one.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from atoll.errors import ConfigError
+
+DTYPES = ("default", "auto", "float32", "bfloat16", "float16", "int8", "int4")
+
+
+def _setting(default: Any, text: str, *, group: str, least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "group": group, "least": least})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one model entry runs with. ``model_id`` alone has no default."""
+
+    model_id: str = _setting("", "hub id or local folder of the checkpoint", group="model")
+    revision: str | None = _setting(None, "branch, tag or commit on the hub", group="model")
+    served_model_name: str | None = _setting(None, "name shown to clients", group="model")
+    task: str | None = _setting(
+        None, "embed, sparse, rerank, classify or generate; read from the model if unset",
+        group="model",
+    )  # fmt: skip
+    dtype: str = _setting(
+        "default",
+        "default (float32 on CPU, the checkpoint's on GPU), auto (the fastest the machine has), "
+        "float32, bfloat16, float16, int8 or int4 weights",
+        group="model",
+    )
+    quantize: str | None = _setting(None, "quantise at load; see docs", group="model")
+    device: str = _setting("auto", "auto, cpu, cuda or cuda:N", group="model")
+    disable_custom_kernels: bool = _setting(False, "plain torch everywhere", group="model")
+    use_flash_attention: bool | None = _setting(
+        None, "overrides the default, which is off on compute capability 7.5", group="model"
+    )
+    num_threads: int = _setting(0, "torch threads; 0: the cores at hand", group="model", least=0)
+    huggingface_hub_cache: str | None = _setting(None, "where downloads go", group="model")
+
+    pooling: str | None = _setting(
+        None, "cls, mean, last-token or splade; read from the model if unset", group="encoder"
+    )
+    dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
+    max_batch_tokens: int = _setting(16384, "tokens in one forward", group="encoder", least=1)
+    max_batch_requests: int | None = _setting(None, "texts in one forward", group="encoder", least=1)
+    max_client_batch_size: int = _setting(32, "texts in one request", group="encoder", least=1)
+    auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
+    default_prompt_name: str | None = _setting(None, "prompt used if none is named", group="encoder")
+    default_prompt: str | None = _setting(None, "text put before every input", group="encoder")
+    tokenization_workers: int = _setting(
+        0, "tokenizer threads; 0: decided by the cores", group="encoder", least=0
+    )
+    max_concurrent_requests: int = _setting(
+        512, "requests held before new ones are refused", group="limits", least=1
+    )
+
+    max_input_tokens: int | None = _setting(None, "longest prompt", group="generate", least=1)
+    max_total_tokens: int | None = _setting(None, "prompt and answer", group="generate", least=2)
+    max_batch_prefill_tokens: int = _setting(
+        2048, "prompt tokens in one step", group="generate", least=1
+    )
+    max_batch_total_tokens: int | None = _setting(
+        None, "tokens the KV cache holds; from free memory if unset", group="generate", least=1
+    )
+    max_batch_size: int = _setting(256, "requests running at once", group="generate", least=1)
+    waiting_served_ratio: float = _setting(
+        0.3, "waiting/running ratio that admits new prompts", group="generate", least=0
+    )
+    max_waiting_tokens: int = _setting(
+        20, "steps after which waiting prompts are admitted anyway", group="generate", least=0
+    )
+    max_best_of: int = _setting(2, "largest best_of", group="generate", least=1)
+    max_stop_sequences: int = _setting(4, "stop strings in one request", group="generate", least=0)
+    max_top_n_tokens: int = _setting(5, "largest top_n_tokens", group="generate", least=0)
+    block_size: int = _setting(16, "tokens in one KV block", group="generate", least=1)
+    memory_fraction: float = _setting(
+        0.5, "share of free memory that the KV cache may take", group="generate", least=0
+    )
+    prefix_caching: bool = _setting(True, "share KV blocks of equal prefixes", group="generate")
+    speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
+    lora_adapters: str | None = _setting(
+        None, "name=folder, separated by commas", group="generate"
+    )
+    rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")
+    rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
+    disable_grammar_support: bool = _setting(False, "refuse grammars", group="generate")
+    watermark_gamma: float = _setting(0.5, "share of green tokens", group="generate", least=0)
+    watermark_delta: float = _setting(2.0, "logit added to green tokens", group="generate")
+    session_timeout_s: float = _setting(
+        300.0, "idle seconds after which a conversation is dropped", group="generate", least=0
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, least = getattr(self, f.name), f.metadata["least"]
+            if value is not None and least is not None and value < least:
+                raise ConfigError(f"{f.name} is {value}; the least allowed is {least}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}")
+
+    @classmethod
+    def read(
+        cls, parameters: Mapping[str, str], environment: Mapping[str, str] | None = None
+    ) -> Settings:
+        """Settings of an entry from its config.pbtxt parameters (flat strings) and environment.
+
+        Raises:
+            ConfigError: an unknown parameter, or a value of the wrong type or out of range.
+        """
+        environment = os.environ if environment is None else environment
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(parameters) - known)
+        if unknown:
+            raise ConfigError(f"unknown parameters {unknown}; known: {sorted(known)}")
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for name in known:
+            text = parameters.get(name, environment.get(name.upper()))
+            if text is not None and text != "":
+                values[name] = _parse(name, text, hints[name])
+        return cls(**values)
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    """``text`` as the type of the setting ``name``; optional types by their first member."""
+    kind = get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name} is {text!r}; expected {kind.__name__}") from None
