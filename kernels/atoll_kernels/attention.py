@@ -84,9 +84,7 @@ def paged_attention(
     return result
 
 
-def write_kv(
-    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
-) -> None:
+def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Stores keys and values of new tokens in the cache; mutates ``k_cache`` and ``v_cache``.
 
     Args:

@@ -52,10 +52,14 @@ class Settings:
     )
     dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
     max_batch_tokens: int = _setting(16384, "tokens in one forward", group="encoder", least=1)
-    max_batch_requests: int | None = _setting(None, "texts in one forward", group="encoder", least=1)
+    max_batch_requests: int | None = _setting(
+        None, "texts in one forward", group="encoder", least=1
+    )
     max_client_batch_size: int = _setting(32, "texts in one request", group="encoder", least=1)
     auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
-    default_prompt_name: str | None = _setting(None, "prompt used if none is named", group="encoder")
+    default_prompt_name: str | None = _setting(
+        None, "prompt used if none is named", group="encoder"
+    )
     default_prompt: str | None = _setting(None, "text put before every input", group="encoder")
     tokenization_workers: int = _setting(
         0, "tokenizer threads; 0: decided by the cores", group="encoder", least=0
@@ -88,9 +92,7 @@ class Settings:
     )
     prefix_caching: bool = _setting(True, "share KV blocks of equal prefixes", group="generate")
     speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
-    lora_adapters: str | None = _setting(
-        None, "name=folder, separated by commas", group="generate"
-    )
+    lora_adapters: str | None = _setting(None, "name=folder, separated by commas", group="generate")
     rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")
     rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
     disable_grammar_support: bool = _setting(False, "refuse grammars", group="generate")

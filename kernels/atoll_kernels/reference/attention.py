@@ -59,9 +59,7 @@ def paged_attention(
     return out
 
 
-def write_kv(
-    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
-) -> bool:
+def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> bool:
     kept = slot_mapping >= 0
     slots = slot_mapping[kept]
     k_cache.view(-1, *k_cache.shape[2:])[slots] = k[kept].to(k_cache.dtype)

@@ -1,0 +1,19 @@
+"""What two or more architectures share."""
+
+from atoll.layers.attention import PackedAttention, PackedBatch, PagedAttention, PagedBatch
+from atoll.layers.embedding import Embedding
+from atoll.layers.linear import Linear
+from atoll.layers.norm import LayerNorm, RMSNorm
+from atoll.layers.rotary import Rotary
+
+__all__ = [
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "PackedAttention",
+    "PackedBatch",
+    "PagedAttention",
+    "PagedBatch",
+    "RMSNorm",
+    "Rotary",
+]

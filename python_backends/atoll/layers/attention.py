@@ -1,0 +1,131 @@
+"""What a batch of tokens looks like to a model, and the attention modules over it.
+
+Encoders see packed sequences; decoders see a flat batch of new tokens over a paged KV cache, in
+which a decoding sequence has one token and a prefilling one has a chunk.
+"""
+
+from dataclasses import dataclass
+
+import atoll_kernels as kernels
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Concatenated sequences, without padding.
+
+    input_ids, positions, token_type_ids: (tokens,) int64; positions count from 0 in each sequence.
+    cu_seqlens: (num_seqs + 1,) int32.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    token_type_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PagedBatch:
+    """New tokens of several sequences, and where their keys and values live.
+
+    input_ids, positions: (tokens,) int64. slot_mapping: (tokens,) int64, -1 writes nothing.
+    cu_seqlens_q: (num_seqs + 1,) int32. seq_lens: (num_seqs,) int32, new tokens included.
+    block_table: (num_seqs, max_blocks) int32.
+    kv_cache: per layer, keys and values (num_blocks, block_size, num_kv_heads, head_dim).
+    max_position: the largest position in the batch, known on the host.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    slot_mapping: Tensor
+    cu_seqlens_q: Tensor
+    seq_lens: Tensor
+    block_table: Tensor
+    kv_cache: tuple[tuple[Tensor, Tensor], ...]
+    max_position: int
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What the KV cache of a decoder must hold for one token."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    sliding_window: int | None = None
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Keys and values of all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class PackedAttention(nn.Module):
+    """Bidirectional attention inside each packed sequence."""
+
+    def __init__(self, num_heads: int, head_dim: int, alibi_slopes: Tensor | None = None) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.alibi_slopes = alibi_slopes
+
+    def forward(self, qkv: Tensor, batch: PackedBatch) -> Tensor:
+        """qkv: (tokens, 3 * num_heads * head_dim), [q; k; v] -> (tokens, num_heads * head_dim)."""
+        q, k, v = qkv.view(-1, 3, self.num_heads, self.head_dim).unbind(1)
+        out = kernels.varlen_attention(
+            q, k, v, batch.cu_seqlens, batch.cu_seqlens,
+            scale=self.head_dim**-0.5, alibi_slopes=self.alibi_slopes,
+        )  # fmt: skip
+        return out.flatten(1)
+
+
+class PagedAttention(nn.Module):
+    """Causal attention over the paged cache; writes the new keys and values first."""
+
+    def __init__(
+        self,
+        layer: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        alibi_slopes: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer, self.num_heads = layer, num_heads
+        self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
+        self.scale = head_dim**-0.5 if scale is None else scale
+        self.window, self.alibi_slopes = window, alibi_slopes
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[q; k; v] rows as (tokens, heads, head_dim) views."""
+        width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        q, k, v = qkv.split((width, kv_width, kv_width), dim=-1)
+        shape = (-1, self.num_kv_heads, self.head_dim)
+        return (
+            q.unflatten(-1, (self.num_heads, self.head_dim)),
+            k.unflatten(-1, shape[1:]),
+            (v.unflatten(-1, shape[1:])),
+        )
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: PagedBatch,
+        relative_bias: Tensor | None = None,
+    ) -> Tensor:
+        """q: (tokens, num_heads, head_dim); k, v: (tokens, num_kv_heads, head_dim).
+
+        Mutates the layer's cache. Returns (tokens, num_heads * head_dim).
+        """
+        k_cache, v_cache = batch.kv_cache[self.layer]
+        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        out = kernels.paged_attention(
+            q, k_cache, v_cache, batch.block_table, batch.cu_seqlens_q, batch.seq_lens,
+            scale=self.scale, window=self.window, alibi_slopes=self.alibi_slopes,
+            relative_bias=relative_bias,
+        )  # fmt: skip
+        return out.flatten(1)

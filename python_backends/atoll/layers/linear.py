@@ -1,0 +1,48 @@
+"""A linear layer over tokens; the weight is packed at load for the machine it runs on."""
+
+import atoll_kernels as kernels
+import torch
+from torch import Tensor, nn
+
+from atoll.weights.load import LoadOptions
+from atoll.weights.table import Group
+
+
+class Linear(nn.Module):
+    """``x @ weight.T + bias``. ``bias`` is kept where the checkpoint has one.
+
+    Built on the meta device; ``load`` fills it. ``quantizable=False`` keeps it dense whatever the
+    scheme (small heads).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, quantizable: bool = True
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.quantizable = quantizable
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self.packed: kernels.PackedLinear | None = None
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """x: (tokens, in_features) -> (tokens, out_features)."""
+        assert self.packed is not None, "load() comes first"
+        return kernels.linear(x, self.packed, activation)
+
+    def load(self, group: Group, options: LoadOptions) -> None:
+        """Reads, converts and packs the weight; see ``Group.get`` for the errors."""
+        weight = group.get("weight", (self.out_features, self.in_features))
+        bias = group.get("bias", (self.out_features,)) if group.has("bias") else None
+        self._pack(weight, bias, options)
+
+    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+        """Shares the weight of an embedding."""
+        assert isinstance(source.weight, Tensor)
+        self._pack(source.weight.detach(), None, options)
+
+    def _pack(self, weight: Tensor, bias: Tensor | None, options: LoadOptions) -> None:
+        scheme = options.scheme if self.quantizable else "dense"
+        weight = weight.to(options.device, options.dtype)
+        bias = None if bias is None else bias.to(options.device, options.dtype)
+        self.packed = kernels.pack_linear(weight, bias, scheme, options.group_size)

@@ -1,0 +1,73 @@
+"""LayerNorm and RMSNorm modules; the residual addition is part of the kernel."""
+
+import atoll_kernels as kernels
+import torch
+from torch import Tensor, nn
+
+from atoll.weights.load import LoadOptions
+from atoll.weights.table import Group
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with whatever of weight and bias the checkpoint has (large Galactica has none)."""
+
+    def __init__(
+        self, hidden_size: int, eps: float, bias: bool = True, affine: bool = True
+    ) -> None:
+        super().__init__()
+        self.hidden_size, self.eps = hidden_size, eps
+        self.weight = _parameter(hidden_size) if affine else None
+        self.bias = _parameter(hidden_size) if affine and bias else None
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The normalised rows of ``x + residual``, (tokens, hidden_size)."""
+        return kernels.layer_norm(x, self.weight, self.bias, self.eps, residual)[0]
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The normalised rows, and the sum ``x + residual`` that the next block adds to."""
+        return kernels.layer_norm(x, self.weight, self.bias, self.eps, residual)
+
+    def load(self, group: Group, options: LoadOptions) -> None:
+        """Reads what is there; a weight that the config promises must be there."""
+        if self.weight is None:
+            return
+        self.weight = _read(group, "weight", self.hidden_size, options)
+        self.bias = _read(group, "bias", self.hidden_size, options) if group.has("bias") else None
+
+    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+        """Norms are never tied."""
+        raise AssertionError("a norm cannot be tied")
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019): a scale, no bias."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.hidden_size, self.eps = hidden_size, eps
+        self.weight = _parameter(hidden_size)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The normalised rows of ``x + residual``, (tokens, hidden_size)."""
+        return kernels.rms_norm(x, self.weight, self.eps, residual)[0]
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The normalised rows, and the sum ``x + residual`` that the next block adds to."""
+        return kernels.rms_norm(x, self.weight, self.eps, residual)
+
+    def load(self, group: Group, options: LoadOptions) -> None:
+        """Reads the scale; see ``Group.get`` for the errors."""
+        self.weight = _read(group, "weight", self.hidden_size, options)
+
+    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+        """Norms are never tied."""
+        raise AssertionError("a norm cannot be tied")
+
+
+def _parameter(size: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(size), requires_grad=False)
+
+
+def _read(group: Group, suffix: str, size: int, options: LoadOptions) -> nn.Parameter:
+    tensor = group.get(suffix, (size,)).to(options.device, options.dtype)
+    return nn.Parameter(tensor, requires_grad=False)

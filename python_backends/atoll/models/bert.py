@@ -1,0 +1,113 @@
+"""BERT: learned positions, post-LayerNorm, exact GELU; packed, without padding.
+
+Source: layer names of transformers' ``BertModel``; Devlin et al. 2018. Old exports name the norms'
+tensors gamma and beta.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
+from atoll.weights.table import Weights
+
+WEIGHTS = Weights(
+    anchor="embeddings.word_embeddings",
+    prefixes=("", "bert."),
+    modules={
+        "words": "embeddings.word_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "token_types": "embeddings.token_type_embeddings",
+        "norm": "embeddings.LayerNorm",
+        "blocks.{i}.qkv": (
+            "encoder.layer.{i}.attention.self.query", "encoder.layer.{i}.attention.self.key",
+            "encoder.layer.{i}.attention.self.value",
+        ),
+        "blocks.{i}.out": "encoder.layer.{i}.attention.output.dense",
+        "blocks.{i}.norm1": "encoder.layer.{i}.attention.output.LayerNorm",
+        "blocks.{i}.up": "encoder.layer.{i}.intermediate.dense",
+        "blocks.{i}.down": "encoder.layer.{i}.output.dense",
+        "blocks.{i}.norm2": "encoder.layer.{i}.output.LayerNorm",
+    },
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Read from config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_positions: int
+    num_token_types: int
+    eps: float
+    activation: str
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        return cls(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            intermediate_size=raw["intermediate_size"],
+            num_layers=raw["num_hidden_layers"],
+            num_heads=raw["num_attention_heads"],
+            max_positions=raw["max_position_embeddings"],
+            num_token_types=raw.get("type_vocab_size", 2),
+            eps=raw.get("layer_norm_eps", 1e-12),
+            activation=raw.get("hidden_act", "gelu"),
+        )
+
+
+class Block(nn.Module):
+    """Attention and MLP, each followed by LayerNorm of the sum."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = config
+        self.activation = c.activation
+        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size)
+        self.attention = PackedAttention(c.num_heads, c.hidden_size // c.num_heads)
+        self.out = Linear(c.hidden_size, c.hidden_size)
+        self.norm1 = LayerNorm(c.hidden_size, c.eps)
+        self.up = Linear(c.hidden_size, c.intermediate_size)
+        self.down = Linear(c.intermediate_size, c.hidden_size)
+        self.norm2 = LayerNorm(c.hidden_size, c.eps)
+
+    def forward(self, x: Tensor, batch: PackedBatch) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, hidden)."""
+        x = self.norm1(self.out(self.attention(self.qkv(x), batch)), x)
+        return self.norm2(self.down(self.up(x, self.activation)), x)
+
+
+class Model(nn.Module):
+    """Hidden states of packed tokens; pooling and heads are the caller's."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.words = Embedding(config.vocab_size, config.hidden_size)
+        self.positions = Embedding(config.max_positions, config.hidden_size)
+        self.token_types = Embedding(config.num_token_types, config.hidden_size)
+        self.norm = LayerNorm(config.hidden_size, config.eps)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens in the longest sequence."""
+        return self.config.max_positions
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """(tokens, hidden)."""
+        types = batch.token_type_ids
+        segments = self.token_types(torch.zeros_like(batch.input_ids) if types is None else types)
+        x = self.words(batch.input_ids) + segments
+        x = self.norm(x, self.positions(batch.positions))
+        for block in self.blocks:
+            x = block(x, batch)
+        return x

@@ -1,0 +1,80 @@
+"""Which file implements which architecture name, and how a checkpoint becomes a model.
+
+A variant that only its config tells apart is another name here, never a copied file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from atoll.errors import ConfigError, UnsupportedModel
+from atoll.weights.load import LoadOptions, load_weights
+
+# config.json model_type -> file; checked after ARCHITECTURES.
+ENCODERS: Mapping[str, str] = {"bert": "bert"}
+DECODERS: Mapping[str, str] = {"llama": "llama", "mistral": "llama"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder and its config.json."""
+
+    folder: Path
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Raises ConfigError: config.json is missing or is not an object."""
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path}: expected an object")
+        return cls(folder, raw)
+
+
+def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType:
+    """The file for a config.json.
+
+    Raises:
+        UnsupportedModel: no file; names the model type and what is known.
+    """
+    kind = raw.get("model_type")
+    if kind not in table:
+        raise UnsupportedModel(f"model_type {kind!r} is not supported; known: {sorted(table)}")
+    return importlib.import_module(f"atoll.models.{table[kind]}")
+
+
+def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
+    """The model on the meta device: shapes without storage."""
+    with torch.device("meta"):
+        model: nn.Module = module.Model(module.Config.from_hf(raw))
+    return model
+
+
+def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
+    """A generator with its weights; see ``layers.attention.PagedBatch`` for its input."""
+    return _load(checkpoint, DECODERS, options)
+
+
+def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
+    """An encoder's trunk with its weights; see ``layers.attention.PackedBatch`` for its input."""
+    return _load(checkpoint, ENCODERS, options)
+
+
+def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
+    module = architecture(checkpoint.raw, table)
+    model = build(module, checkpoint.raw)
+    load_weights(model, module.WEIGHTS, checkpoint.folder, options)
+    return model.eval()

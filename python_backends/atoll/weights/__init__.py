@@ -1,0 +1,1 @@
+"""Checkpoint files and what is made of them."""

@@ -1,0 +1,105 @@
+"""Fills a model that was built on the meta device from a checkpoint, module by module."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from atoll.errors import WeightError
+from atoll.weights.reader import CheckpointReader
+from atoll.weights.table import Group, Weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How weights are held: the activations' dtype, the device, and the linear layers' scheme."""
+
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    scheme: str = "dense"
+    group_size: int = 32
+    quantization: Any = None
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """A module that owns tensors: Linear, Embedding, a norm."""
+
+    def load(self, group: Group, options: LoadOptions) -> None: ...
+
+    def load_tied(self, source: nn.Module, options: LoadOptions) -> None: ...
+
+
+def load_weights(model: nn.Module, table: Weights, folder: Path, options: LoadOptions) -> None:
+    """Fills every loadable module of ``model``; ``model.config`` is handed to row orders.
+
+    Raises:
+        WeightError: a tensor is missing, misshapen, or belongs to a layer the model lacks.
+    """
+    reader = CheckpointReader(folder)
+    prefix = table.prefix(reader)
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
+    for name, module in modules.items():
+        source = table.find(name)
+        if source is None:
+            raise WeightError(f"{folder}: the table has no source for {name}")
+        group = Group(reader, prefix, source, model.config, name)
+        present = group.has("weight") or group.has("qweight")
+        if not present and name in table.tied:
+            _require_tying(model.config, folder, name, group)
+            module.load_tied(modules[table.tied[name]], options)  # type: ignore[arg-type]
+        elif present or name not in table.optional:
+            module.load(group, options)
+    _report_left_over(reader, table, prefix)
+
+
+def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
+    if not getattr(config, "tie_word_embeddings", True):
+        wanted = ", ".join(f"{part}.weight" for part in group.parts())
+        raise WeightError(
+            f"{folder}: {wanted} is missing and config.json says tie_word_embeddings=false"
+        )
+
+
+def _report_left_over(reader: CheckpointReader, table: Weights, prefix: str) -> None:
+    """Fails on tensors of layers that the model lacks; logs tensors of other heads.
+
+    A sixth layer in the file of a model configured with five means that one of them is wrong.
+    """
+    left = [name for name in reader.names() if name not in reader.read]
+    patterns = [re.compile(p) for p in _layer_patterns(table, prefix)]
+    surplus = [name for name in left if any(p.fullmatch(name) for p in patterns)]
+    if surplus:
+        raise WeightError(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
+    if left:
+        logger.info("%s: %d tensors are not used: %s", reader.folder, len(left), left[:6])
+
+
+def _layer_patterns(table: Weights, prefix: str) -> list[str]:
+    patterns = []
+    for source in table.modules.values():
+        for part in _flat(source):
+            if "{i}" in part:
+                full = part[1:] if part.startswith("/") else prefix + part
+                pattern = re.escape(full).replace(r"\{i\}", r"\d+").replace(r"\{e\}", r"\d+")
+                patterns.append(pattern + r"\.weight")
+    return patterns
+
+
+def _flat(source: Any) -> list[str]:
+    if isinstance(source, str):
+        return [source]
+    inner = getattr(source, "sources", None) or getattr(source, "source", source)
+    if isinstance(inner, str):
+        return [inner]
+    if isinstance(inner, tuple):
+        return [part for item in inner for part in _flat(item)]
+    return _flat(inner)

@@ -1,0 +1,83 @@
+"""Reads a checkpoint folder: names, shapes and tensors, mapped from the files.
+
+Knows safetensors (single file or sharded by an index) and, where nothing else is there, ``.bin``
+files through torch's weights-only unpickler. Does not know what the tensors mean.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from atoll.errors import WeightError
+
+
+class CheckpointReader:
+    """Tensors of a checkpoint folder by name, loaded one at a time.
+
+    Raises:
+        WeightError: no weight file, a shard is missing or unreadable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Any] = {}
+        self._location: dict[str, Any] = {}
+        for path in _weight_files(folder):
+            file = _open(path)
+            names = file.keys()
+            self._location.update({name: file for name in names})
+        self.read: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._location
+
+    def names(self) -> list[str]:
+        """Every tensor in the checkpoint."""
+        return list(self._location)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        file = self._location[name]
+        if isinstance(file, dict):
+            return tuple(file[name].shape)
+        return tuple(file.get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor as stored (dtype of the file), on CPU; marks it as read."""
+        if name not in self._location:
+            raise WeightError(f"{self.folder}: tensor {name!r} is missing")
+        self.read.add(name)
+        file = self._location[name]
+        found: Tensor = file[name] if isinstance(file, dict) else file.get_tensor(name)
+        return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for stem in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{stem}.index.json"
+        if index.exists():
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            missing = [s for s in shards if not (folder / s).exists()]
+            if missing:
+                raise WeightError(f"{folder}: {index.name} names {missing}, which are missing")
+            return [folder / shard for shard in shards]
+        if (folder / stem).exists():
+            return [folder / stem]
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    raise WeightError(f"{folder}: no *.safetensors and no pytorch_model*.bin")
+
+
+def _open(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return safe_open(str(path), framework="pt")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise WeightError(f"{path}: cannot be read: {error}") from error
