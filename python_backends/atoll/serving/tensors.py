@@ -1,0 +1,165 @@
+"""Triton requests in, plain Python out, and back: the only code that touches request tensors.
+
+Every reader raises ``ValidationError`` with the field, what came and what is allowed; ``failure``
+turns any error into the response that Triton sends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from atoll.errors import AtollError, ValidationError
+
+Array = npt.NDArray[Any]
+
+
+def settings_parameters(model_config: str) -> dict[str, str]:
+    """The ``parameters`` of a config.pbtxt, as flat strings, from ``args["model_config"]``."""
+    parameters = json.loads(model_config).get("parameters", {})
+    return {name: value["string_value"] for name, value in parameters.items()}
+
+
+def array(request: Any, name: str, dtype: type[np.generic]) -> Array | None:
+    """An input tensor as it is, or None if the request leaves it out.
+
+    Raises:
+        ValidationError: the tensor has another dtype.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    found: Array = tensor.as_numpy()
+    if found.dtype != np.dtype(dtype):
+        raise ValidationError(f"{name} has dtype {found.dtype}; expected {np.dtype(dtype).name}")
+    return found
+
+
+def strings(request: Any, name: str) -> list[str] | None:
+    """All elements of a BYTES input in row-major order, as text; None if it is left out.
+
+    Raises:
+        ValidationError: an element is not UTF-8; names its index and byte.
+    """
+    raw = array(request, name, np.object_)
+    if raw is None:
+        return None
+    return [_text(name, index, item) for index, item in enumerate(raw.reshape(-1))]
+
+
+def string(request: Any, name: str) -> str | None:
+    """The single element of a BYTES input, as text; None if it is left out or empty-shaped."""
+    found = strings(request, name)
+    if not found:
+        return None
+    if len(found) > 1:
+        raise ValidationError(f"{name} has {len(found)} elements; expected 1")
+    return found[0]
+
+
+def boolean(request: Any, name: str) -> bool | None:
+    """The single element of a BOOL input; None if it is left out or empty-shaped."""
+    found = array(request, name, np.bool_)
+    if found is None or found.size == 0:
+        return None
+    if found.size > 1:
+        raise ValidationError(f"{name} has {found.size} elements; expected 1")
+    return bool(found.reshape(-1)[0])
+
+
+def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> list[int] | None:
+    """All elements of an integer input; None if it is left out."""
+    found = array(request, name, dtype)
+    return None if found is None else [int(item) for item in found.reshape(-1)]
+
+
+def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
+    """The request's own parameters (KServe ``parameters``), by name.
+
+    Raises:
+        ValidationError: a parameter that is not in ``known``; lists those that are. Names that
+            start with ``triton_`` or ``binary_data`` belong to the server and are left out.
+    """
+    found = json.loads(request.parameters() or "{}")
+    own = {k: v for k, v in found.items() if not k.startswith(("triton_", "binary_data"))}
+    known = sorted(known)
+    for name in own:
+        if name not in known:
+            raise ValidationError(f"unknown parameter {name!r}; known: {', '.join(known)}")
+    return own
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """A boolean option; text is accepted since some clients send nothing else."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
+        return value.strip().lower() in ("true", "1")
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
+    raise ValidationError(f"{name} is {value!r}; expected true or false")
+
+
+def as_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """An integer option within limits; numbers in text are accepted."""
+    number = as_float(name, value)
+    if number != math.floor(number):
+        raise ValidationError(f"{name} is {value!r}; expected an integer")
+    return int(_within(name, int(number), least, most))
+
+
+def as_float(name: str, value: Any, least: float | None = None, most: float | None = None) -> float:
+    """A number option within limits; numbers in text are accepted."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValidationError(f"{name} is {value!r}; expected a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValidationError(f"{name} is {value!r}; expected a number") from None
+    if not math.isfinite(number):
+        raise ValidationError(f"{name} is {value!r}; expected a finite number")
+    return _within(name, number, least, most)
+
+
+def response(outputs: Mapping[str, Array]) -> Any:
+    """A response from numpy arrays; text arrays have dtype object."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor(n, a) for n, a in outputs.items()])
+
+
+def failure(error: BaseException) -> Any:
+    """A response that carries the error, with the code of its class."""
+    return pb_utils.InferenceResponse(error=triton_error(error))
+
+
+def triton_error(error: BaseException) -> Any:
+    """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
+    if isinstance(error, AtollError):
+        return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.triton_code))
+    text = f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
+
+
+FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+def _text(name: str, index: int, item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    try:
+        return bytes(item).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValidationError(
+            f"{name}[{index}] is not valid UTF-8 at byte {error.start}: {error.reason}"
+        ) from None
+
+
+def _within(name: str, number: Any, least: float | None, most: float | None) -> Any:
+    if least is not None and number < least:
+        raise ValidationError(f"{name} is {number}; the least allowed is {least}")
+    if most is not None and number > most:
+        raise ValidationError(f"{name} is {number}; the most allowed is {most}")
+    return number
