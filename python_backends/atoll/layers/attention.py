@@ -6,9 +6,10 @@ which a decoding sequence has one token and a prefilling one has a chunk.
 
 from dataclasses import dataclass
 
-import atoll_kernels as kernels
 import torch
 from torch import Tensor, nn
+
+import atoll_kernels as kernels
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,11 @@ class PagedAttention(nn.Module):
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[q; k; v] rows as (tokens, heads, head_dim) views."""
         width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        q, k, v = qkv.split((width, kv_width, kv_width), dim=-1)
-        shape = (-1, self.num_kv_heads, self.head_dim)
-        return (
-            q.unflatten(-1, (self.num_heads, self.head_dim)),
-            k.unflatten(-1, shape[1:]),
-            (v.unflatten(-1, shape[1:])),
-        )
+        kv_end = width + kv_width
+        q = qkv[:, :width].unflatten(-1, (self.num_heads, self.head_dim))
+        k = qkv[:, width:kv_end].unflatten(-1, (self.num_kv_heads, self.head_dim))
+        v = qkv[:, kv_end:].unflatten(-1, (self.num_kv_heads, self.head_dim))
+        return q, k, v
 
     def forward(
         self,

@@ -1,9 +1,9 @@
 """A linear layer over tokens; the weight is packed at load for the machine it runs on."""
 
-import atoll_kernels as kernels
 import torch
 from torch import Tensor, nn
 
+import atoll_kernels as kernels
 from atoll.weights.load import LoadOptions
 from atoll.weights.table import Group
 

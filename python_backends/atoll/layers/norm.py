@@ -1,9 +1,9 @@
 """LayerNorm and RMSNorm modules; the residual addition is part of the kernel."""
 
-import atoll_kernels as kernels
 import torch
 from torch import Tensor, nn
 
+import atoll_kernels as kernels
 from atoll.weights.load import LoadOptions
 from atoll.weights.table import Group
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import atoll_kernels as kernels
 import torch
 from torch import Tensor, nn
 
+import atoll_kernels as kernels
 from atoll.errors import ConfigError
 
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")

@@ -82,7 +82,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, batch: PackedBatch) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         x = self.norm1(self.out(self.attention(self.qkv(x), batch)), x)
-        return self.norm2(self.down(self.up(x, self.activation)), x)
+        out: Tensor = self.norm2(self.down(self.up(x, self.activation)), x)
+        return out
 
 
 class Model(nn.Module):
@@ -106,8 +107,8 @@ class Model(nn.Module):
         """(tokens, hidden)."""
         types = batch.token_type_ids
         segments = self.token_types(torch.zeros_like(batch.input_ids) if types is None else types)
-        x = self.words(batch.input_ids) + segments
-        x = self.norm(x, self.positions(batch.positions))
+        words = self.words(batch.input_ids) + segments
+        x: Tensor = self.norm(words, self.positions(batch.positions))
         for block in self.blocks:
             x = block(x, batch)
         return x

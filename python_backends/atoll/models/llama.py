@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import atoll_kernels as kernels
 from torch import Tensor, nn
 
+import atoll_kernels as kernels
 from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.rotary import RopeSpec
@@ -128,7 +128,8 @@ class Model(nn.Module):
         x, residual = self.embed(batch.input_ids), None
         for block in self.blocks:
             x, residual = block(x, residual, batch)
-        return self.norm(x, residual)
+        out: Tensor = self.norm(x, residual)
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (rows, hidden) -> (rows, vocab) float32."""

@@ -50,7 +50,7 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
     Raises:
         UnsupportedModel: no file; names the model type and what is known.
     """
-    kind = raw.get("model_type")
+    kind = str(raw.get("model_type"))
     if kind not in table:
         raise UnsupportedModel(f"model_type {kind!r} is not supported; known: {sorted(table)}")
     return importlib.import_module(f"atoll.models.{table[kind]}")

@@ -122,7 +122,7 @@ def as_float(name: str, value: Any, least: float | None = None, most: float | No
         raise ValidationError(f"{name} is {value!r}; expected a number") from None
     if not math.isfinite(number):
         raise ValidationError(f"{name} is {value!r}; expected a finite number")
-    return _within(name, number, least, most)
+    return float(_within(name, number, least, most))
 
 
 def response(outputs: Mapping[str, Array]) -> Any:
