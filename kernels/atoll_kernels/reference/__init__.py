@@ -1,4 +1,4 @@
-"""The torch implementation of every op: runs on any device, and is what the others are tested on."""
+"""The torch implementation of every op: runs on any device; the others are tested against it."""
 
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv

@@ -85,7 +85,7 @@ def _bias(
     q: Tensor, num_keys: int, causal: bool, window: int | None, alibi_slopes: Tensor | None,
     relative_bias: Tensor | None,
 ) -> Tensor | None:  # fmt: skip
-    """Additive mask (num_heads or 1, queries, keys) in the dtype of q; None if nothing is masked."""
+    """Additive mask (num_heads or 1, queries, keys), dtype of q; None if nothing is masked."""
     num_queries = q.shape[0]
     if num_queries == 1 and window is None and alibi_slopes is None and relative_bias is None:
         return None
