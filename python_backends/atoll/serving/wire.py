@@ -1,0 +1,82 @@
+"""The tensors of every task, in one place: config.pbtxt is rendered from these tables.
+
+Names, types and shapes only. Imports nothing of Triton's, so that the catalogue, the launcher and
+tests can read the tables outside the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# A dimension that only the checkpoint knows: the width of an embedding, say.
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor. ``dtype`` is Triton's name without ``TYPE_``; ``dims`` leave out the batch axis.
+
+    A dimension is a size, -1 (any), or the name of a size that the entry fills in.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What goes in and out of a model of one task.
+
+    max_batch_size: rows in one request; 0: tensors have no batch axis.
+    decoupled: a request gets any number of responses.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+    decoupled: bool = False
+
+
+EMBED = Wire(
+    inputs=(TensorSpec("text_input", "STRING", (1,)),),
+    outputs=(
+        TensorSpec("embedding", "FP32", ("embedding",)),
+        TensorSpec("num_input_tokens", "UINT32", (1,)),
+    ),
+    max_batch_size=64,
+)
+
+# vllm_backend's names, then our own from ``stop`` on. Lists are tensors since Triton's /generate
+# takes only scalars as parameters.
+GENERATE = Wire(
+    inputs=(
+        TensorSpec("text_input", "STRING", (1,)),
+        TensorSpec("stream", "BOOL", (1,), optional=True),
+        TensorSpec("sampling_parameters", "STRING", (1,), optional=True),
+        TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
+        TensorSpec("return_finish_reason", "BOOL", (1,), optional=True),
+        TensorSpec("return_cumulative_logprob", "BOOL", (1,), optional=True),
+        TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
+        TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
+        TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
+        TensorSpec("stop", "STRING", (-1,), optional=True),
+        TensorSpec("messages", "STRING", (1,), optional=True),
+        TensorSpec("tools", "STRING", (1,), optional=True),
+        TensorSpec("input_ids", "INT32", (-1,), optional=True),
+    ),
+    outputs=(
+        TensorSpec("text_output", "STRING", (-1,)),
+        TensorSpec("finish_reason", "STRING", (-1,)),
+        TensorSpec("cumulative_logprob", "FP32", (-1,)),
+        TensorSpec("logprobs", "STRING", (-1,)),
+        TensorSpec("num_input_tokens", "UINT32", (-1,)),
+        TensorSpec("num_output_tokens", "UINT32", (-1,)),
+        TensorSpec("token_ids", "INT32", (-1,)),
+    ),
+    decoupled=True,
+)
+
+WIRES: Mapping[str, Wire] = {"embed": EMBED, "generate": GENERATE}
