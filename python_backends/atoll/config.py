@@ -55,7 +55,7 @@ class Settings:
     max_batch_requests: int | None = _setting(
         None, "texts in one forward", group="encoder", least=1
     )
-    max_client_batch_size: int = _setting(32, "texts in one request", group="encoder", least=1)
+    max_client_batch_size: int = _setting(256, "texts in one request", group="encoder", least=1)
     auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
     default_prompt_name: str | None = _setting(
         None, "prompt used if none is named", group="encoder"
