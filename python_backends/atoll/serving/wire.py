@@ -46,7 +46,7 @@ EMBED = Wire(
         TensorSpec("embedding", "FP32", ("embedding",)),
         TensorSpec("num_input_tokens", "UINT32", (1,)),
     ),
-    max_batch_size=64,
+    max_batch_size=256,
 )
 
 # vllm_backend's names, then our own from ``stop`` on. Lists are tensors since Triton's /generate
