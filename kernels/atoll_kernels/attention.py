@@ -98,8 +98,9 @@ def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
     """Slopes of Press et al. (2022) for any head count; (num_heads,) float32.
 
     For k = 2^floor(log2(num_heads)): 2^(-bias_max*i/k) for i = 1..k, then every other slope of 2k.
+    On the CPU also where models are built on the meta device: nothing loads the slopes later.
     """
     closest = 1 << (num_heads.bit_length() - 1)
     slopes = [2.0 ** (-bias_max * i / closest) for i in range(1, closest + 1)]
     doubled = [2.0 ** (-bias_max * i / (2 * closest)) for i in range(1, 2 * closest + 1, 2)]
-    return torch.tensor((slopes + doubled)[:num_heads], dtype=torch.float32)
+    return torch.tensor((slopes + doubled)[:num_heads], dtype=torch.float32, device="cpu")

@@ -35,6 +35,8 @@ class PagedBatch:
     block_table: (num_seqs, max_blocks) int32.
     kv_cache: per layer, keys and values (num_blocks, block_size, num_kv_heads, head_dim).
     max_position: the largest position in the batch, known on the host.
+    prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
+        dynamic rope scaling looks at it. None: prompts are not split.
     """
 
     input_ids: Tensor
@@ -45,6 +47,7 @@ class PagedBatch:
     block_table: Tensor
     kv_cache: tuple[tuple[Tensor, Tensor], ...]
     max_position: int
+    prompt_lens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class PackedAttention(nn.Module):
     def forward(self, qkv: Tensor, batch: PackedBatch) -> Tensor:
         """qkv: (tokens, 3 * num_heads * head_dim), [q; k; v] -> (tokens, num_heads * head_dim)."""
         q, k, v = qkv.view(-1, 3, self.num_heads, self.head_dim).unbind(1)
+        self.alibi_slopes = _on(self.alibi_slopes, q.device)
         out = kernels.varlen_attention(
             q, k, v, batch.cu_seqlens, batch.cu_seqlens,
             scale=self.head_dim**-0.5, alibi_slopes=self.alibi_slopes,
@@ -121,6 +125,7 @@ class PagedAttention(nn.Module):
         Mutates the layer's cache. Returns (tokens, num_heads * head_dim).
         """
         k_cache, v_cache = batch.kv_cache[self.layer]
+        self.alibi_slopes = _on(self.alibi_slopes, q.device)
         kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
         out = kernels.paged_attention(
             q, k_cache, v_cache, batch.block_table, batch.cu_seqlens_q, batch.seq_lens,
@@ -128,3 +133,8 @@ class PagedAttention(nn.Module):
             relative_bias=relative_bias,
         )  # fmt: skip
         return out.flatten(1)
+
+
+def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """Slopes are made when the model is built, before its device is known."""
+    return tensor if tensor is None or tensor.device == device else tensor.to(device)

@@ -29,7 +29,7 @@ class LayerNorm(nn.Module):
 
     def load(self, group: Group, options: LoadOptions) -> None:
         """Reads what is there; a weight that the config promises must be there."""
-        if self.weight is None:
+        if self.weight is None and not group.has("weight"):
             return
         self.weight = _read(group, "weight", self.hidden_size, options)
         self.bias = _read(group, "bias", self.hidden_size, options) if group.has("bias") else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import atoll_kernels as kernels
 from atoll.errors import ConfigError
+from atoll.layers.attention import PagedBatch
 
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
 
@@ -37,18 +38,33 @@ class RopeSpec:
         Raises:
             ConfigError: a scaling that is not known.
         """
-        parameters = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+        parameters = _parameters(raw)
         kind = parameters.get("rope_type", parameters.get("type")) or "default"
         if kind not in SCALINGS:
             raise ConfigError(f"rope scaling {kind!r} is not supported; known: {SCALINGS}")
+        positions = int(raw.get("max_position_embeddings") or max_positions)
+        factor = parameters.get("factor")
+        if factor is None and kind == "yarn":
+            factor = positions / parameters["original_max_position_embeddings"]
         return cls(
             dim=dim,
             theta=float(parameters.get("rope_theta") or raw.get("rope_theta") or theta),
-            max_positions=int(raw.get("max_position_embeddings") or max_positions),
+            max_positions=positions,
             kind=kind,
-            factor=float(parameters.get("factor") or 1.0),
+            factor=float(factor or 1.0),
             options=parameters,
         )
+
+    @staticmethod
+    def partial(raw: Mapping[str, Any], name: str, default: float) -> float:
+        """The rotated share of a head: ``raw[name]``, or where transformers 5 keeps it."""
+        share = raw.get(name, _parameters(raw).get("partial_rotary_factor"))
+        return float(default if share is None else share)
+
+    @property
+    def reach(self) -> int:
+        """Positions that the tables are meant for; dynamic scaling starts at ``max_positions``."""
+        return int(self.max_positions * (self.factor if self.kind == "dynamic" else 1))
 
 
 class Rotary(nn.Module):
@@ -59,11 +75,16 @@ class Rotary(nn.Module):
         self.spec = spec
         self._tables: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor, max_position: int) -> None:
-        """q, k: (tokens, heads, head_dim), mutated; positions: (tokens,) int64, <= max_position."""
-        cos, sin = self.tables(max_position + 1, q.device)
-        kernels.apply_rope(q, positions, cos, sin)
-        kernels.apply_rope(k, positions, cos, sin)
+    def forward(self, q: Tensor, k: Tensor, batch: PagedBatch) -> None:
+        """q, k: (tokens, heads, head_dim), mutated."""
+        if self.spec.kind == "dynamic" and batch.max_position >= self.spec.max_positions:
+            cos, sin = _dynamic_tables(self.spec, batch)
+            rows = torch.arange(len(batch.positions), device=q.device)
+        else:
+            cos, sin = self.tables(batch.max_position + 1, q.device)
+            rows = batch.positions
+        kernels.apply_rope(q, rows, cos, sin)
+        kernels.apply_rope(k, rows, cos, sin)
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin, (positions >= length, dim / 2) float32."""
@@ -75,19 +96,17 @@ class Rotary(nn.Module):
 
 def rope_tables(spec: RopeSpec, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of ``position * frequency``, (rows, dim / 2) float32."""
-    frequency, magnitude = _frequencies(spec, rows)
+    frequency, magnitude = _frequencies(spec)
     angles = torch.outer(torch.arange(rows, dtype=torch.float32), frequency)
     return (angles.cos() * magnitude).to(device), (angles.sin() * magnitude).to(device)
 
 
-def _frequencies(spec: RopeSpec, rows: int) -> tuple[Tensor, float]:
+def _frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
     exponents = torch.arange(0, spec.dim, 2, dtype=torch.int64).float() / spec.dim
     frequency = 1.0 / (spec.theta**exponents)
     options = spec.options or {}
     if spec.kind == "linear":
         return frequency / spec.factor, 1.0
-    if spec.kind == "dynamic":
-        return _dynamic(spec, exponents, rows), 1.0
     if spec.kind == "llama3":
         return _llama3(frequency, spec.factor, options), 1.0
     if spec.kind == "yarn":
@@ -95,13 +114,23 @@ def _frequencies(spec: RopeSpec, rows: int) -> tuple[Tensor, float]:
     return frequency, 1.0
 
 
-def _dynamic(spec: RopeSpec, exponents: Tensor, rows: int) -> Tensor:
-    """NTK-aware scaling: theta grows once the sequence is longer than the model was trained on."""
-    length = max(rows, spec.max_positions)
-    growth = spec.factor * length / spec.max_positions - (spec.factor - 1)
-    base: float = spec.theta * growth ** (spec.dim / (spec.dim - 2))
-    scaled: Tensor = 1.0 / (base**exponents)
-    return scaled
+def _dynamic_tables(spec: RopeSpec, batch: PagedBatch) -> tuple[Tensor, Tensor]:
+    """NTK-aware scaling: theta grows once a sequence is longer than the model was trained on.
+
+    Every sequence has a theta of its own, from its own length, so that a long one does not change
+    its neighbours. Returns cos and sin of each token, (tokens, dim / 2) float32.
+    """
+    lengths = batch.seq_lens
+    if batch.prompt_lens is not None:
+        lengths = torch.maximum(lengths, batch.prompt_lens)
+    counts = batch.cu_seqlens_q.diff().long()
+    lengths = torch.repeat_interleave(lengths, counts, output_size=len(batch.positions))
+    lengths = lengths.clamp_min(spec.max_positions).double().unsqueeze(1)
+    growth = spec.factor * lengths / spec.max_positions - (spec.factor - 1)
+    theta = spec.theta * growth ** (spec.dim / (spec.dim - 2))
+    exponents = torch.arange(0, spec.dim, 2, device=theta.device).double() / spec.dim
+    angles = (batch.positions.unsqueeze(1) / theta**exponents).float()
+    return angles.cos(), angles.sin()
 
 
 def _llama3(frequency: Tensor, factor: float, options: Mapping[str, Any]) -> Tensor:
@@ -129,7 +158,20 @@ def _yarn(spec: RopeSpec, frequency: Tensor, options: Mapping[str, Any]) -> tupl
     low, high = max(low, 0), min(high, spec.dim - 1)
     index = torch.arange(spec.dim // 2, dtype=torch.float32)
     ramp = ((index - low) / max(high - low, 0.001)).clamp(0, 1)
-    magnitude = options.get("attention_factor")
-    if magnitude is None:
-        magnitude = 0.1 * math.log(spec.factor) + 1.0 if spec.factor > 1 else 1.0
-    return frequency / spec.factor * ramp + frequency * (1 - ramp), float(magnitude)
+    return frequency / spec.factor * ramp + frequency * (1 - ramp), _magnitude(spec, options)
+
+
+def _magnitude(spec: RopeSpec, options: Mapping[str, Any]) -> float:
+    """YaRN's attention temperature, multiplied into cos and sin."""
+    if options.get("attention_factor") is not None:
+        return float(options["attention_factor"])
+
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(spec.factor) + 1.0 if spec.factor > 1 else 1.0
+
+    weight, all_dim = options.get("mscale"), options.get("mscale_all_dim")
+    return scale(weight) / scale(all_dim) if weight and all_dim else scale(1.0)
+
+
+def _parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})

@@ -62,6 +62,7 @@ class Config:
         """Raises ConfigError for a rope scaling that is not known."""
         num_heads = raw["num_attention_heads"]
         head_dim = raw.get("head_dim") or raw["hidden_size"] // num_heads
+        rope = RopeSpec.from_hf(raw, head_dim)
         return cls(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
@@ -72,12 +73,12 @@ class Config:
             head_dim=head_dim,
             eps=raw.get("rms_norm_eps", 1e-6),
             activation=raw.get("hidden_act", "silu"),
-            max_positions=raw.get("max_position_embeddings", 2048),
+            max_positions=rope.reach,
             sliding_window=raw.get("sliding_window"),
             tie_word_embeddings=raw.get("tie_word_embeddings", False),
             attention_bias=raw.get("attention_bias", False),
             mlp_bias=raw.get("mlp_bias", False),
-            rope=RopeSpec.from_hf(raw, head_dim),
+            rope=rope,
         )
 
 
@@ -106,7 +107,7 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
-        self.rotary(q, k, batch.positions, batch.max_position)
+        self.rotary(q, k, batch)
         h, residual = self.norm2.add(self.out(self.attention(q, k, v, batch)), residual)
         return self.down(kernels.gated_activation(self.gate_up(h), self.activation)), residual
 

@@ -21,7 +21,24 @@ from atoll.weights.load import LoadOptions, load_weights
 
 # config.json model_type -> file; checked after ARCHITECTURES.
 ENCODERS: Mapping[str, str] = {"bert": "bert"}
-DECODERS: Mapping[str, str] = {"llama": "llama", "mistral": "llama"}
+DECODERS: Mapping[str, str] = {
+    "bloom": "bloom",
+    "falcon": "falcon",
+    "gpt_bigcode": "gpt_bigcode",
+    "gpt_neox": "gpt_neox",
+    "llama": "llama",
+    "mistral": "llama",
+    "mixformer-sequential": "phi",
+    "mixtral": "mixtral",
+    "mpt": "mpt",
+    "opt": "opt",
+    "phi": "phi",
+    "phi-msft": "phi",
+    "RefinedWeb": "falcon",
+    "RefinedWebModel": "falcon",
+}
+# config.json architectures[0] -> file, for repositories whose model_type says something else.
+ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,9 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
         UnsupportedModel: no file; names the model type and what is known.
     """
     kind = str(raw.get("model_type"))
+    name = next(iter(raw.get("architectures") or ()), "")
+    if table is DECODERS and name in ARCHITECTURES:
+        return importlib.import_module(f"atoll.models.{ARCHITECTURES[name]}")
     if kind not in table:
         raise UnsupportedModel(f"model_type {kind!r} is not supported; known: {sorted(table)}")
     return importlib.import_module(f"atoll.models.{table[kind]}")

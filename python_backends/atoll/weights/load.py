@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -38,14 +39,18 @@ class Loadable(Protocol):
     def load_tied(self, source: nn.Module, options: LoadOptions) -> None: ...
 
 
-def load_weights(model: nn.Module, table: Weights, folder: Path, options: LoadOptions) -> None:
+def load_weights(
+    model: nn.Module, tables: Weights | Sequence[Weights], folder: Path, options: LoadOptions
+) -> None:
     """Fills every loadable module of ``model``; ``model.config`` is handed to row orders.
+
+    Of several tables (layouts that share no names), the one whose anchor is in the file is used.
 
     Raises:
         WeightError: a tensor is missing, misshapen, or belongs to a layer the model lacks.
     """
     reader = CheckpointReader(folder)
-    prefix = table.prefix(reader)
+    table, prefix = _layout(reader, (tables,) if isinstance(tables, Weights) else tables)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
     for name, module in modules.items():
         source = table.find(name)
@@ -59,6 +64,13 @@ def load_weights(model: nn.Module, table: Weights, folder: Path, options: LoadOp
         elif present or name not in table.optional:
             module.load(group, options)
     _report_left_over(reader, table, prefix)
+
+
+def _layout(reader: CheckpointReader, tables: Sequence[Weights]) -> tuple[Weights, str]:
+    for table in tables[:-1]:
+        if table.is_in(reader):
+            return table, table.prefix(reader)
+    return tables[-1], tables[-1].prefix(reader)
 
 
 def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
@@ -87,10 +99,10 @@ def _layer_patterns(table: Weights, prefix: str) -> list[str]:
     patterns = []
     for source in table.modules.values():
         for part in _flat(source):
-            if "{i}" in part:
+            if "{i}" in part and not part.endswith("]"):
                 full = part[1:] if part.startswith("/") else prefix + part
                 pattern = re.escape(full).replace(r"\{i\}", r"\d+").replace(r"\{e\}", r"\d+")
-                patterns.append(pattern + r"\.weight")
+                patterns.append(pattern + r"\.(weight|qweight)")
     return patterns
 
 

@@ -46,13 +46,17 @@ class CheckpointReader:
             return tuple(file[name].shape)
         return tuple(file.get_slice(name).get_shape())
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor as stored (dtype of the file), on CPU; marks it as read."""
+    def tensor(self, name: str, index: int | None = None) -> Tensor:
+        """The tensor, or its slice ``index``, as stored (dtype of the file); marks it as read."""
         if name not in self._location:
             raise WeightError(f"{self.folder}: tensor {name!r} is missing")
         self.read.add(name)
         file = self._location[name]
-        found: Tensor = file[name] if isinstance(file, dict) else file.get_tensor(name)
+        found: Tensor
+        if index is not None:
+            found = (file[name] if isinstance(file, dict) else file.get_slice(name))[index]
+        else:
+            found = file[name] if isinstance(file, dict) else file.get_tensor(name)
         return found
 
 

@@ -10,9 +10,12 @@ A source is one of:
 - ``("a", "b", "c")``: several, concatenated along the output features;
 - ``Reorder(source, rows)``: output features permuted (fused QKV orders);
 - ``Transposed(source)``: stored as (in_features, out_features), GPT-2's Conv1D;
-- ``Either(source, ...)``: the first that the checkpoint has.
+- ``Either(source, ...)``: the first that the checkpoint has;
+- ``"name[3]"``: slice 3 of a stack of matrices, whose name has no suffix (fused experts).
 
 A name gets the checkpoint's prefix (``bert.``, ``transformer.``) unless it starts with ``/``.
+In it, ``{i}``, ``{i+1}`` and ``{e}`` are the indices of our module, ``{num_layers+1}`` is counted
+from the config.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from atoll.weights.reader import CheckpointReader
 
 # Old TensorFlow exports call LayerNorm's tensors gamma and beta.
 _ALIASES = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}
+_STACKED = re.compile(r"\[(\d+)\]$")
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ class Reorder:
 
 @dataclass(frozen=True)
 class Transposed:
-    """The checkpoint holds the matrix as (in_features, out_features)."""
+    """The checkpoint holds each matrix as (in_features, out_features), if ``when(config)``."""
 
     source: Source
+    when: Callable[[Any], bool] = lambda config: True
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,10 @@ class Weights:
                 return prefix
         tried = [f"{prefix}{self.anchor}.weight" for prefix in self.prefixes]
         raise WeightError(f"{reader.folder}: none of {tried} is in the checkpoint")
+
+    def is_in(self, reader: CheckpointReader) -> bool:
+        """Whether the anchor is in the checkpoint, under one of the prefixes."""
+        return any(f"{prefix}{self.anchor}.weight" in reader for prefix in self.prefixes)
 
     def find(self, module_name: str) -> Source | None:
         """The source of one of our modules, its indices filled in; None if the table lacks it."""
@@ -146,7 +155,8 @@ class Group:
             raise WeightError(
                 f"{self.reader.folder}: tensor '{self._full(part)}.{suffix}' is missing"
             )
-        return self.reader.tensor(name)
+        index = _STACKED.search(part)
+        return self.reader.tensor(name, None if index is None else int(index[1]))
 
     def _resolve(self, source: Source, suffix: str) -> Tensor:
         source = self._chosen(source)
@@ -160,15 +170,12 @@ class Group:
                 )
             return found[rows]
         if isinstance(source, Transposed):
-            found = self._resolve(source.source, suffix)
-            return found.t() if found.dim() == 2 else found
+            stored = [self.raw(part, suffix) for part in self._parts(source.source)]
+            turned = source.when(self.config)
+            return torch.cat([t.t() if turned and t.dim() == 2 else t for t in stored])
         if isinstance(source, str):
             return self.raw(source, suffix)
-        tensors = [
-            self._resolve(part, suffix)
-            for part in source  # type: ignore[union-attr]
-        ]
-        return torch.cat(tensors)
+        return torch.cat([self.raw(part, suffix) for part in self._parts(source)])
 
     def _parts(self, source: Source) -> tuple[str, ...]:
         source = self._chosen(source)
@@ -188,6 +195,9 @@ class Group:
         return self._chosen(source.sources[0])
 
     def _locate(self, part: str, suffix: str) -> str | None:
+        if _STACKED.search(part):
+            name = _STACKED.sub("", self._full(part))
+            return name if suffix == "weight" and name in self.reader else None
         for alias in _ALIASES.get(suffix, (suffix,)):
             name = f"{self._full(part)}.{alias}"
             if name in self.reader:
@@ -195,6 +205,8 @@ class Group:
         return None
 
     def _full(self, part: str) -> str:
+        if "{num_layers+1}" in part:
+            part = part.replace("{num_layers+1}", str(self.config.num_layers + 1))
         return part[1:] if part.startswith("/") else self.prefix + part
 
 
@@ -203,11 +215,11 @@ def _fill(source: Source, indices: list[str]) -> Source:
         filled = source
         for placeholder, index in zip(("{i}", "{e}"), indices, strict=False):
             filled = filled.replace(placeholder, index)
-        return filled
+        return filled.replace("{i+1}", str(int(indices[0]) + 1)) if indices else filled
     if isinstance(source, Reorder):
         return Reorder(_fill(source.source, indices), source.rows)
     if isinstance(source, Transposed):
-        return Transposed(_fill(source.source, indices))
+        return Transposed(_fill(source.source, indices), source.when)
     if isinstance(source, Either):
         return Either(*(_fill(s, indices) for s in source.sources))
     return tuple(_fill(part, indices) for part in source)  # type: ignore[misc]

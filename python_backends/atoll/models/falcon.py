@@ -1,0 +1,162 @@
+"""Falcon 7B, 11B, 40B, 180B and RW: QKV fused by key-value group, rotary or ALiBi.
+
+Source: config fields and layer names of transformers' ``FalconForCausalLM``; Almazrouei et al.
+2023. First releases call themselves RefinedWebModel (7B) and RefinedWeb (40B), with n_head,
+n_layer and n_head_kv.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
+from atoll.layers.attention import CacheSpec
+from atoll.layers.rotary import RopeSpec
+from atoll.models.fields import only, pick
+from atoll.weights.orders import grouped_qkv
+from atoll.weights.table import Either, Reorder, Weights
+from atoll_kernels.attention import alibi_slopes
+
+WEIGHTS = Weights(
+    anchor="word_embeddings",
+    prefixes=("transformer.", ""),
+    modules={
+        "embed": "word_embeddings",
+        "blocks.{i}.norm1": Either("h.{i}.ln_attn", "h.{i}.input_layernorm"),
+        "blocks.{i}.norm2": Either("h.{i}.ln_mlp", "h.{i}.post_attention_layernorm"),
+        "blocks.{i}.qkv": Reorder(
+            "h.{i}.self_attention.query_key_value",
+            lambda c: grouped_qkv(c.num_heads, c.num_kv_heads, c.head_dim),
+        ),
+        "blocks.{i}.out": "h.{i}.self_attention.dense",
+        "blocks.{i}.up": "h.{i}.mlp.dense_h_to_4h",
+        "blocks.{i}.down": "h.{i}.mlp.dense_4h_to_h",
+        "norm": "ln_f",
+        "lm_head": "/lm_head",
+    },
+    tied={"lm_head": "embed"},
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Read from config.json. ``num_norms`` is 1 where attention and MLP share the block's norm."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    activation: str
+    max_positions: int
+    is_parallel: bool
+    num_norms: int
+    has_alibi: bool
+    tie_word_embeddings: bool
+    rope: RopeSpec
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for a residual order that no Falcon checkpoint uses."""
+        only(raw, "apply_residual_connection_post_layernorm", False)
+        hidden_size = pick(raw, "hidden_size", "n_embed")
+        num_heads = pick(raw, "num_attention_heads", "n_head")
+        head_dim = hidden_size // num_heads
+        is_grouped = raw.get("new_decoder_architecture", raw.get("model_type") == "RefinedWeb")
+        is_parallel = raw.get("parallel_attn", True)
+        if is_grouped:
+            num_kv_heads = pick(raw, "num_kv_heads", "n_head_kv", default=num_heads)
+            num_norms = pick(raw, "num_ln_in_parallel_attn", default=2)
+        else:
+            num_kv_heads = 1 if raw.get("multi_query", True) else num_heads
+            num_norms = 1 if is_parallel else 2
+        rope = RopeSpec.from_hf(raw, head_dim)
+        return cls(
+            vocab_size=raw["vocab_size"],
+            hidden_size=hidden_size,
+            intermediate_size=pick(raw, "ffn_hidden_size", default=4 * hidden_size),
+            num_layers=pick(raw, "num_hidden_layers", "n_layer"),
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            eps=raw.get("layer_norm_epsilon", 1e-5),
+            activation=raw.get("activation", "gelu"),
+            max_positions=rope.reach,
+            is_parallel=is_parallel,
+            num_norms=num_norms if is_parallel else 2,
+            has_alibi=raw.get("alibi", False),
+            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            rope=rope,
+        )
+
+
+class Block(nn.Module):
+    """Attention and MLP over one norm or two of the same input, or one after the other (RW)."""
+
+    def __init__(self, config: Config, layer: int, rotary: Rotary | None) -> None:
+        super().__init__()
+        c = config
+        self.activation, self.is_parallel, self.rotary = c.activation, c.is_parallel, rotary
+        # Falcon adds ALiBi before it divides by sqrt(head_dim), so the division reaches the slopes.
+        slopes = alibi_slopes(c.num_heads) * c.head_dim**-0.5 if c.has_alibi else None
+        self.norm1 = LayerNorm(c.hidden_size, c.eps)
+        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        self.attention = PagedAttention(
+            layer, c.num_heads, c.num_kv_heads, c.head_dim, alibi_slopes=slopes
+        )
+        self.out = Linear(c.num_heads * c.head_dim, c.hidden_size)
+        self.norm2 = LayerNorm(c.hidden_size, c.eps) if c.num_norms == 2 else None
+        self.up = Linear(c.hidden_size, c.intermediate_size)
+        self.down = Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
+    ) -> tuple[Tensor, Tensor]:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        q, k, v = self.attention.split(self.qkv(h))
+        if self.rotary is not None:
+            self.rotary(q, k, batch)
+        attended = self.out(self.attention(q, k, v, batch))
+        if self.is_parallel:
+            h = h if self.norm2 is None else self.norm2(residual)
+            return attended + self.down(self.up(h, self.activation)), residual
+        assert self.norm2 is not None
+        h, residual = self.norm2.add(attended, residual)
+        return self.down(self.up(h, self.activation)), residual
+
+
+class Model(nn.Module):
+    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        rotary = None if config.has_alibi else Rotary(config.rope)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i, rotary) for i in range(config.num_layers))
+        self.norm = LayerNorm(config.hidden_size, config.eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, batch: PagedBatch) -> Tensor:
+        """(tokens, hidden), normalised."""
+        x, residual = self.embed(batch.input_ids), None
+        for block in self.blocks:
+            x, residual = block(x, residual, batch)
+        out: Tensor = self.norm(x, residual)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, hidden) -> (rows, vocab) float32."""
+        out: Tensor = self.lm_head(hidden)
+        return out.float()
+
+    def cache_spec(self) -> CacheSpec:
+        """What a token needs in the KV cache."""
+        c = self.config
+        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim)

@@ -1,0 +1,150 @@
+"""GPTBigCode: StarCoder, and SantaCoder in its own layout or converted; learned positions.
+
+Source: config fields and layer names of transformers' ``GPTBigCodeForCausalLM``; Li et al. 2023,
+Ben Allal et al. 2023 (SantaCoder). The repository bigcode/santacoder calls itself gpt2, stores
+its matrices transposed (GPT-2's Conv1D) and splits the attention projection in two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
+from atoll.layers.attention import CacheSpec
+from atoll.models.fields import only
+from atoll.weights.orders import grouped_qkv
+from atoll.weights.table import Either, Reorder, Source, Transposed, Weights
+
+
+def _rows(config: "Config") -> Tensor:
+    """Multi-query files hold [q; k; v] as we do; the others interleave the heads."""
+    if config.num_kv_heads == 1:
+        return torch.arange((config.num_heads + 2) * config.head_dim)
+    return grouped_qkv(config.num_heads, config.num_heads, config.head_dim)
+
+
+def _matrix(source: Source) -> Source:
+    return Transposed(source, when=lambda config: config.is_conv1d)
+
+
+WEIGHTS = Weights(
+    anchor="wte",
+    prefixes=("transformer.", ""),
+    modules={
+        "embed": "wte",
+        "positions": "wpe",
+        "blocks.{i}.norm1": "h.{i}.ln_1",
+        "blocks.{i}.qkv": Either(
+            Reorder(_matrix("h.{i}.attn.c_attn"), _rows),
+            _matrix(("h.{i}.attn.q_attn", "h.{i}.attn.kv_attn")),
+        ),
+        "blocks.{i}.out": _matrix("h.{i}.attn.c_proj"),
+        "blocks.{i}.norm2": "h.{i}.ln_2",
+        "blocks.{i}.up": _matrix("h.{i}.mlp.c_fc"),
+        "blocks.{i}.down": _matrix("h.{i}.mlp.c_proj"),
+        "norm": "ln_f",
+        "lm_head": "/lm_head",
+    },
+    tied={"lm_head": "embed"},
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Read from config.json; ``is_conv1d`` is SantaCoder's own layout."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    activation: str
+    max_positions: int
+    is_conv1d: bool
+    tie_word_embeddings: bool
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for GPT-2 attention options that no BigCode checkpoint uses."""
+        only(raw, "scale_attn_weights", True)
+        only(raw, "scale_attn_by_inverse_layer_idx", False)
+        is_conv1d = raw.get("model_type") == "gpt2"
+        head_type = only(raw, "attention_head_type", "multiquery", "multihead")
+        is_multi_query = head_type == "multiquery" if is_conv1d else raw.get("multi_query", True)
+        hidden_size, num_heads = raw["n_embd"], raw["n_head"]
+        return cls(
+            vocab_size=raw["vocab_size"],
+            hidden_size=hidden_size,
+            intermediate_size=raw.get("n_inner") or 4 * hidden_size,
+            num_layers=raw["n_layer"],
+            num_heads=num_heads,
+            num_kv_heads=1 if is_multi_query else num_heads,
+            head_dim=hidden_size // num_heads,
+            eps=raw.get("layer_norm_epsilon", 1e-5),
+            activation=raw.get("activation_function", "gelu_pytorch_tanh"),
+            max_positions=raw["n_positions"],
+            is_conv1d=is_conv1d,
+            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+        )
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        c = config
+        self.activation = c.activation
+        self.norm1 = LayerNorm(c.hidden_size, c.eps)
+        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)
+        self.out = Linear(c.hidden_size, c.hidden_size)
+        self.norm2 = LayerNorm(c.hidden_size, c.eps)
+        self.up = Linear(c.hidden_size, c.intermediate_size)
+        self.down = Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
+    ) -> tuple[Tensor, Tensor]:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        q, k, v = self.attention.split(self.qkv(h))
+        h, residual = self.norm2.add(self.out(self.attention(q, k, v, batch)), residual)
+        return self.down(self.up(h, self.activation)), residual
+
+
+class Model(nn.Module):
+    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.positions = Embedding(config.max_positions, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.norm = LayerNorm(config.hidden_size, config.eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, batch: PagedBatch) -> Tensor:
+        """(tokens, hidden), normalised."""
+        x, residual = self.embed(batch.input_ids) + self.positions(batch.positions), None
+        for block in self.blocks:
+            x, residual = block(x, residual, batch)
+        out: Tensor = self.norm(x, residual)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, hidden) -> (rows, vocab) float32."""
+        out: Tensor = self.lm_head(hidden)
+        return out.float()
+
+    def cache_spec(self) -> CacheSpec:
+        """What a token needs in the KV cache."""
+        c = self.config
+        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim)

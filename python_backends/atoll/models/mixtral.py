@@ -1,0 +1,152 @@
+"""Mixtral: Mistral's attention, and a mixture of experts in place of the MLP.
+
+Source: config fields and layer names of transformers' ``MixtralForCausalLM``; Jiang et al. 2024.
+Files hold one matrix per expert (w1 gate, w3 up, w2 down), or all experts stacked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
+from atoll.layers.attention import CacheSpec
+from atoll.layers.moe import MixtureOfExperts
+from atoll.layers.rotary import RopeSpec
+from atoll.weights.table import Either, Weights
+
+WEIGHTS = Weights(
+    anchor="embed_tokens",
+    prefixes=("model.", ""),
+    modules={
+        "embed": "embed_tokens",
+        "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+        "blocks.{i}.qkv": (
+            "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
+            "layers.{i}.self_attn.v_proj",
+        ),
+        "blocks.{i}.out": "layers.{i}.self_attn.o_proj",
+        "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
+        "blocks.{i}.moe.router": Either(
+            "layers.{i}.block_sparse_moe.gate", "layers.{i}.mlp.gate"
+        ),
+        "blocks.{i}.moe.experts.{e}.gate_up": Either(
+            ("layers.{i}.block_sparse_moe.experts.{e}.w1",
+             "layers.{i}.block_sparse_moe.experts.{e}.w3"),
+            "layers.{i}.mlp.experts.gate_up_proj[{e}]",
+        ),
+        "blocks.{i}.moe.experts.{e}.down": Either(
+            "layers.{i}.block_sparse_moe.experts.{e}.w2",
+            "layers.{i}.mlp.experts.down_proj[{e}]",
+        ),
+        "norm": "norm",
+        "lm_head": "/lm_head",
+    },
+    tied={"lm_head": "embed"},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Read from config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    num_experts: int
+    experts_per_token: int
+    eps: float
+    activation: str
+    max_positions: int
+    sliding_window: int | None
+    tie_word_embeddings: bool
+    rope: RopeSpec
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for a rope scaling that is not known."""
+        num_heads = raw["num_attention_heads"]
+        head_dim = raw.get("head_dim") or raw["hidden_size"] // num_heads
+        rope = RopeSpec.from_hf(raw, head_dim, theta=1e6)
+        return cls(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            intermediate_size=raw["intermediate_size"],
+            num_layers=raw["num_hidden_layers"],
+            num_heads=num_heads,
+            num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+            head_dim=head_dim,
+            num_experts=raw.get("num_local_experts", 8),
+            experts_per_token=raw.get("num_experts_per_tok", 2),
+            eps=raw.get("rms_norm_eps", 1e-5),
+            activation=raw.get("hidden_act", "silu"),
+            max_positions=rope.reach,
+            sliding_window=raw.get("sliding_window"),
+            tie_word_embeddings=raw.get("tie_word_embeddings", False),
+            rope=rope,
+        )
+
+
+class Block(nn.Module):
+    """Pre-norm attention and experts."""
+
+    def __init__(self, config: Config, layer: int, rotary: Rotary) -> None:
+        super().__init__()
+        c, width = config, config.num_heads * config.head_dim
+        self.rotary = rotary
+        self.norm1 = RMSNorm(c.hidden_size, c.eps)
+        self.qkv = Linear(c.hidden_size, width + 2 * c.num_kv_heads * c.head_dim, bias=False)
+        self.attention = PagedAttention(
+            layer, c.num_heads, c.num_kv_heads, c.head_dim, window=c.sliding_window
+        )
+        self.out = Linear(width, c.hidden_size, bias=False)
+        self.norm2 = RMSNorm(c.hidden_size, c.eps)
+        self.moe = MixtureOfExperts(
+            c.hidden_size, c.intermediate_size, c.num_experts, c.experts_per_token, c.activation
+        )
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
+    ) -> tuple[Tensor, Tensor]:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        q, k, v = self.attention.split(self.qkv(h))
+        self.rotary(q, k, batch)
+        h, residual = self.norm2.add(self.out(self.attention(q, k, v, batch)), residual)
+        return self.moe(h), residual
+
+
+class Model(nn.Module):
+    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        rotary = Rotary(config.rope)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i, rotary) for i in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, batch: PagedBatch) -> Tensor:
+        """(tokens, hidden), normalised."""
+        x, residual = self.embed(batch.input_ids), None
+        for block in self.blocks:
+            x, residual = block(x, residual, batch)
+        out: Tensor = self.norm(x, residual)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, hidden) -> (rows, vocab) float32."""
+        out: Tensor = self.lm_head(hidden)
+        return out.float()
+
+    def cache_spec(self) -> CacheSpec:
+        """What a token needs in the KV cache."""
+        c = self.config
+        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim, c.sliding_window)

@@ -1,0 +1,157 @@
+"""MPT: ALiBi or learned positions, [Q; K; V], usually no biases, optional clipping and QK norms.
+
+Source: config fields and layer names of MosaicML's llm-foundry (``MPTForCausalLM``), which
+transformers reads in part only: it ignores alibi_bias_max, qk_ln, logit_scale and learned
+positions. Storywriter has alibi_bias_max 16.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
+from atoll.layers.attention import CacheSpec
+from atoll.models.fields import only, pick
+from atoll.weights.table import Weights
+from atoll_kernels.attention import alibi_slopes
+
+WEIGHTS = Weights(
+    anchor="wte",
+    prefixes=("transformer.", ""),
+    modules={
+        "embed": "wte",
+        "positions": "wpe",
+        "blocks.{i}.norm1": "blocks.{i}.norm_1",
+        "blocks.{i}.qkv": "blocks.{i}.attn.Wqkv",
+        "blocks.{i}.q_norm": "blocks.{i}.attn.q_ln",
+        "blocks.{i}.k_norm": "blocks.{i}.attn.k_ln",
+        "blocks.{i}.out": "blocks.{i}.attn.out_proj",
+        "blocks.{i}.norm2": "blocks.{i}.norm_2",
+        "blocks.{i}.up": "blocks.{i}.ffn.up_proj",
+        "blocks.{i}.down": "blocks.{i}.ffn.down_proj",
+        "norm": "norm_f",
+        "lm_head": "/lm_head",
+    },
+    tied={"lm_head": "embed"},
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Read from config.json and its attn_config."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_positions: int
+    eps: float
+    scale: float
+    alibi_bias_max: float | None
+    clip_qkv: float | None
+    has_qk_norm: bool
+    logit_scale: float
+    tie_word_embeddings: bool
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for attention and norm kinds of later llm-foundry versions."""
+        attention = raw.get("attn_config") or {}
+        only(attention, "attn_type", "multihead_attention")
+        only(attention, "prefix_lm", False)
+        only(attention, "rope", False)
+        only(raw, "norm_type", "low_precision_layernorm", "layernorm", "low_precision_LayerNorm")
+        hidden_size, num_heads = raw["d_model"], raw["n_heads"]
+        scale = raw.get("logit_scale")
+        if scale == "inv_sqrt_d_model":
+            scale = hidden_size**-0.5
+        return cls(
+            vocab_size=raw["vocab_size"],
+            hidden_size=hidden_size,
+            intermediate_size=int(pick(raw, "expansion_ratio", default=4) * hidden_size),
+            num_layers=raw["n_layers"],
+            num_heads=num_heads,
+            max_positions=raw["max_seq_len"],
+            eps=raw.get("layer_norm_epsilon", 1e-5),
+            scale=pick(attention, "softmax_scale", default=(hidden_size // num_heads) ** -0.5),
+            alibi_bias_max=attention.get("alibi_bias_max", 8) if attention.get("alibi") else None,
+            clip_qkv=attention.get("clip_qkv"),
+            has_qk_norm=attention.get("qk_ln", False),
+            logit_scale=float(scale if scale is not None else 1.0),
+            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+        )
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP; queries and keys may be clipped and normalised as wholes."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        c = config
+        self.clip_qkv, slopes = c.clip_qkv, None
+        if c.alibi_bias_max is not None:
+            slopes = alibi_slopes(c.num_heads, c.alibi_bias_max)
+        self.norm1 = LayerNorm(c.hidden_size, c.eps)
+        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size)
+        self.q_norm = LayerNorm(c.hidden_size, c.eps) if c.has_qk_norm else None
+        self.k_norm = LayerNorm(c.hidden_size, c.eps) if c.has_qk_norm else None
+        self.attention = PagedAttention(
+            layer, c.num_heads, c.num_heads, c.hidden_size // c.num_heads, scale=c.scale,
+            alibi_slopes=slopes,
+        )  # fmt: skip
+        self.out = Linear(c.hidden_size, c.hidden_size)
+        self.norm2 = LayerNorm(c.hidden_size, c.eps)
+        self.up = Linear(c.hidden_size, c.intermediate_size)
+        self.down = Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
+    ) -> tuple[Tensor, Tensor]:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        qkv = self.qkv(h)
+        if self.clip_qkv:
+            qkv.clamp_(-self.clip_qkv, self.clip_qkv)
+        q, k, v = self.attention.split(qkv)
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q.flatten(1)).view_as(q)
+            k = self.k_norm(k.flatten(1)).view_as(k)
+        h, residual = self.norm2.add(self.out(self.attention(q, k, v, batch)), residual)
+        return self.down(self.up(h, "gelu")), residual
+
+
+class Model(nn.Module):
+    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = c = config
+        self.embed = Embedding(c.vocab_size, c.hidden_size)
+        learned = c.alibi_bias_max is None
+        self.positions = Embedding(c.max_positions, c.hidden_size) if learned else None
+        self.blocks = nn.ModuleList(Block(c, i) for i in range(c.num_layers))
+        self.norm = LayerNorm(c.hidden_size, c.eps)
+        self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
+
+    def forward(self, batch: PagedBatch) -> Tensor:
+        """(tokens, hidden), normalised."""
+        x, residual = self.embed(batch.input_ids), None
+        if self.positions is not None:
+            x = x + self.positions(batch.positions)
+        for block in self.blocks:
+            x, residual = block(x, residual, batch)
+        out: Tensor = self.norm(x, residual)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, hidden) -> (rows, vocab) float32."""
+        out: Tensor = self.lm_head(hidden)
+        return out.float() * self.config.logit_scale
+
+    def cache_spec(self) -> CacheSpec:
+        """What a token needs in the KV cache."""
+        c = self.config
+        return CacheSpec(c.num_layers, c.num_heads, c.hidden_size // c.num_heads)

@@ -1,0 +1,157 @@
+"""Phi-1, 1.5 and 2: one norm for attention and MLP in parallel, partial rotary, biases everywhere.
+
+Source: config fields and layer names of transformers' ``PhiForCausalLM``; Li et al. 2023. The
+first releases have layouts of their own: phi-msft (``transformer.h.N.mixer.Wqkv``), and before it
+mixformer-sequential, where the embedding, the blocks and the head are numbered as one list.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
+from atoll.layers.attention import CacheSpec
+from atoll.layers.rotary import RopeSpec
+from atoll.models.fields import only, pick
+from atoll.weights.table import Weights
+
+
+def _mixer(block: str, embed: str, head: str) -> Weights:
+    return Weights(
+        anchor=embed,
+        modules={
+            "embed": embed,
+            "blocks.{i}.norm": f"{block}.ln",
+            "blocks.{i}.qkv": f"{block}.mixer.Wqkv",
+            "blocks.{i}.out": f"{block}.mixer.out_proj",
+            "blocks.{i}.up": f"{block}.mlp.fc1",
+            "blocks.{i}.down": f"{block}.mlp.fc2",
+            "norm": f"{head}.ln",
+            "lm_head": f"{head}.linear",
+        },
+    )
+
+
+WEIGHTS = (
+    Weights(
+        anchor="embed_tokens",
+        prefixes=("model.", ""),
+        modules={
+            "embed": "embed_tokens",
+            "blocks.{i}.norm": "layers.{i}.input_layernorm",
+            "blocks.{i}.qkv": (
+                "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
+                "layers.{i}.self_attn.v_proj",
+            ),
+            "blocks.{i}.out": "layers.{i}.self_attn.dense",
+            "blocks.{i}.up": "layers.{i}.mlp.fc1",
+            "blocks.{i}.down": "layers.{i}.mlp.fc2",
+            "norm": "final_layernorm",
+            "lm_head": "/lm_head",
+        },
+        tied={"lm_head": "embed"},
+    ),
+    _mixer("transformer.h.{i}", "transformer.embd.wte", "lm_head"),
+    _mixer("layers.{i+1}", "layers.0.wte", "layers.{num_layers+1}"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Read from config.json, of transformers or of the first releases."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    activation: str
+    max_positions: int
+    tie_word_embeddings: bool
+    rope: RopeSpec
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for QK norms, which no published Phi has."""
+        only(raw, "qk_layernorm", False)
+        hidden_size = pick(raw, "hidden_size", "n_embd")
+        num_heads = pick(raw, "num_attention_heads", "n_head")
+        head_dim = hidden_size // num_heads
+        share = RopeSpec.partial(raw, "partial_rotary_factor", default=0.5)
+        dim = min(raw.get("rotary_dim") or int(head_dim * share), head_dim)
+        rope = RopeSpec.from_hf(raw, dim, max_positions=raw.get("n_positions", 2048))
+        return cls(
+            vocab_size=raw["vocab_size"],
+            hidden_size=hidden_size,
+            intermediate_size=pick(raw, "intermediate_size", "n_inner", default=4 * hidden_size),
+            num_layers=pick(raw, "num_hidden_layers", "n_layer"),
+            num_heads=num_heads,
+            num_kv_heads=pick(raw, "num_key_value_heads", "n_head_kv", default=num_heads),
+            head_dim=head_dim,
+            eps=pick(raw, "layer_norm_eps", "layer_norm_epsilon", default=1e-5),
+            activation=pick(raw, "hidden_act", "activation_function", default="gelu_new"),
+            max_positions=rope.reach,
+            tie_word_embeddings=raw.get("tie_word_embeddings", False),
+            rope=rope,
+        )
+
+
+class Block(nn.Module):
+    """Attention and MLP of the same normalised input."""
+
+    def __init__(self, config: Config, layer: int, rotary: Rotary) -> None:
+        super().__init__()
+        c = config
+        self.activation, self.rotary = c.activation, rotary
+        self.norm = LayerNorm(c.hidden_size, c.eps)
+        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)
+        self.out = Linear(c.hidden_size, c.hidden_size)
+        self.up = Linear(c.hidden_size, c.intermediate_size)
+        self.down = Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
+    ) -> tuple[Tensor, Tensor]:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm.add(x, residual)
+        q, k, v = self.attention.split(self.qkv(h))
+        self.rotary(q, k, batch)
+        attended = self.out(self.attention(q, k, v, batch))
+        return attended + self.down(self.up(h, self.activation)), residual
+
+
+class Model(nn.Module):
+    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        rotary = Rotary(config.rope)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i, rotary) for i in range(config.num_layers))
+        self.norm = LayerNorm(config.hidden_size, config.eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, batch: PagedBatch) -> Tensor:
+        """(tokens, hidden), normalised."""
+        x, residual = self.embed(batch.input_ids), None
+        for block in self.blocks:
+            x, residual = block(x, residual, batch)
+        out: Tensor = self.norm(x, residual)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, hidden) -> (rows, vocab) float32."""
+        out: Tensor = self.lm_head(hidden)
+        return out.float()
+
+    def cache_spec(self) -> CacheSpec:
+        """What a token needs in the KV cache."""
+        c = self.config
+        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim)

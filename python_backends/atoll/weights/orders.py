@@ -1,0 +1,18 @@
+"""Row orders of fused query-key-value projections, for ``Reorder``."""
+
+import torch
+from torch import Tensor
+
+
+def grouped_qkv(num_heads: int, num_kv_heads: int, head_dim: int) -> Tensor:
+    """Rows [q; k; v] of a projection stored group by group, (rows,) int64.
+
+    A group is one key-value head with its n = num_heads / num_kv_heads query heads; the file holds
+    [group, n + 2, head_dim]: the queries, the key, the value. One head per group is BLOOM's and
+    GPT-NeoX's [head, 3, head_dim]; a single group is multi-query.
+    """
+    per_group = num_heads // num_kv_heads
+    total = (num_heads + 2 * num_kv_heads) * head_dim
+    rows = torch.arange(total).view(num_kv_heads, per_group + 2, head_dim)
+    q, k, v = rows[:, :per_group], rows[:, per_group], rows[:, per_group + 1]
+    return torch.cat([q.flatten(), k.flatten(), v.flatten()])
