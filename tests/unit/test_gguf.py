@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.weights.embedded import EMBEDDED, embedded_folder
 from atoll.weights.gguf import convert
 from atoll.weights.gguf_tokenizer import build_tokenizer
-from safetensors import safe_open
-from tokenizers import Tokenizer
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXTS = [

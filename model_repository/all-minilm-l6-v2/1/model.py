@@ -1,0 +1,5 @@
+"""all-MiniLM-L6-v2: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

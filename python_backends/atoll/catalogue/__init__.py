@@ -1,0 +1,20 @@
+"""What can be served: known entries, entries made from any checkpoint, and their Triton files."""
+
+from atoll.catalogue.detect import Detected, read_model
+from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name
+from atoll.catalogue.render import differences, render, write_repository
+from atoll.catalogue.repository import ServedModel, read_repository
+
+__all__ = [
+    "ENTRIES",
+    "Detected",
+    "Entry",
+    "ServedModel",
+    "differences",
+    "entry_for",
+    "entry_name",
+    "read_model",
+    "read_repository",
+    "render",
+    "write_repository",
+]

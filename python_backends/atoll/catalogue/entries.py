@@ -1,0 +1,85 @@
+"""Entries as data: the ones that come with Atoll, and one for any checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atoll.catalogue.detect import Detected
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model in a repository.
+
+    model_id: hub id, or the absolute path of a checkpoint folder.
+    model_type: config.json's, for people to read.
+    dims: sizes that ``serving.wire`` leaves to the checkpoint, by name.
+    settings: config.pbtxt parameters besides model_id and revision, by name in ``Settings``.
+    """
+
+    name: str
+    model_id: str
+    task: str
+    model_type: str
+    revision: str | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, str]:
+        """Everything that config.pbtxt says to the backend."""
+        revision = {"revision": self.revision} if self.revision else {}
+        return {"model_id": self.model_id, **revision, **self.settings}
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="all-minilm-l6-v2",
+        model_id="sentence-transformers/all-MiniLM-L6-v2",
+        task="embed",
+        model_type="bert",
+        dims={"embedding": 384},
+    ),
+    Entry(
+        name="smollm2-135m-instruct",
+        model_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        task="generate",
+        model_type="llama",
+    ),
+)
+
+
+def entry_name(model_id: str, taken: Collection[str] = ()) -> str:
+    """A name for the repository: the last part of the id, in lower case, made unique."""
+    path = Path(model_id)
+    last = path.name
+    if path.parent.name == "snapshots":  # inside the hub library's cache the last part is a hash
+        last = path.parent.parent.name.split("--")[-1]
+    base = re.sub(r"[^a-z0-9._-]", "-", last.lower()).strip(".-") or "model"
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}-{count}"
+    return name
+
+
+def entry_for(
+    model_id: str,
+    detected: Detected,
+    *,
+    name: str,
+    revision: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Entry:
+    """The entry of a checkpoint that is not in the catalogue."""
+    return Entry(
+        name=name,
+        model_id=model_id,
+        task=detected.task,
+        model_type=detected.model_type,
+        revision=revision,
+        dims={"embedding": detected.embedding_size, "labels": len(detected.labels)},
+        settings=dict(settings or {}),
+    )

@@ -1,0 +1,130 @@
+"""An entry's two files, from one template per task; tensors come from ``serving.wire``.
+
+A template says which class serves the task and which blocks its config.pbtxt has besides the
+tensors. A new task is one more template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atoll.catalogue.entries import Entry
+from atoll.errors import UnsupportedModel
+from atoll.serving.wire import WIRES, TensorSpec, Wire
+
+CONFIG = "config.pbtxt"
+MODEL = "1/model.py"
+
+_HEADER = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
+_DYNAMIC_BATCHING = "dynamic_batching {\n  max_queue_delay_microseconds: 0\n}\n"
+_DECOUPLED = "model_transaction_policy {\n  decoupled: true\n}\n"
+
+
+@dataclass(frozen=True)
+class Template:
+    """How entries of one task are written.
+
+    description: the docstring of model.py, with the entry's name and model id filled in.
+    blocks: config.pbtxt after the tensors.
+    """
+
+    model_class: str
+    description: str
+    blocks: tuple[str, ...]
+
+
+TEMPLATES: Mapping[str, Template] = {
+    "embed": Template("EmbedModel", "{model_id}: text to vector.", (_DYNAMIC_BATCHING,)),
+    "generate": Template("GenerateModel", "{model_id}: prompt to text.", (_DECOUPLED,)),
+}
+
+
+def render(entry: Entry) -> dict[str, str]:
+    """Text of the entry's files by their path inside the entry's folder.
+
+    Raises:
+        UnsupportedModel: no template for the entry's task.
+    """
+    if entry.task not in TEMPLATES:
+        raise UnsupportedModel(
+            f"{entry.model_id}: task {entry.task!r} is not served; served: {sorted(TEMPLATES)}"
+        )
+    template, wire = TEMPLATES[entry.task], WIRES[entry.task]
+    return {CONFIG: _config(entry, template, wire), MODEL: _model(entry, template)}
+
+
+def write_repository(entries: Iterable[Entry], folder: Path) -> None:
+    """Writes every entry's files below ``folder``; other files there are left alone."""
+    for entry in entries:
+        for name, text in render(entry).items():
+            path = folder / entry.name / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+
+def differences(entries: Iterable[Entry], folder: Path) -> list[str]:
+    """Paths below ``folder`` that are missing, differ, or belong to no entry."""
+    expected = {f"{e.name}/{name}": text for e in entries for name, text in render(e).items()}
+    found = {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    return sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+
+
+def _model(entry: Entry, template: Template) -> str:
+    description = template.description.format(model_id=Path(entry.model_id).name)
+    return (
+        f'"""{_plain(description)}"""\n\n'
+        f"from atoll.serving import {template.model_class} as TritonPythonModel\n\n"
+        '__all__ = ["TritonPythonModel"]\n'
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that cannot end a docstring."""
+    return text.replace("\\", "/").replace('"', "'")
+
+
+def _config(entry: Entry, template: Template, wire: Wire) -> str:
+    rows = int(entry.settings.get("max_client_batch_size", wire.max_batch_size))
+    parts = [
+        f'name: {_quoted(entry.name)}\nbackend: "python"\n'
+        f"max_batch_size: {rows if wire.max_batch_size else 0}\n",
+        _tensors("input", wire.inputs, entry),
+        _tensors("output", wire.outputs, entry),
+        *template.blocks,
+        _instances(entry),
+        *(
+            f"parameters {{\n  key: {_quoted(key)}\n"
+            f"  value {{ string_value: {_quoted(value)} }}\n}}\n"
+            for key, value in entry.parameters().items()
+        ),
+    ]
+    return _HEADER + "".join(parts)
+
+
+def _tensors(kind: str, specs: Iterable[TensorSpec], entry: Entry) -> str:
+    blocks = []
+    for spec in specs:
+        dims = ", ".join(str(entry.dims[d] if isinstance(d, str) else d) for d in spec.dims)
+        optional = "    optional: true\n" if spec.optional else ""
+        blocks.append(
+            f"  {{\n    name: {_quoted(spec.name)}\n    data_type: TYPE_{spec.dtype}\n"
+            f"    dims: [ {dims} ]\n{optional}  }}"
+        )
+    return f"{kind} [\n" + ",\n".join(blocks) + "\n]\n"
+
+
+def _instances(entry: Entry) -> str:
+    """One process. KIND_MODEL leaves the choice of a GPU to the backend, by the device setting."""
+    kind = "KIND_MODEL" if entry.settings.get("device", "").startswith("cuda") else "KIND_CPU"
+    return f"instance_group [\n  {{\n    count: 1\n    kind: {kind}\n  }}\n]\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,65 @@
+"""Reads a model repository on disk: which entries it has, and what each is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import ConfigError
+from atoll.serving.wire import WIRES
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One entry of a repository. ``task`` is None where its tensors are not ours."""
+
+    name: str
+    task: str | None
+    model_id: str | None = None
+    revision: str | None = None
+
+
+def read_repository(folder: Path) -> list[ServedModel]:
+    """Every entry below ``folder``, by name.
+
+    Raises:
+        ConfigError: no such folder, no entry in it, or a config.pbtxt that cannot be parsed.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"model repository {folder}: there is no such folder")
+    found = [_read(path) for path in sorted(folder.glob("*/config.pbtxt"))]
+    if not found:
+        raise ConfigError(f"model repository {folder}: no <entry>/config.pbtxt in it")
+    return found
+
+
+def _read(path: Path) -> ServedModel:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    return ServedModel(
+        name=config.name or path.parent.name,
+        task=_task(config),
+        model_id=parameters.get("model_id"),
+        revision=parameters.get("revision"),
+    )
+
+
+def _task(config: Any) -> str | None:
+    """The task with exactly these tensors and this transaction policy."""
+    inputs = {tensor.name for tensor in config.input}
+    outputs = {tensor.name for tensor in config.output}
+    for task, wire in WIRES.items():
+        if (
+            inputs == {t.name for t in wire.inputs}
+            and outputs == {t.name for t in wire.outputs}
+            and config.model_transaction_policy.decoupled == wire.decoupled
+        ):
+            return task
+    return None
