@@ -77,7 +77,8 @@ class Rotary(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, batch: PagedBatch) -> None:
         """q, k: (tokens, heads, head_dim), mutated."""
-        if self.spec.kind == "dynamic" and batch.max_position >= self.spec.max_positions:
+        exceeds = batch.prompt_lens is not None or batch.max_position >= self.spec.max_positions
+        if self.spec.kind == "dynamic" and exceeds:
             cos, sin = _dynamic_tables(self.spec, batch)
             rows = torch.arange(len(batch.positions), device=q.device)
         else:

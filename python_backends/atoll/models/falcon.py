@@ -57,6 +57,7 @@ class Config:
     is_parallel: bool
     num_norms: int
     has_alibi: bool
+    bias: bool
     tie_word_embeddings: bool
     rope: RopeSpec
 
@@ -90,6 +91,7 @@ class Config:
             is_parallel=is_parallel,
             num_norms=num_norms if is_parallel else 2,
             has_alibi=raw.get("alibi", False),
+            bias=raw.get("bias", False),
             tie_word_embeddings=raw.get("tie_word_embeddings", True),
             rope=rope,
         )
@@ -105,14 +107,15 @@ class Block(nn.Module):
         # Falcon adds ALiBi before it divides by sqrt(head_dim), so the division reaches the slopes.
         slopes = alibi_slopes(c.num_heads) * c.head_dim**-0.5 if c.has_alibi else None
         self.norm1 = LayerNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        width, kv_width = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        self.qkv = Linear(c.hidden_size, width + 2 * kv_width, bias=c.bias)
         self.attention = PagedAttention(
             layer, c.num_heads, c.num_kv_heads, c.head_dim, alibi_slopes=slopes
         )
-        self.out = Linear(c.num_heads * c.head_dim, c.hidden_size)
+        self.out = Linear(width, c.hidden_size, bias=c.bias)
         self.norm2 = LayerNorm(c.hidden_size, c.eps) if c.num_norms == 2 else None
-        self.up = Linear(c.hidden_size, c.intermediate_size)
-        self.down = Linear(c.intermediate_size, c.hidden_size)
+        self.up = Linear(c.hidden_size, c.intermediate_size, bias=c.bias)
+        self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.bias)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, batch: PagedBatch

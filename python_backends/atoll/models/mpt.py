@@ -54,6 +54,7 @@ class Config:
     clip_qkv: float | None
     has_qk_norm: bool
     logit_scale: float
+    bias: bool
     tie_word_embeddings: bool
 
     @classmethod
@@ -65,6 +66,7 @@ class Config:
         only(attention, "rope", False)
         only(raw, "norm_type", "low_precision_layernorm", "layernorm", "low_precision_LayerNorm")
         hidden_size, num_heads = raw["d_model"], raw["n_heads"]
+        has_alibi = attention.get("alibi", True)
         scale = raw.get("logit_scale")
         if scale == "inv_sqrt_d_model":
             scale = hidden_size**-0.5
@@ -77,10 +79,11 @@ class Config:
             max_positions=raw["max_seq_len"],
             eps=raw.get("layer_norm_epsilon", 1e-5),
             scale=pick(attention, "softmax_scale", default=(hidden_size // num_heads) ** -0.5),
-            alibi_bias_max=attention.get("alibi_bias_max", 8) if attention.get("alibi") else None,
+            alibi_bias_max=attention.get("alibi_bias_max", 8) if has_alibi else None,
             clip_qkv=attention.get("clip_qkv"),
             has_qk_norm=attention.get("qk_ln", False),
             logit_scale=float(scale if scale is not None else 1.0),
+            bias=not raw.get("no_bias", True),
             tie_word_embeddings=raw.get("tie_word_embeddings", True),
         )
 
@@ -94,18 +97,18 @@ class Block(nn.Module):
         self.clip_qkv, slopes = c.clip_qkv, None
         if c.alibi_bias_max is not None:
             slopes = alibi_slopes(c.num_heads, c.alibi_bias_max)
-        self.norm1 = LayerNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size)
-        self.q_norm = LayerNorm(c.hidden_size, c.eps) if c.has_qk_norm else None
-        self.k_norm = LayerNorm(c.hidden_size, c.eps) if c.has_qk_norm else None
+        self.norm1 = LayerNorm(c.hidden_size, c.eps, bias=c.bias)
+        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size, bias=c.bias)
+        self.q_norm = LayerNorm(c.hidden_size, c.eps, bias=c.bias) if c.has_qk_norm else None
+        self.k_norm = LayerNorm(c.hidden_size, c.eps, bias=c.bias) if c.has_qk_norm else None
         self.attention = PagedAttention(
             layer, c.num_heads, c.num_heads, c.hidden_size // c.num_heads, scale=c.scale,
             alibi_slopes=slopes,
         )  # fmt: skip
-        self.out = Linear(c.hidden_size, c.hidden_size)
-        self.norm2 = LayerNorm(c.hidden_size, c.eps)
-        self.up = Linear(c.hidden_size, c.intermediate_size)
-        self.down = Linear(c.intermediate_size, c.hidden_size)
+        self.out = Linear(c.hidden_size, c.hidden_size, bias=c.bias)
+        self.norm2 = LayerNorm(c.hidden_size, c.eps, bias=c.bias)
+        self.up = Linear(c.hidden_size, c.intermediate_size, bias=c.bias)
+        self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.bias)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, batch: PagedBatch
@@ -133,7 +136,7 @@ class Model(nn.Module):
         learned = c.alibi_bias_max is None
         self.positions = Embedding(c.max_positions, c.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(c, i) for i in range(c.num_layers))
-        self.norm = LayerNorm(c.hidden_size, c.eps)
+        self.norm = LayerNorm(c.hidden_size, c.eps, bias=c.bias)
         self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
 
     def forward(self, batch: PagedBatch) -> Tensor:

@@ -1,0 +1,57 @@
+"""Configs in the format of the hub's repositories give models of the published size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atoll.models.registry import DECODERS, architecture, build
+
+CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
+
+# Parameters that the model cards or the hub's safetensors metadata state, a tied head counted once.
+PUBLISHED = {
+    "EleutherAI__gpt-neox-20b": 20_554_567_680,
+    "EleutherAI__pythia-160m": 162_322_944,
+    "bigcode__gpt_bigcode-santacoder": 1_124_886_528,
+    "bigcode__santacoder": 1_124_886_528,
+    "bigcode__starcoder": 15_517_456_384,
+    "bigscience__bloom": 176_247_271_424,
+    "bigscience__bloom-560m": 559_214_592,
+    "bigscience__bloom_n_head_variant": 1_065_314_304,
+    "codellama__CodeLlama-7b-hf": 6_738_546_688,
+    "facebook__galactica-125m": 125_030_400,
+    "facebook__galactica-30b": 29_968_103_424,
+    "facebook__opt-125m": 125_239_296,
+    "facebook__opt-350m": 331_196_416,
+    "huggyllama__llama-7b": 6_738_415_616,
+    "llama_rope_dynamic": 6_738_415_616,
+    "llama_rope_linear": 6_738_415_616,
+    "meta-llama__Llama-2-70b-hf": 68_976_648_192,
+    "meta-llama__Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama__Llama-3.1-8B": 8_030_261_248,
+    "microsoft__phi-2": 2_779_683_840,
+    "microsoft__phi-2_original_revision": 2_779_683_840,
+    "mistralai__Mistral-7B-Instruct-v0.2": 7_241_732_096,
+    "mistralai__Mistral-7B-v0.1": 7_241_732_096,
+    "mistralai__Mixtral-8x7B-Instruct-v0.1": 46_702_792_704,
+    "mosaicml__mpt-30b": 29_957_200_896,
+    "mosaicml__mpt-7b": 6_649_286_656,
+    "mosaicml__mpt-7b-storywriter": 6_649_286_656,
+    "tiiuae__falcon-40b": 41_303_293_952,
+    "tiiuae__falcon-40b_original_RW_revision": 41_303_293_952,
+    "tiiuae__falcon-7b": 6_921_720_704,
+    "tiiuae__falcon-7b_original_RW_revision": 6_921_720_704,
+    "tiiuae__falcon-rw-1b": 1_311_625_216,
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_parameter_count(name: str) -> None:
+    raw = json.loads((CONFIGS / f"{name}.json").read_text())
+    model: Any = build(architecture(raw, DECODERS), raw)
+    count = sum(p.numel() for p in model.parameters())
+    if model.config.tie_word_embeddings:
+        count -= model.lm_head.weight.numel()
+    assert count == PUBLISHED[name]

@@ -1,0 +1,53 @@
+"""Rotary frequencies of every scaling against transformers' own."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from atoll.errors import ConfigError
+from atoll.layers.rotary import RopeSpec, rope_tables
+
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 1024}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("linear", {"factor": 4.0}),
+        ("llama3", LLAMA3),
+        ("yarn", YARN),
+        ("yarn", {**YARN, "truncate": False, "beta_fast": 16, "beta_slow": 2}),
+        ("yarn", {**YARN, "attention_factor": 1.3}),
+        ("yarn", {**YARN, "mscale": 0.7, "mscale_all_dim": 1.1}),
+        ("yarn", {**YARN, "factor": 40.0}),
+    ],
+)
+@pytest.mark.parametrize("theta", [10000.0, 500000.0])
+def test_frequencies(kind: str, options: dict[str, Any], theta: float) -> None:
+    config = LlamaConfig(
+        hidden_size=512,
+        num_attention_heads=4,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": kind, "rope_theta": theta, **options},
+    )
+    frequency, magnitude = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    old = {"rope_theta": theta, "rope_scaling": {"type": kind, **options}}
+    for raw in (config.to_dict(), {**old, "max_position_embeddings": 4096}):
+        cos, sin = rope_tables(RopeSpec.from_hf(raw, 128), 300, torch.device("cpu"))
+        angles = torch.outer(torch.arange(300.0), frequency)
+        torch.testing.assert_close(cos, angles.cos() * magnitude, atol=3e-5, rtol=0)
+        torch.testing.assert_close(sin, angles.sin() * magnitude, atol=3e-5, rtol=0)
+
+
+def test_unknown_scaling_is_named() -> None:
+    with pytest.raises(ConfigError, match="longrope"):
+        RopeSpec.from_hf({"rope_scaling": {"type": "longrope"}}, 64)
