@@ -1,0 +1,126 @@
+"""A real request to a model, small enough to be sent every few seconds.
+
+Readiness says nothing about the process behind a model: a crashed one still reports ready.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+from atoll.catalogue import ServedModel
+from atoll.errors import NotReady
+from atoll.serving.wire import WIRES, TensorSpec, Wire
+
+_TEXT = b"Is anybody there?"
+# Optional inputs that keep the request small, by task.
+_EXTRA = {"generate": {"sampling_parameters": json.dumps({"max_tokens": 1}).encode()}}
+
+
+class Probe:
+    """A gRPC connection to one server; ``close`` it or use it in a ``with`` statement."""
+
+    def __init__(self, address: str, admin_header: tuple[str, str]) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._stub = rpc.GRPCInferenceServiceStub(self._channel)
+        self._admin = [admin_header]
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; requests in flight fail."""
+        self._channel.close()
+
+    def server_name(self, timeout_s: float = 2.0) -> str | None:
+        """The server's ``--id``; None while nothing answers."""
+        try:
+            metadata = self._stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return None
+        return str(metadata.name)
+
+    def check(self, model: ServedModel, timeout_s: float = 60.0) -> None:
+        """Sends the canary; a model whose tensors are not ours is asked for readiness only.
+
+        Raises:
+            NotReady: an error, no answer in time, or an answer that cannot be right.
+        """
+        with _as_not_ready(model.name):
+            wire = WIRES.get(model.task or "")
+            if wire is None:
+                request = pb.ModelReadyRequest(name=model.name)
+                if not self._stub.ModelReady(request, timeout=timeout_s).ready:
+                    raise NotReady(f"model {model.name!r} is not ready")
+            elif wire.decoupled:
+                self._check_stream(model, _request(model, wire), timeout_s)
+            else:
+                answer = self._stub.ModelInfer(_request(model, wire), timeout=timeout_s)
+                _check_answer(model, answer)
+
+    def _check_stream(self, model: ServedModel, request: Any, timeout_s: float) -> None:
+        """The first response decides; the rest is cancelled."""
+        stream = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
+        response = next(stream, None)
+        stream.cancel()
+        if response is None:
+            raise NotReady(f"model {model.name!r} gave no answer")
+        if response.error_message:
+            raise NotReady(f"model {model.name!r}: {response.error_message}")
+        _check_answer(model, response.infer_response)
+
+    def load(self, name: str, timeout_s: float) -> None:
+        """Raises NotReady: the server could not load the model; says why."""
+        request = pb.RepositoryModelLoadRequest(model_name=name)
+        with _as_not_ready(name):
+            self._stub.RepositoryModelLoad(request, timeout=timeout_s, metadata=self._admin)
+
+    def unload(self, name: str, timeout_s: float) -> None:
+        """Raises NotReady: the server refused."""
+        request = pb.RepositoryModelUnloadRequest(model_name=name)
+        with _as_not_ready(name):
+            self._stub.RepositoryModelUnload(request, timeout=timeout_s, metadata=self._admin)
+
+
+@contextmanager
+def _as_not_ready(name: str) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise NotReady(f"model {name!r}: {error.details() or error.code().name}") from error
+
+
+def _request(model: ServedModel, wire: Wire) -> Any:
+    request = pb.ModelInferRequest(model_name=model.name)
+    extra = _EXTRA.get(model.task or "", {})
+    for spec in wire.inputs:
+        if spec.dtype == "STRING" and (not spec.optional or spec.name in extra):
+            request.inputs.append(_text(spec, extra.get(spec.name, _TEXT), wire.max_batch_size > 0))
+    return request
+
+
+def _text(spec: TensorSpec, value: bytes, is_batched: bool) -> Any:
+    tensor = pb.ModelInferRequest.InferInputTensor(name=spec.name, datatype="BYTES")
+    tensor.shape.extend([1, 1] if is_batched else [1])
+    tensor.contents.bytes_contents.append(value)
+    return tensor
+
+
+def _check_answer(model: ServedModel, answer: Any) -> None:
+    """An answer has outputs, and its floating-point ones are finite."""
+    if not answer.outputs:
+        raise NotReady(f"model {model.name!r} answered without outputs")
+    for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+        if output.datatype == "FP32" and not all(map(math.isfinite, array.array("f", raw))):
+            raise NotReady(f"model {model.name!r}: {output.name} is not finite")

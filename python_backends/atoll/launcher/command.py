@@ -1,0 +1,49 @@
+"""The server's command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from atoll.launcher.installation import Installation
+from atoll.launcher.options import ServerOptions
+
+ADMIN_HEADER = "atoll-admin"
+# Not model-config: perf_analyzer and tritonclient read it, and it gives nothing to write.
+# Shared memory: a client could register a stub's own region.
+_RESTRICTED = "model-repository,shared-memory,logging,trace"
+
+
+def command_line(
+    options: ServerOptions,
+    installation: Installation,
+    server_id: str,
+    *,
+    backends: Path,
+    repositories: Sequence[Path],
+    models: Sequence[str],
+    admin_key: str,
+    shm_prefix: str,
+) -> list[str]:
+    """Arguments that start the server with exactly ``models`` loaded."""
+    return [
+        str(installation.binary),
+        f"--id={server_id}",
+        *(f"--model-repository={folder}" for folder in repositories),
+        f"--backend-directory={backends}",
+        f"--cache-directory={installation.caches}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        # Our configs are complete; asking every model for its own costs a second each.
+        "--disable-auto-complete-config",
+        f"--http-address={options.host}",
+        f"--grpc-address={options.host}",
+        f"--metrics-address={options.host}",
+        f"--http-port={options.http_port}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-port={options.metrics_port}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--http-restricted-api={_RESTRICTED}:{ADMIN_HEADER}={admin_key}",
+        f"--grpc-restricted-protocol={_RESTRICTED}:{ADMIN_HEADER}={admin_key}",
+    ]

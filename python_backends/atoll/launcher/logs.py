@@ -1,0 +1,98 @@
+"""The server's output: written to a file, its end kept in memory, what matters shown.
+
+Knows tritonserver's line format and how it reports a model that failed to load.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+_LINE = re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] (.*)$")
+_FAILED = re.compile(r"^failed to load '(?P<name>.+?)' version \d+: (?P<reason>.*)$", re.DOTALL)
+# Said on every machine without a GPU, and when stopping.
+_NOISE = (
+    "CudaDriverHelper has not been initialized",
+    "Failed to initialize NVML",
+    "Signal (15) received",
+    "error: creating server",
+)
+
+
+class LogPump:
+    """Reads the server's output in a thread until it ends.
+
+    show: gets the lines that a user should see.
+    """
+
+    def __init__(
+        self, stream: IO[str], path: Path, show: Callable[[str], None], verbose: bool
+    ) -> None:
+        self.path = path
+        self._stream, self._show, self._verbose = stream, show, verbose
+        self._tail: deque[str] = deque(maxlen=200)
+        self._failures: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._run, name="server-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why models failed to load, by name."""
+        return dict(self._failures)
+
+    def tail(self, count: int = 20) -> str:
+        """The last lines, without tables."""
+        lines = [line for line in list(self._tail) if not line.startswith(("+", "|")) and line]
+        return "\n".join(lines[-count:])
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the output to end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        with self.path.open("w", encoding="utf-8") as file:
+            for raw in self._stream:
+                line = raw.rstrip("\n")
+                file.write(raw)
+                file.flush()
+                self._tail.append(line)
+                self._note_failure(line)
+                if self._verbose or _matters(line):
+                    self._show(line)
+
+    def _note_failure(self, line: str) -> None:
+        match = _LINE.match(line)
+        if match is None or match.group(1) != "E":
+            return
+        failed = _FAILED.match(_unquoted(match.group(2)))
+        if failed:
+            self._failures[failed["name"]] = _reason(failed["reason"])
+
+
+def _unquoted(text: str) -> str:
+    """Newer servers write messages as JSON strings, older ones as they are."""
+    if text.startswith('"'):
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            return text.strip('"')
+    return text
+
+
+def _reason(text: str) -> str:
+    """The exception's own words: without the status code before it and the trace after it."""
+    text = text.split("\n\nAt:\n")[0].strip()
+    return re.sub(r"^(Internal|Invalid argument|Unsupported|Unavailable): ", "", text)
+
+
+def _matters(line: str) -> bool:
+    """Errors, and whatever models print themselves; not the server's tables and chatter."""
+    if not line.strip() or line.startswith(("+", "|")) or any(n in line for n in _NOISE):
+        return False
+    match = _LINE.match(line)
+    return match is None or match.group(1) in "EF"

@@ -1,0 +1,42 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atoll.catalogue import Entry
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Everything ``ServerProcess`` needs to know.
+
+    entries: rendered into a repository of the server's own.
+    repository: an existing repository, served whole.
+    server: a tritonserver binary, "system" for the one on PATH, or None for the wheel's.
+    log_file: where the server's output goes; inside the scratch folder if None.
+    startup_timeout_s: for everything until each model has answered.
+    exit_timeout_s: how long requests in flight may take when stopping.
+    watch_interval_s: seconds between canary requests; 0: no watchdog.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    repository: Path | None = None
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    server: str | None = None
+    log_file: Path | None = None
+    verbose: bool = False
+    startup_timeout_s: float = 900.0
+    exit_timeout_s: int = 10
+    watch_interval_s: float = 15.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def client_host(self) -> str:
+        """Where a client on this machine finds the server."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
