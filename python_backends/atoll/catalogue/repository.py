@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ class ServedModel:
 
     name: str
     task: str | None
-    model_id: str | None = None
-    revision: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> str | None:
+        """Hub id or folder of its checkpoint; None if the entry is not ours."""
+        return self.parameters.get("model_id") if self.task else None
 
 
 def read_repository(folder: Path) -> list[ServedModel]:
@@ -43,12 +48,7 @@ def _read(path: Path) -> ServedModel:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    return ServedModel(
-        name=config.name or path.parent.name,
-        task=_task(config),
-        model_id=parameters.get("model_id"),
-        revision=parameters.get("revision"),
-    )
+    return ServedModel(config.name or path.parent.name, _task(config), parameters)
 
 
 def _task(config: Any) -> str | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from atoll.catalogue import Entry
+from atoll.launcher.ports import free_ports
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class ServerOptions:
     """Everything ``ServerProcess`` needs to know.
 
     entries: rendered into a repository of the server's own.
-    repository: an existing repository, served whole.
+    repository: an existing repository.
+    names: which of the repository's entries to load; all of them if empty.
     server: a tritonserver binary, "system" for the one on PATH, or None for the wheel's.
     log_file: where the server's output goes; inside the scratch folder if None.
     startup_timeout_s: for everything until each model has answered.
@@ -24,6 +27,7 @@ class ServerOptions:
 
     entries: tuple[Entry, ...] = ()
     repository: Path | None = None
+    names: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
@@ -35,6 +39,12 @@ class ServerOptions:
     exit_timeout_s: int = 10
     watch_interval_s: float = 15.0
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def on_free_ports(cls, **options: Any) -> ServerOptions:
+        """Options with ports that are free now, for tests and measurements."""
+        http, grpc, metrics = free_ports(3)
+        return cls(http_port=http, grpc_port=grpc, metrics_port=metrics, **options)
 
     @property
     def client_host(self) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,11 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
-from atoll.catalogue import ServedModel, read_repository, write_repository
+from atoll.catalogue import ENTRIES, ServedModel, read_repository, write_repository
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import reaper
 from atoll.launcher.canary import Probe
@@ -29,6 +31,8 @@ from atoll.launcher.logs import LogPump
 from atoll.launcher.options import ServerOptions
 from atoll.launcher.ports import is_free
 from atoll.launcher.watchdog import Watchdog
+from atoll.weights.embedded import EMBEDDED
+from atoll.weights.files import resolve
 
 
 class ServerProcess:
@@ -57,6 +61,12 @@ class ServerProcess:
         self._probe: Probe | None = None
         self._watchdog: Watchdog | None = None
 
+    @classmethod
+    def embedded(cls, **options: Any) -> ServerProcess:
+        """A server on free ports with the models that come as packages."""
+        entries = tuple(entry for entry in ENTRIES if entry.model_id in EMBEDDED)
+        return cls(ServerOptions.on_free_ports(entries=entries, **options))
+
     def __enter__(self) -> ServerProcess:
         try:
             self.start()
@@ -80,7 +90,7 @@ class ServerProcess:
         return f"http://{self.options.client_host}:{self.options.http_port}"
 
     @property
-    def grpc_address(self) -> str:
+    def grpc_url(self) -> str:
         """host:port of the gRPC endpoint."""
         return f"{self.options.client_host}:{self.options.grpc_port}"
 
@@ -119,7 +129,8 @@ class ServerProcess:
         """Starts the process; ``wait_ready`` tells when it can be used.
 
         Raises:
-            ConfigError: no server, a missing library, a port in use, nothing to serve.
+            ConfigError: no server, a missing library, a port in use, nothing to serve, a
+                checkpoint that cannot be had.
         """
         self._started = time.monotonic()
         options = self.options
@@ -129,6 +140,8 @@ class ServerProcess:
         check_libraries(installation, environment)
         self._check_ports()
         repositories = self._repositories()
+        for model in self.models:
+            _fetch(model)
         arguments = command_line(
             options,
             installation,
@@ -162,7 +175,7 @@ class ServerProcess:
         """
         deadline = self._started + self.options.startup_timeout_s
         header = (f"triton-grpc-protocol-{ADMIN_HEADER}", self._admin_key)
-        self._probe = Probe(self.grpc_address, header)
+        self._probe = Probe(self.grpc_url, header)
         while self._probe.server_name() != self.id:
             self._fail_if_broken()
             if time.monotonic() > deadline:
@@ -185,6 +198,12 @@ class ServerProcess:
         if self._process is None:
             raise NotReady("the server is not started")
         return self._process.wait()
+
+    def kill(self) -> None:
+        """Ends the server at once, dropping requests in flight; ``stop`` still has to be called."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Stops the server and its stubs; removes its shared memory and scratch folder."""
@@ -231,9 +250,15 @@ class ServerProcess:
             found.append(self.scratch / "models")
         if self.options.repository is not None:
             found.append(self.options.repository.resolve())
-        self.models = tuple(model for folder in found for model in read_repository(folder))
-        if not self.models:
-            raise ConfigError("there is no model to serve")
+        there = {model.name: model for folder in found for model in read_repository(folder)}
+        missing = [name for name in self.options.names if name not in there]
+        if missing or not there:
+            raise ConfigError(
+                f"there is no model {', '.join(missing)} to serve"
+                if missing
+                else "there is no model to serve"
+            )
+        self.models = tuple(there[name] for name in self.options.names or there)
         return found
 
     def _check_ports(self) -> None:
@@ -274,3 +299,10 @@ class ServerProcess:
         with urllib.request.urlopen(f"{self.http_url}/v2", timeout=10) as response:
             if self.id.encode() not in response.read():
                 raise NotReady(f"{self.http_url} belongs to another server")
+
+
+def _fetch(model: ServedModel) -> None:
+    """Downloads or converts a checkpoint here, where progress is seen, not inside the stub."""
+    if model.model_id:
+        cache = model.parameters.get("huggingface_hub_cache")
+        resolve(model.model_id, model.parameters.get("revision"), cache)
