@@ -1,0 +1,97 @@
+"""A step's sequences as the flat batch that the model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from atoll.engine.scheduler import ScheduledSequence
+from atoll.layers import PagedBatch
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The model's input, and which of its rows predict a new token.
+
+    rows: (sampled,) int64, rows of the hidden states; ``1 + len(draft)`` for each sequence that
+    samples, in the order of the plan.
+    """
+
+    paged: PagedBatch
+    rows: Tensor
+
+
+def build_batch(
+    plan: Sequence[ScheduledSequence],
+    kv_cache: tuple[tuple[Tensor, Tensor], ...],
+    block_size: int,
+    device: torch.device,
+) -> StepBatch:
+    """Flattens the plan; every array is made on the host and copied once."""
+    counts = np.fromiter((item.num_new_tokens for item in plan), np.int64, len(plan))
+    computed = np.fromiter(
+        (item.sequence.num_computed_tokens for item in plan), np.int64, len(plan)
+    )
+    cu_seqlens = np.zeros(len(plan) + 1, np.int64)
+    np.cumsum(counts, out=cu_seqlens[1:])
+    owners = np.repeat(np.arange(len(plan)), counts)
+    positions = np.arange(cu_seqlens[-1]) - (cu_seqlens[:-1] - computed)[owners]
+    table = _block_table(plan)
+    slots = table[owners, positions // block_size].astype(np.int64) * block_size
+    slots += positions % block_size
+    lengths = computed + counts
+    paged = PagedBatch(
+        input_ids=_tensor(_input_ids(plan), device),
+        positions=_tensor(positions, device),
+        slot_mapping=_tensor(slots, device),
+        cu_seqlens_q=_tensor(cu_seqlens.astype(np.int32), device),
+        seq_lens=_tensor(lengths.astype(np.int32), device),
+        block_table=_tensor(table, device),
+        kv_cache=kv_cache,
+        max_position=int(lengths.max()) - 1,
+        prompt_lens=_tensor(_text_lengths(plan), device),
+    )
+    return StepBatch(paged, _tensor(_sampled_rows(plan, cu_seqlens), device))
+
+
+def _input_ids(plan: Sequence[ScheduledSequence]) -> Ints:
+    ids: list[int] = []
+    for sequence, count, _ in plan:
+        start = sequence.num_computed_tokens
+        ids += sequence.token_ids[start : start + count]
+        ids += sequence.draft
+    return np.array(ids, np.int64)
+
+
+def _block_table(plan: Sequence[ScheduledSequence]) -> npt.NDArray[np.int32]:
+    width = max(len(item.sequence.table) for item in plan)
+    table = np.zeros((len(plan), width), np.int32)
+    for row, item in zip(table, plan, strict=True):
+        row[: len(item.sequence.table)] = item.sequence.table.blocks
+    return table
+
+
+def _text_lengths(plan: Sequence[ScheduledSequence]) -> npt.NDArray[np.int32]:
+    """Prompt tokens: a chunk of a prompt is rotated for the length of the whole."""
+    lengths = (item.sequence.num_prompt_tokens for item in plan)
+    return np.fromiter(lengths, np.int32, len(plan))
+
+
+def _sampled_rows(plan: Sequence[ScheduledSequence], cu_seqlens: Ints) -> Ints:
+    ends = cu_seqlens[1:]
+    rows: list[int] = []
+    for (sequence, _, samples), end in zip(plan, ends.tolist(), strict=True):
+        if samples:
+            rows += range(end - 1 - len(sequence.draft), end)
+    return np.array(rows, np.int64)
+
+
+def _tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device)

@@ -1,0 +1,196 @@
+"""What the engine is asked, what it keeps while it answers, and what it gives back.
+
+A request is frozen; its running state is a ``Sequence``, owned by the engine thread. Text is not
+known here: a ``Sink`` turns tokens into text and says when a stop string has been reached.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from atoll.engine.blocks import BlockTable
+
+
+class FinishReason(enum.Enum):
+    """Why generation ended."""
+
+    LENGTH = "length"
+    EOS = "eos_token"
+    STOP = "stop_sequence"
+
+
+class Token(NamedTuple):
+    """One generated token. ``logprob``, ``rank`` and ``top`` are set only where asked for.
+
+    top: (id, logprob) of the most likely tokens, most likely first.
+    """
+
+    id: int
+    logprob: float | None = None
+    rank: int | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen. Names and meanings are transformers' where it has the option.
+
+    Without ``do_sample`` the most likely token is taken, and temperature to typical_p are ignored.
+    frequency_penalty, presence_penalty: OpenAI's, over the generated tokens.
+    top_logprobs: how many alternatives are reported beside each token.
+    """
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    watermark: bool = False
+    seed: int = 0
+    eos_token_ids: frozenset[int] = frozenset()
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+
+    @property
+    def ending_token_ids(self) -> frozenset[int]:
+        """Tokens that end the text."""
+        return self.stop_token_ids if self.ignore_eos else self.stop_token_ids | self.eos_token_ids
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """True if the token is the argmax of the untouched logits and nothing else is asked."""
+        return not (self.do_sample or self.logprobs or self.prompt_logprobs or self.changes_logits)
+
+    @property
+    def changes_logits(self) -> bool:
+        """True if the logits are processed before the warpers."""
+        return bool(
+            self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty
+            or self.no_repeat_ngram_size or self.logit_bias or self.watermark
+            or self.min_new_tokens
+        )  # fmt: skip
+
+
+class Timing(NamedTuple):
+    """Monotonic seconds; None where it did not come to that."""
+
+    arrival: float
+    scheduled: float | None
+    first_token: float | None
+    finished: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended, for its sink."""
+
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    timing: Timing
+
+
+class Sink(Protocol):
+    """Where the engine thread delivers. Exactly one of ``finished`` and ``failed`` comes last.
+
+    The methods run on the engine thread and must return at once.
+    """
+
+    def prompt(self, logprobs: list[Token]) -> None:
+        """Log-probabilities of the prompt's tokens, if they were asked for; the first has none."""
+
+    def accept(self, token: Token) -> bool:
+        """One token; True ends the request (a stop string)."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """All tokens are delivered."""
+
+    def failed(self, error: Exception) -> None:
+        """The request ends without an answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One prompt.
+
+    adapter_id: LoRA adapter, None for the base model. session_id: conversation whose KV blocks are
+    taken over and kept. grammar: a compiled grammar of ``engine.grammar``.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    options: SamplingOptions
+    sink: Sink
+    adapter_id: str | None = None
+    session_id: str | None = None
+    grammar: Any = None
+    arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def cache_root(self) -> Hashable:
+        """Prefixes are shared only below the same root: adapters change keys and values."""
+        return self.adapter_id
+
+
+class Sequence:
+    """A request on its way: its tokens, how many of them are in the cache, and where.
+
+    token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.
+    draft: guessed next tokens, to be verified by the next step.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.token_ids = list(request.prompt_ids)
+        self.num_prompt_tokens = len(request.prompt_ids)
+        self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
+        self.draft: list[int] = []
+        self.table = BlockTable(request.cache_root)
+        self.prompt_logprobs: list[Token] = []
+        self.matcher: Any = None
+        self.scheduled: float | None = None
+        self.first_token: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens that the model has not seen: one when decoding, more in prefill."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """True until the prompt's log-probabilities have been handed out."""
+        return self.request.options.prompt_logprobs and self.num_output_tokens == 0
+
+    def outcome(self, reason: FinishReason) -> Outcome:
+        """What the sink is told at the end."""
+        timing = Timing(self.request.arrival, self.scheduled, self.first_token, time.monotonic())
+        return Outcome(
+            reason, self.num_prompt_tokens, self.num_cached_tokens, self.num_output_tokens, timing
+        )

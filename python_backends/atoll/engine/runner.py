@@ -1,0 +1,74 @@
+"""The model, its KV cache, and one forward pass over a step's plan.
+
+Knows tensors and devices; knows neither requests' options nor text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from atoll.engine.batch import StepBatch, build_batch
+from atoll.engine.scheduler import ScheduledSequence
+from atoll.layers.attention import CacheSpec, PagedBatch
+
+
+class Decoder(Protocol):
+    """What an architecture's ``Model`` offers."""
+
+    def __call__(self, batch: PagedBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def cache_spec(self) -> CacheSpec: ...
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """hidden: (tokens, hidden) of every new token; logits: (sampled rows, vocab) float32."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
+class Runner:
+    """Runs plans on one device."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.kv_cache = self._allocate()
+
+    def _allocate(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        spec = self.model.cache_spec()
+        shape = (self.num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim)
+        return tuple(
+            (
+                torch.zeros(shape, dtype=self.dtype, device=self.device),
+                torch.zeros(shape, dtype=self.dtype, device=self.device),
+            )
+            for _ in range(spec.num_layers)
+        )
+
+    def reset(self) -> None:
+        """A fresh cache after a failed step, which may have left anything in the old one."""
+        self.kv_cache = ()
+        self.kv_cache = self._allocate()
+
+    @torch.inference_mode()
+    def forward(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
+        """Computes the plan's new tokens; mutates the cache."""
+        batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
+        hidden = self.model(batch.paged)
+        return StepOutput(hidden, self.model.logits(hidden[batch.rows]))

@@ -1,0 +1,110 @@
+"""Temperature, top-k, top-p, min-p and typical-p over a batch, in the order of transformers.
+
+Every function takes scores (rows, vocab) float32 and one parameter per row, and sets the scores of
+removed tokens to -inf. A neutral value (0, 1, the vocabulary's size) removes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atoll.engine.request import SamplingOptions
+
+# Most nuclei are small: the most likely tokens alone settle top-p without sorting the vocabulary.
+_NUCLEUS = 256
+
+
+@dataclass(frozen=True)
+class WarperParameters:
+    """Columns (rows, 1), None where no row uses the option. k_max: the largest top_k."""
+
+    temperature: Tensor | None
+    top_k: Tensor | None
+    k_max: int
+    top_p: Tensor | None
+    min_p: Tensor | None
+    typical_p: Tensor | None
+
+    @classmethod
+    def of(
+        cls, options: list[SamplingOptions], vocab_size: int, device: torch.device
+    ) -> WarperParameters:
+        """Gathers the options of sampling rows."""
+        ks = [min(o.top_k, vocab_size) or vocab_size for o in options]
+        limited = [k for k in ks if k < vocab_size]
+        return cls(
+            temperature=_column([o.temperature for o in options], 1.0, device),
+            top_k=_column([float(k) for k in ks], float(vocab_size), device),
+            k_max=max(limited, default=0),
+            top_p=_column([o.top_p for o in options], 1.0, device),
+            min_p=_column([o.min_p for o in options], 0.0, device),
+            typical_p=_column([o.typical_p for o in options], 1.0, device),
+        )
+
+
+def warp(scores: Tensor, parameters: WarperParameters) -> Tensor:
+    """scores: (rows, vocab) float32, may be mutated."""
+    p = parameters
+    if p.temperature is not None:
+        scores = scores / p.temperature
+    if p.top_k is not None:
+        scores = _top_k(scores, p.top_k, p.k_max)
+    if p.top_p is not None:
+        scores = _top_p(scores, p.top_p)
+    if p.min_p is not None:
+        probabilities = scores.softmax(-1)
+        least = p.min_p * probabilities.amax(-1, keepdim=True)
+        scores = scores.masked_fill(probabilities < least, float("-inf"))
+    if p.typical_p is not None:
+        scores = _typical(scores, p.typical_p)
+    return scores
+
+
+def _top_k(scores: Tensor, k: Tensor, k_max: int) -> Tensor:
+    """Keeps scores that reach the k-th largest; a k of the vocabulary's size keeps all."""
+    best = scores.topk(k_max, dim=-1).values
+    least = best.gather(-1, k.long().clamp(max=k_max) - 1)
+    least = least.masked_fill(k > k_max, float("-inf"))
+    return scores.masked_fill(scores < least, float("-inf"))
+
+
+def _top_p(scores: Tensor, p: Tensor) -> Tensor:
+    """Keeps the most likely tokens while those before them hold less than ``p`` of the mass."""
+    total = scores.logsumexp(-1, keepdim=True)
+    vocab_size = scores.shape[-1]
+    width = min(_NUCLEUS, vocab_size) if scores.is_cpu else vocab_size
+    while True:
+        best = scores.topk(width, dim=-1)
+        mass = (best.values - total).exp().cumsum(-1)
+        if width == vocab_size or bool((mass[:, -1:] >= p)[p < 1].all()):
+            break
+        width = vocab_size
+    before = mass.roll(1, -1)
+    before[:, 0] = 0.0
+    kept = (before < p) | (p >= 1)
+    kept[:, 0] = True
+    nucleus = torch.full_like(scores, float("-inf"))
+    nucleus.scatter_(-1, best.indices, best.values.masked_fill(~kept, float("-inf")))
+    return torch.where(p >= 1, scores, nucleus)
+
+
+def _typical(scores: Tensor, p: Tensor) -> Tensor:
+    """Meister et al. 2022: keeps the tokens whose information is closest to the entropy."""
+    normalized = scores.log_softmax(-1)
+    probabilities = normalized.exp()
+    entropy = -(normalized * probabilities).nansum(-1, keepdim=True)
+    distance, order = (-normalized - entropy).abs().sort(-1)
+    mass = probabilities.gather(-1, order).cumsum(-1)
+    last = (mass < p).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
+    limit = distance.gather(-1, last)
+    removed = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, distance > limit)
+    return scores.masked_fill(removed & (p < 1), float("-inf"))
+
+
+def _column(values: list[float], neutral: float, device: torch.device) -> Tensor | None:
+    if all(value == neutral for value in values):
+        return None
+    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)

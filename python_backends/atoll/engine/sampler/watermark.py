@@ -1,0 +1,38 @@
+"""The watermark of Kirchenbauer et al. 2023: a bias on a green list seeded by the last token."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+# Seeds the green list; transformers and TGI use the same prime.
+HASHING_KEY = 15485863
+_MAX_LISTS = 512
+
+
+class Watermark:
+    """Green lists of the vocabulary, one per preceding token; the latest are kept.
+
+    gamma: share of green tokens. delta: what their scores gain.
+    """
+
+    def __init__(self, vocab_size: int, gamma: float, delta: float) -> None:
+        self.vocab_size, self.gamma, self.delta = vocab_size, gamma, delta
+        self._lists: OrderedDict[int, Tensor] = OrderedDict()
+
+    def green_list(self, last_token: int) -> Tensor:
+        """(gamma * vocab,) int64, as transformers' ``lefthash`` scheme has it."""
+        found = self._lists.get(last_token)
+        if found is None:
+            generator = torch.Generator().manual_seed(HASHING_KEY * last_token % (2**64 - 1))
+            order = torch.randperm(self.vocab_size, generator=generator)
+            found = self._lists[last_token] = order[: int(self.vocab_size * self.gamma)]
+            if len(self._lists) > _MAX_LISTS:
+                self._lists.popitem(last=False)
+        return found
+
+    def apply(self, scores: Tensor, last_token: int) -> None:
+        """Mutates scores (vocab,)."""
+        scores[self.green_list(last_token).to(scores.device)] += self.delta

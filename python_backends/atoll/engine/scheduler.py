@@ -1,0 +1,228 @@
+"""Which sequences advance in the next step, and by how many tokens.
+
+There are no prefill and decode phases. Every sequence has tokens and computed tokens, and a step
+lets the second catch up with the first: by one when it decodes, by a chunk while its prompt is
+long. Decoding sequences go first; prompt tokens share what ``max_batch_prefill_tokens`` allows.
+When the cache runs out, the youngest sequence gives its blocks back and is computed again later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from atoll.engine.blocks import BlockManager, OutOfBlocks
+from atoll.engine.parking import Parking
+from atoll.engine.request import Sequence
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """What the scheduler looks at; names as in ``config.Settings``.
+
+    max_mixed_prefill_tokens: prompt tokens in a step in which others decode, so that a long prompt
+        does not stall running streams.
+    """
+
+    max_batch_size: int = 256
+    max_batch_prefill_tokens: int = 2048
+    max_mixed_prefill_tokens: int = 2048
+    waiting_served_ratio: float = 0.0
+    max_waiting_tokens: int = 20
+    sliding_window: int | None = None
+
+
+class ScheduledSequence(NamedTuple):
+    """A sequence and what a step does for it.
+
+    num_new_tokens: tokens the model sees, the draft included. samples: whether they reach the end
+    of the text, so that the step chooses what follows.
+    """
+
+    sequence: Sequence
+    num_new_tokens: int
+    samples: bool
+
+
+class Scheduler:
+    """Waiting and running sequences, and the blocks they hold. Not thread-safe."""
+
+    def __init__(self, blocks: BlockManager, limits: SchedulerLimits) -> None:
+        self.blocks, self.limits = blocks, limits
+        self.parking = Parking(blocks)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # oldest first
+        self.num_preemptions = 0
+        self._steps_since_admission = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a new sequence."""
+        self.waiting.append(sequence)
+
+    def schedule(
+        self, draft: Callable[[Sequence], list[int]] | None = None
+    ) -> list[ScheduledSequence]:
+        """The next step; mutates block tables. ``draft`` guesses tokens of decoding sequences."""
+        preemptions = self.num_preemptions
+        plan: list[ScheduledSequence] = []
+        for sequence in [s for s in self.running if s.num_pending_tokens == 1]:
+            self._decode(sequence, draft, plan)
+        budget = self.limits.max_batch_prefill_tokens
+        if plan:
+            budget = min(budget, self.limits.max_mixed_prefill_tokens)
+        for sequence in [s for s in self.running if s.num_pending_tokens > 1]:
+            budget -= self._prefill(sequence, budget, plan)
+        self._steps_since_admission += 1
+        if preemptions == self.num_preemptions:
+            self._admit(budget, plan)
+        # A sequence that was planned early may have been preempted for an older one.
+        running = set(self.running)
+        return [item for item in plan if item.sequence in running]
+
+    def advance(self, sequence: Sequence, num_computed: int) -> None:
+        """Records that so many more tokens are in the cache, and what can be shared or freed."""
+        sequence.num_computed_tokens += num_computed
+        computed, table = sequence.num_computed_tokens, sequence.table
+        self.blocks.commit(table, sequence.token_ids, computed)
+        if self.limits.sliding_window is not None:
+            # The next query, at position ``computed``, sees ``window`` keys, itself included.
+            self.blocks.release_before(table, computed - self.limits.sliding_window + 1)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Removes a sequence; a conversation's blocks are kept for its next turn."""
+        self._remove(sequence)
+        session = sequence.request.session_id
+        if session is not None and sequence.num_computed_tokens:
+            self.parking.park(session, sequence)
+        else:
+            self.blocks.release(sequence.table)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Removes a sequence that ends without an answer."""
+        self._remove(sequence)
+        self.blocks.release(sequence.table)
+
+    def reset(self, blocks: BlockManager) -> None:
+        """Starts over with an empty cache; running sequences are computed again."""
+        for sequence in [*self.running, *self.waiting]:
+            self.blocks.release(sequence.table)
+            sequence.num_computed_tokens = 0
+        self.waiting.extendleft(reversed(self.running))
+        self.running.clear()
+        self.blocks, self.parking = blocks, Parking(blocks)
+
+    def check_integrity(self) -> None:
+        """Asserts that no block is lost, and that no sequence waits with blocks."""
+        tables = [s.table for s in self.running] + self.parking.tables()
+        assert all(len(s.table) == 0 for s in self.waiting)
+        self.blocks.check_integrity(tables)
+
+    def _decode(
+        self,
+        sequence: Sequence,
+        draft: Callable[[Sequence], list[int]] | None,
+        plan: list[ScheduledSequence],
+    ) -> None:
+        """One token, and the draft if there are blocks for it without taking another's."""
+        if sequence not in self.running:
+            return
+        sequence.draft = draft(sequence) if draft else []
+        needed = self.blocks.num_blocks_for(sequence.num_tokens + len(sequence.draft))
+        if needed - len(sequence.table) > self.blocks.num_free:
+            sequence.draft = []
+        count = 1 + len(sequence.draft)
+        if self._reserve(sequence, count):
+            plan.append(ScheduledSequence(sequence, count, True))
+
+    def _prefill(self, sequence: Sequence, budget: int, plan: list[ScheduledSequence]) -> int:
+        """A chunk of what is missing; returns its length."""
+        count = min(sequence.num_pending_tokens, budget)
+        sequence.draft = []
+        if count <= 0 or sequence not in self.running or not self._reserve(sequence, count):
+            return 0
+        plan.append(ScheduledSequence(sequence, count, count == sequence.num_pending_tokens))
+        return count
+
+    def _admit(self, budget: int, plan: list[ScheduledSequence]) -> None:
+        """Starts waiting sequences, first come first served."""
+        while self.waiting and budget > 0 and self._is_admission_due():
+            sequence = self.waiting[0]
+            if not self._open(sequence):
+                return
+            self.waiting.popleft()
+            self.running.append(sequence)
+            if sequence.scheduled is None:
+                sequence.scheduled = time.monotonic()
+                sequence.num_cached_tokens = sequence.num_computed_tokens
+                self.blocks.count_hit(sequence.num_tokens, sequence.num_computed_tokens)
+            budget -= self._prefill(sequence, budget, plan)
+            self._steps_since_admission = 0
+
+    def _is_admission_due(self) -> bool:
+        limits = self.limits
+        if not self.running or self._steps_since_admission == 0:
+            return len(self.running) < limits.max_batch_size
+        due = (
+            len(self.waiting) >= limits.waiting_served_ratio * len(self.running)
+            or self._steps_since_admission > limits.max_waiting_tokens
+        )
+        return due and len(self.running) < limits.max_batch_size
+
+    def _open(self, sequence: Sequence) -> bool:
+        """Takes over cached blocks if the rest of the text has room too; else takes nothing."""
+        session, found = sequence.request.session_id, 0
+        if not sequence.wants_prompt_logprobs:  # those need every row of the prompt
+            found = self.parking.take(session, sequence) if session is not None else 0
+            found = found or self.blocks.share_prefix(sequence.table, sequence.token_ids)
+        sequence.num_computed_tokens = found
+        # Running sequences grow: without a block for each, the newcomer would be preempted at once.
+        needed = self._num_blocks_at_once(sequence) - len(sequence.table) + len(self.running)
+        while needed > self.blocks.num_free and self.parking.evict():
+            continue
+        if needed <= self.blocks.num_free:
+            return True
+        self.blocks.release(sequence.table)
+        sequence.num_computed_tokens = 0
+        return False
+
+    def _num_blocks_at_once(self, sequence: Sequence) -> int:
+        """Blocks that the whole text takes, counting those behind a sliding window as released."""
+        num_tokens = sequence.num_tokens
+        if self.limits.sliding_window is not None:
+            seen = self.limits.sliding_window + self.limits.max_batch_prefill_tokens
+            num_tokens = min(num_tokens, sequence.num_computed_tokens + seen)
+        return self.blocks.num_blocks_for(num_tokens)
+
+    def _reserve(self, sequence: Sequence, count: int) -> bool:
+        """Blocks for ``count`` more tokens, if need be from idle conversations and younger ones.
+
+        False: the sequence itself was the youngest, and waits again.
+        """
+        while True:
+            try:
+                self.blocks.grow(sequence.table, sequence.num_computed_tokens + count)
+            except OutOfBlocks:
+                if self.parking.evict():
+                    continue
+                youngest = self.running[-1]
+                self._preempt(youngest)
+                if youngest is sequence:
+                    return False
+            else:
+                return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.blocks.release(sequence.table)
+        sequence.num_computed_tokens = 0
+        self.waiting.appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _remove(self, sequence: Sequence) -> None:
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
