@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.errors import WeightError
 from atoll.weights.load import LoadOptions
+from atoll.weights.quantization import expand
 from atoll.weights.table import Group
 
 
@@ -31,8 +33,14 @@ class Linear(nn.Module):
         return kernels.linear(x, self.packed, activation)
 
     def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads, converts and packs the weight; see ``Group.get`` for the errors."""
-        weight = group.get("weight", (self.out_features, self.in_features))
+        """Reads, expands, converts and packs the weight; see ``Group.get`` for the errors."""
+        shape = (self.out_features, self.in_features)
+        if group.has("qweight"):
+            weight = expand(group, options.quantization, options.dtype, options.device)
+            if weight.shape != shape:
+                raise WeightError(f"{group.target}: quantised {tuple(weight.shape)}, not {shape}")
+        else:
+            weight = group.get("weight", shape)
         bias = group.get("bias", (self.out_features,)) if group.has("bias") else None
         self._pack(weight, bias, options)
 

@@ -49,6 +49,7 @@ WEIGHTS = Weights(
         "lm_head": "/lm_head",
     },
     tied={"lm_head": "embed"},
+    input_scales={"blocks.{i}.down": "h.{i}.mlp.act"},
 )
 
 

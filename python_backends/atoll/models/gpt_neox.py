@@ -33,6 +33,7 @@ WEIGHTS = Weights(
         "lm_head": "/embed_out",
     },
     tied={"lm_head": "embed"},
+    input_scales={"blocks.{i}.down": "layers.{i}.mlp.act"},
 )
 
 

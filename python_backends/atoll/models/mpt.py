@@ -35,6 +35,7 @@ WEIGHTS = Weights(
         "lm_head": "/lm_head",
     },
     tied={"lm_head": "embed"},
+    input_scales={"blocks.{i}.down": "blocks.{i}.ffn.act"},
 )
 
 

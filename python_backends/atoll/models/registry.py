@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.weights.load import LoadOptions, load_weights
+from atoll.weights.quantization import Quantization
 
 # config.json model_type -> file; checked after ARCHITECTURES.
 ENCODERS: Mapping[str, str] = {"bert": "bert"}
@@ -96,5 +97,7 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
 def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
     module = architecture(checkpoint.raw, table)
     model = build(module, checkpoint.raw)
+    quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
+    options = replace(options, quantization=quantization)
     load_weights(model, module.WEIGHTS, checkpoint.folder, options)
     return model.eval()

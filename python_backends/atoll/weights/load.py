@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from atoll.errors import WeightError
+from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.table import Group, Weights
 
@@ -27,7 +28,7 @@ class LoadOptions:
     device: torch.device = torch.device("cpu")
     scheme: str = "dense"
     group_size: int = 32
-    quantization: Any = None
+    quantization: Quantization | None = None
 
 
 @runtime_checkable
@@ -56,7 +57,8 @@ def load_weights(
         source = table.find(name)
         if source is None:
             raise WeightError(f"{folder}: the table has no source for {name}")
-        group = Group(reader, prefix, source, model.config, name)
+        divisors = table.find_input_scales(name)
+        group = Group(reader, prefix, source, model.config, name, divisors)
         present = group.has("weight") or group.has("qweight")
         if not present and name in table.tied:
             _require_tying(model.config, folder, name, group)

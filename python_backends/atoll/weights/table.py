@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -73,16 +73,16 @@ class Weights:
     anchor: a module that every checkpoint of the family has.
     optional: our modules that may be absent altogether (a pooler); they keep no tensors.
     tied: our module -> our module whose weight it shares when its own is not in the file.
+    input_scales: our module -> a module of the checkpoint whose ``scales`` divide its inputs (AWQ
+        puts them behind activations that no linear layer could absorb).
     """
 
     modules: Mapping[str, Source]
     anchor: str
     prefixes: Sequence[str] = ("",)
     optional: Sequence[str] = ()
-    tied: Mapping[str, str] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tied", dict(self.tied or {}))
+    tied: Mapping[str, str] = field(default_factory=dict)
+    input_scales: Mapping[str, str] = field(default_factory=dict)
 
     def prefix(self, reader: CheckpointReader) -> str:
         """The prefix of this checkpoint.
@@ -102,12 +102,14 @@ class Weights:
 
     def find(self, module_name: str) -> Source | None:
         """The source of one of our modules, its indices filled in; None if the table lacks it."""
-        for target, source in self.modules.items():
-            pattern = re.escape(target).replace(r"\{i\}", r"(\d+)").replace(r"\{e\}", r"(\d+)")
-            match = re.fullmatch(pattern, module_name)
-            if match:
-                return _fill(source, list(match.groups()))
-        return None
+        found: Source | None = _lookup(self.modules, module_name)
+        return found
+
+    def find_input_scales(self, module_name: str) -> str | None:
+        """Where the divisors of a module's inputs would be, indices filled in."""
+        found = _lookup(self.input_scales, module_name)
+        assert found is None or isinstance(found, str)
+        return found
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Group:
     source: Source
     config: Any
     target: str
+    input_scales_source: str | None = None
 
     def has(self, suffix: str) -> bool:
         """Whether the checkpoint holds this tensor for every part."""
@@ -142,6 +145,17 @@ class Group:
                 f"{self.target}.{suffix} needs {tuple(shape)}"
             )
         return found
+
+    def has_part(self, part: str, suffix: str) -> bool:
+        """Whether the checkpoint holds this tensor for one of ``parts()``."""
+        return self._locate(part, suffix) is not None
+
+    def input_scales(self) -> Tensor | None:
+        """Divisors of the inputs, (in_features,), if the checkpoint has them."""
+        source = self.input_scales_source
+        if source is None or not self.has_part(source, "scales"):
+            return None
+        return self.raw(source, "scales")
 
     def rows(self) -> Tensor | None:
         """The permutation of output features, if the source has one."""
@@ -208,6 +222,15 @@ class Group:
         if "{num_layers+1}" in part:
             part = part.replace("{num_layers+1}", str(self.config.num_layers + 1))
         return part[1:] if part.startswith("/") else self.prefix + part
+
+
+def _lookup(table: Mapping[str, Any], module_name: str) -> Any:
+    for target, source in table.items():
+        pattern = re.escape(target).replace(r"\{i\}", r"(\d+)").replace(r"\{e\}", r"(\d+)")
+        match = re.fullmatch(pattern, module_name)
+        if match:
+            return _fill(source, list(match.groups()))
+    return None
 
 
 def _fill(source: Source, indices: list[str]) -> Source:

@@ -1,0 +1,139 @@
+"""How a checkpoint is quantised, and what ``--quantize`` asks for at load.
+
+A quantised checkpoint is recognised by its config; each layer by its ``qweight``, so that layers
+left out of the quantisation load as usual. The weights are expanded at load and packed again by
+``pack_linear`` in the scheme asked for.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atoll.errors import ConfigError, WeightError
+from atoll.weights import awq, gptq
+from atoll.weights.table import Group
+
+METHODS = ("gptq", "awq")
+GPTQ_BITS = (2, 3, 4, 8)
+
+# TGI's names for --quantize -> the scheme of ``pack_linear``. gptq and awq say what the checkpoint
+# already is; weights that are not quantised yet become what the name promises in size.
+SCHEMES: Mapping[str, str] = {
+    "awq": "dense",
+    "bitsandbytes": "int8",
+    "bitsandbytes-fp4": "int4",
+    "bitsandbytes-nf4": "int4",
+    "eetq": "int8",
+    "gptq": "dense",
+    "int4": "int4",
+    "int8": "int8",
+}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The layout of quantised layers.
+
+    group_size: input features that share a scale; -1: all. zero_offset: added to stored zeros
+    (GPTQ's first format stores them less one).
+    """
+
+    method: str
+    bits: int
+    group_size: int
+    zero_offset: int = 0
+
+    @classmethod
+    def read(cls, folder: Path, raw: Mapping[str, Any]) -> "Quantization | None":
+        """From config.json, quantize_config.json or quant_config.json; None: not quantised.
+
+        Raises:
+            ConfigError: a method, format or width that cannot be loaded; names it.
+        """
+        found = raw.get("quantization_config")
+        for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+            if found is None and (folder / name).exists():
+                found = {"quant_method": method, **json.loads((folder / name).read_text())}
+        if found is None:
+            return None
+        method = str(found.get("quant_method", "gptq")).lower()
+        if method not in METHODS:
+            raise ConfigError(f"{folder}: quant_method {method!r}; supported: {METHODS}")
+        return _gptq(folder, found) if method == "gptq" else _awq(folder, found)
+
+
+def expand(
+    group: Group, quantization: Quantization | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The dense weight (out_features, in_features) of a quantised layer, parts and order included.
+
+    Every part of a fused projection has groups, zeros and an act-order of its own.
+
+    Raises:
+        WeightError: a tensor is missing, or no config says how the layer is quantised.
+    """
+    if quantization is None:
+        raise WeightError(f"{group.target} is quantised, and no config says how")
+    weight = torch.cat([_expand(group, p, quantization, dtype, device) for p in group.parts()])
+    scales = group.input_scales()
+    if scales is not None:
+        weight = (weight.float() / scales.to(device).float()).to(dtype)
+    rows = group.rows()
+    return weight if rows is None else weight[rows.to(device)]
+
+
+def _expand(
+    group: Group, part: str, quantization: Quantization, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    q = quantization
+    qweight, qzeros, scales = (
+        group.raw(part, suffix).to(device) for suffix in ("qweight", "qzeros", "scales")
+    )
+    num_inputs = len(qweight) if q.method == "awq" else len(qweight) * 32 // q.bits
+    if group.has_part(part, "g_idx"):
+        groups = group.raw(part, "g_idx").to(device).long()
+    else:
+        size = q.group_size if q.group_size > 0 else num_inputs
+        groups = torch.arange(num_inputs, device=device) // size
+    if q.method == "awq":
+        return awq.dequantize(qweight, qzeros, scales, groups, dtype)
+    return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
+
+
+def scheme_for(quantize: str | None) -> str | None:
+    """The ``pack_linear`` scheme that a value of ``--quantize`` asks for; None: not asked.
+
+    Raises:
+        ConfigError: unknown; lists what is known.
+    """
+    if quantize is None:
+        return None
+    if quantize not in SCHEMES:
+        raise ConfigError(f"quantize is {quantize!r}; supported: {', '.join(sorted(SCHEMES))}")
+    return SCHEMES[quantize]
+
+
+def _gptq(folder: Path, found: Mapping[str, Any]) -> Quantization:
+    form = found.get("checkpoint_format") or "gptq"
+    if found.get("is_marlin_format") or form not in ("gptq", "gptq_v2"):
+        form = "marlin" if found.get("is_marlin_format") else form
+        raise ConfigError(f"{folder}: GPTQ format {form!r}; supported: gptq, gptq_v2")
+    bits = int(found["bits"])
+    if bits not in GPTQ_BITS:
+        raise ConfigError(f"{folder}: GPTQ with {bits} bits; supported: {GPTQ_BITS}")
+    return Quantization("gptq", bits, int(found.get("group_size", -1)), int(form == "gptq"))
+
+
+def _awq(folder: Path, found: Mapping[str, Any]) -> Quantization:
+    version = str(found.get("version", "gemm")).lower()
+    if version != "gemm":
+        raise ConfigError(f"{folder}: AWQ version {version!r}; supported: gemm")
+    bits = int(found.get("bits", found.get("w_bit", 4)))
+    if bits != 4:
+        raise ConfigError(f"{folder}: AWQ with {bits} bits; supported: 4")
+    return Quantization("awq", bits, int(found.get("group_size", found.get("q_group_size", 128))))

@@ -1,0 +1,166 @@
+"""GPTQ and AWQ checkpoints of every architecture: weights bit for bit, logits of the whole."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny.checkpoint import Variant, write
+from tiny.decoders import DECODERS, VOCAB
+from tiny.paged import PagedRunner
+from tiny.quantize import Packing, pack_layer, quantize
+
+from atoll.errors import ConfigError
+from atoll.models.registry import Checkpoint, load_decoder
+from atoll.weights import awq, gptq
+from atoll.weights.load import LoadOptions
+from atoll.weights.quantization import Quantization, scheme_for
+
+# Where AWQ leaves divisors behind an activation.
+ACTIVATIONS = {
+    "bloom": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.gelu_impl"},
+    "falcon-40b": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.act"},
+    "gpt-neox": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.act"},
+    "starcoder": {r"(.*\.mlp)\.c_proj": r"\1.act"},
+    "mpt": {r"(.*\.ffn)\.down_proj": r"\1.act"},
+}
+ARCHITECTURES = [
+    "llama", "llama-biases", "mixtral", "bloom", "opt", "gpt-neox", "starcoder",
+    "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi", "phi-msft",
+]  # fmt: skip
+BY_NAME = {v.name: v for v in DECODERS}
+IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(3)).tolist()
+
+
+def _is_layer(name: str) -> bool:
+    return bool(re.search(
+        r"\.(h|layers|blocks)\.\d+\..*(query_key_value|dense\w*|\w_proj|\w+_proj|c_attn|c_fc|fc\d|"
+        r"Wqkv|w\d)$", name))  # fmt: skip
+
+
+def _checkpoints(variant: Variant, packing: Packing, folder: Path) -> tuple[Path, Path]:
+    """Folders of the quantised checkpoint and of the dense one that it stands for."""
+    dense, packed = folder / "dense", folder / "packed"
+    for path in (dense, packed):
+        path.mkdir()
+        write(variant, path)
+    tensors = load_file(dense / "model.safetensors")
+    names = [n.removesuffix(".weight") for n in tensors if _is_layer(n.removesuffix(".weight"))]
+    assert len(names) >= 8
+    divisors = ACTIVATIONS.get(variant.name) if packing.method == "awq" else None
+    pattern = "|".join(re.escape(n) for n in names)
+    for path, found in zip(
+        (packed, dense), quantize(tensors, pattern, packing, divisors), strict=True
+    ):
+        contiguous = {name: t.contiguous() for name, t in found.items()}
+        save_file(contiguous, path / "model.safetensors")
+    config = json.loads((packed / "config.json").read_text())
+    config["quantization_config"] = packing.config()
+    (packed / "config.json").write_text(json.dumps(config))
+    return packed, dense
+
+
+def _logits(folder: Path) -> torch.Tensor:
+    model = load_decoder(Checkpoint.open(folder), LoadOptions())
+    return PagedRunner(model).step({"a": IDS})["a"]
+
+
+def _assert_same(variant: Variant, packing: Packing, folder: Path) -> None:
+    packed, dense = _checkpoints(variant, packing, folder)
+    torch.testing.assert_close(_logits(packed), _logits(dense), atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gptq_act_order(name: str, tmp_path: Path) -> None:
+    """Each part of a fused projection has an act-order of its own; rows are reordered after."""
+    _assert_same(BY_NAME[name], Packing(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_awq(name: str, tmp_path: Path) -> None:
+    _assert_same(BY_NAME[name], Packing("awq"), tmp_path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_gptq_widths_and_versions(bits: int, version: int, tmp_path: Path) -> None:
+    _assert_same(BY_NAME["llama"], Packing(bits=bits, version=version), tmp_path)
+
+
+@pytest.mark.parametrize("group_size", [-1, 32])
+def test_gptq_groups_in_order(group_size: int, tmp_path: Path) -> None:
+    packing = Packing(group_size=group_size, act_order=False)
+    _assert_same(BY_NAME["llama"], packing, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", [1, 2])
+def test_gptq_weights_bit_for_bit(bits: int, version: int) -> None:
+    packing = Packing(bits=bits, version=version, group_size=32)
+    weight = torch.randn(4192, 96, generator=torch.Generator().manual_seed(1))
+    tensors, dense = pack_layer("x", weight, packing, 0)
+    found = gptq.dequantize(
+        tensors["x.qweight"], tensors["x.qzeros"], tensors["x.scales"],
+        tensors["x.g_idx"].long(), bits, 2 - version, torch.float32,
+    )  # fmt: skip
+    assert torch.equal(found, dense)
+
+
+def test_awq_weights_bit_for_bit() -> None:
+    weight = torch.randn(4192, 96, generator=torch.Generator().manual_seed(1))
+    tensors, dense = pack_layer("x", weight, Packing("awq", group_size=32), 0)
+    found = awq.dequantize(
+        tensors["x.qweight"], tensors["x.qzeros"], tensors["x.scales"],
+        torch.arange(96) // 32, torch.float32,
+    )  # fmt: skip
+    assert torch.equal(found, dense)
+
+
+def test_gptq_by_hand() -> None:
+    """Two outputs, one group: codes 0..7, zero 3 (stored as 2), scale 0.5."""
+    word = sum(code << (4 * i) for i, code in enumerate(range(8)))
+    zeros = torch.tensor([[0x22222222]], dtype=torch.int32)
+    found = gptq.dequantize(
+        torch.tensor([[word] * 8], dtype=torch.int32), zeros, torch.full((1, 8), 0.5),
+        torch.zeros(8, dtype=torch.int64), 4, 1, torch.float32,
+    )  # fmt: skip
+    assert found[0].tolist() == [(code - 3) * 0.5 for code in range(8)]
+
+
+def test_config_beside_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "quantize_config.json").write_text('{"bits": 3, "group_size": 128}')
+    assert Quantization.read(tmp_path, {}) == Quantization("gptq", 3, 128, 1)
+    (tmp_path / "quantize_config.json").unlink()
+    (tmp_path / "quant_config.json").write_text('{"w_bit": 4, "q_group_size": 64}')
+    assert Quantization.read(tmp_path, {}) == Quantization("awq", 4, 64)
+    (tmp_path / "quant_config.json").unlink()
+    assert Quantization.read(tmp_path, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "gptq", "bits": 5}, "5 bits"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "marlin"),
+        ({"quant_method": "gptq", "bits": 4, "is_marlin_format": True}, "marlin"),
+        ({"quant_method": "awq", "bits": 4, "version": "GEMV"}, "gemv"),
+        ({"quant_method": "awq", "bits": 8}, "8 bits"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Quantization.read(tmp_path, {"quantization_config": config})
+
+
+def test_quantize_setting() -> None:
+    assert scheme_for(None) is None
+    assert scheme_for("eetq") == scheme_for("bitsandbytes") == "int8"
+    assert scheme_for("bitsandbytes-nf4") == "int4"
+    with pytest.raises(ConfigError, match="fp8.*awq, bitsandbytes"):
+        scheme_for("fp8")

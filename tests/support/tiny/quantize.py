@@ -1,0 +1,114 @@
+"""Packs layers as GPTQ and AWQ write them, from the formats' rules alone, bit by bit.
+
+Beside the packed tensors it returns the weight that they stand for, so that a reader can be
+compared without its own arithmetic.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tiny.checkpoint import Tensors
+
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How to quantise: ``method`` gptq or awq; ``version`` is GPTQ's, 1 or 2."""
+
+    method: str = "gptq"
+    bits: int = 4
+    group_size: int = 16
+    act_order: bool = True
+    version: int = 1
+
+    def config(self) -> dict[str, Any]:
+        """The quantization_config of a checkpoint."""
+        if self.method == "awq":
+            return {"quant_method": "awq", "bits": 4, "group_size": self.group_size,
+                    "version": "gemm", "zero_point": True}  # fmt: skip
+        form = "gptq_v2" if self.version == 2 else "gptq"
+        return {"quant_method": "gptq", "bits": self.bits, "group_size": self.group_size,
+                "desc_act": self.act_order, "checkpoint_format": form}  # fmt: skip
+
+
+def pack_layer(name: str, weight: Tensor, packing: Packing, seed: int) -> tuple[Tensors, Tensor]:
+    """(tensors of the quantised layer, the float32 weight that they stand for).
+
+    weight: (outputs, inputs). Zeros cover the whole range, 0 included.
+    """
+    num_inputs, bits = weight.shape[1], packing.bits
+    size = packing.group_size if packing.group_size > 0 else num_inputs
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.arange(num_inputs) // size
+    if packing.act_order and packing.method == "gptq":
+        groups = groups[torch.randperm(num_inputs, generator=generator)]
+    num_groups, top = int(groups.max()) + 1, 2**bits - 1
+    scales = torch.empty(num_groups, len(weight))
+    zeros = torch.empty(num_groups, len(weight), dtype=torch.int64)
+    codes = torch.empty(num_inputs, len(weight), dtype=torch.int64)
+    for g in range(num_groups):
+        members = groups == g
+        low, high = weight[:, members].aminmax(dim=1)
+        scale = ((high - low) / top).half().float()
+        zero = (-low / scale).round().clamp(0, top)
+        scales[g], zeros[g] = scale, zero.long()
+        values = (weight[:, members] / scale[:, None]).round() + zero[:, None]
+        codes[members] = values.clamp(0, top).long().t()
+    dense = (scales[groups] * (codes - zeros[groups]).float()).t()
+    tensors = {f"{name}.scales": scales.half()}
+    if packing.method == "awq":
+        tensors[f"{name}.qweight"] = _pack_awq(codes)
+        tensors[f"{name}.qzeros"] = _pack_awq(zeros)
+        return tensors, dense
+    stored = zeros if packing.version == 2 else (zeros - 1) % (top + 1)
+    tensors[f"{name}.qweight"] = _pack_bits(codes.t(), bits).t()
+    tensors[f"{name}.qzeros"] = _pack_bits(stored, bits)
+    tensors[f"{name}.g_idx"] = groups.int()
+    return tensors, dense
+
+
+def quantize(
+    tensors: Tensors, pattern: str, packing: Packing, divisors: Mapping[str, str] | None = None
+) -> tuple[Tensors, Tensors]:
+    """A checkpoint's quantised and dense tensors; ``pattern`` picks modules by full name.
+
+    ``divisors`` maps a module pattern to the module name (with its groups) whose ``scales`` divide
+    the inputs.
+    """
+    packed, dense = dict(tensors), dict(tensors)
+    for seed, key in enumerate(sorted(tensors)):
+        name = key.removesuffix(".weight")
+        if name == key or not re.fullmatch(pattern, name):
+            continue
+        weight = tensors[key]
+        del packed[key]
+        layer, expanded = pack_layer(name, weight, packing, seed)
+        packed.update(layer)
+        for module, scaled in (divisors or {}).items():
+            match = re.fullmatch(module, name)
+            if match:
+                factors = torch.rand(weight.shape[1]) + 0.5
+                packed[f"{match.expand(scaled)}.scales"] = factors
+                expanded = expanded / factors
+        dense[key] = expanded
+    return packed, dense
+
+
+def _pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """(rows, columns) codes as rows of int32: one little-endian string of bits per row."""
+    single = (codes.numpy()[..., None] >> np.arange(bits)) & 1
+    packed = np.packbits(single.reshape(len(codes), -1).astype(np.uint8), axis=1, bitorder="little")
+    return torch.from_numpy(packed.view("<i4").copy())
+
+
+def _pack_awq(codes: Tensor) -> Tensor:
+    """(rows, columns) 4-bit codes, eight columns to an int32 in AWQ's order."""
+    eights = codes.numpy().reshape(len(codes), -1, 8)[:, :, list(AWQ_ORDER)]
+    return _pack_bits(torch.from_numpy(eights.reshape(len(codes), -1).copy()), 4)
