@@ -1,0 +1,50 @@
+"""From settings to how weights are held: device, dtype and scheme of the linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from atoll.config import Settings
+from atoll.errors import ConfigError
+from atoll.weights.load import LoadOptions
+
+
+def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
+    """``raw``: the checkpoint's config.json, whose dtype a GPU keeps.
+
+    Raises:
+        ConfigError: a device that is not there.
+    """
+    device = _device(settings.device)
+    if settings.dtype in ("int8", "int4"):
+        return LoadOptions(_fast_dtype(device, raw), device, settings.dtype)
+    if settings.dtype == "auto":
+        return LoadOptions(_fast_dtype(device, raw), device)
+    if settings.dtype == "default":
+        default = torch.float32 if device.type == "cpu" else _fast_dtype(device, raw)
+        return LoadOptions(default, device)
+    return LoadOptions(getattr(torch, settings.dtype), device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device is {name!r}; torch sees no GPU")
+    return torch.device(name)
+
+
+def _fast_dtype(device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:
+    """The fastest dtype that keeps the checkpoint's quality."""
+    if device.type == "cpu":
+        # Without bf16 instructions bfloat16 is emulated, and slower than float32.
+        has_bf16 = torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    named = str(raw.get("dtype") or raw.get("torch_dtype") or "float16")
+    dtype = getattr(torch, named, torch.float16)
+    if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float16
