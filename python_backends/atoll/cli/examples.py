@@ -1,0 +1,37 @@
+"""One request per task that a user can paste into a shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.catalogue import ServedModel
+
+_EMBED = {
+    "inputs": [
+        {
+            "name": "text_input",
+            "shape": [2, 1],
+            "datatype": "BYTES",
+            "data": ["A man is eating food.", "A man is eating a piece of bread."],
+        }
+    ]
+}
+_GENERATE = {
+    "text_input": "The capital of France is",
+    "parameters": {"temperature": 0, "max_tokens": 8},
+}
+_REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "embed": ("infer", _EMBED),
+    "generate": ("generate", _GENERATE),
+}
+
+
+def example(model: ServedModel, http_url: str) -> str:
+    """A curl command that asks the model something; for tensors unknown to us, its metadata."""
+    url = f"{http_url}/v2/models/{model.name}"
+    if model.task is None or model.task not in _REQUESTS:
+        return f"curl -s {url}"
+    route, body = _REQUESTS[model.task]
+    return f"curl -s {url}/{route} -d '{json.dumps(body)}'"

@@ -1,0 +1,162 @@
+"""``atoll serve``: any number of models in one server, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from atoll.catalogue import read_model
+from atoll.cli.choose import choose
+from atoll.cli.examples import example
+from atoll.cli.flags import with_settings
+from atoll.errors import NotReady
+from atoll.launcher import ServerOptions, ServerProcess
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@with_settings
+def serve(
+    *,
+    model_id: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder of a checkpoint, hub id, or name of a catalogue entry; may be repeated. "
+            "Without it: the two embedded models.",
+            envvar="MODEL_ID",
+        ),
+    ] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Serve every entry of an existing model repository.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")
+    ] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(help="KServe over HTTP.", envvar="HTTP_PORT")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="KServe over gRPC.", envvar="GRPC_PORT")] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(help="Prometheus metrics.", envvar="METRICS_PORT")
+    ] = 8002,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server", "--tritonserver",
+            help="A tritonserver to run instead of the wheel's: its path, "
+            "or 'system' for the one on PATH.",
+            envvar="TRITONSERVER",
+        ),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Write the server's whole log here.")
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show everything the server logs.")
+    ] = False,
+    startup_timeout: Annotated[
+        float, typer.Option(help="Seconds until every model answers.")
+    ] = 900,
+    exit_timeout: Annotated[
+        int, typer.Option(help="Seconds that requests in flight get when stopping.")
+    ] = 10,
+    watch_interval: Annotated[
+        float,
+        typer.Option(help="Seconds between the requests that find crashed models; 0: never."),
+    ] = 15,
+    settings: dict[str, str],
+) -> None:  # fmt: skip
+    """Serve models until Ctrl-C. Settings below hold for every model of this server."""
+    log = Console(stderr=True, soft_wrap=True)
+    choice = choose(model_id or [], repository, settings)
+    process = ServerProcess(
+        ServerOptions(
+            entries=choice.entries,
+            repository=choice.repository,
+            names=choice.names,
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            server=server,
+            log_file=log_file,
+            verbose=verbose,
+            startup_timeout_s=startup_timeout,
+            exit_timeout_s=exit_timeout,
+            watch_interval_s=watch_interval,
+        ),
+        show=lambda line: log.print(f"[triton] {line}", markup=False, highlight=False, style="dim"),
+    )
+    with _stoppable(process, log):
+        _run(process, log)
+
+
+def _run(process: ServerProcess, log: Console) -> None:
+    try:
+        process.start()
+        names = ", ".join(model.name for model in process.models)
+        with log.status(f"starting tritonserver with {names}"):
+            _wait_ready(process)
+        _announce(process, Console())
+        code = process.wait()
+        raise NotReady(f"the server ended with status {code}\n{process.log_tail()}")
+    finally:
+        process.stop()
+
+
+def _wait_ready(process: ServerProcess) -> None:
+    try:
+        process.wait_ready()
+    except NotReady as error:
+        hint = "" if process.options.verbose else "\n--verbose shows everything the server logs"
+        raise NotReady(f"{error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _stoppable(process: ServerProcess, log: Console) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM, SIGHUP) stops the server, the second kills it."""
+    is_stopping = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping:
+            process.kill()
+            return
+        is_stopping = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.print("stopped", style="dim")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announce(process: ServerProcess, out: Console) -> None:
+    """What is served, where, and how to ask it."""
+    table = Table(title=f"Atoll, ready after {process.startup_s:.1f} s", title_justify="left")
+    for column in ("model", "task", "architecture", "checkpoint"):
+        table.add_column(column, overflow="fold")
+    for model in process.models:
+        folder = process.checkpoints.get(model.name)
+        kind = read_model(folder, task=model.task).architecture if folder else ""
+        table.add_row(model.name, model.task or "not ours", kind, model.model_id or "")
+    out.print(table)
+    lines = [
+        f"HTTP     {process.http_url}",
+        f"gRPC     {process.grpc_url}",
+        f"metrics  {process.metrics_url}",
+        *(f"\n{example(model, process.http_url)}" for model in process.models),
+        "\nCtrl-C stops everything.",
+    ]
+    # Not through the console: it would wrap and colour what people copy.
+    print("\n".join(lines), flush=True)
