@@ -1,0 +1,58 @@
+# Everything runs in .venv, which is made once and again when the requirements change.
+#   make serve ARGS="--model-id ./checkpoint"     make test ARGS="tests/unit -x"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+REQUIREMENTS := pyproject.toml requirements/embedded.txt
+ARGS ?=
+
+.PHONY: help serve test lint format type clean
+
+help:
+	@echo "make serve    install into $(VENV) and serve the two embedded models"
+	@echo "make test     install the test tools and run every test"
+	@echo "make lint     ruff and mypy;  make type: mypy alone;  make format: ruff format"
+	@echo "make clean    remove $(VENV) and caches"
+
+serve: $(VENV)/.installed
+	@$(BIN)/atoll serve $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-lint type
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.installed-lint
+	$(BIN)/mypy python_backends/atoll kernels/atoll_kernels client/atoll_client
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 12) else "Atoll needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: the second call of make installs nothing.
+$(VENV)/.installed: $(BIN)/python $(REQUIREMENTS)
+	@echo "installing into $(VENV); the first time takes minutes, most of it torch"
+	$(PIP) install --editable '.[server]'
+	$(PIP) install --no-deps --requirement requirements/embedded.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed client/pyproject.toml
+	$(PIP) install --editable '.[server,test]' --editable ./client
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(PIP) install --editable '.[server,test,lint]'
+	@touch $@
