@@ -25,6 +25,8 @@ PUBLISHED = {
     "facebook__galactica-30b": 29_968_103_424,
     "facebook__opt-125m": 125_239_296,
     "facebook__opt-350m": 331_196_416,
+    "google__flan-t5-base": 247_577_856,
+    "google__flan-t5-xxl": 11_135_332_352,
     "huggyllama__llama-7b": 6_738_415_616,
     "llama_rope_dynamic": 6_738_415_616,
     "llama_rope_linear": 6_738_415_616,

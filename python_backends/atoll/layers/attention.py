@@ -27,6 +27,30 @@ class PackedBatch:
 
 
 @dataclass(frozen=True)
+class CrossBatch:
+    """Where the keys and values of each sequence's encoder output live, for cross-attention.
+
+    block_table: (num_seqs, max_blocks) int32. seq_lens: (num_seqs,) int32, encoder tokens.
+    """
+
+    block_table: Tensor
+    seq_lens: Tensor
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """Inputs of an encoder-decoder's encoder, and where the cross-attention keys and values go.
+
+    packed: the new inputs, concatenated. slot_mapping: (tokens,) int64. kv_cache: the decoder's,
+    in blocks that belong to the encoder's outputs alone.
+    """
+
+    packed: PackedBatch
+    slot_mapping: Tensor
+    kv_cache: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True)
 class PagedBatch:
     """New tokens of several sequences, and where their keys and values live.
 
@@ -37,6 +61,7 @@ class PagedBatch:
     max_position: the largest position in the batch, known on the host.
     prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
         dynamic rope scaling looks at it. None: prompts are not split.
+    cross: for an encoder-decoder, whose ``encode`` has run for every sequence of the batch.
     """
 
     input_ids: Tensor
@@ -48,6 +73,7 @@ class PagedBatch:
     kv_cache: tuple[tuple[Tensor, Tensor], ...]
     max_position: int
     prompt_lens: Tensor | None = None
+    cross: CrossBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -67,18 +93,27 @@ class CacheSpec:
 class PackedAttention(nn.Module):
     """Bidirectional attention inside each packed sequence."""
 
-    def __init__(self, num_heads: int, head_dim: int, alibi_slopes: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        alibi_slopes: Tensor | None = None,
+        scale: float | None = None,
+    ) -> None:
         super().__init__()
         self.num_heads, self.head_dim = num_heads, head_dim
+        self.scale = head_dim**-0.5 if scale is None else scale
         self.alibi_slopes = alibi_slopes
 
-    def forward(self, qkv: Tensor, batch: PackedBatch) -> Tensor:
+    def forward(
+        self, qkv: Tensor, batch: PackedBatch, relative_bias: Tensor | None = None
+    ) -> Tensor:
         """qkv: (tokens, 3 * num_heads * head_dim), [q; k; v] -> (tokens, num_heads * head_dim)."""
         q, k, v = qkv.view(-1, 3, self.num_heads, self.head_dim).unbind(1)
         self.alibi_slopes = _on(self.alibi_slopes, q.device)
         out = kernels.varlen_attention(
             q, k, v, batch.cu_seqlens, batch.cu_seqlens,
-            scale=self.head_dim**-0.5, alibi_slopes=self.alibi_slopes,
+            scale=self.scale, alibi_slopes=self.alibi_slopes, relative_bias=relative_bias,
         )  # fmt: skip
         return out.flatten(1)
 
@@ -133,6 +168,20 @@ class PagedAttention(nn.Module):
             relative_bias=relative_bias,
         )  # fmt: skip
         return out.flatten(1)
+
+    def cross(self, q: Tensor, batch: PagedBatch) -> Tensor:
+        """Attention to the encoder's outputs, which ``write`` put there; shapes as in forward."""
+        assert batch.cross is not None, "an encoder-decoder needs cross"
+        k_cache, v_cache = batch.kv_cache[self.layer]
+        out = kernels.paged_attention(
+            q, k_cache, v_cache, batch.cross.block_table, batch.cu_seqlens_q, batch.cross.seq_lens,
+            scale=self.scale, causal=False,
+        )  # fmt: skip
+        return out.flatten(1)
+
+    def write(self, k: Tensor, v: Tensor, batch: EncoderInput) -> None:
+        """Stores keys and values of encoder outputs; mutates the layer's cache."""
+        kernels.write_kv(k, v, *batch.kv_cache[self.layer], batch.slot_mapping)
 
 
 def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:

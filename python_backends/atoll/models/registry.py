@@ -32,11 +32,13 @@ DECODERS: Mapping[str, str] = {
     "mixformer-sequential": "phi",
     "mixtral": "mixtral",
     "mpt": "mpt",
+    "mt5": "t5",
     "opt": "opt",
     "phi": "phi",
     "phi-msft": "phi",
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
+    "t5": "t5",
 }
 # config.json architectures[0] -> file, for repositories whose model_type says something else.
 ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
@@ -96,6 +98,9 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
 
 def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
     module = architecture(checkpoint.raw, table)
+    refused = getattr(module.Model, "unsupported_dtypes", ())
+    if options.dtype in refused:
+        raise ConfigError(f"{checkpoint.folder}: {options.dtype} would overflow; use bfloat16")
     model = build(module, checkpoint.raw)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
     options = replace(options, quantization=quantization)

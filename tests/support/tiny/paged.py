@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atoll.layers import PagedBatch
+from atoll.layers import PackedBatch, PagedBatch
+from atoll.layers.attention import CrossBatch, EncoderInput
 
 
 class PagedRunner:
@@ -32,6 +33,27 @@ class PagedRunner:
         )
         self._free = list(range(num_blocks))
         random.Random(0).shuffle(self._free)
+        self.cross_tables: dict[str, list[int]] = {}
+        self.cross_lengths: dict[str, int] = {}
+
+    @torch.inference_mode()
+    def encode(self, inputs: Mapping[str, Sequence[int]]) -> None:
+        """Runs the encoder of an encoder-decoder for new sequences, packed."""
+        ids: list[int] = []
+        slots: list[int] = []
+        starts = [0]
+        for name, tokens in inputs.items():
+            count = -(-len(tokens) // self.block_size)
+            blocks = self.cross_tables[name] = [self._free.pop() for _ in range(count)]
+            self.cross_lengths[name] = len(tokens)
+            size = self.block_size
+            slots += [blocks[i // size] * size + i % size for i in range(len(tokens))]
+            ids += tokens
+            starts.append(len(ids))
+        positions = torch.cat([torch.arange(len(tokens)) for tokens in inputs.values()])
+        cu_seqlens = torch.tensor(starts, dtype=torch.int32)
+        packed = PackedBatch(torch.tensor(ids), positions, cu_seqlens)
+        self.model.encode(EncoderInput(packed, torch.tensor(slots), self.kv_cache))
 
     @torch.inference_mode()
     def step(
@@ -56,8 +78,10 @@ class PagedRunner:
             ids += tokens
             self.lengths[name] = first + len(tokens)
             starts.append(len(ids))
-        width = max(len(self.tables[name]) for name in chunks)
-        table = [self.tables[n] + [-1] * (width - len(self.tables[n])) for n in chunks]
+        cross = None
+        if self.cross_tables:
+            encoded = torch.tensor([self.cross_lengths[n] for n in chunks], dtype=torch.int32)
+            cross = CrossBatch(_table([self.cross_tables[n] for n in chunks]), encoded)
         lengths = [self.lengths[n] for n in chunks]
         whole = [max(n, (prompts or {}).get(k, 0)) for k, n in zip(chunks, lengths, strict=True)]
         hidden = self.model(
@@ -67,11 +91,19 @@ class PagedRunner:
                 slot_mapping=torch.tensor(slots),
                 cu_seqlens_q=torch.tensor(starts, dtype=torch.int32),
                 seq_lens=torch.tensor(lengths, dtype=torch.int32),
-                block_table=torch.tensor(table, dtype=torch.int32),
+                block_table=_table([self.tables[n] for n in chunks]),
                 kv_cache=self.kv_cache,
                 max_position=max(positions),
                 prompt_lens=torch.tensor(whole, dtype=torch.int32),
+                cross=cross,
             )
         )
         logits = self.model.logits(hidden)
         return {n: logits[starts[i] : starts[i + 1]] for i, n in enumerate(chunks)}
+
+
+def _table(rows: list[list[int]]) -> Tensor:
+    """Block tables of unequal length, padded with -1, (rows, blocks) int32."""
+    width = max(len(row) for row in rows)
+    padded = [row + [-1] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.int32)
