@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from atoll.engine.scheduler import ScheduledSequence
-from atoll.layers import PagedBatch
+from atoll.engine.blocks import BlockTable
+from atoll.engine.request import Sequence as Running
+from atoll.layers import PackedBatch, PagedBatch
+from atoll.layers.attention import CrossBatch, EncoderInput
 
 Ints = npt.NDArray[np.int64]
 
@@ -43,9 +46,8 @@ def build_batch(
     np.cumsum(counts, out=cu_seqlens[1:])
     owners = np.repeat(np.arange(len(plan)), counts)
     positions = np.arange(cu_seqlens[-1]) - (cu_seqlens[:-1] - computed)[owners]
-    table = _block_table(plan)
-    slots = table[owners, positions // block_size].astype(np.int64) * block_size
-    slots += positions % block_size
+    table = _block_table([item.sequence.table for item in plan])
+    slots = _slots(table, owners, positions, block_size)
     lengths = computed + counts
     paged = PagedBatch(
         input_ids=_tensor(_input_ids(plan), device),
@@ -57,8 +59,40 @@ def build_batch(
         kv_cache=kv_cache,
         max_position=int(lengths.max()) - 1,
         prompt_lens=_tensor(_text_lengths(plan), device),
+        cross=_cross(plan, device),
     )
     return StepBatch(paged, _tensor(_sampled_rows(plan, cu_seqlens), device))
+
+
+def build_encoder_input(
+    sequences: Sequence[Running],
+    kv_cache: tuple[tuple[Tensor, Tensor], ...],
+    block_size: int,
+    device: torch.device,
+) -> EncoderInput:
+    """The encoder inputs of new sequences, packed; their blocks are in ``cross_table``."""
+    inputs = [sequence.request.encoder_ids for sequence in sequences]
+    counts = np.array([len(ids) for ids in inputs], np.int64)
+    cu_seqlens = np.zeros(len(inputs) + 1, np.int64)
+    np.cumsum(counts, out=cu_seqlens[1:])
+    owners = np.repeat(np.arange(len(inputs)), counts)
+    positions = np.arange(cu_seqlens[-1]) - cu_seqlens[:-1][owners]
+    table = _block_table([sequence.cross_table for sequence in sequences])
+    packed = PackedBatch(
+        input_ids=_tensor(np.concatenate(inputs).astype(np.int64), device),
+        positions=_tensor(positions, device),
+        cu_seqlens=_tensor(cu_seqlens.astype(np.int32), device),
+    )
+    slots = _slots(table, owners, positions, block_size)
+    return EncoderInput(packed, _tensor(slots, device), kv_cache)
+
+
+def _cross(plan: Sequence[ScheduledSequence], device: torch.device) -> CrossBatch | None:
+    lengths = np.array([len(item.sequence.request.encoder_ids) for item in plan], np.int32)
+    if not lengths.any():
+        return None
+    table = _block_table([item.sequence.cross_table for item in plan])
+    return CrossBatch(_tensor(table, device), _tensor(lengths, device))
 
 
 def _input_ids(plan: Sequence[ScheduledSequence]) -> Ints:
@@ -70,12 +104,18 @@ def _input_ids(plan: Sequence[ScheduledSequence]) -> Ints:
     return np.array(ids, np.int64)
 
 
-def _block_table(plan: Sequence[ScheduledSequence]) -> npt.NDArray[np.int32]:
-    width = max(len(item.sequence.table) for item in plan)
-    table = np.zeros((len(plan), width), np.int32)
-    for row, item in zip(table, plan, strict=True):
-        row[: len(item.sequence.table)] = item.sequence.table.blocks
-    return table
+def _block_table(tables: Sequence[BlockTable]) -> npt.NDArray[np.int32]:
+    rows = np.zeros((len(tables), max(len(table) for table in tables)), np.int32)
+    for row, table in zip(rows, tables, strict=True):
+        row[: len(table)] = table.blocks
+    return rows
+
+
+def _slots(
+    table: npt.NDArray[np.int32], owners: Ints, positions: Ints, block_size: int
+) -> npt.NDArray[np.int64]:
+    """Where the tokens at ``positions`` of the sequences ``owners`` go in the cache."""
+    return table[owners, positions // block_size] * np.int64(block_size) + positions % block_size
 
 
 def _text_lengths(plan: Sequence[ScheduledSequence]) -> npt.NDArray[np.int32]:

@@ -130,7 +130,8 @@ class Request:
     """One prompt.
 
     adapter_id: LoRA adapter, None for the base model. session_id: conversation whose KV blocks are
-    taken over and kept. grammar: a compiled grammar of ``engine.grammar``.
+    taken over and kept. grammar: a compiled grammar of ``engine.grammar``. encoder_ids: the input of
+    an encoder-decoder, whose prompt is the decoder's start token.
     """
 
     request_id: str
@@ -140,19 +141,24 @@ class Request:
     adapter_id: str | None = None
     session_id: str | None = None
     grammar: Any = None
+    encoder_ids: tuple[int, ...] = ()
     arrival: float = field(default_factory=time.monotonic)
 
     @property
     def cache_root(self) -> Hashable:
-        """Prefixes are shared only below the same root: adapters change keys and values."""
-        return self.adapter_id
+        """Prefixes are shared only below the same root: adapters change keys and values.
+
+        So does the encoder's input, for the decoder's.
+        """
+        return (self.adapter_id, self.encoder_ids) if self.encoder_ids else self.adapter_id
 
 
 class Sequence:
     """A request on its way: its tokens, how many of them are in the cache, and where.
 
     token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.
-    draft: guessed next tokens, to be verified by the next step.
+    draft: guessed next tokens, to be verified by the next step. cross_table: the blocks of the
+    encoder's keys and values, which the first step of an encoder-decoder's sequence computes.
     """
 
     def __init__(self, request: Request) -> None:
@@ -163,6 +169,8 @@ class Sequence:
         self.num_cached_tokens = 0
         self.draft: list[int] = []
         self.table = BlockTable(request.cache_root)
+        self.cross_table = BlockTable()
+        self.is_encoded = not request.encoder_ids
         self.prompt_logprobs: list[Token] = []
         self.matcher: Any = None
         self.scheduled: float | None = None
@@ -191,6 +199,7 @@ class Sequence:
     def outcome(self, reason: FinishReason) -> Outcome:
         """What the sink is told at the end."""
         timing = Timing(self.request.arrival, self.scheduled, self.first_token, time.monotonic())
+        num_input_tokens = len(self.request.encoder_ids) or self.num_prompt_tokens
         return Outcome(
-            reason, self.num_prompt_tokens, self.num_cached_tokens, self.num_output_tokens, timing
+            reason, num_input_tokens, self.num_cached_tokens, self.num_output_tokens, timing
         )

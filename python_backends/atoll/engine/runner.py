@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from atoll.engine.batch import StepBatch, build_batch
+from atoll.engine.batch import StepBatch, build_batch, build_encoder_input
 from atoll.engine.scheduler import ScheduledSequence
-from atoll.layers.attention import CacheSpec, PagedBatch
+from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
 
 
 class Decoder(Protocol):
@@ -25,6 +25,12 @@ class Decoder(Protocol):
     def logits(self, hidden: Tensor) -> Tensor: ...
 
     def cache_spec(self) -> CacheSpec: ...
+
+
+class EncoderDecoder(Decoder, Protocol):
+    """What it offers if requests have ``encoder_ids``: ``encode`` runs before their first step."""
+
+    def encode(self, batch: EncoderInput) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,10 @@ class Runner:
     @torch.inference_mode()
     def forward(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
         """Computes the plan's new tokens; mutates the cache."""
+        fresh = [item.sequence for item in plan if not item.sequence.is_encoded]
+        if fresh:
+            model = cast(EncoderDecoder, self.model)
+            model.encode(build_encoder_input(fresh, self.kv_cache, self.block_size, self.device))
         batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
         hidden = self.model(batch.paged)
         return StepOutput(hidden, self.model.logits(hidden[batch.rows]))

@@ -85,6 +85,7 @@ class Scheduler:
     def advance(self, sequence: Sequence, num_computed: int) -> None:
         """Records that so many more tokens are in the cache, and what can be shared or freed."""
         sequence.num_computed_tokens += num_computed
+        sequence.is_encoded = True
         computed, table = sequence.num_computed_tokens, sequence.table
         self.blocks.commit(table, sequence.token_ids, computed)
         if self.limits.sliding_window is not None:
@@ -97,27 +98,26 @@ class Scheduler:
         session = sequence.request.session_id
         if session is not None and sequence.num_computed_tokens:
             self.parking.park(session, sequence)
-        else:
-            self.blocks.release(sequence.table)
+        self._release(sequence)
 
     def drop(self, sequence: Sequence) -> None:
         """Removes a sequence that ends without an answer."""
         self._remove(sequence)
-        self.blocks.release(sequence.table)
+        self._release(sequence)
 
     def reset(self, blocks: BlockManager) -> None:
         """Starts over with an empty cache; running sequences are computed again."""
         for sequence in [*self.running, *self.waiting]:
-            self.blocks.release(sequence.table)
-            sequence.num_computed_tokens = 0
+            self._release(sequence)
         self.waiting.extendleft(reversed(self.running))
         self.running.clear()
         self.blocks, self.parking = blocks, Parking(blocks)
 
     def check_integrity(self) -> None:
         """Asserts that no block is lost, and that no sequence waits with blocks."""
-        tables = [s.table for s in self.running] + self.parking.tables()
-        assert all(len(s.table) == 0 for s in self.waiting)
+        tables = [t for s in self.running for t in (s.table, s.cross_table)]
+        tables += self.parking.tables()
+        assert all(len(s.table) == len(s.cross_table) == 0 for s in self.waiting)
         self.blocks.check_integrity(tables)
 
     def _decode(
@@ -147,11 +147,19 @@ class Scheduler:
         return count
 
     def _admit(self, budget: int, plan: list[ScheduledSequence]) -> None:
-        """Starts waiting sequences, first come first served."""
+        """Starts waiting sequences, first come first served.
+
+        An encoder's input cannot be split: one that exceeds the budget has a step of its own.
+        """
+        whole_budget = budget
         while self.waiting and budget > 0 and self._is_admission_due():
             sequence = self.waiting[0]
+            num_encoder_tokens = len(sequence.request.encoder_ids)
+            if num_encoder_tokens > budget and budget < whole_budget:
+                return
             if not self._open(sequence):
                 return
+            budget = max(budget - num_encoder_tokens, 1)
             self.waiting.popleft()
             self.running.append(sequence)
             if sequence.scheduled is None:
@@ -179,13 +187,15 @@ class Scheduler:
             found = found or self.blocks.share_prefix(sequence.table, sequence.token_ids)
         sequence.num_computed_tokens = found
         # Running sequences grow: without a block for each, the newcomer would be preempted at once.
+        encoder_ids = sequence.request.encoder_ids
         needed = self._num_blocks_at_once(sequence) - len(sequence.table) + len(self.running)
+        needed += self.blocks.num_blocks_for(len(encoder_ids))
         while needed > self.blocks.num_free and self.parking.evict():
             continue
         if needed <= self.blocks.num_free:
+            self.blocks.grow(sequence.cross_table, len(encoder_ids))
             return True
-        self.blocks.release(sequence.table)
-        sequence.num_computed_tokens = 0
+        self._release(sequence)
         return False
 
     def _num_blocks_at_once(self, sequence: Sequence) -> int:
@@ -216,10 +226,16 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self.blocks.release(sequence.table)
-        sequence.num_computed_tokens = 0
+        self._release(sequence)
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        """Gives back all of a sequence's blocks; what they held is computed again if need be."""
+        self.blocks.release(sequence.table)
+        self.blocks.release(sequence.cross_table)
+        sequence.num_computed_tokens = 0
+        sequence.is_encoded = not sequence.request.encoder_ids
 
     def _remove(self, sequence: Sequence) -> None:
         if sequence in self.running:

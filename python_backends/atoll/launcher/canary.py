@@ -22,7 +22,12 @@ from atoll.serving.wire import WIRES, TensorSpec, Wire
 
 _TEXT = b"Is anybody there?"
 # Optional inputs that keep the request small, by task.
-_EXTRA = {"generate": {"sampling_parameters": json.dumps({"max_tokens": 1}).encode()}}
+_EXTRA = {
+    "generate": {
+        "text_input": _TEXT,
+        "sampling_parameters": json.dumps({"max_tokens": 1}).encode(),
+    }
+}
 
 
 class Probe:

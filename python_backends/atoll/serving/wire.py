@@ -26,6 +26,10 @@ class TensorSpec:
     optional: bool = False
 
 
+# Every task answers questions about the model itself: see serving.control.
+CONTROL = TensorSpec("control", "STRING", (-1,))
+
+
 @dataclass(frozen=True)
 class Wire:
     """What goes in and out of a model of one task.
@@ -45,15 +49,17 @@ EMBED = Wire(
     outputs=(
         TensorSpec("embedding", "FP32", ("embedding",)),
         TensorSpec("num_input_tokens", "UINT32", (1,)),
+        CONTROL,
     ),
     max_batch_size=256,
 )
 
-# vllm_backend's names, then our own from ``stop`` on. Lists are tensors since Triton's /generate
+# vllm_backend's names, then our own from ``return_token_ids`` on. One of text_input, messages and
+# input_ids has to be there. Lists are tensors since Triton's /generate
 # takes only scalars as parameters.
 GENERATE = Wire(
     inputs=(
-        TensorSpec("text_input", "STRING", (1,)),
+        TensorSpec("text_input", "STRING", (1,), optional=True),
         TensorSpec("stream", "BOOL", (1,), optional=True),
         TensorSpec("sampling_parameters", "STRING", (1,), optional=True),
         TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
@@ -62,6 +68,8 @@ GENERATE = Wire(
         TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
         TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
         TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
+        TensorSpec("return_token_ids", "BOOL", (1,), optional=True),
+        TensorSpec("return_prompt_logprobs", "BOOL", (1,), optional=True),
         TensorSpec("stop", "STRING", (-1,), optional=True),
         TensorSpec("messages", "STRING", (1,), optional=True),
         TensorSpec("tools", "STRING", (1,), optional=True),
@@ -75,6 +83,9 @@ GENERATE = Wire(
         TensorSpec("num_input_tokens", "UINT32", (-1,)),
         TensorSpec("num_output_tokens", "UINT32", (-1,)),
         TensorSpec("token_ids", "INT32", (-1,)),
+        TensorSpec("prompt_logprobs", "STRING", (-1,)),
+        TensorSpec("stop_reason", "STRING", (-1,)),
+        CONTROL,
     ),
     decoupled=True,
 )

@@ -24,7 +24,7 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """A compiled template. ``source`` may define named variants; "default" and "tool_use" are used."""
+    """A compiled template. Of named variants, "default" and "tool_use" are used."""
 
     def __init__(self, variants: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -79,13 +79,14 @@ class ChatTemplate:
 
 
 def _checked(index: int, message: Any) -> dict[str, Any]:
-    """A message with text content; a list of text parts is joined, as most templates expect text."""
+    """A message whose content is text: a list of text parts is joined, as templates expect."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise ValidationError(f"messages[{index}] is {message!r}; expected an object with a role")
     content = message.get("content")
     if isinstance(content, list):
-        texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
-        if len(texts) != len(content) or not all(isinstance(t, str) for t in texts):
+        parts = [p for p in content if isinstance(p, dict) and p.get("type") == "text"]
+        texts = [p["text"] for p in parts if isinstance(p.get("text"), str)]
+        if len(texts) != len(content):
             raise ValidationError(f"messages[{index}].content: only parts of type text are allowed")
         return {**message, "content": "".join(texts)}
     if content is not None and not isinstance(content, str):

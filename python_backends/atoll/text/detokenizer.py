@@ -39,10 +39,11 @@ class Detokenizer:
             new = text[len(self._given) :]
             self._forget(text)
             return new
-        certain = text.rstrip(_REPLACEMENT)
         if len(self._ids) - self._num_read >= _LONGEST_CHARACTER:
-            certain = text  # no character is that long: the bytes are not text
-        return self._give(certain)
+            new = self._give(text)  # no character is that long: the bytes are not text
+            self._forget(text)
+            return new
+        return self._give(text.rstrip(_REPLACEMENT))
 
     def finish(self) -> str:
         """What was held back: bytes that never became a character show as U+FFFD."""

@@ -65,7 +65,8 @@ def _core(folder: Path) -> RustTokenizer:
         from transformers import AutoTokenizer
 
         slow = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-        return slow.backend_tokenizer
+        core: RustTokenizer = slow.backend_tokenizer
+        return core
     except Exception as error:
         raise ConfigError(f"{folder}: no tokenizer can be read: {error}") from error
 

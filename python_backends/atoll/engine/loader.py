@@ -1,0 +1,112 @@
+"""A checkpoint as a running engine: weights, cache, sampler, limits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from atoll.config import Settings
+from atoll.engine.core import EngineCore
+from atoll.engine.engine import Engine
+from atoll.engine.memory import num_cache_blocks
+from atoll.engine.runner import Decoder, Runner
+from atoll.engine.sampler import Sampler
+from atoll.engine.sampler.processors import Processors
+from atoll.engine.sampler.watermark import Watermark
+from atoll.engine.scheduler import SchedulerLimits
+from atoll.errors import ConfigError
+from atoll.models.options import load_options
+from atoll.models.registry import Checkpoint, load_decoder
+
+logger = logging.getLogger(__name__)
+
+# Prompt tokens in a step in which others decode: a tenth of a second on a CPU, less on a GPU.
+_MIXED_PREFILL = {"cpu": 128, "cuda": 1024}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for. max_total_tokens: prompt and answer."""
+
+    max_input_tokens: int
+    max_total_tokens: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine that is not started yet, and what fits into it."""
+
+    engine: Engine
+    core: EngineCore
+    limits: Limits
+
+
+def load_engine(
+    settings: Settings, folder: Path, on_step: Callable[[], None] = lambda: None
+) -> LoadedEngine:
+    """Reads the weights, sizes the cache and runs one prompt to warm up.
+
+    Raises:
+        ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
+    """
+    checkpoint = Checkpoint.open(folder)
+    options = load_options(settings, checkpoint.raw)
+    model = load_decoder(checkpoint, options)
+    config: Any = model.config
+    decoder = cast(Decoder, model)
+    spec = decoder.cache_spec()
+    num_blocks = num_cache_blocks(
+        settings, spec, options.dtype, options.device, config.max_positions
+    )
+    runner = Runner(decoder, num_blocks, settings.block_size, options.device, options.dtype)
+    watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
+    core = EngineCore(
+        runner,
+        Sampler(Processors(watermark)),
+        _scheduler_limits(settings, options.device, spec.sliding_window),
+        prefix_caching=settings.prefix_caching,
+    )
+    engine = Engine(
+        core,
+        max_concurrent_requests=settings.max_concurrent_requests,
+        session_timeout_s=settings.session_timeout_s,
+        on_step=on_step,
+    )
+    limits = _limits(settings, num_blocks * settings.block_size, config)
+    logger.info(
+        "%s: %s on %s, KV cache of %d blocks of %d tokens, %s",
+        folder.name, options.dtype, options.device, num_blocks, settings.block_size, limits,
+    )  # fmt: skip
+    return LoadedEngine(engine, core, limits)
+
+
+def _limits(settings: Settings, capacity: int, config: Any) -> Limits:
+    if settings.max_total_tokens and settings.max_total_tokens > config.max_positions:
+        raise ConfigError(
+            f"max_total_tokens is {settings.max_total_tokens}; "
+            f"the model has {config.max_positions} positions"
+        )
+    total = settings.max_total_tokens or min(capacity, config.max_positions)
+    longest = settings.max_input_tokens or total - 1
+    if longest >= total:
+        raise ConfigError(f"max_input_tokens is {longest}; max_total_tokens is {total}")
+    return Limits(longest, total, config.vocab_size)
+
+
+def _scheduler_limits(
+    settings: Settings, device: torch.device, sliding_window: int | None
+) -> SchedulerLimits:
+    return SchedulerLimits(
+        max_batch_size=settings.max_batch_size,
+        max_batch_prefill_tokens=settings.max_batch_prefill_tokens,
+        max_mixed_prefill_tokens=_MIXED_PREFILL.get(device.type, 1024),
+        waiting_served_ratio=settings.waiting_served_ratio,
+        max_waiting_tokens=settings.max_waiting_tokens,
+        sliding_window=sliding_window,
+    )

@@ -1,0 +1,159 @@
+"""The thread that sends: the engine's thread never waits for a client or for Triton.
+
+While it is busy, tokens of a stream gather and leave together, so a slow client or a loaded machine
+gets fewer and larger responses instead of slowing the engine down.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from atoll.serving.answers import POLL_TOKENS, Call
+from atoll.serving.responses import final_response, stream_response
+from atoll.serving.tensors import FINAL, failure
+
+logger = logging.getLogger(__name__)
+
+# A client of an HTTP stream is only seen to leave after a first response: send an empty one if the
+# first token takes longer than this.
+_FIRST_RESPONSE_S = 0.5
+# Requests without new tokens (waiting, or in a long prompt) are asked after in turn.
+_POLL_INTERVAL_S = 0.05
+_POLLS_PER_INTERVAL = 16
+
+
+class Outbox:
+    """Sends what calls have gained, and cancels those whose client has left.
+
+    cancel: told the call. closed: told every call once, after its last response. tick: called a few
+    times a second while calls are open, and once they are all closed.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[int], str],
+        is_special: Callable[[int], bool],
+        cancel: Callable[[Call], None],
+        closed: Callable[[Call], None],
+        tick: Callable[[], None],
+    ) -> None:
+        self._decode, self._is_special = decode, is_special
+        self._cancel, self._closed, self._tick = cancel, closed, tick
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._changed: dict[Call, None] = {}
+        self._open: dict[Call, None] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="atoll-outbox", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sends what there is to send, then ends the thread."""
+        self._stopping = True
+        self._event.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def open(self, call: Call) -> None:
+        """Watches a call until it is closed."""
+        with self._lock:
+            self._open[call] = None
+        self._event.set()  # from here on the thread looks around by itself
+
+    def forget(self, call: Call) -> None:
+        """Stops watching a call that somebody else answers."""
+        with self._lock:
+            self._open.pop(call, None)
+
+    def changed(self, call: Call) -> None:
+        """Marks a call; ``flush`` wakes the thread."""
+        with self._lock:
+            self._changed[call] = None
+
+    def flush(self) -> None:
+        """Called after every step of the engine."""
+        if self._changed:
+            self._event.set()
+
+    def _loop(self) -> None:
+        next_poll = time.monotonic()
+        while True:
+            self._event.wait(_POLL_INTERVAL_S if self._open else None)
+            self._event.clear()
+            with self._lock:
+                changed, self._changed = self._changed, {}
+            for call in changed:
+                self._guarded(self._attend, call)
+            if time.monotonic() >= next_poll or not self._open:
+                self._poll_some()
+                self._tick()
+                next_poll = time.monotonic() + _POLL_INTERVAL_S
+            if self._stopping and not self._changed:
+                return
+
+    def _guarded(self, function: Callable[[Call], None], call: Call) -> None:
+        """A response that cannot be sent ends its call, never the thread."""
+        try:
+            function(call)
+        except Exception as error:
+            logger.exception("request %s: a response could not be sent", call.request_id)
+            call.error = call.error or error
+            self._cancel(call)
+            self._close(call)
+
+    def _attend(self, call: Call) -> None:
+        if call.is_closed:
+            return
+        if call.error is not None:
+            self._send(call, failure(call.error), FINAL)
+            self._close(call)
+        elif call.is_done:
+            self._send(call, final_response(call, self._decode, self._is_special), FINAL)
+            self._close(call)
+        else:
+            if call.stream:
+                self._send(call, stream_response(call, self._decode, self._is_special))
+            if call.num_tokens_unpolled >= POLL_TOKENS:
+                self._poll(call)
+
+    def _send(self, call: Call, response: Any, flags: int = 0) -> None:
+        if response is not None:
+            call.has_answered = True
+            call.sender.send(response, flags)
+
+    def _close(self, call: Call) -> None:
+        if call.is_closed:
+            return
+        call.is_closed = True
+        with self._lock:
+            self._open.pop(call, None)
+        self._closed(call)
+
+    def _poll(self, call: Call) -> None:
+        call.num_tokens_unpolled = 0
+        if call.sender.is_cancelled():
+            self._cancel(call)
+
+    def _poll_some(self) -> None:
+        """Asks after a few calls, those not asked the longest first."""
+        with self._lock:
+            calls = list(self._open)[:_POLLS_PER_INTERVAL]
+            for call in calls:
+                self._open[call] = self._open.pop(call)  # to the end of the line
+        for call in calls:
+            self._guarded(self._look_after, call)
+
+    def _look_after(self, call: Call) -> None:
+        if call.is_closed:
+            return
+        waited = time.monotonic() - call.arrival
+        if call.stream and not call.has_answered and waited > _FIRST_RESPONSE_S:
+            self._send(call, stream_response(call, self._decode, self._is_special, empty=True))
+        self._poll(call)

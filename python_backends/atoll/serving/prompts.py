@@ -1,0 +1,107 @@
+"""The prompt of a generation request: plain text, chat messages, or token ids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.engine.loader import Limits
+from atoll.errors import EmptyInputError, ValidationError
+from atoll.serving import tensors
+from atoll.serving.sampling import GenerateOptions
+from atoll.text.chat import ChatTemplate
+from atoll.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Where the prompt comes from, before it is tokenized; exactly one field is set."""
+
+    text: str | None = None
+    messages: Any = None
+    tools: Any = None
+    input_ids: tuple[int, ...] | None = None
+
+    @classmethod
+    def read(cls, request: Any) -> Prompt:
+        """Raises ValidationError: no input, or more than one."""
+        text = tensors.string(request, "text_input")
+        messages = tensors.string(request, "messages")
+        ids = tensors.integers(request, "input_ids")
+        given = {"text_input": text, "messages": messages, "input_ids": ids}
+        named = [name for name, value in given.items() if value not in (None, "", [])]
+        if len(named) > 1:
+            raise ValidationError(f"{' and '.join(named)} are set; expected one of them")
+        if not named:
+            empty = [name for name, value in given.items() if value is not None] or ["text_input"]
+            raise EmptyInputError(f"{empty[0]} is empty")
+        if messages:
+            tools = tensors.string(request, "tools")
+            return cls(messages=_json("messages", messages), tools=_json("tools", tools))
+        return cls(text=text) if text else cls(input_ids=tuple(ids or ()))
+
+    def tokenize(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        options: GenerateOptions,
+        limits: Limits,
+    ) -> list[int]:
+        """Token ids, cut to ``truncate`` from the left.
+
+        Raises:
+            ValidationError: no template for messages, an id outside the vocabulary, too long.
+        """
+        ids = self._ids(tokenizer, template, options, limits)
+        if options.truncate is not None:
+            ids = ids[-options.truncate :]
+        if not ids:
+            raise EmptyInputError(f"{self.name} has no tokens")
+        if len(ids) > limits.max_input_tokens:
+            raise ValidationError(
+                f"{self.name} has {len(ids)} tokens; max_input_tokens is {limits.max_input_tokens}"
+            )
+        return ids
+
+    @property
+    def name(self) -> str:
+        """The input that is set, for messages."""
+        if self.messages is not None:
+            return "messages"
+        return "text_input" if self.text is not None else "input_ids"
+
+    def _ids(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        options: GenerateOptions,
+        limits: Limits,
+    ) -> list[int]:
+        if self.messages is not None:
+            if template is None:
+                raise ValidationError("messages is set, but this model has no chat template")
+            rendered = template.render(self.messages, self.tools)
+            return tokenizer.encode(rendered, add_special_tokens=False)
+        if self.text is not None:
+            return tokenizer.encode(self.text, options.add_special_tokens)
+        ids = list(self.input_ids or ())
+        for index, token_id in enumerate(ids):
+            if not 0 <= token_id < limits.vocab_size:
+                raise ValidationError(
+                    f"input_ids[{index}] is {token_id}; the vocabulary has {limits.vocab_size}"
+                )
+        return ids
+
+
+def _json(name: str, text: str | None) -> Any:
+    """A JSON list of objects; None if nothing is given."""
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"{name} is not valid JSON: {error}") from None
+    if not isinstance(found, list) or not found:
+        raise ValidationError(f"{name}: expected a JSON list with at least one object")
+    return found
