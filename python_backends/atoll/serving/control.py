@@ -1,0 +1,146 @@
+"""Questions to a model that are not inference: what it is, and what its tokenizer does.
+
+A request with the parameter ``control`` holds a JSON object with ``op`` and the operation's
+arguments; its tensors are ignored. The answer is the output ``control``: one JSON text. Gateways
+learn here what they must know of a model, so that they need no checkpoint of their own.
+
+    info      -> facts of the model and the limits it was started with
+    tokenize  inputs, add_special_tokens -> per input [{id, text, special, start, stop}]
+    decode    ids, skip_special_tokens   -> texts
+    chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
+
+start and stop count characters; both are null for tokens that are not in the input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from atoll import __version__
+from atoll.config import Settings
+from atoll.errors import AtollError, UnsupportedModel, ValidationError
+from atoll.serving.tensors import failure, response
+from atoll.text.chat import ChatTemplate
+from atoll.text.tokenizer import Tokenizer
+
+PARAMETER = "control"
+_LIMITS = (
+    "max_client_batch_size", "max_concurrent_requests", "max_batch_tokens", "max_batch_requests",
+    "auto_truncate", "default_prompt_name", "tokenization_workers", "max_best_of",
+    "max_stop_sequences", "max_top_n_tokens", "max_batch_prefill_tokens", "max_batch_size",
+    "disable_grammar_support",
+)  # fmt: skip
+
+
+class Control:
+    """Answers control requests of one model.
+
+    facts: what only the model knows (task, dtype, max_input_tokens, labels, ...), JSON values.
+    is_batched: whether the entry's tensors have a batch axis.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokenizer: Tokenizer,
+        facts: Mapping[str, Any],
+        *,
+        chat: ChatTemplate | None = None,
+        is_batched: bool,
+    ) -> None:
+        self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
+        self._info = {
+            "version": __version__,
+            "model_id": settings.model_id,
+            "revision": settings.revision,
+            **{name: getattr(settings, name) for name in _LIMITS},
+            "has_chat_template": chat is not None,
+            "vocab_size": tokenizer.vocab_size,
+            "special_tokens": dict(tokenizer.special_tokens),
+            **facts,
+        }
+        self._operations: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+            "info": lambda question: self._info,
+            "tokenize": self._tokenize,
+            "decode": self._decode,
+            "chat": self._render,
+        }
+
+    def answer(self, request: Any) -> Any | None:
+        """The response to a control request, which may be an error; None: it is no such request."""
+        raw = request.parameters()
+        # Most requests have no parameters at all: nothing is parsed for them.
+        if not raw or PARAMETER not in raw:
+            return None
+        question = json.loads(raw).get(PARAMETER)
+        if question is None:
+            return None
+        try:
+            text = json.dumps(self._ask(question), ensure_ascii=False)
+        except AtollError as error:
+            return failure(error)
+        array = np.array([text.encode()], dtype=np.object_)
+        return response({"control": array.reshape(1, 1) if self._is_batched else array})
+
+    def _ask(self, text: Any) -> Any:
+        try:
+            question = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValidationError(f"control is not valid JSON: {error}") from None
+        name = question.get("op") if isinstance(question, dict) else None
+        operation = self._operations.get(str(name))
+        if operation is None:
+            known = ", ".join(self._operations)
+            raise ValidationError(f"control: op is {name!r}; known: {known}")
+        return operation(question)
+
+    def _tokenize(self, question: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+        texts = question.get("inputs")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValidationError("control: inputs must be a list of texts")
+        special = bool(question.get("add_special_tokens", True))
+        encodings = self._tokenizer.core.encode_batch(texts, add_special_tokens=special)
+        return [_tokens(text, e) for text, e in zip(texts, encodings, strict=True)]
+
+    def _decode(self, question: Mapping[str, Any]) -> list[str]:
+        rows = question.get("ids")
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+            raise ValidationError("control: ids must be a list of lists of token ids")
+        skip = bool(question.get("skip_special_tokens", True))
+        for token in (token for row in rows for token in row):
+            if type(token) is not int or not 0 <= token < self._tokenizer.vocab_size:
+                raise ValidationError(
+                    f"token id {token!r} is outside the vocabulary of {self._tokenizer.vocab_size}"
+                )
+        return [self._tokenizer.decode(row, skip) for row in rows]
+
+    def _render(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        if self._chat is None:
+            raise UnsupportedModel("the model has no chat template")
+        messages = question.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise ValidationError("messages must be a list with at least one message")
+        text = self._chat.render(messages, question.get("tools"))
+        core = self._tokenizer.core
+        encoding = core.encode_batch([text], add_special_tokens=False)[0]
+        return {"text": text, "tokens": _tokens(text, encoding)}
+
+
+def _tokens(text: str, encoding: Any) -> list[dict[str, Any]]:
+    rows = zip(
+        encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True
+    )
+    return [
+        {
+            "id": token,
+            "text": name if special else text[start:stop],
+            "special": bool(special),
+            "start": None if special else start,
+            "stop": None if special else stop,
+        }
+        for token, name, (start, stop), special in rows
+    ]
