@@ -18,6 +18,7 @@ from atoll.engine.request import Request
 from atoll.errors import ValidationError
 from atoll.serving import tensors
 from atoll.serving.answers import Call, Choice, Returned
+from atoll.serving.control import Control
 from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.outbox import Outbox
 from atoll.serving.prompts import Prompt
@@ -59,6 +60,7 @@ class GenerateModel:
             if token.special
         }
         self._ids = itertools.count()
+        self.control = self._control()
         self.engine.start()
         self.outbox.start()
 
@@ -67,6 +69,10 @@ class GenerateModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
+                answer = self.control.answer(request)
+                if answer is not None:
+                    sender.send(answer, tensors.FINAL)
+                    continue
                 self.start(request, sender)
             except Exception as error:
                 self.metrics.refused(error)
@@ -99,6 +105,10 @@ class GenerateModel:
         options = _fitted(options, prompt.name, len(prompt_ids), self.limits, flags)
         call = self._call(request, sender, flags, options, prompt, prompt_ids)
         self._submit(call, options, prompt_ids)
+
+    def _control(self) -> Control:
+        facts = {"task": "generate", **dataclasses.asdict(self.limits)}
+        return Control(self.settings, self.tokenizer, facts, chat=self.template, is_batched=False)
 
     def _call(
         self,
