@@ -13,7 +13,9 @@ from tiny.decoders import DECODERS, VOCAB
 from tiny.paged import PagedRunner
 from tiny.quantize import Packing, pack_layer, quantize
 
+from atoll.config import Settings
 from atoll.errors import ConfigError
+from atoll.models.options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights import awq, gptq
 from atoll.weights.load import LoadOptions
@@ -159,8 +161,16 @@ def test_what_cannot_be_loaded_is_named(
 
 
 def test_quantize_setting() -> None:
-    assert scheme_for(None) is None
     assert scheme_for("eetq") == scheme_for("bitsandbytes") == "int8"
     assert scheme_for("bitsandbytes-nf4") == "int4"
     with pytest.raises(ConfigError, match="fp8.*awq, bitsandbytes"):
-        scheme_for("fp8")
+        load_options(Settings(quantize="fp8"), {})
+    assert load_options(Settings(quantize="bitsandbytes-nf4"), {}).scheme == "int4"
+    assert load_options(Settings(quantize="gptq"), {}).scheme == "dense"
+
+
+def test_quantize_gptq_of_a_plain_checkpoint_is_refused(tmp_path: Path) -> None:
+    write(BY_NAME["llama"], tmp_path)
+    options = load_options(Settings(quantize="gptq"), {})
+    with pytest.raises(ConfigError, match="'gptq'.*not quantised"):
+        load_decoder(Checkpoint.open(tmp_path), options)

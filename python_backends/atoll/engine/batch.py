@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atoll.engine.scheduler import ScheduledSequence
 from atoll.engine.blocks import BlockTable
 from atoll.engine.request import Sequence as Running
+from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers import PackedBatch, PagedBatch
 from atoll.layers.attention import CrossBatch, EncoderInput
 
@@ -111,11 +111,11 @@ def _block_table(tables: Sequence[BlockTable]) -> npt.NDArray[np.int32]:
     return rows
 
 
-def _slots(
-    table: npt.NDArray[np.int32], owners: Ints, positions: Ints, block_size: int
-) -> npt.NDArray[np.int64]:
+def _slots(table: npt.NDArray[np.int32], owners: Ints, positions: Ints, block_size: int) -> Ints:
     """Where the tokens at ``positions`` of the sequences ``owners`` go in the cache."""
-    return table[owners, positions // block_size] * np.int64(block_size) + positions % block_size
+    slots: Ints = table[owners, positions // block_size].astype(np.int64) * block_size
+    slots += positions % block_size
+    return slots
 
 
 def _text_lengths(plan: Sequence[ScheduledSequence]) -> npt.NDArray[np.int32]:

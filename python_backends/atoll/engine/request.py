@@ -130,8 +130,8 @@ class Request:
     """One prompt.
 
     adapter_id: LoRA adapter, None for the base model. session_id: conversation whose KV blocks are
-    taken over and kept. grammar: a compiled grammar of ``engine.grammar``. encoder_ids: the input of
-    an encoder-decoder, whose prompt is the decoder's start token.
+    taken over and kept. grammar: a compiled grammar of ``engine.grammar``. encoder_ids: the input
+    of an encoder-decoder, whose prompt is the decoder's start token.
     """
 
     request_id: str

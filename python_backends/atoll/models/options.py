@@ -10,23 +10,34 @@ import torch
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.weights.load import LoadOptions
+from atoll.weights.quantization import METHODS, scheme_for
+
+# Their activations leave the range of float16.
+_OVERFLOW_FLOAT16 = ("t5", "mt5")
 
 
 def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
     """``raw``: the checkpoint's config.json, whose dtype a GPU keeps.
 
     Raises:
-        ConfigError: a device that is not there.
+        ConfigError: a device that is not there, or a quantisation that is not known.
     """
     device = _device(settings.device)
-    if settings.dtype in ("int8", "int4"):
-        return LoadOptions(_fast_dtype(device, raw), device, settings.dtype)
-    if settings.dtype == "auto":
-        return LoadOptions(_fast_dtype(device, raw), device)
+    dtype = _activations(settings, device, raw)
+    if settings.quantize is None:
+        scheme = settings.dtype if settings.dtype in ("int8", "int4") else "dense"
+        return LoadOptions(dtype, device, scheme)
+    method = settings.quantize if settings.quantize in METHODS else None
+    return LoadOptions(dtype, device, scheme_for(settings.quantize), expected_method=method)
+
+
+def _activations(settings: Settings, device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:
+    if settings.dtype in ("int8", "int4", "auto"):
+        return _fast_dtype(device, raw)
     if settings.dtype == "default":
-        default = torch.float32 if device.type == "cpu" else _fast_dtype(device, raw)
-        return LoadOptions(default, device)
-    return LoadOptions(getattr(torch, settings.dtype), device)
+        return torch.float32 if device.type == "cpu" else _fast_dtype(device, raw)
+    named: torch.dtype = getattr(torch, settings.dtype)
+    return named
 
 
 def _device(name: str) -> torch.device:
@@ -45,6 +56,8 @@ def _fast_dtype(device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:
         return torch.bfloat16 if has_bf16 else torch.float32
     named = str(raw.get("dtype") or raw.get("torch_dtype") or "float16")
     dtype = getattr(torch, named, torch.float16)
-    if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (8, 0):
+    overflows = raw.get("model_type") in _OVERFLOW_FLOAT16
+    has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    if has_bf16 and (dtype == torch.bfloat16 or overflows):
         return torch.bfloat16
-    return torch.float16
+    return torch.float32 if overflows else torch.float16

@@ -103,6 +103,12 @@ def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions
         raise ConfigError(f"{checkpoint.folder}: {options.dtype} would overflow; use bfloat16")
     model = build(module, checkpoint.raw)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
+    found = None if quantization is None else quantization.method
+    if options.expected_method not in (None, found):
+        raise ConfigError(
+            f"quantize is {options.expected_method!r}; {checkpoint.folder} is "
+            + (f"quantised with {found}" if found else "not quantised")
+        )
     options = replace(options, quantization=quantization)
     load_weights(model, module.WEIGHTS, checkpoint.folder, options)
     return model.eval()

@@ -22,13 +22,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How weights are held: the activations' dtype, the device, and the linear layers' scheme."""
+    """How weights are held: the activations' dtype, the device, and the linear layers' scheme.
+
+    expected_method: the quantisation that the checkpoint must have (``--quantize gptq``).
+    """
 
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
     scheme: str = "dense"
     group_size: int = 32
     quantization: Quantization | None = None
+    expected_method: str | None = None
 
 
 @runtime_checkable

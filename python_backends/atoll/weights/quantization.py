@@ -105,14 +105,12 @@ def _expand(
     return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
 
 
-def scheme_for(quantize: str | None) -> str | None:
-    """The ``pack_linear`` scheme that a value of ``--quantize`` asks for; None: not asked.
+def scheme_for(quantize: str) -> str:
+    """The ``pack_linear`` scheme that a value of ``--quantize`` asks for.
 
     Raises:
         ConfigError: unknown; lists what is known.
     """
-    if quantize is None:
-        return None
     if quantize not in SCHEMES:
         raise ConfigError(f"quantize is {quantize!r}; supported: {', '.join(sorted(SCHEMES))}")
     return SCHEMES[quantize]
