@@ -1,0 +1,74 @@
+"""Real servers for tests, on free ports; each test session checks that none left anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from atoll.launcher import ServerOptions, ServerProcess
+
+# Short, since tests close their connections; no watchdog, whose requests would be counted.
+DEFAULTS: dict[str, Any] = {"exit_timeout_s": 3, "watch_interval_s": 0.0}
+
+StartServer = Callable[..., ServerProcess]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder starts servers."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.server)
+
+
+def _show(line: str) -> None:
+    """Into the captured output, which pytest prints where a test fails."""
+    print(f"[triton] {line}", file=sys.stderr)
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[ServerProcess]:
+    """One server with the two embedded models, shared by all tests that only ask it things."""
+    server = ServerProcess.embedded(**DEFAULTS)
+    with server:
+        yield server
+    assert_gone(server)
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Starts a server with the given ``ServerOptions``; all are stopped after the test."""
+    with ExitStack() as stack:
+        started: list[ServerProcess] = []
+
+        def start(**options: Any) -> ServerProcess:
+            chosen = ServerOptions.on_free_ports(**{**DEFAULTS, **options})
+            server = stack.enter_context(ServerProcess(chosen, show=_show))
+            started.append(server)
+            return server
+
+        yield start
+    for server in started:
+        assert_gone(server)
+
+
+def assert_gone(server: ServerProcess) -> None:
+    """No process, shared memory or file of the server is left."""
+    mine = [p.pid for p in psutil.process_iter() if _belongs(p, server.id, server.scratch)]
+    assert not mine, f"processes left: {mine}"
+    assert not server.scratch.exists()
+    assert not [*Path("/dev/shm").glob(f"{server.id.replace('-', '_')}*")]
+
+
+def _belongs(process: psutil.Process, server_id: str, scratch: Path) -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    is_alive = bool(words) and process.status() != psutil.STATUS_ZOMBIE
+    return is_alive and (server_id in words or f"{scratch}/" in words)
