@@ -17,15 +17,15 @@ _GAUGES = {
     "num_parked": ("atoll_conversations", "idle conversations that hold blocks"),
 }
 _COUNTERS = {
-    "num_steps": ("atoll_engine_steps", "forward passes"),
-    "num_forward_tokens": ("atoll_engine_tokens", "tokens computed"),
-    "num_preemptions": ("atoll_preemptions", "requests put back for want of blocks"),
-    "num_evicted_blocks": ("atoll_kv_blocks_evicted", "cached blocks that were reused"),
-    "num_queried_tokens": ("atoll_prefix_queried_tokens", "prompt tokens looked up in the cache"),
-    "num_hit_tokens": ("atoll_prefix_hit_tokens", "prompt tokens found in the cache"),
-    "num_drafted_tokens": ("atoll_drafted_tokens", "tokens guessed by speculation"),
-    "num_accepted_tokens": ("atoll_accepted_tokens", "guessed tokens that were right"),
-    "num_failed_steps": ("atoll_failed_steps", "steps that ended in an error"),
+    "num_steps": ("atoll_engine_steps_total", "forward passes"),
+    "num_forward_tokens": ("atoll_engine_tokens_total", "tokens computed"),
+    "num_preemptions": ("atoll_preemptions_total", "requests put back for want of blocks"),
+    "num_evicted_blocks": ("atoll_kv_blocks_evicted_total", "cached blocks that were reused"),
+    "num_queried_tokens": ("atoll_prefix_queried_tokens_total", "prompt tokens looked up in the cache"),
+    "num_hit_tokens": ("atoll_prefix_hit_tokens_total", "prompt tokens found in the cache"),
+    "num_drafted_tokens": ("atoll_drafted_tokens_total", "tokens guessed by speculation"),
+    "num_accepted_tokens": ("atoll_accepted_tokens_total", "guessed tokens that were right"),
+    "num_failed_steps": ("atoll_failed_steps_total", "steps that ended in an error"),
 }
 
 
@@ -54,20 +54,20 @@ class GenerateMetrics:
     def refused(self, error: BaseException) -> None:
         """A request that never reached the engine."""
         kind = error.error_type if isinstance(error, AtollError) else "internal"
-        self._metrics.count(f"atoll_requests_failed_{kind}", f"requests ended by: {kind}")
+        self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
 
     def closed(self, call: Call) -> None:
         """A request has had its last response."""
         m = self._metrics
-        m.count("atoll_prompt_tokens", "prompt tokens of requests", call.num_input_tokens)
+        m.count("atoll_prompt_tokens_total", "prompt tokens of requests", call.num_input_tokens)
         for choice in call.choices:
-            m.count("atoll_output_tokens", "generated tokens", choice.num_output_tokens)
+            m.count("atoll_output_tokens_total", "generated tokens", choice.num_output_tokens)
         if isinstance(call.error, Cancelled):
-            m.count("atoll_requests_cancelled", "requests whose client went away")
+            m.count("atoll_requests_cancelled_total", "requests whose client went away")
         elif call.error is not None:
             self.refused(call.error)
         else:
-            m.count("atoll_requests_succeeded", "requests answered in full")
+            m.count("atoll_requests_succeeded_total", "requests answered in full")
         self._observe(call)
 
     def _observe(self, call: Call) -> None:
