@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny.checkpoint import enliven
 from tiny.paged import PagedRunner
-from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
+from tiny.t5 import CONFIGS, ORIGINAL, VOCAB, write_t5
+from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from atoll.errors import ConfigError, WeightError
@@ -20,19 +18,7 @@ from atoll.layers.relative import bucket
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.load import LoadOptions
 
-VOCAB, NUM_NEW = 96, 32
-ORIGINAL: dict[str, Any] = {
-    "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "vocab_size": VOCAB,
-    "d_model": 48, "d_kv": 16, "d_ff": 80, "num_layers": 2, "num_heads": 4, "n_positions": 64,
-    "feed_forward_proj": "relu", "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 20, "layer_norm_epsilon": 1e-6, "pad_token_id": 0,
-    "eos_token_id": 1, "decoder_start_token_id": 0, "is_encoder_decoder": True,
-}  # fmt: skip
-V1_1 = {
-    **ORIGINAL, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
-    "num_decoder_layers": 3,
-}  # fmt: skip
-CONFIGS = {"t5": ORIGINAL, "flan-t5": V1_1}
+NUM_NEW = 32
 
 
 @dataclass(frozen=True)
@@ -49,33 +35,12 @@ class Case:
         return out.float()
 
 
-def _write(kind: str, folder: Path) -> Any:
-    """The transformers model, and its checkpoint with duplicates as old files have them."""
-    config = CONFIGS[kind]
-    model = T5ForConditionalGeneration(T5Config(**config)).eval()
-    enliven(model)
-    # Queries and keys are not scaled here, so lively weights would make attention one-hot.
-    for module in model.modules():
-        if isinstance(module, T5Attention):
-            module.q.weight.data.mul_(0.25)
-    tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    if config.get("tie_word_embeddings") is False:
-        head = torch.randn(VOCAB, 48, generator=torch.Generator().manual_seed(2)) * 0.3
-        model.lm_head.weight = nn.Parameter(head)
-        tensors["lm_head.weight"] = head.clone()
-    else:
-        del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    return model
-
-
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Case]:
     folder = tmp_path_factory.mktemp(request.param)
-    reference = _write(request.param, folder)
+    reference = write_t5(request.param, folder)
     ids = torch.randint(2, VOCAB, (60,), generator=torch.Generator().manual_seed(5)).tolist()
     yield Case(folder, reference, {"a": ids[:37], "b": ids[37:40], "c": ids[40:]})
 
@@ -145,13 +110,13 @@ def test_buckets(num_buckets: int, max_distance: int, bidirectional: bool) -> No
 
 
 def test_a_missing_head_is_tied_only_if_the_config_says_so(tmp_path: Path) -> None:
-    _write("t5", tmp_path)
+    write_t5("t5", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**ORIGINAL, "tie_word_embeddings": False}))
     with pytest.raises(WeightError, match="lm_head.weight is missing"):
         load_decoder(Checkpoint.open(tmp_path), LoadOptions())
 
 
 def test_float16_is_refused(tmp_path: Path) -> None:
-    _write("t5", tmp_path)
+    write_t5("t5", tmp_path)
     with pytest.raises(ConfigError, match="use bfloat16"):
         load_decoder(Checkpoint.open(tmp_path), LoadOptions(dtype=torch.float16))
