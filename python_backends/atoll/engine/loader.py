@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,20 +31,26 @@ _MIXED_PREFILL = {"cpu": 128, "cuda": 1024}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for. max_total_tokens: prompt and answer."""
+    """What a request may ask for.
+
+    max_total_tokens: prompt and answer. decoder_start_token_id: of an encoder-decoder, whose answer
+    begins with it.
+    """
 
     max_input_tokens: int
     max_total_tokens: int
     vocab_size: int
+    decoder_start_token_id: int | None = None
 
 
 @dataclass(frozen=True)
 class LoadedEngine:
-    """An engine that is not started yet, and what fits into it."""
+    """An engine that is not started yet, what fits into it, and what it is, for people to read."""
 
     engine: Engine
     core: EngineCore
     limits: Limits
+    facts: Mapping[str, Any]
 
 
 def load_engine(
@@ -83,7 +89,14 @@ def load_engine(
         "%s: %s on %s, KV cache of %d blocks of %d tokens, %s",
         folder.name, options.dtype, options.device, num_blocks, settings.block_size, limits,
     )  # fmt: skip
-    return LoadedEngine(engine, core, limits)
+    facts = {
+        "model_type": str(checkpoint.raw.get("model_type")),
+        "architectures": checkpoint.raw.get("architectures") or [],
+        "dtype": str(options.dtype).removeprefix("torch."),
+        "device": str(options.device),
+        "max_batch_total_tokens": num_blocks * settings.block_size,
+    }
+    return LoadedEngine(engine, core, limits, facts)
 
 
 def _limits(settings: Settings, capacity: int, config: Any) -> Limits:
@@ -96,7 +109,9 @@ def _limits(settings: Settings, capacity: int, config: Any) -> Limits:
     longest = settings.max_input_tokens or total - 1
     if longest >= total:
         raise ConfigError(f"max_input_tokens is {longest}; max_total_tokens is {total}")
-    return Limits(longest, total, config.vocab_size)
+    return Limits(
+        longest, total, config.vocab_size, getattr(config, "decoder_start_token_id", None)
+    )
 
 
 def _scheduler_limits(

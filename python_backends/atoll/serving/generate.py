@@ -53,7 +53,7 @@ class GenerateModel:
             self._decode, self._is_special, self._cancel, self.metrics.closed, self._tick
         )
         loaded = load_engine(self.settings, folder, on_step=self.outbox.flush)
-        self.engine, self.limits = loaded.engine, loaded.limits
+        self.engine, self.limits, self.facts = loaded.engine, loaded.limits, loaded.facts
         self._special_ids = {
             token_id
             for token_id, token in self.tokenizer.core.get_added_tokens_decoder().items()
@@ -107,7 +107,7 @@ class GenerateModel:
         self._submit(call, options, prompt_ids)
 
     def _control(self) -> Control:
-        facts = {"task": "generate", **dataclasses.asdict(self.limits)}
+        facts = {"task": "generate", **self.facts, **dataclasses.asdict(self.limits)}
         return Control(self.settings, self.tokenizer, facts, chat=self.template, is_batched=False)
 
     def _call(
@@ -135,14 +135,18 @@ class GenerateModel:
             returned=returned, num_input_tokens=len(prompt_ids), prefix=prefix,
             on_change=self.outbox.changed,
         )  # fmt: skip
+        before = prompt_ids if self.limits.decoder_start_token_id is None else []
         for _ in range(options.best_of):
-            detokenizer = Detokenizer(self.tokenizer, prompt_ids, options.skip_special_tokens)
+            detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens)
             stops = StopStrings(options.stop, options.include_stop)
             call.choices.append(Choice(call, detokenizer, stops))
         return call
 
     def _submit(self, call: Call, options: GenerateOptions, prompt_ids: list[int]) -> None:
-        ids = tuple(prompt_ids)
+        start = self.limits.decoder_start_token_id
+        ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
+        if start is not None:  # an encoder-decoder reads the prompt and begins the answer afresh
+            ids, encoder_ids = (start,), ids
 
         def submit(index: int) -> None:
             sampling = dataclasses.replace(
@@ -155,6 +159,7 @@ class GenerateModel:
                     sampling,
                     call.choices[index],
                     adapter_id=options.adapter_id,
+                    encoder_ids=encoder_ids,
                 )  # fmt: skip
             )
 
