@@ -1,0 +1,105 @@
+"""The encoder engine: one thread that packs waiting texts and runs them.
+
+``submit`` never blocks. Every item is answered exactly once; a forward that fails answers the items
+of its pack, and the engine goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+
+from atoll.encoders.packer import Item, batch_of, take
+from atoll.errors import AtollError, GenerationError, NotReady
+from atoll.layers import PackedBatch
+
+logger = logging.getLogger(__name__)
+
+# Runs a pack: the batch and its items in, one result (or error) per item out.
+Forward = Callable[[PackedBatch, Sequence[Item]], Sequence[object]]
+
+
+class EncoderEngine:
+    """A queue, a thread and a forward.
+
+    on_pack: called after every pack with its items, their tokens and the seconds it took.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        device: torch.device,
+        *,
+        max_batch_tokens: int,
+        max_batch_requests: int | None = None,
+        on_pack: Callable[[Sequence[Item], int, float], None] = lambda pack, tokens, seconds: None,
+    ) -> None:
+        self._forward, self._device, self._on_pack = forward, device, on_pack
+        self._max_tokens, self._max_items = max_batch_tokens, max_batch_requests
+        self._waiting: deque[Item] = deque()
+        self._wake = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._loop, name="atoll-encoder", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def submit(self, items: Sequence[Item]) -> None:
+        """Queues items.
+
+        Raises:
+            NotReady: the engine is stopping.
+        """
+        now = time.monotonic()
+        with self._wake:
+            if self._is_stopping:
+                raise NotReady("the model is shutting down")
+            for item in items:
+                item.queued = now
+            self._waiting.extend(items)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Answers what waits with NotReady and ends the thread."""
+        with self._wake:
+            self._is_stopping = True
+            left = list(self._waiting)
+            self._waiting.clear()
+            self._wake.notify()
+        for item in left:
+            item.done(NotReady("the model is shutting down"))
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._is_stopping:
+                    self._wake.wait()
+                if self._is_stopping:
+                    return
+                pack = take(self._waiting, self._max_tokens, self._max_items)
+            self._run(pack)
+
+    def _run(self, pack: list[Item]) -> None:
+        start = time.monotonic()
+        try:
+            with torch.inference_mode():
+                results = self._forward(batch_of(pack, self._device), pack)
+        except AtollError as error:
+            results = [error] * len(pack)
+        except Exception as error:
+            logger.exception(
+                "a forward failed; its %d texts are answered with the error", len(pack)
+            )
+            failure = GenerationError(f"the forward failed: {type(error).__name__}: {error}")
+            results = [failure] * len(pack)
+        self._on_pack(pack, sum(len(item.ids) for item in pack), time.monotonic() - start)
+        for item, result in zip(pack, results, strict=True):
+            item.done(result)

@@ -1,0 +1,78 @@
+"""Texts to token ids for encoders: truncation to the model's length, never padding.
+
+``tokenizers`` counts special tokens into the limit, so that a cut text still ends as the model
+expects. ``encode_batch`` releases the GIL; a loop of ``encode`` does not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Encoding
+from tokenizers import Tokenizer as RustTokenizer
+
+from atoll.errors import ValidationError
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text (or pair) as the model sees it."""
+
+    ids: list[int]
+    type_ids: list[int] | None
+
+
+class TextEncoder:
+    """Encodes batches of texts; safe to call from several threads.
+
+    max_length: tokens that the model takes, special tokens included.
+    """
+
+    def __init__(self, core: RustTokenizer, max_length: int) -> None:
+        self.max_length = max_length
+        self._core = core
+        core.no_padding()
+        core.no_truncation()
+        # A truncating copy per side: the setting belongs to the tokenizer, not to the call.
+        self._cut = {side: _truncating(core, max_length, side) for side in ("left", "right")}
+        self._lock = threading.Lock()
+
+    def encode(
+        self,
+        texts: Sequence[str] | Sequence[Pair],
+        *,
+        name: str,
+        truncate: bool,
+        direction: str = "right",
+        add_special_tokens: bool = True,
+    ) -> list[Encoded]:
+        """Ids of every text.
+
+        Raises:
+            ValidationError: a text has more than ``max_length`` tokens and ``truncate`` is false.
+        """
+        core = self._cut[direction] if truncate else self._core
+        encodings = core.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        if not truncate:
+            for index, encoding in enumerate(encodings):
+                if len(encoding.ids) > self.max_length:
+                    raise ValidationError(
+                        f"{name}[{index}] has {len(encoding.ids)} tokens; the model accepts "
+                        f"{self.max_length} (set truncate=true to cut it)"
+                    )
+        return [_encoded(encoding) for encoding in encodings]
+
+
+def _truncating(core: RustTokenizer, max_length: int, direction: str) -> RustTokenizer:
+    copy: RustTokenizer = RustTokenizer.from_str(core.to_str())
+    copy.enable_truncation(max_length, strategy="longest_first", direction=direction)
+    return copy
+
+
+def _encoded(encoding: Encoding) -> Encoded:
+    types = encoding.type_ids
+    return Encoded(encoding.ids, types if any(types) else None)
