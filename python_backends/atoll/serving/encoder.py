@@ -111,7 +111,8 @@ class EmbedModel:
         self.engine.stop()
 
     def _options(self, request: Any) -> EmbedOptions:
-        settings, given = self.settings, tensors.parameters(request, _PARAMETERS)
+        given = tensors.parameters(request, _PARAMETERS)
+        truncate = given.get("truncate", self.settings.auto_truncate)
         direction = str(given.get("truncation_direction", "right")).lower()
         if direction not in ("left", "right"):
             raise ValidationError(
