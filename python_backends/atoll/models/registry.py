@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models import fallback
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.quantization import Quantization
 
@@ -71,12 +72,20 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
         UnsupportedModel: no file; names the model type and what is known.
     """
     kind = str(raw.get("model_type"))
-    name = next(iter(raw.get("architectures") or ()), "")
-    if table is DECODERS and name in ARCHITECTURES:
-        return importlib.import_module(f"atoll.models.{ARCHITECTURES[name]}")
-    if kind not in table:
+    if not is_known(raw, table):
         raise UnsupportedModel(f"model_type {kind!r} is not supported; known: {sorted(table)}")
-    return importlib.import_module(f"atoll.models.{table[kind]}")
+    file = ARCHITECTURES.get(_class_name(raw)) or table[kind]
+    return importlib.import_module(f"atoll.models.{file}")
+
+
+def is_known(raw: Mapping[str, Any], table: Mapping[str, str]) -> bool:
+    """Whether ``architecture`` has a file for a config.json."""
+    is_decoder = table is DECODERS and _class_name(raw) in ARCHITECTURES
+    return is_decoder or str(raw.get("model_type")) in table
+
+
+def _class_name(raw: Mapping[str, Any]) -> str:
+    return str(next(iter(raw.get("architectures") or ()), ""))
 
 
 def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
@@ -87,7 +96,12 @@ def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
 
 
 def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
-    """A generator with its weights; see ``layers.attention.PagedBatch`` for its input."""
+    """A generator with its weights; see ``layers.attention.PagedBatch`` for its input.
+
+    What has no file here is left to transformers.
+    """
+    if not is_known(checkpoint.raw, DECODERS):
+        return fallback.load(checkpoint.folder, options)
     return _load(checkpoint, DECODERS, options)
 
 

@@ -1,0 +1,184 @@
+"""Any other generator, through transformers' own model: best effort, in the same engine.
+
+The engine's features (continuous batching, chunks, shared prefixes, preemption) move blocks about,
+which a foreign cache cannot follow. So the paged cache here holds token ids: every step knows each
+sequence's whole text from its blocks, continues the transformers cache that was left after all but
+the new tokens, and computes the text anew where there is none. Sequences run one by one.
+
+Never runs a checkpoint's own code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.errors import UnsupportedModel
+from atoll.layers import PagedBatch
+from atoll.layers.attention import CacheSpec, EncoderInput
+from atoll.weights.load import LoadOptions
+
+logger = logging.getLogger(__name__)
+
+# Token ids in base 128: digits are exact in bfloat16, whatever dtype the cache has.
+_BASE, _NUM_DIGITS = 128, 4
+_MEMORY_SHARE = 0.25
+_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the engine asks of a config."""
+
+    vocab_size: int
+    max_positions: int
+    decoder_start_token_id: int | None
+
+
+def load(folder: Path, options: LoadOptions) -> Model:
+    """The checkpoint as transformers loads it.
+
+    Raises:
+        UnsupportedModel: transformers does not know it either, or cannot load it as asked.
+    """
+    import transformers
+
+    if options.scheme != "dense":
+        raise UnsupportedModel(f"{folder}: {options.scheme} weights need a model of our own")
+    try:
+        raw = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        auto = transformers.AutoModelForCausalLM
+        if raw.is_encoder_decoder:
+            auto = transformers.AutoModelForSeq2SeqLM
+        model = auto.from_pretrained(
+            folder, dtype=options.dtype, trust_remote_code=False,
+            device_map="auto" if options.device.type == "cuda" else None,
+        )  # fmt: skip
+    except Exception as error:
+        raise UnsupportedModel(f"{folder}: transformers cannot load it: {error}") from error
+    logger.warning(
+        "%s: model_type %r has no implementation here; transformers' %s serves it, best effort: "
+        "one sequence at a time", folder, raw.model_type, type(model).__name__,
+    )  # fmt: skip
+    return Model(model.eval(), raw, options.dtype)
+
+
+class Model(nn.Module):
+    """A transformers model behind our models' interface; ``encode`` is for encoder-decoders."""
+
+    def __init__(self, model: Any, raw: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        text = raw.get_text_config(decoder=True)
+        positions = next((getattr(text, k) for k in _POSITION_KEYS if getattr(text, k, None)), 2048)
+        start = None
+        if raw.is_encoder_decoder:
+            start = raw.decoder_start_token_id
+            start = raw.pad_token_id if start is None else start
+        self.config = Config(text.vocab_size, int(positions), start)
+        self.model = model
+        self._caches: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._encoded: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._num_cached = 0
+        # An upper bound: grouped heads need less.
+        per_token = 2 * text.num_hidden_layers * text.hidden_size * dtype.itemsize
+        self._max_cached = int(_free_bytes(model.device) * _MEMORY_SHARE) // per_token
+
+    def cache_spec(self) -> CacheSpec:
+        """The paged cache holds token ids."""
+        return CacheSpec(1, 1, _NUM_DIGITS)
+
+    def encode(self, batch: EncoderInput) -> None:
+        """Notes the encoder's inputs; ``forward`` runs the encoder when it first needs it."""
+        _write(batch.kv_cache, batch.slot_mapping, batch.packed.input_ids)
+
+    def forward(self, batch: PagedBatch) -> Tensor:
+        """(tokens, vocab): the logits, since transformers' heads cannot be had apart."""
+        _write(batch.kv_cache, batch.slot_mapping, batch.input_ids)
+        starts = batch.cu_seqlens_q.tolist()
+        texts = _read(batch.kv_cache, batch.block_table, batch.seq_lens)
+        inputs: list[tuple[int, ...]] = [()] * len(texts)
+        if batch.cross is not None:
+            inputs = _read(batch.kv_cache, batch.cross.block_table, batch.cross.seq_lens)
+        rows = [
+            self._continue(text, starts[i + 1] - starts[i], inputs[i])
+            for i, text in enumerate(texts)
+        ]
+        return torch.cat(rows)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, vocab) -> the same, float32."""
+        return hidden.float()
+
+    def _continue(self, text: tuple[int, ...], num_new: int, encoder: tuple[int, ...]) -> Tensor:
+        """Logits of the last ``num_new`` tokens, (num_new, vocab)."""
+        cache, num_cached = self._caches.pop((text[:-num_new], encoder), (None, 0))
+        self._num_cached -= num_cached
+        device = self.model.device
+        ids = torch.tensor([text if cache is None else text[-num_new:]], device=device)
+        if encoder:
+            out = self.model(
+                encoder_outputs=self._encode(encoder), decoder_input_ids=ids,
+                attention_mask=torch.ones(1, len(encoder), dtype=torch.int64, device=device),
+                past_key_values=cache, use_cache=True,
+            )  # fmt: skip
+        else:
+            mask = torch.ones(1, len(text), dtype=torch.int64, device=device)
+            out = self.model(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        self._keep((text, encoder), getattr(out, "past_key_values", None), len(text))
+        logits: Tensor = out.logits[0, -num_new:]
+        return logits
+
+    def _keep(self, key: Hashable, cache: Any, num_tokens: int) -> None:
+        """Remembers a cache, and forgets the longest unused beyond the memory's share."""
+        if cache is None:
+            return
+        self._caches[key] = (cache, num_tokens)
+        self._num_cached += num_tokens
+        while self._num_cached > self._max_cached and len(self._caches) > 1:
+            self._num_cached -= self._caches.popitem(last=False)[1][1]
+
+    def _encode(self, ids: tuple[int, ...]) -> Any:
+        """The encoder's output for a text, computed once while it is in use."""
+        if ids not in self._encoded:
+            encoder = self.model.get_encoder()
+            self._encoded[ids] = encoder(torch.tensor([ids], device=self.model.device))
+            if len(self._encoded) > 512:
+                self._encoded.popitem(last=False)
+        self._encoded.move_to_end(ids)
+        return self._encoded[ids]
+
+
+def _write(kv_cache: tuple[tuple[Tensor, Tensor], ...], slots: Tensor, ids: Tensor) -> None:
+    keys = kv_cache[0][0]
+    digits = ids.unsqueeze(1) // _BASE ** torch.arange(_NUM_DIGITS, device=ids.device) % _BASE
+    kept = slots >= 0
+    keys.view(-1, _NUM_DIGITS)[slots[kept]] = digits[kept].to(keys.dtype)
+
+
+def _read(
+    kv_cache: tuple[tuple[Tensor, Tensor], ...], block_table: Tensor, lengths: Tensor
+) -> list[tuple[int, ...]]:
+    """The token ids of every sequence."""
+    keys = kv_cache[0][0]
+    powers = _BASE ** torch.arange(_NUM_DIGITS, device=keys.device)
+    found = []
+    for blocks, length in zip(block_table.long(), lengths.tolist(), strict=True):
+        used = blocks[: -(-length // keys.shape[1])]
+        ids = (keys[used].view(-1, _NUM_DIGITS)[:length].long() * powers).sum(1)
+        found.append(tuple(ids.tolist()))
+    return found
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,152 @@
+"""Models that only transformers knows, in our engine: batched, in chunks, preempted, shared."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from driving import Collector, load, make_core, run
+from tiny.checkpoint import enliven
+
+from atoll.engine.request import Request, SamplingOptions
+from atoll.errors import UnsupportedModel
+from atoll.models.registry import Checkpoint, load_decoder
+from atoll.weights.load import LoadOptions
+
+VOCAB, COUNT = 300, 12
+
+
+def _gpt2() -> Any:
+    return hf.GPT2LMHeadModel(
+        hf.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    )
+
+
+def _qwen2() -> Any:
+    return hf.Qwen2ForCausalLM(hf.Qwen2Config(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+    ))  # fmt: skip
+
+
+def _mamba() -> Any:
+    return hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
+
+
+def _bart() -> Any:
+    return hf.BartForConditionalGeneration(hf.BartConfig(
+        vocab_size=VOCAB, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48,
+        decoder_ffn_dim=48, encoder_attention_heads=4, decoder_attention_heads=4,
+        max_position_embeddings=128, decoder_start_token_id=2, forced_eos_token_id=None,
+    ))  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[_gpt2, _qwen2, _mamba, _bart], ids=lambda f: f.__name__[1:])
+def models(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Any]:
+    """transformers' model, and it behind our interface."""
+    build: Callable[[], Any] = request.param
+    folder = tmp_path_factory.mktemp("checkpoint")
+    reference = build().eval()
+    enliven(reference)
+    reference.save_pretrained(folder)
+    return reference, load(folder)
+
+
+def _inputs() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(4)
+    first = torch.randint(3, VOCAB, (19,), generator=generator).tolist()
+    other = torch.randint(3, VOCAB, (7,), generator=generator).tolist()
+    return [first, other, first[:9] + other]
+
+
+@torch.inference_mode()
+def _expected(reference: Any, ids: Sequence[int]) -> list[int]:
+    answer: list[int] = []
+    for _ in range(COUNT):
+        if reference.config.is_encoder_decoder:
+            out = reference(
+                input_ids=torch.tensor([list(ids)]), decoder_input_ids=torch.tensor([[2, *answer]])
+            )
+        else:
+            out = reference(torch.tensor([[*ids, *answer]]), use_cache=False)
+        answer.append(int(out.logits[0, -1].argmax()))
+    return answer
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param({}, id="plenty"),
+        pytest.param({"num_blocks": 13}, id="preemption"),
+        pytest.param({"max_batch_prefill_tokens": 4}, id="chunks"),
+    ],
+)
+def test_greedy(models: tuple[Any, Any], limits: dict[str, Any]) -> None:
+    reference, model = models
+    core = make_core(model, vocab_size=VOCAB, **limits)
+    start = model.config.decoder_start_token_id
+    sinks = []
+    for i, ids in enumerate(_inputs()):
+        prompt, encoder = (tuple(ids), ()) if start is None else ((start,), tuple(ids))
+        sinks.append(Collector())
+        options = SamplingOptions(max_new_tokens=COUNT)
+        core.add(Request(f"r{i}", prompt, options, sinks[-1], encoder_ids=encoder))
+    run(core)
+    assert [s.error for s in sinks] == [None] * 3
+    assert [s.ids for s in sinks] == [_expected(reference, ids) for ids in _inputs()]
+    assert core.stats().num_used_blocks == 0
+
+
+def test_forgotten_caches_are_computed_again(models: tuple[Any, Any]) -> None:
+    reference, model = models
+    model._max_cached = 0
+    core = make_core(model, vocab_size=VOCAB)
+    start = model.config.decoder_start_token_id
+    sinks = [Collector(), Collector()]
+    for i, ids in enumerate(_inputs()[:2]):
+        prompt, encoder = (tuple(ids), ()) if start is None else ((start,), tuple(ids))
+        options = SamplingOptions(max_new_tokens=COUNT)
+        core.add(Request(f"r{i}", prompt, options, sinks[i], encoder_ids=encoder))
+    run(core)
+    assert [s.ids for s in sinks] == [_expected(reference, ids) for ids in _inputs()[:2]]
+    assert len(model._caches) <= 1
+
+
+def test_ids_survive_a_bfloat16_cache(tmp_path: Path) -> None:
+    reference = _gpt2().eval()
+    enliven(reference)
+    reference.save_pretrained(tmp_path)
+    core = make_core(load(tmp_path), vocab_size=VOCAB, dtype=torch.bfloat16)
+    sink = Collector()
+    core.add(Request("r", tuple(_inputs()[0]), SamplingOptions(max_new_tokens=COUNT), sink))
+    run(core)
+    assert sink.ids == _expected(reference, _inputs()[0])
+
+
+def test_it_says_that_it_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _gpt2().save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path)
+    assert "'gpt2'" in caplog.text and "best effort" in caplog.text
+
+
+def test_what_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
+    with pytest.raises(UnsupportedModel, match="no-such-model"):
+        load_decoder(Checkpoint.open(tmp_path), LoadOptions())
+
+
+def test_remote_code_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("raise SystemExit('this file was run')")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel):
+        load_decoder(Checkpoint.open(tmp_path), LoadOptions())
