@@ -5,10 +5,12 @@ Knows tensors and devices; knows neither requests' options nor text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,10 +62,7 @@ class Runner:
         spec = self.model.cache_spec()
         shape = (self.num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim)
         return tuple(
-            (
-                torch.zeros(shape, dtype=self.dtype, device=self.device),
-                torch.zeros(shape, dtype=self.dtype, device=self.device),
-            )
+            (_zeros(shape, self.dtype, self.device), _zeros(shape, self.dtype, self.device))
             for _ in range(spec.num_layers)
         )
 
@@ -82,3 +81,16 @@ class Runner:
         batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
         hidden = self.model(batch.paged)
         return StepOutput(hidden, self.model.logits(hidden[batch.rows]))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that cost nothing until they are used: on the CPU, pages that calloc has not touched.
+
+    ``torch.zeros`` writes them all: 10 s and as many GB of resident memory as the cache may take.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes, alignment = math.prod(shape) * dtype.itemsize, 64
+    raw = np.zeros(num_bytes + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)
