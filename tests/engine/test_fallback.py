@@ -17,7 +17,7 @@ from atoll.errors import UnsupportedModel
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.load import LoadOptions
 
-VOCAB, COUNT = 300, 12
+VOCAB, COUNT = 300, 8
 
 
 def _gpt2() -> Any:

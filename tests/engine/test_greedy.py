@@ -48,9 +48,7 @@ def test_together_in_chunks(
     assert generate(core, prompts, max_new_tokens=COUNT) == expected
 
 
-def test_after_preemption(
-    case: Any, prompts: list[list[int]], expected: list[list[int]]
-) -> None:
+def test_after_preemption(case: Any, prompts: list[list[int]], expected: list[list[int]]) -> None:
     core = make_core(case[0], num_blocks=26 if case[2] is None else 13, prefix_caching=False)
     assert generate(core, prompts, max_new_tokens=COUNT) == expected
     assert core.stats().num_preemptions > 0

@@ -21,7 +21,10 @@ _COUNTERS = {
     "num_forward_tokens": ("atoll_engine_tokens_total", "tokens computed"),
     "num_preemptions": ("atoll_preemptions_total", "requests put back for want of blocks"),
     "num_evicted_blocks": ("atoll_kv_blocks_evicted_total", "cached blocks that were reused"),
-    "num_queried_tokens": ("atoll_prefix_queried_tokens_total", "prompt tokens looked up in the cache"),
+    "num_queried_tokens": (
+        "atoll_prefix_queried_tokens_total",
+        "prompt tokens looked up in the cache",
+    ),
     "num_hit_tokens": ("atoll_prefix_hit_tokens_total", "prompt tokens found in the cache"),
     "num_drafted_tokens": ("atoll_drafted_tokens_total", "tokens guessed by speculation"),
     "num_accepted_tokens": ("atoll_accepted_tokens_total", "guessed tokens that were right"),
