@@ -123,9 +123,7 @@ class EmbedModel:
             dimensions = tensors.as_int("dimensions", dimensions, 1, self.hidden_size)
         return EmbedOptions(
             normalize=tensors.as_bool("normalize", given.get("normalize", True)),
-            truncate=tensors.as_bool(
-                "truncate", given.get("truncate", self.settings.auto_truncate)
-            ),
+            truncate=tensors.as_bool("truncate", truncate),
             direction=direction,
             prompt=self._prompt(given.get("prompt_name")),
             dimensions=dimensions,
