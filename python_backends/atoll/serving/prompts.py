@@ -11,6 +11,7 @@ from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving import tensors
 from atoll.serving.sampling import GenerateOptions
 from atoll.text.chat import ChatTemplate
+from atoll.text.families import fill_in_the_middle
 from atoll.text.tokenizer import Tokenizer
 
 
@@ -84,7 +85,8 @@ class Prompt:
             rendered = template.render(self.messages, self.tools)
             return tokenizer.encode(rendered, add_special_tokens=False)
         if self.text is not None:
-            return tokenizer.encode(self.text, options.add_special_tokens)
+            text = _with_suffix(self.text, options.suffix, tokenizer)
+            return tokenizer.encode(text, options.add_special_tokens)
         ids = list(self.input_ids or ())
         for index, token_id in enumerate(ids):
             if not 0 <= token_id < limits.vocab_size:
@@ -92,6 +94,15 @@ class Prompt:
                     f"input_ids[{index}] is {token_id}; the vocabulary has {limits.vocab_size}"
                 )
         return ids
+
+
+def _with_suffix(text: str, suffix: str | None, tokenizer: Tokenizer) -> str:
+    if suffix is None:
+        return text
+    prompt = fill_in_the_middle(tokenizer.core, text, suffix)
+    if prompt is None:
+        raise ValidationError("suffix is set, but this model has no fill-in-the-middle tokens")
+    return prompt
 
 
 def _json(name: str, text: str | None) -> Any:

@@ -36,7 +36,7 @@ NAMES: frozenset[str] = frozenset(
         "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
         "no_repeat_ngram_size", "logit_bias", "watermark", "seed", "n", "best_of", "stop",
         "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
-        "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate",
+        "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
         "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
         "guided_grammar",
     }
@@ -50,6 +50,7 @@ class GenerateOptions:
     """What a request asks for, checked; the prompt's length is not known yet.
 
     max_tokens: None means as many as fit. truncate: keep so many of the prompt's last tokens.
+    suffix: what follows the text that is wanted, for code models that fill in the middle.
     """
 
     sampling: SamplingOptions
@@ -61,6 +62,7 @@ class GenerateOptions:
     skip_special_tokens: bool
     add_special_tokens: bool
     truncate: int | None
+    suffix: str | None
     adapter_id: str | None
     grammar: tuple[str, Any] | None
 
@@ -142,6 +144,7 @@ def read_options(
         skip_special_tokens=r.flag("skip_special_tokens", True),
         add_special_tokens=r.flag("add_special_tokens", True),
         truncate=r.integer("truncate", 0, 1) if r.has("truncate") else None,
+        suffix=_text(r, "suffix") or None,
         adapter_id=_text(r, "adapter_id"),
         grammar=_grammar(r, settings),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 
 from atoll.errors import ConfigError
+from atoll.text.families import TextRule, complete, text_rule
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token")
 
@@ -23,23 +24,27 @@ class Tokenizer:
     """The tokenizer of one checkpoint folder.
 
     config: tokenizer_config.json. special_tokens: texts by name (``bos_token``, ...).
-    eos_token_ids: every id that ends a generated text.
+    eos_token_ids: every id that ends a generated text. text_rule: what the family does to a text
+    before it is tokenized, see ``families``.
     """
 
     core: RustTokenizer
     config: Mapping[str, Any]
     special_tokens: Mapping[str, str]
     eos_token_ids: frozenset[int]
+    text_rule: TextRule | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Raises ConfigError: the folder has no tokenizer that can be read."""
         config = _read(folder / "tokenizer_config.json")
         core = _core(folder)
+        complete(core, _read(folder / "config.json").get("architectures"))
         core.no_truncation()
         core.no_padding()
         texts = _special_tokens(folder, config)
-        return cls(core, config, texts, _eos_token_ids(folder, core, texts))
+        eos_token_ids = _eos_token_ids(folder, core, texts)
+        return cls(core, config, texts, eos_token_ids, text_rule(core))
 
     @property
     def vocab_size(self) -> int:
@@ -48,6 +53,7 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text."""
+        text = text if self.text_rule is None else self.text_rule(text)
         # encode_batch, of one text too: it releases the GIL, encode does not.
         encoding = self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         return list(encoding.ids)
