@@ -1,0 +1,189 @@
+"""The commands that start no server, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atoll.catalogue import ENTRIES, ServedModel
+from atoll.cli import checks
+from atoll.cli.choose import Choice, checkout_repository, choose
+from atoll.cli.examples import example
+from atoll.config import Settings
+from atoll.errors import ConfigError
+from atoll.launcher.libraries import missing_libraries, remedy
+
+ATOLL = Path(sys.executable).with_name("atoll")
+
+
+def atoll(*arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [str(ATOLL), *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def checkpoint(folder: Path, **config: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 32, **config}))
+    return folder
+
+
+def test_list_names_every_entry() -> None:
+    code, out, _ = atoll("list", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["name"] for row in rows] == [entry.name for entry in ENTRIES]
+    assert all(row["source"].startswith("package ") for row in rows)
+    code, out, _ = atoll("list")
+    assert code == 0 and all(entry.model_id in out for entry in ENTRIES)
+
+
+@pytest.mark.slow
+def test_info_tells_what_a_model_is() -> None:
+    code, out, _ = atoll("info", "all-minilm-l6-v2", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["task"] == "embed" and facts["architecture"] == "BertModel"
+    assert facts["embedding_size"] == 384 and facts["max_tokens"] == 256
+    assert facts["weight_bytes"] > 80_000_000
+    assert facts["implementation"] == "atoll.models.bert"
+    assert facts["kernels"]["linear"].startswith("atoll_kernels.")
+
+
+@pytest.mark.slow
+def test_info_says_that_an_architecture_is_not_supported(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "Whisper X", architectures=["XForCausalLM"], model_type="x")
+    code, out, _ = atoll("info", str(folder), "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["name"] == "whisper-x"
+    assert facts["implementation"].startswith("none: model_type 'x' is not supported")
+
+
+def test_errors_are_one_line_and_status_1(tmp_path: Path) -> None:
+    code, out, err = atoll("info", "./absent", cwd=tmp_path)
+    assert (code, out) == (1, "")
+    assert err == "error: model_id './absent': there is no such folder\n"
+    code, _, err = atoll("serve", "--dtype", "int3", cwd=tmp_path)
+    assert code == 1 and err.startswith("error: dtype is 'int3'; allowed: ")
+    code, _, err = atoll("serve", cwd=tmp_path, MAX_BATCH_TOKENS="0")
+    assert code == 1 and "max_batch_tokens is 0" in err
+
+
+def test_render_and_its_check(tmp_path: Path) -> None:
+    assert atoll("render", str(tmp_path))[0] == 0
+    assert atoll("render", "--check", str(tmp_path))[0] == 0
+    (tmp_path / ENTRIES[0].name / "config.pbtxt").write_text("changed")
+    code, _, err = atoll("render", "--check", str(tmp_path))
+    assert code == 1 and f"{ENTRIES[0].name}/config.pbtxt" in err
+    assert atoll("render", "--check")[0] == 0, "run `atoll render` and commit the result"
+
+
+def test_every_setting_is_a_flag_with_an_environment_variable() -> None:
+    code, out, _ = atoll("serve", "--help", COLUMNS="300")
+    assert code == 0
+    for setting in fields(Settings):
+        assert f"--{setting.name.replace('_', '-')}" in out, setting.name
+        assert setting.name.upper() in out, setting.name
+
+
+def test_without_arguments_the_checkouts_embedded_entries_are_served() -> None:
+    choice = choose([], None, {})
+    assert choice.repository == checkout_repository() and choice.repository is not None
+    assert choice.names == ("all-minilm-l6-v2", "smollm2-135m-instruct")
+    changed = choose([], None, {"dtype": "bfloat16"})
+    assert [entry.name for entry in changed.entries] == list(choice.names)
+    assert all(entry.settings["dtype"] == "bfloat16" for entry in changed.entries)
+
+
+def test_any_checkpoint_becomes_an_entry(tmp_path: Path) -> None:
+    first = checkpoint(tmp_path / "a" / "Same Name", architectures=["BertModel"], model_type="bert")
+    second = checkpoint(
+        tmp_path / "b" / "same-name", architectures=["LlamaForCausalLM"], model_type="llama"
+    )
+    ids = [str(first), str(second), "smollm2-135m-instruct", "all-minilm-l6-v2"]
+    choice = choose(ids, None, {"max_batch_tokens": "64"})
+    assert [(e.name, e.task) for e in choice.entries] == [
+        ("same-name", "embed"), ("same-name-2", "generate"),
+        ("smollm2-135m-instruct", "generate"), ("all-minilm-l6-v2", "embed"),
+    ]  # fmt: skip
+    assert choice.entries[0].model_id == str(first)
+    assert choice.entries[0].dims["embedding"] == 32
+    assert all(e.settings == {"max_batch_tokens": "64"} for e in choice.entries)
+    named = choose([str(first)], None, {"served_model_name": "mine"})
+    assert [(e.name, dict(e.settings)) for e in named.entries] == [("mine", {})]
+    with pytest.raises(ConfigError, match="single --model-id"):
+        choose(ids, None, {"served_model_name": "mine"})
+
+
+def test_a_repository_is_served_as_it_is(tmp_path: Path) -> None:
+    assert choose([], tmp_path, {}) == Choice(repository=tmp_path)
+    with pytest.raises(ConfigError, match="--model-id, --dtype"):
+        choose(["x"], tmp_path, {"dtype": "auto"})
+
+
+@pytest.mark.parametrize("task", ["embed", "generate", None])
+def test_examples_survive_the_shell(task: str | None) -> None:
+    words = shlex.split(example(ServedModel("m", task), "http://127.0.0.1:8000"))
+    assert words[:2] == ["curl", "-s"]
+    assert words[2].startswith("http://127.0.0.1:8000/v2/models/m")
+    if task is not None:
+        assert words[3] == "-d" and json.loads(words[4])
+
+
+@pytest.mark.slow
+def test_doctor_finds_this_machine_fit() -> None:
+    code, out, _ = atoll("doctor", "--json")
+    found = {item["name"]: item for item in json.loads(out)}
+    failed = [item for item in found.values() if item["status"] == "fail"]
+    assert code == 0 and not failed
+    for name in ("Python", "numpy", "tritonserver", "shared memory", "torch", "CPU", "cache"):
+        assert name in found
+    assert all(item["remedy"] for item in found.values() if item["status"] != "ok")
+
+
+def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "2.1.0")
+        monkeypatch.setattr("sys.version_info", (3, 13, 0))
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        looks = (checks.python, checks.numpy, checks.ports, checks.compilers)
+        machine = checks.Machine(None, (port, 2, 3))
+        found = {finding.name: finding for look in looks for finding in look(machine)}
+    assert found[f"port {port}"].status == "warn" and "--http-port" in found[f"port {port}"].remedy
+    assert found["numpy"].status == "fail" and "numpy<2" in found["numpy"].remedy
+    assert found["Python"].status == "fail" and "3.11" in found["Python"].remedy
+    assert found["C++ compiler"].status == "warn"
+    assert all(f.remedy for f in found.values() if f.status != "ok")
+
+
+def test_a_missing_library_is_found(tmp_path: Path) -> None:
+    """A real one: a program whose library was deleted."""
+    (tmp_path / "gone.c").write_text("int gone(void) { return 0; }")
+    (tmp_path / "main.c").write_text("int gone(void); int main(void) { return gone(); }")
+    library, program = tmp_path / "libatollgone.so", tmp_path / "program"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "gone.c"], check=True)
+    subprocess.run(["cc", "-o", program, tmp_path / "main.c", library], check=True)
+    assert missing_libraries(program, os.environ) == []
+    library.unlink()
+    (missing,) = missing_libraries(program, os.environ)
+    assert missing.endswith("libatollgone.so")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"apt-get install libpython{version}" in remedy("libpython3.11.so.1.0")

@@ -1,0 +1,70 @@
+"""Parts of the launcher that need no server."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from atoll.errors import ConfigError
+from atoll.launcher.installation import find_installation
+from atoll.launcher.logs import LogPump
+
+HEAD = "1123 08:59:31.753471 9306 model_lifecycle.cc:642]"
+LINES = [
+    f'I{HEAD} "loading: bad:1"',
+    "a model prints",
+    f'W{HEAD} "a warning"',
+    f'E{HEAD} "failed to load \'bad\' version 1: Internal: '
+    'ValueError: \\"x\\": 1\\nmore\\n\\nAt:\\n  /a/model.py(3): initialize\\n"',
+    f"E{HEAD} failed to load 'old' version 2: Unavailable: gone",
+    f'E{HEAD} "something else is wrong"',
+    "+-------+",
+    "| bad   | UNAVAILABLE",
+    "At:",
+    "  /a/model.py(3): initialize",
+    "",
+    "error: creating server: Internal - failed to load all models",
+]
+
+
+def pump(path: Path, verbose: bool) -> tuple[LogPump, list[str]]:
+    shown: list[str] = []
+    stream = io.StringIO("".join(f"{line}\n" for line in LINES))
+    log = LogPump(stream, path, shown.append, verbose)
+    log.join(timeout_s=10)
+    return log, shown
+
+
+def test_why_models_failed_is_read_from_the_log(tmp_path: Path) -> None:
+    """Newer servers quote their messages, older ones do not."""
+    log, _ = pump(tmp_path / "log", verbose=False)
+    assert log.failures == {"bad": 'ValueError: "x": 1\nmore', "old": "gone"}
+    assert (tmp_path / "log").read_text().splitlines() == LINES
+    assert log.tail(2).splitlines() == [LINES[9], LINES[11]]
+
+
+def test_only_what_matters_is_shown(tmp_path: Path) -> None:
+    assert pump(tmp_path / "log", verbose=False)[1] == ["a model prints", LINES[5]]
+    assert pump(tmp_path / "log", verbose=True)[1] == LINES
+
+
+def test_a_server_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="not there or cannot be executed"):
+        find_installation(str(tmp_path / "tritonserver"))
+    binary = tmp_path / "root" / "bin" / "tritonserver"
+    binary.parent.mkdir(parents=True)
+    binary.touch(mode=0o755)
+    with pytest.raises(ConfigError, match=r"libtriton_python\.so is missing"):
+        find_installation(str(binary))
+    backend = tmp_path / "root" / "backends" / "python" / "libtriton_python.so"
+    backend.parent.mkdir(parents=True)
+    backend.touch()
+    with pytest.raises(ConfigError, match="no Python backend stub"):
+        find_installation(str(binary))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install nvidia-pytriton==0\.7\.0"):
+        find_installation()

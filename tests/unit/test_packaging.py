@@ -1,0 +1,95 @@
+"""Files that only tools outside this suite read: compose, Dockerfile, Makefile, distributions."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from atoll.weights.embedded import EMBEDDED
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return loaded
+
+
+def test_compose_serves_the_repository_with_room_for_shared_memory() -> None:
+    services = compose()["services"]
+    assert set(services) == {"atoll", "atoll-gpu"}
+    for service in services.values():
+        assert service["shm_size"] == "1gb"
+        assert "/v2/health/ready" in " ".join(service["healthcheck"]["test"])
+        assert "./model_repository:/models:ro" in service["volumes"]
+        assert (ROOT / service["build"]["dockerfile"]).exists()
+    assert "profiles" not in services["atoll"]
+    gpu = services["atoll-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+
+
+def test_compose_is_valid_for_docker() -> None:
+    """Where the compose plugin exists; elsewhere the parsed file above has to do."""
+    docker = shutil.which("docker")
+    if docker is None:
+        pytest.skip("no docker client")
+    if subprocess.run([docker, "compose", "version"], capture_output=True).returncode != 0:
+        pytest.skip("no compose plugin")
+    command = [docker, "compose", "--profile", "gpu", "config", "--quiet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_dockerfile_copies_what_exists_and_may_be_sent() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    sources = [
+        name
+        for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE)
+        for name in line.split()[:-1]
+    ]
+    assert sources
+    for name in sources:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in allowed, name
+    # The stub puts the working directory first on sys.path.
+    assert re.findall(r"^WORKDIR (.+)$", text, re.MULTILINE)[-1] == "/workspace/empty"
+
+
+def test_the_makefile_knows_its_targets() -> None:
+    for target in ("serve", "test", "lint", "type", "format", "clean"):
+        done = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, done.stderr
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_embedded_packages_are_pinned_once() -> None:
+    lines = (ROOT / "requirements" / "embedded.txt").read_text().splitlines()
+    pins = {line for line in lines if line and not line.startswith("#")}
+    assert pins == {model.requirement for model in EMBEDDED.values()}
+
+
+def test_the_client_needs_no_torch() -> None:
+    text = (ROOT / "client" / "pyproject.toml").read_text()
+    assert "torch" not in text and "tritonclient" in text
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'client')!r}); import atoll_client; "
+        "bad = {'torch', 'atoll', 'transformers'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_typed_packages_say_so() -> None:
+    for package in ("kernels/atoll_kernels", "python_backends/atoll", "client/atoll_client"):
+        assert (ROOT / package / "py.typed").exists()
