@@ -23,6 +23,7 @@ from atoll.catalogue import (
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.serving.wire import WIRES
+from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,22 +46,22 @@ def test_committed_repository_is_rendered_from_the_catalogue() -> None:
 
 
 def test_entries_say_what_their_checkpoints_say() -> None:
-    for entry in ENTRIES:
+    for entry in (e for e in ENTRIES if e.model_id in EMBEDDED):
         detected = read_model(resolve(entry.model_id))
         assert (detected.task, detected.model_type) == (entry.task, entry.model_type)
         assert entry.dims.get("embedding", detected.embedding_size) == detected.embedding_size
 
 
 def test_differences_name_changed_missing_and_foreign_files(tmp_path: Path) -> None:
-    write_repository(ENTRIES, tmp_path)
-    first, second = (e.name for e in ENTRIES)
+    entries = ENTRIES[:2]
+    write_repository(entries, tmp_path)
+    first, second = (e.name for e in entries)
     (tmp_path / first / "config.pbtxt").write_text("")
     (tmp_path / second / "1" / "model.py").unlink()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.pbtxt").write_text("")
-    assert differences(ENTRIES, tmp_path) == [
-        f"{first}/config.pbtxt", "other/config.pbtxt", f"{second}/1/model.py"
-    ]  # fmt: skip
+    expected = [f"{first}/config.pbtxt", "other/config.pbtxt", f"{second}/1/model.py"]
+    assert differences(entries, tmp_path) == sorted(expected)
 
 
 def test_rendered_config_matches_the_wire_and_the_settings(tmp_path: Path) -> None:
@@ -81,9 +82,9 @@ def test_rendered_config_matches_the_wire_and_the_settings(tmp_path: Path) -> No
         assert Settings.read(parameters, {}).model_id == entry.model_id
     write_repository(ENTRIES, tmp_path)
     served = read_repository(tmp_path)
-    assert [(s.name, s.task, s.model_id) for s in served] == [
+    assert sorted((s.name, s.task, s.model_id) for s in served) == sorted(
         (e.name, e.task, e.model_id) for e in ENTRIES
-    ]
+    )
 
 
 def test_awkward_values_survive_rendering(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atoll.catalogue.detect import Detected
+from atoll.catalogue.generators import GENERATORS
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,7 @@ ENTRIES: tuple[Entry, ...] = (
         model_type="bert",
         dims={"embedding": 384},
     ),
-    Entry(
-        name="smollm2-135m-instruct",
-        model_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-        task="generate",
-        model_type="llama",
-    ),
+    *(Entry(g.name, g.model_id, "generate", g.model_type) for g in GENERATORS),
 )
 
 

@@ -1,0 +1,5 @@
+"""CodeLlama-7b-hf: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""flan-t5-base: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

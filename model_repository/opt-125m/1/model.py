@@ -1,0 +1,5 @@
+"""opt-125m: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""pythia-160m: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

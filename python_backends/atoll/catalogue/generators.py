@@ -1,0 +1,41 @@
+"""Generators that come with an entry: TGI's list, with smaller siblings that a laptop can run."""
+
+from typing import NamedTuple
+
+
+class Generator(NamedTuple):
+    """An entry of task "generate"; ``model_type`` is config.json's."""
+
+    name: str
+    model_id: str
+    model_type: str
+
+
+GENERATORS = (
+    Generator("bloom", "bigscience/bloom", "bloom"),
+    Generator("bloom-560m", "bigscience/bloom-560m", "bloom"),
+    Generator("code-llama-7b", "codellama/CodeLlama-7b-hf", "llama"),
+    Generator("falcon-40b", "tiiuae/falcon-40b", "falcon"),
+    Generator("falcon-7b", "tiiuae/falcon-7b", "falcon"),
+    Generator("flan-t5-base", "google/flan-t5-base", "t5"),
+    Generator("flan-t5-small", "google/flan-t5-small", "t5"),
+    Generator("flan-t5-xxl", "google/flan-t5-xxl", "t5"),
+    Generator("galactica-120b", "facebook/galactica-120b", "opt"),
+    Generator("gpt-neox-20b", "EleutherAI/gpt-neox-20b", "gpt_neox"),
+    Generator("llama-2-13b", "meta-llama/Llama-2-13b-hf", "llama"),
+    Generator("llama-2-70b", "meta-llama/Llama-2-70b-hf", "llama"),
+    Generator("llama-2-7b", "meta-llama/Llama-2-7b-hf", "llama"),
+    Generator("llama-7b", "huggyllama/llama-7b", "llama"),
+    Generator("mistral-7b-instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.2", "mistral"),
+    Generator(
+        "mixtral-8x7b-instruct-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral"
+    ),
+    Generator("mpt-30b", "mosaicml/mpt-30b", "mpt"),
+    Generator("opt-125m", "facebook/opt-125m", "opt"),
+    Generator("opt-66b", "facebook/opt-66b", "opt"),
+    Generator("phi-2", "microsoft/phi-2", "phi"),
+    Generator("pythia-160m", "EleutherAI/pythia-160m", "gpt_neox"),
+    Generator("santacoder", "bigcode/santacoder", "gpt2"),
+    Generator("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "llama"),
+    Generator("starcoder", "bigcode/starcoder", "gpt_bigcode"),
+)  # fmt: skip
