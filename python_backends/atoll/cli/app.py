@@ -11,6 +11,7 @@ from rich.console import Console
 
 from atoll import __version__
 from atoll.cli.catalogue import info, list_entries, render
+from atoll.cli.convert import convert
 from atoll.cli.doctor import doctor
 from atoll.cli.serve import serve
 from atoll.errors import AtollError
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command("list")(list_entries)
 app.command()(info)
+app.command()(convert)
 app.command()(doctor)
 app.command()(render)
 

@@ -5,6 +5,7 @@ files through torch's weights-only unpickler. Does not know what the tensors mea
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,27 @@ def _weight_files(folder: Path) -> list[Path]:
     raise WeightError(f"{folder}: no *.safetensors and no pytorch_model*.bin")
 
 
-def _open(path: Path) -> Any:
+def load_bin(path: Path) -> dict[str, Any]:
+    """The tensors of a ``.bin`` file, mapped where its format allows that; runs no code of it.
+
+    Raises:
+        WeightError: it cannot be read, or holds more than tensors.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return safe_open(str(path), framework="pt")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:
+        raise WeightError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise WeightError(f"{path}: holds a {type(found).__name__}; expected tensors by name")
+    return dict(found)
+
+
+def _open(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return load_bin(path)
+    try:
+        return safe_open(str(path), framework="pt")
     except Exception as error:
         raise WeightError(f"{path}: cannot be read: {error}") from error
