@@ -1,4 +1,4 @@
-"""SmolLM2 through a real server: the answers, the streams, and what happens when things go wrong."""
+"""SmolLM2 through a real server: answers, streams, and what happens when things go wrong."""
 
 from __future__ import annotations
 

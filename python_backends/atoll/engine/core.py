@@ -140,7 +140,11 @@ class EngineCore:
             num_guessed, num_right = len(sequence.draft), len(tokens) - 1
             self._num_drafted += num_guessed
             self._num_accepted += num_right
-            self._deliver(sequence, tokens, count - num_guessed)
+            try:
+                self._deliver(sequence, tokens, count - num_guessed)
+            except Exception as error:  # its sink or its grammar: the others have no part in it
+                logger.exception("request %s failed", sequence.request.request_id)
+                self._fail(sequence, GenerationError(f"{type(error).__name__}: {error}"))
         self._num_steps += bool(plan)
 
     def _deliver(self, sequence: Sequence, tokens: list[Token], num_computed: int) -> None:
@@ -178,9 +182,9 @@ class EngineCore:
         return None
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        del self._sequences[sequence.request.request_id]
-        self.scheduler.drop(sequence)
-        sequence.request.sink.failed(error)
+        if self._sequences.pop(sequence.request.request_id, None) is not None:
+            self.scheduler.drop(sequence)
+            sequence.request.sink.failed(error)
 
     def _recover(self, plan: list[ScheduledSequence], error: Exception) -> None:
         """Fails the requests of the step (all that run, if it never came to a plan)."""
@@ -189,8 +193,7 @@ class EngineCore:
         failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
         affected = [item.sequence for item in plan] or list(self.scheduler.running)
         for sequence in affected:
-            if sequence.request.request_id in self._sequences:
-                self._fail(sequence, failure)
+            self._fail(sequence, failure)
         self._runner.reset()
         self.scheduler.reset(self._new_blocks())
 

@@ -1,0 +1,284 @@
+"""Every sampling option against transformers' processors on the same logits, value by value."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from driving import EchoModel, generate, make_core, request
+from scipy import stats
+from torch import Tensor
+
+from atoll.engine.request import SamplingOptions, Sequence
+from atoll.engine.sampler import Sampler
+from atoll.engine.sampler.processors import Processors
+from atoll.engine.sampler.random import uniform
+from atoll.engine.sampler.selection import draw
+from atoll.engine.sampler.warpers import WarperParameters, warp
+from atoll.engine.sampler.watermark import Watermark
+
+VOCAB = 400
+ROWS = 6
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(0)) * 4
+
+
+@pytest.fixture
+def contexts() -> list[tuple[list[int], list[int]]]:
+    """(prompt, output) of each row, over a small alphabet, so that tokens and n-grams repeat."""
+    generator = np.random.default_rng(1)
+    return [
+        (generator.integers(0, 12, 5 + i).tolist(), generator.integers(0, 12, 3 * i).tolist())
+        for i in range(ROWS)
+    ]
+
+
+def sequences(
+    contexts: list[tuple[list[int], list[int]]], options: list[dict[str, Any]]
+) -> list[Sequence]:
+    made = []
+    for (prompt, output), chosen in zip(contexts, options, strict=True):
+        sequence = Sequence(request(prompt, 100, **chosen)[0])
+        sequence.token_ids += output
+        made.append(sequence)
+    return made
+
+
+def reference(
+    processors: list[Any], contexts: list[tuple[list[int], list[int]]], logits: Tensor
+) -> Tensor:
+    """transformers, one row after the other."""
+    rows = []
+    for (prompt, output), row, processor in zip(contexts, logits, processors, strict=True):
+        ids = torch.tensor([prompt + output])
+        rows.append(processor(ids, row[None].clone())[0])
+    return torch.stack(rows)
+
+
+def process(made: list[Sequence], logits: Tensor) -> Tensor:
+    ours = logits.clone()
+    Processors(Watermark(VOCAB, 0.5, 2.0)).process(ours, made)
+    return ours
+
+
+def warped(options: list[dict[str, Any]], logits: Tensor) -> Tensor:
+    chosen = [SamplingOptions(1, **o) for o in options]
+    return warp(logits.clone(), WarperParameters.of(chosen, VOCAB, logits.device))
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    assert torch.equal(ours.isinf(), theirs.isinf())
+    kept = ~theirs.isinf()
+    torch.testing.assert_close(ours[kept], theirs[kept], rtol=1e-6, atol=1e-6)
+
+
+# Option -> values by row, and the processor that does the same.
+PENALTIES = {
+    "repetition_penalty": (
+        [1.0, 1.3, 0.7, 2.0, 1.1, 1.0],
+        lambda v, n: hf.RepetitionPenaltyLogitsProcessor(penalty=v),
+    ),
+    "no_repeat_ngram_size": (
+        [0, 1, 2, 3, 2, 4],
+        lambda v, n: hf.NoRepeatNGramLogitsProcessor(v) if v else hf.LogitsProcessorList(),
+    ),
+    "logit_bias": (
+        [(), ((3, 5.0),), ((7, -100.0), (3, 2.5)), (), ((0, 1.0),), ((399, 9.0),)],
+        lambda v, n: (
+            hf.SequenceBiasLogitsProcessor({(t,): b for t, b in v}) if v
+            else hf.LogitsProcessorList()
+        ),
+    ),
+    "min_new_tokens": (
+        [0, 4, 6, 9, 30, 16],
+        lambda v, n: hf.MinNewTokensLengthLogitsProcessor(n, v, [2, 5]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_processors(
+    name: str, logits: Tensor, contexts: list[tuple[list[int], list[int]]]
+) -> None:
+    values, build = PENALTIES[name]
+    options = [{name: v, "eos_token_ids": frozenset([2, 5])} for v in values]
+    theirs = [build(v, len(prompt)) for v, (prompt, _) in zip(values, contexts, strict=True)]
+    ours = process(sequences(contexts, options), logits)
+    assert_same(ours, reference(theirs, contexts, logits))
+    assert not torch.equal(ours, logits)
+
+
+def test_openai_penalties(
+    logits: Tensor, contexts: list[tuple[list[int], list[int]]]
+) -> None:
+    """OpenAI's formula: logit - count * frequency - (count > 0) * presence, of the output alone."""
+    options = [{"frequency_penalty": 0.3 * i, "presence_penalty": -0.2 * i} for i in range(ROWS)]
+    expected = logits.clone()
+    for row, ((_, output), o) in enumerate(zip(contexts, options, strict=True)):
+        for token in set(output):
+            expected[row, token] -= output.count(token) * o["frequency_penalty"]
+            expected[row, token] -= o["presence_penalty"]
+    assert_same(process(sequences(contexts, options), logits), expected)
+
+
+WARPERS = {
+    "temperature": ([1.0, 0.2, 0.7, 1.5, 3.0, 1.0], hf.TemperatureLogitsWarper),
+    "top_k": ([0, 1, 5, 50, 399, 1000], hf.TopKLogitsWarper),
+    "top_p": ([1.0, 0.01, 0.3, 0.8, 0.95, 0.999], hf.TopPLogitsWarper),
+    "min_p": ([0.0, 0.01, 0.1, 0.5, 0.9, 1.0], hf.MinPLogitsWarper),
+    "typical_p": ([1.0, 0.05, 0.2, 0.5, 0.9, 0.99], hf.TypicalLogitsWarper),
+}
+NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+
+
+@pytest.mark.parametrize("spread", [0.05, 1.0, 4.0])
+@pytest.mark.parametrize("name", WARPERS)
+def test_warpers(
+    name: str, spread: float, logits: Tensor, contexts: list[tuple[list[int], list[int]]]
+) -> None:
+    """Flat and peaked distributions; the flat ones do not fit into a small nucleus."""
+    logits = logits * spread / 4
+    values, build = WARPERS[name]
+    theirs = [build(v) if v != NEUTRAL[name] else hf.LogitsProcessorList() for v in values]
+    ours = warped([{name: v} for v in values], logits)
+    assert_same(ours, reference(theirs, contexts, logits))
+
+
+def test_a_single_neutral_row_is_left_alone(logits: Tensor) -> None:
+    options = [{}] + [{"top_k": 3, "top_p": 0.5, "min_p": 0.2, "typical_p": 0.4}] * (ROWS - 1)
+    ours = warped(options, logits)
+    assert torch.equal(ours[0], logits[0])
+    assert (ours[1:].isfinite().sum(-1) >= 1).all()
+
+
+def test_order_is_that_of_transformers(
+    logits: Tensor, contexts: list[tuple[list[int], list[int]]]
+) -> None:
+    """Everything at once, against the list that ``generate`` itself builds."""
+    made = {
+        "repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "min_new_tokens": 10,
+        "temperature": 0.8, "top_k": 60, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.9,
+    }  # fmt: skip
+    model = hf.LlamaForCausalLM(
+        hf.LlamaConfig(vocab_size=VOCAB, hidden_size=8, intermediate_size=8,
+                       num_hidden_layers=1, num_attention_heads=1)
+    )  # fmt: skip
+    theirs = []
+    for prompt, _ in contexts:
+        config = hf.GenerationConfig(
+            do_sample=True, sequence_bias=[[[4], 3.0]], eos_token_id=2, max_new_tokens=64, **made
+        )
+        model._prepare_special_tokens(config, True, device="cpu")
+        theirs.append(
+            model._get_logits_processor(
+                config, input_ids_seq_length=len(prompt), prefix_allowed_tokens_fn=None,
+                logits_processor=hf.LogitsProcessorList(), device="cpu",
+            )  # fmt: skip
+        )
+    kinds = [type(p).__name__ for p in theirs[0]]
+    assert len(kinds) == 9, kinds
+    options = [
+        {**made, "do_sample": True, "logit_bias": ((4, 3.0),), "eos_token_ids": frozenset([2])}
+    ] * ROWS
+    ours = process(sequences(contexts, options), logits)
+    ours = warp(ours, WarperParameters.of([SamplingOptions(1, **o) for o in options], VOCAB,
+                                          logits.device))  # fmt: skip
+    assert_same(ours, reference(theirs, contexts, logits))
+
+
+def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:
+    theirs = hf.generation.logits_process.WatermarkLogitsProcessor(
+        VOCAB, "cpu", greenlist_ratio=0.5, bias=2.0, hashing_key=15485863,
+        seeding_scheme="lefthash", context_width=1,
+    )  # fmt: skip
+    made = sequences(contexts, [{"watermark": i % 2 == 0} for i in range(ROWS)])
+    ours = logits.clone()
+    Processors(Watermark(VOCAB, 0.5, 2.0)).watermark(ours, made)
+    expected = reference([theirs] * ROWS, contexts, logits)
+    assert_same(ours[::2], expected[::2])
+    assert torch.equal(ours[1::2], logits[1::2])
+
+
+def test_draws_follow_the_distribution() -> None:
+    """Chi-square over 40,000 draws from 12 tokens and some of probability 0."""
+    count = 40_000
+    row = torch.randn(16, generator=torch.Generator().manual_seed(4))
+    row[[2, 5, 15]] = float("-inf")
+    points = torch.tensor([uniform(99, i) for i in range(count)], dtype=torch.float64)
+    found = torch.cat([draw(row.expand(len(p), -1), p) for p in points.split(4000)])
+    seen = torch.bincount(found, minlength=16).double()
+    expected = row.softmax(-1).double() * count
+    assert (seen[expected == 0] == 0).all()
+    kept = expected > 0
+    result = stats.chisquare(seen[kept].numpy(), expected[kept].numpy() / expected[kept].sum().item() * count)
+    assert result.pvalue > 1e-3
+
+
+def test_seeds_give_independent_streams() -> None:
+    """Neighbouring seeds and positions: uniform each, and without correlation."""
+    table = np.array([[uniform(seed, i) for i in range(300)] for seed in range(60)])
+    assert stats.kstest(table.ravel(), "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(table[:-1].ravel(), table[1:].ravel())[0, 1]) < 0.03
+    assert abs(np.corrcoef(table[:, :-1].ravel(), table[:, 1:].ravel())[0, 1]) < 0.03
+    assert table.min() > 0 and table.max() < 1
+
+
+class FlatModel(EchoModel):
+    """The same distribution everywhere."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return torch.linspace(-1, 1, self.vocab_size).expand(len(hidden), -1).clone()
+
+
+def test_samples_depend_on_the_seed_alone() -> None:
+    """Alone, in any company, in chunks and after preemption: the same tokens for a seed."""
+    options = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "max_new_tokens": 20}
+    alone = {s: generate(make_core(FlatModel()), [[1, 2]], seed=s, **options)[0] for s in range(4)}
+    assert len({tuple(ids) for ids in alone.values()}) == 4
+    core = make_core(FlatModel(), num_blocks=14, max_batch_prefill_tokens=3, prefix_caching=False)
+    sinks = {}
+    for seed in range(4):
+        made, sinks[seed] = request([1, 2], seed=seed, **options)
+        core.add(made)
+        core.add(request([seed], 30, repetition_penalty=1.1)[0])
+    while core.is_busy:
+        core.step()
+    assert core.stats().num_preemptions > 0
+    assert {seed: sink.ids for seed, sink in sinks.items()} == alone
+
+
+def test_mixed_batch_keeps_rows_apart(
+    logits: Tensor, contexts: list[tuple[list[int], list[int]]]
+) -> None:
+    """Greedy, sampling and penalised rows in one batch get what each gets alone."""
+    options: list[dict[str, Any]] = [
+        {}, {"do_sample": True, "seed": 5}, {"repetition_penalty": 3.0},
+        {"do_sample": True, "top_k": 2, "seed": 1}, {"logprobs": True, "top_logprobs": 3},
+        {"do_sample": True, "watermark": True, "min_p": 0.1, "seed": 3},
+    ]  # fmt: skip
+    sampler = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0)))
+    made = sequences(contexts, options)
+    together = sampler.sample(made, logits.clone())
+    alone = [sampler.sample([s], row[None].clone())[0] for s, row in zip(made, logits, strict=True)]
+    assert together == alone
+
+
+def test_logprobs(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:
+    """Of the model's own distribution, whatever the processors and the temperature did."""
+    options = [{"logprobs": True, "top_logprobs": i, "repetition_penalty": 1.5, "do_sample": True,
+                "temperature": 0.5, "seed": i} for i in range(ROWS)]  # fmt: skip
+    sampler = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0)))
+    results = sampler.sample(sequences(contexts, options), logits.clone())
+    expected = logits.double().log_softmax(-1)
+    for row, (tokens, ours) in enumerate(zip(results, expected, strict=True)):
+        assert isinstance(tokens, list)
+        (token,) = tokens
+        assert token.logprob == pytest.approx(ours[token.id].item(), abs=1e-5)
+        assert token.rank == int((ours > ours[token.id]).sum()) + 1
+        best = ours.topk(row)
+        assert [i for i, _ in token.top] == best.indices.tolist()
+        assert [v for _, v in token.top] == pytest.approx(best.values.tolist(), abs=1e-5)

@@ -1,0 +1,240 @@
+"""The scheduler under random schedules, with a model that says what the cache really holds."""
+
+import random
+
+import pytest
+from driving import Collector, EchoModel, generate, make_core, request, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from atoll.engine.core import EngineCore
+from atoll.engine.request import FinishReason, Request
+from atoll.errors import Cancelled
+
+SETTINGS = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+# A small alphabet, so that prefixes collide.
+PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=20)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> dict[str, object]:
+    """An engine's limits and what happens to it."""
+    return {
+        "num_blocks": draw(st.integers(9, 40)),
+        "window": draw(st.sampled_from([None, None, 6])),
+        "prefix_caching": draw(st.booleans()),
+        "limits": {
+            "max_batch_size": draw(st.integers(1, 6)),
+            "max_batch_prefill_tokens": draw(st.integers(1, 24)),
+            "max_mixed_prefill_tokens": draw(st.integers(1, 24)),
+            "waiting_served_ratio": draw(st.sampled_from([0.0, 0.5, 2.0])),
+            "max_waiting_tokens": draw(st.integers(0, 5)),
+        },
+        # (prompt, answer length, steps before the next, cancelled after so many steps or never)
+        "requests": draw(
+            st.lists(
+                st.tuples(
+                    PROMPT, st.integers(1, 14), st.integers(0, 3),
+                    st.none() | st.integers(0, 6), st.none() | st.sampled_from("ab"),
+                ),
+                min_size=1, max_size=10,
+            )
+        ),
+    }  # fmt: skip
+
+
+@SETTINGS
+@given(schedules())
+def test_random_schedules(schedule: dict[str, object]) -> None:
+    """No block leaks or has two writers, every request ends once, every answer is right."""
+    window = schedule["window"]
+    model = EchoModel(window=window)  # type: ignore[arg-type]
+    core = make_core(
+        model, num_blocks=schedule["num_blocks"],  # type: ignore[arg-type]
+        prefix_caching=schedule["prefix_caching"], **schedule["limits"],  # type: ignore
+    )  # fmt: skip
+    cancels: dict[int, list[str]] = {}
+    made: list[tuple[Request, Collector]] = []
+    step = 0
+
+    def advance() -> None:
+        nonlocal step
+        for name in cancels.pop(step, []):
+            core.cancel(name, Cancelled("test"))
+        core.step()
+        core.scheduler.check_integrity()
+        step += 1
+
+    for prompt, length, pause, cancel_after, session in schedule["requests"]:  # type: ignore
+        one = request(prompt, length, session_id=session)
+        core.add(one[0])
+        made.append(one)
+        if cancel_after is not None:
+            cancels.setdefault(step + cancel_after, []).append(one[0].request_id)
+        for _ in range(pause):
+            advance()
+    for _ in range(3000):
+        if not core.is_busy:
+            break
+        advance()
+    for one, sink in made:
+        assert sink.ended.is_set()
+        expected = model.echo(one.prompt_ids, one.options.max_new_tokens)
+        if sink.error is None:
+            assert sink.ids == expected
+        else:
+            assert isinstance(sink.error, Cancelled)
+            assert sink.ids == expected[: len(sink.ids)]
+    core.scheduler.parking.expire(-1)
+    assert core.stats().num_used_blocks == 0
+
+
+def test_the_youngest_is_preempted_and_its_answer_is_the_same() -> None:
+    model = EchoModel()
+    core = make_core(model, num_blocks=12, prefix_caching=False)
+    prompts = [[i] * 6 for i in range(4)]
+    assert generate(core, prompts, max_new_tokens=30) == [model.echo(p, 30) for p in prompts]
+    assert core.stats().num_preemptions > 0
+
+
+def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
+    core = make_core(EchoModel(), num_blocks=256, max_mixed_prefill_tokens=8)
+    short, short_sink = request([1], 40)
+    core.add(short)
+    core.step()
+    long, long_sink = request([2] * 100, 4)
+    core.add(long)
+    before = len(short_sink.tokens)
+    while not long_sink.tokens:
+        core.step()
+    # 100 prompt tokens at 8 in a step: 13 steps, in each of which the other got its token.
+    assert len(short_sink.tokens) - before == 13
+
+
+def test_requests_are_served_in_order() -> None:
+    core = make_core(EchoModel(), num_blocks=256, max_batch_size=2)
+    sinks = []
+    for i in range(6):
+        made, sink = request([i], 5)
+        core.add(made)
+        sinks.append(sink)
+    ends: list[int] = []
+    while core.is_busy:
+        core.step()
+        assert core.stats().num_running <= 2
+        ends += [i for i, s in enumerate(sinks) if s.ended.is_set() and i not in ends]
+    assert ends == sorted(ends)
+
+
+def test_waiting_served_ratio_delays_newcomers() -> None:
+    """With a ratio of 1.2, one newcomer beside one running waits max_waiting_tokens steps."""
+    core = make_core(EchoModel(), waiting_served_ratio=1.2, max_waiting_tokens=5)
+    core.add(request([1], 30)[0])
+    core.step()
+    made, sink = request([2], 3)
+    core.add(made)
+    steps = 0
+    while not sink.tokens:
+        core.step()
+        steps += 1
+    assert steps == 6
+
+
+def test_window_frees_blocks_behind_it() -> None:
+    model = EchoModel(window=6)
+    core = make_core(model, num_blocks=64)
+    made, _ = request([1, 2, 3], 60)
+    core.add(made)
+    used = []
+    while core.is_busy:
+        core.step()
+        used.append(core.stats().num_used_blocks)
+    assert max(used) <= 3
+
+
+def test_stopping_sink_and_stop_tokens() -> None:
+    model = EchoModel()
+    expected = model.echo([5], 10)
+    core = make_core(model)
+    made, sink = request([5], 10, sink=Collector(stop_after=4))
+    core.add(made)
+    run(core)
+    assert sink.ids == expected[:4]
+    assert sink.outcome is not None and sink.outcome.reason is FinishReason.STOP
+    end = expected[5]
+    for options, reason in (
+        ({"eos_token_ids": frozenset([end])}, FinishReason.EOS),
+        ({"stop_token_ids": frozenset([end])}, FinishReason.STOP),
+        ({"eos_token_ids": frozenset([end]), "ignore_eos": True}, FinishReason.LENGTH),
+    ):
+        made, sink = request([5], 10, **options)  # type: ignore[arg-type]
+        core.add(made)
+        run(core)
+        assert sink.outcome is not None and sink.outcome.reason is reason
+        assert len(sink.ids) == (10 if reason is FinishReason.LENGTH else expected.index(end) + 1)
+
+
+def test_a_conversation_prefills_only_what_is_new() -> None:
+    """Three turns; each finds all but its new text in the blocks that the turn before left."""
+    model, core = EchoModel(), None
+    core = make_core(model, num_blocks=64, prefix_caching=False)
+    history: list[int] = []
+    computed = []
+    for turn in ([1, 2, 3, 4, 5, 6, 7], [8, 9, 10], [11] * 5):
+        prompt = history + turn
+        before = core.stats().num_forward_tokens
+        made, sink = request(prompt, 6, session_id="s")
+        core.add(made)
+        run(core)
+        assert sink.ids == model.echo(prompt, 6)
+        computed.append(core.stats().num_forward_tokens - before)
+        history = prompt + sink.ids
+    # The new text, the last token of the answer before it, and the answer but its last token.
+    assert computed == [7 + 5, 3 + 1 + 5, 5 + 1 + 5]
+    assert core.stats().num_parked == 1 and core.stats().num_used_blocks > 0
+    core.scheduler.parking.forget("s")
+    assert core.stats().num_used_blocks == 0
+
+
+def test_a_changed_conversation_is_computed_from_where_it_differs() -> None:
+    model = EchoModel()
+    core = make_core(model, prefix_caching=False)
+    first, sink = request([1, 2, 3, 4, 5, 6], 4, session_id="s")
+    core.add(first)
+    run(core)
+    edited = [1, 2, 3, 9, 9]
+    second, sink = request(edited, 4, session_id="s")
+    core.add(second)
+    run(core)
+    assert sink.ids == model.echo(edited, 4)
+
+
+def test_idle_conversations_give_way_to_requests() -> None:
+    model = EchoModel()
+    core = make_core(model, num_blocks=10, prefix_caching=False)
+    core.add(request([1] * 10, 4, session_id="s")[0])
+    run(core)
+    assert core.stats().num_parked == 1
+    assert generate(core, [[2] * 30], max_new_tokens=8) == [model.echo([2] * 30, 8)]
+    assert core.stats().num_parked == 0 and core.stats().num_preemptions == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_requests_in_little_room(seed: int) -> None:
+    """Long random load: preemptions, evictions and prefix hits all happen, and nothing is lost."""
+    chance, model = random.Random(seed), EchoModel()
+    core: EngineCore = make_core(model, num_blocks=16, max_batch_prefill_tokens=12)
+    made = []
+    for _ in range(80):
+        prompt = [chance.randrange(2) for _ in range(chance.randrange(1, 24))]
+        one = request(prompt, chance.randrange(1, 16))
+        core.add(one[0])
+        made.append(one)
+    run(core)
+    for one, sink in made:
+        assert sink.ids == model.echo(one.prompt_ids, one.options.max_new_tokens)
+    stats = core.stats()
+    assert stats.num_preemptions and stats.num_evicted_blocks and stats.num_hit_tokens
+    assert stats.num_used_blocks == 0
