@@ -1,0 +1,146 @@
+"""Every error a caller can meet, with the HTTP status and ``error_type`` the gateway shows for it.
+
+The same names and numbers as the server's own; ``from_grpc`` reads them back from a status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+
+class AtollError(Exception):
+    """Base class: an unexpected failure while answering."""
+
+    http_status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "generation"
+
+
+class ValidationError(AtollError):
+    """The request is wrong. The message names the field, the value and the limit."""
+
+    http_status = 422
+    error_type = "validation"
+
+
+class EmptyInputError(ValidationError):
+    """The request holds no text at all."""
+
+    http_status = 400
+    error_type = "empty"
+
+
+class MalformedRequest(ValidationError):
+    """The body cannot be read at all."""
+
+    http_status = 400
+
+
+class TooLarge(ValidationError):
+    """The body exceeds the limit."""
+
+    http_status = 413
+
+
+class Unauthorized(AtollError):
+    """The API key is missing or wrong."""
+
+    http_status = 401
+    error_type = "authentication"
+
+
+class NotFound(AtollError):
+    """There is no such model, or no such route."""
+
+    http_status = 404
+    error_type = "not_found"
+
+
+class MethodNotAllowed(AtollError):
+    """The route exists with another method."""
+
+    http_status = 405
+    error_type = "validation"
+
+
+class UnsupportedModel(AtollError):
+    """The model cannot do what is asked: an embedder does not rerank."""
+
+    http_status = 424
+    error_type = "backend"
+
+
+class GenerationError(AtollError):
+    """The model's step failed."""
+
+    http_status = 424
+
+
+class Overloaded(AtollError):
+    """A queue or the KV cache is full; a later try may succeed."""
+
+    http_status = 429
+    error_type = "overloaded"
+
+
+class NotReady(AtollError):
+    """No server is ready, or the model is loading, restarting or shutting down."""
+
+    http_status = 503
+    error_type = "unhealthy"
+
+
+class Unreached(NotReady):
+    """The server was not reached: the request can be sent to another one."""
+
+
+class DeadlineExceeded(AtollError):
+    """The answer did not come in time."""
+
+    http_status = 504
+    error_type = "timeout"
+
+
+class Cancelled(AtollError):
+    """The caller went away or cancelled."""
+
+    http_status = 499
+    error_type = "cancelled"
+
+
+# The server has one code, UNAVAILABLE, for "full" and for "not there": the text tells them apart.
+_FULL = ("are held", "queue", "kv cache", "max_concurrent_requests", "overloaded")
+
+_BY_CODE: dict[grpc.StatusCode, type[AtollError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: ValidationError,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNIMPLEMENTED: UnsupportedModel,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
+    grpc.StatusCode.INTERNAL: GenerationError,
+}
+
+
+def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
+    """The error behind a gRPC status."""
+    text = details or code.name
+    lowered = text.lower()
+    if "unknown model" in lowered:
+        return NotFound(text)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if "connect" in lowered:
+            return Unreached(text)
+        return Overloaded(text) if any(word in lowered for word in _FULL) else NotReady(text)
+    # A model whose process has died answers INTERNAL until it is loaded again.
+    if code is grpc.StatusCode.INTERNAL and "is not healthy" in lowered:
+        return NotReady(text)
+    return _BY_CODE.get(code, AtollError)(text)
+
+
+def from_stream(message: str) -> AtollError:
+    """The error behind the message of a stream's response, which has no code."""
+    if "unknown model" in message.lower():
+        return NotFound(message)
+    return GenerationError(message)

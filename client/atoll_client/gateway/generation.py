@@ -1,0 +1,129 @@
+"""Generation for every dialect: a prompt and options in, chunks out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atoll_client import messages, tasks
+from atoll_client.errors import NotReady
+from atoll_client.gateway.http import Request
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, ModelInfo, Token
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to be generated. ``sampling``: options as the model names them."""
+
+    model: ModelInfo
+    prompt: Prompt
+    sampling: Mapping[str, Any]
+    wanted: Wanted = Wanted()
+
+    def seeded(self, index: int) -> Job:
+        """The same for another of ``n`` answers: a given seed moves on, so that they differ."""
+        seed = self.sampling.get("seed")
+        if seed is None or index == 0:
+            return self
+        return replace(self, sampling={**self.sampling, "seed": (int(seed) + index) % 2**63})
+
+
+async def stream(request: Request, job: Job) -> AsyncGenerator[Chunk, None]:
+    """Chunks as they come; the last one has a finish reason."""
+    message = tasks.generate(
+        job.model.name, job.prompt, job.sampling, stream=True, wanted=job.wanted,
+        request_id=request.request_id,
+    )  # fmt: skip
+    async with contextlib.aclosing(request.gateway.pool.stream(message)) as responses:
+        async for response in responses:
+            for chunk in messages.read_chunks(response):
+                yield chunk
+
+
+async def complete(request: Request, job: Job) -> list[Chunk]:
+    """Whole answers: one, or as many as the sampling option ``n`` says."""
+    message = tasks.generate(
+        job.model.name, job.prompt, job.sampling, stream=False, wanted=job.wanted,
+        request_id=request.request_id,
+    )  # fmt: skip
+    found: list[Chunk] = []
+    async with contextlib.aclosing(request.gateway.pool.stream(message)) as responses:
+        async for response in responses:
+            found += messages.read_chunks(response)
+    if not found:
+        raise NotReady("the model gave no answer")
+    return found
+
+
+async def complete_all(request: Request, jobs: Sequence[Job]) -> list[Chunk]:
+    """One answer for each job, at the same time; the first failure ends the others."""
+    if len(jobs) == 1:
+        return (await complete(request, jobs[0]))[:1]
+    work = [asyncio.create_task(complete(request, job)) for job in jobs]
+    try:
+        return [chunks[0] for chunks in await asyncio.gather(*work)]
+    finally:
+        for task in work:
+            task.cancel()
+
+
+async def stream_all(
+    request: Request, jobs: Sequence[Job]
+) -> AsyncGenerator[tuple[int, Chunk], None]:
+    """Chunks of several answers as they come, with the number of the answer."""
+    if len(jobs) == 1:
+        async with contextlib.aclosing(stream(request, jobs[0])) as chunks:
+            async for chunk in chunks:
+                yield 0, chunk
+        return
+    queue: asyncio.Queue[tuple[int, Chunk | None] | BaseException] = asyncio.Queue()
+    work = [asyncio.create_task(_pump(request, i, job, queue)) for i, job in enumerate(jobs)]
+    try:
+        num_open = len(work)
+        while num_open:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            index, found = item
+            if found is None:
+                num_open -= 1
+            else:
+                yield index, found
+    finally:
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any]) -> None:
+    try:
+        async with contextlib.aclosing(stream(request, job)) as chunks:
+            async for chunk in chunks:
+                queue.put_nowait((index, chunk))
+        queue.put_nowait((index, None))
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+def token_texts(chunk: Chunk) -> list[Token]:
+    """The chunk's tokens with texts that add up to the chunk's.
+
+    A token alone has no exact text (a character may span two, a first space may be dropped). Where
+    the texts of the single tokens do not add up, the last one stands for all.
+    """
+    plain = [token for token in chunk.tokens if not token.special]
+    if "".join(token.text for token in plain) == chunk.text:
+        return list(chunk.tokens)
+    last = plain[-1] if plain else None
+    return [
+        t if t.special else t._replace(text=chunk.text if t is last else "") for t in chunk.tokens
+    ]
+
+
+def given(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Options that were set."""
+    return {name: value for name, value in pairs if value is not None}

@@ -1,0 +1,96 @@
+"""What routes are made of: a request that has been read, and the replies that can be given to it.
+
+Thin by intent: on a short embedding every layer between the socket and the model shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from atoll_client.gateway.app import Gateway
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = "application/json"
+_DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request. ``model``: from the path ``/{model}/...``, else None.
+
+    route: what it matched. labels: filled by the handler for metrics and spans.
+    """
+
+    gateway: Gateway
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    request_id: str
+    started: float
+    model: str | None = None
+    route: Route | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Events:
+    """Server-sent events: each item is the data of one. ``headers`` are sent before the first.
+
+    The first item is awaited before anything is sent, so that a refused request still gets its
+    status. ``on_error`` makes the last event of a stream that fails later.
+    """
+
+    items: AsyncIterator[bytes]
+    on_error: Callable[[Exception], bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Answer = Reply | Events
+Handler = Callable[[Request, Any], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route of one dialect. ``body``: how its JSON is read; None for routes without one.
+
+    dialect: openai, tei or tgi: how errors look. public: answered without an API key.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    dialect: str
+    summary: str
+    body: type[BaseModel] | None = None
+    public: bool = False
+    example: Any = None
+
+
+def dump(value: Any) -> bytes:
+    """JSON; numpy arrays become lists."""
+    return orjson.dumps(value, option=_DUMP)
+
+
+def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
+    """A JSON answer."""
+    return Reply(dump(value), status, headers=headers or {})

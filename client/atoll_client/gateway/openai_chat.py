@@ -1,0 +1,207 @@
+"""OpenAI's chat completions, streamed or whole, with tools, formats and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
+from atoll_client.gateway.http import Answer, Events, Request, dump, reply
+from atoll_client.gateway.openai_sampling import SamplingBody, failure, identity, sampling, usage
+from atoll_client.gateway.tei import find
+from atoll_client.gateway.tools import ToolChoice, with_objects
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, ModelInfo
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]]
+    logprobs: bool = False
+    max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: dict[str, Any] | None = None
+    tool_choice: Any = None
+    tools: list[dict[str, Any]] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """One request on its way."""
+
+    body: ChatBody
+    jobs: list[Job]
+    choice: ToolChoice | None
+    head: dict[str, Any]
+
+
+async def chat(request: Request, body: ChatBody) -> Answer:
+    """A choice for each of ``n`` answers."""
+    request.labels["kind"] = "tgi"
+    model = find(request, body.model, ("generate",))
+    _check(body)
+    choice = ToolChoice.read(body.tools, body.tool_choice)
+    prompt = Prompt(messages=with_objects(body.messages), tools=body.tools if choice else None)
+    job = Job(model, prompt, _options(request, body, model, choice), Wanted(logprobs=body.logprobs))
+    jobs = [job.seeded(index) for index in range(body.n)]
+    kind = "chat.completion.chunk" if body.stream else "chat.completion"
+    head = identity(kind, body.model or model.name, "chatcmpl")
+    found = _Chat(body, jobs, choice, head)
+    if body.stream:
+        return Events(_events(request, found), failure)
+    chunks = await complete_all(request, jobs)
+    choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
+    return reply({**head, "choices": choices, "usage": usage(chunks)})
+
+
+def _check(body: ChatBody) -> None:
+    if not body.messages:
+        raise EmptyInputError("`messages` cannot be empty")
+    for index, message in enumerate(body.messages):
+        if not isinstance(message.get("role"), str):
+            raise ValidationError(f"`messages.{index}.role`: Field required")
+    if body.top_logprobs and not body.logprobs:
+        raise ValidationError("`top_logprobs` needs `logprobs` to be true")
+
+
+def _options(
+    request: Request, body: ChatBody, model: ModelInfo, choice: ToolChoice | None
+) -> dict[str, Any]:
+    options = sampling(body, model, request)
+    # None: as many as the context holds.
+    options["max_tokens"] = body.max_completion_tokens or body.max_tokens
+    if body.top_logprobs:
+        options["top_logprobs"] = body.top_logprobs
+    wanted = _format(body.response_format)
+    if wanted is not None and body.tools:
+        raise ValidationError("`response_format` and `tools` exclude each other")
+    if choice is not None and choice.is_forced:
+        wanted = _schema(choice.schema())
+    if wanted is not None:
+        options["response_format"] = wanted
+    return options
+
+
+def _format(given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As OpenAI writes it; TGI's clients put the schema into ``value``."""
+    if given is None or given.get("type") == "text":
+        return None
+    kind = given.get("type")
+    if kind in ("json_object", "json", "json_schema") and isinstance(given.get("value"), dict):
+        return _schema(given["value"])
+    if kind == "regex":
+        return given
+    if kind == "json_schema":
+        holder = given.get("json_schema")
+        if not isinstance(holder, dict) or not isinstance(holder.get("schema"), dict):
+            raise ValidationError("`response_format.json_schema.schema` must be an object")
+        return given
+    if kind != "json_object":
+        raise ValidationError(
+            f"`response_format.type` is {kind!r}; allowed: text, json_object, json_schema, regex"
+        )
+    return {"type": "json_object"}
+
+
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def _choice(found: _Chat, index: int, chunk: Chunk) -> dict[str, Any]:
+    calls = found.choice.calls(chunk.text) if found.choice else []
+    message: dict[str, Any] = {"role": "assistant", "content": chunk.text}
+    if calls:
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(chunk, found.body),
+        "finish_reason": "tool_calls" if calls else chunk.finish_reason,
+    }
+
+
+async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
+    writers = [_Writer(found, index) for index in range(len(found.jobs))]
+    ends: dict[int, Chunk] = {}
+    nothing = {"usage": None} if found.body.stream_options.include_usage else {}
+    async for index, chunk in stream_all(request, found.jobs):
+        if chunk.finish_reason:
+            ends[index] = chunk
+        for choice in writers[index].write(chunk):
+            yield dump({**found.head, "choices": [choice], **nothing})
+    if found.body.stream_options.include_usage:
+        counts = usage([ends[i] for i in sorted(ends)])
+        yield dump({**found.head, "choices": [], "usage": counts})
+    yield b"[DONE]"
+
+
+class _Writer:
+    """The deltas of one answer. A text that may become a tool call is held until that is known."""
+
+    def __init__(self, found: _Chat, index: int) -> None:
+        self._found, self._index = found, index
+        self._held = ""
+        self._has_begun = False
+        self._is_plain = found.choice is None
+
+    def write(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """Choices to send for one more chunk."""
+        first = [] if self._has_begun else [self._delta({"role": "assistant", "content": ""})]
+        self._has_begun = True
+        if self._is_plain:
+            return [*first, *self._text(chunk.text, chunk)]
+        choice = self._found.choice
+        assert choice is not None
+        self._held += chunk.text
+        if not chunk.finish_reason:
+            if choice.is_forced or choice.may_begin(self._held):
+                return first
+            self._is_plain, text = True, self._held
+            return [*first, *self._text(text, chunk)]
+        calls = choice.calls(self._held)
+        if not calls:
+            return [*first, *self._text(self._held, chunk)]
+        deltas = [{"index": i, **call} for i, call in enumerate(calls)]
+        return [
+            *first, self._delta({"tool_calls": deltas}), self._delta({}, finish="tool_calls"),
+        ]  # fmt: skip
+
+    def _text(self, text: str, chunk: Chunk) -> list[dict[str, Any]]:
+        logprobs = _logprobs(chunk, self._found.body)
+        found = []
+        if text or logprobs:
+            found.append(self._delta({"content": text}, logprobs))
+        if chunk.finish_reason:
+            found.append(self._delta({}, finish=chunk.finish_reason))
+        return found
+
+    def _delta(
+        self, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        return {
+            "index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish,
+        }  # fmt: skip
+
+
+def _logprobs(chunk: Chunk, body: ChatBody) -> dict[str, Any] | None:
+    if not body.logprobs:
+        return None
+    count = body.top_logprobs or 0
+    content = [
+        {
+            **_entry(token.text, token.logprob),
+            "top_logprobs": [_entry(text, logprob) for _, text, logprob in token.top[:count]],
+        }
+        for token in token_texts(chunk)
+        if not token.special
+    ]
+    return {"content": content, "refusal": None} if content else None
+
+
+def _entry(text: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}

@@ -1,0 +1,141 @@
+"""OpenAI's completions: texts or token ids in, texts out, one choice for each prompt and ``n``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic import Field
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway import encoders
+from atoll_client.gateway.bodies import Inputs, batch
+from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
+from atoll_client.gateway.http import Answer, Events, Request, dump, reply
+from atoll_client.gateway.openai_sampling import SamplingBody, failure, identity, sampling, usage
+from atoll_client.gateway.tei import find
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, Token
+
+_DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionsBody(SamplingBody):
+    """POST /v1/completions."""
+
+    prompt: Inputs
+    best_of: int | None = Field(None, ge=1)
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0)
+    suffix: str | None = None
+
+
+async def completions(request: Request, body: CompletionsBody) -> Answer:
+    """A choice for each of ``n`` answers to each prompt."""
+    request.labels["kind"] = "tgi"
+    model = find(request, body.model, ("generate",))
+    if body.suffix:
+        raise ValidationError("`suffix` is not supported: models here continue a text at its end")
+    if body.best_of is not None and body.best_of != body.n:
+        raise ValidationError(f"`best_of` is {body.best_of}; it must equal `n`, {body.n}")
+    items, _ = batch(body.prompt, "prompt")
+    encoders.check_batch(request, len(items))
+    options = sampling(body, model, request)
+    is_echo_only = body.echo and body.max_tokens == 0
+    options["max_tokens"] = 1 if is_echo_only else body.max_tokens or _DEFAULT_MAX_TOKENS
+    if body.max_tokens == 0 and not body.echo:
+        raise ValidationError("`max_tokens` is 0; the least allowed without `echo` is 1")
+    if body.logprobs:
+        options["top_logprobs"] = body.logprobs
+    wanted = Wanted(
+        logprobs=body.logprobs is not None,
+        prompt_logprobs=body.logprobs is not None and body.echo,
+    )
+    prompts = [
+        Prompt(text=item) if isinstance(item, str) else Prompt(input_ids=item) for item in items
+    ]
+    jobs = [
+        Job(model, prompt, options, wanted).seeded(index)
+        for prompt in prompts
+        for index in range(body.n)
+    ]
+    echoes = await _echoes(request, body, jobs, items)
+    head = identity("text_completion", body.model or model.name, "cmpl")
+    if body.stream:
+        return Events(_events(request, body, jobs, echoes, head), failure)
+    chunks = await complete_all(request, jobs)
+    if is_echo_only:
+        chunks = [_without_output(chunk) for chunk in chunks]
+    choices = [_choice(i, c, body, echoes[i], 0) for i, c in enumerate(chunks)]
+    return reply({**head, "choices": choices, "usage": usage(chunks, len(prompts))})
+
+
+async def _echoes(
+    request: Request, body: CompletionsBody, jobs: list[Job], items: encoders.Items
+) -> list[str]:
+    if not body.echo:
+        return [""] * len(jobs)
+    texts = await encoders.as_texts(request, jobs[0].model, items)
+    return [text for text in texts for _ in range(body.n)]
+
+
+async def _events(
+    request: Request,
+    body: CompletionsBody,
+    jobs: list[Job],
+    echoes: list[str],
+    head: dict[str, Any],
+) -> AsyncIterator[bytes]:
+    ends: dict[int, Chunk] = {}
+    lengths = [0] * len(jobs)
+    pending = dict(enumerate(echoes))
+    nothing = {"usage": None} if body.stream_options.include_usage else {}
+    async for index, chunk in stream_all(request, jobs):
+        choice = _choice(index, chunk, body, pending.pop(index, ""), lengths[index])
+        lengths[index] += len(choice["text"])
+        if chunk.finish_reason:
+            ends[index] = chunk
+        yield dump({**head, "choices": [choice], **nothing})
+    if body.stream_options.include_usage:
+        found = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
+        yield dump({**head, "choices": [], "usage": found})
+    yield b"[DONE]"
+
+
+def _choice(
+    index: int, chunk: Chunk, body: CompletionsBody, echo: str, offset: int
+) -> dict[str, Any]:
+    logprobs = None
+    if body.logprobs is not None:
+        tokens = [*chunk.prompt_tokens, *token_texts(chunk)]
+        logprobs = _logprobs(tokens, body.logprobs, offset)
+    return {
+        "index": index,
+        "text": echo + chunk.text,
+        "logprobs": logprobs,
+        "finish_reason": chunk.finish_reason or None,
+    }
+
+
+def _logprobs(tokens: list[Token], count: int, offset: int) -> dict[str, Any]:
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {text: logprob for _, text, logprob in token.top[: max(count, 1)]} or None
+            for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _without_output(chunk: Chunk) -> Chunk:
+    """The prompt's part only: ``max_tokens`` was 0, which a model cannot do."""
+    return Chunk(
+        "", (), "length", num_input_tokens=chunk.num_input_tokens,
+        prompt_tokens=chunk.prompt_tokens,
+    )  # fmt: skip

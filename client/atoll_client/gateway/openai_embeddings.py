@@ -1,0 +1,80 @@
+"""OpenAI's embeddings, and the list of models."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any, Literal
+
+from atoll_client.errors import NotFound
+from atoll_client.gateway import encoders
+from atoll_client.gateway.bodies import Inputs, Strict, batch
+from atoll_client.gateway.http import Reply, Request, reply
+from atoll_client.gateway.tei import check_dimensions, exact_messages, find
+from atoll_client.types import Floats, ModelInfo
+
+
+class EmbeddingsBody(Strict):
+    """POST /v1/embeddings."""
+
+    input: Inputs
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+
+
+async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
+    """Unit vectors; base64 holds little-endian float32."""
+    model = find(request, body.model, ("embed",))
+    items, _ = batch(body.input, "input")
+    check_dimensions(model, body.dimensions)
+    request.labels["method"] = "batch" if len(items) > 1 else "single"
+    with exact_messages(model):
+        found = await encoders.embed(request, model, items, {"dimensions": body.dimensions})
+    count = int(found.num_tokens.sum())
+    is_base64 = body.encoding_format == "base64"
+    data = [
+        {"object": "embedding", "index": i, "embedding": _packed(row) if is_base64 else row}
+        for i, row in enumerate(found.vectors)
+    ]
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return reply({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+
+async def models(request: Request, body: None) -> Reply:
+    """Every model, and every LoRA adapter as a model of its own."""
+    data = []
+    for model in request.gateway.models.all():
+        data.append(_card(model, model.name, None))
+        data += [_card(model, name, model.name) for name in model.adapters]
+    return reply({"object": "list", "data": data})
+
+
+async def model(request: Request, body: None) -> Reply:
+    """One model, by the end of the path."""
+    name = request.path.split("/v1/models/", 1)[1]
+    found = request.gateway.models.named(name)
+    if found is None:
+        raise NotFound(f"model {name!r} is not served")
+    return reply(_card(found, name, None))
+
+
+def _card(model: ModelInfo, name: str, parent: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "atoll",
+        "root": model.model_id,
+        "parent": parent,
+        "task": model.task,
+        "max_model_len": model.facts.get("max_total_tokens") or model.max_input_tokens,
+    }
+
+
+def _packed(row: Floats) -> str:
+    return base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode("ascii")
+
+
+_STARTED = int(time.time())

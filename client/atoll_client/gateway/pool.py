@@ -1,0 +1,270 @@
+"""The Triton servers behind the gateway: who is ready, what they serve, who gets a request.
+
+A request goes to the ready server with the fewest in flight that has the model. A server that
+cannot be reached is left out until it answers again; a request that it never took is tried on the
+next one, and nothing else is ever retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client import messages
+from atoll_client.errors import (
+    AtollError,
+    NotFound,
+    NotReady,
+    Unreached,
+    from_grpc,
+    from_stream,
+)
+from atoll_client.messages import Message
+from atoll_client.types import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+_SERVICE = "/inference.GRPCInferenceService/"
+# Errors inside a stream end it with a status, instead of a message without a code.
+_STRICT = (("triton_grpc_error", "true"),)
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+)
+_PROBE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model on one server."""
+
+    info: ModelInfo
+    is_batched: bool
+
+
+class Server:
+    """One server: its connection, how many requests it holds, and its models by name."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.num_outstanding = 0
+        self.is_ready = False
+        self.models: Mapping[str, Served] = {}
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.infer = self._unary("ModelInfer", pb.ModelInferRequest, pb.ModelInferResponse)
+        self._ready = self._unary("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
+        self._statistics = self._unary(
+            "ModelStatistics", pb.ModelStatisticsRequest, pb.ModelStatisticsResponse
+        )
+        self._metadata = self._unary(
+            "ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse
+        )
+        self._stream = self._channel.stream_stream(
+            _SERVICE + "ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+
+    def _unary(self, name: str, request: Any, response: Any) -> Any:
+        return self._channel.unary_unary(
+            _SERVICE + name,
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+
+    async def close(self) -> None:
+        """Ends the connection; requests in flight fail."""
+        await self._channel.close()
+
+    async def stream(
+        self, message: Message, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
+    ) -> AsyncGenerator[Message, None]:
+        """Responses of a decoupled model. Leaving the loop early cancels the work."""
+        call = self._stream(timeout=timeout_s, metadata=(*_STRICT, *metadata))
+        try:
+            await call.write(message)
+            await call.done_writing()
+            async for response in call:
+                if response.error_message:
+                    raise from_stream(response.error_message)
+                yield response.infer_response
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+        except asyncio.InvalidStateError as error:
+            raise self._failed(await _status(call)) from error
+        finally:
+            call.cancel()
+
+    async def unary(
+        self, message: Message, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
+    ) -> Message:
+        """The response of a model that gives exactly one."""
+        try:
+            return await self.infer(message, timeout=timeout_s, metadata=tuple(metadata) or None)
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+
+    async def look(self) -> None:
+        """Finds out whether the server is ready and which models it has."""
+        try:
+            answer = await self._ready(pb.ServerReadyRequest(), timeout=_PROBE_S)
+            if answer.ready:
+                await self._find_models()
+            self.is_ready = bool(answer.ready)
+        except (grpc.aio.AioRpcError, AtollError) as error:
+            if self.is_ready:
+                logger.warning("server %s is not ready: %s", self.address, error)
+            self.is_ready = False
+
+    async def _find_models(self) -> None:
+        statistics = await self._statistics(pb.ModelStatisticsRequest(), timeout=_PROBE_S)
+        names = {one.name for one in statistics.model_stats}
+        found = {name: served for name, served in self.models.items() if name in names}
+        for name in sorted(names - found.keys()):
+            served = await self._ask(name)
+            if served is not None:
+                found[name] = served
+        self.models = found
+
+    async def _ask(self, name: str) -> Served | None:
+        """None: not one of Atoll's models, or not up yet."""
+        try:
+            metadata = await self._metadata(pb.ModelMetadataRequest(name=name), timeout=_PROBE_S)
+            if not any(output.name == "control" for output in metadata.outputs):
+                return None
+            shape = next(list(t.shape) for t in metadata.inputs if t.name == "text_input")
+            is_batched = len(shape) > 1
+            question = messages.control_request(name, is_batched, {"op": "info"})
+            facts = messages.read_control(await self.ask(question, is_batched, 30.0))
+        except (grpc.aio.AioRpcError, AtollError) as error:
+            logger.warning("model %s on %s says nothing: %s", name, self.address, error)
+            return None
+        return Served(ModelInfo(name, str(facts.get("task", "")), facts), is_batched)
+
+    async def ask(self, question: Message, is_batched: bool, timeout_s: float) -> Message:
+        """Any request with one response, to a model of either kind."""
+        if is_batched:
+            return await self.unary(question, timeout_s)
+        async with contextlib.aclosing(self.stream(question, timeout_s)) as responses:
+            async for response in responses:
+                return response
+        raise NotReady("the model gave no answer")
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> AtollError:
+        found = from_grpc(error.code(), error.details())
+        if isinstance(found, Unreached):
+            self.is_ready = False
+        return found
+
+
+async def _status(call: Any) -> Any:
+    """The outcome of a call that ended while it was written to."""
+    code, details = await call.code(), await call.details()
+    return grpc.aio.AioRpcError(code, call.initial_metadata, call.trailing_metadata, details)
+
+
+class Pool:
+    """All servers. ``start`` it before use, ``stop`` it after."""
+
+    def __init__(self, addresses: Sequence[str], interval_s: float, timeout_s: float) -> None:
+        self.servers: list[Server] = []
+        self._addresses = addresses
+        self._interval_s, self._timeout_s = interval_s, timeout_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Looks once, then goes on looking in the background.
+
+        Connections belong to the event loop that runs when they are made: hence here.
+        """
+        self.servers = [Server(address) for address in self._addresses]
+        await self.refresh()
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Ends the watch and every connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*(server.close() for server in self.servers))
+
+    async def refresh(self) -> None:
+        """Looks at every server now."""
+        await asyncio.gather(*(server.look() for server in self.servers))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether any server answers and has a model."""
+        return any(server.is_ready and server.models for server in self.servers)
+
+    def models(self) -> dict[str, ModelInfo]:
+        """Every model of every ready server, by name."""
+        ready = [server for server in self.servers if server.is_ready]
+        return {n: served.info for server in ready for n, served in server.models.items()}
+
+    async def infer(self, message: Message) -> Message:
+        """One response from an encoder."""
+        async for server in self._candidates(message.model_name):
+            with _counted(server):
+                try:
+                    return await server.unary(message, self._timeout_s)
+                except Unreached:
+                    continue
+        raise NotReady("no server is ready")
+
+    async def ask(self, model: str, question: Mapping[str, Any]) -> Any:
+        """A question about a model itself."""
+        async for server in self._candidates(model):
+            is_batched = server.models[model].is_batched
+            message = messages.control_request(model, is_batched, question)
+            return messages.read_control(await server.ask(message, is_batched, self._timeout_s))
+        raise NotReady("no server is ready")
+
+    async def stream(self, message: Message) -> AsyncGenerator[Message, None]:
+        """Responses of a generator."""
+        async for server in self._candidates(message.model_name):
+            has_begun = False
+            with _counted(server):
+                try:
+                    responses = server.stream(message, self._timeout_s)
+                    async with contextlib.aclosing(responses):
+                        async for response in responses:
+                            has_begun = True
+                            yield response
+                    return
+                except Unreached:
+                    if has_begun:
+                        raise
+        raise NotReady("no server is ready")
+
+    async def _candidates(self, model: str) -> AsyncIterator[Server]:
+        """Ready servers that have the model, the least busy first."""
+        ready = [s for s in self.servers if s.is_ready]
+        having = [s for s in ready if model in s.models]
+        if ready and not having:
+            raise NotFound(f"model {model!r} is not served")
+        for server in sorted(having, key=lambda s: s.num_outstanding):
+            yield server
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self.refresh()
+
+
+@contextlib.contextmanager
+def _counted(server: Server) -> Any:
+    server.num_outstanding += 1
+    try:
+        yield
+    finally:
+        server.num_outstanding -= 1

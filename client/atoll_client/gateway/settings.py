@@ -1,0 +1,70 @@
+"""What the gateway is started with: each field is a flag and an environment variable."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Names are TEI's and TGI's where they have one."""
+
+    server: str = _setting("127.0.0.1:8001", "gRPC addresses of Triton servers, by commas")
+    metrics_url: str = _setting("", "the servers' metrics, by commas; merged into /metrics")
+    hostname: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8080, "port to listen on")
+    grpc_port: int = _setting(0, "port of the tei.v1 gRPC services; 0: none")
+    default_model: str = _setting("", "models used when none is named, by commas, one per task")
+    api_key: str = _setting("", "keys of which one must come as a bearer token, by commas")
+    cors_allow_origin: str = _setting("", "allowed origins, by commas; * for all")
+    payload_limit: int = _setting(2_000_000, "bytes of the largest body")
+    max_client_batch_size: int = _setting(32, "texts in one request on TEI's routes")
+    max_concurrent_requests: int = _setting(2048, "requests held before new ones get 429")
+    request_timeout_s: float = _setting(600.0, "seconds after which an answer is given up")
+    health_interval_s: float = _setting(2.0, "seconds between looks at the servers")
+    otlp_endpoint: str = _setting("", "where OpenTelemetry spans go; needs the extra otel")
+    otlp_service_name: str = _setting("atoll-gateway", "the service's name in spans")
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Addresses of the servers."""
+        return listed(self.server)
+
+    @classmethod
+    def read(
+        cls, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> GatewaySettings:
+        """Flags first, then the environment (``ATOLL_GATEWAY_PORT`` or ``API_KEY``-like names)."""
+        environment = os.environ if environment is None else environment
+        parser = ArgumentParser("atoll-gateway", description=(__doc__ or "").splitlines()[0])
+        for one in fields(cls):
+            flag = f"--{one.name.replace('_', '-')}"
+            default = _from_environment(one.name, environment, one.default)
+            text = f"{one.metadata['help']} (default: {one.default!r})"
+            parser.add_argument(flag, type=type(one.default), default=default, help=text)
+        found: Namespace = parser.parse_args(list(arguments))
+        return cls(**vars(found))
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Parts between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _from_environment(name: str, environment: Mapping[str, str], default: Any) -> Any:
+    own = environment.get(f"ATOLL_GATEWAY_{name.upper()}")
+    shared = environment.get(name.upper()) if name in _SHARED else None
+    text = own or shared
+    return type(default)(text) if text else default
+
+
+# Names that TEI and TGI read too; the others would clash with the server's own.
+_SHARED = ("api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name")

@@ -1,0 +1,91 @@
+"""OpenTelemetry spans, one per request, if an endpoint is set; ``traceparent`` is taken over.
+
+Without an endpoint nothing of OpenTelemetry is imported and a span costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from atoll_client.gateway.http import Request
+
+
+class Span(Protocol):
+    """What the application knows of a span."""
+
+    def __enter__(self) -> Span: ...
+
+    def __exit__(self, *reason: object) -> None: ...
+
+    def end(self, request: Request, status: int) -> None: ...
+
+
+class Telemetry:
+    """Makes spans. Args as OTLP names them; an empty endpoint turns everything off."""
+
+    def __init__(self, endpoint: str, service_name: str) -> None:
+        self._tracer: Any = None
+        self._provider: Any = None
+        if endpoint:
+            self._start(endpoint, service_name)
+
+    def span(self, request: Request) -> Span:
+        """The span of one request, to be used in a ``with`` statement."""
+        if self._tracer is None:
+            return _NO_SPAN
+        return _Span(self._tracer, request)
+
+    def close(self) -> None:
+        """Sends what is left."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+    def _start(self, endpoint: str, service_name: str) -> None:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        self._provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
+        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("atoll_client.gateway")
+
+
+class _NoSpan:
+    def __enter__(self) -> _NoSpan:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        return None
+
+    def end(self, request: Request, status: int) -> None:
+        """Nothing to say."""
+
+
+_NO_SPAN = _NoSpan()
+
+
+class _Span:
+    def __init__(self, tracer: Any, request: Request) -> None:
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        self._span = tracer.start_span(
+            f"{request.method} {request.path}",
+            context=extract(dict(request.headers)),
+            kind=SpanKind.SERVER,
+        )
+
+    def __enter__(self) -> _Span:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._span.end()
+
+    def end(self, request: Request, status: int) -> None:
+        """Says how it went."""
+        self._span.set_attribute("http.response.status_code", status)
+        self._span.set_attribute("http.request.id", request.request_id)
+        for name, value in request.labels.items():
+            self._span.set_attribute(f"atoll.{name}", value)

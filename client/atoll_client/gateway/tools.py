@@ -1,0 +1,124 @@
+"""Tool calls: how a model is made to write them, and how they are found in what it wrote.
+
+Models write calls as JSON objects with a name and arguments, bare or between ``<tool_call>`` tags
+(Hermes, Qwen, SmolLM), one or several, or as a list.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atoll_client.errors import ValidationError
+
+_TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
+_OPENINGS = ("<tool_call>", "{", "[")
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Which tools may be called, and whether one has to be.
+
+    functions: OpenAI's ``function`` objects, by name.
+    """
+
+    functions: dict[str, dict[str, Any]]
+    is_forced: bool
+
+    @classmethod
+    def read(cls, tools: Sequence[dict[str, Any]] | None, choice: Any) -> ToolChoice | None:
+        """None: no tools are in play.
+
+        Raises:
+            ValidationError: a tool without a name, or a choice that is no tool.
+        """
+        if not tools or choice == "none":
+            return None
+        functions = {}
+        for index, tool in enumerate(tools):
+            function = tool.get("function")
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise ValidationError(f"`tools.{index}.function` must be an object with a name")
+            functions[function["name"]] = function
+        if choice in (None, "auto"):
+            return cls(functions, False)
+        if choice == "required":
+            return cls(functions, True)
+        name = choice.get("function", {}).get("name") if isinstance(choice, dict) else choice
+        if name not in functions:
+            raise ValidationError(f"`tool_choice` names {name!r}; the tools are {list(functions)}")
+        return cls({name: functions[name]}, True)
+
+    def schema(self) -> dict[str, Any]:
+        """What a forced call has to look like."""
+        calls = [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": name},
+                    "arguments": function.get("parameters") or {"type": "object"},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for name, function in self.functions.items()
+        ]
+        return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+    def calls(self, text: str) -> list[dict[str, Any]]:
+        """The calls in a text, as OpenAI writes them; empty if it is an ordinary answer."""
+        tagged = _TAGGED.findall(text)
+        found = []
+        for part in tagged or [text.strip()]:
+            found += self._parsed(part)
+        return found
+
+    def may_begin(self, text: str) -> bool:
+        """Whether a text that goes on may turn out to be a call."""
+        start = text.lstrip()
+        return not start or any(
+            start.startswith(opening) or opening.startswith(start) for opening in _OPENINGS
+        )
+
+    def _parsed(self, text: str) -> list[dict[str, Any]]:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return []
+        values = value if isinstance(value, list) else [value]
+        return [call for one in values if (call := self._call(one)) is not None]
+
+    def _call(self, value: Any) -> dict[str, Any] | None:
+        if not isinstance(value, dict) or value.get("name") not in self.functions:
+            return None
+        arguments = value.get("arguments", value.get("parameters", {}))
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        return {
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": value["name"], "arguments": text},
+        }
+
+
+def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose earlier calls have their arguments as objects: templates print those."""
+    return [
+        {**m, "tool_calls": [_with_object(call) for call in m["tool_calls"]]}
+        if isinstance(m.get("tool_calls"), list)
+        else m
+        for m in messages
+    ]
+
+
+def _with_object(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+    except ValueError:
+        return call

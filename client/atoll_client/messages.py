@@ -1,0 +1,137 @@
+"""Requests to a model and its answers, as the server's protobuf messages.
+
+Built and read by hand: for a short text, the general client's numpy detour costs more than the
+call. Knows tensor names and types; does not know connections.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client.types import Chunk, Token
+
+Message = Any  # protobuf's classes are made at run time
+Parameters = Mapping[str, bool | int | float | str | None]
+
+_DTYPES = {"FP32": "<f4", "INT32": "<i4", "UINT32": "<u4", "INT64": "<i8", "UINT64": "<u8"}
+_LENGTH = struct.Struct("<I")
+
+
+def request(model: str, parameters: Parameters | None = None, request_id: str = "") -> Message:
+    """A request without tensors; a parameter that is None is left out."""
+    message = pb.ModelInferRequest(model_name=model, id=request_id)
+    for name, value in (parameters or {}).items():
+        if isinstance(value, bool):
+            message.parameters[name].bool_param = value
+        elif isinstance(value, int):
+            message.parameters[name].int64_param = value
+        elif isinstance(value, float):
+            message.parameters[name].double_param = value
+        elif value is not None:
+            message.parameters[name].string_param = value
+    return message
+
+
+def add_texts(message: Message, name: str, texts: Sequence[str], shape: Sequence[int]) -> None:
+    """A BYTES tensor."""
+    message.inputs.add(name=name, datatype="BYTES", shape=shape)
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    message.raw_input_contents.append(b"".join(_LENGTH.pack(len(b)) + b for b in encoded))
+
+
+def add_flag(message: Message, name: str, value: bool) -> None:
+    """A BOOL tensor of one element."""
+    message.inputs.add(name=name, datatype="BOOL", shape=[1])
+    message.raw_input_contents.append(b"\1" if value else b"\0")
+
+
+def add_integers(message: Message, name: str, values: Sequence[int]) -> None:
+    """An INT32 tensor of one dimension."""
+    message.inputs.add(name=name, datatype="INT32", shape=[len(values)])
+    message.raw_input_contents.append(np.asarray(values, "<i4").tobytes())
+
+
+def control_request(model: str, is_batched: bool, question: Mapping[str, Any]) -> Message:
+    """A question about the model itself."""
+    message = request(model, {"control": json.dumps(question)})
+    add_texts(message, "text_input", [""], [1, 1] if is_batched else [1])
+    return message
+
+
+def read_control(response: Message) -> Any:
+    """The answer to a ``control_request``."""
+    return json.loads(outputs(response)["control"][0])
+
+
+def outputs(response: Message) -> dict[str, Any]:
+    """Tensors by name: numeric ones as arrays in their shape, BYTES as a flat list of bytes."""
+    found: dict[str, Any] = {}
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.datatype == "BYTES":
+            found[output.name] = list(_elements(raw))
+        else:
+            found[output.name] = _numbers(output, raw)
+    return found
+
+
+def _numbers(output: Message, raw: bytes) -> npt.NDArray[Any]:
+    return np.frombuffer(raw, _DTYPES[output.datatype]).reshape(list(output.shape))
+
+
+def _elements(raw: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(raw):
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += _LENGTH.size
+        yield raw[at : at + length]
+        at += length
+
+
+def read_chunks(response: Message) -> list[Chunk]:
+    """One chunk for each answer that a generator's response holds (more than one if n > 1)."""
+    found = outputs(response)
+    texts = found.get("text_output", [])
+    return [_chunk(found, index, text.decode()) for index, text in enumerate(texts)]
+
+
+def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
+    def at(name: str, default: Any) -> Any:
+        values = found.get(name)
+        return default if values is None or len(values) <= index else values[index]
+
+    logprob = at("cumulative_logprob", None)
+    tokens = _tokens(at("logprobs", b"[]"))
+    if not tokens and "logprobs" not in found:
+        tokens = tuple(Token(int(i), "") for i in found.get("token_ids", ()))
+    return Chunk(
+        text=text,
+        tokens=tokens,
+        finish_reason=at("finish_reason", b"").decode(),
+        stop_string=at("stop_reason", b"").decode(),
+        num_input_tokens=int(at("num_input_tokens", 0)),
+        num_output_tokens=int(at("num_output_tokens", 0)),
+        cumulative_logprob=None if logprob is None else float(logprob),
+        prompt_tokens=_tokens(at("prompt_logprobs", b"[]")),
+    )
+
+
+def _tokens(text: bytes) -> tuple[Token, ...]:
+    """vLLM's form: per token an object keyed by id, the token itself first."""
+    found = []
+    for entry in json.loads(text):
+        (own, facts), *_ = entry.items()
+        top = tuple(
+            (int(key), str(one["decoded_token"]), float(one["logprob"]))
+            for key, one in sorted(entry.items(), key=lambda item: item[1]["rank"] or 0)
+            if one["logprob"] is not None
+        )
+        special = bool(facts.get("special"))
+        found.append(Token(int(own), facts["decoded_token"], facts["logprob"], special, top))
+    return tuple(found)

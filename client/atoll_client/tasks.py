@@ -1,0 +1,142 @@
+"""One request builder and one reader for each task: what clients and the gateway have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from atoll_client import messages
+from atoll_client.messages import Message, Parameters
+from atoll_client.types import Embeddings, Floats, SparseVector
+
+# What each task answers with, for metadata-driven discovery.
+ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
+
+
+def embed(model: str, texts: Sequence[str], parameters: Parameters) -> Message:
+    """Texts to vectors, dense or sparse; parameters as in the model's documentation."""
+    message = messages.request(model, parameters)
+    messages.add_texts(message, "text_input", texts, [len(texts), 1])
+    return message
+
+
+def read_embeddings(response: Message) -> Embeddings:
+    """The answer of an embedder."""
+    found = messages.outputs(response)
+    return Embeddings(found["embedding"], found["num_input_tokens"].reshape(-1))
+
+
+def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
+    """The answer of a sparse embedder, with the counts of input tokens.
+
+    The rows of ``indices`` and ``values`` are joined; ``offsets`` has one more element than there
+    are rows.
+    """
+    found = messages.outputs(response)
+    indices, values = found["indices"].reshape(-1), found["values"].reshape(-1)
+    bounds = found["offsets"].reshape(-1)
+    rows = [
+        SparseVector(indices[start:stop], values[start:stop])
+        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    return rows, found["num_input_tokens"].reshape(-1)
+
+
+def rerank(model: str, query: str, texts: Sequence[str], parameters: Parameters) -> Message:
+    """A query and texts to one score each."""
+    message = messages.request(model, parameters)
+    messages.add_texts(message, "query", [query] * len(texts), [len(texts), 1])
+    messages.add_texts(message, "text_input", texts, [len(texts), 1])
+    return message
+
+
+def classify(
+    model: str, texts: Sequence[str], pairs: Sequence[str] | None, parameters: Parameters
+) -> Message:
+    """Texts, or pairs of texts, to one score for each label."""
+    message = messages.request(model, parameters)
+    messages.add_texts(message, "text_input", texts, [len(texts), 1])
+    if pairs is not None:
+        messages.add_texts(message, "text_pair", pairs, [len(pairs), 1])
+    return message
+
+
+def read_scores(response: Message) -> tuple[Floats, Any]:
+    """Scores of a reranker, (texts,), or classifier, (texts, labels), and token counts."""
+    found = messages.outputs(response)
+    return found["score"], found["num_input_tokens"].reshape(-1)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a generator continues: one of text, chat messages (JSON values), and token ids."""
+
+    text: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    input_ids: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an answer carries besides text, finish reason and token counts."""
+
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    cumulative_logprob: bool = False
+    token_ids: bool = False
+
+
+def generate(
+    model: str,
+    prompt: Prompt,
+    sampling: Mapping[str, Any],
+    *,
+    stream: bool,
+    wanted: Wanted | None = None,
+    request_id: str = "",
+    session: str | None = None,
+) -> Message:
+    """A generation. ``sampling``: the model's options; ``max_tokens`` None is unlimited."""
+    message = messages.request(model, request_id=request_id)
+    if session is not None:
+        message.parameters["sequence_id"].string_param = session
+    if prompt.messages is not None:
+        messages.add_texts(message, "messages", [_json(prompt.messages)], [1])
+        if prompt.tools:
+            messages.add_texts(message, "tools", [_json(prompt.tools)], [1])
+    elif prompt.input_ids is not None:
+        messages.add_integers(message, "input_ids", prompt.input_ids)
+    else:
+        messages.add_texts(message, "text_input", [prompt.text or ""], [1])
+    messages.add_texts(message, "sampling_parameters", [_json(sampling)], [1])
+    messages.add_flag(message, "stream", stream)
+    for name in ("finish_reason", "num_input_tokens", "num_output_tokens"):
+        messages.add_flag(message, f"return_{name}", True)
+    wanted = wanted or Wanted()
+    for name in ("logprobs", "prompt_logprobs", "cumulative_logprob", "token_ids"):
+        if getattr(wanted, name):
+            messages.add_flag(message, f"return_{name}", True)
+    return message
+
+
+def cosine(vectors: Floats) -> Floats:
+    """Similarity of the first row with each of the others."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    scores: Floats = unit[1:] @ unit[0]
+    return scores
+
+
+def softmax(scores: Floats) -> Floats:
+    """Over the last axis."""
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    result: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

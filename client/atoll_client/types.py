@@ -1,0 +1,127 @@
+"""What models are and what they answer: frozen values that clients and the gateway share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A served model and what it says of itself.
+
+    task: embed, sparse, rerank, classify or generate. facts: everything the model told.
+    """
+
+    name: str
+    task: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> str:
+        """Hub id or folder of its checkpoint."""
+        return str(self.facts.get("model_id") or self.name)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classifier's labels, in the order of its scores."""
+        return tuple(self.facts.get("labels") or ())
+
+    @property
+    def max_client_batch_size(self) -> int:
+        """Texts in one request."""
+        return int(self.facts.get("max_client_batch_size") or 256)
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Tokens of the longest input."""
+        return int(self.facts.get("max_input_tokens") or 512)
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Texts that a ``prompt_name`` puts in front of an input."""
+        return self.facts.get("prompts") or {}
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """LoRA adapters, each of which is a model name of its own."""
+        return tuple(self.facts.get("adapters") or ())
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """vectors: (texts, width) float32. num_tokens: (texts,) counts of input tokens."""
+
+    vectors: Floats
+    num_tokens: npt.NDArray[np.uint32]
+
+
+class SparseVector(NamedTuple):
+    """indices: token ids, rising. values: their weights, all positive."""
+
+    indices: npt.NDArray[np.uint32]
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Rank:
+    """index: the text's place in the request."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class Label(NamedTuple):
+    """One label of a classifier with its score."""
+
+    label: str
+    score: float
+
+
+class Token(NamedTuple):
+    """A generated token; ``top`` are the likeliest alternatives as (id, text, logprob)."""
+
+    id: int
+    text: str
+    logprob: float | None = None
+    special: bool = False
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a stream has gained.
+
+    finish_reason: "" until the end; then stop or length. stop_string: the one that ended it.
+    """
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    finish_reason: str = ""
+    stop_string: str = ""
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    cumulative_logprob: float | None = None
+    prompt_tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation(Chunk):
+    """A whole answer: one chunk that holds everything."""
+
+
+class TextToken(NamedTuple):
+    """A token of a text; start and stop count characters and are None for special tokens."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
