@@ -178,9 +178,8 @@ def test_unusable_configs_are_named(tmp_path: Path) -> None:
     checkpoint(tmp_path, architectures=["WhisperModel"], model_type="whisper")
     with pytest.raises(UnsupportedModel, match=r"WhisperModel.*--task"):
         read_model(tmp_path)
-    checkpoint(tmp_path, architectures=["BertForSequenceClassification"], num_labels=1)
-    with pytest.raises(UnsupportedModel, match="'rerank' is not served"):
-        render(entry_for("x", read_model(tmp_path), name="x"))
+    with pytest.raises(UnsupportedModel, match="'paint' is not served"):
+        render(entry_for("x", read_model(tmp_path, task="paint"), name="x"))
 
 
 @pytest.mark.parametrize(

@@ -131,10 +131,13 @@ def test_any_checkpoint_becomes_an_entry(tmp_path: Path) -> None:
         choose(ids, None, {"served_model_name": "mine"})
 
 
-def test_a_repository_is_served_as_it_is(tmp_path: Path) -> None:
+def test_a_repository_is_served_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose([], tmp_path, {}) == Choice(repository=tmp_path)
-    with pytest.raises(ConfigError, match="--model-id, --dtype"):
+    assert choose(["x"], tmp_path, {}) == Choice(repository=tmp_path, names=("x",))
+    with pytest.raises(ConfigError, match="without --dtype"):
         choose(["x"], tmp_path, {"dtype": "auto"})
+    monkeypatch.setenv("DTYPE", "auto")  # which the models read themselves
+    assert choose([], tmp_path, {"dtype": "auto"}) == Choice(repository=tmp_path)
 
 
 @pytest.mark.parametrize("task", ["embed", "generate", None])

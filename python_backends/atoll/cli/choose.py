@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def checkout_repository() -> Path | None:
 def choose(
     model_ids: Sequence[str], repository: Path | None, settings: Mapping[str, str]
 ) -> Choice:
-    """What to serve.
+    """What to serve. With a repository, ``model_ids`` are names in it; all of it without any.
 
     Without model ids and repository: the embedded models, from the checkout's files unless
     settings change them.
@@ -41,17 +42,17 @@ def choose(
         ConfigError, UnsupportedModel: a setting or a model that cannot be used.
     """
     Settings.read({"model_id": "-", **settings}, {})
+    # Models read the environment themselves: only flags need entries of their own.
+    flags = [name for name in settings if name.upper() not in os.environ]
     if repository is not None:
-        if model_ids or settings:
-            raise ConfigError(
-                "--repository serves entries as they are; "
-                f"it does not go with {_flags(model_ids, settings)}"
-            )
-        return Choice(repository=repository)
+        if flags:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
+            raise ConfigError(f"--repository serves entries as they are, without {names}")
+        return Choice(repository=repository, names=tuple(model_ids))
     embedded = tuple(entry for entry in ENTRIES if entry.model_id in EMBEDDED)
     if not model_ids:
         own = checkout_repository()
-        if own is not None and not settings:
+        if own is not None and not flags:
             return Choice(repository=own, names=tuple(entry.name for entry in embedded))
         model_ids = [entry.model_id for entry in embedded]
     if len(model_ids) > 1 and "served_model_name" in settings:
@@ -86,8 +87,3 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
 def catalogue_entry(model: str) -> Entry | None:
     """The catalogue's entry of that name or model id."""
     return next((e for e in ENTRIES if model in (e.name, e.model_id)), None)
-
-
-def _flags(model_ids: Sequence[str], settings: Mapping[str, str]) -> str:
-    given = [*(["model_id"] if model_ids else []), *settings]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in given)

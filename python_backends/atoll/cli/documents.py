@@ -17,7 +17,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Each setting has one name in three places: a flag of `atoll serve` (`--max-batch-tokens`), "
+        "Each setting has one name in three places: a flag of `atoll serve` "
+        "(`--max-batch-tokens`), "
         "an environment variable (`MAX_BATCH_TOKENS`), and a parameter in an entry's config.pbtxt "
         "(`max_batch_tokens`). The parameter wins over the environment, and the environment over "
         "the default. A value that cannot be used stops the model from loading and is named in "

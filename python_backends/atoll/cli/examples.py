@@ -18,12 +18,26 @@ _EMBED = {
         }
     ]
 }
+_RERANK = {
+    "inputs": [
+        {"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": ["What is an atoll?"]},
+        {
+            "name": "text_input",
+            "shape": [2, 1],
+            "datatype": "BYTES",
+            "data": ["A ring of coral around a lagoon.", "A man is eating food."],
+        },
+    ]
+}
 _GENERATE = {
     "text_input": "The capital of France is",
     "parameters": {"temperature": 0, "max_tokens": 8},
 }
 _REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "embed": ("infer", _EMBED),
+    "sparse": ("infer", _EMBED),
+    "classify": ("infer", _EMBED),
+    "rerank": ("infer", _RERANK),
     "generate": ("generate", _GENERATE),
 }
 

@@ -35,7 +35,10 @@ def serve(
         ),
     ] = None,
     repository: Annotated[
-        Path | None, typer.Option(help="Serve every entry of an existing model repository.")
+        Path | None,
+        typer.Option(
+            help="Serve an existing model repository: the entries that --model-id names, or all."
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")
