@@ -38,6 +38,9 @@ class Template:
 
 TEMPLATES: Mapping[str, Template] = {
     "embed": Template("EmbedModel", "{model_id}: text to vector.", (_DYNAMIC_BATCHING,)),
+    "sparse": Template("SparseModel", "{model_id}: text to sparse vector.", ()),
+    "rerank": Template("RerankModel", "{model_id}: query and texts to scores.", ()),
+    "classify": Template("ClassifyModel", "{model_id}: text to a score for each label.", ()),
     "generate": Template("GenerateModel", "{model_id}: prompt to text.", (_DECOUPLED,)),
 }
 

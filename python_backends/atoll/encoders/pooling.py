@@ -4,28 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll.errors import ConfigError
-
-POOLINGS = ("cls", "mean", "last-token")
-
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
-    """One float32 vector per sequence.
+    """One float32 vector per sequence: "cls", "last-token" or "mean".
 
     Args:
         hidden: (tokens, hidden). cu_seqlens: (num_seqs + 1,) int32.
-
-    Raises:
-        ConfigError: a pooling that is not known.
     """
     starts = cu_seqlens.long()
     if pooling == "cls":
         return hidden[starts[:-1]].float()
     if pooling == "last-token":
         return hidden[starts[1:] - 1].float()
-    if pooling == "mean":
-        return torch.segment_reduce(hidden.float(), "mean", lengths=starts.diff(), axis=0)
-    raise ConfigError(f"pooling is {pooling!r}; known: {', '.join(POOLINGS)}")
+    return torch.segment_reduce(hidden.float(), "mean", lengths=starts.diff(), axis=0)
 
 
 def normalized(vectors: Tensor) -> Tensor:

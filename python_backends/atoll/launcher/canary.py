@@ -21,8 +21,12 @@ from atoll.errors import NotReady
 from atoll.serving.wire import WIRES, TensorSpec, Wire
 
 _TEXT = b"Is anybody there?"
-# Optional inputs that keep the request small, by task.
+# Optional inputs that the request has, by task.
 _EXTRA = {
+    "embed": {"text_input": _TEXT},
+    "sparse": {"text_input": _TEXT},
+    "classify": {"text_input": _TEXT},
+    "rerank": {"query": _TEXT, "text_input": _TEXT},
     "generate": {
         "text_input": _TEXT,
         "sampling_parameters": json.dumps({"max_tokens": 1}).encode(),
@@ -117,7 +121,7 @@ def _request(model: ServedModel, wire: Wire) -> Any:
 
 def _text(spec: TensorSpec, value: bytes, is_batched: bool) -> Any:
     tensor = pb.ModelInferRequest.InferInputTensor(name=spec.name, datatype="BYTES")
-    tensor.shape.extend([1, 1] if is_batched else [1])
+    tensor.shape.extend([1] * (len(spec.dims) + is_batched))
     tensor.contents.bytes_contents.append(value)
     return tensor
 

@@ -1,22 +1,22 @@
-"""BERT: learned positions, post-LayerNorm, exact GELU; packed, without padding.
+"""BERT, RoBERTa, XLM-RoBERTa and CamemBERT: learned positions, post-LayerNorm, exact GELU; packed.
 
-Source: layer names of transformers' ``BertModel``; Devlin et al. 2018. Old exports name the norms'
-tensors gamma and beta.
+Source: layer names of transformers' ``BertModel`` and ``RobertaModel``; Devlin et al. 2018, Liu et
+al. 2019. RoBERTa and its descendants count positions from pad_token_id + 1 and have one segment.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
+from atoll.models.fields import only
 from atoll.weights.table import Weights
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",
-    prefixes=("", "bert."),
+    prefixes=("", "bert.", "roberta.", "camembert.", "xlm-roberta."),
     modules={
         "words": "embeddings.word_embeddings",
         "positions": "embeddings.position_embeddings",
@@ -35,9 +35,13 @@ WEIGHTS = Weights(
 )  # fmt: skip
 
 
+# Model types whose position table begins after the padding token's id.
+_OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
+
+
 @dataclass(frozen=True)
 class Config:
-    """Read from config.json."""
+    """Read from config.json. ``position_offset``: the table's row of a text's first token."""
 
     vocab_size: int
     hidden_size: int
@@ -45,12 +49,16 @@ class Config:
     num_layers: int
     num_heads: int
     max_positions: int
+    position_offset: int
     num_token_types: int
     eps: float
     activation: str
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for positions that are not absolute."""
+        only(raw, "position_embedding_type", "absolute")
+        has_offset = raw.get("model_type") in _OFFSET_TYPES
         return cls(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
@@ -58,6 +66,7 @@ class Config:
             num_layers=raw["num_hidden_layers"],
             num_heads=raw["num_attention_heads"],
             max_positions=raw["max_position_embeddings"],
+            position_offset=raw.get("pad_token_id", 1) + 1 if has_offset else 0,
             num_token_types=raw.get("type_vocab_size", 2),
             eps=raw.get("layer_norm_eps", 1e-12),
             activation=raw.get("hidden_act", "gelu"),
@@ -101,14 +110,17 @@ class Model(nn.Module):
     @property
     def max_length(self) -> int:
         """Tokens in the longest sequence."""
-        return self.config.max_positions
+        return self.config.max_positions - self.config.position_offset
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """(tokens, hidden)."""
         types = batch.token_type_ids
-        segments = self.token_types(torch.zeros_like(batch.input_ids) if types is None else types)
+        # Tokenizers of models with a single segment may number the second text of a pair 1.
+        is_single = types is None or self.config.num_token_types == 1
+        segments = self.token_types.weight[0] if is_single else self.token_types(types)
         words = self.words(batch.input_ids) + segments
-        x: Tensor = self.norm(words, self.positions(batch.positions))
+        positions = batch.positions + self.config.position_offset
+        x: Tensor = self.norm(words, self.positions(positions))
         for block in self.blocks:
             x = block(x, batch)
         return x

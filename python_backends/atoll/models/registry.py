@@ -22,7 +22,12 @@ from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.quantization import Quantization
 
 # config.json model_type -> file; checked after ARCHITECTURES.
-ENCODERS: Mapping[str, str] = {"bert": "bert"}
+ENCODERS: Mapping[str, str] = {
+    "bert": "bert",
+    "camembert": "bert",
+    "roberta": "bert",
+    "xlm-roberta": "bert",
+}
 DECODERS: Mapping[str, str] = {
     "bloom": "bloom",
     "falcon": "falcon",
@@ -43,6 +48,8 @@ DECODERS: Mapping[str, str] = {
 }
 # config.json architectures[0] -> file, for repositories whose model_type says something else.
 ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
+# A (key, value) of config.json -> file, for families that share another one's model_type.
+VARIANTS: Mapping[tuple[str, str], str] = {("position_embedding_type", "alibi"): "jina_bert"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
     kind = str(raw.get("model_type"))
     if not is_known(raw, table):
         raise UnsupportedModel(f"model_type {kind!r} is not supported; known: {sorted(table)}")
-    file = ARCHITECTURES.get(_class_name(raw)) or table[kind]
+    variant = next((f for (key, value), f in VARIANTS.items() if raw.get(key) == value), None)
+    file = ARCHITECTURES.get(_class_name(raw)) or variant or table[kind]
     return importlib.import_module(f"atoll.models.{file}")
 
 

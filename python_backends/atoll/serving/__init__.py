@@ -8,12 +8,12 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "ClassifyModel": "encoder",
-    "EmbedModel": "encoder",
+    "ClassifyModel": "score",
+    "EmbedModel": "embed",
     "GenerateModel": "generate",
-    "RerankModel": "encoder",
+    "RerankModel": "score",
     "SessionModel": "session",
-    "SparseModel": "encoder",
+    "SparseModel": "embed",
 }
 
 

@@ -1,7 +1,8 @@
-"""Embedding as a Triton model: tensors to engine items, vectors to deferred responses.
+"""What every encoder model has in common: requests to engine items, results to deferred responses.
 
 ``execute`` enqueues and returns; a request is answered through its response sender when the last
-of its texts is done, so that texts of many requests share a pack.
+of its texts is done, so that texts of many requests share a pack. A task (embed, rerank ...) says
+how its requests are read and how its answers look.
 """
 
 from __future__ import annotations
@@ -12,189 +13,217 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from atoll.config import Settings
-from atoll.encoders.engine import EncoderEngine
+from atoll.encoders.encoder import Encoder
+from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
-from atoll.encoders.pooling import normalized, pool
-from atoll.encoders.spec import EncoderSpec
-from atoll.errors import EmptyInputError, GenerationError, Overloaded, ValidationError
-from atoll.layers import PackedBatch
-from atoll.models.options import load_options
-from atoll.models.registry import Checkpoint, load_encoder
+from atoll.errors import AtollError, EmptyInputError, Overloaded, ValidationError
 from atoll.serving import tensors
 from atoll.serving.control import Control
 from atoll.serving.metrics import COUNTS, Metrics
-from atoll.text.encoding import TextEncoder
+from atoll.text.encoding import Encoded, TextEncoder, Texts
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-_PARAMETERS = frozenset(
-    {"normalize", "truncate", "truncation_direction", "prompt_name", "dimensions"}
-)
+# Requests with so few characters are tokenized at once: a hop to another thread costs more.
+_INLINE_CHARACTERS = 512
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
-    """What a request asks for."""
+class Work:
+    """A request as it was read: texts (or pairs) or token ids, and what its task asks for."""
 
-    normalize: bool
-    truncate: bool
-    direction: str
-    prompt: str
-    dimensions: int | None
+    name: str
+    options: Any
+    texts: Texts = ()
+    ids: tuple[list[int], ...] = ()
+    truncate: bool = True
+    direction: str = "right"
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the answer."""
+        return len(self.ids) or len(self.texts)
 
 
-class EmbedModel:
-    """What ``model.py`` exports as ``TritonPythonModel``."""
+class EncoderModel:
+    """Base of the classes that ``model.py`` exports as ``TritonPythonModel``."""
+
+    task: ClassVar[str]
+    # Request parameters of the task, besides truncate and truncation_direction.
+    parameters: ClassVar[frozenset[str]]
+    is_batched: ClassVar[bool]
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
-        self.settings = Settings.read(tensors.settings_parameters(args["model_config"]))
-        settings = self.settings
+        settings = Settings.read(tensors.settings_parameters(args["model_config"]))
+        self.settings = settings
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
-        checkpoint = Checkpoint.open(folder)
-        options = load_options(settings, checkpoint.raw)
-        model: Any = load_encoder(checkpoint, options)
-        self.model, self.hidden_size = model, int(model.config.hidden_size)
-        self.spec = EncoderSpec.read(folder, settings, model.max_length)
+        encoder, forward = self.load(folder, settings)
+        self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
-        self.encoder = TextEncoder(tokenizer.core, self.spec.max_length)
+        self.text_encoder = TextEncoder(tokenizer.core, encoder.spec.max_length)
         self.metrics = Metrics(args["model_name"])
         self.engine = EncoderEngine(
-            self._forward,
-            options.device,
+            forward,
+            encoder.options.device,
             max_batch_tokens=settings.max_batch_tokens,
             max_batch_requests=settings.max_batch_requests,
             on_pack=self._observe,
         )
         facts = {
-            "task": "embed",
-            "pooling": self.spec.pooling,
-            "max_input_tokens": self.spec.max_length,
-            "dimensions": self.hidden_size,
-            "dtype": str(options.dtype).removeprefix("torch."),
-            "prompts": dict(self.spec.prompts),
+            "task": self.task,
+            "pooling": encoder.spec.pooling,
+            "max_input_tokens": encoder.spec.max_length,
+            "dtype": str(encoder.options.dtype).removeprefix("torch."),
+            "prompts": dict(encoder.spec.prompts),
+            **self.facts(),
         }
-        self.control = Control(settings, tokenizer, facts, is_batched=True)
+        self.control = Control(settings, tokenizer, facts, is_batched=self.is_batched)
         self._num_held, self._lock = 0, threading.Lock()
         workers = settings.tokenization_workers or max(1, (os.cpu_count() or 2) // 2)
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.engine.start()
+
+    def load(self, folder: Any, settings: Settings) -> tuple[Encoder, Forward]:
+        """The encoder of the task and what runs its packs."""
+        raise AssertionError("a task implements load")
+
+    def facts(self) -> dict[str, Any]:
+        """What the task adds to the answer to a control request for ``info``."""
+        raise AssertionError("a task implements facts")
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """The task's tensors; ``given`` holds the request's parameters.
+
+        Raises:
+            ValidationError: names the field, the value and the limit.
+        """
+        raise AssertionError("a task implements read")
+
+    def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
+        """Output tensors from the results of all rows and their token counts."""
+        raise AssertionError("a task implements answer")
 
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
             sender = request.get_response_sender()
             try:
-                answer = self.control.answer(request)
-                if answer is not None:
-                    sender.send(answer, tensors.FINAL)
+                control = self.control.answer(request)
+                if control is not None:
+                    sender.send(control, tensors.FINAL)
                     continue
-                options = self._options(request)
-                texts = self._texts(request)
+                work = self._read(request)
                 self._admit()
             except Exception as error:
+                self._count_failure(error)
                 sender.send(tensors.failure(error), tensors.FINAL)
                 continue
-            self.tokenizers.submit(self._start, texts, options, _Answer(sender, self._release))
+            reply = Reply(self, work, sender)
+            if sum(map(_num_characters, work.texts)) <= _INLINE_CHARACTERS:
+                self._start(reply)
+            else:
+                self.tokenizers.submit(self._start, reply)
 
     def finalize(self) -> None:
         """Ends what is waiting with an error, and the threads."""
         self.tokenizers.shutdown(wait=True)
         self.engine.stop()
 
-    def _options(self, request: Any) -> EmbedOptions:
-        given = tensors.parameters(request, _PARAMETERS)
-        truncate = given.get("truncate", self.settings.auto_truncate)
-        direction = str(given.get("truncation_direction", "right")).lower()
-        if direction not in ("left", "right"):
-            raise ValidationError(
-                f"truncation_direction is {given['truncation_direction']!r}; expected left or right"
-            )
-        dimensions = given.get("dimensions")
-        if dimensions is not None:
-            dimensions = tensors.as_int("dimensions", dimensions, 1, self.hidden_size)
-        return EmbedOptions(
-            normalize=tensors.as_bool("normalize", given.get("normalize", True)),
-            truncate=tensors.as_bool("truncate", truncate),
-            direction=direction,
-            prompt=self._prompt(given.get("prompt_name")),
-            dimensions=dimensions,
-        )
+    def closed(self, error: BaseException | None, started: float) -> None:
+        """A reply was sent: frees its place and counts it."""
+        with self._lock:
+            self._num_held -= 1
+        if error is not None:
+            self._count_failure(error)
+        seconds = time.monotonic() - started
+        self.metrics.count("atoll_requests_total", "requests answered")
+        self.metrics.observe("atoll_request_seconds", "from arrival to answer", seconds)
 
-    def _prompt(self, name: Any) -> str:
-        name = self.settings.default_prompt_name if name is None else str(name)
-        if name is None:
-            return self.settings.default_prompt or ""
-        if name not in self.spec.prompts:
-            raise ValidationError(
-                f"prompt_name is {name!r}; the model has {sorted(self.spec.prompts)}"
-            )
-        return self.spec.prompts[name]
+    def truncation(self, given: dict[str, Any]) -> tuple[bool, str]:
+        """``truncate`` and ``truncation_direction`` of a request."""
+        truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
+        direction = given.get("truncation_direction", "right")
+        if str(direction).lower() not in ("left", "right"):
+            raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
+        return truncate, str(direction).lower()
 
-    def _texts(self, request: Any) -> list[str]:
-        texts = tensors.strings(request, "text_input")
-        if not texts:
-            raise EmptyInputError("text_input is empty")
-        limit = self.settings.max_client_batch_size
-        if len(texts) > limit:
-            raise ValidationError(
-                f"text_input has {len(texts)} texts; max_client_batch_size is {limit}"
-            )
+    def texts(self, request: Any, name: str) -> list[str] | None:
+        """The texts of an input; None if it is left out.
+
+        Raises:
+            ValidationError: none, too many, an empty one, or one that is not UTF-8.
+        """
+        texts = tensors.strings(request, name)
+        if texts is None:
+            return None
+        self.check_count(name, len(texts))
         for index, text in enumerate(texts):
             if not text:
-                raise EmptyInputError(f"text_input[{index}] is empty")
+                raise EmptyInputError(f"{name}[{index}] is empty")
         return texts
+
+    def check_count(self, name: str, count: int) -> None:
+        """Raises ValidationError: no rows, or more than ``max_client_batch_size``."""
+        if count == 0:
+            raise EmptyInputError(f"{name} is empty")
+        limit = self.settings.max_client_batch_size
+        if count > limit:
+            raise ValidationError(f"{name} has {count} texts; max_client_batch_size is {limit}")
+
+    def _read(self, request: Any) -> Work:
+        known = self.parameters | {"truncate", "truncation_direction"}
+        return self.read(request, tensors.parameters(request, known))
 
     def _admit(self) -> None:
         with self._lock:
-            if self._num_held >= self.settings.max_concurrent_requests:
+            limit = self.settings.max_concurrent_requests
+            if self._num_held >= limit:
                 raise Overloaded(
-                    f"{self._num_held} requests are held; max_concurrent_requests is "
-                    f"{self.settings.max_concurrent_requests}"
+                    f"{self._num_held} requests are held; max_concurrent_requests is {limit}"
                 )
             self._num_held += 1
 
-    def _release(self) -> None:
-        with self._lock:
-            self._num_held -= 1
-
-    def _start(self, texts: list[str], options: EmbedOptions, answer: _Answer) -> None:
-        """Tokenizes and enqueues, on a tokenizer thread."""
+    def _start(self, reply: Reply) -> None:
+        """Tokenizes and enqueues; on a tokenizer thread, or in ``execute`` for a little text."""
+        work = reply.work
         try:
-            if options.prompt:
-                texts = [options.prompt + text for text in texts]
-            encoded = self.encoder.encode(
-                texts, name="text_input", truncate=options.truncate, direction=options.direction
-            )
-            answer.expect([len(e.ids) for e in encoded])
-            self.engine.submit(
-                [
-                    Item(e.ids, answer.setter(row), e.type_ids, options)
-                    for row, e in enumerate(encoded)
-                ]
-            )
+            if work.ids:
+                encoded = [self._checked(work, row) for row in range(len(work.ids))]
+            else:
+                encoded = self.text_encoder.encode(
+                    work.texts, name=work.name, truncate=work.truncate, direction=work.direction
+                )
+            self.engine.submit(reply.items(encoded))
         except Exception as error:
-            answer.fail(error)
+            reply.fail(error)
 
-    def _forward(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
-        """One vector, or an error, per item."""
-        vectors = pool(self.model(batch), batch.cu_seqlens, self.spec.pooling).cpu()
-        finite = torch.isfinite(vectors).all(-1).tolist()
-        unit = normalized(vectors)
-        return [
-            _cut(unit[row] if item.options.normalize else vectors[row], item.options)
-            if finite[row]
-            else GenerationError("the embedding is not finite (NaN or infinite)")
-            for row, item in enumerate(items)
-        ]
+    def _checked(self, work: Work, row: int) -> Encoded:
+        """Ids that a client tokenized itself."""
+        ids, limit = work.ids[row], self.loaded.spec.max_length
+        wrong = next((i for i in ids if not 0 <= i < self.loaded.vocab_size), None)
+        if wrong is not None:
+            raise ValidationError(
+                f"{work.name}[{row}] has id {wrong}; the vocabulary has {self.loaded.vocab_size}"
+            )
+        if len(ids) > limit:
+            if not work.truncate:
+                raise ValidationError(
+                    f"{work.name}[{row}] has {len(ids)} tokens; the model accepts {limit}"
+                )
+            ids = ids[-limit:] if work.direction == "left" else ids[:limit]
+        return Encoded(ids, None)
+
+    def _count_failure(self, error: BaseException) -> None:
+        kind = error.error_type if isinstance(error, AtollError) else "inference"
+        self.metrics.count(f"atoll_{kind}_failures_total", f"requests failed: {kind}")
 
     def _observe(self, pack: Sequence[Item], num_tokens: int, seconds: float) -> None:
         self.metrics.count("atoll_texts_total", "texts encoded", len(pack))
@@ -205,51 +234,52 @@ class EmbedModel:
         self.metrics.observe("atoll_queue_seconds", "oldest text of a pack waited", waited)
 
 
-class _Answer:
-    """Collects the rows of one request and sends its response once."""
+class Reply:
+    """Collects the rows of one request and sends its response exactly once."""
 
-    def __init__(self, sender: Any, on_close: Callable[[], None]) -> None:
-        self._sender, self._on_close = sender, on_close
+    def __init__(self, model: EncoderModel, work: Work, sender: Any) -> None:
+        self.work = work
+        self._model, self._sender = model, sender
+        self._started = time.monotonic()
         self._lengths: list[int] = []
-        self._rows: list[Any] = []
-        self._num_missing = 0
+        self._rows: list[Any] = [None] * work.num_rows
+        self._num_missing = work.num_rows
         self._is_closed = False
 
-    def expect(self, lengths: list[int]) -> None:
-        """Tokens of every row that will come."""
-        self._lengths, self._num_missing = lengths, len(lengths)
-        self._rows = [None] * len(lengths)
-
-    def setter(self, row: int) -> Callable[[Any], None]:
-        """What the engine calls with a row's result."""
-        return lambda result: self._set(row, result)
+    def items(self, encoded: Sequence[Encoded]) -> list[Item]:
+        """The request's rows for the engine."""
+        self._lengths = [len(e.ids) for e in encoded]
+        options = self.work.options
+        return [Item(e.ids, self._setter(i), e.type_ids, options) for i, e in enumerate(encoded)]
 
     def fail(self, error: BaseException) -> None:
         """Answers with an error, unless the request has been answered."""
-        self._close(tensors.failure(error))
+        self._close(tensors.failure(error), error)
+
+    def _setter(self, row: int) -> Callable[[Any], None]:
+        return lambda result: self._set(row, result)
 
     def _set(self, row: int, result: Any) -> None:
+        """On the engine's thread."""
         if isinstance(result, BaseException):
             self.fail(result)
             return
         self._rows[row] = result
         self._num_missing -= 1
-        if self._num_missing == 0:
-            counts = np.array(self._lengths, dtype=np.uint32).reshape(-1, 1)
-            self._close(
-                tensors.response({"embedding": np.stack(self._rows), "num_input_tokens": counts})
-            )
+        if self._num_missing == 0 and not self._is_closed:
+            try:
+                outputs = self._model.answer(self.work, self._rows, self._lengths)
+            except Exception as error:
+                self.fail(error)
+            else:
+                self._close(tensors.response(outputs), None)
 
-    def _close(self, response: Any) -> None:
+    def _close(self, response: Any, error: BaseException | None) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._on_close()
+            self._model.closed(error, self._started)
             self._sender.send(response, tensors.FINAL)
 
 
-def _cut(vector: torch.Tensor, options: EmbedOptions) -> Any:
-    """The first ``dimensions`` values, made a unit vector again if asked (Matryoshka)."""
-    if options.dimensions is None:
-        return vector.numpy()
-    short = vector[: options.dimensions]
-    return (normalized(short) if options.normalize else short).numpy()
+def _num_characters(text: str | tuple[str, str]) -> int:
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])

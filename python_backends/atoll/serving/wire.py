@@ -44,14 +44,45 @@ class Wire:
     decoupled: bool = False
 
 
+_TEXT = TensorSpec("text_input", "STRING", (1,), optional=True)
+_COUNT = TensorSpec("num_input_tokens", "UINT32", (1,))
+
+# One of text_input and input_ids has to be there; rows of input_ids are filled up with -1.
 EMBED = Wire(
-    inputs=(TensorSpec("text_input", "STRING", (1,)),),
+    inputs=(_TEXT, TensorSpec("input_ids", "INT32", (-1,), optional=True)),
     outputs=(
         TensorSpec("embedding", "FP32", ("embedding",)),
-        TensorSpec("num_input_tokens", "UINT32", (1,)),
+        _COUNT,
+        TensorSpec("token_embedding", "FP32", (-1, -1)),
         CONTROL,
     ),
     max_batch_size=256,
+)
+
+# No batch axis from here on: a query goes with many texts, and sparse rows differ in length. The
+# engine packs the texts of all requests all the same.
+_TEXTS = TensorSpec("text_input", "STRING", (-1, 1), optional=True)
+_COUNTS = TensorSpec("num_input_tokens", "UINT32", (-1, 1))
+
+SPARSE = Wire(
+    inputs=(_TEXTS, TensorSpec("input_ids", "INT32", (-1, -1), optional=True)),
+    outputs=(
+        TensorSpec("indices", "INT32", (-1,)),
+        TensorSpec("values", "FP32", (-1,)),
+        TensorSpec("offsets", "INT32", (-1,)),
+        _COUNTS,
+        CONTROL,
+    ),
+)
+
+RERANK = Wire(
+    inputs=(TensorSpec("query", "STRING", (-1, 1), optional=True), _TEXTS),
+    outputs=(TensorSpec("score", "FP32", (-1, 1)), _COUNTS, CONTROL),
+)
+
+CLASSIFY = Wire(
+    inputs=(_TEXTS, TensorSpec("text_pair", "STRING", (-1, 1), optional=True)),
+    outputs=(TensorSpec("score", "FP32", (-1, "labels")), _COUNTS, CONTROL),
 )
 
 # vllm_backend's names, then our own from ``return_token_ids`` on. One of text_input, messages and
@@ -90,4 +121,10 @@ GENERATE = Wire(
     decoupled=True,
 )
 
-WIRES: Mapping[str, Wire] = {"embed": EMBED, "generate": GENERATE}
+WIRES: Mapping[str, Wire] = {
+    "classify": CLASSIFY,
+    "embed": EMBED,
+    "rerank": RERANK,
+    "sparse": SPARSE,
+    "generate": GENERATE,
+}

@@ -6,7 +6,6 @@ expects. ``encode_batch`` releases the GIL; a loop of ``encode`` does not.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,8 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from atoll.errors import ValidationError
 
-Pair = tuple[str, str]
+# Texts, or pairs of texts.
+Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,10 @@ class TextEncoder:
         core.no_truncation()
         # A truncating copy per side: the setting belongs to the tokenizer, not to the call.
         self._cut = {side: _truncating(core, max_length, side) for side in ("left", "right")}
-        self._lock = threading.Lock()
 
     def encode(
         self,
-        texts: Sequence[str] | Sequence[Pair],
+        texts: Texts,
         *,
         name: str,
         truncate: bool,

@@ -1,0 +1,179 @@
+"""A loaded encoder: the trunk, the head of its task, and what a pack of texts becomes.
+
+Each ``Forward`` here takes a batch and its items and gives one result per item; what an item's
+request asked for is in ``item.options``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from atoll.config import Settings
+from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
+from atoll.encoders.packer import Item
+from atoll.encoders.pooling import normalized, pool
+from atoll.encoders.spec import EncoderSpec
+from atoll.errors import ConfigError, GenerationError
+from atoll.layers import PackedBatch
+from atoll.models.options import load_options
+from atoll.models.registry import Checkpoint, load_encoder
+from atoll.weights.load import LoadOptions
+
+Floats = npt.NDArray[np.float32]
+
+# Tokens whose scores of the whole vocabulary are held at once: 512 * 30522 * 4 bytes is 60 MB.
+_VOCAB_ROWS = 512
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What a request for vectors asks for."""
+
+    normalize: bool = True
+    dimensions: int | None = None
+    return_token_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a request for scores asks for. raw: logits as they are."""
+
+    raw: bool = False
+
+
+class Embedded(NamedTuple):
+    """A text's vector, and those of its tokens (tokens, hidden) if they were asked for."""
+
+    vector: Floats
+    token_vectors: Floats | None
+
+
+class SparseVector(NamedTuple):
+    """Words of the vocabulary with a weight above zero."""
+
+    indices: npt.NDArray[np.int32]
+    values: Floats
+
+
+class Encoder:
+    """The trunk of a checkpoint and what its files say about it."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        """Raises ConfigError, UnsupportedModel, WeightError: the checkpoint cannot be used."""
+        checkpoint = Checkpoint.open(folder)
+        self.folder = folder
+        self.options: LoadOptions = load_options(settings, checkpoint.raw)
+        trunk: Any = load_encoder(checkpoint, self.options)
+        self.trunk = trunk
+        self.hidden_size = int(trunk.config.hidden_size)
+        self.vocab_size = int(trunk.config.vocab_size)
+        self.spec = EncoderSpec.read(folder, checkpoint.raw, settings, trunk.max_length)
+
+
+class Embedder(Encoder):
+    """Texts to dense vectors."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        if self.spec.pooling == "splade":
+            raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
+        self.dense = [DenseHead.load(path, self.options) for path in self.spec.dense]
+        self.dimensions = self.dense[-1].out_features if self.dense else self.hidden_size
+
+    def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
+        """An ``Embedded``, or an error, per item."""
+        hidden = self.trunk(batch)
+        vectors = pool(hidden, batch.cu_seqlens, self.spec.pooling)
+        for head in self.dense:
+            vectors = head(vectors.to(self.options.dtype)).float()
+        vectors = vectors.cpu()
+        finite, unit = _finite(vectors), normalized(vectors)
+        bounds = batch.cu_seqlens.tolist()
+        results: list[object] = []
+        for row, item in enumerate(items):
+            options: EmbedOptions = item.options
+            if not finite[row]:
+                results.append(GenerationError("the embedding is not finite (NaN or infinite)"))
+                continue
+            tokens = None
+            if options.return_token_embeddings:
+                tokens = hidden[bounds[row] : bounds[row + 1]].float().cpu().numpy()
+            vector = _cut(unit[row] if options.normalize else vectors[row], options)
+            results.append(Embedded(vector.numpy(), tokens))
+        return results
+
+
+class SparseEmbedder(Encoder):
+    """Texts to SPLADE's weights of words (Formal et al. 2021): max of log(1 + relu(score))."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        self.head = MaskedLanguageHead.load(folder, self.trunk, self.options)
+
+    def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
+        """A ``SparseVector``, or an error, per item."""
+        hidden = self.trunk(batch)
+        bounds = batch.cu_seqlens.tolist()
+        return [
+            self._weights(hidden[start:stop])
+            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def _weights(self, hidden: Tensor) -> object:
+        best = torch.stack([self.head(rows).amax(0) for rows in hidden.split(_VOCAB_ROWS)])
+        weights = best.amax(0).float().relu().log1p().cpu()
+        if not bool(torch.isfinite(weights).all()):
+            return GenerationError("the sparse embedding is not finite (NaN or infinite)")
+        indices = weights.nonzero().squeeze(1)
+        return SparseVector(indices.int().numpy(), weights[indices].numpy())
+
+
+class Classifier(Encoder):
+    """Texts or pairs to a score for each label; a reranker has one label."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        self.head = ClassificationHead.load(
+            folder, self.hidden_size, len(self.spec.labels), self.options
+        )
+
+    def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
+        """Scores (labels,) float32, or an error, per item."""
+        hidden = self.trunk(batch)
+        logits = self.head(hidden[batch.cu_seqlens[:-1].long()]).float().cpu()
+        finite, scores = _finite(logits), self._scores(logits)
+        return [
+            (logits if item.options.raw else scores)[row].numpy()
+            if finite[row]
+            else GenerationError("the score is not finite (NaN or infinite)")
+            for row, item in enumerate(items)
+        ]
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """What transformers' pipeline applies: nothing to a regression of several values."""
+        if self.spec.problem_type == "single_label_classification" and logits.shape[1] > 1:
+            return logits.softmax(-1)
+        if self.spec.problem_type == "regression" and logits.shape[1] > 1:
+            return logits
+        return logits.sigmoid()
+
+
+def _finite(rows: Tensor) -> list[bool]:
+    found: list[bool] = torch.isfinite(rows).all(-1).tolist()
+    return found
+
+
+def _cut(vector: Tensor, options: EmbedOptions) -> Tensor:
+    """The first ``dimensions`` values, made a unit vector again if asked (Matryoshka)."""
+    if options.dimensions is None:
+        return vector
+    short = vector[: options.dimensions]
+    return normalized(short) if options.normalize else short

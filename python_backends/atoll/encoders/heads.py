@@ -1,0 +1,156 @@
+"""What sits on an encoder's trunk: classification heads, SPLADE's masked-language head, Dense.
+
+A head is a module with a table of its own, loaded from the same checkpoint as the trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.encoders.spec import read_json
+from atoll.errors import ConfigError
+from atoll.layers import LayerNorm, Linear
+from atoll.weights.load import LoadOptions, load_weights
+from atoll.weights.reader import CheckpointReader
+from atoll.weights.table import Either, Weights
+from atoll_kernels import activate
+
+# BERT's names, then RoBERTa's.
+CLASSIFIERS = (
+    Weights(
+        anchor="classifier",
+        modules={
+            "dense": Either("pooler.dense", "bert.pooler.dense"),
+            "classifier": "classifier",
+        },
+    ),
+    Weights(
+        anchor="classifier.out_proj",
+        modules={"dense": "classifier.dense", "classifier": "classifier.out_proj"},
+    ),
+)
+MASKED_LANGUAGE = (
+    Weights(
+        anchor="cls.predictions.transform.dense",
+        modules={
+            "dense": "cls.predictions.transform.dense",
+            "norm": "cls.predictions.transform.LayerNorm",
+            "decoder": "cls.predictions.decoder",
+        },
+        optional=("decoder",),
+    ),
+    Weights(
+        anchor="lm_head.dense",
+        modules={
+            "dense": "lm_head.dense",
+            "norm": "lm_head.layer_norm",
+            "decoder": "lm_head.decoder",
+        },
+        optional=("decoder",),
+    ),
+)
+DENSE = Weights(anchor="linear", modules={"linear": "linear"})
+
+# Class in a sentence-transformers Dense config -> activation.
+_DENSE_ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
+
+
+class ClassificationHead(nn.Module):
+    """classifier(tanh(dense(first token))): BERT calls the dense layer its pooler."""
+
+    def __init__(self, hidden_size: int, num_labels: int) -> None:
+        super().__init__()
+        self.config = None
+        self.dense = Linear(hidden_size, hidden_size, quantizable=False)
+        self.classifier = Linear(hidden_size, num_labels, quantizable=False)
+
+    @classmethod
+    def load(
+        cls, folder: Path, hidden_size: int, num_labels: int, options: LoadOptions
+    ) -> ClassificationHead:
+        """Raises WeightError: a tensor is missing or misshapen."""
+        with torch.device("meta"):
+            head = cls(hidden_size, num_labels)
+        load_weights(head, CLASSIFIERS, folder, options)
+        return head
+
+    def forward(self, first: Tensor) -> Tensor:
+        """first: (num_seqs, hidden), the first token of each text -> (num_seqs, num_labels)."""
+        out: Tensor = self.classifier(self.dense(first, "tanh"))
+        return out
+
+
+class MaskedLanguageHead(nn.Module):
+    """A score of every word of the vocabulary for every token: decoder(norm(act(dense))) + bias."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, eps: float, activation: str) -> None:
+        super().__init__()
+        self.config = None
+        self.activation = activation
+        self.dense = Linear(hidden_size, hidden_size, quantizable=False)
+        self.norm = LayerNorm(hidden_size, eps)
+        self.decoder = Linear(hidden_size, vocab_size, bias=False)
+        self.bias: Tensor | None = None
+
+    @classmethod
+    def load(cls, folder: Path, trunk: Any, options: LoadOptions) -> MaskedLanguageHead:
+        """The decoder shares the trunk's word vectors where the checkpoint has none of its own.
+
+        Raises:
+            WeightError: a tensor is missing or misshapen.
+        """
+        c = trunk.config
+        with torch.device("meta"):
+            head = cls(c.hidden_size, c.vocab_size, c.eps, c.activation)
+        load_weights(head, MASKED_LANGUAGE, folder, options)
+        if head.decoder.packed is None:
+            head.decoder.load_tied(trunk.words, options)
+        reader = CheckpointReader(folder)
+        names = ("cls.predictions.bias", "lm_head.bias", "cls.predictions.decoder.bias")
+        found = next((name for name in names if name in reader), None)
+        packed = head.decoder.packed
+        if found is not None and packed is not None and packed.bias is None:
+            head.bias = reader.tensor(found).to(options.device, options.dtype)
+        return head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: (tokens, hidden) -> (tokens, vocab)."""
+        scores: Tensor = self.decoder(self.norm(activate(self.dense(hidden), self.activation)))
+        return scores if self.bias is None else scores + self.bias
+
+
+class DenseHead(nn.Module):
+    """A sentence-transformers Dense module after pooling."""
+
+    def __init__(self, in_features: int, out_features: int, activation: str | None) -> None:
+        super().__init__()
+        self.config, self.activation = None, activation
+        self.linear = Linear(in_features, out_features, quantizable=False)
+        self.out_features = out_features
+
+    @classmethod
+    def load(cls, folder: Path, options: LoadOptions) -> DenseHead:
+        """Raises ConfigError, WeightError: the module's folder cannot be used."""
+        raw: Mapping[str, Any] = read_json(folder / "config.json")
+        name = str(raw.get("activation_function", "Identity")).rsplit(".", 1)[-1]
+        if name not in _DENSE_ACTIVATIONS:
+            known = ", ".join(_DENSE_ACTIVATIONS)
+            raise ConfigError(f"{folder}: activation_function is {name!r}; known: {known}")
+        try:
+            sizes = int(raw["in_features"]), int(raw["out_features"])
+        except KeyError as error:
+            raise ConfigError(f"{folder}/config.json has no {error}") from None
+        with torch.device("meta"):
+            head = cls(*sizes, _DENSE_ACTIVATIONS[name])
+        load_weights(head, DENSE, folder, options)
+        return head
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(num_seqs, in_features) -> (num_seqs, out_features)."""
+        out: Tensor = self.linear(vectors, self.activation)
+        return out

@@ -1,0 +1,89 @@
+"""Rerankers and classifiers as Triton models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Classifier, ScoreOptions
+from atoll.encoders.engine import Forward
+from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
+from atoll.serving import tensors
+from atoll.serving.embed import counts
+from atoll.serving.encoder import EncoderModel, Work
+
+
+class ClassifyModel(EncoderModel):
+    """text_input, and text_pair for pairs -> score (rows, labels), in the order of the labels."""
+
+    task = "classify"
+    parameters = frozenset({"raw_scores"})
+    is_batched = False
+
+    def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
+        """See ``EncoderModel.load``."""
+        self.encoder = Classifier(folder, settings)
+        return self.encoder, self.encoder
+
+    def facts(self) -> dict[str, Any]:
+        """See ``EncoderModel.facts``."""
+        spec = self.encoder.spec
+        return {"labels": list(spec.labels), "problem_type": spec.problem_type}
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """See ``EncoderModel.read``."""
+        firsts = self.texts(request, "text_input")
+        if firsts is None:
+            raise EmptyInputError("text_input is missing")
+        return self.work(given, "text_input", firsts, self.texts(request, "text_pair"), "text_pair")
+
+    def work(
+        self, given: dict[str, Any], name: str, firsts: list[str], seconds: list[str] | None,
+        second_name: str,
+    ) -> Work:  # fmt: skip
+        """Texts, or pairs; a single first text goes with every second one.
+
+        Raises:
+            ValidationError: the two have different counts.
+        """
+        truncate, direction = self.truncation(given)
+        options = ScoreOptions(tensors.as_bool("raw_scores", given.get("raw_scores", False)))
+        texts: tuple[Any, ...] = tuple(firsts)
+        if seconds is not None:
+            if len(firsts) == 1:
+                firsts = firsts * len(seconds)
+            if len(firsts) != len(seconds):
+                raise ValidationError(
+                    f"{name} has {len(firsts)} texts and {second_name} {len(seconds)}; "
+                    "the counts must agree"
+                )
+            texts = tuple(zip(firsts, seconds, strict=True))
+        return Work(name, options, texts, truncate=truncate, direction=direction)
+
+    def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
+        """See ``EncoderModel.answer``."""
+        return {"score": np.stack(rows), **counts(lengths)}
+
+
+class RerankModel(ClassifyModel):
+    """query and text_input -> score (rows, 1): one query for all texts, or one for each."""
+
+    task = "rerank"
+
+    def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
+        """Raises UnsupportedModel: the checkpoint has several labels."""
+        found = super().load(folder, settings)
+        labels = self.encoder.spec.labels
+        if len(labels) != 1:
+            raise UnsupportedModel(f"a reranker has one label; {folder} has {len(labels)}")
+        return found
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """See ``EncoderModel.read``."""
+        queries, texts = self.texts(request, "query"), self.texts(request, "text_input")
+        if queries is None or texts is None:
+            raise EmptyInputError(f"{'query' if queries is None else 'text_input'} is missing")
+        return self.work(given, "query", queries, texts, "text_input")
