@@ -98,12 +98,16 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def resolved(model_id: str, cache: Path, revision: str | None = None, **environment: str) -> str:
+def resolved(
+    model_id: str, cache: Path, revision: str | None = None, with_weights: bool = True,
+    **environment: str,
+) -> str:  # fmt: skip
     """What ``resolve`` says in a process of its own: the hub library reads its settings once."""
     code = (
         "from atoll.weights.files import resolve, cached\nfrom atoll.errors import ConfigError\n"
         f"arguments = ({model_id!r}, {revision!r}, {str(cache)!r})\n"
-        "try: print('before', cached(*arguments)); print(resolve(*arguments))\n"
+        "try: print('before', cached(*arguments)); "
+        f"print(resolve(*arguments, with_weights={with_weights}))\n"
         "except ConfigError as error: print('ConfigError', error)"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
@@ -127,6 +131,16 @@ def test_a_hub_model_is_downloaded_once_and_then_found_offline(hub: str, tmp_pat
     unreachable = resolved("acme/good", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert unreachable == str(folder)
     assert Hub.asked == []
+
+
+def test_a_description_needs_no_weights(hub: str, tmp_path: Path) -> None:
+    """``atoll info`` of a large model must not download it; serving it later still must."""
+    resolved("acme/good", tmp_path, with_weights=False, HF_ENDPOINT=hub)
+    assert sorted(Hub.asked) == ["1_Pooling/config.json", "config.json", "modules.json"]
+    offline = resolved("acme/good", tmp_path, HF_HUB_OFFLINE="1")
+    assert "not downloaded yet" in offline
+    resolved("acme/good", tmp_path, HF_ENDPOINT=hub)
+    assert "model.safetensors" in Hub.asked
 
 
 def test_what_the_hub_refuses_is_explained(hub: str, tmp_path: Path) -> None:

@@ -11,8 +11,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.catalogue import ENTRIES, Detected, Entry, differences, read_model, write_repository
-from atoll.cli.choose import catalogue_entry, checkout_repository, entry_of
+from atoll.catalogue import (
+    ENTRIES,
+    Detected,
+    Entry,
+    differences,
+    entry_name,
+    read_model,
+    write_repository,
+)
+from atoll.cli.choose import catalogue_entry, checkout_repository
 from atoll.errors import AtollError, ConfigError
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
@@ -58,11 +66,10 @@ def info(
 ) -> None:
     """Tell what a checkpoint is, whether it is supported, and which kernels would run it."""
     known = catalogue_entry(model)
-    folder = resolve(known.model_id if known else model, revision)
+    folder = resolve(known.model_id if known else model, revision, with_weights=False)
     detected = read_model(folder)
-    settings = {"revision": revision} if revision else {}
     facts: dict[str, Any] = {
-        "name": entry_of(model, settings).name,
+        "name": known.name if known else entry_name(model),
         "model_id": known.model_id if known else model,
         "folder": str(folder),
         **asdict(detected),

@@ -21,13 +21,20 @@ _NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "RE
 _TIMEOUT_S = 20.0
 
 
-def resolve(model_id: str, revision: str | None = None, cache: str | Path | None = None) -> Path:
+def resolve(
+    model_id: str,
+    revision: str | None = None,
+    cache: str | Path | None = None,
+    *,
+    with_weights: bool = True,
+) -> Path:
     """The checkpoint folder of ``model_id``, downloaded or converted if need be.
 
     A revision asks for the hub's copy, since an embedded model has only one.
 
     Args:
         cache: where downloads go; the hub library's own folder if None.
+        with_weights: False downloads only what describes the model.
 
     Raises:
         ConfigError: no such folder, or the hub cannot give the model; says what to do.
@@ -37,7 +44,7 @@ def resolve(model_id: str, revision: str | None = None, cache: str | Path | None
     found = local_folder(model_id)
     if found is None and revision is None:
         found = embedded_folder(model_id)
-    return found or _download(model_id, revision, cache)
+    return found or _download(model_id, revision, cache, with_weights)
 
 
 def local_folder(model_id: str) -> Path | None:
@@ -67,7 +74,7 @@ def cached(model_id: str, revision: str | None = None, cache: str | Path | None 
     return _earlier_download(model_id, revision, cache) is not None
 
 
-def wanted_files(names: Iterable[str]) -> list[str]:
+def wanted_files(names: Iterable[str], with_weights: bool = True) -> list[str]:
     """Which files of a hub repository to download: config, tokenizer, and weights once.
 
     Safetensors if there are any; ``.bin`` files only if not.
@@ -79,7 +86,8 @@ def wanted_files(names: Iterable[str]) -> list[str]:
         n for n in everything
         if n.count("/") == 1 and n[0].isdigit() and n.split("/")[1] in _MODULE_FILES
     ]  # fmt: skip
-    return sorted({*small, *_weights(root), *modules})
+    weights = _weights(root) if with_weights else []
+    return sorted({*small, *weights, *modules})
 
 
 def _weights(root: Sequence[str]) -> list[str]:
@@ -100,7 +108,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def _download(model_id: str, revision: str | None, cache: str | Path | None) -> Path:
+def _download(
+    model_id: str, revision: str | None, cache: str | Path | None, with_weights: bool
+) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub import errors as hub
 
@@ -110,7 +120,7 @@ def _download(model_id: str, revision: str | None, cache: str | Path | None) -> 
             raise hub.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
         # Not list_repo_files: that one retries for half a minute where there is no network.
         info = HfApi(token=token).model_info(model_id, revision=revision, timeout=_TIMEOUT_S)
-        names = wanted_files(s.rfilename for s in info.siblings or ())
+        names = wanted_files((s.rfilename for s in info.siblings or ()), with_weights)
         folder = snapshot_download(
             model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names
         )
@@ -127,7 +137,7 @@ def _download(model_id: str, revision: str | None, cache: str | Path | None) -> 
     except hub.HFValidationError as error:
         raise ConfigError(f"model_id {model_id!r} is no folder and no hub id: {error}") from error
     except Exception as error:
-        earlier = _earlier_download(model_id, revision, cache)
+        earlier = _earlier_download(model_id, revision, cache, with_weights)
         if earlier is None:
             raise ConfigError(_unreachable(model_id, revision, error)) from error
         return earlier
@@ -136,8 +146,10 @@ def _download(model_id: str, revision: str | None, cache: str | Path | None) -> 
     return Path(folder)
 
 
-def _earlier_download(model_id: str, revision: str | None, cache: str | Path | None) -> Path | None:
-    """The folder that an earlier download filled, if it has a config and weights."""
+def _earlier_download(
+    model_id: str, revision: str | None, cache: str | Path | None, with_weights: bool = True
+) -> Path | None:
+    """The folder that an earlier download filled, if it has a config and, if asked, weights."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -148,7 +160,8 @@ def _earlier_download(model_id: str, revision: str | None, cache: str | Path | N
     if not isinstance(found, str):
         return None
     folder = Path(found).parent
-    return folder if _weights([path.name for path in folder.iterdir()]) else None
+    has_weights = bool(_weights([path.name for path in folder.iterdir()]))
+    return folder if has_weights or not with_weights else None
 
 
 def _unreachable(model_id: str, revision: str | None, cause: Exception) -> str:
