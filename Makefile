@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-REQUIREMENTS := pyproject.toml requirements/embedded.txt
+REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt
 ARGS ?=
 
 .PHONY: help serve test lint format type clean
@@ -45,12 +45,12 @@ $(BIN)/python:
 # Stamps: the second call of make installs nothing.
 $(VENV)/.installed: $(BIN)/python $(REQUIREMENTS)
 	@echo "installing into $(VENV); the first time takes minutes, most of it torch"
-	$(PIP) install --editable '.[server]'
+	$(PIP) install --editable '.[server]' --editable './client[gateway]'
 	$(PIP) install --no-deps --requirement requirements/embedded.txt
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed client/pyproject.toml
-	$(PIP) install --editable '.[server,test]' --editable ./client
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --editable '.[server,test]' --editable './client[gateway]'
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test

@@ -46,8 +46,8 @@ def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
     """``folder`` gets TMPDIR, where scratch folders must not stay, and the printed text."""
     scratch, log = folder / "scratch", folder / "out.txt"
     scratch.mkdir()
-    http, grpc, metrics = free_ports(3)
-    ports = f"--http-port={http} --grpc-port={grpc} --metrics-port={metrics}".split()
+    port, http, grpc, metrics = free_ports(4)
+    ports = f"--port={port} --http-port={http} --grpc-port={grpc} --metrics-port={metrics}".split()
     with log.open("w") as out:
         process = subprocess.Popen(
             [str(ATOLL), "serve", *ports, "--exit-timeout=3", *arguments],

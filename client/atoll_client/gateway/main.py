@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from atoll_client.gateway.app import Gateway
 from atoll_client.gateway.routes import ROUTES
 from atoll_client.gateway.settings import GatewaySettings, listed
+
+# Ends the gateway with the process that started it: how a launcher starts it.
+_STDIN = "--exit-with-stdin"
 
 
 def application(settings: GatewaySettings) -> Any:
@@ -27,8 +31,8 @@ def application(settings: GatewaySettings) -> Any:
     return gateway
 
 
-def serve(settings: GatewaySettings) -> None:
-    """Runs until SIGINT or SIGTERM."""
+def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
+    """Runs until SIGINT or SIGTERM, or until the process that started it is gone."""
     config = uvicorn.Config(
         application(settings),
         host=settings.hostname,
@@ -40,13 +44,25 @@ def serve(settings: GatewaySettings) -> None:
         lifespan="on",
         timeout_graceful_shutdown=10,
     )
-    uvicorn.Server(config).run()
+    server = uvicorn.Server(config)
+    if exit_with_stdin:
+        threading.Thread(target=_wait_for_end, args=(server,), daemon=True).start()
+    server.run()
+
+
+def _wait_for_end(server: uvicorn.Server) -> None:
+    """A pipe's reading end sees its end when the writer is gone, even when that was killed."""
+    sys.stdin.buffer.read()
+    server.should_exit = True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``atoll-gateway``."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    serve(GatewaySettings.read(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    exit_with_stdin = _STDIN in given
+    settings = GatewaySettings.read([flag for flag in given if flag != _STDIN])
+    serve(settings, exit_with_stdin=exit_with_stdin)
 
 
 if __name__ == "__main__":

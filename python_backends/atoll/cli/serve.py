@@ -17,8 +17,10 @@ from atoll.catalogue import read_model
 from atoll.cli.choose import choose
 from atoll.cli.examples import example
 from atoll.cli.flags import with_settings
-from atoll.errors import NotReady
+from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
+from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
+from atoll.launcher.ports import is_free
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -43,6 +45,23 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")
     ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(help="The gateway: OpenAI, TEI and TGI interfaces; 0: none.", envvar="PORT"),
+    ] = 8080,
+    api_key: Annotated[
+        str,
+        typer.Option(
+            help="Keys, by commas, of which the gateway wants one as a bearer token.",
+            envvar="API_KEY",
+        ),
+    ] = "",
+    cors_allow_origin: Annotated[
+        str,
+        typer.Option(
+            help="Origins, by commas, that the gateway allows.", envvar="CORS_ALLOW_ORIGIN"
+        ),
+    ] = "",
     http_port: Annotated[int, typer.Option(help="KServe over HTTP.", envvar="HTTP_PORT")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="KServe over gRPC.", envvar="GRPC_PORT")] = 8001,
     metrics_port: Annotated[
@@ -96,20 +115,56 @@ def serve(
         ),
         show=lambda line: log.print(f"[triton] {line}", markup=False, highlight=False, style="dim"),
     )
+    gateway = _gateway(process, port, api_key, cors_allow_origin)
     with _stoppable(process, log):
-        _run(process, log)
+        _run(process, gateway, log)
 
 
-def _run(process: ServerProcess, log: Console) -> None:
+def _gateway(
+    process: ServerProcess, port: int, api_key: str, cors_allow_origin: str
+) -> GatewayProcess | None:
+    """The gateway that goes with the server, not started yet; None if it is not wanted.
+
+    Raises:
+        ConfigError: a package is missing, or the port is in use.
+    """
+    if port == 0:
+        return None
+    missing = missing_packages()
+    if missing:
+        raise ConfigError(
+            f"the gateway needs {', '.join(missing)}: pip install 'atoll-client[gateway]', "
+            "or --port 0 for no gateway"
+        )
+    host = process.options.host
+    if not is_free(host, port):
+        raise ConfigError(f"port {port} on {host} is in use; choose another with --port")
+    return GatewayProcess(
+        GatewayOptions(
+            server=process.grpc_url,
+            metrics_url=process.metrics_url,
+            host=host,
+            port=port,
+            settings={"api_key": api_key, "cors_allow_origin": cors_allow_origin},
+        )
+    )
+
+
+def _run(process: ServerProcess, gateway: GatewayProcess | None, log: Console) -> None:
     try:
         process.start()
         names = ", ".join(model.name for model in process.models)
         with log.status(f"starting tritonserver with {names}"):
             _wait_ready(process)
-        _announce(process, Console())
+            if gateway is not None:
+                gateway.start()
+                gateway.wait_ready()
+        _announce(process, gateway, Console())
         code = process.wait()
         raise NotReady(f"the server ended with status {code}\n{process.log_tail()}")
     finally:
+        if gateway is not None:
+            gateway.stop()
         process.stop()
 
 
@@ -144,7 +199,7 @@ def _stoppable(process: ServerProcess, log: Console) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _announce(process: ServerProcess, out: Console) -> None:
+def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Console) -> None:
     """What is served, where, and how to ask it."""
     table = Table(title=f"Atoll, ready after {process.startup_s:.1f} s", title_justify="left")
     for column in ("model", "task", "architecture", "checkpoint"):
@@ -155,6 +210,7 @@ def _announce(process: ServerProcess, out: Console) -> None:
         table.add_row(model.name, model.task or "not ours", kind, model.model_id or "")
     out.print(table)
     lines = [
+        *([f"gateway  {gateway.options.url}"] if gateway is not None else []),
         f"HTTP     {process.http_url}",
         f"gRPC     {process.grpc_url}",
         f"metrics  {process.metrics_url}",

@@ -1,0 +1,126 @@
+"""The gateway beside the server: a process of its own, started again if it ends by itself.
+
+It lives in the distribution ``atoll-client``, which knows nothing of this one: only its command
+line is used here. It ends with this process, whatever ends that, since its input then closes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from atoll.errors import NotReady
+
+_MODULE = "atoll_client.gateway.main"
+_NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx")
+_START_S = 30.0
+_RESTART_S = 1.0
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """Where the gateway listens and whom it asks. ``settings``: others of its own, by name."""
+
+    server: str
+    metrics_url: str
+    host: str = "127.0.0.1"
+    port: int = 8080
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Base URL for a client on this machine."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://{host}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """The gateway's settings. Not its command line: others on the machine can read that."""
+        settings = {
+            "server": self.server, "metrics_url": self.metrics_url,
+            "hostname": self.host, "port": str(self.port), **self.settings,
+        }  # fmt: skip
+        return {f"ATOLL_GATEWAY_{name.upper()}": value for name, value in settings.items()}
+
+
+def missing_packages() -> list[str]:
+    """What has to be installed before a gateway can be started."""
+    missing = []
+    for name in _NEEDED:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            missing.append(name.split(".")[0])
+    return missing
+
+
+class GatewayProcess:
+    """``start``, ``wait_ready``, ``stop``."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self.options = options
+        self.num_restarts = 0
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="atoll-gateway", daemon=True)
+
+    def start(self) -> None:
+        """Starts the process and the thread that keeps it running."""
+        self._process = self._launch()
+        self._thread.start()
+
+    def wait_ready(self) -> None:
+        """Returns once it answers.
+
+        Raises:
+            NotReady: it did not in time.
+        """
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.options.url}/health", timeout=2.0):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise NotReady(f"the gateway did not answer at {self.options.url} within {_START_S:.0f} s")
+
+    def stop(self) -> None:
+        """Lets requests in flight end, then ends the process."""
+        self._stopping.set()
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=12)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._thread.join(timeout=5)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", _MODULE, "--exit-with-stdin"],
+            stdin=subprocess.PIPE,
+            env={**os.environ, **self.options.environment(), "PYTHONUNBUFFERED": "1"},
+            # Ctrl-C is for the launcher, which then stops the gateway in order.
+            start_new_session=True,
+        )
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            assert self._process is not None
+            self._process.wait()
+            if self._stopping.wait(_RESTART_S):
+                return
+            self.num_restarts += 1
+            self._process = self._launch()
