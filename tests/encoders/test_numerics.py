@@ -137,10 +137,8 @@ def test_pairs_have_two_segments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_own_decoder", [False, True])
 def test_splade_equals_its_formula(has_own_decoder: bool, tmp_path: Path) -> None:
-    extra = {
-        "cls.predictions.decoder.weight": (VOCAB, 48),
-        "cls.predictions.decoder.bias": (VOCAB,),
-    }
+    name = "cls.predictions.decoder"
+    extra: dict[str, tuple[int, ...]] = {f"{name}.weight": (VOCAB, 48), f"{name}.bias": (VOCAB,)}
 
     def set_decoder(model: Any, tensors: dict[str, Tensor]) -> None:
         head = model.cls.predictions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ def _bert(**options: Any) -> Callable[[], nn.Module]:
     return lambda: BertModel(BertConfig(**{**SIZES, **options}))
 
 
+def _roberta(model: Any, config: Any, **options: Any) -> nn.Module:
+    built: nn.Module = model(config(**SIZES, pad_token_id=1, type_vocab_size=1, **options))
+    return built
+
+
 TRUNKS: list[Variant] = [
     Variant("bert", _bert()),
     Variant("bert-prefixed", _bert(), prefixed("bert.")),
@@ -80,12 +86,12 @@ TRUNKS: list[Variant] = [
     Variant("bert-tanh-gelu", _bert(hidden_act="gelu_new")),
     Variant("bert-12-heads", _bert(num_attention_heads=12)),
     *(
-        Variant(kind, lambda c=config, m=model: m(c(**SIZES, pad_token_id=1, type_vocab_size=1)))
+        Variant(kind, partial(_roberta, model, config))
         for kind, (config, model, _) in _FAMILIES.items()
     ),
     Variant(
         "camembert-prefixed",
-        lambda: CamembertModel(CamembertConfig(**SIZES, pad_token_id=1, type_vocab_size=1)),
+        partial(_roberta, CamembertModel, CamembertConfig),
         prefixed("roberta."),
     ),
 ]
@@ -97,12 +103,7 @@ def classifiers(num_labels: int) -> list[Variant]:
         "bert", lambda: BertForSequenceClassification(BertConfig(**SIZES, num_labels=num_labels))
     )
     others = [
-        Variant(
-            kind,
-            lambda c=config, m=model: m(
-                c(**SIZES, pad_token_id=1, type_vocab_size=1, num_labels=num_labels)
-            ),
-        )
+        Variant(kind, partial(_roberta, model, config, num_labels=num_labels))
         for kind, (config, _, model) in _FAMILIES.items()
     ]
     return [bert, *others]
