@@ -1,0 +1,69 @@
+"""One real server with the two embedded models, and the gateway in front of it, for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from atoll.launcher import ServerProcess, free_ports
+from atoll.launcher.gateway import GatewayOptions, GatewayProcess
+
+EMBEDDER = "all-minilm-l6-v2"
+GENERATOR = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where everything is."""
+
+    server: ServerProcess
+    gateway: GatewayProcess
+
+    @property
+    def url(self) -> str:
+        """The gateway's base URL."""
+        return self.gateway.options.url
+
+    def model_url(self, model: str) -> str:
+        """Base URL of one model's routes."""
+        return f"{self.url}/{model}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs servers."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.server)
+
+
+def start_gateway(server: str, metrics_url: str = "", **settings: str) -> GatewayProcess:
+    """A gateway of one's own, for tests that need other settings; to be stopped."""
+    port = free_ports(1)[0]
+    gateway = GatewayProcess(GatewayOptions(server, metrics_url, port=port, settings=settings))
+    gateway.start()
+    return gateway
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """The server and its gateway."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with ServerProcess.embedded(exit_timeout_s=3, watch_interval_s=0.0) as server:
+        gateway = start_gateway(server.grpc_url, server.metrics_url)
+        try:
+            gateway.wait_ready()
+            yield Served(server, gateway)
+        finally:
+            gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def http(served: Served) -> Iterator[httpx.Client]:
+    """Plain HTTP to the gateway."""
+    with httpx.Client(base_url=served.url, timeout=60.0) as client:
+        yield client
