@@ -1,4 +1,4 @@
-"""Every setting, once: the same name as a config.pbtxt parameter, a flag and an environment variable.
+"""Every setting, once: one name as config.pbtxt parameter, flag and environment variable.
 
 A value is looked up in the entry's config.pbtxt parameters, then in the environment (upper-case
 name), then taken from the default here. Names are TEI's and TGI's where they have one.
@@ -57,6 +57,10 @@ class Settings:
     )
     max_client_batch_size: int = _setting(256, "texts in one request", group="encoder", least=1)
     auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
+    prompts: str | None = _setting(
+        None, "JSON object of names and texts put before inputs, besides the model's own",
+        group="encoder",
+    )  # fmt: skip
     default_prompt_name: str | None = _setting(
         None, "prompt used if none is named", group="encoder"
     )

@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from atoll.catalogue import (
     ENTRIES,
+    PIPELINES,
     differences,
     entry_for,
     entry_name,
@@ -42,7 +43,7 @@ def parse(text: str) -> Any:
 
 
 def test_committed_repository_is_rendered_from_the_catalogue() -> None:
-    assert differences(ENTRIES, ROOT / "model_repository") == []
+    assert differences([*ENTRIES, *PIPELINES], ROOT / "model_repository") == []
 
 
 def test_entries_say_what_their_checkpoints_say() -> None:

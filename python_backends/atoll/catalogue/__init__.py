@@ -2,11 +2,14 @@
 
 from atoll.catalogue.detect import Detected, read_model
 from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name
+from atoll.catalogue.pipelines import PIPELINES, Pipeline
 from atoll.catalogue.render import differences, render, write_repository
 from atoll.catalogue.repository import ServedModel, read_repository
 
 __all__ = [
     "ENTRIES",
+    "PIPELINES",
+    "Pipeline",
     "Detected",
     "Entry",
     "ServedModel",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from atoll.catalogue.detect import Detected
+from atoll.catalogue.encoders import ENCODERS, EncoderEntry
 from atoll.catalogue.generators import GENERATORS
 
 
@@ -35,14 +37,22 @@ class Entry:
         return {"model_id": self.model_id, **revision, **self.settings}
 
 
+def _encoder_entry(e: EncoderEntry) -> Entry:
+    pooling = {"pooling": e.pooling} if e.pooling else {}
+    prompts = {"prompts": json.dumps(e.prompts)} if e.prompts else {}
+    return Entry(
+        name=e.name,
+        model_id=e.model_id,
+        task=e.task,
+        model_type=e.model_type,
+        revision=e.revision,
+        dims={"labels" if e.task == "classify" else "embedding": e.size},
+        settings={**pooling, **prompts},
+    )
+
+
 ENTRIES: tuple[Entry, ...] = (
-    Entry(
-        name="all-minilm-l6-v2",
-        model_id="sentence-transformers/all-MiniLM-L6-v2",
-        task="embed",
-        model_type="bert",
-        dims={"embedding": 384},
-    ),
+    *map(_encoder_entry, ENCODERS),
     *(Entry(g.name, g.model_id, "generate", g.model_type) for g in GENERATORS),
 )
 

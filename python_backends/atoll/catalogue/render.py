@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.catalogue.entries import Entry
+from atoll.catalogue.pipelines import Pipeline
 from atoll.errors import UnsupportedModel
 from atoll.serving.wire import WIRES, TensorSpec, Wire
 
@@ -45,12 +46,14 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
-def render(entry: Entry) -> dict[str, str]:
+def render(entry: Entry | Pipeline) -> Mapping[str, str]:
     """Text of the entry's files by their path inside the entry's folder.
 
     Raises:
         UnsupportedModel: no template for the entry's task.
     """
+    if isinstance(entry, Pipeline):
+        return entry.files
     if entry.task not in TEMPLATES:
         raise UnsupportedModel(
             f"{entry.model_id}: task {entry.task!r} is not served; served: {sorted(TEMPLATES)}"
@@ -59,7 +62,7 @@ def render(entry: Entry) -> dict[str, str]:
     return {CONFIG: _config(entry, template, wire), MODEL: _model(entry, template)}
 
 
-def write_repository(entries: Iterable[Entry], folder: Path) -> None:
+def write_repository(entries: Iterable[Entry | Pipeline], folder: Path) -> None:
     """Writes every entry's files below ``folder``; other files there are left alone."""
     for entry in entries:
         for name, text in render(entry).items():
@@ -68,7 +71,7 @@ def write_repository(entries: Iterable[Entry], folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def differences(entries: Iterable[Entry], folder: Path) -> list[str]:
+def differences(entries: Iterable[Entry | Pipeline], folder: Path) -> list[str]:
     """Paths below ``folder`` that are missing, differ, or belong to no entry."""
     expected = {f"{e.name}/{name}": text for e in entries for name, text in render(e).items()}
     found = {

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from atoll.catalogue import (
     ENTRIES,
+    PIPELINES,
     Detected,
     Entry,
+    Pipeline,
     differences,
     entry_name,
     read_model,
@@ -102,13 +104,14 @@ def render(
     target = folder or checkout_repository()
     if target is None:
         raise ConfigError("there is no checkout with a model_repository; name a folder")
+    everything: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
     if check:
-        different = differences(ENTRIES, target)
+        different = differences(everything, target)
         if different:
             raise ConfigError(f"{target} differs from the catalogue: {', '.join(different)}")
         return
-    write_repository(ENTRIES, target)
-    print(f"{len(ENTRIES)} entries in {target}")
+    write_repository(everything, target)
+    print(f"{len(everything)} entries in {target}")
 
 
 def _source(entry: Entry) -> str:

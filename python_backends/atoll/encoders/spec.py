@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.config import Settings
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, ValidationError
 
 # Keys of 1_Pooling/config.json, in TEI's order.
 _MODES = {
@@ -49,13 +49,15 @@ class EncoderSpec:
         """
         own = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         transformers = read_json(folder / "config_sentence_transformers.json")
-        prompts = transformers.get("prompts") or {}
+        prompts = {**(transformers.get("prompts") or {}), **_prompts(settings)}
         default = settings.default_prompt_name or transformers.get("default_prompt_name")
         if default is not None and default not in prompts:
             raise ConfigError(
                 f"default_prompt_name is {default!r}; the model has {sorted(prompts)}"
             )
-        length = min(own or max_positions, max_positions)
+        length = min(
+            own or max_positions, max_positions, settings.max_input_tokens or max_positions
+        )
         if length > settings.max_batch_tokens and not settings.auto_truncate:
             raise ConfigError(
                 f"max_batch_tokens is {settings.max_batch_tokens}; a text may have {length} tokens "
@@ -73,6 +75,21 @@ class EncoderSpec:
             or ("single" if len(labels) > 1 else "multi") + "_label_classification",
         )
 
+    def prompt(self, settings: Settings, name: Any) -> str:
+        """The text that goes before an input, by a request's ``prompt_name`` or the defaults.
+
+        Raises:
+            ValidationError: the model has no such prompt.
+        """
+        if name is None and settings.default_prompt is not None:
+            return settings.default_prompt
+        name = self.default_prompt_name if name is None else str(name)
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise ValidationError(f"prompt_name is {name!r}; the model has {sorted(self.prompts)}")
+        return self.prompts[name]
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file.
@@ -83,6 +100,18 @@ def read_json(path: Path) -> dict[str, Any]:
     found = _parse(path) if path.exists() else {}
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: expected an object")
+    return found
+
+
+def _prompts(settings: Settings) -> dict[str, str]:
+    if settings.prompts is None:
+        return {}
+    try:
+        found = json.loads(settings.prompts)
+    except ValueError as error:
+        raise ConfigError(f"prompts is not valid JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ConfigError("prompts must be a JSON object of names and texts")
     return found
 
 

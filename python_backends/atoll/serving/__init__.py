@@ -12,8 +12,10 @@ _MODULES = {
     "EmbedModel": "embed",
     "GenerateModel": "generate",
     "RerankModel": "score",
+    "RetrieveRerankModel": "pipeline",
     "SessionModel": "session",
     "SparseModel": "embed",
+    "TokensModel": "tokens",
 }
 
 

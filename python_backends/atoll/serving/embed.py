@@ -10,7 +10,7 @@ import numpy as np
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedded, Embedder, EmbedOptions, SparseEmbedder, SparseVector
 from atoll.encoders.engine import Forward
-from atoll.errors import EmptyInputError, ValidationError
+from atoll.errors import EmptyInputError
 from atoll.serving import tensors
 from atoll.serving.encoder import EncoderModel, Work
 
@@ -95,20 +95,18 @@ def counts(lengths: list[int]) -> dict[str, Any]:
 
 
 def read_texts(model: EncoderModel, request: Any, given: dict[str, Any], options: Any) -> Work:
-    """Texts with their prompt, or the ids that a client made of them.
+    """Texts with their prompt, or the ids that a client made of texts and prompt.
 
     Raises:
         ValidationError: neither or both, or one of them is wrong.
     """
     truncate, direction = model.truncation(given)
-    prompt = _prompt(model, given.get("prompt_name"))
+    prompt = model.loaded.spec.prompt(model.settings, given.get("prompt_name"))
     texts = model.texts(request, "text_input")
     ids = _ids(model, request)
     if (texts is None) == (ids is None):
         raise EmptyInputError("give either text_input or input_ids")
     if ids is not None:
-        if given.get("prompt_name") is not None:
-            raise ValidationError("prompt_name cannot be set with input_ids")
         return Work("input_ids", options, ids=ids, truncate=truncate, direction=direction)
     prompted = tuple(prompt + text for text in texts or ())
     return Work("text_input", options, prompted, truncate=truncate, direction=direction)
@@ -125,15 +123,3 @@ def _ids(model: EncoderModel, request: Any) -> tuple[list[int], ...] | None:
         if not row:
             raise EmptyInputError(f"input_ids[{index}] is empty")
     return ids
-
-
-def _prompt(model: EncoderModel, name: Any) -> str:
-    settings, spec = model.settings, model.loaded.spec
-    if name is None and settings.default_prompt is not None:
-        return settings.default_prompt
-    name = spec.default_prompt_name if name is None else str(name)
-    if name is None:
-        return ""
-    if name not in spec.prompts:
-        raise ValidationError(f"prompt_name is {name!r}; the model has {sorted(spec.prompts)}")
-    return spec.prompts[name]

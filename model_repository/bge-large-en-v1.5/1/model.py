@@ -1,0 +1,5 @@
+"""bge-large-en-v1.5: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""bge-reranker-large: query and texts to scores."""
+
+from atoll.serving import RerankModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

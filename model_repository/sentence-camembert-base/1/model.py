@@ -1,0 +1,5 @@
+"""sentence-camembert-base: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,73 @@
+"""Embedders, rerankers and classifiers that come with an entry."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_E5 = {"query": "query: ", "passage": "passage: "}
+_BGE = {"query": "Represent this sentence for searching relevant passages: "}
+
+
+class EncoderEntry(NamedTuple):
+    """One checkpoint. ``size`` is the width of its vectors, or its number of labels.
+
+    pooling and prompts are the model card's: not every repository has them in its files.
+    """
+
+    name: str
+    model_id: str
+    task: str
+    model_type: str
+    size: int
+    pooling: str | None = None
+    prompts: Mapping[str, str] = {}
+    revision: str | None = None
+
+
+ENCODERS = (
+    EncoderEntry(
+        "all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "embed", "bert", 384
+    ),
+    EncoderEntry("bge-base-en-v1.5", "BAAI/bge-base-en-v1.5", "embed", "bert", 768, "cls", _BGE),
+    EncoderEntry("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "embed", "bert", 1024, "cls", _BGE),
+    EncoderEntry("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", "embed", "bert", 384, "cls", _BGE),
+    EncoderEntry(
+        "bge-reranker-base", "BAAI/bge-reranker-base", "rerank", "xlm-roberta", 1,
+        revision="refs/pr/5",
+    ),
+    EncoderEntry(
+        "bge-reranker-large", "BAAI/bge-reranker-large", "rerank", "xlm-roberta", 1,
+        revision="refs/pr/4",
+    ),
+    EncoderEntry(
+        "distilcamembert-base-sentiment", "cmarkea/distilcamembert-base-sentiment", "classify",
+        "camembert", 5,
+    ),
+    EncoderEntry("e5-base-v2", "intfloat/e5-base-v2", "embed", "bert", 768, "mean", _E5),
+    EncoderEntry("e5-large-v2", "intfloat/e5-large-v2", "embed", "bert", 1024, "mean", _E5),
+    EncoderEntry("ember-v1", "llmrails/ember-v1", "embed", "bert", 1024, "cls"),
+    EncoderEntry("gte-base", "thenlper/gte-base", "embed", "bert", 768, "mean"),
+    EncoderEntry("gte-large", "thenlper/gte-large", "embed", "bert", 1024, "mean"),
+    EncoderEntry(
+        "jina-embeddings-v2-base-en", "jinaai/jina-embeddings-v2-base-en", "embed", "bert", 768,
+        "mean",
+    ),
+    EncoderEntry(
+        "jina-embeddings-v2-small-en", "jinaai/jina-embeddings-v2-small-en", "embed", "bert", 512,
+        "mean",
+    ),
+    EncoderEntry(
+        "multilingual-e5-large", "intfloat/multilingual-e5-large", "embed", "xlm-roberta", 1024,
+        "mean", _E5,
+    ),
+    EncoderEntry(
+        "roberta-base-go_emotions", "SamLowe/roberta-base-go_emotions", "classify", "roberta", 28
+    ),
+    EncoderEntry(
+        "sentence-camembert-base", "dangvantuan/sentence-camembert-base", "embed", "camembert",
+        768, "mean",
+    ),
+    EncoderEntry(
+        "splade-cocondenser-ensembledistil", "naver/splade-cocondenser-ensembledistil", "sparse",
+        "bert", 30522, "splade",
+    ),
+)  # fmt: skip

@@ -1,0 +1,110 @@
+"""Entries made of other entries: tokens -> vectors as an ensemble, retrieve-then-rerank as BLS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_RENDERED = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An entry by its files: path inside its folder -> text."""
+
+    name: str
+    files: Mapping[str, str]
+
+
+def tokens(name: str, model_id: str) -> Pipeline:
+    """The first step of an ensemble on its own: texts to the ids that the encoder takes."""
+    config = f"""name: "{name}"
+backend: "python"
+max_batch_size: 256
+input [
+  {{ name: "text_input" data_type: TYPE_STRING dims: [ 1 ] }}
+]
+output [
+  {{ name: "input_ids" data_type: TYPE_INT32 dims: [ -1 ] }},
+  {{ name: "num_input_tokens" data_type: TYPE_UINT32 dims: [ 1 ] }}
+]
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+{_parameters({"model_id": model_id})}"""
+    return Pipeline(name, _python(config, "TokensModel", f"{model_id}: text to token ids."))
+
+
+def ensemble(name: str, tokens_name: str, encoder: str, size: int) -> Pipeline:
+    """Text -> tokens -> encoder -> embedding, each step an entry that can be used by itself."""
+    config = f"""name: "{name}"
+platform: "ensemble"
+max_batch_size: 256
+input [
+  {{ name: "text_input" data_type: TYPE_STRING dims: [ 1 ] }}
+]
+output [
+  {{ name: "embedding" data_type: TYPE_FP32 dims: [ {size} ] }},
+  {{ name: "num_input_tokens" data_type: TYPE_UINT32 dims: [ 1 ] }}
+]
+ensemble_scheduling {{
+  step [
+    {{
+      model_name: "{tokens_name}"
+      model_version: -1
+      input_map {{ key: "text_input" value: "text_input" }}
+      output_map {{ key: "input_ids" value: "input_ids" }}
+      output_map {{ key: "num_input_tokens" value: "num_input_tokens" }}
+    }},
+    {{
+      model_name: "{encoder}"
+      model_version: -1
+      input_map {{ key: "input_ids" value: "input_ids" }}
+      output_map {{ key: "embedding" value: "embedding" }}
+    }}
+  ]
+}}
+"""
+    # Triton wants a version folder, git a file in it.
+    return Pipeline(name, {"config.pbtxt": _RENDERED + config, "1/.gitkeep": ""})
+
+
+def retrieve_rerank(name: str, embedder: str, reranker: str) -> Pipeline:
+    """A query and documents to the best of them: by vectors first, then by the reranker."""
+    config = f"""name: "{name}"
+backend: "python"
+max_batch_size: 0
+input [
+  {{ name: "query" data_type: TYPE_STRING dims: [ 1 ] }},
+  {{ name: "text_input" data_type: TYPE_STRING dims: [ -1, 1 ] }}
+]
+output [
+  {{ name: "index" data_type: TYPE_INT32 dims: [ -1 ] }},
+  {{ name: "score" data_type: TYPE_FP32 dims: [ -1 ] }}
+]
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+{_parameters({"embedder": embedder, "reranker": reranker, "num_retrieved": "32"})}"""
+    text = f"{embedder} and {reranker}: a query and documents to the best documents."
+    return Pipeline(name, _python(config, "RetrieveRerankModel", text))
+
+
+def _python(config: str, model_class: str, description: str) -> dict[str, str]:
+    model = (
+        f'"""{description}"""\n\n'
+        f"from atoll.serving import {model_class} as TritonPythonModel\n\n"
+        '__all__ = ["TritonPythonModel"]\n'
+    )
+    return {"config.pbtxt": _RENDERED + config, "1/model.py": model}
+
+
+def _parameters(values: Mapping[str, str]) -> str:
+    return "".join(
+        f"parameters {{ key: {json.dumps(k)} value {{ string_value: {json.dumps(v)} }} }}\n"
+        for k, v in values.items()
+    )
+
+
+PIPELINES = (
+    tokens("all-minilm-l6-v2-tokens", "sentence-transformers/all-MiniLM-L6-v2"),
+    ensemble("all-minilm-l6-v2-ensemble", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2", size=384),
+    retrieve_rerank("retrieve-rerank", "all-minilm-l6-v2", "bge-reranker-base"),
+)
