@@ -1,0 +1,243 @@
+"""Every encoder task and pipeline in one real server, over HTTP and gRPC, on tiny checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import tritonclient.grpc as grpc
+import tritonclient.http as http
+from safetensors.torch import save_file
+from tiny.checkpoint import write
+from tiny.encoders import MASKED, TRUNKS, JinaReference, classifiers, write_text_files
+from tokenizers import Tokenizer
+from tritonclient.utils import InferenceServerException
+
+from atoll.catalogue import entry_for, read_model, write_repository
+from atoll.catalogue.pipelines import ensemble, retrieve_rerank, tokens
+from atoll.launcher import ServerOptions, ServerProcess
+
+TEXTS = ["Hello", "A ring of coral", "x" * 40, "1"]
+BY_NAME = {variant.name: variant for variant in TRUNKS}
+EMBEDDERS = ("bert", "roberta", "xlm-roberta", "camembert", "jina")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    server: ServerProcess
+    references: dict[str, Any]
+    tokenizer: Tokenizer
+
+    def ids(self, text: str | tuple[str, str]) -> list[int]:
+        found: list[int] = self.tokenizer.encode(*([text] if isinstance(text, str) else text)).ids
+        return found
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    root = tmp_path_factory.mktemp("encoders")
+    references: dict[str, Any] = {}
+    for name in EMBEDDERS[:-1]:
+        references[name] = write(BY_NAME[name], root / name).model
+        write_text_files(root / name, "mean", {"query": "Q:"})
+    jina = references["jina"] = JinaReference(12)
+    (root / "jina").mkdir()
+    save_file(jina.tensors, root / "jina" / "model.safetensors")
+    (root / "jina" / "config.json").write_text(json.dumps(jina.config))
+    write_text_files(root / "jina", "mean")
+    references["splade"] = write(MASKED, root / "splade").model
+    references["reranker"] = write(classifiers(1)[2], root / "reranker").model
+    references["classifier"] = write(classifiers(3)[1], root / "classifier").model
+    for name in ("splade", "reranker", "classifier"):
+        write_text_files(root / name)
+    entries = []
+    for name in references:
+        task = "sparse" if name == "splade" else None
+        detected = read_model(root / name, task=task)
+        settings = {"max_client_batch_size": "40"} if name == "roberta" else None
+        entries.append(entry_for(str(root / name), detected, name=name, settings=settings))
+    pipelines = [
+        tokens("bert-tokens", str(root / "bert")),
+        ensemble("bert-ensemble", "bert-tokens", "bert", 48),
+        retrieve_rerank("search", "bert", "reranker"),
+    ]
+    write_repository([*entries, *pipelines], root / "repository")
+    tokenizer = Tokenizer.from_file(str(root / "bert" / "tokenizer.json"))
+    options = ServerOptions.on_free_ports(
+        repository=root / "repository", exit_timeout_s=3, watch_interval_s=0.0
+    )
+    with ServerProcess(options) as server:
+        yield Fleet(server, references, tokenizer)
+
+
+@pytest.fixture(scope="module", params=["grpc", "http"])
+def ask(request: pytest.FixtureRequest, fleet: Fleet) -> Any:
+    """ask(model, inputs, **parameters) -> outputs by name."""
+    is_grpc = request.param == "grpc"
+    module: Any = grpc if is_grpc else http
+    url = fleet.server.grpc_url if is_grpc else fleet.server.http_url.removeprefix("http://")
+    client = module.InferenceServerClient(url)
+
+    def infer(model: str, inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+        sent = []
+        for name, value in inputs.items():
+            data = value
+            if isinstance(value, list):
+                data = np.array([t.encode() for t in value], dtype=object).reshape(-1, 1)
+            kind = "BYTES" if data.dtype == object else "INT32"
+            tensor = module.InferInput(name, list(data.shape), kind)
+            tensor.set_data_from_numpy(data)
+            sent.append(tensor)
+        answer = client.infer(model, sent, parameters=parameters or None)
+        response = answer.get_response()
+        if is_grpc:
+            names = [output.name for output in response.outputs]
+        else:
+            names = [output["name"] for output in response["outputs"]]
+        return {name: answer.as_numpy(name) for name in names}
+
+    return infer
+
+
+def _hidden(fleet: Fleet, name: str, text: str) -> torch.Tensor:
+    ids, model = fleet.ids(text), fleet.references[name]
+    with torch.inference_mode():
+        if name == "jina":
+            return model.hidden(ids).float()
+        return model(torch.tensor([ids])).last_hidden_state[0]
+
+
+def _unit(vector: torch.Tensor) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = (vector / vector.norm()).numpy()
+    return found
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_embedders(fleet: Fleet, ask: Any, name: str) -> None:
+    expected = np.stack([_unit(_hidden(fleet, name, text).mean(0)) for text in TEXTS])
+    found = ask(name, {"text_input": TEXTS})
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+    assert found["num_input_tokens"].reshape(-1).tolist() == [len(fleet.ids(t)) for t in TEXTS]
+
+
+def test_prompts(fleet: Fleet, ask: Any) -> None:
+    found = ask("bert", {"text_input": TEXTS}, prompt_name="query")["embedding"]
+    expected = np.stack([_unit(_hidden(fleet, "bert", "Q:" + t).mean(0)) for t in TEXTS])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(InferenceServerException, match="prompt_name is 'passage'.*query"):
+        ask("bert", {"text_input": TEXTS}, prompt_name="passage")
+
+
+def test_token_embeddings(fleet: Fleet, ask: Any) -> None:
+    found = ask("bert", {"text_input": TEXTS}, return_token_embeddings=True)["token_embedding"]
+    for row, text in zip(found, TEXTS, strict=True):
+        hidden = _hidden(fleet, "bert", text)
+        np.testing.assert_allclose(row[: len(hidden)], hidden.numpy(), atol=5e-5)
+        assert not row[len(hidden) :].any()
+
+
+def test_ids_in_place_of_text(fleet: Fleet, ask: Any) -> None:
+    rows = [fleet.ids(text) for text in TEXTS]
+    ids = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    found = ask("bert", {"input_ids": ids})["embedding"]
+    np.testing.assert_allclose(found, ask("bert", {"text_input": TEXTS})["embedding"], atol=1e-6)
+    ids[1, 0] = 96
+    with pytest.raises(InferenceServerException, match=r"input_ids\[1\] has id 96.*96"):
+        ask("bert", {"input_ids": ids})
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_truncation(fleet: Fleet, ask: Any, direction: str) -> None:
+    long = "abcdefghij" * 12
+    cut = Tokenizer.from_str(fleet.tokenizer.to_str())
+    cut.enable_truncation(70, direction=direction)
+    ids = cut.encode(long).ids
+    with torch.inference_mode():
+        hidden = fleet.references["bert"](torch.tensor([ids])).last_hidden_state[0]
+    found = ask("bert", {"text_input": [long]}, truncation_direction=direction)
+    np.testing.assert_allclose(found["embedding"][0], _unit(hidden.mean(0)), atol=1e-5)
+    with pytest.raises(InferenceServerException, match="122 tokens.*70"):
+        ask("bert", {"text_input": [long]}, truncate=False)
+
+
+def test_too_many_texts(ask: Any) -> None:
+    with pytest.raises(InferenceServerException, match="40"):
+        ask("roberta", {"text_input": ["a"] * 41})
+    with pytest.raises(InferenceServerException, match="257 texts.*256"):
+        ask("classifier", {"text_input": ["a"] * 257})
+
+
+def test_sparse(fleet: Fleet, ask: Any) -> None:
+    found = ask("splade", {"text_input": TEXTS})
+    bounds = found["offsets"].tolist()
+    for text, start, stop in zip(TEXTS, bounds[:-1], bounds[1:], strict=True):
+        with torch.inference_mode():
+            logits = fleet.references["splade"](torch.tensor([fleet.ids(text)])).logits[0]
+        expected = logits.relu().log1p().amax(0)
+        dense = torch.zeros_like(expected)
+        dense[torch.from_numpy(found["indices"][start:stop]).long()] = torch.from_numpy(
+            found["values"][start:stop]
+        )
+        torch.testing.assert_close(dense, expected, atol=2e-5, rtol=0)
+
+
+def _logits(fleet: Fleet, name: str, texts: str | tuple[str, str]) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = fleet.references[name](torch.tensor([fleet.ids(texts)])).logits[0]
+    return found
+
+
+def test_rerank(fleet: Fleet, ask: Any) -> None:
+    expected = torch.stack([_logits(fleet, "reranker", ("coral?", t)) for t in TEXTS])
+    found = ask("reranker", {"query": ["coral?"], "text_input": TEXTS})["score"]
+    np.testing.assert_allclose(found, expected.sigmoid().numpy(), atol=1e-5)
+    raw = ask("reranker", {"query": ["coral?"] * 4, "text_input": TEXTS}, raw_scores=True)
+    np.testing.assert_allclose(raw["score"], expected.numpy(), atol=5e-5)
+    with pytest.raises(InferenceServerException, match="query has 2 texts and text_input 4"):
+        ask("reranker", {"query": ["a", "b"], "text_input": TEXTS})
+    with pytest.raises(InferenceServerException, match="query is missing"):
+        ask("reranker", {"text_input": TEXTS})
+
+
+def test_classify(fleet: Fleet, ask: Any) -> None:
+    expected = torch.stack([_logits(fleet, "classifier", t) for t in TEXTS]).softmax(-1)
+    found = ask("classifier", {"text_input": TEXTS})["score"]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    pairs = torch.stack([_logits(fleet, "classifier", (t, "b")) for t in TEXTS]).softmax(-1)
+    found = ask("classifier", {"text_input": TEXTS, "text_pair": ["b"] * 4})["score"]
+    np.testing.assert_allclose(found, pairs.numpy(), atol=1e-5)
+
+
+def test_ensemble_and_its_steps(fleet: Fleet, ask: Any) -> None:
+    whole = ask("bert-ensemble", {"text_input": TEXTS})
+    np.testing.assert_allclose(
+        whole["embedding"], ask("bert", {"text_input": TEXTS})["embedding"], atol=1e-6
+    )
+    step = ask("bert-tokens", {"text_input": TEXTS})
+    for row, text in zip(step["input_ids"], TEXTS, strict=True):
+        assert [i for i in row.tolist() if i != -1] == fleet.ids(text)
+    with pytest.raises(InferenceServerException, match=r"text_input\[0\] is empty"):
+        ask("bert-ensemble", {"text_input": [""]})
+
+
+def test_retrieve_then_rerank(fleet: Fleet, ask: Any) -> None:
+    documents = [f"document {i} {'xyz'[i % 3] * i}" for i in range(20)]
+    query = "document 7"
+    vectors = ask("bert", {"text_input": [query, *documents]})["embedding"]
+    kept = np.argsort(-(vectors[1:] @ vectors[0]), kind="stable")[:5]
+    scores = ask("reranker", {"query": [query], "text_input": [documents[i] for i in kept]})
+    order = np.argsort(-scores["score"].reshape(-1), kind="stable")[:3]
+    rows = np.array([query.encode()], dtype=object)
+    found = ask("search", {"query": rows, "text_input": documents}, num_retrieved=5, top_k=3)
+    assert found["index"].tolist() == kept[order].tolist()
+    np.testing.assert_allclose(found["score"], scores["score"].reshape(-1)[order], atol=1e-6)
+    with pytest.raises(InferenceServerException, match="bert: .*empty"):
+        ask("search", {"query": rows, "text_input": [*documents, ""]})
