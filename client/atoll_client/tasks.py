@@ -30,6 +30,13 @@ def read_embeddings(response: Message) -> Embeddings:
     return Embeddings(found["embedding"], found["num_input_tokens"].reshape(-1))
 
 
+def read_token_vectors(response: Message) -> list[Floats]:
+    """A vector for each token of each text, if ``return_token_embeddings`` was asked for."""
+    found = messages.outputs(response)
+    counts = found["num_input_tokens"].reshape(-1).tolist()
+    return [rows[:count] for rows, count in zip(found["token_embedding"], counts, strict=True)]
+
+
 def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
     """The answer of a sparse embedder, with the counts of input tokens.
 
@@ -49,7 +56,7 @@ def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
 def rerank(model: str, query: str, texts: Sequence[str], parameters: Parameters) -> Message:
     """A query and texts to one score each."""
     message = messages.request(model, parameters)
-    messages.add_texts(message, "query", [query] * len(texts), [len(texts), 1])
+    messages.add_texts(message, "query", [query], [1, 1])
     messages.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
 

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from gateways import Served, start_gateway
 
-from atoll.launcher import ServerProcess, free_ports
-from atoll.launcher.gateway import GatewayOptions, GatewayProcess
-
-EMBEDDER = "all-minilm-l6-v2"
-GENERATOR = "smollm2-135m-instruct"
-
-
-@dataclass(frozen=True)
-class Served:
-    """Where everything is."""
-
-    server: ServerProcess
-    gateway: GatewayProcess
-
-    @property
-    def url(self) -> str:
-        """The gateway's base URL."""
-        return self.gateway.options.url
-
-    def model_url(self, model: str) -> str:
-        """Base URL of one model's routes."""
-        return f"{self.url}/{model}"
+from atoll.launcher import ServerProcess
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,14 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.server)
-
-
-def start_gateway(server: str, metrics_url: str = "", **settings: str) -> GatewayProcess:
-    """A gateway of one's own, for tests that need other settings; to be stopped."""
-    port = free_ports(1)[0]
-    gateway = GatewayProcess(GatewayOptions(server, metrics_url, port=port, settings=settings))
-    gateway.start()
-    return gateway
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,21 @@ async def embed(
     )
 
 
+async def embed_all(
+    request: Request, model: ModelInfo, items: Items, parameters: Parameters
+) -> list[Floats]:
+    """A vector for each token, (tokens, width) for each text."""
+    texts = await as_texts(request, model, items)
+    pool = request.gateway.pool
+    asked = {**parameters, "return_token_embeddings": True}
+
+    async def part(some: Sequence[str]) -> list[Floats]:
+        return tasks.read_token_vectors(await pool.infer(tasks.embed(model.name, some, asked)))
+
+    parts = await _in_parts(texts, model.max_client_batch_size, part)
+    return [rows for part in parts for rows in part]
+
+
 async def embed_sparse(
     request: Request, model: ModelInfo, items: Items, parameters: Parameters
 ) -> tuple[list[SparseVector], int]:

@@ -61,6 +61,10 @@ ROUTES: tuple[Route, ...] = (
         example={"inputs": _TEXT},
     ),
     Route(
+        "POST", "/embed_all", tei.embed_all, "tei", "Vectors of every token",
+        tei.EmbedBody, example={"inputs": _TEXT},
+    ),
+    Route(
         "POST", "/embed_sparse", tei.embed_sparse, "tei", "Sparse vectors of texts",
         tei.EmbedBody, example={"inputs": _TEXT},
     ),

@@ -101,6 +101,17 @@ async def embed(request: Request, body: EmbedBody) -> Reply:
     return reply(found.vectors, headers)
 
 
+async def embed_all(request: Request, body: EmbedBody) -> Reply:
+    """One vector for each token of each text, special tokens included."""
+    model = find(request, body.model, ("embed",))
+    items, _ = batch(body.inputs)
+    check_batch(request, len(items))
+    began = time.perf_counter()
+    with exact_messages(model):
+        rows = await encoders.embed_all(request, model, items, body.truncation().parameters())
+    return reply(rows, timing_headers(request, began, sum(map(len, rows)), _characters(items)))
+
+
 async def embed_sparse(request: Request, body: EmbedBody) -> Reply:
     """One list of index and value for each text."""
     model = find(request, body.model, ("sparse",))

@@ -1,0 +1,36 @@
+"""Gateways for tests, on free ports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.launcher import ServerProcess, free_ports
+from atoll.launcher.gateway import GatewayOptions, GatewayProcess
+
+EMBEDDER = "all-minilm-l6-v2"
+GENERATOR = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server and the gateway in front of it."""
+
+    server: ServerProcess
+    gateway: GatewayProcess
+
+    @property
+    def url(self) -> str:
+        """The gateway's base URL."""
+        return self.gateway.options.url
+
+    def model_url(self, model: str) -> str:
+        """Base URL of one model's routes."""
+        return f"{self.url}/{model}"
+
+
+def start_gateway(server: str, metrics_url: str = "", **settings: str) -> GatewayProcess:
+    """A gateway in front of a server (or several, by commas); to be stopped."""
+    port = free_ports(1)[0]
+    gateway = GatewayProcess(GatewayOptions(server, metrics_url, port=port, settings=settings))
+    gateway.start()
+    return gateway
