@@ -42,8 +42,7 @@ def request(model: str, parameters: Parameters | None = None, request_id: str = 
 def add_texts(message: Message, name: str, texts: Sequence[str], shape: Sequence[int]) -> None:
     """A BYTES tensor."""
     message.inputs.add(name=name, datatype="BYTES", shape=shape)
-    encoded = [text.encode("utf-8", "replace") for text in texts]
-    message.raw_input_contents.append(b"".join(_LENGTH.pack(len(b)) + b for b in encoded))
+    message.raw_input_contents.append(packed("BYTES", texts))
 
 
 def add_flag(message: Message, name: str, value: bool) -> None:
@@ -94,6 +93,24 @@ def _elements(raw: bytes) -> Iterator[bytes]:
         at += length
 
 
+def values(datatype: str, raw: bytes) -> list[Any]:
+    """The elements of a tensor as Python values; texts as str."""
+    if datatype == "BYTES":
+        return [item.decode() for item in _elements(raw)]
+    if datatype == "BOOL":
+        return [bool(byte) for byte in raw]
+    return list(np.frombuffer(raw, _DTYPES[datatype]).tolist())
+
+
+def packed(datatype: str, items: Sequence[Any]) -> bytes:
+    """The other way round."""
+    if datatype == "BYTES":
+        # A lone surrogate, which JSON can carry, has no UTF-8.
+        encoded = [item.encode("utf-8", "replace") for item in items]
+        return b"".join(_LENGTH.pack(len(b)) + b for b in encoded)
+    return np.asarray(items, _DTYPES[datatype]).tobytes()
+
+
 def read_chunks(response: Message) -> list[Chunk]:
     """One chunk for each answer that a generator's response holds (more than one if n > 1)."""
     found = outputs(response)
@@ -135,3 +152,27 @@ def _tokens(text: bytes) -> tuple[Token, ...]:
         special = bool(facts.get("special"))
         found.append(Token(int(own), facts["decoded_token"], facts["logprob"], special, top))
     return tuple(found)
+
+
+def add_array(message: Message, name: str, value: Any) -> None:
+    """Any tensor: a numpy array, or a (nested) list of texts or numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind in "OUS":
+        texts = [t.decode() if isinstance(t, bytes) else str(t) for t in array.reshape(-1)]
+        add_texts(message, name, texts, array.shape)
+        return
+    if array.dtype == np.bool_:
+        datatype = "BOOL"
+    else:
+        kinds = {"f": "FP", "i": "INT", "u": "UINT"}
+        datatype = f"{kinds[array.dtype.kind]}{8 * array.dtype.itemsize}"
+    message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+
+
+def as_text(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs with texts instead of bytes."""
+    return {
+        name: [item.decode() for item in value] if isinstance(value, list) else value
+        for name, value in found.items()
+    }

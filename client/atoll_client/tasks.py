@@ -11,7 +11,16 @@ import numpy as np
 
 from atoll_client import messages
 from atoll_client.messages import Message, Parameters
-from atoll_client.types import Embeddings, Floats, SparseVector
+from atoll_client.types import (
+    Chunk,
+    Embeddings,
+    Floats,
+    Generation,
+    Label,
+    ModelInfo,
+    Rank,
+    SparseVector,
+)
 
 # What each task answers with, for metadata-driven discovery.
 ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
@@ -147,3 +156,54 @@ def softmax(scores: Floats) -> Floats:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def prompt_of(prompt: Any) -> Prompt:
+    """A text, token ids, or chat messages."""
+    if isinstance(prompt, str):
+        return Prompt(text=prompt)
+    if len(prompt) and isinstance(prompt[0], Mapping):
+        return Prompt(messages=prompt)
+    return Prompt(input_ids=prompt)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], Wanted, str | None]:
+    """Sampling options, what the answer carries, and the conversation it belongs to."""
+    sampling = dict(options)
+    session = sampling.pop("session", None)
+    has_logprobs = bool(sampling.get("logprobs") or sampling.get("top_logprobs"))
+    wanted = Wanted(
+        logprobs=has_logprobs,
+        prompt_logprobs=bool(sampling.get("prompt_logprobs")),
+        cumulative_logprob=has_logprobs,
+        token_ids=bool(sampling.pop("token_ids", False)),
+    )
+    return sampling, wanted, session
+
+
+def joined(chunks: Sequence[Chunk]) -> Generation:
+    """All chunks of one answer as a whole."""
+    last = chunks[-1]
+    return Generation(
+        text="".join(chunk.text for chunk in chunks),
+        tokens=tuple(token for chunk in chunks for token in chunk.tokens),
+        finish_reason=last.finish_reason,
+        stop_string=last.stop_string,
+        num_input_tokens=last.num_input_tokens,
+        num_output_tokens=last.num_output_tokens,
+        cumulative_logprob=last.cumulative_logprob,
+        prompt_tokens=chunks[0].prompt_tokens,
+    )
+
+
+def ranked(scores: Sequence[float], texts: Sequence[str]) -> list[Rank]:
+    """Texts with scores, the best first; equal ones in their order."""
+    order = np.argsort(-np.asarray(scores, np.float32), kind="stable").tolist()
+    return [Rank(i, float(scores[i]), texts[i]) for i in order]
+
+
+def labelled(model: ModelInfo, scores: Floats) -> list[Label]:
+    """A classifier's labels with scores, the best first."""
+    names = model.labels or tuple(f"LABEL_{i}" for i in range(len(scores)))
+    order = np.argsort(-scores, kind="stable").tolist()
+    return [Label(names[i], float(scores[i])) for i in order]

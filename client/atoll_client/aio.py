@@ -1,0 +1,317 @@
+"""The asynchronous client: every task of every model on one server, over gRPC or HTTP.
+
+    async with AsyncClient("localhost:8001") as client:
+        vectors = await client.embed(["a text"])
+        async for chunk in client.stream("Once upon a time", max_tokens=50):
+            print(chunk.text, end="")
+
+Without ``model`` the server's only model of the task is used. Cancelling the task that awaits an
+answer cancels the work on the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from atoll_client import discovery, messages, tasks
+from atoll_client.batches import Progress, parts_of, progress_bar
+from atoll_client.errors import NotReady, Overloaded, Unreached
+from atoll_client.messages import Message
+from atoll_client.tasks import Prompt
+from atoll_client.transport import connect
+from atoll_client.types import (
+    Chunk,
+    Embeddings,
+    Generation,
+    Label,
+    ModelInfo,
+    Rank,
+    SparseVector,
+    TextToken,
+)
+
+T = TypeVar("T")
+# How many parts of a long list are on their way at once.
+_PARALLEL = 4
+
+
+class AsyncClient:
+    """A connection to one server: ``host:port`` of its gRPC endpoint, or an ``http://`` URL.
+
+    Args:
+        timeout_s: deadline of each request, over which the server is told to stop.
+        retries: tries after a refusal (the server is full or cannot be reached), with growing
+            pauses. A generation is only tried again if it was refused before it began.
+    """
+
+    def __init__(
+        self,
+        address: str = "localhost:8001",
+        *,
+        timeout_s: float = 600.0,
+        retries: int = 3,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.address, self._retries = address, retries
+        self._transport = connect(address, timeout_s, tuple(metadata))
+        self._models: dict[str, discovery.Found] = {}
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection; requests in flight fail."""
+        await self._transport.close()
+
+    async def models(self) -> list[ModelInfo]:
+        """Every model of Atoll's on the server."""
+        await self._find(refresh=True)
+        return [found.info for found in self._models.values()]
+
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        model: str | None = None,
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """Vectors: (width,) of one text, (texts, width) of several; float32."""
+        parameters = {
+            "normalize": None if normalize else False, "dimensions": dimensions,
+            "prompt_name": prompt_name, "truncate": truncate,
+        }  # fmt: skip
+        info = await self._model(model, "embed")
+        many = [texts] if isinstance(texts, str) else list(texts)
+        found: list[Embeddings] = await self._in_parts(
+            info, many, progress,
+            lambda part: tasks.embed(info.name, part, parameters), tasks.read_embeddings,
+        )  # fmt: skip
+        vectors = np.concatenate([part.vectors for part in found])
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    async def embed_sparse(
+        self, texts: Sequence[str], model: str | None = None, *, progress: bool = False
+    ) -> list[SparseVector]:
+        """A sparse vector for each text."""
+        info = await self._model(model, "sparse")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: tasks.embed(info.name, part, {}), tasks.read_sparse,
+        )  # fmt: skip
+        return [row for rows, _ in found for row in rows]
+
+    async def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        raw_scores: bool = False,
+        top_n: int | None = None,
+        progress: bool = False,
+    ) -> list[Rank]:
+        """Texts by their relevance to the query, the best first."""
+        info = await self._model(model, "rerank")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: tasks.rerank(info.name, query, part, {"raw_scores": raw_scores}),
+            tasks.read_scores,
+        )  # fmt: skip
+        return tasks.ranked([score for scores, _ in found for score in scores.reshape(-1)], texts)[
+            :top_n
+        ]
+
+    async def classify(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        pairs: Sequence[str] | None = None,
+        raw_scores: bool = False,
+    ) -> list[list[Label]]:
+        """Labels of each text (or pair of texts) with scores, the best first."""
+        info = await self._model(model, "classify")
+        others: Sequence[str | None] = pairs or [None] * len(texts)
+        rows = list(zip(texts, others, strict=True))
+
+        def build(part: Sequence[tuple[str, str | None]]) -> Message:
+            seconds = [second for _, second in part if second is not None] or None
+            firsts = [first for first, _ in part]
+            return tasks.classify(info.name, firsts, seconds, {"raw_scores": raw_scores})
+
+        found = await self._in_parts(info, rows, False, build, tasks.read_scores)
+        return [tasks.labelled(info, row) for scores, _ in found for row in scores]
+
+    async def generate(
+        self, prompt: str | Sequence[int], model: str | None = None, **options: Any
+    ) -> Generation:
+        """A whole answer. Options: ``max_tokens``, ``temperature``, ``stop``, ... as documented."""
+        return await self._whole(tasks.prompt_of(prompt), model, options)
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        model: str | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Generation:
+        """The answer to a conversation; the model's own template makes the prompt."""
+        return await self._whole(Prompt(messages=messages, tools=tools), model, options)
+
+    async def stream(
+        self,
+        prompt: str | Sequence[int] | Sequence[Mapping[str, Any]],
+        model: str | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Chunks as they come; the prompt is a text, token ids or messages.
+
+        Leaving the loop early cancels the work.
+        """
+        found = tasks.prompt_of(prompt)
+        info = await self._model(model, "generate")
+        async for chunk in self._chunks(info, found, options, stream=True):
+            yield chunk
+
+    async def tokenize(
+        self, texts: Sequence[str], model: str, *, add_special_tokens: bool = True
+    ) -> list[list[TextToken]]:
+        """Tokens of texts, by a model's own tokenizer."""
+        question = {
+            "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
+        }  # fmt: skip
+        rows = await self._ask(model, question)
+        return [[TextToken(**token) for token in row] for row in rows]
+
+    async def decode(self, ids: Sequence[Sequence[int]], model: str) -> list[str]:
+        """Texts of token ids, by a model's own tokenizer."""
+        question = {"op": "decode", "ids": [list(row) for row in ids]}
+        texts: list[str] = await self._ask(model, question)
+        return texts
+
+    async def infer(self, model: str, inputs: Mapping[str, Any], **parameters: Any) -> Any:
+        """Any model on the server, an ensemble or a pipeline too, by its tensors' names.
+
+        Args:
+            inputs: numpy arrays, or lists of texts.
+
+        Returns:
+            Arrays by name; texts as lists of str.
+        """
+        message = messages.request(model, parameters)
+        for name, value in inputs.items():
+            messages.add_array(message, name, value)
+        return messages.as_text(messages.outputs(await self._send(message)))
+
+    async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
+        info = await self._model(model, "generate")
+        chunks = [c async for c in self._chunks(info, prompt, options, stream=False)]
+        return tasks.joined(chunks)
+
+    async def _chunks(
+        self, info: ModelInfo, prompt: Prompt, options: Mapping[str, Any], *, stream: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        sampling, wanted, session = tasks.split_options(options)
+        message = tasks.generate(
+            info.name, prompt, sampling, stream=stream, wanted=wanted, session=session
+        )
+        for attempt in range(self._retries + 1):
+            has_begun = False
+            try:
+                async with contextlib.aclosing(self._transport.responses(message)) as responses:
+                    async for response in responses:
+                        has_begun = True
+                        for chunk in messages.read_chunks(response):
+                            yield chunk
+                return
+            except (Overloaded, Unreached):
+                if has_begun or attempt == self._retries:
+                    raise
+                await asyncio.sleep(_pause(attempt))
+
+    async def _send(self, message: Message) -> Message:
+        """One request with one response, tried again if it was refused."""
+        for attempt in range(self._retries + 1):
+            try:
+                return await self._transport.infer(message)
+            except (Overloaded, Unreached):
+                if attempt == self._retries:
+                    raise
+                await asyncio.sleep(_pause(attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _in_parts(
+        self,
+        info: ModelInfo,
+        items: Sequence[Any],
+        progress: bool,
+        build: Callable[[Sequence[Any]], Message],
+        read: Callable[[Message], T],
+    ) -> list[T]:
+        limit = asyncio.Semaphore(_PARALLEL)
+        bar: Progress = progress_bar(len(items), progress)
+
+        async def one(part: Sequence[Any]) -> T:
+            async with limit:
+                answer = read(await self._send(build(part)))
+            bar.advance(len(part))
+            return answer
+
+        parts = parts_of(items, info.max_client_batch_size)
+        with bar:
+            return list(await asyncio.gather(*(one(part) for part in parts)))
+
+    async def _model(self, name: str | None, task: str) -> ModelInfo:
+        await self._find()
+        return discovery.choose(self._models, name, task)
+
+    async def _ask(self, model: str, question: Mapping[str, Any]) -> Any:
+        await self._find()
+        found = discovery.named(self._models, model)
+        return await self._control(found.info.name, found.is_stream, found.is_batched, question)
+
+    async def _control(
+        self, name: str, is_stream: bool, is_batched: bool, question: Mapping[str, Any]
+    ) -> Any:
+        message = messages.control_request(name, is_batched, question)
+        if not is_stream:
+            return messages.read_control(await self._send(message))
+        async with contextlib.aclosing(self._transport.responses(message)) as responses:
+            async for response in responses:
+                return messages.read_control(response)
+        raise NotReady(f"model {name!r} gave no answer")
+
+    async def _find(self, refresh: bool = False) -> None:
+        if self._models and not refresh:
+            return
+        models = {}
+        for name in await self._transport.model_names():
+            shape = discovery.read(await self._transport.metadata(name))
+            if shape is not None:
+                facts = await self._control(name, *shape, {"op": "info"})
+                info = ModelInfo(name, str(facts.get("task", "")), facts)
+                models[name] = discovery.Found(info, *shape)
+        self._models = models
+
+
+def _pause(attempt: int) -> float:
+    return min(0.2 * 2.0**attempt, 5.0)

@@ -1,0 +1,147 @@
+"""The synchronous client: ``AsyncClient`` on an event loop of its own, in a background thread.
+
+    with Client("localhost:8001") as client:
+        vectors = client.embed(["a text", "another"])
+        for chunk in client.stream("Once upon a time", max_tokens=50):
+            print(chunk.text, end="")
+
+May be used from several threads at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from atoll_client.aio import AsyncClient
+from atoll_client.conversation import Conversation
+from atoll_client.types import Chunk, Generation, Label, ModelInfo, Rank, SparseVector, TextToken
+
+T = TypeVar("T")
+
+
+class Client:
+    """See ``AsyncClient`` for the arguments; every method here is its namesake there."""
+
+    def __init__(
+        self,
+        address: str = "localhost:8001",
+        *,
+        timeout_s: float = 600.0,
+        retries: int = 3,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._client = AsyncClient(address, timeout_s=timeout_s, retries=retries, metadata=metadata)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="atoll-client", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and the thread."""
+        if self._thread.is_alive():
+            self._run(self._client.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def models(self) -> list[ModelInfo]:
+        """Every model of Atoll's on the server."""
+        return self._run(self._client.models())
+
+    def embed(self, texts: str | Sequence[str], model: str | None = None, **options: Any) -> Any:
+        """Vectors: (width,) of one text, (texts, width) of several; float32."""
+        return self._run(self._client.embed(texts, model, **options))
+
+    def embed_sparse(
+        self, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> list[SparseVector]:
+        """A sparse vector for each text."""
+        return self._run(self._client.embed_sparse(texts, model, **options))
+
+    def rerank(
+        self, query: str, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> list[Rank]:
+        """Texts by their relevance to the query, the best first."""
+        return self._run(self._client.rerank(query, texts, model, **options))
+
+    def classify(
+        self, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> list[list[Label]]:
+        """Labels of each text with scores, the best first."""
+        return self._run(self._client.classify(texts, model, **options))
+
+    def generate(
+        self, prompt: str | Sequence[int], model: str | None = None, **options: Any
+    ) -> Generation:
+        """A whole answer."""
+        return self._run(self._client.generate(prompt, model, **options))
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], model: str | None = None, **options: Any
+    ) -> Generation:
+        """The answer to a conversation."""
+        return self._run(self._client.chat(messages, model, **options))
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | Sequence[Mapping[str, Any]],
+        model: str | None = None,
+        **options: Any,
+    ) -> Iterator[Chunk]:
+        """Chunks as they come. Leaving the loop early cancels the work."""
+        chunks = self._client.stream(prompt, model, **options)
+        try:
+            while True:
+                chunk = self._run(_next(chunks))
+                if chunk is None:
+                    return
+                yield chunk
+        finally:
+            self._run(chunks.aclose())
+
+    def conversation(self, model: str | None = None, system: str | None = None) -> Conversation:
+        """A chat that remembers what was said."""
+        return Conversation(self, model, system)
+
+    def tokenize(
+        self, texts: Sequence[str], model: str, *, add_special_tokens: bool = True
+    ) -> list[list[TextToken]]:
+        """Tokens of texts, by a model's own tokenizer."""
+        return self._run(self._client.tokenize(texts, model, add_special_tokens=add_special_tokens))
+
+    def decode(self, ids: Sequence[Sequence[int]], model: str) -> list[str]:
+        """Texts of token ids."""
+        return self._run(self._client.decode(ids, model))
+
+    def infer(self, model: str, inputs: Mapping[str, Any], **parameters: Any) -> Any:
+        """Any model on the server, by its tensors' names."""
+        return self._run(self._client.infer(model, inputs, **parameters))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Ctrl-C while waiting cancels the request, too."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+    return await anext(chunks, None)

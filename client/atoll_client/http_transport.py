@@ -1,0 +1,176 @@
+"""HTTP: for networks that let nothing else through. Slower, and a cancel is seen late or never."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client import messages
+from atoll_client.errors import (
+    AtollError,
+    DeadlineExceeded,
+    GenerationError,
+    NotFound,
+    NotReady,
+    Overloaded,
+    Unreached,
+    UnsupportedModel,
+    ValidationError,
+)
+from atoll_client.messages import Message
+from atoll_client.transport import Metadata
+
+_SIZE = "Inference-Header-Content-Length"
+_ERRORS: dict[int, type[AtollError]] = {
+    400: ValidationError, 404: NotFound, 500: GenerationError, 501: UnsupportedModel,
+    503: NotReady,
+}  # fmt: skip
+
+
+class HttpTransport:
+    """KServe v2 over HTTP: tensors in binary, generators through ``generate_stream``."""
+
+    def __init__(self, address: str, timeout_s: float, metadata: Metadata) -> None:
+        self._base, self._headers = address.rstrip("/"), dict(metadata)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """See ``Transport``."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def model_names(self) -> list[str]:
+        """See ``Transport``."""
+        found = json.loads(await self._request("GET", "/v2/models/stats"))
+        return sorted({one["name"] for one in found["model_stats"]})
+
+    async def metadata(self, name: str) -> Any:
+        """See ``Transport``."""
+        found = json.loads(await self._request("GET", f"/v2/models/{name}"))
+        return SimpleNamespace(
+            inputs=[SimpleNamespace(**tensor) for tensor in found["inputs"]],
+            outputs=[SimpleNamespace(**tensor) for tensor in found["outputs"]],
+        )
+
+    async def infer(self, message: Message) -> Message:
+        """See ``Transport``."""
+        parts = message.raw_input_contents
+        inputs = [
+            {
+                "name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape),
+                "parameters": {"binary_data_size": len(raw)},
+            }
+            for tensor, raw in zip(message.inputs, parts, strict=True)
+        ]  # fmt: skip
+        parameters = {**_parameters(message), "binary_data_output": True}
+        head = json.dumps({"id": message.id, "inputs": inputs, "parameters": parameters}).encode()
+        body = b"".join((head, *parts))
+        path = f"/v2/models/{message.model_name}/infer"
+        headers = {_SIZE: str(len(head)), "Content-Type": "application/octet-stream"}
+        async with self._open().post(self._base + path, data=body, headers=headers) as response:
+            raw = await response.read()
+            _check(response.status, raw)
+            return _response(raw, int(response.headers.get(_SIZE, len(raw))))
+
+    async def responses(self, message: Message) -> AsyncGenerator[Message, None]:
+        """See ``Transport``."""
+        body = {tensor.name: value for tensor, value in _values(message)}
+        body["parameters"] = _parameters(message)
+        url = f"{self._base}/v2/models/{message.model_name}/generate_stream"
+        try:
+            async with self._open().post(url, json=body) as response:
+                if response.status != 200:
+                    _check(response.status, await response.read())
+                async for line in response.content:
+                    if line.startswith(b"data:"):
+                        yield _event(json.loads(line[5:]))
+        except aiohttp.ClientConnectionError as error:
+            raise Unreached(f"{self._base}: {error}") from error
+        except asyncio.TimeoutError as error:
+            raise DeadlineExceeded("no answer in time") from error
+
+    async def _request(self, method: str, path: str) -> bytes:
+        try:
+            async with self._open().request(method, self._base + path) as response:
+                raw = await response.read()
+                _check(response.status, raw)
+                return raw
+        except aiohttp.ClientConnectionError as error:
+            raise Unreached(f"{self._base}: {error}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+        return self._session
+
+
+def _parameters(message: Message) -> dict[str, Any]:
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice"))
+        for name, value in message.parameters.items()
+    }
+
+
+def _values(message: Message) -> list[tuple[Any, Any]]:
+    """Inputs as JSON values, which is how ``generate_stream`` takes them; scalars unwrapped."""
+    found = []
+    for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
+        values = messages.values(tensor.datatype, raw)
+        found.append((tensor, values[0] if list(tensor.shape) == [1] else values))
+    return found
+
+
+def _check(status: int, raw: bytes) -> None:
+    if status == 200:
+        return
+    try:
+        text = str(json.loads(raw)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = raw.decode("utf-8", "replace")[:500]
+    if status == 503 and "held" in text:
+        raise Overloaded(text)
+    if "unknown model" in text.lower():
+        raise NotFound(text)
+    raise _ERRORS.get(status, AtollError)(text)
+
+
+def _response(raw: bytes, head_size: int) -> Message:
+    head = json.loads(raw[:head_size])
+    message = pb.ModelInferResponse(model_name=head["model_name"], id=head.get("id", ""))
+    at = head_size
+    for output in head.get("outputs", ()):
+        size = output["parameters"]["binary_data_size"]
+        message.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
+        message.raw_output_contents.append(raw[at : at + size])
+        at += size
+    return message
+
+
+def _event(found: dict[str, Any]) -> Message:
+    """One event as a response; tensors of one element arrive as plain values."""
+    if "error" in found:
+        raise GenerationError(str(found["error"]))
+    message = pb.ModelInferResponse(model_name=found.get("model_name", ""))
+    for name, datatype in _EVENT_TYPES.items():
+        if name in found:
+            value = found[name]
+            values = value if isinstance(value, list) else [value]
+            message.outputs.add(name=name, datatype=datatype, shape=[len(values)])
+            message.raw_output_contents.append(messages.packed(datatype, values))
+    return message
+
+
+_EVENT_TYPES = {
+    "text_output": "BYTES", "finish_reason": "BYTES", "stop_reason": "BYTES",
+    "cumulative_logprob": "FP32", "logprobs": "BYTES", "prompt_logprobs": "BYTES",
+    "num_input_tokens": "UINT32", "num_output_tokens": "UINT32", "token_ids": "INT32",
+    "control": "BYTES",
+}  # fmt: skip

@@ -1,0 +1,116 @@
+"""Ways to a server: gRPC here, HTTP beside it. Messages are the server's protobuf ones for both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client.errors import from_grpc, from_stream
+from atoll_client.messages import Message
+
+Metadata = tuple[tuple[str, str], ...]
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+
+
+class Transport(Protocol):
+    """What a client needs of a connection. Errors are those of ``errors``."""
+
+    async def model_names(self) -> list[str]:
+        """Every model that is loaded."""
+
+    async def metadata(self, name: str) -> Any:
+        """A model's tensors: ``inputs`` and ``outputs`` with name and shape."""
+
+    async def infer(self, message: Message) -> Message:
+        """The one response of a model that gives one."""
+
+    def responses(self, message: Message) -> AsyncGenerator[Message, None]:
+        """The responses of a decoupled model; closing the generator cancels the work."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+
+def connect(address: str, timeout_s: float, metadata: Metadata) -> Transport:
+    """The transport that an address asks for; nothing is sent yet."""
+    if address.startswith(("http://", "https://")):
+        from atoll_client.http_transport import HttpTransport
+
+        return HttpTransport(address, timeout_s, metadata)
+    return GrpcTransport(address, timeout_s, metadata)
+
+
+class GrpcTransport:
+    """The transport of choice: cancels at once, streams, and takes requests of any size."""
+
+    def __init__(self, address: str, timeout_s: float, metadata: Metadata) -> None:
+        self._address, self._timeout_s, self._metadata = address, timeout_s, metadata
+        self._channel: grpc.aio.Channel | None = None
+
+    async def close(self) -> None:
+        """See ``Transport``."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def model_names(self) -> list[str]:
+        """See ``Transport``. The index is an administrator's; statistics are everybody's."""
+        request = pb.ModelStatisticsRequest()
+        found = await self._unary("ModelStatistics", request, pb.ModelStatisticsResponse)
+        return sorted({one.name for one in found.model_stats})
+
+    async def metadata(self, name: str) -> Any:
+        """See ``Transport``."""
+        request = pb.ModelMetadataRequest(name=name)
+        return await self._unary("ModelMetadata", request, pb.ModelMetadataResponse)
+
+    async def infer(self, message: Message) -> Message:
+        """See ``Transport``."""
+        return await self._unary("ModelInfer", message, pb.ModelInferResponse)
+
+    async def responses(self, message: Message) -> AsyncGenerator[Message, None]:
+        """See ``Transport``."""
+        stream = self._open().stream_stream(
+            _SERVICE + "ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        strict = ("triton_grpc_error", "true")
+        call = stream(timeout=self._timeout_s, metadata=(strict, *self._metadata))
+        try:
+            await call.write(message)
+            await call.done_writing()
+            async for response in call:
+                if response.error_message:
+                    raise from_stream(response.error_message)
+                yield response.infer_response
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error.code(), error.details()) from error
+        except asyncio.InvalidStateError as error:
+            raise from_grpc(await call.code(), await call.details()) from error
+        finally:
+            call.cancel()
+
+    async def _unary(self, name: str, message: Message, answer: Any) -> Any:
+        call = self._open().unary_unary(
+            _SERVICE + name,
+            request_serializer=type(message).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return await call(message, timeout=self._timeout_s, metadata=self._metadata or None)
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error.code(), error.details()) from error
+
+    def _open(self) -> grpc.aio.Channel:
+        """Connections belong to the event loop that runs when they are made."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        return self._channel
