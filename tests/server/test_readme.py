@@ -1,0 +1,159 @@
+"""Every command of the README, run as it stands there, with other ports and local checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny.checkpoint import write
+from tiny.encoders import TRUNKS, write_text_files
+
+from atoll.launcher.ports import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", README, re.S)
+            for line in block.splitlines()]  # fmt: skip
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+# make needs the folder that it installs into; under `make test` this is it.
+IN_VENV = Path(sys.prefix) == ROOT / ".venv"
+DEFAULT_PORTS = {"PORT": 8080, "HTTP_PORT": 8000, "GRPC_PORT": 8001, "METRICS_PORT": 8002}
+
+
+def _command(start: str) -> str:
+    found = [command for command in COMMANDS if command.startswith(start)]
+    assert len(found) == 1, f"the README has {len(found)} commands that start with {start!r}"
+    return found[0]
+
+
+def _here(command: str, ports: dict[str, int]) -> str:
+    """The command with this server's ports, and this environment's programs."""
+    for name, port in DEFAULT_PORTS.items():
+        command = command.replace(f"localhost:{port}", f"127.0.0.1:{ports[name]}")
+    return command.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+
+
+def _start(command: str, ports: dict[str, int]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **{name: str(port) for name, port in ports.items()}}
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=ROOT, env=environment, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    # The gateway comes last, when every model has answered.
+    url = f"http://127.0.0.1:{ports['PORT']}/health"
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return process
+        except OSError:
+            time.sleep(0.5)
+    _stop(process)
+    raise AssertionError(f"{command} did not become ready")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C, as a terminal sends it: to the whole group."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    return process.wait(60)
+
+
+def _ports() -> dict[str, int]:
+    return dict(zip(DEFAULT_PORTS, free_ports(len(DEFAULT_PORTS)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[dict[str, int]]:
+    """Ports of a server that the README's first command started, or what make would run."""
+    chosen = _ports()
+    command = "make serve" if IN_VENV else ".venv/bin/atoll serve"
+    assert "make serve" in COMMANDS
+    process = _start(_here(command, chosen), chosen)
+    yield chosen
+    assert _stop(process) in (0, 2, 130), "Ctrl-C must end it cleanly"
+
+
+def _output(command: str, ports: dict[str, int]) -> str:
+    done = subprocess.run(
+        ["bash", "-c", _here(command, ports)], cwd=ROOT, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def test_embed(ports: dict[str, int]) -> None:
+    answer = json.loads(_output(_command("curl -s localhost:8000/v2/models/all-minilm"), ports))
+    vectors = {output["name"]: output for output in answer["outputs"]}["embedding"]
+    assert vectors["shape"] == [2, 384]
+    first, second = vectors["data"][:384], vectors["data"][384:]
+    assert sum(a * b for a, b in zip(first, second, strict=True)) == pytest.approx(0.7553, abs=1e-3)
+
+
+def test_generate(ports: dict[str, int]) -> None:
+    command = _command("curl -s localhost:8000/v2/models/smollm2-135m-instruct/generate ")
+    assert "Paris" in json.loads(_output(command, ports))["text_output"]
+
+
+def test_generate_stream(ports: dict[str, int]) -> None:
+    lines = _output(_command("curl -sN localhost:8000/v2/models/smollm2"), ports).splitlines()
+    pieces = [json.loads(line[6:])["text_output"] for line in lines if line.startswith("data: ")]
+    assert len([piece for piece in pieces if piece]) > 4
+
+
+def test_gateway(ports: dict[str, int]) -> None:
+    answer = json.loads(_output(_command("curl -s localhost:8080/v1/chat/completions"), ports))
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_python(snippet: str, ports: dict[str, int]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _here(snippet, ports)], capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().startswith("(2, 384)")
+
+
+def test_doctor(ports: dict[str, int]) -> None:
+    assert "tritonserver" in _output(_command(".venv/bin/atoll doctor"), ports)
+
+
+def test_own_models(tmp_path: Path) -> None:
+    """The hub id of the command is replaced by a folder: tests have no hub."""
+    for name in ("my-checkpoint", "second"):
+        write(TRUNKS[0], tmp_path / name)
+        write_text_files(tmp_path / name, "mean")
+    command = _command(".venv/bin/atoll serve --model-id")
+    command = command.replace("./my-checkpoint", str(tmp_path / "my-checkpoint"))
+    command = command.replace("BAAI/bge-small-en-v1.5", str(tmp_path / "second"))
+    chosen = _ports()
+    process = _start(_here(command, chosen), chosen)
+    try:
+        for name in ("my-checkpoint", "second"):
+            url = f"http://127.0.0.1:{chosen['HTTP_PORT']}/v2/models/{name}/ready"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                assert answer.status == 200
+    finally:
+        _stop(process)
+
+
+def test_every_command_is_known_here() -> None:
+    """A command that is added to the README needs a test above."""
+    starts = (
+        "make serve", "make test", "curl -s localhost:8000/v2/models/all-minilm",
+        "curl -s localhost:8000/v2/models/smollm2", "curl -sN localhost:8000/v2/models/smollm2",
+        "curl -s localhost:8080/v1/chat/completions", ".venv/bin/atoll serve --model-id",
+        ".venv/bin/atoll doctor",
+    )  # fmt: skip
+    assert [command for command in COMMANDS if not command.startswith(starts)] == []
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}:" in makefile for target in ("serve", "test", "lint"))
