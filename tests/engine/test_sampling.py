@@ -101,9 +101,7 @@ PENALTIES = {
 
 
 @pytest.mark.parametrize("name", PENALTIES)
-def test_processors(
-    name: str, logits: Tensor, contexts: list[tuple[list[int], list[int]]]
-) -> None:
+def test_processors(name: str, logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:
     values, build = PENALTIES[name]
     options = [{name: v, "eos_token_ids": frozenset([2, 5])} for v in values]
     theirs = [build(v, len(prompt)) for v, (prompt, _) in zip(values, contexts, strict=True)]
@@ -112,9 +110,7 @@ def test_processors(
     assert not torch.equal(ours, logits)
 
 
-def test_openai_penalties(
-    logits: Tensor, contexts: list[tuple[list[int], list[int]]]
-) -> None:
+def test_openai_penalties(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:
     """OpenAI's formula: logit - count * frequency - (count > 0) * presence, of the output alone."""
     options = [{"frequency_penalty": 0.3 * i, "presence_penalty": -0.2 * i} for i in range(ROWS)]
     expected = logits.clone()
@@ -175,8 +171,11 @@ def test_order_is_that_of_transformers(
         model._prepare_special_tokens(config, True, device="cpu")
         theirs.append(
             model._get_logits_processor(
-                config, input_ids_seq_length=len(prompt), prefix_allowed_tokens_fn=None,
-                logits_processor=hf.LogitsProcessorList(), device="cpu",
+                config,
+                input_ids_seq_length=len(prompt),
+                prefix_allowed_tokens_fn=None,
+                logits_processor=hf.LogitsProcessorList(),
+                device="cpu",
             )  # fmt: skip
         )
     kinds = [type(p).__name__ for p in theirs[0]]
@@ -214,7 +213,9 @@ def test_draws_follow_the_distribution() -> None:
     expected = row.softmax(-1).double() * count
     assert (seen[expected == 0] == 0).all()
     kept = expected > 0
-    result = stats.chisquare(seen[kept].numpy(), expected[kept].numpy() / expected[kept].sum().item() * count)
+    result = stats.chisquare(
+        seen[kept].numpy(), expected[kept].numpy() / expected[kept].sum().item() * count
+    )
     assert result.pvalue > 1e-3
 
 

@@ -10,7 +10,7 @@ wrong keys and values. A block without users stays cached until it is the least 
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -82,7 +82,8 @@ class BlockManager:
         self.prefix_caching = prefix_caching
         self.stats = CacheStats()
         self._users = [0] * num_blocks
-        self._free: deque[int] = deque(range(num_blocks))
+        # The last given back is taken first: memory that no one has touched stays untouched.
+        self._free = list(reversed(range(num_blocks)))
         self._evictable: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._cached: dict[tuple[Hashable, tuple[int, ...]], tuple[int, int]] = {}
         self._keys: dict[int, tuple[Hashable, tuple[int, ...]]] = {}
@@ -208,7 +209,7 @@ class BlockManager:
 
     def _allocate(self) -> int:
         if self._free:
-            block = self._free.popleft()
+            block = self._free.pop()
         else:
             block, _ = self._evictable.popitem(last=False)
             del self._cached[self._keys.pop(block)]

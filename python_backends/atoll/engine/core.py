@@ -78,7 +78,12 @@ class EngineCore:
 
     def add(self, request: Request) -> None:
         """Queues a request."""
-        sequence = self._sequences[request.request_id] = Sequence(request)
+        try:
+            sequence = Sequence(request)
+        except Exception as error:  # its grammar
+            request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
+            return
+        self._sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
 
     def cancel(self, request_id: str, error: AtollError) -> None:
@@ -175,6 +180,8 @@ class EngineCore:
         if token.id in options.ending_token_ids:
             is_eos = token.id in options.eos_token_ids
             return FinishReason.EOS if is_eos else FinishReason.STOP
+        if sequence.matcher is not None and sequence.matcher.is_done:
+            return FinishReason.EOS
         if stopped:
             return FinishReason.STOP
         if sequence.num_output_tokens >= options.max_new_tokens:
@@ -184,7 +191,7 @@ class EngineCore:
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         if self._sequences.pop(sequence.request.request_id, None) is not None:
             self.scheduler.drop(sequence)
-            sequence.request.sink.failed(error)
+        sequence.request.sink.failed(error)
 
     def _recover(self, plan: list[ScheduledSequence], error: Exception) -> None:
         """Fails the requests of the step (all that run, if it never came to a plan)."""
@@ -193,7 +200,8 @@ class EngineCore:
         failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
         affected = [item.sequence for item in plan] or list(self.scheduler.running)
         for sequence in affected:
-            self._fail(sequence, failure)
+            if sequence.request.request_id in self._sequences:  # not ended earlier in the step
+                self._fail(sequence, failure)
         self._runner.reset()
         self.scheduler.reset(self._new_blocks())
 

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from atoll.engine.core import EngineCore, EngineStats
 from atoll.engine.request import Request
-from atoll.errors import Cancelled, NotReady, Overloaded
+from atoll.errors import Cancelled, GenerationError, NotReady, Overloaded
+
+logger = logging.getLogger(__name__)
 
 # An idle engine wakes up this often to expire conversations.
 _IDLE_S = 1.0
@@ -89,14 +92,19 @@ class Engine:
             self._wake.notify()
 
     def _arrive(self, request: Request) -> None:
-        self._core.add(request)
         with self._wake:
             self._num_arriving -= 1
+        self._core.add(request)
 
     def _loop(self) -> None:
         while self._take_calls():
-            if self._core.is_busy:
-                self._core.step()
+            try:
+                if self._core.is_busy:
+                    self._core.step()
+            except Exception as error:
+                # The core recovers from a failed step by itself; this is a failed recovery.
+                logger.exception("the engine could not recover; every request ends")
+                self._core.cancel_all(GenerationError(f"{type(error).__name__}: {error}"))
             self._on_step()
         self._core.cancel_all(NotReady("the model is shutting down"))
         self._on_step()

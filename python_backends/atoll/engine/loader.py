@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from atoll.config import Settings
 from atoll.engine.core import EngineCore
 from atoll.engine.engine import Engine
+from atoll.engine.lora import AdapterSlots, attach_adapters, parse_adapters
 from atoll.engine.memory import num_cache_blocks
 from atoll.engine.runner import Decoder, Runner
 from atoll.engine.sampler import Sampler
 from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
+from atoll.engine.speculation import NgramDraft
 from atoll.errors import ConfigError
-from atoll.models.options import load_options
-from atoll.models.registry import Checkpoint, load_decoder
+from atoll.models.options import load_options, prepare_process, rescaled
+from atoll.models.registry import DECODERS, Checkpoint, architecture, is_known, load_decoder
+from atoll.weights.load import LoadOptions
 
 logger = logging.getLogger(__name__)
 
@@ -48,35 +52,36 @@ class LoadedEngine:
     """An engine that is not started yet, what fits into it, and what it is, for people to read."""
 
     engine: Engine
-    core: EngineCore
     limits: Limits
+    adapters: AdapterSlots | None
     facts: Mapping[str, Any]
 
 
 def load_engine(
     settings: Settings, folder: Path, on_step: Callable[[], None] = lambda: None
 ) -> LoadedEngine:
-    """Reads the weights, sizes the cache and runs one prompt to warm up.
+    """Reads the weights and the adapters, warms up, and sizes the cache.
 
     Raises:
         ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
     """
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = rescaled(Checkpoint.open(folder), settings)
     options = load_options(settings, checkpoint.raw)
+    prepare_process(settings)
     model = load_decoder(checkpoint, options)
+    adapters = _attach(model, checkpoint, settings, options)
     config: Any = model.config
     decoder = cast(Decoder, model)
-    spec = decoder.cache_spec()
-    num_blocks = num_cache_blocks(
-        settings, spec, options.dtype, options.device, config.max_positions
-    )
+    num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
     runner = Runner(decoder, num_blocks, settings.block_size, options.device, options.dtype)
+    runner.adapters = adapters
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
     core = EngineCore(
         runner,
         Sampler(Processors(watermark)),
-        _scheduler_limits(settings, options.device, spec.sliding_window),
+        _scheduler_limits(settings, options.device, decoder.cache_spec().sliding_window),
         prefix_caching=settings.prefix_caching,
+        draft=NgramDraft(settings.speculate) if settings.speculate else None,
     )
     engine = Engine(
         core,
@@ -95,8 +100,21 @@ def load_engine(
         "dtype": str(options.dtype).removeprefix("torch."),
         "device": str(options.device),
         "max_batch_total_tokens": num_blocks * settings.block_size,
+        "adapters": list(adapters.names) if adapters else [],
     }
-    return LoadedEngine(engine, core, limits, facts)
+    return LoadedEngine(engine, limits, adapters, facts)
+
+
+def _attach(
+    model: nn.Module, checkpoint: Checkpoint, settings: Settings, options: LoadOptions
+) -> AdapterSlots | None:
+    adapters = parse_adapters(settings.lora_adapters)
+    if not adapters:
+        return None
+    if not is_known(checkpoint.raw, DECODERS):
+        raise ConfigError("lora_adapters is set, but this model is left to transformers")
+    table = architecture(checkpoint.raw, DECODERS).WEIGHTS
+    return attach_adapters(model, table, checkpoint.folder, adapters, options.dtype)
 
 
 def _limits(settings: Settings, capacity: int, config: Any) -> Limits:

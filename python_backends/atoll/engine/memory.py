@@ -1,52 +1,115 @@
-"""How many blocks the KV cache gets."""
+"""How many blocks the KV cache gets: measured while a prompt of full size runs."""
 
 from __future__ import annotations
 
 import torch
 
 from atoll.config import Settings
+from atoll.engine.blocks import BlockManager
+from atoll.engine.core import EngineCore
+from atoll.engine.request import Outcome, Request, SamplingOptions, Token
+from atoll.engine.runner import Decoder, Runner
+from atoll.engine.sampler import Sampler
+from atoll.engine.sampler.processors import Processors
+from atoll.engine.sampler.watermark import Watermark
+from atoll.engine.scheduler import SchedulerLimits
 from atoll.errors import ConfigError
-from atoll.layers.attention import CacheSpec
+from atoll.weights.load import LoadOptions
 
 # On a machine that other programs share, a cache is not made larger than this without being told,
 # unless two requests of full length need more.
 _HOST_LIMIT_BYTES = 4 << 30
+_HOST_WARM_UP_TOKENS = 32
 
 
 def num_cache_blocks(
-    settings: Settings,
-    spec: CacheSpec,
-    dtype: torch.dtype,
-    device: torch.device,
-    max_positions: int,
+    settings: Settings, model: Decoder, options: LoadOptions, max_positions: int
 ) -> int:
-    """``max_batch_total_tokens`` in blocks; from the memory that is free now where it is not set.
+    """``max_batch_total_tokens`` in blocks; where that is not set, from the memory that is left.
+
+    Runs the model, so that what its activations need is known and everything lazy is made.
 
     Raises:
         ConfigError: not even one request of ``max_total_tokens`` fits.
     """
-    per_block = spec.bytes_per_token(dtype) * settings.block_size
+    device, spec = options.device, model.cache_spec()
+    per_token = spec.bytes_per_token(options.dtype)
+    per_block = per_token * settings.block_size
     longest = min(settings.max_total_tokens or max_positions, max_positions)
+    num_activation_bytes = _warm_up(settings, model, options, longest)
     if settings.max_batch_total_tokens is not None:
         blocks = -(-settings.max_batch_total_tokens // settings.block_size)
     else:
-        free = _free_bytes(device) * settings.memory_fraction
+        free = (_free_bytes(device) - num_activation_bytes) * settings.memory_fraction
         useful = settings.max_batch_size * -(-longest // settings.block_size) * per_block
         if device.type == "cpu":
-            useful = min(useful, max(_HOST_LIMIT_BYTES, 2 * longest * spec.bytes_per_token(dtype)))
+            useful = min(useful, max(_HOST_LIMIT_BYTES, 2 * longest * per_token))
         blocks = int(min(free, useful)) // per_block
-    if settings.max_total_tokens and blocks * settings.block_size < settings.max_total_tokens:
+    least = settings.max_total_tokens or 1
+    if blocks * settings.block_size < least:
         raise ConfigError(
-            f"the KV cache holds {blocks * settings.block_size} tokens; "
-            f"max_total_tokens is {settings.max_total_tokens}"
+            f"the KV cache has room for {max(blocks, 0) * settings.block_size} tokens; "
+            f"max_total_tokens is {least}. Lower it or max_batch_prefill_tokens, or raise "
+            "memory_fraction"
         )
-    if blocks < 1:
-        raise ConfigError(f"no memory for the KV cache: one block takes {per_block} bytes")
     return blocks
+
+
+def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: int) -> int:
+    """Runs the largest prefill there can be, and a decoding step; bytes its activations took.
+
+    On a CPU a short prompt: memory is not measured there, and a long one takes seconds.
+    """
+    device = options.device
+    is_cuda = device.type == "cuda"
+    most = settings.max_batch_prefill_tokens if is_cuda else _HOST_WARM_UP_TOKENS
+    count = max(min(most, longest - 1), 1)
+    start = getattr(model.config, "decoder_start_token_id", None)
+    ids = (0,) * count
+    request = Request(
+        "warm-up", ids if start is None else (start,), SamplingOptions(max_new_tokens=2),
+        _Nobody(), encoder_ids=() if start is None else ids,
+    )  # fmt: skip
+    blocks = BlockManager(2 * (count // settings.block_size + 2), settings.block_size)
+    runner = Runner(model, blocks.num_blocks, settings.block_size, device, options.dtype)
+    before = torch.cuda.memory_allocated(device) if is_cuda else 0
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    core = EngineCore(
+        runner, Sampler(Processors(Watermark(model.config.vocab_size, 0.5, 2.0))),
+        SchedulerLimits(max_batch_prefill_tokens=max(count, 2)),
+    )  # fmt: skip
+    core.add(request)
+    while core.is_busy:
+        core.step()
+    if core.stats().num_failed_steps:
+        raise ConfigError(
+            f"a prompt of {count} tokens cannot be run; lower max_batch_prefill_tokens, "
+            f"which is {settings.max_batch_prefill_tokens} (see the log for the reason)"
+        )
+    return torch.cuda.max_memory_allocated(device) - before if is_cuda else 0
+
+
+class _Nobody:
+    """The warm-up's sink."""
+
+    def prompt(self, logprobs: list[Token]) -> None:
+        """Not asked for."""
+
+    def accept(self, token: Token) -> bool:
+        """Goes on."""
+        return False
+
+    def finished(self, outcome: Outcome) -> None:
+        """Done."""
+
+    def failed(self, error: Exception) -> None:
+        """Seen in the engine's statistics."""
 
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 

@@ -10,9 +10,10 @@ import enum
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from atoll.engine.blocks import BlockTable
+from atoll.engine.grammar import Grammar
 
 
 class FinishReason(enum.Enum):
@@ -130,7 +131,7 @@ class Request:
     """One prompt.
 
     adapter_id: LoRA adapter, None for the base model. session_id: conversation whose KV blocks are
-    taken over and kept. grammar: a compiled grammar of ``engine.grammar``. encoder_ids: the input
+    taken over and kept. grammar: what the answer must follow. encoder_ids: the input
     of an encoder-decoder, whose prompt is the decoder's start token.
     """
 
@@ -140,7 +141,7 @@ class Request:
     sink: Sink
     adapter_id: str | None = None
     session_id: str | None = None
-    grammar: Any = None
+    grammar: Grammar | None = None
     encoder_ids: tuple[int, ...] = ()
     arrival: float = field(default_factory=time.monotonic)
 
@@ -172,7 +173,7 @@ class Sequence:
         self.cross_table = BlockTable()
         self.is_encoded = not request.encoder_ids
         self.prompt_logprobs: list[Token] = []
-        self.matcher: Any = None
+        self.matcher = None if request.grammar is None else request.grammar.matcher()
         self.scheduled: float | None = None
         self.first_token: float | None = None
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atoll.engine.batch import StepBatch, build_batch, build_encoder_input
+from atoll.engine.lora import AdapterSlots
+from atoll.engine.request import Sequence as Running
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
 
 
 class Decoder(Protocol):
-    """What an architecture's ``Model`` offers."""
+    """What an architecture's ``Model`` offers; its config has vocab_size and max_positions."""
+
+    config: Any
 
     def __call__(self, batch: PagedBatch) -> Tensor: ...
 
@@ -56,6 +60,7 @@ class Runner:
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
+        self.adapters: AdapterSlots | None = None
         self.kv_cache = self._allocate()
 
     def _allocate(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -76,11 +81,18 @@ class Runner:
         """Computes the plan's new tokens; mutates the cache."""
         fresh = [item.sequence for item in plan if not item.sequence.is_encoded]
         if fresh:
+            self._assign_adapters(fresh, [len(s.request.encoder_ids) for s in fresh])
             model = cast(EncoderDecoder, self.model)
             model.encode(build_encoder_input(fresh, self.kv_cache, self.block_size, self.device))
+        self._assign_adapters([i.sequence for i in plan], [i.num_new_tokens for i in plan])
         batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
         hidden = self.model(batch.paged)
         return StepOutput(hidden, self.model.logits(hidden[batch.rows]))
+
+    def _assign_adapters(self, sequences: Sequence[Running], counts: Sequence[int]) -> None:
+        if self.adapters is not None:
+            chosen = [sequence.request.adapter_id for sequence in sequences]
+            self.adapters.assign(chosen, counts, self.device)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

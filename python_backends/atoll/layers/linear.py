@@ -32,6 +32,12 @@ class Linear(nn.Module):
         assert self.packed is not None, "load() comes first"
         return kernels.linear(x, self.packed, activation)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the packed weight is."""
+        assert self.packed is not None, "load() comes first"
+        return self.packed.tensors[0].device
+
     def load(self, group: Group, options: LoadOptions) -> None:
         """Reads, expands, converts and packs the weight; see ``Group.get`` for the errors."""
         shape = (self.out_features, self.in_features)

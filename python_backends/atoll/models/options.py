@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from atoll.config import Settings
 from atoll.errors import ConfigError
+from atoll.models.registry import Checkpoint
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import METHODS, scheme_for
+from atoll_kernels import dispatch
 
 # Their activations leave the range of float16.
 _OVERFLOW_FLOAT16 = ("t5", "mt5")
@@ -29,6 +32,40 @@ def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
         return LoadOptions(dtype, device, scheme)
     method = settings.quantize if settings.quantize in METHODS else None
     return LoadOptions(dtype, device, scheme_for(settings.quantize), expected_method=method)
+
+
+def prepare_process(settings: Settings) -> None:
+    """Threads and kernels of this process, which serves one model; before the model is built."""
+    dispatch.configure(disable_custom_kernels=settings.disable_custom_kernels)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+
+
+def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """The checkpoint with the rope scaling that the settings ask for; its reach grows with it.
+
+    Raises:
+        ConfigError: a factor without a kind, or a kind that is not known.
+    """
+    kind, factor = settings.rope_scaling, settings.rope_factor
+    if kind is None and factor is None:
+        return checkpoint
+    if kind not in ("linear", "dynamic") or factor is None:
+        raise ConfigError(
+            f"rope_scaling is {kind!r} and rope_factor is {factor}; expected linear or dynamic, "
+            "and a factor"
+        )
+    raw = dict(checkpoint.raw)
+    old = dict(raw.pop("rope_parameters", None) or {})
+    theta = old.get("rope_theta") or raw.get("rope_theta")
+    raw["rope_scaling"] = {"rope_type": kind, "factor": factor}
+    if theta is not None:
+        raw["rope_theta"] = theta
+    if "partial_rotary_factor" in old:
+        raw.setdefault("partial_rotary_factor", old["partial_rotary_factor"])
+    if kind == "linear" and "max_position_embeddings" in raw:
+        raw["max_position_embeddings"] = int(raw["max_position_embeddings"] * factor)
+    return replace(checkpoint, raw=raw)
 
 
 def _activations(settings: Settings, device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:

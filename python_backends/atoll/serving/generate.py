@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 from atoll.config import Settings
+from atoll.engine.grammar import GrammarCompiler, read_constraint
 from atoll.engine.loader import Limits, load_engine
-from atoll.engine.request import Request
 from atoll.errors import ValidationError
 from atoll.serving import tensors
 from atoll.serving.answers import Call, Choice, Returned
@@ -23,17 +23,18 @@ from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.outbox import Outbox
 from atoll.serving.prompts import Prompt
 from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
+from atoll.serving.submission import Submission, cancel
 from atoll.text.chat import ChatTemplate
 from atoll.text.detokenizer import Detokenizer, StopStrings
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-logger = logging.getLogger(__name__)
-
 # Boolean inputs that may also come as request parameters.
 _RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
 _FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 _PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS})
+
+Flags = dict[str, bool | None]
 
 
 class GenerateModel:
@@ -47,20 +48,25 @@ class GenerateModel:
         )
         self.tokenizer = Tokenizer.load(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer)
-        self._decode = lru_cache(maxsize=65536)(self._decode_token)
         self.metrics = GenerateMetrics(args["model_name"])
         self.outbox = Outbox(
-            self._decode, self._is_special, self._cancel, self.metrics.closed, self._tick
-        )
+            lru_cache(maxsize=65536)(self._decode), self._is_special,
+            lambda call: cancel(call, self.engine), self.closed, self._tick,
+        )  # fmt: skip
         loaded = load_engine(self.settings, folder, on_step=self.outbox.flush)
-        self.engine, self.limits, self.facts = loaded.engine, loaded.limits, loaded.facts
+        self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
         self._special_ids = {
             token_id
             for token_id, token in self.tokenizer.core.get_added_tokens_decoder().items()
             if token.special
         }
+        facts = {"task": "generate", **loaded.facts, **dataclasses.asdict(self.limits)}
+        self.control = Control(
+            self.settings, self.tokenizer, facts, chat=self.template, is_batched=False
+        )
+        self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
+        self._compiling = ThreadPoolExecutor(1, "atoll-grammar")
         self._ids = itertools.count()
-        self.control = self._control()
         self.engine.start()
         self.outbox.start()
 
@@ -80,6 +86,7 @@ class GenerateModel:
 
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
+        self._compiling.shutdown(cancel_futures=True)
         self.engine.stop()
         self.outbox.stop()
 
@@ -87,11 +94,17 @@ class GenerateModel:
         """Reads a request and hands it to the engine.
 
         Raises:
-            ValidationError, Overloaded, NotReady: nothing was enqueued.
+            ValidationError, Overloaded, NotReady: nothing was submitted.
         """
+        prompt = Prompt.read(request)
+        flags, options = self.read(request, prompt)
+        prompt_ids = prompt.tokenize(self.tokenizer, self.template, options, self.limits)
+        self.submit(sender, flags, options, prompt, prompt_ids)
+
+    def read(self, request: Any, prompt: Prompt) -> tuple[Flags, GenerateOptions]:
+        """A request's flags and options, from its tensors and parameters."""
         parameters = tensors.parameters(request, _PARAMETERS)
         flags = {name: _flag(request, parameters, name) for name in _FLAGS}
-        prompt = Prompt.read(request)
         options = read_options(
             tensors.string(request, "sampling_parameters"),
             {k: v for k, v in parameters.items() if k not in _FLAGS},
@@ -101,20 +114,43 @@ class GenerateModel:
             eos_token_ids=self.tokenizer.eos_token_ids,
             vocab_size=self.limits.vocab_size,
         )
-        prompt_ids = prompt.tokenize(self.tokenizer, self.template, options, self.limits)
-        options = _fitted(options, prompt.name, len(prompt_ids), self.limits, flags)
-        call = self._call(request, sender, flags, options, prompt, prompt_ids)
-        self._submit(call, options, prompt_ids)
+        return flags, options
 
-    def _control(self) -> Control:
-        facts = {"task": "generate", **self.facts, **dataclasses.asdict(self.limits)}
-        return Control(self.settings, self.tokenizer, facts, chat=self.template, is_batched=False)
+    def submit(
+        self,
+        sender: Any,
+        flags: Flags,
+        options: GenerateOptions,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        session_id: str | None = None,
+    ) -> Call:
+        """Starts the call of a request, its grammar compiled on a thread of its own."""
+        self._check_adapter(options.adapter_id)
+        options = _fitted(options, prompt.name, len(prompt_ids), self.limits, flags)
+        call = self._call(sender, flags, options, prompt, prompt_ids)
+        ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
+        if self.limits.decoder_start_token_id is not None:
+            # An encoder-decoder reads the prompt and begins the answer afresh.
+            ids, encoder_ids = (self.limits.decoder_start_token_id,), ids
+        submission = Submission(
+            call, ids, options.sampling, encoder_ids, options.adapter_id, session_id
+        )
+        constraint = None if options.grammar is None else read_constraint(*options.grammar)
+        if constraint is None:
+            submission.start(self.engine, self.outbox)
+        else:
+            self._compiling.submit(self._compile, submission, constraint)
+        return call
+
+    def closed(self, call: Call) -> None:
+        """A call has had its last response."""
+        self.metrics.closed(call)
 
     def _call(
         self,
-        request: Any,
         sender: Any,
-        flags: dict[str, bool | None],
+        flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
         prompt_ids: list[int],
@@ -131,7 +167,7 @@ class GenerateModel:
             **{f.name: bool(flags[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
         )
         call = Call(
-            f"{next(self._ids)}", sender, stream=stream, num_returned=options.n,
+            str(next(self._ids)), sender, stream=stream, num_returned=options.n,
             returned=returned, num_input_tokens=len(prompt_ids), prefix=prefix,
             on_change=self.outbox.changed,
         )  # fmt: skip
@@ -142,52 +178,26 @@ class GenerateModel:
             call.choices.append(Choice(call, detokenizer, stops))
         return call
 
-    def _submit(self, call: Call, options: GenerateOptions, prompt_ids: list[int]) -> None:
-        start = self.limits.decoder_start_token_id
-        ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
-        if start is not None:  # an encoder-decoder reads the prompt and begins the answer afresh
-            ids, encoder_ids = (start,), ids
+    def _check_adapter(self, adapter_id: str | None) -> None:
+        if self.adapters is not None:
+            self.adapters.check(adapter_id)
+        elif adapter_id is not None:
+            raise ValidationError(f"adapter_id is {adapter_id!r}; no adapters are loaded")
 
-        def submit(index: int) -> None:
-            sampling = dataclasses.replace(
-                options.sampling, seed=(options.sampling.seed + index) % 2**64
-            )
-            self.engine.submit(
-                Request(
-                    f"{call.request_id}.{index}",
-                    ids,
-                    sampling,
-                    call.choices[index],
-                    adapter_id=options.adapter_id,
-                    encoder_ids=encoder_ids,
-                )  # fmt: skip
-            )
-
-        def submit_rest() -> None:
-            try:
-                for index in range(1, len(call.choices)):
-                    submit(index)
-            except Exception as error:
-                call.fail(error)
-                self._cancel(call)
-
-        if len(call.choices) > 1:
-            call.start_rest = submit_rest
-        self.outbox.open(call)
+    def _compile(self, submission: Submission, constraint: tuple[str, str]) -> None:
+        """On the compiling thread: the call is answered if its grammar is wrong."""
         try:
-            submit(0)
-        except Exception:
-            self.outbox.forget(call)
-            raise
-
-    def _cancel(self, call: Call) -> None:
-        for index in range(len(call.choices)):
-            self.engine.cancel(f"{call.request_id}.{index}")
+            grammar = self.grammars.compile(*constraint)
+            submission.start(self.engine, self.outbox, grammar)
+        except Exception as error:
+            submission.call.sender.send(tensors.failure(error), tensors.FINAL)
+            submission.call.error = error
+            self.closed(submission.call)
 
     def _tick(self) -> None:
         self.metrics.update(self.engine.stats())
 
-    def _decode_token(self, token_id: int) -> str:
+    def _decode(self, token_id: int) -> str:
         return self.tokenizer.decode([token_id], skip_special_tokens=False)
 
     def _is_special(self, token_id: int) -> bool:
@@ -203,11 +213,7 @@ def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
 
 
 def _fitted(
-    options: GenerateOptions,
-    name: str,
-    num_prompt_tokens: int,
-    limits: Limits,
-    flags: dict[str, bool | None],
+    options: GenerateOptions, name: str, num_prompt_tokens: int, limits: Limits, flags: Flags
 ) -> GenerateOptions:
     """Options with the number of new tokens that fits, and the log-probabilities that are needed.
 

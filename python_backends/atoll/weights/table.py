@@ -131,6 +131,14 @@ class Group:
         """Names in the checkpoint of the concatenated parts, without suffix."""
         return self._parts(self.source)
 
+    def full_names(self) -> tuple[str, ...]:
+        """``parts()`` with the checkpoint's prefix."""
+        return tuple(self._full(part) for part in self.parts())
+
+    def chosen_source(self) -> Source:
+        """The source that this checkpoint has, where there are several."""
+        return self._chosen(self.source)
+
     def get(self, suffix: str, shape: Sequence[int]) -> Tensor:
         """One tensor of the module, parts concatenated, rows reordered.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from atoll.engine.grammar import mask
 from atoll.engine.request import SamplingOptions
 from atoll.engine.request import Sequence as TokenSequence
 from atoll.engine.sampler.watermark import Watermark
@@ -36,9 +37,10 @@ class Processors:
             _penalize_frequency(logits, changing)
             _ban(logits, changing, _repeated_ngrams)
             _ban(logits, changing, _early_ends)
-        constrained = [(r, s) for r, s in enumerate(owners) if s.matcher is not None]
-        for row, sequence in constrained:
-            sequence.matcher.mask(logits[row])
+        constrained = [(r, s.matcher) for r, s in enumerate(owners) if s.matcher is not None]
+        if constrained:
+            rows, matchers = zip(*constrained, strict=True)
+            mask(logits, rows, matchers)
 
     def watermark(self, scores: Tensor, owners: Sequence[TokenSequence]) -> None:
         """Mutates warped scores (rows, vocab) of the rows that are watermarked."""
@@ -103,9 +105,12 @@ def _repeated_ngrams(sequence: TokenSequence) -> list[int]:
 
 
 def _early_ends(sequence: TokenSequence) -> list[int]:
-    """Ending tokens, as long as the answer is shorter than min_new_tokens."""
+    """Ending tokens, as long as the answer is shorter than min_new_tokens.
+
+    A grammar knows better: at its end nothing else may follow.
+    """
     options: SamplingOptions = sequence.request.options
-    if sequence.num_output_tokens >= options.min_new_tokens:
+    if sequence.num_output_tokens >= options.min_new_tokens or sequence.matcher is not None:
         return []
     return sorted(options.ending_token_ids)
 

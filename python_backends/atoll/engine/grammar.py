@@ -1,0 +1,206 @@
+"""Answers that follow a JSON schema, a regular expression or a grammar (through xgrammar).
+
+Compiling may take seconds and never happens on the engine's thread; compiled grammars are cached.
+A ``Matcher`` follows one answer and says which tokens may come next.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from atoll.errors import ValidationError
+from atoll.text.tokenizer import Tokenizer
+
+# Longer ones are refused: the time to compile grows with them.
+MAX_CHARACTERS = 100_000
+_MAX_CACHED = 128
+
+
+class Matcher:
+    """One answer's way through its grammar. Engine thread only."""
+
+    def __init__(self, compiled: Any, has_end: bool) -> None:
+        import xgrammar
+
+        self._matcher = xgrammar.GrammarMatcher(compiled, terminate_without_stop_token=not has_end)
+
+    @property
+    def is_done(self) -> bool:
+        """True once nothing may follow."""
+        return bool(self._matcher.is_terminated())
+
+    def advance(self, token_id: int) -> None:
+        """Takes a token that was allowed."""
+        if not self._matcher.accept_token(token_id):
+            raise ValueError(f"token {token_id} does not follow the grammar")
+
+    def fill(self, bitmask: Tensor, row: int) -> None:
+        """Marks the allowed tokens in a row of the bitmask."""
+        self._matcher.fill_next_token_bitmask(bitmask, row)
+
+
+class Grammar:
+    """A compiled grammar, shared by all answers that follow it."""
+
+    def __init__(self, compiled: Any, has_end: bool) -> None:
+        self._compiled, self._has_end = compiled, has_end
+
+    def matcher(self) -> Matcher:
+        """A matcher at the beginning of an answer."""
+        return Matcher(self._compiled, self._has_end)
+
+
+def mask(logits: Tensor, rows: Sequence[int], matchers: Sequence[Matcher]) -> None:
+    """Sets the scores of tokens that may not follow to -inf; mutates logits (rows, vocab)."""
+    import xgrammar
+
+    bitmask = xgrammar.allocate_token_bitmask(logits.shape[0], logits.shape[1])
+    for row, matcher in zip(rows, matchers, strict=True):
+        matcher.fill(bitmask, row)
+    xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=list(rows))
+
+
+class GrammarCompiler:
+    """Turns the options of a request into grammars. Any thread; compiles one at a time.
+
+    vocab_size: the model's, which may be larger than the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._has_end = bool(tokenizer.eos_token_ids)
+        self._lock = threading.Lock()
+        self._compiler: Any = None
+        self._cached: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+
+    def compile(self, kind: str, source: str) -> Grammar:
+        """``kind``: json_schema, json_object, regex or grammar (EBNF).
+
+        Raises:
+            ValidationError: the source cannot be compiled; says why.
+        """
+        if len(source) > MAX_CHARACTERS:
+            raise ValidationError(
+                f"the {kind} has {len(source)} characters; the most allowed is {MAX_CHARACTERS}"
+            )
+        with self._lock:
+            found = self._cached.get((kind, source))
+            if found is None:
+                found = Grammar(self._compile(kind, source), self._has_end)
+                self._cached[kind, source] = found
+                if len(self._cached) > _MAX_CACHED:
+                    self._cached.popitem(last=False)
+            self._cached.move_to_end((kind, source))
+            return found
+
+    def _compile(self, kind: str, source: str) -> Any:
+        if self._compiler is None:
+            self._compiler = _compiler(self._tokenizer, self._vocab_size)
+        try:
+            if kind == "json_schema":
+                # Free whitespace lets a small model write blanks for ever.
+                return self._compiler.compile_json_schema(source, any_whitespace=False)
+            if kind == "json_object":
+                return self._compiler.compile_json_schema(
+                    '{"type": "object"}', any_whitespace=False, strict_mode=False
+                )
+            if kind == "regex":
+                return self._compiler.compile_regex(source)
+            return self._compiler.compile_grammar(source)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+            raise ValidationError(f"the {kind} is not valid: {reason}") from error
+
+
+def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
+    """(kind, source) of a request's option in any of the forms that clients send; None: no limit.
+
+    TGI's ``grammar`` and huggingface_hub's ``response_format``: {"type", "value"}; OpenAI's
+    ``response_format``: {"type": "json_schema", "json_schema": {"schema"}}; vLLM's ``guided_json``,
+    ``guided_regex`` and ``guided_grammar``: the source alone. Objects may come as JSON text.
+
+    Raises:
+        ValidationError: another form.
+    """
+    if option == "guided_regex":
+        return "regex", _text(option, value)
+    if option == "guided_grammar":
+        return "grammar", _text(option, value)
+    if option == "guided_json":
+        return "json_schema", _schema(option, value)
+    found = _object(option, value)
+    kind = found.get("type")
+    inner = found.get("value", found.get("json_schema"))
+    if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+        inner = inner["schema"]
+    if kind == "text":
+        return None
+    if kind == "regex":
+        return "regex", _text(option, inner)
+    if kind == "grammar":
+        return "grammar", _text(option, inner)
+    if kind == "json_object" and inner is None:
+        return "json_object", ""
+    if kind in ("json", "json_object", "json_schema"):
+        return "json_schema", _schema(option, inner)
+    raise ValidationError(
+        f"{option}.type is {kind!r}; known: json, json_object, json_schema, regex, grammar, text"
+    )
+
+
+def _object(option: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValidationError(f"{option} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValidationError(f"{option} is {value!r}; expected an object")
+    return value
+
+
+def _schema(option: str, value: Any) -> str:
+    return json.dumps(_object(option, value))
+
+
+def _text(option: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValidationError(f"{option} is {value!r}; expected text")
+    return value
+
+
+def _compiler(tokenizer: Tokenizer, vocab_size: int) -> Any:
+    import xgrammar
+
+    core = tokenizer.core
+    special = {i for i, token in core.get_added_tokens_decoder().items() if token.special}
+    # A special token has no text: inside a string it would vanish from the answer.
+    vocabulary = [
+        "" if i in special else (core.id_to_token(i) or "") for i in range(tokenizer.vocab_size)
+    ]
+    info = xgrammar.TokenizerInfo(
+        vocabulary[:vocab_size],
+        _vocab_type(json.loads(core.to_str())),
+        vocab_size=vocab_size,
+        stop_token_ids=sorted(tokenizer.eos_token_ids) or None,
+    )
+    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+
+
+def _vocab_type(description: dict[str, Any]) -> Any:
+    """How the vocabulary spells bytes, from the decoders in tokenizer.json."""
+    import xgrammar
+
+    decoder = description.get("decoder") or {}
+    kinds = {d.get("type") for d in [decoder, *decoder.get("decoders", ())]}
+    if "ByteLevel" in kinds:
+        return xgrammar.VocabType.BYTE_LEVEL
+    if kinds & {"ByteFallback", "Metaspace"}:
+        return xgrammar.VocabType.BYTE_FALLBACK
+    return xgrammar.VocabType.RAW

@@ -1,0 +1,274 @@
+"""LoRA adapters (Hu et al. 2021) on a loaded model: several in one batch, chosen by token.
+
+``y = base(x) + scale * B(A(x))``. Architecture files know nothing of it: the linear layers that an
+adapter names are wrapped after loading. Where ours is several of the checkpoint's layers (a fused
+query-key-value projection), A is stacked and B is block-diagonal, its rows in our order, through
+the same table that placed the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import atoll_kernels as kernels
+from atoll.errors import ConfigError, ValidationError, WeightError
+from atoll.layers import Linear
+from atoll.weights.reader import CheckpointReader
+from atoll.weights.table import Group, Reorder, Transposed, Weights
+
+logger = logging.getLogger(__name__)
+
+_KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weight")
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What an adapter adds to one of our layers: a (rank, in_features), b (out_features, rank)."""
+
+    a: Tensor
+    b: Tensor
+
+
+class AdapterSlots:
+    """The adapters of a model, and which tokens of the current batch use which.
+
+    rows: by adapter, the token rows that use it; None for all rows. Set before every forward pass.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.rows: dict[str, Tensor | None] = {}
+
+    def check(self, adapter_id: str | None) -> None:
+        """Raises ValidationError: no such adapter; names those that are."""
+        if adapter_id is not None and adapter_id not in self.names:
+            known = ", ".join(self.names) or "none are loaded"
+            raise ValidationError(f"adapter_id is {adapter_id!r}; known: {known}")
+
+    def assign(
+        self, adapters: Sequence[str | None], counts: Sequence[int], device: torch.device
+    ) -> None:
+        """Says which adapter each sequence of a batch uses; counts: tokens of each sequence."""
+        chosen = set(adapters)
+        if len(chosen) == 1:
+            only = chosen.pop()
+            self.rows = {} if only is None else {only: None}
+            return
+        self.rows = {}
+        for name in sorted(chosen - {None}, key=str):
+            rows: list[int] = []
+            start = 0
+            for adapter, count in zip(adapters, counts, strict=True):
+                rows += range(start, start + count) if adapter == name else ()
+                start += count
+            self.rows[str(name)] = torch.tensor(rows, device=device)
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer and what the adapters add to it."""
+
+    def __init__(self, base: Linear, slots: AdapterSlots) -> None:
+        super().__init__()
+        self.base, self._slots = base, slots
+        self.deltas: dict[str, Delta] = {}
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """x: (tokens, in_features) -> (tokens, out_features)."""
+        active = [(n, rows) for n, rows in self._slots.rows.items() if n in self.deltas]
+        if not active:
+            out: Tensor = self.base(x, activation)
+            return out
+        y: Tensor = self.base(x)
+        for name, rows in active:
+            delta = self.deltas[name]
+            if rows is None:
+                y = y + x @ delta.a.t() @ delta.b.t()
+            else:
+                y = y.index_add(0, rows, x[rows] @ delta.a.t() @ delta.b.t())
+        return y if activation is None else kernels.activate(y, activation)
+
+
+def parse_adapters(setting: str | None) -> dict[str, Path]:
+    """``name=folder`` pairs, separated by commas; a folder alone is named after itself.
+
+    Raises:
+        ConfigError: a folder that is not there, or a name given twice.
+    """
+    found: dict[str, Path] = {}
+    for item in filter(None, (part.strip() for part in (setting or "").split(","))):
+        name, _, path = item.rpartition("=")
+        folder = Path(path).expanduser()
+        name = name or folder.name
+        if not (folder / "adapter_config.json").exists():
+            raise ConfigError(f"lora_adapters: {folder} has no adapter_config.json")
+        if name in found:
+            raise ConfigError(f"lora_adapters: the name {name!r} is given twice")
+        found[name] = folder
+    return found
+
+
+def attach_adapters(
+    model: nn.Module, table: Weights, folder: Path, adapters: Mapping[str, Path], dtype: torch.dtype
+) -> AdapterSlots:
+    """Reads the adapters and wraps the layers they change; mutates the model.
+
+    folder: the checkpoint that the model was loaded from.
+
+    Raises:
+        ConfigError, WeightError: an adapter that does not fit; names the layer and the reason.
+    """
+    slots, reader = AdapterSlots(list(adapters)), CheckpointReader(folder)
+    prefix = table.prefix(reader)
+    # The head sees chosen rows and not the batch's, so it cannot be adapted.
+    layers = {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, Linear) and table.find(n) and n != "lm_head"
+    }
+    groups = {
+        n: Group(reader, prefix, source, model.config, n)
+        for n in layers
+        if (source := table.find(n)) is not None
+    }
+    wrapped: dict[str, AdaptedLinear] = {}
+    for name, path in adapters.items():
+        adapter = _Adapter(path)
+        for target, layer in layers.items():
+            delta = adapter.delta(groups[target], layer)
+            if delta is not None:
+                if target not in wrapped:
+                    wrapped[target] = _wrap(model, target, layer, slots)
+                device = layer.device
+                wrapped[target].deltas[name] = Delta(
+                    delta.a.to(device, dtype), delta.b.to(device, dtype)
+                )
+        adapter.check_all_used()
+        logger.info("adapter %r: %d layers, from %s", name, adapter.num_layers, path)
+    return slots
+
+
+def _wrap(model: nn.Module, target: str, layer: Linear, slots: AdapterSlots) -> AdaptedLinear:
+    parent, _, name = target.rpartition(".")
+    wrapped = AdaptedLinear(layer, slots)
+    setattr(model.get_submodule(parent), name, wrapped)
+    return wrapped
+
+
+class _Adapter:
+    """One PEFT folder: its pairs of matrices by the checkpoint's layer name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._config = json.loads((folder / "adapter_config.json").read_text())
+        self._check_config()
+        reader = CheckpointReader(folder)
+        self._pairs: dict[str, dict[str, Tensor]] = {}
+        for key in reader.names():
+            match = _KEY.fullmatch(key)
+            if match is None:
+                raise ConfigError(f"{folder}: tensor {key!r} is not one of a LoRA layer")
+            self._pairs.setdefault(match[1], {})[match[2]] = reader.tensor(key).float()
+        self.num_layers = len(self._pairs)
+        self._unused = set(self._pairs)
+
+    def delta(self, group: Group, layer: Linear) -> Delta | None:
+        """What it adds to one of our layers; None if it leaves the layer alone.
+
+        group: where the layer's own weight is in the checkpoint.
+        """
+        names = group.full_names()
+        present = [name for name in names if name in self._pairs]
+        if not present:
+            return None
+        a = torch.cat([self._pairs[name]["A"] for name in present])
+        if a.shape[1] != layer.in_features:
+            raise WeightError(
+                f"{self.folder}: {present[0]} takes {a.shape[1]} features; the model's layer "
+                f"takes {layer.in_features}"
+            )
+        self._unused -= set(present)
+        tensors, start = {}, 0
+        is_turned = _is_turned(group)
+        for name in names:
+            b = torch.zeros(_num_outputs(group.reader, name, is_turned), len(a))
+            if name in self._pairs:
+                own = self._pairs[name]["B"]
+                if len(own) != len(b):
+                    raise WeightError(
+                        f"{self.folder}: {name} gives {len(own)} features; the model's layer "
+                        f"gives {len(b)}"
+                    )
+                b[:, start : start + own.shape[1]] = own * self._scale(name, own.shape[1])
+                start += own.shape[1]
+            tensors[f"{name}.weight"] = b.t() if is_turned else b
+        stand_in: Any = _StandIn(self.folder, tensors)
+        placed = replace(group, reader=stand_in, source=group.chosen_source())
+        return Delta(a, placed.get("weight", (layer.out_features, len(a))))
+
+    def _scale(self, name: str, rank: int) -> float:
+        config = self._config
+        alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+        return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+    def _check_config(self) -> None:
+        kind = self._config.get("peft_type")
+        if kind != "LORA":
+            raise ConfigError(f"{self.folder}: peft_type is {kind!r}; only LORA is supported")
+        for name in ("use_dora", "modules_to_save", "trainable_token_indices"):
+            if self._config.get(name):
+                raise ConfigError(f"{self.folder}: {name} is set, which is not supported")
+        if self._config.get("bias", "none") != "none":
+            raise ConfigError(f"{self.folder}: bias is {self._config['bias']!r}, not none")
+
+    def check_all_used(self) -> None:
+        """Raises WeightError: the adapter changes layers that the model does not have."""
+        if self._unused:
+            raise WeightError(
+                f"{self.folder}: these layers cannot be adapted: {sorted(self._unused)[:4]}"
+            )
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    """A checkpoint of B matrices under the names of the weights they change, for ``Group``."""
+
+    folder: Path
+    tensors: Mapping[str, Tensor]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def tensor(self, name: str, index: int | None = None) -> Tensor:
+        """See ``CheckpointReader``."""
+        return self.tensors[name]
+
+
+def _is_turned(group: Group) -> bool:
+    """Whether the checkpoint stores the weight as (in_features, out_features)."""
+    source = group.chosen_source()
+    while isinstance(source, Reorder):
+        source = source.source
+    return isinstance(source, Transposed) and source.when(group.config)
+
+
+def _num_outputs(reader: CheckpointReader, name: str, is_turned: bool) -> int:
+    """Output features of a layer in the checkpoint, quantised ones too."""
+    if f"{name}.scales" in reader:
+        return reader.shape(f"{name}.scales")[1]
+    return reader.shape(f"{name}.weight")[1 if is_turned else 0]
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+    for pattern, value in (patterns or {}).items():
+        if re.fullmatch(rf"(.*\.)?{pattern}", name):
+            return value
+    return default

@@ -1,0 +1,193 @@
+"""Constrained answers of a real vocabulary: whatever the model wants, the text follows."""
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from driving import EchoModel, generate, make_core, request, run
+from torch import Tensor
+
+from atoll.engine.grammar import GrammarCompiler, read_constraint
+from atoll.engine.request import FinishReason
+from atoll.errors import ValidationError
+from atoll.text.tokenizer import Tokenizer
+from atoll.weights.files import resolve
+
+VOCAB = 49152
+EOS = 2
+
+
+class RandomModel(EchoModel):
+    """Wants something else at every step, and closes strings and ends texts now and then."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(VOCAB)
+        ends = ['"', '",', '"}', "}", "]", '"]', "]}", "1", "0"]
+        self._ends = [i for i in map(tokenizer.core.token_to_id, ends) if i is not None] + [EOS]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        rows = []
+        for state in hidden[:, 0].long().tolist():
+            generator = torch.Generator().manual_seed(state)
+            row = torch.randn(VOCAB, generator=generator)
+            row[self._ends] += 4.5
+            rows.append(row)
+        return torch.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(resolve("HuggingFaceTB/SmolLM2-135M-Instruct"))
+
+
+@pytest.fixture(scope="module")
+def compiler(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer, VOCAB)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> RandomModel:
+    return RandomModel(tokenizer)
+
+
+SCHEMAS: list[dict[str, Any]] = [
+    {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
+                                      "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+     "required": ["name", "age"], "additionalProperties": False},
+    {"enum": ["red", "green", 3, None]},
+    {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    {"anyOf": [{"type": "integer", "minimum": -5, "maximum": 5}, {"const": "none"}]},
+    {"$defs": {"node": {"type": "object", "properties": {"value": {"enum": [1, 2]}},
+                        "required": ["value"], "additionalProperties": False}},
+     "type": "array", "items": {"$ref": "#/$defs/node"}, "minItems": 1, "maxItems": 3},
+    {"type": "string", "pattern": "^[a-f]{3}-[0-9]{2}$"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=range(len(SCHEMAS)))
+def test_schemas(
+    schema: dict[str, Any], tokenizer: Tokenizer, compiler: GrammarCompiler, model: RandomModel
+) -> None:
+    grammar = compiler.compile("json_schema", json.dumps(schema))
+    core = make_core(model, vocab_size=VOCAB, num_blocks=256)
+    sinks = []
+    for seed in range(6):
+        made, sink = request(
+            [seed + 10], 200, grammar=grammar, eos_token_ids=frozenset([EOS]), seed=seed,
+            do_sample=seed % 2 == 0, ignore_eos=seed == 5, min_new_tokens=3 if seed == 4 else 0,
+        )  # fmt: skip
+        core.add(made)
+        sinks.append(sink)
+    run(core)
+    for sink in sinks:
+        assert sink.error is None and sink.outcome is not None
+        assert sink.outcome.reason is FinishReason.EOS
+        jsonschema.validate(json.loads(tokenizer.decode(sink.ids)), schema)
+
+
+def test_free_and_constrained_rows_in_one_batch(
+    tokenizer: Tokenizer, compiler: GrammarCompiler, model: RandomModel
+) -> None:
+    expression = r"(yes|no), [0-9]{2,4}"
+    grammar = compiler.compile("regex", expression)
+    core = make_core(model, vocab_size=VOCAB)
+    free, free_sink = request([5], 8)
+    bound, bound_sink = request([5], 30, grammar=grammar, eos_token_ids=frozenset([EOS]))
+    core.add(free)
+    core.add(bound)
+    run(core)
+    assert re.fullmatch(expression, tokenizer.decode(bound_sink.ids))
+    assert free_sink.ids == generate(make_core(model, vocab_size=VOCAB), [[5]], max_new_tokens=8)[0]
+
+
+def test_grammar_survives_preemption(
+    tokenizer: Tokenizer, compiler: GrammarCompiler, model: RandomModel
+) -> None:
+    grammar = compiler.compile("regex", r"[a-z]{60,70}")
+    core = make_core(model, vocab_size=VOCAB, num_blocks=12, prefix_caching=False)
+    sinks = []
+    for i in range(4):
+        made, sink = request([i] * 4, 80, grammar=grammar, eos_token_ids=frozenset([EOS]))
+        core.add(made)
+        sinks.append(sink)
+    run(core)
+    assert core.stats().num_preemptions > 0
+    for sink in sinks:
+        assert re.fullmatch(r"[a-z]{60,70}", tokenizer.decode(sink.ids))
+
+
+def test_ebnf_and_any_object(
+    tokenizer: Tokenizer, compiler: GrammarCompiler, model: RandomModel
+) -> None:
+    for kind, source in (("grammar", 'root ::= "a" ("b" | "c")+ "d"'), ("json_object", "")):
+        core = make_core(model, vocab_size=VOCAB, num_blocks=512)
+        made, sink = request(
+            [3], 400, grammar=compiler.compile(kind, source), eos_token_ids=frozenset([EOS])
+        )
+        core.add(made)
+        run(core)
+        assert sink.outcome is not None
+        text = tokenizer.decode(sink.ids)
+        if kind == "grammar":
+            assert re.fullmatch("a[bc]+d", text)
+        elif sink.outcome.reason is FinishReason.EOS:
+            assert isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("json_schema", '{"type": "nonsense"}'),
+        ("json_schema", '{"type": "string", "pattern": "(unclosed"}'),
+        ("regex", "(unclosed"),
+        ("regex", "[z-a]"),
+        ("grammar", "root ::= missing"),
+        ("regex", "a" * 200_000),
+    ],
+)
+def test_wrong_sources_are_refused(kind: str, source: str, compiler: GrammarCompiler) -> None:
+    with pytest.raises(ValidationError, match=kind):
+        compiler.compile(kind, source)
+
+
+def test_equal_sources_are_compiled_once(compiler: GrammarCompiler) -> None:
+    assert compiler.compile("regex", "[0-9]+") is compiler.compile("regex", "[0-9]+")
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [
+        ("grammar", {"type": "json", "value": SCHEMA}, "json_schema"),
+        ("grammar", {"type": "regex", "value": "[0-9]"}, "regex"),
+        ("grammar", json.dumps({"type": "json", "value": SCHEMA}), "json_schema"),
+        ("response_format", {"type": "json_object", "value": SCHEMA}, "json_schema"),
+        ("response_format", {"type": "json_object"}, "json_object"),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+         "json_schema"),
+        ("guided_json", SCHEMA, "json_schema"),
+        ("guided_json", json.dumps(SCHEMA), "json_schema"),
+        ("guided_regex", "[0-9]", "regex"),
+        ("guided_grammar", 'root ::= "a"', "grammar"),
+    ],
+)  # fmt: skip
+def test_forms_that_clients_send(option: str, value: Any, kind: str) -> None:
+    found = read_constraint(option, value)
+    assert found is not None and found[0] == kind
+    if kind == "json_schema":
+        assert json.loads(found[1]) == SCHEMA
+
+
+def test_other_forms() -> None:
+    assert read_constraint("response_format", {"type": "text"}) is None
+    for option, value in (
+        ("grammar", {"type": "xml"}), ("grammar", "{"), ("guided_json", 3), ("guided_regex", ""),
+        ("grammar", {"type": "json"}), ("response_format", []),
+    ):  # fmt: skip
+        with pytest.raises(ValidationError, match=option):
+            read_constraint(option, value)

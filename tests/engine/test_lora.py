@@ -1,0 +1,141 @@
+"""LoRA adapters against peft, alone and several in one batch, for plain and for fused layouts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers as hf
+from driving import VOCAB, generate, load, make_core, reference_greedy, request, run, save_llama
+from tiny.checkpoint import enliven
+
+from atoll.engine.lora import attach_adapters, parse_adapters
+from atoll.errors import ConfigError, ValidationError, WeightError
+from atoll.models.registry import DECODERS, Checkpoint, architecture
+
+COUNT = 20
+PROMPTS = [[5, 6, 7], [9] * 12, [11, 3, 50, 2, 40, 41], [70]]
+
+
+def neox(folder: Path) -> Any:
+    """Fused, interleaved query-key-value rows."""
+    config = hf.GPTNeoXConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=256,
+    )  # fmt: skip
+    model = hf.GPTNeoXForCausalLM(config).eval()
+    enliven(model)
+    model.save_pretrained(folder)
+    return model
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
+    "llama": (
+        save_llama, ["q_proj", "v_proj"], ["q_proj", "k_proj", "o_proj", "up_proj", "down_proj"]
+    ),
+    "neox": (neox, ["query_key_value"], ["query_key_value", "dense_h_to_4h", "dense_4h_to_h"]),
+}  # fmt: skip
+
+
+def save_adapter(base: Path, folder: Path, seed: int, targets: list[str], **options: Any) -> Any:
+    """A random adapter on disk; returns peft's model with it."""
+    config = peft.LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **options)
+    model = peft.get_peft_model(hf.AutoModelForCausalLM.from_pretrained(base), config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(our model with two adapters, the references by adapter)."""
+    build, first, second = LAYOUTS[request.param]
+    root: Path = tmp_path_factory.mktemp("lora")
+    references = {None: build(root / "base")}
+    references["a"] = save_adapter(root / "base", root / "a", 1, first, r=4, lora_alpha=8)
+    references["b"] = save_adapter(
+        root / "base", root / "b", 2, second, r=8, lora_alpha=4, use_rslora=True,
+        rank_pattern={second[0]: 3}, alpha_pattern={second[0]: 6},
+    )  # fmt: skip
+    model = load(root / "base")
+    attach(model, root / "base", {"a": root / "a", "b": root / "b"})
+    return model, references
+
+
+def attach(model: Any, base: Path, adapters: dict[str, Path]) -> Any:
+    table = architecture(Checkpoint.open(base).raw, DECODERS).WEIGHTS
+    return attach_adapters(model, table, base, adapters, torch.float32)
+
+
+def core_of(model: Any, slots: Any, **options: Any) -> Any:
+    core = make_core(model, num_blocks=128, **options)
+    core._runner.adapters = slots
+    return core
+
+
+@pytest.fixture(scope="module")
+def slots(case: Any) -> Any:
+    wrapped = next(m for m in case[0].modules() if type(m).__name__ == "AdaptedLinear")
+    return wrapped._slots
+
+
+@pytest.mark.parametrize("adapter", [None, "a", "b"])
+def test_alone_equals_peft(case: Any, slots: Any, adapter: str | None) -> None:
+    model, references = case
+    expected = [reference_greedy(references[adapter], p, COUNT) for p in PROMPTS]
+    found = generate(core_of(model, slots), PROMPTS, max_new_tokens=COUNT, adapter_id=adapter)
+    assert found == expected
+
+
+def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
+    """All adapters and none in one batch, in chunks, with equal prompts: no prefix is shared."""
+    model, references = case
+    core = core_of(model, slots, max_batch_prefill_tokens=5)
+    made = []
+    for prompt in PROMPTS:
+        for adapter in (None, "a", "b"):
+            one = request(prompt, COUNT, adapter_id=adapter)
+            core.add(one[0])
+            made.append(one)
+    run(core)
+    answers = {(one.prompt_ids, one.adapter_id): sink.ids for one, sink in made}
+    for (prompt, adapter), ids in answers.items():
+        assert ids == reference_greedy(references[adapter], prompt, COUNT)
+    assert answers[(9,) * 12, None] != answers[(9,) * 12, "a"] != answers[(9,) * 12, "b"]
+
+
+def test_unknown_adapters_are_refused(slots: Any) -> None:
+    with pytest.raises(ValidationError, match="adapter_id is 'c'; known: a, b"):
+        slots.check("c")
+    slots.check(None)
+
+
+def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
+    save_llama(tmp_path / "base")
+    save_llama(tmp_path / "wide", hidden_size=128)
+    save_llama(tmp_path / "deep", num_hidden_layers=3)
+    for name, error in (("wide", "features"), ("deep", "cannot be adapted")):
+        save_adapter(tmp_path / name, tmp_path / f"a-{name}", 1, ["q_proj"], r=2)
+        with pytest.raises(WeightError, match=error):
+            attach(load(tmp_path / "base"), tmp_path / "base", {"x": tmp_path / f"a-{name}"})
+    save_adapter(tmp_path / "base", tmp_path / "dora", 1, ["q_proj"], r=2, use_dora=True)
+    with pytest.raises(ConfigError, match="use_dora"):
+        attach(load(tmp_path / "base"), tmp_path / "base", {"x": tmp_path / "dora"})
+
+
+def test_setting(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert parse_adapters(f"x={a}, {b}") == {"x": a, "b": b}
+    assert parse_adapters(None) == {}
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_adapters(f"x={a},x={b}")
+    with pytest.raises(ConfigError, match="adapter_config.json"):
+        parse_adapters("x=/nowhere")
