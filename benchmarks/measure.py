@@ -53,14 +53,49 @@ def race(contestants: Mapping[str, Contestant], unit: str, rounds: int = 3) -> l
     return list(results.values())
 
 
-def table(results: Sequence[Result], baseline: str) -> str:
-    """A markdown table, fastest first, with the ratio to ``baseline``."""
+def table(
+    results: Sequence[Result], baseline: str, more: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    """A markdown table, fastest first, with the ratio to ``baseline``.
+
+    more: further columns by their title: contestant -> cell.
+    """
+    more = more or {}
     base = next(r.median for r in results if r.name == baseline)
-    unit = results[0].unit
-    lines = [f"| | {unit} | x {baseline} | spread |", "|-|-:|-:|-:|"]
+    titles = ["", results[0].unit, f"x {baseline}", "spread", *more]
+    lines = [f"| {' | '.join(titles)} |", f"|-|{'-:|' * (len(titles) - 1)}"]
     for r in sorted(results, key=lambda r: -r.median):
-        lines.append(f"| {r.name} | {r.median:.1f} | {r.median / base:.2f} | {r.spread:.0%} |")
+        cells = [r.name, f"{r.median:.1f}", f"{r.median / base:.2f}", f"{r.spread:.0%}"]
+        cells += [column.get(r.name, "") for column in more.values()]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plot(path: Path, races: Mapping[str, Sequence[Result]], ours: str) -> None:
+    """Horizontal bars of every race, fastest on top, as SVG. Names that begin with ``ours`` stand
+    out."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    # The same figures give the same file.
+    matplotlib.rcParams.update({"svg.hashsalt": "atoll", "font.size": 9})
+    heights = [0.6 + 0.24 * len(results) for results in races.values()]
+    figure, axes = pyplot.subplots(
+        len(races), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False
+    )
+    for axis, (title, results) in zip(axes[:, 0], races.items(), strict=True):
+        ordered = sorted(results, key=lambda r: r.median)
+        colors = ["#0b7a75" if r.name.startswith(ours) else "#b8c4c2" for r in ordered]
+        bars = axis.barh([r.name for r in ordered], [r.median for r in ordered], color=colors)
+        axis.bar_label(bars, fmt="%.0f", padding=3)
+        axis.set_title(f"{title}, {results[0].unit}", loc="left", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.1)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def machine() -> str:

@@ -41,7 +41,7 @@ def embed_through_server(url: str, documents: list[str], rows: int = 32) -> Cont
             tensor.set_data_from_numpy(data)
             assert client.infer(EMBEDDER, [tensor]).as_numpy("embedding").shape[0] == len(batch)
 
-        _in_parallel(batches, one, workers=8)
+        in_parallel(batches, one, workers=8)
         return len(documents)
 
     return run
@@ -67,7 +67,7 @@ def generate_through_server(url: str, prompts: list[str], concurrency: int) -> C
         def one(prompt: str) -> None:
             assert _stream(url, prompt) > 0
 
-        _in_parallel(prompts, one, workers=concurrency)
+        in_parallel(prompts, one, workers=concurrency)
         return len(prompts) * NUM_TOKENS
 
     return run
@@ -123,7 +123,7 @@ def _stream(url: str, prompt: str) -> int:
             return count
 
 
-def _in_parallel(items: list[Any], work: Callable[[Any], None], workers: int) -> None:
+def in_parallel(items: list[Any], work: Callable[[Any], None], workers: int) -> None:
     """``work`` on every item by ``workers`` threads; the first error is raised."""
     todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
     errors: list[BaseException] = []

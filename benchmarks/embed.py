@@ -1,0 +1,192 @@
+"""Embeddings through the real server beside the libraries people embed with, in one run.
+
+``python benchmarks/embed.py --out docs/benchmarks`` measures, with every contestant taking turns:
+texts of mixed length with all-MiniLM-L6-v2 and with a model of bge-base's shape (random weights),
+one short text at a time, and the server under perf_analyzer. Every contestant's vectors are
+compared with sentence-transformers' in float32. It writes ``embed.json``, ``.md`` and ``.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tritonclient.grpc as triton
+from embed_peers import Embed, peers
+from measure import Contestant, Result, machine, plot, race, save, table, versions
+from serve import in_parallel
+from texts import mixed_lengths, texts
+
+from atoll.catalogue import entry_for, read_model
+from atoll.launcher import ServerOptions, ServerProcess
+from atoll.launcher.perf_analyzer import PerfAnalyzer
+from atoll.weights.files import resolve
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+PACKAGES = ["torch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2"]
+BASELINE = "sentence-transformers fp32"
+SHORT = "What is the capital of France?"
+ROWS = 32
+Floats = npt.NDArray[np.float32]
+
+
+@contextmanager
+def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
+    """One server with an entry per dtype, named by it."""
+    entry = entry_for(str(folder), read_model(folder), "model")
+    entries = tuple(
+        replace(entry, name=name, settings={**entry.settings, "dtype": DTYPES[name]})
+        for name in dtypes
+    )
+    with ServerProcess(ServerOptions.on_free_ports(entries=entries, watch_interval_s=0)) as server:
+        yield server
+
+
+def through_server(url: str, model: str) -> Embed:
+    """Requests of ``ROWS`` texts over gRPC, eight in flight."""
+    client = triton.InferenceServerClient(url)
+
+    def embed(documents: list[str]) -> Floats:
+        batches = [
+            (start, documents[start : start + ROWS]) for start in range(0, len(documents), ROWS)
+        ]
+        found: dict[int, Floats] = {}
+
+        def one(batch: tuple[int, list[str]]) -> None:
+            start, rows = batch
+            data = np.array(rows, dtype=object).reshape(-1, 1)
+            tensor = triton.InferInput("text_input", list(data.shape), "BYTES")
+            tensor.set_data_from_numpy(data)
+            found[start] = client.infer(model, [tensor]).as_numpy("embedding")
+
+        in_parallel(batches, one, workers=min(8, len(batches)))
+        return np.concatenate([found[start] for start, _ in batches])
+
+    return embed
+
+
+def mixed(
+    contestants: Mapping[str, Embed], documents: list[str], rounds: int
+) -> tuple[list[Result], dict[str, str]]:
+    """The race over all documents, and every contestant's least cosine to the baseline."""
+    expected = contestants[BASELINE](documents)
+
+    def whole(embed: Embed) -> Contestant:
+        return lambda: len(embed(documents))
+
+    cosines = {
+        name: f"{float((embed(documents) * expected).sum(1).min()):.4f}"
+        for name, embed in contestants.items()
+    }
+    entrants = {name: whole(embed) for name, embed in contestants.items()}
+    return race(entrants, "sentences/s", rounds), cosines
+
+
+def latency(contestants: Mapping[str, Embed], rounds: int, calls: int = 50) -> list[Result]:
+    """One short text at a time."""
+
+    def repeated(embed: Embed) -> Contestant:
+        return lambda: sum(len(embed([SHORT])) for _ in range(calls))
+
+    return race({name: repeated(embed) for name, embed in contestants.items()}, "texts/s", rounds)
+
+
+def bge_base_shape(cache: Path) -> Path:
+    """A folder with BERT-base's sizes, random weights, MiniLM's tokenizer and cls pooling."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = cache / "bge-base-shape"
+    if (folder / "modules.json").exists():
+        return folder
+    torch.manual_seed(0)
+    BertModel(BertConfig()).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(resolve(MINILM))).save_pretrained(folder)
+    pooling = folder / "1_Pooling"
+    pooling.mkdir(exist_ok=True)
+    (pooling / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 768, "pooling_mode_cls_token": True})
+    )
+    steps = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(steps)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+def under_load(url: str, model: str, documents: list[str]) -> list[str]:
+    """perf_analyzer at 1, 8 and 64 requests in flight, one text each: rows of a table."""
+    rows = []
+    for concurrency in (1, 8, 64):
+        report = PerfAnalyzer.find().run(
+            url, model, [{"text_input": [text]} for text in documents],
+            concurrency=concurrency, requests=max(200, 20 * concurrency),
+        )  # fmt: skip
+        rows.append(
+            f"| {concurrency} | {report.requests_per_s:.0f} "
+            f"| {report.p50_ms:.2f} | {report.p99_ms:.2f} |"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "atoll-embed")
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    documents = texts(mixed_lengths(arguments.texts, 8, 256))
+    races: dict[str, list[Result]] = {}
+    parts = [f"{machine()}; {versions(PACKAGES)}"]
+    shapes = {
+        "all-MiniLM-L6-v2": (resolve(MINILM), "mean", documents),
+        # A sixth of the texts: each costs eight times as much.
+        "bge-base shape": (bge_base_shape(arguments.cache), "cls", documents[::6]),
+    }
+    for model, (folder, pooling, chosen) in shapes.items():
+        print(model, flush=True)
+        with served(folder, arguments.dtypes) as server:
+            contestants = dict(peers(folder, pooling, arguments.cache))
+            for dtype in arguments.dtypes:
+                contestants[f"Atoll {dtype}, served"] = through_server(server.grpc_url, dtype)
+            results, cosines = mixed(contestants, chosen, arguments.rounds)
+            races[f"{model}, mixed lengths"] = results
+            parts.append(
+                f"**{model}: {len(chosen)} texts of 8 to 256 words**\n\n"
+                + table(results, BASELINE, {"least cosine": cosines})
+            )
+            results = latency(contestants, arguments.rounds)
+            races[f"{model}, one short text at a time"] = results
+            ms = {r.name: f"{1000 / r.median:.2f}" for r in results}
+            parts.append(
+                f"**{model}: one short text at a time**\n\n{table(results, BASELINE, {'ms': ms})}"
+            )
+            rows = under_load(server.grpc_url, arguments.dtypes[-1], chosen[:256])
+            head = "| requests in flight | texts/s | p50 ms | p99 ms |\n|-|-:|-:|-:|\n"
+            parts.append(
+                f"**{model}, {arguments.dtypes[-1]}, perf_analyzer, a text of mixed length per "
+                f"request**\n\n{head}" + "\n".join(rows)
+            )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    save(arguments.out / "embed.json", races)
+    plot(arguments.out / "embed.svg", races, "Atoll")
+    report = "\n\n".join(parts) + "\n"
+    (arguments.out / "embed.md").write_text(report)
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
