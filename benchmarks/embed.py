@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float32]
 @contextmanager
 def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
     """One server with an entry per dtype, named by it."""
-    entry = entry_for(str(folder), read_model(folder), "model")
+    entry = entry_for(str(folder), read_model(folder), name="model")
     entries = tuple(
         replace(entry, name=name, settings={**entry.settings, "dtype": DTYPES[name]})
         for name in dtypes
@@ -108,7 +108,8 @@ def bge_base_shape(cache: Path) -> Path:
     if (folder / "modules.json").exists():
         return folder
     torch.manual_seed(0)
-    BertModel(BertConfig()).save_pretrained(folder)
+    # ctranslate2's converter asks for a field that transformers no longer writes by itself.
+    BertModel(BertConfig(position_embedding_type="absolute")).save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(resolve(MINILM))).save_pretrained(folder)
     pooling = folder / "1_Pooling"
     pooling.mkdir(exist_ok=True)
