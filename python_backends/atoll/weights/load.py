@@ -69,7 +69,15 @@ def load_weights(
             module.load_tied(modules[table.tied[name]], options)  # type: ignore[arg-type]
         elif present or name not in table.optional:
             module.load(group, options)
+            _copy_from_file(module)
     _report_left_over(reader, table, prefix)
+
+
+def _copy_from_file(module: Any) -> None:
+    """Copies what is still a view of the file: one small norm would keep all of it mapped."""
+    for parameter in module.parameters(recurse=False):
+        if not parameter.is_meta and not parameter.untyped_storage().resizable():
+            parameter.data = parameter.data.clone()
 
 
 def _layout(reader: CheckpointReader, tables: Sequence[Weights]) -> tuple[Weights, str]:

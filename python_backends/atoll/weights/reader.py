@@ -15,6 +15,10 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 
+# Bytes read from a file before it is mapped anew, which gives the pages of what was read back:
+# memory at load peaks near the size of the packed weights, not at twice that.
+_REMAP_BYTES = 1 << 28
+
 
 class CheckpointReader:
     """Tensors of a checkpoint folder by name, loaded one at a time.
@@ -25,12 +29,10 @@ class CheckpointReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[str, Any] = {}
-        self._location: dict[str, Any] = {}
+        self._location: dict[str, _File] = {}
         for path in _weight_files(folder):
-            file = _open(path)
-            names = file.keys()
-            self._location.update({name: file for name in names})
+            file = _File(path)
+            self._location.update({name: file for name in file.names})
         self.read: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -42,22 +44,40 @@ class CheckpointReader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
-        file = self._location[name]
-        if isinstance(file, dict):
-            return tuple(file[name].shape)
-        return tuple(file.get_slice(name).get_shape())
+        return self._location[name].shape(name)
 
     def tensor(self, name: str, index: int | None = None) -> Tensor:
         """The tensor, or its slice ``index``, as stored (dtype of the file); marks it as read."""
         if name not in self._location:
             raise WeightError(f"{self.folder}: tensor {name!r} is missing")
         self.read.add(name)
-        file = self._location[name]
+        return self._location[name].tensor(name, index)
+
+
+class _File:
+    """One weight file. Its mapping lives as long as tensors that are views of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open = _open(path)
+        self._num_bytes = 0
+        self.names = list(self._open.keys())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if isinstance(self._open, dict):
+            return tuple(self._open[name].shape)
+        return tuple(self._open.get_slice(name).get_shape())
+
+    def tensor(self, name: str, index: int | None) -> Tensor:
         found: Tensor
-        if index is not None:
-            found = (file[name] if isinstance(file, dict) else file.get_slice(name))[index]
-        else:
-            found = file[name] if isinstance(file, dict) else file.get_tensor(name)
+        if isinstance(self._open, dict):
+            found = self._open[name]
+            return found if index is None else found[index]
+        if self._num_bytes > _REMAP_BYTES:
+            self._open, self._num_bytes = _open(self._path), 0
+        get = self._open.get_tensor
+        found = get(name) if index is None else self._open.get_slice(name)[index]
+        self._num_bytes += found.nbytes
         return found
 
 
