@@ -12,15 +12,15 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import tritonclient.grpc as triton
-from embed_peers import Embed, peers
+from embed_peers import Embed, Floats, peers
+from infinity import served_by_infinity
 from measure import Contestant, Result, machine, plot, race, save, table, versions
 from serve import in_parallel
 from texts import mixed_lengths, texts
@@ -36,7 +36,6 @@ PACKAGES = ["torch", "sentence-transformers", "onnxruntime", "openvino", "ctrans
 BASELINE = "sentence-transformers fp32"
 SHORT = "What is the capital of France?"
 ROWS = 32
-Floats = npt.NDArray[np.float32]
 
 
 @contextmanager
@@ -147,6 +146,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "atoll-embed")
+    parser.add_argument("--infinity", type=Path, help="the program infinity_emb, if it is to race")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     documents = texts(mixed_lengths(arguments.texts, 8, 256))
@@ -159,8 +159,12 @@ def main() -> None:
     }
     for model, (folder, pooling, chosen) in shapes.items():
         print(model, flush=True)
-        with served(folder, arguments.dtypes) as server:
+        with ExitStack() as stack:
+            server = stack.enter_context(served(folder, arguments.dtypes))
             contestants = dict(peers(folder, pooling, arguments.cache))
+            if arguments.infinity is not None:
+                infinity = served_by_infinity(arguments.infinity, folder)
+                contestants["infinity fp32, served"] = stack.enter_context(infinity)
             for dtype in arguments.dtypes:
                 contestants[f"Atoll {dtype}, served"] = through_server(server.grpc_url, dtype)
             results, cosines = mixed(contestants, chosen, arguments.rounds)

@@ -1,0 +1,72 @@
+"""infinity (infinity-emb) as a contestant: its own server in an environment of its own.
+
+Its pins do not go together with ours: ``python -m venv infinity && infinity/bin/pip install
+'infinity-emb[server,torch]' 'click<8.2'``, and ``benchmarks/embed.py --infinity
+infinity/bin/infinity_emb``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from embed_peers import BATCH, Embed, Floats
+
+from atoll.launcher.ports import free_ports
+
+
+@contextmanager
+def served_by_infinity(program: Path, folder: Path) -> Iterator[Embed]:
+    """Its torch engine in float32; requests of ``BATCH`` texts, eight in flight."""
+    (port,) = free_ports(1)
+    command = [
+        str(program), "v2", "--model-id", str(folder), "--served-model-name", "model",
+        "--engine", "torch", "--device", "cpu", "--dtype", "float32", "--port", str(port),
+        "--no-bettertransformer", "--no-model-warmup",
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(server, url)
+        yield _client(url)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _client(url: str) -> Embed:
+    def one(batch: list[str]) -> Floats:
+        body = json.dumps({"input": batch, "model": "model"}).encode()
+        request = urllib.request.Request(
+            f"{url}/embeddings", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            rows = json.load(answer)["data"]
+        return np.array([row["embedding"] for row in rows], dtype=np.float32)
+
+    def embed(texts: list[str]) -> Floats:
+        batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        with ThreadPoolExecutor(8) as pool:
+            vectors = np.concatenate(list(pool.map(one, batches)))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return embed
+
+
+def _wait(server: subprocess.Popen[bytes], url: str) -> None:
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.5)
+    raise RuntimeError(f"infinity did not start (status {server.poll()})")
