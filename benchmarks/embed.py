@@ -113,7 +113,13 @@ def bge_base_shape(cache: Path) -> Path:
     pooling = folder / "1_Pooling"
     pooling.mkdir(exist_ok=True)
     (pooling / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": 768, "pooling_mode_cls_token": True})
+        json.dumps(
+            {
+                "word_embedding_dimension": 768,
+                "pooling_mode_cls_token": True,
+                "pooling_mode_mean_tokens": False,
+            }
+        )
     )
     steps = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     modules = [

@@ -55,7 +55,8 @@ def _client(url: str) -> Embed:
         batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
         with ThreadPoolExecutor(8) as pool:
             vectors = np.concatenate(list(pool.map(one, batches)))
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     return embed
 
