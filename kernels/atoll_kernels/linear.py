@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from atoll_kernels import dispatch
@@ -38,6 +39,28 @@ def pack_linear(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme {scheme!r} is not one of {SCHEMES}")
     result: PackedLinear = dispatch.run("pack_linear", weight, bias, scheme, group_size)
+    return result
+
+
+def pack_int4(
+    codes: Tensor,
+    zeros: Tensor,
+    scales: Tensor,
+    groups: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> PackedLinear:
+    """Packs a weight that a checkpoint already holds in 4 bits (GPTQ, AWQ), for x of ``dtype``.
+
+    ``weight[n, k] = scales[groups[k], n] * (codes[k, n] - zeros[groups[k], n])``
+
+    Args:
+        codes: (in_features, out_features) int32, 0..15. zeros: (num_groups, out_features), 0..16.
+        scales: (num_groups, out_features). groups: (in_features,) int64, in any order.
+
+    Where no kernel takes 4 bits, the weight is expanded to ``dtype``.
+    """
+    result: PackedLinear = dispatch.run("pack_int4", codes, zeros, scales, groups, bias, dtype)
     return result
 
 

@@ -1,5 +1,23 @@
 """CPU implementations: oneDNN's products, and native kernels (C++ over a plain C ABI)."""
 
+from atoll_kernels.cpu.activation import activate, gated_activation
+from atoll_kernels.cpu.attention import paged_attention, varlen_attention
 from atoll_kernels.cpu.linear import linear, pack_linear
+from atoll_kernels.cpu.linear_int4 import pack_int4
+from atoll_kernels.cpu.norm import layer_norm, rms_norm
+from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
 
-__all__ = ["linear", "pack_linear"]
+__all__ = [
+    "activate",
+    "apply_rope",
+    "gated_activation",
+    "layer_norm",
+    "linear",
+    "pack_int4",
+    "pack_linear",
+    "paged_attention",
+    "rms_norm",
+    "rope_write_kv",
+    "varlen_attention",
+    "write_kv",
+]

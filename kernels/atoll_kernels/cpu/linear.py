@@ -4,19 +4,24 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from atoll_kernels.cpu import linear_float
+from atoll_kernels.cpu import linear_float, linear_int4, linear_int8
 from atoll_kernels.linear import PackedLinear
 
 _FORWARD: dict[str, Callable[[Tensor, PackedLinear, str | None], Tensor]] = {
     linear_float.LAYOUT: linear_float.linear,
+    linear_int8.LAYOUT: linear_int8.linear,
+    linear_int4.LAYOUT: linear_int4.linear,
 }
 
 
 def pack_linear(
     weight: Tensor, bias: Tensor | None, scheme: str, group_size: int
 ) -> PackedLinear | None:
-    """See ``atoll_kernels.pack_linear``."""
-    return linear_float.pack(weight, bias) if scheme == "dense" else None
+    """See ``atoll_kernels.pack_linear``; shapes that 4 bits do not take get 8."""
+    if scheme == "dense":
+        return linear_float.pack(weight, bias)
+    packed = linear_int4.pack(weight, bias, group_size) if scheme == "int4" else None
+    return packed or linear_int8.pack(weight, bias)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import atoll_kernels as kernels
-from atoll_kernels.cpu import linear_float
+from atoll_kernels import dispatch
+from atoll_kernels.cpu import linear_float, linear_int4, linear_int8
 
 ROWS = (0, 1, 3, 8, 33, 512)
 SHAPES = ((1, 1), (33, 17), (130, 70), (96, 384))
@@ -80,3 +81,134 @@ def test_without_onednn_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.linear(_rows(3, 17), packed, "gelu"),
         _exact(_rows(3, 17), weight, bias, "gelu").float(),
     )
+
+
+def _close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
+    """Within one rounding to ``dtype``, relative to the largest values of the sums."""
+    assert found.dtype == dtype and found.shape == wanted.shape
+    scale = float(wanted.abs().max()) + 1 if wanted.numel() else 1
+    assert bool(((found.double() - wanted).abs() <= EPS[dtype] * scale).all())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    weight, bias = _layer(*shape, dtype)
+    codes, scales = linear_int8.quantize_weight(weight)
+    for added in (None, bias):
+        packed = kernels.pack_linear(weight, added, "int8")
+        assert packed.layout == linear_int8.LAYOUT
+        for num_rows in ROWS:
+            x = _rows(num_rows, shape[1], dtype)
+            rows, row_scales = linear_int8.quantize_rows(x, 127)
+            products = (rows.double() - 128) @ codes.double().t()
+            sums = products * row_scales.double() * scales.double()
+            sums = sums if added is None else sums + added.double()
+            for activation in REFERENCES if num_rows in (0, 3, 33) else (None,):
+                found = kernels.linear(x, packed, activation)
+                _close(found, REFERENCES[activation](sums), dtype)
+
+
+def test_int8_quantisation_is_within_half_a_step() -> None:
+    weight, x = _layer(33, 70, torch.float32)[0], _rows(9, 70)
+    x[4] = 0
+    codes, scales = linear_int8.quantize_weight(weight)
+    assert bool(((codes * scales[:, None] - weight).abs() <= scales[:, None] * 0.50001).all())
+    rows, row_scales = linear_int8.quantize_rows(x, 127)
+    found = (rows.float() - 128) * row_scales
+    assert bool(((found - x).abs() <= row_scales * 0.50001).all())
+    assert rows.min() == 1 and rows.max() == 255 and not found[4].any()
+
+
+def test_int8_without_vnni_cannot_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two products of the largest codes fit into 16 bits, which AVX2 adds them in."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    weight, _ = _layer(33, 70, torch.float32)
+    packed = kernels.pack_linear(weight, None, "int8")
+    rows, _ = linear_int8.quantize_rows(_rows(9, 70), packed.extra["levels"])
+    assert int(rows.max()) * 127 * 2 < 2**15
+    found, wanted = kernels.linear(_rows(9, 70), packed), _rows(9, 70) @ weight.t()
+    assert float((found - wanted).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("shape", "group_size"), [((16, 64), 32), ((80, 192), 64), ((48, 256), 128)]
+)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_int4_is_its_codes(dtype: torch.dtype, shape: tuple[int, int], group_size: int) -> None:
+    weight, bias = _layer(*shape, dtype)
+    codes, scales, zeros = linear_int4.quantize_groups(weight, group_size)
+    assert int(codes.min()) == 0 and int(codes.max()) == 15
+    levels = (codes - 8).unflatten(1, (-1, group_size))
+    dense = (levels * scales.to(dtype)[..., None] + zeros.to(dtype)[..., None].double()).flatten(1)
+    for added in (None, bias):
+        packed = kernels.pack_linear(weight, added, "int4", group_size)
+        assert packed.layout == linear_int4.LAYOUT
+        for num_rows in ROWS:
+            x = _rows(num_rows, shape[1], dtype)
+            sums = x.double() @ dense.double().t()
+            sums = sums if added is None else sums + added.double()
+            for activation in REFERENCES if num_rows in (0, 3, 33) else (None,):
+                found = kernels.linear(x, packed, activation)
+                # The sum, the bias and the activation are rounded in turn.
+                assert found.dtype == dtype
+                wanted = REFERENCES[activation](sums)
+                scale = float(sums.abs().max()) + 1 if sums.numel() else 1
+                assert bool(((found.double() - wanted).abs() <= 3 * EPS[dtype] * scale).all())
+
+
+def test_int4_steps_are_the_best_of_their_ranges() -> None:
+    """Never worse than the plain range of every group, and exact for weights on a grid."""
+    weight = _layer(48, 128, torch.float32)[0]
+    weight[:, 5] *= 6
+    codes, scales, zeros = linear_int4.quantize_groups(weight, 32)
+    found = (codes - 8).unflatten(1, (-1, 32)) * scales[..., None] + zeros[..., None]
+    groups = weight.unflatten(1, (-1, 32))
+    low, high = groups.aminmax(dim=2, keepdim=True)
+    step = (high - low) / 15
+    plain = ((groups - low) / step).round() * step + low
+    assert float((found - groups).square().sum()) < 1.01 * float((plain - groups).square().sum())
+    grid = torch.randint(0, 16, (16, 64), generator=torch.Generator().manual_seed(1)) * 0.25 - 2
+    grid[:, ::32], grid[:, 1::32] = -2, 1.75
+    codes, scales, zeros = linear_int4.quantize_groups(grid, 32)
+    exact = (codes - 8).unflatten(1, (-1, 32)) * scales[..., None] + zeros[..., None]
+    assert torch.equal(exact.flatten(1), grid)
+
+
+@pytest.mark.parametrize("shape", [(33, 64), (64, 70), (1, 1)])
+def test_shapes_that_4_bits_do_not_take_get_8(shape: tuple[int, int]) -> None:
+    packed = kernels.pack_linear(*_layer(*shape, torch.float32), "int4")
+    assert packed.layout == linear_int8.LAYOUT
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize(("group_size", "is_kept"), [(32, True), (128, True), (16, False)])
+def test_codes_of_a_checkpoint(group_size: int, is_kept: bool, act_order: bool) -> None:
+    generator = torch.Generator().manual_seed(group_size)
+    codes = torch.randint(0, 16, (128, 48), generator=generator, dtype=torch.int32)
+    num_groups = 128 // group_size
+    zeros = torch.randint(0, 17, (num_groups, 48), generator=generator)
+    scales = torch.rand(num_groups, 48, generator=generator).half()
+    groups = torch.arange(128) // group_size
+    if act_order:
+        groups = groups[torch.randperm(128, generator=generator)]
+    bias = torch.randn(48, generator=generator)
+    packed = kernels.pack_int4(codes, zeros, scales, groups, bias, torch.float32)
+    assert (packed.layout == linear_int4.LAYOUT) == is_kept
+    weight = scales.double()[groups] * (codes - zeros[groups])
+    x = _rows(5, 128)
+    _close(kernels.linear(x, packed), x.double() @ weight + bias.double(), torch.float32)
+
+
+@pytest.mark.parametrize("scheme", ["dense", "int8", "int4"])
+def test_custom_kernels_disabled(scheme: str) -> None:
+    weight, bias = _layer(64, 96, torch.float32)
+    dispatch.configure(disable_custom_kernels=True)
+    try:
+        packed = kernels.pack_linear(weight, bias, scheme)
+        found = kernels.linear(_rows(9, 96), packed, "gelu")
+    finally:
+        dispatch.configure()
+    assert packed.layout == ("torch" if scheme == "dense" else "torch-int8")
+    wanted = _exact(_rows(9, 96), weight, bias, "gelu")
+    assert float((found - wanted).abs().max()) < (1e-5 if scheme == "dense" else 0.05)
