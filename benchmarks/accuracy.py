@@ -69,7 +69,9 @@ def ranking(found: Tensor, exact: Tensor, names: Sequence[str]) -> str:
     """A row: cosines with float32's vectors, neighbours shared with it, and neighbours' topics."""
     cosine = F.cosine_similarity(found.double(), exact.double())
     near, wanted = _neighbours(found), _neighbours(exact)
-    shared = torch.stack([torch.isin(a, b).float().mean() for a, b in zip(near, wanted, strict=True)])
+    shared = torch.stack(
+        [torch.isin(a, b).float().mean() for a, b in zip(near, wanted, strict=True)]
+    )
     same = sum(names[int(row[0])] == name for row, name in zip(near, names, strict=True))
     return (
         f"{cosine.mean():.5f} | {cosine.min():.5f} | {shared.mean():.3f} | {same / len(names):.3f}"

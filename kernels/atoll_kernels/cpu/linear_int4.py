@@ -1,0 +1,112 @@
+"""Linear layers with 4-bit weights on CPU: groups of inputs share a scale and a zero.
+
+``weight[n, k] = (codes[n, k] - 8) * scales[k // group, n] + zeros[k // group, n]``
+
+With groups of 32 and bfloat16 scales and zeros a weight takes 5 bits, an eighth of float32's
+memory at a quality that 4.5 bits (groups of 64) do not reach (docs/accuracy.md).
+"""
+
+import torch
+from torch import Tensor
+
+from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.linear import PackedLinear
+
+LAYOUT = "torch-int4"
+GROUP_SIZES = (32, 64, 128, 256)
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+# Shares of a group's range that its 16 levels may cover: cutting the tails can cost less than
+# coarser steps.
+_RANGES = (1.0, 0.9, 0.8)
+# Output features quantised at a time, which bounds the memory of the search.
+_SLICE = 4096
+
+
+def pack(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
+    """Quantises (out_features, in_features) floats; None for shapes that the kernel cannot take."""
+    out_features, in_features = weight.shape
+    if not _fits(out_features, in_features, group_size) or weight.dtype not in _FLOATS:
+        return None
+    parts = [quantize_groups(part, group_size) for part in weight.split(_SLICE)]
+    codes, scales, zeros = (torch.cat(found) for found in zip(*parts, strict=True))
+    return _packed(codes, scales.t(), zeros.t(), group_size, bias, weight.dtype, None)
+
+
+def pack_int4(
+    codes: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor, bias: Tensor | None,
+    dtype: torch.dtype,
+) -> PackedLinear | None:  # fmt: skip
+    """See ``atoll_kernels.pack_int4``; declines groups of unequal sizes or sizes not its own.
+
+    Inputs are sorted by group, once; rows are gathered in that order.
+    """
+    in_features, out_features = codes.shape
+    size, rest = divmod(in_features, len(scales))
+    order = groups.argsort(stable=True)
+    expected = torch.arange(in_features) // max(size, 1)
+    if rest or not _fits(out_features, in_features, size) or dtype not in _FLOATS:
+        return None
+    if not torch.equal(groups[order], expected):
+        return None
+    is_sorted = torch.equal(groups, expected)
+    sorted_codes = (codes if is_sorted else codes[order]).t()
+    middle = (8 - zeros.float()) * scales.float()
+    kept_order = None if is_sorted else order
+    return _packed(sorted_codes, scales, middle, size, bias, dtype, kept_order)
+
+
+def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
+    """See ``atoll_kernels.linear``."""
+    words, scales_and_zeros = packed.tensors
+    order = packed.extra["order"]
+    rows = x.contiguous() if order is None else x.index_select(1, order)
+    out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+        rows, words, packed.extra["group_size"], scales_and_zeros
+    )
+    if packed.bias is not None:
+        out.add_(packed.bias)
+    return out if activation is None else ACTIVATIONS[activation](out)
+
+
+def quantize_groups(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The levels of each group with the least squared error among ``_RANGES``.
+
+    weight: (out_features, in_features). Returns codes (out_features, in_features) int32, and
+    scales and zeros (out_features, groups), float32 values that bfloat16 holds exactly.
+    """
+    values = weight.float().unflatten(1, (-1, size))
+    low, high = values.aminmax(dim=2, keepdim=True)
+    best_error = torch.full_like(low, torch.inf)
+    codes, scales, zeros = torch.zeros_like(values), torch.ones_like(low), torch.zeros_like(low)
+    for share in _RANGES:
+        scale = _rounded(((high - low) * (share / 15)).clamp_min(1e-12))
+        zero = _rounded((low + high) / 2 + scale / 2)
+        found = ((values - zero) / scale).round_().clamp_(-8, 7)
+        error = (found * scale + zero - values).square_().sum(2, keepdim=True)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        codes = torch.where(better, found, codes)
+        scales, zeros = torch.where(better, scale, scales), torch.where(better, zero, zeros)
+    return (codes + 8).flatten(1).int(), scales.squeeze(2), zeros.squeeze(2)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return values.to(torch.bfloat16).float()
+
+
+def _fits(out_features: int, in_features: int, group_size: int) -> bool:
+    """Whether torch's kernel takes the shape."""
+    return out_features % 16 == 0 and group_size in GROUP_SIZES and in_features % group_size == 0
+
+
+def _packed(
+    codes: Tensor, scales: Tensor, zeros: Tensor, group_size: int, bias: Tensor | None,
+    dtype: torch.dtype, order: Tensor | None,
+) -> PackedLinear:  # fmt: skip
+    """codes: (out_features, in_features). scales, zeros: (groups, out_features)."""
+    words = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int().contiguous(), 1)
+    both = torch.stack([scales.to(dtype), zeros.to(dtype)], dim=-1).contiguous()
+    bias = None if bias is None else bias.to(dtype, copy=True)
+    extra = {"group_size": group_size, "order": order}
+    out_features, in_features = codes.shape
+    return PackedLinear(LAYOUT, "int4", in_features, out_features, (words, both), bias, extra)
