@@ -10,44 +10,18 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from gateways import start_gateway
-from tiny.checkpoint import write
-from tiny.encoders import MASKED, classifiers, write_text_files
+from gateways import Served
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
-
-from atoll.cli.choose import entry_of
-from atoll.launcher import ServerProcess
-from atoll.launcher.options import ServerOptions
 
 QUERY, TEXTS = "abc def", ["ghi", "abc abc def", "zzz", "abc"]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints by task."""
-    variants = {"rerank": classifiers(1)[0], "classify": classifiers(3)[0], "sparse": MASKED}
-    found = {}
-    for task, variant in variants.items():
-        found[task] = tmp_path_factory.mktemp(task) / f"tiny-{task}"
-        write(variant, found[task])
-        write_text_files(found[task])
-    return found
-
-
-@pytest.fixture(scope="module")
-def http(folders: dict[str, Path]) -> Iterator[httpx.Client]:
-    """The gateway in front of a server with all of them."""
-    entries = tuple(entry_of(str(folder), {"task": task}) for task, folder in folders.items())
-    options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
-    with ServerProcess(options) as server:
-        gateway = start_gateway(server.grpc_url)
-        try:
-            gateway.wait_ready()
-            with httpx.Client(base_url=gateway.options.url, timeout=60.0) as client:
-                yield client
-        finally:
-            gateway.stop()
+def http(scoring: Served) -> Iterator[httpx.Client]:
+    """Plain HTTP to the gateway in front of all of them."""
+    with httpx.Client(base_url=scoring.url, timeout=60.0) as client:
+        yield client
 
 
 def _reference(folder: Path, pairs: list[tuple[str, ...]]) -> Any:

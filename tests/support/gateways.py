@@ -23,14 +23,24 @@ class Served:
         """The gateway's base URL."""
         return self.gateway.options.url
 
+    @property
+    def grpc_address(self) -> str:
+        """Where the gateway's own gRPC services are."""
+        return f"127.0.0.1:{self.gateway.options.settings['grpc_port']}"
+
     def model_url(self, model: str) -> str:
         """Base URL of one model's routes."""
         return f"{self.url}/{model}"
 
 
+def free_port() -> int:
+    """A port that is free now."""
+    return free_ports(1)[0]
+
+
 def start_gateway(server: str, metrics_url: str = "", **settings: str) -> GatewayProcess:
     """A gateway in front of a server (or several, by commas); to be stopped."""
-    port = free_ports(1)[0]
-    gateway = GatewayProcess(GatewayOptions(server, metrics_url, port=port, settings=settings))
+    options = GatewayOptions(server, metrics_url, port=free_port(), settings=settings)
+    gateway = GatewayProcess(options)
     gateway.start()
     return gateway

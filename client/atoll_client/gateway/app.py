@@ -29,6 +29,7 @@ from atoll_client.gateway.http import Events, Receive, Reply, Request, Route, Sc
 from atoll_client.gateway.metrics import Metrics
 from atoll_client.gateway.models import Models
 from atoll_client.gateway.pool import Pool
+from atoll_client.gateway.rpc import Services
 from atoll_client.gateway.settings import GatewaySettings, listed
 from atoll_client.gateway.telemetry import Telemetry
 
@@ -48,7 +49,7 @@ class Gateway:
         self._table = {(route.method, route.path): route for route in self.routes}
         self._paths = {route.path for route in self.routes}
         self._keys = [key.encode() for key in listed(settings.api_key)]
-        self._num_open = 0
+        self.num_open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -60,12 +61,22 @@ class Gateway:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await self.pool.start()
+        services = await self._start_services()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if services is not None:
+            await services.stop()
         await self.pool.stop()
         await self.metrics.close()
         self.telemetry.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start_services(self) -> Services | None:
+        if not self.settings.grpc_port:
+            return None
+        services = Services(self)
+        await services.start()
+        return services
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
@@ -76,12 +87,12 @@ class Gateway:
         status = 500
         with self.telemetry.span(request) as span:
             try:
-                self._num_open += 1
+                self.num_open += 1
                 status = await self._handle(request, receive, send)
             except _ClientLeft:
                 status = 499
             finally:
-                self._num_open -= 1
+                self.num_open -= 1
                 span.end(request, status)
                 self.metrics.finished(request, status)
 
@@ -90,9 +101,9 @@ class Gateway:
         try:
             request.route = self._find(request)
             self._authorize(request)
-            if self._num_open > self.settings.max_concurrent_requests:
+            if self.num_open > self.settings.max_concurrent_requests:
                 raise Overloaded(
-                    f"{self._num_open} requests are held; max_concurrent_requests is "
+                    f"{self.num_open} requests are held; max_concurrent_requests is "
                     f"{self.settings.max_concurrent_requests}"
                 )
             request.body = await self._read(request, receive)

@@ -22,6 +22,7 @@ class GatewaySettings:
     hostname: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(8080, "port to listen on")
     grpc_port: int = _setting(0, "port of the tei.v1 gRPC services; 0: none")
+    grpc_max_parallel_stream_requests: int = _setting(1024, "messages of one stream at work")
     default_model: str = _setting("", "models used when none is named, by commas, one per task")
     api_key: str = _setting("", "keys of which one must come as a bearer token, by commas")
     cors_allow_origin: str = _setting("", "allowed origins, by commas; * for all")
@@ -67,4 +68,7 @@ def _from_environment(name: str, environment: Mapping[str, str], default: Any) -
 
 
 # Names that TEI and TGI read too; the others would clash with the server's own.
-_SHARED = ("api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name")
+_SHARED = (
+    "api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name",
+    "grpc_max_parallel_stream_requests",
+)  # fmt: skip

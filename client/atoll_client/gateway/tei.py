@@ -15,7 +15,7 @@ from atoll_client.gateway import encoders
 from atoll_client.gateway.bodies import Inputs, Strict, batch
 from atoll_client.gateway.encoders import Truncation, check_batch, timing_headers
 from atoll_client.gateway.http import Reply, Request, reply
-from atoll_client.types import Floats, ModelInfo
+from atoll_client.types import Floats, ModelInfo, TextToken
 
 Direction = Literal["Right", "Left", "right", "left"]
 
@@ -189,11 +189,8 @@ async def tokenize(request: Request, body: TokenizeBody) -> Reply:
         prompt = prompt_of(model, body.prompt_name)
     texts = [prompt + str(text) for text in texts]
     rows = await encoders.tokenize(request, model, texts, body.add_special_tokens)
-    found = [
-        [{**token._asdict(), **_bytes(text, token.start, token.stop)} for token in row]
-        for text, row in zip(texts, rows, strict=True)
-    ]
-    return reply(found)
+    pairs = zip(texts, rows, strict=True)
+    return reply([[token_of(text, token) for token in row] for text, row in pairs])
 
 
 async def decode(request: Request, body: DecodeBody) -> Reply:
@@ -308,12 +305,15 @@ def pairs_of(
     return [(row[0], row[1] if len(row) == 2 else None) for row in rows], is_single
 
 
-def _bytes(text: str, start: int | None, stop: int | None) -> dict[str, Any]:
-    """Places in characters as places in bytes."""
-    if start is None or stop is None or text.isascii():
-        return {}
-    before = len(text[:start].encode())
-    return {"start": before, "stop": before + len(text[start:stop].encode())}
+def token_of(text: str, token: TextToken) -> dict[str, Any]:
+    """A token of a text, with its place in bytes instead of characters."""
+    found = token._asdict()
+    if token.start is None or token.stop is None or text.isascii():
+        return found
+    before = len(text[: token.start].encode())
+    return {
+        **found, "start": before, "stop": before + len(text[token.start : token.stop].encode()),
+    }  # fmt: skip
 
 
 def _characters(items: encoders.Items) -> int:
