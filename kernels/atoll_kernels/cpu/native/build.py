@@ -1,0 +1,161 @@
+"""Compiles the C++ sources for one instruction set into a shared object in the user's cache.
+
+The file's name holds a hash of everything that it is made from, so that an old one is never loaded.
+Several processes may come here at once: the first compiles, under a lock, the others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "src"
+
+# Products and sums may be fused; nothing else about floats is loosened: NaN must stay NaN.
+_FLAGS = (
+    "-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
+    "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-psabi",
+)  # fmt: skip
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mavx2")
+
+
+class BuildError(Exception):
+    """There is no compiler, or it failed; the text says what it said."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """An instruction set. needs: names in /proc/cpuinfo. flags: for the compiler."""
+
+    name: str
+    needs: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+LEVELS = (
+    Level(
+        "avx512_bf16",
+        ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
+        (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    ),
+    Level("avx512", ("avx512f", "avx512bw", "avx512dq", "avx512vl"), _AVX512),
+    Level("avx2", ("avx2", "fma"), ("-mavx2", "-mfma")),
+    Level("portable", (), ()),
+)
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets that the kernel reports; none where there is no /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split() for line in lines if line.startswith("flags")), []))
+
+
+def choose_level(forced: str | None) -> Level:
+    """The best level of this machine, or the one that is named.
+
+    Raises:
+        BuildError: ``forced`` is no level, or the machine lacks its instructions.
+    """
+    if not forced:
+        return next(level for level in LEVELS if cpu_flags().issuperset(level.needs))
+    chosen = {level.name: level for level in LEVELS}.get(forced)
+    if chosen is None:
+        names = ", ".join(level.name for level in LEVELS)
+        raise BuildError(f"ATOLL_CPU_ISA is {forced!r}; it can be {names}")
+    missing = sorted(set(chosen.needs) - cpu_flags())
+    if missing:
+        raise BuildError(f"ATOLL_CPU_ISA is {forced!r}; this machine lacks {', '.join(missing)}")
+    return chosen
+
+
+def build(level: Level, openmp: Path | None, sanitizers: str = "") -> Path:
+    """The shared object for ``level``, compiled if it is not there.
+
+    openmp: the libgomp that torch has loaded, so that both share one pool of threads.
+    sanitizers: for ``-fsanitize``; such a build needs the sanitizers' runtime loaded first.
+
+    Raises:
+        BuildError: it cannot be compiled here.
+    """
+    compiler = next((path for name in ("g++", "c++") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise BuildError("there is no C++ compiler (g++)")
+    extra = (f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g") if sanitizers else ()
+    flags = (*_FLAGS, *level.flags, *extra)
+    target = _folder() / f"{level.name}-{_key(compiler, flags, openmp)}.so"
+    if target.exists():
+        return target
+    with (target.parent / f"{target.stem}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _compile(compiler, flags, openmp, target)
+    return target
+
+
+def _compile(compiler: str, flags: Sequence[str], openmp: Path | None, target: Path) -> None:
+    """Every source in a process of its own; the result appears under its name when complete."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        folder = Path(name)
+        running, objects = [], []
+        for source in sorted(SOURCES.glob("*.cpp")):
+            objects.append(str(folder / f"{source.stem}.o"))
+            running.append(_start([compiler, *flags, "-c", str(source), "-o", objects[-1]]))
+        for process in running:
+            _finish(process)
+        # Linked by path: torch's copy may have a name that the loader would not find.
+        linked = [flag for flag in flags if flag != "-fopenmp" or openmp is None]
+        libraries = [] if openmp is None else [str(openmp)]
+        output = folder / target.name
+        _finish(_start([compiler, *linked, "-shared", *objects, *libraries, "-o", str(output)]))
+        os.replace(output, target)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    said, _ = process.communicate()
+    if process.returncode:
+        raise BuildError(f"the compiler failed:\n{said[-2000:]}")
+
+
+def _key(compiler: str, flags: Sequence[str], openmp: Path | None) -> str:
+    digest = hashlib.sha256()
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    for text in (platform.machine(), version, *flags, str(openmp)):
+        digest.update(text.encode() + b"\0")
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _folder() -> Path:
+    """``$ATOLL_CACHE/kernels`` or the user's cache; a temporary folder where that is read-only."""
+    own = os.environ.get("ATOLL_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = (Path(own) if own else Path(base) / "atoll") / "kernels"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        return folder
+    # Owned by the user and closed to others: a library from a shared folder is not to be trusted.
+    private = Path(tempfile.gettempdir()) / f"atoll-kernels-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    if private.stat().st_uid != os.getuid():
+        raise BuildError(f"{private} belongs to another user")
+    return private

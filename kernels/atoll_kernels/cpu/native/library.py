@@ -1,0 +1,100 @@
+"""The compiled kernels as Python functions, or the reason why there are none."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from atoll_kernels.cpu.native.build import BuildError, Level, build, choose_level
+
+logger = logging.getLogger(__name__)
+
+
+class Kernel:
+    """A C function over one struct of 64-bit integers, the last of which may be doubles.
+
+    Packing all arguments at once costs a third of what ctypes takes to convert them one by one.
+    The global interpreter lock is released during the call.
+    """
+
+    def __init__(self, library: ctypes.CDLL, name: str, integers: int, doubles: int) -> None:
+        self._function = getattr(library, name)
+        self._function.argtypes, self._function.restype = [ctypes.c_char_p], None
+        self._pack = struct.Struct(f"={integers}q{doubles}d").pack
+
+    def __call__(self, *values: float) -> None:
+        self._function(self._pack(*values))
+
+
+@dataclass(frozen=True)
+class Library:
+    """Kernels of one instruction set; the structs are in the sources, under the same names."""
+
+    level: Level
+    path: Path
+    attention: Kernel
+    norm: Kernel
+    activation: Kernel
+    rope: Kernel
+
+    @classmethod
+    def load(cls, level: Level, path: Path) -> Library:
+        """Opens a shared object that ``build`` made."""
+        opened = ctypes.CDLL(str(path))
+        return cls(
+            level,
+            path,
+            attention=Kernel(opened, "atoll_attention", 28, 1),
+            norm=Kernel(opened, "atoll_norm", 13, 1),
+            activation=Kernel(opened, "atoll_activation", 9, 0),
+            rope=Kernel(opened, "atoll_rope", 22, 0),
+        )
+
+
+@cache
+def library() -> Library | None:
+    """The kernels for this machine, compiled if need be; None without a compiler.
+
+    ``ATOLL_CPU_ISA`` (portable, avx2, avx512, avx512_bf16) forces an instruction set.
+    """
+    found = _load()
+    if isinstance(found, str):
+        logger.warning("no native CPU kernels, plain torch runs instead: %s", found)
+        return None
+    logger.info("native CPU kernels: %s", found.level.name)
+    return found
+
+
+def status() -> tuple[bool, str]:
+    """Whether native kernels run here, and which, or why not; compiles them if need be."""
+    found = _load()
+    if isinstance(found, str):
+        return False, found
+    return True, f"{found.level.name} ({found.path})"
+
+
+@cache
+def _load() -> Library | str:
+    try:
+        level = choose_level(os.environ.get("ATOLL_CPU_ISA"))
+        return Library.load(level, build(level, openmp()))
+    except (BuildError, OSError) as error:
+        return str(error)
+
+
+def openmp() -> Path | None:
+    """The libgomp that torch brought: a second one would have a second pool of threads."""
+    assert torch.get_num_threads() > 0, "torch is loaded, and its libgomp with it"
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = (line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line)
+    return next((Path(path) for path in paths), None)

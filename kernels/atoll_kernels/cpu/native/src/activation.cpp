@@ -1,0 +1,42 @@
+// Activations of every element, and gated linear units: act(x[:, :n]) * x[:, n:].
+
+#include "rows.h"
+
+using namespace kernels;
+
+namespace {
+
+// Filled by atoll_kernels/cpu/activation.py. out_width: of a row of out; x has twice it if is_gated.
+struct ActivationArgs {
+    int64_t x, out, rows, out_width, x_row, kind, is_gated, is_bf16, threads;
+};
+
+template <class T, class Function>
+void apply(const ActivationArgs& a, const Function& function) {
+    // Activations cost several times what a norm does, element by element.
+    for_rows(a.rows, 4 * a.out_width, a.threads, [&](int64_t r) {
+        const T *gate = (const T*)a.x + r * a.x_row, *up = gate + a.out_width;
+        T* out = (T*)a.out + r * a.out_width;
+        for_vectors(a.out_width, [&](int64_t i, auto n) {
+            Floats y = function(read(gate + i, n));
+            if (a.is_gated) y = rounded(y, gate) * read(up + i, n);
+            write(out + i, y, n);
+        });
+    });
+}
+
+template <class T>
+void choose(const ActivationArgs& a) {
+    switch (a.kind) {  // as numbered in atoll_kernels/cpu/activation.py
+        case 0: return apply<T>(a, [](Floats x) { return gelu(x); });
+        case 1: return apply<T>(a, [](Floats x) { return gelu_tanh(x); });
+        case 2: return apply<T>(a, [](Floats x) { return silu(x); });
+        default: return apply<T>(a, [](Floats x) { return max(Floats{}, x); });
+    }
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) void atoll_activation(const ActivationArgs* args) {
+    args->is_bf16 ? choose<bf16>(*args) : choose<float>(*args);
+}

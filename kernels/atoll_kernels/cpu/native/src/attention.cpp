@@ -1,0 +1,102 @@
+// Attention over packed sequences and over a paged cache: cuts the work into items of similar cost
+// and gives them to threads, the dearest first.
+
+#include "attention.h"
+
+#include <memory>
+
+using namespace kernels;
+
+namespace {
+
+constexpr int64_t kSerial = 1 << 17;   // multiply-adds below which threads cost more than they give
+constexpr int64_t kLeastPart = 512;    // keys of a part, where a sequence's keys are divided
+
+struct Plan {
+    std::vector<Item> items;
+    std::vector<std::pair<Item, int64_t>> divided;  // and how many parts each has
+    int64_t num_parts = 0, cost = 0;
+};
+
+template <class A>
+Plan plan(const A& a, int64_t threads) {
+    const AttentionArgs& args = a.args;
+    int64_t longest = 0, total = 0;
+    for (int64_t s = 0; s < args.num_seqs; ++s) {
+        longest = std::max(longest, a.num_queries(s));
+        total += a.num_queries(s);
+    }
+    // Few sequences: smaller items, so that every thread has some.
+    int64_t most = std::max<int64_t>(1, kMaxRows / a.group);
+    const int64_t share = total * args.num_kv_heads / (4 * threads) + 1;
+    if (threads > 1) most = std::min(most, std::max<int64_t>((share + 7) / 8 * 8, 16));
+    Plan plan;
+    for (int64_t s = 0; s < args.num_seqs; ++s) {
+        const int64_t queries = a.num_queries(s), keys = a.num_keys(s);
+        for (int64_t first = 0; first < queries; first += most)
+            for (int64_t h = 0; h < args.num_kv_heads; ++h) {
+                Item item{(int32_t)s, (int32_t)h, first, std::min(most, queries - first), 0, 0, -1};
+                const int64_t p = keys - queries + first;
+                item.k0 = a.first_key(p);
+                item.k1 = std::max(item.k0, a.end_key(p + item.count - 1, keys));
+                plan.cost += item.cost();
+                plan.items.push_back(item);
+            }
+    }
+    const int64_t wanted = 2 * threads;
+    if (threads > 1 && longest * a.group <= 64 && (int64_t)plan.items.size() < wanted) {
+        std::vector<Item> parts;
+        for (Item item : plan.items) {
+            const int64_t keys = item.k1 - item.k0;
+            const int64_t n = std::min<int64_t>(wanted, keys / kLeastPart);
+            if (n < 2) {
+                parts.push_back(item);
+                continue;
+            }
+            plan.divided.push_back({item, n});
+            plan.divided.back().first.part = plan.num_parts;
+            for (int64_t i = 0; i < n; ++i) {
+                Item part = item;
+                part.k0 = item.k0 + keys * i / n, part.k1 = item.k0 + keys * (i + 1) / n;
+                part.part = plan.num_parts++;
+                parts.push_back(part);
+            }
+        }
+        plan.items = parts;
+    }
+    std::stable_sort(plan.items.begin(), plan.items.end(),
+                     [](const Item& x, const Item& y) { return x.cost() > y.cost(); });
+    return plan;
+}
+
+template <class T, class Policy>
+void attend(const AttentionArgs& args) {
+    const Attention<T, Policy> a{args};
+    const Plan p = plan(a, args.threads);
+    const int64_t rows = kMaxRows, row = a.panels * W;
+    std::vector<float> store(p.num_parts ? p.num_parts * rows * (row + 2) + W : 0);
+    std::vector<Partial> partials;
+    float* next = (float*)(((uintptr_t)store.data() + sizeof(Floats) - 1) & ~(sizeof(Floats) - 1));
+    for (int64_t i = 0; i < p.num_parts; ++i, next += rows * (row + 2))
+        partials.push_back({next + rows * row, next + rows * (row + 1), (Floats*)next});
+    const bool serial = args.threads < 2 || p.cost * a.group * a.D < kSerial;
+    const int64_t count = p.items.size();
+    if (serial) {
+        for (int64_t i = 0; i < count; ++i) a.run(p.items[i], partials.data());
+    } else {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(args.threads)
+        for (int64_t i = 0; i < count; ++i) a.run(p.items[i], partials.data());
+    }
+    for (const auto& [item, parts] : p.divided) a.merge(item, partials.data() + item.part, parts);
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) void atoll_attention(const AttentionArgs* args) {
+#if defined(__AVX512BF16__)
+    if (args->is_bf16) return attend<bf16, Bfloat16>(*args);
+#else
+    if (args->is_bf16) return attend<bf16, Float32>(*args);
+#endif
+    attend<float, Float32>(*args);
+}

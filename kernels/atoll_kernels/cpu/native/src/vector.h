@@ -1,0 +1,174 @@
+// Vectors of floats as wide as the instruction set that this translation unit is compiled for, with
+// the arithmetic that the kernels share. Everything is written with GCC's vector extensions, so that
+// the portable build runs the same code; intrinsics replace what compilers do badly.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace kernels {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(W * 4)));
+typedef int32_t Ints __attribute__((vector_size(W * 4)));
+typedef uint32_t Words __attribute__((vector_size(W * 4)));
+typedef uint16_t Halves __attribute__((vector_size(W * 2)));
+
+struct bf16 {
+    uint16_t bits;
+};
+
+// Element by element, compilers insert sixteen times; hence the intrinsics.
+#if defined(__AVX512F__)
+INLINE Floats splat(float x) { return (Floats)_mm512_set1_ps(x); }
+INLINE Ints splat(int32_t x) { return (Ints)_mm512_set1_epi32(x); }
+#elif defined(__AVX2__)
+INLINE Floats splat(float x) { return (Floats)_mm256_set1_ps(x); }
+INLINE Ints splat(int32_t x) { return (Ints)_mm256_set1_epi32(x); }
+#else
+INLINE Floats splat(float x) { return Floats{x, x, x, x}; }
+INLINE Ints splat(int32_t x) { return Ints{x, x, x, x}; }
+#endif
+
+INLINE Ints iota(int32_t start) {
+    alignas(64) static constexpr int32_t kUp[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                    8, 9, 10, 11, 12, 13, 14, 15};
+    Ints r;
+    std::memcpy(&r, kUp, sizeof r);
+    return r + splat(start);
+}
+
+template <class V>
+INLINE V load_raw(const void* p) {
+    V r;
+    std::memcpy(&r, p, sizeof r);
+    return r;
+}
+
+template <class V>
+INLINE void store_raw(void* p, V v) {
+    std::memcpy(p, &v, sizeof v);
+}
+
+// The first n < W elements of a vector of Size-byte elements; the rest is zero.
+template <class V, int Size>
+INLINE V load_some(const void* p, int64_t n) {
+    V r = {};
+    std::memcpy(&r, p, n * Size);
+    return r;
+}
+
+INLINE Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
+
+// Round to nearest, ties to even, as the hardware's conversion does.
+INLINE Halves narrow(Floats x) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#else
+    Words u = (Words)x;
+    u += 0x7fff + ((u >> 16) & 1);
+    return __builtin_convertvector(u >> 16, Halves);
+#endif
+}
+
+INLINE Floats load(const float* p) { return load_raw<Floats>(p); }
+INLINE Floats load(const bf16* p) { return widen(load_raw<Halves>(p)); }
+INLINE Floats load(const float* p, int64_t n) { return load_some<Floats, 4>(p, n); }
+INLINE Floats load(const bf16* p, int64_t n) { return widen(load_some<Halves, 2>(p, n)); }
+INLINE void store(float* p, Floats x) { store_raw(p, x); }
+INLINE void store(bf16* p, Floats x) { store_raw(p, narrow(x)); }
+INLINE void store(float* p, Floats x, int64_t n) { std::memcpy(p, &x, n * 4); }
+INLINE void store(bf16* p, Floats x, int64_t n) {
+    Halves h = narrow(x);
+    std::memcpy(p, &h, n * 2);
+}
+
+// What x becomes when it is stored as T and read again.
+INLINE Floats rounded(Floats x, const float*) { return x; }
+INLINE Floats rounded(Floats x, const bf16*) { return widen(narrow(x)); }
+
+INLINE Floats max(Floats a, Floats b) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+INLINE Floats min(Floats a, Floats b) { return -max(-a, -b); }
+INLINE Floats abs(Floats x) { return (Floats)((Ints)x & splat(0x7fffffff)); }
+
+#if defined(__AVX512F__)
+INLINE float sum(Floats x) { return _mm512_reduce_add_ps((__m512)x); }
+INLINE float largest(Floats x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
+INLINE float sum(Floats x) {
+    float r = 0;
+    for (int i = 0; i < W; ++i) r += x[i];
+    return r;
+}
+INLINE float largest(Floats x) {
+    float r = x[0];
+    for (int i = 1; i < W; ++i) r = x[i] > r ? x[i] : r;
+    return r;
+}
+#endif
+
+// 2^x for x <= 127; below -126 it stays at 2^-126. Taylor to degree 6: relative error 2e-7.
+INLINE Floats exp2(Floats x) {
+    const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    x = max(splat(-126.0f), x);  // in this order NaN stays NaN
+    Floats shifted = x + magic;
+    Floats f = x - (shifted - magic);
+    Floats p = splat(1.5403530e-4f);
+    p = p * f + splat(1.3333558e-3f);
+    p = p * f + splat(9.6181291e-3f);
+    p = p * f + splat(5.5504109e-2f);
+    p = p * f + splat(2.4022651e-1f);
+    p = p * f + splat(6.9314718e-1f);
+    p = p * f + splat(1.0f);
+    return (Floats)((Ints)p + ((Ints)shifted << 23));
+}
+
+constexpr float kLog2e = 1.44269504f;
+
+INLINE Floats sigmoid(Floats x) {
+    Floats t = exp2(max(splat(-80.0f), x) * splat(-kLog2e));
+    return splat(1.0f) / (splat(1.0f) + t);
+}
+
+INLINE Floats silu(Floats x) { return x * sigmoid(x); }
+
+// 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+INLINE Floats gelu_tanh(Floats x) {
+    return x * sigmoid(splat(1.59576912f) * x * (splat(1.0f) + splat(0.044715f) * x * x));
+}
+
+// x (1 + erf(x / sqrt 2)) / 2; erf by Abramowitz & Stegun 7.1.26, absolute error 1.5e-7.
+INLINE Floats gelu(Floats x) {
+    Floats z = abs(x) * splat(0.70710678f);
+    Floats t = splat(1.0f) / (splat(1.0f) + splat(0.3275911f) * z);
+    Floats p = splat(1.061405429f);
+    p = p * t + splat(-1.453152027f);
+    p = p * t + splat(1.421413741f);
+    p = p * t + splat(-0.284496736f);
+    p = p * t + splat(0.254829592f);
+    Floats tail = splat(0.5f) * p * t * exp2(z * z * splat(-kLog2e));  // half of erfc(|x| / sqrt 2)
+    return x > splat(0.0f) ? x - x * tail : x * tail;
+}
+
+}  // namespace kernels

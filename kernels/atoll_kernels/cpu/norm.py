@@ -1,0 +1,53 @@
+"""LayerNorm and RMSNorm by the native kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atoll_kernels.cpu.native import library
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, residual: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """See ``atoll_kernels.layer_norm``."""
+    return _norm(x, weight, bias, eps, residual, is_rms=False)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """See ``atoll_kernels.rms_norm``."""
+    return _norm(x, weight, None, eps, residual, is_rms=True)
+
+
+def _norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, residual: Tensor | None,
+    is_rms: bool,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+    """Rows may be strided; everything has the dtype of x."""
+    native = library()
+    dtype = x.dtype
+    if native is None or dtype not in _DTYPES or x.dim() != 2 or x.stride(1) != 1:
+        return None
+    if weight is not None and weight.dtype != dtype or bias is not None and bias.dtype != dtype:
+        return None
+    rows, width = x.shape
+    out, total, residual_row = torch.empty(rows, width, dtype=dtype), x, 0
+    if residual is not None:
+        if residual.dtype != dtype or residual.shape != x.shape or residual.stride(1) != 1:
+            return None
+        total, residual_row = torch.empty(rows, width, dtype=dtype), residual.stride(0)
+    native.norm(
+        x.data_ptr(), _address(residual), _address(weight), _address(bias), out.data_ptr(),
+        total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms,
+        dtype == torch.bfloat16, torch.get_num_threads(), eps,
+    )  # fmt: skip
+    return out, total
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

@@ -1,0 +1,83 @@
+"""Rotary embedding and the store of keys and values by one native kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atoll_kernels.cpu.native import library
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
+    """See ``atoll_kernels.apply_rope``."""
+    native = library()
+    if native is None or not _fits(x, x, x) or not _tables_fit(cos, sin):
+        return None
+    tokens, num_heads, head_dim = x.shape
+    token, head, _ = x.stride()
+    native.rope(
+        x.data_ptr(), 0, 0, positions.data_ptr(), cos.data_ptr(), sin.data_ptr(), 0, 0, 0,
+        token, head, 0, 0, 0, 0, tokens, num_heads, 0, head_dim, cos.shape[1],
+        x.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
+    return x
+
+
+def write_kv(
+    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+) -> bool | None:
+    """See ``atoll_kernels.write_kv``."""
+    native = library()
+    if native is None or not _fits(k, k, v) or not _cache_fits(k, k_cache, v_cache):
+        return None
+    tokens, num_kv_heads, head_dim = k.shape
+    native.rope(
+        0, k.data_ptr(), v.data_ptr(), 0, 0, 0,
+        k_cache.data_ptr(), v_cache.data_ptr(), slot_mapping.data_ptr(),
+        0, 0, *k.stride()[:2], *v.stride()[:2], tokens, 0, num_kv_heads, head_dim, 0,
+        k.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
+    return True
+
+
+def rope_write_kv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> bool | None:
+    """See ``atoll_kernels.rope_write_kv``."""
+    native = library()
+    if native is None or not _fits(q, k, v) or not _tables_fit(cos, sin):
+        return None
+    if not _cache_fits(k, k_cache, v_cache):
+        return None
+    tokens, num_heads, head_dim = q.shape
+    native.rope(
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), positions.data_ptr(), cos.data_ptr(),
+        sin.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), slot_mapping.data_ptr(),
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], tokens, num_heads, k.shape[1],
+        head_dim, cos.shape[1], q.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
+    return True
+
+
+def _fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
+        return False
+    return q.stride(2) == k.stride(2) == v.stride(2) == 1
+
+
+def _tables_fit(cos: Tensor, sin: Tensor) -> bool:
+    return cos.dtype == torch.float32 and cos.is_contiguous() and sin.is_contiguous()
+
+
+def _cache_fits(k: Tensor, k_cache: Tensor, v_cache: Tensor) -> bool:
+    return k_cache.dtype == k.dtype and k_cache.is_contiguous() and v_cache.is_contiguous()

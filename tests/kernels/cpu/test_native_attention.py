@@ -1,0 +1,155 @@
+"""Native attention, packed and paged, against float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from native import LEVELS, native_level
+from torch import Tensor
+
+from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.cpu import attention
+
+DTYPES = (torch.float32, torch.bfloat16)
+TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2e-2}
+LENGTHS = [0, 1, 7, 261, 33]
+PLAIN: dict[str, Any] = {
+    "scale": 0.125, "causal": False, "window": None, "alibi_slopes": None, "relative_bias": None,
+}  # fmt: skip
+SHAPES = [(4, 4, 32), (6, 2, 80), (48, 1, 64), (3, 3, 256), (12, 12, 10)]
+VARIANTS = ["full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative"]
+
+
+@pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)
+def _level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    native_level(request.param, monkeypatch)
+    torch.manual_seed(0)
+    yield
+
+
+def cu(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
+
+
+def options(variant: str, num_heads: int, head_dim: int = 64) -> dict[str, Any]:
+    """Keyword arguments; a window that is shorter than any block, slopes of any head count."""
+    chosen = dict(PLAIN, causal="causal" in variant, scale=head_dim**-0.5)
+    if "window" in variant:
+        chosen["window"] = 5
+    if "alibi" in variant:
+        chosen["alibi_slopes"] = alibi_slopes(num_heads)
+    if variant == "relative":
+        chosen["relative_bias"] = torch.randn(num_heads, 41)
+    return chosen
+
+
+def expected(q: Tensor, k: Tensor, v: Tensor, o: Mapping[str, Any]) -> Tensor:
+    """One sequence in float64: (queries, heads, head_dim), the last positions of the keys."""
+    queries, keys = q.shape[0], k.shape[0]
+    k, v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * o["scale"]
+    offset = torch.arange(keys) - torch.arange(keys - queries, keys).unsqueeze(1)
+    if o["alibi_slopes"] is not None:
+        scores -= o["alibi_slopes"].double().view(-1, 1, 1) * offset.abs()
+    if o["relative_bias"] is not None:
+        reach = o["relative_bias"].shape[1] // 2
+        scores += o["relative_bias"].double()[:, offset.clamp(-reach, reach) + reach]
+    if o["causal"]:
+        scores = scores.masked_fill(offset > 0, -math.inf)
+    if o["window"] is not None:
+        scores = scores.masked_fill(offset.abs() >= o["window"], -math.inf)
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1).nan_to_num(0), v)
+
+
+def check(out: Tensor | None, wide: Tensor, dtype: torch.dtype) -> None:
+    assert out is not None and out.dtype == dtype and out.is_contiguous()
+    error = (out.double() - wide).abs()
+    assert not error.numel() or error.max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_packed(shape: tuple[int, int, int], variant: str, dtype: torch.dtype) -> None:
+    """Views of a fused projection, sequences of no and one token between others."""
+    num_heads, num_kv_heads, head_dim = shape
+    qkv = torch.randn(sum(LENGTHS), num_heads + 2 * num_kv_heads, head_dim).to(dtype)
+    q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    o, bounds = options(variant, num_heads, head_dim), cu(LENGTHS)
+    out = attention.varlen_attention(q, k, v, bounds, bounds, **o)
+    sequences = zip(q.split(LENGTHS), k.split(LENGTHS), v.split(LENGTHS), strict=True)
+    parts = [expected(*x, o) for x in sequences]
+    check(out, torch.cat(parts), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packed_with_fewer_queries_than_keys(dtype: torch.dtype) -> None:
+    """Queries are the last positions; a sequence without keys is zero."""
+    queries, keys = [2, 5, 3], [9, 0, 600]
+    q = torch.randn(sum(queries), 4, 64).to(dtype)
+    k, v = torch.randn(2, sum(keys), 2, 64).to(dtype)
+    for variant in ("full", "causal", "causal-window"):
+        o = options(variant, 4)
+        out = attention.varlen_attention(q, k, v, cu(queries), cu(keys), **o)
+        parts = [
+            expected(*x, o) if len(x[1]) else torch.zeros_like(x[0]).double()
+            for x in zip(q.split(queries), k.split(keys), v.split(keys), strict=True)
+        ]
+        check(out, torch.cat(parts), dtype)
+
+
+CASES = {
+    "decode": ((9, 3, 64), [1, 1, 1, 1], [1, 40, 0, 700]),
+    "mixed": ((12, 1, 80), [1, 5, 1, 90], [17, 9, 33, 400]),
+    "one-long": ((4, 2, 64), [1], [3000]),
+    "draft-long": ((6, 1, 128), [4, 1], [2100, 1]),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("window", "alibi")])
+@pytest.mark.parametrize("case", CASES)
+def test_paged(case: str, variant: str, dtype: torch.dtype) -> None:
+    """Blocks in random order; what lies behind a sequence's end, and unused blocks, is NaN."""
+    (num_heads, num_kv_heads, head_dim), queries, keys = CASES[case]
+    size, counts = 16, [-(-n // 16) for n in keys]
+    order = torch.randperm(sum(counts) + 2).int()
+    table = torch.full((len(keys), max(counts) + 1), -1, dtype=torch.int32)
+    caches = torch.full((2, len(order), size, num_kv_heads, head_dim), math.nan, dtype=dtype)
+    q = torch.randn(sum(queries), num_heads, head_dim).to(dtype)
+    o, parts, first = options(variant, num_heads, head_dim), [], 0
+    for row, (count, length, rows) in enumerate(zip(counts, keys, q.split(queries), strict=True)):
+        table[row, :count] = order[first : first + count]
+        first += count
+        kv = torch.randn(2, length, num_kv_heads, head_dim).to(dtype)
+        positions = torch.arange(length)
+        caches[:, table[row, positions // size].long(), positions % size] = kv
+        if o["window"] is not None:
+            # Blocks that no query sees any more may have been given back.
+            table[row, : max(0, (length - len(rows) - o["window"] + 1) // size)] = -1
+        parts.append(expected(rows, kv[0], kv[1], o))
+    lengths = torch.tensor(keys, dtype=torch.int32)
+    out = attention.paged_attention(q, caches[0], caches[1], table, cu(queries), lengths, **o)
+    check(out, torch.cat(parts), dtype)
+
+
+def test_nan_reaches_the_output_of_its_sequence_alone() -> None:
+    """A model that overflows must not answer with numbers."""
+    q = torch.randn(12, 2, 64)
+    q[3] = math.nan
+    out = attention.varlen_attention(q, q, q, cu([6, 6]), cu([6, 6]), **PLAIN)
+    assert out is not None
+    assert bool(out[3].isnan().all()) and not bool(out[6:].isnan().any())
+
+
+def test_what_it_declines() -> None:
+    q = torch.randn(4, 2, 64)
+    bounds = cu([4])
+    half = q.half()
+    assert attention.varlen_attention(half, half, half, bounds, bounds, **PLAIN) is None
+    odd = torch.randn(4, 2, 63)
+    assert attention.varlen_attention(odd, odd, odd, bounds, bounds, **PLAIN) is None
