@@ -6,7 +6,6 @@ sparse vectors.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def served() -> Iterator[Served]:
     """The embedder and the generator that come as packages."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with ServerProcess.embedded(exit_timeout_s=3, watch_interval_s=0.0) as server:
+    # Not in this process, whose Hugging Face clients would then refuse to call anything.
+    environment = {"HF_HUB_OFFLINE": "1"}
+    options = {"exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": environment}
+    with ServerProcess.embedded(**options) as server:
         yield from _with_gateway(server)
 
 

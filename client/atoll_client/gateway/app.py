@@ -109,6 +109,8 @@ class Gateway:
             request.body = await self._read(request, receive)
             async with _cancelled_with_client(receive):
                 return await self._run(request, send)
+        except _ClientLeft:
+            raise
         except AtollError as error:
             return await _send_reply(request, dialects.explain(request, error), send)
         except Exception as error:
