@@ -1,0 +1,112 @@
+"""Clients that leave: whatever route, streamed or not, before the first token or after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from typing import Any
+
+import httpx
+from gateways import GENERATOR, Served
+
+LONG: Any = {"max_new_tokens": 2000, "do_sample": True}
+CHAT: Any = {
+    "model": GENERATOR, "max_tokens": 2000, "messages": [{"role": "user", "content": "Count."}],
+}  # fmt: skip
+REQUESTS: list[tuple[str, Any]] = [
+    ("/generate", {"inputs": "One, two,", "parameters": LONG}),
+    ("/generate_stream", {"inputs": "One, two,", "parameters": LONG}),
+    ("/v1/chat/completions", CHAT),
+    ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ("/v1/chat/completions", {**CHAT, "stream": True, "n": 2}),
+    ("/v1/completions", {"prompt": ["One, two,", "A, b,"], "max_tokens": 2000}),
+]
+GAUGES = ("atoll_requests_running", "atoll_requests_waiting", "atoll_kv_usage")
+
+
+def _values(http: httpx.Client) -> dict[str, float]:
+    found = {}
+    for line in http.get("/metrics").text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if not line.startswith("#"):
+            found[name] = float(value)
+    return found
+
+
+def _gauges(http: httpx.Client) -> dict[str, float]:
+    values = _values(http)
+    return {name: values[f'{name}{{model="{GENERATOR}"}}'] for name in GAUGES}
+
+
+async def _leave(port: int, path: str, body: Any, after_s: float, is_rude: bool) -> None:
+    """Sends a request and closes the connection: in order, or by a reset."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+    await writer.drain()
+    await asyncio.sleep(after_s)
+    if is_rude:
+        writer.transport.abort()
+    else:
+        writer.close()
+
+
+def test_a_hundred_clients_that_leave_leave_nothing_behind(
+    served: Served, http: httpx.Client
+) -> None:
+    chance = random.Random(3)
+    port = served.gateway.options.port
+
+    async def all_at_once() -> dict[str, float]:
+        work = [
+            asyncio.create_task(
+                _leave(port, *REQUESTS[i % len(REQUESTS)], chance.random(), i % 2 == 0)
+            )
+            for i in range(100)
+        ]
+        await asyncio.sleep(0.4)
+        during = await asyncio.to_thread(_gauges, http)
+        await asyncio.gather(*work)
+        return during
+
+    before = _values(http)
+    during = asyncio.run(all_at_once())
+    assert during["atoll_requests_running"] > 0 and during["atoll_kv_usage"] > 0
+    ended = time.monotonic()
+    while any(_gauges(http).values()):
+        assert time.monotonic() - ended < 1.0, _gauges(http)
+        time.sleep(0.02)
+    took = time.monotonic() - ended
+
+    after = _values(http)
+    dropped = 'tgi_request_failure{err="dropped"}'
+    assert after[dropped] - before.get(dropped, 0) == 100, took
+    assert http.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 1}})
+
+
+def test_a_client_that_leaves_while_it_sends(served: Served, http: httpx.Client) -> None:
+    async def half() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.gateway.options.port)
+        writer.write(b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        await writer.drain()
+        writer.transport.abort()
+
+    asyncio.run(half())
+    assert http.get("/health").status_code == 200
+
+
+def test_embeddings_that_nobody_waits_for(served: Served, http: httpx.Client) -> None:
+    """A unary call is cancelled too: what waits in a queue behind it is not held up for long."""
+    body = {"inputs": ["word " * 200] * 32}
+
+    async def flood() -> None:
+        await asyncio.gather(
+            *(_leave(served.gateway.options.port, "/embed", body, 0.05, True) for _ in range(6))
+        )
+
+    asyncio.run(flood())
+    assert len(http.post("/embed", json={"inputs": "a"}, timeout=20).json()) == 1
+    assert _values(http)['te_request_failure{err="dropped"}'] >= 1
