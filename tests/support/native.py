@@ -13,7 +13,7 @@ from atoll_kernels.cpu.native.library import Library, openmp
 
 # What every machine runs, and the best of this one.
 LEVELS = tuple(dict.fromkeys((ALL[-1], choose_level(None))))
-MODULES = ("attention", "norm", "activation", "rope")
+MODULES = ("attention", "norm", "activation", "rope", "linear_native")
 
 
 @cache

@@ -9,8 +9,8 @@ from atoll_kernels.cpu.native import library
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
-# As numbered in native/src/activation.cpp; a name that is not here is left to torch.
-_KINDS = {
+# As numbered in native/src/epilogue.h; a name that is not here is left to torch.
+KINDS = {
     "gelu": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "silu": 2, "swish": 2,
     "relu": 3,
 }  # fmt: skip
@@ -30,7 +30,7 @@ def gated_activation(x: Tensor, activation: str) -> Tensor | None:
 
 
 def _run(x: Tensor, activation: str, is_gated: bool) -> Tensor | None:
-    native, kind = library(), _KINDS.get(activation)
+    native, kind = library(), KINDS.get(activation)
     if native is None or kind is None or x.dtype not in _DTYPES:
         return None
     rows, width = x.shape

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from atoll_kernels.cpu import linear_float, linear_int4, linear_int8
+from atoll_kernels.cpu import linear_float, linear_int4, linear_int8, linear_native
 from atoll_kernels.linear import PackedLinear
 
 _FORWARD: dict[str, Callable[[Tensor, PackedLinear, str | None], Tensor]] = {
     linear_float.LAYOUT: linear_float.linear,
     linear_int8.LAYOUT: linear_int8.linear,
+    linear_native.LAYOUT: linear_native.linear,
     linear_int4.LAYOUT: linear_int4.linear,
 }
 
@@ -21,7 +22,7 @@ def pack_linear(
     if scheme == "dense":
         return linear_float.pack(weight, bias)
     packed = linear_int4.pack(weight, bias, group_size) if scheme == "int4" else None
-    return packed or linear_int8.pack(weight, bias)
+    return packed or linear_native.pack(weight, bias) or linear_int8.pack(weight, bias)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:

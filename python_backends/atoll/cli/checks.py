@@ -143,14 +143,23 @@ def torch(_: Machine) -> Iterator[Finding]:
 
 def compilers(_: Machine) -> Iterator[Finding]:
     """Native CPU kernels are compiled on the machine that runs them."""
-    found = [path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))]
-    if found:
-        yield Finding("C++ compiler", "ok", found[0])
-    else:
+    found = [path for name in ("g++", "c++") if (path := shutil.which(name))]
+    if not found:
         yield Finding(
             "C++ compiler", "warn", "none; plain torch runs instead of native CPU kernels",
             "Debian, Ubuntu: apt-get install g++",
         )  # fmt: skip
+        return
+    yield Finding("C++ compiler", "ok", found[0])
+    from atoll_kernels.cpu.native import status
+
+    works, text = status()
+    if works:
+        yield Finding("native CPU kernels", "ok", text)
+    else:
+        yield Finding(
+            "native CPU kernels", "warn", f"{text}; plain torch runs instead", "see the message"
+        )
 
 
 def cpu(_: Machine) -> Iterator[Finding]:

@@ -96,8 +96,8 @@ def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int
     weight, bias = _layer(*shape, dtype)
     codes, scales = linear_int8.quantize_weight(weight)
     for added in (None, bias):
-        packed = kernels.pack_linear(weight, added, "int8")
-        assert packed.layout == linear_int8.LAYOUT
+        packed = linear_int8.pack(weight, added)
+        assert packed is not None
         for num_rows in ROWS:
             x = _rows(num_rows, shape[1], dtype)
             rows, row_scales = linear_int8.quantize_rows(x, 127)
@@ -105,7 +105,7 @@ def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int
             sums = products * row_scales.double() * scales.double()
             sums = sums if added is None else sums + added.double()
             for activation in REFERENCES if num_rows in (0, 3, 33) else (None,):
-                found = kernels.linear(x, packed, activation)
+                found = linear_int8.linear(x, packed, activation)
                 _close(found, REFERENCES[activation](sums), dtype)
 
 
@@ -124,10 +124,11 @@ def test_int8_without_vnni_cannot_saturate(monkeypatch: pytest.MonkeyPatch) -> N
     """Two products of the largest codes fit into 16 bits, which AVX2 adds them in."""
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     weight, _ = _layer(33, 70, torch.float32)
-    packed = kernels.pack_linear(weight, None, "int8")
+    packed = linear_int8.pack(weight, None)
+    assert packed is not None
     rows, _ = linear_int8.quantize_rows(_rows(9, 70), packed.extra["levels"])
     assert int(rows.max()) * 127 * 2 < 2**15
-    found, wanted = kernels.linear(_rows(9, 70), packed), _rows(9, 70) @ weight.t()
+    found, wanted = linear_int8.linear(_rows(9, 70), packed, None), _rows(9, 70) @ weight.t()
     assert float((found - wanted).abs().max()) < 0.1
 
 
@@ -178,7 +179,7 @@ def test_int4_steps_are_the_best_of_their_ranges() -> None:
 @pytest.mark.parametrize("shape", [(33, 64), (64, 70), (1, 1)])
 def test_shapes_that_4_bits_do_not_take_get_8(shape: tuple[int, int]) -> None:
     packed = kernels.pack_linear(*_layer(*shape, torch.float32), "int4")
-    assert packed.layout == linear_int8.LAYOUT
+    assert packed.scheme == "int8"
 
 
 @pytest.mark.parametrize("act_order", [False, True])

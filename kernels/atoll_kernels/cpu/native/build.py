@@ -24,7 +24,8 @@ SOURCES = Path(__file__).parent / "src"
 # Products and sums may be fused; nothing else about floats is loosened: NaN must stay NaN.
 _FLAGS = (
     "-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
-    "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-psabi",
+    "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized", "-Wno-psabi",
 )  # fmt: skip
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mavx2")
 

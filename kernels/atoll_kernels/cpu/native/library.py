@@ -35,7 +35,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Library:
-    """Kernels of one instruction set; the structs are in the sources, under the same names."""
+    """Kernels of one instruction set; the structs are in the sources, under the same names.
+
+    width: floats in a vector.
+    """
 
     level: Level
     path: Path
@@ -43,6 +46,13 @@ class Library:
     norm: Kernel
     activation: Kernel
     rope: Kernel
+    int8: Kernel
+    width: int
+
+    @property
+    def has_vnni(self) -> bool:
+        """Whether products of bytes have an instruction of their own."""
+        return "avx512_vnni" in self.level.needs
 
     @classmethod
     def load(cls, level: Level, path: Path) -> Library:
@@ -55,6 +65,8 @@ class Library:
             norm=Kernel(opened, "atoll_norm", 13, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
+            int8=Kernel(opened, "atoll_int8", 13, 0),
+            width=opened.atoll_width(),
         )
 
 

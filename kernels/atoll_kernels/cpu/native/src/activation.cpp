@@ -1,5 +1,6 @@
 // Activations of every element, and gated linear units: act(x[:, :n]) * x[:, n:].
 
+#include "epilogue.h"
 #include "rows.h"
 
 using namespace kernels;
@@ -27,12 +28,7 @@ void apply(const ActivationArgs& a, const Function& function) {
 
 template <class T>
 void choose(const ActivationArgs& a) {
-    switch (a.kind) {  // as numbered in atoll_kernels/cpu/activation.py
-        case 0: return apply<T>(a, [](Floats x) { return gelu(x); });
-        case 1: return apply<T>(a, [](Floats x) { return gelu_tanh(x); });
-        case 2: return apply<T>(a, [](Floats x) { return silu(x); });
-        default: return apply<T>(a, [](Floats x) { return max(Floats{}, x); });
-    }
+    with_activation(a.kind, [&](const auto& function) { apply<T>(a, function); });
 }
 
 }  // namespace

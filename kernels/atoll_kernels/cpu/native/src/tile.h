@@ -27,6 +27,22 @@ struct Bfloat16 {
 };
 #endif
 
+// Unsigned bytes of A, signed bytes of B, sums in 32 bits: nothing saturates.
+struct Int8 {
+    using Acc = Ints;
+    static constexpr int kPerWord = 4;
+    static INLINE Ints step(Ints acc, uint32_t a, Words b) {
+#if defined(__AVX512VNNI__)
+        return (Ints)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)splat((int32_t)a), (__m512i)b);
+#else
+#pragma GCC unroll 4
+        for (int i = 0; i < 32; i += 8)
+            acc += splat((int32_t)(a >> i & 255)) * ((Ints)(b << (24 - i)) >> 24);
+        return acc;
+#endif
+    }
+};
+
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8;
 #else

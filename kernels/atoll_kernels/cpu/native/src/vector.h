@@ -24,6 +24,7 @@ constexpr int W = 4;
 typedef float Floats __attribute__((vector_size(W * 4)));
 typedef int32_t Ints __attribute__((vector_size(W * 4)));
 typedef uint32_t Words __attribute__((vector_size(W * 4)));
+typedef uint8_t Bytes __attribute__((vector_size(W)));
 typedef uint16_t Halves __attribute__((vector_size(W * 2)));
 
 struct bf16 {
