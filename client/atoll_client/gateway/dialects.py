@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll_client.errors import AtollError, Overloaded, Unauthorized
+from atoll_client.errors import (
+    AtollError,
+    EmptyInputError,
+    Overloaded,
+    Unauthorized,
+    ValidationError,
+)
 from atoll_client.gateway.http import Reply, Request, dump
 
 _TEI = {
     "validation": "Validation", "empty": "Empty", "backend": "Backend", "overloaded": "Overloaded",
     "unhealthy": "Unhealthy", "generation": "Backend", "not_found": "Validation",
+    "incomplete_generation": "Backend",
     "timeout": "Backend", "cancelled": "Backend", "authentication": "Unauthorized",
 }  # fmt: skip
 _OPENAI = {
@@ -30,8 +37,10 @@ def explain(request: Request, error: AtollError) -> Reply:
         headers["retry-after"] = "1"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    # TGI says 422 for an empty input as for anything else that is wrong with a request.
     status = error.http_status
+    if dialect == "tgi" and isinstance(error, EmptyInputError):
+        # There, an empty input is like anything else that is wrong with a request.
+        status = ValidationError.http_status
     return Reply(dump(body(dialect, error)), status, headers=headers)
 
 

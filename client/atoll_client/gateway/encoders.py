@@ -48,7 +48,7 @@ async def embed(
     pool = request.gateway.pool
 
     async def part(some: Sequence[str]) -> Embeddings:
-        answer = await pool.infer(tasks.embed(model.name, some, parameters))
+        answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
         return tasks.read_embeddings(answer)
 
     parts = await _in_parts(texts, model.max_client_batch_size, part)
@@ -69,7 +69,8 @@ async def embed_all(
     asked = {**parameters, "return_token_embeddings": True}
 
     async def part(some: Sequence[str]) -> list[Floats]:
-        return tasks.read_token_vectors(await pool.infer(tasks.embed(model.name, some, asked)))
+        answer = await pool.infer(tasks.embed(model.name, some, asked), request.metadata)
+        return tasks.read_token_vectors(answer)
 
     parts = await _in_parts(texts, model.max_client_batch_size, part)
     return [rows for part in parts for rows in part]
@@ -83,9 +84,8 @@ async def embed_sparse(
     pool = request.gateway.pool
 
     async def part(some: Sequence[str]) -> tuple[list[SparseVector], int]:
-        rows, counts = tasks.read_sparse(
-            await pool.infer(tasks.embed(model.name, some, parameters))
-        )
+        answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
+        rows, counts = tasks.read_sparse(answer)
         return rows, int(counts.sum())
 
     parts = await _in_parts(texts, model.max_client_batch_size, part)
@@ -99,7 +99,9 @@ async def rerank(
     pool = request.gateway.pool
 
     async def part(some: Sequence[str]) -> tuple[Floats, int]:
-        answer = await pool.infer(tasks.rerank(model.name, query, some, parameters))
+        answer = await pool.infer(
+            tasks.rerank(model.name, query, some, parameters), request.metadata
+        )
         scores, counts = tasks.read_scores(answer)
         return scores.reshape(-1), int(counts.sum())
 
@@ -122,7 +124,9 @@ async def classify(
     async def part(some: Sequence[tuple[int, str, str | None]]) -> tuple[Any, Floats, int]:
         firsts = [first for _, first, _ in some]
         seconds = [second for _, _, second in some if second is not None] or None
-        answer = await pool.infer(tasks.classify(model.name, firsts, seconds, parameters))
+        answer = await pool.infer(
+            tasks.classify(model.name, firsts, seconds, parameters), request.metadata
+        )
         scores, counts = tasks.read_scores(answer)
         return [index for index, _, _ in some], scores, int(counts.sum())
 

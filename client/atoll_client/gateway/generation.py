@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll_client import messages, tasks
-from atoll_client.errors import NotReady
+from atoll_client.errors import AtollError
 from atoll_client.gateway.http import Request
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
+
+
+class Incomplete(AtollError):
+    """A generation without its last token: the model ended it, and did not say why."""
+
+    error_type = "incomplete_generation"
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,15 @@ async def stream(request: Request, job: Job) -> AsyncGenerator[Chunk, None]:
         job.model.name, job.prompt, job.sampling, stream=True, wanted=job.wanted,
         request_id=request.request_id,
     )  # fmt: skip
-    async with contextlib.aclosing(request.gateway.pool.stream(message)) as responses:
+    ended = False
+    responses = request.gateway.pool.stream(message, request.metadata)
+    async with contextlib.aclosing(responses):
         async for response in responses:
             for chunk in messages.read_chunks(response):
+                ended = ended or bool(chunk.finish_reason)
                 yield chunk
+    if not ended:
+        raise Incomplete("the answer ended before it was complete")
 
 
 async def complete(request: Request, job: Job) -> list[Chunk]:
@@ -51,11 +62,12 @@ async def complete(request: Request, job: Job) -> list[Chunk]:
         request_id=request.request_id,
     )  # fmt: skip
     found: list[Chunk] = []
-    async with contextlib.aclosing(request.gateway.pool.stream(message)) as responses:
+    responses = request.gateway.pool.stream(message, request.metadata)
+    async with contextlib.aclosing(responses):
         async for response in responses:
             found += messages.read_chunks(response)
-    if not found:
-        raise NotReady("the model gave no answer")
+    if not found or not found[-1].finish_reason:
+        raise Incomplete("the answer ended before it was complete")
     return found
 
 

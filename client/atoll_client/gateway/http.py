@@ -28,6 +28,7 @@ class Request:
     """One HTTP request. ``model``: from the path ``/{model}/...``, else None.
 
     route: what it matched. labels: filled by the handler for metrics and spans.
+    trace: ``traceparent`` of the gateway's own span, if it makes one; else the client's is used.
     """
 
     gateway: Gateway
@@ -40,6 +41,12 @@ class Request:
     model: str | None = None
     route: Route | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] | None = None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call to a server: whose trace it belongs to."""
+        return tuple((self.trace or _trace_of(self.headers)).items())
 
 
 @dataclass(slots=True)
@@ -84,6 +91,12 @@ class Route:
     body: type[BaseModel] | None = None
     public: bool = False
     example: Any = None
+
+
+def _trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+    if "traceparent" not in headers:
+        return {}
+    return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
 
 
 def dump(value: Any) -> bytes:

@@ -41,6 +41,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
 )
 _PROBE_S = 5.0
+Metadata = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Server:
         await self._channel.close()
 
     async def stream(
-        self, message: Message, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
+        self, message: Message, timeout_s: float, metadata: Metadata = ()
     ) -> AsyncGenerator[Message, None]:
         """Responses of a decoupled model. Leaving the loop early cancels the work."""
         call = self._stream(timeout=timeout_s, metadata=(*_STRICT, *metadata))
@@ -104,9 +105,7 @@ class Server:
         finally:
             call.cancel()
 
-    async def unary(
-        self, message: Message, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
-    ) -> Message:
+    async def unary(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
         """The response of a model that gives exactly one."""
         try:
             return await self.infer(message, timeout=timeout_s, metadata=tuple(metadata) or None)
@@ -211,12 +210,12 @@ class Pool:
         ready = [server for server in self.servers if server.is_ready]
         return {n: served.info for server in ready for n, served in server.models.items()}
 
-    async def infer(self, message: Message) -> Message:
+    async def infer(self, message: Message, metadata: Metadata = ()) -> Message:
         """One response from an encoder."""
         async for server in self._candidates(message.model_name):
             with _counted(server):
                 try:
-                    return await server.unary(message, self._timeout_s)
+                    return await server.unary(message, self._timeout_s, metadata)
                 except Unreached:
                     continue
         raise NotReady("no server is ready")
@@ -229,13 +228,15 @@ class Pool:
             return messages.read_control(await server.ask(message, is_batched, self._timeout_s))
         raise NotReady("no server is ready")
 
-    async def stream(self, message: Message) -> AsyncGenerator[Message, None]:
+    async def stream(
+        self, message: Message, metadata: Metadata = ()
+    ) -> AsyncGenerator[Message, None]:
         """Responses of a generator."""
         async for server in self._candidates(message.model_name):
             has_begun = False
             with _counted(server):
                 try:
-                    responses = server.stream(message, self._timeout_s)
+                    responses = server.stream(message, self._timeout_s, metadata)
                     async with contextlib.aclosing(responses):
                         async for response in responses:
                             has_begun = True

@@ -68,14 +68,16 @@ _NO_SPAN = _NoSpan()
 
 class _Span:
     def __init__(self, tracer: Any, request: Request) -> None:
-        from opentelemetry.propagate import extract
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.propagate import extract, inject
+        from opentelemetry.trace import SpanKind, set_span_in_context
 
         self._span = tracer.start_span(
             f"{request.method} {request.path}",
             context=extract(dict(request.headers)),
             kind=SpanKind.SERVER,
         )
+        request.trace = {}
+        inject(request.trace, context=set_span_in_context(self._span))
 
     def __enter__(self) -> _Span:
         return self

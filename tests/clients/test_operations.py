@@ -1,0 +1,325 @@
+"""What a gateway does around its servers: errors, overload, several of them, keys, limits, traces.
+
+The servers here are scripted: a real one is rarely in trouble on request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import fake_triton
+import grpc
+import httpx
+from fake_triton import FakeTriton, Refusal, chunk
+
+from atoll_client.gateway.main import application
+from atoll_client.gateway.settings import GatewaySettings
+
+MODELS = {
+    "vectors": {"task": "embed", "dimensions": 4},
+    "words": {"task": "generate", "max_total_tokens": 64},
+    "order": {"task": "rerank"},
+}
+EMBED = ("/embed", {"inputs": "a"})
+GENERATE = ("/generate", {"inputs": "a"})
+CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+CODE = grpc.StatusCode
+
+
+@contextlib.asynccontextmanager
+async def gateway(*addresses: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway inside the test, and a client of it."""
+    app = application(GatewaySettings(server=",".join(addresses), **settings))
+    inbox: asyncio.Queue[Any] = asyncio.Queue()
+    outbox: asyncio.Queue[Any] = asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
+    await inbox.put({"type": "lifespan.startup"})
+    await outbox.get()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+    await inbox.put({"type": "lifespan.shutdown"})
+    await life
+
+
+Scenario = Callable[[FakeTriton, httpx.AsyncClient], Awaitable[None]]
+
+
+def run(scenario: Scenario, **settings: Any) -> None:
+    """One server, one gateway, and what happens there."""
+
+    async def whole() -> None:
+        async with FakeTriton(MODELS) as triton, gateway(triton.address, **settings) as http:
+            await scenario(triton, http)
+
+    asyncio.run(whole())
+
+
+REFUSALS: list[tuple[grpc.StatusCode, str, int, str, str, str]] = [
+    (CODE.INVALID_ARGUMENT, "bad", 422, "Validation", "validation", "invalid_request_error"),
+    (CODE.UNAVAILABLE, "Exceeds maximum queue size", 429, "Overloaded", "overloaded",
+     "rate_limit_error"),
+    (CODE.UNAVAILABLE, "512 requests are held", 429, "Overloaded", "overloaded",
+     "rate_limit_error"),
+    (CODE.UNAVAILABLE, "the model is shutting down", 503, "Unhealthy", "unhealthy",
+     "server_error"),
+    (CODE.INTERNAL, "Stub process 'x' is not healthy.", 503, "Unhealthy", "unhealthy",
+     "server_error"),
+    (CODE.INTERNAL, "the step failed", 424, "Backend", "generation", "server_error"),
+    (CODE.UNIMPLEMENTED, "cannot", 424, "Backend", "generation", "server_error"),
+    (CODE.NOT_FOUND, "Request for unknown model", 404, "Validation", "not_found",
+     "invalid_request_error"),
+    (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "Backend", "timeout", "server_error"),
+    (CODE.UNKNOWN, "?", 500, "Backend", "generation", "server_error"),
+]  # fmt: skip
+
+
+def test_every_refusal_in_every_dialect() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for code, text, status, tei, tgi, openai in REFUSALS:
+            triton.embed, triton.generate = _refuse(code, text), _refuse_stream(code, text)
+            for (path, body), kind in ((EMBED, tei), (GENERATE, tgi), (CHAT, openai)):
+                for stream in (False, True):
+                    answer = await http.post(path, json={**body, "stream": stream})
+                    found = answer.json()
+                    error = found["error"] if kind == openai and path == CHAT[0] else found
+                    message = error["message"] if path == CHAT[0] else error["error"]
+                    name = error["type"] if path == CHAT[0] else error["error_type"]
+                    assert (answer.status_code, name) == (status, kind), (path, text, found)
+                    assert text in message
+                    assert ("retry-after" in answer.headers) == (status == 429)
+
+    run(scenario)
+
+
+def test_a_failure_after_the_first_token_is_an_event_and_nothing_is_tried_again() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        async def fail(message: Any) -> AsyncIterator[Any]:
+            yield chunk("one")
+            # As if the connection were lost: before the first token, this would be tried again.
+            raise Refusal(CODE.UNAVAILABLE, "failed to connect")
+
+        triton.generate = fail
+        answer = await http.post(CHAT[0], json={**CHAT[1], "stream": True})
+        events = answer.text.strip().split("\n\n")
+        assert answer.status_code == 200 and '"content":"one"' in events[-2]
+        assert '"http_status_code":503' in events[-1] and "connect" in events[-1]
+        await http.get("/health")
+        assert len(triton.calls) == 1
+
+    run(scenario)
+
+
+def test_an_answer_without_an_end_is_incomplete() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        async def half(message: Any) -> AsyncIterator[Any]:
+            yield chunk("one")
+
+        triton.generate = half
+        answer = await http.post("/generate", json=GENERATE[1])
+        assert answer.status_code == 500
+        assert answer.json()["error_type"] == "incomplete_generation"
+        streamed = await http.post("/generate_stream", json=GENERATE[1])
+        assert '"error_type":"incomplete_generation"' in streamed.text
+        chat = await http.post(CHAT[0], json={**CHAT[1], "stream": True})
+        assert '"http_status_code":500' in chat.text and "[DONE]" not in chat.text
+
+    run(scenario)
+
+
+def test_a_score_that_is_no_number() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        async def nan(message: Any) -> Any:
+            return fake_triton.scores([float("nan"), 1.0])
+
+        triton.embed = nan
+        answer = await http.post("/rerank", json={"query": "a", "texts": ["b", "c"]})
+        assert answer.status_code == 424
+        assert answer.json() == {"error": "score is NaN", "error_type": "Backend"}
+
+    run(scenario)
+
+
+def test_too_many_requests_at_once() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        triton.embed = fake_triton.never
+        held = asyncio.create_task(post(http, EMBED))
+        while not triton.calls:
+            await asyncio.sleep(0.01)
+        answer = await post(http, GENERATE)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert answer.json()["error_type"] == "overloaded"
+        assert "max_concurrent_requests is 1" in answer.json()["error"]
+        held.cancel()
+
+    run(scenario, max_concurrent_requests=1)
+
+
+def test_an_answer_that_takes_too_long() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        triton.embed = fake_triton.never
+        answer = await post(http, EMBED)
+        assert (answer.status_code, answer.json()["error_type"]) == (504, "Backend")
+
+    run(scenario, request_timeout_s=0.2)
+
+
+def test_no_server_is_ready() -> None:
+    async def scenario() -> None:
+        async with gateway("127.0.0.1:9") as http:
+            for path, body in (EMBED, GENERATE, CHAT):
+                answer = await http.post(path, json=body)
+                assert answer.status_code == 503 and "no server is ready" in answer.text
+            health = await http.get("/health")
+            assert (health.status_code, health.json()["error_type"]) == (503, "Unhealthy")
+            assert (await http.get("/v1/health/live")).status_code == 200
+            assert (await http.get("/v1/models")).json()["data"] == []
+
+    asyncio.run(scenario())
+
+
+def test_several_servers_of_which_one_goes_away_and_comes_back() -> None:
+    async def scenario() -> None:
+        async with FakeTriton(MODELS) as one, FakeTriton(MODELS) as two:
+            addresses = (one.address, "127.0.0.1:9", two.address)
+            async with gateway(*addresses, health_interval_s=0.1) as http:
+                # The least busy gets the next.
+                one.embed = two.embed = fake_triton.never
+                held = [asyncio.create_task(post(http, EMBED)) for _ in range(4)]
+                while len(one.calls) + len(two.calls) < 4:
+                    await asyncio.sleep(0.01)
+                assert (len(one.calls), len(two.calls)) == (2, 2)
+                for task in held:
+                    task.cancel()
+                await asyncio.gather(*held, return_exceptions=True)
+                one.embed = two.embed = fake_triton.vectors
+                await one.stop()
+                # Nobody has noticed yet, and still every request is answered.
+                for path, body in (EMBED, GENERATE, CHAT):
+                    assert (await http.post(path, json=body)).status_code == 200
+                assert (await http.get("/health")).status_code == 200
+                two.is_ready = False
+                await asyncio.sleep(0.3)
+                assert (await http.get("/health")).status_code == 503
+                two.is_ready = True
+                await asyncio.sleep(0.3)
+                assert (await post(http, EMBED)).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_servers_with_different_models() -> None:
+    async def scenario() -> None:
+        one, two = {"a": MODELS["vectors"]}, {"b": MODELS["words"]}
+        async with (
+            FakeTriton(one) as first,
+            FakeTriton(two) as second,
+            gateway(first.address, second.address) as http,
+        ):
+            models = (await http.get("/v1/models")).json()["data"]
+            assert [model["id"] for model in models] == ["a", "b"]
+            assert (await post(http, EMBED)).status_code == 200
+            assert (await http.post("/b/generate", json=GENERATE[1])).status_code == 200
+            assert (first.calls, second.calls) == (["a"], ["b"])
+
+    asyncio.run(scenario())
+
+
+def test_keys() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "one"}):
+            expected = 200 if headers.get("authorization") == "one" else 401
+            answer = await http.post(EMBED[0], json=EMBED[1], headers=headers)
+            assert answer.status_code == expected
+        refused = await post(http, CHAT)
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert refused.json()["error"]["type"] == "authentication_error"
+        for key in ("one", "two"):
+            headers = {"authorization": f"Bearer {key}"}
+            assert (await http.post(EMBED[0], json=EMBED[1], headers=headers)).is_success
+        for path in ("/health", "/ping", "/", "/metrics", "/docs"):
+            assert (await http.get(path)).status_code == 200
+        assert (await http.get("/v1/models")).status_code == 401
+
+    run(scenario, api_key="one,two")
+
+
+def test_bodies_have_a_limit() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield b"a" * 10
+
+        told = await http.post("/embed", content=b"a" * 101)
+        untold = await http.post("/embed", content=pieces())
+        assert told.status_code == untold.status_code == 413
+        assert told.json()["error"] == "the body has 101 bytes; the limit is 100"
+        assert (await post(http, EMBED)).status_code == 200
+
+    run(scenario, payload_limit=100)
+
+
+def test_cross_origin_requests() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        origin = {"origin": "https://a.example", "access-control-request-method": "POST"}
+        allowed = await http.options("/embed", headers=origin)
+        assert allowed.headers["access-control-allow-origin"] == "https://a.example"
+        other = await http.options("/embed", headers={**origin, "origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+        answer = await http.post("/embed", json=EMBED[1], headers={"origin": "https://a.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+
+    run(scenario, cors_allow_origin="https://a.example")
+
+
+def test_request_ids_and_traces_are_passed_on() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        headers = {"x-request-id": "mine", "traceparent": trace}
+        answer = await http.post(EMBED[0], json=EMBED[1], headers=headers)
+        assert answer.headers["x-request-id"] == "mine"
+        await http.post(GENERATE[0], json=GENERATE[1], headers=headers)
+        assert [metadata["traceparent"] for metadata in triton.metadata] == [trace, trace]
+        refused = await http.post("/embed", json={})
+        assert len(refused.headers["x-request-id"]) == 16
+
+    run(scenario)
+
+
+def test_a_named_default_wins_over_the_alphabet() -> None:
+    async def scenario() -> None:
+        models = {"a": MODELS["vectors"], "b": MODELS["vectors"]}
+        async with (
+            FakeTriton(models) as triton,
+            gateway(triton.address, default_model="b") as http,
+        ):
+            await post(http, EMBED)
+            await http.post("/embed", json={**EMBED[1], "model": "a"})
+            await http.post("/a/embed", json=EMBED[1])
+        assert triton.calls == ["b", "a", "a"]
+
+    asyncio.run(scenario())
+
+
+async def post(http: httpx.AsyncClient, request: tuple[str, Any]) -> httpx.Response:
+    """One of the requests above."""
+    path, body = request
+    return await http.post(path, json=body)
+
+
+def _refuse(code: grpc.StatusCode, text: str) -> Any:
+    async def embed(message: Any) -> Any:
+        raise Refusal(code, text)
+
+    return embed
+
+
+def _refuse_stream(code: grpc.StatusCode, text: str) -> Any:
+    async def generate(message: Any) -> AsyncIterator[Any]:
+        raise Refusal(code, text)
+        yield
+
+    return generate

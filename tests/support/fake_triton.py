@@ -1,0 +1,171 @@
+"""A gRPC server with Triton's interface and scripted answers: for errors that a real one gives
+only when it is in trouble, and for several servers of which some are down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client import messages
+
+_SERVICE = "inference.GRPCInferenceService"
+
+
+class Refusal(Exception):
+    """A call ends with this status."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+Embed = Callable[[Any], Awaitable[Any]]
+Generate = Callable[[Any], AsyncIterator[Any]]
+
+
+class FakeTriton:
+    """``async with FakeTriton(facts by model) as triton``; ``embed`` and ``generate`` are scripts.
+
+    calls: names of the models that were asked, in order.
+    """
+
+    def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+        self.models = models
+        self.is_ready = True
+        self.calls: list[str] = []
+        self.metadata: list[dict[str, Any]] = []
+        self.embed: Embed = vectors
+        self.generate: Generate = words
+        self.address = ""
+        self._server: Any = None
+
+    async def __aenter__(self) -> FakeTriton:
+        self._server = grpc.aio.server()
+        unary, stream = (
+            grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler,
+        )  # fmt: skip
+        table = {
+            name: unary(method, request.FromString, response.SerializeToString)
+            for name, method, request, response in (
+                ("ServerReady", self._ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
+                ("ModelStatistics", self._statistics, pb.ModelStatisticsRequest,
+                 pb.ModelStatisticsResponse),
+                ("ModelMetadata", self._about, pb.ModelMetadataRequest, pb.ModelMetadataResponse),
+                ("ModelInfer", self._infer, pb.ModelInferRequest, pb.ModelInferResponse),
+            )
+        }  # fmt: skip
+        table["ModelStreamInfer"] = stream(
+            self._stream, pb.ModelInferRequest.FromString,
+            pb.ModelStreamInferResponse.SerializeToString,
+        )  # fmt: skip
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(_SERVICE, table),)
+        )
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self.address = f"127.0.0.1:{port}"
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Goes away at once."""
+        await self._server.stop(0)
+
+    async def _ready(self, message: Any, context: Any) -> Any:
+        return pb.ServerReadyResponse(ready=self.is_ready)
+
+    async def _statistics(self, message: Any, context: Any) -> Any:
+        return pb.ModelStatisticsResponse(model_stats=[{"name": name} for name in self.models])
+
+    async def _about(self, message: Any, context: Any) -> Any:
+        is_batched = self.models[message.name]["task"] != "generate"
+        shape = [-1, 1] if is_batched else [1]
+        return pb.ModelMetadataResponse(
+            name=message.name,
+            inputs=[{"name": "text_input", "datatype": "BYTES", "shape": shape}],
+            outputs=[{"name": "control", "datatype": "BYTES", "shape": [-1]}],
+        )
+
+    async def _infer(self, message: Any, context: Any) -> Any:
+        if "control" in message.parameters:
+            return self._control(message)
+        self._seen(message, context)
+        try:
+            return await self.embed(message)
+        except Refusal as refusal:
+            await context.abort(refusal.code, refusal.text)
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for message in requests:
+            if "control" in message.parameters:
+                yield pb.ModelStreamInferResponse(infer_response=self._control(message))
+                continue
+            self._seen(message, context)
+            try:
+                async for response in self.generate(message):
+                    yield pb.ModelStreamInferResponse(infer_response=response)
+            except Refusal as refusal:
+                await context.abort(refusal.code, refusal.text)
+
+    def _seen(self, message: Any, context: Any) -> None:
+        self.calls.append(message.model_name)
+        self.metadata.append(dict(context.invocation_metadata()))
+
+    def _control(self, message: Any) -> Any:
+        found = pb.ModelInferResponse()
+        _add(found, "control", "BYTES", [json.dumps(self.models[message.model_name])])
+        return found
+
+
+async def vectors(message: Any) -> Any:
+    """A vector of ones for each text."""
+    count = message.inputs[0].shape[0]
+    found = pb.ModelInferResponse()
+    _add(found, "embedding", "FP32", np.full((count, 4), 0.5))
+    _add(found, "num_input_tokens", "INT32", np.full((count, 1), 3))
+    return found
+
+
+async def words(message: Any) -> AsyncIterator[Any]:
+    """Two chunks."""
+    yield chunk("one")
+    yield chunk(" two", "stop")
+
+
+async def never(message: Any) -> Any:
+    """An answer that does not come."""
+    await asyncio.sleep(60)
+
+
+def chunk(text: str, finish_reason: str = "") -> Any:
+    """A piece of a generation."""
+    found = pb.ModelInferResponse()
+    _add(found, "text_output", "BYTES", [text])
+    _add(found, "finish_reason", "BYTES", [finish_reason])
+    _add(found, "num_input_tokens", "UINT32", np.array([2]))
+    _add(found, "num_output_tokens", "UINT32", np.array([1]))
+    return found
+
+
+def scores(values: list[float]) -> Any:
+    """A reranker's answer."""
+    found = pb.ModelInferResponse()
+    _add(found, "score", "FP32", np.array(values).reshape(-1, 1))
+    _add(found, "num_input_tokens", "INT32", np.full((len(values), 1), 3))
+    return found
+
+
+def _add(message: Any, name: str, datatype: str, items: Any) -> None:
+    shape = list(np.shape(items))
+    flat = items if datatype == "BYTES" else np.ravel(items)
+    message.outputs.add(name=name, datatype=datatype, shape=shape)
+    message.raw_output_contents.append(messages.packed(datatype, flat))
