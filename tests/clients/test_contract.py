@@ -1,0 +1,108 @@
+"""Bodies that nobody means: whatever comes, the gateway never fails by itself (no status 5xx)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gateways import Served
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from atoll_client.gateway.routes import ROUTES
+
+POSTS = [route for route in ROUTES if route.method == "POST"]
+FIELDS = sorted(
+    {name for route in POSTS for name in (route.body.model_fields if route.body else ())}
+    | {"inputs", "parameters", "messages", "query", "texts", "documents", "prompt"}
+)
+_SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["user", "a b", "\ud800", "json_schema", "Left"])
+)  # fmt: skip
+_VALUES = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*FIELDS, "role", "content", "type"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+# Never a long generation: what is tested is how bodies are read.
+_SHORT = {"max_tokens": 1, "max_completion_tokens": 1, "n": 1, "best_of": 1}
+
+
+def _changed(example: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """The route's example with some fields replaced or added."""
+    return st.dictionaries(st.sampled_from(FIELDS), _VALUES, max_size=3).map(
+        lambda changes: {**example, **changes, **_SHORT}
+    )
+
+
+@pytest.fixture(scope="module")
+def http(served: Served) -> Iterator[httpx.Client]:
+    """A client that would not wait for a generation that nobody bounded."""
+    with httpx.Client(base_url=served.url, timeout=20.0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("route", POSTS, ids=[route.path for route in POSTS])
+def test_no_body_makes_the_gateway_fail(http: httpx.Client, route: Any) -> None:
+    @settings(
+        max_examples=8, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(_changed(route.example))
+    def check(body: dict[str, Any]) -> None:
+        parameters = body.get("parameters")
+        if isinstance(parameters, dict) or route.path.startswith("/generate"):
+            body["parameters"] = {**(parameters if isinstance(parameters, dict) else {})}
+            body["parameters"]["max_new_tokens"] = 1
+        # Python's JSON also holds lone surrogates, integers of any size, and NaN.
+        answer = http.post(route.path, content=json.dumps(body))
+        assert answer.status_code < 500, (body, answer.text)
+        # What looks like a success is one.
+        assert answer.status_code >= 400 or answer.content
+
+    check()
+
+
+def test_the_description_is_complete(http: httpx.Client) -> None:
+    description = http.get("/openapi.json").json()
+    assert http.get("/api-doc/openapi.json").json() == description
+    for route in ROUTES:
+        operation = description["paths"][route.path][route.method.lower()]
+        assert operation["summary"] and "200" in operation["responses"]
+        assert ("requestBody" in operation) == (route.method == "POST")
+    page = http.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert all(f"{route.method} {route.path}" in page.text for route in ROUTES)
+
+
+def test_every_example_is_answered(http: httpx.Client, scoring: Served) -> None:
+    for route in POSTS:
+        answer = http.post(route.path, json=route.example)
+        if answer.status_code == 424:
+            # No such model here; the other server has one.
+            answer = httpx.post(scoring.url + route.path, json=route.example, timeout=20)
+        assert answer.status_code == 200, (route.path, answer.text)
+
+
+@pytest.mark.slow
+def test_schemathesis(served: Served, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "schemathesis", reason="schemathesis is not installed: see requirements/clients.txt"
+    )
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json",
+        "--checks", "not_a_server_error", "--max-examples", "10", "--phases", "examples,fuzzing",
+        "--request-timeout", "60", "--generation-deterministic",
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
