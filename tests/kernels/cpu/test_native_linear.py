@@ -77,11 +77,37 @@ def test_int8_is_close_to_float(level: Level) -> None:
     assert torch.equal(spoilt[kept], out[kept])
 
 
+@pytest.mark.parametrize("activation", [None, "gelu", "silu", "relu", "gelu_new", "tanh"])
+@pytest.mark.parametrize("shape", [*SHAPES, (9, 31, 20)], ids=str)
+def test_float(shape: tuple[int, int, int], activation: str | None, level: Level) -> None:
+    """Rows of a wider matrix, which begin at an odd element."""
+    rows, width, outs = shape
+    for dtype in DTYPES if native(level).has_bf16 and width % 2 == 0 else DTYPES[:1]:
+        x = torch.randn(rows, width + 5).to(dtype)[:, 1 : width + 1]
+        weight = (torch.randn(outs, width) / math.sqrt(width)).to(dtype)
+        bias = torch.randn(outs).to(dtype) if activation != "relu" else None
+        packed = linear_native.pack_floats(weight, bias, native(level).width)
+        out = linear_native.linear(x, packed, activation)
+        wide = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
+        wide = wide if activation is None else ACTIVATIONS[activation](wide)
+        assert out.dtype == dtype and out.shape == (rows, outs)
+        error = (out.double() - wide).abs() / (1 + wide.abs())
+        assert not rows or float(error.max()) <= TOLERANCE[dtype]
+
+
 def test_pack_takes_what_it_is_good_at(level: Level) -> None:
+    kernels = native(level)
     weight = torch.randn(64, 32)
-    packed = linear_native.pack(weight, None)
-    assert (packed is not None) == native(level).has_vnni
-    assert linear_native.pack(weight.half(), None) is None
-    if packed is not None:
-        half = linear_native.linear(torch.randn(2, 32).half(), packed, None)
-        assert half.dtype == torch.float16
+    packed = linear_native.pack(weight, None, "int8")
+    assert (packed is not None) == kernels.has_vnni
+    assert (linear_native.pack(weight, None, "dense") is not None) == (kernels.width == 16)
+    narrow = linear_native.pack(weight.bfloat16(), None, "dense")
+    assert (narrow is not None) == kernels.has_bf16
+    assert linear_native.pack(weight.bfloat16()[:, :31], None, "dense") is None
+    assert linear_native.pack(weight.half(), None, "int8") is None
+    for chosen in (packed, narrow):
+        if chosen is not None:
+            x = torch.randn(2, 32)
+            half = linear_native.linear(x.half(), chosen, None)
+            assert half.dtype == torch.float16
+            torch.testing.assert_close(half.float(), x @ weight.t(), rtol=0.05, atol=0.1)

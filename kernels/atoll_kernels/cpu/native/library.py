@@ -46,13 +46,19 @@ class Library:
     norm: Kernel
     activation: Kernel
     rope: Kernel
-    int8: Kernel
+    linear: Kernel
+    grouped: Kernel
     width: int
 
     @property
     def has_vnni(self) -> bool:
         """Whether products of bytes have an instruction of their own."""
         return "avx512_vnni" in self.level.needs
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether products of bfloat16 have one."""
+        return "avx512_bf16" in self.level.needs
 
     @classmethod
     def load(cls, level: Level, path: Path) -> Library:
@@ -65,7 +71,8 @@ class Library:
             norm=Kernel(opened, "atoll_norm", 13, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
-            int8=Kernel(opened, "atoll_int8", 13, 0),
+            linear=Kernel(opened, "atoll_linear", 14, 0),
+            grouped=Kernel(opened, "atoll_grouped", 14, 0),
             width=opened.atoll_width(),
         )
 

@@ -10,6 +10,8 @@
 // Outputs come in blocks of 2 W. A block's weights are one run of memory: for every 4 inputs (8, of
 // which the high nibbles are the second half) 4 bytes for each of its outputs.
 
+#include <omp.h>
+
 #include "rows.h"
 #include "scratch.h"
 
@@ -177,19 +179,27 @@ void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t l
 template <class T>
 void run(const GroupedArgs& a) {
     Scratch scratch;
-    Quantized q;
-    q.groups = (a.in_features + a.group - 1) / a.group;
-    q.stride = q.groups * a.group;
-    q.codes = scratch.take<int8_t>(a.rows * q.stride);
-    q.scales = scratch.take<float>(a.rows * q.groups);
-    q.sums = scratch.take<int32_t>(a.rows * q.groups);
+    const int64_t groups = (a.in_features + a.group - 1) / a.group, stride = groups * a.group;
+    // Few rows are quantised by every thread for itself: waiting for another would take longer.
+    const bool is_few = a.rows <= kTile;
+    const int64_t copies = is_few ? a.threads : 1;
+    const Quantized shared = {scratch.take<int8_t>(copies * a.rows * stride),
+                              scratch.take<float>(copies * a.rows * groups),
+                              scratch.take<int32_t>(copies * a.rows * groups), stride, groups};
     const int64_t blocks = (a.out_features + kBlock - 1) / kBlock;
     const int64_t chunks = (a.rows + kChunk - 1) / kChunk;
-    const bool is_small = a.rows * q.stride * a.out_features < kSerialElements;
+    const bool is_small = a.rows * stride * a.out_features < kSerialElements;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1 && !is_small)
     {
+        Quantized q = shared;
+        if (is_few) {
+            const int64_t skipped = omp_get_thread_num() * a.rows;
+            q.codes += skipped * stride, q.scales += skipped * groups, q.sums += skipped * groups;
+            for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
+        } else {
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
+            for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
+        }
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < chunks * blocks; ++task) {
             const int64_t first = task / blocks * kChunk, last = first + kChunk;
