@@ -1,0 +1,70 @@
+"""The page at ``/``: what it holds, and its forms in a headless browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from browser import Page, browser, program
+from gateways import EMBEDDER, GENERATOR, Served
+
+# Fills a form, sends it, waits, and returns what it shows, and how often that changed.
+FORM = """(async () => {
+  const section = document.getElementById(%s), form = section.querySelector("form");
+  const out = form.querySelector("output");
+  let changes = 0;
+  new MutationObserver((records) => { changes += records.length; }).observe(out, {childList: true});
+  for (const [name, value] of Object.entries(%s)) form.elements[name].value = value;
+  delete out.dataset.done;
+  form.requestSubmit();
+  const began = Date.now();
+  while (!out.dataset.done && out.className !== "error" && Date.now() - began < 30000)
+    await new Promise((go) => setTimeout(go, 20));
+  return {text: out.textContent, error: out.className, changes};
+})()"""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A tab of a browser, if one is installed."""
+    path = program()
+    if path is None:
+        pytest.skip("no Chromium is installed: the page's forms are not tried")
+    with browser(path) as page:
+        yield page
+
+
+def _try(page: Page, model: str, **fields: str) -> Any:
+    return page.evaluate(FORM % (json.dumps(model), json.dumps(fields)))
+
+
+def test_probes_get_an_empty_answer_and_browsers_a_page(http: httpx.Client) -> None:
+    probe = http.get("/")
+    assert (probe.status_code, probe.content) == (200, b"")
+    answer = http.get("/", headers={"accept": "text/html,*/*"})
+    assert answer.headers["content-type"].startswith("text/html")
+    assert EMBEDDER in answer.text and GENERATOR in answer.text and "{{" not in answer.text
+    assert http.head("/").status_code == 200
+
+
+def test_embedder_and_generator(page: Page, served: Served) -> None:
+    page.open(served.url)
+    assert page.evaluate("document.querySelectorAll('section').length") == 2
+    found = _try(page, EMBEDDER, inputs="a cat\na kitten")
+    assert "384 values" in found["text"] and "Cosine" in found["text"] and not found["error"]
+    answer = _try(page, GENERATOR, prompt="What is the capital of France? One word.")
+    # A stream: the text grew.
+    assert answer["text"] and not answer["error"] and answer["changes"] > 2
+    refused = _try(page, EMBEDDER, inputs="")
+    assert refused["error"] and "`inputs` cannot be empty" in refused["text"]
+
+
+def test_the_other_tasks(page: Page, scoring: Served) -> None:
+    page.open(scoring.url)
+    ranks = _try(page, "tiny-rerank", query="abc def", texts="ghi\nabc abc def")
+    assert len(ranks["text"].splitlines()) == 2 and "abc abc def" in ranks["text"]
+    assert _try(page, "tiny-classify", inputs="abc")["text"].count("LABEL_") == 3
+    assert "entries, the largest" in _try(page, "tiny-sparse", inputs="abc")["text"]
