@@ -27,8 +27,7 @@ def pack(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear |
     out_features, in_features = weight.shape
     if not _fits(out_features, in_features, group_size) or weight.dtype not in _FLOATS:
         return None
-    parts = [quantize_groups(part, group_size) for part in weight.split(_SLICE)]
-    codes, scales, zeros = (torch.cat(found) for found in zip(*parts, strict=True))
+    codes, scales, zeros = quantize(weight, group_size)
     return _packed(codes, scales.t(), zeros.t(), group_size, bias, weight.dtype, None)
 
 
@@ -66,6 +65,13 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     if packed.bias is not None:
         out.add_(packed.bias)
     return out if activation is None else ACTIVATIONS[activation](out)
+
+
+def quantize(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``quantize_groups``, some outputs at a time."""
+    parts = [quantize_groups(part, size) for part in weight.split(_SLICE)]
+    codes, scales, zeros = (torch.cat(found) for found in zip(*parts, strict=True))
+    return codes, scales, zeros
 
 
 def quantize_groups(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:

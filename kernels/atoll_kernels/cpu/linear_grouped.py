@@ -1,0 +1,108 @@
+"""Linear layers with 8- or 4-bit weights by the native kernel, activations in bytes by group.
+
+Rows of x get a scale for every group of inputs and not one for the row: a few large activations,
+which every language model has, then cost only their own group its steps. Weights of 4 bits stay so
+in memory and are widened in registers, at any number of rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.cpu.linear_int4 import quantize
+from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu.native import library
+from atoll_kernels.linear import PackedLinear
+
+LAYOUT = "native-grouped"
+# Inputs that share a scale in a row of x; 4-bit weights have groups of their own.
+_INT8_GROUPS = (128, 64)
+_INT4_GROUPS = (32, 64, 128)
+_DTYPES = (torch.float32, torch.bfloat16)
+
+# As numbered in native/src/grouped.cpp; others follow as an op of their own.
+_KINDS = {
+    None: -1, "gelu": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "silu": 2,
+    "swish": 2, "relu": 3, "tanh": 4,
+}  # fmt: skip
+
+
+def pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
+    """Quantises (out_features, in_features) floats by output; None without VNNI."""
+    if not is_fast():
+        return None
+    codes, scales = quantize_weight(weight)
+    return pack8(codes, scales, bias)
+
+
+def pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
+    """Quantises by groups of inputs; None without VNNI, or if groups do not fit the shape."""
+    if not is_fast() or group_size not in _INT4_GROUPS or weight.shape[1] % group_size:
+        return None
+    return pack4(*quantize(weight, group_size), bias)
+
+
+def is_fast() -> bool:
+    """Whether products of bytes have an instruction here; oneDNN and torch are faster if not."""
+    native = library()
+    return native is not None and native.has_vnni
+
+
+def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
+    """codes: (out_features, in_features) int8. scales: (out_features,) float32."""
+    block = _block()
+    out_features, in_features = codes.shape
+    group = next((size for size in _INT8_GROUPS if in_features % size == 0), _INT8_GROUPS[-1])
+    padding = (0, -in_features % group, 0, -out_features % block)
+    padded = F.pad((codes.short() + 128).to(torch.uint8), padding)
+    words = padded.view(-1, block, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
+    extra = {"bits": 8, "group": group}
+    return PackedLinear(
+        LAYOUT, "int8", in_features, out_features, (words, scales.float()), _wide(bias), extra
+    )
+
+
+def pack4(codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None) -> PackedLinear:
+    """See ``linear_int4.quantize_groups`` for codes (outputs, inputs), scales and zeros."""
+    block = _block()
+    out_features, in_features = codes.shape
+    rows = -out_features % block
+    padded = F.pad(codes.to(torch.uint8), (0, 0, 0, rows))
+    halves = padded.view(-1, block, in_features // 8, 2, 4)
+    words = (halves[..., 0, :] | halves[..., 1, :] << 4).transpose(1, 2).contiguous()
+    both = F.pad(torch.stack([scales, zeros]).to(torch.bfloat16), (0, 0, 0, rows))
+    by_block = both.view(2, -1, block, both.shape[-1]).permute(1, 3, 0, 2).contiguous()
+    extra = {"bits": 4, "group": in_features // scales.shape[1]}
+    tensors = (words, by_block)
+    return PackedLinear(LAYOUT, "int4", in_features, out_features, tensors, _wide(bias), extra)
+
+
+def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
+    """See ``atoll_kernels.linear``."""
+    native = library()
+    assert native is not None, "what packed the weight is there"
+    if x.dtype not in _DTYPES or x.stride(1) != 1:
+        return linear(x.float().contiguous(), packed, activation).to(x.dtype)
+    weight, scales = packed.tensors
+    out = torch.empty(x.shape[0], packed.out_features, dtype=x.dtype)
+    native.grouped(
+        x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
+        0 if packed.bias is None else packed.bias.data_ptr(), x.shape[0], packed.in_features,
+        packed.out_features, x.stride(0), packed.extra["group"], packed.extra["bits"],
+        _KINDS.get(activation, -1), x.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
+    return out if activation in _KINDS or activation is None else ACTIVATIONS[activation](out)
+
+
+def _block() -> int:
+    """Outputs in a block of the packed weights: two vectors."""
+    native = library()
+    assert native is not None, "the caller has looked"
+    return 2 * native.width
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.to(torch.float32, copy=True)
