@@ -73,6 +73,12 @@ class GatewayProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name="atoll-gateway", daemon=True)
 
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Starts the process and the thread that keeps it running."""
         self._process = self._launch()

@@ -1,0 +1,290 @@
+"""What the gateway costs: latency it adds to a short embedding, requests per core, streamed tokens.
+
+``python benchmarks/gateway.py --out docs/benchmarks`` starts a server with the two embedded models
+and a gateway, and writes ``gateway.json`` and ``gateway.md``. Rates are per second of processor
+time of the measured process: they do not depend on what else the machine does, nor on the model.
+Beside the gateway stand its parts alone: the ASGI server with a route that does nothing, and the
+gRPC call; what is left is the gateway's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from measure import machine, versions
+
+from atoll.launcher import ServerProcess, free_ports
+from atoll.launcher.gateway import GatewayOptions, GatewayProcess
+
+EMBEDDER, GENERATOR = "all-minilm-l6-v2", "smollm2-135m-instruct"
+TEXT = "What is deep learning?"
+EMBED = json.dumps({"inputs": TEXT}).encode()
+NUM_TOKENS = 64
+PROMPT = "The capital of France is"
+_GENERATE = {"inputs": PROMPT, "parameters": {"max_new_tokens": NUM_TOKENS}}
+
+
+class Connection:
+    """One HTTP connection that is kept open; reads whole answers."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Connection:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        self._writer.close()
+
+    async def post(self, path: str, body: bytes) -> bytes:
+        """The body of an answer that has a length."""
+        head = await self._send(path, body)
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        return await self._reader.readexactly(length)
+
+    async def stream(self, path: str, body: bytes) -> int:
+        """How many events an answer has."""
+        await self._send(path, body)
+        count = 0
+        while size := int(await self._reader.readline(), 16):
+            count += (await self._reader.readexactly(size + 2)).count(b"data:")
+        await self._reader.readline()
+        return count
+
+    async def _send(self, path: str, body: bytes) -> bytes:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        self._writer.write(head.encode() + body)
+        answer = await self._reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in answer[:20], answer
+        return answer
+
+
+async def requests_per_core(pid: int, port: int, path: str, count: int, workers: int) -> float:
+    """Requests for each second of processor time of the process that answers."""
+    process = psutil.Process(pid)
+
+    async def work() -> None:
+        async with Connection(port) as connection:
+            for _ in range(count // workers):
+                await connection.post(path, EMBED)
+
+    before = _seconds(process)
+    await asyncio.gather(*(work() for _ in range(workers)))
+    return count / (_seconds(process) - before)
+
+
+async def latencies(port: int, address: str, count: int) -> dict[str, list[float]]:
+    """Milliseconds of the same embedding by gRPC and through the gateway, in turns."""
+    call = await grpc_call(address)
+    found: dict[str, list[float]] = {"gRPC": [], "gateway": []}
+    async with Connection(port) as connection:
+        ways: dict[str, Callable[[], Awaitable[Any]]] = {
+            "gRPC": call, "gateway": lambda: connection.post("/embed", EMBED),
+        }  # fmt: skip
+        for turn in range(count + 20):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                await way()
+                if turn >= 20:
+                    found[name].append(1000 * (time.perf_counter() - began))
+    return found
+
+
+async def grpc_call(address: str) -> Callable[[], Awaitable[Any]]:
+    """One embedding over asynchronous gRPC, with as little around it as there can be."""
+    import grpc.aio
+    from tritonclient.grpc import service_pb2 as pb
+
+    from atoll_client import tasks
+
+    message = tasks.embed(EMBEDDER, [TEXT], {})
+    infer = grpc.aio.insecure_channel(address).unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelInferResponse.FromString,
+    )
+
+    async def call() -> Any:
+        return await infer(message)
+
+    return call
+
+
+async def tokens_per_second(way: Callable[[], Awaitable[int]], workers: int) -> float:
+    """Streamed tokens of ``workers`` generations at once, by the clock."""
+    began = time.perf_counter()
+    counts = await asyncio.gather(*(way() for _ in range(workers)))
+    return sum(counts) / (time.perf_counter() - began)
+
+
+async def streams(port: int, address: str, workers: int, rounds: int) -> dict[str, float]:
+    """Tokens per second by gRPC and through the gateway, in turns: the median of the rounds."""
+    from atoll_client import AsyncClient
+
+    body = json.dumps(_GENERATE).encode()
+    async with AsyncClient(address) as client:
+
+        async def direct() -> int:
+            chunks = client.stream(PROMPT, GENERATOR, max_tokens=NUM_TOKENS, logprobs=True)
+            return sum([len(chunk.tokens) async for chunk in chunks])
+
+        async def through() -> int:
+            async with Connection(port) as connection:
+                return await connection.stream("/generate_stream", body)
+
+        found: dict[str, list[float]] = {"gRPC": [], "gateway": []}
+        for _ in range(rounds):
+            found["gRPC"].append(await tokens_per_second(direct, workers))
+            found["gateway"].append(await tokens_per_second(through, workers))
+    return {name: statistics.median(rates) for name, rates in found.items()}
+
+
+def serve_nothing(port: int) -> None:
+    """The ASGI server as the gateway runs it, with a route that reads the body and answers."""
+    import uvicorn
+
+    answer = b"[" + b"0.0123456789," * 383 + b"0.0]"
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": answer})
+
+    uvicorn.run(app, port=port, log_level="error", access_log=False, lifespan="off",
+                server_header=False, date_header=False)  # fmt: skip
+
+
+def call_only(address: str, count: int, workers: int) -> None:
+    """gRPC calls alone, in a process of their own; prints calls per second of processor time."""
+    import uvloop
+
+    async def work() -> float:
+        call = await grpc_call(address)
+        await asyncio.gather(*(call() for _ in range(workers)))
+
+        async def some() -> None:
+            for _ in range(count // workers):
+                await call()
+
+        before = time.process_time()
+        await asyncio.gather(*(some() for _ in range(workers)))
+        return count / (time.process_time() - before)
+
+    print(uvloop.run(work()))
+
+
+@contextmanager
+def nothing_served() -> Iterator[tuple[int, int]]:
+    """Process and port of ``serve_nothing``."""
+    port = free_ports(1)[0]
+    with subprocess.Popen([sys.executable, __file__, "--role", f"nothing:{port}"]) as process:
+        try:
+            while not any(c.laddr.port == port for c in _listening(process.pid)):
+                time.sleep(0.1)
+            yield process.pid, port
+        finally:
+            process.terminate()
+
+
+async def measure(server: ServerProcess, port: int, pid: int, count: int) -> dict[str, Any]:
+    """Every number."""
+    address, workers = server.grpc_url, 16
+    await requests_per_core(pid, port, "/embed", 200, workers)
+    found: dict[str, Any] = {"rates": {}}
+    rates: dict[str, float] = found["rates"]
+    rates["gateway, /embed"] = await requests_per_core(pid, port, "/embed", count, workers)
+    with nothing_served() as (nothing, nothing_port):
+        rates["ASGI server alone"] = await requests_per_core(
+            nothing, nothing_port, "/", count, workers
+        )
+    role = [sys.executable, __file__, "--role", f"call:{address}:{count}:{workers}"]
+    rates["gRPC call alone"] = float(await asyncio.to_thread(subprocess.check_output, role))
+    found["latencies"] = await latencies(port, address, count // 4)
+    found["streams"] = {n: await streams(port, address, n, rounds=3) for n in (1, 8)}
+    return found
+
+
+def report(found: dict[str, Any]) -> str:
+    """The page."""
+    rates, times = found["rates"], found["latencies"]
+    whole, asgi, call = (1e6 / rate for rate in rates.values())
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    rows = [
+        f"| {name} | {rate:,.0f} | {1e6 / rate:,.0f} |" for name, rate in rates.items()
+    ]  # fmt: skip
+    rows.append(f"| the gateway's own part | | {whole - asgi - call:,.0f} |")
+    limit = 1e6 / (asgi + call)
+    quarter = {name: statistics.quantiles(values, n=4) for name, values in times.items()}
+    lines = [
+        "# The gateway's cost", "",
+        f"{machine()}; {versions(['uvicorn', 'uvloop', 'grpcio', 'orjson', 'pydantic'])}",
+        "", "`python benchmarks/gateway.py --out docs/benchmarks`", "",
+        f"## One short text (`{TEXT}`, 384 values), per second of processor time", "",
+        "| | requests | microseconds each |", "|-|-|-|", *rows, "",
+        f"ASGI server and gRPC call alone would allow {limit:,.0f} requests per core.", "",
+        "## Latency, one at a time, in turns (ms)", "",
+        "| | p25 | p50 | p75 |", "|-|-|-|-|",
+        *(f"| {n} | {q[0]:.2f} | {q[1]:.2f} | {q[2]:.2f} |" for n, q in quarter.items()),
+        f"| added | | {middle['gateway'] - middle['gRPC']:.2f} | |", "",
+        f"## Streamed tokens per second, {NUM_TOKENS} tokens each", "",
+        "| streams at once | gRPC | gateway |", "|-|-|-|",
+        *(f"| {n} | {r['gRPC']:.0f} | {r['gateway']:.0f} |" for n, r in found["streams"].items()),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _listening(pid: int) -> list[Any]:
+    return [c for c in psutil.Process(pid).net_connections() if c.status == psutil.CONN_LISTEN]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="folder of gateway.json and gateway.md")
+    parser.add_argument("--count", type=int, default=4000, help="requests of each measurement")
+    parser.add_argument("--role", default="", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    kind, _, rest = given.role.partition(":")
+    if kind == "nothing":
+        return serve_nothing(int(rest))
+    if kind == "call":
+        *address, count, workers = rest.split(":")
+        return call_only(":".join(address), int(count), int(workers))
+    with ServerProcess.embedded(watch_interval_s=0.0) as server:
+        port = free_ports(1)[0]
+        gateway = GatewayProcess(GatewayOptions(server.grpc_url, server.metrics_url, port=port))
+        gateway.start()
+        try:
+            gateway.wait_ready()
+            found = asyncio.run(measure(server, port, gateway.pid, given.count))
+        finally:
+            gateway.stop()
+    text = report(found)
+    print(text)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "gateway.md").write_text(text)
+        data = {"machine": machine(), **found}
+        (given.out / "gateway.json").write_text(json.dumps(data, indent=1) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()
