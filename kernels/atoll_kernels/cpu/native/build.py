@@ -95,7 +95,7 @@ def build(level: Level, openmp: Path | None, sanitizers: str = "") -> Path:
     compiler = next((path for name in ("g++", "c++") if (path := shutil.which(name))), None)
     if compiler is None:
         raise BuildError("there is no C++ compiler (g++)")
-    extra = (f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g") if sanitizers else ()
+    extra = (f"-fsanitize={sanitizers}", "-g1", "-O1") if sanitizers else ()
     flags = (*_FLAGS, *level.flags, *extra)
     target = _folder() / f"{level.name}-{_key(compiler, flags, openmp)}.so"
     if target.exists():

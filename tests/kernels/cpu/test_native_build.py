@@ -1,0 +1,96 @@
+"""How native kernels are built: once, for the machine, with torch's threads, and cleanly."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import native_driver
+import pytest
+from native import LEVELS
+
+from atoll_kernels.cpu.native import build as building
+from atoll_kernels.cpu.native.library import openmp
+
+SANITIZERS = "address,undefined"
+_ASK = (
+    "from atoll_kernels.cpu.native import status; print(*status()); "
+    "print(len({l.split()[-1] for l in open('/proc/self/maps') if 'libgomp' in l}))"
+)
+
+
+def test_it_is_built_once_by_processes_that_start_together(tmp_path: Path) -> None:
+    """Into a cache of their own; one libgomp, so that threads are torch's."""
+    environment = {**os.environ, "ATOLL_CACHE": str(tmp_path), "ATOLL_CPU_ISA": "portable"}
+    racing = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ASK], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in racing]
+    (built,) = (tmp_path / "kernels").glob("*.so")
+    assert said == [[f"True portable ({built})", "1"]] * 2
+    assert {path.suffix for path in (tmp_path / "kernels").iterdir()} == {".so", ".lock"}
+
+
+def test_reasons_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``status`` tells them, and ops go on in torch."""
+    # The package's attribute of that name is the function.
+    loading = importlib.import_module("atoll_kernels.cpu.native.library")
+    for name in ("_load", "library"):
+        monkeypatch.setattr(loading, name, getattr(loading, name).__wrapped__)
+    monkeypatch.setenv("ATOLL_CPU_ISA", "sse9")
+    works, text = loading.status()
+    assert not works and "ATOLL_CPU_ISA is 'sse9'; it can be avx512_bf16, avx512" in text
+    assert loading.library() is None
+    monkeypatch.delenv("ATOLL_CPU_ISA")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert loading.status() == (False, "there is no C++ compiler (g++)")
+
+
+def test_a_level_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    assert building.choose_level(None).name == "avx2"
+    with pytest.raises(building.BuildError, match="lacks avx512bw"):
+        building.choose_level("avx512")
+    monkeypatch.setattr(building, "cpu_flags", frozenset)
+    assert building.choose_level("").name == "portable"
+
+
+def test_a_failing_compiler_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sources = tmp_path / "src"
+    sources.mkdir()
+    (sources / "bad.cpp").write_text("int x = nonsense;\n")
+    monkeypatch.setattr(building, "SOURCES", sources)
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path))
+    with pytest.raises(building.BuildError, match="nonsense"):
+        building.build(building.LEVELS[-1], openmp())
+    assert not list((tmp_path / "kernels").glob("*.so"))
+
+
+def runtime(name: str) -> str:
+    """A sanitizer's runtime, by its path."""
+    done = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_sanitizers_find_nothing() -> None:
+    """Address and undefined behaviour, at the machine's best level, over exact buffers."""
+    libraries = [runtime("libasan.so"), runtime("libubsan.so")]
+    if not all(Path(path).is_absolute() for path in libraries):
+        pytest.skip(f"g++ has no sanitizer runtimes: {libraries}")
+    # torch's allocations are not freed at exit; its own overlapping symbols are not ours to mend.
+    environment = {
+        **os.environ, "LD_PRELOAD": " ".join(libraries), "OMP_NUM_THREADS": "2",
+        "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }  # fmt: skip
+    # Here, since a compiler that has the runtimes loaded takes a minute.
+    building.build(LEVELS[-1], openmp(), SANITIZERS)
+    driver = [sys.executable, native_driver.__file__, LEVELS[-1].name, SANITIZERS]
+    done = subprocess.run(driver, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.stdout == "clean\n" and done.returncode == 0, done.stderr[-4000:]

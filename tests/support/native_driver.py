@@ -1,0 +1,88 @@
+"""Runs every native kernel of a library at awkward shapes: ``native_driver.py LEVEL SANITIZERS``.
+
+Started by a test, with the sanitizers' runtime loaded first; they end the process with a report.
+Buffers are exact: a read or a write beyond one of them is found.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from unittest import mock
+
+import torch
+
+from atoll_kernels.cpu import activation, attention, linear_native, norm, rope
+from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu.native.build import LEVELS, build
+from atoll_kernels.cpu.native.library import Library, openmp
+
+MODULES = (activation, attention, linear_native, norm, rope)
+
+
+def main(level_name: str, sanitizers: str) -> None:
+    """Loads what was compiled before, and runs it."""
+    level = next(level for level in LEVELS if level.name == level_name)
+    library = Library.load(level, build(level, openmp(), sanitizers))
+    for module in MODULES:
+        mock.patch.object(module, "library", lambda: library).start()
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        _attention(dtype)
+        _rows(dtype)
+        _linear(dtype, library.width)
+    print("clean")
+
+
+def _attention(dtype: torch.dtype) -> None:
+    lengths = [0, 1, 300, 19]
+    bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
+    for num_heads, num_kv_heads, head_dim in ((2, 2, 10), (6, 1, 80)):
+        qkv = torch.randn(sum(lengths), num_heads + 2 * num_kv_heads, head_dim).to(dtype)
+        q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+        for causal, window, biased in ((False, None, True), (True, 5, False), (True, None, True)):
+            slopes = torch.rand(num_heads) if biased else None
+            table = torch.randn(num_heads, 7) if biased else None
+            masks: dict[str, Any] = {
+                "scale": 0.1, "causal": causal, "window": window,
+                "alibi_slopes": slopes, "relative_bias": table,
+            }  # fmt: skip
+            attention.varlen_attention(q, k, v, bounds, bounds, **masks)
+            for counts, lens in (([1, 1], [0, 33]), ([2], [1500])):
+                blocks = -(-max(lens) // 16)
+                cache = torch.randn(len(lens) * blocks, 16, num_kv_heads, head_dim).to(dtype)
+                order = torch.arange(len(cache), dtype=torch.int32).view(len(lens), blocks)
+                starts = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).int()
+                attention.paged_attention(
+                    q[: sum(counts)], cache, cache, order, starts,
+                    torch.tensor(lens, dtype=torch.int32), **masks,
+                )  # fmt: skip
+
+
+def _rows(dtype: torch.dtype) -> None:
+    for rows, width in ((3, 5), (70, 514)):
+        x, weight = torch.randn(rows, width).to(dtype), torch.randn(width).to(dtype)
+        norm.layer_norm(x, weight, weight, 1e-5, x)
+        norm.rms_norm(x, weight, 1e-5, None)
+        for name in activation.KINDS:
+            activation.activate(x, name)
+            activation.gated_activation(x[:, : width // 2 * 2], name)
+    qkv, cache = torch.randn(5, 4, 10).to(dtype), torch.zeros(2, 2, 4, 1, 10, dtype=dtype)
+    q, k, v = qkv.split([2, 1, 1], dim=1)
+    table, places = torch.randn(6, 3), torch.tensor([0, 5, 1, 2, 3])
+    rope.rope_write_kv(q, k, v, places, table, table, cache[0], cache[1], places)
+
+
+def _linear(dtype: torch.dtype, width: int) -> None:
+    for rows, inputs, outs in ((1, 30, 5), (67, 34, 40)):
+        x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outs, inputs).to(dtype)
+        bias = torch.randn(outs)
+        codes, scales = quantize_weight(weight)
+        packed = linear_native.pack_codes(codes, scales, bias, width)
+        linear_native.linear(x, packed, "gelu")
+        if dtype == torch.float32 or width == 16:
+            linear_native.linear(x, linear_native.pack_floats(weight, bias, width), None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
