@@ -24,8 +24,8 @@ def compose() -> dict[str, Any]:
 
 def test_compose_serves_the_repository_with_room_for_shared_memory() -> None:
     services = compose()["services"]
-    assert set(services) == {"atoll", "atoll-gpu"}
-    for service in services.values():
+    assert set(services) == {"atoll", "atoll-gpu", "gateway"}
+    for service in (services["atoll"], services["atoll-gpu"]):
         assert service["shm_size"] == "1gb"
         assert "/v2/health/ready" in " ".join(service["healthcheck"]["test"])
         assert "./model_repository:/models:ro" in service["volumes"]
@@ -35,6 +35,15 @@ def test_compose_serves_the_repository_with_room_for_shared_memory() -> None:
     assert gpu["profiles"] == ["gpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+
+
+def test_compose_puts_a_gateway_in_front_of_the_servers() -> None:
+    gateway = compose()["services"]["gateway"]
+    assert "atoll:8001" in gateway["environment"]["ATOLL_GATEWAY_SERVER"]
+    assert (ROOT / gateway["build"]["dockerfile"]).exists()
+    assert any(port.endswith(":8080") for port in gateway["ports"])
+    # The servers' own image has no gateway, and must not ask for one.
+    assert "PORT=0" in (ROOT / "deploy" / "Dockerfile").read_text()
 
 
 def test_compose_is_valid_for_docker() -> None:
@@ -49,8 +58,9 @@ def test_compose_is_valid_for_docker() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_dockerfile_copies_what_exists_and_may_be_sent() -> None:
-    text = (ROOT / "deploy" / "Dockerfile").read_text()
+@pytest.mark.parametrize("name", ["Dockerfile", "gateway.Dockerfile"])
+def test_the_dockerfiles_copy_what_exists_and_may_be_sent(name: str) -> None:
+    text = (ROOT / "deploy" / name).read_text()
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     sources = [
         name
@@ -58,11 +68,12 @@ def test_the_dockerfile_copies_what_exists_and_may_be_sent() -> None:
         for name in line.split()[:-1]
     ]
     assert sources
-    for name in sources:
-        assert (ROOT / name).exists(), name
-        assert f"!{name}" in allowed, name
-    # The stub puts the working directory first on sys.path.
-    assert re.findall(r"^WORKDIR (.+)$", text, re.MULTILINE)[-1] == "/workspace/empty"
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in allowed, source
+    if name == "Dockerfile":
+        # The stub puts the working directory first on sys.path.
+        assert re.findall(r"^WORKDIR (.+)$", text, re.MULTILINE)[-1] == "/workspace/empty"
 
 
 def test_the_makefile_knows_its_targets() -> None:
