@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from typing import Any
@@ -75,9 +76,11 @@ def test_a_hundred_clients_that_leave_leave_nothing_behind(
     before = _values(http)
     during = asyncio.run(all_at_once())
     assert during["atoll_requests_running"] > 0 and during["atoll_kv_usage"] > 0
+    # A second, unless the machine is busy with something else: then the steps take that long.
+    limit_s = 1.0 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 5.0
     ended = time.monotonic()
     while any(_gauges(http).values()):
-        assert time.monotonic() - ended < 1.0, _gauges(http)
+        assert time.monotonic() - ended < limit_s, _gauges(http)
         time.sleep(0.02)
     took = time.monotonic() - ended
 

@@ -35,6 +35,8 @@ from atoll_client.gateway.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
+_WATCH_AFTER_S = 0.03
+
 
 class Gateway:
     """Routes and what they share: the servers, their models, metrics."""
@@ -107,7 +109,7 @@ class Gateway:
                     f"{self.settings.max_concurrent_requests}"
                 )
             request.body = await self._read(request, receive)
-            async with _cancelled_with_client(receive):
+            with _cancelled_with_client(receive):
                 return await self._run(request, send)
         except _ClientLeft:
             raise
@@ -178,27 +180,37 @@ class _ClientLeft(Exception):
 
 
 class _cancelled_with_client:
-    """Cancels the task inside when the client closes the connection."""
+    """Cancels the task inside when the client closes the connection.
+
+    What is answered before ``_WATCH_AFTER_S`` needs no watch: a task for it would be a good part of
+    what a short embedding costs here.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._has_left = False
+        self._watch: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._watch = asyncio.create_task(self._wait(task))
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._watch.cancel()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._has_left and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise _ClientLeft from error
 
-    async def _wait(self, task: asyncio.Task[Any]) -> None:
+    def _begin(self) -> None:
+        self._watch = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             continue
         self._has_left = True
-        task.cancel()
+        assert self._task is not None
+        self._task.cancel()
 
 
 async def _send_reply(request: Request, answer: Reply, send: Send) -> int:

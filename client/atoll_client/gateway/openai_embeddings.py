@@ -32,7 +32,7 @@ async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
     request.labels["method"] = "batch" if len(items) > 1 else "single"
     with exact_messages(model):
         found = await encoders.embed(request, model, items, {"dimensions": body.dimensions})
-    count = int(found.num_tokens.sum())
+    count = sum(found.num_tokens.tolist())
     is_base64 = body.encoding_format == "base64"
     data = [
         {"object": "embedding", "index": i, "embedding": _packed(row) if is_base64 else row}

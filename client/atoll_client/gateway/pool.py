@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +212,7 @@ class Pool:
 
     async def infer(self, message: Message, metadata: Metadata = ()) -> Message:
         """One response from an encoder."""
-        async for server in self._candidates(message.model_name):
+        for server in self._candidates(message.model_name):
             with _counted(server):
                 try:
                     return await server.unary(message, self._timeout_s, metadata)
@@ -222,7 +222,7 @@ class Pool:
 
     async def ask(self, model: str, question: Mapping[str, Any]) -> Any:
         """A question about a model itself."""
-        async for server in self._candidates(model):
+        for server in self._candidates(model):
             is_batched = server.models[model].is_batched
             message = messages.control_request(model, is_batched, question)
             return messages.read_control(await server.ask(message, is_batched, self._timeout_s))
@@ -232,7 +232,7 @@ class Pool:
         self, message: Message, metadata: Metadata = ()
     ) -> AsyncGenerator[Message, None]:
         """Responses of a generator."""
-        async for server in self._candidates(message.model_name):
+        for server in self._candidates(message.model_name):
             has_begun = False
             with _counted(server):
                 try:
@@ -247,14 +247,13 @@ class Pool:
                         raise
         raise NotReady("no server is ready")
 
-    async def _candidates(self, model: str) -> AsyncIterator[Server]:
+    def _candidates(self, model: str) -> list[Server]:
         """Ready servers that have the model, the least busy first."""
         ready = [s for s in self.servers if s.is_ready]
         having = [s for s in ready if model in s.models]
         if ready and not having:
             raise NotFound(f"model {model!r} is not served")
-        for server in sorted(having, key=lambda s: s.num_outstanding):
-            yield server
+        return sorted(having, key=_load) if len(having) > 1 else having
 
     async def _watch(self) -> None:
         while True:
@@ -262,10 +261,18 @@ class Pool:
             await self.refresh()
 
 
-@contextlib.contextmanager
-def _counted(server: Server) -> Any:
-    server.num_outstanding += 1
-    try:
-        yield
-    finally:
-        server.num_outstanding -= 1
+class _counted:
+    """A request that a server holds."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        self._server.num_outstanding += 1
+
+    def __exit__(self, *reason: object) -> None:
+        self._server.num_outstanding -= 1
+
+
+def _load(server: Server) -> int:
+    return server.num_outstanding

@@ -124,7 +124,7 @@ async def _pair_scores(
                 tasks.cosine(np.stack([found.vectors[i], found.vectors[half + i]]))[0]
                 for i in range(half)
             ]
-            return np.array(cosines, np.float32), int(found.num_tokens.sum())
+            return np.array(cosines, np.float32), sum(found.num_tokens.tolist())
         scores, total = np.empty(len(firsts), np.float32), 0
         for query in dict.fromkeys(firsts):
             rows = [i for i, first in enumerate(firsts) if first == query]

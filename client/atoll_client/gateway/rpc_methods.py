@@ -68,7 +68,7 @@ async def embed(schema: Schema, request: Request, message: Any) -> Any:
     began = time.perf_counter()
     with tei.exact_messages(model):
         found = await encoders.embed(request, model, _texts(message.inputs), parameters)
-    metadata = _metadata(schema, request, began, int(found.num_tokens.sum()), message.inputs)
+    metadata = _metadata(schema, request, began, sum(found.num_tokens.tolist()), message.inputs)
     return schema["EmbedResponse"](embeddings=found.vectors[0].tolist(), metadata=metadata)
 
 

@@ -97,7 +97,7 @@ async def embed(request: Request, body: EmbedBody) -> Reply:
     parameters = _embed_parameters(body)
     with exact_messages(model):
         found = await encoders.embed(request, model, items, parameters)
-    headers = timing_headers(request, began, int(found.num_tokens.sum()), _characters(items))
+    headers = timing_headers(request, began, sum(found.num_tokens.tolist()), _characters(items))
     return reply(found.vectors, headers)
 
 
@@ -176,7 +176,7 @@ async def similarity(request: Request, body: SimilarityBody) -> Reply:
         found = await encoders.embed(
             request, model, texts, body.parameters.truncation().parameters()
         )
-    headers = timing_headers(request, began, int(found.num_tokens.sum()), _characters(texts))
+    headers = timing_headers(request, began, sum(found.num_tokens.tolist()), _characters(texts))
     return reply(tasks.cosine(found.vectors), headers)
 
 
