@@ -1,0 +1,176 @@
+"""The libraries that people generate text with on a CPU, all greedy, on the same token ids.
+
+transformers runs static batches; ctranslate2 its own batches; llama.cpp all sequences in one
+``llama_batch`` per step, which is what its server does. Weights are the served checkpoint's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# Prompts of equal length, tokens of each answer -> the answers, exactly so long.
+Generate = Callable[[list[list[int]], int], list[list[int]]]
+MAX_SEQUENCES = 32
+MAX_TOKENS = 256
+
+
+def peers(folder: Path, cache: Path) -> Iterator[tuple[str, Generate]]:
+    """Name and function of every peer that is installed."""
+    for name, package, build in _PEERS:
+        if importlib.util.find_spec(package) is None:
+            print(f"  {name}: {package} is not installed", flush=True)
+            continue
+        yield name, build(folder, cache)
+
+
+def _transformers(dtype: torch.dtype) -> Callable[[Path, Path], Generate]:
+    def build(folder: Path, cache: Path) -> Generate:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+        @torch.inference_mode()
+        def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
+            ids = torch.tensor(prompts)
+            found: torch.Tensor = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
+                min_new_tokens=count, max_new_tokens=count,
+            )  # fmt: skip
+            answers: list[list[int]] = found[:, len(prompts[0]) :].tolist()
+            return answers
+
+        return generate
+
+    return build
+
+
+def _ctranslate2(compute_type: str) -> Callable[[Path, Path], Generate]:
+    def build(folder: Path, cache: Path) -> Generate:
+        import ctranslate2
+        from tokenizers import Tokenizer
+
+        target = cache / f"{folder.name}-ctranslate2"
+        if not target.exists():
+            ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target))
+        generator = ctranslate2.Generator(
+            str(target), compute_type=compute_type, intra_threads=torch.get_num_threads()
+        )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+        def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
+            words = [[tokenizer.id_to_token(i) for i in prompt] for prompt in prompts]
+            found = generator.generate_batch(
+                words, min_length=count, max_length=count, include_prompt_in_result=False,
+                end_token=[], sampling_topk=1,
+            )  # fmt: skip
+            return [result.sequences_ids[0] for result in found]
+
+        return generate
+
+    return build
+
+
+def _llama_cpp(kind: str) -> Callable[[Path, Path], Generate]:
+    def build(folder: Path, cache: Path) -> Generate:
+        import llama_cpp
+        from gguf_copy import quantized
+
+        llama = LlamaCpp(llama_cpp, quantized(folder, cache, kind))
+        return llama.generate
+
+    return build
+
+
+class LlamaCpp:
+    """llama.cpp over its C interface: any number of sequences in one step."""
+
+    def __init__(self, llama_cpp: Any, path: Path) -> None:
+        self._lib = llama_cpp
+        with _quiet():
+            llama_cpp.llama_backend_init()
+            self._model = llama_cpp.llama_model_load_from_file(
+                str(path).encode(), llama_cpp.llama_model_default_params()
+            )
+            parameters = llama_cpp.llama_context_default_params()
+            parameters.n_ctx = MAX_SEQUENCES * MAX_TOKENS
+            parameters.n_batch = parameters.n_ubatch = 2048
+            parameters.n_seq_max = MAX_SEQUENCES
+            parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
+            self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+            self._batch = llama_cpp.llama_batch_init(2048, 0, 1)
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
+
+    def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:
+        """Greedy answers of ``count`` tokens."""
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        rows = [
+            (token, position, sequence, position + 1 == len(prompt))
+            for sequence, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        following = self._prefill(rows)
+        answers = [[token] for token in following]
+        for step in range(count - 1):
+            position = len(prompts[0]) + step
+            following = self._step([(t, position, s, True) for s, t in enumerate(following)])
+            for answer, token in zip(answers, following, strict=True):
+                answer.append(token)
+        return answers
+
+    def _prefill(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
+        found: list[int] = []
+        for start in range(0, len(rows), 2048):
+            found += self._step(rows[start : start + 2048])
+        return found
+
+    def _step(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
+        """Runs (token, position, sequence, wants logits) rows; the best token of those that do."""
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wants_logits) in enumerate(rows):
+            batch.token[i], batch.pos[i] = token, position
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+            batch.logits[i] = wants_logits
+        status = self._lib.llama_decode(self._context, batch)
+        if status:
+            raise RuntimeError(f"llama_decode: status {status}")
+        best = []
+        for i, row in enumerate(rows):
+            if row[3]:
+                pointer = self._lib.llama_get_logits_ith(self._context, i)
+                best.append(int(np.ctypeslib.as_array(pointer, (self._vocab_size,)).argmax()))
+        return best
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """llama.cpp writes what it loads to standard error."""
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+_PEERS: list[tuple[str, str, Callable[[Path, Path], Generate]]] = [
+    ("transformers fp32", "transformers", _transformers(torch.float32)),
+    ("transformers bf16", "transformers", _transformers(torch.bfloat16)),
+    ("ctranslate2 int8", "ctranslate2", _ctranslate2("int8")),
+    ("llama.cpp BF16", "llama_cpp", _llama_cpp("BF16")),
+    ("llama.cpp Q8_0", "llama_cpp", _llama_cpp("Q8_0")),
+    ("llama.cpp Q4_0", "llama_cpp", _llama_cpp("Q4_0")),
+]
