@@ -13,7 +13,6 @@ from unittest import mock
 import torch
 
 from atoll_kernels.cpu import activation, attention, linear_native, norm, rope
-from atoll_kernels.cpu.linear_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import LEVELS, build
 from atoll_kernels.cpu.native.library import Library, openmp
 
@@ -77,9 +76,6 @@ def _linear(dtype: torch.dtype, width: int) -> None:
     for rows, inputs, outs in ((1, 30, 5), (67, 34, 40)):
         x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outs, inputs).to(dtype)
         bias = torch.randn(outs)
-        codes, scales = quantize_weight(weight)
-        packed = linear_native.pack_codes(codes, scales, bias, width)
-        linear_native.linear(x, packed, "gelu")
         if dtype == torch.float32 or width == 16:
             linear_native.linear(x, linear_native.pack_floats(weight, bias, width), None)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from atoll_kernels.cpu import (
@@ -27,9 +28,21 @@ def pack_linear(
 ) -> PackedLinear | None:
     """See ``atoll_kernels.pack_linear``; shapes that 4 bits do not take get 8."""
     if scheme == "dense":
-        return linear_native.pack(weight, bias, scheme) or linear_float.pack(weight, bias)
+        return linear_native.pack(weight, bias) or linear_float.pack(weight, bias)
     packed = _pack_int4(weight, bias, group_size) if scheme == "int4" else None
     return packed or linear_grouped.pack_int8(weight, bias) or linear_int8.pack(weight, bias)
+
+
+def pack_int4(
+    codes: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor, bias: Tensor | None,
+    dtype: torch.dtype,
+) -> PackedLinear | None:  # fmt: skip
+    """See ``atoll_kernels.pack_int4``; float32 keeps the scales and the rows as they are."""
+    found = linear_int4.arrange(codes, zeros, scales, groups)
+    if found is None:
+        return None
+    native = linear_grouped.pack_arranged(found, bias) if dtype == torch.bfloat16 else None
+    return native or linear_int4.pack_arranged(found, bias, dtype)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:

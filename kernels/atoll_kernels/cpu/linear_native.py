@@ -1,9 +1,7 @@
-"""Linear layers by the native kernel: float32, bfloat16, and 8 bits; scales, bias and activation in
-the same call.
+"""Dense linear layers by the native kernel: product, bias and activation in one call.
 
 At hundreds of rows it is as fast as oneDNN, and up to twice as fast at a few, where a call costs
-more than its work. In 8 bits, rows are quantised as in ``linear_int8``, without torch's seven
-passes over the rows before oneDNN's product and three over the float32 sums after it.
+more than its work.
 """
 
 import torch
@@ -12,78 +10,62 @@ from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.cpu.activation import KINDS
-from atoll_kernels.cpu.linear_int8 import quantize_weight
 from atoll_kernels.cpu.native import library
 from atoll_kernels.linear import PackedLinear
 
 LAYOUT = "native"
-_DTYPES = (torch.float32, torch.bfloat16)
 _NO_ACTIVATION = -1
 
 
-def pack(weight: Tensor, bias: Tensor | None, scheme: str) -> PackedLinear | None:
-    """Packs (out_features, in_features) floats, quantised by output for "int8".
+def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
+    """Packs (out_features, in_features) floats.
 
-    None where oneDNN is faster: without AVX-512, and its bfloat16 and VNNI instructions.
+    None where oneDNN is faster: without AVX-512, and its instructions for bfloat16.
     """
     native = library()
-    if native is None or weight.dtype not in _DTYPES or not weight.numel():
+    if native is None or not weight.numel():
         return None
-    if scheme == "int8":
-        if not native.has_vnni:
-            return None
-        codes, scales = quantize_weight(weight)
-        return pack_codes(codes, scales, bias, native.width)
-    has_products = native.has_bf16 if weight.dtype == torch.bfloat16 else native.width == 16
-    is_whole = weight.shape[1] * weight.itemsize % 4 == 0
-    return pack_floats(weight, bias, native.width) if has_products and is_whole else None
+    if weight.dtype == torch.bfloat16:
+        is_fast = native.has_bf16 and weight.shape[1] % 2 == 0
+    else:
+        is_fast = weight.dtype == torch.float32 and native.width == 16
+    return pack_floats(weight, bias, native.width) if is_fast else None
 
 
 def pack_floats(weight: Tensor, bias: Tensor | None, width: int) -> PackedLinear:
     """Panels of ``width`` outputs; two bfloat16 inputs of an output side by side."""
     out_features, in_features = weight.shape
     panels = _panels(weight, width)
+    # Copied: a bias that is mapped from a file would keep all of the file mapped.
+    wide = None if bias is None else F.pad(bias.float(), (0, -out_features % width)).clone()
     extra = {"dtype": weight.dtype}
-    bias = _padded_bias(bias, out_features, width)
-    return PackedLinear(LAYOUT, "dense", in_features, out_features, (panels,), bias, extra)
-
-
-def pack_codes(codes: Tensor, scales: Tensor, bias: Tensor | None, width: int) -> PackedLinear:
-    """Panels of ``width`` outputs, four inputs of an output side by side.
-
-    codes: (out_features, in_features) int8. scales: (out_features,) float32.
-    """
-    out_features, in_features = codes.shape
-    rows = -out_features % width
-    panels = _panels(F.pad(codes, (0, -in_features % 4)), width)
-    sums = F.pad(codes.sum(1, dtype=torch.int32) * 128, (0, rows))
-    tensors = (panels, F.pad(scales, (0, rows)), sums)
-    bias = _padded_bias(bias, out_features, width)
-    return PackedLinear(LAYOUT, "int8", in_features, out_features, tensors, bias)
+    return PackedLinear(LAYOUT, "dense", in_features, out_features, (panels,), wide, extra)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     """See ``atoll_kernels.linear``."""
     native = library()
     assert native is not None, "pack() found it"
-    is_int8 = packed.scheme == "int8"
-    dtype = x.dtype if is_int8 and x.dtype in _DTYPES else packed.extra.get("dtype", torch.float32)
-    rows = x if x.dtype == dtype else x.to(dtype)
-    if rows.stride(1) != 1 or not is_int8 and (rows.data_ptr() | rows.stride(0) * 2) % 4:
-        rows = rows.contiguous()  # whose words are aligned
-    weight, *scaling = packed.tensors
-    scales, sums = (t.data_ptr() for t in scaling) if is_int8 else (0, 0)
+    dtype = packed.extra["dtype"]
+    if x.dtype is not dtype:
+        return linear(x.to(dtype), packed, activation).to(x.dtype)
+    # Contiguous rows begin at whole words, which the kernel reads.
+    rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
     kind = _NO_ACTIVATION if activation is None else KINDS.get(activation, _NO_ACTIVATION)
-    out = torch.empty(x.shape[0], packed.out_features, dtype=dtype)
+    num_rows, in_features = x.shape
+    out = torch.empty((num_rows, packed.out_features), dtype=dtype)
+    bias = 0 if packed.bias is None else packed.bias.data_ptr()
     native.linear(
-        rows.data_ptr(), weight.data_ptr(), scales, sums,
-        0 if packed.bias is None else packed.bias.data_ptr(), out.data_ptr(),
-        x.shape[0], packed.in_features, packed.out_features, rows.stride(0), kind, is_int8,
-        dtype == torch.bfloat16, torch.get_num_threads(),
+        rows.data_ptr(), packed.tensors[0].data_ptr(), bias, out.data_ptr(), num_rows, in_features,
+        packed.out_features, in_features, kind, dtype is torch.bfloat16, torch.get_num_threads(),
     )  # fmt: skip
     if activation is not None and kind == _NO_ACTIVATION:
-        out = ACTIVATIONS[activation](out)
-    return out if dtype == x.dtype else out.to(x.dtype)
+        return ACTIVATIONS[activation](out)
+    return out
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _panels(weight: Tensor, width: int) -> Tensor:
@@ -98,8 +80,3 @@ def _panels(weight: Tensor, width: int) -> Tensor:
     if out_features % width:
         panels[whole, :, : out_features % width] = rows[whole * width :].transpose(0, 1)
     return panels
-
-
-def _padded_bias(bias: Tensor | None, out_features: int, width: int) -> Tensor | None:
-    """float32, and a copy: one that is mapped from a file would keep all of the file mapped."""
-    return None if bias is None else F.pad(bias.float(), (0, -out_features % width)).clone()

@@ -140,11 +140,8 @@ class PagedAttention(nn.Module):
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[q; k; v] rows as (tokens, heads, head_dim) views."""
-        width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        kv_end = width + kv_width
-        q = qkv[:, :width].unflatten(-1, (self.num_heads, self.head_dim))
-        k = qkv[:, width:kv_end].unflatten(-1, (self.num_kv_heads, self.head_dim))
-        v = qkv[:, kv_end:].unflatten(-1, (self.num_kv_heads, self.head_dim))
+        heads = qkv.view(len(qkv), -1, self.head_dim)
+        q, k, v = heads.split_with_sizes((self.num_heads, self.num_kv_heads, self.num_kv_heads), 1)
         return q, k, v
 
     def forward(

@@ -71,7 +71,7 @@ class Library:
             norm=Kernel(opened, "atoll_norm", 13, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
-            linear=Kernel(opened, "atoll_linear", 14, 0),
+            linear=Kernel(opened, "atoll_linear", 11, 0),
             grouped=Kernel(opened, "atoll_grouped", 14, 0),
             width=opened.atoll_width(),
         )

@@ -8,7 +8,6 @@
 namespace kernels {
 
 struct Float32 {
-    using Acc = Floats;
     static constexpr int kPerWord = 1;
     static INLINE Floats step(Floats acc, uint32_t a, Words b) {
         float x;
@@ -19,29 +18,12 @@ struct Float32 {
 
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
-    using Acc = Floats;
     static constexpr int kPerWord = 2;
     static INLINE Floats step(Floats acc, uint32_t a, Words b) {
         return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)splat((int32_t)a), (__m512bh)b);
     }
 };
 #endif
-
-// Unsigned bytes of A, signed bytes of B, sums in 32 bits: nothing saturates.
-struct Int8 {
-    using Acc = Ints;
-    static constexpr int kPerWord = 4;
-    static INLINE Ints step(Ints acc, uint32_t a, Words b) {
-#if defined(__AVX512VNNI__)
-        return (Ints)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)splat((int32_t)a), (__m512i)b);
-#else
-#pragma GCC unroll 4
-        for (int i = 0; i < 32; i += 8)
-            acc += splat((int32_t)(a >> i & 255)) * ((Ints)(b << (24 - i)) >> 24);
-        return acc;
-#endif
-    }
-};
 
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8;
@@ -52,13 +34,12 @@ constexpr int kTileRows = 4;  // 16 registers: 4 x 2 sums, and what they are mad
 // c[R, V * W] (+)= a[R, k] * b[k, V * W]; b is in panels of W columns: panel p at b + p * panel.
 template <class Policy, int R, int V>
 INLINE void tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel, int64_t k,
-                 typename Policy::Acc* c, int64_t ldc, bool accumulate) {
-    using Acc = typename Policy::Acc;
-    Acc sums[R][V];
+                 Floats* c, int64_t ldc, bool accumulate) {
+    Floats sums[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] = accumulate ? c[r * ldc + v] : Acc{};
+        for (int v = 0; v < V; ++v) sums[r][v] = accumulate ? c[r * ldc + v] : Floats{};
     for (int64_t i = 0; i < k; ++i) {
         Words columns[V];
 #pragma GCC unroll 2
@@ -77,7 +58,7 @@ INLINE void tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t pane
 
 template <class Policy, int R>
 void tile_row(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel, int64_t k,
-              typename Policy::Acc* c, int64_t ldc, int64_t panels, bool accumulate) {
+              Floats* c, int64_t ldc, int64_t panels, bool accumulate) {
     int64_t p = 0;
     for (; p + 2 <= panels; p += 2)
         tile<Policy, R, 2>(a, lda, b + p * panel, panel, k, c + p, ldc, accumulate);
@@ -87,7 +68,7 @@ void tile_row(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel, 
 // c (rows <= kTileRows, panels of W) (+)= a (rows, k words) * b (panels, k, W); ldc in vectors.
 template <class Policy, int R = kTileRows>
 INLINE void multiply(int64_t rows, const uint32_t* a, int64_t lda, const uint32_t* b,
-                     int64_t panel, int64_t k, typename Policy::Acc* c, int64_t ldc,
+                     int64_t panel, int64_t k, Floats* c, int64_t ldc,
                      int64_t panels, bool accumulate) {
     if (rows == R) return tile_row<Policy, R>(a, lda, b, panel, k, c, ldc, panels, accumulate);
     if constexpr (R > 1)
