@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.cpu.linear_int4 import quantize
+from atoll_kernels.cpu.linear_int4 import Arranged, quantize
 from atoll_kernels.cpu.linear_int8 import quantize_weight
 from atoll_kernels.cpu.native import library
 from atoll_kernels.linear import PackedLinear
@@ -43,6 +43,16 @@ def pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLin
     if not is_fast() or group_size not in _INT4_GROUPS or weight.shape[1] % group_size:
         return None
     return pack4(*quantize(weight, group_size), bias)
+
+
+def pack_arranged(found: Arranged, bias: Tensor | None) -> PackedLinear | None:
+    """A checkpoint's codes, scales rounded to bfloat16; None without VNNI or for other groups."""
+    size = found.codes.shape[1] // found.scales.shape[1]
+    if not is_fast() or size not in _INT4_GROUPS:
+        return None
+    packed = pack4(found.codes, found.scales, found.zeros, bias)
+    packed.extra["order"] = found.order
+    return packed
 
 
 def is_fast() -> bool:
@@ -86,6 +96,8 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     assert native is not None, "what packed the weight is there"
     if x.dtype not in _DTYPES or x.stride(1) != 1:
         return linear(x.float().contiguous(), packed, activation).to(x.dtype)
+    if (order := packed.extra.get("order")) is not None:
+        x = x.index_select(1, order)
     weight, scales = packed.tensors
     out = torch.empty(x.shape[0], packed.out_features, dtype=x.dtype)
     native.grouped(

@@ -6,6 +6,8 @@ With groups of 32 and bfloat16 scales and zeros a weight takes 5 bits, an eighth
 memory at a quality that 4.5 bits (groups of 64) do not reach (docs/accuracy.md).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -31,27 +33,41 @@ def pack(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear |
     return _packed(codes, scales.t(), zeros.t(), group_size, bias, weight.dtype, None)
 
 
-def pack_int4(
-    codes: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor, bias: Tensor | None,
-    dtype: torch.dtype,
-) -> PackedLinear | None:  # fmt: skip
-    """See ``atoll_kernels.pack_int4``; declines groups of unequal sizes or sizes not its own.
+class Arranged(NamedTuple):
+    """A checkpoint's codes (out_features, in_features) with their inputs sorted by group.
 
-    Inputs are sorted by group, once; rows are gathered in that order.
+    scales, zeros: (out_features, groups), as in the formula above. order: of the inputs, if they
+    were not sorted.
     """
-    in_features, out_features = codes.shape
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    order: Tensor | None
+
+
+def arrange(codes: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor) -> Arranged | None:
+    """Arguments as in ``atoll_kernels.pack_int4``; None for groups of unequal sizes."""
+    in_features = len(codes)
     size, rest = divmod(in_features, len(scales))
     order = groups.argsort(stable=True)
     expected = torch.arange(in_features) // max(size, 1)
-    if rest or not _fits(out_features, in_features, size) or dtype not in _FLOATS:
-        return None
-    if not torch.equal(groups[order], expected):
+    if rest or not torch.equal(groups[order], expected):
         return None
     is_sorted = torch.equal(groups, expected)
-    sorted_codes = (codes if is_sorted else codes[order]).t()
-    middle = (8 - zeros.float()) * scales.float()
-    kept_order = None if is_sorted else order
-    return _packed(sorted_codes, scales, middle, size, bias, dtype, kept_order)
+    wide = scales.float()
+    middle = (8 - zeros.float()) * wide
+    sorted_codes = codes if is_sorted else codes[order]
+    return Arranged(sorted_codes.t(), wide.t(), middle.t(), None if is_sorted else order)
+
+
+def pack_arranged(found: Arranged, bias: Tensor | None, dtype: torch.dtype) -> PackedLinear | None:
+    """For x of ``dtype``; None for shapes and groups that the kernel cannot take."""
+    out_features, in_features = found.codes.shape
+    size = in_features // found.scales.shape[1]
+    if not _fits(out_features, in_features, size) or dtype not in _FLOATS:
+        return None
+    return _packed(found.codes, found.scales.t(), found.zeros.t(), size, bias, dtype, found.order)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:

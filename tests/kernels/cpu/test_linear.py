@@ -203,7 +203,12 @@ def test_codes_of_a_checkpoint(group_size: int, is_kept: bool, act_order: bool) 
     assert (packed.layout == linear_int4.LAYOUT) == is_kept
     weight = scales.double()[groups] * (codes - zeros[groups])
     x = _rows(5, 128)
-    _close(kernels.linear(x, packed), x.double() @ weight + bias.double(), torch.float32)
+    wanted = x.double() @ weight + bias.double()
+    _close(kernels.linear(x, packed), wanted, torch.float32)
+    narrow = kernels.pack_int4(codes, zeros, scales, groups, bias, torch.bfloat16)
+    assert (narrow.scheme == "int4") == is_kept
+    found = kernels.linear(x.bfloat16(), narrow).double()
+    assert float((found - wanted).norm() / wanted.norm()) < 0.01
 
 
 @pytest.mark.parametrize("scheme", ["dense", "int8", "int4"])
