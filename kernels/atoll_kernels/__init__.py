@@ -2,7 +2,7 @@
 
 from atoll_kernels.activation import ACTIVATIONS, activate, gated_activation
 from atoll_kernels.attention import paged_attention, varlen_attention, write_kv
-from atoll_kernels.linear import PackedLinear, linear, pack_linear
+from atoll_kernels.linear import PackedLinear, linear, pack_int4, pack_linear
 from atoll_kernels.norm import layer_norm, rms_norm
 from atoll_kernels.rope import apply_rope
 
@@ -14,6 +14,7 @@ __all__ = [
     "gated_activation",
     "layer_norm",
     "linear",
+    "pack_int4",
     "pack_linear",
     "paged_attention",
     "rms_norm",

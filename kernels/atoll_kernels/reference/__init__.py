@@ -2,7 +2,7 @@
 
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
-from atoll_kernels.reference.linear import linear, pack_linear
+from atoll_kernels.reference.linear import linear, pack_int4, pack_linear
 from atoll_kernels.reference.norm import layer_norm, rms_norm
 from atoll_kernels.reference.rope import apply_rope
 
@@ -12,6 +12,7 @@ __all__ = [
     "gated_activation",
     "layer_norm",
     "linear",
+    "pack_int4",
     "pack_linear",
     "paged_attention",
     "rms_norm",

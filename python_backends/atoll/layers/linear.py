@@ -6,7 +6,7 @@ from torch import Tensor, nn
 import atoll_kernels as kernels
 from atoll.errors import WeightError
 from atoll.weights.load import LoadOptions
-from atoll.weights.quantization import expand
+from atoll.weights.quantization import expand, packed_codes
 from atoll.weights.table import Group
 
 
@@ -41,22 +41,32 @@ class Linear(nn.Module):
     def load(self, group: Group, options: LoadOptions) -> None:
         """Reads, expands, converts and packs the weight; see ``Group.get`` for the errors."""
         shape = (self.out_features, self.in_features)
-        if group.has("qweight"):
-            weight = expand(group, options.quantization, options.dtype, options.device)
-            if weight.shape != shape:
-                raise WeightError(f"{group.target}: quantised {tuple(weight.shape)}, not {shape}")
-        else:
-            weight = group.get("weight", shape)
         bias = group.get("bias", (self.out_features,)) if group.has("bias") else None
-        self._pack(weight, bias, options)
+        # The head decides between words: at 4 bits it costs more quality than all other layers.
+        is_head = group.target == "lm_head"
+        if not group.has("qweight"):
+            self._pack(group.get("weight", shape), bias, options, is_head)
+            return
+        found = packed_codes(group, options.quantization, options.device)
+        if found is not None and found.shape == shape and options.scheme != "int8":
+            bias = None if bias is None else bias.to(options.device, options.dtype)
+            self.packed = kernels.pack_int4(*found, bias, options.dtype)
+            return
+        weight = expand(group, options.quantization, options.dtype, options.device)
+        if weight.shape != shape:
+            raise WeightError(f"{group.target}: quantised {tuple(weight.shape)}, not {shape}")
+        self._pack(weight, bias, options, is_head)
 
     def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
         """Shares the weight of an embedding."""
         assert isinstance(source.weight, Tensor)
-        self._pack(source.weight.detach(), None, options)
+        self._pack(source.weight.detach(), None, options, is_head=True)
 
-    def _pack(self, weight: Tensor, bias: Tensor | None, options: LoadOptions) -> None:
+    def _pack(
+        self, weight: Tensor, bias: Tensor | None, options: LoadOptions, is_head: bool
+    ) -> None:
         scheme = options.scheme if self.quantizable else "dense"
+        scheme = "int8" if is_head and scheme == "int4" else scheme
         weight = weight.to(options.device, options.dtype)
         bias = None if bias is None else bias.to(options.device, options.dtype)
         self.packed = kernels.pack_linear(weight, bias, scheme, options.group_size)

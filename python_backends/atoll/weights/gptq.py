@@ -29,6 +29,13 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
     return (codes & ((1 << bits) - 1)).int()
 
 
+def unpack_zeros(qzeros: Tensor, bits: int, zero_offset: int, num_outputs: int) -> Tensor:
+    """The codes that stand for zero, (groups, num_outputs) int32."""
+    zeros = unpack(qzeros.t(), bits, num_outputs).t()
+    # Writers subtract one modulo the width: a stored 15 of four bits means 0, not 16.
+    return (zeros + zero_offset) & ((1 << bits) - 1)
+
+
 def dequantize(
     qweight: Tensor,
     qzeros: Tensor,
@@ -40,9 +47,7 @@ def dequantize(
 ) -> Tensor:
     """The weight (N, K) in ``dtype``, computed in float32. groups: (K,) int64."""
     (num_inputs,), num_outputs = groups.shape, scales.shape[1]
-    zeros = unpack(qzeros.t(), bits, num_outputs).t()
-    # Writers subtract one modulo the width: a stored 15 of four bits means 0, not 16.
-    zeros = (zeros + zero_offset) & ((1 << bits) - 1)
+    zeros = unpack_zeros(qzeros, bits, zero_offset, num_outputs)
     weight = torch.empty(num_outputs, num_inputs, dtype=dtype, device=qweight.device)
     for start in range(0, num_outputs, _SLICE):
         part = slice(start, min(start + _SLICE, num_outputs))

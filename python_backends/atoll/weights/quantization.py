@@ -1,15 +1,15 @@
 """How a checkpoint is quantised, and what ``--quantize`` asks for at load.
 
 A quantised checkpoint is recognised by its config; each layer by its ``qweight``, so that layers
-left out of the quantisation load as usual. The weights are expanded at load and packed again by
-``pack_linear`` in the scheme asked for.
+left out of the quantisation load as usual. Codes of 4 bits are handed to ``pack_int4`` as they are;
+other weights are expanded at load and packed by ``pack_linear`` in the scheme asked for.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +67,41 @@ class Quantization:
         return _gptq(folder, found) if method == "gptq" else _awq(folder, found)
 
 
+class Codes(NamedTuple):
+    """What ``pack_int4`` takes of a layer: see there for shapes and meaning."""
+
+    codes: Tensor
+    zeros: Tensor
+    scales: Tensor
+    groups: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.codes.shape[1], self.codes.shape[0]
+
+
+def packed_codes(
+    group: Group, quantization: Quantization | None, device: torch.device
+) -> Codes | None:
+    """The 4-bit codes of a quantised layer, parts and order included.
+
+    None where they cannot stay: another width, inputs that AWQ divides, or parts of a fused
+    projection whose act-orders differ.
+    """
+    if quantization is None or quantization.bits != 4 or group.input_scales() is not None:
+        return None
+    parts = [_codes(group, part, quantization, device) for part in group.parts()]
+    if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
+        return None
+    rows = group.rows()
+    codes, zeros, scales = (
+        torch.cat(tensors, dim=1) if rows is None else torch.cat(tensors, dim=1)[:, rows.to(device)]
+        for tensors in list(zip(*parts, strict=True))[:3]
+    )
+    return Codes(codes, zeros, scales, parts[0].groups)
+
+
 def expand(
     group: Group, quantization: Quantization | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -91,18 +126,34 @@ def _expand(
     group: Group, part: str, quantization: Quantization, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     q = quantization
+    qweight, qzeros, scales, groups = _stored(group, part, q, device)
+    if q.method == "awq":
+        return awq.dequantize(qweight, qzeros, scales, groups, dtype)
+    return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
+
+
+def _codes(group: Group, part: str, quantization: Quantization, device: torch.device) -> Codes:
+    q = quantization
+    qweight, qzeros, scales, groups = _stored(group, part, q, device)
+    if q.method == "awq":
+        return Codes(awq.unpack(qweight), awq.unpack(qzeros), scales, groups)
+    zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, scales.shape[1])
+    return Codes(gptq.unpack(qweight, q.bits, len(groups)), zeros, scales, groups)
+
+
+def _stored(
+    group: Group, part: str, quantization: Quantization, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(qweight, qzeros, scales, the group of each input)."""
+    q = quantization
     qweight, qzeros, scales = (
         group.raw(part, suffix).to(device) for suffix in ("qweight", "qzeros", "scales")
     )
     num_inputs = len(qweight) if q.method == "awq" else len(qweight) * 32 // q.bits
     if group.has_part(part, "g_idx"):
-        groups = group.raw(part, "g_idx").to(device).long()
-    else:
-        size = q.group_size if q.group_size > 0 else num_inputs
-        groups = torch.arange(num_inputs, device=device) // size
-    if q.method == "awq":
-        return awq.dequantize(qweight, qzeros, scales, groups, dtype)
-    return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
+        return qweight, qzeros, scales, group.raw(part, "g_idx").to(device).long()
+    size = q.group_size if q.group_size > 0 else num_inputs
+    return qweight, qzeros, scales, torch.arange(num_inputs, device=device) // size
 
 
 def scheme_for(quantize: str) -> str:
