@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import fake_triton
@@ -302,6 +305,20 @@ def test_a_named_default_wins_over_the_alphabet() -> None:
         assert triton.calls == ["b", "a", "a"]
 
     asyncio.run(scenario())
+
+
+def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)`( \*)? \|", text, re.MULTILINE))
+    assert list(rows) == [one.name for one in fields(GatewaySettings)]
+    for one in fields(GatewaySettings):
+        value = "7" if isinstance(one.default, (int, float)) else "x"
+        name = f"ATOLL_GATEWAY_{one.name.upper()}"
+        assert str(getattr(GatewaySettings.read((), {name: value}), one.name)) in (value, "7.0")
+        alone = getattr(GatewaySettings.read((), {one.name.upper(): value}), one.name)
+        assert (alone != one.default) == bool(rows[one.name]), one.name
+        flag = f"--{one.name.replace('_', '-')}={value}"
+        assert GatewaySettings.read([flag], {}) == GatewaySettings.read((), {name: value})
 
 
 async def post(http: httpx.AsyncClient, request: tuple[str, Any]) -> httpx.Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from atoll_client.errors import NotFound, NotReady, UnsupportedModel
 from atoll_client.gateway.pool import Pool
@@ -22,12 +22,17 @@ class Models:
 
     def __init__(self, pool: Pool, defaults: Sequence[str]) -> None:
         self._pool, self._defaults = pool, defaults
+        self._found: Mapping[str, ModelInfo] = {}
+        self._all: list[ModelInfo] = []
 
     def all(self) -> list[ModelInfo]:
         """Every served model, the defaults first."""
         found = self._pool.models()
-        first = [name for name in self._defaults if name in found]
-        return [found[name] for name in (*first, *sorted(found.keys() - set(first)))]
+        if found is not self._found:
+            first = [name for name in self._defaults if name in found]
+            self._all = [found[name] for name in (*first, *sorted(found.keys() - set(first)))]
+            self._found = found
+        return self._all
 
     def default(self, tasks: Sequence[str]) -> ModelInfo | None:
         """The model for a task when none is named; earlier tasks win."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +180,8 @@ class Pool:
         self._addresses = addresses
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._task: asyncio.Task[None] | None = None
+        self._seen: list[Mapping[str, Served]] = []
+        self._models: Mapping[str, ModelInfo] = {}
 
     async def start(self) -> None:
         """Looks once, then goes on looking in the background.
@@ -205,10 +208,13 @@ class Pool:
         """Whether any server answers and has a model."""
         return any(server.is_ready and server.models for server in self.servers)
 
-    def models(self) -> dict[str, ModelInfo]:
-        """Every model of every ready server, by name."""
-        ready = [server for server in self.servers if server.is_ready]
-        return {n: served.info for server in ready for n, served in server.models.items()}
+    def models(self) -> Mapping[str, ModelInfo]:
+        """Every model of every ready server, by name: the same object until something changes."""
+        ready = [server.models for server in self.servers if server.is_ready]
+        if len(ready) != len(self._seen) or any(map(operator.is_not, ready, self._seen)):
+            self._seen = ready
+            self._models = {n: served.info for models in ready for n, served in models.items()}
+        return self._models
 
     async def infer(self, message: Message, metadata: Metadata = ()) -> Message:
         """One response from an encoder."""
