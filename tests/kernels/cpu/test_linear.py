@@ -219,7 +219,7 @@ def test_custom_kernels_disabled(scheme: str) -> None:
         packed = kernels.pack_linear(weight, bias, scheme)
         found = kernels.linear(_rows(9, 96), packed, "gelu")
     finally:
-        dispatch.configure()
+        dispatch.configure(disable_custom_kernels=False)
     assert packed.layout == ("torch" if scheme == "dense" else "torch-int8")
     wanted = _exact(_rows(9, 96), weight, bias, "gelu")
     assert float((found - wanted).abs().max()) < (1e-5 if scheme == "dense" else 0.05)
