@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -261,6 +262,7 @@ async def measure(server: ServerProcess, port: int, pid: int, count: int) -> dic
             for name, rate in zip(rates, (whole, alone, call), strict=True):
                 rates[name].append(rate)
     found: dict[str, Any] = {"rates": rates, "own_us": await own_microseconds()}
+    found["load"] = os.getloadavg()[0]
     found["latencies"] = await latencies(port, address, count // 4)
     found["streams"] = {n: await streams(port, address, n, ROUNDS) for n in (1, 8)}
     return found
@@ -274,6 +276,7 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         "# The gateway's cost", "",
         f"{machine()}; {versions(['uvicorn', 'uvloop', 'grpcio', 'orjson', 'pydantic'])}",
+        f"Load average while measuring: {found['load']:.0f}.",
         "", "`python benchmarks/gateway.py --out docs/benchmarks`", "",
         f"## One short text (`{TEXT}`, 384 values), per second of processor time", "",
         "| | requests | microseconds each |", "|-|-|-|",
