@@ -10,31 +10,41 @@ from pathlib import Path
 
 import native_driver
 import pytest
-from native import LEVELS
+from native import LEVELS, native
 
 from atoll_kernels.cpu.native import build as building
 from atoll_kernels.cpu.native.library import openmp
 
 SANITIZERS = "address,undefined"
-_ASK = (
-    "from atoll_kernels.cpu.native import status; print(*status()); "
-    "print(len({l.split()[-1] for l in open('/proc/self/maps') if 'libgomp' in l}))"
-)
+# Builds the sources of a folder, then says which libgomps the real library shares.
+_BUILD = """
+import pathlib, sys
+from atoll_kernels.cpu.native import build, library
+print(library().level.name)
+print(len({line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}))
+build.SOURCES = pathlib.Path(sys.argv[1])
+build._folder = lambda: build.SOURCES.parent
+print(build.build(build.LEVELS[-1], None))
+"""
 
 
 def test_it_is_built_once_by_processes_that_start_together(tmp_path: Path) -> None:
-    """Into a cache of their own; one libgomp, so that threads are torch's."""
-    environment = {**os.environ, "ATOLL_CACHE": str(tmp_path), "ATOLL_CPU_ISA": "portable"}
+    """And there is one libgomp, so that threads are torch's."""
+    native(LEVELS[0])
+    sources = tmp_path / "src"
+    sources.mkdir()
+    (sources / "tiny.cpp").write_text('#include <vector>\nextern "C" int answer() { return 42; }\n')
     racing = [
         subprocess.Popen(
-            [sys.executable, "-c", _ASK], env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _BUILD, str(sources)],
+            env={**os.environ, "ATOLL_CPU_ISA": LEVELS[0].name}, stdout=subprocess.PIPE, text=True,
         )
         for _ in range(2)
-    ]
+    ]  # fmt: skip
     said = [process.communicate(timeout=120)[0].splitlines() for process in racing]
-    (built,) = (tmp_path / "kernels").glob("*.so")
-    assert said == [[f"True portable ({built})", "1"]] * 2
-    assert {path.suffix for path in (tmp_path / "kernels").iterdir()} == {".so", ".lock"}
+    (built,) = tmp_path.glob("*.so")
+    assert said == [[LEVELS[0].name, "1", str(built)]] * 2
+    assert {path.suffix for path in tmp_path.iterdir()} == {".so", ".lock", ""}
 
 
 def test_reasons_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
