@@ -67,7 +67,7 @@ def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
     out_features, in_features = codes.shape
     group = next((size for size in _INT8_GROUPS if in_features % size == 0), _INT8_GROUPS[-1])
     padding = (0, -in_features % group, 0, -out_features % block)
-    padded = F.pad((codes.short() + 128).to(torch.uint8), padding)
+    padded = F.pad(codes.view(torch.uint8) ^ 128, padding)
     words = padded.view(-1, block, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
     extra = {"bits": 8, "group": group}
     return PackedLinear(

@@ -17,10 +17,7 @@ from atoll_kernels.linear import PackedLinear
 LAYOUT = "torch-int4"
 GROUP_SIZES = (32, 64, 128, 256)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Shares of a group's range that its 16 levels may cover: cutting the tails can cost less than
-# coarser steps.
-_RANGES = (1.0, 0.9, 0.8)
-# Output features quantised at a time, which bounds the memory of the search.
+# Output features quantised at a time, which bounds the memory it takes.
 _SLICE = 4096
 
 
@@ -91,25 +88,19 @@ def quantize(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def quantize_groups(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The levels of each group with the least squared error among ``_RANGES``.
+    """16 levels between the least and the largest weight of each group.
+
+    Narrower ranges, searched for by squared error, gain 1% of it and take three times as long.
 
     weight: (out_features, in_features). Returns codes (out_features, in_features) int32, and
     scales and zeros (out_features, groups), float32 values that bfloat16 holds exactly.
     """
     values = weight.float().unflatten(1, (-1, size))
     low, high = values.aminmax(dim=2, keepdim=True)
-    best_error = torch.full_like(low, torch.inf)
-    codes, scales, zeros = torch.zeros_like(values), torch.ones_like(low), torch.zeros_like(low)
-    for share in _RANGES:
-        scale = _rounded(((high - low) * (share / 15)).clamp_min(1e-12))
-        zero = _rounded((low + high) / 2 + scale / 2)
-        found = ((values - zero) / scale).round_().clamp_(-8, 7)
-        error = (found * scale + zero - values).square_().sum(2, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        codes = torch.where(better, found, codes)
-        scales, zeros = torch.where(better, scale, scales), torch.where(better, zero, zeros)
-    return (codes + 8).flatten(1).int(), scales.squeeze(2), zeros.squeeze(2)
+    scales = _rounded(((high - low) / 15).clamp_min(1e-12))
+    zeros = _rounded((low + high) / 2 + scales / 2)
+    codes = ((values - zeros) / scales).round_().clamp_(-8, 7).add_(8)
+    return codes.flatten(1).int(), scales.squeeze(2), zeros.squeeze(2)
 
 
 def _rounded(values: Tensor) -> Tensor:
