@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import httpx
-from gateways import GENERATOR, Served
+from gateways import EMBEDDER, GENERATOR, Served
 
 LONG: Any = {"max_new_tokens": 2000, "do_sample": True}
 CHAT: Any = {
@@ -102,14 +102,19 @@ def test_a_client_that_leaves_while_it_sends(served: Served, http: httpx.Client)
 
 
 def test_embeddings_that_nobody_waits_for(served: Served, http: httpx.Client) -> None:
-    """A unary call is cancelled too: what waits in a queue behind it is not held up for long."""
+    """A unary call is cancelled too: what still waits in the model's queue is never run."""
     body = {"inputs": ["word " * 200] * 32}
+    tokens = f'atoll_input_tokens_total{{model="{EMBEDDER}"}}'
 
     async def flood() -> None:
         await asyncio.gather(
-            *(_leave(served.gateway.options.port, "/embed", body, 0.05, True) for _ in range(6))
+            *(_leave(served.gateway.options.port, "/embed", body, 0.1, True) for _ in range(6))
         )
 
+    before = _values(http)
     asyncio.run(flood())
     assert len(http.post("/embed", json={"inputs": "a"}, timeout=20).json()) == 1
-    assert _values(http)['te_request_failure{err="dropped"}'] >= 1
+    after = _values(http)
+    dropped = 'te_request_failure{err="dropped"}'
+    assert after[dropped] - before.get(dropped, 0) == 6
+    assert after[tokens] - before.get(tokens, 0) < 6 * 32 * 200 / 2

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from atoll.encoders.packer import Item, batch_of, take
-from atoll.errors import AtollError, GenerationError, NotReady
+from atoll.errors import AtollError, Cancelled, GenerationError, NotReady
 from atoll.layers import PackedBatch
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,9 @@ class EncoderEngine:
                 if self._is_stopping:
                     return
                 pack = take(self._waiting, self._max_tokens, self._max_items)
-            self._run(pack)
+            pack = [item for item in pack if not _is_dropped(item)]
+            if pack:
+                self._run(pack)
 
     def _run(self, pack: list[Item]) -> None:
         start = time.monotonic()
@@ -103,3 +105,11 @@ class EncoderEngine:
         self._on_pack(pack, sum(len(item.ids) for item in pack), time.monotonic() - start)
         for item, result in zip(pack, results, strict=True):
             item.done(result)
+
+
+def _is_dropped(item: Item) -> bool:
+    """Answers an item that nobody waits for, instead of running it."""
+    if item.is_dropped is None or not item.is_dropped():
+        return False
+    item.done(Cancelled("the client has left"))
+    return True

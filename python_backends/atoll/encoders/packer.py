@@ -24,6 +24,7 @@ class Item:
 
     done: called once, on the engine's thread, with the row of results or the error.
     options: what the pooler must know of the request; not read here.
+    is_dropped: whether nobody waits for the result any more; asked just before the item is run.
     """
 
     ids: Sequence[int]
@@ -31,6 +32,7 @@ class Item:
     type_ids: Sequence[int] | None = None
     options: Any = None
     queued: float = field(default=0.0)
+    is_dropped: Callable[[], bool] | None = None
 
 
 def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[Item]:

@@ -21,7 +21,7 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
 from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
-from atoll.errors import AtollError, EmptyInputError, Overloaded, ValidationError
+from atoll.errors import AtollError, Cancelled, EmptyInputError, Overloaded, ValidationError
 from atoll.serving import tensors
 from atoll.serving.control import Control
 from atoll.serving.metrics import COUNTS, Metrics
@@ -31,6 +31,8 @@ from atoll.weights.files import resolve
 
 # Requests with so few characters are tokenized at once: a hop to another thread costs more.
 _INLINE_CHARACTERS = 512
+# How often it is asked whether the client of a request that waits is still there.
+_LOOK_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,7 @@ class Reply:
         self.work = work
         self._model, self._sender = model, sender
         self._started = time.monotonic()
+        self._next_look = self._started + _LOOK_INTERVAL_S
         self._lengths: list[int] = []
         self._rows: list[Any] = [None] * work.num_rows
         self._num_missing = work.num_rows
@@ -250,11 +253,24 @@ class Reply:
         """The request's rows for the engine."""
         self._lengths = [len(e.ids) for e in encoded]
         options = self.work.options
-        return [Item(e.ids, self._setter(i), e.type_ids, options) for i, e in enumerate(encoded)]
+        return [
+            Item(e.ids, self._setter(i), e.type_ids, options, is_dropped=self._is_dropped)
+            for i, e in enumerate(encoded)
+        ]
 
     def fail(self, error: BaseException) -> None:
         """Answers with an error, unless the request has been answered."""
         self._close(tensors.failure(error), error)
+
+    def _is_dropped(self) -> bool:
+        """Whether the client has left, or another row has failed. Asking the server costs 50 us, so
+        a request is asked after only once it has waited, and not for each of its rows."""
+        now = time.monotonic()
+        if not self._is_closed and now >= self._next_look:
+            self._next_look = now + _LOOK_INTERVAL_S
+            if self._sender.is_cancelled():
+                self.fail(Cancelled("the client has left"))
+        return self._is_closed
 
     def _setter(self, row: int) -> Callable[[Any], None]:
         return lambda result: self._set(row, result)
