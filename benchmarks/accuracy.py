@@ -143,7 +143,9 @@ def report(num_paragraphs: int, num_tokens: int) -> str:
         "of the same topic |",
         "|-|-:|-:|-:|-:|",
     ]
-    lines += [f"| {dtype} | {ranking(vectors(texts, dtype), exact, names)} |" for dtype in DTYPES]
+    for dtype in DTYPES:
+        lines.append(f"| {dtype} | {ranking(vectors(texts, dtype), exact, names)} |")
+        print(lines[-1], flush=True)
     text = "\n\n".join(topics[name] for name in sorted(topics))
     ids = Tokenizer.load(resolve(GENERATOR_ID)).encode(text)[:num_tokens]
     lines += [
@@ -157,14 +159,15 @@ def report(num_paragraphs: int, num_tokens: int) -> str:
     for dtype in DTYPES:
         found = base if dtype == "float32" else perplexity(ids, dtype)
         lines.append(f"| {dtype} | {found:.3f} | {found / base:.4f} |")
+        print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/accuracy.md"))
-    parser.add_argument("--paragraphs", type=int, default=500)
-    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--paragraphs", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=4096)
     arguments = parser.parse_args()
     with torch.inference_mode():
         page = report(arguments.paragraphs, arguments.tokens)

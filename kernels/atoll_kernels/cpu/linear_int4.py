@@ -2,8 +2,8 @@
 
 ``weight[n, k] = (codes[n, k] - 8) * scales[k // group, n] + zeros[k // group, n]``
 
-With groups of 32 and bfloat16 scales and zeros a weight takes 5 bits, an eighth of float32's
-memory at a quality that 4.5 bits (groups of 64) do not reach (docs/accuracy.md).
+With groups of 32 and bfloat16 scales and zeros a weight takes 5 bits, as in GGUF's Q4_1. Groups of
+64 would take 4.5, and raise the perplexity of SmolLM2, whose weights come in groups of 32, by 38%.
 """
 
 from typing import NamedTuple
