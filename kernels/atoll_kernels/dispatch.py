@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from atoll_kernels.backends import Wishes
+
 Op = Callable[..., Any]
 
 
@@ -21,17 +23,36 @@ class Policy:
     """What the user asked for.
 
     ``disable_custom_kernels`` forces the torch reference everywhere (``--disable-custom-kernels``).
+    ``use_flash_attention`` overrides the GPU's default. ``family`` ("cpu", "gpu") and
+    ``attention_backend`` (a name of ``backends.BACKENDS``) force what is otherwise chosen by the
+    device, for tests and measurements.
     """
 
     disable_custom_kernels: bool = False
+    use_flash_attention: bool | None = None
+    family: str | None = None
+    attention_backend: str | None = None
+
+    @property
+    def wishes(self) -> Wishes:
+        """The part that the choice of a GPU's attention depends on."""
+        return Wishes(self.disable_custom_kernels, self.use_flash_attention)
 
 
 policy = Policy()
 
 
-def configure(*, disable_custom_kernels: bool) -> None:
+def configure(
+    *,
+    disable_custom_kernels: bool = False,
+    use_flash_attention: bool | None = None,
+    family: str | None = None,
+    attention_backend: str | None = None,
+) -> None:
     """Sets the process-wide policy. Call it before a model is built."""
     policy.disable_custom_kernels = disable_custom_kernels
+    policy.use_flash_attention = use_flash_attention
+    policy.family, policy.attention_backend = family, attention_backend
     candidates.cache_clear()
 
 
@@ -40,7 +61,7 @@ def candidates(op: str, device_type: str) -> tuple[Op, ...]:
     """Implementations of ``op`` for tensors on ``device_type``, best first."""
     found: list[Op] = []
     if not policy.disable_custom_kernels:
-        family = "cpu" if device_type == "cpu" else "gpu"
+        family = policy.family or ("cpu" if device_type == "cpu" else "gpu")
         found += _optional(f"atoll_kernels.{family}", op)
     found += _optional("atoll_kernels.reference", op)
     return tuple(found)

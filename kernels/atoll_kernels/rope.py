@@ -15,3 +15,21 @@ def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor
     """
     result: Tensor = dispatch.run("apply_rope", x, positions, cos, sin)
     return result
+
+
+def rope_write_kv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """``apply_rope`` on q and k, then ``write_kv``, in one launch; mutates q, k and the caches.
+
+    Shapes are those of the two functions.
+    """
+    dispatch.run("rope_write_kv", q, k, v, positions, cos, sin, k_cache, v_cache, slot_mapping)

@@ -21,7 +21,7 @@ from atoll.weights.files import resolve
 MODEL = "all-minilm-l6-v2"
 MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 Vectors = npt.NDArray[np.float32]
-_WORDS = "an atoll is coral the 环礁 récif 🏝 antidisestablishment , .".split()
+_WORDS = ["an", "atoll", "is", "coral", "the", "环礁", "récif", "🏝", "disestablishment", ","]
 
 
 def _texts(count: int, longest: int) -> list[str]:

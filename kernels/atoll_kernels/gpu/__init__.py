@@ -1,1 +1,33 @@
-"""Triton-language kernels for NVIDIA and AMD GPUs; the only package that imports triton."""
+"""Triton-language kernels for NVIDIA and AMD GPUs; the only package that imports triton.
+
+Without triton, which torch's GPU builds bring, nothing is offered and torch's reference runs.
+"""
+
+from importlib.util import find_spec
+
+if find_spec("triton") is not None:
+    from atoll_kernels.gpu.activation import activate, gated_activation
+    from atoll_kernels.gpu.attention import paged_attention, varlen_attention
+    from atoll_kernels.gpu.moe import mixture_of_experts, pack_experts
+    from atoll_kernels.gpu.norm import layer_norm, rms_norm
+    from atoll_kernels.gpu.quantized import linear, pack_int4, pack_linear
+    from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
+    from atoll_kernels.gpu.sampling import sample
+
+    __all__ = [
+        "activate",
+        "apply_rope",
+        "gated_activation",
+        "layer_norm",
+        "linear",
+        "mixture_of_experts",
+        "pack_experts",
+        "pack_int4",
+        "pack_linear",
+        "paged_attention",
+        "rms_norm",
+        "rope_write_kv",
+        "sample",
+        "varlen_attention",
+        "write_kv",
+    ]

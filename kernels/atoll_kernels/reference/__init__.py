@@ -3,8 +3,10 @@
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
 from atoll_kernels.reference.linear import linear, pack_int4, pack_linear
+from atoll_kernels.reference.moe import mixture_of_experts, pack_experts
 from atoll_kernels.reference.norm import layer_norm, rms_norm
-from atoll_kernels.reference.rope import apply_rope
+from atoll_kernels.reference.rope import apply_rope, rope_write_kv
+from atoll_kernels.reference.sampling import sample
 
 __all__ = [
     "activate",
@@ -12,10 +14,14 @@ __all__ = [
     "gated_activation",
     "layer_norm",
     "linear",
+    "mixture_of_experts",
+    "pack_experts",
     "pack_int4",
     "pack_linear",
     "paged_attention",
     "rms_norm",
+    "rope_write_kv",
+    "sample",
     "varlen_attention",
     "write_kv",
 ]

@@ -1,0 +1,216 @@
+"""Which implementation of attention a device gets, and why the others were passed over.
+
+Every backend has one function, ``validate(capabilities, spec) -> reasons``: an empty list means
+that it can serve the spec. The first of ``BACKENDS`` without a reason is chosen, for encoding,
+prefill and decode apart. Nothing here touches a device except ``Capabilities.of``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+Phase = Literal["encode", "prefill", "decode"]
+Vendor = Literal["nvidia", "amd", "interpreter", "cpu"]
+
+LEAST_CAPABILITY = (7, 5)
+AMD_ARCHITECTURES = ("gfx90a", "gfx942", "gfx950")
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """A device and what is installed beside it.
+
+    compute_capability: NVIDIA's; (0, 0) elsewhere. architecture: sm90, gfx90a, ... or the vendor.
+    """
+
+    name: str
+    vendor: Vendor
+    architecture: str
+    compute_capability: tuple[int, int] = (0, 0)
+    has_triton: bool = True
+    has_flash_attn: bool = False
+
+    @classmethod
+    def of(cls, device: torch.device) -> Capabilities:
+        """Asks the driver; for the CPU, only what is installed."""
+        installed = (_is_installed("triton"), _is_installed("flash_attn"))
+        if device.type != "cuda":
+            return cls("CPU", "cpu", "cpu", (0, 0), *installed)
+        properties = torch.cuda.get_device_properties(device)
+        if torch.version.hip is not None:
+            architecture = str(properties.gcnArchName).split(":")[0]
+            return cls(properties.name, "amd", architecture, (0, 0), *installed)
+        capability = (properties.major, properties.minor)
+        architecture = f"sm{properties.major}{properties.minor}"
+        return cls(properties.name, "nvidia", architecture, capability, *installed)
+
+    @property
+    def is_turing(self) -> bool:
+        """Compute capability 7.5: float16 tensor cores that Triton-lang does not use."""
+        return self.vendor == "nvidia" and self.compute_capability == (7, 5)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What a model asks of attention; lengths are no part of it."""
+
+    phase: Phase
+    dtype: torch.dtype
+    head_dim: int
+    causal: bool = True
+    window: bool = False
+    alibi: bool = False
+    relative_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for. use_flash_attention None: on, except on Turing."""
+
+    disable_custom_kernels: bool = False
+    use_flash_attention: bool | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend, and why each one before it was not taken."""
+
+    backend: str
+    refused: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A candidate. ``validate`` gives the reasons against it; none: it can serve the spec."""
+
+    name: str
+    text: str
+    validate: Callable[[Capabilities, AttentionSpec, Wishes], list[str]]
+
+
+def refusal(capabilities: Capabilities) -> str | None:
+    """Why a GPU cannot be used at all; None: it can."""
+    c = capabilities
+    if c.vendor == "nvidia" and c.compute_capability < LEAST_CAPABILITY:
+        major, minor = c.compute_capability
+        return f"{c.name} has compute capability {major}.{minor}; Atoll needs 7.5 (Turing) or newer"
+    if c.vendor == "amd" and c.architecture not in AMD_ARCHITECTURES:
+        known = ", ".join(AMD_ARCHITECTURES)
+        return f"{c.name} is {c.architecture}; of AMD's architectures Atoll serves {known}"
+    return None
+
+
+def dtype_refusal(capabilities: Capabilities, dtype: torch.dtype) -> str | None:
+    """Why a dtype is not served on a device; None: it is."""
+    if capabilities.is_turing and dtype == torch.bfloat16:
+        return f"{capabilities.name} has compute capability 7.5: float16 only, no bfloat16"
+    return None
+
+
+@cache
+def choose(capabilities: Capabilities, spec: AttentionSpec, wishes: Wishes) -> Choice:
+    """The first backend that can serve ``spec``; the last one always can."""
+    refused: list[tuple[str, str]] = []
+    for backend in BACKENDS:
+        reasons = backend.validate(capabilities, spec, wishes)
+        if not reasons:
+            return Choice(backend.name, tuple(refused))
+        refused.append((backend.name, "; ".join(reasons)))
+    raise AssertionError("SDPA serves everything")
+
+
+def _own(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+    reasons = _custom(c, wishes)
+    if not c.has_triton:
+        reasons.append("triton is not installed")
+    if spec.phase != "decode":
+        reasons += _flash(c, wishes)
+    if spec.head_dim > 256:
+        reasons.append(f"head size {spec.head_dim} is more than 256")
+    return reasons
+
+
+def _flash_attn(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+    reasons = [] if c.has_flash_attn else ["flash-attn is not installed"]
+    return reasons + _dao(c, spec, wishes)
+
+
+def _torch_flash(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+    return _dao(c, spec, wishes)
+
+
+def _dao(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+    """What both builds of flash-attention 2 ask for."""
+    reasons = _custom(c, wishes) + _flash(c, wishes)
+    if c.vendor != "nvidia" or c.compute_capability < (8, 0):
+        reasons.append("needs compute capability 8.0")
+    if spec.phase == "decode":
+        reasons.append("its paged cache needs blocks of 256 tokens")
+    if spec.dtype not in _HALF:
+        reasons.append(f"no {_name(spec.dtype)}")
+    if spec.head_dim % 8 or spec.head_dim > 256:
+        reasons.append(f"head size {spec.head_dim} is no multiple of 8 up to 256")
+    if spec.relative_bias:
+        reasons.append("no relative bias")
+    return reasons
+
+
+def _efficient(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+    """CUTLASS kernels inside torch: any mask becomes a bias tensor."""
+    reasons = _custom(c, wishes)
+    if c.vendor != "nvidia":
+        reasons.append("NVIDIA only")
+    elif c.compute_capability >= (10, 0):
+        reasons.append("not built for compute capability 10.0 and newer")
+    if spec.phase == "decode":
+        reasons.append("no paged cache")
+    if spec.dtype not in (*_HALF, torch.float32):
+        reasons.append(f"no {_name(spec.dtype)}")
+    elif spec.head_dim * spec.dtype.itemsize % 16:
+        reasons.append(f"rows of head size {spec.head_dim} are not aligned to 16 bytes")
+    return reasons
+
+
+def _sdpa(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+    return []
+
+
+def _custom(c: Capabilities, wishes: Wishes) -> list[str]:
+    reasons = []
+    if wishes.disable_custom_kernels:
+        reasons.append("--disable-custom-kernels")
+    if c.vendor == "cpu":
+        reasons.append("needs a GPU")
+    return reasons
+
+
+def _flash(c: Capabilities, wishes: Wishes) -> list[str]:
+    if wishes.use_flash_attention is False:
+        return ["USE_FLASH_ATTENTION=False"]
+    if wishes.use_flash_attention is None and c.is_turing:
+        return ["flash attention is off on compute capability 7.5 (USE_FLASH_ATTENTION=True)"]
+    return []
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+BACKENDS = (
+    Backend("atoll", "Atoll's Triton-language kernels", _own),
+    Backend("flash-attn", "the flash-attn package, where it is installed", _flash_attn),
+    Backend("torch-flash", "flash-attention 2 inside torch", _torch_flash),
+    Backend("torch-efficient", "memory-efficient attention (CUTLASS) inside torch", _efficient),
+    Backend("sdpa", "torch's scaled_dot_product_attention, one sequence at a time", _sdpa),
+)

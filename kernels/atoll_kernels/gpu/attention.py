@@ -1,0 +1,100 @@
+"""Attention on the GPU: each call goes to the backend that the registry chose for its spec."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atoll_kernels import dispatch
+from atoll_kernels.backends import AttentionSpec, Capabilities, Phase, Wishes, choose
+from atoll_kernels.gpu import flash, launch, torch_attention
+
+logger = logging.getLogger(__name__)
+
+Attention = Callable[..., Tensor]
+
+_VARLEN: dict[str, Attention] = {
+    "atoll": flash.varlen,
+    "flash-attn": torch_attention.flash_attn,
+    "torch-flash": torch_attention.torch_flash,
+    "torch-efficient": torch_attention.torch_efficient,
+}
+
+
+def varlen_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    **options: Any,
+) -> Tensor | None:
+    """See ``atoll_kernels.varlen_attention``; declines what only SDPA serves."""
+    backend = backend_for(_spec("encode", q, options), q.device)
+    if backend not in _VARLEN:
+        return None
+    return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    cu_seqlens_q: Tensor,
+    seq_lens: Tensor,
+    **options: Any,
+) -> Tensor | None:
+    """See ``atoll_kernels.paged_attention``; declines what only SDPA serves.
+
+    As many tokens as sequences is a decoding step: no length is read to find out.
+    """
+    is_decode = q.shape[0] == seq_lens.shape[0]
+    backend = backend_for(_spec("decode" if is_decode else "prefill", q, options), q.device)
+    if backend not in _VARLEN:
+        return None
+    if backend == "atoll":
+        own = flash.paged_decode if is_decode else flash.paged_prefill
+        return own(q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens, **options)
+    k, v, cu_seqlens_k = torch_attention.gather_keys(k_cache, v_cache, block_table, seq_lens)
+    return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+
+
+def _spec(phase: Phase, q: Tensor, options: dict[str, Any]) -> AttentionSpec:
+    return AttentionSpec(
+        phase=phase,
+        dtype=q.dtype,
+        head_dim=q.shape[-1],
+        causal=options["causal"],
+        window=options["window"] is not None,
+        alibi=options["alibi_slopes"] is not None,
+        relative_bias=options["relative_bias"] is not None,
+    )
+
+
+def backend_for(spec: AttentionSpec, device: torch.device) -> str:
+    """The name of the chosen backend; the first time a spec is seen, the choice is logged."""
+    policy = dispatch.policy
+    return policy.attention_backend or _backend_for(spec, device, policy.wishes)
+
+
+@cache
+def _backend_for(spec: AttentionSpec, device: torch.device, wishes: Wishes) -> str:
+    choice = choose(capabilities_of(device), spec, wishes)
+    logger.info("%s on %s: %s", spec, device, choice.backend)
+    for name, reason in choice.refused:
+        logger.info("  not %s: %s", name, reason)
+    return choice.backend
+
+
+@cache
+def capabilities_of(device: torch.device) -> Capabilities:
+    """Asks the driver once per device; the interpreter counts as a device of its own."""
+    if device.type == "cpu" and launch.architecture() == "interpreter":
+        return Capabilities("Triton-lang's interpreter", "interpreter", "interpreter")
+    return Capabilities.of(device)

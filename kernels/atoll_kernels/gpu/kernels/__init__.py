@@ -1,0 +1,1 @@
+"""Triton-language kernels alone; what calls them, with shapes and types, is one folder up."""

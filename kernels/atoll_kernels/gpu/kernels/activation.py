@@ -1,0 +1,46 @@
+"""Activations, alone, gated, and as the last step of a matrix product; computed in float32."""
+
+import triton
+import triton.language as tl
+
+# What config.json calls them -> the branch that computes them.
+CODES = {
+    "gelu": 1, "gelu_new": 2, "gelu_fast": 2, "gelu_pytorch_tanh": 2, "relu": 3, "silu": 4,
+    "swish": 4, "tanh": 5,
+}  # fmt: skip
+
+
+@triton.jit
+def apply_activation(x, CODE: tl.constexpr):
+    """tanh(y) is 2 * sigmoid(2y) - 1: the interpreter has no tanh."""
+    if CODE == 1:
+        x = 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
+    elif CODE == 2:
+        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    elif CODE == 3:
+        # NaN stays NaN, as in torch.
+        x = tl.where(x < 0.0, 0.0, x)
+    elif CODE == 4:
+        x = x * tl.sigmoid(x)
+    elif CODE == 5:
+        x = 2.0 * tl.sigmoid(2.0 * x) - 1.0
+    return x
+
+
+@triton.jit
+def activation_kernel(
+    out, x, x_stride, width, CODE: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Grid (tokens, blocks of columns). Gated rows are [gate; up], each ``width`` wide.
+
+    The gate is rounded before the product, where the torch reference rounds.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < width
+    gate = tl.load(x + row * x_stride + columns, mask=mask, other=0.0).to(tl.float32)
+    value = apply_activation(gate, CODE)
+    if GATED:
+        up = tl.load(x + row * x_stride + width + columns, mask=mask, other=0.0).to(tl.float32)
+        value = value.to(out.dtype.element_ty).to(tl.float32) * up
+    tl.store(out + row * width + columns, value.to(out.dtype.element_ty), mask=mask)

@@ -1,0 +1,36 @@
+"""Norms of one row per program, the residual addition fused in; statistics in float32."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def norm_kernel(
+    out, sums, x, residual, weight, bias, x_stride, residual_stride, hidden, eps,
+    RMS: tl.constexpr, RESIDUAL: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (tokens,). Rounds where the torch reference rounds: the sum, and RMSNorm's unit rows."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < hidden
+    value = tl.load(x + row * x_stride + columns, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        value += tl.load(residual + row * residual_stride + columns, mask=mask, other=0.0).to(
+            tl.float32
+        )
+        rounded = value.to(sums.dtype.element_ty)
+        tl.store(sums + row * hidden + columns, rounded, mask=mask)
+        value = rounded.to(tl.float32)
+    if RMS:
+        inverse = tl.rsqrt(tl.sum(value * value, 0) / hidden + eps)
+        value = (value * inverse).to(out.dtype.element_ty).to(tl.float32)
+    else:
+        mean = tl.sum(value, 0) / hidden
+        centred = tl.where(mask, value - mean, 0.0)
+        value = centred * tl.rsqrt(tl.sum(centred * centred, 0) / hidden + eps)
+    if WEIGHT:
+        value *= tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    if BIAS:
+        value += tl.load(bias + columns, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * hidden + columns, value.to(out.dtype.element_ty), mask=mask)

@@ -1,0 +1,111 @@
+"""Temperature, top-k, top-p and the draw in one launch, without sorting the vocabulary.
+
+Both limits are thresholds on the score, found by bisecting the integers that order as floats do:
+32 counts of a row that stays in the L2 cache. Equal scores are kept or removed together.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _key(score):
+    """An int32 that orders as the float does."""
+    bits = score.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _scores(row, start, vocab_size, temperature, BLOCK: tl.constexpr):
+    columns = start + tl.arange(0, BLOCK)
+    mask = columns < vocab_size
+    loaded = tl.load(row + columns, mask=mask, other=float("-inf")).to(tl.float32)
+    # -0.0 and 0.0 are one score.
+    return loaded / temperature + 0.0
+
+
+@triton.jit
+def sample_kernel(
+    ids, logits, temperatures, top_ks, top_ps, uniforms, stride, vocab_size, TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (rows,). A row with top_k >= vocab_size or top_p >= 1 is not limited by it."""
+    index = tl.program_id(0).to(tl.int64)
+    row = logits + index * stride
+    temperature = tl.load(temperatures + index)
+
+    peaks = tl.full((BLOCK,), float("-inf"), tl.float32)
+    for start in range(0, vocab_size, BLOCK):
+        peaks = tl.maximum(peaks, _scores(row, start, vocab_size, temperature, BLOCK))
+    peak = tl.max(peaks, 0)
+    top_key = _key(peak).to(tl.int64)
+
+    # The lowest key that is kept.
+    floor = tl.full((), -(2**31), tl.int64)
+    if TOP_K:
+        top_k = tl.load(top_ks + index)
+        low, high = floor, top_key
+        if top_k >= vocab_size:
+            high = low
+        while low < high:
+            middle = (low + high + 1) >> 1
+            counts = tl.zeros((BLOCK,), tl.int32)
+            for start in range(0, vocab_size, BLOCK):
+                key = _key(_scores(row, start, vocab_size, temperature, BLOCK)).to(tl.int64)
+                held = start + tl.arange(0, BLOCK) < vocab_size
+                counts += ((key >= middle) & held).to(tl.int32)
+            if tl.sum(counts, 0) >= top_k:
+                low = middle
+            else:
+                high = middle - 1
+        floor = low
+    if TOP_P:
+        top_p = tl.load(top_ps + index)
+        if top_p < 1.0:
+            masses = tl.zeros((BLOCK,), tl.float32)
+            for start in range(0, vocab_size, BLOCK):
+                score = _scores(row, start, vocab_size, temperature, BLOCK)
+                masses += tl.where(_key(score).to(tl.int64) >= floor, tl.exp(score - peak), 0.0)
+            limit = top_p * tl.sum(masses, 0)
+            low, high = floor, top_key
+            # The lowest key above which less than top_p of the mass lies.
+            while low < high:
+                middle = (low + high) >> 1
+                masses = tl.zeros((BLOCK,), tl.float32)
+                for start in range(0, vocab_size, BLOCK):
+                    score = _scores(row, start, vocab_size, temperature, BLOCK)
+                    masses += tl.where(_key(score).to(tl.int64) > middle, tl.exp(score - peak), 0.0)
+                if tl.sum(masses, 0) < limit:
+                    high = middle
+                else:
+                    low = middle + 1
+            floor = low
+
+    whole = tl.zeros((), tl.float64)
+    for start in range(0, vocab_size, BLOCK):
+        score = _scores(row, start, vocab_size, temperature, BLOCK)
+        mass = tl.where(_key(score).to(tl.int64) >= floor, tl.exp(score - peak), 0.0)
+        whole += tl.sum(mass.to(tl.float64), 0)
+    point = tl.load(uniforms + index) * whole
+
+    # The first token at which the mass so far exceeds the point; rounding must not run past the
+    # last token that has any.
+    before = tl.zeros((), tl.float64)
+    chosen = tl.zeros((), tl.int32)
+    found = tl.zeros((), tl.int32)
+    for start in range(0, vocab_size, BLOCK):
+        if found == 0:
+            score = _scores(row, start, vocab_size, temperature, BLOCK)
+            columns = start + tl.arange(0, BLOCK)
+            mass = tl.where(_key(score).to(tl.int64) >= floor, tl.exp(score - peak), 0.0)
+            running = before + tl.cumsum(mass.to(tl.float64), 0)
+            reached = (running > point) & (mass > 0.0)
+            first = tl.min(tl.where(reached, columns, vocab_size), 0)
+            last = tl.max(tl.where(mass > 0.0, columns, -1), 0)
+            if first < vocab_size:
+                chosen = first
+                found += 1
+            elif last >= 0:
+                chosen = last
+            before += tl.sum(mass.to(tl.float64), 0)
+    tl.store(ids + index, chosen.to(tl.int64))

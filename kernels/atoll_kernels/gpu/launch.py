@@ -1,0 +1,231 @@
+"""How each kernel is cut into tiles: a table, so that a first request never waits for a search.
+
+Rows are (op, bucket) -> architecture -> ``Launch``. A bucket is what the wrapper knows without
+asking the device: the width of a head, the size of an element, few or many rows. Every row is
+compiled for its architecture in the tests, and held against its shared memory.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+
+
+class Launch(NamedTuple):
+    """Tile sizes (0: unused), warps per program, and stages of the load pipeline."""
+
+    block_m: int
+    block_n: int
+    block_k: int = 0
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+# The interpreter gets tiles so small that short test sequences cross several of them.
+_INTERPRETER = "interpreter"
+
+# Cards between the listed ones have the shared memory of the one they are mapped to.
+_LIKE = {
+    "sm87": "sm80", "sm100": "sm90", "sm103": "sm90", "sm110": "sm90", "sm120": "sm89",
+    "sm121": "sm89", "gfx908": "gfx90a", "gfx942": "gfx90a", "gfx950": "gfx90a",
+}  # fmt: skip
+
+ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm90", "gfx90a")
+
+# Bytes of shared memory that one program may use.
+SHARED_BYTES = {
+    "sm75": 64 << 10, "sm80": 163 << 10, "sm86": 99 << 10, "sm89": 99 << 10, "sm90": 227 << 10,
+    "gfx90a": 64 << 10,
+}  # fmt: skip
+
+# Multiprocessors of the largest common card: how many programs fill it.
+_PROCESSORS = {"sm75": 40, "sm80": 108, "sm86": 84, "sm89": 142, "sm90": 132, "gfx90a": 104}
+
+_A = "ampere"  # sm80, sm86 and sm89 where one row suits them all
+
+_TABLE: dict[tuple[str, str], dict[str, Launch]] = {
+    ("flash", "half-d64"): {
+        "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
+        "sm90": Launch(128, 128, 0, 8, 2), "gfx90a": Launch(128, 64, 0, 4, 1),
+    },
+    ("flash", "half-d128"): {
+        "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(128, 64, 0, 8, 3),
+        "sm90": Launch(128, 128, 0, 8, 2), "gfx90a": Launch(128, 32, 0, 4, 1),
+    },
+    # Windows add a third loop, and biases a term: they do not fit the registers of large tiles.
+    ("flash", "half-d64-biased"): {
+        "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
+        "sm90": Launch(128, 128, 0, 8, 2), "gfx90a": Launch(128, 64, 0, 4, 1),
+    },
+    ("flash", "half-d128-biased"): {
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(128, 64, 0, 8, 3),
+        "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
+    },
+    ("flash", "half-d256"): {
+        "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(64, 32, 0, 4, 2),
+        "sm80": Launch(128, 32, 0, 8, 2), "sm90": Launch(128, 64, 0, 8, 2),
+        "gfx90a": Launch(64, 32, 0, 4, 1),
+    },
+    ("flash", "wide-d64"): {
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(64, 32, 0, 4, 2),
+        "sm90": Launch(64, 32, 0, 4, 2), "gfx90a": Launch(64, 32, 0, 4, 1),
+    },
+    ("flash", "wide-d128"): {
+        "sm75": Launch(32, 16, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
+        "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
+    ("flash", "wide-d256"): {
+        "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 16, 0, 4, 2),
+        "sm90": Launch(16, 32, 0, 4, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
+    # Keys are found through the block table, which costs registers.
+    ("prefill", "half-d64"): {
+        "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
+        "sm90": Launch(128, 64, 0, 4, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
+    },
+    ("prefill", "half-d128"): {
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(128, 64, 0, 8, 3),
+        "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
+    },
+    ("prefill", "half-d256"): {
+        "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(64, 32, 0, 4, 3),
+        "sm90": Launch(128, 64, 0, 8, 2), "gfx90a": Launch(64, 32, 0, 4, 1),
+    },
+    ("prefill", "wide-d64"): {
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(64, 32, 0, 4, 2),
+        "sm90": Launch(64, 32, 0, 4, 2), "gfx90a": Launch(64, 32, 0, 4, 1),
+    },
+    ("prefill", "wide-d128"): {
+        "sm75": Launch(32, 16, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
+        "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
+    ("prefill", "wide-d256"): {
+        "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 16, 0, 4, 2),
+        "sm90": Launch(16, 32, 0, 4, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
+    # A few new tokens per sequence: short chunks, drafts.
+    ("prefill", "half-d64-few"): {
+        "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(16, 64, 0, 4, 3),
+        "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 64, 0, 4, 1),
+    },
+    ("prefill", "half-d128-few"): {
+        "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(16, 64, 0, 4, 3),
+        "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 32, 0, 4, 1),
+    },
+    ("prefill", "half-d256-few"): {
+        "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 32, 0, 4, 3),
+        "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
+    ("decode", "half-d64"): {
+        "sm75": Launch(0, 32, 0, 4, 1), _A: Launch(0, 64, 0, 4, 3),
+        "sm90": Launch(0, 64, 0, 4, 4), "gfx90a": Launch(0, 64, 0, 4, 1),
+    },
+    ("decode", "half-d128"): {
+        "sm75": Launch(0, 32, 0, 4, 1), _A: Launch(0, 64, 0, 4, 2),
+        "sm90": Launch(0, 64, 0, 4, 4), "gfx90a": Launch(0, 64, 0, 4, 1),
+    },
+    ("decode", "half-d256"): {
+        "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 32, 0, 4, 2),
+        "sm90": Launch(0, 64, 0, 8, 2), "gfx90a": Launch(0, 32, 0, 4, 1),
+    },
+    ("decode", "wide-d64"): {
+        "sm75": Launch(0, 32, 0, 4, 1), _A: Launch(0, 32, 0, 4, 2),
+        "sm90": Launch(0, 64, 0, 4, 2), "gfx90a": Launch(0, 32, 0, 4, 1),
+    },
+    ("decode", "wide-d128"): {
+        "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 32, 0, 4, 2),
+        "sm90": Launch(0, 32, 0, 4, 2), "gfx90a": Launch(0, 32, 0, 4, 1),
+    },
+    ("decode", "wide-d256"): {
+        "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 16, 0, 4, 2),
+        "sm90": Launch(0, 16, 0, 4, 2), "gfx90a": Launch(0, 16, 0, 4, 1),
+    },
+    ("quantized", "half-few"): {
+        "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
+        "sm90": Launch(16, 64, 64, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
+    },
+    ("quantized", "half-many"): {
+        "sm75": Launch(32, 64, 32, 4, 1), _A: Launch(64, 128, 32, 4, 3),
+        "sm90": Launch(128, 128, 64, 8, 3), "gfx90a": Launch(64, 128, 32, 4, 1),
+    },
+    ("quantized", "wide-few"): {
+        "sm75": Launch(16, 32, 32, 4, 1), _A: Launch(16, 64, 32, 4, 2),
+        "sm90": Launch(16, 64, 32, 4, 2), "gfx90a": Launch(16, 64, 32, 4, 1),
+    },
+    ("quantized", "wide-many"): {
+        "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
+        "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
+    },
+    ("experts", "half-few"): {
+        "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
+        "sm90": Launch(16, 64, 128, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
+    },
+    ("experts", "half-many"): {
+        "sm75": Launch(32, 64, 32, 4, 1), _A: Launch(64, 128, 32, 4, 3),
+        "sm90": Launch(128, 128, 64, 8, 3), "gfx90a": Launch(64, 128, 32, 4, 1),
+    },
+    ("experts", "wide-few"): {
+        "sm75": Launch(16, 32, 32, 4, 1), _A: Launch(16, 64, 32, 4, 2),
+        "sm90": Launch(16, 64, 32, 4, 2), "gfx90a": Launch(16, 64, 32, 4, 1),
+    },
+    ("experts", "wide-many"): {
+        "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
+        "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
+    },
+}  # fmt: skip
+
+_SMALL = {
+    "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
+    "quantized": Launch(16, 32, 32),
+    "experts": Launch(16, 32, 16),
+}  # fmt: skip
+
+
+@cache
+def architecture() -> str:
+    """What kernels are compiled for: ``sm75`` to ``sm90``, ``gfx90a``, or ``interpreter``."""
+    if triton.knobs.runtime.interpret:
+        return _INTERPRETER
+    target = triton.runtime.driver.active.get_current_target()
+    name = f"sm{target.arch}" if target.backend == "cuda" else str(target.arch).split(":")[0]
+    name = _LIKE.get(name, name)
+    return name if name in ARCHITECTURES else ("sm90" if name.startswith("sm") else "gfx90a")
+
+
+def configuration(op: str, bucket: str) -> Launch:
+    """The row of the table for the architecture at hand.
+
+    Raises:
+        KeyError: no such op or bucket.
+    """
+    name = architecture()
+    if name == _INTERPRETER:
+        return _SMALL[op]
+    rows = _TABLE[op, bucket]
+    return rows[name] if name in rows else rows[_A]
+
+
+def buckets(op: str) -> tuple[str, ...]:
+    """Every bucket of an op, for the tests."""
+    return tuple(bucket for name, bucket in _TABLE if name == op)
+
+
+def num_processors() -> int:
+    """Multiprocessors to fill; of the kind of card, not of this card, so that runs repeat."""
+    return _PROCESSORS.get(architecture(), 4)
+
+
+def width(dtype: torch.dtype) -> str:
+    """``half`` or ``wide``, by the size of an element."""
+    return "half" if dtype.itemsize == 2 else "wide"
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How ``tl.dot`` multiplies float32: exactly, or as three products of tf32 parts, which is as
+    close on tensor cores; never rounded to one tf32.
+    """
+    has_tf32 = architecture() in ("sm80", "sm86", "sm89", "sm90")
+    return "tf32x3" if dtype == torch.float32 and has_tf32 else "ieee"

@@ -1,0 +1,30 @@
+"""Sampling on the GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atoll_kernels.gpu import launch
+from atoll_kernels.gpu.kernels.sampling import sample_kernel
+
+_BLOCK = 4096
+
+
+def sample(
+    logits: Tensor, temperature: Tensor, top_k: Tensor | None, top_p: Tensor | None,
+    uniforms: Tensor,
+) -> Tensor | None:  # fmt: skip
+    """See ``atoll_kernels.sample``."""
+    num_rows, vocab_size = logits.shape
+    if logits.stride(-1) != 1 or logits.dtype == torch.float64:
+        return None
+    ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    if num_rows:
+        sample_kernel[(num_rows,)](
+            ids, logits, temperature, temperature if top_k is None else top_k,
+            temperature if top_p is None else top_p, uniforms, logits.stride(0), vocab_size,
+            TOP_K=top_k is not None, TOP_P=top_p is not None,
+            BLOCK=256 if launch.architecture() == "interpreter" else _BLOCK, num_warps=8,
+        )  # fmt: skip
+    return ids

@@ -1,0 +1,121 @@
+"""The router, the grouping by expert, and the grouped products."""
+
+import pytest
+import torch
+from interpreted import DEVICE, DTYPES, assert_close, randn
+from torch import Tensor
+
+from atoll_kernels import PackedLinear, reference
+from atoll_kernels.gpu import moe, quantized
+from atoll_kernels.moe import PackedExperts
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def dense(weight: Tensor) -> PackedLinear:
+    return PackedLinear("torch", "dense", weight.shape[1], weight.shape[0], (weight,))
+
+
+def experts_of(num: int, hidden: int, inter: int, dtype: torch.dtype) -> list[list[PackedLinear]]:
+    gate_up = [dense(randn(2 * inter, hidden, seed=i, dtype=dtype) / 4) for i in range(num)]
+    down = [dense(randn(hidden, inter, seed=50 + i, dtype=dtype) / 4) for i in range(num)]
+    return [gate_up, down]
+
+
+def expected_of(x: Tensor, logits: Tensor, sides: list[list[PackedLinear]], top_k: int) -> Tensor:
+    """The reference in float64."""
+    wide = [[dense(layer.tensors[0].double()) for layer in side] for side in sides]
+    packed = reference.pack_experts(x, *map(tuple, wide))
+    out = reference.mixture_of_experts(x.double(), logits.double(), packed, top_k, "silu")
+    assert out is not None
+    return out
+
+
+@each_dtype
+@pytest.mark.parametrize(("tokens", "num", "top_k"), [(1, 8, 2), (37, 8, 2), (20, 3, 1), (5, 4, 3)])
+def test_equals_the_experts_one_by_one(
+    dtype: torch.dtype, tokens: int, num: int, top_k: int
+) -> None:
+    sides = experts_of(num, 32, 24, dtype)
+    x, logits = randn(tokens, 32, seed=99, dtype=dtype), randn(tokens, num, seed=98, dtype=dtype)
+    expected = expected_of(x, logits, sides, top_k)
+    packed = moe.pack_experts(x, *map(tuple, sides))
+    assert packed is not None
+    found = moe.mixture_of_experts(x, logits, packed, top_k, "silu")
+    assert found is not None
+    assert_close(found, expected)
+
+
+def test_one_expert_takes_all() -> None:
+    """The longest part, and seven empty ones."""
+    sides = experts_of(8, 16, 16, torch.float32)
+    x, logits = randn(40, 16, seed=1), torch.zeros(40, 8, device=DEVICE)
+    logits[:, 6] = 9.0
+    expected = expected_of(x, logits, sides, 1)
+    packed = moe.pack_experts(x, *map(tuple, sides))
+    assert packed is not None
+    found = moe.mixture_of_experts(x, logits, packed, 1, "silu")
+    assert found is not None
+    assert_close(found, expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_quantised_experts(dtype: torch.dtype, scheme: str) -> None:
+    """Equal to the same layers, one by one, through the quantised linear kernel."""
+    pairs = [
+        [quantized.pack_linear(layer.tensors[0], None, scheme, 16) for layer in side]
+        for side in experts_of(4, 32, 48, dtype)
+    ]
+    sides = [[layer for layer in side if layer is not None] for side in pairs]
+    x, logits = randn(9, 32, seed=1, dtype=dtype), randn(9, 4, seed=2, dtype=dtype)
+
+    def expand(layer: PackedLinear) -> PackedLinear:
+        eye = torch.eye(layer.in_features, device=DEVICE)
+        return dense(quantized.linear(eye, layer, None).t())
+
+    expanded = [[expand(layer) for layer in side] for side in sides]
+    expected = expected_of(x, logits, expanded, 2)
+    packed = moe.pack_experts(x, *map(tuple, sides))
+    assert packed is not None and packed.bits == int(scheme[3:])
+    found = moe.mixture_of_experts(x, logits, packed, 2, "silu")
+    assert found is not None
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 8])
+def test_routing(top_k: int) -> None:
+    logits = randn(37, 8, seed=4)
+    chosen, shares = moe.route(logits, top_k)
+    mass, best = logits.double().softmax(-1).topk(top_k)
+    assert torch.equal(chosen.view(37, top_k).long(), best)
+    assert_close(shares.view(37, top_k), mass / mass.sum(-1, keepdim=True))
+
+
+def test_routing_of_nan_stays_in_range() -> None:
+    """A broken row must not make other tokens' experts unreachable, or write out of bounds."""
+    logits = randn(3, 6, seed=4)
+    logits[1] = float("nan")
+    chosen, _ = moe.route(logits, 2)
+    assert ((chosen >= 0) & (chosen < 6)).all()
+
+
+def test_stacking_leaves_views() -> None:
+    """The layers' own weights are not held a second time."""
+    sides = experts_of(3, 16, 16, torch.float32)
+    before = [layer.tensors[0].clone() for layer in sides[0]]
+    packed = moe.pack_experts(before[0], *map(tuple, sides))
+    assert packed is not None
+    for index, layer in enumerate(sides[0]):
+        assert layer.tensors[0].data_ptr() == packed.gate_up[0][index].data_ptr()
+        assert torch.equal(layer.tensors[0], before[index])
+
+
+def test_declines_layers_that_differ() -> None:
+    gate_up, down = experts_of(2, 16, 16, torch.float32)
+    gate_up[1].bias = randn(32, seed=1)
+    assert moe.pack_experts(down[0].tensors[0], tuple(gate_up), tuple(down)) is None
+    loop = PackedExperts("loop")
+    assert (
+        moe.mixture_of_experts(randn(1, 16, seed=1), randn(1, 2, seed=1), loop, 1, "silu") is None
+    )

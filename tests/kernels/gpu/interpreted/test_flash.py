@@ -1,0 +1,219 @@
+"""Attention over packed sequences, and chunks of prefill over the paged cache."""
+
+from typing import Any
+
+import pytest
+import torch
+from interpreted import DEVICE, DTYPES, check, randn
+from torch import Tensor
+
+from atoll_kernels import reference
+from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.gpu import flash
+
+# Tiles of the interpreter are 16 rows: one row, a tile's end, an empty sequence, several tiles.
+LENGTHS = (1, 33, 0, 16, 18)
+MASKS = {
+    "full": {},
+    "causal": {"causal": True},
+    "causal-window": {"causal": True, "window": 7},
+    "window": {"window": 7},
+    "window-1": {"causal": True, "window": 1},
+    "window-wide": {"causal": True, "window": 24},
+    "alibi": {"alibi_slopes": True},
+    "causal-alibi": {"causal": True, "alibi_slopes": True},
+    "relative": {"relative_bias": True},
+    "all": {"causal": True, "window": 20, "alibi_slopes": True, "relative_bias": True},
+}
+SHORT = ("full", "causal-window")
+
+
+def options(num_heads: int, head_dim: int, mask: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the attention functions."""
+    found = {"causal": False, "window": None, "alibi_slopes": None, "relative_bias": None, **mask}
+    if found["alibi_slopes"]:
+        found["alibi_slopes"] = alibi_slopes(num_heads).to(DEVICE)
+    if found["relative_bias"]:
+        found["relative_bias"] = randn(num_heads, 21, seed=9)
+    return {"scale": head_dim**-0.5, **found}
+
+
+def cu_seqlens(*lengths: int) -> Tensor:
+    return torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
+
+
+def packed(
+    num_heads: int, num_kv_heads: int, head_dim: int, tokens: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v as slices of one projection."""
+    qkv = randn(tokens, num_heads + 2 * num_kv_heads, head_dim, seed=1, dtype=dtype)
+    q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    return q, k, v
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_masks(mask: dict[str, Any]) -> None:
+    cu = cu_seqlens(*LENGTHS)
+    tensors = packed(2, 1, 16, sum(LENGTHS), torch.float32)
+    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu, **options(2, 16, mask))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("mask", ["full", "all"])
+def test_half_precision(dtype: torch.dtype, mask: str) -> None:
+    cu = cu_seqlens(5, 33)
+    tensors = packed(2, 2, 16, 38, dtype)
+    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu,
+          **options(2, 16, MASKS[mask]))  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [
+    (1, 1, 80), (3, 3, 8), (6, 2, 64), (48, 1, 16), (2, 1, 96), (1, 1, 256),
+])  # fmt: skip
+def test_heads(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    """Head sizes that are no power of two, shared key heads, multi-query with 48 heads."""
+    cu = cu_seqlens(19)
+    tensors = packed(num_heads, num_kv_heads, head_dim, 19, torch.float32)
+    given = options(num_heads, head_dim, MASKS["causal"])
+    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu, **given)
+
+
+def test_alibi_of_twelve_heads() -> None:
+    """Slopes of a head count that is no power of two."""
+    cu = cu_seqlens(20)
+    tensors = packed(12, 12, 16, 20, torch.float32)
+    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu,
+          **options(12, 16, MASKS["alibi"]))  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", ["full", "causal", "causal-window", "relative"])
+def test_fewer_queries_than_keys(mask: str) -> None:
+    """The queries of a sequence are its last positions; without keys, rows are zero."""
+    q, k, v = packed(2, 1, 16, 70, torch.float32)
+    check(flash.varlen, reference.varlen_attention, q[:23], k, v, cu_seqlens(3, 20, 0),
+          cu_seqlens(30, 20, 20), **options(2, 16, MASKS[mask]))  # fmt: skip
+
+
+def test_rows_without_keys_are_zero() -> None:
+    q, k, v = packed(1, 1, 16, 20, torch.float32)
+    out = flash.varlen(q, k, v, cu_seqlens(4, 16), cu_seqlens(0, 16), **options(1, 16, {}))
+    assert torch.equal(out[:4], torch.zeros_like(out[:4])) and out[4:].abs().min() > 0
+
+
+def test_neighbours_do_not_leak() -> None:
+    """A sequence next to NaN is what it is alone."""
+    q, k, v = (x.clone() for x in packed(1, 1, 16, 40, torch.float32))
+    for x in (q, k, v):
+        x[20:] = float("nan")
+    out = flash.varlen(q, k, v, cu_seqlens(20, 20), cu_seqlens(20, 20), **options(1, 16, {}))
+    alone = flash.varlen(q[:20], k[:20], v[:20], cu_seqlens(20), cu_seqlens(20),
+                         **options(1, 16, {}))  # fmt: skip
+    assert torch.equal(out[:20], alone)
+
+
+def paged(
+    lengths: tuple[int, ...], num_kv_heads: int, head_dim: int, dtype: torch.dtype, block_size: int,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """k_cache, v_cache, block_table, seq_lens; blocks shuffled, unused ones NaN, freed ones -1."""
+    needed = [-(-n // block_size) for n in lengths]
+    ids = torch.randperm(sum(needed) + 2, generator=torch.Generator().manual_seed(3)).tolist()
+    k_cache, v_cache = (
+        torch.full((len(ids), block_size, num_kv_heads, head_dim), float("nan"), dtype=dtype)
+        for _ in range(2)
+    )
+    table = torch.full((len(lengths), max(needed) + 1), -1, dtype=torch.int32)
+    for row, (count, length) in enumerate(zip(needed, lengths, strict=True)):
+        for b in range(count):
+            if window is not None and (b + 1) * block_size <= length - window - 8:
+                continue
+            table[row, b] = block = ids.pop()
+            filled = min(block_size, length - b * block_size)
+            for seed, cache in ((row * 100 + b, k_cache), (row * 100 + b + 50, v_cache)):
+                values = randn(filled, num_kv_heads, head_dim, seed=seed, dtype=dtype)
+                cache[block, :filled] = values.cpu()
+    lens = torch.tensor(lengths, dtype=torch.int32)
+    return k_cache.to(DEVICE), v_cache.to(DEVICE), table.to(DEVICE), lens.to(DEVICE)
+
+
+def clean(k_cache: Tensor, v_cache: Tensor, *rest: Any, **given: Any) -> Tensor:
+    """The reference reads block 0 for a freed one, and multiplies what it finds by 0."""
+    caches = (k_cache.nan_to_num(), v_cache.nan_to_num())
+    q, *others = rest
+    return reference.paged_attention(q, *caches, *others, **given)
+
+
+def run_paged(
+    op: Any, counts: tuple[int, ...], lengths: tuple[int, ...], dtype: torch.dtype,
+    shape: tuple[int, int, int], mask: dict[str, Any], block_size: int = 16,
+) -> Tensor:  # fmt: skip
+    """Compares ``op`` with the float64 reference."""
+    num_heads, num_kv_heads, head_dim = shape
+    k_cache, v_cache, table, lens = paged(
+        lengths, num_kv_heads, head_dim, dtype, block_size, mask.get("window")
+    )
+    q = randn(sum(counts), num_heads, head_dim, seed=2, dtype=dtype)
+    given = {**options(num_heads, head_dim, {"causal": True, **mask})}
+
+    def ours(k: Tensor, v: Tensor, q: Tensor, *rest: Tensor, **kw: Any) -> Tensor:
+        return op(q, k, v, *rest, **kw)
+
+    return check(ours, clean, k_cache, v_cache, q, table, cu_seqlens(*counts), lens, **given)
+
+
+PAGED_MASKS = {
+    "causal": {}, "window": {"window": 9}, "alibi": {"alibi_slopes": True},
+    "relative": {"relative_bias": True}, "full": {"causal": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", PAGED_MASKS.values(), ids=PAGED_MASKS.keys())
+def test_chunks_over_the_cache(mask: dict[str, Any]) -> None:
+    """A first chunk, a later one, a single token, a padded row."""
+    run_paged(flash.paged_prefill, (20, 7, 1, 1), (20, 40, 33, 0), torch.float32, (2, 1, 16), mask)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("block_size", [1, 5, 32])
+def test_chunks_and_block_sizes(dtype: torch.dtype, block_size: int) -> None:
+    run_paged(flash.paged_prefill, (9, 3), (25, 18), dtype, (2, 1, 80), {"window": 12}, block_size)
+
+
+@pytest.mark.parametrize("mask", PAGED_MASKS.values(), ids=PAGED_MASKS.keys())
+def test_decode(mask: dict[str, Any]) -> None:
+    """One token each, a padded row of length 0 among them."""
+    run_paged(flash.paged_decode, (1, 1, 1, 1), (1, 40, 0, 33), torch.float32, (2, 1, 16), mask)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "mask"), [
+    ((48, 1, 16), {}), ((2, 2, 80), {"window": 9}), ((12, 12, 8), {"alibi_slopes": True}),
+    ((6, 2, 64), {}),
+], ids=["mqa48", "d80", "alibi12", "gqa"])  # fmt: skip
+def test_decode_heads(
+    dtype: torch.dtype, shape: tuple[int, int, int], mask: dict[str, Any]
+) -> None:
+    run_paged(flash.paged_decode, (1, 1), (19, 34), dtype, shape, mask)
+
+
+def test_decode_of_several_tokens_each() -> None:
+    """Drafts: the kernel is for one token, and right for more."""
+    run_paged(flash.paged_decode, (3, 1, 2), (9, 20, 2), torch.float32, (2, 1, 16), {"window": 6})
+
+
+@pytest.mark.parametrize("splits", [1, 3, 7])
+def test_decode_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More splits than tiles of keys leave empty shares, which count for nothing."""
+    monkeypatch.setattr(flash, "num_splits", lambda programs, capacity: splits)
+    run_paged(flash.paged_decode, (1, 1, 1), (50, 0, 20), torch.float32, (4, 2, 16), {})
+
+
+def test_long_cache_rows_are_addressed_in_64_bits() -> None:
+    """A block table's int64 arithmetic: strides of a cache that is itself a slice."""
+    k_cache, v_cache, table, lens = paged((20,), 2, 16, torch.float32, 16)
+    both = torch.stack((k_cache, v_cache), dim=1)
+    q = randn(1, 2, 16, seed=2)
+    given = options(2, 16, {"causal": True})
+    out = flash.paged_decode(q, both[:, 0], both[:, 1], table, cu_seqlens(1), lens, **given)
+    assert torch.equal(out, flash.paged_decode(q, k_cache, v_cache, table, cu_seqlens(1), lens,
+                                               **given))  # fmt: skip

@@ -1,0 +1,112 @@
+"""Products with 4-bit and 8-bit weights: GPTQ, act-order GPTQ, AWQ, and weights packed here."""
+
+import pytest
+import torch
+from interpreted import DEVICE, DTYPES, assert_close, randn
+from torch import Tensor
+
+from atoll_kernels import PackedLinear
+from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.gpu import quantized
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def codes_of(
+    inputs: int, outputs: int, group: int, act_order: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """codes, zeros (16 included, as GPTQ's first format may have it), scales, groups."""
+    generator = torch.Generator().manual_seed(inputs + outputs)
+    codes = torch.randint(0, 16, (inputs, outputs), generator=generator, dtype=torch.int32)
+    zeros = torch.randint(0, 17, (inputs // group, outputs), generator=generator)
+    scales = (torch.rand(inputs // group, outputs, generator=generator) + 0.1).half()
+    groups = torch.arange(inputs) // group
+    if act_order:
+        groups = groups[torch.randperm(inputs, generator=generator)]
+    return codes.to(DEVICE), zeros.to(DEVICE), scales.to(DEVICE), groups.to(DEVICE)
+
+
+def expanded(codes: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor) -> Tensor:
+    """(inputs, outputs) float64."""
+    return scales.double()[groups] * (codes - zeros[groups]).double()
+
+
+@each_dtype
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize(("rows", "inputs", "outputs", "group"), [
+    (1, 64, 40, 32), (18, 96, 33, 16), (3, 80, 64, 80), (40, 32, 32, 32),
+])  # fmt: skip
+def test_int4(
+    dtype: torch.dtype, act_order: bool, rows: int, inputs: int, outputs: int, group: int
+) -> None:
+    parts = codes_of(inputs, outputs, group, act_order)
+    packed = quantized.pack_int4(*parts, None, dtype)
+    assert packed is not None and packed.layout == "gpu-int4"
+    x = randn(rows, inputs, seed=1, dtype=dtype)
+    found = quantized.linear(x, packed, None)
+    assert found is not None
+    assert_close(found, x.double() @ expanded(*parts))
+
+
+@each_dtype
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("activation", [None, "gelu", "silu", "relu"])
+def test_bias_activation_and_splits(
+    dtype: torch.dtype, splits: int, activation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "_splits", lambda tiles, steps: splits)
+    parts, bias = codes_of(128, 40, 32, True), randn(40, seed=2, dtype=dtype)
+    packed = quantized.pack_int4(*parts, bias, dtype)
+    assert packed is not None
+    x = randn(5, 128, seed=1, dtype=dtype)
+    expected = x.double() @ expanded(*parts) + bias.double()
+    expected = expected if activation is None else ACTIVATIONS[activation](expected)
+    found = quantized.linear(x, packed, activation)
+    assert found is not None
+    assert_close(found, expected)
+
+
+@each_dtype
+def test_int8(dtype: torch.dtype) -> None:
+    weight, bias = randn(33, 48, seed=1, dtype=dtype), randn(33, seed=2, dtype=dtype)
+    packed = quantized.pack_linear(weight, bias, "int8", 32)
+    assert packed is not None
+    x = randn(5, 48, seed=3, dtype=dtype)
+    codes, scales = packed.tensors
+    stands_for = codes.double() * scales.double()
+    assert (stands_for.t() - weight.double()).abs().max() <= scales.max() / 2 + 1e-7
+    found = quantized.linear(x, packed, "gelu")
+    assert found is not None
+    exact = x.double() @ stands_for + bias.double()
+    assert_close(found, ACTIVATIONS["gelu"](exact))
+
+
+@each_dtype
+def test_quantising_to_int4_stays_within_half_a_step(dtype: torch.dtype) -> None:
+    weight = randn(24, 64, seed=1, dtype=dtype)
+    packed = quantized.pack_linear(weight, None, "int4", 32)
+    assert packed is not None and packed.tensors[0].numel() * 4 == weight.numel() // 2
+    identity = torch.eye(64, dtype=dtype, device=DEVICE)
+    found = quantized.linear(identity, packed, None)
+    assert found is not None
+    steps = packed.tensors[1].double().t().repeat_interleave(32, dim=1)
+    error = (found.double().t() - weight.double()).abs()
+    assert (error <= 0.51 * steps + 0.02 * weight.double().abs() + 1e-3).all()
+
+
+def test_refuses_what_it_cannot_tile() -> None:
+    """Groups of unequal size, or none a multiple of 16, go to the reference."""
+    codes, zeros, scales, groups = codes_of(64, 16, 32, False)
+    one = torch.zeros_like(groups)
+    assert quantized.pack_int4(codes, zeros, scales, one, None, DTYPES[1]) is None
+    odd = codes_of(48, 16, 24, False)
+    assert quantized.pack_int4(*odd, None, DTYPES[1]) is None
+    foreign = PackedLinear("torch", "dense", 8, 8, ())
+    assert quantized.linear(randn(1, 8, seed=1), foreign, None) is None
+    assert quantized.pack_linear(randn(8, 8, seed=1), None, "dense", 32) is None
+
+
+def test_no_rows() -> None:
+    packed = quantized.pack_int4(*codes_of(64, 40, 32, False), None, torch.float32)
+    found = quantized.linear(randn(0, 64, seed=1), packed, None)
+    assert found is not None and found.shape == (0, 40)

@@ -1,0 +1,69 @@
+"""Every production wrapper compiled ahead of time for every target, without a GPU.
+
+By default one case of each kernel for each target; ``ATOLL_FULL_COMPILE=1`` compiles all of
+``gpu_cases`` (ten minutes of a core).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+# Bytes of shared memory that one block of threads may have.
+SHARED = {
+    "sm75": 64 << 10, "sm80": 163 << 10, "sm86": 99 << 10, "sm89": 99 << 10, "sm90": 227 << 10,
+    "gfx90a": 64 << 10,
+}  # fmt: skip
+TENSOR_CORES = {
+    "sm75": set(), "sm80": {"HMMA"}, "sm86": {"HMMA"}, "sm89": {"HMMA"},
+    "sm90": {"HMMA", "HGMMA"}, "gfx90a": {"v_mfma"},
+}  # fmt: skip
+CASES = [
+    "flash-d128", "decode-d128", "layer-norm", "rope", "int4-few-order",
+    "int8-many", "experts-int4-few", "sample",
+]  # fmt: skip
+PRODUCTS = {"flash_kernel", "decode_kernel", "matmul_kernel"}
+# Bytes of a local variable that float32 at the largest head size may lose to memory.
+SPILLS_OF_WIDE_HEADS = 64
+IS_FULL = os.environ.get("ATOLL_FULL_COMPILE") == "1"
+
+
+def compiled(architecture: str) -> list[dict[str, Any]]:
+    """What ``gpu_compile`` prints, in a process of its own."""
+    path = [str(ROOT / "kernels"), str(ROOT / "tests" / "support")]
+    environment = {**os.environ, "PYTHONPATH": ":".join(path)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(ROOT / "tests" / "support" / "gpu_compile.py"), architecture]
+    done = subprocess.run(
+        [*command, *([] if IS_FULL else CASES)], env=environment, capture_output=True, text=True,
+        timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton, the kernel language, is missing"
+)
+@pytest.mark.parametrize("architecture", list(SHARED))
+def test_compiles_within_the_limits(architecture: str) -> None:
+    kernels = compiled(architecture)
+    assert {kernel["case"] for kernel in kernels} >= set(CASES)
+    assert {kernel["kernel"] for kernel in kernels} >= PRODUCTS
+    for kernel in kernels:
+        assert kernel["shared"] <= SHARED[architecture], kernel
+        is_wide = "fp32" in kernel["case"] and "d256" in kernel["case"]
+        assert kernel["spills"] <= (SPILLS_OF_WIDE_HEADS if is_wide else 0), kernel
+        if kernel["kernel"] in PRODUCTS and TENSOR_CORES[architecture]:
+            assert set(kernel["tensor_cores"]) & TENSOR_CORES[architecture], kernel
+    if architecture == "sm90":
+        flash = [k for k in kernels if k["case"] == "flash-d128" and k["kernel"] == "flash_kernel"]
+        assert all("HGMMA" in kernel["tensor_cores"] for kernel in flash)

@@ -1,0 +1,175 @@
+"""Calls of every production wrapper at shapes that users meet; values do not matter.
+
+Only ``gpu_compile`` runs these: each call compiles the kernels that it launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
+from atoll_kernels.linear import PackedLinear
+
+_HALF = torch.float16
+
+
+def _cu(*lengths: int) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
+
+
+def _varlen(
+    dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, *, causal: bool = False,
+    window: int | None = None, alibi: bool = False, relative: bool = False,
+) -> None:  # fmt: skip
+    qkv = torch.empty(600, num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
+    q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    flash.varlen(
+        q, k, v, _cu(512, 88), _cu(512, 88), scale=0.1, causal=causal, window=window,
+        alibi_slopes=torch.empty(num_heads) if alibi else None,
+        relative_bias=torch.empty(num_heads, 257) if relative else None,
+    )  # fmt: skip
+
+
+def _paged(
+    dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, tokens: tuple[int, ...],
+    *, window: int | None = None, alibi: bool = False, decode: bool = False,
+) -> None:  # fmt: skip
+    cache = torch.empty(64, 16, num_kv_heads, head_dim, dtype=dtype)
+    q = torch.empty(sum(tokens), num_heads, head_dim, dtype=dtype)
+    op = flash.paged_decode if decode else flash.paged_prefill
+    op(
+        q, cache, cache, torch.zeros(len(tokens), 128, dtype=torch.int32), _cu(*tokens),
+        torch.tensor(tokens, dtype=torch.int32), scale=0.1, causal=True, window=window,
+        alibi_slopes=torch.empty(num_heads) if alibi else None, relative_bias=None,
+    )  # fmt: skip
+
+
+def _norm(dtype: torch.dtype, hidden: int, *, rms: bool) -> None:
+    x, weight = torch.empty(4, hidden, dtype=dtype), torch.empty(hidden, dtype=dtype)
+    if rms:
+        norm.rms_norm(x, weight, 1e-6, x)
+    else:
+        norm.layer_norm(x, weight, weight, 1e-6, x)
+
+
+def _rope(dtype: torch.dtype) -> None:
+    qkv = torch.empty(4, 48, 128, dtype=dtype)
+    q, k, v = qkv.split([32, 8, 8], dim=1)
+    cache = torch.empty(8, 16, 8, 128, dtype=dtype)
+    places, table = torch.zeros(4, dtype=torch.int64), torch.empty(64, 64)
+    rope.apply_rope(q, places, table, table)
+    rope.write_kv(k, v, cache, cache, places)
+    rope.rope_write_kv(q, k, v, places, table, table, cache, cache, places)
+
+
+def _activation(dtype: torch.dtype) -> None:
+    x = torch.empty(4, 4096, dtype=dtype)
+    for name in ("gelu", "gelu_new", "silu"):
+        activation.activate(x, name)
+        activation.gated_activation(x, name)
+
+
+def _int4(dtype: torch.dtype, rows: int, *, act_order: bool = False, group: int = 128) -> None:
+    inputs, outputs = 4096, 11008
+    order = torch.zeros(inputs, dtype=torch.int32) if act_order else None
+    tensors = (
+        torch.empty(inputs // 8, outputs, dtype=torch.int32),
+        torch.empty(inputs // group, outputs, dtype=torch.float16),
+        torch.empty(inputs // group, outputs, dtype=torch.float16),
+    )
+    extra = {"group": group, "order": order}
+    packed = PackedLinear("gpu-int4", "int4", inputs, outputs, tensors, None, extra)
+    quantized.linear(torch.empty(rows, inputs, dtype=dtype), packed, None)
+
+
+def _int8(dtype: torch.dtype, rows: int) -> None:
+    tensors = (torch.empty(1024, 3072, dtype=torch.int8), torch.empty(3072))
+    packed = PackedLinear("gpu-int8", "int8", 1024, 3072, tensors, torch.empty(3072, dtype=dtype))
+    quantized.linear(torch.empty(rows, 1024, dtype=dtype), packed, "gelu")
+
+
+def _experts(dtype: torch.dtype, rows: int, scheme: str = "dense") -> None:
+    def layer(inputs: int, outputs: int) -> PackedLinear:
+        weight = torch.zeros(outputs, inputs, dtype=dtype)
+        packed = quantized.pack_linear(weight, None, scheme, 128)
+        return packed or PackedLinear("torch", "dense", inputs, outputs, (weight,))
+
+    sides = ([layer(256, 512)] * 8, [layer(256, 256)] * 8)
+    packed = moe.pack_experts(torch.empty(0), *map(tuple, sides))
+    assert packed is not None
+    x = torch.empty(rows, 256, dtype=dtype)
+    moe.mixture_of_experts(x, torch.empty(rows, 8, dtype=dtype), packed, 2, "silu")
+
+
+def _sample() -> None:
+    column = torch.ones(2)
+    limits = (torch.ones(2, dtype=torch.int32), column)
+    uniforms = torch.ones(2, dtype=torch.float64)
+    for top_k, top_p in ((None, None), limits):
+        sampling.sample(torch.empty(2, 32000), column, top_k, top_p, uniforms)
+
+
+CASES: dict[str, Callable[[], None]] = {
+    "flash-d64": partial(_varlen, _HALF, 12, 12, 64),
+    "flash-d64-alibi": partial(_varlen, _HALF, 12, 12, 64, alibi=True),
+    "flash-d64-relative": partial(_varlen, _HALF, 12, 12, 64, relative=True),
+    "flash-d64-bf16": partial(_varlen, torch.bfloat16, 12, 12, 64),
+    "flash-d64-fp32": partial(_varlen, torch.float32, 12, 12, 64),
+    "flash-d64-window": partial(_varlen, _HALF, 12, 12, 64, window=64),
+    "flash-d80": partial(_varlen, _HALF, 8, 8, 80, causal=True),
+    "flash-d128": partial(_varlen, _HALF, 32, 8, 128, causal=True),
+    "flash-d128-window": partial(_varlen, _HALF, 32, 8, 128, causal=True, window=128),
+    "flash-d128-alibi": partial(_varlen, _HALF, 32, 32, 128, causal=True, alibi=True),
+    "flash-d128-fp32": partial(_varlen, torch.float32, 32, 8, 128, causal=True),
+    "flash-d256": partial(_varlen, _HALF, 8, 8, 256, causal=True),
+    "flash-d256-fp32": partial(_varlen, torch.float32, 8, 8, 256, causal=True),
+    "prefill-d64": partial(_paged, _HALF, 9, 3, 64, (100, 28)),
+    "prefill-d128": partial(_paged, _HALF, 32, 8, 128, (100, 28)),
+    "prefill-d128-window": partial(_paged, _HALF, 32, 8, 128, (100, 28), window=64),
+    "prefill-d128-alibi": partial(_paged, _HALF, 32, 32, 128, (100, 28), alibi=True),
+    "prefill-d256": partial(_paged, _HALF, 8, 8, 256, (100, 28)),
+    "prefill-d64-few": partial(_paged, _HALF, 9, 3, 64, (5, 1, 3)),
+    "prefill-d128-few": partial(_paged, _HALF, 32, 8, 128, (5, 1, 3)),
+    "prefill-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (100, 28)),
+    "decode-d64": partial(_paged, _HALF, 9, 3, 64, (1,) * 4, decode=True),
+    "decode-d64-fp32": partial(_paged, torch.float32, 9, 3, 64, (1,) * 4, decode=True),
+    "decode-d80": partial(_paged, _HALF, 32, 32, 80, (1,) * 4, decode=True),
+    "decode-d128": partial(_paged, _HALF, 32, 8, 128, (1,) * 4, decode=True),
+    "decode-d128-bf16": partial(_paged, torch.bfloat16, 32, 8, 128, (1,) * 4, decode=True),
+    "decode-d128-window": partial(_paged, _HALF, 32, 8, 128, (1,) * 4, decode=True, window=64),
+    "decode-d128-alibi": partial(_paged, _HALF, 32, 32, 128, (1,) * 4, decode=True, alibi=True),
+    "decode-mqa48": partial(_paged, _HALF, 48, 1, 128, (1,) * 4, decode=True),
+    "decode-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (1,) * 4, decode=True),
+    "decode-d256": partial(_paged, _HALF, 16, 1, 256, (1,) * 4, decode=True),
+    "decode-d256-fp32": partial(_paged, torch.float32, 16, 1, 256, (1,) * 4, decode=True),
+    "layer-norm": partial(_norm, _HALF, 768, rms=False),
+    "layer-norm-fp32": partial(_norm, torch.float32, 14848, rms=False),
+    "rms-norm": partial(_norm, _HALF, 4096, rms=True),
+    "rms-norm-bf16": partial(_norm, torch.bfloat16, 8192, rms=True),
+    "rope": partial(_rope, _HALF),
+    "rope-bf16": partial(_rope, torch.bfloat16),
+    "activation": partial(_activation, _HALF),
+    "activation-bf16": partial(_activation, torch.bfloat16),
+    "int4-few": partial(_int4, _HALF, 4),
+    "int4-few-order": partial(_int4, _HALF, 4, act_order=True),
+    "int4-few-g32": partial(_int4, _HALF, 4, group=32),
+    "int4-few-bf16": partial(_int4, torch.bfloat16, 4),
+    "int4-few-fp32": partial(_int4, torch.float32, 4),
+    "int4-many": partial(_int4, _HALF, 512),
+    "int4-many-bf16": partial(_int4, torch.bfloat16, 512),
+    "int4-many-fp32": partial(_int4, torch.float32, 512),
+    "int8-few": partial(_int8, _HALF, 4),
+    "int8-many": partial(_int8, _HALF, 512),
+    "experts-few": partial(_experts, _HALF, 4),
+    "experts-few-bf16": partial(_experts, torch.bfloat16, 4),
+    "experts-many": partial(_experts, _HALF, 512),
+    "experts-many-bf16": partial(_experts, torch.bfloat16, 512),
+    "experts-many-fp32": partial(_experts, torch.float32, 512),
+    "experts-int4-few": partial(_experts, _HALF, 4, "int4"),
+    "experts-int4-many": partial(_experts, _HALF, 512, "int4"),
+    "sample": _sample,
+}
