@@ -11,6 +11,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,14 +166,11 @@ def _scratch_copy(name: str, checkpoint: Path, target: Path) -> None:
     path.write_text(text)
 
 
-@pytest.fixture(scope="module")
-def group(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Served]]:
-    """One of ``GROUPS`` in one server."""
-    base = tmp_path_factory.mktemp("repository")
+@contextmanager
+def _served(names: list[str], base: Path) -> Iterator[dict[str, Served]]:
+    """The entries in one server, each over a tiny checkpoint."""
     references = {}
-    for name in GROUPS[request.param]:
+    for name in names:
         references[name] = _checkpoint(name, base / "checkpoints" / name)
         _scratch_copy(name, base / "checkpoints" / name, base / "models")
     options = ServerOptions.on_free_ports(
@@ -186,11 +184,45 @@ def group(
         }
 
 
+class Groups:
+    """Starts the server of a group when a test asks for it, and stops the one before."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders, self._stack = folders, ExitStack()
+        self._index, self._served = -1, dict[str, Served]()
+
+    def of(self, name: str) -> dict[str, Served]:
+        """The entries of the group that ``name`` is in."""
+        index = next(i for i, names in enumerate(GROUPS) if name in names)
+        if index != self._index:
+            self.close()
+            base = self._folders.mktemp("repository")
+            self._served = self._stack.enter_context(_served(GROUPS[index], base))
+            self._index = index
+        return self._served
+
+    def close(self) -> None:
+        """Stops the server that runs."""
+        self._index = -1
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
+    found = Groups(tmp_path_factory)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def group(groups: Groups, name: str) -> dict[str, Served]:
+    return groups.of(name)
+
+
 def _in_groups(names: list[str]) -> pytest.MarkDecorator:
-    """Parametrises a test over entries, each with its group's server."""
-    index = {name: i for i, group in enumerate(GROUPS) for name in group}
-    cases = [(index[name], name) for name in names]
-    return pytest.mark.parametrize(("group", "name"), cases, indirect=["group"], ids=names)
+    """Parametrises a test over entries, those of one group after another."""
+    order = [name for names in GROUPS for name in names]
+    return pytest.mark.parametrize("name", sorted(names, key=order.index))
 
 
 def _assert_greedy(served: Served, ids: list[int]) -> None:
@@ -246,19 +278,6 @@ def _over_grpc(served: Served) -> tuple[list[str], list[int]]:
             return texts, ids
 
 
-@_in_groups(GENERATORS)
-def test_generator_answers_over_http_and_streams_over_grpc(
-    group: dict[str, Served], name: str
-) -> None:
-    served = group[name]
-    answer = _over_http(served)
-    _assert_greedy(served, answer["token_ids"])
-    texts, ids = _over_grpc(served)
-    assert ids == answer["token_ids"]
-    assert "".join(texts) == answer["text_output"]
-    assert len([text for text in texts if text]) > 1
-
-
 def _infer(served: Served, inputs: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
     """The answer over gRPC, which is HTTP's too."""
     answers = []
@@ -283,6 +302,25 @@ def _infer(served: Served, inputs: dict[str, list[Any]]) -> dict[str, np.ndarray
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
     return first
+
+
+@_in_groups(["all-minilm-l6-v2-ensemble"])
+def test_ensemble_is_its_encoder(group: dict[str, Served], name: str) -> None:
+    column = {"text_input": [[text] for text in TEXTS]}
+    expected = _infer(group["all-minilm-l6-v2"], column)
+    np.testing.assert_array_equal(_infer(group[name], column)["embedding"], expected["embedding"])
+
+
+@_in_groups(["retrieve-rerank"])
+def test_retrieve_rerank_orders_all_documents(group: dict[str, Served], name: str) -> None:
+    documents = [[text] for text in (*TEXTS, "a lagoon")]
+    found = _infer(group[name], {"query": ["a ring?"], "text_input": documents})
+    scores = _infer(
+        group["bge-reranker-base"], {"query": [["a ring?"]] * 3, "text_input": documents}
+    )["score"][:, 0]
+    assert sorted(found["index"]) == [0, 1, 2]
+    np.testing.assert_allclose(found["score"], scores[found["index"]], rtol=1e-5)
+    assert (np.diff(found["score"]) <= 0).all()
 
 
 @_in_groups([name for name in [*PIPELINES, *ENCODERS] if name in ENTRIES_BY_NAME])
@@ -314,23 +352,17 @@ def _assert_embeddings(served: Served, entry: Entry, found: np.ndarray[Any, Any]
         assert float(torch.from_numpy(row.copy()).double() @ expected) > 1 - 1e-6
 
 
-@_in_groups(["all-minilm-l6-v2-ensemble"])
-def test_ensemble_is_its_encoder(group: dict[str, Served], name: str) -> None:
-    column = {"text_input": [[text] for text in TEXTS]}
-    expected = _infer(group["all-minilm-l6-v2"], column)
-    np.testing.assert_array_equal(_infer(group[name], column)["embedding"], expected["embedding"])
-
-
-@_in_groups(["retrieve-rerank"])
-def test_retrieve_rerank_orders_all_documents(group: dict[str, Served], name: str) -> None:
-    documents = [[text] for text in (*TEXTS, "a lagoon")]
-    found = _infer(group[name], {"query": ["a ring?"], "text_input": documents})
-    scores = _infer(
-        group["bge-reranker-base"], {"query": [["a ring?"]] * 3, "text_input": documents}
-    )["score"][:, 0]
-    assert sorted(found["index"]) == [0, 1, 2]
-    np.testing.assert_allclose(found["score"], scores[found["index"]], rtol=1e-5)
-    assert (np.diff(found["score"]) <= 0).all()
+@_in_groups(GENERATORS)
+def test_generator_answers_over_http_and_streams_over_grpc(
+    group: dict[str, Served], name: str
+) -> None:
+    served = group[name]
+    answer = _over_http(served)
+    _assert_greedy(served, answer["token_ids"])
+    texts, ids = _over_grpc(served)
+    assert ids == answer["token_ids"]
+    assert "".join(texts) == answer["text_output"]
+    assert len([text for text in texts if text]) > 1
 
 
 def test_every_folder_is_tested() -> None:
