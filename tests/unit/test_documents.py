@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from atoll.catalogue import ENTRIES
 from atoll.cli.documents import settings_page
+from atoll.cli.model_table import file_of, models_page, readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -13,6 +15,20 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 def test_settings_page_is_rendered() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page()
+
+
+def test_models_page_is_rendered() -> None:
+    assert (ROOT / "docs" / "models.md").read_text() == models_page()
+
+
+def test_readme_lists_every_entry_and_architecture() -> None:
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- models:start -->\n(.*)<!-- models:end -->", readme, re.S)
+    assert block is not None and readme_table() in block.group(1)
+    assert all(f"[{entry.name}]" in readme_table() for entry in ENTRIES)
+    models = ROOT / "python_backends" / "atoll" / "models"
+    helpers = {"__init__", "fallback", "fields", "options", "registry"}
+    assert {file_of(e) for e in ENTRIES} == {p.stem for p in models.glob("*.py")} - helpers
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
