@@ -5,6 +5,7 @@ which a decoding sequence has one token and a prefilling one has a chunk.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,14 @@ class PagedBatch:
     cross: CrossBatch | None = None
 
 
+class Rotation(NamedTuple):
+    """How each token's queries and keys are rotated: rows (tokens,) int64 of cos and sin."""
+
+    rows: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
 @dataclass(frozen=True)
 class CacheSpec:
     """What the KV cache of a decoder must hold for one token."""
@@ -119,7 +128,7 @@ class PackedAttention(nn.Module):
 
 
 class PagedAttention(nn.Module):
-    """Causal attention over the paged cache; writes the new keys and values first."""
+    """Causal attention over the paged cache; rotates and writes the new keys and values first."""
 
     def __init__(
         self,
@@ -150,15 +159,20 @@ class PagedAttention(nn.Module):
         k: Tensor,
         v: Tensor,
         batch: PagedBatch,
+        rotation: Rotation | None = None,
         relative_bias: Tensor | None = None,
     ) -> Tensor:
         """q: (tokens, num_heads, head_dim); k, v: (tokens, num_kv_heads, head_dim).
 
-        Mutates the layer's cache. Returns (tokens, num_heads * head_dim).
+        Mutates the layer's cache, and q and k if they are rotated. Returns (tokens, num_heads *
+        head_dim).
         """
         k_cache, v_cache = batch.kv_cache[self.layer]
         self.alibi_slopes = _on(self.alibi_slopes, q.device)
-        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        if rotation is None:
+            kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        else:
+            kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, batch.slot_mapping)
         out = kernels.paged_attention(
             q, k_cache, v_cache, batch.block_table, batch.cu_seqlens_q, batch.seq_lens,
             scale=self.scale, window=self.window, alibi_slopes=self.alibi_slopes,

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import atoll_kernels as kernels
 from atoll.errors import ConfigError
-from atoll.layers.attention import PagedBatch
+from atoll.layers.attention import PagedBatch, Rotation
 
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
 
@@ -68,24 +67,21 @@ class RopeSpec:
 
 
 class Rotary(nn.Module):
-    """Rotates queries and keys in place; the tables grow with the positions asked for."""
+    """How a batch is rotated; the tables grow with the positions asked for."""
 
     def __init__(self, spec: RopeSpec) -> None:
         super().__init__()
         self.spec = spec
         self._tables: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, q: Tensor, k: Tensor, batch: PagedBatch) -> None:
-        """q, k: (tokens, heads, head_dim), mutated."""
+    def forward(self, batch: PagedBatch) -> Rotation:
+        """Rows of the tables for every token."""
+        device = batch.positions.device
         exceeds = batch.prompt_lens is not None or batch.max_position >= self.spec.max_positions
         if self.spec.kind == "dynamic" and exceeds:
             cos, sin = _dynamic_tables(self.spec, batch)
-            rows = torch.arange(len(batch.positions), device=q.device)
-        else:
-            cos, sin = self.tables(batch.max_position + 1, q.device)
-            rows = batch.positions
-        kernels.apply_rope(q, rows, cos, sin)
-        kernels.apply_rope(k, rows, cos, sin)
+            return Rotation(torch.arange(len(batch.positions), device=device), cos, sin)
+        return Rotation(batch.positions, *self.tables(batch.max_position + 1, device))
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin, (positions >= length, dim / 2) float32."""

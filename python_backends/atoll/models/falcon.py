@@ -124,9 +124,8 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
-        if self.rotary is not None:
-            self.rotary(q, k, batch)
-        attended = self.out(self.attention(q, k, v, batch))
+        rotation = None if self.rotary is None else self.rotary(batch)
+        attended = self.out(self.attention(q, k, v, batch, rotation))
         if self.is_parallel:
             h = h if self.norm2 is None else self.norm2(residual)
             return attended + self.down(self.up(h, self.activation)), residual

@@ -98,8 +98,7 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
-        self.rotary(q, k, batch)
-        attended = self.out(self.attention(q, k, v, batch))
+        attended = self.out(self.attention(q, k, v, batch, self.rotary(batch)))
         if self.is_parallel:
             return attended + self.down(self.up(self.norm2(residual), self.activation)), residual
         h, residual = self.norm2.add(attended, residual)

@@ -107,8 +107,9 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
-        self.rotary(q, k, batch)
-        h, residual = self.norm2.add(self.out(self.attention(q, k, v, batch)), residual)
+        h, residual = self.norm2.add(
+            self.out(self.attention(q, k, v, batch, self.rotary(batch))), residual
+        )
         return self.down(kernels.gated_activation(self.gate_up(h), self.activation)), residual
 
 

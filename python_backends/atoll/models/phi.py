@@ -121,8 +121,7 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
-        self.rotary(q, k, batch)
-        attended = self.out(self.attention(q, k, v, batch))
+        attended = self.out(self.attention(q, k, v, batch, self.rotary(batch)))
         return attended + self.down(self.up(h, self.activation)), residual
 
 

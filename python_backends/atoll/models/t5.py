@@ -172,7 +172,9 @@ class Block(_Sublayers):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
-        h, residual = self.cross_norm.add(self.out(self.attention(q, k, v, batch, bias)), residual)
+        h, residual = self.cross_norm.add(
+            self.out(self.attention(q, k, v, batch, relative_bias=bias)), residual
+        )
         q = self.cross_q(h).view_as(q)
         attended = self.cross_out(self.attention.cross(q, batch))
         h, residual = self.mlp_norm.add(attended, residual)
