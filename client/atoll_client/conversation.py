@@ -6,7 +6,7 @@ what is new, wherever the conversation is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Conversation:
         """The answer to one more message."""
         return "".join(self.stream(text, **options))
 
-    def stream(self, text: str, **options: Any) -> Iterator[str]:
+    def stream(self, text: str, **options: Any) -> Generator[str, None, None]:
         """The answer as it comes; what was read of it is remembered if the loop is left early."""
         asked = [*self.messages, {"role": "user", "content": text}]
         options.setdefault("max_tokens", None)

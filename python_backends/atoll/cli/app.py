@@ -10,22 +10,35 @@ import typer
 from rich.console import Console
 
 from atoll import __version__
+from atoll.cli.ask import chat, infer
+from atoll.cli.bench import bench
 from atoll.cli.catalogue import info, list_entries, render
 from atoll.cli.convert import convert
 from atoll.cli.doctor import doctor
+from atoll.cli.profile import profile
+from atoll.cli.repository import add, remove
 from atoll.cli.serve import serve
+from atoll.cli.warmup import warmup
 from atoll.errors import AtollError
 
 app = typer.Typer(
     name="atoll",
     help="Serves embedders and text generators from a real Triton Inference Server.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    # A twin in the environment for every flag that names none itself: ATOLL_<COMMAND>_<FLAG>.
+    context_settings={"auto_envvar_prefix": "ATOLL"},
 )
 app.command()(serve)
 app.command("list")(list_entries)
 app.command()(info)
+app.command()(add)
+app.command()(remove)
+app.command()(infer)
+app.command()(chat)
+app.command()(bench)
+app.command()(profile)
+app.command()(warmup)
 app.command()(convert)
 app.command()(doctor)
 app.command()(render)
@@ -40,9 +53,13 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, help="Print it and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, allow_from_autoenv=False,
+            help="Print it and exit.",
+        ),
     ] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Options of every command."""
 
 
@@ -51,7 +68,17 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except AtollError as error:
+    except Exception as error:
+        if not _is_ours(error):
+            raise
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(1)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the message says all: ours, or the client's, which need not be installed."""
+    if isinstance(error, AtollError):
+        return True
+    client = sys.modules.get("atoll_client.errors")
+    return client is not None and isinstance(error, client.AtollError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,11 +22,11 @@ from atoll.catalogue import (
     write_repository,
 )
 from atoll.cli.choose import catalogue_entry, checkout_repository
+from atoll.cli.options import AsJson, Revision, print_json
 from atoll.errors import AtollError, ConfigError
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 
-_JSON = typer.Option("--json", help="Print JSON.")
 _OPS = ("varlen_attention", "paged_attention", "linear", "layer_norm", "rms_norm", "apply_rope")
 
 
@@ -41,14 +40,14 @@ class _Row:
     is_cached: bool
 
 
-def list_entries(as_json: Annotated[bool, _JSON] = False) -> None:
+def list_entries(as_json: AsJson = False) -> None:
     """List the catalogue: tasks, where the weights come from, and whether they are here."""
     rows = [
         _Row(e.name, e.task, e.model_type, e.model_id, _source(e), cached(e.model_id, e.revision))
         for e in ENTRIES
     ]
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print_json([asdict(row) for row in rows])
         return
     table = Table()
     for column in ("model", "task", "architecture", "checkpoint", "from", "here"):
@@ -63,8 +62,8 @@ def info(
     model: Annotated[
         str, typer.Argument(help="Name of a catalogue entry, hub id, or folder of a checkpoint.")
     ],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    as_json: Annotated[bool, _JSON] = False,
+    revision: Revision = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what a checkpoint is, whether it is supported, and which kernels would run it."""
     known = catalogue_entry(model)
@@ -81,7 +80,7 @@ def info(
         "settings": dict(known.settings) if known else {},
     }
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     table = Table(show_header=False)
     table.add_column("what", no_wrap=True)
@@ -99,6 +98,7 @@ def render(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a file differs.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the model repository of the catalogue's entries."""
     target = folder or checkout_repository()
@@ -109,9 +109,12 @@ def render(
         different = differences(everything, target)
         if different:
             raise ConfigError(f"{target} differs from the catalogue: {', '.join(different)}")
-        return
-    write_repository(everything, target)
-    print(f"{len(everything)} entries in {target}")
+    else:
+        write_repository(everything, target)
+    if as_json:
+        print_json({"path": str(target), "entries": [entry.name for entry in everything]})
+    elif not check:
+        print(f"{len(everything)} entries in {target}")
 
 
 def _source(entry: Entry) -> str:

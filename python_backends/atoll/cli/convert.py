@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from atoll.cli.options import AsJson, Revision, print_json
 from atoll.weights.files import resolve
 
 
@@ -17,7 +18,8 @@ def convert(
         str, typer.Argument(help="Folder or hub id with .bin files, or a GGUF file.")
     ],
     target: Annotated[Path, typer.Argument(help="Folder to write; must not exist yet.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint's weights as safetensors, which load faster and hold no code."""
     from atoll.weights.convert import convert as convert_files
@@ -31,4 +33,8 @@ def convert(
             bar.update(task, completed=done, total=total)
 
         convert_files(found, target.expanduser(), advance)
-    print(f"{target}: {sum(1 for _ in target.expanduser().glob('*.safetensors'))} file(s) written")
+    written = sorted(path.name for path in target.expanduser().glob("*.safetensors"))
+    if as_json:
+        print_json({"path": str(target), "files": written})
+        return
+    print(f"{target}: {len(written)} file(s) written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,24 +10,28 @@ from rich.console import Console
 from rich.table import Table
 
 from atoll.cli.checks import CHECKS, Finding, Machine
+from atoll.cli.options import AsJson, print_json
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(
-    http_port: Annotated[int, typer.Option(help="Port to look at.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="Port to look at.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="Port to look at.")] = 8002,
+    http_port: Annotated[int, typer.Option(envvar="HTTP_PORT", help="Port to look at.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(envvar="GRPC_PORT", help="Port to look at.")] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(envvar="METRICS_PORT", help="Port to look at.")
+    ] = 8002,
     server: Annotated[
-        str | None, typer.Option(help="A tritonserver to check instead of the wheel's.")
+        str | None,
+        typer.Option(envvar="TRITONSERVER", help="A tritonserver to check, not the wheel's."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check this machine; exit status 1 if something keeps Atoll from running."""
     machine = Machine(server, (http_port, grpc_port, metrics_port))
     findings = [finding for check in CHECKS for finding in check(machine)]
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print_json([asdict(finding) for finding in findings])
     else:
         _print(findings)
     if any(finding.status == "fail" for finding in findings):

@@ -1,0 +1,128 @@
+"""The load of ``atoll bench`` and ``atoll profile``: perf_analyzer's, or our own client's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from atoll.errors import ConfigError
+from atoll.launcher.perf_analyzer import Load, PerfAnalyzer
+
+_SENTENCE = "An atoll is a ring of coral that surrounds a lagoon and rises from the open sea. "
+_QUERY = "What is an atoll?"
+
+
+def texts(words: int, count: int = 16) -> list[str]:
+    """Texts of about so many words, none the start of another: no cache answers them."""
+    base = (_SENTENCE * (words // len(_SENTENCE.split()) + 1)).split()
+    return [" ".join([f"{number}:", *base[: max(words - 1, 1)]]) for number in range(count)]
+
+
+def rows(task: str, words: int, max_tokens: int) -> list[dict[str, list[Any]]]:
+    """Requests for perf_analyzer: name of a tensor -> its values.
+
+    Raises:
+        ConfigError: there is no load for such a task.
+    """
+    many = texts(words)
+    if task in ("embed", "sparse", "classify"):
+        return [{"text_input": [text]} for text in many]
+    if task == "rerank":
+        return [{"query": [_QUERY], "text_input": [text]} for text in many]
+    if task == "generate":
+        sampling = json.dumps(_sampling(max_tokens))
+        return [
+            {"text_input": [text], "stream": [True], "sampling_parameters": [sampling]}
+            for text in many
+        ]
+    raise ConfigError(f"there is no load for task {task!r}")
+
+
+def measure(
+    analyzer: PerfAnalyzer | None,
+    url: str,
+    model: str,
+    task: str,
+    *,
+    concurrency: int,
+    requests: int,
+    words: int,
+    max_tokens: int,
+    timeout_s: float,
+    on_ready: Callable[[], None] = lambda: None,
+) -> Load:
+    """Sends the load and says what it saw; with our own client where there is no analyzer.
+
+    ``on_ready`` is called before the first request of our own load.
+    """
+    if analyzer is not None:
+        return analyzer.run(
+            url, model, rows(task, words, max_tokens), concurrency=concurrency, requests=requests,
+            streaming=task == "generate", timeout_s=timeout_s,
+        )  # fmt: skip
+    # Every task has its rows; an unknown one is refused here, too.
+    asked = rows(task, words, max_tokens)
+    return asyncio.run(
+        _own_load(url, model, task, asked, concurrency, requests, max_tokens, timeout_s, on_ready)
+    )
+
+
+async def _own_load(
+    url: str,
+    model: str,
+    task: str,
+    asked: Sequence[Mapping[str, Sequence[Any]]],
+    concurrency: int,
+    requests: int,
+    max_tokens: int,
+    timeout_s: float,
+    on_ready: Callable[[], None],
+) -> Load:
+    from atoll_client import AsyncClient
+
+    latencies: list[float] = []
+    firsts: list[float] = []
+    responses = 0
+    todo = iter(range(requests))
+    async with AsyncClient(url, timeout_s=timeout_s, retries=0) as client:
+        # Asks each model what it is, once.
+        await client.models()
+        on_ready()
+
+        async def work() -> None:
+            nonlocal responses
+            for index in todo:
+                text = asked[index % len(asked)]["text_input"][0]
+                began = time.perf_counter()
+                first, count = await _ask(client, model, task, text, max_tokens)
+                latencies.append(time.perf_counter() - began)
+                firsts.append(first - began)
+                responses += count
+
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        duration = time.perf_counter() - began
+    return Load(tuple(sorted(latencies)), tuple(sorted(firsts)), responses, duration)
+
+
+async def _ask(client: Any, model: str, task: str, text: str, max_tokens: int) -> tuple[float, int]:
+    """(time of the first response, responses) of one request."""
+    if task == "generate":
+        first, count = 0.0, 0
+        async for _ in client.stream(text, model, **_sampling(max_tokens)):
+            first = first or time.perf_counter()
+            count += 1
+        return first, count
+    if task == "rerank":
+        await client.rerank(_QUERY, [text], model)
+    else:
+        call = {"embed": client.embed, "sparse": client.embed_sparse, "classify": client.classify}
+        await call[task]([text], model)
+    return time.perf_counter(), 1
+
+
+def _sampling(max_tokens: int) -> dict[str, Any]:
+    return {"max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}

@@ -1,0 +1,69 @@
+"""Flags that several commands have, and the client that those commands ask with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atoll.cli.choose import checkout_repository
+from atoll.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atoll_client import Client
+
+AsJson = Annotated[bool, typer.Option("--json", envvar="ATOLL_JSON", help="Print JSON.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        envvar="ATOLL_URL", help="A running server: host:port of its gRPC, or an http:// address."
+    ),
+]
+GrpcUrl = Annotated[
+    str, typer.Option("--url", envvar="ATOLL_URL", help="host:port of a running server's gRPC.")
+]
+Timeout = Annotated[
+    float, typer.Option(envvar="ATOLL_TIMEOUT", help="Seconds until a request is given up.")
+]
+Repository = Annotated[
+    Path | None,
+    typer.Option(envvar="ATOLL_REPOSITORY", help="A model repository; the checkout's if left out."),
+]
+Revision = Annotated[
+    str | None, typer.Option(envvar="REVISION", help="Branch, tag or commit on the hub.")
+]
+ServedName = Annotated[str, typer.Argument(help="Name of a model on the server.")]
+
+URL = "localhost:8001"
+
+
+def repository_folder(folder: Path | None) -> Path:
+    """The repository that a command works on.
+
+    Raises:
+        ConfigError: none was named, and there is no checkout.
+    """
+    target = folder.expanduser() if folder else checkout_repository()
+    if target is None:
+        raise ConfigError("there is no checkout with a model_repository; name one: --repository")
+    return target
+
+
+def connect(url: str, timeout: float) -> Client:
+    """A client that gives up at once where nothing listens.
+
+    Raises:
+        ConfigError: the client's package is not installed.
+    """
+    try:
+        from atoll_client import Client
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this needs {error.name}: pip install atoll-client") from error
+    return Client(url, timeout_s=timeout, retries=0)
+
+
+def print_json(value: Any) -> None:
+    """What ``--json`` prints: indented, text as it is."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
