@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from atoll.catalogue import ENTRIES
-from atoll.cli.documents import settings_page
+from atoll.cli.documents import commands_page, settings_page
 from atoll.cli.model_table import file_of, models_page, readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +29,13 @@ def test_readme_lists_every_entry_and_architecture() -> None:
     models = ROOT / "python_backends" / "atoll" / "models"
     helpers = {"__init__", "fallback", "fields", "options", "registry"}
     assert {file_of(e) for e in ENTRIES} == {p.stem for p in models.glob("*.py")} - helpers
+
+
+def test_commands_page_is_rendered() -> None:
+    page = commands_page()
+    assert (ROOT / "docs" / "cli.md").read_text() == page
+    for name in ("serve", "add", "infer", "chat", "bench", "profile", "warmup", "doctor"):
+        assert f"## atoll {name}\n" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

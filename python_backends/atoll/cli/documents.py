@@ -1,6 +1,9 @@
 """Pages of docs/ that are rendered from code, so that they cannot differ from it."""
 
 from dataclasses import fields
+from typing import Any
+
+import typer.main
 
 from atoll.config import Settings
 
@@ -31,3 +34,58 @@ def settings_page() -> str:
                 default = "" if f.default in (None, "") else f"`{str(f.default).lower()}`"
                 lines.append(f"| `{f.name}` | {default} | {f.metadata['help']} |")
     return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """docs/cli.md: every command with its arguments, flags and their environment twins.
+
+    Flags of settings are left to docs/settings.md.
+    """
+    from atoll.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    lines = [
+        "# The command line",
+        "",
+        "Every flag has a twin in the environment, used where the flag is not given. "
+        "With `--json` (or `ATOLL_JSON=1`) a command prints JSON. A command that fails prints one "
+        "line and ends with status 1. `atoll --install-completion` completes commands and flags in "
+        "the shell.",
+        "",
+        "| command | what it does |",
+        "|-|-|",
+    ]
+    for name, command in group.commands.items():
+        lines.append(f"| [`{name}`](#atoll-{name}) | {_help(command.help).split('. ')[0]} |")
+    for name, command in group.commands.items():
+        lines += _command(name, command)
+    return "\n".join(lines) + "\n"
+
+
+def _command(name: str, command: Any) -> list[str]:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    values = [p.name.upper() + ("..." if p.nargs == -1 else "") for p in arguments]
+    usage = " ".join(["atoll", name, "[FLAGS]", *values])
+    lines = ["", f"## atoll {name}", "", _help(command.help), "", f"    {usage}"]
+    lines += [""] if arguments else []
+    lines += [f"- `{p.name.upper()}`: {_help(p.help)}" for p in arguments]
+    settings = {f.name for f in fields(Settings)} if name == "serve" else set()
+    flags = [p for p in command.params if p.param_type_name == "option"]
+    own = [p for p in flags if p.name not in settings or p.name == "model_id"]
+    lines += ["", "| flag | environment | default | what it does |", "|-|-|-|-|"]
+    lines += [_flag(name, p) for p in own]
+    if len(own) < len(flags):
+        lines += ["", "And a flag for each of the [settings](settings.md)."]
+    return lines
+
+
+def _flag(command: str, flag: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in [*flag.opts, *flag.secondary_opts])
+    twin = flag.envvar or f"ATOLL_{command}_{flag.name}".upper()
+    default = "" if flag.default in (None, "", False) else f"`{flag.default}`"
+    return f"| {names} | `{twin}` | {default} | {_help(flag.help)} |"
+
+
+def _help(text: str | None) -> str:
+    """On one line, as a cell of a table needs it."""
+    return " ".join((text or "").split()).replace("|", "\\|")
