@@ -42,7 +42,9 @@ PIPELINES = [
     "all-minilm-l6-v2", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2-ensemble",
     "bge-reranker-base", "retrieve-rerank",
 ]  # fmt: skip
-ENCODERS = sorted(MODELS.keys() - set(GENERATORS) - set(PIPELINES))
+# All alike but for the generator's name: test_sessions talks to one of them.
+SESSIONS = [f"{name}-session" for name in GENERATORS]
+ENCODERS = sorted(MODELS.keys() - set(GENERATORS) - set(PIPELINES) - set(SESSIONS))
 # Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
 GROUP_SIZE = 8
 GROUPS = [
@@ -366,6 +368,6 @@ def test_generator_answers_over_http_and_streams_over_grpc(
 
 
 def test_every_folder_is_tested() -> None:
-    tested = {*PIPELINES, *ENCODERS, *GENERATORS}
+    tested = {*PIPELINES, *ENCODERS, *GENERATORS, *SESSIONS}
     assert tested == {path.name for path in REPOSITORY.iterdir()}
     assert {*ENCODERS, *GENERATORS} <= ENTRIES_BY_NAME.keys()

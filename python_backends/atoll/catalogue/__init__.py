@@ -2,7 +2,7 @@
 
 from atoll.catalogue.detect import Detected, read_model
 from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name
-from atoll.catalogue.pipelines import PIPELINES, Pipeline
+from atoll.catalogue.pipelines import PIPELINES, Pipeline, session
 from atoll.catalogue.render import differences, render, write_repository
 from atoll.catalogue.repository import ServedModel, read_repository
 
@@ -19,5 +19,6 @@ __all__ = [
     "read_model",
     "read_repository",
     "render",
+    "session",
     "write_repository",
 ]

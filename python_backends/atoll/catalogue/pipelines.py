@@ -1,10 +1,13 @@
-"""Entries made of other entries: tokens -> vectors as an ensemble, retrieve-then-rerank as BLS."""
+"""Entries over other entries: an ensemble, retrieve-then-rerank, conversations of a generator."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from atoll.catalogue.generators import GENERATORS
+from atoll.serving.wire import GENERATE, TensorSpec
 
 _RENDERED = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
 
@@ -87,6 +90,42 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
     return Pipeline(name, _python(config, "RetrieveRerankModel", text))
 
 
+def session(generator: str, idle_s: int = 300) -> Pipeline:
+    """Conversations beside a generator: a sequence's requests are turns, its text is kept.
+
+    Token ids cannot be a turn, and questions to the model go to the generator itself.
+    """
+    name = f"{generator}-session"
+    inputs = [t for t in GENERATE.inputs if t.name != "input_ids"]
+    outputs = [t for t in GENERATE.outputs if t.name != "control"]
+    config = f"""name: "{name}"
+backend: "python"
+max_batch_size: 0
+{_tensors("input", inputs)}{_tensors("output", outputs)}model_transaction_policy {{
+  decoupled: true
+}}
+sequence_batching {{
+  max_sequence_idle_microseconds: {idle_s * 1_000_000}
+  oldest {{
+    max_candidate_sequences: 1024
+  }}
+}}
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+{_parameters({"generator": generator, "session_timeout_s": str(idle_s)})}"""
+    return Pipeline(name, _python(config, "SessionModel", f"{generator}: one turn after another."))
+
+
+def _tensors(kind: str, specs: Iterable[TensorSpec]) -> str:
+    lines = []
+    for spec in specs:
+        dims = ", ".join(map(str, spec.dims))
+        optional = " optional: true" if spec.optional else ""
+        lines.append(
+            f'  {{ name: "{spec.name}" data_type: TYPE_{spec.dtype} dims: [ {dims} ]{optional} }}'
+        )
+    return f"{kind} [\n" + ",\n".join(lines) + "\n]\n"
+
+
 def _python(config: str, model_class: str, description: str) -> dict[str, str]:
     model = (
         f'"""{description}"""\n\n'
@@ -107,4 +146,5 @@ PIPELINES = (
     tokens("all-minilm-l6-v2-tokens", "sentence-transformers/all-MiniLM-L6-v2"),
     ensemble("all-minilm-l6-v2-ensemble", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2", size=384),
     retrieve_rerank("retrieve-rerank", "all-minilm-l6-v2", "bge-reranker-base"),
+    *(session(generator.name) for generator in GENERATORS),
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from atoll.catalogue import ENTRIES, ServedModel, read_repository, write_repository
+from atoll.catalogue import ENTRIES, ServedModel, read_repository, session, write_repository
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import reaper
 from atoll.launcher.canary import Probe
@@ -249,7 +249,8 @@ class ServerProcess:
     def _repositories(self) -> list[Path]:
         found = []
         if self.options.entries:
-            write_repository(self.options.entries, self.scratch / "models")
+            sessions = [session(e.name) for e in self.options.entries if e.task == "generate"]
+            write_repository([*self.options.entries, *sessions], self.scratch / "models")
             found.append(self.scratch / "models")
         if self.options.repository is not None:
             found.append(self.options.repository.resolve())

@@ -8,6 +8,7 @@ learn here what they must know of a model, so that they need no checkpoint of th
     tokenize  inputs, add_special_tokens -> per input [{id, text, special, start, stop}]
     decode    ids, skip_special_tokens   -> texts
     chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
+    forget    session_id                 -> null: a generator ends and frees a conversation
 
 start and stop count characters; both are null for tokens that are not in the input.
 """
@@ -40,7 +41,8 @@ class Control:
     """Answers control requests of one model.
 
     facts: what only the model knows (task, dtype, max_input_tokens, labels, ...), JSON values.
-    is_batched: whether the entry's tensors have a batch axis.
+    is_batched: whether the entry's tensors have a batch axis. forget: told the conversation that is
+        over, where the model keeps any.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Control:
         *,
         chat: ChatTemplate | None = None,
         is_batched: bool,
+        forget: Callable[[str], None] | None = None,
     ) -> None:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
         self._info = {
@@ -63,12 +66,14 @@ class Control:
             "special_tokens": dict(tokenizer.special_tokens),
             **facts,
         }
-        self._operations: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "info": lambda question: self._info,
             "tokenize": self._tokenize,
             "decode": self._decode,
             "chat": self._render,
         }
+        if forget is not None:
+            self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
 
     def answer(self, request: Any) -> Any | None:
         """The response to a control request, which may be an error; None: it is no such request."""

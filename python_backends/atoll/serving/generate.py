@@ -11,6 +11,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 from atoll.config import Settings
 from atoll.engine.grammar import GrammarCompiler, read_constraint
@@ -32,7 +33,9 @@ from atoll.weights.files import resolve
 # Boolean inputs that may also come as request parameters.
 _RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
 _FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
-_PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS})
+# Names the conversation whose key-value blocks are taken over and kept: see serving.session.
+_SESSION = "session_id"
+_PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS, _SESSION})
 
 Flags = dict[str, bool | None]
 
@@ -62,11 +65,13 @@ class GenerateModel:
         }
         facts = {"task": "generate", **loaded.facts, **dataclasses.asdict(self.limits)}
         self.control = Control(
-            self.settings, self.tokenizer, facts, chat=self.template, is_batched=False
-        )
+            self.settings, self.tokenizer, facts,
+            chat=self.template, is_batched=False, forget=self.forget,
+        )  # fmt: skip
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
         self._compiling = ThreadPoolExecutor(1, "atoll-grammar")
         self._ids = itertools.count()
+        self._sessions: WeakValueDictionary[str, Call] = WeakValueDictionary()
         self.engine.start()
         self.outbox.start()
 
@@ -89,6 +94,7 @@ class GenerateModel:
         self._compiling.shutdown(cancel_futures=True)
         self.engine.stop()
         self.outbox.stop()
+        self.metrics.close()
 
     def start(self, request: Any, sender: Any) -> None:
         """Reads a request and hands it to the engine.
@@ -97,13 +103,25 @@ class GenerateModel:
             ValidationError, Overloaded, NotReady: nothing was submitted.
         """
         prompt = Prompt.read(request)
-        flags, options = self.read(request, prompt)
-        prompt_ids = prompt.tokenize(self.tokenizer, self.template, options, self.limits)
-        self.submit(sender, flags, options, prompt, prompt_ids)
-
-    def read(self, request: Any, prompt: Prompt) -> tuple[Flags, GenerateOptions]:
-        """A request's flags and options, from its tensors and parameters."""
         parameters = tensors.parameters(request, _PARAMETERS)
+        session_id = parameters.pop(_SESSION, None)
+        flags, options = self.read(request, parameters, prompt)
+        prompt_ids = prompt.tokenize(self.tokenizer, self.template, options, self.limits)
+        call = self.submit(sender, flags, options, prompt, prompt_ids, session_id)
+        if session_id is not None:
+            self._sessions[session_id] = call
+
+    def forget(self, session_id: str) -> None:
+        """Ends what is being answered in a conversation and frees its blocks."""
+        call = self._sessions.pop(session_id, None)
+        if call is not None:
+            cancel(call, self.engine)
+        self.engine.forget_session(session_id)
+
+    def read(
+        self, request: Any, parameters: dict[str, Any], prompt: Prompt
+    ) -> tuple[Flags, GenerateOptions]:
+        """A request's flags and options, from its tensors and parameters."""
         flags = {name: _flag(request, parameters, name) for name in _FLAGS}
         options = read_options(
             tensors.string(request, "sampling_parameters"),

@@ -24,6 +24,8 @@ _FIRST_RESPONSE_S = 0.5
 # Requests without new tokens (waiting, or in a long prompt) are asked after in turn.
 _POLL_INTERVAL_S = 0.05
 _POLLS_PER_INTERVAL = 16
+# Without requests, conversations may still expire: gauges are looked at this often.
+_IDLE_INTERVAL_S = 1.0
 
 
 class Outbox:
@@ -85,7 +87,7 @@ class Outbox:
     def _loop(self) -> None:
         next_poll = time.monotonic()
         while True:
-            self._event.wait(_POLL_INTERVAL_S if self._open else None)
+            self._event.wait(_POLL_INTERVAL_S if self._open else _IDLE_INTERVAL_S)
             self._event.clear()
             with self._lock:
                 changed, self._changed = self._changed, {}

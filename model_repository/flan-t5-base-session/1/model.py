@@ -1,0 +1,5 @@
+"""flan-t5-base: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

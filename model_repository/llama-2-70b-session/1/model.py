@@ -1,0 +1,5 @@
+"""llama-2-70b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

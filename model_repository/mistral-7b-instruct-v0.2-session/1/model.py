@@ -1,0 +1,5 @@
+"""mistral-7b-instruct-v0.2: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""pythia-160m: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

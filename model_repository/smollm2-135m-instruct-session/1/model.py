@@ -1,0 +1,5 @@
+"""smollm2-135m-instruct: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,65 @@
+"""What a conversation has said so far: running text, or the messages of a chat.
+
+Frozen: a turn makes a new transcript, so one that fails leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.errors import EmptyInputError, ValidationError
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Text or messages, never both. tools: JSON text, the last that was given."""
+
+    text: str = ""
+    messages: tuple[Any, ...] = ()
+    tools: str | None = None
+
+    def asked(self, text: str | None, messages: str | None, tools: str | None) -> Transcript:
+        """With one more turn of the client's; ``messages`` is a JSON list.
+
+        Raises:
+            ValidationError: nothing new, both kinds at once, or the kind has changed.
+        """
+        if text and messages:
+            raise ValidationError("text_input and messages are set; expected one of them")
+        if not (text or messages):
+            raise EmptyInputError("text_input is empty")
+        if (text and self.messages) or (messages and self.text):
+            began = "messages" if self.messages else "text_input"
+            raise ValidationError(f"the conversation began with {began}; it goes on with them")
+        if text:
+            return dataclasses.replace(self, text=self.text + text)
+        found = (*self.messages, *_listed(messages or ""))
+        return dataclasses.replace(self, messages=found, tools=tools or self.tools)
+
+    def answered(self, answer: str) -> Transcript:
+        """With the generator's answer at the end."""
+        if not self.messages:
+            return dataclasses.replace(self, text=self.text + answer)
+        said = {"role": "assistant", "content": answer}
+        return dataclasses.replace(self, messages=(*self.messages, said))
+
+    def inputs(self) -> Mapping[str, str]:
+        """The generator's input tensors for all of it."""
+        if not self.messages:
+            return {"text_input": self.text}
+        chat = {"messages": json.dumps(self.messages, ensure_ascii=False)}
+        return chat if self.tools is None else {**chat, "tools": self.tools}
+
+
+def _listed(text: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"messages is not valid JSON: {error}") from None
+    if not isinstance(found, list) or not found:
+        raise ValidationError("messages: expected a JSON list with at least one object")
+    return found
