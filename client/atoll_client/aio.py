@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -45,7 +47,8 @@ class AsyncClient:
     """A connection to one server: ``host:port`` of its gRPC endpoint, or an ``http://`` URL.
 
     Args:
-        timeout_s: deadline of each request, over which the server is told to stop.
+        timeout_s: deadline of each request with all its tries, after which the server is told to
+            stop; ``within`` sets another for some calls.
         retries: tries after a refusal (the server is full or cannot be reached), with growing
             pauses. A generation is only tried again if it was refused before it began.
     """
@@ -58,8 +61,8 @@ class AsyncClient:
         retries: int = 3,
         metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.address, self._retries = address, retries
-        self._transport = connect(address, timeout_s, tuple(metadata))
+        self.address, self._retries, self._timeout_s = address, retries, timeout_s
+        self._transport = connect(address, tuple(metadata))
         self._models: dict[str, discovery.Found] = {}
 
     async def __aenter__(self) -> AsyncClient:
@@ -76,6 +79,12 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the connection; requests in flight fail."""
         await self._transport.close()
+
+    def within(self, timeout_s: float) -> AsyncClient:
+        """The same connection with another deadline: ``client.within(0.5).embed(...)``."""
+        other = copy.copy(self)
+        other._timeout_s = timeout_s
+        return other
 
     async def models(self) -> list[ModelInfo]:
         """Every model of Atoll's on the server."""
@@ -108,13 +117,18 @@ class AsyncClient:
         return vectors[0] if isinstance(texts, str) else vectors
 
     async def embed_sparse(
-        self, texts: Sequence[str], model: str | None = None, *, progress: bool = False
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        truncate: bool | None = None,
+        progress: bool = False,
     ) -> list[SparseVector]:
         """A sparse vector for each text."""
         info = await self._model(model, "sparse")
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: tasks.embed(info.name, part, {}), tasks.read_sparse,
+            lambda part: tasks.embed(info.name, part, {"truncate": truncate}), tasks.read_sparse,
         )  # fmt: skip
         return [row for rows, _ in found for row in rows]
 
@@ -126,13 +140,15 @@ class AsyncClient:
         *,
         raw_scores: bool = False,
         top_n: int | None = None,
+        truncate: bool | None = None,
         progress: bool = False,
     ) -> list[Rank]:
         """Texts by their relevance to the query, the best first."""
+        parameters = {"raw_scores": raw_scores, "truncate": truncate}
         info = await self._model(model, "rerank")
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: tasks.rerank(info.name, query, part, {"raw_scores": raw_scores}),
+            lambda part: tasks.rerank(info.name, query, part, parameters),
             tasks.read_scores,
         )  # fmt: skip
         return tasks.ranked([score for scores, _ in found for score in scores.reshape(-1)], texts)[
@@ -146,8 +162,11 @@ class AsyncClient:
         *,
         pairs: Sequence[str] | None = None,
         raw_scores: bool = False,
+        truncate: bool | None = None,
+        progress: bool = False,
     ) -> list[list[Label]]:
         """Labels of each text (or pair of texts) with scores, the best first."""
+        parameters = {"raw_scores": raw_scores, "truncate": truncate}
         info = await self._model(model, "classify")
         others: Sequence[str | None] = pairs or [None] * len(texts)
         rows = list(zip(texts, others, strict=True))
@@ -155,9 +174,9 @@ class AsyncClient:
         def build(part: Sequence[tuple[str, str | None]]) -> Message:
             seconds = [second for _, second in part if second is not None] or None
             firsts = [first for first, _ in part]
-            return tasks.classify(info.name, firsts, seconds, {"raw_scores": raw_scores})
+            return tasks.classify(info.name, firsts, seconds, parameters)
 
-        found = await self._in_parts(info, rows, False, build, tasks.read_scores)
+        found = await self._in_parts(info, rows, progress, build, tasks.read_scores)
         return [tasks.labelled(info, row) for scores, _ in found for row in scores]
 
     async def generate(
@@ -234,27 +253,33 @@ class AsyncClient:
         message = tasks.generate(
             info.name, prompt, sampling, stream=stream, wanted=wanted, session=session
         )
+        ends = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             has_begun = False
             try:
-                async with contextlib.aclosing(self._transport.responses(message)) as responses:
+                answers = self._transport.responses(message, _left(ends))
+                async with contextlib.aclosing(answers) as responses:
                     async for response in responses:
                         has_begun = True
                         for chunk in messages.read_chunks(response):
                             yield chunk
                 return
-            except (Overloaded, Unreached):
-                if has_begun or attempt == self._retries:
+            except (Overloaded, Unreached) as error:
+                if has_begun or attempt == self._retries or not _may_retry(error, attempt, ends):
                     raise
                 await asyncio.sleep(_pause(attempt))
 
     async def _send(self, message: Message) -> Message:
-        """One request with one response, tried again if it was refused."""
+        """One request with one response, tried again if it was refused.
+
+        Only refusals are tried again: what a server may have begun is not, whatever it does.
+        """
+        ends = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             try:
-                return await self._transport.infer(message)
-            except (Overloaded, Unreached):
-                if attempt == self._retries:
+                return await self._transport.infer(message, _left(ends))
+            except (Overloaded, Unreached) as error:
+                if attempt == self._retries or not _may_retry(error, attempt, ends):
                     raise
                 await asyncio.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
@@ -295,7 +320,8 @@ class AsyncClient:
         message = messages.control_request(name, is_batched, question)
         if not is_stream:
             return messages.read_control(await self._send(message))
-        async with contextlib.aclosing(self._transport.responses(message)) as responses:
+        answers = self._transport.responses(message, self._timeout_s)
+        async with contextlib.aclosing(answers) as responses:
             async for response in responses:
                 return messages.read_control(response)
         raise NotReady(f"model {name!r} gave no answer")
@@ -304,13 +330,22 @@ class AsyncClient:
         if self._models and not refresh:
             return
         models = {}
-        for name in await self._transport.model_names():
-            shape = discovery.read(await self._transport.metadata(name))
+        for name in await self._transport.model_names(self._timeout_s):
+            shape = discovery.read(await self._transport.metadata(name, self._timeout_s))
             if shape is not None:
                 facts = await self._control(name, *shape, {"op": "info"})
                 info = ModelInfo(name, str(facts.get("task", "")), facts)
                 models[name] = discovery.Found(info, *shape)
         self._models = models
+
+
+def _left(ends: float) -> float:
+    return max(ends - time.monotonic(), 0.001)
+
+
+def _may_retry(error: Exception, attempt: int, ends: float) -> bool:
+    """Whether there is time, and the request was surely not begun: a reset may come later."""
+    return _pause(attempt) < _left(ends) and "reset" not in str(error).lower()
 
 
 def _pause(attempt: int) -> float:

@@ -11,6 +11,7 @@ May be used from several threads at once.
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -59,6 +60,12 @@ class Client:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+    def within(self, timeout_s: float) -> Client:
+        """The same connection with another deadline: ``client.within(0.5).embed(...)``."""
+        other = copy.copy(self)
+        other._client = self._client.within(timeout_s)
+        return other
 
     def models(self) -> list[ModelInfo]:
         """Every model of Atoll's on the server."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,9 +37,8 @@ _ERRORS: dict[int, type[AtollError]] = {
 class HttpTransport:
     """KServe v2 over HTTP: tensors in binary, generators through ``generate_stream``."""
 
-    def __init__(self, address: str, timeout_s: float, metadata: Metadata) -> None:
+    def __init__(self, address: str, metadata: Metadata) -> None:
         self._base, self._headers = address.rstrip("/"), dict(metadata)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -47,20 +47,20 @@ class HttpTransport:
             await self._session.close()
             self._session = None
 
-    async def model_names(self) -> list[str]:
+    async def model_names(self, timeout_s: float) -> list[str]:
         """See ``Transport``."""
-        found = json.loads(await self._request("GET", "/v2/models/stats"))
+        found = json.loads(await self._request("/v2/models/stats", timeout_s))
         return sorted({one["name"] for one in found["model_stats"]})
 
-    async def metadata(self, name: str) -> Any:
+    async def metadata(self, name: str, timeout_s: float) -> Any:
         """See ``Transport``."""
-        found = json.loads(await self._request("GET", f"/v2/models/{name}"))
+        found = json.loads(await self._request(f"/v2/models/{name}", timeout_s))
         return SimpleNamespace(
             inputs=[SimpleNamespace(**tensor) for tensor in found["inputs"]],
             outputs=[SimpleNamespace(**tensor) for tensor in found["outputs"]],
         )
 
-    async def infer(self, message: Message) -> Message:
+    async def infer(self, message: Message, timeout_s: float) -> Message:
         """See ``Transport``."""
         parts = message.raw_input_contents
         inputs = [
@@ -75,40 +75,49 @@ class HttpTransport:
         body = b"".join((head, *parts))
         path = f"/v2/models/{message.model_name}/infer"
         headers = {_SIZE: str(len(head)), "Content-Type": "application/octet-stream"}
-        async with self._open().post(self._base + path, data=body, headers=headers) as response:
+        async with self._sent("POST", path, timeout_s, data=body, headers=headers) as response:
             raw = await response.read()
             _check(response.status, raw)
             return _response(raw, int(response.headers.get(_SIZE, len(raw))))
 
-    async def responses(self, message: Message) -> AsyncGenerator[Message, None]:
+    async def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
         """See ``Transport``."""
         body = {tensor.name: value for tensor, value in _values(message)}
         body["parameters"] = _parameters(message)
-        url = f"{self._base}/v2/models/{message.model_name}/generate_stream"
-        try:
-            async with self._open().post(url, json=body) as response:
-                if response.status != 200:
-                    _check(response.status, await response.read())
-                async for line in response.content:
-                    if line.startswith(b"data:"):
-                        yield _event(json.loads(line[5:]))
-        except aiohttp.ClientConnectionError as error:
-            raise Unreached(f"{self._base}: {error}") from error
-        except asyncio.TimeoutError as error:
-            raise DeadlineExceeded("no answer in time") from error
+        path = f"/v2/models/{message.model_name}/generate_stream"
+        async with self._sent("POST", path, timeout_s, json=body) as response:
+            if response.status != 200:
+                _check(response.status, await response.read())
+            async for line in response.content:
+                if line.startswith(b"data:"):
+                    yield _event(json.loads(line[5:]))
 
-    async def _request(self, method: str, path: str) -> bytes:
+    async def _request(self, path: str, timeout_s: float) -> bytes:
+        async with self._sent("GET", path, timeout_s) as response:
+            raw = await response.read()
+            _check(response.status, raw)
+            return raw
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, method: str, path: str, timeout_s: float, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._open().request(method, self._base + path) as response:
-                raw = await response.read()
-                _check(response.status, raw)
-                return raw
-        except aiohttp.ClientConnectionError as error:
+            async with self._open().request(
+                method, self._base + path, timeout=timeout, **options
+            ) as response:
+                yield response
+        except asyncio.TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {timeout_s:.1f} s") from error
+        except aiohttp.ClientConnectorError as error:
             raise Unreached(f"{self._base}: {error}") from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise NotReady(f"{self._base} went away: {error}") from error
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+            self._session = aiohttp.ClientSession(headers=self._headers)
         return self._session
 
 

@@ -20,38 +20,41 @@ _OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 
 
 class Transport(Protocol):
-    """What a client needs of a connection. Errors are those of ``errors``."""
+    """What a client needs of a connection. Errors are those of ``errors``.
 
-    async def model_names(self) -> list[str]:
+    ``timeout_s`` is a request's deadline: DeadlineExceeded, and the server stops its work.
+    """
+
+    async def model_names(self, timeout_s: float) -> list[str]:
         """Every model that is loaded."""
 
-    async def metadata(self, name: str) -> Any:
+    async def metadata(self, name: str, timeout_s: float) -> Any:
         """A model's tensors: ``inputs`` and ``outputs`` with name and shape."""
 
-    async def infer(self, message: Message) -> Message:
+    async def infer(self, message: Message, timeout_s: float) -> Message:
         """The one response of a model that gives one."""
 
-    def responses(self, message: Message) -> AsyncGenerator[Message, None]:
+    def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
         """The responses of a decoupled model; closing the generator cancels the work."""
 
     async def close(self) -> None:
         """Ends the connection."""
 
 
-def connect(address: str, timeout_s: float, metadata: Metadata) -> Transport:
+def connect(address: str, metadata: Metadata) -> Transport:
     """The transport that an address asks for; nothing is sent yet."""
     if address.startswith(("http://", "https://")):
         from atoll_client.http_transport import HttpTransport
 
-        return HttpTransport(address, timeout_s, metadata)
-    return GrpcTransport(address, timeout_s, metadata)
+        return HttpTransport(address, metadata)
+    return GrpcTransport(address, metadata)
 
 
 class GrpcTransport:
     """The transport of choice: cancels at once, streams, and takes requests of any size."""
 
-    def __init__(self, address: str, timeout_s: float, metadata: Metadata) -> None:
-        self._address, self._timeout_s, self._metadata = address, timeout_s, metadata
+    def __init__(self, address: str, metadata: Metadata) -> None:
+        self._address, self._metadata = address, metadata
         self._channel: grpc.aio.Channel | None = None
 
     async def close(self) -> None:
@@ -60,22 +63,22 @@ class GrpcTransport:
             await self._channel.close()
             self._channel = None
 
-    async def model_names(self) -> list[str]:
+    async def model_names(self, timeout_s: float) -> list[str]:
         """See ``Transport``. The index is an administrator's; statistics are everybody's."""
         request = pb.ModelStatisticsRequest()
-        found = await self._unary("ModelStatistics", request, pb.ModelStatisticsResponse)
+        found = await self._unary("ModelStatistics", request, pb.ModelStatisticsResponse, timeout_s)
         return sorted({one.name for one in found.model_stats})
 
-    async def metadata(self, name: str) -> Any:
+    async def metadata(self, name: str, timeout_s: float) -> Any:
         """See ``Transport``."""
         request = pb.ModelMetadataRequest(name=name)
-        return await self._unary("ModelMetadata", request, pb.ModelMetadataResponse)
+        return await self._unary("ModelMetadata", request, pb.ModelMetadataResponse, timeout_s)
 
-    async def infer(self, message: Message) -> Message:
+    async def infer(self, message: Message, timeout_s: float) -> Message:
         """See ``Transport``."""
-        return await self._unary("ModelInfer", message, pb.ModelInferResponse)
+        return await self._unary("ModelInfer", message, pb.ModelInferResponse, timeout_s)
 
-    async def responses(self, message: Message) -> AsyncGenerator[Message, None]:
+    async def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
         """See ``Transport``."""
         stream = self._open().stream_stream(
             _SERVICE + "ModelStreamInfer",
@@ -83,7 +86,7 @@ class GrpcTransport:
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
         strict = ("triton_grpc_error", "true")
-        call = stream(timeout=self._timeout_s, metadata=(strict, *self._metadata))
+        call = stream(timeout=timeout_s, metadata=(strict, *self._metadata))
         try:
             await call.write(message)
             await call.done_writing()
@@ -98,14 +101,14 @@ class GrpcTransport:
         finally:
             call.cancel()
 
-    async def _unary(self, name: str, message: Message, answer: Any) -> Any:
+    async def _unary(self, name: str, message: Message, answer: Any, timeout_s: float) -> Any:
         call = self._open().unary_unary(
             _SERVICE + name,
             request_serializer=type(message).SerializeToString,
             response_deserializer=answer.FromString,
         )
         try:
-            return await call(message, timeout=self._timeout_s, metadata=self._metadata or None)
+            return await call(message, timeout=timeout_s, metadata=self._metadata or None)
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error.code(), error.details()) from error
 

@@ -1,0 +1,167 @@
+"""What the clients do when a server refuses, is late or goes away, over both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import fake_triton
+import grpc
+import pytest
+from aiohttp import web
+from fake_triton import FakeTriton, Refusal
+from gateways import Served
+
+from atoll_client import AsyncClient, Client
+from atoll_client.errors import AtollError, DeadlineExceeded, NotReady, Overloaded, Unreached
+
+MODELS = {"e": {"task": "embed", "max_client_batch_size": 4}, "g": {"task": "generate"}}
+FULL = Refusal(grpc.StatusCode.UNAVAILABLE, "64 requests are held")
+RESET = Refusal(grpc.StatusCode.UNAVAILABLE, "recvmsg: connection reset by peer")
+
+
+def run(scenario: Callable[[FakeTriton, AsyncClient], Awaitable[None]], **options: Any) -> None:
+    async def whole() -> None:
+        async with (
+            FakeTriton(MODELS) as triton, AsyncClient(triton.address, **options) as client,
+        ):  # fmt: skip
+            await scenario(triton, client)
+
+    asyncio.run(whole())
+
+
+def refusing(times: int, refusal: Refusal) -> fake_triton.Embed:
+    """Answers after so many refusals."""
+    left = times
+
+    async def script(message: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise refusal
+        return await fake_triton.vectors(message)
+
+    return script
+
+
+def test_a_full_server_is_asked_again_but_not_for_ever() -> None:
+    async def scenario(triton: FakeTriton, client: AsyncClient) -> None:
+        triton.embed = refusing(2, FULL)
+        began = time.monotonic()
+        assert (await client.embed(["a"])).shape == (1, 4)
+        # Pauses of 0.2 and 0.4 s.
+        assert len(triton.calls) == 3 and time.monotonic() - began >= 0.6
+        triton.embed = refusing(9, FULL)
+        with pytest.raises(Overloaded, match="64"):
+            await client.embed(["a"])
+        assert len(triton.calls) == 3 + 3
+
+    run(scenario, retries=2)
+
+
+def test_what_may_have_begun_is_not_asked_again() -> None:
+    async def broken(message: Any) -> AsyncIterator[Any]:
+        yield fake_triton.chunk("one")
+        raise FULL
+
+    async def scenario(triton: FakeTriton, client: AsyncClient) -> None:
+        triton.embed = refusing(9, RESET)
+        with pytest.raises(Unreached):
+            await client.embed(["a"])
+        assert len(triton.calls) == 1
+        triton.generate = broken
+        texts = []
+        with pytest.raises(Overloaded):
+            async for chunk in client.stream("a"):
+                texts.append(chunk.text)
+        assert texts == ["one"] and len(triton.calls) == 2
+
+    run(scenario)
+
+
+def test_a_deadline_covers_all_tries() -> None:
+    async def scenario(triton: FakeTriton, client: AsyncClient) -> None:
+        triton.embed = refusing(99, FULL)
+        began = time.monotonic()
+        with pytest.raises(Overloaded):
+            await client.within(0.5).embed(["a"])
+        assert time.monotonic() - began < 0.6 and 1 < len(triton.calls) < 4
+        triton.embed = fake_triton.never
+        with pytest.raises(DeadlineExceeded):
+            await client.within(0.2).embed(["a"])
+        # The client's own deadline is as it was.
+        triton.embed = fake_triton.vectors
+        assert (await client.embed(["a"])).shape == (1, 4)
+
+    run(scenario, retries=9)
+
+
+def test_long_lists_go_in_parts_in_order_and_stop_when_one_fails() -> None:
+    async def scenario(triton: FakeTriton, client: AsyncClient) -> None:
+        assert (await client.embed([str(i) for i in range(11)])).shape == (11, 4)
+        assert len(triton.calls) == 3
+        triton.embed = fake_triton.never
+        task = asyncio.create_task(client.embed([str(i) for i in range(40)]))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # Four at once; the other six were never sent.
+        await asyncio.sleep(0.1)
+        assert len(triton.calls) == 3 + 4
+
+    run(scenario)
+
+
+def test_http_refusals() -> None:
+    """The same over HTTP, from a server that is scripted by status."""
+    asked: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(503)
+        if request.match_info["model"] == "late":
+            await asyncio.sleep(5)
+        if request.match_info["model"] == "gone":
+            assert request.transport is not None
+            request.transport.abort()
+        text = "64 requests are held" if len(asked) < 3 else "shutting down"
+        return web.json_response({"error": text}, status=503)
+
+    async def whole() -> None:
+        app = web.Application()
+        app.router.add_post("/v2/models/{model}/infer", answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            async with AsyncClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+                with pytest.raises(NotReady, match="shutting down"):
+                    await client.infer("full", {"x": ["a"]})
+                assert len(asked) == 3
+                with pytest.raises(NotReady, match="went away"):
+                    await client.infer("gone", {"x": ["a"]})
+                assert len(asked) == 4
+                with pytest.raises(DeadlineExceeded):
+                    await client.within(0.2).infer("late", {"x": ["a"]})
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_a_real_server_is_left_in_time(served: Served, transport: str) -> None:
+    server = served.server
+    with Client(server.grpc_url if transport == "grpc" else server.http_url) as client:
+        # Warm, so that the deadline ends the generation and nothing else.
+        client.generate("a", max_tokens=1)
+        began = time.monotonic()
+        with pytest.raises(AtollError) as late:
+            client.within(0.4).generate("a", max_tokens=4000, ignore_eos=True)
+        assert isinstance(late.value, DeadlineExceeded) and time.monotonic() - began < 3
+        with pytest.raises(Unreached):
+            Client(
+                "http://127.0.0.1:1" if transport == "http" else "127.0.0.1:1", retries=0
+            ).models()
