@@ -17,7 +17,10 @@ from gateways import Served
 from atoll_client import AsyncClient, Client
 from atoll_client.errors import AtollError, DeadlineExceeded, NotReady, Overloaded, Unreached
 
-MODELS = {"e": {"task": "embed", "max_client_batch_size": 4}, "g": {"task": "generate"}}
+MODELS: dict[str, dict[str, Any]] = {
+    "e": {"task": "embed", "max_client_batch_size": 4},
+    "g": {"task": "generate"},
+}
 FULL = Refusal(grpc.StatusCode.UNAVAILABLE, "64 requests are held")
 RESET = Refusal(grpc.StatusCode.UNAVAILABLE, "recvmsg: connection reset by peer")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,14 +27,14 @@ def client(scoring: Served, request: pytest.FixtureRequest) -> Iterator[Client]:
         yield client
 
 
-def logits(folder: Path, kind: type, *texts: str) -> np.ndarray:
+def logits(folder: Path, kind: Any, *texts: str) -> Any:
     """Of one text or pair, by transformers: (labels,) or (tokens, vocabulary)."""
-    encoding = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(*texts)
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    encoding = tokenizer.encode(*texts)
     ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
     with torch.inference_mode():
         model = kind.from_pretrained(folder).eval()
-        found: np.ndarray = model(input_ids=ids, token_type_ids=types).logits[0].numpy()
-    return found
+        return model(input_ids=ids, token_type_ids=types).logits[0].numpy()
 
 
 def test_rerank(client: Client, folders: dict[str, Path]) -> None:

@@ -1,0 +1,77 @@
+"""The Python of docs/client.md and docs/cookbook.md, run as it stands there, with another address.
+
+The cookbook's reranker is a tiny checkpoint under the real one's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atoll.catalogue import ENTRIES, PIPELINES, Entry, Pipeline, write_repository
+from atoll.cli.choose import entry_of
+from atoll.launcher import ServerOptions, ServerProcess
+from atoll_client import Client
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = {page: (DOCS / page).read_text() for page in ("client.md", "cookbook.md")}
+SNIPPETS = [
+    (page, number, code)
+    for page, text in PAGES.items()
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
+]
+EMBEDDER, RERANKER = "all-minilm-l6-v2", "bge-reranker-base"
+
+
+@pytest.fixture(scope="module")
+def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """gRPC address of a server with every model that the pages name."""
+    folder = tmp_path_factory.mktemp("repository")
+    entries: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
+    names = (
+        EMBEDDER, "smollm2-135m-instruct", f"{EMBEDDER}-tokens", f"{EMBEDDER}-ensemble",
+        "retrieve-rerank",
+    )  # fmt: skip
+    write_repository([entry for entry in entries if entry.name in names], folder)
+    reranker = {"task": "rerank", "served_model_name": RERANKER}
+    write_repository([entry_of(str(folders["rerank"]), reranker)], folder)
+    options = ServerOptions.on_free_ports(repository=folder, exit_timeout_s=3, watch_interval_s=0.0)
+    with ServerProcess(options) as process:
+        yield process.grpc_url
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "code"), SNIPPETS, ids=[f"{page}-{number}" for page, number, _ in SNIPPETS]
+)
+def test_snippet_runs(
+    server: str, page: str, number: int, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "localhost:8001" in code
+    exec(compile(code.replace("localhost:8001", server), f"{page}-{number}", "exec"), {})
+    said = capsys.readouterr()
+    wanted = {
+        ("client.md", 0): "(2, 384)  Paris", ("client.md", 2): "too late:",
+        ("client.md", 4): "(1, 384)",
+    }.get((page, number), "")  # fmt: skip
+    assert wanted in said.out and said.out.strip()
+
+
+def test_pages_have_snippets() -> None:
+    assert len(SNIPPETS) == 7
+    # Imports and data included.
+    assert len(next(code for page, _, code in SNIPPETS if page == "cookbook.md").splitlines()) <= 30
+
+
+def test_ensemble_and_pipeline_answer_as_their_parts(server: str) -> None:
+    texts = ["abc", "an atoll", "bread and salt"]
+    with Client(server) as client:
+        found = client.infer(f"{EMBEDDER}-ensemble", {"text_input": [[text] for text in texts]})
+        vectors = client.embed(texts, EMBEDDER)
+        assert abs(found["embedding"] - vectors).max() < 1e-5
+        inputs = {"query": ["an atoll"], "text_input": [[text] for text in texts]}
+        best = client.infer("retrieve-rerank", inputs)
+        ranks = client.rerank("an atoll", texts)
+    assert best["index"].reshape(-1).tolist() == [rank.index for rank in ranks]
