@@ -207,10 +207,12 @@ def test_cancelling_a_stream_frees_its_blocks(embedded_server: ServerProcess) ->
     stream = Stream(embedded_server)
     stream.ask("Tell me everything:", max_tokens=2000, ignore_eos=True)
     stream.answers.get(timeout=60)
-    assert metric(embedded_server, "atoll_kv_blocks_used") > 0
+    # What is measured becomes visible a moment after the token that it led to.
+    deadline = time.monotonic() + 20
+    while metric(embedded_server, "atoll_kv_blocks_used") == 0:
+        assert time.monotonic() < deadline, "the blocks are not used"
     steps = metric(embedded_server, "atoll_engine_steps_total")
     stream.close(cancel=True)
-    deadline = time.monotonic() + 20
     while metric(embedded_server, "atoll_kv_blocks_used") > 0:
         assert time.monotonic() < deadline, "the blocks are still used"
         time.sleep(0.05)

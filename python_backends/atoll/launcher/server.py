@@ -187,7 +187,11 @@ class ServerProcess:
                     f"\n{self.log_tail()}"
                 )
             time.sleep(0.05)
-        self._check_http_name()
+        while not self._is_http_up():
+            self._fail_if_broken()
+            if time.monotonic() > deadline:
+                raise NotReady(f"{self.http_url} does not answer\n{self.log_tail()}")
+            time.sleep(0.01)
         for model in self.models:
             self._probe.check(model, timeout_s=max(1.0, deadline - time.monotonic()))
         self.startup_s = time.monotonic() - self._started
@@ -299,11 +303,20 @@ class ServerProcess:
                 f"the server ended with status {self._process.returncode}\n{self.log_tail()}"
             )
 
-    def _check_http_name(self) -> None:
-        """Another server on the HTTP port must not be taken for this one."""
-        with urllib.request.urlopen(f"{self.http_url}/v2", timeout=10) as response:
-            if self.id.encode() not in response.read():
-                raise NotReady(f"{self.http_url} belongs to another server")
+    def _is_http_up(self) -> bool:
+        """Triton opens HTTP a moment after gRPC.
+
+        Raises:
+            NotReady: another server answers on the port.
+        """
+        try:
+            with urllib.request.urlopen(f"{self.http_url}/v2", timeout=10) as response:
+                found = response.read()
+        except OSError:
+            return False
+        if self.id.encode() not in found:
+            raise NotReady(f"{self.http_url} belongs to another server")
+        return True
 
 
 def _fetch(model: ServedModel) -> Path:

@@ -138,6 +138,7 @@ class EncoderModel:
         """Ends what is waiting with an error, and the threads."""
         self.tokenizers.shutdown(wait=True)
         self.engine.stop()
+        self.metrics.close()
 
     def closed(self, error: BaseException | None, started: float) -> None:
         """A reply was sent: frees its place and counts it."""

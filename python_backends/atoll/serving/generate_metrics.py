@@ -39,6 +39,10 @@ class GenerateMetrics:
         self._metrics = Metrics(model)
         self._last: EngineStats | None = None
 
+    def close(self) -> None:
+        """Carries over the last updates."""
+        self._metrics.close()
+
     def update(self, stats: EngineStats) -> None:
         """Gauges, and counters by what they have grown; only what has changed is touched."""
         last, self._last = self._last, stats
