@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt
+REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt
 ARGS ?=
 
 .PHONY: help serve test lint format type clean
@@ -51,6 +51,7 @@ $(VENV)/.installed: $(BIN)/python $(REQUIREMENTS)
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --editable '.[server,test]' --editable './client[gateway]'
+	$(PIP) install --no-deps --upgrade --target $(VENV)/perf_analyzer --requirement requirements/perf_analyzer.txt
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test

@@ -23,6 +23,10 @@ from atoll.errors import ConfigError
 from atoll.launcher.libraries import missing_libraries
 
 BINARY = "perf_analyzer"
+_PLACES = (
+    Path(sys.prefix, "perf_analyzer", "bin", BINARY),
+    Path(sys.executable).parent / BINARY,
+)
 _LIBRARIES = {
     "libb64.so.0d": ("pytriton", "../nvidia_pytriton.libs", "libb64-*.so.0d"),
     "libcudart.so.12": ("nvidia", "cuda_runtime/lib", "libcudart.so.12"),
@@ -70,11 +74,11 @@ class PerfAnalyzer:
     @classmethod
     def find(cls) -> PerfAnalyzer:
         """Raises ConfigError: it or a library of it is not there; says what to install."""
-        beside = Path(sys.executable).parent / BINARY
-        found = str(beside) if beside.exists() else shutil.which(BINARY)
+        found = next((str(path) for path in _PLACES if path.exists()), None) or shutil.which(BINARY)
         if found is None:
             raise ConfigError(
-                "perf_analyzer is not installed: pip install 'tritonclient[all]==2.50.0'"
+                "perf_analyzer is not installed: pip install --no-deps --target "
+                f"{_PLACES[0].parents[1]} tritonclient==2.50.0"
             )
         analyzer = cls(Path(found), dict(_installed_libraries()))
         with tempfile.TemporaryDirectory() as scratch:
