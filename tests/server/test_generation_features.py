@@ -1,150 +1,41 @@
-"""Structured output, adapters and speculation of SmolLM2 through one real server."""
+"""Adapters, speculation, grammars and lost conversations through a real server."""
 
 from __future__ import annotations
 
 import json
-import re
-import urllib.error
+import queue
+import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+import transformers as hf
+import tritonclient.grpc as triton
 
-from atoll.catalogue import Entry
+from atoll.catalogue import ENTRIES, entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess
-from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-MODEL = "smollm2-features"
-MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-COUNT = 16
-COUNTING = "1, 2, 3, 1, 2, 3, 1, 2,"
-PROMPTS = (COUNTING, "The quick brown fox", "La mer est")
-# name -> peft's options; ranks, scales and layers differ.
-ADAPTERS: dict[str, dict[str, Any]] = {
-    "wide": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]},
-    "thin": {"r": 2, "lora_alpha": 8, "target_modules": ["o_proj", "up_proj"], "use_rslora": True},
+MODEL = "smollm2-135m-instruct"
+COUNT = 24
+LEAF: dict[str, dict[str, Any]] = {
+    "integer": {"type": "integer", "minimum": 0, "maximum": 99},
+    "word": {"type": "string", "maxLength": 6},
+    "flag": {"type": "boolean"},
+    "choice": {"enum": ["red", "green", "blue"]},
+    "constant": {"const": 7},
+    "code": {"type": "string", "pattern": "^[A-Z]{2}[0-9]{2}$"},
+    "either": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+    "date": {"type": "string", "pattern": "^20[0-9]{2}-0[1-9]$"},
 }
-
-Ask = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str | None, Any]:
-    """Folders by adapter's name -> peft's model; None -> transformers' without an adapter."""
-    folder = resolve(MODEL_ID)
-    root = tmp_path_factory.mktemp("adapters")
-    found: dict[str | None, Any] = {}
-    for name in (None, *ADAPTERS):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        if name is not None:
-            config = peft.LoraConfig(task_type="CAUSAL_LM", **ADAPTERS[name])
-            model = peft.get_peft_model(model, config).eval()
-            generator = torch.Generator().manual_seed(len(name) + config.r)
-            for key, parameter in model.named_parameters():
-                if "lora_" in key:
-                    parameter.data = torch.randn(parameter.shape, generator=generator) * 0.03
-            model.save_pretrained(root / name)
-        found[name] = model
-    found["folder"] = root
-    return found
-
-
-@pytest.fixture(scope="module")
-def server(references: dict[str | None, Any]) -> Iterator[ServerProcess]:
-    adapters = ",".join(f"{name}={references['folder'] / name}" for name in ADAPTERS)
-    entry = Entry(
-        MODEL, MODEL_ID, "generate", "llama",
-        settings={"speculate": "4", "lora_adapters": adapters},
-    )  # fmt: skip
-    options = ServerOptions.on_free_ports(entries=(entry,), exit_timeout_s=3, watch_interval_s=0.0)
-    with ServerProcess(options) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def ask(server: ServerProcess) -> Ask:
-    def post(text: str, **options: Any) -> dict[str, Any]:
-        body = {
-            "text_input": text, "return_token_ids": True, "return_finish_reason": True,
-            "sampling_parameters": json.dumps(options),
-        }  # fmt: skip
-        url = f"{server.http_url}/v2/models/{MODEL}/generate"
-        request = urllib.request.Request(url, json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=60) as response:
-            found: dict[str, Any] = json.loads(response.read())
-        return found
-
-    return post
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(Path(resolve(MODEL_ID)))
-
-
-def metric(server: ServerProcess, name: str) -> float:
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
-        text = response.read().decode()
-    found = re.search(rf'^{name}{{model="{MODEL}"}} (\S+)$', text, re.MULTILINE)
-    assert found is not None, name
-    return float(found.group(1))
-
-
-@torch.inference_mode()
-def greedy(reference: Any, prompts: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
-    """What the reference finds most likely at each place of each answer.
-
-    Equal to the answers, by induction, where those are the reference's greedy ones. Padding on the
-    right changes nothing to its left.
-    """
-    texts = [prompt + ids for prompt, ids in zip(prompts, answers, strict=True)]
-    width = max(map(len, texts))
-    padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in texts])
-    best = reference(input_ids=padded).logits.argmax(-1).tolist()
-    return [
-        row[len(prompt) - 1 : len(text) - 1]
-        for row, prompt, text in zip(best, prompts, texts, strict=True)
-    ]
-
-
-def test_guesses_and_adapters_in_one_batch(
-    server: ServerProcess, ask: Ask, references: dict[str | None, Any], tokenizer: Tokenizer
-) -> None:
-    """Speculation is on: answers are peft's and transformers' greedy ones, in fewer steps."""
-    cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS)]
-
-    def answer(case: tuple[str, str | None]) -> list[int]:
-        options = {} if case[1] is None else {"adapter_id": case[1]}
-        ids = ask(case[0], max_tokens=COUNT, ignore_eos=True, **options)["token_ids"]
-        return [int(token) for token in ids]
-
-    with ThreadPoolExecutor(len(cases)) as threads:
-        answers = dict(zip(cases, threads.map(answer, cases), strict=True))
-    for name in (None, *ADAPTERS):
-        found = [answers[prompt, name] for prompt in PROMPTS]
-        assert [len(ids) for ids in found] == [COUNT] * len(PROMPTS)
-        assert greedy(references[name], [*map(tokenizer.encode, PROMPTS)], found) == found, name
-    for prompt in PROMPTS[1:]:
-        assert len({tuple(answers[prompt, name]) for name in (None, *ADAPTERS)}) == 3
-    steps = metric(server, "atoll_engine_steps_total")
-    assert answer((COUNTING, None)) == answers[COUNTING, None]
-    assert metric(server, "atoll_accepted_tokens_total") > 0
-    assert metric(server, "atoll_engine_steps_total") - steps < COUNT
-
-
-def test_unknown_adapters_are_refused(ask: Ask) -> None:
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        ask("x", adapter_id="none")
-    assert caught.value.code == 400
-    assert "adapter_id is 'none'; known: wide, thin" in caught.value.read().decode()
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -154,44 +45,164 @@ def _object(**properties: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _schemas() -> list[dict[str, Any]]:
-    """Fifty: ten shapes over five leaves, each with an end, since a small model finds none."""
-    leaves: list[dict[str, Any]] = [
-        {"type": "string", "maxLength": 6},
-        {"type": "integer", "minimum": -9, "maximum": 120},
-        {"type": "boolean"},
-        {"enum": ["red", "green", 3, None]},
-        {"type": "string", "pattern": "^[a-f]{2}-[0-9]{2}$"},
-    ]
-    shapes: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
-        lambda leaf: leaf,
-        lambda leaf: _object(value=leaf),
-        lambda leaf: _object(first=leaf, second=leaf),
-        lambda leaf: {"type": "array", "items": leaf, "minItems": 1, "maxItems": 2},
-        lambda leaf: _object(list={"type": "array", "items": leaf, "maxItems": 2}),
-        lambda leaf: _object(inner=_object(deep=leaf)),
-        lambda leaf: {"anyOf": [leaf, {"const": "none"}]},
-        lambda leaf: {**_object(a=leaf, b={"type": "null"}), "required": ["a"]},
-        lambda leaf: {"$defs": {"leaf": leaf}, **_object(item={"$ref": "#/$defs/leaf"})},
-        lambda leaf: {"type": "array", "prefixItems": [leaf, {"const": 1}], "items": False,
-                      "minItems": 2},
-    ]  # fmt: skip
-    return [shape(leaf) for shape in shapes for leaf in leaves]
+def _array(items: Any, least: int, most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
 
-def test_answers_follow_fifty_schemas(ask: Ask) -> None:
-    """At once, half of them sampled; each answer parses, validates and ends by itself."""
-    schemas = _schemas()
-    assert len({json.dumps(schema) for schema in schemas}) == 50
+_NAMES = list(LEAF)
+SCHEMAS = [
+    *LEAF.values(),
+    *(_object(value=leaf) for leaf in LEAF.values()),
+    *(_array(leaf, 1, 2) for leaf in LEAF.values()),
+    *(_object(a=LEAF[a], b=LEAF[b]) for a, b in zip(_NAMES, _NAMES[1:] + _NAMES[:1], strict=True)),
+    *(_object(inner=_object(x=leaf)) for leaf in LEAF.values()),
+    *(_array(_object(x=leaf), 0, 2) for leaf in LEAF.values()),
+    {"$defs": {"n": LEAF["integer"]}, **_object(low={"$ref": "#/$defs/n"})},
+    {"anyOf": [_object(yes=LEAF["flag"]), _object(no=LEAF["integer"])]},
+]
 
-    def answer(index: int) -> dict[str, Any]:
-        sampled = {"temperature": 1.0, "seed": index} if index % 2 else {}
-        return ask(
-            "A JSON document about the sea:", max_tokens=96, guided_json=schemas[index], **sampled
+
+def save_adapter(base: Path, folder: Path, seed: int) -> Any:
+    """A random adapter on disk; returns peft's model with it."""
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(hf.AutoModelForCausalLM.from_pretrained(base), config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str | None, Any]]:
+    """A folder with a small Llama in "base", and peft's models by adapter."""
+    root = tmp_path_factory.mktemp("lora")
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+        initializer_range=0.3,
+    )  # fmt: skip
+    model = hf.LlamaForCausalLM(config).eval()
+    model.save_pretrained(root / "base")
+    hf.AutoTokenizer.from_pretrained(str(resolve("HuggingFaceTB/SmolLM2-135M-Instruct"))
+    ).save_pretrained(root / "base")  # fmt: skip
+    found: dict[str | None, Any] = {None: model}
+    found |= {name: save_adapter(root / "base", root / name, i) for i, name in enumerate("ab")}
+    return root, found
+
+
+@pytest.fixture(scope="module")
+def server(adapted: tuple[Path, Any]) -> Iterator[ServerProcess]:
+    """The small Llama with adapters, and SmolLM2 that guesses and forgets conversations at once."""
+    root, _ = adapted
+    base = entry_for(str(root / "base"), read_model(root / "base"), name="adapted")
+    smollm2 = next(entry for entry in ENTRIES if entry.name == MODEL)
+    entries = (
+        replace(base, settings={"lora_adapters": f"a={root / 'a'},b={root / 'b'}"}),
+        replace(
+            smollm2,
+            settings={"speculate": "4", "session_timeout_s": "0.2", "prefix_caching": "false"},
+        ),
+    )
+    options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
+    with ServerProcess(options) as process:
+        yield process
+
+
+def ask(server: ServerProcess, model: str, **body: Any) -> dict[str, Any]:
+    url = f"{server.http_url}/v2/models/{model}/generate"
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=120) as response:
+        found: dict[str, Any] = json.loads(response.read())
+    return found
+
+
+def metric(server: ServerProcess, name: str) -> float:
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    start = f'{name}{{model="{MODEL}"}} '
+    return next((float(line[len(start) :]) for line in lines if line.startswith(start)), 0.0)
+
+
+def test_adapters_equal_peft(server: ServerProcess, adapted: tuple[Path, Any]) -> None:
+    """Two adapters and none, asked for at once."""
+    prompt = [100, 200, 300, 400]
+
+    @torch.inference_mode()
+    def expected(model: Any) -> list[int]:
+        ids = list(prompt)
+        for _ in range(COUNT):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        return ids[len(prompt) :]
+
+    def found(adapter: str | None) -> list[int]:
+        chosen = {} if adapter is None else {"adapter_id": adapter}
+        body = {"max_tokens": COUNT, "ignore_eos": True, "return_token_ids": True, **chosen}
+        return list(ask(server, "adapted", input_ids=prompt, **body)["token_ids"])
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(found, [None, "a", "b"] * 2))
+    references = [expected(adapted[1][name]) for name in (None, "a", "b")]
+    assert answers == references * 2
+    assert len({tuple(answer) for answer in references}) == 3
+
+
+def test_speculation_changes_nothing(server: ServerProcess, embedded_server: ServerProcess) -> None:
+    """A text that repeats itself, so that there is something to guess; greedy and sampled."""
+    text = "one two three four five, one two three four five, one two three"
+    for options in ({}, {"temperature": 0.3, "seed": 5}):
+        body = {"text_input": text, "max_tokens": 32, "return_token_ids": True, **options}
+        assert ask(server, MODEL, **body) == ask(embedded_server, MODEL, **body)
+    time.sleep(0.15)  # counters are exported a few times a second
+    assert metric(server, "atoll_accepted_tokens_total") > 5
+
+
+def test_lost_conversations_are_computed_again(
+    server: ServerProcess, embedded_server: ServerProcess
+) -> None:
+    """Idle blocks are freed; the next turn's answer is the same, from the text."""
+
+    def turn(text: str, **flags: bool) -> str:
+        client = triton.InferenceServerClient(server.grpc_url)
+        answers: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: answers.put(error or result))
+        tensor = triton.InferInput("text_input", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([text.encode()], dtype=object))
+        client.async_stream_infer(f"{MODEL}-session", [tensor], sequence_id="lost", **flags)
+        found = answers.get(timeout=60)
+        client.stop_stream()
+        client.close()
+        return str(found.as_numpy("text_output")[0].decode())
+
+    first, second = "Once upon a time there was a king who lived in", " The queen, however,"
+    said = first + turn(first, sequence_start=True)
+    deadline = time.monotonic() + 10
+    while metric(server, "atoll_conversations") > 0:
+        assert time.monotonic() < deadline, "the idle conversation keeps its blocks"
+        time.sleep(0.05)
+    hits = metric(server, "atoll_prefix_hit_tokens_total")
+    answer = turn(second, sequence_end=True)
+    assert answer == ask(embedded_server, MODEL, text_input=said + second)["text_output"]
+    time.sleep(0.15)
+    assert metric(server, "atoll_prefix_hit_tokens_total") == hits
+
+
+def test_50_schemas_are_followed(embedded_server: ServerProcess) -> None:
+    """SmolLM2's answers parse and validate, 25 schemas at a time."""
+    assert len(SCHEMAS) == 50
+
+    def answer(schema: dict[str, Any]) -> str:
+        messages = [{"role": "user", "content": "Answer in JSON."}]
+        body = {"messages": json.dumps(messages), "max_tokens": 64, "temperature": 0.7, "seed": 1}
+        sampling = json.dumps({"guided_json": schema})
+        found = ask(
+            embedded_server, MODEL, **body, sampling_parameters=sampling, return_finish_reason=True
         )
-
-    with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(answer, range(len(schemas))))
-    for schema, found in zip(schemas, answers, strict=True):
         assert found["finish_reason"] == "stop", (schema, found)
-        jsonschema.Draft202012Validator(schema).validate(json.loads(found["text_output"]))
+        return str(found["text_output"])
+
+    with ThreadPoolExecutor(25) as pool:
+        for schema, text in zip(SCHEMAS, pool.map(answer, SCHEMAS), strict=True):
+            jsonschema.validate(json.loads(text), schema)
