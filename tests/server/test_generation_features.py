@@ -206,3 +206,26 @@ def test_50_schemas_are_followed(embedded_server: ServerProcess) -> None:
     with ThreadPoolExecutor(25) as pool:
         for schema, text in zip(SCHEMAS, pool.map(answer, SCHEMAS), strict=True):
             jsonschema.validate(json.loads(text), schema)
+
+
+def test_tgis_options_reach_the_engine(embedded_server: ServerProcess) -> None:
+    """Each under TGI's name, and each seen in the answer."""
+    body = {"text_input": "one two one two one two", "max_tokens": 8, "return_token_ids": True}
+    plain = ask(embedded_server, MODEL, **body)
+
+    def changed(**options: Any) -> dict[str, Any]:
+        return ask(embedded_server, MODEL, **body, sampling_parameters=json.dumps(options))
+
+    details = ask(
+        embedded_server, MODEL, **body, return_logprobs=True, return_prompt_logprobs=True,
+        sampling_parameters=json.dumps({"top_n_tokens": 3, "decoder_input_details": True}),
+    )  # fmt: skip
+    assert [len(entry) for entry in json.loads(details["logprobs"])] == [3] * 8
+    prompt = [next(iter(entry.values())) for entry in json.loads(details["prompt_logprobs"])]
+    assert "".join(token["decoded_token"] for token in prompt) == body["text_input"]
+    assert prompt[0]["logprob"] is None and all(token["logprob"] < 0 for token in prompt[1:])
+    ids = changed(no_repeat_ngram_size=1, ignore_eos=True)["token_ids"]
+    assert len(set(ids)) == len(ids)
+    assert changed(watermark=True)["token_ids"] != plain["token_ids"]
+    assert changed(logit_bias={str(plain["token_ids"][0]): -100})["token_ids"] != plain["token_ids"]
+    assert len(changed(best_of=2, n=2, temperature=1.0)["text_output"]) == 2
