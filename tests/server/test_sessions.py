@@ -7,6 +7,7 @@ import queue
 import re
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from atoll.launcher import ServerProcess
+from atoll_client import Client
 
 MODEL = "smollm2-135m-instruct"
 COUNT = 12
@@ -175,3 +177,36 @@ def test_leaving_ends_the_turn(embedded_server: ServerProcess) -> None:
     talk.answers.get(timeout=60)
     talk.close(cancel=True)
     wait_for(embedded_server, "atoll_kv_blocks_used", 0)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_client_s_conversation_finds_its_blocks(
+    embedded_server: ServerProcess, protocol: str
+) -> None:
+    """It sends all that was said; the full blocks of the turn before are in the cache."""
+    url = embedded_server.grpc_url if protocol == "grpc" else embedded_server.http_url
+    with Client(url) as client:
+        talk = client.conversation(MODEL, system=f"You know all atolls, by {protocol}.")
+        first = talk.say("Name three islands.", max_tokens=COUNT)
+        time.sleep(0.15)  # counters are exported a few times a second
+        hits = metric(embedded_server, "atoll_prefix_hit_tokens_total")
+        second = talk.say("And one more.", max_tokens=COUNT)
+        time.sleep(0.15)
+    found = metric(embedded_server, "atoll_prefix_hit_tokens_total") - hits
+    said = [message["content"] for message in talk.messages]
+    assert said[2::2] == [first, second]
+    asked = {"messages": json.dumps(talk.messages[:-1])}
+    assert second == alone(embedded_server, asked)
+    assert found >= 32
+
+
+def test_the_documented_example_runs(
+    embedded_server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    section = page.split("### Conversations")[1].split("### ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert "localhost:8001" in code
+    exec(code.replace("localhost:8001", embedded_server.grpc_url), {})
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+    wait_for(embedded_server, "atoll_conversations", 0)
