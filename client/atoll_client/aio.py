@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from atoll_client import discovery, messages, tasks
+from atoll_client import shared_memory as shared
 from atoll_client.batches import Progress, parts_of, progress_bar
 from atoll_client.errors import NotReady, Overloaded, Unreached
 from atoll_client.messages import Message
@@ -30,6 +31,7 @@ from atoll_client.transport import connect
 from atoll_client.types import (
     Chunk,
     Embeddings,
+    Floats,
     Generation,
     Label,
     ModelInfo,
@@ -101,14 +103,23 @@ class AsyncClient:
         prompt_name: str | None = None,
         truncate: bool | None = None,
         progress: bool = False,
+        shared_memory: bool = False,
     ) -> Any:
-        """Vectors: (width,) of one text, (texts, width) of several; float32."""
+        """Vectors: (width,) of one text, (texts, width) of several; float32.
+
+        Args:
+            shared_memory: the server, on this machine, writes vectors to memory that both map;
+                for long lists, where it was started with ``--allow-shared-memory``.
+        """
         parameters = {
             "normalize": None if normalize else False, "dimensions": dimensions,
             "prompt_name": prompt_name, "truncate": truncate,
         }  # fmt: skip
         info = await self._model(model, "embed")
         many = [texts] if isinstance(texts, str) else list(texts)
+        if shared_memory and many:
+            vectors = await self._embed_shared(info, many, parameters, progress)
+            return vectors[0] if isinstance(texts, str) else vectors
         found: list[Embeddings] = await self._in_parts(
             info, many, progress,
             lambda part: tasks.embed(info.name, part, parameters), tasks.read_embeddings,
@@ -284,6 +295,21 @@ class AsyncClient:
                 await asyncio.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
 
+    async def _embed_shared(
+        self, info: ModelInfo, texts: Sequence[str], parameters: messages.Parameters, progress: bool
+    ) -> Floats:
+        about = await self._transport.metadata(info.name, self._timeout_s)
+        own = next(int(t.shape[-1]) for t in about.outputs if t.name == "embedding")
+        width = int(parameters.get("dimensions") or own)
+        async with shared.region(self._transport, len(texts), width, self._timeout_s) as region:
+
+            def build(rows: Sequence[int]) -> Message:
+                message = tasks.embed(info.name, [texts[row] for row in rows], parameters)
+                return region.fill(message, rows)
+
+            await self._in_parts(info, range(len(texts)), progress, build, lambda _: None)
+            return region.vectors()
+
     async def _in_parts(
         self,
         info: ModelInfo,
@@ -302,8 +328,14 @@ class AsyncClient:
             return answer
 
         parts = parts_of(items, info.max_client_batch_size)
-        with bar:
-            return list(await asyncio.gather(*(one(part) for part in parts)))
+        work = [asyncio.ensure_future(one(part)) for part in parts]
+        try:
+            with bar:
+                return list(await asyncio.gather(*work))
+        finally:
+            # Where one fails, the others' answers are of no use.
+            for task in work:
+                task.cancel()
 
     async def _model(self, name: str | None, task: str) -> ModelInfo:
         await self._find()

@@ -28,6 +28,7 @@ from atoll_client.messages import Message
 from atoll_client.transport import Metadata
 
 _SIZE = "Inference-Header-Content-Length"
+_SHARED = "/v2/systemsharedmemory/region"
 _ERRORS: dict[int, type[AtollError]] = {
     400: ValidationError, 404: NotFound, 500: GenerationError, 501: UnsupportedModel,
     503: NotReady,
@@ -71,7 +72,13 @@ class HttpTransport:
             for tensor, raw in zip(message.inputs, parts, strict=True)
         ]  # fmt: skip
         parameters = {**_parameters(message), "binary_data_output": True}
-        head = json.dumps({"id": message.id, "inputs": inputs, "parameters": parameters}).encode()
+        asked = {"id": message.id, "inputs": inputs, "parameters": parameters}
+        if message.outputs:
+            asked["outputs"] = [
+                {"name": output.name, "parameters": _parameters(output)}
+                for output in message.outputs
+            ]
+        head = json.dumps(asked).encode()
         body = b"".join((head, *parts))
         path = f"/v2/models/{message.model_name}/infer"
         headers = {_SIZE: str(len(head)), "Content-Type": "application/octet-stream"}
@@ -79,6 +86,15 @@ class HttpTransport:
             raw = await response.read()
             _check(response.status, raw)
             return _response(raw, int(response.headers.get(_SIZE, len(raw))))
+
+    async def share(self, name: str, size: int, timeout_s: float) -> None:
+        """See ``Transport``."""
+        body = {"key": f"/{name}", "offset": 0, "byte_size": size}
+        await self._request(f"{_SHARED}/{name}/register", timeout_s, "POST", json=body)
+
+    async def unshare(self, name: str, timeout_s: float) -> None:
+        """See ``Transport``."""
+        await self._request(f"{_SHARED}/{name}/unregister", timeout_s, "POST")
 
     async def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
         """See ``Transport``."""
@@ -92,8 +108,10 @@ class HttpTransport:
                 if line.startswith(b"data:"):
                     yield _event(json.loads(line[5:]))
 
-    async def _request(self, path: str, timeout_s: float) -> bytes:
-        async with self._sent("GET", path, timeout_s) as response:
+    async def _request(
+        self, path: str, timeout_s: float, method: str = "GET", **options: Any
+    ) -> bytes:
+        async with self._sent(method, path, timeout_s, **options) as response:
             raw = await response.read()
             _check(response.status, raw)
             return raw
@@ -156,7 +174,10 @@ def _response(raw: bytes, head_size: int) -> Message:
     message = pb.ModelInferResponse(model_name=head["model_name"], id=head.get("id", ""))
     at = head_size
     for output in head.get("outputs", ()):
-        size = output["parameters"]["binary_data_size"]
+        size = output.get("parameters", {}).get("binary_data_size")
+        # Written to shared memory instead.
+        if size is None:
+            continue
         message.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
         message.raw_output_contents.append(raw[at : at + size])
         at += size

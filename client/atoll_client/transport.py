@@ -37,6 +37,12 @@ class Transport(Protocol):
     def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
         """The responses of a decoupled model; closing the generator cancels the work."""
 
+    async def share(self, name: str, size: int, timeout_s: float) -> None:
+        """Tells the server of POSIX shared memory under ``/name``, of ``size`` bytes."""
+
+    async def unshare(self, name: str, timeout_s: float) -> None:
+        """Makes the server forget it."""
+
     async def close(self) -> None:
         """Ends the connection."""
 
@@ -77,6 +83,18 @@ class GrpcTransport:
     async def infer(self, message: Message, timeout_s: float) -> Message:
         """See ``Transport``."""
         return await self._unary("ModelInfer", message, pb.ModelInferResponse, timeout_s)
+
+    async def share(self, name: str, size: int, timeout_s: float) -> None:
+        """See ``Transport``."""
+        request = pb.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
+        answer = pb.SystemSharedMemoryRegisterResponse
+        await self._unary("SystemSharedMemoryRegister", request, answer, timeout_s)
+
+    async def unshare(self, name: str, timeout_s: float) -> None:
+        """See ``Transport``."""
+        request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        answer = pb.SystemSharedMemoryUnregisterResponse
+        await self._unary("SystemSharedMemoryUnregister", request, answer, timeout_s)
 
     async def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
         """See ``Transport``."""

@@ -85,6 +85,8 @@ def test_errors(client: Client) -> None:
         client.rerank("q", ["a"])
     with pytest.raises(ValidationError, match="empty"):
         client.embed(["a", ""])
+    with pytest.raises(UnsupportedModel, match="--allow-shared-memory"):
+        client.embed(["a"], shared_memory=True)
     with Client("localhost:1", retries=0) as nobody, pytest.raises(Unreached):
         nobody.models()
 

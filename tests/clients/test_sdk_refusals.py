@@ -15,7 +15,14 @@ from fake_triton import FakeTriton, Refusal
 from gateways import Served
 
 from atoll_client import AsyncClient, Client
-from atoll_client.errors import AtollError, DeadlineExceeded, NotReady, Overloaded, Unreached
+from atoll_client.errors import (
+    AtollError,
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    Unreached,
+    ValidationError,
+)
 
 MODELS: dict[str, dict[str, Any]] = {
     "e": {"task": "embed", "max_client_batch_size": 4},
@@ -114,6 +121,13 @@ def test_long_lists_go_in_parts_in_order_and_stop_when_one_fails() -> None:
         # Four at once; the other six were never sent.
         await asyncio.sleep(0.1)
         assert len(triton.calls) == 3 + 4
+        wrong = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "text 3 is empty")
+        triton.embed = refusing(1, wrong)
+        with pytest.raises(ValidationError, match="text 3"):
+            await client.embed([str(i) for i in range(400)])
+        sent = len(triton.calls)
+        await asyncio.sleep(0.1)
+        assert sent < 3 + 4 + 100 and len(triton.calls) <= sent + 4
 
     run(scenario)
 

@@ -1,6 +1,7 @@
 """The Python of docs/client.md and docs/cookbook.md, run as it stands there, with another address.
 
-The cookbook's reranker is a tiny checkpoint under the real one's name.
+The cookbook's reranker is a tiny checkpoint under the real one's name. What the pages say
+of shared memory and of pipelines is held against the plain calls.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from atoll.catalogue import ENTRIES, PIPELINES, Entry, Pipeline, write_repository
 from atoll.cli.choose import entry_of
 from atoll.launcher import ServerOptions, ServerProcess
 from atoll_client import Client
+from atoll_client.errors import ValidationError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {page: (DOCS / page).read_text() for page in ("client.md", "cookbook.md")}
@@ -27,8 +30,10 @@ EMBEDDER, RERANKER = "all-minilm-l6-v2", "bge-reranker-base"
 
 
 @pytest.fixture(scope="module")
-def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """gRPC address of a server with every model that the pages name."""
+def process(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server with every model that the pages name."""
     folder = tmp_path_factory.mktemp("repository")
     entries: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
     names = (
@@ -38,9 +43,17 @@ def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     write_repository([entry for entry in entries if entry.name in names], folder)
     reranker = {"task": "rerank", "served_model_name": RERANKER}
     write_repository([entry_of(str(folders["rerank"]), reranker)], folder)
-    options = ServerOptions.on_free_ports(repository=folder, exit_timeout_s=3, watch_interval_s=0.0)
+    options = ServerOptions.on_free_ports(
+        repository=folder, exit_timeout_s=3, watch_interval_s=0.0, allow_shared_memory=True
+    )
     with ServerProcess(options) as process:
-        yield process.grpc_url
+        yield process
+
+
+@pytest.fixture(scope="module")
+def server(process: ServerProcess) -> str:
+    """Its gRPC address."""
+    return process.grpc_url
 
 
 @pytest.mark.parametrize(
@@ -54,13 +67,13 @@ def test_snippet_runs(
     said = capsys.readouterr()
     wanted = {
         ("client.md", 0): "(2, 384)  Paris", ("client.md", 2): "too late:",
-        ("client.md", 4): "(1, 384)",
+        ("client.md", 3): "(600, 384)", ("client.md", 5): "(1, 384)",
     }.get((page, number), "")  # fmt: skip
     assert wanted in said.out and said.out.strip()
 
 
 def test_pages_have_snippets() -> None:
-    assert len(SNIPPETS) == 7
+    assert len(SNIPPETS) == 8
     # Imports and data included.
     assert len(next(code for page, _, code in SNIPPETS if page == "cookbook.md").splitlines()) <= 30
 
@@ -75,3 +88,21 @@ def test_ensemble_and_pipeline_answer_as_their_parts(server: str) -> None:
         best = client.infer("retrieve-rerank", inputs)
         ranks = client.rerank("an atoll", texts)
     assert best["index"].reshape(-1).tolist() == [rank.index for rank in ranks]
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_shared_memory_holds_what_messages_hold(process: ServerProcess, transport: str) -> None:
+    texts = [f"text {i}" for i in range(300)]
+    before = set(Path("/dev/shm").iterdir())
+    with Client(process.grpc_url if transport == "grpc" else process.http_url) as client:
+        sent = client.embed(texts, dimensions=16)
+        np.testing.assert_allclose(
+            client.embed(texts, dimensions=16, shared_memory=True), sent, atol=1e-5
+        )
+        one = client.embed(texts[3], shared_memory=True)
+        assert one.shape == (384,)
+        # Refused in the middle: nothing stays behind.
+        with pytest.raises(ValidationError, match="empty"):
+            client.embed([*texts, ""], shared_memory=True)
+    left = {path.name for path in set(Path("/dev/shm").iterdir()) - before}
+    assert not [name for name in left if name.startswith("psm_")]

@@ -92,6 +92,13 @@ def serve(
         float,
         typer.Option(help="Seconds between the requests that find crashed models; 0: never."),
     ] = 15,
+    allow_shared_memory: Annotated[
+        bool,
+        typer.Option(
+            help="Let every client register shared memory of this machine; "
+            "for clients that you trust, beside the server."
+        ),
+    ] = False,
     settings: dict[str, str],
 ) -> None:  # fmt: skip
     """Serve models until Ctrl-C. Settings below hold for every model of this server."""
@@ -112,6 +119,7 @@ def serve(
             startup_timeout_s=startup_timeout,
             exit_timeout_s=exit_timeout,
             watch_interval_s=watch_interval,
+            allow_shared_memory=allow_shared_memory,
         ),
         show=lambda line: log.print(f"[triton] {line}", markup=False, highlight=False, style="dim"),
     )

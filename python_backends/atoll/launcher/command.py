@@ -10,8 +10,9 @@ from atoll.launcher.options import ServerOptions
 
 ADMIN_HEADER = "atoll-admin"
 # Not model-config: perf_analyzer and tritonclient read it, and it gives nothing to write.
-# Shared memory: a client could register a stub's own region.
-_RESTRICTED = "model-repository,shared-memory,logging,trace"
+_RESTRICTED = "model-repository,logging,trace"
+# Unless it is allowed: a client could register a stub's own region.
+_SHARED_MEMORY = "shared-memory"
 
 
 def command_line(
@@ -26,6 +27,7 @@ def command_line(
     shm_prefix: str,
 ) -> list[str]:
     """Arguments that start the server with exactly ``models`` loaded."""
+    restricted = _RESTRICTED if options.allow_shared_memory else f"{_RESTRICTED},{_SHARED_MEMORY}"
     return [
         str(installation.binary),
         f"--id={server_id}",
@@ -44,6 +46,6 @@ def command_line(
         f"--metrics-port={options.metrics_port}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--http-restricted-api={_RESTRICTED}:{ADMIN_HEADER}={admin_key}",
-        f"--grpc-restricted-protocol={_RESTRICTED}:{ADMIN_HEADER}={admin_key}",
+        f"--http-restricted-api={restricted}:{ADMIN_HEADER}={admin_key}",
+        f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={admin_key}",
     ]

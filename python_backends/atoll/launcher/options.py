@@ -23,6 +23,7 @@ class ServerOptions:
     startup_timeout_s: for everything until each model has answered.
     exit_timeout_s: how long requests in flight may take when stopping.
     watch_interval_s: seconds between canary requests; 0: no watchdog.
+    allow_shared_memory: every client may register shared memory; else administrators alone.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -38,6 +39,7 @@ class ServerOptions:
     startup_timeout_s: float = 900.0
     exit_timeout_s: int = 10
     watch_interval_s: float = 15.0
+    allow_shared_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
