@@ -24,8 +24,12 @@ ALLOWED = {
     "serving": {"engine", "encoders", "models", "text", "layers", "weights", "atoll_kernels"},
     "catalogue": {"serving", "models", "weights"},
     "launcher": {"catalogue", "serving", "weights", "text"},
-    "cli": {"launcher", "catalogue", "serving", "models", "weights", "text", "atoll_kernels"},
-}
+    # infer, chat, bench and profile ask a server as every other client does.
+    "cli": {
+        "launcher", "catalogue", "serving", "models", "weights", "text", "atoll_kernels",
+        "atoll_client",
+    },
+}  # fmt: skip
 ALWAYS = {"errors", "config", "atoll"}
 
 # Foreign module -> where it may be imported.
