@@ -36,6 +36,7 @@ class Talk:
     def ask(self, *, end: bool = False, start: bool | None = None, **inputs: Any) -> None:
         """Sends one more turn; ``options`` are generation options, the rest tensors."""
         options = {"max_tokens": COUNT, **inputs.pop("options", {})}
+        parameters = inputs.pop("parameters", None)
         inputs = {"stream": True, "return_num_input_tokens": True, **inputs}
         tensors = [_tensor("sampling_parameters", json.dumps(options))]
         tensors += [_tensor(name, value) for name, value in inputs.items()]
@@ -43,6 +44,7 @@ class Talk:
         self.client.async_stream_infer(
             f"{self.model}-session", tensors, sequence_id=self.sequence_id,
             sequence_start=is_first, sequence_end=end, enable_empty_final_response=True,
+            parameters=parameters,
         )  # fmt: skip
         self.has_begun = True
 
@@ -148,6 +150,8 @@ def test_refused_turns_change_nothing(embedded_server: ServerProcess) -> None:
         "temperature is 'hot'": {"text_input": "x", "options": {"temperature": "hot"}},
         "the conversation began with text_input": {"messages": '[{"role": "user"}]'},
         "text_input is empty": {"text_input": ""},
+        "control is set": {"text_input": "x", "parameters": {"control": '{"op": "info"}'}},
+        "unknown parameter 'temprature'": {"text_input": "x", "parameters": {"temprature": 1}},
     }
     for message, turn in bad.items():
         talk.ask(**turn)

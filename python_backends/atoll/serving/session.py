@@ -25,7 +25,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from atoll.errors import ConfigError, ValidationError
-from atoll.serving import tensors
+from atoll.serving import control, tensors
 from atoll.serving.transcript import Transcript
 
 logger = logging.getLogger(__name__)
@@ -160,23 +160,27 @@ class SessionModel:
             raise ValidationError("exclude_input_in_output is false; a turn has no whole input")
         wants_reason = bool(tensors.boolean(request, _REASON))
         parameters = json.loads(request.parameters() or "{}")
+        if control.PARAMETER in parameters:
+            raise ValidationError(f"control is set; such questions go to {self.generator}")
         responses = self._ask(
             {**{name: _texts(text) for name, text in asked.inputs().items()}, **_options(request)},
             {**parameters, "session_id": conversation.session_id},
         )
         said, failure = "", None
         for index, response in enumerate(responses, 1):
-            outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-            if not outputs or failure is not None:
+            if failure is not None:
                 continue
-            said += outputs["text_output"][0].decode()
-            is_last = bool(outputs["finish_reason"][0])
-            if is_last:
-                # Before the response: a client that has it may send the next turn at once.
-                conversation.transcript = asked.answered(said)
-            if not wants_reason:
-                outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
             try:
+                outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+                if not outputs:
+                    continue
+                said += outputs["text_output"][0].decode()
+                is_last = bool(outputs["finish_reason"][0])
+                if is_last:
+                    # Before the response: a client that has it may send the next turn at once.
+                    conversation.transcript = asked.answered(said)
+                if not wants_reason:
+                    outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
                 sender.send(tensors.response(outputs), tensors.FINAL if is_last else 0)
                 if index % _POLL_RESPONSES == 0 and not is_last and sender.is_cancelled():
                     self._forget(conversation)
