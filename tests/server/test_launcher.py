@@ -307,6 +307,21 @@ def test_the_server_ends_when_its_launcher_dies(
     assert not [*Path("/dev/shm").glob(f"{server_id.replace('-', '_')}*")]
 
 
+def test_stubs_of_a_server_that_died_are_ended_too(
+    start_server: StartServer, repository: Callable[..., Path]
+) -> None:
+    server = start_server(repository=repository(a=embed_code()))
+    stubs = [p.pid for p in psutil.Process(server.pid).children(recursive=True)]
+    assert stubs
+    # A stopped stub does not notice that its server is gone.
+    for pid in stubs:
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    server.stop()
+    assert wait_until(lambda: not any(map(is_running, stubs)), timeout_s=5)
+
+
 @pytest.fixture
 def installed_server(tmp_path: Path) -> Iterator[Path]:
     """A server laid out as in NVIDIA's container: the stub beside the backend, libraries in lib."""

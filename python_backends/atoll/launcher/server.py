@@ -239,13 +239,15 @@ class ServerProcess:
         return self.options.exit_timeout_s + 3.0
 
     def _end(self, process: subprocess.Popen[str]) -> None:
+        children: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)
-            reaper.end_group(process.pid, self._grace_s)
-            for child in children:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-            psutil.wait_procs(children, timeout=5)
+        # A server that has ended by itself may have left stubs in its group.
+        reaper.end_group(process.pid, self._grace_s)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=5)
         process.wait(timeout=10)
         if self._log is not None:
             self._log.join(timeout_s=5)
