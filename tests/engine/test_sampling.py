@@ -15,7 +15,7 @@ from atoll.engine.sampler import Sampler
 from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.random import uniform
 from atoll.engine.sampler.selection import draw
-from atoll.engine.sampler.warpers import WarperParameters, warp
+from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
 from atoll.engine.sampler.watermark import Watermark
 
 VOCAB = 400
@@ -217,6 +217,33 @@ def test_draws_follow_the_distribution() -> None:
         seen[kept].numpy(), expected[kept].numpy() / expected[kept].sum().item() * count
     )
     assert result.pvalue > 1e-3
+
+
+def test_a_shortlist_draws_what_the_whole_vocabulary_draws(logits: Tensor) -> None:
+    chosen = [
+        {"top_k": 1 + 9 * i, "temperature": 0.5 + i, "top_p": 1 - i / 10, "min_p": i / 100,
+         "typical_p": 1 - i / 20}
+        for i in range(ROWS)
+    ]  # fmt: skip
+    options = [SamplingOptions(1, do_sample=True, **o) for o in chosen]  # type: ignore[arg-type]
+    parameters = WarperParameters.of(options, VOCAB, logits.device)
+    few = shortlist(logits, parameters)
+    assert few is not None and few[0].shape == (ROWS, 46)
+    whole, scores = warp(logits, parameters), warp(few[0], parameters)
+    for point in np.random.default_rng(0).random(300):
+        points = torch.full((ROWS,), point, dtype=torch.float64)
+        found = few[1].gather(-1, draw(scores, points).unsqueeze(-1)).squeeze(-1)
+        assert found.tolist() == draw(whole, points).tolist()
+
+
+def test_there_is_no_shortlist_where_top_k_does_not_say_it(logits: Tensor) -> None:
+    def of(*ks: int) -> WarperParameters:
+        options = [SamplingOptions(1, do_sample=True, top_k=k) for k in ks]
+        return WarperParameters.of(options, VOCAB, logits.device)
+
+    assert shortlist(logits[:2], of(5, 0)) is None
+    assert shortlist(logits[:2], of(5, 300)) is None
+    assert shortlist(torch.zeros(2, VOCAB), of(5, 5)) is None
 
 
 def test_seeds_give_independent_streams() -> None:

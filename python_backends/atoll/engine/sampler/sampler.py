@@ -18,7 +18,7 @@ from atoll.engine.sampler.logprobs import describe
 from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.random import uniform
 from atoll.engine.sampler.selection import draw, most_likely
-from atoll.engine.sampler.warpers import WarperParameters, warp
+from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
 from atoll.errors import GenerationError
 
 # What a sequence gets: one token, more where its draft was right, or why it cannot go on.
@@ -76,13 +76,11 @@ class Sampler:
             parameters = WarperParameters.of(
                 [options[i] for i in sampling], logits.shape[-1], logits.device
             )
-            rows = warp(rows, parameters)
-            self._processors.watermark(rows, [owners[i] for i in sampling])
             points = _uniforms(sequences)
             uniforms = torch.tensor(
                 [points[i] for i in sampling], dtype=torch.float64, device=logits.device
             )
-            drawn = draw(rows, uniforms)
+            drawn = self._draw(rows, parameters, [owners[i] for i in sampling], uniforms)
             if len(sampling) == len(options):
                 return drawn
         greedy = [i for i, o in enumerate(options) if not o.do_sample]
@@ -93,6 +91,24 @@ class Sampler:
         if sampling:
             ids[sampling] = drawn
         return ids
+
+    def _draw(
+        self,
+        rows: Tensor,
+        parameters: WarperParameters,
+        owners: list[TokenSequence],
+        uniforms: Tensor,
+    ) -> Tensor:
+        """(rows,) int64; the same token, whether by way of the few that top-k leaves or of all."""
+        is_marked = any(owner.request.options.watermark for owner in owners)
+        few = None if is_marked else shortlist(rows, parameters)
+        if few is not None:
+            scores, ids = few
+            at = draw(warp(scores, parameters), uniforms)
+            return ids.gather(-1, at.unsqueeze(-1)).squeeze(-1)
+        rows = warp(rows, parameters)
+        self._processors.watermark(rows, owners)
+        return draw(rows, uniforms)
 
 
 def _uniforms(sequences: Sequence[TokenSequence]) -> list[float]:

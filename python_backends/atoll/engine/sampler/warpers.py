@@ -63,6 +63,22 @@ def warp(scores: Tensor, parameters: WarperParameters) -> Tensor:
     return scores
 
 
+def shortlist(scores: Tensor, parameters: WarperParameters) -> tuple[Tensor, Tensor] | None:
+    """What top-k leaves of every row, so that the rest need not look at the whole vocabulary.
+
+    Returns scores and token ids (rows, k_max), by id, or None where a row is not limited that far
+    or the cut goes through equal scores, which top-k keeps or removes together.
+    """
+    k = parameters.k_max
+    if parameters.top_k is None or k > _NUCLEUS or bool((parameters.top_k > k).any()):
+        return None
+    best = scores.topk(k + 1, dim=-1)
+    if bool((best.values[:, -2] == best.values[:, -1]).any()):
+        return None
+    ids, order = best.indices[:, :-1].sort(-1)
+    return best.values[:, :-1].gather(-1, order), ids
+
+
 def _top_k(scores: Tensor, k: Tensor, k_max: int) -> Tensor:
     """Keeps scores that reach the k-th largest; a k of the vocabulary's size keeps all."""
     best = scores.topk(k_max, dim=-1).values
