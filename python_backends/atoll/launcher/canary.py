@@ -30,7 +30,7 @@ _EXTRA = {
     "generate": {
         "text_input": _TEXT,
         "sampling_parameters": json.dumps({"max_tokens": 1}).encode(),
-    }
+    },
 }
 
 

@@ -168,12 +168,10 @@ class SessionModel:
         )
         said, failure = "", None
         for index, response in enumerate(responses, 1):
-            if failure is not None:
+            if failure is not None or not response.output_tensors():
                 continue
             try:
                 outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-                if not outputs:
-                    continue
                 said += outputs["text_output"][0].decode()
                 is_last = bool(outputs["finish_reason"][0])
                 if is_last:
