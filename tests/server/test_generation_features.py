@@ -178,6 +178,7 @@ def test_lost_conversations_are_computed_again(
 
     first, second = "Once upon a time there was a king who lived in", " The queen, however,"
     said = first + turn(first, sequence_start=True)
+    time.sleep(0.5)  # twice the conversation's life: the gauge has risen by now
     deadline = time.monotonic() + 10
     while metric(server, "atoll_conversations") > 0:
         assert time.monotonic() < deadline, "the idle conversation keeps its blocks"

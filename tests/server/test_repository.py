@@ -53,7 +53,8 @@ GROUPS = [
     *(GENERATORS[i : i + GROUP_SIZE] for i in range(0, len(GENERATORS), GROUP_SIZE)),
 ]
 TEXTS = ["An atoll is a ring", "of coral"]
-COUNT = 6
+# Tokens: more than can leave together while the sender waits for its turn on a loaded machine.
+COUNT = 32
 PROMPT = "An atoll is"
 
 # The hub's name of a repository, as a pattern -> the layout that it has.

@@ -16,7 +16,7 @@ LINES = [
     f'I{HEAD} "loading: bad:1"',
     "a model prints",
     f'W{HEAD} "a warning"',
-    f'E{HEAD} "failed to load \'bad\' version 1: Internal: '
+    f"E{HEAD} \"failed to load 'bad' version 1: Internal: "
     'ValueError: \\"x\\": 1\\nmore\\n\\nAt:\\n  /a/model.py(3): initialize\\n"',
     f"E{HEAD} failed to load 'old' version 2: Unavailable: gone",
     f'E{HEAD} "something else is wrong"',
