@@ -7,6 +7,7 @@ import pytest
 
 from atoll.catalogue import ENTRIES
 from atoll.cli.documents import commands_page, settings_page
+from atoll.cli.hardware_table import hardware_page
 from atoll.cli.model_table import file_of, models_page, readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,10 @@ def test_settings_page_is_rendered() -> None:
 
 def test_models_page_is_rendered() -> None:
     assert (ROOT / "docs" / "models.md").read_text() == models_page()
+
+
+def test_hardware_page_is_rendered() -> None:
+    assert (ROOT / "docs" / "hardware.md").read_text() == hardware_page()
 
 
 def test_readme_lists_every_entry_and_architecture() -> None:

@@ -206,15 +206,18 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
 def _gpu(index: int) -> Finding:
     import torch
 
-    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    from atoll_kernels.backends import Capabilities, refusal
+
+    capabilities = Capabilities.of(torch.device("cuda", index))
     free, total = torch.cuda.mem_get_info(index)
     found = (
-        f"{name}, compute capability {capability[0]}.{capability[1]}, "
+        f"{capabilities.name} ({capabilities.architecture}), "
         f"{free / _GIB:.0f} of {total / _GIB:.0f} GiB free"
     )
-    if capability >= (7, 5):
+    reason = refusal(capabilities)
+    if reason is None:
         return Finding(f"GPU {index}", "ok", found)
-    return Finding(f"GPU {index}", "warn", found, "7.5 is the oldest supported: --device cpu")
+    return Finding(f"GPU {index}", "warn", found, f"{reason}: serve with --device cpu")
 
 
 def _nvidia_smi() -> str | None:

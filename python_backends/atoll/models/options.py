@@ -14,6 +14,7 @@ from atoll.models.registry import Checkpoint
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import METHODS, scheme_for
 from atoll_kernels import dispatch
+from atoll_kernels.backends import Capabilities, dtype_refusal, refusal
 
 # Their activations leave the range of float16.
 _OVERFLOW_FLOAT16 = ("t5", "mt5")
@@ -23,10 +24,13 @@ def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
     """``raw``: the checkpoint's config.json, whose dtype a GPU keeps.
 
     Raises:
-        ConfigError: a device that is not there, or a quantisation that is not known.
+        ConfigError: a device that is not there or not served, a dtype that it lacks, or a
+            quantisation that is not known.
     """
     device = _device(settings.device)
     dtype = _activations(settings, device, raw)
+    if device.type != "cpu":
+        check_device(Capabilities.of(device), dtype)
     if settings.quantize is None:
         scheme = settings.dtype if settings.dtype in ("int8", "int4") else "dense"
         return LoadOptions(dtype, device, scheme)
@@ -34,9 +38,19 @@ def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
     return LoadOptions(dtype, device, scheme_for(settings.quantize), expected_method=method)
 
 
+def check_device(capabilities: Capabilities, dtype: torch.dtype) -> None:
+    """Raises ConfigError: the card, or this dtype on it, is not served; names both."""
+    reason = refusal(capabilities) or dtype_refusal(capabilities, dtype)
+    if reason is not None:
+        raise ConfigError(f"{reason}; device=cpu serves the model without it")
+
+
 def prepare_process(settings: Settings) -> None:
     """Threads and kernels of this process, which serves one model; before the model is built."""
-    dispatch.configure(disable_custom_kernels=settings.disable_custom_kernels)
+    dispatch.configure(
+        disable_custom_kernels=settings.disable_custom_kernels,
+        use_flash_attention=settings.use_flash_attention,
+    )
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
 

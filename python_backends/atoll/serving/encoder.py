@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
 from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
 from atoll.errors import AtollError, Cancelled, EmptyInputError, Overloaded, ValidationError
+from atoll.models.options import prepare_process
 from atoll.serving import tensors
 from atoll.serving.control import Control
 from atoll.serving.metrics import COUNTS, Metrics
@@ -65,8 +64,7 @@ class EncoderModel:
         settings = Settings.read(tensors.settings_parameters(args["model_config"]))
         self.settings = settings
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
-        if settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
+        prepare_process(settings)
         encoder, forward = self.load(folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)

@@ -1,0 +1,116 @@
+"""docs/hardware.md: what runs on which device, asked of the registry that decides it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from atoll_kernels.backends import (
+    BACKENDS,
+    AttentionSpec,
+    Capabilities,
+    Wishes,
+    choose,
+    dtype_refusal,
+    refusal,
+)
+
+_NVIDIA = {
+    "V100": (7, 0), "T4": (7, 5), "A100": (8, 0), "A10": (8, 6), "L4": (8, 9), "H100": (9, 0),
+}  # fmt: skip
+DEVICES = (
+    *(
+        Capabilities(name, "nvidia", f"sm{major}{minor}", (major, minor))
+        for name, (major, minor) in _NVIDIA.items()
+    ),
+    Capabilities("MI210", "amd", "gfx90a"),
+    Capabilities("MI100", "amd", "gfx908"),
+)
+# A column of the table -> what its attention asks for beyond the phase.
+FEATURES: dict[str, dict[str, Any]] = {
+    "encoder": {"phase": "encode", "causal": False},
+    "encoder, ALiBi": {"phase": "encode", "causal": False, "alibi": True},
+    "prefill": {"phase": "prefill"},
+    "prefill, ALiBi": {"phase": "prefill", "alibi": True},
+    "prefill, sliding window": {"phase": "prefill", "window": True},
+    "T5's relative bias": {"phase": "prefill", "relative_bias": True},
+    "decode": {"phase": "decode"},
+}
+_WISHES = {
+    "by default": Wishes(),
+    "`USE_FLASH_ATTENTION=True`": Wishes(use_flash_attention=True),
+    "`USE_FLASH_ATTENTION=False`": Wishes(use_flash_attention=False),
+    "`--disable-custom-kernels`": Wishes(disable_custom_kernels=True),
+}
+
+
+def served_dtypes(device: Capabilities) -> list[str]:
+    """Names of the dtypes that activations may have on a device."""
+    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    return [name for name, dtype in dtypes.items() if dtype_refusal(device, dtype) is None]
+
+
+def backend(device: Capabilities, feature: str, wishes: Wishes) -> str:
+    """The attention that a feature gets in float16 at head size 128."""
+    spec = AttentionSpec(dtype=torch.float16, head_dim=128, **FEATURES[feature])
+    return choose(device, spec, wishes).backend
+
+
+def hardware_page() -> str:
+    """docs/hardware.md: a table per wish, devices by features."""
+    lines = [
+        "# Hardware",
+        "",
+        "The tables are asked of the registry that chooses at run time "
+        "([backends.py](../kernels/atoll_kernels/backends.py)); at the `INFO` level the log says "
+        "which backend a model got and why each one before it was passed over.",
+        "",
+        "## Devices",
+        "",
+        "| device | architecture | activations | served |",
+        "|-|-|-|-|",
+        "| any CPU | x86-64, others without native kernels | float32, bfloat16, float16 | yes |",
+    ]
+    for device in DEVICES:
+        reason = refusal(device)
+        dtypes = ", ".join(served_dtypes(device)) if reason is None else ""
+        lines.append(f"| {device.name} | {device.architecture} | {dtypes} | {reason or 'yes'} |")
+    lines += ["", "## Attention on GPUs", "", *_legend()]
+    for title, wishes in _WISHES.items():
+        lines += ["", f"### {title}", "", *_table(wishes)]
+    return "\n".join([*lines, "", *_NOTES])
+
+
+def _legend() -> list[str]:
+    return [f"- `{backend.name}`: {backend.text}" for backend in BACKENDS]
+
+
+def _table(wishes: Wishes) -> list[str]:
+    lines = [f"| device | {' | '.join(FEATURES)} |", "|-" * (len(FEATURES) + 1) + "|"]
+    for device in DEVICES:
+        if refusal(device) is None:
+            # flash-attn is never taken for granted: the table is of a plain installation.
+            plain = replace(device, has_flash_attn=False)
+            found = (backend(plain, feature, wishes) for feature in FEATURES)
+            lines.append(f"| {device.name} ({device.architecture}) | {' | '.join(found)} |")
+    return lines
+
+
+_NOTES = (
+    "## The other kernels",
+    "",
+    "Norms, rotary embedding with the KV write, gated activations, 8-bit and 4-bit linear layers "
+    "(GPTQ with and without act-order, AWQ), the experts of Mixtral and top-k/top-p sampling are "
+    "Triton-language kernels on every device of the table, AMD's included. With "
+    "`--disable-custom-kernels` they are plain torch, and 4-bit weights are dequantised at load.",
+    "",
+    "## CPU",
+    "",
+    "Native kernels are built with the machine's C++ compiler at first use, for the widest of "
+    "these instruction sets that the CPU has: AVX-512 with bfloat16, AVX-512, AVX2, portable C++. "
+    "`ATOLL_CPU_ISA` names a narrower one. Without a compiler plain torch runs, and `atoll doctor` "
+    "says so.",
+    "",
+)

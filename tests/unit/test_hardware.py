@@ -1,0 +1,75 @@
+"""What is served where: cards that are too old, dtypes that a card lacks, and the user's wishes."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from atoll.cli.hardware_table import DEVICES, FEATURES, backend, served_dtypes
+from atoll.config import Settings
+from atoll.errors import ConfigError
+from atoll.models.options import check_device, prepare_process
+from atoll_kernels import dispatch
+from atoll_kernels.backends import AttentionSpec, Capabilities, Wishes, choose, refusal
+
+BY_NAME = {device.name: device for device in DEVICES}
+SERVED = [device for device in DEVICES if refusal(device) is None]
+ON = Wishes(use_flash_attention=True)
+
+
+@pytest.fixture(autouse=True)
+def policy() -> Iterator[None]:
+    yield
+    dispatch.configure()
+
+
+def test_old_cards_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"V100 has compute capability 7\.0; Atoll needs 7\.5"):
+        check_device(BY_NAME["V100"], torch.float16)
+    with pytest.raises(ConfigError, match=r"MI100 is gfx908; .*gfx90a"):
+        check_device(BY_NAME["MI100"], torch.float16)
+
+
+def test_turing_has_no_bfloat16() -> None:
+    check_device(BY_NAME["T4"], torch.float16)
+    with pytest.raises(ConfigError, match=r"T4 has compute capability 7\.5: float16 only"):
+        check_device(BY_NAME["T4"], torch.bfloat16)
+    assert "bfloat16" not in served_dtypes(BY_NAME["T4"])
+    assert "bfloat16" in served_dtypes(BY_NAME["A100"])
+
+
+def test_flash_attention_is_off_on_turing_until_asked_for() -> None:
+    turing = BY_NAME["T4"]
+    for feature, spec in FEATURES.items():
+        if spec["phase"] != "decode":
+            assert backend(turing, feature, Wishes()) == "torch-efficient", feature
+            assert backend(turing, feature, ON) == "atoll", feature
+
+
+@pytest.mark.parametrize("device", SERVED, ids=lambda d: d.architecture)
+def test_every_feature_is_served_everywhere(device: Capabilities) -> None:
+    """Windows, ALiBi and relative biases too, and never by leaving the GPU's kernels by default."""
+    for feature in FEATURES:
+        assert backend(device, feature, Wishes()) in ("atoll", "torch-efficient")
+        assert backend(device, feature, Wishes(disable_custom_kernels=True)) == "sdpa"
+
+
+def test_large_heads_leave_reasons() -> None:
+    spec = AttentionSpec("decode", torch.float16, head_dim=512)
+    choice = choose(BY_NAME["H100"], spec, Wishes())
+    assert choice.backend == "sdpa"
+    assert ("atoll", "head size 512 is more than 256") in choice.refused
+
+
+@pytest.mark.parametrize("wish", [True, False, None])
+def test_settings_reach_the_kernels(wish: bool | None) -> None:
+    settings = Settings(model_id="x", disable_custom_kernels=True, use_flash_attention=wish)
+    prepare_process(settings)
+    assert dispatch.policy.wishes == Wishes(True, wish)
+    implementation, *others = dispatch.candidates("layer_norm", "cpu")
+    assert implementation.__module__.startswith("atoll_kernels.reference") and not others
+
+
+def test_settings_are_read_from_the_environment() -> None:
+    assert Settings.read({"model_id": "x"}, {"USE_FLASH_ATTENTION": "True"}).use_flash_attention
+    assert Settings.read({"model_id": "x"}, {}).use_flash_attention is None
