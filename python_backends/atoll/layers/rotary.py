@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from atoll.errors import ConfigError
 from atoll.layers.attention import PagedBatch, Rotation
 
-SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
+# Kinds of scaling, and what each cannot do without.
+SCALINGS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": (),
+}
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,22 @@ class RopeSpec:
         """From ``rope_parameters`` or ``rope_theta`` and ``rope_scaling``.
 
         Raises:
-            ConfigError: a scaling that is not known.
+            ConfigError: a scaling that is not known, or lacks a value.
         """
         parameters = _parameters(raw)
-        kind = parameters.get("rope_type", parameters.get("type")) or "default"
+        kind = parameters.get("rope_type") or parameters.get("type") or "default"
         if kind not in SCALINGS:
-            raise ConfigError(f"rope scaling {kind!r} is not supported; known: {SCALINGS}")
+            raise ConfigError(f"rope scaling {kind!r} is not supported; known: {list(SCALINGS)}")
+        missing = [name for name in SCALINGS[kind] if parameters.get(name) is None]
+        if missing:
+            raise ConfigError(f"config.json: rope scaling {kind!r} needs {', '.join(missing)}")
         positions = int(raw.get("max_position_embeddings") or max_positions)
+        # Some repositories keep it beside the scaling, which transformers prefers.
+        name = "original_max_position_embeddings"
+        parameters[name] = raw.get(name) or parameters.get(name) or positions
         factor = parameters.get("factor")
         if factor is None and kind == "yarn":
-            factor = positions / parameters["original_max_position_embeddings"]
+            factor = positions / parameters[name]
         return cls(
             dim=dim,
             theta=float(parameters.get("rope_theta") or raw.get("rope_theta") or theta),
@@ -141,7 +154,7 @@ def _llama3(frequency: Tensor, factor: float, options: Mapping[str, Any]) -> Ten
 
 def _yarn(spec: RopeSpec, frequency: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, float]:
     """YaRN (Peng et al. 2023): a ramp over dimensions between interpolation and extrapolation."""
-    trained = float(options.get("original_max_position_embeddings") or spec.max_positions)
+    trained = float(options["original_max_position_embeddings"])
     beta_fast = float(options.get("beta_fast") or 32)
     beta_slow = float(options.get("beta_slow") or 1)
 
@@ -171,4 +184,5 @@ def _magnitude(spec: RopeSpec, options: Mapping[str, Any]) -> float:
 
 
 def _parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    """The scaling; of both, transformers takes the old name's."""
+    return dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})

@@ -51,6 +51,7 @@ class Config:
     activation: str
     max_positions: int
     is_parallel: bool
+    attention_bias: bool
     tie_word_embeddings: bool
     rope: RopeSpec
 
@@ -72,6 +73,7 @@ class Config:
             activation=raw.get("hidden_act", "gelu"),
             max_positions=rope.reach,
             is_parallel=raw.get("use_parallel_residual", True),
+            attention_bias=raw.get("attention_bias", True),
             tie_word_embeddings=raw.get("tie_word_embeddings", False),
             rope=rope,
         )
@@ -85,9 +87,9 @@ class Block(nn.Module):
         c = config
         self.activation, self.is_parallel, self.rotary = c.activation, c.is_parallel, rotary
         self.norm1 = LayerNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size)
+        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size, bias=c.attention_bias)
         self.attention = PagedAttention(layer, c.num_heads, c.num_heads, c.head_dim)
-        self.out = Linear(c.hidden_size, c.hidden_size)
+        self.out = Linear(c.hidden_size, c.hidden_size, bias=c.attention_bias)
         self.norm2 = LayerNorm(c.hidden_size, c.eps)
         self.up = Linear(c.hidden_size, c.intermediate_size)
         self.down = Linear(c.intermediate_size, c.hidden_size)

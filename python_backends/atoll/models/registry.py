@@ -50,11 +50,22 @@ DECODERS: Mapping[str, str] = {
 ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
 # A (key, value) of config.json -> file, for families that share another one's model_type.
 VARIANTS: Mapping[tuple[str, str], str] = {("position_embedding_type", "alibi"): "jina_bert"}
+# What transformers' config class of a model_type assumes, where that is not what its file assumes.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "mistral": {
+        "num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072
+    },
+    "mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "mt5": {"feed_forward_proj": "gated-gelu"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder and its config.json."""
+    """A checkpoint folder and its config.json, its model_type's defaults in place, without nulls.
+
+    A null says "no" where there is a default (Mistral's window), and nothing where there is none.
+    """
 
     folder: Path
     raw: Mapping[str, Any]
@@ -69,7 +80,8 @@ class Checkpoint:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
         if not isinstance(raw, dict):
             raise ConfigError(f"{path}: expected an object")
-        return cls(folder, raw)
+        raw = {**DEFAULTS.get(str(raw.get("model_type")), {}), **raw}
+        return cls(folder, {key: value for key, value in raw.items() if value is not None})
 
 
 def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType:
@@ -97,9 +109,17 @@ def _class_name(raw: Mapping[str, Any]) -> str:
 
 
 def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
-    """The model on the meta device: shapes without storage."""
+    """The model on the meta device: shapes without storage.
+
+    Raises:
+        ConfigError: a field is missing, or has a value that is not supported.
+    """
+    try:
+        config = module.Config.from_hf(raw)
+    except KeyError as error:
+        raise ConfigError(f"config.json has no {error}") from error
     with torch.device("meta"):
-        model: nn.Module = module.Model(module.Config.from_hf(raw))
+        model: nn.Module = module.Model(config)
     return model
 
 
