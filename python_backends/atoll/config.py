@@ -48,7 +48,10 @@ class Settings:
     huggingface_hub_cache: str | None = _setting(None, "where downloads go", group="model")
 
     pooling: str | None = _setting(
-        None, "cls, mean, last-token or splade; read from the model if unset", group="encoder"
+        None,
+        "cls, mean, max, mean-sqrt-len, weighted-mean, last-token or splade; read from the model "
+        "if unset",
+        group="encoder",
     )
     dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
     max_batch_tokens: int = _setting(16384, "tokens in one forward", group="encoder", least=1)

@@ -18,6 +18,7 @@ import pytest
 from atoll.errors import ConfigError
 from atoll.weights import embedded
 from atoll.weights.files import cached, local_folder, resolve, wanted_files
+from atoll.weights.modules import Module
 
 COMMIT = hashlib.sha1(b"commit").hexdigest()
 FILES = {
@@ -214,3 +215,18 @@ def test_weights_are_fetched_once(there: list[str], weights: list[str]) -> None:
     ]  # fmt: skip
     noise = ["README.md", "onnx/model.safetensors", "original/config.json", "script.py"]
     assert wanted_files([*there, *others, *noise]) == sorted([*weights, *others])
+
+
+def test_files_of_modules_are_fetched_wherever_they_lie() -> None:
+    """A repository that keeps its trunk below the top, and folders that no number begins."""
+    modules = [Module("sentence_transformers.models.Transformer", "0_Transformer")]
+    modules.append(Module("sentence_transformers.models.Dense", "projection"))
+    trunk = ["config.json", "model.safetensors", "sentence_bert_config.json", "tokenizer.json"]
+    wanted = [
+        *(f"0_Transformer/{name}" for name in trunk), "modules.json",
+        "projection/config.json", "projection/model.safetensors",
+    ]  # fmt: skip
+    noise = ["0_Transformer/pytorch_model.bin", "onnx/config.json", "projection/notes.json"]
+    assert wanted_files([*wanted, *noise], modules=modules) == wanted
+    described = wanted_files([*wanted, *noise], with_weights=False, modules=modules)
+    assert "0_Transformer/model.safetensors" not in described

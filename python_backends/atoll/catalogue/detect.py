@@ -5,13 +5,20 @@ Only small files are read: no weights, no tokenizer, and never a checkpoint's ow
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.weights.modules import (
+    Module,
+    length_limit,
+    read_modules,
+    read_object,
+    read_poolings,
+    transformer_folder,
+)
 
 _ENCODER_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 # Their positions begin after the padding token's id.
@@ -33,7 +40,7 @@ class Detected:
     """What a checkpoint is.
 
     architecture: the first of config.json's ``architectures``, or "" where it has none.
-    embedding_size: width of the vectors an embedder answers with, after its Dense module.
+    embedding_size: width of the vectors an embedder answers with, after its Dense modules.
     labels: a classifier's labels in the order of its logits.
     """
 
@@ -47,30 +54,38 @@ class Detected:
     labels: tuple[str, ...] = ()
 
 
-def read_model(folder: Path, task: str | None = None, dense_path: str | None = None) -> Detected:
+def read_model(
+    folder: Path,
+    task: str | None = None,
+    dense_path: str | None = None,
+    pooling: str | None = None,
+) -> Detected:
     """What the checkpoint in ``folder`` is.
 
     Args:
-        task: overrides what the files say.
+        task, pooling: override what the files say.
         dense_path: folder of the Dense module, relative to ``folder``; from modules.json if None.
 
     Raises:
         ConfigError: a file is missing or malformed.
         UnsupportedModel: no task fits; names the architecture.
     """
-    config = _object(folder / "config.json")
-    modules = _modules(folder)
+    modules = read_modules(folder)
+    trunk = transformer_folder(folder)
+    if not (trunk / "config.json").exists():
+        raise ConfigError(f"{trunk}/config.json is missing")
+    config = read_object(trunk / "config.json")
     names = [str(name) for name in config.get("architectures") or ()]
     labels = _labels(config) if _has(names, ("ForSequenceClassification",)) else ()
     hidden = _first(config, _HIDDEN_SIZE_KEYS)
     if hidden is None:
-        raise ConfigError(f"{folder}/config.json has none of {', '.join(_HIDDEN_SIZE_KEYS)}")
+        raise ConfigError(f"{trunk}/config.json has none of {', '.join(_HIDDEN_SIZE_KEYS)}")
     return Detected(
         task=task or _task(folder, config, names, modules, labels),
         architecture=names[0] if names else "",
         model_type=str(config.get("model_type", "")),
         hidden_size=hidden,
-        embedding_size=_embedding_size(folder, modules, dense_path, hidden),
+        embedding_size=_embedding_size(folder, modules, dense_path, pooling, hidden),
         max_tokens=_max_tokens(folder, config),
         dtype=config.get("torch_dtype") or config.get("dtype"),
         labels=labels,
@@ -81,17 +96,17 @@ def _task(
     folder: Path,
     config: Mapping[str, Any],
     names: Sequence[str],
-    modules: Sequence[Mapping[str, Any]],
+    modules: Sequence[Module],
     labels: Sequence[str],
 ) -> str:
     model_type = str(config.get("model_type", ""))
-    kinds = [str(module.get("type", "")) for module in modules]
+    kinds = [module.kind for module in modules]
     if labels:
         return "rerank" if len(labels) == 1 else "classify"
-    if any("Splade" in kind for kind in kinds):
+    if "SpladePooling" in kinds:
         return "sparse"
     # A decoder with pooling modules is an embedder, whatever its class is called.
-    if any(kind.endswith("Pooling") for kind in kinds) or model_type in _ENCODER_TYPES:
+    if "Pooling" in kinds or model_type in _ENCODER_TYPES:
         return "embed"
     if _has(names, _GENERATOR_CLASSES) or model_type in _GENERATOR_TYPES:
         return "generate"
@@ -102,15 +117,22 @@ def _task(
 
 
 def _embedding_size(
-    folder: Path, modules: Sequence[Mapping[str, Any]], dense_path: str | None, hidden: int
+    folder: Path,
+    modules: Sequence[Module],
+    dense_path: str | None,
+    pooling: str | None,
+    hidden: int,
 ) -> int:
-    """out_features of the last Dense module, or the hidden size."""
-    paths = [str(m.get("path")) for m in modules if str(m.get("type", "")).endswith(".Dense")]
+    """out_features of the last Dense module, or the hidden size for each pooling."""
+    paths = [m.path for m in modules if m.kind == "Dense"]
     if dense_path is not None:
         paths = [dense_path]
     if not paths:
-        return hidden
-    return int(_object(folder / paths[-1] / "config.json")["out_features"])
+        return hidden if pooling else hidden * max(1, len(read_poolings(folder)))
+    config = read_object(folder / paths[-1] / "config.json")
+    if "out_features" not in config:
+        raise ConfigError(f"{folder / paths[-1]}/config.json has no out_features")
+    return int(config["out_features"])
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -123,20 +145,12 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _max_tokens(folder: Path, config: Mapping[str, Any]) -> int | None:
-    path = folder / "sentence_bert_config.json"
-    own = _object(path).get("max_seq_length") if path.exists() else None
     positions = _first(config, _MAX_TOKENS_KEYS)
     if positions is not None and config.get("model_type") in _OFFSET_TYPES:
         positions -= int(config.get("pad_token_id", 1)) + 1
-    return own or positions
-
-
-def _modules(folder: Path) -> list[Mapping[str, Any]]:
-    path = folder / "modules.json"
-    found = _json(path) if path.exists() else []
-    if not isinstance(found, list):
-        raise ConfigError(f"{path}: expected a list")
-    return [module for module in found if isinstance(module, dict)]
+    own = length_limit(folder) if config.get("model_type") in _ENCODER_TYPES else None
+    limits = [int(limit) for limit in (own, positions) if limit]
+    return min(limits) if limits else None
 
 
 def _has(names: Sequence[str], endings: Sequence[str]) -> bool:
@@ -145,17 +159,3 @@ def _has(names: Sequence[str], endings: Sequence[str]) -> bool:
 
 def _first(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
     return next((int(config[key]) for key in keys if config.get(key) is not None), None)
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    found = _json(path)
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected an object")
-    return found
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error

@@ -26,6 +26,7 @@ from atoll.cli.options import AsJson, Revision, print_json
 from atoll.errors import AtollError, ConfigError
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
+from atoll.weights.modules import transformer_folder
 
 _OPS = ("varlen_attention", "paged_attention", "linear", "layer_norm", "rms_norm", "apply_rope")
 
@@ -69,13 +70,14 @@ def info(
     known = catalogue_entry(model)
     folder = resolve(known.model_id if known else model, revision, with_weights=False)
     detected = read_model(folder)
+    trunk = transformer_folder(folder)
     facts: dict[str, Any] = {
         "name": known.name if known else entry_name(model),
         "model_id": known.model_id if known else model,
         "folder": str(folder),
         **asdict(detected),
-        "weight_bytes": _weight_bytes(folder),
-        "implementation": _implementation(folder, detected),
+        "weight_bytes": _weight_bytes(trunk),
+        "implementation": _implementation(trunk, detected),
         "kernels": _kernels(),
         "settings": dict(known.settings) if known else {},
     }

@@ -77,7 +77,9 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
     found = folder or resolve(model_id, revision, settings.get("huggingface_hub_cache"))
     return entry_for(
         str(folder or model_id),
-        read_model(found, settings.get("task"), settings.get("dense_path")),
+        read_model(
+            found, settings.get("task"), settings.get("dense_path"), settings.get("pooling")
+        ),
         name=entry_name(name or model_id, taken),
         revision=revision,
         settings=rest,

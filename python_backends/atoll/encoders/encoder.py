@@ -6,7 +6,7 @@ request asked for is in ``item.options``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,13 @@ from atoll.config import Settings
 from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
 from atoll.encoders.packer import Item
 from atoll.encoders.pooling import normalized, pool
-from atoll.encoders.spec import EncoderSpec
+from atoll.encoders.spec import EncoderSpec, check_modules
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import PackedBatch
 from atoll.models.options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
+from atoll.weights.modules import transformer_folder
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,12 +65,15 @@ class SparseVector(NamedTuple):
 
 
 class Encoder:
-    """The trunk of a checkpoint and what its files say about it."""
+    """The trunk of a checkpoint and what its files say about it.
+
+    folder: where the trunk's files are, which may be below the checkpoint's folder.
+    """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         """Raises ConfigError, UnsupportedModel, WeightError: the checkpoint cannot be used."""
-        checkpoint = Checkpoint.open(folder)
-        self.folder = folder
+        checkpoint = Checkpoint.open(transformer_folder(folder))
+        self.folder = checkpoint.folder
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
         trunk: Any = load_encoder(checkpoint, self.options)
         self.trunk = trunk
@@ -85,15 +89,21 @@ class Embedder(Encoder):
         super().__init__(folder, settings)
         if self.spec.pooling == "splade":
             raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
-        self.dense = [DenseHead.load(path, self.options) for path in self.spec.dense]
-        self.dimensions = self.dense[-1].out_features if self.dense else self.hidden_size
+        check_modules(folder, self.spec, settings)
+        self.steps: list[Callable[[Tensor], Tensor]] = [
+            normalized if path is None else DenseHead.load(path, self.options)
+            for path in self.spec.steps
+        ]
+        sizes = [step.out_features for step in self.steps if isinstance(step, DenseHead)]
+        pooled = self.hidden_size * len(self.spec.pooling.split("+"))
+        self.dimensions = sizes[-1] if sizes else pooled
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""
         hidden = self.trunk(batch)
         vectors = pool(hidden, batch.cu_seqlens, self.spec.pooling)
-        for head in self.dense:
-            vectors = head(vectors.to(self.options.dtype)).float()
+        for step in self.steps:
+            vectors = step(vectors)
         vectors = vectors.cpu()
         finite, unit = _finite(vectors), normalized(vectors)
         bounds = batch.cu_seqlens.tolist()
@@ -116,7 +126,8 @@ class SparseEmbedder(Encoder):
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
-        self.head = MaskedLanguageHead.load(folder, self.trunk, self.options)
+        check_modules(folder, self.spec, settings)
+        self.head = MaskedLanguageHead.load(self.folder, self.trunk, self.options)
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """A ``SparseVector``, or an error, per item."""
@@ -142,7 +153,7 @@ class Classifier(Encoder):
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
         self.head = ClassificationHead.load(
-            folder, self.hidden_size, len(self.spec.labels), self.options
+            self.folder, self.hidden_size, len(self.spec.labels), self.options
         )
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:

@@ -5,17 +5,16 @@ A head is a module with a table of its own, loaded from the same checkpoint as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from atoll.encoders.spec import read_json
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, UnsupportedModel
 from atoll.layers import LayerNorm, Linear
 from atoll.weights.load import LoadOptions, load_weights
+from atoll.weights.modules import read_object
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.table import Either, Weights
 from atoll_kernels import activate
@@ -57,7 +56,9 @@ MASKED_LANGUAGE = (
 DENSE = Weights(anchor="linear", modules={"linear": "linear"})
 
 # Class in a sentence-transformers Dense config -> activation.
-_DENSE_ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
+_DENSE_ACTIVATIONS = {
+    "Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"
+}  # fmt: skip
 
 
 class ClassificationHead(nn.Module):
@@ -127,30 +128,39 @@ class MaskedLanguageHead(nn.Module):
 class DenseHead(nn.Module):
     """A sentence-transformers Dense module after pooling."""
 
-    def __init__(self, in_features: int, out_features: int, activation: str | None) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, activation: str | None, dtype: torch.dtype
+    ) -> None:
         super().__init__()
-        self.config, self.activation = None, activation
+        self.config, self.activation, self.dtype = None, activation, dtype
         self.linear = Linear(in_features, out_features, quantizable=False)
         self.out_features = out_features
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> DenseHead:
-        """Raises ConfigError, WeightError: the module's folder cannot be used."""
-        raw: Mapping[str, Any] = read_json(folder / "config.json")
-        name = str(raw.get("activation_function", "Identity")).rsplit(".", 1)[-1]
+        """Raises ConfigError, UnsupportedModel, WeightError: the module cannot be used."""
+        raw = read_object(folder / "config.json")
+        # sentence-transformers' default; its files name what they mean otherwise.
+        name = str(raw.get("activation_function") or "Tanh").rsplit(".", 1)[-1]
         if name not in _DENSE_ACTIVATIONS:
             known = ", ".join(_DENSE_ACTIVATIONS)
             raise ConfigError(f"{folder}: activation_function is {name!r}; known: {known}")
+        source = raw.get("module_input_name") or "sentence_embedding"
+        if source != "sentence_embedding" or raw.get("use_residual"):
+            raise UnsupportedModel(
+                f"{folder}: a Dense module with module_input_name {source!r} and use_residual "
+                f"{bool(raw.get('use_residual'))} is not supported"
+            )
         try:
             sizes = int(raw["in_features"]), int(raw["out_features"])
         except KeyError as error:
             raise ConfigError(f"{folder}/config.json has no {error}") from None
         with torch.device("meta"):
-            head = cls(*sizes, _DENSE_ACTIVATIONS[name])
+            head = cls(*sizes, _DENSE_ACTIVATIONS[name], options.dtype)
         load_weights(head, DENSE, folder, options)
         return head
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(num_seqs, in_features) -> (num_seqs, out_features)."""
-        out: Tensor = self.linear(vectors, self.activation)
-        return out
+        """(num_seqs, in_features) -> (num_seqs, out_features), both float32."""
+        out: Tensor = self.linear(vectors.to(self.dtype), self.activation)
+        return out.float()

@@ -1,4 +1,9 @@
-"""From the hidden states of packed tokens to one vector per text."""
+"""From the hidden states of packed tokens to one vector per text.
+
+The poolings are sentence-transformers'; several of them give their vectors one behind the other.
+"""
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -6,19 +11,38 @@ from torch import Tensor
 
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
-    """One float32 vector per sequence: "cls", "last-token" or "mean".
+    """One float32 vector per sequence, (num_seqs, hidden times the number of poolings).
 
     Args:
         hidden: (tokens, hidden). cu_seqlens: (num_seqs + 1,) int32.
+        pooling: names of ``weights.modules.POOLING_MODES``, joined by "+".
     """
     starts = cu_seqlens.long()
-    if pooling == "cls":
-        return hidden[starts[:-1]].float()
-    if pooling == "last-token":
-        return hidden[starts[1:] - 1].float()
-    return torch.segment_reduce(hidden.float(), "mean", lengths=starts.diff(), axis=0)
+    parts = [_pool(hidden, starts, mode) for mode in pooling.split("+")]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def normalized(vectors: Tensor) -> Tensor:
     """Every row divided by its length (float32)."""
     return F.normalize(vectors, dim=-1)
+
+
+def _pool(hidden: Tensor, starts: Tensor, mode: str) -> Tensor:
+    if mode == "cls":
+        return hidden[starts[:-1]].float()
+    if mode == "last-token":
+        return hidden[starts[1:] - 1].float()
+    lengths = starts.diff()
+    if mode == "weighted-mean":
+        # Token i of a text counts i + 1 times.
+        first = starts[:-1].repeat_interleave(lengths)
+        weights = torch.arange(1, len(hidden) + 1, device=hidden.device) - first
+        total = _reduce(hidden.float() * weights[:, None], lengths, "sum")
+        return total / (lengths * (lengths + 1) / 2)[:, None]
+    if mode == "mean-sqrt-len":
+        return _reduce(hidden.float(), lengths, "sum") / lengths.sqrt()[:, None]
+    return _reduce(hidden.float(), lengths, mode)
+
+
+def _reduce(rows: Tensor, lengths: Tensor, kind: str) -> Tensor:
+    return torch.segment_reduce(rows, kind, lengths=lengths, axis=0)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import normalizers
 
 from atoll.errors import ConfigError
 from atoll.text.families import TextRule, complete, text_rule
+from atoll.weights.modules import sentence_config, transformer_folder
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token")
 
@@ -37,11 +39,15 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Raises ConfigError: the folder has no tokenizer that can be read."""
+        is_lower_case = bool(sentence_config(folder).get("do_lower_case"))
+        folder = transformer_folder(folder)
         config = _read(folder / "tokenizer_config.json")
         core = _core(folder)
         complete(core, _read(folder / "config.json").get("architectures"))
         core.no_truncation()
         core.no_padding()
+        if is_lower_case:
+            _lower(core)
         texts = _special_tokens(folder, config)
         eos_token_ids = _eos_token_ids(folder, core, texts)
         return cls(core, config, texts, eos_token_ids, text_rule(core))
@@ -75,6 +81,13 @@ def _core(folder: Path) -> RustTokenizer:
         return core
     except Exception as error:
         raise ConfigError(f"{folder}: no tokenizer can be read: {error}") from error
+
+
+def _lower(core: RustTokenizer) -> None:
+    """What sentence-transformers' ``do_lower_case`` asks for, whatever tokenizer.json does."""
+    own = core.normalizer
+    after = [] if own is None else [own]
+    core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

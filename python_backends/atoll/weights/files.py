@@ -12,8 +12,9 @@ from pathlib import Path
 
 from atoll.errors import ConfigError
 from atoll.weights.embedded import EMBEDDED, embedded_folder
+from atoll.weights.modules import Module, read_modules, transformer_folder
 
-# Root files of a repository, then the files of sentence-transformers' modules (1_Pooling, ...).
+# Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "sentencepiece.bpe.model")
 _MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 _NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "README*", "*.onnx")
@@ -58,7 +59,7 @@ def local_folder(model_id: str) -> Path | None:
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
             raise ConfigError(f"model_id {model_id!r}: there is no such folder")
         return None
-    if not (path / "config.json").exists():
+    if not (transformer_folder(path) / "config.json").exists():
         raise ConfigError(f"model_id {model_id!r}: the folder has no config.json")
     return path.resolve()
 
@@ -74,20 +75,30 @@ def cached(model_id: str, revision: str | None = None, cache: str | Path | None 
     return _earlier_download(model_id, revision, cache) is not None
 
 
-def wanted_files(names: Iterable[str], with_weights: bool = True) -> list[str]:
+def wanted_files(
+    names: Iterable[str], with_weights: bool = True, modules: Sequence[Module] = ()
+) -> list[str]:
     """Which files of a hub repository to download: config, tokenizer, and weights once.
 
-    Safetensors if there are any; ``.bin`` files only if not.
+    Safetensors if there are any; ``.bin`` files only if not. modules: those of its modules.json.
     """
     everything = list(names)
-    root = [n for n in everything if "/" not in n and not _matches(n, _NOT_NEEDED)]
-    small = [n for n in root if _matches(n, _SMALL_FILES)]
-    modules = [
-        n for n in everything
-        if n.count("/") == 1 and n[0].isdigit() and n.split("/")[1] in _MODULE_FILES
-    ]  # fmt: skip
-    weights = _weights(root) if with_weights else []
-    return sorted({*small, *weights, *modules})
+    # Besides the modules: dense_path may name another "2_Dense_256" of the repository.
+    others = {n.split("/")[0] for n in everything if n.count("/") == 1 and n[0].isdigit()}
+    others |= {module.path for module in modules} - {""}
+    trunks = {module.path for module in modules if module.is_transformer}
+    found = _model_files(everything, "", with_weights)
+    for path in trunks - {""}:
+        found |= _model_files(everything, f"{path}/", with_weights)
+    wanted = {f"{path}/{name}" for path in others - trunks for name in _MODULE_FILES}
+    return sorted(found | wanted.intersection(everything))
+
+
+def _model_files(everything: Iterable[str], prefix: str, with_weights: bool) -> set[str]:
+    inside = [n.removeprefix(prefix) for n in everything if n.startswith(prefix)]
+    top = [n for n in inside if "/" not in n and not _matches(n, _NOT_NEEDED)]
+    weights = _weights(top) if with_weights else []
+    return {prefix + n for n in [*weights, *(n for n in top if _matches(n, _SMALL_FILES))]}
 
 
 def _weights(root: Sequence[str]) -> list[str]:
@@ -111,7 +122,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _download(
     model_id: str, revision: str | None, cache: str | Path | None, with_weights: bool
 ) -> Path:
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
     from huggingface_hub import errors as hub
 
     token = os.environ.get("HF_TOKEN") or None
@@ -120,7 +131,14 @@ def _download(
             raise hub.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
         # Not list_repo_files: that one retries for half a minute where there is no network.
         info = HfApi(token=token).model_info(model_id, revision=revision, timeout=_TIMEOUT_S)
-        names = wanted_files((s.rfilename for s in info.siblings or ()), with_weights)
+        names = [s.rfilename for s in info.siblings or ()]
+        modules: tuple[Module, ...] = ()
+        if "modules.json" in names:
+            file = hf_hub_download(
+                model_id, "modules.json", revision=revision, cache_dir=cache, token=token
+            )
+            modules = read_modules(Path(file).parent)
+        names = wanted_files(names, with_weights, modules)
         folder = snapshot_download(
             model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names
         )
@@ -136,12 +154,14 @@ def _download(
         ) from error
     except hub.HFValidationError as error:
         raise ConfigError(f"model_id {model_id!r} is no folder and no hub id: {error}") from error
+    except ConfigError:
+        raise
     except Exception as error:
         earlier = _earlier_download(model_id, revision, cache, with_weights)
         if earlier is None:
             raise ConfigError(_unreachable(model_id, revision, error)) from error
         return earlier
-    if not (Path(folder) / "config.json").exists():
+    if not (transformer_folder(Path(folder)) / "config.json").exists():
         raise ConfigError(f"model {model_id!r}: the repository has no config.json")
     return Path(folder)
 
@@ -154,13 +174,21 @@ def _earlier_download(
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(model_id, "config.json", cache_dir=cache, revision=revision)
+        # A sentence-transformers repository may have its config.json in a folder of its own.
+        files = (
+            try_to_load_from_cache(model_id, name, cache_dir=cache, revision=revision)
+            for name in ("config.json", "modules.json")
+        )
+        found = next((file for file in files if isinstance(file, str)), None)
     except HFValidationError:
         return None
-    if not isinstance(found, str):
+    if found is None:
         return None
     folder = Path(found).parent
-    has_weights = bool(_weights([path.name for path in folder.iterdir()]))
+    trunk = transformer_folder(folder)
+    if not (trunk / "config.json").exists():
+        return None
+    has_weights = bool(_weights([path.name for path in trunk.iterdir()]))
     return folder if has_weights or not with_weights else None
 
 

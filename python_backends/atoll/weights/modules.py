@@ -1,0 +1,147 @@
+"""Where the parts of a checkpoint in sentence-transformers' format lie, as its modules.json says.
+
+A folder without that file is a plain transformers checkpoint: everything lies at its top.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from atoll.errors import ConfigError
+
+# Names that sentence-transformers has given to one and the same file over the years.
+_SENTENCE_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Our names, in the order in which several are concatenated -> names in a Pooling module's
+# config.json: newer files hold "pooling_mode", older ones a flag for each.
+POOLING_MODES = {
+    "cls": ("cls", "pooling_mode_cls_token"),
+    "max": ("max", "pooling_mode_max_tokens"),
+    "mean": ("mean", "pooling_mode_mean_tokens"),
+    "mean-sqrt-len": ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
+    "weighted-mean": ("weightedmean", "pooling_mode_weightedmean_tokens"),
+    "last-token": ("lasttoken", "pooling_mode_lasttoken"),
+}
+_TRANSFORMERS = ("Transformer", "MLMTransformer")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One row of modules.json. type: dotted name of the class. path: relative to the checkpoint."""
+
+    type: str
+    path: str
+
+    @property
+    def kind(self) -> str:
+        """The class without its package, which moved between versions."""
+        return self.type.rsplit(".", 1)[-1]
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether it holds the trunk and the tokenizer."""
+        return self.kind in _TRANSFORMERS
+
+
+def read_modules(folder: Path) -> tuple[Module, ...]:
+    """The modules in order; none where there is no modules.json.
+
+    Raises:
+        ConfigError: the file is malformed, or names a path outside the checkpoint.
+    """
+    path = folder / "modules.json"
+    return parse_modules(read_document(path), str(path)) if path.exists() else ()
+
+
+def parse_modules(found: Any, name: str) -> tuple[Module, ...]:
+    """``read_modules`` of what was read from the file ``name``."""
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ConfigError(f"{name}: expected a list of objects")
+    modules = tuple(Module(str(row.get("type")), str(row.get("path") or "")) for row in found)
+    for module in modules:
+        inside = PurePosixPath(module.path)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise ConfigError(f"{name}: path {module.path!r} leads out of the checkpoint")
+    return modules
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where config.json, the trunk's weights and the tokenizer are: ``folder`` or one in it."""
+    modules = read_modules(folder)
+    return folder / next((m.path for m in modules if m.is_transformer), "")
+
+
+def read_poolings(folder: Path) -> tuple[str, ...]:
+    """How token vectors become one: keys of ``POOLING_MODES``; none where no file says it.
+
+    Raises:
+        ConfigError: the file asks for something else; names its keys.
+    """
+    paths = [m.path for m in read_modules(folder) if m.kind == "Pooling"]
+    file = folder / (paths[0] if paths else "1_Pooling") / "config.json"
+    if not file.exists():
+        if paths:
+            raise ConfigError(f"{file} is missing")
+        return ()
+    raw = read_object(file)
+    asked = raw.get("pooling_mode")
+    if asked is None:
+        asked = [key for key in raw if key.startswith("pooling_mode_") and raw[key]]
+    asked = [asked] if isinstance(asked, str) else list(asked)
+    known = {name: mode for mode, names in POOLING_MODES.items() for name in names}
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise ConfigError(f"{file}: pooling by {unknown} is not supported; known: {sorted(known)}")
+    found = [known[name] for name in asked]
+    if "pooling_mode" not in raw:  # flags have no order of their own
+        found.sort(key=list(POOLING_MODES).index)
+    # A file without any of the keys means sentence-transformers' default.
+    return tuple(found) or ("mean",)
+
+
+def sentence_config(folder: Path) -> dict[str, Any]:
+    """sentence_bert_config.json beside the trunk, under any of its names; empty without one."""
+    trunk = transformer_folder(folder)
+    found = next((trunk / name for name in _SENTENCE_CONFIGS if (trunk / name).exists()), None)
+    return {} if found is None else read_object(found)
+
+
+def length_limit(folder: Path) -> int | None:
+    """Tokens of the longest text by sentence-transformers' rule, which may exceed the positions.
+
+    Its own limit, or the tokenizer's, which is astronomical where nobody set one.
+    """
+    limit = sentence_config(folder).get("max_seq_length")
+    if limit is None:
+        tokenizer = read_object(transformer_folder(folder) / "tokenizer_config.json")
+        limit = tokenizer.get("model_max_length")
+    return None if limit is None else int(limit)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file.
+
+    Raises:
+        ConfigError: it is no object.
+    """
+    found = read_document(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected an object")
+    return found
+
+
+def read_document(path: Path) -> Any:
+    """Any JSON.
+
+    Raises:
+        ConfigError: the file is missing or malformed.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error

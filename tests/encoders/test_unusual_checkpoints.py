@@ -1,0 +1,229 @@
+"""Checkpoints as people publish them, against sentence-transformers and transformers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny.encoders import TRUNKS
+from tiny.sentence import OLD, TEXTS, Part, embed, update, write_modules, write_trunk
+from torch import Tensor
+
+from atoll.catalogue import read_model
+from atoll.config import Settings
+from atoll.encoders.encoder import Embedder
+from atoll.errors import AtollError, ConfigError, UnsupportedModel
+from atoll.weights.files import resolve
+
+HIDDEN = 48
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    write_trunk(TRUNKS[0], folder)
+    return folder
+
+
+@pytest.fixture
+def folder(bert: Path, tmp_path: Path) -> Path:
+    """A plain BERT checkpoint that a test may change."""
+    return Path(shutil.copytree(bert, tmp_path / "model"))
+
+
+def reference(folder: Path, texts: list[str] = TEXTS, **options: Any) -> Tensor:
+    """sentence-transformers' vectors."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    found: Tensor = model.encode(texts, convert_to_tensor=True, **options)
+    return found
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape
+    limit = 2e-5 * max(1.0, float(theirs.std(correction=0)))
+    assert float((ours.double() - theirs.double()).abs().max()) <= limit
+
+
+def refused(folder: Path, kind: type[AtollError], match: str, **settings: Any) -> None:
+    with pytest.raises(kind, match=match):
+        Embedder(folder, Settings(**settings))
+
+
+# Modules of sentence-transformers
+
+
+def pooling(path: str = "1_Pooling", type: str = f"{OLD}.Pooling", **config: Any) -> Part:
+    return Part(type, path, {"word_embedding_dimension": HIDDEN, **config})
+
+
+def dense(path: str, size: int, activation: str | None, bias: bool, inputs: int = HIDDEN) -> Part:
+    generator = torch.Generator().manual_seed(size)
+    tensors = {"linear.weight": torch.randn(size, inputs, generator=generator) / 5}
+    if bias:
+        tensors["linear.bias"] = torch.randn(size, generator=generator)
+    config = {"in_features": inputs, "out_features": size, "bias": bias}
+    if activation is not None:
+        config["activation_function"] = f"torch.nn.modules.{activation}"
+    return Part(f"{OLD}.Dense", path, config, tensors)
+
+
+TRUNK = Part(f"{OLD}.Transformer")
+MEAN = pooling(pooling_mode_mean_tokens=True)
+NORMALIZE = Part(f"{OLD}.Normalize", "9_Normalize")
+NEW = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
+LAYOUTS: dict[str, tuple[Part, ...]] = {
+    "cls": (TRUNK, pooling(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)),
+    "normalize": (TRUNK, MEAN, NORMALIZE),
+    "dense-identity": (TRUNK, MEAN, dense("2_Dense", 20, "linear.Identity", True)),
+    "dense-tanh": (TRUNK, MEAN, dense("2_Dense", 20, "activation.Tanh", False)),
+    "dense-default": (TRUNK, MEAN, dense("2_Dense", 20, None, True)),
+    "dense-twice": (
+        TRUNK, MEAN, dense("2_Dense", 20, "activation.ReLU", True),
+        dense("3_Dense", 12, "linear.Identity", False, 20), NORMALIZE,
+    ),
+    "normalize-then-dense": (
+        TRUNK, MEAN, NORMALIZE, Part(f"{OLD}.Dropout", "3_Dropout", {"dropout": 0.5}),
+        dense("4_Dense", 20, "activation.Tanh", True),
+    ),
+    "other-folder-names": (
+        TRUNK, pooling("the pool", pooling_mode_cls_token=True),
+        dense("projection", 20, "linear.Identity", True),
+    ),
+    "two-flags": (TRUNK, pooling(pooling_mode_mean_tokens=True, pooling_mode_cls_token=True)),
+    "max": (TRUNK, pooling(pooling_mode_max_tokens=True)),
+    "sqrt": (TRUNK, pooling(pooling_mode_mean_sqrt_len_tokens=True)),
+    "weighted": (TRUNK, pooling(pooling_mode_weightedmean_tokens=True)),
+    "last": (TRUNK, pooling(pooling_mode_lasttoken=True)),
+    "no-flag": (TRUNK, pooling(pooling_mode_cls_token=False)),
+    "new-types": (
+        Part("sentence_transformers.base.modules.transformer.Transformer"),
+        pooling("1_Pooling", NEW, pooling_mode="weightedmean", include_prompt=True),
+        Part("sentence_transformers.base.modules.normalize.Normalize", "2_Normalize"),
+    ),
+    "new-list": (
+        Part("sentence_transformers.base.modules.transformer.Transformer"),
+        pooling("1_Pooling", NEW, pooling_mode=["lasttoken", "max", "cls"]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_modules_equal_sentence_transformers(name: str, folder: Path) -> None:
+    write_modules(folder, *LAYOUTS[name])
+    is_unit = LAYOUTS[name][-1].type.endswith("Normalize")
+    ours = embed(folder, normalize=is_unit)
+    close(ours, reference(folder))
+    detected = read_model(folder)
+    assert (detected.task, detected.embedding_size) == ("embed", ours.shape[1])
+
+
+def test_a_setting_wins_over_several_poolings(folder: Path) -> None:
+    write_modules(folder, *LAYOUTS["two-flags"])
+    vectors = embed(folder, pooling="mean")
+    assert vectors.shape[1] == read_model(folder, pooling="mean").embedding_size == HIDDEN
+    refused(folder, ConfigError, "pooling is 'median'; known: cls, max, mean", pooling="median")
+
+
+def test_weights_below_the_top(folder: Path) -> None:
+    """sentence-transformers before 2.0 kept the trunk in a folder of its own."""
+    whole = folder.parent / "whole"
+    whole.mkdir()
+    folder.rename(whole / "0_Transformer")
+    write_modules(whole, Part(f"{OLD}.Transformer", "0_Transformer"), MEAN)
+    update(whole / "0_Transformer" / "sentence_bert_config.json", max_seq_length=9)
+    assert resolve(str(whole)) == whole
+    close(embed(whole), reference(whole))
+    detected = read_model(whole)
+    assert (detected.task, detected.hidden_size, detected.max_tokens) == ("embed", HIDDEN, 9)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tokenizer", "limit"),
+    [
+        ({"max_seq_length": 8}, {"model_max_length": 12}, 8),
+        ({"max_seq_length": None}, {"model_max_length": 12}, 12),
+        ({}, {"model_max_length": int(1e30)}, 70),
+        ({"max_seq_length": 512}, {"model_max_length": 512}, 70),
+        ({}, {"model_max_length": None}, 70),
+    ],
+)
+def test_length_limits(
+    sentence: dict[str, Any], tokenizer: dict[str, Any], limit: int, folder: Path
+) -> None:
+    write_modules(folder, TRUNK, MEAN)
+    update(folder / "sentence_roberta_config.json", do_lower_case=False, **sentence)
+    update(folder / "tokenizer_config.json", **tokenizer)
+    assert Embedder(folder, Settings()).spec.max_length == limit
+    assert read_model(folder).max_tokens == limit
+    if limit < 70:
+        close(embed(folder), reference(folder))
+
+
+def test_lower_case(folder: Path) -> None:
+    write_modules(folder, TRUNK, MEAN)
+    upper = embed(folder)
+    update(folder / "sentence_bert_config.json", do_lower_case=True)
+    lower = embed(folder)
+    close(lower, reference(folder))
+    assert float((lower[1] - upper[1]).abs().max()) > 1e-3
+
+
+def test_prompts(folder: Path) -> None:
+    write_modules(folder, TRUNK, MEAN)
+    update(
+        folder / "config_sentence_transformers.json", similarity_fn_name="dot",
+        prompts={"query": "ask: ", "document": "", "unset": None}, default_prompt_name="query",
+        model_type="SentenceTransformer", __version__={"sentence_transformers": "6.2.0"},
+    )  # fmt: skip
+    close(embed(folder), reference(folder))
+    close(embed(folder, prompt_name="document"), reference(folder, prompt_name="document"))
+    assert float((embed(folder) - embed(folder, prompt_name="document")).abs().max()) > 1e-3
+    update(folder / "config_sentence_transformers.json", default_prompt_name="nope")
+    refused(folder, ConfigError, r"default_prompt_name is 'nope'.*'document', 'query'")
+
+
+def test_modules_that_cannot_be_served_are_named(folder: Path) -> None:
+    cases: dict[str, tuple[Part, ...]] = {
+        r"\['Transformer', 'LSTM', 'Pooling'\]": (TRUNK, Part(f"{OLD}.LSTM", "1_LSTM"), MEAN),
+        r"\['Transformer', 'Pooling', 'CNN'\]": (TRUNK, MEAN, Part(f"{OLD}.CNN", "2_CNN")),
+        r"\['Transformer'\]": (TRUNK,),
+        r"'custom_st.Transformer'.*never runs": (Part("custom_st.Transformer"), MEAN),
+        r"'pylate.models.Dense.Dense'": (TRUNK, Part("pylate.models.Dense.Dense", "1_Dense")),
+    }
+    for match, parts in cases.items():
+        write_modules(folder, *parts)
+        refused(folder, UnsupportedModel, match)
+    write_modules(folder, TRUNK, pooling(pooling_mode_median_tokens=True))
+    refused(folder, ConfigError, r"pooling by \['pooling_mode_median_tokens'\] is not supported")
+    write_modules(folder, TRUNK, pooling(pooling_mode="attention"))
+    refused(folder, ConfigError, r"pooling by \['attention'\] is not supported; known: .*'cls'")
+    write_modules(folder, TRUNK, Part(f"{OLD}.Pooling", "absent"))
+    refused(folder, ConfigError, r"absent/config\.json is missing")
+    write_modules(folder, TRUNK, Part(f"{OLD}.Pooling", ""), Part(f"{OLD}.Dense", "../elsewhere"))
+    refused(folder, ConfigError, "leads out of the checkpoint")
+
+
+def test_prompts_left_out_of_the_pooling_are_refused(folder: Path) -> None:
+    write_modules(folder, TRUNK, pooling(pooling_mode="mean", include_prompt=False))
+    close(embed(folder), reference(folder))
+    refused(folder, UnsupportedModel, "include_prompt is false", default_prompt="ask: ")
+
+
+def test_dense_modules_that_cannot_be_served_are_named(folder: Path) -> None:
+    part = dense("2_Dense", 20, "linear.Identity", True)
+    write_modules(folder, TRUNK, MEAN, part)
+    config = folder / "2_Dense" / "config.json"
+    for match, changes in {
+        "module_input_name 'token_embeddings'": {"module_input_name": "token_embeddings"},
+        "use_residual True": {"module_input_name": None, "use_residual": True},
+        "activation_function is 'Softplus'": {
+            "use_residual": None, "activation_function": "torch.nn.modules.activation.Softplus",
+        },
+    }.items():  # fmt: skip
+        update(config, **changes)
+        refused(folder, AtollError, match)

@@ -1,0 +1,99 @@
+"""Tiny checkpoints in sentence-transformers' layouts, and Atoll's answers for texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.packer import Item, batch_of
+from atoll.text.encoding import Encoded, TextEncoder
+from atoll.text.tokenizer import Tokenizer
+from tiny.checkpoint import Variant, write
+from tiny.encoders import write_text_files
+
+OLD = "sentence_transformers.models"
+TEXTS = ["coral", "A ring of coral, around a lagoon.", "fish " * 11, "x", "Two Reefs"]
+
+
+class Part(NamedTuple):
+    """A row of modules.json and the files of its folder."""
+
+    type: str
+    path: str = ""
+    config: Mapping[str, Any] | None = None
+    tensors: Mapping[str, Tensor] | None = None
+
+
+def write_trunk(variant: Variant, folder: Path) -> Any:
+    """A checkpoint with a tokenizer that transformers reads as it is; returns the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = write(variant, folder).model
+    write_text_files(folder)
+    update(
+        folder / "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", sep_token="[SEP]",
+        unk_token="[UNK]", model_max_length=int(1e30),
+    )  # fmt: skip
+    return model
+
+
+def write_modules(folder: Path, *parts: Part) -> None:
+    """modules.json and what its modules keep; the trunk is written apart."""
+    rows = [{"idx": i, "name": str(i), "path": p.path, "type": p.type} for i, p in enumerate(parts)]
+    (folder / "modules.json").write_text(json.dumps(rows))
+    for part in parts:
+        if part.path:
+            (folder / part.path).mkdir(exist_ok=True)
+        if part.config is not None:
+            (folder / part.path / "config.json").write_text(json.dumps(part.config))
+        if part.tensors is not None:
+            save_file(dict(part.tensors), folder / part.path / "model.safetensors")
+
+
+def update(path: Path, **changes: Any) -> None:
+    """Changes keys of a JSON file, which is made if need be; None removes a key."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    found = {key: value for key, value in {**found, **changes}.items() if value is not None}
+    path.write_text(json.dumps(found))
+
+
+def encode(folder: Path, texts: Any, encoder: Any) -> list[Encoded]:
+    """Token ids as serving makes them."""
+    text_encoder = TextEncoder(Tokenizer.load(folder).core, encoder.spec.max_length)
+    return text_encoder.encode(texts, name="x", truncate=True)
+
+
+def run(folder: Path, texts: Any, encoder: Any, options: Any) -> list[Any]:
+    """The encoder's results of texts or pairs, in one pack."""
+    items = [
+        Item(e.ids, lambda result: None, e.type_ids, options)
+        for e in encode(folder, texts, encoder)
+    ]
+    with torch.inference_mode():
+        results: list[Any] = encoder(batch_of(items, torch.device("cpu")), items)
+    return results
+
+
+def embed(
+    folder: Path,
+    texts: Sequence[str] = TEXTS,
+    normalize: bool = False,
+    prompt_name: str | None = None,
+    **settings: Any,
+) -> Tensor:
+    """Atoll's vectors, (texts, width)."""
+    given = Settings(**settings)
+    encoder = Embedder(folder, given)
+    prompt = encoder.spec.prompt(given, prompt_name)
+    found = run(folder, [prompt + t for t in texts], encoder, EmbedOptions(normalize))
+    vectors = torch.stack([torch.from_numpy(row.vector) for row in found])
+    assert vectors.shape[1] == encoder.dimensions
+    return vectors
