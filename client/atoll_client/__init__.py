@@ -1,14 +1,15 @@
 """Client of a Triton server that runs Atoll; needs tritonclient and numpy, no torch."""
 
 from atoll_client.aio import AsyncClient
-from atoll_client.client import Client
-from atoll_client.conversation import Conversation
+from atoll_client.client import Client, Conversation
+from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import AtollError
 from atoll_client.types import Chunk, Generation, Label, ModelInfo, Rank, SparseVector, Token
 
 __version__ = "0.1.0"
 __all__ = [
     "AsyncClient",
+    "AsyncConversation",
     "AtollError",
     "Chunk",
     "Client",

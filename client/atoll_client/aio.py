@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import time
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,10 +24,13 @@ import numpy as np
 from atoll_client import discovery, messages, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.batches import Progress, parts_of, progress_bar
+from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import NotReady, Overloaded, Unreached
 from atoll_client.messages import Message
+from atoll_client.sequences import Sequences, Turn
 from atoll_client.tasks import Prompt
 from atoll_client.transport import connect
+from atoll_client.tries import Tries
 from atoll_client.types import (
     Chunk,
     Embeddings,
@@ -66,6 +69,7 @@ class AsyncClient:
         self.address, self._retries, self._timeout_s = address, retries, timeout_s
         self._transport = connect(address, tuple(metadata))
         self._models: dict[str, discovery.Found] = {}
+        self._sequences = Sequences(self._transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -79,7 +83,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection; requests in flight fail."""
+        """Ends conversations and the connection; requests in flight fail."""
+        await self._sequences.end_all()
         await self._transport.close()
 
     def within(self, timeout_s: float) -> AsyncClient:
@@ -211,16 +216,24 @@ class AsyncClient:
         self,
         prompt: str | Sequence[int] | Sequence[Mapping[str, Any]],
         model: str | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come; the prompt is a text, token ids or messages.
+        """Chunks as they come; the prompt is a text, token ids or messages (with tools).
 
         Leaving the loop early cancels the work.
         """
-        found = tasks.prompt_of(prompt)
-        info = await self._model(model, "generate")
-        async for chunk in self._chunks(info, found, options, stream=True):
-            yield chunk
+        found = dataclasses.replace(tasks.prompt_of(prompt), tools=tools)
+        async with contextlib.aclosing(self._chunks(found, model, options, True)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def conversation(
+        self, model: str | None = None, system: str | None = None, *, session: bool | None = None
+    ) -> AsyncConversation:
+        """A chat that remembers what was said; see ``AsyncConversation``."""
+        return AsyncConversation(self, model, system, session)
 
     async def tokenize(
         self, texts: Sequence[str], model: str, *, add_special_tokens: bool = True
@@ -253,47 +266,60 @@ class AsyncClient:
         return messages.as_text(messages.outputs(await self._send(message)))
 
     async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
-        info = await self._model(model, "generate")
-        chunks = [c async for c in self._chunks(info, prompt, options, stream=False)]
+        chunks = [chunk async for chunk in self._chunks(prompt, model, options, False)]
         return tasks.joined(chunks)
 
     async def _chunks(
-        self, info: ModelInfo, prompt: Prompt, options: Mapping[str, Any], *, stream: bool
+        self,
+        prompt: Prompt,
+        model: str | None,
+        options: Mapping[str, Any],
+        stream: bool,
+        turn: Turn | None = None,
     ) -> AsyncGenerator[Chunk, None]:
+        """A generator's answer, or that of its session entry to one turn."""
+        info = await self._model(model, "generate")
         sampling, wanted, session = tasks.split_options(options)
+        if model in info.adapters:
+            sampling.setdefault("adapter_id", model)
         message = tasks.generate(
             info.name, prompt, sampling, stream=stream, wanted=wanted, session=session
         )
-        ends = time.monotonic() + self._timeout_s
-        for attempt in range(self._retries + 1):
+        if turn is not None:
+            turn.mark(message)
+        async with contextlib.aclosing(self._responses(message)) as responses:
+            async for response in responses:
+                for chunk in messages.read_chunks(response):
+                    yield chunk
+
+    async def _responses(self, message: Message) -> AsyncGenerator[Message, None]:
+        """A generator's responses, asked for again if it was refused before the first."""
+        tries = Tries(self._timeout_s, self._retries)
+        while True:
             has_begun = False
             try:
-                answers = self._transport.responses(message, _left(ends))
+                answers = self._transport.responses(message, tries.left_s)
                 async with contextlib.aclosing(answers) as responses:
                     async for response in responses:
                         has_begun = True
-                        for chunk in messages.read_chunks(response):
-                            yield chunk
+                        yield response
                 return
             except (Overloaded, Unreached) as error:
-                if has_begun or attempt == self._retries or not _may_retry(error, attempt, ends):
+                if has_begun:
                     raise
-                await asyncio.sleep(_pause(attempt))
+                await tries.pause(error)
 
     async def _send(self, message: Message) -> Message:
         """One request with one response, tried again if it was refused.
 
         Only refusals are tried again: what a server may have begun is not, whatever it does.
         """
-        ends = time.monotonic() + self._timeout_s
-        for attempt in range(self._retries + 1):
+        tries = Tries(self._timeout_s, self._retries)
+        while True:
             try:
-                return await self._transport.infer(message, _left(ends))
+                return await self._transport.infer(message, tries.left_s)
             except (Overloaded, Unreached) as error:
-                if attempt == self._retries or not _may_retry(error, attempt, ends):
-                    raise
-                await asyncio.sleep(_pause(attempt))
-        raise AssertionError("the last attempt returns or raises")
+                await tries.pause(error)
 
     async def _embed_shared(
         self, info: ModelInfo, texts: Sequence[str], parameters: messages.Parameters, progress: bool
@@ -341,6 +367,15 @@ class AsyncClient:
         await self._find()
         return discovery.choose(self._models, name, task)
 
+    async def _session_entry(self, model: str | None) -> str | None:
+        """Where a generator's conversations go; None: this transport or server has no such entry.
+
+        Raises:
+            NotFound, UnsupportedModel: as of ``discovery.choose``.
+        """
+        info = await self._model(model, "generate")
+        return self._models[info.name].session if self._transport.has_sequences else None
+
     async def _ask(self, model: str, question: Mapping[str, Any]) -> Any:
         await self._find()
         found = discovery.named(self._models, model)
@@ -361,24 +396,12 @@ class AsyncClient:
     async def _find(self, refresh: bool = False) -> None:
         if self._models and not refresh:
             return
-        models = {}
-        for name in await self._transport.model_names(self._timeout_s):
+        models, names = {}, await self._transport.model_names(self._timeout_s)
+        for name in names:
             shape = discovery.read(await self._transport.metadata(name, self._timeout_s))
             if shape is not None:
                 facts = await self._control(name, *shape, {"op": "info"})
                 info = ModelInfo(name, str(facts.get("task", "")), facts)
-                models[name] = discovery.Found(info, *shape)
+                session = discovery.session_of(name, names)
+                models[name] = discovery.Found(info, *shape, session)
         self._models = models
-
-
-def _left(ends: float) -> float:
-    return max(ends - time.monotonic(), 0.001)
-
-
-def _may_retry(error: Exception, attempt: int, ends: float) -> bool:
-    """Whether there is time, and the request was surely not begun: a reset may come later."""
-    return _pause(attempt) < _left(ends) and "reset" not in str(error).lower()
-
-
-def _pause(attempt: int) -> float:
-    return min(0.2 * 2.0**attempt, 5.0)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from atoll_client.aio import AsyncClient
-from atoll_client.conversation import Conversation
+from atoll_client.conversation import AsyncConversation
 from atoll_client.types import Chunk, Generation, Label, ModelInfo, Rank, SparseVector, TextToken
 
 T = TypeVar("T")
@@ -110,21 +110,15 @@ class Client:
         prompt: str | Sequence[int] | Sequence[Mapping[str, Any]],
         model: str | None = None,
         **options: Any,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """Chunks as they come. Leaving the loop early cancels the work."""
-        chunks = self._client.stream(prompt, model, **options)
-        try:
-            while True:
-                chunk = self._run(_next(chunks))
-                if chunk is None:
-                    return
-                yield chunk
-        finally:
-            self._run(chunks.aclose())
+        return self._pieces(self._client.stream(prompt, model, **options))
 
-    def conversation(self, model: str | None = None, system: str | None = None) -> Conversation:
-        """A chat that remembers what was said."""
-        return Conversation(self, model, system)
+    def conversation(
+        self, model: str | None = None, system: str | None = None, *, session: bool | None = None
+    ) -> Conversation:
+        """A chat that remembers what was said; see ``AsyncConversation``."""
+        return Conversation(self, self._client.conversation(model, system, session=session))
 
     def tokenize(
         self, texts: Sequence[str], model: str, *, add_special_tokens: bool = True
@@ -140,6 +134,18 @@ class Client:
         """Any model on the server, by its tensors' names."""
         return self._run(self._client.infer(model, inputs, **parameters))
 
+    def _pieces(self, work: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        """What an asynchronous stream yields; closing the one closes the other."""
+        end = object()
+        try:
+            while True:
+                piece: Any = self._run(_next(work, end))
+                if piece is end:
+                    return
+                yield piece
+        finally:
+            self._run(work.aclose())
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Ctrl-C while waiting cancels the request, too."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -150,5 +156,49 @@ class Client:
             raise
 
 
-async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
-    return await anext(chunks, None)
+class Conversation:
+    """``AsyncConversation`` for this client; see there."""
+
+    def __init__(self, client: Client, talk: AsyncConversation) -> None:
+        self._client, self._talk = client, talk
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All that was said; may be changed between turns."""
+        return self._talk.messages
+
+    @messages.setter
+    def messages(self, said: list[dict[str, Any]]) -> None:
+        self._talk.messages = said
+
+    @property
+    def uses_session(self) -> bool | None:
+        """Whether the last turn went to the session entry; None before the first."""
+        return self._talk.uses_session
+
+    def close(self) -> None:
+        """Frees what the server keeps; another turn would begin anew, with everything."""
+        self._client._run(self._talk.close())
+
+    def say(self, text: str, **options: Any) -> str:
+        """The answer to one more message."""
+        return "".join(self.stream(text, **options))
+
+    def stream(self, text: str, **options: Any) -> Generator[str, None, None]:
+        """The answer as it comes; what was read of it is remembered if the loop is left early."""
+        return self._client._pieces(self._talk.stream(text, **options))
+
+
+async def _next(work: AsyncGenerator[T, None], end: object) -> T | object:
+    return await anext(work, end)

@@ -1,40 +1,158 @@
-"""A chat that remembers: each turn sends what was said before, and the server reuses its cache.
+"""A chat that remembers, kept by the server turn by turn where it can be.
 
-The key-value blocks of the earlier turns are found by their contents, so that a turn computes only
-what is new, wherever the conversation is kept.
+Where the server has a session entry for the generator, and gRPC leads to it, a conversation is a
+sequence of Triton's: a turn sends only its new text, and the server has the rest. Elsewhere, and
+where the server has lost the conversation, everything that was said is sent; the key-value blocks
+of earlier turns are then found by their contents.
+
+The client always remembers the whole chat. A turn that was not heard to its end leaves in doubt
+what the server took of it, so the next one begins a new sequence with everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from atoll_client.errors import (
+    AtollError,
+    NotFound,
+    NotReady,
+    Unreached,
+    UnsupportedModel,
+)
+from atoll_client.sequences import Turn
+from atoll_client.tasks import Prompt
+from atoll_client.types import Chunk
+
 if TYPE_CHECKING:
-    from atoll_client.client import Client
+    from atoll_client.aio import AsyncClient
+
+Said = dict[str, Any]
+Way = tuple[Prompt, Turn | None]
 
 
-class Conversation:
-    """``say`` takes a whole answer, ``stream`` its pieces; both are remembered."""
+class AsyncConversation:
+    """``say`` takes a whole answer, ``stream`` its pieces; both are remembered.
 
-    def __init__(self, client: Client, model: str | None, system: str | None) -> None:
-        self._client, self._model = client, model
-        self.messages: list[dict[str, Any]] = []
+    Args:
+        session: whether the server keeps the conversation: True insists on it (UnsupportedModel
+            where it cannot), False sends everything each turn, None takes what there is.
+
+    Attributes:
+        messages: all that was said; may be changed between turns.
+        uses_session: whether the last turn went to the session entry; None before the first.
+    """
+
+    def __init__(
+        self, client: AsyncClient, model: str | None, system: str | None, session: bool | None
+    ) -> None:
+        self._client, self._model, self._wanted = client, model, session
+        self.messages: list[Said] = []
+        self.uses_session: bool | None = None
         if system is not None:
             self.messages.append({"role": "system", "content": system})
+        self._tools: Sequence[Said] | None = None
+        self._key: str | None = None
+        # What the server surely has of the conversation; empty: nothing.
+        self._kept: list[Said] = []
 
-    def say(self, text: str, **options: Any) -> str:
+    async def __aenter__(self) -> AsyncConversation:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Frees what the server keeps; another turn would begin anew, with everything."""
+        if self._key is not None:
+            await self._client._sequences.end(self._key)
+        self._key, self._kept = None, []
+
+    async def say(self, text: str, **options: Any) -> str:
         """The answer to one more message."""
-        return "".join(self.stream(text, **options))
+        return "".join([piece async for piece in self.stream(text, **options)])
 
-    def stream(self, text: str, **options: Any) -> Generator[str, None, None]:
-        """The answer as it comes; what was read of it is remembered if the loop is left early."""
+    async def stream(
+        self, text: str, *, tools: Sequence[Said] | None = None, **options: Any
+    ) -> AsyncGenerator[str, None]:
+        """The answer as it comes; what was read of it is remembered if the loop is left early.
+
+        Args:
+            tools: what the model may call, in this turn and later ones.
+
+        Raises:
+            UnsupportedModel: the server keeps no conversations and ``session`` was True.
+        """
         asked = [*self.messages, {"role": "user", "content": text}]
         options.setdefault("max_tokens", None)
         parts: list[str] = []
+        is_whole = False
         try:
-            for chunk in self._client.stream(asked, self._model, **options):
-                parts.append(chunk.text)
-                yield chunk.text
+            async with contextlib.aclosing(self._answer(asked, tools, options)) as chunks:
+                async for chunk in chunks:
+                    parts.append(chunk.text)
+                    is_whole = bool(chunk.finish_reason)
+                    yield chunk.text
         finally:
             if parts:
                 self.messages = [*asked, {"role": "assistant", "content": "".join(parts)}]
+            if is_whole and self.uses_session:
+                self._kept = list(self.messages)
+
+    async def _answer(
+        self, asked: list[Said], tools: Sequence[Said] | None, options: dict[str, Any]
+    ) -> AsyncGenerator[Chunk, None]:
+        """Tries the ways in turn; the next only where the server has lost the conversation."""
+        ways = await self._ways(asked, tools)
+        self._kept = []
+        for number, (prompt, turn) in enumerate(ways, 1):
+            has_begun = False
+            answer = self._client._chunks(prompt, self._model, options, True, turn)
+            try:
+                async with contextlib.aclosing(answer) as chunks:
+                    async for chunk in chunks:
+                        has_begun, self.uses_session = True, turn is not None
+                        yield chunk
+                return
+            except AtollError as error:
+                if has_begun or number == len(ways) or not _is_lost(error):
+                    raise
+
+    async def _ways(self, asked: list[Said], tools: Sequence[Said] | None) -> list[Way]:
+        """What can be sent, the shortest first: the new messages, or all of them."""
+        self._tools = tools or self._tools
+        everything = Prompt(messages=asked, tools=self._tools)
+        entry = None
+        if self._wanted is not False:
+            entry = await self._client._session_entry(self._model)
+        if entry is None:
+            if self._wanted:
+                raise UnsupportedModel("session is True; no session entry is within reach")
+            return [(everything, None)]
+        await self._client._sequences.end_ownerless()
+        if self._key is None:
+            self._key = self._client._sequences.key_for(self, entry)
+        ways: list[Way] = [(everything, Turn(entry, self._key, is_start=True))]
+        num_kept = len(self._kept)
+        if num_kept and asked[:num_kept] == self._kept:
+            new = Prompt(messages=asked[num_kept:], tools=tools)
+            ways.insert(0, (new, Turn(entry, self._key)))
+        if self._wanted is None:
+            ways.append((everything, None))
+        return ways
+
+
+def _is_lost(error: AtollError) -> bool:
+    """Whether the sequence, or the entry that keeps it, is gone: everything else may be there."""
+    # Triton's words for a sequence that it does not know, and the entry's own; codes differ.
+    if "START flag" in str(error) or "begin it with START" in str(error):
+        return True
+    return isinstance(error, NotFound | NotReady) and not isinstance(error, Unreached)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,15 @@ from atoll_client.types import ModelInfo
 
 @dataclass(frozen=True)
 class Found:
-    """A model and how it is asked: over a stream or not, with a batch axis or not."""
+    """A model and how it is asked: over a stream or not, with a batch axis or not.
+
+    session: the entry that takes conversations with it turn by turn.
+    """
 
     info: ModelInfo
     is_stream: bool
     is_batched: bool
+    session: str | None = None
 
 
 def read(metadata: Any) -> tuple[bool, bool] | None:
@@ -27,6 +31,12 @@ def read(metadata: Any) -> tuple[bool, bool] | None:
         return None
     # Generators alone have several responses, and so no batch axis.
     return "text_output" in names, len(shape) > 1
+
+
+def session_of(name: str, served: Collection[str]) -> str | None:
+    """The entry of a generator's conversations, by its name."""
+    session = f"{name}-session"
+    return session if session in served else None
 
 
 def named(models: Mapping[str, Found], name: str) -> Found:

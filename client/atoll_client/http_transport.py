@@ -38,6 +38,9 @@ _ERRORS: dict[int, type[AtollError]] = {
 class HttpTransport:
     """KServe v2 over HTTP: tensors in binary, generators through ``generate_stream``."""
 
+    # ``generate_stream`` drops correlation ids.
+    has_sequences = False
+
     def __init__(self, address: str, metadata: Metadata) -> None:
         self._base, self._headers = address.rstrip("/"), dict(metadata)
         self._session: aiohttp.ClientSession | None = None

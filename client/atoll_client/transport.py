@@ -23,7 +23,10 @@ class Transport(Protocol):
     """What a client needs of a connection. Errors are those of ``errors``.
 
     ``timeout_s`` is a request's deadline: DeadlineExceeded, and the server stops its work.
+    has_sequences: whether ``responses`` can carry correlation ids.
     """
+
+    has_sequences: bool
 
     async def model_names(self, timeout_s: float) -> list[str]:
         """Every model that is loaded."""
@@ -58,6 +61,8 @@ def connect(address: str, metadata: Metadata) -> Transport:
 
 class GrpcTransport:
     """The transport of choice: cancels at once, streams, and takes requests of any size."""
+
+    has_sequences = True
 
     def __init__(self, address: str, metadata: Metadata) -> None:
         self._address, self._metadata = address, metadata

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gateways import EMBEDDER, GENERATOR
 
 from atoll.catalogue import ENTRIES, PIPELINES, Entry, Pipeline, write_repository
 from atoll.cli.choose import entry_of
@@ -26,7 +27,7 @@ SNIPPETS = [
     for page, text in PAGES.items()
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
 ]
-EMBEDDER, RERANKER = "all-minilm-l6-v2", "bge-reranker-base"
+RERANKER = "bge-reranker-base"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def process(
     folder = tmp_path_factory.mktemp("repository")
     entries: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
     names = (
-        EMBEDDER, "smollm2-135m-instruct", f"{EMBEDDER}-tokens", f"{EMBEDDER}-ensemble",
-        "retrieve-rerank",
+        EMBEDDER, GENERATOR, f"{GENERATOR}-session", f"{EMBEDDER}-tokens",
+        f"{EMBEDDER}-ensemble", "retrieve-rerank",
     )  # fmt: skip
     write_repository([entry for entry in entries if entry.name in names], folder)
     reranker = {"task": "rerank", "served_model_name": RERANKER}
@@ -66,8 +67,8 @@ def test_snippet_runs(
     exec(compile(code.replace("localhost:8001", server), f"{page}-{number}", "exec"), {})
     said = capsys.readouterr()
     wanted = {
-        ("client.md", 0): "(2, 384)  Paris", ("client.md", 2): "too late:",
-        ("client.md", 3): "(600, 384)", ("client.md", 5): "(1, 384)",
+        ("client.md", 0): "(2, 384)  Paris", ("client.md", 1): "True",
+        ("client.md", 2): "too late:", ("client.md", 3): "(600, 384)", ("client.md", 5): "(1, 384)",
     }.get((page, number), "")  # fmt: skip
     assert wanted in said.out and said.out.strip()
 

@@ -1,0 +1,77 @@
+"""Triton's sequences, as conversations use them: begun, gone on with, and ended in any case.
+
+A server holds a bounded number of sequences, so one whose owner is gone is ended with the next
+turn of another, or when the client closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+import weakref
+from collections import deque
+from dataclasses import dataclass
+
+from atoll_client import messages
+from atoll_client.errors import AtollError
+from atoll_client.messages import Message
+from atoll_client.transport import Transport
+
+# An end that is not heard costs the server some idle minutes, never the caller much time.
+_END_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One request of a sequence. key: the correlation id; the entry is the model that takes it."""
+
+    entry: str
+    key: str
+    is_start: bool = False
+    is_end: bool = False
+
+    def mark(self, message: Message) -> None:
+        """Makes a generator's request this turn of the sequence."""
+        message.model_name = self.entry
+        message.parameters["sequence_id"].string_param = self.key
+        message.parameters["sequence_start"].bool_param = self.is_start
+        message.parameters["sequence_end"].bool_param = self.is_end
+
+
+class Sequences:
+    """Those that one connection has begun and not ended."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._open: dict[str, str] = {}
+        self._ownerless: deque[str] = deque()
+
+    def key_for(self, owner: object, entry: str) -> str:
+        """A correlation id of its own; the sequence is ended some time after its owner is gone."""
+        key = uuid.uuid4().hex
+        self._open[key] = entry
+        weakref.finalize(owner, self._ownerless.append, key).atexit = False
+        return key
+
+    async def end(self, key: str) -> None:
+        """Frees what the server keeps for it; that it kept nothing any more is no error."""
+        entry = self._open.pop(key, None)
+        if entry is None:
+            return
+        message = messages.request(entry)
+        Turn(entry, key, is_end=True).mark(message)
+        with contextlib.suppress(AtollError):
+            responses = self._transport.responses(message, _END_TIMEOUT_S)
+            async with contextlib.aclosing(responses):
+                async for _ in responses:
+                    continue
+
+    async def end_ownerless(self) -> None:
+        """Ends those whose owners are gone."""
+        keys = [self._ownerless.popleft() for _ in range(len(self._ownerless))]
+        await asyncio.gather(*map(self.end, keys))
+
+    async def end_all(self) -> None:
+        """Ends every one of them."""
+        await asyncio.gather(*map(self.end, list(self._open)))
