@@ -24,13 +24,13 @@ def http(scoring: Served) -> Iterator[httpx.Client]:
         yield client
 
 
-def _reference(folder: Path, pairs: list[tuple[str, ...]]) -> Any:
+def _reference(folder: Path, pairs: list[tuple[str, str | None]]) -> Any:
     """Logits by transformers."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = []
-    for pair in pairs:
-        encoding = tokenizer.encode(*pair)
+    for text, second in pairs:
+        encoding = tokenizer.encode(text, second)
         ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
         with torch.inference_mode():
             rows.append(model(input_ids=ids, token_type_ids=types).logits[0].numpy())
@@ -78,7 +78,7 @@ def test_predict_single_pair_and_batch(http: httpx.Client, folders: dict[str, Pa
         assert [one["label"] for one in labels] == [f"LABEL_{i}" for i in order]
         np.testing.assert_allclose([one["score"] for one in labels], chances[order], atol=1e-4)
 
-    logits = _reference(folders["classify"], [("abc",), ("abc", "def"), ("ghi",)])
+    logits = _reference(folders["classify"], [("abc", None), ("abc", "def"), ("ghi", None)])
     to = {"model": "tiny-classify"}
     check(_post(http, "/predict", {"inputs": "abc", **to}), logits[0])
     check(_post(http, "/predict", {"inputs": ["abc", "def"], **to}), logits[1])

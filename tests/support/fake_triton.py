@@ -87,12 +87,16 @@ class FakeTriton:
         return pb.ModelStatisticsResponse(model_stats=[{"name": name} for name in self.models])
 
     async def _about(self, message: Any, context: Any) -> Any:
-        is_batched = self.models[message.name]["task"] != "generate"
-        shape = [-1, 1] if is_batched else [1]
+        task = self.models[message.name]["task"]
+        outputs = {"generate": ("text_output", "control"), "session": ("text_output",)}
+        shape = [1] if task in outputs else [-1, 1]
         return pb.ModelMetadataResponse(
             name=message.name,
             inputs=[{"name": "text_input", "datatype": "BYTES", "shape": shape}],
-            outputs=[{"name": "control", "datatype": "BYTES", "shape": [-1]}],
+            outputs=[
+                {"name": name, "datatype": "BYTES", "shape": [-1]}
+                for name in outputs.get(task, ("control",))
+            ],
         )
 
     async def _infer(self, message: Any, context: Any) -> Any:
@@ -165,7 +169,6 @@ def scores(values: list[float]) -> Any:
 
 
 def _add(message: Any, name: str, datatype: str, items: Any) -> None:
-    shape = list(np.shape(items))
-    flat = items if datatype == "BYTES" else np.ravel(items)
-    message.outputs.add(name=name, datatype=datatype, shape=shape)
-    message.raw_output_contents.append(messages.packed(datatype, flat))
+    array = np.asarray(items)
+    message.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    message.raw_output_contents.append(messages.packed(datatype, array.reshape(-1).tolist()))
