@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny.encoders import TRUNKS
-from tiny.sentence import OLD, TEXTS, Part, embed, update, write_modules, write_trunk
+import transformers as hf
+from safetensors.torch import load_file, save_file
+from tiny.checkpoint import Tensors, Variant
+from tiny.encoders import SIZES, TRUNKS, prefixed
+from tiny.sentence import OLD, TEXTS, Part, embed, encode, update, write_modules, write_trunk
 from torch import Tensor
 
 from atoll.catalogue import read_model
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder
-from atoll.errors import AtollError, ConfigError, UnsupportedModel
+from atoll.errors import AtollError, ConfigError, UnsupportedModel, WeightError
 from atoll.weights.files import resolve
 
 HIDDEN = 48
@@ -227,3 +232,123 @@ def test_dense_modules_that_cannot_be_served_are_named(folder: Path) -> None:
     }.items():  # fmt: skip
         update(config, **changes)
         refused(folder, AtollError, match)
+
+
+# Checkpoints of transformers alone
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
+    path = folder / "model.safetensors"
+    save_file({k: v.contiguous() for k, v in change(load_file(path)).items()}, path)
+
+
+def add_buffers(tensors: Tensors) -> Tensors:
+    """What older versions of transformers wrote, and heads that an embedder has no use for."""
+    extra = {
+        "embeddings.position_ids": torch.arange(70)[None],
+        "embeddings.token_type_ids": torch.zeros(1, 70, dtype=torch.int64),
+        "cls.predictions.bias": torch.zeros(96), "cls.seq_relationship.weight": torch.zeros(2, 48),
+    }  # fmt: skip
+    return {**tensors, **extra}
+
+
+def old_norms(tensors: Tensors) -> Tensors:
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, old in names.items():
+        tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def without_pooler(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+
+
+CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
+    **{p: prefixed(p) for p in ("bert.", "model.", "module.", "0.auto_model.", "xlm-roberta.")},
+    "no-pooler": without_pooler,
+    "buffers": add_buffers,
+    "gamma-beta": old_norms,
+    "prefixed-old": lambda tensors: prefixed("bert.")(old_norms(add_buffers(tensors))),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_tensor_names(name: str, folder: Path) -> None:
+    expected = embed(folder)
+    rewrite(folder, CHANGES[name])
+    assert torch.equal(embed(folder), expected)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bin_files(is_zip: bool, dtype: torch.dtype, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    expected = embed(folder)
+    path.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+    assert torch.equal(embed(folder), expected)
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_shards(is_safe: bool, folder: Path) -> None:
+    expected = embed(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stem, end = ("model", "safetensors") if is_safe else ("pytorch_model", "bin")
+    places = {name: f"{stem}-0000{i % 3 + 1}-of-00003.{end}" for i, name in enumerate(tensors)}
+    for shard in set(places.values()):
+        part = {name: tensors[name] for name in tensors if places[name] == shard}
+        save_file(part, folder / shard) if is_safe else torch.save(part, folder / shard)
+    (folder / f"{stem}.{end}.index.json").write_text(json.dumps({"weight_map": places}))
+    assert torch.equal(embed(folder), expected)
+    (folder / sorted(set(places.values()))[1]).unlink()
+    refused(folder, WeightError, f"names .*{stem}-00002-of-00003.{end}.*missing")
+
+
+def test_a_whole_file_needs_no_index(folder: Path) -> None:
+    """A download takes model.safetensors and every .json of a repository that has shards too."""
+    expected = embed(folder)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(embed(folder), expected)
+
+
+PLAIN: dict[str, Callable[[], Any]] = {
+    "bert-no-pooler": lambda: hf.BertModel(hf.BertConfig(**SIZES), add_pooling_layer=False),
+    "bert-masked": lambda: hf.BertForMaskedLM(hf.BertConfig(**SIZES)),
+    "bert-pretraining": lambda: hf.BertForPreTraining(hf.BertConfig(**SIZES)),
+    "bert-python-gelu": lambda: hf.BertModel(hf.BertConfig(**SIZES, hidden_act="gelu_python")),
+    "roberta-masked": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**SIZES)),
+    "camembert-masked": lambda: hf.CamembertForMaskedLM(hf.CamembertConfig(**SIZES)),
+    "xlm-roberta-masked": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**SIZES)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_checkpoints_equal_transformers(name: str, tmp_path: Path) -> None:
+    model = write_trunk(Variant(name, PLAIN[name]), tmp_path).base_model
+    update(tmp_path / "config.json", architectures=None, pad_token_id=None, type_vocab_size=None)
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        theirs = [
+            model(torch.tensor([e.ids])).last_hidden_state[0, 0]
+            for e in encode(tmp_path, TEXTS, encoder)
+        ]
+    close(embed(tmp_path), torch.stack(theirs))
+    assert read_model(tmp_path).task == "embed"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_act", "quick_gelu"),
+        ("is_decoder", True),
+        ("position_embedding_type", "relative_key"),
+        ("vocab_size", None),
+    ],
+)
+def test_configs_that_cannot_be_served_are_named(field: str, value: Any, folder: Path) -> None:
+    update(folder / "config.json", **{field: value})
+    refused(folder, ConfigError, r"config\.json.*" + str(value if field == "hidden_act" else field))

@@ -16,7 +16,10 @@ from atoll.weights.table import Weights
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",
-    prefixes=("", "bert.", "roberta.", "camembert.", "xlm-roberta."),
+    # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
+    prefixes=(
+        "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "model.", "module.", "0.auto_model.",
+    ),
     modules={
         "words": "embeddings.word_embeddings",
         "positions": "embeddings.position_embeddings",
@@ -37,6 +40,8 @@ WEIGHTS = Weights(
 
 # Model types whose position table begins after the padding token's id.
 _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
+# Other names of one and the same activation.
+_ACTIVATIONS = {"gelu_python": "gelu"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,10 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ConfigError for positions that are not absolute."""
+        """Raises ConfigError for positions that are not absolute, and for a causal model."""
         only(raw, "position_embedding_type", "absolute")
+        only(raw, "is_decoder", False)
+        activation = raw.get("hidden_act", "gelu")
         has_offset = raw.get("model_type") in _OFFSET_TYPES
         return cls(
             vocab_size=raw["vocab_size"],
@@ -69,7 +76,7 @@ class Config:
             position_offset=raw.get("pad_token_id", 1) + 1 if has_offset else 0,
             num_token_types=raw.get("type_vocab_size", 2),
             eps=raw.get("layer_norm_eps", 1e-12),
-            activation=raw.get("hidden_act", "gelu"),
+            activation=_ACTIVATIONS.get(activation, activation),
         )
 
 

@@ -20,6 +20,7 @@ from atoll.errors import ConfigError, UnsupportedModel
 from atoll.models import fallback
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.quantization import Quantization
+from atoll_kernels import ACTIVATIONS
 
 # config.json model_type -> file; checked after ARCHITECTURES.
 ENCODERS: Mapping[str, str] = {
@@ -118,6 +119,10 @@ def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
         config = module.Config.from_hf(raw)
     except KeyError as error:
         raise ConfigError(f"config.json has no {error}") from error
+    activation = getattr(config, "activation", None)
+    if activation is not None and activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ConfigError(f"config.json: activation {activation!r} is not known; known: {known}")
     with torch.device("meta"):
         model: nn.Module = module.Model(config)
     return model

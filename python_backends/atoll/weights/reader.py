@@ -83,6 +83,9 @@ class _File:
 
 def _weight_files(folder: Path) -> list[Path]:
     for stem in ("model.safetensors", "pytorch_model.bin"):
+        # First: the index may be of another download, without its shards.
+        if (folder / stem).exists():
+            return [folder / stem]
         index = folder / f"{stem}.index.json"
         if index.exists():
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -90,8 +93,6 @@ def _weight_files(folder: Path) -> list[Path]:
             if missing:
                 raise WeightError(f"{folder}: {index.name} names {missing}, which are missing")
             return [folder / shard for shard in shards]
-        if (folder / stem).exists():
-            return [folder / stem]
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
         found = sorted(folder.glob(pattern))
         if found:
