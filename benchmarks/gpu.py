@@ -1,0 +1,129 @@
+"""Everything there is to measure on a GPU, in one command and within deadlines.
+
+``python benchmarks/gpu.py --out docs/benchmarks`` runs the phases one after the other, each in a
+process of its own, so that a kernel that breaks the device ends its phase alone:
+
+    environment   versions, the device, which backend serves what, measured ceilings
+    correctness   every kernel against float64
+    kernels       every kernel beside torch and flash-attn, and its share of the device's limit
+    decode        steps of the engine at 1, 64 and 256 requests
+    prefill       prompts through the engine
+    encoder       texts through encoders
+    server        generation through a real server, where it is installed
+
+``gpu.json`` is written after every row, ``gpu.svg`` at the end. ``--phase`` runs some of them again
+and keeps the others' results. ``--dry`` does all of it without a GPU, with tiny shapes and with the
+kernels interpreted, and writes ``gpu-dry.json``: it proves the benchmark, it measures nothing.
+
+The checkout is used as it lies there; nothing of it has to be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / f) for f in ("kernels", "python_backends", "tests/support")]
+
+# A phase and the seconds after which it stops; it is killed when it takes half as long again.
+DEADLINES = {
+    "environment": 60.0, "correctness": 240.0, "kernels": 300.0, "decode": 420.0, "prefill": 180.0,
+    "encoder": 120.0, "server": 300.0,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--phase", nargs="+", choices=list(DEADLINES), default=list(DEADLINES))
+    parser.add_argument("--dry", action="store_true", help="without a GPU, tiny and interpreted")
+    parser.add_argument("--deadline", type=float, help="seconds for each phase")
+    arguments = parser.parse_args()
+    if not arguments.dry:
+        import torch
+
+        if not torch.cuda.is_available():
+            sys.exit("torch sees no GPU; --dry runs without one")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    deadlines = {name: DEADLINES[name] for name in arguments.phase}
+    if arguments.deadline is not None:
+        deadlines = dict.fromkeys(arguments.phase, arguments.deadline)
+    path = arguments.out / ("gpu-dry.json" if arguments.dry else "gpu.json")
+    if arguments.dry or len(deadlines) == 1:
+        phases = _run(path, arguments.dry, deadlines)
+    else:
+        phases = _run_apart(path, deadlines)
+    from gpu_report import plot, print_tables
+
+    print_tables(phases)
+    plot(path.with_suffix(".svg"), phases)
+
+
+def _run(path: Path, is_dry: bool, deadlines: dict[str, float]) -> dict[str, dict[str, object]]:
+    """Runs phases in this process; all phases that the file holds then."""
+    # Whether kernels are interpreted is fixed when they are imported.
+    if is_dry:
+        os.environ["TRITON_INTERPRET"] = "1"
+    import torch
+    from gpu_measure import Bench, Report, Row
+
+    if is_dry:
+        from interpreted import repair_bfloat16
+
+        repair_bfloat16()
+        # The interpreter computes exp(-inf) - exp(-inf) where a GPU's mask hides it.
+        warnings.filterwarnings("ignore", category=RuntimeWarning)
+    bench = Bench(is_dry, torch.device("cpu" if is_dry else "cuda"))
+    report = Report(path, bench.mode)
+    for name, deadline in deadlines.items():
+        print(f"{name} ({bench.mode})", flush=True)
+        rows: Callable[[Bench], Iterator[Row]] = _phase(name)
+        report.run(name, rows(bench), deadline)
+    return report.phases
+
+
+def _run_apart(path: Path, deadlines: dict[str, float]) -> dict[str, dict[str, object]]:
+    """Runs each phase in a process of its own; all phases that the file holds then."""
+    from gpu_measure import Report
+
+    for name, deadline in deadlines.items():
+        command = [sys.executable, __file__, "--out", str(path.parent), "--phase", name]
+        try:
+            done = subprocess.run([*command, "--deadline", str(deadline)], timeout=1.5 * deadline)
+            print(f"{name} ended with status {done.returncode}", flush=True)
+        except subprocess.TimeoutExpired:
+            print(f"{name} was killed after {1.5 * deadline:.0f} s", flush=True)
+    return Report(path, "gpu").phases
+
+
+def _phase(name: str) -> Callable[..., Iterator[dict[str, object]]]:
+    """Imported when it runs: one that cannot be imported does not keep the others from running."""
+    if name == "environment":
+        from gpu_environment import environment
+
+        return environment
+    if name == "correctness":
+        from gpu_checks import correctness
+
+        return correctness
+    if name == "kernels":
+        from gpu_kernels import timings
+
+        return timings
+    import gpu_models
+
+    phases = {
+        "decode": gpu_models.decoding, "prefill": gpu_models.prefill,
+        "encoder": gpu_models.encoders, "server": gpu_models.serving,
+    }  # fmt: skip
+    return phases[name]
+
+
+if __name__ == "__main__":
+    main()

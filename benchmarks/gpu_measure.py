@@ -1,0 +1,215 @@
+"""How the GPU benchmark times calls, what the device can reach at most, and how results are kept.
+
+On a GPU, calls are timed with events and, where they can be captured, replayed from a graph, so
+that launching costs nothing: a model's step is replayed as well. In a dry run everything is the
+same except for the clock and the sizes, and kernels are interpreted on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+# What a phase finds, one after the other: JSON objects with the same keys within a phase.
+Row = dict[str, Any]
+Case = TypeVar("Case")
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# More than any second-level cache holds.
+_FLUSH_BYTES = 256 << 20
+_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the device reaches at most, measured: FLOP/s by dtype, and bytes/s of memory."""
+
+    flops: Mapping[str, float]
+    bytes_per_s: float
+
+    def limit_us(self, dtype: str, flops: float, num_bytes: float) -> float:
+        """The least time that products and traffic leave, in microseconds."""
+        return 1e6 * max(flops / self.flops[dtype], num_bytes / self.bytes_per_s)
+
+
+@dataclass
+class Bench:
+    """The device at hand. is_dry: tiny shapes on the CPU."""
+
+    is_dry: bool
+    device: torch.device
+    _peaks: Peaks | None = field(default=None, repr=False)
+
+    @property
+    def mode(self) -> str:
+        """``dry`` or ``gpu``, as every phase's JSON has it."""
+        return "dry" if self.is_dry else "gpu"
+
+    def choose(self, full: Case, dry: Case) -> Case:
+        """A size for the GPU, or the one for a dry run."""
+        return dry if self.is_dry else full
+
+    @property
+    def peaks(self) -> Peaks:
+        """Measured once per process."""
+        if self._peaks is None:
+            self._peaks = _measure_peaks(self)
+        return self._peaks
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        if not self.is_dry:
+            torch.cuda.synchronize(self.device)
+
+    def time_us(self, call: Callable[[], object]) -> tuple[float, str]:
+        """Median microseconds of a call, and the clock: graph or events; host in a dry run."""
+        call()
+        if self.is_dry:
+            return _host_us(call), "host"
+        captured = _captured(call)
+        flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=self.device)
+        found = _event_us(call if captured is None else captured, flush)
+        return found, "events" if captured is None else "graph"
+
+    def release(self) -> None:
+        """Gives the memory of finished cases back."""
+        if not self.is_dry:
+            torch.cuda.empty_cache()
+
+
+def attempt(row: Row, work: Callable[[], Row]) -> Row:
+    """``row`` with what ``work`` finds, or with ``failed``: a failing case does not end a phase."""
+    try:
+        return {**row, **work()}
+    except Exception as error:
+        return {**row, "failed": f"{type(error).__name__}: {str(error)[:500]}"}
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within, new memory is full of NaN (of the largest integer), so that an output that a kernel
+    leaves out shows."""
+    deterministic = torch.utils.deterministic  # type: ignore[attr-defined]
+    before = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        deterministic.fill_uninitialized_memory = before
+
+
+class Report:
+    """The JSON file of a run: ``phases`` by name, each with its mode and rows.
+
+    Written after every row, under another name first: a run that is cut off keeps what it has.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.path, self._mode = path, mode
+        self.phases: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            self.phases = json.loads(path.read_text())["phases"]
+
+    def run(self, name: str, rows: Iterator[Row], deadline_s: float) -> None:
+        """Replaces a phase by its new rows, as far as they come before the deadline."""
+        start, found = time.monotonic(), list[Row]()
+        phase: dict[str, Any] = {
+            "mode": self._mode, "started": datetime.now().isoformat(timespec="seconds"),
+            "is_complete": False, "seconds": 0.0, "rows": found,
+        }  # fmt: skip
+        self.phases[name] = phase
+        self.save()
+        for row in rows:
+            found.append(row)
+            print(f"  {name}: {_brief(row)}", flush=True)
+            seconds = time.monotonic() - start
+            phase["seconds"] = round(seconds, 2)
+            self.save()
+            if seconds > deadline_s:
+                print(f"  {name}: stopped after its {deadline_s:.0f} s", flush=True)
+                return
+        phase["is_complete"] = True
+        self.save()
+
+    def save(self) -> None:
+        """Replaces the file."""
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"mode": self._mode, "phases": self.phases}, indent=1) + "\n")
+        os.replace(part, self.path)
+
+
+def _brief(row: Row) -> str:
+    values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+    return " ".join(value for value in values if len(value) < 80)
+
+
+def _measure_peaks(bench: Bench) -> Peaks:
+    """Products of large matrices, and a copy that reads and writes memory."""
+    size = bench.choose(8192, 64)
+    flops = {}
+    for name, dtype in DTYPES.items():
+        x = torch.randn(size, size, device=bench.device).to(dtype)
+        flops[name] = 2e6 * size**3 / bench.time_us(lambda x=x: x @ x)[0]
+    source = torch.ones(bench.choose(1 << 30, 1 << 16), dtype=torch.int8, device=bench.device)
+    target = torch.empty_like(source)
+    us, _ = bench.time_us(lambda: target.copy_(source))
+    return Peaks(flops, 2e6 * source.nbytes / us)
+
+
+def _host_us(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e6 * (time.perf_counter() - start)
+
+
+def _captured(call: Callable[[], object]) -> Callable[[], object] | None:
+    """The call's launches as a graph; None where it waits for the device."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.stream(stream):
+            call()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            call()
+    except Exception:
+        # A capture that fails leaves its stream as the current one.
+        torch.cuda.set_stream(torch.cuda.default_stream())
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
+
+
+def _event_us(call: Callable[[], object], flush: torch.Tensor) -> float:
+    """The median of as many calls as fit the time, each after the caches were overwritten."""
+    once = max(_spans(call, flush, 3))
+    count = min(200, max(10, math.ceil(1e6 * _SECONDS / once)))
+    return statistics.median(_spans(call, flush, count))
+
+
+def _spans(call: Callable[[], object], flush: torch.Tensor, count: int) -> list[float]:
+    events = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(count)
+    ]
+    for start, end in events:
+        flush.zero_()
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return [1e3 * start.elapsed_time(end) for start, end in events]

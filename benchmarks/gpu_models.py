@@ -1,0 +1,322 @@
+"""Whole models on a GPU: decoding and prefill in the engine, encoders, and a server of all that.
+
+Models have the sizes of published ones and random weights, made on the device. Limits are the least
+time that their weights, their cache and their products leave.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from gpu_measure import DTYPES, Bench, Row, attempt
+from random_weights import random_model
+
+from atoll.engine.core import EngineCore
+from atoll.engine.request import Outcome, Request, SamplingOptions, Token
+from atoll.engine.runner import Decoder, Runner
+from atoll.engine.sampler import Sampler
+from atoll.engine.sampler.processors import Processors
+from atoll.engine.sampler.watermark import Watermark
+from atoll.engine.scheduler import SchedulerLimits
+from atoll.layers import Linear, PackedBatch
+from atoll.layers.moe import MixtureOfExperts
+from atoll.models.registry import DECODERS, ENCODERS
+from atoll.weights.load import LoadOptions
+from atoll_kernels import dispatch
+
+_BLOCK = 16
+_LLAMA = {
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+_MISTRAL = {
+    **_LLAMA, "model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8,
+    "max_position_embeddings": 32768, "sliding_window": 4096,
+}  # fmt: skip
+GENERATORS: dict[str, Mapping[str, Any]] = {
+    "Llama-2-7B": _LLAMA,
+    "Mistral-7B": _MISTRAL,
+    "StarCoder": {
+        "model_type": "gpt_bigcode", "vocab_size": 49152, "n_embd": 6144, "n_layer": 40,
+        "n_head": 48, "n_inner": 24576, "n_positions": 8192, "multi_query": True,
+    },
+    "Mixtral-8x7B": {
+        **_MISTRAL, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2,
+        "sliding_window": None,
+    },
+}  # fmt: skip
+_BERT = {
+    "model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "intermediate_size": 3072,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512,
+}  # fmt: skip
+EMBEDDERS: dict[str, Mapping[str, Any]] = {
+    "bge-base": _BERT,
+    "bge-large": {
+        **_BERT, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+}  # fmt: skip
+_DRY = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
+    "n_embd": 32, "n_layer": 1, "n_head": 2, "n_inner": 48, "n_positions": 128,
+    "sliding_window": 16, "num_local_experts": 3,
+}  # fmt: skip
+# Shares of the limit that are aimed at.
+DECODE_GOALS = {1: 0.75, 64: 0.6, 256: 0.55}
+ENCODER_GOALS = {512: 0.5}
+
+
+def decoding(bench: Bench) -> Iterator[Row]:
+    """Rows: model, dtype, batch, context, graphs, us (a step), tokens_per_s, limit, share, goal."""
+    for name, raw in GENERATORS.items():
+        for batch in bench.choose((1, 64, 256), (2,)):
+            row: Row = {"model": name, "dtype": "bf16", "batch": batch}
+            yield attempt(row, partial(_decode, bench, raw, batch))
+            bench.release()
+
+
+def prefill(bench: Bench) -> Iterator[Row]:
+    """Rows: model, dtype, prompts, context, us, tokens_per_s, limit_tokens_per_s, share, goal."""
+    for name, raw in GENERATORS.items():
+        row: Row = {"model": name, "dtype": "bf16", "goal": None}
+        yield attempt(row, partial(_prefill, bench, raw))
+        bench.release()
+
+
+def encoders(bench: Bench) -> Iterator[Row]:
+    """Rows: model, dtype, length, batch, us, clock, sequences_per_s, limit, share, goal."""
+    for name, raw in EMBEDDERS.items():
+        for length in bench.choose((512, 128, 32), (6,)):
+            row: Row = {"model": name, "dtype": "fp16", "length": length}
+            yield attempt({**row, "goal": ENCODER_GOALS.get(length)},
+                          partial(_encode, bench, raw, length))  # fmt: skip
+            bench.release()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a token costs: parameters that it is multiplied with, and bytes that a step reads."""
+
+    parameters: float
+    weight_bytes: float
+    attention_flops: float
+
+
+class _Silent:
+    """A request's sink."""
+
+    def prompt(self, logprobs: list[Token]) -> None:
+        """Not asked for."""
+
+    def accept(self, token: Token) -> bool:
+        """Goes on."""
+        return False
+
+    def finished(self, outcome: Outcome) -> None:
+        """Done."""
+
+    def failed(self, error: Exception) -> None:
+        """A failing step fails the case."""
+        raise error
+
+
+@contextmanager
+def _own_kernels(bench: Bench) -> Iterator[None]:
+    """The kernels for GPUs, interpreted where there is none."""
+    if bench.is_dry:
+        dispatch.configure(family="gpu")
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        dispatch.configure()
+
+
+def _model(bench: Bench, raw: Mapping[str, Any], table: Mapping[str, str], dtype: str) -> Any:
+    sizes = {k: v for k, v in _DRY.items() if raw.get(k) is not None} if bench.is_dry else {}
+    torch.manual_seed(0)
+    return random_model({**raw, **sizes}, table, LoadOptions(DTYPES[dtype], bench.device))
+
+
+def _core(runner: Runner, prefill_tokens: int) -> EngineCore:
+    config, spec = runner.model.config, runner.model.cache_spec()
+    limits = SchedulerLimits(
+        max_batch_size=512, max_batch_prefill_tokens=prefill_tokens,
+        max_mixed_prefill_tokens=prefill_tokens, sliding_window=spec.sliding_window,
+    )  # fmt: skip
+    sampler = Sampler(Processors(Watermark(config.vocab_size, 0.5, 2.0)))
+    return EngineCore(runner, sampler, limits, prefix_caching=False)
+
+
+def _submit(core: EngineCore, vocab: int, count: int, length: int, new_tokens: int) -> None:
+    """Greedy requests of random tokens."""
+    prompts = torch.randint(3, vocab, (count, length)).tolist()
+    for index, prompt in enumerate(prompts):
+        options = SamplingOptions(max_new_tokens=new_tokens)
+        core.add(Request(f"{index}", tuple(prompt), options, _Silent()))
+
+
+def _decode(bench: Bench, raw: Mapping[str, Any], batch: int) -> Row:
+    context, steps = bench.choose((512, 32), (9, 1))
+    with _own_kernels(bench):
+        model = _model(bench, raw, DECODERS, "bf16")
+        blocks = batch * (-(-(context + 4 * steps) // _BLOCK) + 1)
+        runner = Runner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
+        core = _core(runner, bench.choose(8192, 64))
+        _submit(core, model.config.vocab_size, batch, context, 4 * steps)
+        while core.scheduler.waiting or any(
+            s.num_pending_tokens > 1 for s in core.scheduler.running
+        ):
+            _step(core)
+        times = [_timed(bench, partial(_step, core)) for _ in range(1 + steps)][1:]
+    us = statistics.median(times)
+    limit = _decode_limit(bench, model, batch, context + steps // 2)
+    return {
+        "context": context, "us": us, "tokens_per_s": 1e6 * batch / us,
+        "limit_tokens_per_s": 1e6 * batch / limit, "share": limit / us,
+        "goal": DECODE_GOALS.get(batch),
+    }  # fmt: skip
+
+
+def _step(core: EngineCore) -> None:
+    core.step()
+    if core.stats().num_failed_steps:
+        raise RuntimeError("a step of the engine failed; the log has the reason")
+
+
+def _timed(bench: Bench, call: Callable[[], object]) -> float:
+    """Microseconds of a call that ends with a copy to the host, as a step does."""
+    bench.synchronize()
+    start = time.perf_counter()
+    call()
+    bench.synchronize()
+    return 1e6 * (time.perf_counter() - start)
+
+
+def _work(model: Any, rows: int) -> Work:
+    """Of a batch of rows; embeddings are looked up, not read."""
+    parameters = num_bytes = 0.0
+    shares = {}
+    for module in model.modules():
+        if isinstance(module, MixtureOfExperts):
+            chosen = module.top_k / len(module.experts)
+            for layer in module.experts.modules():
+                shares[id(layer)] = (chosen, 1 - (1 - chosen) ** rows)
+    for module in model.modules():
+        if isinstance(module, Linear) and module.packed is not None:
+            used, read = shares.get(id(module), (1.0, 1.0))
+            parameters += used * module.in_features * module.out_features
+            num_bytes += read * sum(t.nbytes for t in module.packed.tensors)
+    c, spec = model.config, model.cache_spec()
+    return Work(parameters, num_bytes, 4.0 * spec.num_layers * c.num_heads * spec.head_dim)
+
+
+def _decode_limit(bench: Bench, model: Any, batch: int, context: int) -> float:
+    """Microseconds of a step."""
+    work, spec = _work(model, batch), model.cache_spec()
+    seen = context if spec.sliding_window is None else min(context, spec.sliding_window)
+    num_bytes = work.weight_bytes + batch * seen * spec.bytes_per_token(DTYPES["bf16"])
+    flops = batch * (2 * work.parameters + work.attention_flops * seen)
+    return bench.peaks.limit_us("bf16", flops, num_bytes)
+
+
+def _prefill(bench: Bench, raw: Mapping[str, Any]) -> Row:
+    """Prompts of equal length in one step; the head sees only their last tokens."""
+    count, length = bench.choose((4, 2048), (1, 9))
+    with _own_kernels(bench):
+        model = _model(bench, raw, DECODERS, "bf16")
+        blocks = 2 * count * (length // _BLOCK + 2)
+        runner = Runner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
+        times = []
+        for _ in range(bench.choose(6, 1)):
+            core = _core(runner, count * length)
+            _submit(core, model.config.vocab_size, count, length, 1)
+            times.append(_timed(bench, partial(_step, core)))
+    us, work, tokens = statistics.median(times[-5:]), _work(model, count * length), count * length
+    spec, head = model.cache_spec(), model.config.vocab_size * model.config.hidden_size
+    seen = length if spec.sliding_window is None else min(length, spec.sliding_window)
+    pairs = count * (length * seen - seen * (seen - 1) / 2)
+    flops = 2 * tokens * (work.parameters - head) + 2 * count * head + work.attention_flops * pairs
+    limit = bench.peaks.limit_us("bf16", flops, work.weight_bytes)
+    return {
+        "prompts": count, "context": length, "us": us, "tokens_per_s": 1e6 * tokens / us,
+        "limit_tokens_per_s": 1e6 * tokens / limit, "share": limit / us,
+    }  # fmt: skip
+
+
+def _encode(bench: Bench, raw: Mapping[str, Any], length: int) -> Row:
+    """Forwards of 16384 tokens, and the first token's vector of each text."""
+    batch = bench.choose(16384, 12) // length
+    with _own_kernels(bench):
+        model = _model(bench, raw, ENCODERS, "fp16")
+        c, count = model.config, batch * length
+        ends = torch.arange(0, count + 1, length, dtype=torch.int32, device=bench.device)
+        packed = PackedBatch(
+            torch.randint(c.vocab_size, (count,), device=bench.device),
+            torch.arange(length, device=bench.device).repeat(batch), ends,
+        )  # fmt: skip
+        firsts = ends[:-1].long()
+        us, clock = bench.time_us(lambda: model(packed)[firsts].float())
+    layers, hidden = c.num_layers, c.hidden_size
+    per_token = 2 * layers * (4 * hidden**2 + 2 * hidden * c.intermediate_size)
+    flops = count * (per_token + 4.0 * layers * hidden * length)
+    limit = bench.peaks.limit_us("fp16", flops, 2.0 * flops / (2 * count))
+    return {
+        "batch": batch, "us": us, "clock": clock, "sequences_per_s": 1e6 * batch / us,
+        "limit_sequences_per_s": 1e6 * batch / limit, "share": limit / us,
+    }  # fmt: skip
+
+
+def serving(bench: Bench) -> Iterator[Row]:
+    """Rows: model, dtype, concurrency, tokens_per_s, first_token_ms, per_token_ms."""
+    missing = [p for p in ("tritonclient", "transformers") if importlib.util.find_spec(p) is None]
+    if missing:
+        yield {"model": "a Llama, served", "skipped": f"{', '.join(missing)} not installed"}
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from _served(bench, Path(scratch))
+
+
+def _served(bench: Bench, scratch: Path) -> Iterator[Row]:
+    from generate import Streams, random_llama, served
+
+    name, dtype = bench.choose(("Llama 1.1B", "bf16"), ("tiny Llama", "fp32"))
+    folder = _tiny_llama(scratch) if bench.is_dry else random_llama(scratch)
+    length, new_tokens = bench.choose((64, 64), (8, 4))
+    with served(folder, [dtype]) as server:
+        for concurrency in bench.choose((1, 32, 128), (2,)):
+            streams = Streams(server.grpc_url, dtype)
+            prompts = torch.randint(3, bench.choose(20000, 96), (concurrency, length)).tolist()
+            streams.generate(prompts, new_tokens)
+            streams.times.first.clear()
+            streams.times.between.clear()
+            start = time.perf_counter()
+            answers = streams.generate(prompts, new_tokens)
+            seconds = time.perf_counter() - start
+            yield {
+                "model": f"{name}, served", "dtype": dtype, "concurrency": concurrency,
+                "tokens_per_s": sum(map(len, answers)) / seconds,
+                "first_token_ms": 1e3 * statistics.median(streams.times.first),
+                "per_token_ms": 1e3 * statistics.median(streams.times.between),
+            }  # fmt: skip
+
+
+def _tiny_llama(folder: Path) -> Path:
+    from driving import save_llama
+    from tiny.tokenizer import write_tokenizer
+
+    save_llama(folder)
+    write_tokenizer(folder)
+    return folder

@@ -1,0 +1,109 @@
+"""What the GPU benchmark found, as a table in the terminal and as a plot beside the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Phases = Mapping[str, Mapping[str, Any]]
+
+# Columns of a phase's table; what a row lacks is left empty.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "environment": ("name", "value"),
+    "correctness": ("kernel", "case", "dtype", "error", "tolerance", "correct", "failed"),
+    "kernels": ("kernel", "case", "dtype", "us", "limit_us", "share", "goal", "peers", "failed"),
+    "decode": (
+        "model", "batch", "context", "graphs", "us", "tokens_per_s", "limit_tokens_per_s", "share",
+        "goal", "failed",
+    ),
+    "prefill": (
+        "model", "prompts", "context", "us", "tokens_per_s", "limit_tokens_per_s", "share",
+        "failed",
+    ),
+    "encoder": (
+        "model", "length", "batch", "us", "sequences_per_s", "limit_sequences_per_s", "share",
+        "goal", "failed",
+    ),
+    "server": (
+        "model", "dtype", "concurrency", "tokens_per_s", "first_token_ms", "per_token_ms",
+        "skipped", "failed",
+    ),
+}  # fmt: skip
+_SHARES = ("share", "goal")
+
+
+def print_tables(phases: Phases) -> None:
+    """One table per phase that has run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    for name, phase in phases.items():
+        state = "" if phase["is_complete"] else ", cut off"
+        title = f"{name} ({phase['mode']}, {phase['seconds']:.0f} s{state})"
+        columns = [c for c in COLUMNS[name] if any(c in row for row in phase["rows"])]
+        table = Table(*columns, title=title, title_justify="left")
+        for row in phase["rows"]:
+            is_wrong = "failed" in row or row.get("correct") is False
+            table.add_row(*(_cell(c, row.get(c)) for c in columns), style="red" if is_wrong else "")
+        console.print(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column in _SHARES:
+        return f"{value:.0%}"
+    if column == "peers":
+        return ", ".join(f"{k} {v:.4g}" for k, v in value.items() if not isinstance(v, str))
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def plot(path: Path, phases: Phases) -> None:
+    """Shares of the limit of every measured row, its goal marked, as SVG; nothing without rows."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    groups = {name: list(_bars(name, phase)) for name, phase in phases.items()}
+    groups = {name: bars for name, bars in groups.items() if bars}
+    if not groups:
+        return
+    # The same figures give the same file.
+    matplotlib.rcParams.update({"svg.hashsalt": "atoll", "font.size": 8})
+    heights = [0.6 + 0.22 * len(bars) for bars in groups.values()]
+    figure, axes = pyplot.subplots(
+        len(groups), 1, figsize=(9, sum(heights)), height_ratios=heights, squeeze=False
+    )
+    for axis, (name, bars) in zip(axes[:, 0], groups.items(), strict=True):
+        labels, shares, goals = zip(*reversed(bars), strict=True)
+        places = range(len(bars))
+        drawn = axis.barh(places, shares, color="#0b7a75")
+        axis.set_yticks(places, labels)
+        axis.bar_label(drawn, [f"{share:.0%}" for share in shares], padding=3)
+        for place, goal in zip(places, goals, strict=True):
+            if goal is not None:
+                axis.plot([goal, goal], [place - 0.4, place + 0.4], color="#c2562d")
+        axis.axvline(1.0, color="black", linewidth=0.8)
+        axis.set_xlim(0, max(1.1, 1.1 * max(shares)))
+        axis.set_title(f"{name}, share of the device's limit ({phases[name]['mode']})", loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _bars(name: str, phase: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
+    """Label, share and goal of each row that has a share."""
+    wanted = ("kernel", "case", "model", "length", "batch", "context", "graphs")
+    for row in phase["rows"]:
+        if "share" in row:
+            parts = [f"{k} {row[k]}" if not isinstance(row[k], str) else row[k]
+                     for k in wanted if k in row]  # fmt: skip
+            yield ", ".join(parts), row["share"], row.get("goal")

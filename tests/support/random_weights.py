@@ -1,0 +1,46 @@
+"""Models of any size with random weights, made on their device, without a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.models.registry import architecture, build
+from atoll.weights.load import Loadable, LoadOptions
+
+
+class _Noise:
+    """Stands in for the tensors that a checkpoint has for a module."""
+
+    def __init__(self, target: str, module: Any, options: LoadOptions) -> None:
+        self.target, self._module, self._options = target, module, options
+
+    def has(self, suffix: str) -> bool:
+        """Weights and biases, where the module has them."""
+        return getattr(self._module, suffix, None) is not None
+
+    def get(self, suffix: str, shape: Sequence[int]) -> Tensor:
+        """Ones and zeros for a norm, small numbers for a matrix, in the options' dtype."""
+        given: dict[str, Any] = {"device": self._options.device, "dtype": self._options.dtype}
+        if len(shape) == 1:
+            return torch.full(tuple(shape), float(suffix == "weight"), **given)
+        return torch.randn(tuple(shape), **given) * 0.02
+
+    def input_scales(self) -> None:
+        """None are divided."""
+        return None
+
+
+def random_model(
+    raw: Mapping[str, Any], table: Mapping[str, str], options: LoadOptions
+) -> nn.Module:
+    """The model of a config.json; table: ``registry.DECODERS`` or ``ENCODERS``."""
+    model = build(architecture(raw, table), raw)
+    for name, module in model.named_modules():
+        if isinstance(module, Loadable):
+            noise: Any = _Noise(name, module, options)
+            module.load(noise, options)
+    return model.eval()
