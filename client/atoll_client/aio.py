@@ -251,6 +251,11 @@ class AsyncClient:
         texts: list[str] = await self._ask(model, question)
         return texts
 
+    async def input_shapes(self, model: str) -> dict[str, list[int]]:
+        """The inputs of any model on the server, an ensemble too; -1: of any length."""
+        about = await self._transport.metadata(model, self._timeout_s)
+        return {tensor.name: [int(size) for size in tensor.shape] for tensor in about.inputs}
+
     async def infer(self, model: str, inputs: Mapping[str, Any], **parameters: Any) -> Any:
         """Any model on the server, an ensemble or a pipeline too, by its tensors' names.
 

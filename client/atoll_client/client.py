@@ -130,6 +130,10 @@ class Client:
         """Texts of token ids."""
         return self._run(self._client.decode(ids, model))
 
+    def input_shapes(self, model: str) -> dict[str, list[int]]:
+        """The inputs of any model on the server, by name; -1: of any length."""
+        return self._run(self._client.input_shapes(model))
+
     def infer(self, model: str, inputs: Mapping[str, Any], **parameters: Any) -> Any:
         """Any model on the server, by its tensors' names."""
         return self._run(self._client.infer(model, inputs, **parameters))

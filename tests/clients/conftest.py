@@ -1,7 +1,7 @@
-"""Two real servers for all tests here, each with a gateway in front of it.
+"""Real servers for all tests here, the first two with a gateway in front.
 
 ``served``: the two embedded models. ``scoring``: tiny checkpoints that rerank, classify and give
-sparse vectors.
+sparse vectors. ``complete``: an entry of every kind, pipelines included.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateways import Served, free_port, start_gateway
+from gateways import EMBEDDER, GENERATOR, Served, free_port, start_gateway
 
 from atoll.launcher import ServerProcess
 
@@ -58,6 +58,31 @@ def scoring(folders: dict[str, Path]) -> Iterator[Served]:
     options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
     with ServerProcess(options) as server:
         yield from _with_gateway(server)
+
+
+@pytest.fixture(scope="session")
+def complete(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server with an entry of every kind that the pages name; its reranker is a tiny one."""
+    from atoll.catalogue import ENTRIES, PIPELINES, Entry, Pipeline, write_repository
+    from atoll.cli.choose import entry_of
+    from atoll.launcher.options import ServerOptions
+
+    folder = tmp_path_factory.mktemp("repository")
+    entries: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
+    names = (
+        EMBEDDER, GENERATOR, f"{GENERATOR}-session", f"{EMBEDDER}-tokens",
+        f"{EMBEDDER}-ensemble", "retrieve-rerank",
+    )  # fmt: skip
+    write_repository([entry for entry in entries if entry.name in names], folder)
+    reranker = {"task": "rerank", "served_model_name": "bge-reranker-base"}
+    write_repository([entry_of(str(folders["rerank"]), reranker)], folder)
+    options = ServerOptions.on_free_ports(
+        repository=folder, exit_timeout_s=3, watch_interval_s=0.0, allow_shared_memory=True
+    )
+    with ServerProcess(options) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,13 @@ of shared memory and of pipelines is held against the plain calls.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gateways import EMBEDDER, GENERATOR
+from gateways import EMBEDDER
 
-from atoll.catalogue import ENTRIES, PIPELINES, Entry, Pipeline, write_repository
-from atoll.cli.choose import entry_of
-from atoll.launcher import ServerOptions, ServerProcess
+from atoll.launcher import ServerProcess
 from atoll_client import Client
 from atoll_client.errors import ValidationError
 
@@ -27,34 +24,12 @@ SNIPPETS = [
     for page, text in PAGES.items()
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
 ]
-RERANKER = "bge-reranker-base"
 
 
 @pytest.fixture(scope="module")
-def process(
-    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """A server with every model that the pages name."""
-    folder = tmp_path_factory.mktemp("repository")
-    entries: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
-    names = (
-        EMBEDDER, GENERATOR, f"{GENERATOR}-session", f"{EMBEDDER}-tokens",
-        f"{EMBEDDER}-ensemble", "retrieve-rerank",
-    )  # fmt: skip
-    write_repository([entry for entry in entries if entry.name in names], folder)
-    reranker = {"task": "rerank", "served_model_name": RERANKER}
-    write_repository([entry_of(str(folders["rerank"]), reranker)], folder)
-    options = ServerOptions.on_free_ports(
-        repository=folder, exit_timeout_s=3, watch_interval_s=0.0, allow_shared_memory=True
-    )
-    with ServerProcess(options) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def server(process: ServerProcess) -> str:
-    """Its gRPC address."""
-    return process.grpc_url
+def server(complete: ServerProcess) -> str:
+    """The gRPC address of a server with every model that the pages name."""
+    return complete.grpc_url
 
 
 @pytest.mark.parametrize(
@@ -92,10 +67,10 @@ def test_ensemble_and_pipeline_answer_as_their_parts(server: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["grpc", "http"])
-def test_shared_memory_holds_what_messages_hold(process: ServerProcess, transport: str) -> None:
+def test_shared_memory_holds_what_messages_hold(complete: ServerProcess, transport: str) -> None:
     texts = [f"text {i}" for i in range(300)]
     before = set(Path("/dev/shm").iterdir())
-    with Client(process.grpc_url if transport == "grpc" else process.http_url) as client:
+    with Client(complete.grpc_url if transport == "grpc" else complete.http_url) as client:
         sent = client.embed(texts, dimensions=16)
         np.testing.assert_allclose(
             client.embed(texts, dimensions=16, shared_memory=True), sent, atol=1e-5

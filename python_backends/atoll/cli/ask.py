@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atoll.cli.options import URL, AsJson, ServedName, Timeout, Url, connect, print_json
+from atoll.cli.rows import of_encoder, of_pipeline, shown
 from atoll.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ MaxTokens = Annotated[
 Temperature = Annotated[
     float, typer.Option(envvar="ATOLL_TEMPERATURE", help="0: the likeliest token, always.")
 ]
-# Weights of a sparse vector that are worth a look, and numbers of a dense one.
-_SHOWN = 8
 
 
 def infer(
@@ -32,7 +32,8 @@ def infer(
         typer.Option(help="A text; may be repeated. Without it: each line of standard input."),
     ] = None,
     query: Annotated[
-        str | None, typer.Option(help="What a reranker compares the texts with.")
+        str | None,
+        typer.Option(help="What a reranker, or retrieve-rerank, compares the texts with."),
     ] = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
@@ -40,22 +41,33 @@ def infer(
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model of a running server: vectors, scores, labels or text, as its task is."""
+    """Ask a model of a running server: vectors, scores, labels or text, as its task is.
+
+    Ensembles and pipelines are asked by the tensors they take. To a NAME-session entry, the texts
+    are the turns of one conversation.
+    """
     texts = text or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
     if not texts:
         raise ConfigError("no text to ask with: --text, or lines on standard input")
     with connect(url, timeout) as client:
-        task = {found.name: found.task for found in client.models()}.get(model)
+        tasks = _tasks(client)
+        task, generator = tasks.get(model), model.removesuffix("-session")
         if task == "generate":
             _generate(client, model, texts, as_json, max_tokens, temperature)
             return
-        rows = _rows(client, model, task, texts, query)
+        if task is None and tasks.get(generator) == "generate":
+            _converse(client, generator, texts, as_json, max_tokens, temperature)
+            return
+        if task is None:
+            rows = of_pipeline(client, model, texts, query)
+        else:
+            rows = of_encoder(client, model, task, texts, query)
     if as_json:
         print_json({"model": model, "task": task, "results": rows})
         return
     table = Table("text", "answer")
     for row in rows:
-        table.add_row(str(row.pop("text", "")), _shown(row))
+        table.add_row(str(row.get("text", "")), shown(row))
     Console().print(table)
 
 
@@ -76,7 +88,7 @@ def chat(
     """
     is_terminal = sys.stdin.isatty()
     with connect(url, timeout) as client:
-        tasks = {found.name: found.task for found in client.models()}
+        tasks = _tasks(client)
         if tasks.get(model) != "generate":
             raise ConfigError(f"{model!r} is no generator of this server; it serves {tasks}")
         conversation = client.conversation(model, system)
@@ -105,65 +117,44 @@ def _lines(is_terminal: bool) -> Any:
             yield line
 
 
+def _tasks(client: Client) -> dict[str, str]:
+    """Of each model, by every name that it answers to."""
+    names = ((found, (found.name, found.model_id, *found.adapters)) for found in client.models())
+    return {name: found.task for found, known in names for name in known}
+
+
 def _generate(
     client: Client, model: str, texts: list[str], as_json: bool, max_tokens: int, temperature: float
+) -> None:
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    _print_answers(
+        model, texts, as_json,
+        lambda text: (chunk.text for chunk in client.stream(text, model, **options)),
+    )  # fmt: skip
+
+
+def _converse(
+    client: Client, model: str, texts: list[str], as_json: bool, max_tokens: int, temperature: float
+) -> None:
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    with client.conversation(model, session=True) as talk:
+        _print_answers(
+            f"{model}-session", texts, as_json, lambda text: talk.stream(text, **options)
+        )
+
+
+def _print_answers(
+    model: str, texts: list[str], as_json: bool, answer: Callable[[str], Iterable[str]]
 ) -> None:
     rows = []
     for text in texts:
         parts = []
-        for chunk in client.stream(text, model, max_tokens=max_tokens, temperature=temperature):
-            parts.append(chunk.text)
+        for piece in answer(text):
+            parts.append(piece)
             if not as_json:
-                print(chunk.text, end="", flush=True)
+                print(piece, end="", flush=True)
         rows.append({"text": text, "answer": "".join(parts)})
         if not as_json:
             print()
     if as_json:
         print_json({"model": model, "task": "generate", "results": rows})
-
-
-def _rows(
-    client: Client, model: str, task: str | None, texts: list[str], query: str | None
-) -> list[dict[str, Any]]:
-    """A row for each text; of a model that is not one of ours, a row for each output."""
-    if task == "embed":
-        vectors = client.embed(texts, model)
-        return [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, vectors, strict=True)]
-    if task == "sparse":
-        found = client.embed_sparse(texts, model)
-        return [
-            {"text": t, "indices": v.indices.tolist(), "values": v.values.tolist()}
-            for t, v in zip(texts, found, strict=True)
-        ]
-    if task == "rerank":
-        if query is None:
-            raise ConfigError(f"{model} is a reranker: --query says what for")
-        ranks = client.rerank(query, texts, model)
-        return [{"text": r.text, "index": r.index, "score": r.score} for r in ranks]
-    if task == "classify":
-        labels = client.classify(texts, model)
-        return [
-            {"text": t, "labels": {one.label: one.score for one in row}}
-            for t, row in zip(texts, labels, strict=True)
-        ]
-    inputs = {"text_input": [[t] for t in texts], **({"query": [[query]]} if query else {})}
-    outputs = client.infer(model, inputs)
-    return [
-        {"text": name, "output": value.tolist() if hasattr(value, "tolist") else value}
-        for name, value in outputs.items()
-    ]
-
-
-def _shown(row: dict[str, Any]) -> str:
-    """The answer in a line: long lists are cut."""
-    if "labels" in row:
-        return ", ".join(f"{name} {score:.4f}" for name, score in row["labels"].items())
-    if "score" in row:
-        return f"{row['score']:.4f}"
-    if "indices" in row:
-        pairs = sorted(zip(row["values"], row["indices"], strict=True), reverse=True)[:_SHOWN]
-        return ", ".join(f"{index}: {value:.3f}" for value, index in pairs)
-    if "embedding" in row:
-        first = ", ".join(f"{value:.4f}" for value in row["embedding"][:_SHOWN])
-        return f"[{first}, ...] ({len(row['embedding'])} numbers)"
-    return str(row["output"])

@@ -1,0 +1,94 @@
+"""What ``atoll infer`` prints: a row for each text that a model was asked with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atoll.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atoll_client import Client
+
+# Weights of a sparse vector that are worth a look, and numbers of a dense one.
+_SHOWN = 8
+
+
+def of_encoder(
+    client: Client, model: str, task: str, texts: list[str], query: str | None
+) -> list[dict[str, Any]]:
+    """The rows of a model that embeds, reranks or classifies."""
+    if task == "embed":
+        vectors = client.embed(texts, model)
+        return [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, vectors, strict=True)]
+    if task == "sparse":
+        found = client.embed_sparse(texts, model)
+        return [
+            {"text": t, "indices": v.indices.tolist(), "values": v.values.tolist()}
+            for t, v in zip(texts, found, strict=True)
+        ]
+    if task == "rerank":
+        ranks = client.rerank(_needed(query, model), texts, model)
+        return [{"text": r.text, "index": r.index, "score": r.score} for r in ranks]
+    labels = client.classify(texts, model)
+    return [
+        {"text": t, "labels": {one.label: one.score for one in row}}
+        for t, row in zip(texts, labels, strict=True)
+    ]
+
+
+def of_pipeline(
+    client: Client, model: str, texts: list[str], query: str | None
+) -> list[dict[str, Any]]:
+    """The rows of an ensemble, a pipeline or anybody's model that takes ``text_input``.
+
+    A row for each text where the outputs have one, else a row for each output.
+
+    Raises:
+        ConfigError: it takes no texts, or a query that was not given.
+    """
+    shapes = client.input_shapes(model)
+    if "text_input" not in shapes:
+        raise ConfigError(f"{model} takes {', '.join(shapes)} and no text_input")
+    inputs = {"text_input": _shaped(texts, shapes["text_input"])}
+    if "query" in shapes:
+        inputs["query"] = _shaped([_needed(query, model)], shapes["query"])
+    outputs = {name: _plain(value) for name, value in client.infer(model, inputs).items()}
+    if {"index", "score"} <= outputs.keys():
+        places = zip(outputs["index"], outputs["score"], strict=True)
+        return [{"text": texts[i], "index": i, "score": score} for i, score in places]
+    if all(len(value) == len(texts) for value in outputs.values()):
+        return [
+            {"text": text, **{name: value[row] for name, value in outputs.items()}}
+            for row, text in enumerate(texts)
+        ]
+    return [{"text": name, "output": value} for name, value in outputs.items()]
+
+
+def shown(row: dict[str, Any]) -> str:
+    """The answer in a line: long lists are cut."""
+    if "labels" in row:
+        return ", ".join(f"{name} {score:.4f}" for name, score in row["labels"].items())
+    if "score" in row:
+        return f"{row['score']:.4f}"
+    if "indices" in row:
+        pairs = sorted(zip(row["values"], row["indices"], strict=True), reverse=True)[:_SHOWN]
+        return ", ".join(f"{index}: {value:.3f}" for value, index in pairs)
+    if "embedding" in row:
+        first = ", ".join(f"{value:.4f}" for value in row["embedding"][:_SHOWN])
+        return f"[{first}, ...] ({len(row['embedding'])} numbers)"
+    return ", ".join(str(value) for name, value in row.items() if name != "text")
+
+
+def _needed(query: str | None, model: str) -> str:
+    if query is None:
+        raise ConfigError(f"{model} compares texts with a query: --query says which")
+    return query
+
+
+def _shaped(texts: list[str], shape: list[int]) -> list[Any]:
+    """Texts as a column where a model has one for each row, else in a row."""
+    return [[text] for text in texts] if len(shape) > 1 else texts
+
+
+def _plain(value: Any) -> list[Any]:
+    return list(value.tolist() if hasattr(value, "tolist") else value)
