@@ -53,7 +53,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Reference:
-    """The transformers model of a variant, called with ids (tokens,)."""
+    """The transformers model of a variant, called with ids (tokens,).
+
+    In float64, since its float32 is itself up to 3e-5 off.
+    """
 
     variant: Variant
     model: Any
@@ -62,7 +65,8 @@ class Reference:
     def logits(self, ids: list[int]) -> Tensor:
         """(tokens, vocab) float32."""
         with self.variant.around():
-            out: Tensor = self.model(torch.tensor([ids]), use_cache=False).logits[0]
+            model = self.model if self.model.dtype == torch.bfloat16 else self.model.double()
+            out: Tensor = model(torch.tensor([ids]), use_cache=False).logits[0]
         return out.float() * self.variant.scale_logits
 
 

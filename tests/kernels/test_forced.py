@@ -1,0 +1,58 @@
+"""The engines' numerics with each family of kernels forced in turn.
+
+The tests are those of the encoders, the decoders and the engine; the default kernels, the widest
+native ones, run with these anyway.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atoll_kernels.cpu.native.build import LEVELS, cpu_flags
+
+TESTS = Path(__file__).resolve().parents[1]
+ENCODERS, DECODERS = TESTS / "encoders/test_numerics.py", TESTS / "models/test_decoders.py"
+T5, ENGINE = TESTS / "models/test_t5.py", TESTS / "engine/test_greedy.py"
+# AVX2 and portable C++; kernels themselves are tested at every level.
+NARROW = [level.name for level in LEVELS if cpu_flags().issuperset(level.needs)][-2:]
+CHOSEN = "trunk or jina or one_by_one or newcomer or preemption"
+
+
+def run(files: list[Path], chosen: str, kernels: dict[str, Any], **environment: str) -> None:
+    """Runs the tests whose names match in a process of their own: kernels are bound on import."""
+    support = str(TESTS / "support")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "forced", "-k", chosen, "-W", "ignore",
+         *map(str, files)],
+        env={**os.environ, "PYTHONPATH": support, "FORCED_KERNELS": json.dumps(kernels),
+             **environment},
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout and " skipped" not in done.stdout
+
+
+def test_plain_torch() -> None:
+    """What ``--disable-custom-kernels`` runs."""
+    run([ENCODERS, DECODERS, T5, ENGINE], CHOSEN, {"disable_custom_kernels": True})
+
+
+@pytest.mark.parametrize("level", NARROW)
+def test_narrower_instructions(level: str) -> None:
+    """What an older CPU runs."""
+    run([ENCODERS, DECODERS, T5, ENGINE], CHOSEN, {}, ATOLL_CPU_ISA=level)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton, the kernel language, is missing"
+)
+def test_gpu_kernels_interpreted() -> None:
+    """Whole models on the Triton-language kernels: packed, in chunks, paged."""
+    chosen = "test_jina_equals_its_description[4] or (in_chunks and mixtral)"
+    run([ENCODERS, DECODERS], chosen, {"family": "gpu"}, TRITON_INTERPRET="1")

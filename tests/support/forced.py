@@ -1,0 +1,29 @@
+"""A pytest plugin: the kernels named in FORCED_KERNELS run, whatever a test or setting asks for.
+
+FORCED_KERNELS is a JSON object of ``dispatch.configure``'s arguments.
+"""
+
+import json
+import os
+from typing import Any
+
+from atoll_kernels import dispatch
+
+_FORCED: dict[str, Any] = json.loads(os.environ["FORCED_KERNELS"])
+_configure = dispatch.configure
+
+
+def _forced(**given: Any) -> None:
+    _configure(**{**given, **_FORCED})
+
+
+dispatch.configure = _forced
+_forced()
+if _FORCED.get("family") == "gpu":
+    from interpreted import repair_bfloat16
+
+    repair_bfloat16()
+
+
+def pytest_report_header() -> str:
+    return f"forced kernels: {dispatch.policy}"
