@@ -211,7 +211,7 @@ def test_weights_are_fetched_once(there: list[str], weights: list[str]) -> None:
     others = [
         "config.json", "tokenizer.json", "vocab.txt", "merges.txt", "model.safetensors.index.json",
         "chat_template.jinja", "1_Pooling/config.json", "2_Dense/model.safetensors",
-        "2_Dense/config.json",
+        "2_Dense/config.json", "spiece.model", "additional_chat_templates/tool_use.jinja",
     ]  # fmt: skip
     noise = ["README.md", "onnx/model.safetensors", "original/config.json", "script.py"]
     assert wanted_files([*there, *others, *noise]) == sorted([*weights, *others])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.engine.speculation import NgramDraft
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, ValidationError
 from atoll.models.options import load_options, prepare_process, rescaled
 from atoll.models.registry import DECODERS, Checkpoint, architecture, is_known, load_decoder
 from atoll.weights.load import LoadOptions
@@ -45,6 +45,18 @@ class Limits:
     max_total_tokens: int
     vocab_size: int
     decoder_start_token_id: int | None = None
+
+    def check_ids(self, name: str, ids: Sequence[int]) -> None:
+        """Also for texts: some tokenizers name tokens that their models have no embedding for.
+
+        Raises:
+            ValidationError: an id outside the vocabulary.
+        """
+        size = self.vocab_size
+        wrong = next((i for i, token in enumerate(ids) if not 0 <= token < size), None)
+        if wrong is not None:
+            what = f"input_ids[{wrong}]" if name == "input_ids" else f"token {wrong} of {name}"
+            raise ValidationError(f"{what} is {ids[wrong]}; the vocabulary has {size}")
 
 
 @dataclass(frozen=True)

@@ -83,16 +83,13 @@ class Prompt:
             if template is None:
                 raise ValidationError("messages is set, but this model has no chat template")
             rendered = template.render(self.messages, self.tools)
-            return tokenizer.encode(rendered, add_special_tokens=False)
-        if self.text is not None:
+            ids = tokenizer.encode(rendered, add_special_tokens=False)
+        elif self.text is not None:
             text = _with_suffix(self.text, options.suffix, tokenizer)
-            return tokenizer.encode(text, options.add_special_tokens)
-        ids = list(self.input_ids or ())
-        for index, token_id in enumerate(ids):
-            if not 0 <= token_id < limits.vocab_size:
-                raise ValidationError(
-                    f"input_ids[{index}] is {token_id}; the vocabulary has {limits.vocab_size}"
-                )
+            ids = tokenizer.encode(text, options.add_special_tokens)
+        else:
+            ids = list(self.input_ids or ())
+        limits.check_ids(self.name, ids)
         return ids
 
 

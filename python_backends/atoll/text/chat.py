@@ -21,6 +21,8 @@ from atoll.errors import ConfigError, ValidationError
 from atoll.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
+# transformers writes the first; older versions of its documentation name the second.
+TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
 
 
 class ChatTemplate:
@@ -40,18 +42,13 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """chat_template.jinja, else tokenizer_config.json's ``chat_template``; None: neither."""
-        file = folder / "chat_template.jinja"
-        source = (
-            file.read_text(encoding="utf-8") if file.exists()
-            else tokenizer.config.get("chat_template")
-        )  # fmt: skip
-        if not source:
-            return None
-        if isinstance(source, str):
-            return cls({"default": source}, tokenizer.special_tokens)
-        variants = {variant["name"]: variant["template"] for variant in source}
-        return cls(variants, tokenizer.special_tokens)
+        """The folder's .jinja files, else tokenizer_config.json's ``chat_template``; None: neither.
+
+        Raises:
+            ConfigError: a template that cannot be compiled, or a list of something else.
+        """
+        variants = _files(folder) or _named(tokenizer.config.get("chat_template"))
+        return cls(variants, tokenizer.special_tokens) if variants else None
 
     def render(
         self,
@@ -76,6 +73,31 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError) as error:
             raise ValidationError(f"messages: the chat template refuses them: {error}") from error
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Templates by name: chat_template.jinja is the default, a folder holds the others."""
+    found = [file for name in TEMPLATE_FOLDERS for file in sorted((folder / name).glob("*.jinja"))]
+    variants = {file.stem: file.read_text(encoding="utf-8") for file in found}
+    default = folder / "chat_template.jinja"
+    if default.exists():
+        variants["default"] = default.read_text(encoding="utf-8")
+    return variants
+
+
+def _named(source: Any) -> dict[str, str]:
+    """Templates by name from one text, a list of named ones, or an object of them."""
+    if not source:
+        return {}
+    if isinstance(source, str):
+        return {"default": source}
+    try:
+        pairs = source.items() if isinstance(source, dict) else [
+            (variant["name"], variant["template"]) for variant in source
+        ]  # fmt: skip
+        return {str(name): str(template) for name, template in pairs}
+    except (TypeError, KeyError) as error:
+        raise ConfigError("tokenizer_config.json: chat_template is no text and no list") from error
 
 
 def _checked(index: int, message: Any) -> dict[str, Any]:

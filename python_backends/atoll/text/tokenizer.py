@@ -1,11 +1,7 @@
-"""A checkpoint's tokenizer: the Rust object, and what its JSON files say around it.
-
-The ids are those of tokenizer.json. transformers is asked only for checkpoints without that file.
-"""
+"""A checkpoint's tokenizer: the Rust object, and what its JSON files say around it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +10,10 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import normalizers
 
-from atoll.errors import ConfigError
+from atoll.text import sources
 from atoll.text.families import TextRule, complete, text_rule
+from atoll.text.sources import read_json
 from atoll.weights.modules import sentence_config, transformer_folder
-
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token")
 
 
 @dataclass(frozen=True)
@@ -41,14 +36,13 @@ class Tokenizer:
         """Raises ConfigError: the folder has no tokenizer that can be read."""
         is_lower_case = bool(sentence_config(folder).get("do_lower_case"))
         folder = transformer_folder(folder)
-        config = _read(folder / "tokenizer_config.json")
-        core = _core(folder)
-        complete(core, _read(folder / "config.json").get("architectures"))
+        config, model = (read_json(folder / f"{n}.json") for n in ("tokenizer_config", "config"))
+        core, texts = sources.load(folder, config, model)
+        complete(core, model.get("architectures"))
         core.no_truncation()
         core.no_padding()
         if is_lower_case:
             _lower(core)
-        texts = _special_tokens(folder, config)
         eos_token_ids = _eos_token_ids(folder, core, texts)
         return cls(core, config, texts, eos_token_ids, text_rule(core))
 
@@ -69,20 +63,6 @@ class Tokenizer:
         return str(self.core.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
 
-def _core(folder: Path) -> RustTokenizer:
-    path = folder / "tokenizer.json"
-    try:
-        if path.exists():
-            return RustTokenizer.from_file(str(path))
-        from transformers import AutoTokenizer
-
-        slow = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-        core: RustTokenizer = slow.backend_tokenizer
-        return core
-    except Exception as error:
-        raise ConfigError(f"{folder}: no tokenizer can be read: {error}") from error
-
-
 def _lower(core: RustTokenizer) -> None:
     """What sentence-transformers' ``do_lower_case`` asks for, whatever tokenizer.json does."""
     own = core.normalizer
@@ -90,38 +70,13 @@ def _lower(core: RustTokenizer) -> None:
     core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
-def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Texts by name; special_tokens_map.json fills what tokenizer_config.json leaves out."""
-    found = {}
-    for source in (_read(folder / "special_tokens_map.json"), config):
-        for name in SPECIAL_TOKENS:
-            value = source.get(name)
-            text = value.get("content") if isinstance(value, dict) else value
-            if isinstance(text, str):
-                found[name] = text
-    return found
-
-
 def _eos_token_ids(
     folder: Path, core: RustTokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
     """generation_config.json's, else config.json's, else the tokenizer's own."""
     for name in ("generation_config.json", "config.json"):
-        value = _read(folder / name).get("eos_token_id")
+        value = read_json(folder / name).get("eos_token_id")
         if value is not None:
             return frozenset(value if isinstance(value, list) else [value])
     eos = core.token_to_id(special_tokens.get("eos_token", ""))
     return frozenset() if eos is None else frozenset([eos])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected an object")
-    return found

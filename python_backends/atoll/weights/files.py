@@ -15,7 +15,8 @@ from atoll.weights.embedded import EMBEDDED, embedded_folder
 from atoll.weights.modules import Module, read_modules, transformer_folder
 
 # Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
-_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "sentencepiece.bpe.model")
+_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+_TEMPLATES = ("additional_chat_templates/*.jinja", "chat_templates/*.jinja")
 _MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 _NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "README*", "*.onnx")
 
@@ -98,7 +99,9 @@ def _model_files(everything: Iterable[str], prefix: str, with_weights: bool) -> 
     inside = [n.removeprefix(prefix) for n in everything if n.startswith(prefix)]
     top = [n for n in inside if "/" not in n and not _matches(n, _NOT_NEEDED)]
     weights = _weights(top) if with_weights else []
-    return {prefix + n for n in [*weights, *(n for n in top if _matches(n, _SMALL_FILES))]}
+    small = [n for n in top if _matches(n, _SMALL_FILES)]
+    templates = [n for n in inside if _matches(n, _TEMPLATES)]
+    return {prefix + name for name in (*weights, *small, *templates)}
 
 
 def _weights(root: Sequence[str]) -> list[str]:

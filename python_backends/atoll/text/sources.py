@@ -1,0 +1,160 @@
+"""Which files of a folder become its tokenizer, and the tokens that its other files add.
+
+tokenizer.json wins: its ids and its template are what the model was trained with, whatever
+``add_bos_token`` says beside it. Without it a sentencepiece model is read here, and the rest
+(vocab.json with merges.txt, vocab.txt, ...) is left to transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from atoll.errors import ConfigError
+from atoll.text import sentencepiece
+from atoll.text.sentencepiece import Converted
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token",
+)  # fmt: skip
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
+_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file.
+
+    Raises:
+        ConfigError: it is no JSON, or no object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected an object")
+    return found
+
+
+def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> Converted:
+    """The Rust tokenizer of a folder, and the texts of its special tokens by name.
+
+    Args:
+        config: tokenizer_config.json.
+        model: config.json.
+
+    Raises:
+        ConfigError: there is no tokenizer, or none that can be read; says what to do.
+    """
+    file = folder / "tokenizer.json"
+    if file.exists():
+        try:
+            core = Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise ConfigError(f"{file}: cannot be read: {error}") from error
+        found, is_ours = Converted(core, {}), False
+    else:
+        found, is_ours = _convert(folder, config, model)
+    special = found.special_tokens | special_tokens(folder, config)
+    wrong = _declare(found.core, folder, config, special, model.get("vocab_size"))
+    if wrong and is_ours:
+        raise ConfigError(f"{folder}: added tokens have other ids than their files say: {wrong}")
+    if wrong:
+        logger.warning("%s: tokenizer.json has other ids than tokenizer_config: %s", folder, wrong)
+    return Converted(found.core, special)
+
+
+def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Texts by name; special_tokens_map.json fills what tokenizer_config.json leaves out."""
+    found = {}
+    for source in (read_json(folder / "special_tokens_map.json"), config):
+        for name in SPECIAL_TOKENS:
+            text = _text(source.get(name))
+            if text is not None:
+                found[name] = text
+    return found
+
+
+def _convert(
+    folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]
+) -> tuple[Converted, bool]:
+    """A tokenizer from other files, and whether its ids are ours to answer for."""
+    file = next((folder / name for name in _SENTENCEPIECE if (folder / name).exists()), None)
+    kind = sentencepiece.family(config.get("tokenizer_class"), model.get("model_type"))
+    if file is not None and kind is not None:
+        return sentencepiece.convert(file, kind, config), True
+    there = [name for name in (*_SENTENCEPIECE, *_OTHERS) if (folder / name).exists()]
+    if not there:
+        raise ConfigError(
+            f"{folder}: there is no tokenizer.json, and none of "
+            f"{', '.join((*_SENTENCEPIECE, *_OTHERS))}: copy tokenizer.json from the model's "
+            "repository"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        slow = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        texts = {name: getattr(slow, name, None) for name in SPECIAL_TOKENS}
+        special = {name: str(text) for name, text in texts.items() if text is not None}
+        return Converted(slow.backend_tokenizer, special), False
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"{folder}: there is no tokenizer.json, and transformers cannot convert "
+            f"{', '.join(there)} ({reason}); copy tokenizer.json from the model's repository, or "
+            "write it where the tokenizer loads: AutoTokenizer.from_pretrained(...).save_pretrained"
+        ) from error
+
+
+def _declare(
+    core: Tokenizer,
+    folder: Path,
+    config: Mapping[str, Any],
+    special: Mapping[str, str],
+    vocab_size: Any,
+) -> list[str]:
+    """Adds the tokens that the JSON files name and ``core`` lacks, as transformers does.
+
+    Not beyond the model's vocabulary: a padding token that was only ever named would be an id
+    without an embedding. Returns what got another id than its file says.
+    """
+    declared = config.get("added_tokens_decoder")
+    if not declared:
+        old = read_json(folder / "added_tokens.json")
+        declared = {index: {"content": text, "normalized": False} for text, index in old.items()}
+    tokens = [(_token(entry, special), int(index)) for index, entry in declared.items()]
+    tokens.sort(key=lambda pair: pair[1])
+    more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or ()
+    more = [_text(token) for token in (more.values() if isinstance(more, dict) else more)]
+    known = {token.content for token, _ in tokens}
+    names = [text for text in (*more, *special.values()) if text and text not in known]
+    for token in (*(t for t, _ in tokens), *(AddedToken(n, special=True) for n in names)):
+        is_new = core.token_to_id(token.content) is None
+        if is_new and vocab_size and core.get_vocab_size() >= vocab_size:
+            logger.info("%s: token %r is beyond the vocabulary", folder, token.content)
+        elif is_new or token.content in known:
+            core.add_tokens([token])
+    pairs = [(token.content, index, core.token_to_id(token.content)) for token, index in tokens]
+    return [f"{text!r}: {index}, not {got}" for text, index, got in pairs if got != index]
+
+
+def _token(entry: Any, special: Mapping[str, str]) -> AddedToken:
+    flags = {name: entry[name] for name in _FLAGS if name in entry}
+    flags.setdefault("special", entry["content"] in special.values())
+    return AddedToken(entry["content"], **flags)
+
+
+def _text(token: Any) -> str | None:
+    """The text of a special token, which may be an object with flags."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
