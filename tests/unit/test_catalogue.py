@@ -152,11 +152,12 @@ def test_labels_are_in_the_order_of_the_logits(tmp_path: Path) -> None:
 
 def test_modules_decide_over_the_architecture(tmp_path: Path) -> None:
     prefix = "sentence_transformers.models"
+    trunk = {"type": f"{prefix}.Transformer", "path": ""}
     pooling = {"type": f"{prefix}.Pooling", "path": "1_Pooling"}
     dense = {"type": f"{prefix}.Dense", "path": "2_Dense"}
     splade = {"type": "sentence_transformers.sparse_encoder.models.SpladePooling", "path": ""}
     decoder = checkpoint(
-        tmp_path / "a", [pooling, dense], architectures=["MistralForCausalLM"], model_type="mistral"
+        tmp_path / "a", [trunk, pooling, dense], architectures=["MistralForCausalLM"], model_type="mistral"
     )
     checkpoint(decoder / "2_Dense", in_features=32, out_features=12)
     checkpoint(decoder / "3_Dense", in_features=32, out_features=9)
@@ -164,7 +165,7 @@ def test_modules_decide_over_the_architecture(tmp_path: Path) -> None:
     assert read_model(decoder).embedding_size == 12
     assert read_model(decoder, dense_path="3_Dense").embedding_size == 9
     sparse = checkpoint(
-        tmp_path / "b", [splade], architectures=["BertForMaskedLM"], model_type="bert"
+        tmp_path / "b", [trunk, splade], architectures=["BertForMaskedLM"], model_type="bert"
     )
     assert read_model(sparse).task == "sparse"
     assert read_model(sparse, task="embed").task == "embed"

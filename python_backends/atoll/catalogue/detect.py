@@ -13,6 +13,7 @@ from typing import Any
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.weights.modules import (
     Module,
+    check_modules,
     length_limit,
     read_modules,
     read_object,
@@ -68,7 +69,7 @@ def read_model(
 
     Raises:
         ConfigError: a file is missing or malformed.
-        UnsupportedModel: no task fits; names the architecture.
+        UnsupportedModel: no task fits, or its modules are not known; names them.
     """
     modules = read_modules(folder)
     trunk = transformer_folder(folder)
@@ -80,8 +81,11 @@ def read_model(
     hidden = _first(config, _HIDDEN_SIZE_KEYS)
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(_HIDDEN_SIZE_KEYS)}")
+    task = task or _task(folder, config, names, modules, labels)
+    if task != "generate":
+        check_modules(folder, task, pooling)
     return Detected(
-        task=task or _task(folder, config, names, modules, labels),
+        task=task,
         architecture=names[0] if names else "",
         model_type=str(config.get("model_type", "")),
         hidden_size=hidden,
@@ -101,8 +105,9 @@ def _task(
 ) -> str:
     model_type = str(config.get("model_type", ""))
     kinds = [module.kind for module in modules]
-    if labels:
-        return "rerank" if len(labels) == 1 else "classify"
+    saved = read_object(folder / "config_sentence_transformers.json").get("model_type")
+    if labels or saved == "CrossEncoder":
+        return "classify" if len(labels) > 1 else "rerank"
     if "SpladePooling" in kinds:
         return "sparse"
     # A decoder with pooling modules is an embedder, whatever its class is called.

@@ -20,13 +20,13 @@ from atoll.config import Settings
 from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
 from atoll.encoders.packer import Item
 from atoll.encoders.pooling import normalized, pool
-from atoll.encoders.spec import EncoderSpec, check_modules
+from atoll.encoders.spec import EncoderSpec
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import PackedBatch
 from atoll.models.options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
-from atoll.weights.modules import transformer_folder
+from atoll.weights.modules import check_modules, transformer_folder
 
 Floats = npt.NDArray[np.float32]
 
@@ -86,10 +86,10 @@ class Embedder(Encoder):
     """Texts to dense vectors."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
+        check_modules(folder, "embed", settings.pooling)
         super().__init__(folder, settings)
         if self.spec.pooling == "splade":
             raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
-        check_modules(folder, self.spec, settings)
         self.steps: list[Callable[[Tensor], Tensor]] = [
             normalized if path is None else DenseHead.load(path, self.options)
             for path in self.spec.steps
@@ -125,8 +125,8 @@ class SparseEmbedder(Encoder):
     """Texts to SPLADE's weights of words (Formal et al. 2021): max of log(1 + relu(score))."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
+        check_modules(folder, "sparse", settings.pooling)
         super().__init__(folder, settings)
-        check_modules(folder, self.spec, settings)
         self.head = MaskedLanguageHead.load(self.folder, self.trunk, self.options)
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
@@ -151,6 +151,7 @@ class Classifier(Encoder):
     """Texts or pairs to a score for each label; a reranker has one label."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
+        check_modules(folder, "classify")
         super().__init__(folder, settings)
         self.head = ClassificationHead.load(
             self.folder, self.hidden_size, len(self.spec.labels), self.options
@@ -169,12 +170,11 @@ class Classifier(Encoder):
         ]
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """What transformers' pipeline applies: nothing to a regression of several values."""
-        if self.spec.problem_type == "single_label_classification" and logits.shape[1] > 1:
-            return logits.softmax(-1)
-        if self.spec.problem_type == "regression" and logits.shape[1] > 1:
+        if self.spec.activation == "identity":
             return logits
-        return logits.sigmoid()
+        if self.spec.activation == "softmax":
+            return logits.softmax(-1)
+        return logits.tanh() if self.spec.activation == "tanh" else logits.sigmoid()
 
 
 def _finite(rows: Tensor) -> list[bool]:

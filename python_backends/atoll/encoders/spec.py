@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from atoll.weights.modules import (
     read_modules,
     read_object,
     read_poolings,
+    transformer_folder,
 )
 
-# Modules that may follow the pooling; Dropout does nothing once a model is trained.
-_AFTER_POOLING = ("Dense", "Normalize", "Dropout")
-_POOLINGS = ("Pooling", "SpladePooling")
+logger = logging.getLogger(__name__)
+
+# What turns logits into scores, by the last part of a class's name.
+ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
+# How names of tokenizers that give no segments begin; PreTrainedTokenizerFast, which transformers
+# 4 wrote, does give them, and TokenizersBackend of transformers 5 does not.
+_WITHOUT_TOKEN_TYPES = ("Roberta", "XLMRoberta", "Camembert", "TokenizersBackend")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class EncoderSpec:
     included. prompts: text put before an input, by name. steps: what follows the pooling, in order:
     the folder of a Dense module, or None for a division by the length. labels: in the order of the
     logits. problem_type: config.json's, or what transformers' pipeline assumes without one.
+    activation: what turns logits into scores, one of the values of ACTIVATIONS.
+    has_token_types: whether the model is given the segments of a pair.
     """
 
     pooling: str
@@ -41,6 +49,8 @@ class EncoderSpec:
     steps: tuple[Path | None, ...] = ()
     labels: tuple[str, ...] = ()
     problem_type: str = "single_label_classification"
+    activation: str = "identity"
+    has_token_types: bool = True
 
     @classmethod
     def read(
@@ -51,10 +61,15 @@ class EncoderSpec:
         Raises:
             ConfigError: a pooling that is not known, a default prompt that the model lacks, or a
                 length beyond ``max_batch_tokens`` where inputs may not be cut.
+            UnsupportedModel: the pooling leaves out prompts, and there are some.
         """
         modules = read_modules(folder)
         prompts, default = _prompts(folder, settings)
+        if any(prompts.values()) or settings.default_prompt:
+            _check_prompt_pooling(folder, modules)
         labels = _labels(raw)
+        default_type = ("single" if len(labels) > 1 else "multi") + "_label_classification"
+        problem_type = raw.get("problem_type") or default_type
         return cls(
             pooling=_pooling(folder, modules, settings),
             max_length=_max_length(folder, settings, max_positions),
@@ -62,8 +77,9 @@ class EncoderSpec:
             default_prompt_name=default,
             steps=_steps(folder, modules, settings),
             labels=labels,
-            problem_type=raw.get("problem_type")
-            or ("single" if len(labels) > 1 else "multi") + "_label_classification",
+            problem_type=problem_type,
+            activation=_activation(folder, raw, labels, problem_type),
+            has_token_types=_has_token_types(folder),
         )
 
     def prompt(self, settings: Settings, name: Any) -> str:
@@ -82,36 +98,14 @@ class EncoderSpec:
         return self.prompts[name]
 
 
-def check_modules(folder: Path, spec: EncoderSpec, settings: Settings) -> None:
-    """That modules.json is a trunk, a pooling, and what may follow it.
-
-    Raises:
-        UnsupportedModel: it is not; names the modules.
-    """
-    modules = read_modules(folder)
-    # Settings say what a file without a pooling does not.
-    if not modules or (settings.pooling is not None and len(modules) == 1):
-        return
-    foreign = [m.type for m in modules if not m.type.startswith("sentence_transformers.")]
-    if foreign:
-        raise UnsupportedModel(
-            f"{folder}/modules.json: {foreign} are not sentence-transformers' own; Atoll never "
-            "runs a checkpoint's code"
-        )
-    kinds = [m.kind for m in modules]
-    is_known = modules[0].is_transformer and kinds[1:2] and kinds[1] in _POOLINGS
-    if not is_known or not set(kinds[2:]) <= set(_AFTER_POOLING):
-        raise UnsupportedModel(
-            f"{folder}/modules.json: modules {kinds} are not supported; supported: Transformer, "
-            f"then {' or '.join(_POOLINGS)}, then any of {', '.join(_AFTER_POOLING)}"
-        )
-    config = read_object(folder / modules[1].path / "config.json")
-    has_prompt = any(spec.prompts.values()) or settings.default_prompt
-    if config.get("include_prompt") is False and has_prompt:
-        raise UnsupportedModel(
-            f"{folder}/{modules[1].path}: include_prompt is false; pooling without the tokens of "
-            "the prompt is not supported"
-        )
+def _check_prompt_pooling(folder: Path, modules: Sequence[Module]) -> None:
+    """Raises UnsupportedModel: the pooling leaves out the tokens of the prompt."""
+    for path in (m.path for m in modules if m.kind == "Pooling"):
+        if read_object(folder / path / "config.json").get("include_prompt") is False:
+            raise UnsupportedModel(
+                f"{folder}/{path}: include_prompt is false; pooling without the tokens of the "
+                "prompt is not supported"
+            )
 
 
 def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | None]:
@@ -143,7 +137,7 @@ def _max_length(folder: Path, settings: Settings, max_positions: int) -> int:
     return min(length, settings.max_batch_tokens)
 
 
-def _pooling(folder: Path, modules: tuple[Module, ...], settings: Settings) -> str:
+def _pooling(folder: Path, modules: Sequence[Module], settings: Settings) -> str:
     if settings.pooling is not None:
         known = (*POOLING_MODES, "splade")
         if settings.pooling not in known:
@@ -154,9 +148,7 @@ def _pooling(folder: Path, modules: tuple[Module, ...], settings: Settings) -> s
     return "+".join(read_poolings(folder)) or "cls"
 
 
-def _steps(
-    folder: Path, modules: tuple[Module, ...], settings: Settings
-) -> tuple[Path | None, ...]:
+def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple[Path | None, ...]:
     """The last division by the length is left out: a request says whether it wants one."""
     if settings.dense_path is not None:
         return (folder / settings.dense_path,)
@@ -164,6 +156,38 @@ def _steps(
     while after and after[-1].kind == "Normalize":
         after.pop()
     return tuple(folder / m.path if m.kind == "Dense" else None for m in after)
+
+
+def _activation(
+    folder: Path, raw: Mapping[str, Any], labels: tuple[str, ...], problem_type: str
+) -> str:
+    """The one that a cross encoder's files name, else that of transformers' pipeline."""
+    inside = raw.get("sentence_transformers")
+    named = (
+        read_object(folder / "config_sentence_transformers.json").get("activation_fn")
+        or (inside.get("activation_fn") if isinstance(inside, Mapping) else None)
+        or raw.get("sbert_ce_default_activation_function")
+    )
+    if named is not None and str(named).startswith("torch."):
+        name = str(named).rsplit(".", 1)[-1]
+        if name not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ConfigError(f"{folder}: activation_fn is {named!r}; known: {known}")
+        return ACTIVATIONS[name]
+    if named is not None:
+        logger.warning("%s: activation_fn %r is not torch's and is left out", folder, named)
+    if len(labels) == 1 or problem_type == "multi_label_classification":
+        return "sigmoid"
+    return "identity" if problem_type == "regression" else "softmax"
+
+
+def _has_token_types(folder: Path) -> bool:
+    """transformers' rule: the tokenizer's file says it, else the tokenizer's class."""
+    raw = read_object(transformer_folder(folder) / "tokenizer_config.json")
+    names = raw.get("model_input_names")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    return not str(raw.get("tokenizer_class", "")).startswith(_WITHOUT_TOKEN_TYPES)
 
 
 def _labels(raw: Mapping[str, Any]) -> tuple[str, ...]:

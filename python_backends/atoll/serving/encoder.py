@@ -68,7 +68,9 @@ class EncoderModel:
         encoder, forward = self.load(folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
-        self.text_encoder = TextEncoder(tokenizer.core, encoder.spec.max_length)
+        self.text_encoder = TextEncoder(
+            tokenizer.core, encoder.spec.max_length, encoder.spec.has_token_types
+        )
         self.metrics = Metrics(args["model_name"])
         self.engine = EncoderEngine(
             forward,

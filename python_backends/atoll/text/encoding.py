@@ -30,10 +30,11 @@ class TextEncoder:
     """Encodes batches of texts; safe to call from several threads.
 
     max_length: tokens that the model takes, special tokens included.
+    has_token_types: whether the model is given the segments of a pair.
     """
 
-    def __init__(self, core: RustTokenizer, max_length: int) -> None:
-        self.max_length = max_length
+    def __init__(self, core: RustTokenizer, max_length: int, has_token_types: bool = True) -> None:
+        self.max_length, self._has_token_types = max_length, has_token_types
         self._core = core
         core.no_padding()
         core.no_truncation()
@@ -63,15 +64,14 @@ class TextEncoder:
                         f"{name}[{index}] has {len(encoding.ids)} tokens; the model accepts "
                         f"{self.max_length} (set truncate=true to cut it)"
                     )
-        return [_encoded(encoding) for encoding in encodings]
+        return [self._encoded(encoding) for encoding in encodings]
+
+    def _encoded(self, encoding: Encoding) -> Encoded:
+        types = encoding.type_ids if self._has_token_types else []
+        return Encoded(encoding.ids, types if any(types) else None)
 
 
 def _truncating(core: RustTokenizer, max_length: int, direction: str) -> RustTokenizer:
     copy: RustTokenizer = RustTokenizer.from_str(core.to_str())
     copy.enable_truncation(max_length, strategy="longest_first", direction=direction)
     return copy
-
-
-def _encoded(encoding: Encoding) -> Encoded:
-    types = encoding.type_ids
-    return Encoded(encoding.ids, types if any(types) else None)

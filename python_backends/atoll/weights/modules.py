@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, UnsupportedModel
 
 # Names that sentence-transformers has given to one and the same file over the years.
 _SENTENCE_CONFIGS = tuple(
@@ -27,6 +27,8 @@ POOLING_MODES = {
     "weighted-mean": ("weightedmean", "pooling_mode_weightedmean_tokens"),
     "last-token": ("lasttoken", "pooling_mode_lasttoken"),
 }
+# What may follow the pooling; Dropout does nothing once a model is trained.
+_AFTER_POOLING = ("Dense", "Normalize", "Dropout")
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
 
 
@@ -68,6 +70,36 @@ def parse_modules(found: Any, name: str) -> tuple[Module, ...]:
         if inside.is_absolute() or ".." in inside.parts:
             raise ConfigError(f"{name}: path {module.path!r} leads out of the checkpoint")
     return modules
+
+
+def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
+    """That modules.json is what a task takes: a trunk, its pooling, and what may follow that.
+
+    pooling: a setting, in place of a Pooling module.
+
+    Raises:
+        UnsupportedModel: it is not; names the modules.
+    """
+    modules = read_modules(folder)
+    kinds = [m.kind for m in modules]
+    foreign = [m.type for m in modules if not m.type.startswith("sentence_transformers.")]
+    if foreign:
+        raise UnsupportedModel(
+            f"{folder}/modules.json: {foreign} are not sentence-transformers' own; Atoll never "
+            "runs a checkpoint's code"
+        )
+    rest = kinds[1:]
+    if task in ("embed", "sparse"):
+        layout = f"Transformer, then Pooling or SpladePooling, then any of {_AFTER_POOLING}"
+        is_pooled = rest[:1] in (["Pooling"], ["SpladePooling"]) if rest else pooling is not None
+        is_known = is_pooled and set(rest[1:]) <= set(_AFTER_POOLING)
+    else:
+        layout, is_known = "Transformer alone", not rest
+    if modules and not (modules[0].is_transformer and is_known):
+        raise UnsupportedModel(
+            f"{folder}/modules.json: modules {kinds} are not supported for task {task!r}; "
+            f"supported: {layout}"
+        )
 
 
 def transformer_folder(folder: Path) -> Path:

@@ -41,6 +41,7 @@ def write_trunk(variant: Variant, folder: Path) -> Any:
         folder / "tokenizer_config.json",
         tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", sep_token="[SEP]",
         unk_token="[UNK]", model_max_length=int(1e30),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )  # fmt: skip
     return model
 
@@ -67,7 +68,8 @@ def update(path: Path, **changes: Any) -> None:
 
 def encode(folder: Path, texts: Any, encoder: Any) -> list[Encoded]:
     """Token ids as serving makes them."""
-    text_encoder = TextEncoder(Tokenizer.load(folder).core, encoder.spec.max_length)
+    spec = encoder.spec
+    text_encoder = TextEncoder(Tokenizer.load(folder).core, spec.max_length, spec.has_token_types)
     return text_encoder.encode(texts, name="x", truncate=True)
 
 
