@@ -70,7 +70,7 @@ class Gateway:
             await services.stop()
         await self.pool.stop()
         await self.metrics.close()
-        self.telemetry.close()
+        await self.telemetry.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start_services(self) -> Services | None:

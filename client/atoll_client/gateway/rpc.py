@@ -173,6 +173,7 @@ def _each(request: Request, method: Method) -> Callable[[Any], Awaitable[Any]]:
         own = Request(
             request.gateway, request.method, request.path, request.headers, b"",
             request.request_id, time.perf_counter(), request.model, request.route,
+            trace=request.trace,
         )  # fmt: skip
         return await method(own, message)
 

@@ -5,9 +5,15 @@ Without an endpoint nothing of OpenTelemetry is imported and a span costs nothin
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from typing import Any, Protocol
 
 from atoll_client.gateway.http import Request
+
+# Until a gateway that ends gives up the spans that a collector has not taken.
+_CLOSE_S = 3.0
 
 
 class Span(Protocol):
@@ -35,19 +41,30 @@ class Telemetry:
             return _NO_SPAN
         return _Span(self._tracer, request)
 
-    def close(self) -> None:
-        """Sends what is left."""
-        if self._provider is not None:
-            self._provider.shutdown()
+    async def close(self) -> None:
+        """Sends what is left, unless the collector is away or slow."""
+        if self._provider is None:
+            return
+        # Blocks, and tries for ten seconds where nobody listens: not a reason to end late.
+        work = threading.Thread(target=self._provider.shutdown, daemon=True)
+        work.start()
+        ends = time.monotonic() + _CLOSE_S
+        while work.is_alive() and time.monotonic() < ends:
+            await asyncio.sleep(0.02)
 
     def _start(self, endpoint: str, service_name: str) -> None:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ModuleNotFoundError as error:
+            hint = "otlp_endpoint is set: pip install 'atoll-client[otel]'"
+            raise ModuleNotFoundError(hint) from error
 
-        self._provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
+        resource = Resource.create({"service.name": service_name})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        exporter = OTLPSpanExporter(endpoint, insecure=not endpoint.startswith("https://"))
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("atoll_client.gateway")
 
@@ -69,8 +86,9 @@ _NO_SPAN = _NoSpan()
 class _Span:
     def __init__(self, tracer: Any, request: Request) -> None:
         from opentelemetry.propagate import extract, inject
-        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
+        self._error = StatusCode.ERROR
         self._span = tracer.start_span(
             f"{request.method} {request.path}",
             context=extract(dict(request.headers)),
@@ -86,8 +104,10 @@ class _Span:
         self._span.end()
 
     def end(self, request: Request, status: int) -> None:
-        """Says how it went."""
+        """Says how it went; a stream that failed was begun with status 200."""
         self._span.set_attribute("http.response.status_code", status)
         self._span.set_attribute("http.request.id", request.request_id)
         for name, value in request.labels.items():
             self._span.set_attribute(f"atoll.{name}", value)
+        if status >= 500 or (status < 400 and "error" in request.labels):
+            self._span.set_status(self._error)
