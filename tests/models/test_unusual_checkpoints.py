@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from driving import Collector, load, request, save_llama
+from driving import Collector, load, save_llama
 from tiny import decoders
 from tiny.checkpoint import enliven
 from tiny.decoders import VOCAB
 from tiny.paged import PagedRunner
+from tiny.t5 import write_t5
 
 from atoll.config import Settings
 from atoll.engine.loader import LoadedEngine, load_engine
+from atoll.engine.request import Request, SamplingOptions
 from atoll.errors import ConfigError
 from atoll.models.registry import DECODERS, Checkpoint, architecture
 
@@ -41,10 +43,12 @@ def answers(folder: Path, prompts: Sequence[Sequence[int]], **settings: Any) -> 
     """Greedy answers of all prompts at once."""
     with engine(folder, **settings) as loaded:
         sinks: list[Collector] = []
-        for prompt in prompts:
-            made, sink = request(prompt, COUNT)
-            sinks.append(sink)
-            loaded.engine.submit(made)
+        start = loaded.limits.decoder_start_token_id
+        for i, ids in enumerate(prompts):
+            prompt, encoder = (tuple(ids), ()) if start is None else ((start,), tuple(ids))
+            sinks.append(Collector())
+            options = SamplingOptions(max_new_tokens=COUNT)
+            loaded.engine.submit(Request(f"r{i}", prompt, options, sinks[-1], encoder_ids=encoder))
         assert all(sink.ended.wait(60) for sink in sinks)
     assert [sink.error for sink in sinks] == [None] * len(sinks)
     return [sink.ids for sink in sinks]
@@ -191,3 +195,21 @@ def reference_answer(reference: Any, prompt: Sequence[int]) -> list[int]:
     for _ in range(COUNT):
         ids.append(int(reference(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("start", [None, 7])
+def test_generation_config_gives_the_first_token_of_an_answer(
+    start: int | None, tmp_path: Path
+) -> None:
+    """The token was looked for in config.json only."""
+    write_t5("t5", tmp_path)
+    edit(tmp_path / "config.json", "decoder_start_token_id")
+    generation = {"decoder_start_token_id": start, "temperature": 0.2, "eos_token_id": None}
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    reference = hf.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    ids = some_ids(12)
+    first = {"decoder_start_token_id": 0} if start is None else {}
+    expected = reference.generate(
+        torch.tensor([ids]), max_new_tokens=COUNT, do_sample=False, eos_token_id=None, **first
+    )
+    assert answers(tmp_path, [ids]) == [expected[0, 1:].tolist()]

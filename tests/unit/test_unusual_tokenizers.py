@@ -269,3 +269,33 @@ def test_chat_template_of_another_form_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path, tokenizer_config={"chat_template": [{"template": PLAIN}]})
     with pytest.raises(ConfigError, match="chat_template"):
         ChatTemplate.load(tmp_path, Tokenizer.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("generation", "model", "expected"),
+    [
+        ({"eos_token_id": [2, 5]}, {"eos_token_id": 7}, {2, 5}),
+        ({"eos_token_id": 5, "pad_token_id": 9, "temperature": 0.7}, {"eos_token_id": 7}, {5}),
+        ({"eos_token_id": None, "do_sample": True}, {"eos_token_id": [7, 8]}, {7, 8}),
+        ({"eos_token_id": []}, {}, {1}),
+        # GPT-2's default in the config of a smaller vocabulary.
+        ({"eos_token_id": 50256}, {"eos_token_id": 50256}, {1}),
+        (None, {"eos_token_id": 7}, {7}),
+        (None, {}, {1}),
+    ],
+)
+def test_ending_tokens(
+    generation: Json | None, model: Json, expected: set[int], tmp_path: Path
+) -> None:
+    write_tokenizer(tmp_path)
+    write_json(tmp_path, config={"model_type": "llama", "vocab_size": 96, **model})
+    if generation is not None:
+        write_json(tmp_path, generation_config=generation)
+    assert Tokenizer.load(tmp_path).eos_token_ids == expected
+
+
+def test_ending_tokens_of_another_form_are_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    write_json(tmp_path, config={"eos_token_id": "</s>"})
+    with pytest.raises(ConfigError, match=r"config\.json: eos_token_id is '</s>'"):
+        Tokenizer.load(tmp_path)

@@ -74,14 +74,13 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
         """Raises ConfigError: config.json is missing or is not an object."""
-        path = folder / "config.json"
-        try:
-            raw = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path}: expected an object")
+        raw = _object(folder / "config.json")
         raw = {**DEFAULTS.get(str(raw.get("model_type")), {}), **raw}
+        path = folder / "generation_config.json"
+        # Where newer repositories say it, and transformers looks first.
+        start = _object(path).get("decoder_start_token_id") if path.exists() else None
+        if start is not None:
+            raw["decoder_start_token_id"] = start
         return cls(folder, {key: value for key, value in raw.items() if value is not None})
 
 
@@ -103,6 +102,16 @@ def is_known(raw: Mapping[str, Any], table: Mapping[str, str]) -> bool:
     """Whether ``architecture`` has a file for a config.json."""
     is_decoder = table is DECODERS and _class_name(raw) in ARCHITECTURES
     return is_decoder or str(raw.get("model_type")) in table
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected an object")
+    return found
 
 
 def _class_name(raw: Mapping[str, Any]) -> str:

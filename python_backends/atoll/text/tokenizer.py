@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import normalizers
 
+from atoll.errors import ConfigError
 from atoll.text import sources
 from atoll.text.families import TextRule, complete, text_rule
 from atoll.text.sources import read_json
@@ -43,7 +44,7 @@ class Tokenizer:
         core.no_padding()
         if is_lower_case:
             _lower(core)
-        eos_token_ids = _eos_token_ids(folder, core, texts)
+        eos_token_ids = _eos_token_ids(folder, model, core, texts)
         return cls(core, config, texts, eos_token_ids, text_rule(core))
 
     @property
@@ -71,12 +72,18 @@ def _lower(core: RustTokenizer) -> None:
 
 
 def _eos_token_ids(
-    folder: Path, core: RustTokenizer, special_tokens: Mapping[str, str]
+    folder: Path, model: Mapping[str, Any], core: RustTokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
     """generation_config.json's, else config.json's, else the tokenizer's own."""
-    for name in ("generation_config.json", "config.json"):
-        value = read_json(folder / name).get("eos_token_id")
-        if value is not None:
-            return frozenset(value if isinstance(value, list) else [value])
+    generation = read_json(folder / "generation_config.json")
+    for name, source in (("generation_config.json", generation), ("config.json", model)):
+        value = source.get("eos_token_id")
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(index) is int for index in ids):
+            raise ConfigError(f"{folder / name}: eos_token_id is {value!r}; expected token ids")
+        # A default of the family's config may lie beyond the vocabulary.
+        found = frozenset(i for i in ids if 0 <= i < (model.get("vocab_size") or i + 1))
+        if found:
+            return found
     eos = core.token_to_id(special_tokens.get("eos_token", ""))
     return frozenset() if eos is None else frozenset([eos])
