@@ -26,8 +26,11 @@ from tiny.sentence import (
     write_trunk,
 )
 from torch import Tensor
+from typer.testing import CliRunner
 
 from atoll.catalogue import read_model
+from atoll.cli.app import app
+from atoll.cli.choose import entry_of
 from atoll.config import Settings
 from atoll.encoders.encoder import Classifier, Embedder, ScoreOptions
 from atoll.errors import AtollError, ConfigError, UnsupportedModel, WeightError
@@ -516,3 +519,45 @@ def test_segments_are_given_where_the_tokenizer_gives_them(
     close(ours, predicted(folder))
     is_same = torch.allclose(ours, score(cross[1], PAIRS))
     assert is_same == has_types
+
+
+# Architectures that are not served
+
+QWEN = [TRUNK, pooling(pooling_mode_lasttoken=True), NORMALIZE]
+UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
+    "distilbert": ("DistilBertModel", "distilbert", []),
+    "distilbert-st": ("DistilBertModel", "distilbert", [TRUNK, MEAN]),
+    "distilbert-masked": ("DistilBertForMaskedLM", "distilbert", []),
+    "mpnet": ("MPNetForMaskedLM", "mpnet", [TRUNK, MEAN, NORMALIZE]),
+    "modernbert": ("ModernBertModel", "modernbert", [TRUNK, MEAN]),
+    "modernbert-reranker": ("ModernBertForSequenceClassification", "modernbert", []),
+    "nomic": ("NomicBertModel", "nomic_bert", [TRUNK, MEAN]),
+    "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
+    "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),
+    "deberta-plain": ("DebertaV2Model", "deberta-v2", []),
+    "t5": ("T5EncoderModel", "t5", [TRUNK, MEAN]),
+    "t5-plain": ("T5EncoderModel", "t5", []),
+    "qwen": ("Qwen2Model", "qwen2", QWEN),
+    "qwen-causal": ("Qwen2ForCausalLM", "qwen2", QWEN),
+    "qwen-plain": ("Qwen2Model", "qwen2", []),
+    "mistral": ("MistralModel", "mistral", QWEN),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_architectures_are_named(name: str, tmp_path: Path) -> None:
+    architecture, model_type, modules = UNSUPPORTED[name]
+    update(tmp_path / "config.json", architectures=[architecture], model_type=model_type)
+    if modules:
+        write_modules(tmp_path, *modules)
+    match = rf"{architecture} \(model_type '{model_type}'\) is not supported.*BERT.*CamemBERT"
+    with pytest.raises(UnsupportedModel, match=match):
+        read_model(tmp_path)
+    with pytest.raises(UnsupportedModel, match=match):
+        entry_of(str(tmp_path), {})
+    with pytest.raises(UnsupportedModel, match=match):
+        entry_of(str(tmp_path), {"task": "embed"})
+    info = CliRunner().invoke(app, ["info", str(tmp_path)])
+    assert isinstance(info.exception, UnsupportedModel)
+    # An entry that was written by hand meets the same in the server.
+    refused(tmp_path, UnsupportedModel, rf"'{model_type}' is not supported.*xlm-roberta")

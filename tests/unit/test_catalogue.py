@@ -21,8 +21,10 @@ from atoll.catalogue import (
     render,
     write_repository,
 )
+from atoll.catalogue.detect import ENCODER_TYPES
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models.registry import ENCODERS
 from atoll.serving.wire import WIRES
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import resolve
@@ -156,19 +158,24 @@ def test_modules_decide_over_the_architecture(tmp_path: Path) -> None:
     pooling = {"type": f"{prefix}.Pooling", "path": "1_Pooling"}
     dense = {"type": f"{prefix}.Dense", "path": "2_Dense"}
     splade = {"type": "sentence_transformers.sparse_encoder.models.SpladePooling", "path": ""}
-    decoder = checkpoint(
-        tmp_path / "a", [trunk, pooling, dense], architectures=["MistralForCausalLM"], model_type="mistral"
-    )
-    checkpoint(decoder / "2_Dense", in_features=32, out_features=12)
-    checkpoint(decoder / "3_Dense", in_features=32, out_features=9)
-    assert read_model(decoder).task == "embed"
-    assert read_model(decoder).embedding_size == 12
-    assert read_model(decoder, dense_path="3_Dense").embedding_size == 9
+    embedder = checkpoint(
+        tmp_path / "a", [trunk, pooling, dense], architectures=["BertForMaskedLM"],
+        model_type="bert",
+    )  # fmt: skip
+    checkpoint(embedder / "2_Dense", in_features=32, out_features=12)
+    checkpoint(embedder / "3_Dense", in_features=32, out_features=9)
+    assert read_model(embedder).task == "embed"
+    assert read_model(embedder).embedding_size == 12
+    assert read_model(embedder, dense_path="3_Dense").embedding_size == 9
     sparse = checkpoint(
         tmp_path / "b", [trunk, splade], architectures=["BertForMaskedLM"], model_type="bert"
     )
     assert read_model(sparse).task == "sparse"
     assert read_model(sparse, task="embed").task == "embed"
+
+
+def test_the_encoders_that_are_named_have_files() -> None:
+    assert set(ENCODER_TYPES) == set(ENCODERS)
 
 
 def test_unusable_configs_are_named(tmp_path: Path) -> None:

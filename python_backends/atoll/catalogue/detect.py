@@ -21,7 +21,11 @@ from atoll.weights.modules import (
     transformer_folder,
 )
 
-_ENCODER_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
+# model_type -> what people call it; ``models.registry.ENCODERS`` has a file for each.
+ENCODER_TYPES = {
+    "bert": "BERT and JinaBERT v2", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa",
+    "camembert": "CamemBERT",
+}  # fmt: skip
 # Their positions begin after the padding token's id.
 _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
 # Their config.json may name a bare model ("BloomModel") or a class of the checkpoint's own code.
@@ -30,6 +34,8 @@ _GENERATOR_TYPES = (
     "mistral", "mixtral", "mixformer-sequential", "mpt", "opt", "phi", "phi-msft", "t5",
 )  # fmt: skip
 _GENERATOR_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "LMHeadCustomModel")
+_SUPPORTED = f"supported encoders are {', '.join(ENCODER_TYPES.values())}"
+_ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 _HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model")
 _MAX_TOKENS_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
@@ -69,7 +75,8 @@ def read_model(
 
     Raises:
         ConfigError: a file is missing or malformed.
-        UnsupportedModel: no task fits, or its modules are not known; names them.
+        UnsupportedModel: no task fits, or the architecture or its modules cannot be served; names
+            them and what can.
     """
     modules = read_modules(folder)
     trunk = transformer_folder(folder)
@@ -78,12 +85,13 @@ def read_model(
     config = read_object(trunk / "config.json")
     names = [str(name) for name in config.get("architectures") or ()]
     labels = _labels(config) if _has(names, ("ForSequenceClassification",)) else ()
+    task = task or _task(folder, config, names, modules, labels)
+    if task in _ENCODER_TASKS:
+        _check_encoder(folder, config, names, task)
+        check_modules(folder, task, pooling)
     hidden = _first(config, _HIDDEN_SIZE_KEYS)
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(_HIDDEN_SIZE_KEYS)}")
-    task = task or _task(folder, config, names, modules, labels)
-    if task != "generate":
-        check_modules(folder, task, pooling)
     return Detected(
         task=task,
         architecture=names[0] if names else "",
@@ -111,14 +119,32 @@ def _task(
     if "SpladePooling" in kinds:
         return "sparse"
     # A decoder with pooling modules is an embedder, whatever its class is called.
-    if "Pooling" in kinds or model_type in _ENCODER_TYPES:
+    if "Pooling" in kinds or model_type in ENCODER_TYPES:
+        return "embed"
+    # T5EncoderModel has the model_type of a generator.
+    if _has(names, ("EncoderModel",)):
         return "embed"
     if _has(names, _GENERATOR_CLASSES) or model_type in _GENERATOR_TYPES:
         return "generate"
     raise UnsupportedModel(
-        f"{folder}: cannot tell the task of architectures {list(names)} "
-        f"(model_type {model_type!r}); name it with --task"
+        f"{folder}: {_shown(names, model_type)} is not supported: {_SUPPORTED}; other generators "
+        "of transformers are served with --task generate"
     )
+
+
+def _check_encoder(
+    folder: Path, config: Mapping[str, Any], names: Sequence[str], task: str
+) -> None:
+    model_type = str(config.get("model_type", ""))
+    if model_type not in ENCODER_TYPES:
+        raise UnsupportedModel(
+            f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "
+            f"{_SUPPORTED}"
+        )
+
+
+def _shown(names: Sequence[str], model_type: str) -> str:
+    return f"{names[0] if names else 'a model without architectures'} (model_type {model_type!r})"
 
 
 def _embedding_size(
@@ -153,7 +179,7 @@ def _max_tokens(folder: Path, config: Mapping[str, Any]) -> int | None:
     positions = _first(config, _MAX_TOKENS_KEYS)
     if positions is not None and config.get("model_type") in _OFFSET_TYPES:
         positions -= int(config.get("pad_token_id", 1)) + 1
-    own = length_limit(folder) if config.get("model_type") in _ENCODER_TYPES else None
+    own = length_limit(folder) if config.get("model_type") in ENCODER_TYPES else None
     limits = [int(limit) for limit in (own, positions) if limit]
     return min(limits) if limits else None
 

@@ -15,6 +15,7 @@ from atoll.serving.embed import PADDING, EmbedModel, counts
 from atoll.text.encoding import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
+from atoll.weights.modules import transformer_folder
 
 # In an ensemble every step gets the parameters of the request, the encoder's too.
 _PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction"}
@@ -28,7 +29,7 @@ class TokensModel:
         self.settings = Settings.read(tensors.settings_parameters(args["model_config"]))
         settings = self.settings
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
-        raw = registry.Checkpoint.open(folder).raw
+        raw = registry.Checkpoint.open(transformer_folder(folder)).raw
         trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
         self.spec = EncoderSpec.read(folder, raw, settings, trunk.max_length)
         self.encoder = TextEncoder(Tokenizer.load(folder).core, self.spec.max_length)
