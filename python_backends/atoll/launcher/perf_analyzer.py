@@ -123,7 +123,8 @@ class PerfAnalyzer:
                 command, env=self._environment(Path(scratch)), capture_output=True, text=True,
                 timeout=timeout_s,
             )  # fmt: skip
-            if done.returncode or not export.exists():
+            # On a loaded machine it can end well and leave an empty file.
+            if done.returncode or not export.exists() or not export.stat().st_size:
                 said = (done.stdout + done.stderr).strip()
                 raise ConfigError(f"perf_analyzer ended with {done.returncode}: {said[-1000:]}")
             return _load(json.loads(export.read_text()))

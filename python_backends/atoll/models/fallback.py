@@ -10,6 +10,7 @@ Never runs a checkpoint's own code.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -73,6 +74,8 @@ def load(folder: Path, options: LoadOptions) -> Model:
 class Model(nn.Module):
     """A transformers model behind our models' interface; ``encode`` is for encoder-decoders."""
 
+    reads_on_host = True
+
     def __init__(self, model: Any, raw: Any, dtype: torch.dtype) -> None:
         super().__init__()
         text = raw.get_text_config(decoder=True)
@@ -83,6 +86,9 @@ class Model(nn.Module):
             start = raw.pad_token_id if start is None else start
         self.config = Config(text.vocab_size, int(positions), start)
         self.model = model
+        named = "cache" in inspect.signature(model.forward).parameters
+        # transformers before 5.24 has the older name.
+        self._cache_name = "cache" if named else "past_key_values"
         self._caches: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._encoded: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._num_cached = 0
@@ -126,18 +132,18 @@ class Model(nn.Module):
             out = self.model(
                 encoder_outputs=self._encode(encoder), decoder_input_ids=ids,
                 attention_mask=torch.ones(1, len(encoder), dtype=torch.int64, device=device),
-                past_key_values=cache, use_cache=True,
+                use_cache=True, **{self._cache_name: cache},
             )  # fmt: skip
         else:
             mask = torch.ones(1, len(text), dtype=torch.int64, device=device)
-            out = self.model(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        self._keep((text, encoder), getattr(out, "past_key_values", None), len(text))
+            out = self.model(ids, attention_mask=mask, use_cache=True, **{self._cache_name: cache})
+        self._keep((text, encoder), getattr(out, self._cache_name, None), len(text))
         logits: Tensor = out.logits[0, -num_new:]
         return logits
 
     def _keep(self, key: Hashable, cache: Any, num_tokens: int) -> None:
         """Remembers a cache, and forgets the longest unused beyond the memory's share."""
-        if cache is None:
+        if cache is None or not _is_attention(cache):
             return
         self._caches[key] = (cache, num_tokens)
         self._num_cached += num_tokens
@@ -153,6 +159,16 @@ class Model(nn.Module):
                 self._encoded.popitem(last=False)
         self._encoded.move_to_end(ids)
         return self._encoded[ids]
+
+
+def _is_attention(cache: Any) -> bool:
+    """Whether any number of tokens can follow; a recurrent state takes one, and without a mask."""
+    parts = [
+        getattr(cache, name, None) for name in ("self_attention_cache", "cross_attention_cache")
+    ]
+    caches = [part for part in parts if part is not None] or [cache]
+    layers = [layer for part in caches for layer in getattr(part, "layers", ())]
+    return bool(layers) and not any(hasattr(layer, "recurrent_states") for layer in layers)
 
 
 def _write(kv_cache: tuple[tuple[Tensor, Tensor], ...], slots: Tensor, ids: Tensor) -> None:
