@@ -24,6 +24,11 @@ class PackedExperts:
     bits: int = 16
     group: int = 0
 
+    @property
+    def reads_on_host(self) -> bool:
+        """Whether the host waits for the experts' counts of rows in every call."""
+        return self.layout == "loop"
+
 
 def pack_experts(gate_up: Sequence[PackedLinear], down: Sequence[PackedLinear]) -> PackedExperts:
     """Packs (hidden -> 2 * inter) and (inter -> hidden) layers, one of each per expert.

@@ -98,6 +98,9 @@ class Settings:
         0.5, "share of free memory that the KV cache may take", group="generate", least=0
     )
     prefix_caching: bool = _setting(True, "share KV blocks of equal prefixes", group="generate")
+    cuda_graphs: bool = _setting(
+        True, "on a GPU, replay decoding steps as graphs captured at load", group="generate"
+    )
     speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
     lora_adapters: str | None = _setting(None, "name=folder, separated by commas", group="generate")
     rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")

@@ -1,5 +1,8 @@
 """LoRA adapters against peft, alone and several in one batch, for plain and for fused layouts."""
 
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,9 @@ import pytest
 import torch
 import transformers as hf
 from driving import VOCAB, generate, load, make_core, reference_greedy, request, run, save_llama
-from tiny.checkpoint import enliven
+from safetensors.torch import load_file, save_file
+from tiny.checkpoint import enliven, write
+from tiny.decoders import DECODERS as DECODER_VARIANTS
 
 from atoll.engine.lora import attach_adapters, parse_adapters
 from atoll.errors import ConfigError, ValidationError, WeightError
@@ -107,6 +112,50 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
     for (prompt, adapter), ids in answers.items():
         assert ids == reference_greedy(references[adapter], prompt, COUNT)
     assert answers[(9,) * 12, None] != answers[(9,) * 12, "a"] != answers[(9,) * 12, "b"]
+
+
+def test_adapted_experts_in_a_mixed_batch(tmp_path: Path) -> None:
+    """An expert sees some of the batch's tokens: the adapter was applied to the wrong ones."""
+    base, adapter, merged = (tmp_path / name for name in ("base", "adapter", "merged"))
+    base.mkdir()
+    variant = next(v for v in DECODER_VARIANTS if v.name == "mixtral")
+    references = {None: write(variant, base).model}
+    tensors = load_file(base / "model.safetensors")
+    generator, pairs = torch.Generator().manual_seed(4), {}
+    for name in [n for n in tensors if re.search(r"experts\.\d\.w[12]\.weight", n)]:
+        out_features, in_features = tensors[name].shape
+        a = torch.randn(4, in_features, generator=generator) * 0.3
+        b = torch.randn(out_features, 4, generator=generator) * 0.3
+        tensors[name] += 2 * b @ a
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        pairs |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+    assert len(pairs) == 2 * 2 * 2 * 5
+    adapter.mkdir()
+    save_file(pairs, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copytree(base, merged)
+    save_file(tensors, merged / "model.safetensors")
+    references["x"] = hf.MixtralForCausalLM.from_pretrained(merged).eval()
+    model = load(base)
+    core = core_of(model, attach(model, base, {"x": adapter}))
+    made = [request(p, 8, adapter_id=name) for p in PROMPTS for name in (None, "x")]
+    for one, _ in made:
+        core.add(one)
+    run(core)
+    for one, sink in made:
+        expected = reference_greedy(references[one.adapter_id], one.prompt_ids, 8)
+        assert sink.ids == expected, one.adapter_id
+
+
+def test_buffered_steps_are_for_the_base_model(case: Any, slots: Any) -> None:
+    """A step in which an adapter takes part is not replayed: its rows differ from step to step."""
+    model, references = case
+    core = core_of(model, slots)
+    core._runner.buffer_decoding(8)
+    for adapter in ("a", None, "b"):
+        expected = [reference_greedy(references[adapter], p, COUNT) for p in PROMPTS]
+        assert generate(core, PROMPTS, max_new_tokens=COUNT, adapter_id=adapter) == expected
 
 
 def test_unknown_adapters_are_refused(slots: Any) -> None:

@@ -1,5 +1,6 @@
 """Rotary frequencies of every scaling against transformers' own."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atoll.errors import ConfigError
-from atoll.layers.rotary import RopeSpec, rope_tables
+from atoll.layers.rotary import RopeSpec, Rotary, rope_tables
 
 LLAMA3 = {
     "factor": 8.0,
@@ -51,3 +52,14 @@ def test_frequencies(kind: str, options: dict[str, Any], theta: float) -> None:
 def test_unknown_scaling_is_named() -> None:
     with pytest.raises(ConfigError, match="longrope"):
         RopeSpec.from_hf({"rope_scaling": {"type": "longrope"}}, 64)
+
+
+def test_tables_that_were_captured_stay() -> None:
+    """Graphs read a table at its address: growing must not free it, nor change its rows."""
+    rotary = Rotary(RopeSpec(dim=8, theta=1e4, max_positions=16))
+    first = rotary.tables(4, torch.device("cpu"))
+    alive = weakref.ref(first[0])
+    expected = first[0].clone()
+    del first
+    grown = rotary.tables(17, torch.device("cpu"))
+    assert alive() is not None and torch.equal(grown[0][:16], expected)

@@ -91,10 +91,11 @@ def make_core(
     dtype: torch.dtype = torch.float32,
     prefix_caching: bool = True,
     draft: Any = None,
+    device: torch.device | str = "cpu",
     **limits: Any,
 ) -> EngineCore:
     """An engine without a thread."""
-    runner = Runner(model, num_blocks, block_size, torch.device("cpu"), dtype)
+    runner = Runner(model, num_blocks, block_size, torch.device(device), dtype)
     sampler = Sampler(Processors(Watermark(vocab_size, 0.5, 2.0)))
     window = model.cache_spec().sliding_window
     return EngineCore(

@@ -31,6 +31,14 @@ class StepBatch:
     rows: Tensor
 
 
+@dataclass(frozen=True)
+class StepOutput:
+    """hidden: (tokens, hidden) of every new token; logits: (sampled rows, vocab) float32."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
 def build_batch(
     plan: Sequence[ScheduledSequence],
     kv_cache: tuple[tuple[Tensor, Tensor], ...],

@@ -14,6 +14,7 @@ from torch import nn
 from atoll.config import Settings
 from atoll.engine.core import EngineCore
 from atoll.engine.engine import Engine
+from atoll.engine.graphs import refusal
 from atoll.engine.lora import AdapterSlots, attach_adapters, parse_adapters
 from atoll.engine.memory import num_cache_blocks
 from atoll.engine.runner import Decoder, Runner
@@ -87,6 +88,7 @@ def load_engine(
     num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
     runner = Runner(decoder, num_blocks, settings.block_size, options.device, options.dtype)
     runner.adapters = adapters
+    _capture(runner, settings)
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
     core = EngineCore(
         runner,
@@ -127,6 +129,15 @@ def _attach(
         raise ConfigError("lora_adapters is set, but this model is left to transformers")
     table = architecture(checkpoint.raw, DECODERS).WEIGHTS
     return attach_adapters(model, table, checkpoint.folder, adapters, options.dtype)
+
+
+def _capture(runner: Runner, settings: Settings) -> None:
+    """Decoding steps as graphs, where they are wanted and possible."""
+    reason = refusal(runner.model, runner.device, runner.dtype)
+    if settings.cuda_graphs and reason is None:
+        runner.buffer_decoding(settings.max_batch_size)
+    elif settings.cuda_graphs:
+        logger.info("decoding runs without CUDA graphs: %s", reason)
 
 
 def _limits(settings: Settings, capacity: int, config: Any) -> Limits:

@@ -81,8 +81,10 @@ class AdaptedLinear(nn.Module):
         self.base, self._slots = base, slots
         self.deltas: dict[str, Delta] = {}
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """x: (tokens, in_features) -> (tokens, out_features)."""
+    def forward(
+        self, x: Tensor, activation: str | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
+        """x: (rows, in_features) -> (rows, out_features); row r is the batch's token tokens[r]."""
         active = [(n, rows) for n, rows in self._slots.rows.items() if n in self.deltas]
         if not active:
             out: Tensor = self.base(x, activation)
@@ -93,6 +95,8 @@ class AdaptedLinear(nn.Module):
             if rows is None:
                 y = y + x @ delta.a.t() @ delta.b.t()
             else:
+                if tokens is not None:
+                    rows = torch.isin(tokens, rows).nonzero().squeeze(1)
                 y = y.index_add(0, rows, x[rows] @ delta.a.t() @ delta.b.t())
         return y if activation is None else kernels.activate(y, activation)
 

@@ -5,16 +5,17 @@ Knows tensors and devices; knows neither requests' options nor text.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.engine.batch import StepBatch, build_batch, build_encoder_input
+from atoll.engine.batch import StepBatch, StepOutput, build_batch, build_encoder_input
+from atoll.engine.graphs import DecodeSteps
 from atoll.engine.lora import AdapterSlots
 from atoll.engine.request import Sequence as Running
 from atoll.engine.scheduler import ScheduledSequence
@@ -39,14 +40,6 @@ class EncoderDecoder(Decoder, Protocol):
     def encode(self, batch: EncoderInput) -> None: ...
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """hidden: (tokens, hidden) of every new token; logits: (sampled rows, vocab) float32."""
-
-    hidden: Tensor
-    logits: Tensor
-
-
 class Runner:
     """Runs plans on one device."""
 
@@ -61,6 +54,7 @@ class Runner:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
         self.adapters: AdapterSlots | None = None
+        self.decode_steps: DecodeSteps | None = None
         self.kv_cache = self._allocate()
 
     def _allocate(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -71,8 +65,22 @@ class Runner:
             for _ in range(spec.num_layers)
         )
 
+    def buffer_decoding(self, max_batch_size: int) -> None:
+        """Lets decoding steps of up to so many sequences run over buffers that never move, and on
+        a GPU replays them as graphs. The adapters must be attached before."""
+        if self.adapters is not None:
+            self.adapters.assign([None], [1], self.device)
+        self.decode_steps = DecodeSteps(self.model, self.kv_cache, self.device, max_batch_size)
+        if self.device.type == "cuda":
+            self.decode_steps.capture()
+
     def reset(self) -> None:
         """A fresh cache after a failed step, which may have left anything in the old one."""
+        if self.decode_steps is not None:
+            # Graphs know where the cache is.
+            for tensor in itertools.chain.from_iterable(self.kv_cache):
+                tensor.zero_()
+            return
         self.kv_cache = ()
         self.kv_cache = self._allocate()
 
@@ -85,6 +93,9 @@ class Runner:
             model = cast(EncoderDecoder, self.model)
             model.encode(build_encoder_input(fresh, self.kv_cache, self.block_size, self.device))
         self._assign_adapters([i.sequence for i in plan], [i.num_new_tokens for i in plan])
+        is_adapted = self.adapters is not None and bool(self.adapters.rows)
+        if self.decode_steps is not None and not is_adapted and self.decode_steps.takes(plan):
+            return self.decode_steps.run(plan)
         batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
         hidden = self.model(batch.paged)
         return StepOutput(hidden, self.model.logits(hidden[batch.rows]))

@@ -1,7 +1,10 @@
 """A mixture of experts: every token goes through the ``top_k`` gated MLPs that its router picks.
 
-Knows the routing and the sum, not the experts' names in a checkpoint.
+Knows which layers an expert has, and whether an adapter changes them; the routing and the sum are
+the kernels'.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +22,15 @@ class Expert(nn.Module):
         self.gate_up = Linear(hidden_size, 2 * intermediate_size, bias=False)
         self.down = Linear(intermediate_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (tokens, hidden) -> (tokens, hidden)."""
-        out: Tensor = self.down(kernels.gated_activation(self.gate_up(x), self.activation))
-        return out
+    @property
+    def is_adapted(self) -> bool:
+        """Whether one of the layers was wrapped after loading."""
+        return not (isinstance(self.gate_up, Linear) and isinstance(self.down, Linear))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """x: (rows, hidden), of the batch's tokens (rows,) int64 -> (rows, hidden)."""
+        gated = kernels.gated_activation(_apply(self.gate_up, x, tokens), self.activation)
+        return _apply(self.down, gated, tokens)
 
 
 class MixtureOfExperts(nn.Module):
@@ -37,26 +45,53 @@ class MixtureOfExperts(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        self.top_k = top_k
+        self.top_k, self.activation = top_k, activation
         self.router = Linear(hidden_size, num_experts, bias=False, quantizable=False)
         self.experts = nn.ModuleList(
             Expert(hidden_size, intermediate_size, activation) for _ in range(num_experts)
         )
+        self._packed: kernels.PackedExperts | None = None
+
+    @property
+    def reads_on_host(self) -> bool:
+        """Whether the host asks how many rows each expert has."""
+        return self._is_adapted or self.packed.reads_on_host
+
+    @property
+    def packed(self) -> kernels.PackedExperts:
+        """The experts' weights for the kernels, packed when they are first needed."""
+        if self._packed is None:
+            experts: list[Any] = list(self.experts)
+            self._packed = kernels.pack_experts(
+                [e.gate_up.packed for e in experts], [e.down.packed for e in experts]
+            )
+        return self._packed
+
+    @property
+    def _is_adapted(self) -> bool:
+        return any(expert.is_adapted for expert in self.experts)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
-        shares, chosen = self.router(x).float().softmax(-1).topk(self.top_k)
+        logits = self.router(x)
+        if self._is_adapted:
+            return self._one_by_one(x, logits)
+        return kernels.mixture_of_experts(x, logits, self.packed, self.top_k, self.activation)
+
+    def _one_by_one(self, x: Tensor, logits: Tensor) -> Tensor:
+        """With adapters, which are no part of packed weights."""
+        shares, chosen = logits.float().softmax(-1).topk(self.top_k)
         shares = (shares / shares.sum(-1, keepdim=True)).to(x.dtype)
-        # Sorted by expert, each expert's rows are one slice: a single copy to the host per layer.
-        order = chosen.flatten().argsort(stable=True)
-        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()
-        rows = order // self.top_k
-        weights = shares.flatten()[order].unsqueeze(1)
         out = torch.zeros_like(x)
-        start = 0
-        for expert, count in zip(self.experts, counts, strict=True):
-            if count:
-                mine = slice(start, start + count)
-                out.index_add_(0, rows[mine], expert(x[rows[mine]]) * weights[mine])
-                start += count
+        for index, expert in enumerate(self.experts):
+            tokens, places = (chosen == index).nonzero(as_tuple=True)
+            if len(tokens):
+                weights = shares[tokens, places].unsqueeze(1)
+                out.index_add_(0, tokens, expert(x[tokens], tokens) * weights)
         return out
+
+
+def _apply(layer: nn.Module, x: Tensor, tokens: Tensor) -> Tensor:
+    """An adapter must know which tokens of the batch it sees."""
+    out: Tensor = layer(x) if isinstance(layer, Linear) else layer(x, tokens=tokens)
+    return out

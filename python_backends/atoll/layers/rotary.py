@@ -86,6 +86,8 @@ class Rotary(nn.Module):
         super().__init__()
         self.spec = spec
         self._tables: tuple[Tensor, Tensor] | None = None
+        # Graphs that were captured over a smaller table go on reading it.
+        self._outgrown: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: PagedBatch) -> Rotation:
         """Rows of the tables for every token."""
@@ -98,9 +100,11 @@ class Rotary(nn.Module):
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin, (positions >= length, dim / 2) float32."""
-        if self._tables is None or self._tables[0].shape[0] < length:
-            rows = max(length, self.spec.max_positions)
-            self._tables = rope_tables(self.spec, rows, device)
+        if self._tables is None:
+            self._tables = rope_tables(self.spec, max(length, self.spec.max_positions), device)
+        elif self._tables[0].shape[0] < length:
+            self._outgrown.append(self._tables)
+            self._tables = rope_tables(self.spec, 2 * length, device)
         return self._tables
 
 

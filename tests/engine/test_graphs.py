@@ -1,0 +1,173 @@
+"""Decoding over static buffers equals decoding without them; a GPU's graphs equal both.
+
+Without a GPU the buffered step runs launch by launch: the same padded rows, the same code.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driving import VOCAB, Collector, load, make_core, run
+from tiny.checkpoint import write
+from tiny.decoders import DECODERS, DYNAMIC
+from tiny.t5 import write_t5
+from torch import Tensor
+
+from atoll.engine.core import EngineCore
+from atoll.engine.graphs import buckets, refusal
+from atoll.engine.request import Request, SamplingOptions
+from atoll.engine.runner import Runner
+from atoll.models.registry import Checkpoint, load_decoder
+from atoll.weights.load import LoadOptions
+
+# Rotary, a sliding window, ALiBi (twice: Falcon's is scaled), experts, rotation by length.
+VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
+KINDS = ("llama", "mistral-window", "bloom", "falcon-rw", "mixtral", "llama-dynamic", "flan-t5")
+# Sequences end one after the other, so steps have every size from all of them down to one.
+NUM_SEQUENCES = 11
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("checkpoint")
+    if request.param == "flan-t5":
+        write_t5("flan-t5", folder)
+    else:
+        write(VARIANTS[request.param], folder)
+    return load(folder)
+
+
+class Recorded:
+    """An engine whose steps' logits are kept, and how many sequences each step had."""
+
+    def __init__(self, model: Any, max_batch_size: int | None, **options: Any) -> None:
+        self.core: EngineCore = make_core(model, num_blocks=128, **options)
+        self.runner: Runner = self.core._runner
+        for tensor in itertools.chain.from_iterable(self.runner.kv_cache):
+            tensor.fill_(7.0)
+        if max_batch_size is not None:
+            self.runner.buffer_decoding(max_batch_size)
+        self.logits: list[Tensor] = []
+        self.num_buffered = 0
+        forward, steps = self.runner.forward, self.runner.decode_steps
+
+        def recorded(plan: Any) -> Any:
+            self.num_buffered += steps is not None and steps.takes(plan)
+            out = forward(plan)
+            self.logits.append(out.logits.clone())
+            return out
+
+        self.runner.forward = recorded  # type: ignore[method-assign]
+
+    def generate(self, has_encoder: bool) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(3)
+        sinks = []
+        for index in range(NUM_SEQUENCES):
+            ids = tuple(torch.randint(3, VOCAB, (1 + 3 * index,), generator=generator).tolist())
+            sink, options = Collector(), SamplingOptions(max_new_tokens=2 + 2 * index)
+            prompt, encoder = ((0,), ids) if has_encoder else (ids, ())
+            self.core.add(Request(f"{index}", prompt, options, sink, encoder_ids=encoder))
+            sinks.append(sink)
+        run(self.core)
+        assert [sink.error for sink in sinks] == [None] * len(sinks)
+        return [sink.ids for sink in sinks]
+
+
+@pytest.mark.parametrize("max_batch_size", [4, 9, 64])
+def test_buffered_steps_equal_plain_ones(model: Any, max_batch_size: int) -> None:
+    """All sizes of steps, with rows of padding and without, and steps beyond the largest bucket."""
+    has_encoder = hasattr(model, "encode")
+    plain, buffered = Recorded(model, None), Recorded(model, max_batch_size)
+    assert buffered.generate(has_encoder) == plain.generate(has_encoder)
+    assert buffered.num_buffered >= 8 and plain.num_buffered == 0
+    sizes = {len(x) for x in plain.logits}
+    assert sizes >= set(range(1, NUM_SEQUENCES + 1))
+    for found, expected in zip(buffered.logits, plain.logits, strict=True):
+        limit = 2e-5 * max(1.0, float(expected.std()))
+        assert float((found - expected).abs().max()) <= limit
+    caches = zip(buffered.runner.kv_cache, plain.runner.kv_cache, strict=True)
+    for found, expected in itertools.chain.from_iterable(
+        zip(*pair, strict=True) for pair in caches
+    ):
+        assert torch.equal(found == 7.0, expected == 7.0), "padding was written"
+        assert torch.allclose(found, expected, atol=2e-5)
+
+
+def test_full_buckets_are_bitwise_equal(model: Any) -> None:
+    """Without padding the numbers are the same, not only close."""
+    if hasattr(model, "encode"):
+        pytest.skip("its requests have another shape")
+    answers = []
+    for max_batch_size in (None, 4):
+        recorded = Recorded(model, max_batch_size)
+        for index in range(4):
+            sink, options = Collector(), SamplingOptions(max_new_tokens=5)
+            recorded.core.add(Request(f"{index}", (5 + index, 9), options, sink))
+        run(recorded.core)
+        answers.append(recorded.logits)
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+
+
+def test_buckets() -> None:
+    assert buckets(1) == (1,)
+    assert buckets(2) == (1, 2)
+    assert buckets(8) == (1, 2, 4, 8)
+    assert buckets(20) == (1, 2, 4, 8, 16, 20)
+    assert buckets(256)[-3:] == (240, 248, 256) and buckets(1000) == buckets(256)
+    assert len(buckets(256)) == 35
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Iterator[Any]:
+    write(VARIANTS["llama"], tmp_path)
+    yield load(tmp_path)
+
+
+def test_drafts_and_prompts_take_the_other_way(llama: Any) -> None:
+    """Several tokens of a sequence, chunks, and tables beyond the buffers are not buffered."""
+    guesses = Recorded(llama, 8, draft=lambda sequence: [5, 5])
+    plain = Recorded(llama, None)
+    assert guesses.generate(False) == plain.generate(False)
+    assert guesses.num_buffered == 0
+    one = Recorded(llama, 8, max_batch_prefill_tokens=1)
+    assert one.generate(False) == plain.generate(False)
+
+
+def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any) -> None:
+    """Graphs hold its address; what the failed step wrote must not be read."""
+    recorded = Recorded(llama, 8)
+    before = [t.data_ptr() for pair in recorded.runner.kv_cache for t in pair]
+    recorded.runner.reset()
+    tensors = list(itertools.chain.from_iterable(recorded.runner.kv_cache))
+    assert [t.data_ptr() for t in tensors] == before
+    assert all(not t.any() for t in tensors)
+
+
+def test_refusals(llama: Any) -> None:
+    assert refusal(llama, torch.device("cpu"), torch.float32) == "cpu has no graphs"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["llama", "bloom", "mixtral", "llama-dynamic"])
+def test_replayed_steps_equal_eager_ones(kind: str, tmp_path: Path) -> None:
+    """The real thing: captured, replayed, and close to the same kernels launched one by one."""
+    write(VARIANTS[kind], tmp_path)
+    device, dtype = torch.device("cuda"), torch.float32
+    model: Any = load_decoder(Checkpoint.open(tmp_path), LoadOptions(dtype, device))
+    runs = []
+    for max_batch_size in (None, 64):
+        recorded = Recorded(model, max_batch_size, device=device)
+        runs.append((recorded.generate(False), recorded))
+    (plain_ids, plain), (ids, captured) = runs
+    assert refusal(model, device, dtype) is None
+    assert captured.runner.decode_steps is not None
+    assert captured.runner.decode_steps.num_captured == len(buckets(64))
+    assert ids == plain_ids and captured.num_buffered >= 8
+    for found, expected in zip(captured.logits, plain.logits, strict=True):
+        assert torch.allclose(found, expected, atol=1e-4)
