@@ -80,11 +80,15 @@ def read_model(
     """
     modules = read_modules(folder)
     trunk = transformer_folder(folder)
+    if modules and not modules[0].is_transformer:
+        check_modules(folder, task or "embed")
     if not (trunk / "config.json").exists():
         raise ConfigError(f"{trunk}/config.json is missing")
     config = read_object(trunk / "config.json")
     names = [str(name) for name in config.get("architectures") or ()]
     labels = _labels(config) if _has(names, ("ForSequenceClassification",)) else ()
+    if task is None and pooling == "splade":  # how TEI asks for it
+        task = "sparse"
     task = task or _task(folder, config, names, modules, labels)
     if task in _ENCODER_TASKS:
         _check_encoder(folder, config, names, task)

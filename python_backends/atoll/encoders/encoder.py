@@ -122,7 +122,10 @@ class Embedder(Encoder):
 
 
 class SparseEmbedder(Encoder):
-    """Texts to SPLADE's weights of words (Formal et al. 2021): max of log(1 + relu(score))."""
+    """Texts to SPLADE's weights of words (Formal et al. 2021): max of log(1 + relu(score)).
+
+    A checkpoint may ask for the sum over the tokens, and for the logarithm twice.
+    """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         check_modules(folder, "sparse", settings.pooling)
@@ -139,12 +142,23 @@ class SparseEmbedder(Encoder):
         ]
 
     def _weights(self, hidden: Tensor) -> object:
-        best = torch.stack([self.head(rows).amax(0) for rows in hidden.split(_VOCAB_ROWS)])
-        weights = best.amax(0).float().relu().log1p().cpu()
+        parts = torch.stack([self._pooled(self.head(r)) for r in hidden.split(_VOCAB_ROWS)])
+        is_sum = self.spec.splade.is_sum
+        weights = (parts.sum(0) if is_sum else self._logs(parts.amax(0))).cpu()
         if not bool(torch.isfinite(weights).all()):
             return GenerationError("the sparse embedding is not finite (NaN or infinite)")
         indices = weights.nonzero().squeeze(1)
         return SparseVector(indices.int().numpy(), weights[indices].numpy())
+
+    def _pooled(self, scores: Tensor) -> Tensor:
+        """(tokens, vocab) -> (vocab,); the greatest is found before the logarithm, to take few."""
+        return self._logs(scores).sum(0) if self.spec.splade.is_sum else scores.amax(0)
+
+    def _logs(self, scores: Tensor) -> Tensor:
+        weights = scores.float().relu()
+        for _ in range(self.spec.splade.num_logs):
+            weights = weights.log1p()
+        return weights
 
 
 class Classifier(Encoder):

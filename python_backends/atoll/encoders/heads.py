@@ -108,10 +108,12 @@ class MaskedLanguageHead(nn.Module):
         c = trunk.config
         with torch.device("meta"):
             head = cls(c.hidden_size, c.vocab_size, c.eps, c.activation)
+        reader = CheckpointReader(folder)
+        if "lm_head.dense.weight" in reader:
+            head.activation = "gelu"  # RoBERTa's head has no other, whatever hidden_act says
         load_weights(head, MASKED_LANGUAGE, folder, options)
         if head.decoder.packed is None:
             head.decoder.load_tied(trunk.words, options)
-        reader = CheckpointReader(folder)
         names = ("cls.predictions.bias", "lm_head.bias", "cls.predictions.decoder.bias")
         found = next((name for name in names if name in reader), None)
         packed = head.decoder.packed

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel, ValidationError
@@ -23,11 +23,23 @@ from atoll.weights.modules import (
 
 logger = logging.getLogger(__name__)
 
+# activation_function of a SpladePooling module -> how often the logarithm is taken.
+_SPLADE_LOGS = {"relu": 1, "log1p_relu": 2}
 # What turns logits into scores, by the last part of a class's name.
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
 # How names of tokenizers that give no segments begin; PreTrainedTokenizerFast, which transformers
 # 4 wrote, does give them, and TokenizersBackend of transformers 5 does not.
 _WITHOUT_TOKEN_TYPES = ("Roberta", "XLMRoberta", "Camembert", "TokenizersBackend")
+
+
+class SpladeSpec(NamedTuple):
+    """How scores of words become weights. is_sum: of a text's tokens; else their greatest.
+
+    num_logs: how often log(1 + x) is taken of the positive scores.
+    """
+
+    is_sum: bool = False
+    num_logs: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class EncoderSpec:
     logits. problem_type: config.json's, or what transformers' pipeline assumes without one.
     activation: what turns logits into scores, one of the values of ACTIVATIONS.
     has_token_types: whether the model is given the segments of a pair.
+    splade: read whatever the pooling is.
     """
 
     pooling: str
@@ -51,6 +64,7 @@ class EncoderSpec:
     problem_type: str = "single_label_classification"
     activation: str = "identity"
     has_token_types: bool = True
+    splade: SpladeSpec = SpladeSpec()
 
     @classmethod
     def read(
@@ -80,6 +94,7 @@ class EncoderSpec:
             problem_type=problem_type,
             activation=_activation(folder, raw, labels, problem_type),
             has_token_types=_has_token_types(folder),
+            splade=_splade(folder, modules),
         )
 
     def prompt(self, settings: Settings, name: Any) -> str:
@@ -146,6 +161,20 @@ def _pooling(folder: Path, modules: Sequence[Module], settings: Settings) -> str
     if any(m.kind == "SpladePooling" for m in modules):
         return "splade"
     return "+".join(read_poolings(folder)) or "cls"
+
+
+def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
+    """A SpladePooling module's file; without one, SPLADE v2 (Formal et al. 2021)."""
+    path = next((m.path for m in modules if m.kind == "SpladePooling"), None)
+    raw = {} if path is None else read_object(folder / path / "config.json")
+    strategy, activation = raw.get("pooling_strategy", "max"), raw.get("activation_function")
+    num_logs = _SPLADE_LOGS.get(activation or "relu")
+    if strategy not in ("max", "sum") or num_logs is None:
+        raise ConfigError(
+            f"{folder}/{path}: pooling_strategy is {strategy!r} and activation_function "
+            f"{activation!r}; supported: max or sum, and {' or '.join(_SPLADE_LOGS)}"
+        )
+    return SpladeSpec(strategy == "sum", num_logs)
 
 
 def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple[Path | None, ...]:

@@ -60,7 +60,7 @@ def local_folder(model_id: str) -> Path | None:
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
             raise ConfigError(f"model_id {model_id!r}: there is no such folder")
         return None
-    if not (transformer_folder(path) / "config.json").exists():
+    if not any(f.exists() for f in (path / "modules.json", path / "config.json")):
         raise ConfigError(f"model_id {model_id!r}: the folder has no config.json")
     return path.resolve()
 
