@@ -13,7 +13,14 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Tensors, Variant
-from tiny.encoders import SIZES, TRUNKS, classifiers, prefixed
+from tiny.encoders import (
+    SIZES,
+    TRUNKS,
+    JinaReference,
+    classifiers,
+    prefixed,
+    write_text_files,
+)
 from tiny.sentence import (
     OLD,
     TEXTS,
@@ -657,3 +664,48 @@ def test_sparse_encoders_that_cannot_be_served_are_named(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(UnsupportedModel, match=r"\['Router'\] are not supported"):
         read_model(resolve(str(folder)))
+
+
+# JinaBERT v2
+
+
+def write_jina(folder: Path, reference: JinaReference, **config: Any) -> None:
+    save_file(reference.tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**reference.config, **config}))
+    write_text_files(folder)
+    update(folder / "tokenizer_config.json", model_max_length=2147483648)
+
+
+@pytest.mark.parametrize("gate", ["geglu", "reglu"])
+@pytest.mark.parametrize("num_heads", [8, 12])
+def test_jina_gates_and_sizes(num_heads: int, gate: str, tmp_path: Path) -> None:
+    """The files of the small and the base model; emb_pooler stands for an absent Pooling module."""
+    reference = JinaReference(num_heads, gate=gate)
+    write_jina(tmp_path, reference, emb_pooler="mean", model_max_length=8192)
+    encoder = Embedder(tmp_path, Settings())
+    assert (encoder.spec.pooling, encoder.spec.max_length) == ("mean", 8192)
+    texts = [*TEXTS, "long " * 60]
+    expected = [reference.hidden(e.ids).mean(0) for e in encode(tmp_path, texts, encoder)]
+    close(embed(tmp_path, texts), torch.stack(expected))
+    assert (read_model(tmp_path).task, read_model(tmp_path).max_tokens) == ("embed", 8192)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_name_or_path": "jinaai/jina-bert-v2-qk-post-norm"},
+        {
+            "auto_map": {
+                "AutoModel": "jinaai/jina-bert-v2-qk-post-norm--modeling_bert.JinaBertModel"
+            }
+        },
+    ],
+)
+def test_jina_of_code_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    write_jina(tmp_path, JinaReference(4), **config)
+    refused(tmp_path, UnsupportedModel, "norms on queries and keys, is not supported")
+
+
+def test_jina_without_gates_is_refused(tmp_path: Path) -> None:
+    write_jina(tmp_path, JinaReference(4), feed_forward_type="original")
+    refused(tmp_path, ConfigError, r"feed_forward_type is 'original'; supported: \['geglu', 'reg")

@@ -85,7 +85,7 @@ class EncoderSpec:
         default_type = ("single" if len(labels) > 1 else "multi") + "_label_classification"
         problem_type = raw.get("problem_type") or default_type
         return cls(
-            pooling=_pooling(folder, modules, settings),
+            pooling=_pooling(folder, raw, modules, settings),
             max_length=_max_length(folder, settings, max_positions),
             prompts=prompts,
             default_prompt_name=default,
@@ -152,7 +152,9 @@ def _max_length(folder: Path, settings: Settings, max_positions: int) -> int:
     return min(length, settings.max_batch_tokens)
 
 
-def _pooling(folder: Path, modules: Sequence[Module], settings: Settings) -> str:
+def _pooling(
+    folder: Path, raw: Mapping[str, Any], modules: Sequence[Module], settings: Settings
+) -> str:
     if settings.pooling is not None:
         known = (*POOLING_MODES, "splade")
         if settings.pooling not in known:
@@ -160,7 +162,9 @@ def _pooling(folder: Path, modules: Sequence[Module], settings: Settings) -> str
         return settings.pooling
     if any(m.kind == "SpladePooling" for m in modules):
         return "splade"
-    return "+".join(read_poolings(folder)) or "cls"
+    found = "+".join(read_poolings(folder))
+    # JinaBERT's own key, for copies without the Pooling module.
+    return found or ("mean" if raw.get("emb_pooler") == "mean" else "cls")
 
 
 def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.errors import UnsupportedModel
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
 from atoll.models.fields import only
 from atoll.weights.table import Weights
@@ -36,6 +37,8 @@ WEIGHTS = Weights(
     },
 )  # fmt: skip
 
+# The repository whose code jina-embeddings-v2-base-code names.
+_OTHER_LAYERS = "jina-bert-v2-qk-post-norm"
 # feed_forward_type -> activation of the gate.
 _GATES = {"geglu": "gelu", "reglu": "relu"}
 
@@ -56,8 +59,16 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ConfigError for an MLP that is not gated, or positions other than ALiBi."""
+        """Raises ConfigError for an MLP that is not gated, or positions other than ALiBi.
+
+        Raises UnsupportedModel for jina-embeddings-v2-base-code, which has other layers.
+        """
         only(raw, "position_embedding_type", "alibi")
+        if _OTHER_LAYERS in f"{raw.get('auto_map')} {raw.get('_name_or_path')}":
+            raise UnsupportedModel(
+                f"config.json names {_OTHER_LAYERS}: JinaBERT v2 of code, with norms on queries "
+                "and keys, is not supported"
+            )
         gate = only(raw, "feed_forward_type", "geglu", "reglu")
         return cls(
             vocab_size=raw["vocab_size"],
@@ -116,7 +127,8 @@ class Model(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """(tokens, hidden)."""
         types = batch.token_type_ids
-        segments = self.token_types.weight[0] if types is None else self.token_types(types)
+        is_single = types is None or self.config.num_token_types == 1
+        segments = self.token_types.weight[0] if is_single else self.token_types(types)
         x: Tensor = self.norm(self.words(batch.input_ids) + segments)
         for block in self.blocks:
             x = block(x, batch)

@@ -119,8 +119,12 @@ class JinaReference(nn.Module):
     that is no power of two interleave those of the next one. The MLP activates its first half.
     """
 
-    def __init__(self, num_heads: int, hidden: int = 48, inner: int = 56, layers: int = 2) -> None:
+    def __init__(
+        self, num_heads: int, hidden: int = 48, inner: int = 56, layers: int = 2,
+        gate: str = "geglu",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.activation = {"geglu": F.gelu, "reglu": F.relu}[gate]
         self.num_heads, self.inner, self.num_layers = num_heads, inner, layers
         sizes: dict[str, tuple[int, ...]] = {
             "embeddings.word_embeddings.weight": (VOCAB, hidden),
@@ -157,7 +161,7 @@ class JinaReference(nn.Module):
             "type_vocab_size": 2,
             "layer_norm_eps": 1e-12,
             "position_embedding_type": "alibi",
-            "feed_forward_type": "geglu",
+            "feed_forward_type": gate,
             "auto_map": {
                 "AutoModel": "jinaai/jina-bert-implementation--modeling_bert.JinaBertModel"
             },
@@ -200,7 +204,7 @@ class JinaReference(nn.Module):
             mixed = dense(mixed, f"{layer}.attention.output.dense")
             x = norm(x + mixed, f"{layer}.attention.output.LayerNorm")
             gated = x @ w[f"{layer}.mlp.gated_layers.weight"].T
-            gate = F.gelu(gated[:, : self.inner]) * gated[:, self.inner :]
+            gate = self.activation(gated[:, : self.inner]) * gated[:, self.inner :]
             x = norm(x + dense(gate, f"{layer}.mlp.wo"), f"{layer}.mlp.layernorm")
         return x
 
