@@ -89,7 +89,7 @@ def _layout(reader: CheckpointReader, tables: Sequence[Weights]) -> tuple[Weight
 
 def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
     if not getattr(config, "tie_word_embeddings", True):
-        wanted = ", ".join(f"{part}.weight" for part in group.parts())
+        wanted = ", ".join(f"{part}.weight" for part in group.full_names())
         raise WeightError(
             f"{folder}: {wanted} is missing and config.json says tie_word_embeddings=false"
         )

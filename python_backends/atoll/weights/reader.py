@@ -5,6 +5,9 @@ files through torch's weights-only unpickler. Does not know what the tensors mea
 """
 
 import json
+import os
+import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from atoll.errors import WeightError
 # Bytes read from a file before it is mapped anew, which gives the pages of what was read back:
 # memory at load peaks near the size of the packed weights, not at twice that.
 _REMAP_BYTES = 1 << 28
+_SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(\..*)")
+_POINTER = b"version https://git-lfs"
 
 
 class CheckpointReader:
@@ -88,16 +93,32 @@ def _weight_files(folder: Path) -> list[Path]:
             return [folder / stem]
         index = folder / f"{stem}.index.json"
         if index.exists():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [s for s in shards if not (folder / s).exists()]
-            if missing:
-                raise WeightError(f"{folder}: {index.name} names {missing}, which are missing")
-            return [folder / shard for shard in shards]
+            return _complete(folder, _indexed(index), f"which {index.name} names")
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        found = sorted(folder.glob(pattern))
+        found = sorted(file.name for file in folder.glob(pattern))
         if found:
-            return found
+            # Without an index the files' own names say how many there are.
+            series = (_SHARD.fullmatch(name) for name in found)
+            expected = {
+                f"{m[1]}{i:05d}-of-{m[2]}{m[3]}"
+                for m in series if m for i in range(1, int(m[2]) + 1)
+            }  # fmt: skip
+            return _complete(folder, sorted(expected.union(found)), "by the others' names")
     raise WeightError(f"{folder}: no *.safetensors and no pytorch_model*.bin")
+
+
+def _indexed(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightError(f"{index}: is no index of weight files: {error}") from error
+
+
+def _complete(folder: Path, names: list[str], source: str) -> list[Path]:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise WeightError(f"{folder}: {', '.join(missing)} missing, {source}")
+    return [folder / name for name in names]
 
 
 def load_bin(path: Path) -> dict[str, Any]:
@@ -111,7 +132,7 @@ def load_bin(path: Path) -> dict[str, Any]:
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:
-        raise WeightError(f"{path}: cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     if not isinstance(found, dict):
         raise WeightError(f"{path}: holds a {type(found).__name__}; expected tensors by name")
     return dict(found)
@@ -123,4 +144,25 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except Exception as error:
-        raise WeightError(f"{path}: cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightError:
+    """Says what to do: most such files are downloads that ended early."""
+    code = re.search(r"GLOBAL \S+", str(error))
+    if isinstance(error, pickle.UnpicklingError) and code:
+        return WeightError(
+            f"{path}: cannot be read without running code of it: it holds more than tensors "
+            f"({code[0]})"
+        )
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).split(". ")[0]
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                reason = "it is a pointer of Git LFS, not the weights: run git lfs pull"
+            else:
+                size = file.seek(0, os.SEEK_END)
+                reason += f"; its {size} bytes are incomplete or damaged: fetch it again"
+    except OSError as failure:
+        reason = str(failure)
+    return WeightError(f"{path}: cannot be read: {reason}")

@@ -94,7 +94,10 @@ class Weights:
             if any(f"{prefix}{self.anchor}.{s}" in reader for s in ("weight", "gamma", "qweight")):
                 return prefix
         tried = [f"{prefix}{self.anchor}.weight" for prefix in self.prefixes]
-        raise WeightError(f"{reader.folder}: none of {tried} is in the checkpoint")
+        hint = ""
+        if any(".lora_A." in name for name in reader.names()):
+            hint = "; it is an adapter: serve the model it was made for, with lora_adapters"
+        raise WeightError(f"{reader.folder}: none of {tried} is in the checkpoint{hint}")
 
     def is_in(self, reader: CheckpointReader) -> bool:
         """Whether the anchor is in the checkpoint, under one of the prefixes."""
