@@ -79,7 +79,8 @@ ENCODER_GOALS = {512: 0.5}
 
 
 def decoding(bench: Bench) -> Iterator[Row]:
-    """Rows: model, dtype, batch, context, graphs, us (a step), tokens_per_s, limit, share, goal."""
+    """Rows: model, dtype, batch, context, graphs (how many were captured), us (a step), us_eager
+    (one without graphs), tokens_per_s, limit_tokens_per_s, share, goal."""
     for name, raw in GENERATORS.items():
         for batch in bench.choose((1, 64, 256), (2,)):
             row: Row = {"model": name, "dtype": "bf16", "batch": batch}
@@ -169,25 +170,34 @@ def _submit(core: EngineCore, vocab: int, count: int, length: int, new_tokens: i
 
 
 def _decode(bench: Bench, raw: Mapping[str, Any], batch: int) -> Row:
-    context, steps = bench.choose((512, 32), (9, 1))
+    """The same requests go on decoding, first launch by launch, then from graphs."""
+    context, steps, new_tokens = bench.choose((512, 32, 128), (9, 1, 8))
     with _own_kernels(bench):
         model = _model(bench, raw, DECODERS, "bf16")
-        blocks = batch * (-(-(context + 4 * steps) // _BLOCK) + 1)
+        blocks = batch * (-(-(context + new_tokens) // _BLOCK) + 1)
         runner = Runner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
         core = _core(runner, bench.choose(8192, 64))
-        _submit(core, model.config.vocab_size, batch, context, 4 * steps)
+        _submit(core, model.config.vocab_size, batch, context, new_tokens)
         while core.scheduler.waiting or any(
             s.num_pending_tokens > 1 for s in core.scheduler.running
         ):
             _step(core)
-        times = [_timed(bench, partial(_step, core)) for _ in range(1 + steps)][1:]
-    us = statistics.median(times)
-    limit = _decode_limit(bench, model, batch, context + steps // 2)
+        eager = _median_step(bench, core, steps)
+        runner.buffer_decoding(batch)
+        assert runner.decode_steps is not None
+        us, num_graphs = _median_step(bench, core, steps), runner.decode_steps.num_captured
+        assert len(core.scheduler.running) == batch, "requests ended before the measurement"
+    limit = _decode_limit(bench, model, batch, context + steps)
     return {
-        "context": context, "us": us, "tokens_per_s": 1e6 * batch / us,
-        "limit_tokens_per_s": 1e6 * batch / limit, "share": limit / us,
-        "goal": DECODE_GOALS.get(batch),
+        "context": context, "graphs": num_graphs, "us": us, "us_eager": eager,
+        "tokens_per_s": 1e6 * batch / us, "limit_tokens_per_s": 1e6 * batch / limit,
+        "share": limit / us, "goal": DECODE_GOALS.get(batch),
     }  # fmt: skip
+
+
+def _median_step(bench: Bench, core: EngineCore, count: int) -> float:
+    """Microseconds; the first step is not counted."""
+    return statistics.median([_timed(bench, partial(_step, core)) for _ in range(1 + count)][1:])
 
 
 def _step(core: EngineCore) -> None:

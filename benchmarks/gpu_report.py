@@ -14,8 +14,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "correctness": ("kernel", "case", "dtype", "error", "tolerance", "correct", "failed"),
     "kernels": ("kernel", "case", "dtype", "us", "limit_us", "share", "goal", "peers", "failed"),
     "decode": (
-        "model", "batch", "context", "graphs", "us", "tokens_per_s", "limit_tokens_per_s", "share",
-        "goal", "failed",
+        "model", "batch", "context", "graphs", "us", "us_eager", "tokens_per_s",
+        "limit_tokens_per_s", "share", "goal", "failed",
     ),
     "prefill": (
         "model", "prompts", "context", "us", "tokens_per_s", "limit_tokens_per_s", "share",
@@ -101,7 +101,7 @@ def plot(path: Path, phases: Phases) -> None:
 
 def _bars(name: str, phase: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
     """Label, share and goal of each row that has a share."""
-    wanted = ("kernel", "case", "model", "length", "batch", "context", "graphs")
+    wanted = ("kernel", "case", "model", "length", "batch", "context")
     for row in phase["rows"]:
         if "share" in row:
             parts = [f"{k} {row[k]}" if not isinstance(row[k], str) else row[k]

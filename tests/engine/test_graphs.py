@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,6 +152,70 @@ def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any) -> None:
 
 def test_refusals(llama: Any) -> None:
     assert refusal(llama, torch.device("cpu"), torch.float32) == "cpu has no graphs"
+
+
+class FakeGraph:
+    """Stands in for a graph, and counts its replays."""
+
+    def __init__(self) -> None:
+        self.replays: list[int] = []
+
+    def replay(self) -> None:
+        self.replays.append(1)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What of torch.cuda a capture asks for; pools and streams are only handed on."""
+    entered: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def graph(made: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        entered.append((made, pool, stream))
+        yield
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(**vars(stream)))
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    return entered
+
+
+def test_capture_goes_from_the_largest_in_one_pool(
+    llama: Any, fake_cuda: list[tuple[Any, ...]]
+) -> None:
+    recorded = Recorded(llama, 20)
+    steps: Any = recorded.runner.decode_steps
+    ran: list[int] = []
+    step = steps._step
+    steps._step = lambda bucket: (ran.append(bucket), step(bucket))
+    steps.capture()
+    assert ran == [20, 20, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
+    assert len({pool for _, pool, _ in fake_cuda}) == len({id(s) for _, _, s in fake_cuda}) == 1
+    ran.clear()
+    recorded.generate(False)
+    # Not a launch: what was captured for the least bucket that holds a step is replayed.
+    graphs = {size: len(graph.replays) for size, graph in steps._graphs.items()}
+    assert ran == [] and sum(graphs.values()) == recorded.num_buffered
+    assert graphs[16] > 0 and graphs[1] > 0 and graphs[20] == 0
+
+
+def test_without_a_capture_steps_run_one_by_one(
+    llama: Any, fake_cuda: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", fails)
+    recorded, plain = Recorded(llama, 8), Recorded(llama, None)
+    assert recorded.runner.decode_steps is not None
+    recorded.runner.decode_steps.capture()
+    assert recorded.runner.decode_steps.num_captured == 0
+    assert recorded.generate(False) == plain.generate(False)
 
 
 @pytest.mark.gpu

@@ -116,27 +116,31 @@ class DecodeSteps:
 
         Each step runs once before, so that kernels are compiled and everything lazy is made.
         """
-        stream, pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
-        self._fill(())
+        current = torch.cuda.current_stream(self._device)
         try:
-            for bucket in reversed(self.buckets):
-                stream.wait_stream(torch.cuda.current_stream(self._device))
-                with torch.cuda.stream(stream):
-                    self._step(bucket)
-                torch.cuda.current_stream(self._device).wait_stream(stream)
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(
-                    graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-                ):
-                    self._step(bucket)
-                self._graphs[bucket] = graph
+            self._capture_all(current)
         except Exception:
             # A capture that fails leaves its stream as the current one.
-            torch.cuda.set_stream(torch.cuda.default_stream(self._device))
+            torch.cuda.set_stream(current)
             self._graphs.clear()
             logger.warning("decoding runs without CUDA graphs: capture failed", exc_info=True)
         else:
             logger.info("decoding is captured for %s sequences", list(self.buckets))
+
+    def _capture_all(self, current: torch.cuda.Stream) -> None:
+        stream, pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
+        self._fill(())
+        for bucket in reversed(self.buckets):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                self._step(bucket)
+            current.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(
+                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                self._step(bucket)
+            self._graphs[bucket] = graph
 
     def _step(self, bucket: int) -> None:
         """What a graph holds."""

@@ -26,8 +26,8 @@ FIELDS = {
         "peers",
     },
     "decode": {
-        "model", "dtype", "batch", "context", "us", "tokens_per_s", "limit_tokens_per_s", "share",
-        "goal",
+        "model", "dtype", "batch", "context", "graphs", "us", "us_eager", "tokens_per_s",
+        "limit_tokens_per_s", "share", "goal",
     },
     "prefill": {
         "model", "dtype", "prompts", "context", "us", "tokens_per_s", "limit_tokens_per_s",
