@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 from typer.testing import CliRunner
 
@@ -17,6 +19,9 @@ from atoll.catalogue import ENTRIES, read_repository, render
 from atoll.cli import load, main
 from atoll.cli.app import app
 from atoll.errors import ConfigError
+from atoll.weights.progress import progress_bar
+from atoll.weights.reader import CheckpointReader
+from atoll_kernels.cpu.native import BuildError
 
 MINILM = "all-minilm-l6-v2"
 
@@ -97,6 +102,79 @@ def test_warmup_tells_where_weights_and_kernels_are() -> None:
     assert row["weights"] == "safetensors" and (Path(row["folder"]) / "config.json").exists()
     assert isinstance(found["kernels"]["native"], bool) and found["kernels"]["found"]
     assert MINILM in atoll("warmup", MINILM)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_warmup_writes_bins_again_where_readers_look_first(tmp_path: Path, num_shards: int) -> None:
+    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4).bfloat16()}
+    names = [f"pytorch_model-0000{i + 1}-of-00002.bin" for i in range(2)]
+    parts = {"pytorch_model.bin": tensors} if num_shards == 1 else {
+        name: {key: tensors[key]} for name, key in zip(names, tensors, strict=True)
+    }  # fmt: skip
+    for name, part in parts.items():
+        torch.save(part, tmp_path / name)
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    before = {path.name for path in tmp_path.iterdir()}
+    for _ in range(2):
+        (row,) = json.loads(atoll("warmup", str(tmp_path), "--json"))["models"]
+        assert (row["weights"], row["note"]) == ("safetensors", "")
+    new = {path.name for path in tmp_path.iterdir()} - before
+    assert new == ({"model.safetensors"} if num_shards == 1 else {
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    })  # fmt: skip
+    for name in before - {"config.json"}:
+        (tmp_path / name).unlink()
+    reader = CheckpointReader(tmp_path)
+    assert sorted(reader.names()) == sorted(tensors)
+    assert all(torch.equal(reader.tensor(name), tensor) for name, tensor in tensors.items())
+
+
+def test_warmup_goes_on_where_it_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    torch.save({"a": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("atoll.weights.convert.add_safetensors", full)
+    assert "No space left" in atoll("warmup", str(tmp_path))
+    (row,) = json.loads(atoll("warmup", str(tmp_path), "--json"))["models"]
+    assert row["weights"] == ".bin" and "No space left" in row["note"]
+
+
+def test_warmup_compiles_every_instruction_set_for_an_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("atoll_kernels.cpu.native.compile_ahead", lambda: calls.append("all"))
+    assert json.loads(atoll("warmup", "--json"))["models"] == [] and not calls
+    atoll("warmup", ATOLL_KERNELS=str(tmp_path))
+    assert calls == ["all"]
+
+    def fail() -> None:
+        raise BuildError("there is no C++ compiler (g++)")
+
+    monkeypatch.setattr("atoll_kernels.cpu.native.compile_ahead", fail)
+    with pytest.raises(ConfigError, match=r"ATOLL_KERNELS is set: .*g\+\+"):
+        atoll("warmup", ATOLL_KERNELS=str(tmp_path))
+
+
+def test_conversion_draws_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress_bar("converting x") as advance:
+        assert advance is not None
+        advance(1, 2)
+    assert "converting x" in terminal.getvalue()
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with progress_bar("converting x") as advance:
+        assert advance is None
 
 
 @pytest.mark.parametrize("arguments", [

@@ -76,6 +76,27 @@ def test_the_dockerfiles_copy_what_exists_and_may_be_sent(name: str) -> None:
         assert re.findall(r"^WORKDIR (.+)$", text, re.MULTILINE)[-1] == "/workspace/empty"
 
 
+def test_the_image_has_kernels_and_a_compiler_for_more() -> None:
+    """Without g++ the first start would fall back to plain torch, and say so in a log only."""
+    steps = re.split(
+        r"\n(?=[A-Z]+ )", (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
+    )
+    packages = next(step for step in steps if "apt-get install" in step).split()
+    assert {"g++", "python3-dev"} <= set(packages)
+    (named,) = (i for i, step in enumerate(steps) if step.startswith("ENV ATOLL_KERNELS="))
+    (made,) = (i for i, step in enumerate(steps) if step.startswith("RUN atoll warmup"))
+    installed = next(i for i, step in enumerate(steps) if "pip install" in step)
+    assert installed < named < made
+    # A volume would hide the folder.
+    folder = steps[named].split("=")[1].split()[0]
+    volumes = [step.split()[1] for step in steps if step.startswith("VOLUME")]
+    mounts = [text.split(":")[1] for text in compose()["services"]["atoll"]["volumes"]]
+    assert not any(Path(folder).is_relative_to(path) for path in (*volumes, *mounts))
+    # What is compiled or fetched at first use stays when the container does not.
+    kept = next(step for step in steps if step.startswith("ENV ATOLL_CACHE="))
+    assert all(word.split("=")[1].startswith("/data/") for word in kept.split()[1:-1])
+
+
 def test_the_makefile_knows_its_targets() -> None:
     for target in ("serve", "test", "lint", "type", "format", "clean"):
         done = subprocess.run(

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from atoll.cli.options import AsJson, Revision, print_json
 from atoll.weights.files import resolve
+from atoll.weights.progress import progress_bar
 
 
 def convert(
@@ -26,12 +25,7 @@ def convert(
 
     path = Path(source).expanduser()
     found = path if path.is_file() else resolve(source, revision)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"converting {found.name}", total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar(f"converting {found.name}") as advance:
         convert_files(found, target.expanduser(), advance)
     written = sorted(path.name for path in target.expanduser().glob("*.safetensors"))
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,55 +14,101 @@ from rich.table import Table
 
 from atoll.cli.choose import catalogue_entry
 from atoll.cli.options import AsJson, Revision, print_json
+from atoll.errors import ConfigError
 from atoll.weights.files import resolve
+from atoll.weights.modules import transformer_folder
+from atoll.weights.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class _Model:
+    """weights: the kind that a start will read. note: why it is not the fastest kind."""
+
+    model: str
+    folder: str
+    weights: str
+    seconds: float
+    note: str = ""
 
 
 def warmup(
     models: Annotated[
-        list[str], typer.Argument(help="Names of catalogue entries, hub ids, or folders.")
-    ],
+        list[str] | None,
+        typer.Argument(help="Names of catalogue entries, hub ids, or folders."),
+    ] = None,
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download or unpack models' weights and compile the CPU kernels, as for an image."""
-    from atoll_kernels.cpu.native import status
+    """Download or unpack models' weights and compile the CPU kernels, as for an image.
 
+    Weights in .bin files are written again as safetensors beside them, which load faster. With
+    ATOLL_KERNELS, a folder, kernels are compiled into it for every instruction set.
+    """
     log = Console(stderr=True)
-    rows = []
-    for model in models:
-        known = catalogue_entry(model)
-        began = time.monotonic()
-        with log.status(f"fetching {model}"):
-            folder = resolve(
-                known.model_id if known else model, revision or (known.revision if known else None)
-            )
-        rows.append(
-            {
-                "model": model,
-                "folder": str(folder),
-                "weights": _weights(folder),
-                "seconds": round(time.monotonic() - began, 2),
-            }  # fmt: skip
-        )
+    found = [_fetch(model, revision, log) for model in models or ()]
     began = time.monotonic()
     with log.status("compiling the CPU kernels"):
-        has_kernels, text = status()
+        has_kernels, text = _compile()
     seconds = round(time.monotonic() - began, 2)
     if as_json:
         kernels = {"native": has_kernels, "found": text, "seconds": seconds}
-        print_json({"models": rows, "kernels": kernels})
+        print_json({"models": [asdict(one) for one in found], "kernels": kernels})
         return
     table = Table("what", "where", "s")
-    for row in rows:
-        table.add_row(f"{row['model']} ({row['weights']})", str(row["folder"]), str(row["seconds"]))
-    found = text if has_kernels else f"none, plain torch runs instead: {text}"
-    table.add_row("CPU kernels", found, str(seconds))
+    for one in found:
+        note = f"\n{one.note}" if one.note else ""
+        table.add_row(f"{one.model} ({one.weights})", one.folder + note, str(one.seconds))
+    where = text if has_kernels else f"none, plain torch runs instead: {text}"
+    table.add_row("CPU kernels", where, str(seconds))
     Console().print(table)
 
 
+def _fetch(model: str, revision: str | None, log: Console) -> _Model:
+    known = catalogue_entry(model)
+    began = time.monotonic()
+    with log.status(f"fetching {model}"):
+        folder = resolve(
+            known.model_id if known else model, revision or (known.revision if known else None)
+        )
+    # Where sentence-transformers keeps the model itself.
+    trunk, note = transformer_folder(folder), ""
+    if _weights(trunk) == ".bin":
+        note = _convert(trunk, model)
+    seconds = round(time.monotonic() - began, 2)
+    return _Model(model, str(folder), _weights(trunk), seconds, note)
+
+
+def _convert(folder: Path, model: str) -> str:
+    """Why nothing was written; empty if it was."""
+    from atoll.weights.convert import add_safetensors
+
+    try:
+        with progress_bar(f"converting {model}") as advance:
+            add_safetensors(folder, advance)
+    except OSError as error:
+        return f"not converted: {error}"
+    return ""
+
+
+def _compile() -> tuple[bool, str]:
+    """Whether this machine has kernels, and which.
+
+    Raises:
+        ConfigError: those for ATOLL_KERNELS cannot be made; an image must not be built without.
+    """
+    from atoll_kernels.cpu.native import BuildError, compile_ahead, status
+
+    if os.environ.get("ATOLL_KERNELS"):
+        try:
+            compile_ahead()
+        except (BuildError, OSError) as error:
+            raise ConfigError(f"ATOLL_KERNELS is set: {error}") from error
+    return status()
+
+
 def _weights(folder: Path) -> str:
-    """Kind of a checkpoint's weights; .bin files load slower than what `atoll convert` writes."""
-    for pattern, kind in (("*.safetensors", "safetensors"), ("*.bin", ".bin"), ("*.gguf", "GGUF")):
-        if any(folder.glob(pattern)):
-            return kind
-    return "no weights"
+    """Kind of a checkpoint's weights."""
+    kinds = (
+        ("*.safetensors", "safetensors"), ("pytorch_model*.bin", ".bin"), ("*.gguf", "GGUF"),
+    )  # fmt: skip
+    return next((kind for pattern, kind in kinds if any(folder.glob(pattern))), "no weights")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atoll.errors import ConfigError, WeightError
 from atoll.weights import gguf
-from atoll.weights.gguf import Progress
+from atoll.weights.progress import Progress
 from atoll.weights.reader import load_bin
 
 _WEIGHT_FILES = ("*.bin", "*.bin.index.json", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf")
@@ -48,7 +48,31 @@ def convert(source: Path, target: Path, progress: Progress | None = None) -> Non
         shutil.rmtree(part, ignore_errors=True)
 
 
+def add_safetensors(folder: Path, progress: Progress | None = None) -> None:
+    """Writes the weights of a folder's .bin files beside them, where readers look first.
+
+    Raises:
+        ConfigError: there are no .bin files. OSError: the folder cannot be written.
+        UnsupportedModel, WeightError: the files cannot be converted.
+    """
+    part = Path(tempfile.mkdtemp(prefix=".safetensors.part-", dir=folder))
+    try:
+        _convert_weights(folder, part, progress)
+        # The index last: a reader that finds it finds what it names.
+        for path in sorted(part.iterdir(), key=lambda path: path.suffix == ".json"):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _convert_bins(source: Path, target: Path, progress: Progress | None) -> None:
+    _convert_weights(source, target, progress)
+    for path in source.iterdir():
+        if path.is_file() and not any(path.match(pattern) for pattern in _WEIGHT_FILES):
+            shutil.copyfile(path, target / path.name)
+
+
+def _convert_weights(source: Path, target: Path, progress: Progress | None) -> None:
     shards = sorted(source.glob("pytorch_model*.bin"))
     if not shards:
         raise ConfigError(f"{source}: there is no pytorch_model*.bin")
@@ -67,9 +91,6 @@ def _convert_bins(source: Path, target: Path, progress: Progress | None) -> None
     if len(shards) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    for path in source.iterdir():
-        if path.is_file() and not any(path.match(pattern) for pattern in _WEIGHT_FILES):
-            shutil.copyfile(path, target / path.name)
 
 
 def _tensors(shard: Path) -> dict[str, Tensor]:

@@ -11,11 +11,12 @@ import importlib.util
 import logging
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from atoll.weights.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def _convert_once(source: Path, folder: Path) -> None:
             shutil.rmtree(stale, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
-            with _progress(source.name) as advance:
+            with progress_bar(f"converting {source.name} (once)") as advance:
                 convert(source, part, advance)
             part.chmod(0o755)
             part.rename(folder)
@@ -128,21 +129,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Draws a bar on standard error where that is a terminal; yields what moves it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"converting {label} (once)", total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance

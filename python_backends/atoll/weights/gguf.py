@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.weights.gguf_tokenizer import build_tokenizer
-
-Progress = Callable[[int, int], None]
+from atoll.weights.progress import Progress
 
 _NAMES: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",

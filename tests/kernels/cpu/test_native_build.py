@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,33 @@ def test_a_failing_compiler_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with pytest.raises(building.BuildError, match="nonsense"):
         building.build(building.LEVELS[-1], openmp())
     assert not list((tmp_path / "kernels").glob("*.so"))
+
+
+def test_what_was_compiled_ahead_needs_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in an image: every instruction set, whatever CPU it is built on, in a closed folder."""
+    sources, folder = tmp_path / "src", tmp_path / "ahead"
+    sources.mkdir()
+    (sources / "tiny.cpp").write_text('extern "C" int answer() { return 42; }\n')
+    monkeypatch.setattr(building, "SOURCES", sources)
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ATOLL_KERNELS", raising=False)
+    with pytest.raises(building.BuildError, match="ATOLL_KERNELS is not set"):
+        building.build_all(openmp())
+    monkeypatch.setenv("ATOLL_KERNELS", str(folder))
+    monkeypatch.setattr(building, "cpu_flags", frozenset)
+    made = building.build_all(openmp())
+    levels = building.LEVELS if platform.machine() == "x86_64" else building.LEVELS[-1:]
+    assert [path.name.split("-")[0] for path in made] == [level.name for level in levels]
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for level, path in zip(levels, made, strict=True):
+        assert building.build(level, openmp()) == path and path.stat().st_size > 0
+    assert building.build_all(openmp()) == made and not (tmp_path / "cache").exists()
+    # Sources have changed, as after an update: what is there is not for them.
+    (sources / "tiny.cpp").write_text('extern "C" int answer() { return 43; }\n')
+    with pytest.raises(building.BuildError, match="no C"):
+        building.build(levels[-1], openmp())
 
 
 def runtime(name: str) -> str:

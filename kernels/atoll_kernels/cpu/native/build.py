@@ -2,6 +2,9 @@
 
 The file's name holds a hash of everything that it is made from, so that an old one is never loaded.
 Several processes may come here at once: the first compiles, under a lock, the others wait.
+
+``ATOLL_KERNELS`` names a folder where ``build_all`` has compiled every instruction set ahead, as in
+an image: what is found there needs no compiler.
 """
 
 from __future__ import annotations
@@ -43,12 +46,15 @@ class Level:
     flags: tuple[str, ...]
 
 
+_NEEDS_BF16 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16")
+_FLAGS_BF16 = (*_AVX512, "-mavx512vnni", "-mavx512bf16")
 LEVELS = (
     Level(
-        "avx512_bf16",
-        ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
-        (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+        "amx",
+        (*_NEEDS_BF16, "amx_tile", "amx_bf16", "amx_int8"),
+        (*_FLAGS_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
     ),
+    Level("avx512_bf16", _NEEDS_BF16, _FLAGS_BF16),
     Level("avx512", ("avx512f", "avx512bw", "avx512dq", "avx512vl"), _AVX512),
     Level("avx2", ("avx2", "fma"), ("-mavx2", "-mfma")),
     Level("portable", (), ()),
@@ -92,12 +98,52 @@ def build(level: Level, openmp: Path | None, sanitizers: str = "") -> Path:
     Raises:
         BuildError: it cannot be compiled here.
     """
-    compiler = next((path for name in ("g++", "c++") if (path := shutil.which(name))), None)
-    if compiler is None:
-        raise BuildError("there is no C++ compiler (g++)")
     extra = (f"-fsanitize={sanitizers}", "-g1", "-O1") if sanitizers else ()
     flags = (*_FLAGS, *level.flags, *extra)
-    target = _folder() / f"{level.name}-{_key(compiler, flags, openmp)}.so"
+    ahead = _ahead(level, flags, openmp)
+    if ahead is not None and ahead.exists():
+        return ahead
+    compiler = _compiler()
+    # A newer compiler's libraries may be missing where an older one's product runs.
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    target = _folder() / f"{level.name}-{_key(version, flags, openmp)}.so"
+    return _made(target, compiler, flags, openmp)
+
+
+def build_all(openmp: Path | None) -> list[Path]:
+    """Every instruction set of this architecture into ``$ATOLL_KERNELS``, for any such CPU.
+
+    Raises:
+        BuildError: the folder is not named, or a level cannot be compiled.
+    """
+    levels = LEVELS if platform.machine() in ("x86_64", "AMD64") else LEVELS[-1:]
+    made = []
+    for level in levels:
+        flags = (*_FLAGS, *level.flags)
+        target = _ahead(level, flags, openmp)
+        if target is None:
+            raise BuildError("ATOLL_KERNELS is not set; it names the folder")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _made(target, _compiler(), flags, openmp)
+        made.append(target)
+    return made
+
+
+def _compiler() -> str:
+    found = next((path for name in ("g++", "c++") if (path := shutil.which(name))), None)
+    if found is None:
+        raise BuildError("there is no C++ compiler (g++)")
+    return found
+
+
+def _ahead(level: Level, flags: Sequence[str], openmp: Path | None) -> Path | None:
+    """Where the level is, if it was compiled ahead; the compiler may be gone since."""
+    folder = os.environ.get("ATOLL_KERNELS")
+    return Path(folder) / f"{level.name}-{_key('', flags, openmp)}.so" if folder else None
+
+
+def _made(target: Path, compiler: str, flags: Sequence[str], openmp: Path | None) -> Path:
     if target.exists():
         return target
     with (target.parent / f"{target.stem}.lock").open("w") as lock:
@@ -135,9 +181,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
         raise BuildError(f"the compiler failed:\n{said[-2000:]}")
 
 
-def _key(compiler: str, flags: Sequence[str], openmp: Path | None) -> str:
+def _key(version: str, flags: Sequence[str], openmp: Path | None) -> str:
     digest = hashlib.sha256()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     for text in (platform.machine(), version, *flags, str(openmp)):
         digest.update(text.encode() + b"\0")
     for source in sorted(SOURCES.iterdir()):

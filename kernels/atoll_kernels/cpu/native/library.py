@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from atoll_kernels.cpu.native.build import BuildError, Level, build, choose_level
+from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, choose_level
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Library:
 def library() -> Library | None:
     """The kernels for this machine, compiled if need be; None without a compiler.
 
-    ``ATOLL_CPU_ISA`` (portable, avx2, avx512, avx512_bf16) forces an instruction set.
+    ``ATOLL_CPU_ISA`` (portable, avx2, avx512, avx512_bf16, amx) forces an instruction set.
     """
     found = _load()
     if isinstance(found, str):
@@ -97,6 +97,11 @@ def status() -> tuple[bool, str]:
     if isinstance(found, str):
         return False, found
     return True, f"{found.level.name} ({found.path})"
+
+
+def compile_ahead() -> list[Path]:
+    """Compiles every instruction set into ``$ATOLL_KERNELS``; see ``build_all``."""
+    return build_all(openmp())
 
 
 @cache
