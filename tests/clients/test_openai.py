@@ -167,7 +167,8 @@ def test_embeddings_in_every_form(client: openai.OpenAI, http: httpx.Client) -> 
     )
     vectors = [one.embedding for one in packed.data]
     np.testing.assert_array_equal(
-        np.float32(vectors), np.float32([one.embedding for one in plain.data])
+        np.array(vectors, np.float32),
+        np.array([one.embedding for one in plain.data], np.float32),
     )
     assert np.shape(vectors) == (2, 384) and packed.usage.prompt_tokens == 11
     (tokens,) = http.post("/tokenize", json={"inputs": "toto"}).json()

@@ -21,7 +21,7 @@ from fake_triton import FakeTriton, Refusal, chunk
 from atoll_client.gateway.main import application
 from atoll_client.gateway.settings import GatewaySettings
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "vectors": {"task": "embed", "dimensions": 4},
     "words": {"task": "generate", "max_total_tokens": 64},
     "order": {"task": "rerank"},

@@ -70,7 +70,8 @@ def test_best_of_returns_the_likeliest_first(http: httpx.Client) -> None:
     (other,) = found["details"]["best_of_sequences"]
 
     def mean(details: Any) -> float:
-        return sum(t["logprob"] for t in details["tokens"]) / details["generated_tokens"]
+        total = sum(float(t["logprob"]) for t in details["tokens"])
+        return total / int(details["generated_tokens"])
 
     assert mean(found["details"]) >= mean(other) and "generated_text" in other
 
