@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
-from driving import Collector, load, save_llama
+from driving import load, reference_greedy, save_llama
+from engines import answers, engine
 from safetensors.torch import load_file, save_file
 from tiny import decoders
 from tiny.checkpoint import Tensors, enliven
@@ -19,41 +19,13 @@ from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
 
 from atoll.config import Settings
-from atoll.engine.loader import LoadedEngine, load_engine
-from atoll.engine.request import Request, SamplingOptions
+from atoll.engine.loader import load_engine
 from atoll.errors import ConfigError, WeightError
 from atoll.models.registry import DECODERS, Checkpoint, architecture
 from atoll.weights.reader import CheckpointReader
 
 COUNT = 16
 Json = dict[str, Any]
-
-
-@contextmanager
-def engine(folder: Path, **settings: Any) -> Iterator[LoadedEngine]:
-    """A started engine with a cache of a thousand tokens."""
-    limits = {"max_batch_total_tokens": 1024, "num_threads": 1, "dtype": "float32", **settings}
-    loaded = load_engine(Settings(model_id=str(folder), **limits), folder)
-    loaded.engine.start()
-    try:
-        yield loaded
-    finally:
-        loaded.engine.stop()
-
-
-def answers(folder: Path, prompts: Sequence[Sequence[int]], **settings: Any) -> list[list[int]]:
-    """Greedy answers of all prompts at once."""
-    with engine(folder, **settings) as loaded:
-        sinks: list[Collector] = []
-        start = loaded.limits.decoder_start_token_id
-        for i, ids in enumerate(prompts):
-            prompt, encoder = (tuple(ids), ()) if start is None else ((start,), tuple(ids))
-            sinks.append(Collector())
-            options = SamplingOptions(max_new_tokens=COUNT)
-            loaded.engine.submit(Request(f"r{i}", prompt, options, sinks[-1], encoder_ids=encoder))
-        assert all(sink.ended.wait(60) for sink in sinks)
-    assert [sink.error for sink in sinks] == [None] * len(sinks)
-    return [sink.ids for sink in sinks]
 
 
 def some_ids(count: int) -> list[int]:
@@ -185,18 +157,10 @@ def test_no_architectures_in_the_engine(tmp_path: Path) -> None:
     edit(tmp_path / "config.json", "architectures", **NULLS)
     ids = some_ids(40)
     prompts = [ids[:19], ids[19:30], ids[30:]]
-    expected = [list(reference_answer(reference, prompt)) for prompt in prompts]
-    assert answers(tmp_path, prompts) == expected
-    assert answers(tmp_path, prompts[:1]) == expected[:1]
-
-
-@torch.inference_mode()
-def reference_answer(reference: Any, prompt: Sequence[int]) -> list[int]:
-    """transformers' best next tokens, computed anew for each."""
-    ids = list(prompt)
-    for _ in range(COUNT):
-        ids.append(int(reference(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
+    expected = [reference_greedy(reference, prompt, COUNT) for prompt in prompts]
+    with engine(tmp_path) as loaded:
+        assert answers(loaded, prompts, COUNT) == expected
+        assert answers(loaded, prompts[:1], COUNT) == expected[:1]
 
 
 @pytest.mark.parametrize("start", [None, 7])
@@ -214,7 +178,8 @@ def test_generation_config_gives_the_first_token_of_an_answer(
     expected = reference.generate(
         torch.tensor([ids]), max_new_tokens=COUNT, do_sample=False, eos_token_id=None, **first
     )
-    assert answers(tmp_path, [ids]) == [expected[0, 1:].tolist()]
+    with engine(tmp_path) as loaded:
+        assert answers(loaded, [ids], COUNT) == [expected[0, 1:].tolist()]
 
 
 def _shards(suffix: str, with_index: bool = True) -> Callable[[Path, Tensors], None]:
@@ -249,6 +214,7 @@ def _one(name: str, dtype: torch.dtype = torch.float32, changes: Json | None = N
 
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
 HEAD = torch.randn(VOCAB, 64, generator=torch.Generator().manual_seed(3)) * 0.3
+HEADLESS = _one(SAFE, changes={"lm_head.weight": None})
 TIED = {"tie_word_embeddings": True}
 WEIGHTS: Mapping[str, tuple[Callable[[Path, Tensors], None], Json]] = {
     "bin": (_one(BIN), {}),
@@ -259,7 +225,7 @@ WEIGHTS: Mapping[str, tuple[Callable[[Path, Tensors], None], Json]] = {
     "float16 bin": (_one(BIN, torch.float16), {}),
     "float64": (_one(SAFE, torch.float64), {}),
     "extra tensor": (_one(SAFE, changes={"some.other": torch.ones(3)}), {}),
-    "tied, head absent": (_one(SAFE, changes={"lm_head.weight": None}), TIED),
+    "tied, head absent": (HEADLESS, TIED),
     "tied, another head": (_one(SAFE, changes={"lm_head.weight": HEAD}), TIED),
 }
 
@@ -307,7 +273,7 @@ BROKEN = {
     "half a bin": (_damaged(BIN, lambda b: b[: len(b) // 2]), f"{BIN}: .* fetch it again"),
     "empty": (_damaged(SAFE, lambda b: b""), f"{SAFE}: .* 0 bytes"),
     "pointer": (_damaged(SAFE, lambda b: POINTER), f"{SAFE}: .* git lfs pull"),
-    "untied, head absent": (_one(SAFE, changes={"lm_head.weight": None}), ": lm_head.weight is missing"),
+    "untied, head absent": (HEADLESS, ": lm_head.weight is missing"),
     "adapter": (_adapter, "lora_adapters"),
 }  # fmt: skip
 

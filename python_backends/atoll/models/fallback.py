@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.errors import UnsupportedModel
+from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import PagedBatch
 from atoll.layers.attention import CacheSpec, EncoderInput
 from atoll.weights.load import LoadOptions
+from atoll.weights.reader import CheckpointReader
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ class Config:
 
 
 def load(folder: Path, options: LoadOptions) -> Model:
-    """The checkpoint as transformers loads it.
+    """The checkpoint as transformers loads it, once it has shown that it can go on with a text.
 
     Raises:
-        UnsupportedModel: transformers does not know it either, or cannot load it as asked.
+        UnsupportedModel: transformers cannot generate with it; names the architecture.
+        WeightError: a file is missing or damaged, or lacks tensors.
     """
     import transformers
 
@@ -55,20 +57,60 @@ def load(folder: Path, options: LoadOptions) -> Model:
         raise UnsupportedModel(f"{folder}: {options.scheme} weights need a model of our own")
     try:
         raw = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        auto = transformers.AutoModelForCausalLM
-        if raw.is_encoder_decoder:
-            auto = transformers.AutoModelForSeq2SeqLM
-        model = auto.from_pretrained(
-            folder, dtype=options.dtype, trust_remote_code=False,
+    except Exception as error:
+        raise UnsupportedModel(f"{folder}: transformers cannot read it: {error}") from error
+    name = f"{folder}: {next(iter(raw.architectures or ()), raw.model_type)}"
+    auto = transformers.AutoModelForCausalLM
+    if raw.is_encoder_decoder:
+        auto = transformers.AutoModelForSeq2SeqLM
+    if type(raw) not in auto._model_mapping:
+        raise UnsupportedModel(
+            f"{name} (model_type {raw.model_type!r}) is no text generator: it is neither among the "
+            f"architectures of our own nor among those of transformers' {auto.__name__}"
+        )
+    CheckpointReader(folder)  # names a file that is missing or damaged, as transformers does not
+    try:
+        model, report = auto.from_pretrained(
+            folder, dtype=options.dtype, trust_remote_code=False, output_loading_info=True,
             device_map="auto" if options.device.type == "cuda" else None,
         )  # fmt: skip
     except Exception as error:
-        raise UnsupportedModel(f"{folder}: transformers cannot load it: {error}") from error
+        raise UnsupportedModel(f"{name}: transformers cannot load it: {error}") from error
+    if report["missing_keys"]:
+        # transformers would answer with random numbers in their place.
+        missing = ", ".join(sorted(report["missing_keys"])[:4])
+        raise WeightError(f"{name}: {missing} not in the checkpoint")
+    found = _checked(name, model.eval(), raw, options.dtype)
     logger.warning(
         "%s: model_type %r has no implementation here; transformers' %s serves it, best effort: "
         "one sequence at a time", folder, raw.model_type, type(model).__name__,
     )  # fmt: skip
-    return Model(model.eval(), raw, options.dtype)
+    return found
+
+
+@torch.inference_mode()
+def _checked(name: str, model: Any, raw: Any, dtype: torch.dtype) -> Model:
+    """Refuses what sees words ahead (BERT), or does not go on from its cache (XLNet)."""
+    try:
+        found = Model(model, raw, dtype)
+        text = tuple(range(3, 11))
+        encoder = text if raw.is_encoder_decoder else ()
+        whole = found._continue(text, 8, encoder).float()
+        parts = [found._continue(text[:5], 5, encoder), found._continue(text, 3, encoder)]
+        found.forget()
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{name}: transformers' {type(model).__name__} does not run in this engine: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    # Rounding, and an expert chosen differently, stay far below what one word ahead changes.
+    apart = (torch.cat(parts).float() - whole).square().mean().sqrt() / whole.std()
+    if not apart < (0.01 if dtype == torch.float32 else 0.3):
+        raise UnsupportedModel(
+            f"{name}: transformers' {type(model).__name__} scores a text differently in parts "
+            f"(by {float(apart):.2f} of their deviation): it is no decoder"
+        )
+    return found
 
 
 class Model(nn.Module):
@@ -79,12 +121,10 @@ class Model(nn.Module):
     def __init__(self, model: Any, raw: Any, dtype: torch.dtype) -> None:
         super().__init__()
         text = raw.get_text_config(decoder=True)
-        positions = next((getattr(text, k) for k in _POSITION_KEYS if getattr(text, k, None)), 2048)
-        start = None
-        if raw.is_encoder_decoder:
-            start = raw.decoder_start_token_id
-            start = raw.pad_token_id if start is None else start
-        self.config = Config(text.vocab_size, int(positions), start)
+        known = (getattr(text, key, None) or 0 for key in _POSITION_KEYS)
+        positions = next((int(count) for count in known if count > 0), 2048)
+        start = _first_token(model, raw) if raw.is_encoder_decoder else None
+        self.config = Config(text.vocab_size, positions, start)
         self.model = model
         named = "cache" in inspect.signature(model.forward).parameters
         # transformers before 5.24 has the older name.
@@ -121,6 +161,12 @@ class Model(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (rows, vocab) -> the same, float32."""
         return hidden.float()
+
+    def forget(self) -> None:
+        """Frees every cache."""
+        self._caches.clear()
+        self._encoded.clear()
+        self._num_cached = 0
 
     def _continue(self, text: tuple[int, ...], num_new: int, encoder: tuple[int, ...]) -> Tensor:
         """Logits of the last ``num_new`` tokens, (num_new, vocab)."""
@@ -169,6 +215,14 @@ def _is_attention(cache: Any) -> bool:
     caches = [part for part in parts if part is not None] or [cache]
     layers = [layer for part in caches for layer in getattr(part, "layers", ())]
     return bool(layers) and not any(hasattr(layer, "recurrent_states") for layer in layers)
+
+
+def _first_token(model: Any, raw: Any) -> int:
+    """What an answer begins with: transformers' choice, else T5's."""
+    names = ("decoder_start_token_id", "bos_token_id")
+    found = [getattr(model.generation_config, name, None) for name in names]
+    found += [getattr(raw, name, None) for name in (*names, "pad_token_id")]
+    return next((int(token) for token in found if token is not None), 0)
 
 
 def _write(kv_cache: tuple[tuple[Tensor, Tensor], ...], slots: Tensor, ids: Tensor) -> None:
