@@ -20,6 +20,8 @@ from tiny.decoders import DECODERS, DYNAMIC
 from tiny.t5 import write_t5
 from torch import Tensor
 
+from atoll.config import Settings
+from atoll.engine import loader
 from atoll.engine.core import EngineCore
 from atoll.engine.graphs import buckets, refusal
 from atoll.engine.request import Request, SamplingOptions
@@ -216,6 +218,17 @@ def test_without_a_capture_steps_run_one_by_one(
     recorded.runner.decode_steps.capture()
     assert recorded.runner.decode_steps.num_captured == 0
     assert recorded.generate(False) == plain.generate(False)
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_wanted: bool) -> None:
+    sizes: list[int] = []
+    write(VARIANTS["llama"], tmp_path)
+    monkeypatch.setattr(loader, "refusal", lambda *_: None)
+    monkeypatch.setattr(Runner, "buffer_decoding", lambda self, size: sizes.append(size))
+    settings = Settings(cuda_graphs=is_wanted, max_batch_size=7, max_batch_total_tokens=64)
+    loader.load_engine(settings, tmp_path)
+    assert sizes == [7] * is_wanted
 
 
 @pytest.mark.gpu
