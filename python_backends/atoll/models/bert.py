@@ -16,6 +16,7 @@ from atoll.weights.table import Weights
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",
+    complete="encoder.layer.",
     # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
     prefixes=(
         "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "model.", "module.", "0.auto_model.",

@@ -20,6 +20,7 @@ from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",
+    complete="encoder.layer.",
     prefixes=("", "bert."),
     modules={
         "words": "embeddings.word_embeddings",

@@ -88,11 +88,13 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
     """The file for a config.json.
 
     Raises:
-        UnsupportedModel: no file; names the model type and what is known.
+        UnsupportedModel: no file; names the class, the model type and what is known.
     """
     kind = str(raw.get("model_type"))
     if not is_known(raw, table):
-        raise UnsupportedModel(f"model_type {kind!r} is not supported; known: {sorted(table)}")
+        name = _class_name(raw)
+        shown = f"{name} (model_type {kind!r})" if name else f"model_type {kind!r}"
+        raise UnsupportedModel(f"{shown} is not supported; known: {sorted(table)}")
     variant = next((f for (key, value), f in VARIANTS.items() if raw.get(key) == value), None)
     file = ARCHITECTURES.get(_class_name(raw)) or variant or table[kind]
     return importlib.import_module(f"atoll.models.{file}")

@@ -15,7 +15,7 @@ from torch import nn
 from atoll.errors import WeightError
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.table import Group, Weights
+from atoll.weights.table import ALIASES, Group, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,10 @@ def _report_left_over(reader: CheckpointReader, table: Weights, prefix: str) -> 
     left = [name for name in reader.names() if name not in reader.read]
     patterns = [re.compile(p) for p in _layer_patterns(table, prefix)]
     surplus = [name for name in left if any(p.fullmatch(name) for p in patterns)]
+    if table.complete is not None:
+        ends = tuple(f".{alias}" for names in ALIASES.values() for alias in names)
+        layers = [n for n in left if n.startswith(prefix + table.complete) and n.endswith(ends)]
+        surplus = surplus or layers
     if surplus:
         raise WeightError(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
     if left:

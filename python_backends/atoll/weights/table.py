@@ -32,7 +32,7 @@ from atoll.errors import WeightError
 from atoll.weights.reader import CheckpointReader
 
 # Old TensorFlow exports call LayerNorm's tensors gamma and beta.
-_ALIASES = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}
+ALIASES = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}
 _STACKED = re.compile(r"\[(\d+)\]$")
 
 
@@ -73,6 +73,8 @@ class Weights:
     anchor: a module that every checkpoint of the family has.
     optional: our modules that may be absent altogether (a pooler); they keep no tensors.
     tied: our module -> our module whose weight it shares when its own is not in the file.
+    complete: names that begin so, behind the prefix, must all be used: a norm or an adapter that
+        the architecture does not know changes every answer.
     input_scales: our module -> a module of the checkpoint whose ``scales`` divide its inputs (AWQ
         puts them behind activations that no linear layer could absorb).
     """
@@ -83,6 +85,7 @@ class Weights:
     optional: Sequence[str] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     input_scales: Mapping[str, str] = field(default_factory=dict)
+    complete: str | None = None
 
     def prefix(self, reader: CheckpointReader) -> str:
         """The prefix of this checkpoint.
@@ -223,7 +226,7 @@ class Group:
         if _STACKED.search(part):
             name = _STACKED.sub("", self._full(part))
             return name if suffix == "weight" and name in self.reader else None
-        for alias in _ALIASES.get(suffix, (suffix,)):
+        for alias in ALIASES.get(suffix, (suffix,)):
             name = f"{self._full(part)}.{alias}"
             if name in self.reader:
                 return name
