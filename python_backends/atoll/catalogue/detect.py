@@ -33,7 +33,9 @@ _GENERATOR_TYPES = (
     "bloom", "falcon", "RefinedWeb", "RefinedWebModel", "gpt2", "gpt_bigcode", "gpt_neox", "llama",
     "mistral", "mixtral", "mixformer-sequential", "mpt", "opt", "phi", "phi-msft", "t5",
 )  # fmt: skip
-_GENERATOR_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "LMHeadCustomModel")
+_GENERATOR_CLASSES = (
+    "ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "LMHeadCustomModel", "MTModel",
+)  # fmt: skip
 _SUPPORTED = f"supported encoders are {', '.join(ENCODER_TYPES.values())}"
 _ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 _HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model")
@@ -94,6 +96,8 @@ def read_model(
         _check_encoder(folder, config, names, task)
         check_modules(folder, task, pooling)
     hidden = _first(config, _HIDDEN_SIZE_KEYS)
+    if hidden is None and task == "generate":
+        hidden = 0  # nothing depends on it, and transformers' families call it what they like
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(_HIDDEN_SIZE_KEYS)}")
     return Detected(
@@ -130,6 +134,11 @@ def _task(
         return "embed"
     if _has(names, _GENERATOR_CLASSES) or model_type in _GENERATOR_TYPES:
         return "generate"
+    if not names and model_type:
+        from atoll.models import fallback
+
+        if fallback.generates(model_type):
+            return "generate"
     raise UnsupportedModel(
         f"{folder}: {_shown(names, model_type)} is not supported: {_SUPPORTED}; other generators "
         "of transformers are served with --task generate"
@@ -173,16 +182,20 @@ def _embedding_size(
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Labels by index; transformers gives a classifier two if its config names none."""
     names = config.get("id2label")
-    if isinstance(names, Mapping) and names:
-        return tuple(str(names[key]) for key in sorted(names, key=int))
-    count = config.get("num_labels", 2)
+    try:
+        if isinstance(names, Mapping) and names:
+            return tuple(str(names[key]) for key in sorted(names, key=int))
+    except ValueError as error:
+        raise ConfigError(f"config.json: id2label has keys that are no numbers: {error}") from error
+    count = config.get("num_labels") or 2
     return tuple(f"LABEL_{index}" for index in range(int(count)))
 
 
 def _max_tokens(folder: Path, config: Mapping[str, Any]) -> int | None:
     positions = _first(config, _MAX_TOKENS_KEYS)
     if positions is not None and config.get("model_type") in _OFFSET_TYPES:
-        positions -= int(config.get("pad_token_id", 1)) + 1
+        padding = config.get("pad_token_id")
+        positions -= (1 if padding is None else int(padding)) + 1
     own = length_limit(folder) if config.get("model_type") in ENCODER_TYPES else None
     limits = [int(limit) for limit in (own, positions) if limit]
     return min(limits) if limits else None
@@ -193,4 +206,11 @@ def _has(names: Sequence[str], endings: Sequence[str]) -> bool:
 
 
 def _first(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
-    return next((int(config[key]) for key in keys if config.get(key) is not None), None)
+    """The first of ``keys`` with a size; models for text and images keep them one level down."""
+    inner = config.get("text_config")
+    for source in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in keys:
+            # Some families write -1 for "any".
+            if source.get(key) is not None and int(source[key]) > 0:
+                return int(source[key])
+    return None

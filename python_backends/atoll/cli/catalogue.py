@@ -133,11 +133,16 @@ def _weight_bytes(folder: Path) -> int:
 
 def _implementation(folder: Path, detected: Detected) -> str:
     """The file that implements the architecture, or why there is none."""
-    from atoll.models import registry
+    from atoll.models import fallback, registry
 
-    table = registry.DECODERS if detected.task == "generate" else registry.ENCODERS
+    is_generator = detected.task == "generate"
+    table = registry.DECODERS if is_generator else registry.ENCODERS
     try:
-        return registry.architecture(registry.Checkpoint.open(folder).raw, table).__name__
+        raw = registry.Checkpoint.open(folder).raw
+        is_foreign = is_generator and not registry.is_known(raw, table)
+        if is_foreign and fallback.generates(detected.model_type):
+            return f"{fallback.__name__}: transformers' own model, best effort"
+        return registry.architecture(raw, table).__name__
     except AtollError as error:
         return f"none: {error}"
 

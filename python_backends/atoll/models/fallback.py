@@ -44,6 +44,16 @@ class Config:
     decoder_start_token_id: int | None
 
 
+def generates(model_type: str) -> bool:
+    """Whether transformers has a text generator of that model_type, which is no encoder besides."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if model_type in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return True
+    is_encoder = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder
+
+
 def load(folder: Path, options: LoadOptions) -> Model:
     """The checkpoint as transformers loads it, once it has shown that it can go on with a text.
 
