@@ -109,7 +109,8 @@ _NOTES = (
     "## CPU",
     "",
     "Native kernels are built with the machine's C++ compiler at first use, for the widest of "
-    "these instruction sets that the CPU has: AVX-512 with bfloat16, AVX-512, AVX2, portable C++. "
+    "these instruction sets that the CPU and the compiler have: AMX, AVX-512 with bfloat16, "
+    "AVX-512, AVX2, portable C++. "
     "`ATOLL_CPU_ISA` names a narrower one. Without a compiler plain torch runs, and `atoll doctor` "
     "says so. For an image, `ATOLL_KERNELS=FOLDER atoll warmup` compiles all of them ahead.",
     "",

@@ -18,7 +18,15 @@ from atoll_kernels.linear import PackedLinear
 DTYPES = (torch.float32, torch.bfloat16)
 EPS = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
 # (rows, out_features, in_features): tiles and blocks that are not full, more rows than a chunk.
-SHAPES = ((0, 8, 64), (1, 33, 64), (5, 70, 192), (7, 1, 128), (33, 130, 64), (200, 40, 256))
+SHAPES = (
+    (0, 8, 64),
+    (1, 33, 64),
+    (5, 70, 192),
+    (7, 1, 128),
+    (33, 130, 64),
+    (20, 64, 128),
+    (200, 40, 256),
+)
 
 
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)

@@ -48,6 +48,24 @@ def test_it_is_built_once_by_processes_that_start_together(tmp_path: Path) -> No
     assert {path.suffix for path in tmp_path.iterdir()} == {".so", ".lock", ""}
 
 
+def test_an_old_compiler_leaves_narrower_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading = importlib.import_module("atoll_kernels.cpu.native.library")
+    first, last = building.LEVELS[0], building.LEVELS[-1]
+
+    def build(level: building.Level, openmp: Path | None) -> Path:
+        if level is first:
+            raise building.BuildError("unrecognized option")
+        return building.build(level, openmp)
+
+    monkeypatch.delenv("ATOLL_CPU_ISA", raising=False)
+    monkeypatch.setattr(loading, "usable_levels", lambda _: (first, last))
+    monkeypatch.setattr(loading, "build", build)
+    found = loading._load.__wrapped__()
+    assert found.level is last
+    monkeypatch.setattr(loading, "usable_levels", lambda _: (first,))
+    assert loading._load.__wrapped__() == "unrecognized option"
+
+
 def test_reasons_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """``status`` tells them, and ops go on in torch."""
     # The package's attribute of that name is the function.
@@ -56,7 +74,7 @@ def test_reasons_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loading, name, getattr(loading, name).__wrapped__)
     monkeypatch.setenv("ATOLL_CPU_ISA", "sse9")
     works, text = loading.status()
-    assert not works and "ATOLL_CPU_ISA is 'sse9'; it can be avx512_bf16, avx512" in text
+    assert not works and "ATOLL_CPU_ISA is 'sse9'; it can be amx, avx512_bf16, avx512" in text
     assert loading.library() is None
     monkeypatch.delenv("ATOLL_CPU_ISA")
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -65,11 +83,11 @@ def test_reasons_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_level_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
-    assert building.choose_level(None).name == "avx2"
+    assert building.usable_levels()[0].name == "avx2"
     with pytest.raises(building.BuildError, match="lacks avx512bw"):
-        building.choose_level("avx512")
+        building.usable_levels("avx512")
     monkeypatch.setattr(building, "cpu_flags", frozenset)
-    assert building.choose_level("").name == "portable"
+    assert [level.name for level in building.usable_levels("")] == ["portable"]
 
 
 def test_a_failing_compiler_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

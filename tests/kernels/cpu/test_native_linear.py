@@ -15,7 +15,15 @@ from atoll_kernels.cpu.native.build import Level
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
-SHAPES = [(1, 384, 100), (3, 30, 64), (65, 128, 33), (0, 8, 8), (130, 64, 48), (9, 31, 20)]
+SHAPES = [
+    (1, 384, 100),
+    (3, 30, 64),
+    (65, 128, 33),
+    (0, 8, 8),
+    (130, 64, 48),
+    (9, 31, 20),
+    (45, 96, 17),
+]
 
 
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)

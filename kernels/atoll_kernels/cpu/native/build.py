@@ -71,14 +71,14 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split() for line in lines if line.startswith("flags")), []))
 
 
-def choose_level(forced: str | None) -> Level:
-    """The best level of this machine, or the one that is named.
+def usable_levels(forced: str | None = None) -> tuple[Level, ...]:
+    """The levels that this machine has, best first, or the one that is named.
 
     Raises:
         BuildError: ``forced`` is no level, or the machine lacks its instructions.
     """
     if not forced:
-        return next(level for level in LEVELS if cpu_flags().issuperset(level.needs))
+        return tuple(level for level in LEVELS if cpu_flags().issuperset(level.needs))
     chosen = {level.name: level for level in LEVELS}.get(forced)
     if chosen is None:
         names = ", ".join(level.name for level in LEVELS)
@@ -86,7 +86,7 @@ def choose_level(forced: str | None) -> Level:
     missing = sorted(set(chosen.needs) - cpu_flags())
     if missing:
         raise BuildError(f"ATOLL_CPU_ISA is {forced!r}; this machine lacks {', '.join(missing)}")
-    return chosen
+    return (chosen,)
 
 
 def build(level: Level, openmp: Path | None, sanitizers: str = "") -> Path:

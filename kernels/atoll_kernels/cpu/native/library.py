@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, choose_level
+from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +106,17 @@ def compile_ahead() -> list[Path]:
 
 @cache
 def _load() -> Library | str:
+    """The best level that can be built: an old compiler does not know the newest instructions."""
+    reasons = []
     try:
-        level = choose_level(os.environ.get("ATOLL_CPU_ISA"))
-        return Library.load(level, build(level, openmp()))
+        for level in usable_levels(os.environ.get("ATOLL_CPU_ISA")):
+            try:
+                return Library.load(level, build(level, openmp()))
+            except BuildError as error:
+                reasons.append(str(error))
     except (BuildError, OSError) as error:
-        return str(error)
+        reasons.insert(0, str(error))
+    return reasons[0]
 
 
 def openmp() -> Path | None:

@@ -14,6 +14,7 @@
 
 #include "rows.h"
 #include "scratch.h"
+#include "tiles.h"
 
 using namespace kernels;
 
@@ -27,6 +28,7 @@ struct GroupedArgs {
 };
 
 constexpr int kVectors = 2, kBlock = kVectors * W, kTile = 6, kChunk = 16 * kTile;
+constexpr int kMostGroup = 128;  // inputs in a group of 4-bit weights
 typedef int8_t SignedBytes __attribute__((vector_size(W)));
 
 // Rows of x in integers. stride: of codes, a multiple of the group.
@@ -147,25 +149,99 @@ INLINE Floats activated(Floats y, int64_t kind) {
     }
 }
 
-template <class T, int Bits, int Rows>
-void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t block) {
-    const int64_t size = q.stride * kBlock * Bits / 8, start = block * kBlock;
-    Floats y[kTile][kVectors];
-    tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size,
-                     Bits == 8 ? nullptr : (const bf16*)a.scales + block * q.groups * 2 * kBlock, y);
+// Scales of 8 bits, bias and activation of rows first .. first + rows of a block.
+template <class T, int Bits>
+INLINE void finish(const GroupedArgs& a, int64_t first, int64_t rows, int64_t block,
+                   const Floats (*y)[kVectors]) {
+    const int64_t start = block * kBlock;
     for (int v = 0; v < kVectors; ++v) {
         const int64_t at = start + v * W, n = a.out_features - at < W ? a.out_features - at : W;
         if (n <= 0) break;
         const Floats bias = a.bias ? read((const float*)a.bias + at, n) : Floats{};
         const Floats scale = Bits == 8 ? read((const float*)a.scales + at, n) : splat(1.0f);
-        for (int r = 0; r < Rows; ++r)
+        for (int64_t r = 0; r < rows; ++r)
             write((T*)a.out + (first + r) * a.out_features + at,
                   activated(y[r][v] * scale + bias, a.kind), n);
     }
 }
 
+template <class T, int Bits, int Rows>
+void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t block) {
+    const int64_t size = q.stride * kBlock * Bits / 8;
+    Floats y[kTile][kVectors];
+    tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size,
+                     Bits == 8 ? nullptr : (const bf16*)a.scales + block * q.groups * 2 * kBlock, y);
+    finish<T, Bits>(a, first, Rows, block, y);
+}
+
+#if defined(__AMX_TILE__)
+constexpr int kLeastTiled = 12;  // rows that are worth the set-up of tile registers
+
+INLINE bool is_tiled(const GroupedArgs& a, int64_t rows) {
+    return rows >= kLeastTiled && a.group % 64 == 0 && has_tiles();
+}
+
+// 4-bit weights of a group as bytes, for all the rows of a chunk.
+INLINE void widen(const uint8_t* w, int64_t group, uint8_t* wide) {
+    for (int64_t i = 0; i < group / 8 * kVectors; ++i) {
+        const Words packed = load_raw<Words>(w + 4 * W * i);
+        const int64_t row = i / kVectors * 2, v = i % kVectors;
+        const Words low = packed & 0x0f0f0f0f, high = packed >> 4 & 0x0f0f0f0f;
+        std::memcpy(wide + 4 * (row * kBlock + W * v), &low, sizeof low);
+        std::memcpy(wide + 4 * ((row + 1) * kBlock + W * v), &high, sizeof high);
+    }
+}
+
+// Adds the products of a group, in integers, to the sums of some rows.
+template <int Bits>
+INLINE void add_group(const Quantized& q, int64_t first, int64_t rows, int64_t g,
+                      const Ints (*dots)[kVectors], const bf16* scales, Floats (*y)[kVectors]) {
+    constexpr int kZero = 1 << (Bits - 1);
+    Floats scale[kVectors] = {}, offset[kVectors] = {};
+    for (int v = 0; v < kVectors && Bits == 4; ++v)
+        scale[v] = load(scales + W * v), offset[v] = load(scales + kBlock + W * v);
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = (first + r) * q.groups + g;
+        const Ints zero = splat(kZero * q.sums[at]);
+        const Floats x_scale = splat(q.scales[at]), x_sum = x_scale * splat((float)q.sums[at]);
+        for (int v = 0; v < kVectors; ++v) {
+            const Floats dot = to_floats(dots[r][v] - zero) * x_scale;
+            y[r][v] += Bits == 8 ? dot : dot * scale[v] + offset[v] * x_sum;
+        }
+    }
+}
+
+// Rows first .. last, at most a chunk, of a block: group by group, so that its weights stay close.
+template <class T, int Bits>
+void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last,
+                    int64_t block) {
+    const int64_t bytes = a.group * kBlock * Bits / 8;
+    const uint8_t* w = (const uint8_t*)a.weights + block * q.groups * bytes;
+    const bf16* scales = Bits == 8 ? nullptr : (const bf16*)a.scales + block * q.groups * 2 * kBlock;
+    alignas(64) uint8_t wide[Bits == 4 ? kMostGroup * kBlock : 1];
+    Floats y[kChunk][kVectors] = {};
+    Ints dots[kTilesRows][kVectors];
+    Tiles tiles;
+    for (int64_t g = 0; g < q.groups; ++g, w += bytes, scales += Bits == 8 ? 0 : 2 * kBlock) {
+        if (Bits == 4) widen(w, a.group, wide);
+        const auto b = (const uint32_t*)(Bits == 4 ? wide : w);
+        for (int64_t r = first; r < last; r += kTilesRows) {
+            const int64_t rows = last - r < kTilesRows ? last - r : kTilesRows;
+            const auto x = (const uint32_t*)(q.codes + r * q.stride + g * a.group);
+            multiply_tiles<TilesBytes>(tiles, rows, x, q.stride / 4, b, W, kBlock, a.group / 4,
+                                       dots, kVectors);
+            add_group<Bits>(q, r, rows, g, dots, scales, y + (r - first));
+        }
+    }
+    finish<T, Bits>(a, first, last - first, block, y);
+}
+#endif
+
 template <class T, int Bits>
 void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last, int64_t block) {
+#if defined(__AMX_TILE__)
+    if (is_tiled(a, last - first)) return block_by_tiles<T, Bits>(a, q, first, last, block);
+#endif
     for (; first + kTile <= last; first += kTile) rows_of_block<T, Bits, kTile>(a, q, first, block);
     switch (last - first) {
         case 1: return rows_of_block<T, Bits, 1>(a, q, first, block);

@@ -1,0 +1,105 @@
+// Products of whole tiles (AMX): registers of 16 rows of 64 bytes, two by two of them at a time.
+#pragma once
+
+#include "vector.h"
+
+#if defined(__AMX_TILE__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace kernels {
+
+constexpr int kTilesRows = 32;   // of a product: two registers of 16
+constexpr int kTileWords = 16;   // of the inner dimension in a register
+constexpr int kPairBytes = 128;  // a row of sums: two panels of 16 words
+
+// Whether the kernel lets this process use the registers; asked once.
+inline bool has_tiles() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return allowed;
+}
+
+// The shapes of this thread's registers, until destroyed: sums are 0 to 3, rows of A 4 and 5,
+// panels of B 6 and 7.
+class Tiles {
+  public:
+    ~Tiles() {
+        if (rows_) _tile_release();
+    }
+    // For products of up to kTilesRows rows.
+    void shape(int64_t rows) {
+        if (rows == rows_) return;
+        rows_ = rows;
+        alignas(64) Config config = {};
+        const uint8_t upper = rows < 16 ? rows : 16, lower = rows > 16 ? rows - 16 : 1;
+        const uint8_t tile_rows[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
+        for (int i = 0; i < 8; ++i) config.rows[i] = tile_rows[i], config.bytes[i] = 64;
+        _tile_loadconfig(&config);
+    }
+
+  private:
+    struct Config {
+        uint8_t palette = 1, start = 0, unused[14] = {};
+        uint16_t bytes[16] = {};
+        uint8_t rows[16] = {};
+    };
+    int64_t rows_ = 0;
+};
+
+// Adds to one of the four sums; the instructions take registers by literal numbers alone.
+#define STEPS(name, instruction)                                \
+    struct name {                                               \
+        static INLINE void upper_left() { instruction(0, 4, 6); }  \
+        static INLINE void upper_right() { instruction(1, 4, 7); } \
+        static INLINE void lower_left() { instruction(2, 5, 6); }  \
+        static INLINE void lower_right() { instruction(3, 5, 7); } \
+    };
+STEPS(TilesBfloat16, _tile_dpbf16ps)
+STEPS(TilesBytes, _tile_dpbsud)  // signed bytes of A, unsigned bytes of B
+#undef STEPS
+
+// c (rows, two panels of words) = a (rows, k words) * b: panel v at b + v * panel, its rows of 16
+// words `stride` apart. lda, panel, stride and k in words; k is a multiple of kTileWords.
+template <class Policy, bool Low, bool Right>
+INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel,
+                          int64_t stride, int64_t k, void* c) {
+    _tile_zero(0);
+    if (Right) _tile_zero(1);
+    if (Low) _tile_zero(2);
+    if (Low && Right) _tile_zero(3);
+    for (int64_t i = 0; i < k; i += kTileWords) {
+        _tile_loadd(6, b + i * stride, 4 * stride);
+        _tile_loadd(4, a + i, 4 * lda);
+        Policy::upper_left();
+        if (Right) {
+            _tile_loadd(7, b + panel + i * stride, 4 * stride);
+            Policy::upper_right();
+        }
+        if (Low) {
+            _tile_loadd(5, a + 16 * lda + i, 4 * lda);
+            Policy::lower_left();
+            if (Right) Policy::lower_right();
+        }
+    }
+    char* sums = (char*)c;
+    _tile_stored(0, sums, kPairBytes);
+    if (Right) _tile_stored(1, sums + 64, kPairBytes);
+    if (Low) _tile_stored(2, sums + 16 * kPairBytes, kPairBytes);
+    if (Low && Right) _tile_stored(3, sums + 16 * kPairBytes + 64, kPairBytes);
+}
+
+// The same for any number of rows up to kTilesRows and one or two panels.
+template <class Policy>
+void multiply_tiles(Tiles& tiles, int64_t rows, const uint32_t* a, int64_t lda, const uint32_t* b,
+                    int64_t panel, int64_t stride, int64_t k, void* c, int64_t panels) {
+    tiles.shape(rows);
+    const bool low = rows > 16, right = panels > 1;
+    if (low && right) tiles_product<Policy, true, true>(a, lda, b, panel, stride, k, c);
+    else if (low) tiles_product<Policy, true, false>(a, lda, b, panel, stride, k, c);
+    else if (right) tiles_product<Policy, false, true>(a, lda, b, panel, stride, k, c);
+    else tiles_product<Policy, false, false>(a, lda, b, panel, stride, k, c);
+}
+
+}  // namespace kernels
+#endif
