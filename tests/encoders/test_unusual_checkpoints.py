@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,25 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Tensors, Variant
-from tiny.encoders import (
-    SIZES,
-    TRUNKS,
-    JinaReference,
-    classifiers,
-    prefixed,
-    write_text_files,
-)
+from tiny.encoders import SIZES, JinaReference, prefixed, write_text_files
 from tiny.sentence import (
+    HIDDEN,
+    MEAN,
+    NORMALIZE,
     OLD,
     TEXTS,
+    TRUNK,
     Part,
+    close,
+    dense,
     embed,
     encode,
-    run,
+    pooling,
     update,
     write_modules,
     write_trunk,
 )
+from tokenizers import Tokenizer as RustTokenizer
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -39,24 +38,13 @@ from atoll.catalogue import read_model
 from atoll.cli.app import app
 from atoll.cli.choose import entry_of
 from atoll.config import Settings
-from atoll.encoders.encoder import Classifier, Embedder, ScoreOptions, SparseEmbedder
+from atoll.encoders.encoder import Embedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel, WeightError
+from atoll.text.encoding import TextEncoder
+from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-HIDDEN = 48
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bert")
-    write_trunk(TRUNKS[0], folder)
-    return folder
-
-
-@pytest.fixture
-def folder(bert: Path, tmp_path: Path) -> Path:
-    """A plain BERT checkpoint that a test may change."""
-    return Path(shutil.copytree(bert, tmp_path / "model"))
+FAMILIES = ("roberta", "xlm-roberta", "camembert")
 
 
 def reference(folder: Path, texts: list[str] = TEXTS, **options: Any) -> Tensor:
@@ -68,12 +56,6 @@ def reference(folder: Path, texts: list[str] = TEXTS, **options: Any) -> Tensor:
     return found
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
-    assert ours.shape == theirs.shape
-    limit = 2e-5 * max(1.0, float(theirs.std(correction=0)))
-    assert float((ours.double() - theirs.double()).abs().max()) <= limit
-
-
 def refused(folder: Path, kind: type[AtollError], match: str, **settings: Any) -> None:
     with pytest.raises(kind, match=match):
         Embedder(folder, Settings(**settings))
@@ -82,24 +64,6 @@ def refused(folder: Path, kind: type[AtollError], match: str, **settings: Any) -
 # Modules of sentence-transformers
 
 
-def pooling(path: str = "1_Pooling", type: str = f"{OLD}.Pooling", **config: Any) -> Part:
-    return Part(type, path, {"word_embedding_dimension": HIDDEN, **config})
-
-
-def dense(path: str, size: int, activation: str | None, bias: bool, inputs: int = HIDDEN) -> Part:
-    generator = torch.Generator().manual_seed(size)
-    tensors = {"linear.weight": torch.randn(size, inputs, generator=generator) / 5}
-    if bias:
-        tensors["linear.bias"] = torch.randn(size, generator=generator)
-    config = {"in_features": inputs, "out_features": size, "bias": bias}
-    if activation is not None:
-        config["activation_function"] = f"torch.nn.modules.{activation}"
-    return Part(f"{OLD}.Dense", path, config, tensors)
-
-
-TRUNK = Part(f"{OLD}.Transformer")
-MEAN = pooling(pooling_mode_mean_tokens=True)
-NORMALIZE = Part(f"{OLD}.Normalize", "9_Normalize")
 NEW = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 LAYOUTS: dict[str, tuple[Part, ...]] = {
     "cls": (TRUNK, pooling(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)),
@@ -383,160 +347,6 @@ def test_configs_that_cannot_be_served_are_named(field: str, value: Any, folder:
     refused(folder, ConfigError, r"config\.json.*" + str(value if field == "hidden_act" else field))
 
 
-# Cross encoders and classifiers
-
-PAIRS = [("coral", "A ring of coral."), ("x", "y z"), ("A ring", "fish " * 30), ("ab", "ab")]
-NAMED: dict[str, dict[str, Any]] = {
-    "unnamed": {},
-    "identity": {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}},
-    "sigmoid": {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}},
-    "tanh": {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
-    "old": {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
-    "old-sigmoid": {"sbert_ce_default_activation_function": "torch.nn.Sigmoid"},
-    "foreign": {"sentence_transformers": {"activation_fn": "my_code.Squash", "version": "4.1.0"}},
-}
-
-
-def score(folder: Path, texts: Any, is_raw: bool = False) -> Tensor:
-    """Atoll's scores, (texts, labels)."""
-    found = run(folder, texts, Classifier(folder, Settings()), ScoreOptions(is_raw))
-    return torch.stack([torch.from_numpy(row) for row in found])
-
-
-def predicted(folder: Path, pairs: Any = PAIRS) -> Tensor:
-    """What sentence-transformers' CrossEncoder.predict answers, (pairs, labels)."""
-    from sentence_transformers import CrossEncoder
-
-    model = CrossEncoder(str(folder), device="cpu", local_files_only=True)
-    found: Tensor = model.predict(pairs, convert_to_tensor=True)
-    return found if found.dim() == 2 else found[:, None]
-
-
-@pytest.fixture(scope="module")
-def cross(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """BERT cross encoders by their number of labels."""
-    folders = {n: tmp_path_factory.mktemp(f"cross-{n}") for n in (1, 3)}
-    for n, folder in folders.items():
-        write_trunk(classifiers(n)[0], folder)
-    return folders
-
-
-@pytest.mark.parametrize("num_labels", [1, 3])
-@pytest.mark.parametrize("name", NAMED)
-def test_scores_equal_cross_encoder(
-    name: str, num_labels: int, cross: dict[int, Path], tmp_path: Path
-) -> None:
-    """Where the files name no activation, several labels get the softmax of a pipeline."""
-    folder = Path(shutil.copytree(cross[num_labels], tmp_path / "model"))
-    update(folder / "config.json", **NAMED[name])
-    expected = predicted(folder)
-    if num_labels > 1 and name in ("unnamed", "foreign"):
-        expected = expected.softmax(-1)
-    close(score(folder, PAIRS), expected)
-    assert read_model(folder).task == ("rerank" if num_labels == 1 else "classify")
-
-
-def test_a_saved_cross_encoder(cross: dict[int, Path], tmp_path: Path) -> None:
-    """Newer versions write modules.json, and the activation where the prompts are."""
-    from sentence_transformers import CrossEncoder
-
-    model = CrossEncoder(str(cross[1]), device="cpu", activation_fn=torch.nn.Identity())
-    model.save_pretrained(str(tmp_path))
-    expected = torch.from_numpy(model.predict(PAIRS))[:, None]
-    assert (tmp_path / "modules.json").exists() and float(expected.max()) > 1
-    close(score(tmp_path, PAIRS), expected)
-    assert read_model(tmp_path).task == "rerank"
-    update(
-        tmp_path / "config_sentence_transformers.json", activation_fn="torch.nn.modules.Softplus"
-    )
-    with pytest.raises(ConfigError, match="activation_fn is 'torch.nn.modules.Softplus'; known"):
-        Classifier(tmp_path, Settings())
-
-
-def test_a_cross_encoder_of_other_modules_is_refused(folder: Path) -> None:
-    """It would answer with one-dimensional vectors if it were taken for an embedder."""
-    head = dense("2_Dense", 1, "linear.Identity", True)
-    write_modules(folder, TRUNK, MEAN, head)
-    update(folder / "config_sentence_transformers.json", model_type="CrossEncoder")
-    match = r"\['Transformer', 'Pooling', 'Dense'\] are not supported for task 'rerank'"
-    with pytest.raises(UnsupportedModel, match=match):
-        read_model(folder)
-
-
-@pytest.mark.parametrize(
-    ("problem_type", "score_of"),
-    [
-        ("regression", lambda logits: logits),
-        ("multi_label_classification", torch.sigmoid),
-        ("single_label_classification", lambda logits: logits.softmax(-1)),
-        (None, lambda logits: logits.softmax(-1)),
-    ],
-)
-def test_problem_types_equal_the_pipeline(
-    problem_type: str | None, score_of: Callable[[Tensor], Tensor], cross: dict[int, Path],
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    folder = Path(shutil.copytree(cross[3], tmp_path / "model"))
-    update(folder / "config.json", problem_type=problem_type)
-    classify = hf.pipeline("text-classification", model=str(folder), device="cpu", top_k=None)
-    theirs = [{row["label"]: row["score"] for row in found} for found in classify(TEXTS)]
-    labels = read_model(folder).labels
-    expected = torch.tensor([[row[label] for label in labels] for row in theirs])
-    close(score(folder, TEXTS), expected)
-    close(score_of(score(folder, TEXTS, is_raw=True)), expected)
-
-
-@pytest.mark.parametrize("num_labels", [1, 2, 3])
-def test_labels_without_names(num_labels: int, tmp_path: Path) -> None:
-    write_trunk(classifiers(num_labels)[0], tmp_path)
-    count = None if num_labels == 2 else num_labels
-    update(tmp_path / "config.json", id2label=None, label2id=None, num_labels=count)
-    assert score(tmp_path, PAIRS).shape == (len(PAIRS), num_labels)
-    assert read_model(tmp_path).labels == tuple(f"LABEL_{i}" for i in range(num_labels))
-
-
-FAMILIES = ("roberta", "xlm-roberta", "camembert")
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_with_one_segment(family: str, tmp_path: Path) -> None:
-    """Their tokenizers may number the second text of a pair 1, which has no vector."""
-    variant = classifiers(1)[1 + FAMILIES.index(family)]
-    write_trunk(variant, tmp_path)
-    # transformers' limit, 70, leaves out that their positions begin at 2.
-    update(
-        tmp_path / "tokenizer_config.json", model_max_length=68,
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    close(score(tmp_path, PAIRS), predicted(tmp_path))
-
-
-def test_a_five_star_camembert(tmp_path: Path) -> None:
-    """distilcamembert-base-sentiment: the classes of CamembertForSequenceClassification."""
-    stars = {i: f"{i + 1} star" for i in range(5)}
-    config = hf.CamembertConfig(**SIZES, type_vocab_size=1, id2label=stars, layer_norm_eps=1e-5)
-    variant = Variant("stars", lambda: hf.CamembertForSequenceClassification(config))
-    model = write_trunk(variant, tmp_path)
-    encoder = Classifier(tmp_path, Settings())
-    assert encoder.spec.labels == tuple(stars.values())
-    with torch.inference_mode():
-        logits = [model(torch.tensor([e.ids])).logits[0] for e in encode(tmp_path, TEXTS, encoder)]
-    close(score(tmp_path, TEXTS), torch.stack(logits).softmax(-1))
-
-
-@pytest.mark.parametrize("has_types", [True, False])
-def test_segments_are_given_where_the_tokenizer_gives_them(
-    has_types: bool, cross: dict[int, Path], tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(cross[1], tmp_path / "model"))
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    update(folder / "tokenizer_config.json", model_input_names=names if has_types else names[::2])
-    ours = score(folder, PAIRS)
-    close(ours, predicted(folder))
-    is_same = torch.allclose(ours, score(cross[1], PAIRS))
-    assert is_same == has_types
-
-
 # Architectures that are not served
 
 QWEN = [TRUNK, pooling(pooling_mode_lasttoken=True), NORMALIZE]
@@ -583,102 +393,6 @@ def test_unsupported_architectures_are_named(name: str, tmp_path: Path) -> None:
     )
 
 
-# Sparse embedders
-
-FILLERS: dict[str, Callable[[], Any]] = {
-    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**SIZES)),
-    "roberta": lambda: hf.RobertaForMaskedLM(
-        hf.RobertaConfig(**{**SIZES, "max_position_embeddings": 72}, hidden_act="relu")
-    ),
-}
-NEW_TRUNK = Part("sentence_transformers.base.modules.transformer.Transformer")
-SPLADE = "sentence_transformers.sparse_encoder"
-SPARSE: dict[str, tuple[Part, Part]] = {
-    "max": (
-        Part(f"{SPLADE}.models.MLMTransformer"),
-        Part(f"{SPLADE}.models.SpladePooling", "1_SpladePooling",
-             {"pooling_strategy": "max", "activation_function": "relu"}),
-    ),
-    "sum": (
-        Part(f"{SPLADE}.models.MLMTransformer.MLMTransformer"),
-        Part(f"{SPLADE}.models.SpladePooling.SpladePooling", "pool",
-             {"pooling_strategy": "sum", "activation_function": "relu",
-              "word_embedding_dimension": 96}),
-    ),
-    "two-logs": (
-        NEW_TRUNK,
-        Part(f"{SPLADE}.modules.splade_pooling.SpladePooling", "1_SpladePooling",
-             {"pooling_strategy": "max", "activation_function": "log1p_relu"}),
-    ),
-}  # fmt: skip
-
-
-def sparse(folder: Path, **settings: Any) -> Tensor:
-    """Atoll's weights, (texts, vocabulary)."""
-    encoder = SparseEmbedder(folder, Settings(**settings))
-    rows = torch.zeros(len(TEXTS), encoder.vocab_size)
-    for row, found in zip(rows, run(folder, TEXTS, encoder, None), strict=True):
-        row[torch.from_numpy(found.indices).long()] = torch.from_numpy(found.values)
-    return rows
-
-
-def sparse_reference(folder: Path) -> Tensor:
-    from sentence_transformers import SparseEncoder
-
-    model = SparseEncoder(str(folder), device="cpu", local_files_only=True)
-    found: Tensor = model.encode(TEXTS, convert_to_tensor=True, convert_to_sparse_tensor=False)
-    return found
-
-
-@pytest.mark.parametrize("family", FILLERS)
-@pytest.mark.parametrize("name", SPARSE)
-def test_sparse_encoders_equal_sentence_transformers(
-    name: str, family: str, tmp_path: Path
-) -> None:
-    write_trunk(Variant(family, FILLERS[family]), tmp_path)
-    assert not [n for n in load_file(tmp_path / "model.safetensors") if "decoder.weight" in n]
-    if "roberta" in family:
-        update(tmp_path / "tokenizer_config.json", model_max_length=70, model_input_names=None)
-    plain = sparse(tmp_path)
-    write_modules(tmp_path, *SPARSE[name])
-    settings = {"transformer_task": "fill-mask"} if name == "two-logs" else {}
-    update(tmp_path / "sentence_bert_config.json", max_seq_length=70, **settings)
-    update(tmp_path / "config_sentence_transformers.json", model_type="SparseEncoder")
-    ours = sparse(tmp_path)
-    close(ours, sparse_reference(tmp_path))
-    assert (ours > 0).any() and read_model(tmp_path).task == "sparse"
-    assert torch.equal(ours, plain) == (name == "max")
-
-
-def test_a_saved_sparse_encoder(tmp_path: Path) -> None:
-    from sentence_transformers import SparseEncoder
-
-    write_trunk(Variant("bert", FILLERS["bert"]), tmp_path / "plain")
-    model = SparseEncoder(str(tmp_path / "plain"), device="cpu")
-    model.save_pretrained(str(tmp_path / "saved"))
-    close(sparse(tmp_path / "saved"), sparse_reference(tmp_path / "saved"))
-    assert read_model(tmp_path / "saved").task == "sparse"
-    # A plain checkpoint is what the user says: TEI's flag is the pooling's.
-    assert read_model(tmp_path / "plain").task == "embed"
-    assert read_model(tmp_path / "plain", pooling="splade").task == "sparse"
-
-
-def test_sparse_encoders_that_cannot_be_served_are_named(folder: Path) -> None:
-    trunk, pool = SPARSE["max"]
-    for config in ({"pooling_strategy": "mean"}, {"activation_function": "sqrt"}):
-        write_modules(folder, trunk, pool._replace(config=config))
-        with pytest.raises(ConfigError, match="supported: max or sum, and relu or log1p_relu"):
-            SparseEmbedder(folder, Settings())
-    encoder = Part(f"{SPLADE}.models.SparseAutoEncoder", "2_SparseAutoEncoder")
-    write_modules(folder, TRUNK, MEAN, encoder)
-    with pytest.raises(UnsupportedModel, match="SparseAutoEncoder"):
-        read_model(folder)
-    write_modules(folder, Part("sentence_transformers.models.Router"))
-    (folder / "config.json").unlink()
-    with pytest.raises(UnsupportedModel, match=r"\['Router'\] are not supported"):
-        read_model(resolve(str(folder)))
-
-
 # JinaBERT v2
 
 
@@ -718,3 +432,48 @@ def test_jina_of_code_is_refused(config: dict[str, Any], tmp_path: Path) -> None
 def test_jina_without_gates_is_refused(tmp_path: Path) -> None:
     write_jina(tmp_path, JinaReference(4), feed_forward_type="original")
     refused(tmp_path, ConfigError, r"feed_forward_type is 'original'; supported: \['geglu', 'reg")
+
+
+# Lengths
+
+
+def test_limits_baked_into_the_tokenizer_do_not_act(folder: Path) -> None:
+    """all-MiniLM-L6-v2's tokenizer.json cuts at 128 tokens and fills up; its model takes 256."""
+    write_modules(folder, TRUNK, MEAN)
+    expected = embed(folder)
+    core = RustTokenizer.from_file(str(folder / "tokenizer.json"))
+    core.enable_truncation(6)
+    core.enable_padding(length=60)
+    core.save(str(folder / "tokenizer.json"))
+    assert len(core.encode(TEXTS[1]).ids) == 60
+    assert torch.equal(embed(folder), expected)
+    close(embed(folder), reference(folder))
+    encoder = Embedder(folder, Settings())
+    own = TextEncoder(Tokenizer.load(folder).core, encoder.spec.max_length)
+    whole = own.encode(TEXTS, name="x", truncate=False)
+    assert [e.ids for e in whole] == [e.ids for e in encode(folder, TEXTS, encoder)]
+    assert max(len(e.ids) for e in whole) == 46
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("limit", [None, 20, 512, int(1e30)])
+def test_positions_that_begin_late_are_never_passed(
+    family: str, limit: int | None, tmp_path: Path
+) -> None:
+    """RoBERTa's 514 positions hold 512 tokens, whatever max_seq_length and the tokenizer say."""
+    classes = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+    config = getattr(hf, f"{classes[family]}Config")
+    sizes = {**SIZES, "max_position_embeddings": 20}
+    variant = Variant(
+        family, lambda: getattr(hf, f"{classes[family]}Model")(config(**sizes, pad_token_id=1))
+    )
+    model = write_trunk(variant, tmp_path)
+    write_modules(tmp_path, TRUNK, MEAN)
+    update(tmp_path / "sentence_bert_config.json", max_seq_length=limit)
+    encoder = Embedder(tmp_path, Settings())
+    assert encoder.spec.max_length == read_model(tmp_path).max_tokens == 18
+    encoded = encode(tmp_path, TEXTS, encoder)
+    assert max(len(e.ids) for e in encoded) == 18
+    with torch.inference_mode():
+        theirs = [model(torch.tensor([e.ids])).last_hidden_state[0].mean(0) for e in encoded]
+    close(embed(tmp_path), torch.stack(theirs))

@@ -72,7 +72,9 @@ def test_info_says_that_an_architecture_is_not_supported(tmp_path: Path) -> None
     code, out, _ = atoll("info", str(folder), "--json")
     facts = json.loads(out)
     assert code == 0 and facts["name"] == "whisper-x"
-    assert facts["implementation"].startswith("none: XForCausalLM (model_type 'x') is not supported")
+    assert facts["implementation"].startswith(
+        "none: XForCausalLM (model_type 'x') is not supported"
+    )
 
 
 def test_errors_are_one_line_and_status_1(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tiny.checkpoint import Variant, write
 from tiny.encoders import write_text_files
 
 OLD = "sentence_transformers.models"
+HIDDEN = 48
 TEXTS = ["coral", "A ring of coral, around a lagoon.", "fish " * 11, "x", "Two Reefs"]
 
 
@@ -30,6 +31,28 @@ class Part(NamedTuple):
     path: str = ""
     config: Mapping[str, Any] | None = None
     tensors: Mapping[str, Tensor] | None = None
+
+
+def pooling(path: str = "1_Pooling", type: str = f"{OLD}.Pooling", **config: Any) -> Part:
+    """A Pooling module with these keys in its file."""
+    return Part(type, path, {"word_embedding_dimension": HIDDEN, **config})
+
+
+def dense(path: str, size: int, activation: str | None, bias: bool, inputs: int = HIDDEN) -> Part:
+    """A Dense module; activation: below ``torch.nn.modules``, left out of its file if None."""
+    generator = torch.Generator().manual_seed(size)
+    tensors = {"linear.weight": torch.randn(size, inputs, generator=generator) / 5}
+    if bias:
+        tensors["linear.bias"] = torch.randn(size, generator=generator)
+    config = {"in_features": inputs, "out_features": size, "bias": bias}
+    if activation is not None:
+        config["activation_function"] = f"torch.nn.modules.{activation}"
+    return Part(f"{OLD}.Dense", path, config, tensors)
+
+
+TRUNK = Part(f"{OLD}.Transformer")
+MEAN = pooling(pooling_mode_mean_tokens=True)
+NORMALIZE = Part(f"{OLD}.Normalize", "9_Normalize")
 
 
 def write_trunk(variant: Variant, folder: Path) -> Any:
@@ -99,3 +122,10 @@ def embed(
     vectors = torch.stack([torch.from_numpy(row.vector) for row in found])
     assert vectors.shape[1] == encoder.dimensions
     return vectors
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Asserts equality up to float32's rounding."""
+    assert ours.shape == theirs.shape
+    limit = 2e-5 * max(1.0, float(theirs.std(correction=0)))
+    assert float((ours.double() - theirs.double()).abs().max()) <= limit
