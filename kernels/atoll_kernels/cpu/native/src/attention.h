@@ -8,11 +8,12 @@
 #include <limits>
 
 #include "scratch.h"
-#include "tile.h"
+#include "tiles.h"
 
 namespace kernels {
 
 constexpr int64_t kBlock = 256;    // keys that are packed at a time
+constexpr int64_t kPad = 2 * W;    // keys are filled up to a multiple: a step of tiles
 constexpr int64_t kMaxRows = 256;  // rows of an item: queries times heads of a group
 
 // Filled by atoll_kernels/cpu/attention.py: the same fields in the same order. Strides in elements.
@@ -83,9 +84,11 @@ struct Attention {
             return n >= W ? load_raw<Words>(p) : load_some<Words, 4>(p, n);
     }
 
+    static int64_t padded(int64_t keys) { return (keys + kPad - 1) / kPad * kPad; }
+
     // Keys [first, first + count) as panels (words, W keys); keys beyond the last are zero.
     void pack_keys(const Item& item, int64_t first, int64_t count, uint32_t* out) const {
-        for (int64_t j = 0; j < count; j += W, out += words * W) {
+        for (int64_t j = 0; j < padded(count); j += W, out += words * W) {
             const T* rows[W];
             for (int i = 0; i < W; ++i)
                 rows[i] = j + i < count ? key(item, first + j + i) : nullptr;
@@ -108,8 +111,7 @@ struct Attention {
 
     // Values as panels of W features: (panel, kBlock / kPer words of keys, W).
     void pack_values(const Item& item, int64_t first, int64_t count, uint32_t* out) const {
-        const int64_t padded = (count + W - 1) / W * W;
-        for (int64_t j = 0; j < padded; j += kPer) {
+        for (int64_t j = 0; j < padded(count); j += kPer) {
             const T* even = j < count ? value(item, first + j) : nullptr;
             const T* odd = kPer == 2 && j + 1 < count ? value(item, first + j + 1) : nullptr;
             for (int64_t p = 0; p < panels; ++p) {
@@ -179,12 +181,15 @@ struct Attention {
         const int64_t offset = keys - num_queries(item.sequence) + item.first;
         const bool biased = args.slopes || args.relative;
         const int64_t bias_row = item.count + kBlock + W;
+        const bool tiled = is_tiled<Policy>(rows, words);
+        const int64_t step = tiled ? kMostRows : kTileRows, even = tiled ? kPad / W : 1;
+        Tiles tiles;
         Scratch scratch;
         auto queries = scratch.take<uint32_t>(rows * words + W);
         auto packed_k = scratch.take<uint32_t>(kBlock * words);
         auto packed_v = scratch.take<uint32_t>(kBlock / kPer * panels * W);
-        auto scores = scratch.take<Floats>(kTileRows * kBlock / W);
-        auto powers = scratch.take<uint32_t>(kTileRows * kBlock / kPer);
+        auto scores = scratch.take<Floats>(kMostRows * kBlock / W);
+        auto powers = scratch.take<uint32_t>(kMostRows * kBlock / kPer);
         auto values = scratch.take<Floats>(rows * panels);
         auto maxima = scratch.take<float>(rows), sums = scratch.take<float>(rows);
         auto bias = scratch.take<float>(biased ? group * bias_row : 0);
@@ -200,9 +205,9 @@ struct Attention {
             const int64_t last = offset + item.count - 1;
             for (int64_t g = 0; biased && g < group; ++g)
                 fill_bias(item.kv_head * group + g, b - last, bias_row, bias + g * bias_row);
-            for (int64_t r = 0; r < rows; r += kTileRows) {
-                const int64_t count = std::min<int64_t>(kTileRows, rows - r);
-                int64_t lo[kTileRows], hi[kTileRows], least = n, most = 0;
+            for (int64_t r = 0; r < rows; r += step) {
+                const int64_t count = std::min(step, rows - r);
+                int64_t lo[kMostRows], hi[kMostRows], least = n, most = 0;
                 for (int64_t i = 0; i < count; ++i) {
                     const int64_t p = offset + (r + i) % item.count;
                     lo[i] = std::max<int64_t>(first_key(p) - b, 0);
@@ -210,9 +215,11 @@ struct Attention {
                     if (lo[i] < hi[i]) least = std::min(least, lo[i]), most = std::max(most, hi[i]);
                 }
                 if (least >= most) continue;
-                const int64_t p0 = least / W, p1 = (most + W - 1) / W;
-                multiply<Policy>(count, queries + r * words, words, packed_k + p0 * words * W,
-                                 words * W, words, scores, kBlock / W, p1 - p0, false);
+                const int64_t wide = even * W, p0 = least / wide * even;
+                const int64_t p1 = (most + wide - 1) / wide * even;
+                multiply<Policy>(tiles, tiled, count, queries + r * words, words,
+                                 packed_k + p0 * words * W, words * W, words, scores, kBlock / W,
+                                 p1 - p0, false);
                 for (int64_t i = 0; i < count; ++i) {
                     uint32_t* row = powers + i * kBlock / kPer;
                     if (lo[i] >= hi[i]) {
@@ -227,9 +234,9 @@ struct Attention {
                         for (int64_t p = 0; p < panels; ++p)
                             values[(r + i) * panels + p] *= splat(factor);
                 }
-                multiply<Policy>(count, powers, kBlock / kPer, packed_v + p0 * W / kPer * W,
-                                 kBlock / kPer * W, (p1 - p0) * W / kPer, values + r * panels,
-                                 panels, panels, true);
+                multiply<Policy>(tiles, tiled, count, powers, kBlock / kPer,
+                                 packed_v + p0 * W / kPer * W, kBlock / kPer * W,
+                                 (p1 - p0) * W / kPer, values + r * panels, panels, panels, true);
             }
         }
         if (item.part < 0) return write(item, values, sums);

@@ -177,7 +177,7 @@ void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int6
 #if defined(__AMX_TILE__)
 constexpr int kLeastTiled = 12;  // rows that are worth the set-up of tile registers
 
-INLINE bool is_tiled(const GroupedArgs& a, int64_t rows) {
+INLINE bool goes_by_tiles(const GroupedArgs& a, int64_t rows) {
     return rows >= kLeastTiled && a.group % 64 == 0 && has_tiles();
 }
 
@@ -220,16 +220,16 @@ void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int
     const bf16* scales = Bits == 8 ? nullptr : (const bf16*)a.scales + block * q.groups * 2 * kBlock;
     alignas(64) uint8_t wide[Bits == 4 ? kMostGroup * kBlock : 1];
     Floats y[kChunk][kVectors] = {};
-    Ints dots[kTilesRows][kVectors];
+    Ints dots[kMostRows][kVectors];
     Tiles tiles;
     for (int64_t g = 0; g < q.groups; ++g, w += bytes, scales += Bits == 8 ? 0 : 2 * kBlock) {
         if (Bits == 4) widen(w, a.group, wide);
         const auto b = (const uint32_t*)(Bits == 4 ? wide : w);
-        for (int64_t r = first; r < last; r += kTilesRows) {
-            const int64_t rows = last - r < kTilesRows ? last - r : kTilesRows;
+        for (int64_t r = first; r < last; r += kMostRows) {
+            const int64_t rows = last - r < kMostRows ? last - r : kMostRows;
             const auto x = (const uint32_t*)(q.codes + r * q.stride + g * a.group);
             multiply_tiles<TilesBytes>(tiles, rows, x, q.stride / 4, b, W, kBlock, a.group / 4,
-                                       dots, kVectors);
+                                       dots, kBlock, kVectors, false);
             add_group<Bits>(q, r, rows, g, dots, scales, y + (r - first));
         }
     }
@@ -240,7 +240,7 @@ void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int
 template <class T, int Bits>
 void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last, int64_t block) {
 #if defined(__AMX_TILE__)
-    if (is_tiled(a, last - first)) return block_by_tiles<T, Bits>(a, q, first, last, block);
+    if (goes_by_tiles(a, last - first)) return block_by_tiles<T, Bits>(a, q, first, last, block);
 #endif
     for (; first + kTile <= last; first += kTile) rows_of_block<T, Bits, kTile>(a, q, first, block);
     switch (last - first) {

@@ -12,8 +12,7 @@ using namespace kernels;
 
 namespace {
 
-constexpr int64_t kRows = 64;      // rows of an item: what a panel of weights is read for
-constexpr int64_t kLeastTiled = 4;  // rows that are worth the set-up of tile registers
+constexpr int64_t kRows = 64;  // rows of an item: what a panel of weights is read for
 
 // Filled by atoll_kernels/cpu/linear_native.py. weight: panels (words of inputs, W outputs). bias
 // (or 0): floats, padded to whole panels.
@@ -33,41 +32,27 @@ INLINE void finish(const LinearArgs& a, const Floats* c, int64_t rows, int64_t r
     }
 }
 
-// Rows of x by a pair of panels, at most kRows of them.
+// Rows of x, at most kRows, by some pairs of panels.
 template <class Policy, class T, class Function>
-void pair_of_panels(const LinearArgs& a, int64_t first, int64_t last, int64_t pair,
-                    const Function& function) {
+void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t last, int64_t pair,
+                     int64_t end, const Function& function) {
     const auto x = (const uint32_t*)a.x;
     const int64_t words = a.width / Policy::kPerWord, x_words = a.x_row / Policy::kPerWord;
-    const int64_t count = std::min<int64_t>(2, (a.outs + W - 1) / W - 2 * pair);
-    const uint32_t* weight = (const uint32_t*)a.weight + 2 * pair * words * W;
-    for (int64_t r = first; r < last; r += kTileRows) {
-        const int64_t rows = std::min<int64_t>(kTileRows, last - r);
-        Floats c[kTileRows * 2];
-        multiply<Policy>(rows, x + r * x_words, x_words, weight, words * W, words, c, 2, count,
-                         false);
-        for (int64_t v = 0; v < count; ++v)
-            finish<T>(a, c + v, rows, r, 2 * pair + v, function);
+    const int64_t panels = (a.outs + W - 1) / W, step = tiled ? kMostRows : kTileRows;
+    Tiles tiles;
+    for (; pair < end; ++pair) {
+        const int64_t count = std::min<int64_t>(2, panels - 2 * pair);
+        const uint32_t* weight = (const uint32_t*)a.weight + 2 * pair * words * W;
+        for (int64_t r = first; r < last; r += step) {
+            const int64_t rows = std::min(step, last - r);
+            Floats c[kMostRows * 2];
+            multiply<Policy>(tiles, tiled, rows, x + r * x_words, x_words, weight, words * W, words,
+                             c, 2, count, false);
+            for (int64_t v = 0; v < count; ++v)
+                finish<T>(a, c + v, rows, r, 2 * pair + v, function);
+        }
     }
 }
-
-#if defined(__AMX_TILE__)
-template <class Function>
-void pair_by_tiles(Tiles& tiles, const LinearArgs& a, int64_t first, int64_t last, int64_t pair,
-                   const Function& function) {
-    const int64_t words = a.width / 2, x_words = a.x_row / 2;
-    const int64_t count = std::min<int64_t>(2, (a.outs + W - 1) / W - 2 * pair);
-    const uint32_t* weight = (const uint32_t*)a.weight + 2 * pair * words * W;
-    for (int64_t r = first; r < last; r += kTilesRows) {
-        const int64_t rows = std::min<int64_t>(kTilesRows, last - r);
-        Floats c[kTilesRows * 2];
-        multiply_tiles<TilesBfloat16>(tiles, rows, (const uint32_t*)a.x + r * x_words, x_words,
-                                      weight, words * W, W, words, c, count);
-        for (int64_t v = 0; v < count; ++v)
-            finish<bf16>(a, c + v, rows, r, 2 * pair + v, function);
-    }
-}
-#endif
 
 // An item is some rows and some panels, so that few rows are many too.
 template <class Policy, class T>
@@ -76,24 +61,12 @@ void product(const LinearArgs& a) {
     const int64_t row_items = (a.rows + kRows - 1) / kRows;
     const int64_t cuts = std::clamp<int64_t>(8 * a.threads / row_items, 1, pairs);
     const bool serial = a.threads < 2 || a.rows * a.width * a.outs < (1 << 18);
-#if defined(__AMX_TILE__)
-    const bool tiled = Policy::kPerWord == 2 && a.width % (2 * kTileWords) == 0 &&
-                       a.rows >= kLeastTiled && has_tiles();
-#endif
+    const bool tiled = is_tiled<Policy>(a.rows, a.width / Policy::kPerWord);
     with_activation(a.kind, [&](const auto& function) {
         const auto item = [&](int64_t i) {
             const int64_t first = i / cuts * kRows, last = std::min(first + kRows, a.rows);
             const int64_t start = pairs * (i % cuts) / cuts, end = pairs * (i % cuts + 1) / cuts;
-#if defined(__AMX_TILE__)
-            if (tiled) {
-                Tiles tiles;
-                for (int64_t p = start; p < end; ++p)
-                    pair_by_tiles(tiles, a, first, last, p, function);
-                return;
-            }
-#endif
-            for (int64_t p = start; p < end; ++p)
-                pair_of_panels<Policy, T>(a, first, last, p, function);
+            pairs_of_panels<Policy, T>(a, tiled, first, last, start, end, function);
         };
         if (serial) {
             for (int64_t i = 0; i < row_items * cuts; ++i) item(i);

@@ -1,17 +1,21 @@
 // Products of whole tiles (AMX): registers of 16 rows of 64 bytes, two by two of them at a time.
 #pragma once
 
-#include "vector.h"
+#include <type_traits>
+
+#include "tile.h"
 
 #if defined(__AMX_TILE__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 namespace kernels {
 
-constexpr int kTilesRows = 32;   // of a product: two registers of 16
-constexpr int kTileWords = 16;   // of the inner dimension in a register
-constexpr int kPairBytes = 128;  // a row of sums: two panels of 16 words
+#if defined(__AMX_TILE__)
+
+constexpr int kMostRows = 32;   // of a product: two registers of 16
+constexpr int kTileWords = 16;  // of the inner dimension in a register
 
 // Whether the kernel lets this process use the registers; asked once.
 inline bool has_tiles() {
@@ -27,7 +31,7 @@ class Tiles {
     ~Tiles() {
         if (rows_) _tile_release();
     }
-    // For products of up to kTilesRows rows.
+    // For products of up to kMostRows rows.
     void shape(int64_t rows) {
         if (rows == rows_) return;
         rows_ = rows;
@@ -59,15 +63,23 @@ STEPS(TilesBfloat16, _tile_dpbf16ps)
 STEPS(TilesBytes, _tile_dpbsud)  // signed bytes of A, unsigned bytes of B
 #undef STEPS
 
-// c (rows, two panels of words) = a (rows, k words) * b: panel v at b + v * panel, its rows of 16
-// words `stride` apart. lda, panel, stride and k in words; k is a multiple of kTileWords.
+// c (rows, two panels) (+)= a (rows, k words) * b: panel v at b + v * panel, its rows of 16 words
+// `stride` apart. lda, panel, stride, k and ldc in words; k is a multiple of kTileWords.
 template <class Policy, bool Low, bool Right>
 INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel,
-                          int64_t stride, int64_t k, void* c) {
-    _tile_zero(0);
-    if (Right) _tile_zero(1);
-    if (Low) _tile_zero(2);
-    if (Low && Right) _tile_zero(3);
+                          int64_t stride, int64_t k, void* c, int64_t ldc, bool accumulate) {
+    const auto right = (uint32_t*)c + 16, low = (uint32_t*)c + 16 * ldc, last = low + 16;
+    if (accumulate) {
+        _tile_loadd(0, c, 4 * ldc);
+        if (Right) _tile_loadd(1, right, 4 * ldc);
+        if (Low) _tile_loadd(2, low, 4 * ldc);
+        if (Low && Right) _tile_loadd(3, last, 4 * ldc);
+    } else {
+        _tile_zero(0);
+        if (Right) _tile_zero(1);
+        if (Low) _tile_zero(2);
+        if (Low && Right) _tile_zero(3);
+    }
     for (int64_t i = 0; i < k; i += kTileWords) {
         _tile_loadd(6, b + i * stride, 4 * stride);
         _tile_loadd(4, a + i, 4 * lda);
@@ -82,24 +94,60 @@ INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int
             if (Right) Policy::lower_right();
         }
     }
-    char* sums = (char*)c;
-    _tile_stored(0, sums, kPairBytes);
-    if (Right) _tile_stored(1, sums + 64, kPairBytes);
-    if (Low) _tile_stored(2, sums + 16 * kPairBytes, kPairBytes);
-    if (Low && Right) _tile_stored(3, sums + 16 * kPairBytes + 64, kPairBytes);
+    _tile_stored(0, c, 4 * ldc);
+    if (Right) _tile_stored(1, right, 4 * ldc);
+    if (Low) _tile_stored(2, low, 4 * ldc);
+    if (Low && Right) _tile_stored(3, last, 4 * ldc);
 }
 
-// The same for any number of rows up to kTilesRows and one or two panels.
+// The same for any number of rows up to kMostRows and of panels.
 template <class Policy>
 void multiply_tiles(Tiles& tiles, int64_t rows, const uint32_t* a, int64_t lda, const uint32_t* b,
-                    int64_t panel, int64_t stride, int64_t k, void* c, int64_t panels) {
+                    int64_t panel, int64_t stride, int64_t k, void* c, int64_t ldc, int64_t panels,
+                    bool accumulate) {
     tiles.shape(rows);
-    const bool low = rows > 16, right = panels > 1;
-    if (low && right) tiles_product<Policy, true, true>(a, lda, b, panel, stride, k, c);
-    else if (low) tiles_product<Policy, true, false>(a, lda, b, panel, stride, k, c);
-    else if (right) tiles_product<Policy, false, true>(a, lda, b, panel, stride, k, c);
-    else tiles_product<Policy, false, false>(a, lda, b, panel, stride, k, c);
+    const auto pair = [&](auto low, auto right, int64_t p) {
+        tiles_product<Policy, low, right>(a, lda, b + p * panel, panel, stride, k,
+                                          (uint32_t*)c + 16 * p, ldc, accumulate);
+    };
+    using Yes = std::true_type;
+    using No = std::false_type;
+    for (int64_t p = 0; p < panels; p += 2) {
+        if (p + 1 < panels) rows > 16 ? pair(Yes(), Yes(), p) : pair(No(), Yes(), p);
+        else rows > 16 ? pair(Yes(), No(), p) : pair(No(), No(), p);
+    }
+}
+
+#else
+
+struct Tiles {};
+constexpr int kMostRows = kTileRows;
+
+#endif
+
+// Whether products with rows of so many words of two bfloat16 go by tiles here.
+template <class Policy>
+INLINE bool is_tiled(int64_t rows, int64_t words) {
+#if defined(__AMX_TILE__)
+    constexpr int64_t kLeast = 4;  // rows that are worth the set-up of the registers
+    return Policy::kPerWord == 2 && words % kTileWords == 0 && rows >= kLeast && has_tiles();
+#else
+    return (void)rows, (void)words, false;
+#endif
+}
+
+// See `multiply`; of up to kMostRows rows if `tiled`.
+template <class Policy>
+INLINE void multiply(Tiles& tiles, bool tiled, int64_t rows, const uint32_t* a, int64_t lda,
+                     const uint32_t* b, int64_t panel, int64_t k, Floats* c, int64_t ldc,
+                     int64_t panels, bool accumulate) {
+#if defined(__AMX_TILE__)
+    if (tiled)
+        return multiply_tiles<TilesBfloat16>(tiles, rows, a, lda, b, panel, W, k, c, W * ldc,
+                                             panels, accumulate);
+#endif
+    (void)tiles, (void)tiled;
+    multiply<Policy>(rows, a, lda, b, panel, k, c, ldc, panels, accumulate);
 }
 
 }  // namespace kernels
-#endif
