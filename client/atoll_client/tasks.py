@@ -147,6 +147,12 @@ def cosine(vectors: Floats) -> Floats:
     return scores
 
 
+def sigmoid(scores: Floats) -> Floats:
+    """Of each score, without overflow."""
+    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * scores))
+    return result
+
+
 def softmax(scores: Floats) -> Floats:
     """Over the last axis."""
     shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -41,7 +41,7 @@ def test_requests_are_counted_under_teis_and_tgis_names(http: httpx.Client) -> N
     assert grown['te_request_count{method="single"}'] == 2
     assert grown['te_request_count{method="batch"}'] == 1
     assert grown['te_request_success{method="single"}'] == 1
-    assert grown['te_request_failure{err="empty"}'] == 1
+    assert grown['te_request_failure{err="validation"}'] == 1
     assert grown["te_request_duration_count"] == 2
     assert grown['tgi_request_count{method="single"}'] == 2
     assert grown['tgi_request_failure{err="validation"}'] == 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import fields
@@ -16,6 +17,7 @@ from typing import Any
 import fake_triton
 import grpc
 import httpx
+import pytest
 from fake_triton import FakeTriton, Refusal, chunk
 
 from atoll_client.gateway.main import application
@@ -112,6 +114,42 @@ def test_a_failure_after_the_first_token_is_an_event_and_nothing_is_tried_again(
         assert '"http_status_code":503' in events[-1] and "connect" in events[-1]
         await http.get("/health")
         assert len(triton.calls) == 1
+
+    run(scenario)
+
+
+def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies end what is silent for a minute: comments come before the first token and between."""
+    monkeypatch.setattr("atoll_client.gateway.streams._SILENCE_S", 0.1)
+
+    async def slow(message: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(0.25)
+        yield chunk("one")
+        await asyncio.sleep(0.25)
+        yield chunk(" two", "stop")
+
+    async def late(message: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(0.25)
+        raise Refusal(CODE.UNAVAILABLE, "64 requests are held")
+        yield
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        body = {**CHAT[1], "stream": True}
+        triton.generate = slow
+        answer = await http.post(CHAT[0], json=body)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        before, after = answer.text.split('"one"')
+        assert before.count(":\n\n") >= 2 and after.count(":\n\n") >= 2
+        assert answer.text.endswith("data: [DONE]\n\n")
+        # The status is out by now, so the refusal is an event.
+        triton.generate = late
+        failed = await http.post(CHAT[0], json=body)
+        *comments, event, rest = failed.text.split("\n\n")
+        assert failed.status_code == 200 and set(comments) == {":"} and not rest
+        assert json.loads(event.removeprefix("data: "))["error"]["http_status_code"] == 429
+        # In time, it is a status as ever.
+        monkeypatch.setattr("atoll_client.gateway.streams._SILENCE_S", 15.0)
+        assert (await http.post(CHAT[0], json=body)).status_code == 429
 
     run(scenario)
 

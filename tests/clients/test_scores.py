@@ -9,10 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from gateways import Served
-from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification
+from scored import reference
 
 QUERY, TEXTS = "abc def", ["ghi", "abc abc def", "zzz", "abc"]
 
@@ -24,19 +22,6 @@ def http(scoring: Served) -> Iterator[httpx.Client]:
         yield client
 
 
-def _reference(folder: Path, pairs: list[tuple[str, str | None]]) -> Any:
-    """Logits by transformers."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    rows = []
-    for text, second in pairs:
-        encoding = tokenizer.encode(text, second)
-        ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
-        with torch.inference_mode():
-            rows.append(model(input_ids=ids, token_type_ids=types).logits[0].numpy())
-    return np.stack(rows)
-
-
 def _post(http: httpx.Client, path: str, body: Any) -> Any:
     response = http.post(path, json=body)
     assert response.status_code == 200, response.text
@@ -44,7 +29,7 @@ def _post(http: httpx.Client, path: str, body: Any) -> Any:
 
 
 def test_rerank_in_every_dialect(http: httpx.Client, folders: dict[str, Path]) -> None:
-    logits = _reference(folders["rerank"], [(QUERY, text) for text in TEXTS])[:, 0]
+    logits = reference(folders["rerank"], [(QUERY, text) for text in TEXTS])[:, 0]
     order = np.argsort(-logits, kind="stable").tolist()
     scores = 1 / (1 + np.exp(-logits))
 
@@ -78,7 +63,7 @@ def test_predict_single_pair_and_batch(http: httpx.Client, folders: dict[str, Pa
         assert [one["label"] for one in labels] == [f"LABEL_{i}" for i in order]
         np.testing.assert_allclose([one["score"] for one in labels], chances[order], atol=1e-4)
 
-    logits = _reference(folders["classify"], [("abc", None), ("abc", "def"), ("ghi", None)])
+    logits = reference(folders["classify"], [("abc", None), ("abc", "def"), ("ghi", None)])
     to = {"model": "tiny-classify"}
     check(_post(http, "/predict", {"inputs": "abc", **to}), logits[0])
     check(_post(http, "/predict", {"inputs": ["abc", "def"], **to}), logits[1])

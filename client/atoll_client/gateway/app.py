@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import secrets
@@ -31,6 +32,7 @@ from atoll_client.gateway.models import Models
 from atoll_client.gateway.pool import Pool
 from atoll_client.gateway.rpc import Services
 from atoll_client.gateway.settings import GatewaySettings, listed
+from atoll_client.gateway.streams import EventStream
 from atoll_client.gateway.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -222,32 +224,21 @@ async def _send_reply(request: Request, answer: Reply, send: Send) -> int:
 
 
 async def _send_events(request: Request, answer: Events, send: Send) -> int:
-    headers = {
-        "content-type": "text/event-stream; charset=utf-8",
-        "cache-control": "no-cache",
-        # A proxy that buffers would make a stream of one piece.
-        "x-accel-buffering": "no",
-        **answer.headers,
-    }
-    items = answer.items
-    async with contextlib.aclosing(items):  # type: ignore[type-var]
-        # Raises here, before anything is sent, if the request is refused.
-        item = await anext(items, None)
-        await send(_start(request, 200, headers))
+    stream = EventStream(answer, send, functools.partial(_start, request))
+    async with contextlib.aclosing(answer.items), stream:  # type: ignore[type-var]
         try:
-            while item is not None:
-                await _send_event(item, send)
-                item = await anext(items, None)
-        except AtollError as error:
-            request.labels["error"] = error.error_type
-            await _send_event(answer.on_error(error), send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async for item in answer.items:
+                await stream.write(item)
+        except Exception as error:
+            # A request that is refused before anything was sent has a status of its own.
+            if not stream.has_begun:
+                raise
+            if not isinstance(error, AtollError):
+                logger.exception("request %s: %s", request.request_id, request.path)
+            request.labels["error"] = dialects.as_ours(error).error_type
+            await stream.write(answer.on_error(error))
+        await stream.end()
     return 200
-
-
-async def _send_event(data: bytes, send: Send) -> None:
-    body = b"data: " + data + b"\n\n"
-    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _start(request: Request, status: int, headers: Mapping[str, str]) -> MutableMapping[str, Any]:

@@ -173,6 +173,7 @@ def check_batch(request: Request, count: int) -> None:
     limit = request.gateway.settings.max_client_batch_size
     request.labels["method"] = "batch" if count > 1 else "single"
     if count > limit:
+        request.labels["failure"] = "batch_size"
         raise ValidationError(f"batch size {count} > maximum allowed batch size {limit}")
 
 

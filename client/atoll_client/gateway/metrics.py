@@ -27,11 +27,25 @@ ALIASES = {
     "atoll_prompt_tokens_total": ("vllm:prompt_tokens_total",),
     "atoll_output_tokens_total": ("vllm:generation_tokens_total",),
     "atoll_time_to_first_token_seconds": ("vllm:time_to_first_token_seconds",),
-    "atoll_time_per_output_token_seconds": ("vllm:time_per_output_token_seconds",),
+    "atoll_time_per_output_token_seconds": (
+        "vllm:time_per_output_token_seconds", "tgi_request_mean_time_per_token_duration",
+    ),
     "atoll_request_seconds": ("vllm:e2e_request_latency_seconds",),
-    "atoll_queue_seconds": ("tgi_request_queue_duration", "vllm:request_queue_time_seconds"),
-}
+    "atoll_queue_seconds": (
+        "tgi_request_queue_duration", "te_request_queue_duration",
+        "vllm:request_queue_time_seconds",
+    ),
+    "atoll_input_tokens": ("tgi_request_input_length",),
+    "atoll_generated_tokens": ("tgi_request_generated_tokens",),
+    "atoll_inference_seconds": ("te_request_inference_duration",),
+    "atoll_batch_tokens": ("te_batch_next_tokens",),
+}  # fmt: skip
 _PREFIX = {"tei": "te", "tgi": "tgi"}
+# Our kinds of error in the words of those servers' counters, where they have one.
+_REASONS = {
+    "te": {"empty": "validation", "backend": "model_type", "generation": "inference"},
+    "tgi": {"empty": "validation", "backend": "generation", "incomplete_generation": "incomplete"},
+}
 
 
 class _Histogram:
@@ -80,7 +94,7 @@ class Metrics:
             self._count(f"{prefix}_request_success", method)
             self._observe(f"{prefix}_request_duration", "", seconds)
         else:
-            reason = "dropped" if status == 499 else request.labels.get("error", "inference")
+            reason = "dropped" if status == 499 else _reason(request, prefix)
             self._count(f"{prefix}_request_failure", f'err="{reason}"')
 
     async def page(self) -> bytes:
@@ -124,6 +138,14 @@ class Metrics:
         except httpx.HTTPError:
             # A server that is down has no numbers; the gateway's own are still wanted.
             return ""
+
+
+def _reason(request: Request, prefix: str) -> str:
+    """Why a request failed; a batch that is too large counts by itself at TEI."""
+    if prefix == "te" and "failure" in request.labels:
+        return request.labels["failure"]
+    kind = request.labels.get("error", "generation")
+    return _REASONS[prefix].get(kind, kind)
 
 
 def _merged(page: str, server: str | None) -> list[str]:

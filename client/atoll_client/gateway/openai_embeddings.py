@@ -29,7 +29,8 @@ async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
     model = find(request, body.model, ("embed",))
     items, _ = batch(body.input, "input")
     check_dimensions(model, body.dimensions)
-    request.labels["method"] = "batch" if len(items) > 1 else "single"
+    # TEI has this route, and counts it with its own.
+    request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
     with exact_messages(model):
         found = await encoders.embed(request, model, items, {"dimensions": body.dimensions})
     count = sum(found.num_tokens.tolist())

@@ -139,8 +139,8 @@ async def _pair_scores(
 async def _scores(
     request: Request, model: ModelInfo, query: str, texts: list[str], parameters: dict[str, Any]
 ) -> tuple[Floats, int]:
-    if not texts or not query or not all(texts):
-        raise EmptyInputError("the query and the texts cannot be empty")
+    if not texts or not query:
+        raise EmptyInputError(f"the {'query' if texts else 'list of texts'} cannot be empty")
     with exact_messages(model):
         return await encoders.rerank(request, model, query, texts, parameters)
 

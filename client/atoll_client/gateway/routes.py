@@ -12,6 +12,7 @@ from atoll_client.gateway import (
     tei,
     tgi,
     tgi_body,
+    vertex,
 )
 from atoll_client.gateway.http import Route
 
@@ -108,6 +109,10 @@ ROUTES: tuple[Route, ...] = (
             shared.AnyBody, example={"inputs": _TEXT},
         )
         for path in ("/", "/invocations")
+    ),
+    Route(
+        "POST", "/vertex", vertex.vertex, "tei", "Several requests (Google Vertex AI)",
+        vertex.VertexBody, example={"instances": [{"inputs": _TEXT}]},
     ),
     # Both, and the gateway's own
     Route("GET", "/info", shared.info, "tei", "What is served", public=True),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from atoll_client import tasks
 from atoll_client.errors import MalformedRequest, NotReady, ValidationError
 from atoll_client.gateway import openai_chat, openai_completions, rerankers, tei, tgi, tgi_body
-from atoll_client.gateway.bodies import read
+from atoll_client.gateway.bodies import Strict, read
+from atoll_client.gateway.encoders import check_batch
 from atoll_client.gateway.http import Answer, Handler, Reply, Request, reply
 from atoll_client.gateway.metrics import CONTENT_TYPE
 from atoll_client.types import ModelInfo
@@ -28,36 +31,71 @@ class AnyBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class ClassificationParameters(Strict):
+    """``parameters`` as Hugging Face's clients send them."""
+
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    top_k: int | None = Field(default=None, ge=1)
+
+
+class ClassificationBody(tei.PredictBody):
+    """POST / of a classifier."""
+
+    parameters: ClassificationParameters = Field(default_factory=ClassificationParameters)
+
+
+class Kind(NamedTuple):
+    """What a body turned out to be, and whose errors its sender reads."""
+
+    handler: Handler
+    body: type[BaseModel]
+    dialect: str
+
+
 async def root(request: Request, body: AnyBody) -> Answer:
     """POST / and /invocations: by the body's shape, then by the models served."""
-    fields = _fields(request)
-    handler, kind = _root(request, fields)
-    return await handler(request, read(kind, request.body))
+    return await _answer(request, kind_of(request, _fields(request)))
 
 
-def _root(request: Request, fields: dict[str, Any]) -> tuple[Handler, type[BaseModel]]:
+def speak(request: Request, dialect: str) -> None:
+    """Makes errors and metrics those of the interface that was meant."""
+    assert request.route is not None
+    request.route = dataclasses.replace(request.route, dialect=dialect)
+
+
+async def _answer(request: Request, kind: Kind) -> Answer:
+    speak(request, kind.dialect)
+    return await kind.handler(request, read(kind.body, request.body))
+
+
+def kind_of(request: Request, fields: dict[str, Any]) -> Kind:
+    """What POST / does with a body.
+
+    Raises:
+        NotReady: nothing is served that could tell.
+    """
     inputs = fields.get("inputs")
     if "messages" in fields:
-        return openai_chat.chat, openai_chat.ChatBody
+        return Kind(openai_chat.chat, openai_chat.ChatBody, "openai")
     if "prompt" in fields:
-        return openai_completions.completions, openai_completions.CompletionsBody
+        return Kind(openai_completions.completions, openai_completions.CompletionsBody, "openai")
     if "query" in fields:
-        return rerank_kind(fields)
+        return _rerank_kind(fields)
     if isinstance(inputs, dict) and "source_sentence" in inputs:
-        return tei.similarity, tei.SimilarityBody
+        return Kind(tei.similarity, tei.SimilarityBody, "tei")
     task = _task(request, fields)
     if task == "generate":
-        return tgi.compatible, tgi_body.GenerateBody
+        return Kind(tgi.compatible, tgi_body.GenerateBody, "tgi")
     if task in ("classify", "rerank"):
-        return classification, tei.PredictBody
-    return (tei.embed_sparse if task == "sparse" else tei.embed), tei.EmbedBody
+        return Kind(classification, ClassificationBody, "tei")
+    return Kind(tei.embed_sparse if task == "sparse" else tei.embed, tei.EmbedBody, "tei")
 
 
-def rerank_kind(fields: dict[str, Any]) -> tuple[Handler, type[BaseModel]]:
+def _rerank_kind(fields: dict[str, Any]) -> Kind:
     """TEI says ``texts``, Cohere ``documents``."""
     if "documents" in fields:
-        return rerankers.rerank, rerankers.CohereBody
-    return tei.rerank, tei.RerankBody
+        return Kind(rerankers.rerank, rerankers.CohereBody, "openai")
+    return Kind(tei.rerank, tei.RerankBody, "tei")
 
 
 def _task(request: Request, fields: dict[str, Any]) -> str:
@@ -82,18 +120,25 @@ def _task(request: Request, fields: dict[str, Any]) -> str:
     return model.task
 
 
-async def classification(request: Request, body: tei.PredictBody) -> Reply:
+async def classification(request: Request, body: ClassificationBody) -> Reply:
     """POST / of a classifier: as /predict, but always nested, as Hugging Face's clients read it."""
     model = tei.find(request, body.model, ("classify", "rerank"))
     pairs, _ = tei.pairs_of(body.inputs)
+    check_batch(request, len(pairs))
+    wanted = body.parameters
+    if wanted.function_to_apply is not None:
+        body = body.model_copy(update={"raw_scores": True})
     scores, _ = await tei.scored(request, model, pairs, body)
-    return reply([tei.labels_of(model, row) for row in scores])
+    if wanted.function_to_apply == "softmax":
+        scores = tasks.softmax(scores)
+    if wanted.function_to_apply == "sigmoid":
+        scores = tasks.sigmoid(scores)
+    return reply([tei.labels_of(model, row)[: wanted.top_k] for row in scores])
 
 
 async def rerank(request: Request, body: AnyBody) -> Answer:
     """POST /rerank, TEI's or Cohere's."""
-    handler, kind = rerank_kind(_fields(request))
-    return await handler(request, read(kind, request.body))
+    return await _answer(request, _rerank_kind(_fields(request)))
 
 
 async def tokenize(request: Request, body: AnyBody) -> Answer:
@@ -113,8 +158,8 @@ async def tokenize(request: Request, body: AnyBody) -> Answer:
         default = models.default((*_ENCODERS, "generate"))
         task = default.task if default else "embed"
     if task == "generate" and isinstance(fields.get("inputs"), str):
-        return await tgi.tokenize(request, read(tgi_body.GenerateBody, request.body))
-    return await tei.tokenize(request, read(tei.TokenizeBody, request.body))
+        return await _answer(request, Kind(tgi.tokenize, tgi_body.GenerateBody, "tgi"))
+    return await _answer(request, Kind(tei.tokenize, tei.TokenizeBody, "tei"))
 
 
 async def info(request: Request, body: None) -> Reply:
@@ -171,7 +216,8 @@ def _info(request: Request, model: ModelInfo) -> dict[str, Any]:
 
 def _model_type(model: ModelInfo) -> dict[str, Any]:
     if model.task in ("embed", "sparse"):
-        return {"embedding": {"pooling": model.facts.get("pooling")}}
+        pooling = "splade" if model.task == "sparse" else model.facts.get("pooling")
+        return {"embedding": {"pooling": pooling}}
     labels = {
         "id2label": {str(i): name for i, name in enumerate(model.labels)},
         "label2id": {name: i for i, name in enumerate(model.labels)},

@@ -147,7 +147,7 @@ async def rerank(request: Request, body: RerankBody) -> Reply:
     model = find(request, body.model, ("rerank",))
     if not body.texts:
         raise EmptyInputError("`texts` cannot be empty")
-    if not body.query or not all(body.texts):
+    if not body.query:
         raise EmptyInputError("`inputs` cannot be empty")
     check_batch(request, len(body.texts))
     began = time.perf_counter()

@@ -38,7 +38,7 @@ async def generate_stream(request: Request, body: GenerateBody) -> Answer:
     model = _find(request, body)
     check(body, model, is_stream=True)
     job = Job(model, Prompt(text=body.inputs), sampling(body.parameters), Wanted(logprobs=True))
-    return Events(_events(request, job, body), _failure)
+    return Events(_events(request, job, body), _failure, {"x-compute-type": "triton"})
 
 
 async def compatible(request: Request, body: GenerateBody) -> Answer:

@@ -79,17 +79,18 @@ class EncoderModel:
             max_batch_requests=settings.max_batch_requests,
             on_pack=self._observe,
         )
+        workers = settings.tokenization_workers or max(1, (os.cpu_count() or 2) // 2)
         facts = {
             "task": self.task,
             "pooling": encoder.spec.pooling,
             "max_input_tokens": encoder.spec.max_length,
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
             "prompts": dict(encoder.spec.prompts),
+            "tokenization_workers": workers,
             **self.facts(),
         }
         self.control = Control(settings, tokenizer, facts, is_batched=self.is_batched)
         self._num_held, self._lock = 0, threading.Lock()
-        workers = settings.tokenization_workers or max(1, (os.cpu_count() or 2) // 2)
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.engine.start()
 
@@ -158,7 +159,7 @@ class EncoderModel:
             raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
         return truncate, str(direction).lower()
 
-    def texts(self, request: Any, name: str) -> list[str] | None:
+    def texts(self, request: Any, name: str, *, may_be_empty: bool = False) -> list[str] | None:
         """The texts of an input; None if it is left out.
 
         Raises:
@@ -169,7 +170,7 @@ class EncoderModel:
             return None
         self.check_count(name, len(texts))
         for index, text in enumerate(texts):
-            if not text:
+            if not (text or may_be_empty):
                 raise EmptyInputError(f"{name}[{index}] is empty")
         return texts
 

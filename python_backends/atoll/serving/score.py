@@ -35,10 +35,11 @@ class ClassifyModel(EncoderModel):
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
-        firsts = self.texts(request, "text_input")
+        seconds = self.texts(request, "text_pair", may_be_empty=True)
+        firsts = self.texts(request, "text_input", may_be_empty=seconds is not None)
         if firsts is None:
             raise EmptyInputError("text_input is missing")
-        return self.work(given, "text_input", firsts, self.texts(request, "text_pair"), "text_pair")
+        return self.work(given, "text_input", firsts, seconds, "text_pair")
 
     def work(
         self, given: dict[str, Any], name: str, firsts: list[str], seconds: list[str] | None,
@@ -46,8 +47,10 @@ class ClassifyModel(EncoderModel):
     ) -> Work:  # fmt: skip
         """Texts, or pairs; a single first text goes with every second one.
 
+        One text of a pair may be empty, as a passage of a list sometimes is.
+
         Raises:
-            ValidationError: the two have different counts.
+            ValidationError: the two have different counts, or both texts of a pair are empty.
         """
         truncate, direction = self.truncation(given)
         options = ScoreOptions(tensors.as_bool("raw_scores", given.get("raw_scores", False)))
@@ -61,6 +64,9 @@ class ClassifyModel(EncoderModel):
                     "the counts must agree"
                 )
             texts = tuple(zip(firsts, seconds, strict=True))
+            for index, pair in enumerate(texts):
+                if not any(pair):
+                    raise EmptyInputError(f"{name}[{index}] and its {second_name} are empty")
         return Work(name, options, texts, truncate=truncate, direction=direction)
 
     def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
@@ -83,7 +89,8 @@ class RerankModel(ClassifyModel):
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
-        queries, texts = self.texts(request, "query"), self.texts(request, "text_input")
+        queries = self.texts(request, "query")
+        texts = self.texts(request, "text_input", may_be_empty=True)
         if queries is None or texts is None:
             raise EmptyInputError(f"{'query' if queries is None else 'text_input'} is missing")
         return self.work(given, "query", queries, texts, "text_input")

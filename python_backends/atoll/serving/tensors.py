@@ -106,6 +106,9 @@ def as_bool(name: str, value: Any) -> bool:
 
 def as_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """An integer option within limits; numbers in text are accepted."""
+    if type(value) is int or (isinstance(value, str) and value.isdecimal() and len(value) < 21):
+        # Not by way of a float, which has no room for a 64-bit seed.
+        return int(_within(name, int(value), least, most))
     number = as_float(name, value)
     if number != math.floor(number):
         raise ValidationError(f"{name} is {value!r}; expected an integer")
@@ -118,7 +121,7 @@ def as_float(name: str, value: Any, least: float | None = None, most: float | No
         raise ValidationError(f"{name} is {value!r}; expected a number")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValidationError(f"{name} is {value!r}; expected a number") from None
     if not math.isfinite(number):
         raise ValidationError(f"{name} is {value!r}; expected a finite number")

@@ -1,0 +1,61 @@
+"""Google Vertex AI's interface, as TEI and TGI offer it: several requests in one body.
+
+Each instance is what POST / takes. Its prediction is what TEI answers, or the text that a
+generator writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import orjson
+
+from atoll_client.errors import EmptyInputError
+from atoll_client.gateway import shared, tei
+from atoll_client.gateway.bodies import Strict, read
+from atoll_client.gateway.encoders import check_batch
+from atoll_client.gateway.http import Handler, Reply, Request, dump, reply
+
+
+class VertexBody(Strict):
+    """POST /vertex."""
+
+    instances: list[dict[str, Any]]
+
+
+async def vertex(request: Request, body: VertexBody) -> Reply:
+    """A prediction for each instance; the first failure ends the others."""
+    if not body.instances:
+        raise EmptyInputError("`instances` cannot be empty")
+    check_batch(request, len(body.instances))
+    work = [asyncio.ensure_future(_predict(request, one)) for one in body.instances]
+    try:
+        return reply({"predictions": list(await asyncio.gather(*work))})
+    finally:
+        for task in work:
+            task.cancel()
+
+
+async def _predict(request: Request, instance: dict[str, Any]) -> Any:
+    # A prediction is a whole answer.
+    instance = {name: value for name, value in instance.items() if name != "stream"}
+    own = dataclasses.replace(request, body=dump(instance), labels={})
+    kind = shared.kind_of(own, instance)
+    # POST / nests labels, for clients that TEI's own shape is not for.
+    handler: Handler = tei.predict if kind.handler is shared.classification else kind.handler
+    shared.speak(request, kind.dialect)
+    answer = await handler(own, read(kind.body, own.body))
+    assert isinstance(answer, Reply), "a request without stream has a whole answer"
+    return _shortened(orjson.loads(answer.body))
+
+
+def _shortened(found: Any) -> Any:
+    """A generator's text alone, of a choice or of a list of one; anything else as it is."""
+    if isinstance(found, dict) and found.get("choices"):
+        choice = found["choices"][0]
+        return choice["message"]["content"] if "message" in choice else choice["text"]
+    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], dict):
+        return found[0].get("generated_text", found)
+    return found
