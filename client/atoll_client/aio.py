@@ -11,7 +11,6 @@ answer cancels the work on the server.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import dataclasses
@@ -23,7 +22,7 @@ import numpy as np
 
 from atoll_client import discovery, messages, tasks
 from atoll_client import shared_memory as shared
-from atoll_client.batches import Progress, parts_of, progress_bar
+from atoll_client.batches import in_parts
 from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import NotReady, Overloaded, Unreached
 from atoll_client.messages import Message
@@ -44,8 +43,6 @@ from atoll_client.types import (
 )
 
 T = TypeVar("T")
-# How many parts of a long list are on their way at once.
-_PARALLEL = 4
 
 
 class AsyncClient:
@@ -349,24 +346,10 @@ class AsyncClient:
         build: Callable[[Sequence[Any]], Message],
         read: Callable[[Message], T],
     ) -> list[T]:
-        limit = asyncio.Semaphore(_PARALLEL)
-        bar: Progress = progress_bar(len(items), progress)
+        async def answer(part: Sequence[Any]) -> T:
+            return read(await self._send(build(part)))
 
-        async def one(part: Sequence[Any]) -> T:
-            async with limit:
-                answer = read(await self._send(build(part)))
-            bar.advance(len(part))
-            return answer
-
-        parts = parts_of(items, info.max_client_batch_size)
-        work = [asyncio.ensure_future(one(part)) for part in parts]
-        try:
-            with bar:
-                return list(await asyncio.gather(*work))
-        finally:
-            # Where one fails, the others' answers are of no use.
-            for task in work:
-                task.cancel()
+        return await in_parts(items, info.max_client_batch_size, progress, answer)
 
     async def _model(self, name: str | None, task: str) -> ModelInfo:
         await self._find()

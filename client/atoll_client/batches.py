@@ -1,14 +1,17 @@
-"""Long lists in parts, with a bar in the terminal on request."""
+"""Long lists in parts, some of them at once, with a bar in the terminal on request."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _WIDTH = 30
+# How many parts of a long list are on their way at once.
+_PARALLEL = 4
 
 
 def parts_of(items: Sequence[T], limit: int) -> list[Sequence[T]]:
@@ -50,3 +53,25 @@ class _Bar(Progress):
 def progress_bar(total: int, is_wanted: bool) -> Progress:
     """A bar for ``total`` items, or nothing."""
     return _Bar(total) if is_wanted else Progress()
+
+
+async def in_parts(
+    items: Sequence[Any], size: int, progress: bool, answer: Callable[[Sequence[Any]], Awaitable[T]]
+) -> list[T]:
+    """The answers to all parts, in order; where one fails, the others are cancelled."""
+    limit = asyncio.Semaphore(_PARALLEL)
+    bar = progress_bar(len(items), progress)
+
+    async def one(part: Sequence[Any]) -> T:
+        async with limit:
+            found = await answer(part)
+        bar.advance(len(part))
+        return found
+
+    work = [asyncio.ensure_future(one(part)) for part in parts_of(items, size)]
+    try:
+        with bar:
+            return list(await asyncio.gather(*work))
+    finally:
+        for task in work:
+            task.cancel()
