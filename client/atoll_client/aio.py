@@ -268,7 +268,9 @@ class AsyncClient:
         return messages.as_text(messages.outputs(await self._send(message)))
 
     async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
-        chunks = [chunk async for chunk in self._chunks(prompt, model, options, False)]
+        # In pieces, so that the server sees if the caller leaves; several answers come only whole.
+        stream = not (self._transport.notices_leaving or {"n", "best_of"} & options.keys())
+        chunks = [chunk async for chunk in self._chunks(prompt, model, options, stream)]
         return tasks.joined(chunks)
 
     async def _chunks(

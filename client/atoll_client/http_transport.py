@@ -40,6 +40,7 @@ class HttpTransport:
 
     # ``generate_stream`` drops correlation ids.
     has_sequences = False
+    notices_leaving = False
 
     def __init__(self, address: str, metadata: Metadata) -> None:
         self._base, self._headers = address.rstrip("/"), dict(metadata)

@@ -198,7 +198,7 @@ def joined(chunks: Sequence[Chunk]) -> Generation:
         num_input_tokens=last.num_input_tokens,
         num_output_tokens=last.num_output_tokens,
         cumulative_logprob=last.cumulative_logprob,
-        prompt_tokens=chunks[0].prompt_tokens,
+        prompt_tokens=next((c.prompt_tokens for c in chunks if c.prompt_tokens), ()),
     )
 
 

@@ -23,10 +23,12 @@ class Transport(Protocol):
     """What a client needs of a connection. Errors are those of ``errors``.
 
     ``timeout_s`` is a request's deadline: DeadlineExceeded, and the server stops its work.
-    has_sequences: whether ``responses`` can carry correlation ids.
+    has_sequences: whether ``responses`` can carry correlation ids. notices_leaving: whether the
+    server stops an answer that comes in one piece when the client leaves.
     """
 
     has_sequences: bool
+    notices_leaving: bool
 
     async def model_names(self, timeout_s: float) -> list[str]:
         """Every model that is loaded."""
@@ -63,6 +65,7 @@ class GrpcTransport:
     """The transport of choice: cancels at once, streams, and takes requests of any size."""
 
     has_sequences = True
+    notices_leaving = True
 
     def __init__(self, address: str, metadata: Metadata) -> None:
         self._address, self._metadata = address, metadata

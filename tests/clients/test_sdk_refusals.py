@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -168,6 +169,15 @@ def test_http_refusals() -> None:
     asyncio.run(whole())
 
 
+def running(metrics_url: str) -> float:
+    """Requests that the generator works on."""
+    with urllib.request.urlopen(metrics_url) as response:
+        lines = response.read().decode().splitlines()
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith("atoll_requests_running{")
+    )
+
+
 @pytest.mark.parametrize("transport", ["grpc", "http"])
 def test_a_real_server_is_left_in_time(served: Served, transport: str) -> None:
     server = served.server
@@ -178,6 +188,10 @@ def test_a_real_server_is_left_in_time(served: Served, transport: str) -> None:
         with pytest.raises(AtollError) as late:
             client.within(0.4).generate("a", max_tokens=4000, ignore_eos=True)
         assert isinstance(late.value, DeadlineExceeded) and time.monotonic() - began < 3
+        deadline = time.monotonic() + 10
+        while running(server.metrics_url) > 0:
+            assert time.monotonic() < deadline, "the server is still at work"
+            time.sleep(0.1)
         with pytest.raises(Unreached):
             Client(
                 "http://127.0.0.1:1" if transport == "http" else "127.0.0.1:1", retries=0
