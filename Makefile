@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt
 ARGS ?=
+# Files share the cores; threads that wait give theirs away, or every test would wait for them.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help serve test lint format type clean
 
@@ -20,7 +22,7 @@ serve: $(VENV)/.installed
 	@$(BIN)/atoll serve $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-lint type
 	$(BIN)/ruff check .
