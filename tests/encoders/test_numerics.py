@@ -71,7 +71,9 @@ def test_trunk_equals_transformers(variant: Variant, tmp_path: Path) -> None:
             _close(_tokens(encoder, [ids])[0], ours)
 
 
-@pytest.mark.parametrize("variant", [v for v in TRUNKS if "half" not in v.name][::3], ids=str)
+@pytest.mark.parametrize(
+    "variant", [v for v in TRUNKS if "half" not in v.name][::3], ids=lambda v: v.name
+)
 def test_bfloat16_is_as_good_as_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
     ours = torch.cat(_tokens(Embedder(tmp_path, Settings(dtype="bfloat16")), TEXTS))
