@@ -1,5 +1,7 @@
 """Rendered pages match the code, and links between pages lead somewhere."""
 
+import importlib
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +43,18 @@ def test_commands_page_is_rendered() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == page
     for name in ("serve", "add", "infer", "chat", "bench", "profile", "warmup", "doctor"):
         assert f"## atoll {name}\n" in page
+
+
+def test_readme_shows_the_measured_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every race that docs/benchmarks holds, as it was measured."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    summary = importlib.import_module("summary")
+    text = (ROOT / "README.md").read_text()
+    assert summary.readme(text) == text
+    for name in summary.HEADINGS:
+        assert (ROOT / "docs" / "benchmarks" / f"{name}.svg").exists()
+        for title in json.loads((summary.FOLDER / f"{name}.json").read_text())["races"]:
+            assert f"| {title} |" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
