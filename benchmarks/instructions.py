@@ -1,0 +1,95 @@
+"""What each instruction set of this CPU makes of the native kernels: ``python
+benchmarks/instructions.py``.
+
+Linear layers (bfloat16 and bytes) and packed attention of BERT's sizes, one process per
+instruction set, best of the repetitions, GFLOP/s; oneDNN's bfloat16 product beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from measure import machine
+
+import atoll_kernels as kernels
+from atoll_kernels.cpu import linear_float, linear_grouped, linear_native
+from atoll_kernels.cpu.native.build import usable_levels
+
+LAYERS = ((384, 1536), (1536, 384), (768, 3072), (3072, 768))
+ROWS = (8, 32, 128, 512)
+ATTENTION = ((32, 128, 16), (32, 256, 8), (64, 256, 8), (64, 512, 4))
+HEADS = 12
+
+
+def best(function: Callable[[], object], flops: float, repetitions: int = 40) -> float:
+    """GFLOP/s of the fastest call."""
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return flops / min(seconds) / 1e9
+
+
+def linear_layers() -> dict[str, float]:
+    """Rates by a row's title: the mean over ``LAYERS``."""
+    found: dict[str, list[float]] = {}
+    for width, outs in LAYERS:
+        weight = (torch.randn(outs, width) * width**-0.5).bfloat16()
+        packed = {
+            "bf16": (linear_native.pack(weight, None), linear_native.linear),
+            "bytes": (linear_grouped.pack_int8(weight, None), linear_grouped.linear),
+            "oneDNN bf16": (linear_float.pack(weight, None), linear_float.linear),
+        }
+        for rows in ROWS:
+            x = torch.randn(rows, width).bfloat16()
+            for name, (layer, run) in packed.items():
+                if layer is not None:
+                    rate = best(lambda r=run, p=layer, x=x: r(x, p, None), 2 * rows * width * outs)
+                    found.setdefault(f"{name}, {rows} rows", []).append(rate)
+    return {title: sum(rates) / len(rates) for title, rates in found.items()}
+
+
+def attention() -> dict[str, float]:
+    """Packed sequences of one length, bfloat16."""
+    found = {}
+    for size, length, count in ATTENTION:
+        q, k, v = (torch.randn(length * count, HEADS, size).bfloat16() for _ in range(3))
+        bounds = torch.arange(0, length * count + 1, length, dtype=torch.int32)
+        flops = 4 * HEADS * size * length * length * count
+        rate = best(
+            lambda q=q, k=k, v=v, b=bounds: kernels.varlen_attention(q, k, v, b, b, scale=0.1),
+            flops,
+        )
+        found[f"attention, {HEADS} heads of {size}, length {length}"] = rate
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure", action="store_true", help="print this process's rates as JSON")
+    if parser.parse_args().measure:
+        print(json.dumps({**linear_layers(), **attention()}))
+        return
+    names = [level.name for level in usable_levels() if "avx512_bf16" in level.needs]
+    rates = {}
+    for name in names:
+        command = [sys.executable, __file__, "--measure"]
+        environment = {**os.environ, "ATOLL_CPU_ISA": name}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        rates[name] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{machine()}, {torch.get_num_threads()} threads\n")
+    print(f"| GFLOP/s | {' | '.join(names)} |\n|-|{'-:|' * len(names)}")
+    for title in rates[names[0]]:
+        print(f"| {title} | {' | '.join(f'{rates[name][title]:.0f}' for name in names)} |")
+
+
+if __name__ == "__main__":
+    main()
