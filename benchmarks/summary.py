@@ -74,9 +74,10 @@ def _intro() -> str:
         "Every contestant took turns in one run; the figures are medians of the rounds. Peers run "
         "in the benchmark's own process, Atoll behind tritonserver and gRPC. All contestants, "
         "spreads, accuracies and latencies: [embeddings](docs/benchmarks/embed.md), "
-        "[generation](docs/benchmarks/generate.md), [gateway](docs/benchmarks/gateway.md); where "
-        "the time goes: [docs/performance.md](docs/performance.md); what 8 and 4 bits cost in "
-        "quality: [docs/accuracy.md](docs/accuracy.md). llama.cpp is built without AMX, with which "
+        "[generation](docs/benchmarks/generate.md), [kernels](docs/benchmarks/kernels.md), "
+        "[gateway](docs/benchmarks/gateway.md); where the time goes: "
+        "[docs/performance.md](docs/performance.md); what 8 and 4 bits cost in quality: "
+        "[docs/accuracy.md](docs/accuracy.md). llama.cpp is built without AMX, with which "
         "its release 0.3.36 crashed on this machine.\n\n"
     )
 
