@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Set
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from atoll.layers.attention import PagedBatch
 class BrokenModel(EchoModel):
     """Raises in the given forward passes; its logits of tokens after ``poison`` are NaN."""
 
-    def __init__(self, broken: set[int] = frozenset(), poison: int | None = None) -> None:  # type: ignore
+    def __init__(self, broken: Set[int] = frozenset(), poison: int | None = None) -> None:
         super().__init__()
         self.broken, self.poison = broken, poison
         self._poisoned: list[bool] = []
@@ -80,11 +81,11 @@ def test_a_bug_in_the_scheduler_hangs_nobody(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(sink.error, GenerationError) and not core.is_busy
 
 
-def test_a_failing_sink_fails_alone() -> None:
+def test_a_failing_sink_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = EchoModel()
     core = make_core(model)
     made, sink = request([1], 10)
-    sink.accept = lambda token: 1 / 0  # type: ignore
+    monkeypatch.setattr(sink, "accept", lambda token: 1 / 0)
     other, other_sink = request([2], 10)
     core.add(made)
     core.add(other)

@@ -1,6 +1,7 @@
 """The scheduler under random schedules, with a model that says what the cache really holds."""
 
 import random
+from typing import Any
 
 import pytest
 from driving import Collector, EchoModel, generate, make_core, request, run
@@ -47,13 +48,13 @@ def schedules(draw: st.DrawFn) -> dict[str, object]:
 
 @SETTINGS
 @given(schedules())
-def test_random_schedules(schedule: dict[str, object]) -> None:
+def test_random_schedules(schedule: dict[str, Any]) -> None:
     """No block leaks or has two writers, every request ends once, every answer is right."""
     window = schedule["window"]
-    model = EchoModel(window=window)  # type: ignore[arg-type]
+    model = EchoModel(window=window)
     core = make_core(
-        model, num_blocks=schedule["num_blocks"],  # type: ignore[arg-type]
-        prefix_caching=schedule["prefix_caching"], **schedule["limits"],  # type: ignore
+        model, num_blocks=schedule["num_blocks"],
+        prefix_caching=schedule["prefix_caching"], **schedule["limits"],
     )  # fmt: skip
     cancels: dict[int, list[str]] = {}
     made: list[tuple[Request, Collector]] = []
@@ -67,7 +68,7 @@ def test_random_schedules(schedule: dict[str, object]) -> None:
         core.scheduler.check_integrity()
         step += 1
 
-    for prompt, length, pause, cancel_after, session in schedule["requests"]:  # type: ignore
+    for prompt, length, pause, cancel_after, session in schedule["requests"]:
         one = request(prompt, length, session_id=session)
         core.add(one[0])
         made.append(one)
@@ -169,7 +170,7 @@ def test_stopping_sink_and_stop_tokens() -> None:
         ({"stop_token_ids": frozenset([end])}, FinishReason.STOP),
         ({"eos_token_ids": frozenset([end]), "ignore_eos": True}, FinishReason.LENGTH),
     ):
-        made, sink = request([5], 10, **options)  # type: ignore[arg-type]
+        made, sink = request([5], 10, **options)
         core.add(made)
         run(core)
         assert sink.outcome is not None and sink.outcome.reason is reason

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
+from atoll.errors import AtollError
 from atoll.text.encoding import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from tiny.checkpoint import Variant, write
@@ -129,3 +131,8 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     assert ours.shape == theirs.shape
     limit = 2e-5 * max(1.0, float(theirs.std(correction=0)))
     assert float((ours.double() - theirs.double()).abs().max()) <= limit
+
+
+def refused(folder: Path, kind: type[AtollError], match: str, **settings: Any) -> None:
+    with pytest.raises(kind, match=match):
+        Embedder(folder, Settings(**settings))

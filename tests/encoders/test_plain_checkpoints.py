@@ -1,0 +1,253 @@
+"""Encoders that transformers alone has saved, and those that cannot be served, by their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+from tiny.checkpoint import Tensors, Variant
+from tiny.encoders import SIZES, JinaReference, prefixed, write_text_files
+from tiny.sentence import (
+    MEAN,
+    NORMALIZE,
+    TEXTS,
+    TRUNK,
+    Part,
+    close,
+    embed,
+    encode,
+    pooling,
+    refused,
+    update,
+    write_modules,
+    write_trunk,
+)
+from typer.testing import CliRunner
+
+from atoll.catalogue import read_model
+from atoll.cli.app import app
+from atoll.cli.choose import entry_of
+from atoll.config import Settings
+from atoll.encoders.encoder import Embedder
+from atoll.errors import ConfigError, UnsupportedModel, WeightError
+
+# Checkpoints of transformers alone
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
+    path = folder / "model.safetensors"
+    save_file({k: v.contiguous() for k, v in change(load_file(path)).items()}, path)
+
+
+def add_buffers(tensors: Tensors) -> Tensors:
+    """What older versions of transformers wrote, and heads that an embedder has no use for."""
+    extra = {
+        "embeddings.position_ids": torch.arange(70)[None],
+        "embeddings.token_type_ids": torch.zeros(1, 70, dtype=torch.int64),
+        "cls.predictions.bias": torch.zeros(96), "cls.seq_relationship.weight": torch.zeros(2, 48),
+    }  # fmt: skip
+    return {**tensors, **extra}
+
+
+def old_norms(tensors: Tensors) -> Tensors:
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, old in names.items():
+        tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def without_pooler(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+
+
+CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
+    **{p: prefixed(p) for p in ("bert.", "model.", "module.", "0.auto_model.", "xlm-roberta.")},
+    "no-pooler": without_pooler,
+    "buffers": add_buffers,
+    "gamma-beta": old_norms,
+    "prefixed-old": lambda tensors: prefixed("bert.")(old_norms(add_buffers(tensors))),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_tensor_names(name: str, folder: Path) -> None:
+    expected = embed(folder)
+    rewrite(folder, CHANGES[name])
+    assert torch.equal(embed(folder), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["attention.self.layer_norm_q.weight", "attention.self.query.lora_A.weight"]
+)
+def test_layers_with_unknown_parts_are_refused(name: str, folder: Path) -> None:
+    """They were left out, and every vector was wrong."""
+    rewrite(folder, lambda t: prefixed("bert.")({**t, f"encoder.layer.1.{name}": torch.ones(48)}))
+    refused(folder, WeightError, rf"left over.*bert\.encoder\.layer\.1\.{name}")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bin_files(is_zip: bool, dtype: torch.dtype, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    expected = embed(folder)
+    path.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+    assert torch.equal(embed(folder), expected)
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_shards(is_safe: bool, folder: Path) -> None:
+    expected = embed(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stem, end = ("model", "safetensors") if is_safe else ("pytorch_model", "bin")
+    places = {name: f"{stem}-0000{i % 3 + 1}-of-00003.{end}" for i, name in enumerate(tensors)}
+    for shard in set(places.values()):
+        part = {name: tensors[name] for name in tensors if places[name] == shard}
+        save_file(part, folder / shard) if is_safe else torch.save(part, folder / shard)
+    (folder / f"{stem}.{end}.index.json").write_text(json.dumps({"weight_map": places}))
+    assert torch.equal(embed(folder), expected)
+    (folder / sorted(set(places.values()))[1]).unlink()
+    refused(folder, WeightError, f"{stem}-00002-of-00003.{end} missing")
+
+
+def test_a_whole_file_needs_no_index(folder: Path) -> None:
+    """A download takes model.safetensors and every .json of a repository that has shards too."""
+    expected = embed(folder)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(embed(folder), expected)
+
+
+PLAIN: dict[str, Callable[[], Any]] = {
+    "bert-no-pooler": lambda: hf.BertModel(hf.BertConfig(**SIZES), add_pooling_layer=False),
+    "bert-masked": lambda: hf.BertForMaskedLM(hf.BertConfig(**SIZES)),
+    "bert-pretraining": lambda: hf.BertForPreTraining(hf.BertConfig(**SIZES)),
+    "bert-python-gelu": lambda: hf.BertModel(hf.BertConfig(**SIZES, hidden_act="gelu_python")),
+    "roberta-masked": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**SIZES)),
+    "camembert-masked": lambda: hf.CamembertForMaskedLM(hf.CamembertConfig(**SIZES)),
+    "xlm-roberta-masked": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**SIZES)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_checkpoints_equal_transformers(name: str, tmp_path: Path) -> None:
+    model = write_trunk(Variant(name, PLAIN[name]), tmp_path).base_model
+    update(tmp_path / "config.json", architectures=None, pad_token_id=None, type_vocab_size=None)
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        theirs = [
+            model(torch.tensor([e.ids])).last_hidden_state[0, 0]
+            for e in encode(tmp_path, TEXTS, encoder)
+        ]
+    close(embed(tmp_path), torch.stack(theirs))
+    assert read_model(tmp_path).task == "embed"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_act", "quick_gelu"),
+        ("is_decoder", True),
+        ("position_embedding_type", "relative_key"),
+        ("vocab_size", None),
+    ],
+)
+def test_configs_that_cannot_be_served_are_named(field: str, value: Any, folder: Path) -> None:
+    update(folder / "config.json", **{field: value})
+    refused(folder, ConfigError, r"config\.json.*" + str(value if field == "hidden_act" else field))
+
+
+# Architectures that are not served
+
+QWEN = [TRUNK, pooling(pooling_mode_lasttoken=True), NORMALIZE]
+UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
+    "distilbert": ("DistilBertModel", "distilbert", []),
+    "distilbert-st": ("DistilBertModel", "distilbert", [TRUNK, MEAN]),
+    "distilbert-masked": ("DistilBertForMaskedLM", "distilbert", []),
+    "mpnet": ("MPNetForMaskedLM", "mpnet", [TRUNK, MEAN, NORMALIZE]),
+    "modernbert": ("ModernBertModel", "modernbert", [TRUNK, MEAN]),
+    "modernbert-reranker": ("ModernBertForSequenceClassification", "modernbert", []),
+    "nomic": ("NomicBertModel", "nomic_bert", [TRUNK, MEAN]),
+    "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
+    "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),
+    "deberta-plain": ("DebertaV2Model", "deberta-v2", []),
+    "t5": ("T5EncoderModel", "t5", [TRUNK, MEAN]),
+    "t5-plain": ("T5EncoderModel", "t5", []),
+    "qwen": ("Qwen2Model", "qwen2", QWEN),
+    "qwen-causal": ("Qwen2ForCausalLM", "qwen2", QWEN),
+    "qwen-plain": ("Qwen2Model", "qwen2", []),
+    "mistral": ("MistralModel", "mistral", QWEN),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_architectures_are_named(name: str, tmp_path: Path) -> None:
+    architecture, model_type, modules = UNSUPPORTED[name]
+    update(tmp_path / "config.json", architectures=[architecture], model_type=model_type)
+    if modules:
+        write_modules(tmp_path, *modules)
+    match = rf"{architecture} \(model_type '{model_type}'\) is not supported.*BERT.*CamemBERT"
+    with pytest.raises(UnsupportedModel, match=match):
+        read_model(tmp_path)
+    with pytest.raises(UnsupportedModel, match=match):
+        entry_of(str(tmp_path), {})
+    with pytest.raises(UnsupportedModel, match=match):
+        entry_of(str(tmp_path), {"task": "embed"})
+    info = CliRunner().invoke(app, ["info", str(tmp_path)])
+    assert isinstance(info.exception, UnsupportedModel)
+    # An entry that was written by hand meets the same in the server.
+    refused(
+        tmp_path,
+        UnsupportedModel,
+        rf"{architecture} \(model_type '{model_type}'\) is not .*roberta",
+    )
+
+
+# JinaBERT v2
+
+
+def write_jina(folder: Path, reference: JinaReference, **config: Any) -> None:
+    save_file(reference.tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**reference.config, **config}))
+    write_text_files(folder)
+    update(folder / "tokenizer_config.json", model_max_length=2147483648)
+
+
+@pytest.mark.parametrize("gate", ["geglu", "reglu"])
+@pytest.mark.parametrize("num_heads", [8, 12])
+def test_jina_gates_and_sizes(num_heads: int, gate: str, tmp_path: Path) -> None:
+    """The files of the small and the base model; emb_pooler stands for an absent Pooling module."""
+    reference = JinaReference(num_heads, gate=gate)
+    write_jina(tmp_path, reference, emb_pooler="mean", model_max_length=8192)
+    encoder = Embedder(tmp_path, Settings())
+    assert (encoder.spec.pooling, encoder.spec.max_length) == ("mean", 8192)
+    texts = [*TEXTS, "long " * 60]
+    expected = [reference.hidden(e.ids).mean(0) for e in encode(tmp_path, texts, encoder)]
+    close(embed(tmp_path, texts), torch.stack(expected))
+    assert (read_model(tmp_path).task, read_model(tmp_path).max_tokens) == ("embed", 8192)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_name_or_path": "jinaai/jina-bert-v2-qk-post-norm"},
+        {"auto_map": {"AutoModel": "jinaai/jina-bert-v2-qk-post-norm--modeling_bert.Model"}},
+    ],
+)
+def test_jina_of_code_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    write_jina(tmp_path, JinaReference(4), **config)
+    refused(tmp_path, UnsupportedModel, "norms on queries and keys, is not supported")
+
+
+def test_jina_without_gates_is_refused(tmp_path: Path) -> None:
+    write_jina(tmp_path, JinaReference(4), feed_forward_type="original")
+    refused(tmp_path, ConfigError, r"feed_forward_type is 'original'; supported: \['geglu', 'reg")
