@@ -170,7 +170,7 @@ def test_stopping_sink_and_stop_tokens() -> None:
         ({"stop_token_ids": frozenset([end])}, FinishReason.STOP),
         ({"eos_token_ids": frozenset([end]), "ignore_eos": True}, FinishReason.LENGTH),
     ):
-        made, sink = request([5], 10, **options)
+        made, sink = request([5], 10, **options)  # type: ignore[arg-type]
         core.add(made)
         run(core)
         assert sink.outcome is not None and sink.outcome.reason is reason

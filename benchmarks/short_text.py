@@ -1,0 +1,86 @@
+"""Where one short text's time goes in the encoder engine: ``python benchmarks/short_text.py``.
+
+MiniLM without tritonserver: the whole engine (tokens to vector, over its thread), the trunk's
+forward, and the parts of one layer with their weights in the cache. Medians, and the best call.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+from measure import machine
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.engine import EncoderEngine
+from atoll.encoders.packer import Item
+from atoll.layers import PackedBatch
+from atoll.text.encoding import TextEncoder
+from atoll.text.tokenizer import Tokenizer
+from atoll.weights.files import resolve
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+TEXT = "How do I bake sourdough bread at home?"
+
+
+def timed(function: Callable[[], object], repetitions: int = 600) -> str:
+    """Median and best of the calls, in ms."""
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        seconds.append(1000 * (time.perf_counter() - start))
+    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f})"
+
+
+def measure(dtype: str) -> dict[str, str]:
+    """Times by what was timed."""
+    folder = resolve(MINILM)
+    embedder = Embedder(folder, Settings(model_id=str(folder), dtype=dtype))
+    tokenizer = TextEncoder(Tokenizer.load(folder).core, embedder.spec.max_length)
+    engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
+    options = EmbedOptions(normalize=True, dimensions=None, return_token_embeddings=False)
+    encoded = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
+
+    def whole() -> None:
+        found = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
+        done = threading.Event()
+        engine.submit([Item(found.ids, lambda _: done.set(), found.type_ids, options)])
+        done.wait()
+
+    engine.start()
+    times = {"engine, with tokenizer": timed(whole)}
+    engine.stop()
+    count = len(encoded.ids)
+    bounds = torch.tensor([0, count], dtype=torch.int32)
+    batch = PackedBatch(torch.tensor(encoded.ids), torch.arange(count), bounds)
+    trunk = embedder.trunk
+    layer = trunk.blocks[0]
+    with torch.inference_mode():
+        times["forward"] = timed(lambda: trunk(batch))
+        x = trunk.norm(trunk.words(batch.input_ids), trunk.positions(batch.positions))
+        qkv, wide = layer.qkv(x), layer.up(x, layer.activation)
+        times["a layer: qkv"] = timed(lambda: layer.qkv(x))
+        times["a layer: attention"] = timed(lambda: layer.attention(qkv, batch))
+        times["a layer: out"] = timed(lambda: layer.out(x))
+        times["a layer: up"] = timed(lambda: layer.up(x, layer.activation))
+        times["a layer: down"] = timed(lambda: layer.down(wide))
+        times["a layer: each of two norms"] = timed(lambda: layer.norm1(x, x))
+    return times
+
+
+def main() -> None:
+    dtypes = ("float32", "bfloat16", "int8")
+    found = {dtype: measure(dtype) for dtype in dtypes}
+    print(f"{machine()}, {torch.get_num_threads()} threads\n")
+    print(f"| ms, median (best) | {' | '.join(dtypes)} |\n|-|{'-:|' * len(dtypes)}")
+    for name in found[dtypes[0]]:
+        print(f"| {name} | {' | '.join(found[dtype][name] for dtype in dtypes)} |")
+
+
+if __name__ == "__main__":
+    main()
