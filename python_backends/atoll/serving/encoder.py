@@ -23,6 +23,7 @@ from atoll.errors import AtollError, Cancelled, EmptyInputError, Overloaded, Val
 from atoll.models.options import prepare_process
 from atoll.serving import tensors
 from atoll.serving.control import Control
+from atoll.serving.loading import on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.text.encoding import Encoded, TextEncoder, Texts
 from atoll.text.tokenizer import Tokenizer
@@ -65,7 +66,7 @@ class EncoderModel:
         self.settings = settings
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
         prepare_process(settings)
-        encoder, forward = self.load(folder, settings)
+        encoder, forward = on_passing_thread(self.load, folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
         self.text_encoder = TextEncoder(

@@ -21,6 +21,7 @@ from atoll.serving import tensors
 from atoll.serving.answers import Call, Choice, Returned
 from atoll.serving.control import Control
 from atoll.serving.generate_metrics import GenerateMetrics
+from atoll.serving.loading import on_passing_thread
 from atoll.serving.outbox import Outbox
 from atoll.serving.prompts import Prompt
 from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
@@ -56,7 +57,9 @@ class GenerateModel:
             lru_cache(maxsize=65536)(self._decode), self._is_special,
             lambda call: cancel(call, self.engine), self.closed, self._tick,
         )  # fmt: skip
-        loaded = load_engine(self.settings, folder, on_step=self.outbox.flush)
+        loaded = on_passing_thread(
+            load_engine, self.settings, folder, on_step=self.outbox.flush
+        )
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
         self._special_ids = {
             token_id
