@@ -57,9 +57,7 @@ class GenerateModel:
             lru_cache(maxsize=65536)(self._decode), self._is_special,
             lambda call: cancel(call, self.engine), self.closed, self._tick,
         )  # fmt: skip
-        loaded = on_passing_thread(
-            load_engine, self.settings, folder, on_step=self.outbox.flush
-        )
+        loaded = on_passing_thread(load_engine, self.settings, folder, on_step=self.outbox.flush)
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
         self._special_ids = {
             token_id
