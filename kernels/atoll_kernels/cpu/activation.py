@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.tape import empty
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -34,7 +35,7 @@ def _run(x: Tensor, activation: str, is_gated: bool) -> Tensor | None:
     if native is None or kind is None or x.dtype not in _DTYPES:
         return None
     rows, width = x.shape
-    out = torch.empty(rows, width // 2 if is_gated else width, dtype=x.dtype)
+    out = empty((rows, width // 2 if is_gated else width), x.dtype)
     native.activation(
         x.data_ptr(), out.data_ptr(), rows, out.shape[1], x.stride(0), kind, is_gated,
         x.dtype == torch.bfloat16, torch.get_num_threads(),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.tape import empty
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -28,7 +29,7 @@ def varlen_attention(
     if native is None or not _fits(q, k, v):
         return None
     slopes, relative = _floats(alibi_slopes), _floats(relative_bias)
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = empty(q.shape, q.dtype)
     _, num_heads, head_dim = q.shape
     q_token, q_head, _ = q.stride()
     k_token, k_head, _ = k.stride()
@@ -63,7 +64,7 @@ def paged_attention(
     if native is None or not _fits(q, k_cache, v_cache):
         return None
     slopes, relative = _floats(alibi_slopes), _floats(relative_bias)
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = empty(q.shape, q.dtype)
     _, num_heads, head_dim = q.shape
     q_token, q_head, _ = q.stride()
     _, block_size, num_kv_heads, _ = k_cache.shape

@@ -11,6 +11,7 @@ from torch import Tensor
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.cpu.activation import KINDS
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.tape import empty
 from atoll_kernels.linear import PackedLinear
 
 LAYOUT = "native"
@@ -53,7 +54,7 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
     kind = _NO_ACTIVATION if activation is None else KINDS.get(activation, _NO_ACTIVATION)
     num_rows, in_features = x.shape
-    out = torch.empty((num_rows, packed.out_features), dtype=dtype)
+    out = empty((num_rows, packed.out_features), dtype)
     bias = 0 if packed.bias is None else packed.bias.data_ptr()
     native.linear(
         rows.data_ptr(), packed.tensors[0].data_ptr(), bias, out.data_ptr(), num_rows, in_features,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.tape import empty
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -36,11 +37,11 @@ def _norm(
     if weight is not None and weight.dtype != dtype or bias is not None and bias.dtype != dtype:
         return None
     rows, width = x.shape
-    out, total, residual_row = torch.empty((rows, width), dtype=dtype), x, 0
+    out, total, residual_row = empty((rows, width), dtype), x, 0
     if residual is not None:
         if residual.dtype != dtype or residual.stride(1) != 1:
             return None
-        total, residual_row = torch.empty((rows, width), dtype=dtype), residual.stride(0)
+        total, residual_row = empty((rows, width), dtype), residual.stride(0)
     native.norm(
         x.data_ptr(), _address(residual), _address(weight), _address(bias), out.data_ptr(),
         total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms,

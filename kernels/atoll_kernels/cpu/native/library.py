@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
+from atoll_kernels.cpu.tape import recording
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +29,21 @@ class Kernel:
     def __init__(self, library: ctypes.CDLL, name: str, integers: int, doubles: int) -> None:
         self._function = getattr(library, name)
         self._function.argtypes, self._function.restype = [ctypes.c_char_p], None
+        self._address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
         self._pack = struct.Struct(f"={integers}q{doubles}d").pack
 
     def __call__(self, *values: float) -> None:
-        self._function(self._pack(*values))
+        arguments = self._pack(*values)
+        self._function(arguments)
+        if (tape := recording()) is not None:
+            tape.kernel(self._address, arguments)
 
 
 @dataclass(frozen=True)
 class Library:
     """Kernels of one instruction set; the structs are in the sources, under the same names.
 
-    width: floats in a vector.
+    replay: repeats calls of them, see ``atoll_kernels.cpu.tape``. width: floats in a vector.
     """
 
     level: Level
@@ -48,6 +54,7 @@ class Library:
     rope: Kernel
     linear: Kernel
     grouped: Kernel
+    replay: Callable[[ctypes.c_void_p, int], None]
     width: int
 
     @property
@@ -73,8 +80,16 @@ class Library:
             rope=Kernel(opened, "atoll_rope", 22, 0),
             linear=Kernel(opened, "atoll_linear", 11, 0),
             grouped=Kernel(opened, "atoll_grouped", 14, 0),
+            replay=_replay(opened),
             width=opened.atoll_width(),
         )
+
+
+def _replay(opened: ctypes.CDLL) -> Callable[[ctypes.c_void_p, int], None]:
+    function: Callable[[ctypes.c_void_p, int], None] = opened.atoll_replay
+    opened.atoll_replay.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    opened.atoll_replay.restype = None
+    return function
 
 
 @cache

@@ -1,0 +1,171 @@
+"""A function's kernel calls, recorded once and repeated without Python: a CPU's CUDA graphs.
+
+A decoding step is some hundred calls of a few microseconds of work each, and as many microseconds
+of Python between them. ``record`` runs a function over tensors that stay where they are and notes
+every native kernel with its arguments, and every operation of torch; ``Tape.replay`` repeats them
+over the same memory, the kernels between two operations of torch in one call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+R = TypeVar("R")
+_ALIGNMENT = 64
+_UNREPEATABLE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+# They give memory, whose contents somebody else writes.
+_EMPTIES = (
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_strided.default,
+    torch.ops.aten.new_empty.default,
+    torch.ops.aten.empty_like.default,
+)
+_local = threading.local()
+
+
+class Unrepeatable(Exception):
+    """The function asked for a value or a shape that depends on the data."""
+
+
+class Tape:
+    """What a function did, over memory that the tape keeps."""
+
+    def __init__(self) -> None:
+        self._segments: list[Callable[[], object]] = []
+        self._kernels: list[tuple[int, bytes]] = []
+        # Arguments of kernels, by address.
+        self._held: list[Any] = []
+        self._free: defaultdict[int, list[npt.NDArray[np.uint8]]] = defaultdict(list)
+        self.num_kernels = 0
+
+    def replay(self) -> None:
+        """Repeats everything; the caller has changed the contents of the inputs."""
+        for segment in self._segments:
+            segment()
+
+    def kernel(self, address: int, arguments: bytes) -> None:
+        """Notes a call of a native kernel."""
+        self._kernels.append((address, arguments))
+        self.num_kernels += 1
+
+    def operation(self, repeat: Callable[[], object]) -> None:
+        """Notes an operation of torch, which holds its tensors."""
+        self.close()
+        self._segments.append(repeat)
+
+    def close(self) -> None:
+        """Makes one call of the kernels that were noted last."""
+        if not self._kernels:
+            return
+        from atoll_kernels.cpu.native import library
+
+        native = library()
+        assert native is not None, "its kernels were called"
+        words = np.empty((len(self._kernels), 2), np.uint64)
+        for row, (address, arguments) in zip(words, self._kernels, strict=True):
+            # A bytes object's contents stay where they are while it lives.
+            row[:] = address, ctypes.cast(arguments, ctypes.c_void_p).value
+        self._held.append((words, self._kernels))
+        pointer, count = ctypes.c_void_p(words.ctypes.data), len(words)
+        self._segments.append(lambda: native.replay(pointer, count))
+        self._kernels = []
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory of the tape, reused by it as soon as no tensor of the recording holds it."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        size = -(-max(num_bytes, 1) // _ALIGNMENT) * _ALIGNMENT
+        free = self._free[size]
+        buffer = free.pop() if free else _aligned(size)
+        # The tensor's storage holds this view, which ends with it.
+        view = buffer[:num_bytes]
+        weakref.finalize(view, free.append, buffer).atexit = False
+        return torch.from_numpy(view).view(dtype).view(tuple(shape))
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes what torch computes; views and fresh memory are as good the next time."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            # In inference mode an operation arrives whole that is made of others.
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        if any(tag in func.tags for tag in _UNREPEATABLE):
+            raise Unrepeatable(str(func))
+        out = func(*args, **kwargs)
+        if func._schema.is_mutable:
+            self._tape.operation(lambda: func(*args, **kwargs))
+        elif func not in _EMPTIES and not _are_views(out, (args, kwargs)):
+            self._tape.operation(lambda: _copy(out, func(*args, **kwargs)))
+        return out
+
+
+def record(function: Callable[[], R]) -> tuple[R, Tape]:
+    """Runs a function on this thread; what it returns, and the tape that computes it again.
+
+    Its Python runs only now: whatever it does with values of tensors on the host is not noticed.
+    Call it, and ``replay``, in inference mode.
+
+    Raises:
+        Unrepeatable: an operation's result has a shape that depends on the data, or is a number.
+    """
+    tape = Tape()
+    _local.tape = tape
+    try:
+        with _Recorder(tape):
+            result = function()
+    finally:
+        _local.tape = None
+    tape.close()
+    return result, tape
+
+
+def recording() -> Tape | None:
+    """The tape that this thread records on."""
+    return getattr(_local, "tape", None)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """``torch.empty``, in memory of the tape if one is recorded."""
+    tape = getattr(_local, "tape", None)
+    return torch.empty(shape, dtype=dtype) if tape is None else tape.empty(shape, dtype)
+
+
+def _copy(kept: Any, found: Any) -> None:
+    for old, new in zip(tree_leaves(kept), tree_leaves(found), strict=True):
+        if isinstance(old, Tensor):
+            old.copy_(new)
+
+
+def _are_views(out: Any, given: Any) -> bool:
+    known = {_storage(x) for x in tree_leaves(given) if isinstance(x, Tensor)}
+    return all(_storage(x) in known for x in tree_leaves(out) if isinstance(x, Tensor))
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size]
