@@ -99,7 +99,9 @@ class Settings:
     )
     prefix_caching: bool = _setting(True, "share KV blocks of equal prefixes", group="generate")
     cuda_graphs: bool = _setting(
-        True, "on a GPU, replay decoding steps as graphs captured at load", group="generate"
+        True,
+        "replay decoding steps: graphs captured at load on a GPU, recorded kernel calls on a CPU",
+        group="generate",
     )
     speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
     lora_adapters: str | None = _setting(None, "name=folder, separated by commas", group="generate")

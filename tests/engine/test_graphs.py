@@ -28,6 +28,7 @@ from atoll.engine.request import Request, SamplingOptions
 from atoll.engine.runner import Runner
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.load import LoadOptions
+from atoll_kernels import dispatch
 
 # Rotary, a sliding window, ALiBi (twice: Falcon's is scaled), experts, rotation by length.
 VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
@@ -123,6 +124,7 @@ def test_buckets() -> None:
     assert buckets(8) == (1, 2, 4, 8)
     assert buckets(20) == (1, 2, 4, 8, 16, 20)
     assert buckets(256)[-3:] == (240, 248, 256) and buckets(1000) == buckets(256)
+    assert buckets(256, "cpu")[-2:] == (24, 32)
     assert len(buckets(256)) == 35
 
 
@@ -145,6 +147,7 @@ def test_drafts_and_prompts_take_the_other_way(llama: Any) -> None:
 def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any) -> None:
     """Graphs hold its address; what the failed step wrote must not be read."""
     recorded = Recorded(llama, 8)
+    recorded.runner.device = torch.device("cuda")
     before = [t.data_ptr() for pair in recorded.runner.kv_cache for t in pair]
     recorded.runner.reset()
     tensors = list(itertools.chain.from_iterable(recorded.runner.kv_cache))
@@ -153,7 +156,14 @@ def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any) -> None:
 
 
 def test_refusals(llama: Any) -> None:
-    assert refusal(llama, torch.device("cpu"), torch.float32) == "cpu has no graphs"
+    device = torch.device("cpu")
+    assert refusal(llama, device, torch.float32) is None
+    assert refusal(llama, device, torch.float16) == "no native kernel takes torch.float16"
+    dispatch.configure(disable_custom_kernels=True)
+    try:
+        assert "switched off" in str(refusal(llama, device, torch.float32))
+    finally:
+        dispatch.configure()
 
 
 class FakeGraph:
@@ -192,6 +202,7 @@ def test_capture_goes_from_the_largest_in_one_pool(
 ) -> None:
     recorded = Recorded(llama, 20)
     steps: Any = recorded.runner.decode_steps
+    steps._tapes = None
     ran: list[int] = []
     step = steps._step
     steps._step = lambda bucket: (ran.append(bucket), step(bucket))
@@ -214,9 +225,10 @@ def test_without_a_capture_steps_run_one_by_one(
 
     monkeypatch.setattr(torch.cuda, "graph", fails)
     recorded, plain = Recorded(llama, 8), Recorded(llama, None)
-    assert recorded.runner.decode_steps is not None
-    recorded.runner.decode_steps.capture()
-    assert recorded.runner.decode_steps.num_captured == 0
+    steps: Any = recorded.runner.decode_steps
+    steps._tapes = None
+    steps.capture()
+    assert steps.num_captured == 0
     assert recorded.generate(False) == plain.generate(False)
 
 

@@ -39,3 +39,23 @@ def test_result_and_error_come_through() -> None:
     assert on_passing_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         on_passing_thread(divmod, 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_workers_spin_briefly_unless_told(given: dict[str, str], expected: str) -> None:
+    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    rest = {key: value for key, value in os.environ.items() if key not in unset}
+    # Before torch is there, which reads it.
+    script = "import atoll, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=rest | given
+    ).stdout
+    assert found.split() == [expected, "False"]

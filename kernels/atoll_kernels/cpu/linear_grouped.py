@@ -15,6 +15,7 @@ from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.cpu.linear_int4 import Arranged, quantize
 from atoll_kernels.cpu.linear_int8 import quantize_weight
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.tape import empty
 from atoll_kernels.linear import PackedLinear
 
 LAYOUT = "native-grouped"
@@ -99,7 +100,7 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     if (order := packed.extra.get("order")) is not None:
         x = x.index_select(1, order)
     weight, scales = packed.tensors
-    out = torch.empty(x.shape[0], packed.out_features, dtype=x.dtype)
+    out = empty((x.shape[0], packed.out_features), x.dtype)
     native.grouped(
         x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
         0 if packed.bias is None else packed.bias.data_ptr(), x.shape[0], packed.in_features,

@@ -76,8 +76,7 @@ class Tape:
         assert native is not None, "its kernels were called"
         words = np.empty((len(self._kernels), 2), np.uint64)
         for row, (address, arguments) in zip(words, self._kernels, strict=True):
-            # A bytes object's contents stay where they are while it lives.
-            row[:] = address, ctypes.cast(arguments, ctypes.c_void_p).value
+            row[:] = address, _address(arguments)
         self._held.append((words, self._kernels))
         pointer, count = ctypes.c_void_p(words.ctypes.data), len(words)
         self._segments.append(lambda: native.replay(pointer, count))
@@ -99,7 +98,7 @@ class _Recorder(TorchDispatchMode):
     """Notes what torch computes; views and fresh memory are as good the next time."""
 
     def __init__(self, tape: Tape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tape = tape
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,7 +108,8 @@ class _Recorder(TorchDispatchMode):
             out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
             return out
-        if any(tag in func.tags for tag in _UNREPEATABLE):
+        is_given = kwargs.get("output_size") is not None
+        if not is_given and any(tag in func.tags for tag in _UNREPEATABLE):
             raise Unrepeatable(str(func))
         out = func(*args, **kwargs)
         if func._schema.is_mutable:
@@ -159,6 +159,11 @@ def _copy(kept: Any, found: Any) -> None:
 def _are_views(out: Any, given: Any) -> bool:
     known = {_storage(x) for x in tree_leaves(given) if isinstance(x, Tensor)}
     return all(_storage(x) in known for x in tree_leaves(out) if isinstance(x, Tensor))
+
+
+def _address(content: bytes) -> int:
+    """Of a bytes object's content, which stays where it is while the object lives."""
+    return ctypes.cast(ctypes.c_char_p(content), ctypes.c_void_p).value or 0
 
 
 def _storage(x: Tensor) -> int:

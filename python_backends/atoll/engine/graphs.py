@@ -1,9 +1,9 @@
-"""Decoding steps over buffers that never move, which a GPU replays as captured graphs.
+"""Decoding steps over buffers that never move, which are captured once and replayed.
 
 A step in which every sequence has one new token runs as the least bucket that holds it: the rows
 beyond the sequences have length 0 and slot -1, which all kernels skip. On a GPU the launches of
-each bucket are captured once, the largest first, in one pool of memory. On a CPU the same step runs
-launch by launch, for tests.
+each bucket are captured at load, the largest first, in one pool of memory. On a CPU a bucket's
+kernels are recorded when it first comes up (``atoll.engine.tapes``).
 
     plan -> host arrays -> buffers[:bucket] -> model and head -> outputs[:sequences]
 
@@ -24,42 +24,54 @@ from atoll.engine.batch import StepOutput
 from atoll.engine.blocks import BlockTable
 from atoll.engine.request import Sequence as Running
 from atoll.engine.scheduler import ScheduledSequence
+from atoll.engine.tapes import TapedSteps
 from atoll.layers import PagedBatch
 from atoll.layers.attention import CrossBatch
 from atoll_kernels import dispatch
 from atoll_kernels.backends import AttentionSpec, Capabilities, choose
+from atoll_kernels.cpu import native
 
 if TYPE_CHECKING:
     from atoll.engine.runner import Decoder
 
 logger = logging.getLogger(__name__)
 
-# Steps of more sequences spend so long on the device that launches no longer show.
-MAX_SEQUENCES = 256
+# Steps of more sequences compute for so long that launches no longer show.
+MAX_SEQUENCES = {"cuda": 256, "cpu": 32}
 
 
-def buckets(max_batch_size: int) -> tuple[int, ...]:
+def buckets(max_batch_size: int, device_type: str = "cuda") -> tuple[int, ...]:
     """Sizes of captured steps, ascending: 1, 2, 4, 8, 16, 24, ... and the largest batch."""
-    largest = min(max_batch_size, MAX_SEQUENCES)
+    largest = min(max_batch_size, MAX_SEQUENCES[device_type])
     sizes = [size for size in (1, 2, 4, *range(8, largest, 8)) if size < largest]
     return (*sizes, largest)
 
 
 def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a loaded model's steps cannot be captured; None: they can."""
-    if device.type != "cuda":
-        return f"{device} has no graphs"
     readers = {type(m).__name__ for m in model.modules() if getattr(m, "reads_on_host", False)}
     if readers:
         return f"{', '.join(sorted(readers))} reads on the host what the device computed"
+    if device.type == "cpu":
+        return _cpu_refusal(dtype)
     spec, policy = AttentionSpec("decode", dtype, model.cache_spec().head_dim), dispatch.policy
     chosen = choose(Capabilities.of(device), spec, policy.wishes).backend
     backend = policy.attention_backend or chosen
     return None if backend == "atoll" else f"attention by {backend} reads lengths on the host"
 
 
+def _cpu_refusal(dtype: torch.dtype) -> str | None:
+    """Plain torch's attention reads lengths on the host."""
+    if dispatch.policy.disable_custom_kernels or dispatch.policy.family not in (None, "cpu"):
+        return "custom kernels are switched off"
+    if native.library() is None:
+        return "there are no native kernels here"
+    taken = (torch.float32, torch.bfloat16)
+    return None if dtype in taken else f"no native kernel takes {dtype}"
+
+
 class DecodeSteps:
-    """The buffers of a model's decoding steps, and on a GPU the graphs over them."""
+    """The buffers of a model's decoding steps, and the graphs or tapes over them."""
 
     def __init__(
         self,
@@ -71,7 +83,7 @@ class DecodeSteps:
         """Reads and writes ``kv_cache``, which must stay where it is."""
         self._model, self._device, self._kv_cache = model, device, kv_cache
         num_blocks, self._block_size = kv_cache[0][0].shape[:2]
-        self.buckets = buckets(max_batch_size)
+        self.buckets = buckets(max_batch_size, "cpu" if device.type == "cpu" else "cuda")
         max_positions = int(model.config.max_positions)
         has_encoder = getattr(model.config, "decoder_start_token_id", None) is not None
         rows, width = self.buckets[-1], min(-(-max_positions // self._block_size), num_blocks)
@@ -84,11 +96,12 @@ class DecodeSteps:
         self._batches = {size: self._batch(size, max_positions) for size in self.buckets}
         self._outputs: tuple[Tensor, Tensor] | None = None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._tapes = TapedSteps(self._compute) if device.type == "cpu" else None
 
     @property
     def num_captured(self) -> int:
         """Buckets that are replayed."""
-        return len(self._graphs)
+        return len(self._graphs) if self._tapes is None else self._tapes.num_checked
 
     def takes(self, plan: Sequence[ScheduledSequence]) -> bool:
         """Whether a step is one of these: one token for each sequence, each of which samples."""
@@ -102,6 +115,9 @@ class DecodeSteps:
         count = len(plan)
         bucket = next(size for size in self.buckets if size >= count)
         self._fill(plan)
+        if self._tapes is not None:
+            hidden, logits = self._tapes.run(bucket, self._lengths.host[0, :bucket])
+            return StepOutput(hidden[:count], logits[:count])
         if bucket in self._graphs:
             self._graphs[bucket].replay()
         else:
@@ -142,10 +158,14 @@ class DecodeSteps:
                 self._step(bucket)
             self._graphs[bucket] = graph
 
+    def _compute(self, bucket: int) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits."""
+        hidden = self._model(self._batches[bucket])
+        return hidden, self._model.logits(hidden)
+
     def _step(self, bucket: int) -> None:
         """What a graph holds."""
-        hidden = self._model(self._batches[bucket])
-        logits = self._model.logits(hidden)
+        hidden, logits = self._compute(bucket)
         if self._outputs is None:
             rows = self.buckets[-1]
             self._outputs = tuple(  # type: ignore[assignment]
@@ -201,17 +221,20 @@ class DecodeSteps:
 class _Mirrored:
     """A tensor on the device and its twin on the host, in memory that copies need not wait for.
 
-    A step's tokens are read before the next one is written, so no copy is overtaken.
+    A step's tokens are read before the next one is written, so no copy is overtaken. On a CPU both
+    are one.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.device = torch.zeros(shape, dtype=dtype, device=device)
         self._pinned = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
         self.host = self._pinned.numpy()
+        is_shared = device.type == "cpu"
+        self.device = self._pinned if is_shared else torch.zeros(shape, dtype=dtype, device=device)
 
     def upload(self, rows: int | None = None) -> None:
         """Copies the first rows, by default all."""
-        self.device[:rows].copy_(self._pinned[:rows], non_blocking=True)
+        if self.device is not self._pinned:
+            self.device[:rows].copy_(self._pinned[:rows], non_blocking=True)
 
 
 def _write_tables(target: _Mirrored, tables: Sequence[BlockTable]) -> None:

@@ -132,12 +132,12 @@ def _attach(
 
 
 def _capture(runner: Runner, settings: Settings) -> None:
-    """Decoding steps as graphs, where they are wanted and possible."""
+    """Decoding steps as graphs or tapes, where they are wanted and possible."""
     reason = refusal(runner.model, runner.device, runner.dtype)
     if settings.cuda_graphs and reason is None:
         runner.buffer_decoding(settings.max_batch_size)
     elif settings.cuda_graphs:
-        logger.info("decoding runs without CUDA graphs: %s", reason)
+        logger.info("decoding steps are not replayed: %s", reason)
 
 
 def _limits(settings: Settings, capacity: int, config: Any) -> Limits:

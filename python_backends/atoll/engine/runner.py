@@ -55,6 +55,7 @@ class Runner:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.adapters: AdapterSlots | None = None
         self.decode_steps: DecodeSteps | None = None
+        self._max_batch_size = 0
         self.kv_cache = self._allocate()
 
     def _allocate(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -66,23 +67,28 @@ class Runner:
         )
 
     def buffer_decoding(self, max_batch_size: int) -> None:
-        """Lets decoding steps of up to so many sequences run over buffers that never move, and on
-        a GPU replays them as graphs. The adapters must be attached before."""
+        """Lets decoding steps of up to so many sequences run over buffers that never move, and
+        replays them as graphs or tapes. The adapters must be attached before."""
         if self.adapters is not None:
             self.adapters.assign([None], [1], self.device)
+        self._max_batch_size = max_batch_size
         self.decode_steps = DecodeSteps(self.model, self.kv_cache, self.device, max_batch_size)
         if self.device.type == "cuda":
             self.decode_steps.capture()
 
     def reset(self) -> None:
         """A fresh cache after a failed step, which may have left anything in the old one."""
-        if self.decode_steps is not None:
+        if self.decode_steps is not None and self.device.type == "cuda":
             # Graphs know where the cache is.
             for tensor in itertools.chain.from_iterable(self.kv_cache):
                 tensor.zero_()
             return
         self.kv_cache = ()
+        has_steps, self.decode_steps = self.decode_steps is not None, None
         self.kv_cache = self._allocate()
+        if has_steps:
+            # Tapes are cheap to record again; zeros would make all of the cache resident.
+            self.buffer_decoding(self._max_batch_size)
 
     @torch.inference_mode()
     def forward(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
