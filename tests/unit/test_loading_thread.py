@@ -53,8 +53,8 @@ def test_workers_spin_briefly_unless_told(given: dict[str, str], expected: str) 
     unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
     rest = {key: value for key, value in os.environ.items() if key not in unset}
     # Before torch is there, which reads it.
-    script = "import atoll, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
-    command = [sys.executable, "-c", script]
+    asked = "os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules"
+    command = [sys.executable, "-c", f"import atoll, os, sys; print({asked})"]
     found = subprocess.run(
         command, capture_output=True, text=True, check=True, env=rest | given
     ).stdout
