@@ -15,9 +15,10 @@ from tiny.decoders import DECODERS, DYNAMIC
 from tiny.t5 import write_t5
 from torch import Tensor
 
+from atoll.engine.graphs import _are_other
 from atoll.engine.request import Request, SamplingOptions
-from atoll.engine.tapes import TapedSteps
 from atoll_kernels.cpu import native
+from atoll_kernels.cpu.taped import Taped
 
 VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
 SIZES = (3, 1)
@@ -74,7 +75,7 @@ def test_a_tape_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> No
         longest = max(lengths.tolist())
         return lengths.float() * longest, lengths.float()
 
-    steps, found = TapedSteps(step), []
+    steps, found = Taped(step, _are_other), []
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for length in (1, 2, 3, 4):
             lengths.fill_(length)
@@ -90,7 +91,7 @@ def test_the_check_waits_for_other_lengths() -> None:
         calls.append(size)
         return lengths.float(), lengths.float()
 
-    steps = TapedSteps(step)
+    steps = Taped(step, _are_other)
     with torch.inference_mode():
         for values in ([5, 0], [5, 0], [5, 0], [5, 6], [4, 7]):
             lengths.copy_(torch.tensor(values))
@@ -109,7 +110,7 @@ def test_values_that_are_no_numbers_are_equal() -> None:
     def step(size: int) -> tuple[Tensor, Tensor]:
         return lengths / 0.0 * 0.0, lengths.float()
 
-    steps = TapedSteps(step)
+    steps = Taped(step, _are_other)
     with torch.inference_mode():
         for length in (1, 2, 3):
             lengths.fill_(length)
@@ -124,7 +125,7 @@ def test_what_depends_on_data_runs_plainly(caplog: pytest.LogCaptureFixture) -> 
     def step(size: int) -> tuple[Tensor, Tensor]:
         return lengths[lengths > 1], lengths.float()
 
-    steps = TapedSteps(step)
+    steps = Taped(step, _are_other)
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for length in (1, 2, 3):
             lengths.fill_(length)

@@ -20,6 +20,7 @@ from atoll.config import Settings
 from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
 from atoll.encoders.packer import Item
 from atoll.encoders.pooling import normalized, pool
+from atoll.encoders.short import ShortTexts
 from atoll.encoders.spec import EncoderSpec
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import PackedBatch
@@ -77,6 +78,7 @@ class Encoder:
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
         trunk: Any = load_encoder(checkpoint, self.options)
         self.trunk = trunk
+        self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
         self.spec = EncoderSpec.read(folder, checkpoint.raw, settings, trunk.max_length)
@@ -100,7 +102,7 @@ class Embedder(Encoder):
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""
-        hidden = self.trunk(batch)
+        hidden = self.hidden(batch)
         vectors = pool(hidden, batch.cu_seqlens, self.spec.pooling)
         for step in self.steps:
             vectors = step(vectors)
@@ -134,7 +136,7 @@ class SparseEmbedder(Encoder):
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """A ``SparseVector``, or an error, per item."""
-        hidden = self.trunk(batch)
+        hidden = self.hidden(batch)
         bounds = batch.cu_seqlens.tolist()
         return [
             self._weights(hidden[start:stop])
@@ -173,7 +175,7 @@ class Classifier(Encoder):
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """Scores (labels,) float32, or an error, per item."""
-        hidden = self.trunk(batch)
+        hidden = self.hidden(batch)
         logits = self.head(hidden[batch.cu_seqlens[:-1].long()]).float().cpu()
         finite, scores = _finite(logits), self._scores(logits)
         return [

@@ -3,7 +3,7 @@
 A step in which every sequence has one new token runs as the least bucket that holds it: the rows
 beyond the sequences have length 0 and slot -1, which all kernels skip. On a GPU the launches of
 each bucket are captured at load, the largest first, in one pool of memory. On a CPU a bucket's
-kernels are recorded when it first comes up (``atoll.engine.tapes``).
+kernels are recorded when it first comes up (``atoll_kernels.cpu.taped``).
 
     plan -> host arrays -> buffers[:bucket] -> model and head -> outputs[:sequences]
 
@@ -24,12 +24,11 @@ from atoll.engine.batch import StepOutput
 from atoll.engine.blocks import BlockTable
 from atoll.engine.request import Sequence as Running
 from atoll.engine.scheduler import ScheduledSequence
-from atoll.engine.tapes import TapedSteps
 from atoll.layers import PagedBatch
 from atoll.layers.attention import CrossBatch
 from atoll_kernels import dispatch
 from atoll_kernels.backends import AttentionSpec, Capabilities, choose
-from atoll_kernels.cpu import native
+from atoll_kernels.cpu import taped
 
 if TYPE_CHECKING:
     from atoll.engine.runner import Decoder
@@ -53,21 +52,11 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     if readers:
         return f"{', '.join(sorted(readers))} reads on the host what the device computed"
     if device.type == "cpu":
-        return _cpu_refusal(dtype)
+        return taped.refusal(dtype)
     spec, policy = AttentionSpec("decode", dtype, model.cache_spec().head_dim), dispatch.policy
     chosen = choose(Capabilities.of(device), spec, policy.wishes).backend
     backend = policy.attention_backend or chosen
     return None if backend == "atoll" else f"attention by {backend} reads lengths on the host"
-
-
-def _cpu_refusal(dtype: torch.dtype) -> str | None:
-    """Plain torch's attention reads lengths on the host."""
-    if dispatch.policy.disable_custom_kernels or dispatch.policy.family not in (None, "cpu"):
-        return "custom kernels are switched off"
-    if native.library() is None:
-        return "there are no native kernels here"
-    taken = (torch.float32, torch.bfloat16)
-    return None if dtype in taken else f"no native kernel takes {dtype}"
 
 
 class DecodeSteps:
@@ -96,7 +85,7 @@ class DecodeSteps:
         self._batches = {size: self._batch(size, max_positions) for size in self.buckets}
         self._outputs: tuple[Tensor, Tensor] | None = None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._tapes = TapedSteps(self._compute) if device.type == "cpu" else None
+        self._tapes = taped.Taped(self._compute, _are_other) if device.type == "cpu" else None
 
     @property
     def num_captured(self) -> int:
@@ -216,6 +205,12 @@ class DecodeSteps:
         longs[2, :count] += positions % self._block_size
         self._longs.upload()
         self._lengths.upload()
+
+
+def _are_other(lengths: taped.Witness, recorded: taped.Witness) -> bool:
+    """Whether every text has another length than in a recording; rows of padding have none."""
+    used = (lengths > 0) | (recorded > 0)
+    return bool((lengths != recorded)[used].all())
 
 
 class _Mirrored:

@@ -1,0 +1,102 @@
+"""Short texts alone are replayed from tapes, and get what they get without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny.checkpoint import Variant, write
+from tiny.encoders import TRUNKS, VOCAB
+from torch import Tensor
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.packer import Item, batch_of
+from atoll.encoders.short import MOST_TOKENS, ShortTexts
+from atoll.layers import PackedBatch
+from atoll_kernels import dispatch
+from atoll_kernels.cpu import native
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
+
+
+def batch(*texts: list[int], types: list[int] | None = None) -> PackedBatch:
+    return batch_of([Item(ids, lambda result: None, types) for ids in texts], CPU)
+
+
+def random_ids(count: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    found: list[int] = torch.randint(5, VOCAB, (count,), generator=generator).tolist()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("variant", TRUNKS, ids=lambda v: v.name)
+def test_every_trunk_is_replayed(variant: Variant, dtype: str, tmp_path: Path) -> None:
+    write(variant, tmp_path)
+    encoder = Embedder(tmp_path, Settings(dtype=dtype))
+    tapes: Any = encoder.hidden.tapes
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        texts = [batch(random_ids(n, seed)) for seed in range(5) for n in (3, 17)]
+        for text in texts:
+            found.append(encoder.hidden(text))
+        assert tapes.num_checked == 2
+        # All at the end: no later text has changed an earlier one's states.
+        for text, hidden in zip(texts, found, strict=True):
+            assert torch.equal(hidden, encoder.trunk(text))
+
+
+def test_types_of_tokens_are_theirs(tmp_path: Path) -> None:
+    write(next(v for v in TRUNKS if v.name.startswith("bert")), tmp_path)
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        for seed in range(6):
+            for types in (None, [0, 0, 0, 1], [0, 1, 1, 1]):
+                text = batch(random_ids(4, seed), types=types)
+                assert torch.equal(encoder.hidden(text), encoder.trunk(text))
+    assert encoder.hidden.tapes is not None and encoder.hidden.tapes.num_checked == 2
+
+
+def test_others_take_the_plain_way() -> None:
+    """Several texts, long ones and empty ones; and all of them without native kernels."""
+    calls: list[int] = []
+
+    def trunk(given: PackedBatch) -> Tensor:
+        calls.append(len(given.input_ids))
+        return given.input_ids.float().unsqueeze(1) + 1
+
+    short = ShortTexts(trunk, CPU, torch.float32)
+    others = [
+        batch([5, 6], [7]),
+        batch([9] * (MOST_TOKENS + 1)),
+        PackedBatch(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(2)),
+    ]
+    with torch.inference_mode():
+        for _ in range(4):
+            for other in others:
+                assert len(short(other)) == len(other.input_ids)
+    assert len(calls) == 12 and short.tapes is not None and short.tapes.num_checked == 0
+    assert ShortTexts(trunk, CPU, torch.float16).tapes is None
+    dispatch.configure(disable_custom_kernels=True)
+    try:
+        assert ShortTexts(trunk, CPU, torch.float32).tapes is None
+    finally:
+        dispatch.configure()
+
+
+def test_kept_token_vectors_stay(tmp_path: Path) -> None:
+    """A request of several texts keeps the first one's while the others run."""
+    write(TRUNKS[0], tmp_path)
+    encoder = Embedder(tmp_path, Settings())
+    options, kept = EmbedOptions(return_token_embeddings=True), []
+    with torch.inference_mode():
+        for seed in range(5):
+            item = Item(random_ids(6, seed), lambda result: None, None, options)
+            result: Any = encoder(batch_of([item], CPU), [item])[0]
+            kept.append((result.token_vectors, result.token_vectors.copy()))
+    assert all((now == before).all() for now, before in kept)
+    assert not (kept[0][0] == kept[1][0]).all()
