@@ -8,16 +8,17 @@ is left out, and the report says so.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from apart import started
 from tokenizers import Tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -30,15 +31,16 @@ BATCH = 32
 MAX_LENGTH = 512
 
 
-def peers(folder: Path, pooling: str, cache: Path) -> Iterator[tuple[str, Embed]]:
-    """Name and embedding function of every peer that is installed."""
-    for name, package, build in _PEERS:
-        if importlib.util.find_spec(package) is None:
-            print(f"  {name}: {package} is not installed", flush=True)
-            continue
-        with contextlib.redirect_stdout(io.StringIO()):
-            embed = build(folder, pooling, cache)
-        yield name, embed
+def peers(folder: Path, pooling: str, cache: Path) -> AbstractContextManager[Mapping[str, Embed]]:
+    """Every peer that is installed, in a process of its own."""
+    packages = {name: package for name, (package, _) in _PEERS.items()}
+    return started(packages, built, folder, pooling, cache)
+
+
+def built(name: str, folder: Path, pooling: str, cache: Path) -> Embed:
+    """The peer, in the process that calls this."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _PEERS[name][1](folder, pooling, cache)
 
 
 def _sentence_transformers(dtype: torch.dtype) -> Callable[[Path, str, Path], Embed]:
@@ -189,13 +191,13 @@ def _onnx(folder: Path, cache: Path) -> Path:
     return path
 
 
-_PEERS: list[tuple[str, str, Callable[[Path, str, Path], Embed]]] = [
-    ("sentence-transformers fp32", "sentence_transformers", _sentence_transformers(torch.float32)),
-    ("sentence-transformers bf16", "sentence_transformers", _sentence_transformers(torch.bfloat16)),
-    ("onnxruntime fp32", "onnxruntime", _onnxruntime(is_int8=False)),
-    ("onnxruntime int8", "onnxruntime", _onnxruntime(is_int8=True)),
-    ("ctranslate2 fp32", "ctranslate2", _ctranslate2("float32")),
-    ("ctranslate2 int8", "ctranslate2", _ctranslate2("int8")),
-    ("OpenVINO fp32", "openvino", _openvino("f32")),
-    ("OpenVINO bf16", "openvino", _openvino("bf16")),
-]
+_PEERS: dict[str, tuple[str, Callable[[Path, str, Path], Embed]]] = {
+    "sentence-transformers fp32": ("sentence_transformers", _sentence_transformers(torch.float32)),
+    "sentence-transformers bf16": ("sentence_transformers", _sentence_transformers(torch.bfloat16)),
+    "onnxruntime fp32": ("onnxruntime", _onnxruntime(is_int8=False)),
+    "onnxruntime int8": ("onnxruntime", _onnxruntime(is_int8=True)),
+    "ctranslate2 fp32": ("ctranslate2", _ctranslate2("float32")),
+    "ctranslate2 int8": ("ctranslate2", _ctranslate2("int8")),
+    "OpenVINO fp32": ("openvino", _openvino("f32")),
+    "OpenVINO bf16": ("openvino", _openvino("bf16")),
+}

@@ -1,10 +1,12 @@
 """Text generation through the real server beside the libraries people call directly, in one run.
 
-``python benchmarks/generate.py --out docs/benchmarks`` measures SmolLM2-135M-Instruct and a Llama
-of 1.1 billion random weights with 1, 8 and 32 requests at once: tokens/s, time to the first token,
-time per token after it, and how much of the answer is the one of transformers in float32. All get
-the same prompts, as token ids, and give answers of the same length. It writes ``generate.json``,
-``.md`` and ``.svg``.
+``python benchmarks/generate.py --models smollm2 1.1b --out docs/benchmarks`` measures
+SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32 requests at once:
+tokens/s, time to the first token, time per token after it, and how much of the answer is the one of
+transformers in float32. All get
+the same prompts, as token ids, and give answers of the same length. Every library runs in a process
+of its own, built once, and is timed there: the pipe to it costs it nothing. After every race it
+writes ``generate.json``, ``.md`` and ``.svg``, and keeps what they hold of other races of the day.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 import tritonclient.grpc as triton
-from generate_peers import Generate, peers
-from measure import Contestant, Result, machine, plot, race, save, table, versions
+from apart import contestant, timed
+from generate_peers import MAX_SEQUENCES, MAX_TOKENS, Generate, peers
+from measure import Result, machine, plot, race, save, table, versions
 
 from atoll.catalogue import entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess
@@ -37,7 +40,15 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 PACKAGES = ["torch", "transformers", "ctranslate2", "llama_cpp_python"]
 BASELINE = "transformers bf16"
 REFERENCE = "transformers fp32"
+TITLES = {"smollm2": "SmolLM2-135M", "1.1b": "Llama 1.1B (random weights)"}
 PROMPT_TOKENS = 64
+COMPARED_PROMPTS, COMPARED_TOKENS = 32, 32
+METHOD = (
+    f"{PROMPT_TOKENS} tokens in, {{tokens}} out. Every library runs in a process of its own, Atoll "
+    f"behind tritonserver and gRPC. As fp32: the share of an answer of {COMPARED_TOKENS} tokens "
+    f"before its first difference to that of {REFERENCE}; the mean of {COMPARED_PROMPTS} prompts, "
+    "answered at once, measured once for all races of a model."
+)
 
 
 @dataclass
@@ -50,13 +61,21 @@ class Times:
 
 @contextmanager
 def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
-    """One server with an entry per dtype, named by it. No prefix is reused between rounds."""
+    """One server with an entry per dtype, named by it. No prefix is reused between rounds.
+
+    Each entry's cache holds what llama.cpp's does, so that all entries and peers fit into memory.
+    """
     entry = entry_for(str(folder), read_model(folder), name="model")
     entries = tuple(
         replace(
             entry,
             name=name,
-            settings={**entry.settings, "dtype": DTYPES[name], "prefix_caching": "false"},
+            settings={
+                **entry.settings,
+                "dtype": DTYPES[name],
+                "prefix_caching": "false",
+                "max_batch_total_tokens": str(MAX_SEQUENCES * MAX_TOKENS),
+            },
         )
         for name in dtypes
     )
@@ -121,42 +140,42 @@ def agreement(found: list[list[int]], expected: list[list[int]]) -> float:
     return statistics.mean(shares)
 
 
+def agreements(contestants: Mapping[str, Generate], prompts: list[list[int]]) -> dict[str, float]:
+    """Every contestant's agreement with ``REFERENCE``, all prompts at once."""
+    expected = contestants[REFERENCE](prompts, COMPARED_TOKENS)
+    return {
+        name: agreement(generate(prompts, COMPARED_TOKENS), expected)
+        for name, generate in contestants.items()
+    }
+
+
 def measured(
     contestants: Mapping[str, Generate],
     streams: Mapping[str, Streams],
     prompts: list[list[int]],
     count: int,
     rounds: int,
-) -> tuple[list[Result], str]:
-    """The race, and its table."""
-    expected = contestants[REFERENCE](prompts, count)
-    same = {
-        name: f"{agreement(generate(prompts, count), expected):.0%}"
-        for name, generate in contestants.items()
-    }
+) -> list[Result]:
+    """The race, with the times of a first token and of each further one."""
     for stream in streams.values():
         stream.times = Times()
-
-    def whole(generate: Generate) -> Contestant:
-        return lambda: sum(len(answer) for answer in generate(prompts, count))
-
-    entrants = {name: whole(generate) for name, generate in contestants.items()}
+    entrants = {
+        name: contestant(len(prompts) * count, generate, prompts, count)
+        for name, generate in contestants.items()
+    }
     results = race(entrants, "tokens/s", rounds)
-    first, between = {}, {}
-    for name, generate in contestants.items():
-        if name in streams:
-            times = streams[name].times
-            seconds = statistics.median(times.first), statistics.median(times.between)
+    for r in results:
+        if r.name in streams:
+            times = streams[r.name].times
+            first, between = statistics.median(times.first), statistics.median(times.between)
         else:
-            # A library's first tokens come together: the time of an answer of one token.
-            start = time.perf_counter()
-            generate(prompts, 1)
-            prefill = time.perf_counter() - start
-            rate = next(r.median for r in results if r.name == name)
-            seconds = prefill, (len(prompts) * count / rate - prefill) / (count - 1)
-        first[name], between[name] = (f"{1000 * s:.1f}" for s in seconds)
-    columns = {"first token ms": first, "per token ms": between, "as fp32": same}
-    return results, table(results, BASELINE, columns)
+            # A library's first tokens come together: the time of answers of one token.
+            prefills = [timed(1, contestants[r.name], prompts, 1)[1] for _ in range(rounds)]
+            first = statistics.median(prefills)
+            between = (len(prompts) * count / r.median - first) / max(1, count - 1)
+        r.cells["first token ms"] = f"{1000 * first:.1f}"
+        r.cells["per token ms"] = f"{1000 * between:.1f}"
+    return results
 
 
 def random_llama(cache: Path) -> Path:
@@ -178,48 +197,61 @@ def random_llama(cache: Path) -> Path:
     return folder
 
 
+def earlier(out: Path, head: str) -> dict[str, list[Result]]:
+    """What another run left in ``out`` for the same page: same machine, date, versions, lengths."""
+    page, races = out / "generate.md", out / "generate.json"
+    if not (page.exists() and races.exists() and page.read_text().startswith(head)):
+        return {}
+    found = json.loads(races.read_text())["races"]
+    return {title: [Result(**saved) for saved in race_] for title, race_ in found.items()}
+
+
+def write(out: Path, head: str, races: Mapping[str, Sequence[Result]]) -> str:
+    """The three files; returns the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / "generate.json", races)
+    plot(out / "generate.svg", races, "Atoll")
+    tables = [f"**{title}**\n\n{table(results, BASELINE)}" for title, results in races.items()]
+    report = "\n\n".join([head, *tables]) + "\n"
+    (out / "generate.md").write_text(report)
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--models", nargs="+", choices=["smollm2", "1.1b"], default=["smollm2"])
+    parser.add_argument("--models", nargs="+", choices=list(TITLES), default=["smollm2"])
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     cache = Path(tempfile.gettempdir()) / "atoll-generate"
     parser.add_argument("--cache", type=Path, default=cache)
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(0)
-    races: dict[str, list[Result]] = {}
-    parts = [f"{machine()}; {versions(PACKAGES)}"]
+    # Ids of plain words: the first ones of a vocabulary are special tokens.
+    shape = max(COMPARED_PROMPTS, *arguments.concurrency), PROMPT_TOKENS
+    prompts = np.random.default_rng(0).integers(1000, 20000, shape).tolist()
+    head = f"{machine()}; {versions(PACKAGES)}\n\n{METHOD.format(tokens=arguments.tokens)}"
+    races = earlier(arguments.out, head)
     for model in arguments.models:
         folder = resolve(SMOLLM2) if model == "smollm2" else random_llama(arguments.cache)
-        title = "SmolLM2-135M" if model == "smollm2" else "Llama 1.1B (random weights)"
-        contestants = dict(peers(folder, arguments.cache))
-        with served(folder, arguments.dtypes) as server:
-            streams = {
-                f"Atoll {dtype}, served": Streams(server.grpc_url, dtype)
-                for dtype in arguments.dtypes
-            }
-            contestants |= {name: stream.generate for name, stream in streams.items()}
+        with ExitStack() as stack:
+            libraries = stack.enter_context(peers(folder, arguments.cache))
+            url = stack.enter_context(served(folder, arguments.dtypes)).grpc_url
+            streams = {f"Atoll {dtype}, served": Streams(url, dtype) for dtype in arguments.dtypes}
+            contestants = {**libraries, **{name: s.generate for name, s in streams.items()}}
+            same = agreements(contestants, prompts[:COMPARED_PROMPTS])
             for concurrency in arguments.concurrency:
-                # Ids of plain words: the first ones of a vocabulary are special tokens.
-                prompts = generator.integers(1000, 20000, (concurrency, PROMPT_TOKENS)).tolist()
-                print(f"{title}, {concurrency} at once", flush=True)
-                results, rows = measured(
-                    contestants, streams, prompts, arguments.tokens, arguments.rounds
+                title = f"{TITLES[model]}, {concurrency} at once"
+                print(title, flush=True)
+                results = measured(
+                    contestants, streams, prompts[:concurrency], arguments.tokens, arguments.rounds
                 )
-                races[f"{title}, {concurrency} at once"] = results
-                parts.append(
-                    f"**{title}, {concurrency} at once, {PROMPT_TOKENS} tokens in, "
-                    f"{arguments.tokens} out**\n\n{rows}"
-                )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save(arguments.out / "generate.json", races)
-    plot(arguments.out / "generate.svg", races, "Atoll")
-    report = "\n\n".join(parts) + "\n"
-    (arguments.out / "generate.md").write_text(report)
+                for r in results:
+                    r.cells["as fp32"] = f"{same[r.name]:.0%}"
+                races[title] = results
+                report = write(arguments.out, head, races)
     print(report)
 
 

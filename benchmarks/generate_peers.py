@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from apart import started
 
 # Prompts of equal length, tokens of each answer -> the answers, exactly so long.
 Generate = Callable[[list[list[int]], int], list[list[int]]]
@@ -23,13 +24,14 @@ MAX_SEQUENCES = 32
 MAX_TOKENS = 256
 
 
-def peers(folder: Path, cache: Path) -> Iterator[tuple[str, Generate]]:
-    """Name and function of every peer that is installed."""
-    for name, package, build in _PEERS:
-        if importlib.util.find_spec(package) is None:
-            print(f"  {name}: {package} is not installed", flush=True)
-            continue
-        yield name, build(folder, cache)
+def peers(folder: Path, cache: Path) -> AbstractContextManager[Mapping[str, Generate]]:
+    """Every peer that is installed, in a process of its own."""
+    return started({name: package for name, (package, _) in _PEERS.items()}, built, folder, cache)
+
+
+def built(name: str, folder: Path, cache: Path) -> Generate:
+    """The peer, in the process that calls this."""
+    return _PEERS[name][1](folder, cache)
 
 
 def _transformers(dtype: torch.dtype) -> Callable[[Path, Path], Generate]:
@@ -166,11 +168,11 @@ def _quiet() -> Iterator[None]:
         os.close(sink)
 
 
-_PEERS: list[tuple[str, str, Callable[[Path, Path], Generate]]] = [
-    ("transformers fp32", "transformers", _transformers(torch.float32)),
-    ("transformers bf16", "transformers", _transformers(torch.bfloat16)),
-    ("ctranslate2 int8", "ctranslate2", _ctranslate2("int8")),
-    ("llama.cpp BF16", "llama_cpp", _llama_cpp("BF16")),
-    ("llama.cpp Q8_0", "llama_cpp", _llama_cpp("Q8_0")),
-    ("llama.cpp Q4_0", "llama_cpp", _llama_cpp("Q4_0")),
-]
+_PEERS: dict[str, tuple[str, Callable[[Path, Path], Generate]]] = {
+    "transformers fp32": ("transformers", _transformers(torch.float32)),
+    "transformers bf16": ("transformers", _transformers(torch.bfloat16)),
+    "ctranslate2 int8": ("ctranslate2", _ctranslate2("int8")),
+    "llama.cpp BF16": ("llama_cpp", _llama_cpp("BF16")),
+    "llama.cpp Q8_0": ("llama_cpp", _llama_cpp("Q8_0")),
+    "llama.cpp Q4_0": ("llama_cpp", _llama_cpp("Q4_0")),
+}

@@ -172,10 +172,9 @@ def main() -> None:
         for case in linear_cases(peaks):
             print(case.title)
             races[case.title] = found = race(case.contestants, case.unit, arguments.rounds)
-            shares = {r.name: f"{r.median / case.ceilings[r.name]:.0%}" for r in found}
-            tables.append(
-                f"**{case.title}**\n\n{table(found, case.baseline, {'of the ceiling': shares})}"
-            )
+            for r in found:
+                r.cells["of the ceiling"] = f"{r.median / case.ceilings[r.name]:.0%}"
+            tables.append(f"**{case.title}**\n\n{table(found, case.baseline)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(arguments.out / "kernels.json", {"Ceilings": results, **races})
     plot(arguments.out / "kernels.svg", races, "Atoll")

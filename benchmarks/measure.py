@@ -1,7 +1,8 @@
 """How every benchmark measures: contestants take turns in one run, and medians are compared.
 
 A contestant is a name and a function that does the whole workload once and returns how many units
-(sentences, tokens) it did. Turns are interleaved, so that a slow minute of the machine hits all.
+(sentences, tokens) it did, or these with the time it took where it runs elsewhere (``apart.py``).
+Turns are interleaved, so that a slow minute of the machine hits all.
 """
 
 from __future__ import annotations
@@ -16,17 +17,30 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
-Contestant = Callable[[], float]
+
+class Work(NamedTuple):
+    """What a contestant did, and the seconds it took by its own clock."""
+
+    units: float
+    seconds: float
+
+
+Contestant = Callable[[], float | Work]
 
 
 @dataclass
 class Result:
-    """Units per second of every round, and the contestant's name."""
+    """Units per second of every round, and the contestant's name.
+
+    cells: further columns of its table, by their title.
+    """
 
     name: str
     unit: str
     rates: list[float] = field(default_factory=list)
+    cells: dict[str, str] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -47,26 +61,23 @@ def race(contestants: Mapping[str, Contestant], unit: str, rounds: int = 3) -> l
     for number in range(rounds):
         for name, contestant in contestants.items():
             start = time.perf_counter()
-            units = contestant()
-            results[name].rates.append(units / (time.perf_counter() - start))
+            work = contestant()
+            if not isinstance(work, Work):
+                work = Work(work, time.perf_counter() - start)
+            results[name].rates.append(work.units / work.seconds)
             print(f"  round {number + 1}: {name}: {results[name].rates[-1]:.1f} {unit}", flush=True)
     return list(results.values())
 
 
-def table(
-    results: Sequence[Result], baseline: str, more: Mapping[str, Mapping[str, str]] | None = None
-) -> str:
-    """A markdown table, fastest first, with the ratio to ``baseline``.
-
-    more: further columns by their title: contestant -> cell.
-    """
-    more = more or {}
+def table(results: Sequence[Result], baseline: str) -> str:
+    """A markdown table, fastest first, with the ratio to ``baseline``."""
+    more = list(dict.fromkeys(title for r in results for title in r.cells))
     base = next(r.median for r in results if r.name == baseline)
     titles = ["", results[0].unit, f"x {baseline}", "spread", *more]
     lines = [f"| {' | '.join(titles)} |", f"|-|{'-:|' * (len(titles) - 1)}"]
     for r in sorted(results, key=lambda r: -r.median):
         cells = [r.name, f"{r.median:.1f}", f"{r.median / base:.2f}", f"{r.spread:.0%}"]
-        cells += [column.get(r.name, "") for column in more.values()]
+        cells += [r.cells.get(title, "") for title in more]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

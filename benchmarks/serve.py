@@ -1,8 +1,8 @@
 """Embeddings and text through the real server, beside the libraries people call directly.
 
 ``python benchmarks/serve.py --out docs/benchmarks`` starts a server with the two embedded models,
-lets Atoll, sentence-transformers and transformers take turns on the same texts and prompts, and
-writes ``serve.json`` and ``serve.md``.
+lets Atoll, sentence-transformers and transformers take turns on the same texts and prompts, each
+library in a process of its own, and writes ``serve.json`` and ``serve.md``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import argparse
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tritonclient.grpc as triton
+from apart import contestant, started
 from measure import Contestant, Result, machine, race, save, table, versions
 from texts import mixed_lengths, texts
 
@@ -27,6 +29,10 @@ EMBEDDER, GENERATOR = "all-minilm-l6-v2", "smollm2-135m-instruct"
 EMBEDDER_ID = "sentence-transformers/all-MiniLM-L6-v2"
 GENERATOR_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NUM_TOKENS = 64
+EMBEDDERS = {
+    f"sentence-transformers {dtype}": "sentence_transformers" for dtype in ("fp32", "bf16")
+}
+GENERATORS = {f"transformers {dtype}": "transformers" for dtype in ("fp32", "bf16")}
 
 
 def embed_through_server(url: str, documents: list[str], rows: int = 32) -> Contestant:
@@ -47,17 +53,16 @@ def embed_through_server(url: str, documents: list[str], rows: int = 32) -> Cont
     return run
 
 
-def embed_with_sentence_transformers(documents: list[str], dtype: torch.dtype) -> Contestant:
-    """``SentenceTransformer.encode`` with its own length sorting, batch 32."""
+def sentence_transformers(name: str) -> Callable[[list[str]], None]:
+    """``SentenceTransformer.encode`` sorting by length, batches of 32; name ends in a dtype."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(resolve(EMBEDDER_ID)), device="cpu").to(dtype)
+    model = SentenceTransformer(str(resolve(EMBEDDER_ID)), device="cpu").to(_dtype(name))
 
-    def run() -> float:
+    def embed(documents: list[str]) -> None:
         model.encode(documents, batch_size=32, show_progress_bar=False)
-        return len(documents)
 
-    return run
+    return embed
 
 
 def generate_through_server(url: str, prompts: list[str], concurrency: int) -> Contestant:
@@ -73,27 +78,28 @@ def generate_through_server(url: str, prompts: list[str], concurrency: int) -> C
     return run
 
 
-def generate_with_transformers(
-    prompts: list[str], concurrency: int, dtype: torch.dtype
-) -> Contestant:
-    """``model.generate`` on static, left-padded batches of ``concurrency``."""
+def transformers(name: str) -> Callable[[list[str], int], None]:
+    """``model.generate`` on static, left-padded batches; name ends in a dtype."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = str(resolve(GENERATOR_ID))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(name)).eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
 
-    def run() -> float:
+    def generate(prompts: list[str], concurrency: int) -> None:
         for i in range(0, len(prompts), concurrency):
             batch = tokenizer(prompts[i : i + concurrency], return_tensors="pt", padding=True)
             model.generate(
                 **batch, do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
             )
-        return len(prompts) * NUM_TOKENS
 
-    return run
+    return generate
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.bfloat16 if name.endswith("bf16") else torch.float32
 
 
 def _stream(url: str, prompt: str) -> int:
@@ -159,38 +165,22 @@ def main() -> None:
     documents = texts(mixed_lengths(arguments.texts, 8, 256))
     prompts = texts([64] * 32, seed=1)
     races: dict[str, list[Result]] = {}
-    with ServerProcess.embedded() as server:
-        url = server.grpc_url
-        races["Embedding, all-MiniLM-L6-v2"] = race(
-            {
-                "Atoll fp32, through the server": embed_through_server(url, documents),
-                "sentence-transformers fp32": embed_with_sentence_transformers(
-                    documents, torch.float32
-                ),
-                "sentence-transformers bf16": embed_with_sentence_transformers(
-                    documents, torch.bfloat16
-                ),
-            },
-            "sentences/s",
-            arguments.rounds,
-        )
+    with ExitStack() as stack:
+        url = stack.enter_context(ServerProcess.embedded()).grpc_url
+        embedders = stack.enter_context(started(EMBEDDERS, sentence_transformers))
+        generators = stack.enter_context(started(GENERATORS, transformers))
+        entrants = {"Atoll fp32, through the server": embed_through_server(url, documents)}
+        for name, embed in embedders.items():
+            entrants[name] = contestant(len(documents), embed, documents)
+        races["Embedding, all-MiniLM-L6-v2"] = race(entrants, "sentences/s", arguments.rounds)
         for concurrency in (1, 8, 32):
             chosen = prompts[: max(4, concurrency)]
-            races[f"Generation, SmolLM2-135M, {concurrency} at once"] = race(
-                {
-                    "Atoll fp32, through the server": generate_through_server(
-                        url, chosen, concurrency
-                    ),
-                    "transformers fp32": generate_with_transformers(
-                        chosen, concurrency, torch.float32
-                    ),
-                    "transformers bf16": generate_with_transformers(
-                        chosen, concurrency, torch.bfloat16
-                    ),
-                },
-                "tokens/s",
-                arguments.rounds,
-            )
+            served = generate_through_server(url, chosen, concurrency)
+            entrants = {"Atoll fp32, through the server": served}
+            for name, generate in generators.items():
+                entrants[name] = contestant(len(chosen) * NUM_TOKENS, generate, chosen, concurrency)
+            title = f"Generation, SmolLM2-135M, {concurrency} at once"
+            races[title] = race(entrants, "tokens/s", arguments.rounds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(arguments.out / "serve.json", races)
     report = _report(races)

@@ -71,8 +71,8 @@ def readme(text: str) -> str:
 
 def _intro() -> str:
     return (
-        "Every contestant took turns in one run; the figures are medians of the rounds. Peers run "
-        "in the benchmark's own process, Atoll behind tritonserver and gRPC. All contestants, "
+        "Every contestant took turns in one run; the figures are medians of the rounds. Each peer "
+        "runs in a process of its own, Atoll behind tritonserver and gRPC. All contestants, "
         "spreads, accuracies and latencies: [embeddings](docs/benchmarks/embed.md), "
         "[generation](docs/benchmarks/generate.md), [kernels](docs/benchmarks/kernels.md), "
         "[gateway](docs/benchmarks/gateway.md); where the time goes: "
