@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from measure import machine
@@ -19,6 +20,7 @@ from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
 from atoll.layers import PackedBatch
+from atoll.serving.loading import on_passing_thread
 from atoll.text.encoding import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
@@ -38,13 +40,18 @@ def timed(function: Callable[[], object], repetitions: int = 600) -> str:
 
 
 def measure(dtype: str) -> dict[str, str]:
-    """Times by what was timed."""
+    """Times by what was timed, each on threads that end, as a server's loading does."""
     folder = resolve(MINILM)
-    embedder = Embedder(folder, Settings(model_id=str(folder), dtype=dtype))
+    embedder = on_passing_thread(Embedder, folder, Settings(model_id=str(folder), dtype=dtype))
+    times = on_passing_thread(engine_times, folder, embedder)
+    return times | on_passing_thread(layer_times, folder, embedder)
+
+
+def engine_times(folder: Path, embedder: Embedder) -> dict[str, str]:
+    """From the text to its vector, over the engine's thread."""
     tokenizer = TextEncoder(Tokenizer.load(folder).core, embedder.spec.max_length)
     engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
     options = EmbedOptions(normalize=True, dimensions=None, return_token_embeddings=False)
-    encoded = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
 
     def whole() -> None:
         found = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
@@ -55,21 +62,31 @@ def measure(dtype: str) -> dict[str, str]:
     engine.start()
     times = {"engine, with tokenizer": timed(whole)}
     engine.stop()
+    return times
+
+
+@torch.inference_mode()
+def layer_times(folder: Path, embedder: Embedder) -> dict[str, str]:
+    """The trunk, replayed and call by call, and what a layer is made of."""
+    tokenizer = TextEncoder(Tokenizer.load(folder).core, embedder.spec.max_length)
+    encoded = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
     count = len(encoded.ids)
     bounds = torch.tensor([0, count], dtype=torch.int32)
     batch = PackedBatch(torch.tensor(encoded.ids), torch.arange(count), bounds)
     trunk = embedder.trunk
     layer = trunk.blocks[0]
-    with torch.inference_mode():
-        times["forward"] = timed(lambda: trunk(batch))
-        x = trunk.norm(trunk.words(batch.input_ids), trunk.positions(batch.positions))
-        qkv, wide = layer.qkv(x), layer.up(x, layer.activation)
-        times["a layer: qkv"] = timed(lambda: layer.qkv(x))
-        times["a layer: attention"] = timed(lambda: layer.attention(qkv, batch))
-        times["a layer: out"] = timed(lambda: layer.out(x))
-        times["a layer: up"] = timed(lambda: layer.up(x, layer.activation))
-        times["a layer: down"] = timed(lambda: layer.down(wide))
-        times["a layer: each of two norms"] = timed(lambda: layer.norm1(x, x))
+    times = {
+        "forward, replayed": timed(lambda: embedder.hidden(batch)),
+        "forward, call by call": timed(lambda: trunk(batch)),
+    }
+    x = trunk.norm(trunk.words(batch.input_ids), trunk.positions(batch.positions))
+    qkv, wide = layer.qkv(x), layer.up(x, layer.activation)
+    times["a layer: qkv"] = timed(lambda: layer.qkv(x))
+    times["a layer: attention"] = timed(lambda: layer.attention(qkv, batch))
+    times["a layer: out"] = timed(lambda: layer.out(x))
+    times["a layer: up"] = timed(lambda: layer.up(x, layer.activation))
+    times["a layer: down"] = timed(lambda: layer.down(wide))
+    times["a layer: each of two norms"] = timed(lambda: layer.norm1(x, x))
     return times
 
 

@@ -50,6 +50,16 @@ def test_every_trunk_is_replayed(variant: Variant, dtype: str, tmp_path: Path) -
             assert torch.equal(hidden, encoder.trunk(text))
 
 
+def test_the_same_text_again_and_again(tmp_path: Path) -> None:
+    write(TRUNKS[0], tmp_path)
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        for ids in ([0], [7, 7, 7], [VOCAB - 1] * 5):
+            expected = encoder.trunk(batch(ids))
+            assert all(torch.equal(encoder.hidden(batch(ids)), expected) for _ in range(4))
+    assert encoder.hidden.tapes is not None and encoder.hidden.tapes.num_checked == 3
+
+
 def test_types_of_tokens_are_theirs(tmp_path: Path) -> None:
     write(next(v for v in TRUNKS if v.name.startswith("bert")), tmp_path)
     encoder = Embedder(tmp_path, Settings())

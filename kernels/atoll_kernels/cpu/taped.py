@@ -71,6 +71,11 @@ class Taped(Generic[K]):
         """Shapes that are replayed."""
         return sum(recorded.is_checked for recorded in self._recorded.values())
 
+    def is_unchecked(self, shape: K) -> bool:
+        """Whether a shape is recorded, and its next step could be the check."""
+        recorded = self._recorded.get(shape)
+        return recorded is not None and not recorded.is_checked
+
     def run(self, shape: K, witness: Witness) -> Outputs:
         """A step; the next one of that shape overwrites what this one returns."""
         recorded = self._recorded.get(shape)

@@ -39,9 +39,14 @@ class ShortTexts:
         kept = self._batches.get(shape)
         if kept is None:
             kept = self._batches[shape] = _copied(batch)
-        kept.input_ids.copy_(batch.input_ids)
         if kept.token_type_ids is not None and batch.token_type_ids is not None:
             kept.token_type_ids.copy_(batch.token_type_ids)
+        if self.tapes.is_unchecked(shape):
+            # The same text may come again and again, and says nothing about others.
+            ids = batch.input_ids
+            kept.input_ids.copy_(torch.where(ids > 0, ids - 1, ids + 1))
+            self.tapes.run(shape, kept.input_ids.numpy())
+        kept.input_ids.copy_(batch.input_ids)
         (hidden,) = self.tapes.run(shape, kept.input_ids.numpy())
         # The next text of this length overwrites it.
         return hidden.clone()
