@@ -1,7 +1,7 @@
 // Attention over packed sequences and over a paged cache: cuts the work into items of similar cost
 // and gives them to threads, the dearest first.
 
-#include "attention.h"
+#include "few.h"
 
 #include <memory>
 
@@ -81,11 +81,16 @@ void attend(const AttentionArgs& args) {
         partials.push_back({next + rows * row, next + rows * (row + 1), (Floats*)next});
     const bool serial = args.threads < 2 || p.cost * a.group * a.D < kSerial;
     const int64_t count = p.items.size();
+    const FewRows<T, Policy> few{a};
+    const auto run = [&](const Item& item) {
+        item.count * a.group <= kFewRows ? few.run(item, partials.data())
+                                         : a.run(item, partials.data());
+    };
     if (serial) {
-        for (int64_t i = 0; i < count; ++i) a.run(p.items[i], partials.data());
+        for (int64_t i = 0; i < count; ++i) run(p.items[i]);
     } else {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(args.threads)
-        for (int64_t i = 0; i < count; ++i) a.run(p.items[i], partials.data());
+        for (int64_t i = 0; i < count; ++i) run(p.items[i]);
     }
     for (const auto& [item, parts] : p.divided) a.merge(item, partials.data() + item.part, parts);
 }

@@ -140,8 +140,9 @@ struct Attention {
         }
     }
 
-    // Scores of panels [p0, p1) to powers, in place of which `powers` gets them; keys outside
-    // [lo, hi) become 0. Returns what earlier sums are to be multiplied by.
+    // Scores of panels [p0, p1) to powers, which `powers` gets as words or, if Wide, as floats; keys
+    // outside [lo, hi) become 0. Returns what earlier sums are to be multiplied by.
+    template <bool Wide = kPer == 1>
     INLINE float softmax(Floats* scores, const float* bias, int64_t p0, int64_t p1, int64_t lo,
                          int64_t hi, uint32_t* powers, float& maximum, float& total) const {
         const float scale = (float)args.scale * kLog2e, lowest = -INFINITY;
@@ -166,7 +167,7 @@ struct Attention {
                 x = (at >= splat((int32_t)lo)) & (at < splat((int32_t)hi)) ? x : Floats{};
             }
             sums += x;
-            if constexpr (kPer == 1)
+            if constexpr (Wide)
                 store_raw(powers + (p - p0) * W, x);
             else
                 store_raw(powers + (p - p0) * W / 2, narrow(x));
@@ -239,7 +240,14 @@ struct Attention {
                                  (p1 - p0) * W / kPer, values + r * panels, panels, panels, true);
             }
         }
+        finish(item, partials, maxima, sums, values);
+    }
+
+    // Stores an item's rows, or what the other parts of its keys are to be added to.
+    void finish(const Item& item, Partial* partials, const float* maxima, const float* sums,
+                const Floats* values) const {
         if (item.part < 0) return write(item, values, sums);
+        const int64_t rows = item.count * group;
         Partial& partial = partials[item.part];
         std::copy_n(maxima, rows, partial.maxima);
         std::copy_n(sums, rows, partial.sums);
