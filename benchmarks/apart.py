@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -41,7 +42,11 @@ class Apart(Generic[Answer]):
 
     def __enter__(self) -> Apart[Answer]:
         """Returns once it is built."""
+        # Atoll has set it for itself (``atoll/__init__.py``); a peer gets its library's own default.
+        spin = os.environ.pop("GOMP_SPINCOUNT", None)
         self._process.start()
+        if spin is not None:
+            os.environ["GOMP_SPINCOUNT"] = spin
         # Only the child may hold its end, or its death would not be seen.
         self._theirs.close()
         self._received()
