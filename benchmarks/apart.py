@@ -42,7 +42,7 @@ class Apart(Generic[Answer]):
 
     def __enter__(self) -> Apart[Answer]:
         """Returns once it is built."""
-        # Atoll has set it for itself (``atoll/__init__.py``); a peer gets its library's own default.
+        # Atoll has set it for itself (``atoll/__init__.py``); a peer gets its library's default.
         spin = os.environ.pop("GOMP_SPINCOUNT", None)
         self._process.start()
         if spin is not None:

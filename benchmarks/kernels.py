@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from kernel_cases import Case, repeated
+from kernels_rows import attention_cases, row_cases
 from measure import Contestant, Result, machine, plot, race, save, table, versions
 from torch import Tensor
 
@@ -24,7 +24,6 @@ import atoll_kernels as kernels
 
 # Weights that a contestant goes through in turn, so that they come from memory as in a model.
 _WEIGHT_BYTES = 96 << 20
-_SECONDS = 0.03
 _PEAK_SIZE = 2048
 # Our contestants: their scheme and dtype, what they are multiplied in, and bytes a weight.
 OURS = {
@@ -49,17 +48,6 @@ class Layer:
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One race. ceilings: what each contestant could reach at most, in the unit."""
-
-    title: str
-    unit: str
-    contestants: Mapping[str, Contestant]
-    baseline: str
-    ceilings: Mapping[str, float]
-
-
 LAYERS = (
     Layer("MiniLM, up", 1536, 384, (32, 512, 4096)),
     Layer("bge-base, up", 3072, 768, (32, 2048)),
@@ -67,24 +55,6 @@ LAYERS = (
     Layer("SmolLM2-135M, head", 49152, 576, (1, 8, 32)),
     Layer("Llama 1.1B, gate and up", 11264, 2048, (1, 8, 32, 512)),
 )
-
-
-def repeated(work: Callable[[], object], units: float) -> Contestant:
-    """Runs ``work``, ``units`` each time, for a while, and counts what it does at its median pace.
-
-    A call during which the machine did something else takes a hundred times as long as the others.
-    """
-
-    def run() -> float:
-        start = time.perf_counter()
-        times: list[float] = []
-        while len(times) < 5 or time.perf_counter() - start < _SECONDS:
-            before = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - before)
-        return units * (time.perf_counter() - start) / statistics.median(times)
-
-    return run
 
 
 def measured_ceilings(rounds: int) -> tuple[list[Result], dict[str, float]]:
@@ -169,7 +139,8 @@ def main() -> None:
     tables = []
     with torch.inference_mode():
         results, peaks = measured_ceilings(arguments.rounds)
-        for case in linear_cases(peaks):
+        cases = linear_cases(peaks), row_cases(peaks), attention_cases(peaks)
+        for case in itertools.chain(*cases):
             print(case.title)
             races[case.title] = found = race(case.contestants, case.unit, arguments.rounds)
             for r in found:
