@@ -5,8 +5,9 @@ SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32
 tokens/s, time to the first token, time per token after it, and how much of the answer is the one of
 transformers in float32. All get
 the same prompts, as token ids, and give answers of the same length. Every library runs in a process
-of its own, built once, and is timed there: the pipe to it costs it nothing. After every race it
-writes ``generate.json``, ``.md`` and ``.svg``, and keeps what they hold of other races of the day.
+of its own, built once, and is timed there: the pipe to it costs it nothing. Float32 races where
+memory holds it beside all others. After every race it writes ``generate.json``, ``.md`` and
+``.svg``, and keeps what they hold of other races of the day.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 import tritonclient.grpc as triton
-from apart import contestant, timed
-from generate_peers import MAX_SEQUENCES, MAX_TOKENS, Generate, peers
+from apart import Apart, contestant, timed
+from generate_peers import MAX_SEQUENCES, MAX_TOKENS, Generate, built, peers
 from measure import Result, machine, plot, race, save, table, versions
 
 from atoll.catalogue import entry_for, read_model
@@ -40,7 +42,6 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 PACKAGES = ["torch", "transformers", "ctranslate2", "llama_cpp_python"]
 BASELINE = "transformers bf16"
 REFERENCE = "transformers fp32"
-TITLES = {"smollm2": "SmolLM2-135M", "1.1b": "Llama 1.1B (random weights)"}
 PROMPT_TOKENS = 64
 COMPARED_PROMPTS, COMPARED_TOKENS = 32, 32
 METHOD = (
@@ -49,6 +50,20 @@ METHOD = (
     f"before its first difference to that of {REFERENCE}; the mean of {COMPARED_PROMPTS} prompts, "
     "answered at once, measured once for all races of a model."
 )
+
+
+class Model(NamedTuple):
+    """A title, and the GB that all contestants take together, with those in float32 and without."""
+
+    title: str
+    gb: int
+    gb_without_fp32: int
+
+
+MODELS = {
+    "smollm2": Model("SmolLM2-135M", 8, 6),
+    "1.1b": Model("Llama 1.1B (random weights)", 28, 18),
+}
 
 
 @dataclass
@@ -140,15 +155,6 @@ def agreement(found: list[list[int]], expected: list[list[int]]) -> float:
     return statistics.mean(shares)
 
 
-def agreements(contestants: Mapping[str, Generate], prompts: list[list[int]]) -> dict[str, float]:
-    """Every contestant's agreement with ``REFERENCE``, all prompts at once."""
-    expected = contestants[REFERENCE](prompts, COMPARED_TOKENS)
-    return {
-        name: agreement(generate(prompts, COMPARED_TOKENS), expected)
-        for name, generate in contestants.items()
-    }
-
-
 def measured(
     contestants: Mapping[str, Generate],
     streams: Mapping[str, Streams],
@@ -197,6 +203,18 @@ def random_llama(cache: Path) -> Path:
     return folder
 
 
+def has_memory_for_fp32(model: Model) -> bool:
+    """Whether contestants in float32 fit beside all others; prints where they do not."""
+    gb = psutil.virtual_memory().total / (1 << 30)
+    if gb < model.gb:
+        print(
+            f"  {model.title}: no float32, with which all contestants take {model.gb} GB "
+            f"(without, {model.gb_without_fp32} GB)",
+            flush=True,
+        )
+    return gb >= model.gb
+
+
 def earlier(out: Path, head: str) -> dict[str, list[Result]]:
     """What another run left in ``out`` for the same page: same machine, date, versions, lengths."""
     page, races = out / "generate.md", out / "generate.json"
@@ -217,13 +235,43 @@ def write(out: Path, head: str, races: Mapping[str, Sequence[Result]]) -> str:
     return report
 
 
+def races_of(
+    model: str, prompts: list[list[int]], arguments: argparse.Namespace
+) -> Iterator[tuple[str, list[Result]]]:
+    """Title and results of every race of the model, one after the other."""
+    cache, count = arguments.cache, arguments.tokens
+    folder = resolve(SMOLLM2) if model == "smollm2" else random_llama(cache)
+    without_fp32 = not has_memory_for_fp32(MODELS[model])
+    dtypes = [d for d in arguments.dtypes if not (without_fp32 and d == "fp32")]
+    compared = prompts[:COMPARED_PROMPTS]
+    # Before the others, which may not leave it the memory.
+    with Apart(REFERENCE, built, REFERENCE, folder, cache) as reference:
+        expected = reference(compared, COMPARED_TOKENS)
+    with ExitStack() as stack:
+        libraries = stack.enter_context(peers(folder, cache, without_fp32))
+        url = stack.enter_context(served(folder, dtypes)).grpc_url
+        streams = {f"Atoll {dtype}, served": Streams(url, dtype) for dtype in dtypes}
+        contestants = {**libraries, **{name: s.generate for name, s in streams.items()}}
+        same = {
+            name: f"{agreement(generate(compared, COMPARED_TOKENS), expected):.0%}"
+            for name, generate in contestants.items()
+        }
+        for concurrency in arguments.concurrency:
+            title = f"{MODELS[model].title}, {concurrency} at once"
+            print(title, flush=True)
+            results = measured(contestants, streams, prompts[:concurrency], count, arguments.rounds)
+            for r in results:
+                r.cells["as fp32"] = same[r.name]
+            yield title, results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--models", nargs="+", choices=list(TITLES), default=["smollm2"])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["smollm2"])
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     cache = Path(tempfile.gettempdir()) / "atoll-generate"
     parser.add_argument("--cache", type=Path, default=cache)
@@ -235,23 +283,9 @@ def main() -> None:
     head = f"{machine()}; {versions(PACKAGES)}\n\n{METHOD.format(tokens=arguments.tokens)}"
     races = earlier(arguments.out, head)
     for model in arguments.models:
-        folder = resolve(SMOLLM2) if model == "smollm2" else random_llama(arguments.cache)
-        with ExitStack() as stack:
-            libraries = stack.enter_context(peers(folder, arguments.cache))
-            url = stack.enter_context(served(folder, arguments.dtypes)).grpc_url
-            streams = {f"Atoll {dtype}, served": Streams(url, dtype) for dtype in arguments.dtypes}
-            contestants = {**libraries, **{name: s.generate for name, s in streams.items()}}
-            same = agreements(contestants, prompts[:COMPARED_PROMPTS])
-            for concurrency in arguments.concurrency:
-                title = f"{TITLES[model]}, {concurrency} at once"
-                print(title, flush=True)
-                results = measured(
-                    contestants, streams, prompts[:concurrency], arguments.tokens, arguments.rounds
-                )
-                for r in results:
-                    r.cells["as fp32"] = f"{same[r.name]:.0%}"
-                races[title] = results
-                report = write(arguments.out, head, races)
+        for title, results in races_of(model, prompts, arguments):
+            races[title] = results
+            report = write(arguments.out, head, races)
     print(report)
 
 

@@ -24,9 +24,16 @@ MAX_SEQUENCES = 32
 MAX_TOKENS = 256
 
 
-def peers(folder: Path, cache: Path) -> AbstractContextManager[Mapping[str, Generate]]:
+def peers(
+    folder: Path, cache: Path, without_fp32: bool = False
+) -> AbstractContextManager[Mapping[str, Generate]]:
     """Every peer that is installed, in a process of its own."""
-    return started({name: package for name, (package, _) in _PEERS.items()}, built, folder, cache)
+    packages = {
+        name: package
+        for name, (package, _) in _PEERS.items()
+        if not (without_fp32 and name.endswith("fp32"))
+    }
+    return started(packages, built, folder, cache)
 
 
 def built(name: str, folder: Path, cache: Path) -> Generate:
@@ -86,7 +93,8 @@ def _llama_cpp(kind: str) -> Callable[[Path, Path], Generate]:
         import llama_cpp
         from gguf_copy import quantized
 
-        llama = LlamaCpp(llama_cpp, quantized(folder, cache, kind))
+        with _quiet():
+            llama = LlamaCpp(llama_cpp, quantized(folder, cache, kind))
         return llama.generate
 
     return build
@@ -97,18 +105,17 @@ class LlamaCpp:
 
     def __init__(self, llama_cpp: Any, path: Path) -> None:
         self._lib = llama_cpp
-        with _quiet():
-            llama_cpp.llama_backend_init()
-            self._model = llama_cpp.llama_model_load_from_file(
-                str(path).encode(), llama_cpp.llama_model_default_params()
-            )
-            parameters = llama_cpp.llama_context_default_params()
-            parameters.n_ctx = MAX_SEQUENCES * MAX_TOKENS
-            parameters.n_batch = parameters.n_ubatch = 2048
-            parameters.n_seq_max = MAX_SEQUENCES
-            parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
-            self._context = llama_cpp.llama_init_from_model(self._model, parameters)
-            self._batch = llama_cpp.llama_batch_init(2048, 0, 1)
+        llama_cpp.llama_backend_init()
+        self._model = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = MAX_SEQUENCES * MAX_TOKENS
+        parameters.n_batch = parameters.n_ubatch = 2048
+        parameters.n_seq_max = MAX_SEQUENCES
+        parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        self._batch = llama_cpp.llama_batch_init(2048, 0, 1)
         vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
 
@@ -156,7 +163,7 @@ class LlamaCpp:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """llama.cpp writes what it loads to standard error."""
+    """llama.cpp writes what it converts and loads to standard error."""
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
