@@ -27,6 +27,7 @@ from atoll.models.registry import Checkpoint, load_decoder
 from atoll.text.encoding import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
+from atoll_kernels.cpu.native import library
 
 EMBEDDER_ID = "sentence-transformers/all-MiniLM-L6-v2"
 GENERATOR_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -34,6 +35,10 @@ DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 CPU = torch.device("cpu")
 WINDOW = 512
 _NOTE = """
+Of int4, a weight takes 4.5 bits, and 32 / in_features for its output's factors: groups of 32 inputs
+have a scale and an offset of a byte each. On CPUs without instructions for bfloat16 torch's kernel
+takes 6, both in float32. The head stays in int8.
+
 The embedded SmolLM2 was published in 4 bits (GGUF's Q4_1, its head in 8), so that int4 costs it
 little; MiniLM, published in float32, shows what 4 bits cost a model that never saw them.
 """
@@ -133,12 +138,14 @@ def perplexity(ids: Sequence[int], dtype: str) -> float:
 
 def report(num_paragraphs: int, num_tokens: int) -> str:
     """The page: both tables, and how they were made."""
+    native = library()
     texts, names = paragraphs(num_paragraphs)
     exact = vectors(texts, "float32")
     lines = [
         "# Accuracy of the dtypes on CPU",
         "",
-        f"`python benchmarks/accuracy.py` on {machine()}; {versions(['torch', 'tokenizers'])}.",
+        f"`python benchmarks/accuracy.py` on {machine()}; {versions(['torch', 'tokenizers'])};",
+        f"native kernels: {'none' if native is None else native.level.name}.",
         "The texts are the help topics that come with Python (`pydoc_data.topics`).",
         "",
         f"## Embeddings: all-MiniLM-L6-v2, {len(texts)} paragraphs",

@@ -30,7 +30,7 @@ OURS = {
     "Atoll fp32": ("dense", torch.float32, "fp32", 4.0),
     "Atoll bf16": ("dense", torch.bfloat16, "bf16", 2.0),
     "Atoll int8": ("int8", torch.bfloat16, "int8", 1.0),
-    "Atoll int4": ("int4", torch.bfloat16, "int8", 0.625),
+    "Atoll int4": ("int4", torch.bfloat16, "int8", 0.5625),
 }
 TORCH = {
     "torch fp32": (torch.float32, "fp32", 4.0),

@@ -2,7 +2,8 @@
 
 Rows of x get a scale for every group of inputs and not one for the row: a few large activations,
 which every language model has, then cost only their own group its steps. Weights of 4 bits stay so
-in memory and are widened in registers, at any number of rows.
+in memory and are widened in registers, at any number of rows; where the CPU has AMX, many rows meet
+them in bfloat16 (native/src/widened.h).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.cpu.linear_int4 import Arranged, quantize
+from atoll_kernels.cpu.int4_groups import Groups, quantize_in_bytes
+from atoll_kernels.cpu.linear_int4 import Arranged
 from atoll_kernels.cpu.linear_int8 import quantize_weight
 from atoll_kernels.cpu.native import library
 from atoll_kernels.cpu.tape import empty
@@ -43,7 +45,7 @@ def pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLin
     """Quantises by groups of inputs; None without VNNI, or if groups do not fit the shape."""
     if not is_fast() or group_size not in _INT4_GROUPS or weight.shape[1] % group_size:
         return None
-    return pack4(*quantize(weight, group_size), bias)
+    return pack4(quantize_in_bytes(weight, group_size), bias)
 
 
 def pack_arranged(found: Arranged, bias: Tensor | None) -> PackedLinear | None:
@@ -51,7 +53,7 @@ def pack_arranged(found: Arranged, bias: Tensor | None) -> PackedLinear | None:
     size = found.codes.shape[1] // found.scales.shape[1]
     if not is_fast() or size not in _INT4_GROUPS:
         return None
-    packed = pack4(found.codes, found.scales, found.zeros, bias)
+    packed = pack4(Groups(found.codes, found.scales, found.zeros), bias)
     packed.extra["order"] = found.order
     return packed
 
@@ -76,19 +78,34 @@ def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
     )
 
 
-def pack4(codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None) -> PackedLinear:
-    """See ``linear_int4.quantize_groups`` for codes (outputs, inputs), scales and zeros."""
+def pack4(groups: Groups, bias: Tensor | None) -> PackedLinear:
+    """Scales and zeros of floats are rounded to bfloat16."""
     block = _block()
-    out_features, in_features = codes.shape
-    rows = -out_features % block
-    padded = F.pad(codes.to(torch.uint8), (0, 0, 0, rows))
+    out_features, in_features = groups.codes.shape
+    padded = F.pad(groups.codes.to(torch.uint8), (0, 0, 0, -out_features % block))
     halves = padded.view(-1, block, in_features // 8, 2, 4)
     words = (halves[..., 0, :] | halves[..., 1, :] << 4).transpose(1, 2).contiguous()
-    both = F.pad(torch.stack([scales, zeros]).to(torch.bfloat16), (0, 0, 0, rows))
-    by_block = both.view(2, -1, block, both.shape[-1]).permute(1, 3, 0, 2).contiguous()
-    extra = {"bits": 4, "group": in_features // scales.shape[1]}
-    tensors = (words, by_block)
-    return PackedLinear(LAYOUT, "int4", in_features, out_features, tensors, _wide(bias), extra)
+    tensors: tuple[Tensor, ...]
+    if groups.factors is None:
+        tensors = (_by_block(groups.scales, groups.zeros, torch.bfloat16),)
+    else:
+        of_scales, of_zeros = groups.factors[:, :1], groups.factors[:, 1:]
+        tensors = (
+            _by_block(groups.scales, groups.zeros.view(torch.uint8), torch.uint8),
+            _by_block(of_scales, of_zeros, torch.bfloat16),
+        )
+    extra = {"bits": 4, "group": in_features // groups.scales.shape[1]}
+    return PackedLinear(
+        LAYOUT, "int4", in_features, out_features, (words, *tensors), _wide(bias), extra
+    )
+
+
+def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of (out_features, n) each: (blocks, n, 2, block)."""
+    block = _block()
+    both = torch.stack([scales.to(dtype), zeros.to(dtype)])
+    padded = F.pad(both, (0, 0, 0, -scales.shape[0] % block))
+    return padded.view(2, -1, block, scales.shape[1]).permute(1, 3, 0, 2).contiguous()
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
@@ -99,10 +116,11 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
         return linear(x.float().contiguous(), packed, activation).to(x.dtype)
     if (order := packed.extra.get("order")) is not None:
         x = x.index_select(1, order)
-    weight, scales = packed.tensors
+    weight, scales, *factors = packed.tensors
     out = empty((x.shape[0], packed.out_features), x.dtype)
     native.grouped(
         x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
+        factors[0].data_ptr() if factors else 0,
         0 if packed.bias is None else packed.bias.data_ptr(), x.shape[0], packed.in_features,
         packed.out_features, x.stride(0), packed.extra["group"], packed.extra["bits"],
         _KINDS.get(activation, -1), x.dtype == torch.bfloat16, torch.get_num_threads(),

@@ -1,9 +1,7 @@
-"""Linear layers with 4-bit weights on CPU: groups of inputs share a scale and a zero.
+"""Linear layers with 4-bit weights on CPU by torch's kernel, where there is no native one.
 
-``weight[n, k] = (codes[n, k] - 8) * scales[k // group, n] + zeros[k // group, n]``
-
-With groups of 32 and bfloat16 scales and zeros a weight takes 5 bits, as in GGUF's Q4_1. Groups of
-64 would take 4.5, and raise the perplexity of SmolLM2, whose weights come in groups of 32, by 38%.
+It takes scales and zeros of the dtype of x alone: 5 bits a weight with groups of 32, and 6 if x is
+float32. See ``int4_groups`` for the formula.
 """
 
 from typing import NamedTuple
@@ -12,13 +10,12 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.cpu.int4_groups import quantize
 from atoll_kernels.linear import PackedLinear
 
 LAYOUT = "torch-int4"
 GROUP_SIZES = (32, 64, 128, 256)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Output features quantised at a time, which bounds the memory it takes.
-_SLICE = 4096
 
 
 def pack(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
@@ -26,14 +23,14 @@ def pack(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear |
     out_features, in_features = weight.shape
     if not _fits(out_features, in_features, group_size) or weight.dtype not in _FLOATS:
         return None
-    codes, scales, zeros = quantize(weight, group_size)
+    codes, scales, zeros, _ = quantize(weight, group_size)
     return _packed(codes, scales.t(), zeros.t(), group_size, bias, weight.dtype, None)
 
 
 class Arranged(NamedTuple):
     """A checkpoint's codes (out_features, in_features) with their inputs sorted by group.
 
-    scales, zeros: (out_features, groups), as in the formula above. order: of the inputs, if they
+    scales, zeros: (out_features, groups), as in the formula. order: of the inputs, if they
     were not sorted.
     """
 
@@ -78,33 +75,6 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     if packed.bias is not None:
         out.add_(packed.bias)
     return out if activation is None else ACTIVATIONS[activation](out)
-
-
-def quantize(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``quantize_groups``, some outputs at a time."""
-    parts = [quantize_groups(part, size) for part in weight.split(_SLICE)]
-    codes, scales, zeros = (torch.cat(found) for found in zip(*parts, strict=True))
-    return codes, scales, zeros
-
-
-def quantize_groups(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """16 levels between the least and the largest weight of each group.
-
-    Narrower ranges, searched for by squared error, gain 1% of it and take three times as long.
-
-    weight: (out_features, in_features). Returns codes (out_features, in_features) int32, and
-    scales and zeros (out_features, groups), float32 values that bfloat16 holds exactly.
-    """
-    values = weight.float().unflatten(1, (-1, size))
-    low, high = values.aminmax(dim=2, keepdim=True)
-    scales = _rounded(((high - low) / 15).clamp_min(1e-12))
-    zeros = _rounded((low + high) / 2 + scales / 2)
-    codes = ((values - zeros) / scales).round_().clamp_(-8, 7).add_(8)
-    return codes.flatten(1).int(), scales.squeeze(2), zeros.squeeze(2)
-
-
-def _rounded(values: Tensor) -> Tensor:
-    return values.to(torch.bfloat16).float()
 
 
 def _fits(out_features: int, in_features: int, group_size: int) -> bool:

@@ -11,29 +11,39 @@ from torch import Tensor
 
 import atoll_kernels as kernels
 from atoll_kernels.cpu import linear_grouped
-from atoll_kernels.cpu.linear_int4 import quantize_groups
+from atoll_kernels.cpu.int4_groups import Groups, quantize, quantize_in_bytes
 from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu.native.build import Level
 from atoll_kernels.linear import PackedLinear
 
 DTYPES = (torch.float32, torch.bfloat16)
 EPS = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
-# (rows, out_features, in_features): tiles and blocks that are not full, more rows than a chunk.
+# (rows, out_features, in_features): tiles and blocks that are not full, more rows than a chunk, and
+# more inputs than are widened at a time.
 SHAPES = (
     (0, 8, 64),
     (1, 33, 64),
+    (1, 40, 32),
     (5, 70, 192),
     (7, 1, 128),
+    (11, 40, 96),
+    (12, 33, 32),
     (33, 130, 64),
     (20, 64, 128),
+    (40, 70, 608),
     (200, 40, 256),
+    (300, 40, 64),
 )
+# As in widened.h: so many rows meet 4-bit weights as bfloat16 where the CPU has AMX.
+LEAST_WIDENED = 12
 
 
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)
-def _level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(linear_grouped, "library", lambda: native(request.param))
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Level:
+    found: Level = request.param
+    monkeypatch.setattr(linear_grouped, "library", lambda: native(found))
     torch.manual_seed(0)
-    yield
+    return found
 
 
 def on_grid(rows: int, in_features: int, dtype: torch.dtype) -> Tensor:
@@ -47,28 +57,57 @@ def packings(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[PackedLinear
     """Packed layers, and the weights (float64) that they stand for."""
     codes, scales = quantize_weight(weight)
     yield linear_grouped.pack8(codes, scales, bias), codes.double() * scales[:, None].double()
-    for size in (32, 64):
-        codes, scales, zeros = quantize_groups(weight, size)
-        levels = (codes.double() - 8).unflatten(1, (-1, size))
-        dense = levels * scales[..., None].double() + zeros[..., None].double()
-        yield linear_grouped.pack4(codes, scales, zeros, bias), dense.flatten(1)
+    for size in (32, 64, 128):
+        if weight.shape[1] % size == 0:
+            for groups in (quantize(weight, size), quantize_in_bytes(weight, size)):
+                yield linear_grouped.pack4(groups, bias), dense_of(groups, size)
+
+
+def dense_of(groups: Groups, size: int) -> Tensor:
+    """By the formula of ``int4_groups``, in float64."""
+    scales, zeros = groups.scales.double(), groups.zeros.double()
+    if groups.factors is not None:
+        scales, zeros = scales * groups.factors[:, :1], zeros * groups.factors[:, 1:]
+    levels = (groups.codes.double() - 8).unflatten(1, (-1, size))
+    return (levels * scales[..., None] + zeros[..., None]).flatten(1)
+
+
+def as_multiplied(dense: Tensor, packed: PackedLinear, rows: int, level: Level) -> Tensor:
+    """What the kernel makes of the weights; ties between two bfloat16 go away from zero."""
+    if level.name != "amx" or packed.scheme != "int4" or rows < LEAST_WIDENED:
+        return dense
+    bits = dense.float().view(torch.int32) + 0x8000
+    return (bits & ~0xFFFF).view(torch.float32).double()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_equals_its_integers(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+def test_equals_its_weights(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) -> None:
     rows, out_features, in_features = shape
     weight, bias = torch.randn(out_features, in_features) / in_features, torch.randn(out_features)
     x = on_grid(rows, in_features, dtype)
     for added in (None, bias):
         for packed, dense in packings(weight, added):
-            sums = x.double() @ dense.t()
+            sums = x.double() @ as_multiplied(dense, packed, rows, level).t()
             sums = sums if added is None else sums + added.double()
             for activation in (None, "gelu", "gelu_new", "relu", "silu", "tanh"):
                 act = kernels.ACTIVATIONS.get(activation or "", lambda v: v)
                 found, wanted = linear_grouped.linear(x, packed, activation), act(sums)
                 assert found.dtype == dtype and found.shape == wanted.shape
                 assert bool(((found - wanted).abs() <= EPS[dtype] * (1 + sums.abs())).all())
+
+
+@pytest.mark.parametrize("in_features", [32, 576])
+def test_bytes_of_a_weight(in_features: int) -> None:
+    """4 bits, two bytes for each group of 32, and two bfloat16 for each output."""
+    weight = torch.randn(96, in_features)
+    packed = linear_grouped.pack4(quantize_in_bytes(weight, 32), None)
+    bits = 8 * sum(tensor.nbytes for tensor in packed.tensors)
+    assert bits == 4.5 * weight.numel() + 32 * 96
+    own = linear_grouped.pack_int4(weight, None, 32)
+    assert (own is not None) == linear_grouped.is_fast()
+    if own is not None:
+        assert [tensor.nbytes for tensor in own.tensors] == [t.nbytes for t in packed.tensors]
 
 
 @pytest.mark.parametrize("in_features", [1, 7, 65, 300])
@@ -102,20 +141,30 @@ def test_other_layouts_dtypes_and_activations() -> None:
     torch.testing.assert_close(half, wanted.half())
 
 
+@pytest.mark.parametrize("distance", [200, 201])
+def test_rows_inside_of_others(distance: int) -> None:
+    x = on_grid(20, distance, torch.bfloat16)[:, 64:128]
+    for packed, _ in packings(torch.randn(40, 64), None):
+        wanted = linear_grouped.linear(x.contiguous(), packed, None)
+        assert torch.equal(linear_grouped.linear(x, packed, None), wanted)
+
+
+@pytest.mark.parametrize("rows", [9, 20])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_stays_so_in_its_row(bad: float) -> None:
+def test_what_is_not_finite_stays_so_in_its_row(bad: float, rows: int) -> None:
     weight = torch.randn(40, 64)
-    x = on_grid(9, 64, torch.float32)
+    x = on_grid(rows, 64, torch.float32)
     for packed, _ in packings(weight, None):
         clean = linear_grouped.linear(x, packed, None)
         spoilt = x.clone()
         spoilt[4, 40] = bad
         found = linear_grouped.linear(spoilt, packed, None)
         assert not bool(torch.isfinite(found[4]).any())
-        others = [row for row in range(9) if row != 4]
+        others = [row for row in range(rows) if row != 4]
         assert torch.equal(found[others], clean[others])
 
 
 def test_rows_of_zeros() -> None:
     for packed, _ in packings(torch.randn(40, 64), None):
-        assert not bool(linear_grouped.linear(torch.zeros(9, 64), packed, None).any())
+        for rows in (9, 20):
+            assert not bool(linear_grouped.linear(torch.zeros(rows, 64), packed, None).any())

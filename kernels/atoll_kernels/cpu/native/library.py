@@ -79,7 +79,7 @@ class Library:
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
             linear=Kernel(opened, "atoll_linear", 11, 0),
-            grouped=Kernel(opened, "atoll_grouped", 14, 0),
+            grouped=Kernel(opened, "atoll_grouped", 15, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
         )
