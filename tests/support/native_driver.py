@@ -12,13 +12,11 @@ from unittest import mock
 
 import torch
 
-from atoll_kernels.cpu import activation, attention, linear_grouped, linear_native, norm, rope
-from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
-from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu import activation, attention, linear_native, norm, rope
 from atoll_kernels.cpu.native.build import LEVELS, build
 from atoll_kernels.cpu.native.library import Library, openmp
 
-MODULES = (activation, attention, linear_grouped, linear_native, norm, rope)
+MODULES = (activation, attention, linear_native, norm, rope)
 
 
 def main(level_name: str, sanitizers: str) -> None:
@@ -32,7 +30,6 @@ def main(level_name: str, sanitizers: str) -> None:
         _attention(dtype)
         _rows(dtype)
         _linear(dtype, library.width)
-        _grouped(dtype)
     print("clean")
 
 
@@ -76,24 +73,11 @@ def _rows(dtype: torch.dtype) -> None:
 
 
 def _linear(dtype: torch.dtype, width: int) -> None:
-    for rows, inputs, outs in ((1, 30, 5), (67, 34, 40)):
+    for rows, inputs, outs in ((1, 30, 5), (67, 34, 40), (67, 64, 40), (300, 96, 70)):
         x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outs, inputs).to(dtype)
         bias = torch.randn(outs)
         if dtype == torch.float32 or width == 16:
             linear_native.linear(x, linear_native.pack_floats(weight, bias, width), None)
-
-
-def _grouped(dtype: torch.dtype) -> None:
-    for outs, inputs in ((5, 32), (40, 352)):
-        weight, bias = torch.randn(outs, inputs), torch.randn(outs)
-        layers = [
-            linear_grouped.pack8(*quantize_weight(weight), bias),
-            linear_grouped.pack4(quantize(weight, 32), bias),
-            linear_grouped.pack4(quantize_in_bytes(weight, 32), None),
-        ]
-        for rows in (1, 8, 270):
-            for layer in layers:
-                linear_grouped.linear(torch.randn(rows, inputs).to(dtype), layer, "gelu")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import native_driver
 import pytest
-from native import LEVELS, native
+from native import BEST, LEVELS, native
 
 from atoll_kernels.cpu.native import build as building
 from atoll_kernels.cpu.native.library import openmp
@@ -146,7 +146,7 @@ def test_sanitizers_find_nothing() -> None:
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     }  # fmt: skip
     # Here, since a compiler that has the runtimes loaded takes a minute.
-    building.build(LEVELS[-1], openmp(), SANITIZERS)
-    driver = [sys.executable, native_driver.__file__, LEVELS[-1].name, SANITIZERS]
+    building.build(BEST, openmp(), SANITIZERS)
+    driver = [sys.executable, native_driver.__file__, BEST.name, SANITIZERS]
     done = subprocess.run(driver, env=environment, capture_output=True, text=True, timeout=240)
     assert done.stdout == "clean\n" and done.returncode == 0, done.stderr[-4000:]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from native import LEVELS, native, native_level
+from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.cpu import linear_native
@@ -23,6 +24,11 @@ SHAPES = [
     (130, 64, 48),
     (9, 31, 20),
     (45, 96, 17),
+    # Around the most rows of an item; panels are cut among several too.
+    (255, 64, 31),
+    (256, 96, 65),
+    (257, 128, 420),
+    (513, 32, 34),
 ]
 
 
@@ -44,11 +50,40 @@ def test_float(shape: tuple[int, int, int], activation: str | None, level: Level
         bias = torch.randn(outs).to(dtype) if activation != "relu" else None
         packed = linear_native.pack_floats(weight, bias, native(level).width)
         out = linear_native.linear(x, packed, activation)
-        wide = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
-        wide = wide if activation is None else ACTIVATIONS[activation](wide)
-        assert out.dtype == dtype and out.shape == (rows, outs)
-        error = (out.double() - wide).abs() / (1 + wide.abs())
-        assert not rows or float(error.max()) <= TOLERANCE[dtype]
+        _close(out, _exact(x, weight, bias, activation), dtype)
+
+
+@pytest.mark.parametrize("width", [64, 74])
+def test_any_number_of_rows(width: int, level: Level) -> None:
+    """However they are cut; 74 inputs are no whole number of tiles."""
+    for dtype in DTYPES if native(level).has_bf16 else DTYPES[:1]:
+        weight = (torch.randn(80, width) / math.sqrt(width)).to(dtype)
+        bias, x = torch.randn(80).to(dtype), torch.randn(70, width).to(dtype)
+        packed = linear_native.pack_floats(weight, bias, native(level).width)
+        wide = _exact(x, weight, bias, "gelu")
+        for rows in range(1, 71):
+            _close(linear_native.linear(x[:rows], packed, "gelu"), wide[:rows], dtype)
+
+
+def test_gelu_of_extremes(level: Level) -> None:
+    """Nothing overflows on the way, and what is no number stays none."""
+    values = torch.tensor([0, 1e-30, 1, 5.9, 6.1, 40, 1e4, 3e38, math.inf, math.nan])
+    x = torch.cat([values, -values])[:, None]
+    packed = linear_native.pack_floats(torch.ones(1, 1), None, native(level).width)
+    wide = ACTIVATIONS["gelu"](x.double()).where(x != -math.inf, 0)
+    found = linear_native.linear(x, packed, "gelu").double()
+    torch.testing.assert_close(found, wide, rtol=2e-6, atol=2e-7, equal_nan=True)
+
+
+def _exact(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    wide = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
+    return wide if activation is None else ACTIVATIONS[activation](wide)
+
+
+def _close(out: Tensor, wide: Tensor, dtype: torch.dtype) -> None:
+    assert out.dtype == dtype and out.shape == wide.shape
+    error = (out.double() - wide).abs() / (1 + wide.abs())
+    assert not error.numel() or float(error.max()) <= TOLERANCE[dtype]
 
 
 def test_pack_takes_what_it_is_good_at(level: Level) -> None:

@@ -9,11 +9,11 @@ namespace kernels {
 template <class Body>
 INLINE void with_activation(int64_t kind, const Body& body) {
     switch (kind) {
-        case 0: return body([](Floats x) { return gelu(x); });
-        case 1: return body([](Floats x) { return gelu_tanh(x); });
-        case 2: return body([](Floats x) { return silu(x); });
-        case 3: return body([](Floats x) { return max(Floats{}, x); });
-        default: return body([](Floats x) { return x; });
+        case 0: return body([](Floats x) INLINED { return gelu(x); });
+        case 1: return body([](Floats x) INLINED { return gelu_tanh(x); });
+        case 2: return body([](Floats x) INLINED { return silu(x); });
+        case 3: return body([](Floats x) INLINED { return max(Floats{}, x); });
+        default: return body([](Floats x) INLINED { return x; });
     }
 }
 

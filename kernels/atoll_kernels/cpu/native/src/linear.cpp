@@ -12,7 +12,10 @@ using namespace kernels;
 
 namespace {
 
-constexpr int64_t kRows = 64;  // rows of an item: what a panel of weights is read for
+// Most rows of an item: weights come from the second cache for all of them. Without tiles a pair of
+// panels stays in the first one, and more rows would not fit beside it.
+constexpr int64_t kTiledRows = 256, kRows = 64;
+constexpr int64_t kChunkBytes = 3 << 18;  // most weights of an item: they stay in the second cache
 
 // Filled by atoll_kernels/cpu/linear_native.py. weight: panels (words of inputs, W outputs). bias
 // (or 0): floats, padded to whole panels.
@@ -20,53 +23,99 @@ struct LinearArgs {
     int64_t x, weight, bias, out, rows, width, outs, x_row, kind, is_bf16, threads;
 };
 
+// Takes the sums of products to `out`, some rows at a time: beside the next product.
 template <class T, class Function>
-INLINE void finish(const LinearArgs& a, const Floats* c, int64_t rows, int64_t row, int64_t panel,
-                   const Function& function) {
-    const int64_t first = panel * W, n = std::min<int64_t>(W, a.outs - first);
-    const Floats bias = a.bias ? load((const float*)a.bias + first) : Floats{};
-    for (int64_t r = 0; r < rows; ++r) {
-        const Floats y = function(c[2 * r] + bias);
-        T* out = (T*)a.out + (row + r) * a.outs + first;
-        n == W ? store(out, y) : store(out, y, n);
-    }
-}
+class Finish {
+  public:
+    Finish(const LinearArgs& args, const Function& function) : args_(args), function_(function) {}
 
-// Rows of x, at most kRows, by some pairs of panels.
-template <class Policy, class T, class Function>
-void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t last, int64_t pair,
-                     int64_t end, const Function& function) {
-    const auto x = (const uint32_t*)a.x;
-    const int64_t words = a.width / Policy::kPerWord, x_words = a.x_row / Policy::kPerWord;
-    const int64_t panels = (a.outs + W - 1) / W, step = tiled ? kMostRows : kTileRows;
-    Tiles tiles;
-    for (; pair < end; ++pair) {
-        const int64_t count = std::min<int64_t>(2, panels - 2 * pair);
-        const uint32_t* weight = (const uint32_t*)a.weight + 2 * pair * words * W;
-        for (int64_t r = first; r < last; r += step) {
-            const int64_t rows = std::min(step, last - r);
-            Floats c[kMostRows * 2];
-            multiply<Policy>(tiles, tiled, rows, x + r * x_words, x_words, weight, words * W, words,
-                             c, 2, count, false);
-            for (int64_t v = 0; v < count; ++v)
-                finish<T>(a, c + v, rows, r, 2 * pair + v, function);
+    // Sums (rows, two panels) of a pair of panels; share: rows of a call.
+    void start(const Floats* sums, int64_t row, int64_t rows, int64_t pair, int64_t share) {
+        const int64_t first = 2 * pair * W;
+        sums_ = sums, left_ = rows, share_ = share;
+        out_ = (T*)args_.out + row * args_.outs + first;
+        outs_ = std::min<int64_t>(2 * W, args_.outs - first);
+        left_bias_ = args_.bias ? load((const float*)args_.bias + first) : Floats{};
+        const bool has_right = args_.bias && outs_ > W;
+        right_bias_ = has_right ? load((const float*)args_.bias + first + W) : Floats{};
+    }
+    INLINE void share() { outs_ == 2 * W ? whole(std::min(share_, left_)) : rest(); }
+    void rest() { outs_ == 2 * W ? whole(left_) : partial(); }
+
+  private:
+    INLINE void whole(int64_t n) {
+        const Floats *sums = sums_, left_bias = left_bias_, right_bias = right_bias_;
+        T* out = out_;
+        for (int64_t i = 0; i < n; ++i, sums += 2, out += args_.outs)
+            store_pair(out, function_(sums[0] + left_bias), function_(sums[1] + right_bias));
+        sums_ = sums, out_ = out, left_ -= n;
+    }
+    void partial() {
+        for (; left_ > 0; --left_, sums_ += 2, out_ += args_.outs) {
+            store(out_, function_(sums_[0] + left_bias_), std::min<int64_t>(W, outs_));
+            if (outs_ > W) store(out_ + W, function_(sums_[1] + right_bias_), outs_ - W);
         }
     }
+    const LinearArgs& args_;
+    const Function& function_;
+    const Floats* sums_ = nullptr;
+    T* out_ = nullptr;
+    int64_t left_ = 0, share_ = 0, outs_ = 0;
+    Floats left_bias_, right_bias_;
+};
+
+// Rows [first, last) of x by some pairs of panels. The cuts of rows are even, the last overlapping
+// the one before, so that the registers keep their shape. With tiles a cut stays in the first cache
+// for all panels, which pass it by; without them a pair of panels stays there for all cuts.
+template <class Policy, class T, class Function>
+void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t last, int64_t start,
+                     int64_t end, const Function& function) {
+    const int64_t words = a.width / Policy::kPerWord, x_words = a.x_row / Policy::kPerWord;
+    const int64_t panels = (a.outs + W - 1) / W, most = tiled ? kMostRows : kTileRows;
+    const int64_t cuts = (last - first + most - 1) / most, rows = (last - first + cuts - 1) / cuts;
+    const int64_t calls = std::max<int64_t>(1, words / kTileWords - 1);  // of `share` in a product
+    Floats sums[2][kMostRows * 2];  // by turns: of this product, and of the one being finished
+    bool turn = false;
+    Tiles tiles;
+    Finish<T, Function> finish(a, function);
+    const auto product = [&](int64_t cut, int64_t pair) {
+        const int64_t row = std::min(first + cut * rows, last - rows);
+        multiply<Policy, true>(tiles, tiled, rows, (const uint32_t*)a.x + row * x_words, x_words,
+                               (const uint32_t*)a.weight + 2 * pair * words * W, words * W, words,
+                               sums[turn], 2, std::min<int64_t>(2, panels - 2 * pair), false,
+                               [&]() INLINED { finish.share(); });
+        finish.rest();
+        finish.start(sums[turn], row, rows, pair, (rows + calls - 1) / calls);
+        turn = !turn;
+    };
+    if (tiled) {
+        for (int64_t cut = 0; cut < cuts; ++cut)
+            for (int64_t pair = start; pair < end; ++pair) product(cut, pair);
+    } else {
+        for (int64_t pair = start; pair < end; ++pair)
+            for (int64_t cut = 0; cut < cuts; ++cut) product(cut, pair);
+    }
+    finish.rest();
 }
 
-// An item is some rows and some panels, so that few rows are many too.
+// An item is some rows and some panels, so that few rows are many too. Items of the same panels
+// follow each other: these stay in the second cache.
 template <class Policy, class T>
 void product(const LinearArgs& a) {
     const int64_t pairs = (a.outs + 2 * W - 1) / (2 * W);
-    const int64_t row_items = (a.rows + kRows - 1) / kRows;
-    const int64_t cuts = std::clamp<int64_t>(8 * a.threads / row_items, 1, pairs);
-    const bool serial = a.threads < 2 || a.rows * a.width * a.outs < (1 << 18);
     const bool tiled = is_tiled<Policy>(a.rows, a.width / Policy::kPerWord);
+    const int64_t most = tiled ? kTiledRows : kRows, row_items = (a.rows + most - 1) / most;
+    const int64_t bytes = a.outs * a.width * (int64_t)sizeof(T);
+    const int64_t chunks = (bytes + kChunkBytes - 1) / kChunkBytes;
+    const int64_t cuts =
+        std::clamp<int64_t>(std::max(chunks, 8 * a.threads / row_items), 1, pairs);
+    const bool serial = a.threads < 2 || a.rows * a.width * a.outs < (1 << 18);
     with_activation(a.kind, [&](const auto& function) {
         const auto item = [&](int64_t i) {
-            const int64_t first = i / cuts * kRows, last = std::min(first + kRows, a.rows);
-            const int64_t start = pairs * (i % cuts) / cuts, end = pairs * (i % cuts + 1) / cuts;
-            pairs_of_panels<Policy, T>(a, tiled, first, last, start, end, function);
+            const int64_t part = i % row_items, cut = i / row_items;
+            pairs_of_panels<Policy, T>(a, tiled, a.rows * part / row_items,
+                                       a.rows * (part + 1) / row_items, pairs * cut / cuts,
+                                       pairs * (cut + 1) / cuts, function);
         };
         if (serial) {
             for (int64_t i = 0; i < row_items * cuts; ++i) item(i);

@@ -12,6 +12,11 @@
 
 namespace kernels {
 
+// Nothing to do beside a product.
+struct Nothing {
+    INLINE void operator()() const {}
+};
+
 #if defined(__AMX_TILE__)
 
 constexpr int kMostRows = 32;   // of a product: two registers of 16
@@ -39,6 +44,8 @@ class Tiles {
         const uint8_t upper = rows < 16 ? rows : 16, lower = rows > 16 ? rows - 16 : 1;
         const uint8_t tile_rows[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
         for (int i = 0; i < 8; ++i) config.rows[i] = tile_rows[i], config.bytes[i] = 64;
+        // GCC believes that 8 bytes are read, and may leave out what sets the others.
+        __asm__ volatile("" : : "m"(config));
         _tile_loadconfig(&config);
     }
 
@@ -64,10 +71,14 @@ STEPS(TilesBytes, _tile_dpbsud)  // signed bytes of A, unsigned bytes of B
 #undef STEPS
 
 // c (rows, two panels) (+)= a (rows, k words) * b: panel v at b + v * panel, its rows of 16 words
-// `stride` apart. lda, panel, stride, k and ldc in words; k is a multiple of kTileWords.
-template <class Policy, bool Low, bool Right>
+// `stride` apart. lda, panel, stride, k and ldc in words; k is a multiple of kTileWords. Once: b is
+// not to be kept in the first cache. beside() runs while the tiles multiply, in every step of k but
+// the first: what the product before has stored cannot be read at once.
+template <class Policy, bool Once, bool Low, bool Right, class Beside>
 INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel,
-                          int64_t stride, int64_t k, void* c, int64_t ldc, bool accumulate) {
+                          int64_t stride, int64_t k, void* c, int64_t ldc, bool accumulate,
+                          const Beside& beside) {
+    __asm__ volatile("" : : : "memory");  // GCC does not know that loads of tiles read memory
     const auto right = (uint32_t*)c + 16, low = (uint32_t*)c + 16 * ldc, last = low + 16;
     if (accumulate) {
         _tile_loadd(0, c, 4 * ldc);
@@ -81,11 +92,13 @@ INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int
         if (Low && Right) _tile_zero(3);
     }
     for (int64_t i = 0; i < k; i += kTileWords) {
-        _tile_loadd(6, b + i * stride, 4 * stride);
+        if (Once) _tile_stream_loadd(6, b + i * stride, 4 * stride);
+        else _tile_loadd(6, b + i * stride, 4 * stride);
         _tile_loadd(4, a + i, 4 * lda);
         Policy::upper_left();
         if (Right) {
-            _tile_loadd(7, b + panel + i * stride, 4 * stride);
+            if (Once) _tile_stream_loadd(7, b + panel + i * stride, 4 * stride);
+            else _tile_loadd(7, b + panel + i * stride, 4 * stride);
             Policy::upper_right();
         }
         if (Low) {
@@ -93,6 +106,7 @@ INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int
             Policy::lower_left();
             if (Right) Policy::lower_right();
         }
+        if (i) beside();
     }
     _tile_stored(0, c, 4 * ldc);
     if (Right) _tile_stored(1, right, 4 * ldc);
@@ -101,14 +115,14 @@ INLINE void tiles_product(const uint32_t* a, int64_t lda, const uint32_t* b, int
 }
 
 // The same for any number of rows up to kMostRows and of panels.
-template <class Policy>
+template <class Policy, bool Once = false, class Beside = Nothing>
 void multiply_tiles(Tiles& tiles, int64_t rows, const uint32_t* a, int64_t lda, const uint32_t* b,
                     int64_t panel, int64_t stride, int64_t k, void* c, int64_t ldc, int64_t panels,
-                    bool accumulate) {
+                    bool accumulate, const Beside& beside = {}) {
     tiles.shape(rows);
     const auto pair = [&](auto low, auto right, int64_t p) {
-        tiles_product<Policy, low, right>(a, lda, b + p * panel, panel, stride, k,
-                                          (uint32_t*)c + 16 * p, ldc, accumulate);
+        tiles_product<Policy, Once, low, right>(a, lda, b + p * panel, panel, stride, k,
+                                                (uint32_t*)c + 16 * p, ldc, accumulate, beside);
     };
     using Yes = std::true_type;
     using No = std::false_type;
@@ -121,7 +135,7 @@ void multiply_tiles(Tiles& tiles, int64_t rows, const uint32_t* a, int64_t lda, 
 #else
 
 struct Tiles {};
-constexpr int kMostRows = kTileRows;
+constexpr int kMostRows = kTileRows, kTileWords = 16;
 
 #endif
 
@@ -136,17 +150,17 @@ INLINE bool is_tiled(int64_t rows, int64_t words) {
 #endif
 }
 
-// See `multiply`; of up to kMostRows rows if `tiled`.
-template <class Policy>
+// See `multiply`; of up to kMostRows rows if `tiled`, where alone Once and `beside` count.
+template <class Policy, bool Once = false, class Beside = Nothing>
 INLINE void multiply(Tiles& tiles, bool tiled, int64_t rows, const uint32_t* a, int64_t lda,
                      const uint32_t* b, int64_t panel, int64_t k, Floats* c, int64_t ldc,
-                     int64_t panels, bool accumulate) {
+                     int64_t panels, bool accumulate, const Beside& beside = {}) {
 #if defined(__AMX_TILE__)
     if (tiled)
-        return multiply_tiles<TilesBfloat16>(tiles, rows, a, lda, b, panel, W, k, c, W * ldc,
-                                             panels, accumulate);
+        return multiply_tiles<TilesBfloat16, Once>(tiles, rows, a, lda, b, panel, W, k, c, W * ldc,
+                                                   panels, accumulate, beside);
 #endif
-    (void)tiles, (void)tiled;
+    (void)tiles, (void)tiled, (void)beside;
     multiply<Policy>(rows, a, lda, b, panel, k, c, ldc, panels, accumulate);
 }
 
