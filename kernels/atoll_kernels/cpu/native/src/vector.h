@@ -26,6 +26,7 @@ typedef float Floats __attribute__((vector_size(W * 4)));
 typedef int32_t Ints __attribute__((vector_size(W * 4)));
 typedef uint32_t Words __attribute__((vector_size(W * 4)));
 typedef uint8_t Bytes __attribute__((vector_size(W)));
+typedef int8_t SignedBytes __attribute__((vector_size(W)));
 typedef uint16_t Halves __attribute__((vector_size(W * 2)));
 
 struct bf16 {
@@ -73,6 +74,18 @@ INLINE V load_some(const void* p, int64_t n) {
 }
 
 INLINE Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
+
+// Compilers go through bytes one by one; hence the intrinsics.
+#if defined(__AVX512F__)
+INLINE Ints widen(Bytes b) { return (Ints)_mm512_cvtepu8_epi32((__m128i)b); }
+INLINE Ints widen(SignedBytes b) { return (Ints)_mm512_cvtepi8_epi32((__m128i)b); }
+INLINE SignedBytes to_bytes(Ints x) { return (SignedBytes)_mm512_cvtepi32_epi8((__m512i)x); }
+#else
+INLINE Ints widen(Bytes b) { return __builtin_convertvector(b, Ints); }
+INLINE Ints widen(SignedBytes b) { return __builtin_convertvector(b, Ints); }
+INLINE SignedBytes to_bytes(Ints x) { return __builtin_convertvector(x, SignedBytes); }
+#endif
+INLINE Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
 
 // Round to nearest, ties to even, as the hardware's conversion does.
 INLINE Halves narrow(Floats x) {
