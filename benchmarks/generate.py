@@ -99,20 +99,37 @@ def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
 
 
 class Streams:
-    """Requests streamed over gRPC, all at once, each over a connection of its own."""
+    """Requests streamed over gRPC, all at once, each over an open connection of its own."""
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model, self.times = url, model, Times()
+        self._open: list[Stream] = []
 
     def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:
         """Greedy answers of ``count`` tokens; adds to ``times``."""
+        while len(self._open) < len(prompts):
+            self._open.append(Stream(self._url, self._model))
         with ThreadPoolExecutor(len(prompts)) as pool:
-            return list(pool.map(lambda prompt: self._one(prompt, count), prompts))
+            answers = pool.map(
+                lambda a: a[0].generate(a[1], count), zip(self._open, prompts, strict=False)
+            )
+            ids, first, between = zip(*answers, strict=True)
+        self.times.first += first
+        self.times.between += between
+        return list(ids)
 
-    def _one(self, prompt: list[int], count: int) -> list[int]:
-        answers: queue.Queue[Any] = queue.Queue()
-        client = triton.InferenceServerClient(self._url)
-        client.start_stream(lambda result, error: answers.put((result, error)))
+
+class Stream:
+    """One request at a time."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._model = model
+        self._answers: queue.Queue[Any] = queue.Queue()
+        self._client = triton.InferenceServerClient(url)
+        self._client.start_stream(lambda result, error: self._answers.put((result, error)))
+
+    def generate(self, prompt: list[int], count: int) -> tuple[list[int], float, float]:
+        """The ids, the seconds to the first of them, and from one to the next."""
         sampling = {"temperature": 0, "max_tokens": count, "ignore_eos": True}
         values: list[tuple[str, str, Any]] = [
             ("input_ids", "INT32", np.array(prompt, dtype=np.int32)),
@@ -125,11 +142,11 @@ class Streams:
             inputs.append(triton.InferInput(name, list(array.shape), kind))
             inputs[-1].set_data_from_numpy(array)
         sent = time.perf_counter()
-        client.async_stream_infer(self._model, inputs, enable_empty_final_response=True)
+        self._client.async_stream_infer(self._model, inputs, enable_empty_final_response=True)
         ids: list[int] = []
         first = last = sent
         while True:
-            result, error = answers.get(timeout=600)
+            result, error = self._answers.get(timeout=600)
             if error is not None:
                 raise error
             tokens = result.as_numpy("token_ids")
@@ -139,10 +156,7 @@ class Streams:
                 ids += tokens.tolist()
             if result.get_response().parameters["triton_final_response"].bool_param:
                 break
-        client.stop_stream()
-        self.times.first.append(first - sent)
-        self.times.between.append((last - first) / max(1, len(ids) - 1))
-        return ids
+        return ids, first - sent, (last - first) / max(1, len(ids) - 1)
 
 
 def agreement(found: list[list[int]], expected: list[list[int]]) -> float:
