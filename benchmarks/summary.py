@@ -71,11 +71,8 @@ def readme(text: str) -> str:
 
 def _intro() -> str:
     return (
-        "Every contestant took turns in one run; the figures are medians of the rounds. Atoll "
-        "answers behind tritonserver and gRPC. For generation each peer ran in a process of its "
-        "own; the embeddings' figures are from before that, with the libraries in one process, "
-        "which slows them down ([why](docs/performance.md#threads)), and from before Atoll's "
-        "faster products and taped short texts: read their ratios with care. All contestants, "
+        "Every contestant took turns in one run; the figures are medians of the rounds. Each peer "
+        "runs in a process of its own, Atoll behind tritonserver and gRPC. All contestants, "
         "spreads, accuracies and latencies: [embeddings](docs/benchmarks/embed.md), "
         "[generation](docs/benchmarks/generate.md), [kernels](docs/benchmarks/kernels.md), "
         "[gateway](docs/benchmarks/gateway.md); where the time goes: "
