@@ -71,7 +71,7 @@ def run(op: str, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     """Calls the first candidate that does not decline.
 
     Raises:
-        NotImplementedError: no candidate accepted; names shapes, dtype and what was tried.
+        TypeError: no candidate accepted; names shapes, dtype and what was tried.
     """
     tried = candidates(op, x.device.type)
     for implementation in tried:
@@ -79,7 +79,7 @@ def run(op: str, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if result is not None:
             return result
     names = [f"{f.__module__}.{f.__name__}" for f in tried]
-    raise NotImplementedError(
+    raise TypeError(
         f"{op}: no implementation for shape {tuple(x.shape)}, dtype {x.dtype} on {x.device}; "
         f"tried {names}"
     )

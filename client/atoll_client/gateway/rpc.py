@@ -253,7 +253,7 @@ def _reflection(package: str, schemas: list[protocol.Schema]) -> Any:
 
 
 async def _none(request: Request, body: Any) -> Any:
-    raise NotImplementedError("gRPC methods are called by Services")
+    raise AssertionError("gRPC methods are called by Services")
 
 
 _INTERNAL = grpc.StatusCode.INTERNAL

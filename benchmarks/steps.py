@@ -1,0 +1,99 @@
+"""A decoding step of SmolLM2 in process: kernel by kernel, taped, and each kind of kernel alone.
+
+``python benchmarks/steps.py --dtypes int8 bfloat16 --rows 1 8 32`` prints ms, best (median) of 30.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from accuracy import GENERATOR_ID
+from measure import machine
+
+from atoll.config import Settings
+from atoll.layers import PagedBatch
+from atoll.models.options import load_options
+from atoll.models.registry import Checkpoint, load_decoder
+from atoll.weights.files import resolve
+from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.tape import Tape, record
+
+BLOCK_SIZE, LENGTH, REPETITIONS = 16, 101, 30
+KINDS = ("attention", "norm", "activation", "rope", "linear", "grouped")
+
+
+def timed(function: Callable[[], object]) -> str:
+    """ms, best (median)."""
+    times = []
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return f"{min(times):.2f} ({statistics.median(times):.2f})"
+
+
+@torch.inference_mode()
+def measure(dtype: str, rows: int) -> dict[str, str]:
+    """Times by what was timed; the last kernel is the head's."""
+    native = library()
+    assert native is not None, "tapes need native kernels"
+    checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
+    options = load_options(Settings(dtype=dtype), checkpoint.raw)
+    model: torch.nn.Module = load_decoder(checkpoint, options)
+    spec = model.cache_spec()  # type: ignore[operator]
+    per_text = -(-LENGTH // BLOCK_SIZE)
+    shape = (2, rows * per_text, BLOCK_SIZE, spec.num_kv_heads, spec.head_dim)
+    caches = [torch.randn(shape).to(options.dtype).unbind() for _ in range(spec.num_layers)]
+    blocks = torch.arange(rows * per_text, dtype=torch.int32).view(rows, per_text)
+    last = LENGTH - 1
+    batch = PagedBatch(
+        input_ids=torch.randint(0, 40000, (rows,)),
+        positions=torch.full((rows,), last),
+        slot_mapping=blocks[:, last // BLOCK_SIZE].long() * BLOCK_SIZE + last % BLOCK_SIZE,
+        cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32),
+        seq_lens=torch.full((rows,), LENGTH, dtype=torch.int32),
+        block_table=blocks,
+        kv_cache=tuple((k, v) for k, v in caches),
+        max_position=last,
+        prompt_lens=torch.full((rows,), 64, dtype=torch.int32),
+    )
+
+    def step() -> torch.Tensor:
+        found: torch.Tensor = model.logits(model(batch))  # type: ignore[operator]
+        return found
+
+    step()
+    _, tape = record(step)
+    times = {"kernel by kernel": timed(step), "taped": timed(tape.replay)}
+    names = {getattr(native, kind)._address: kind for kind in KINDS}
+    by_kind: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+    calls = [call for _, held in tape._held for call in held]
+    for index, call in enumerate(calls):
+        by_kind["head" if index == len(calls) - 1 else names[call[0]]].append(call)
+    for kind, some in by_kind.items():
+        alone = Tape()
+        alone._kernels = some
+        alone.close()
+        times[f"{kind} x {len(some)}"] = timed(alone.replay)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dtypes", nargs="+", default=["int8", "bfloat16"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32])
+    arguments = parser.parse_args()
+    print(f"{machine()}\n")
+    for dtype in arguments.dtypes:
+        for rows in arguments.rows:
+            found = measure(dtype, rows)
+            print(f"{dtype}, {rows} rows: {'; '.join(f'{k} {v}' for k, v in found.items())}")
+
+
+if __name__ == "__main__":
+    main()
