@@ -79,6 +79,17 @@ def test_memory_is_used_again() -> None:
     assert sum(map(len, tape._free.values())) <= 2
 
 
+def test_memory_has_one_owner_at_a_time() -> None:
+    """Of two tensors that live at once, only one gets what an earlier one left."""
+
+    def run() -> tuple[Tensor, Tensor, int]:
+        left = empty((ROWS, WIDTH), torch.float32).data_ptr()
+        return empty((ROWS, WIDTH), torch.float32), empty((ROWS, WIDTH), torch.float32), left
+
+    (first, second, left), _ = record(run)
+    assert first.data_ptr() == left != second.data_ptr()
+
+
 def test_operations_of_torch_alone() -> None:
     x = torch.randn(4, 6)
     kept = torch.zeros(4)
