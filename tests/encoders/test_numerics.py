@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE
 from safetensors.torch import save_file
 from tiny.checkpoint import Variant, write
 from tiny.encoders import (
@@ -32,9 +33,12 @@ from atoll.encoders.encoder import (
 from atoll.encoders.packer import Item, batch_of
 from atoll.layers import Linear
 
-CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(11)
 TEXTS = [torch.randint(5, VOCAB, (n,), generator=GENERATOR).tolist() for n in (1, 17, 5, 60, 2)]
+
+
+def _settings(**given: Any) -> Settings:
+    return Settings(**{"dtype": "float32", "device": str(DEVICE), **given})
 
 
 def _run(encoder: Any, texts: Sequence[list[int]], options: Any, types: Any = None) -> list[Any]:
@@ -43,7 +47,7 @@ def _run(encoder: Any, texts: Sequence[list[int]], options: Any, types: Any = No
         for i, ids in enumerate(texts)
     ]
     with torch.inference_mode():
-        results: list[Any] = encoder(batch_of(items, CPU), items)
+        results: list[Any] = encoder(batch_of(items, DEVICE), items)
     return results
 
 
@@ -63,7 +67,7 @@ def test_trunk_equals_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
     if variant.name.endswith("half"):
         reference = reference.half().float()
-    encoder = Embedder(tmp_path, Settings())
+    encoder = Embedder(tmp_path, _settings())
     packed = _tokens(encoder, TEXTS)
     with torch.inference_mode():
         for ids, ours in zip(TEXTS, packed, strict=True):
@@ -76,7 +80,7 @@ def test_trunk_equals_transformers(variant: Variant, tmp_path: Path) -> None:
 )
 def test_bfloat16_is_as_good_as_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
-    ours = torch.cat(_tokens(Embedder(tmp_path, Settings(dtype="bfloat16")), TEXTS))
+    ours = torch.cat(_tokens(Embedder(tmp_path, _settings(dtype="bfloat16")), TEXTS))
 
     def run() -> Tensor:
         rows = [reference(torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
@@ -95,7 +99,7 @@ def test_jina_equals_its_description(num_heads: int, tmp_path: Path) -> None:
     reference = JinaReference(num_heads)
     save_file(reference.tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(reference.config))
-    encoder = Embedder(tmp_path, Settings())
+    encoder = Embedder(tmp_path, _settings())
     long = TEXTS[3] * 5
     for ids, ours in zip([*TEXTS, long], _tokens(encoder, [*TEXTS, long]), strict=True):
         _close(ours, reference.hidden(ids))
@@ -104,8 +108,8 @@ def test_jina_equals_its_description(num_heads: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", classifiers(3) + classifiers(1), ids=lambda v: v.name)
 def test_heads_equal_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
-    raw = _run(Classifier(tmp_path, Settings()), TEXTS, ScoreOptions(raw=True))
-    scored = _run(Classifier(tmp_path, Settings()), TEXTS, ScoreOptions())
+    raw = _run(Classifier(tmp_path, _settings()), TEXTS, ScoreOptions(raw=True))
+    scored = _run(Classifier(tmp_path, _settings()), TEXTS, ScoreOptions())
     for ids, logits, scores in zip(TEXTS, raw, scored, strict=True):
         with torch.inference_mode():
             expected = reference(torch.tensor([ids])).logits[0]
@@ -121,7 +125,7 @@ def test_multi_label_scores_are_sigmoids(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["problem_type"] = "multi_label_classification"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    ours = _run(Classifier(tmp_path, Settings()), TEXTS[1:2], ScoreOptions())[0]
+    ours = _run(Classifier(tmp_path, _settings()), TEXTS[1:2], ScoreOptions())[0]
     with torch.inference_mode():
         _close(torch.from_numpy(ours), model(torch.tensor(TEXTS[1:2])).logits[0].sigmoid())
 
@@ -129,7 +133,7 @@ def test_multi_label_scores_are_sigmoids(tmp_path: Path) -> None:
 def test_pairs_have_two_segments(tmp_path: Path) -> None:
     model = write(classifiers(1)[0], tmp_path).model
     types = [[0] * 9 + [1] * 8]
-    ours = _run(Classifier(tmp_path, Settings()), TEXTS[1:2], ScoreOptions(raw=True), types)[0]
+    ours = _run(Classifier(tmp_path, _settings()), TEXTS[1:2], ScoreOptions(raw=True), types)[0]
     with torch.inference_mode():
         ids = torch.tensor(TEXTS[1:2])
         expected = model(ids, token_type_ids=torch.tensor(types)).logits[0]
@@ -151,7 +155,7 @@ def test_splade_equals_its_formula(has_own_decoder: bool, tmp_path: Path) -> Non
     if has_own_decoder:
         variant = Variant("own", MASKED.build, extra=extra, hooks=set_decoder)
     model = write(variant, tmp_path).model
-    found = _run(SparseEmbedder(tmp_path, Settings(task="sparse")), TEXTS, None)
+    found = _run(SparseEmbedder(tmp_path, _settings(task="sparse")), TEXTS, None)
     for ids, sparse in zip(TEXTS, found, strict=True):
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[0]
@@ -166,14 +170,14 @@ def test_splade_equals_its_formula(has_own_decoder: bool, tmp_path: Path) -> Non
 def test_poolings(pooling: str, tmp_path: Path) -> None:
     model = write(TRUNKS[0], tmp_path).model
     write_text_files(tmp_path, pooling)
-    encoder = Embedder(tmp_path, Settings())
+    encoder = Embedder(tmp_path, _settings())
     assert encoder.spec.pooling == pooling
     for ids, found in zip(TEXTS, _run(encoder, TEXTS, EmbedOptions()), strict=True):
         with torch.inference_mode():
             hidden = model(torch.tensor([ids])).last_hidden_state[0]
         picked = {"cls": hidden[0], "mean": hidden.mean(0), "last-token": hidden[-1]}[pooling]
         _close(torch.from_numpy(found.vector), picked / picked.norm())
-    assert Embedder(tmp_path, Settings(pooling="cls")).spec.pooling == "cls"
+    assert Embedder(tmp_path, _settings(pooling="cls")).spec.pooling == "cls"
 
 
 def test_dense_module(tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ def test_dense_module(tmp_path: Path) -> None:
         "activation_function": "torch.nn.modules.activation.Tanh",
     }  # fmt: skip
     (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(config))
-    encoder = Embedder(tmp_path, Settings())
+    encoder = Embedder(tmp_path, _settings())
     assert encoder.dimensions == 20
     ours = _run(encoder, TEXTS[1:2], EmbedOptions(normalize=False))[0].vector
     with torch.inference_mode():
@@ -203,7 +207,7 @@ def test_dense_module(tmp_path: Path) -> None:
 def test_linear_layers_see_no_padding(tmp_path: Path) -> None:
     """Rows that reach the linear layers: as many as there are tokens, however lengths differ."""
     write(TRUNKS[0], tmp_path)
-    encoder = Embedder(tmp_path, Settings())
+    encoder = Embedder(tmp_path, _settings())
     rows: list[int] = []
     for module in encoder.trunk.modules():
         if isinstance(module, Linear):
@@ -218,6 +222,6 @@ def test_a_nan_fails_its_text_alone(tmp_path: Path) -> None:
     tensors["embeddings.word_embeddings.weight"][7] = float("nan")
     save_file(tensors, tmp_path / "model.safetensors")
     texts = [[5, 6], [5, 7, 6], [8]]
-    found = _run(Embedder(tmp_path, Settings()), texts, EmbedOptions())
+    found = _run(Embedder(tmp_path, _settings()), texts, EmbedOptions())
     assert isinstance(found[1], Exception) and "not finite" in str(found[1])
     assert np.isfinite(found[0].vector).all() and np.isfinite(found[2].vector).all()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE
 from tiny.checkpoint import Reference, Variant, write
 from tiny.decoders import DECODERS, DYNAMIC, VOCAB
 from tiny.paged import PagedRunner
@@ -29,7 +30,7 @@ class Case:
 
 def _case(variant: Variant, folder: Path) -> Case:
     reference = write(variant, folder)
-    model = load_decoder(Checkpoint.open(folder), LoadOptions())
+    model = load_decoder(Checkpoint.open(folder), LoadOptions(device=DEVICE))
     ids = torch.randint(3, VOCAB, (40,), generator=torch.Generator().manual_seed(5)).tolist()
     return Case(folder, reference, model, {"a": ids[:21], "b": ids[21:38], "c": ids[38:]})
 
@@ -116,7 +117,7 @@ def test_bfloat16_is_as_close_as_transformers(case: Case) -> None:
     """Error of our bfloat16 against float32, beside the error of theirs."""
     ids = [*case.prompts["a"], *case.prompts["b"]]
     exact = case.reference.logits(ids)
-    model = load_decoder(Checkpoint.open(case.folder), LoadOptions(dtype=torch.bfloat16))
+    model = load_decoder(Checkpoint.open(case.folder), LoadOptions(torch.bfloat16, DEVICE))
     ours = PagedRunner(model, dtype=torch.bfloat16).step({"a": ids})["a"]
     rounded = deepcopy(case.reference.model).to(torch.bfloat16)
     theirs = replace(case.reference, model=rounded).logits(ids)
@@ -132,7 +133,7 @@ def test_dynamic_rope_scales_each_sequence_by_its_own_length(tmp_path: Path) -> 
     """64 positions are trained; a prompt of 90 scales, and does not touch its neighbour of 20."""
     long = torch.randint(3, VOCAB, (90,), generator=torch.Generator().manual_seed(6)).tolist()
     write(DYNAMIC, tmp_path)
-    model = load_decoder(Checkpoint.open(tmp_path), LoadOptions())
+    model = load_decoder(Checkpoint.open(tmp_path), LoadOptions(device=DEVICE))
     out = PagedRunner(model).step({"long": long, "short": long[:20]})
     runner = PagedRunner(model)
     lengths = {"long": 90}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE
 from tiny.paged import PagedRunner
 from tiny.t5 import CONFIGS, ORIGINAL, VOCAB, write_t5
 from torch import Tensor
@@ -46,7 +47,7 @@ def case(
 
 
 def _runner(case: Case, dtype: torch.dtype = torch.float32) -> PagedRunner:
-    model = load_decoder(Checkpoint.open(case.folder), LoadOptions(dtype=dtype))
+    model = load_decoder(Checkpoint.open(case.folder), LoadOptions(dtype, DEVICE))
     return PagedRunner(model, dtype=dtype)
 
 

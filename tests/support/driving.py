@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers as hf
+from devices import DEVICE
 from tiny.checkpoint import enliven
 from torch import Tensor
 
@@ -91,11 +92,11 @@ def make_core(
     dtype: torch.dtype = torch.float32,
     prefix_caching: bool = True,
     draft: Any = None,
-    device: torch.device | str = "cpu",
+    device: torch.device = DEVICE,
     **limits: Any,
 ) -> EngineCore:
     """An engine without a thread."""
-    runner = Runner(model, num_blocks, block_size, torch.device(device), dtype)
+    runner = Runner(model, num_blocks, block_size, device, dtype)
     sampler = Sampler(Processors(Watermark(vocab_size, 0.5, 2.0)))
     window = model.cache_spec().sliding_window
     return EngineCore(
@@ -146,7 +147,7 @@ def save_llama(folder: Path, **changes: Any) -> Any:
 
 def load(folder: Path) -> Any:
     """Our model of a checkpoint folder."""
-    return load_decoder(Checkpoint.open(folder), LoadOptions())
+    return load_decoder(Checkpoint.open(folder), LoadOptions(device=DEVICE))
 
 
 @torch.inference_mode()

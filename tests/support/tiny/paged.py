@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from devices import DEVICE
 from torch import Tensor
 
 from atoll.layers import PackedBatch, PagedBatch
@@ -28,7 +29,7 @@ class PagedRunner:
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
         # Poisoned: reading a slot that nothing wrote must show.
         self.kv_cache = tuple(
-            (torch.full(shape, 7.0, dtype=dtype), torch.full(shape, -9.0, dtype=dtype))
+            tuple(torch.full(shape, x, dtype=dtype, device=DEVICE) for x in (7.0, -9.0))
             for _ in range(spec.num_layers)
         )
         self._free = list(range(num_blocks))
@@ -50,10 +51,9 @@ class PagedRunner:
             slots += [blocks[i // size] * size + i % size for i in range(len(tokens))]
             ids += tokens
             starts.append(len(ids))
-        positions = torch.cat([torch.arange(len(tokens)) for tokens in inputs.values()])
-        cu_seqlens = torch.tensor(starts, dtype=torch.int32)
-        packed = PackedBatch(torch.tensor(ids), positions, cu_seqlens)
-        self.model.encode(EncoderInput(packed, torch.tensor(slots), self.kv_cache))
+        positions = [i for tokens in inputs.values() for i in range(len(tokens))]
+        packed = PackedBatch(_longs(ids), _longs(positions), _ints(starts))
+        self.model.encode(EncoderInput(packed, _longs(slots), self.kv_cache))
 
     @torch.inference_mode()
     def step(
@@ -80,25 +80,25 @@ class PagedRunner:
             starts.append(len(ids))
         cross = None
         if self.cross_tables:
-            encoded = torch.tensor([self.cross_lengths[n] for n in chunks], dtype=torch.int32)
+            encoded = _ints([self.cross_lengths[n] for n in chunks])
             cross = CrossBatch(_table([self.cross_tables[n] for n in chunks]), encoded)
         lengths = [self.lengths[n] for n in chunks]
         whole = [max(n, (prompts or {}).get(k, 0)) for k, n in zip(chunks, lengths, strict=True)]
         hidden = self.model(
             PagedBatch(
-                input_ids=torch.tensor(ids),
-                positions=torch.tensor(positions),
-                slot_mapping=torch.tensor(slots),
-                cu_seqlens_q=torch.tensor(starts, dtype=torch.int32),
-                seq_lens=torch.tensor(lengths, dtype=torch.int32),
+                input_ids=_longs(ids),
+                positions=_longs(positions),
+                slot_mapping=_longs(slots),
+                cu_seqlens_q=_ints(starts),
+                seq_lens=_ints(lengths),
                 block_table=_table([self.tables[n] for n in chunks]),
                 kv_cache=self.kv_cache,
                 max_position=max(positions),
-                prompt_lens=torch.tensor(whole, dtype=torch.int32),
+                prompt_lens=_ints(whole),
                 cross=cross,
             )
         )
-        logits = self.model.logits(hidden)
+        logits = self.model.logits(hidden).cpu()
         return {n: logits[starts[i] : starts[i + 1]] for i, n in enumerate(chunks)}
 
 
@@ -106,4 +106,12 @@ def _table(rows: list[list[int]]) -> Tensor:
     """Block tables of unequal length, padded with -1, (rows, blocks) int32."""
     width = max(len(row) for row in rows)
     padded = [row + [-1] * (width - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.int32)
+    return torch.tensor(padded, dtype=torch.int32, device=DEVICE)
+
+
+def _longs(values: list[int]) -> Tensor:
+    return torch.tensor(values, device=DEVICE)
+
+
+def _ints(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
