@@ -74,11 +74,15 @@ class Times:
 
 
 @contextmanager
-def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
+def served(
+    folder: Path, dtypes: Sequence[str], cache_tokens: int | None = MAX_SEQUENCES * MAX_TOKENS
+) -> Iterator[ServerProcess]:
     """One server with an entry per dtype, named by it. No prefix is reused between rounds.
 
-    Each entry's cache holds what llama.cpp's does, so that all entries and peers fit into memory.
+    By default each entry's cache holds what llama.cpp's does, so that all entries and peers fit
+    into memory; None lets an entry find out what there is.
     """
+    cache = {} if cache_tokens is None else {"max_batch_total_tokens": str(cache_tokens)}
     entry = entry_for(str(folder), read_model(folder), name="model")
     entries = tuple(
         replace(
@@ -88,7 +92,7 @@ def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
                 **entry.settings,
                 "dtype": DTYPES[name],
                 "prefix_caching": "false",
-                "max_batch_total_tokens": str(MAX_SEQUENCES * MAX_TOKENS),
+                **cache,
             },
         )
         for name in dtypes

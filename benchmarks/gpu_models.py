@@ -51,6 +51,11 @@ GENERATORS: dict[str, Mapping[str, Any]] = {
         "model_type": "gpt_bigcode", "vocab_size": 49152, "n_embd": 6144, "n_layer": 40,
         "n_head": 48, "n_inner": 24576, "n_positions": 8192, "multi_query": True,
     },
+    "Falcon-40B": {
+        "model_type": "falcon", "vocab_size": 65024, "hidden_size": 8192, "num_hidden_layers": 60,
+        "num_attention_heads": 128, "num_kv_heads": 8, "new_decoder_architecture": True,
+        "alibi": False, "bias": False, "parallel_attn": True,
+    },
     "Mixtral-8x7B": {
         **_MISTRAL, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2,
         "sliding_window": None,
@@ -71,7 +76,7 @@ _DRY = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
     "n_embd": 32, "n_layer": 1, "n_head": 2, "n_inner": 48, "n_positions": 128,
-    "sliding_window": 16, "num_local_experts": 3,
+    "sliding_window": 16, "num_local_experts": 3, "num_kv_heads": 1,
 }  # fmt: skip
 # Shares of the limit that are aimed at.
 DECODE_GOALS = {1: 0.75, 64: 0.6, 256: 0.55}
@@ -300,12 +305,12 @@ def serving(bench: Bench) -> Iterator[Row]:
 
 
 def _served(bench: Bench, scratch: Path) -> Iterator[Row]:
-    from generate import Streams, random_llama, served
+    from generate import Streams, served
 
     name, dtype = bench.choose(("Llama 1.1B", "bf16"), ("tiny Llama", "fp32"))
-    folder = _tiny_llama(scratch) if bench.is_dry else random_llama(scratch)
+    folder = _tiny_llama(scratch) if bench.is_dry else _llama(scratch, bench.device)
     length, new_tokens = bench.choose((64, 64), (8, 4))
-    with served(folder, [dtype]) as server:
+    with served(folder, [dtype], cache_tokens=None) as server:
         for concurrency in bench.choose((1, 32, 128), (2,)):
             streams = Streams(server.grpc_url, dtype)
             prompts = torch.randint(3, bench.choose(20000, 96), (concurrency, length)).tolist()
@@ -321,6 +326,26 @@ def _served(bench: Bench, scratch: Path) -> Iterator[Row]:
                 "first_token_ms": 1e3 * statistics.median(streams.times.first),
                 "per_token_ms": 1e3 * statistics.median(streams.times.between),
             }  # fmt: skip
+
+
+def _llama(folder: Path, device: torch.device) -> Path:
+    """A checkpoint of TinyLlama's sizes with random weights; words are numbers."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+        num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+    )  # fmt: skip
+    with device:
+        LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    tokenizer = Tokenizer(WordLevel({str(i): i for i in range(32000)}, unk_token="0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def _tiny_llama(folder: Path) -> Path:

@@ -11,13 +11,16 @@ from scipy import stats
 from torch import Tensor
 
 from atoll.engine.request import SamplingOptions, Sequence
-from atoll.engine.sampler import Sampler
+from atoll.engine.sampler import Sampler, fused
+from atoll.engine.sampler import sampler as sampler_module
 from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.random import uniform
 from atoll.engine.sampler.selection import draw
 from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
 from atoll.engine.sampler.watermark import Watermark
+from atoll_kernels import sample
 
+GPU = torch.device("cuda")
 VOCAB = 400
 ROWS = 6
 
@@ -234,6 +237,37 @@ def test_a_shortlist_draws_what_the_whole_vocabulary_draws(logits: Tensor) -> No
         points = torch.full((ROWS,), point, dtype=torch.float64)
         found = few[1].gather(-1, draw(scores, points).unsqueeze(-1)).squeeze(-1)
         assert found.tolist() == draw(whole, points).tolist()
+
+
+def test_the_kernel_draws_what_sorting_draws(
+    logits: Tensor,
+    contexts: list[tuple[list[int], list[int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a GPU's kernel draws, here its reference: the same tokens, whatever the batch."""
+    sampler = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0)))
+    limits: list[dict[str, Any]] = [
+        {}, {"top_k": 7}, {"top_p": 0.8}, {"top_k": 20, "top_p": 0.5}, {"min_p": 0.1},
+        {"typical_p": 0.5, "top_k": 9},
+    ]  # fmt: skip
+    asked: list[int] = []
+
+    def counted(rows: Tensor, *rest: Any) -> Tensor:
+        asked.append(len(rows))
+        return sample(rows, *rest)
+
+    monkeypatch.setattr(fused.kernels, "sample", counted)
+    for seed in range(20):
+        options = [{**o, "do_sample": True, "temperature": 0.7, "seed": seed} for o in limits]
+        made = sequences(contexts, options)
+        sorted_out = sampler.sample(made, logits.clone())
+        assert not asked
+        with monkeypatch.context() as patch:
+            patch.setattr(sampler_module, "is_fused", lambda o, _: fused.is_fused(o, GPU))
+            assert sampler.sample(made, logits.clone()) == sorted_out
+            assert sampler.sample(made[:4], logits[:4].clone()) == sorted_out[:4]
+        assert asked == [4, 4]
+        asked.clear()
 
 
 def test_there_is_no_shortlist_where_top_k_does_not_say_it(logits: Tensor) -> None:

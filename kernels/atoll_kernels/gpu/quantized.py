@@ -13,6 +13,7 @@ from atoll_kernels.linear import PackedLinear
 
 LAYOUTS = {"gpu-int8": 8, "gpu-int4": 4}
 _MAX_SPLITS = 16
+_WAVES = 4
 _ADD_BLOCK = 512
 
 
@@ -62,7 +63,7 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
     config = tile("quantized", x, x.shape[0], group)
     rows = triton.cdiv(x.shape[0], config.block_m)
     columns = triton.cdiv(packed.out_features, config.block_n)
-    splits = _splits(rows * columns, packed.in_features // config.block_k)
+    splits = _splits(rows, columns, packed.in_features // config.block_k)
     target = out
     if splits > 1:
         target = torch.empty((splits, *out.shape), dtype=torch.float32, device=x.device)
@@ -96,10 +97,13 @@ def tile(op: str, x: Tensor, rows_per_weight: int, group: int) -> launch.Launch:
     return config._replace(block_k=depth)
 
 
-def _splits(num_tiles: int, num_steps: int) -> int:
-    """Splits along the inputs: as many as fill the card, each with at least four steps."""
-    wanted = launch.num_processors() // num_tiles
-    return max(1, min(wanted, num_steps // 4, _MAX_SPLITS))
+def _splits(row_tiles: int, column_tiles: int, num_steps: int) -> int:
+    """Splits along the inputs, each with at least four steps: as many as fill the card.
+
+    Few rows wait for memory: several programs on each processor keep more loads in flight.
+    """
+    wanted = (_WAVES if row_tiles == 1 else 1) * launch.num_processors()
+    return max(1, min(wanted // (row_tiles * column_tiles), num_steps // 4, _MAX_SPLITS))
 
 
 def _pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+import triton
 from torch import Tensor
 
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.kernels.sampling import sample_kernel
 
-_BLOCK = 4096
+# A vocabulary up to this size stays in the registers of one program while thresholds are searched.
+_MAX_WHOLE = 32768
+_BLOCK = 8192
 
 
 def sample(
@@ -21,10 +24,12 @@ def sample(
         return None
     ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if num_rows:
+        block = max(16, int(triton.next_power_of_2(vocab_size)))
         sample_kernel[(num_rows,)](
             ids, logits, temperature, temperature if top_k is None else top_k,
             temperature if top_p is None else top_p, uniforms, logits.stride(0), vocab_size,
-            TOP_K=top_k is not None, TOP_P=top_p is not None,
-            BLOCK=256 if launch.architecture() == "interpreter" else _BLOCK, num_warps=8,
+            TOP_K=top_k is not None, TOP_P=top_p is not None, WHOLE=block <= _MAX_WHOLE,
+            BLOCK_V=block if block <= _MAX_WHOLE else 1, num_warps=max(4, min(32, block // 1024)),
+            BLOCK=256 if launch.architecture() == "interpreter" else min(block, _BLOCK),
         )  # fmt: skip
     return ids

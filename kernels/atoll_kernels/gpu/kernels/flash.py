@@ -50,17 +50,20 @@ def _visit(
         else:
             k = tl.load(k_rows[None, :] + dims[:, None], mask=k_mask, other=0.0)
             v = tl.load(v_rows[:, None] + dims[None, :], mask=v_mask, other=0.0)
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale
+        scores = tl.dot(q, k, input_precision=PRECISION)
         offset = keys[None, :] - positions[:, None]
-        scores = add_bias(scores, offset, slope, bias_row, distance, ALIBI, RELATIVE)
+        if ALIBI or RELATIVE:
+            scores = add_bias(scores * scale, offset, slope, bias_row, distance, ALIBI, RELATIVE)
         if MASKED:
             visible = held[None, :] & is_visible(offset, window, CAUSAL, WINDOW)
             scores = tl.where(visible, scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        # Without a bias, scaling and the subtraction of the peak are one instruction a score.
+        factor = 1.0 if ALIBI or RELATIVE else scale
+        new_peak = tl.maximum(peak, tl.max(scores, 1) * factor)
         base = new_peak
         if MASKED:
             base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        weights = tl.math.exp2(scores - base[:, None])
+        weights = tl.math.exp2(scores * factor - base[:, None])
         decay = tl.math.exp2(peak - base)
         total = total * decay + tl.sum(weights, 1)
         acc = acc * decay[:, None]

@@ -6,34 +6,31 @@ import triton.language as tl
 
 @triton.jit
 def sequence_of_tile(cu_seqlens, num_seqs, tile, BLOCK_M: tl.constexpr):
-    """The sequence that tile ``tile`` belongs to, by bisection.
+    """The sequence that tile ``tile`` belongs to.
 
     Sequence i owns the tiles from cu_seqlens[i] // BLOCK_M + i on: one more than it may need, so
     that the grid depends on the number of tokens alone. May return num_seqs: the tile has no work.
+    Counted, not bisected: these loads do not wait for one another.
     """
-    low = 0
-    high = num_seqs + 1
-    while low < high:
-        middle = (low + high) // 2
-        if tl.load(cu_seqlens + middle) // BLOCK_M + middle <= tile:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1
+    count = 0
+    for start in range(0, num_seqs + 1, 128):
+        index = start + tl.arange(0, 128)
+        held = index <= num_seqs
+        firsts = tl.load(cu_seqlens + index, mask=held, other=0)
+        count += tl.sum((held & (firsts // BLOCK_M + index <= tile)).to(tl.int32), 0)
+    return count - 1
 
 
 @triton.jit
 def sequence_of_token(cu_seqlens, num_seqs, token):
     """The last sequence that starts at or before ``token``; num_seqs if all end before it."""
-    low = 0
-    high = num_seqs + 1
-    while low < high:
-        middle = (low + high) // 2
-        if tl.load(cu_seqlens + middle) <= token:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1
+    count = 0
+    for start in range(0, num_seqs + 1, 128):
+        index = start + tl.arange(0, 128)
+        held = index <= num_seqs
+        firsts = tl.load(cu_seqlens + index, mask=held, other=0)
+        count += tl.sum((held & (firsts <= token)).to(tl.int32), 0)
+    return count - 1
 
 
 @triton.jit

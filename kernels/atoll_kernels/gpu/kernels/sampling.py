@@ -1,7 +1,8 @@
 """Temperature, top-k, top-p and the draw in one launch, without sorting the vocabulary.
 
 Both limits are thresholds on the score, found by bisecting the integers that order as floats do:
-32 counts of a row that stays in the L2 cache. Equal scores are kept or removed together.
+32 counts of a row that stays in registers if it fits (WHOLE), else in the L2 cache. Equal scores
+are kept or removed together.
 """
 
 import triton
@@ -25,11 +26,49 @@ def _scores(row, start, vocab_size, temperature, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _num_reaching(
+    row, keys, least, vocab_size, temperature, WHOLE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """How many scores have a key of at least ``least``."""
+    least = least.to(tl.int32)
+    if WHOLE:
+        count = tl.sum((keys >= least).to(tl.int32), 0)
+    else:
+        counts = tl.zeros((BLOCK,), tl.int32)
+        for start in range(0, vocab_size, BLOCK):
+            key = _key(_scores(row, start, vocab_size, temperature, BLOCK))
+            held = start + tl.arange(0, BLOCK) < vocab_size
+            counts += ((key >= least) & held).to(tl.int32)
+        count = tl.sum(counts, 0)
+    return count
+
+
+@triton.jit
+def _mass_above(
+    row, keys, limit, peak, vocab_size, temperature, WHOLE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The sum of exp(score - peak) of the scores whose key is above ``limit``."""
+    if WHOLE:
+        scores = tl.where(keys < 0, keys ^ 0x7FFFFFFF, keys).to(tl.float32, bitcast=True)
+        mass = tl.sum(tl.where(keys.to(tl.int64) > limit, tl.exp(scores - peak), 0.0), 0)
+    else:
+        masses = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, vocab_size, BLOCK):
+            score = _scores(row, start, vocab_size, temperature, BLOCK)
+            masses += tl.where(_key(score).to(tl.int64) > limit, tl.exp(score - peak), 0.0)
+        mass = tl.sum(masses, 0)
+    return mass
+
+
+@triton.jit
 def sample_kernel(
     ids, logits, temperatures, top_ks, top_ps, uniforms, stride, vocab_size, TOP_K: tl.constexpr,
-    TOP_P: tl.constexpr, BLOCK: tl.constexpr,
+    TOP_P: tl.constexpr, WHOLE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows,). A row with top_k >= vocab_size or top_p >= 1 is not limited by it."""
+    """Grid (rows,). A row with top_k >= vocab_size or top_p >= 1 is not limited by it.
+
+    BLOCK_V: with WHOLE, at least vocab_size.
+    """
     index = tl.program_id(0).to(tl.int64)
     row = logits + index * stride
     temperature = tl.load(temperatures + index)
@@ -39,9 +78,14 @@ def sample_kernel(
         peaks = tl.maximum(peaks, _scores(row, start, vocab_size, temperature, BLOCK))
     peak = tl.max(peaks, 0)
     top_key = _key(peak).to(tl.int64)
+    keys = tl.zeros((BLOCK_V,), tl.int32)
+    if WHOLE:
+        # Behind the vocabulary: less than any score's, -inf included.
+        held = tl.arange(0, BLOCK_V) < vocab_size
+        keys = tl.where(held, _key(_scores(row, 0, vocab_size, temperature, BLOCK_V)), -(2**31))
 
     # The lowest key that is kept.
-    floor = tl.full((), -(2**31), tl.int64)
+    floor = tl.full((), -(2**31) + 1, tl.int64)
     if TOP_K:
         top_k = tl.load(top_ks + index)
         low, high = floor, top_key
@@ -49,12 +93,7 @@ def sample_kernel(
             high = low
         while low < high:
             middle = (low + high + 1) >> 1
-            counts = tl.zeros((BLOCK,), tl.int32)
-            for start in range(0, vocab_size, BLOCK):
-                key = _key(_scores(row, start, vocab_size, temperature, BLOCK)).to(tl.int64)
-                held = start + tl.arange(0, BLOCK) < vocab_size
-                counts += ((key >= middle) & held).to(tl.int32)
-            if tl.sum(counts, 0) >= top_k:
+            if _num_reaching(row, keys, middle, vocab_size, temperature, WHOLE, BLOCK) >= top_k:
                 low = middle
             else:
                 high = middle - 1
@@ -62,20 +101,15 @@ def sample_kernel(
     if TOP_P:
         top_p = tl.load(top_ps + index)
         if top_p < 1.0:
-            masses = tl.zeros((BLOCK,), tl.float32)
-            for start in range(0, vocab_size, BLOCK):
-                score = _scores(row, start, vocab_size, temperature, BLOCK)
-                masses += tl.where(_key(score).to(tl.int64) >= floor, tl.exp(score - peak), 0.0)
-            limit = top_p * tl.sum(masses, 0)
+            limit = top_p * _mass_above(
+                row, keys, floor - 1, peak, vocab_size, temperature, WHOLE, BLOCK
+            )
             low, high = floor, top_key
             # The lowest key above which less than top_p of the mass lies.
             while low < high:
                 middle = (low + high) >> 1
-                masses = tl.zeros((BLOCK,), tl.float32)
-                for start in range(0, vocab_size, BLOCK):
-                    score = _scores(row, start, vocab_size, temperature, BLOCK)
-                    masses += tl.where(_key(score).to(tl.int64) > middle, tl.exp(score - peak), 0.0)
-                if tl.sum(masses, 0) < limit:
+                mass = _mass_above(row, keys, middle, peak, vocab_size, temperature, WHOLE, BLOCK)
+                if mass < limit:
                     high = middle
                 else:
                     low = middle + 1

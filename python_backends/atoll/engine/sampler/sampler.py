@@ -14,6 +14,7 @@ from torch import Tensor
 
 from atoll.engine.request import SamplingOptions, Token
 from atoll.engine.request import Sequence as TokenSequence
+from atoll.engine.sampler.fused import draw_fused, is_fused
 from atoll.engine.sampler.logprobs import describe
 from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.random import uniform
@@ -72,15 +73,12 @@ class Sampler:
         sampling = [i for i, o in enumerate(options) if o.do_sample]
         scores = logits
         if sampling:
-            rows = scores[sampling] if len(sampling) < len(options) else scores
-            parameters = WarperParameters.of(
-                [options[i] for i in sampling], logits.shape[-1], logits.device
-            )
             points = _uniforms(sequences)
             uniforms = torch.tensor(
                 [points[i] for i in sampling], dtype=torch.float64, device=logits.device
             )
-            drawn = self._draw(rows, parameters, [owners[i] for i in sampling], uniforms)
+            rows = scores[sampling] if len(sampling) < len(options) else scores
+            drawn = self._draw(rows, [owners[i] for i in sampling], uniforms)
             if len(sampling) == len(options):
                 return drawn
         greedy = [i for i, o in enumerate(options) if not o.do_sample]
@@ -92,15 +90,25 @@ class Sampler:
             ids[sampling] = drawn
         return ids
 
-    def _draw(
-        self,
-        rows: Tensor,
-        parameters: WarperParameters,
-        owners: list[TokenSequence],
-        uniforms: Tensor,
-    ) -> Tensor:
+    def _draw(self, rows: Tensor, owners: list[TokenSequence], uniforms: Tensor) -> Tensor:
+        """(rows,) int64: in one kernel what it can draw, the rest by sorting."""
+        options = [owner.request.options for owner in owners]
+        fused = [i for i, o in enumerate(options) if is_fused(o, rows.device)]
+        if not fused:
+            return self._warp_and_draw(rows, owners, uniforms)
+        if len(fused) == len(owners):
+            return draw_fused(rows, options, uniforms)
+        rest = [i for i, o in enumerate(options) if not is_fused(o, rows.device)]
+        ids = torch.empty(len(owners), dtype=torch.int64, device=rows.device)
+        ids[fused] = draw_fused(rows[fused], [options[i] for i in fused], uniforms[fused])
+        ids[rest] = self._warp_and_draw(rows[rest], [owners[i] for i in rest], uniforms[rest])
+        return ids
+
+    def _warp_and_draw(self, rows: Tensor, owners: list[TokenSequence], uniforms: Tensor) -> Tensor:
         """(rows,) int64; the same token, whether by way of the few that top-k leaves or of all."""
-        is_marked = any(owner.request.options.watermark for owner in owners)
+        options = [owner.request.options for owner in owners]
+        parameters = WarperParameters.of(options, rows.shape[-1], rows.device)
+        is_marked = any(o.watermark for o in options)
         few = None if is_marked else shortlist(rows, parameters)
         if few is not None:
             scores, ids = few

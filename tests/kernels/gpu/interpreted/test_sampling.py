@@ -11,6 +11,13 @@ from atoll_kernels.gpu import sampling
 ROWS, VOCAB = 6, 300
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["whole", "in blocks"])
+def _held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vocabulary that fits the registers, and one that is read again and again."""
+    if not request.param:
+        monkeypatch.setattr(sampling, "_MAX_WHOLE", 0)
+
+
 def draw(
     logits: Tensor, temperature: Tensor, top_k: Tensor | None, top_p: Tensor | None, u: Tensor
 ) -> Tensor:
