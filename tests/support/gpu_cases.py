@@ -24,11 +24,12 @@ def _cu(*lengths: int) -> Tensor:
 def _varlen(
     dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, *, causal: bool = False,
     window: int | None = None, alibi: bool = False, relative: bool = False,
+    lengths: tuple[int, ...] = (512, 88),
 ) -> None:  # fmt: skip
-    qkv = torch.empty(600, num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
+    qkv = torch.empty(sum(lengths), num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
     q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     flash.varlen(
-        q, k, v, _cu(512, 88), _cu(512, 88), scale=0.1, causal=causal, window=window,
+        q, k, v, _cu(*lengths), _cu(*lengths), scale=0.1, causal=causal, window=window,
         alibi_slopes=torch.empty(num_heads) if alibi else None,
         relative_bias=torch.empty(num_heads, 257) if relative else None,
     )  # fmt: skip
@@ -86,6 +87,11 @@ def _int4(dtype: torch.dtype, rows: int, *, act_order: bool = False, group: int 
     quantized.linear(torch.empty(rows, inputs, dtype=dtype), packed, None)
 
 
+def _dense_row(dtype: torch.dtype) -> None:
+    packed = PackedLinear("torch", "dense", 4096, 512, (torch.empty(512, 4096, dtype=dtype),))
+    quantized.linear(torch.empty(1, 4096, dtype=dtype), packed, "silu")
+
+
 def _int8(dtype: torch.dtype, rows: int) -> None:
     tensors = (torch.empty(1024, 3072, dtype=torch.int8), torch.empty(3072))
     packed = PackedLinear("gpu-int8", "int8", 1024, 3072, tensors, torch.empty(3072, dtype=dtype))
@@ -120,6 +126,9 @@ CASES: dict[str, Callable[[], None]] = {
     "flash-d64-bf16": partial(_varlen, torch.bfloat16, 12, 12, 64),
     "flash-d64-fp32": partial(_varlen, torch.float32, 12, 12, 64),
     "flash-d64-window": partial(_varlen, _HALF, 12, 12, 64, window=64),
+    "flash-d64-short": partial(_varlen, _HALF, 12, 12, 64, lengths=(5, 32)),
+    "flash-d64-short-window": partial(_varlen, _HALF, 12, 12, 64, window=8, lengths=(5, 32)),
+    "flash-d128-short": partial(_varlen, _HALF, 32, 8, 128, causal=True, lengths=(5, 32)),
     "flash-d80": partial(_varlen, _HALF, 8, 8, 80, causal=True),
     "flash-d128": partial(_varlen, _HALF, 32, 8, 128, causal=True),
     "flash-d128-window": partial(_varlen, _HALF, 32, 8, 128, causal=True, window=128),
@@ -142,6 +151,7 @@ CASES: dict[str, Callable[[], None]] = {
     "decode-d128-bf16": partial(_paged, torch.bfloat16, 32, 8, 128, (1,) * 4, decode=True),
     "decode-d128-window": partial(_paged, _HALF, 32, 8, 128, (1,) * 4, decode=True, window=64),
     "decode-d128-alibi": partial(_paged, _HALF, 32, 32, 128, (1,) * 4, decode=True, alibi=True),
+    "decode-mqa71": partial(_paged, _HALF, 71, 1, 64, (1,) * 4, decode=True),
     "decode-mqa48": partial(_paged, _HALF, 48, 1, 128, (1,) * 4, decode=True),
     "decode-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (1,) * 4, decode=True),
     "decode-d256": partial(_paged, _HALF, 16, 1, 256, (1,) * 4, decode=True),
@@ -164,6 +174,12 @@ CASES: dict[str, Callable[[], None]] = {
     "int4-many-fp32": partial(_int4, torch.float32, 512),
     "int8-few": partial(_int8, _HALF, 4),
     "int8-many": partial(_int8, _HALF, 512),
+    "gemv": partial(_dense_row, _HALF),
+    "gemv-bf16": partial(_dense_row, torch.bfloat16),
+    "gemv-fp32": partial(_dense_row, torch.float32),
+    "gemv-int4": partial(_int4, _HALF, 1),
+    "gemv-int4-order": partial(_int4, torch.bfloat16, 1, act_order=True),
+    "gemv-int8": partial(_int8, _HALF, 1),
     "experts-few": partial(_experts, _HALF, 4),
     "experts-few-bf16": partial(_experts, torch.bfloat16, 4),
     "experts-many": partial(_experts, _HALF, 512),

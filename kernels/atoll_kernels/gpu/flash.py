@@ -15,6 +15,8 @@ MAX_HEAD_DIM = 256
 _MAX_SPLITS = 64
 # A share of fewer keys than this costs more to combine than it saves.
 _LEAST_SHARE = 256
+# Up to this mean length, most rows of a large tile would be empty.
+_SHORT = 64
 
 
 def varlen(
@@ -76,7 +78,12 @@ def paged_decode(
         return out
     q, k_cache, v_cache = _dense(q), _dense(k_cache), _dense(v_cache)
     block_d = _block_d(head_dim)
-    config = launch.configuration("decode", _bucket(q.dtype, block_d))
+    group = num_heads // num_kv_heads
+    block_h = max(16, int(triton.next_power_of_2(group)))
+    bucket = _bucket(q.dtype, block_d)
+    if block_h > 16 and q.dtype.itemsize == 2 and block_d <= 128:
+        bucket += "-grouped"
+    config = launch.configuration("decode", bucket)
     splits = num_splits(num_tokens * num_kv_heads, block_table.shape[1] * k_cache.shape[1])
     scratch = torch.empty(
         num_tokens * num_heads * splits * (block_d + 2) if splits > 1 else 0,
@@ -84,7 +91,6 @@ def paged_decode(
     )  # fmt: skip
     rows = num_tokens * num_heads * splits if splits > 1 else 0
     peaks, totals, partial = scratch[:rows], scratch[rows : 2 * rows], scratch[2 * rows :]
-    group = num_heads // num_kv_heads
     decode_kernel[(num_tokens, num_kv_heads, splits)](
         out, partial, peaks, totals, q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens,
         _or(alibi_slopes, q), _or(relative_bias, q), seq_lens.shape[0], num_heads,
@@ -93,9 +99,8 @@ def paged_decode(
         block_table.stride(0), *_bias_shape(relative_bias), window or 0, scale * _LOG2E, head_dim,
         GROUP=group, SPLITS=splits, CAUSAL=causal, WINDOW=window is not None,
         ALIBI=alibi_slopes is not None, RELATIVE=relative_bias is not None,
-        PRECISION=launch.precision(q.dtype), BLOCK_H=max(16, triton.next_power_of_2(group)),
-        BLOCK_N=config.block_n, BLOCK_D=block_d,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        PRECISION=launch.precision(q.dtype), BLOCK_H=block_h, BLOCK_N=config.block_n,
+        BLOCK_D=block_d, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(num_tokens * num_heads,)](
@@ -132,8 +137,11 @@ def _flash(
     if op == "prefill" and q.dtype.itemsize == 2 and num_tokens <= 16 * num_seqs:
         bucket += "-few"
     is_biased = window is not None or alibi_slopes is not None or relative_bias is not None
-    if op == "flash" and is_biased and q.dtype.itemsize == 2 and block_d <= 128:
-        bucket += "-biased"
+    if op == "flash" and q.dtype.itemsize == 2 and block_d <= 128:
+        if num_tokens <= _SHORT * num_seqs:
+            bucket += "-short"
+        elif is_biased:
+            bucket += "-biased"
     config = launch.configuration(op, bucket)
     num_tiles = num_tokens // config.block_m + num_seqs
     paged = block_table is not None

@@ -48,17 +48,26 @@ _A = "ampere"  # sm80, sm86 and sm89 where one row suits them all
 
 _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("flash", "half-d64"): {
-        "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
-        "sm90": Launch(128, 128, 0, 8, 2), "gfx90a": Launch(128, 64, 0, 4, 1),
+        "sm75": Launch(64, 32, 0, 8, 1), _A: Launch(128, 64, 0, 4, 3),
+        "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 64, 0, 4, 1),
     },
     ("flash", "half-d128"): {
         "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(128, 64, 0, 8, 3),
-        "sm90": Launch(128, 128, 0, 8, 2), "gfx90a": Launch(128, 32, 0, 4, 1),
+        "sm90": Launch(64, 64, 0, 4, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
+    },
+    # Sequences shorter than a tile of the others.
+    ("flash", "half-d64-short"): {
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
+        "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
+    ("flash", "half-d128-short"): {
+        "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(32, 32, 0, 4, 2),
+        "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
     },
     # Windows add a third loop, and biases a term: they do not fit the registers of large tiles.
     ("flash", "half-d64-biased"): {
-        "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
-        "sm90": Launch(128, 128, 0, 8, 2), "gfx90a": Launch(128, 64, 0, 4, 1),
+        "sm75": Launch(64, 32, 0, 8, 1), _A: Launch(128, 64, 0, 4, 3),
+        "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 64, 0, 4, 1),
     },
     ("flash", "half-d128-biased"): {
         "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(128, 64, 0, 8, 3),
@@ -121,11 +130,20 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     },
     ("decode", "half-d64"): {
         "sm75": Launch(0, 32, 0, 4, 1), _A: Launch(0, 64, 0, 4, 3),
-        "sm90": Launch(0, 64, 0, 4, 4), "gfx90a": Launch(0, 64, 0, 4, 1),
+        "sm90": Launch(0, 128, 0, 4, 2), "gfx90a": Launch(0, 64, 0, 4, 1),
     },
     ("decode", "half-d128"): {
         "sm75": Launch(0, 32, 0, 4, 1), _A: Launch(0, 64, 0, 4, 2),
-        "sm90": Launch(0, 64, 0, 4, 4), "gfx90a": Launch(0, 64, 0, 4, 1),
+        "sm90": Launch(0, 64, 0, 4, 2), "gfx90a": Launch(0, 64, 0, 4, 1),
+    },
+    # More than 16 query heads share their keys.
+    ("decode", "half-d64-grouped"): {
+        "sm75": Launch(0, 16, 0, 8, 1), _A: Launch(0, 32, 0, 4, 3),
+        "sm90": Launch(0, 32, 0, 4, 4), "gfx90a": Launch(0, 32, 0, 4, 1),
+    },
+    ("decode", "half-d128-grouped"): {
+        "sm75": Launch(0, 16, 0, 8, 1), _A: Launch(0, 32, 0, 4, 2),
+        "sm90": Launch(0, 32, 0, 4, 4), "gfx90a": Launch(0, 32, 0, 4, 1),
     },
     ("decode", "half-d256"): {
         "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 32, 0, 4, 2),
@@ -145,7 +163,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     },
     ("quantized", "half-few"): {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
-        "sm90": Launch(16, 64, 64, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
+        "sm90": Launch(16, 128, 64, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
     },
     ("quantized", "half-many"): {
         "sm75": Launch(32, 64, 32, 4, 1), _A: Launch(64, 128, 32, 4, 3),
@@ -158,6 +176,18 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("quantized", "wide-many"): {
         "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
         "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
+    },
+    ("gemv", "dense"): {
+        "sm75": Launch(0, 2, 1024), _A: Launch(0, 2, 1024), "sm90": Launch(0, 2, 1024),
+        "gfx90a": Launch(0, 2, 1024),
+    },
+    ("gemv", "int8"): {
+        "sm75": Launch(0, 128, 32), _A: Launch(0, 128, 32), "sm90": Launch(0, 128, 32),
+        "gfx90a": Launch(0, 128, 32),
+    },
+    ("gemv", "int4"): {
+        "sm75": Launch(0, 128, 128), _A: Launch(0, 128, 128), "sm90": Launch(0, 128, 128),
+        "gfx90a": Launch(0, 128, 128),
     },
     ("experts", "half-few"): {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
@@ -180,7 +210,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
 _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
     "quantized": Launch(16, 32, 32),
-    "experts": Launch(16, 32, 16),
+    "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
 }  # fmt: skip
 
 

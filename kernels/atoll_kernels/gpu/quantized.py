@@ -1,4 +1,7 @@
-"""Linear layers with 8-bit and 4-bit weights; dense ones are cuBLAS's, through the reference."""
+"""Linear layers: 8-bit and 4-bit weights, and any weights for a single row.
+
+Dense products of more rows are cuBLAS's, through the reference.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import triton
 from torch import Tensor
 
 from atoll_kernels.gpu import launch
+from atoll_kernels.gpu.gemv import gemv
 from atoll_kernels.gpu.kernels.activation import CODES
 from atoll_kernels.gpu.kernels.matmul import add_splits_kernel, matmul_kernel
 from atoll_kernels.linear import PackedLinear
@@ -52,7 +56,11 @@ def pack_int4(
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:
-    """See ``atoll_kernels.linear``; declines layouts that are not its own."""
+    """See ``atoll_kernels.linear``; declines dense weights, unless x is a single row."""
+    if x.shape[0] == 1:
+        row = gemv(x, packed, activation)
+        if row is not None:
+            return row
     if packed.layout not in LAYOUTS or x.stride(-1) != 1:
         return None
     out = torch.empty((x.shape[0], packed.out_features), dtype=x.dtype, device=x.device)

@@ -28,11 +28,13 @@ TENSOR_CORES = {
 }  # fmt: skip
 CASES = [
     "flash-d128", "decode-d128", "layer-norm", "rope", "int4-few-order",
-    "int8-many", "experts-int4-few", "sample",
+    "int8-many", "gemv", "gemv-int4", "experts-int4-few", "sample",
 ]  # fmt: skip
 PRODUCTS = {"flash_kernel", "decode_kernel", "matmul_kernel"}
 # Bytes of a local variable that float32 at the largest head size may lose to memory.
 SPILLS_OF_WIDE_HEADS = 64
+# A vocabulary's keys and masses, each read 32 times, fill the registers to the last.
+SPILLS_OF_SAMPLING = 32
 IS_FULL = os.environ.get("ATOLL_FULL_COMPILE") == "1"
 
 
@@ -61,7 +63,9 @@ def test_compiles_within_the_limits(architecture: str) -> None:
     for kernel in kernels:
         assert kernel["shared"] <= SHARED[architecture], kernel
         is_wide = "fp32" in kernel["case"] and "d256" in kernel["case"]
-        assert kernel["spills"] <= (SPILLS_OF_WIDE_HEADS if is_wide else 0), kernel
+        allowed = SPILLS_OF_WIDE_HEADS if is_wide else 0
+        allowed = SPILLS_OF_SAMPLING if kernel["kernel"] == "sample_kernel" else allowed
+        assert kernel["spills"] <= allowed, kernel
         if kernel["kernel"] in PRODUCTS and TENSOR_CORES[architecture]:
             assert set(kernel["tensor_cores"]) & TENSOR_CORES[architecture], kernel
     if architecture == "sm90":

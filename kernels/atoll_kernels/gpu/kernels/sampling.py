@@ -13,7 +13,7 @@ import triton.language as tl
 def _key(score):
     """An int32 that orders as the float does."""
     bits = score.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
@@ -48,14 +48,15 @@ def _mass_above(
     row, keys, limit, peak, vocab_size, temperature, WHOLE: tl.constexpr, BLOCK: tl.constexpr
 ):
     """The sum of exp(score - peak) of the scores whose key is above ``limit``."""
+    limit = limit.to(tl.int32)
     if WHOLE:
-        scores = tl.where(keys < 0, keys ^ 0x7FFFFFFF, keys).to(tl.float32, bitcast=True)
-        mass = tl.sum(tl.where(keys.to(tl.int64) > limit, tl.exp(scores - peak), 0.0), 0)
+        scores = (keys ^ ((keys >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+        mass = tl.sum(tl.where(keys > limit, tl.exp(scores - peak), 0.0), 0)
     else:
         masses = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, vocab_size, BLOCK):
             score = _scores(row, start, vocab_size, temperature, BLOCK)
-            masses += tl.where(_key(score).to(tl.int64) > limit, tl.exp(score - peak), 0.0)
+            masses += tl.where(_key(score) > limit, tl.exp(score - peak), 0.0)
         mass = tl.sum(masses, 0)
     return mass
 

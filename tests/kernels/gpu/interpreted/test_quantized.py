@@ -1,5 +1,7 @@
 """Products with 4-bit and 8-bit weights: GPTQ, act-order GPTQ, AWQ, and weights packed here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from interpreted import DEVICE, DTYPES, assert_close, randn
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from atoll_kernels import PackedLinear
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.gpu import quantized
+from atoll_kernels.gpu import gemv, quantized
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -101,9 +103,48 @@ def test_refuses_what_it_cannot_tile() -> None:
     assert quantized.pack_int4(codes, zeros, scales, one, None, DTYPES[1]) is None
     odd = codes_of(48, 16, 24, False)
     assert quantized.pack_int4(*odd, None, DTYPES[1]) is None
-    foreign = PackedLinear("torch", "dense", 8, 8, ())
+    foreign = PackedLinear("native", "dense", 8, 8, ())
     assert quantized.linear(randn(1, 8, seed=1), foreign, None) is None
+    dense = PackedLinear("torch", "dense", 8, 8, (randn(8, 8, seed=2),))
+    assert quantized.linear(randn(2, 8, seed=1), dense, None) is None, "cuBLAS's"
     assert quantized.pack_linear(randn(8, 8, seed=1), None, "dense", 32) is None
+
+
+def _dense(dtype: torch.dtype, inputs: int, outputs: int, bias: Tensor) -> PackedLinear:
+    weight = randn(outputs, inputs, seed=1, dtype=dtype)
+    return PackedLinear("torch", "dense", inputs, outputs, (weight,), bias)
+
+
+@each_dtype
+@pytest.mark.parametrize("num_processors", [1, 132])
+@pytest.mark.parametrize("kind", ["dense", "int8", "int4", "int4, act-order"])
+def test_a_single_row(
+    dtype: torch.dtype, kind: str, num_processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own kernels: with one program a block of columns, and with the inputs split."""
+    monkeypatch.setattr(gemv.launch, "num_processors", lambda: num_processors)
+    inputs, outputs = 384, 37
+    bias = randn(outputs, seed=2, dtype=dtype)
+    if kind == "dense":
+        packed: PackedLinear | None = _dense(dtype, inputs - 5, outputs, bias)
+        assert packed is not None
+        weight = packed.tensors[0].double().t()
+    elif kind == "int8":
+        dense = randn(outputs, inputs, seed=1, dtype=dtype)
+        packed = quantized.pack_linear(dense, bias, "int8", 32)
+        assert packed is not None
+        weight = packed.tensors[0].double() * packed.tensors[1].double()
+    else:
+        parts = codes_of(inputs, outputs, 16, kind.endswith("order"))
+        packed, weight = quantized.pack_int4(*parts, bias, dtype), expanded(*parts)
+    assert packed is not None
+    x = randn(1, packed.in_features, seed=3, dtype=dtype)
+    found = gemv.gemv(x, packed, "silu")
+    assert found is not None
+    assert_close(found, ACTIVATIONS["silu"](x.double() @ weight + bias.double()))
+    plain = quantized.linear(x, replace(packed, bias=None), None)
+    assert plain is not None
+    assert_close(plain, x.double() @ weight)
 
 
 def test_no_rows() -> None:
