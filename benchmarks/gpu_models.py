@@ -87,10 +87,14 @@ def decoding(bench: Bench) -> Iterator[Row]:
     """Rows: model, dtype, batch, context, graphs (how many were captured), us (a step), us_eager
     (one without graphs), tokens_per_s, limit_tokens_per_s, share, goal."""
     for name, raw in GENERATORS.items():
+        with _own_kernels(bench):
+            model = _model(bench, raw, DECODERS, "bf16")
         for batch in bench.choose((1, 64, 256), (2,)):
             row: Row = {"model": name, "dtype": "bf16", "batch": batch}
-            yield attempt(row, partial(_decode, bench, raw, batch))
+            yield attempt(row, partial(_decode, bench, model, batch))
             bench.release()
+        del model
+        bench.release()
 
 
 def prefill(bench: Bench) -> Iterator[Row]:
@@ -174,11 +178,10 @@ def _submit(core: EngineCore, vocab: int, count: int, length: int, new_tokens: i
         core.add(Request(f"{index}", tuple(prompt), options, _Silent()))
 
 
-def _decode(bench: Bench, raw: Mapping[str, Any], batch: int) -> Row:
+def _decode(bench: Bench, model: Any, batch: int) -> Row:
     """The same requests go on decoding, first launch by launch, then from graphs."""
     context, steps, new_tokens = bench.choose((512, 32, 128), (9, 1, 8))
     with _own_kernels(bench):
-        model = _model(bench, raw, DECODERS, "bf16")
         blocks = batch * (-(-(context + new_tokens) // _BLOCK) + 1)
         runner = Runner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
         core = _core(runner, bench.choose(8192, 64))

@@ -179,7 +179,6 @@ CASES: dict[str, Callable[[], None]] = {
     "gemv-fp32": partial(_dense_row, torch.float32),
     "gemv-int4": partial(_int4, _HALF, 1),
     "gemv-int4-order": partial(_int4, torch.bfloat16, 1, act_order=True),
-    "gemv-int8": partial(_int8, _HALF, 1),
     "experts-few": partial(_experts, _HALF, 4),
     "experts-few-bf16": partial(_experts, torch.bfloat16, 4),
     "experts-many": partial(_experts, _HALF, 512),

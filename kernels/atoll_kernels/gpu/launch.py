@@ -58,7 +58,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     # Sequences shorter than a tile of the others.
     ("flash", "half-d64-short"): {
         "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
-        "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
+        "sm90": Launch(64, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
     },
     ("flash", "half-d128-short"): {
         "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(32, 32, 0, 4, 2),
@@ -93,7 +93,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     # Keys are found through the block table, which costs registers.
     ("prefill", "half-d64"): {
         "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
-        "sm90": Launch(128, 64, 0, 4, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
+        "sm90": Launch(128, 64, 0, 4, 2), "gfx90a": Launch(128, 32, 0, 4, 1),
     },
     ("prefill", "half-d128"): {
         "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(128, 64, 0, 8, 3),
@@ -143,7 +143,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     },
     ("decode", "half-d128-grouped"): {
         "sm75": Launch(0, 16, 0, 8, 1), _A: Launch(0, 32, 0, 4, 2),
-        "sm90": Launch(0, 32, 0, 4, 4), "gfx90a": Launch(0, 32, 0, 4, 1),
+        "sm90": Launch(0, 32, 0, 4, 2), "gfx90a": Launch(0, 32, 0, 4, 1),
     },
     ("decode", "half-d256"): {
         "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 32, 0, 4, 2),
@@ -181,13 +181,9 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(0, 2, 1024), _A: Launch(0, 2, 1024), "sm90": Launch(0, 2, 1024),
         "gfx90a": Launch(0, 2, 1024),
     },
-    ("gemv", "int8"): {
-        "sm75": Launch(0, 128, 32), _A: Launch(0, 128, 32), "sm90": Launch(0, 128, 32),
-        "gfx90a": Launch(0, 128, 32),
-    },
     ("gemv", "int4"): {
-        "sm75": Launch(0, 128, 128), _A: Launch(0, 128, 128), "sm90": Launch(0, 128, 128),
-        "gfx90a": Launch(0, 128, 128),
+        "sm75": Launch(0, 64, 128), _A: Launch(0, 64, 128), "sm90": Launch(0, 64, 128),
+        "gfx90a": Launch(0, 64, 128),
     },
     ("experts", "half-few"): {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),

@@ -40,40 +40,15 @@ def gemv_kernel(
 
 
 @triton.jit
-def gemv_int8_kernel(
-    out, x, words, scales, bias, num_columns, num_inputs, BIAS: tl.constexpr, CODE: tl.constexpr,
-    SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Grid (blocks of columns, SPLITS); with SPLITS > 1, out is (SPLITS, N) float32."""
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask = columns < num_columns
-    split = tl.program_id(1)
-    share = tl.cdiv(tl.cdiv(num_inputs, BLOCK_K), SPLITS) * BLOCK_K
-    acc = tl.zeros((BLOCK_K, BLOCK_N), tl.float32)
-    for k_start in range(split * share, tl.minimum((split + 1) * share, num_inputs), BLOCK_K):
-        inputs = k_start + tl.arange(0, BLOCK_K)
-        held = inputs < num_inputs
-        value = tl.load(x + inputs, mask=held, other=0.0).to(tl.float32)
-        codes = tl.load(
-            words + inputs[:, None].to(tl.int64) * num_columns + columns[None, :],
-            mask=held[:, None] & mask[None, :], other=0,
-        )  # fmt: skip
-        acc += codes.to(tl.float32) * value[:, None]
-    total = tl.sum(acc, 0) * tl.load(scales + columns, mask=mask, other=0.0).to(tl.float32)
-    if SPLITS > 1:
-        tl.store(out + split * num_columns + columns, total, mask=mask)
-    else:
-        _finish(out, bias, total, columns, mask, BIAS, CODE)
-
-
-@triton.jit
 def gemv_int4_kernel(
     out, x, words, scales, zeros, order, bias, num_columns, num_inputs, group,
     ORDER: tl.constexpr, BIAS: tl.constexpr, CODE: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """As ``gemv_int8_kernel``. BLOCK_K divides ``group``: a tile has one row of scales and zeros,
-    which are applied to its sums: scale * (sum(code * x) - zero * sum(x)).
+    """Grid (blocks of columns, SPLITS); with SPLITS > 1, out is (SPLITS, N) float32.
+
+    BLOCK_K divides ``group``: a tile has one row of scales and zeros, which are applied to its
+    sums: scale * (sum(code * x) - zero * sum(x)).
     """
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = columns < num_columns
