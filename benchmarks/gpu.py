@@ -11,7 +11,7 @@ process of its own, so that a kernel that breaks the device ends its phase alone
     encoder       texts through encoders
     server        generation through a real server, where it is installed
 
-``gpu.json`` is written after every row, ``gpu.svg`` at the end. ``--phase`` runs some of them again
+``gpu.json`` is written after every row, ``gpu.svg`` and ``gpu.md`` at the end. ``--phase`` runs some of them again
 and keeps the others' results. ``--dry`` does all of it without a GPU, with tiny shapes and with the
 kernels interpreted, and writes ``gpu-dry.json``: it proves the benchmark, it measures nothing.
 
@@ -59,12 +59,13 @@ def main() -> None:
         phases = _run(path, arguments.dry, deadlines)
     else:
         phases = _run_apart(path, deadlines)
-    from gpu_report import plot, print_tables
+    from gpu_report import page, plot, print_tables
 
     # What was found is in the file by now, whatever is not installed here.
     for show in (
         lambda: print_tables({name: phases[name] for name in deadlines if name in phases}),
         lambda: plot(path.with_suffix(".svg"), phases),
+        lambda: "environment" in phases and path.with_suffix(".md").write_text(page(phases)),
     ):
         try:
             show()

@@ -1,4 +1,4 @@
-"""What the GPU benchmark found, as a table in the terminal and as a plot beside the limits."""
+"""What the GPU benchmark found: tables in the terminal, a page, a plot beside the limits."""
 
 from __future__ import annotations
 
@@ -62,6 +62,54 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return str(value)
+
+
+def page(phases: Phases) -> str:
+    """The same as markdown: what it ran on, and a table for each phase that found something."""
+    found = {row["name"]: row["value"] for row in phases["environment"]["rows"]}
+    date = phases["environment"]["started"][:10]
+    parts = [
+        "# On a GPU",
+        f"{found['name']}, {date}; {found['versions']}, CUDA {found['CUDA']}. "
+        "`python benchmarks/gpu.py`; limits are the least time that the products "
+        f"({found['bf16 products, TFLOP/s']:.0f} TFLOP/s in bfloat16) and the traffic "
+        f"({found['memory, GB/s']:,.0f} GB/s) leave on this device, both measured. Kernels are "
+        "timed with the caches emptied before every call.",
+        "![Shares of the device's limits](gpu.svg)",
+    ]
+    for name, phase in phases.items():
+        if name == "environment" or not phase["rows"]:
+            continue
+        cut = "" if phase["is_complete"] else " (stopped at its deadline; the rest was not run)"
+        table = _errors(phase) if name == "correctness" else _markdown(name, phase)
+        parts += [f"## {name}{cut}", table]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(name: str, phase: Mapping[str, Any]) -> str:
+    columns = [c for c in COLUMNS[name] if any(row.get(c) is not None for row in phase["rows"])]
+    lines = [f"| {' | '.join(columns)} |", f"|{'-|' * len(columns)}"]
+    lines += [
+        f"| {' | '.join(_cell(c, row.get(c)) for c in columns)} |" for row in phase["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def _errors(phase: Mapping[str, Any]) -> str:
+    """A row per kernel: its cases, and the largest error of each dtype as a share of what the
+    dtype may have."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for row in phase["rows"]:
+        share = row["error"] / (row["tolerance"] or 1.0) if "error" in row else float("inf")
+        shares.setdefault(row["kernel"], {}).setdefault(row["dtype"], []).append(share)
+    lines = ["| kernel | cases | fp32 | fp16 | bf16 |", "|-|-:|-:|-:|-:|"]
+    for kernel, found in shares.items():
+        worst = (f"{max(found[d]):.0%}" if d in found else "" for d in ("fp32", "fp16", "bf16"))
+        lines.append(f"| {kernel} | {sum(map(len, found.values()))} | {' | '.join(worst)} |")
+    return (
+        "Against float64, with outputs full of NaN beforehand: the largest error as a share of the "
+        "tolerance (2e-6, 2e-3 and 1e-2 of the largest value).\n\n" + "\n".join(lines)
+    )
 
 
 def plot(path: Path, phases: Phases) -> None:

@@ -115,10 +115,17 @@ def dtype_refusal(capabilities: Capabilities, dtype: torch.dtype) -> str | None:
 
 
 @cache
-def choose(capabilities: Capabilities, spec: AttentionSpec, wishes: Wishes) -> Choice:
-    """The first backend that can serve ``spec``; the last one always can."""
+def choose(
+    capabilities: Capabilities, spec: AttentionSpec, wishes: Wishes, wanted: str | None = None
+) -> Choice:
+    """The first backend that can serve ``spec``, ``wanted`` before the others; the last always can.
+
+    Raises:
+        KeyError: ``wanted`` is no backend.
+    """
     refused: list[tuple[str, str]] = []
-    for backend in BACKENDS:
+    named = {backend.name: backend for backend in BACKENDS}
+    for backend in BACKENDS if wanted is None else (named[wanted], *BACKENDS):
         reasons = backend.validate(capabilities, spec, wishes)
         if not reasons:
             return Choice(backend.name, tuple(refused))
@@ -143,7 +150,8 @@ def _flash_attn(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[st
 
 
 def _torch_flash(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
-    return _dao(c, spec, wishes)
+    reasons = ["torch builds it without ALiBi"] if spec.alibi else []
+    return reasons + _dao(c, spec, wishes)
 
 
 def _dao(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
@@ -163,7 +171,7 @@ def _dao(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
 
 
 def _efficient(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
-    """CUTLASS kernels inside torch: any mask becomes a bias tensor."""
+    """CUTLASS kernels inside torch: any mask becomes a bias tensor, over padded sequences."""
     reasons = _custom(c, wishes)
     if c.vendor != "nvidia":
         reasons.append("NVIDIA only")

@@ -23,9 +23,9 @@ class Policy:
     """What the user asked for.
 
     ``disable_custom_kernels`` forces the torch reference everywhere (``--disable-custom-kernels``).
-    ``use_flash_attention`` overrides the GPU's default. ``family`` ("cpu", "gpu") and
-    ``attention_backend`` (a name of ``backends.BACKENDS``) force what is otherwise chosen by the
-    device, for tests and measurements.
+    ``use_flash_attention`` overrides the GPU's default. For tests and measurements, ``family``
+    ("cpu", "gpu") forces what is otherwise chosen by the device, and ``attention_backend`` (a name
+    of ``backends.BACKENDS``) goes before the others where it can serve a call.
     """
 
     disable_custom_kernels: bool = False

@@ -80,12 +80,14 @@ def _spec(phase: Phase, q: Tensor, options: dict[str, Any]) -> AttentionSpec:
 def backend_for(spec: AttentionSpec, device: torch.device) -> str:
     """The name of the chosen backend; the first time a spec is seen, the choice is logged."""
     policy = dispatch.policy
-    return policy.attention_backend or _backend_for(spec, device, policy.wishes)
+    return _backend_for(spec, device, policy.wishes, policy.attention_backend)
 
 
 @cache
-def _backend_for(spec: AttentionSpec, device: torch.device, wishes: Wishes) -> str:
-    choice = choose(capabilities_of(device), spec, wishes)
+def _backend_for(
+    spec: AttentionSpec, device: torch.device, wishes: Wishes, wanted: str | None
+) -> str:
+    choice = choose(capabilities_of(device), spec, wishes, wanted)
     logger.info("%s on %s: %s", spec, device, choice.backend)
     for name, reason in choice.refused:
         logger.info("  not %s: %s", name, reason)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 _FULL, _CAUSAL = 0, 2
+# Elements of a bias at once: 256 MB in half precision.
+_MAX_BIAS = 1 << 27
 
 
 def torch_flash(
@@ -72,18 +75,19 @@ def torch_efficient(
     alibi_slopes: Tensor | None,
     relative_bias: Tensor | None,
 ) -> Tensor:
-    """See ``atoll_kernels.varlen_attention``; CUTLASS kernels, from compute capability 7.5 on."""
+    """See ``atoll_kernels.varlen_attention``; CUTLASS kernels, from compute capability 7.5 on.
+
+    They take packed sequences or a bias, not both: with a bias, sequences are padded.
+    """
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    longest_q, longest_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k)
-    bias = None
     if window is not None or alibi_slopes is not None or relative_bias is not None:
-        bias = _bias(q, cu_seqlens_q, cu_seqlens_k, longest_q, longest_k, causal, window,
-                     alibi_slopes, relative_bias)  # fmt: skip
+        return _padded(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal, window, alibi_slopes,
+                       relative_bias)  # fmt: skip
     out: Tensor = torch.ops.aten._efficient_attention_forward(
-        q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), bias, cu_seqlens_q, cu_seqlens_k,
-        longest_q, longest_k, 0.0, _CAUSAL if causal and bias is None else _FULL, False,
+        q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), None, cu_seqlens_q, cu_seqlens_k,
+        _longest(cu_seqlens_q), _longest(cu_seqlens_k), 0.0, _CAUSAL if causal else _FULL, False,
         scale=scale,
     )[0]  # fmt: skip
     return out.squeeze(0)
@@ -104,33 +108,58 @@ def gather_keys(
     return k_cache.flatten(0, 1)[rows], v_cache.flatten(0, 1)[rows], cu_seqlens
 
 
-def _bias(
-    q: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, longest_q: int, longest_k: int,
+def _padded(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, scale: float,
     causal: bool, window: int | None, alibi_slopes: Tensor | None, relative_bias: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """(num_seqs, num_heads, longest_q, longest_k), dtype of q, rows aligned to 16 bytes.
+    """SDPA with a bias, over as many sequences at once as the bias may take memory for."""
+    out = q.new_zeros(q.shape)
+    width_q, width_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k)
+    if not width_q or not width_k:
+        return out
+    at_once = max(1, _MAX_BIAS // (q.shape[1] * width_q * width_k))
+    for first in range(0, cu_seqlens_q.shape[0] - 1, at_once):
+        ends_q, ends_k = (
+            ends[first : first + at_once + 1] for ends in (cu_seqlens_q, cu_seqlens_k)
+        )
+        rows, is_query = _places(ends_q, width_q)
+        keys, is_key = _places(ends_k, width_k)
+        shift = (is_key.sum(1) - is_query.sum(1))[:, None, None]
+        offset = torch.arange(width_k, device=q.device) - shift
+        offset = offset - torch.arange(width_q, device=q.device)[:, None]
+        hidden = ~is_key[:, None]
+        if causal:
+            hidden = hidden | (offset > 0)
+        if window is not None:
+            hidden = hidden | (offset.abs() >= window)
+        bias = _bias(offset, hidden, alibi_slopes, relative_bias)
+        padded = (x[places].transpose(1, 2) for x, places in ((q, rows), (k, keys), (v, keys)))
+        found = scaled_dot_product_attention(*padded, attn_mask=bias.to(q.dtype), scale=scale)
+        # A row without a visible key is 0.
+        seen = is_query & ~hidden.expand(-1, width_q, -1).all(-1)
+        out[rows[seen]] = found.transpose(1, 2)[seen]
+    return out
 
-    Where queries are the whole sequences, positions are the same in each: one bias is shared.
-    """
-    num_seqs, num_heads = cu_seqlens_q.shape[0] - 1, q.shape[1]
-    shift = torch.zeros(1, dtype=torch.int64, device=q.device)
-    if cu_seqlens_q is not cu_seqlens_k:
-        shift = (cu_seqlens_k.diff() - cu_seqlens_q.diff()).long()
-    width = -(-longest_k // 8) * 8
-    positions = torch.arange(longest_q, device=q.device)[None, :, None] + shift[:, None, None]
-    offset = torch.arange(width, device=q.device)[None, None, :] - positions
-    bias = torch.zeros(len(shift), num_heads, longest_q, width, device=q.device)
+
+def _places(cu_seqlens: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Rows of the packed tokens, (num_seqs, width), padded with 0, and which of them are tokens."""
+    columns = torch.arange(width, device=cu_seqlens.device)
+    held = columns < cu_seqlens.diff()[:, None]
+    return torch.where(held, cu_seqlens[:-1, None] + columns, 0).long(), held
+
+
+def _bias(
+    offset: Tensor, hidden: Tensor, alibi_slopes: Tensor | None, relative_bias: Tensor | None
+) -> Tensor:
+    """(num_seqs, 1 or num_heads, queries, keys) float32; offset is key less query position."""
+    bias = torch.zeros(1, device=offset.device)
     if alibi_slopes is not None:
-        bias -= alibi_slopes.float().view(1, -1, 1, 1) * offset.abs().unsqueeze(1)
+        bias = bias - alibi_slopes.float().view(1, -1, 1, 1) * offset.abs().unsqueeze(1)
     if relative_bias is not None:
         distance = relative_bias.shape[1] // 2
         index = offset.clamp(-distance, distance) + distance
-        bias += relative_bias.float()[:, index].transpose(0, 1)
-    hidden = offset > 0 if causal else torch.zeros_like(offset, dtype=torch.bool)
-    if window is not None:
-        hidden = hidden | (offset.abs() >= window)
-    bias.masked_fill_(hidden.unsqueeze(1), float("-inf"))
-    return bias.to(q.dtype)[..., :longest_k].expand(num_seqs, -1, -1, -1)
+        bias = bias + relative_bias.float()[:, index].transpose(0, 1)
+    return torch.where(hidden.unsqueeze(1), float("-inf"), bias)
 
 
 def _longest(cu_seqlens: Tensor) -> int:

@@ -54,8 +54,8 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type == "cpu":
         return taped.refusal(dtype)
     spec, policy = AttentionSpec("decode", dtype, model.cache_spec().head_dim), dispatch.policy
-    chosen = choose(Capabilities.of(device), spec, policy.wishes).backend
-    backend = policy.attention_backend or chosen
+    wanted = policy.attention_backend
+    backend = choose(Capabilities.of(device), spec, policy.wishes, wanted).backend
     return None if backend == "atoll" else f"attention by {backend} reads lengths on the host"
 
 

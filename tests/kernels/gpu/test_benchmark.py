@@ -82,6 +82,8 @@ def test_every_phase_and_every_kernel(tmp_path: Path) -> None:
         assert row["us"] > 0 and row["limit_us"] > 0 and row["peers"], row
     svg = (tmp_path / "gpu-dry.svg").read_text()
     assert "share of the device" in svg
+    page = (tmp_path / "gpu-dry.md").read_text()
+    assert all(f"## {name}\n" in page for name in PHASES[1:]) and "| Llama-2-7B |" in page
     check_resuming(tmp_path, phases)
 
 
