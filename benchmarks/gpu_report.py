@@ -89,9 +89,7 @@ def page(phases: Phases) -> str:
 def _markdown(name: str, phase: Mapping[str, Any]) -> str:
     columns = [c for c in COLUMNS[name] if any(row.get(c) is not None for row in phase["rows"])]
     lines = [f"| {' | '.join(columns)} |", f"|{'-|' * len(columns)}"]
-    lines += [
-        f"| {' | '.join(_cell(c, row.get(c)) for c in columns)} |" for row in phase["rows"]
-    ]
+    lines += [f"| {' | '.join(_cell(c, row.get(c)) for c in columns)} |" for row in phase["rows"]]
     return "\n".join(lines)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import time
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import httpx
 from gateways import EMBEDDER, GENERATOR, Served
 
-LONG: Any = {"max_new_tokens": 2000, "do_sample": True}
+MANY = 2000
+LONG: Any = {"max_new_tokens": MANY, "do_sample": True}
 CHAT: Any = {
-    "model": GENERATOR, "max_tokens": 2000, "messages": [{"role": "user", "content": "Count."}],
+    "model": GENERATOR, "max_tokens": MANY, "messages": [{"role": "user", "content": "Count."}],
 }  # fmt: skip
 REQUESTS: list[tuple[str, Any]] = [
     ("/generate", {"inputs": "One, two,", "parameters": LONG}),
@@ -22,7 +22,7 @@ REQUESTS: list[tuple[str, Any]] = [
     ("/v1/chat/completions", CHAT),
     ("/v1/chat/completions", {**CHAT, "stream": True}),
     ("/v1/chat/completions", {**CHAT, "stream": True, "n": 2}),
-    ("/v1/completions", {"prompt": ["One, two,", "A, b,"], "max_tokens": 2000}),
+    ("/v1/completions", {"prompt": ["One, two,", "A, b,"], "max_tokens": MANY}),
 ]
 GAUGES = ("atoll_requests_running", "atoll_requests_waiting", "atoll_kv_usage")
 
@@ -76,17 +76,18 @@ def test_a_hundred_clients_that_leave_leave_nothing_behind(
     before = _values(http)
     during = asyncio.run(all_at_once())
     assert during["atoll_requests_running"] > 0 and during["atoll_kv_usage"] > 0
-    # A second, unless the machine is busy with something else: then the steps take that long.
-    limit_s = 1.0 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 5.0
     ended = time.monotonic()
     while any(_gauges(http).values()):
-        assert time.monotonic() - ended < limit_s, _gauges(http)
+        assert time.monotonic() - ended < 60, _gauges(http)
         time.sleep(0.02)
     took = time.monotonic() - ended
 
     after = _values(http)
     dropped = 'tgi_request_failure{err="dropped"}'
     assert after[dropped] - before.get(dropped, 0) == 100, took
+    # Not seconds, which depend on what else the machine does: what was computed for nobody.
+    tokens = f'atoll_output_tokens_total{{model="{GENERATOR}"}}'
+    assert after[tokens] - before.get(tokens, 0) < 0.05 * 100 * MANY, took
     assert http.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 1}})
 
 

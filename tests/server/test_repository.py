@@ -362,10 +362,16 @@ def test_generator_answers_over_http_and_streams_over_grpc(
     served = group[name]
     answer = _over_http(served)
     _assert_greedy(served, answer["token_ids"])
-    texts, ids = _over_grpc(served)
-    assert ids == answer["token_ids"]
-    assert "".join(texts) == answer["text_output"]
-    assert len([text for text in texts if text]) > 1
+    pieces = []
+    for _ in range(5):
+        texts, ids = _over_grpc(served)
+        assert ids == answer["token_ids"]
+        assert "".join(texts) == answer["text_output"]
+        pieces.append(len([text for text in texts if text]))
+        if pieces[-1] > 1:
+            break
+    # On a busy machine all tokens of so small a model may leave together, though not every time.
+    assert pieces[-1] > 1, pieces
 
 
 def test_every_folder_is_tested() -> None:

@@ -1,7 +1,7 @@
 """The thread that sends: the engine's thread never waits for a client or for Triton.
 
-While it is busy, tokens of a stream gather and leave together, so a slow client or a loaded machine
-gets fewer and larger responses instead of slowing the engine down.
+While it is busy, or rests (``Pace``), tokens of a stream gather and leave together: a slow client
+or a loaded machine gets fewer and larger responses instead of slowing the engine down.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from atoll.serving.answers import POLL_TOKENS, Call
+from atoll.serving.pace import Pace
 from atoll.serving.responses import final_response, stream_response
 from atoll.serving.tensors import FINAL, failure
 
@@ -47,6 +48,8 @@ class Outbox:
         self._cancel, self._closed, self._tick = cancel, closed, tick
         self._lock = threading.Lock()
         self._event = threading.Event()
+        self._urgent = threading.Event()
+        self._pace = Pace()
         self._changed: dict[Call, None] = {}
         self._open: dict[Call, None] = {}
         self._stopping = False
@@ -59,6 +62,7 @@ class Outbox:
     def stop(self) -> None:
         """Sends what there is to send, then ends the thread."""
         self._stopping = True
+        self._urgent.set()
         self._event.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -75,9 +79,11 @@ class Outbox:
             self._open.pop(call, None)
 
     def changed(self, call: Call) -> None:
-        """Marks a call; ``flush`` wakes the thread."""
+        """Marks a call; ``flush`` wakes the thread. First and last tokens wait for no rest."""
         with self._lock:
             self._changed[call] = None
+        if call.is_done or not call.has_answered:
+            self._urgent.set()
 
     def flush(self) -> None:
         """Called after every step of the engine."""
@@ -88,11 +94,15 @@ class Outbox:
         next_poll = time.monotonic()
         while True:
             self._event.wait(_POLL_INTERVAL_S if self._open else _IDLE_INTERVAL_S)
+            self._urgent.wait(self._pace.left(time.monotonic()))
+            self._urgent.clear()
             self._event.clear()
             with self._lock:
                 changed, self._changed = self._changed, {}
+            start = time.monotonic()
             for call in changed:
                 self._guarded(self._attend, call)
+            self._pace.worked(start, time.monotonic())
             if time.monotonic() >= next_poll or not self._open:
                 self._poll_some()
                 self._tick()
