@@ -12,8 +12,9 @@ process of its own, so that a kernel that breaks the device ends its phase alone
     server        generation through a real server, where it is installed
 
 ``gpu.json`` is written after every row, ``gpu.svg`` and ``gpu.md`` at the end. ``--phase`` runs
-some of them again and keeps the others' results. ``--dry`` does all of it without a GPU, with tiny shapes and with the
-kernels interpreted, and writes ``gpu-dry.json``: it proves the benchmark, it measures nothing.
+some of them again and keeps the others' results. ``--dry`` does all of it without a GPU, with tiny
+shapes and with the kernels interpreted, and writes ``gpu-dry.json``: it proves the benchmark, it
+measures nothing.
 
 The checkout is used as it lies there; nothing of it has to be installed.
 """

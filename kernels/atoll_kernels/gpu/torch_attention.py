@@ -133,8 +133,10 @@ def _padded(
         if window is not None:
             hidden = hidden | (offset.abs() >= window)
         bias = _bias(offset, hidden, alibi_slopes, relative_bias)
-        padded = (x[places].transpose(1, 2) for x, places in ((q, rows), (k, keys), (v, keys)))
-        found = scaled_dot_product_attention(*padded, attn_mask=bias.to(q.dtype), scale=scale)
+        found = scaled_dot_product_attention(
+            q[rows].transpose(1, 2), k[keys].transpose(1, 2), v[keys].transpose(1, 2),
+            attn_mask=bias.to(q.dtype), scale=scale,
+        )  # fmt: skip
         # A row without a visible key is 0.
         seen = is_query & ~hidden.expand(-1, width_q, -1).all(-1)
         out[rows[seen]] = found.transpose(1, 2)[seen]
