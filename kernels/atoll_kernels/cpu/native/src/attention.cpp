@@ -82,15 +82,17 @@ void attend(const AttentionArgs& args) {
     const bool serial = args.threads < 2 || p.cost * a.group * a.D < kSerial;
     const int64_t count = p.items.size();
     const FewRows<T, Policy> few{a};
-    const auto run = [&](const Item& item) {
-        item.count * a.group <= kFewRows ? few.run(item, partials.data())
-                                         : a.run(item, partials.data());
+    const auto is_few = [&](int64_t i) { return p.items[i].count * a.group <= kFewRows; };
+    const auto run = [&](int64_t i, int64_t next) {
+        if (!is_few(i)) return a.run(p.items[i], partials.data());
+        few.run(p.items[i], next < count && is_few(next) ? &p.items[next] : nullptr,
+                partials.data());
     };
     if (serial) {
-        for (int64_t i = 0; i < count; ++i) run(p.items[i]);
+        for (int64_t i = 0; i < count; ++i) run(i, i + 1);
     } else {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(args.threads)
-        for (int64_t i = 0; i < count; ++i) run(p.items[i]);
+        for (int64_t i = 0; i < count; ++i) run(i, i + args.threads);
     }
     for (const auto& [item, parts] : p.divided) a.merge(item, partials.data() + item.part, parts);
 }

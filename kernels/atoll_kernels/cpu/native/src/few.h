@@ -44,17 +44,31 @@ struct FewRows {
     static constexpr int kPer = Base::kPer;
     const Base& a;
 
+    // Rows that this thread will want next: `count` of them are left to be fetched.
+    struct Later {
+        const T* rows[kBlock];
+        int64_t count = 0;
+    };
+
     void fetch(const T* row) const {
         for (int64_t i = 0; i < a.D; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
+    }
+    // Into the second cache: in the first it would take the place of what is being read.
+    void fetch(Later& later, int64_t most) const {
+        for (most = std::min(most, later.count); most > 0; --most) {
+            const T* row = later.rows[--later.count];
+            for (int64_t i = 0; i < a.D; i += 64 / sizeof(T)) __builtin_prefetch(row + i, 0, 2);
+        }
     }
 
     // Scores of rows against `count` keys; a row's are kBlock / W vectors apart.
     void score(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
-               Floats* scores) const {
+               Later& later, Floats* scores) const {
         for (int64_t j = 0; j < count; j += W) {
             const T* row[W];
             for (int i = 0; i < W; ++i) row[i] = keys[std::min(j + i, count - 1)];
             for (int64_t i = j + kAhead; i < std::min(j + kAhead + W, count); ++i) fetch(keys[i]);
+            fetch(later, W);
             for (int64_t r = 0; r < rows; ++r) {
                 Floats x[W] = {};
                 for (int64_t u = 0; u < a.words; u += W) {
@@ -73,7 +87,7 @@ struct FewRows {
     // Adds powers (R rows, kBlock floats apart) times values [first, last) to P panels of sums.
     template <int R, int P>
     INLINE void add(const float* powers, const T* const* values, int64_t first, int64_t last,
-                    int64_t panel, Floats* sums) const {
+                    int64_t panel, Later& later, Floats* sums) const {
         Floats s[R][P];
         int64_t n[P];
         for (int p = 0; p < P; ++p) n[p] = std::min<int64_t>(W, a.D - (panel + p) * W);
@@ -81,6 +95,7 @@ struct FewRows {
             for (int p = 0; p < P; ++p) s[r][p] = sums[r * a.panels + panel + p];
         for (int64_t j = first; j < last; ++j) {
             if (panel == 0 && j + kAhead < last) fetch(values[j + kAhead]);
+            if (panel == 0) fetch(later, 1);
             const T* row = values[j] + panel * W;
             Floats v[P];
 #pragma GCC unroll 4
@@ -97,13 +112,13 @@ struct FewRows {
 
     template <int R = kFewRows>
     void add_all(int64_t rows, const float* powers, const T* const* values, int64_t first,
-                 int64_t last, Floats* sums) const {
+                 int64_t last, Later& later, Floats* sums) const {
         if constexpr (R > 1)
-            if (rows < R) return add_all<R - 1>(rows, powers, values, first, last, sums);
+            if (rows < R) return add_all<R - 1>(rows, powers, values, first, last, later, sums);
         constexpr int P = 4;
         int64_t p = 0;
-        for (; p + P <= a.panels; p += P) add<R, P>(powers, values, first, last, p, sums);
-        for (; p < a.panels; ++p) add<R, 1>(powers, values, first, last, p, sums);
+        for (; p + P <= a.panels; p += P) add<R, P>(powers, values, first, last, p, later, sums);
+        for (; p < a.panels; ++p) add<R, 1>(powers, values, first, last, p, later, sums);
     }
 
     // Where keys or values [first, first + count) of an item are.
@@ -120,7 +135,18 @@ struct FewRows {
         }
     }
 
-    void run(const Item& item, Partial* partials) const {
+    void locate_later(const Item& next, Later& keys, Later& values) const {
+        const AttentionArgs& args = a.args;
+        keys.count = values.count = std::min(kBlock, next.k1 - next.k0);
+        locate(next, args.k, args.k_block, args.k_token, args.k_head, next.k0, keys.count,
+               keys.rows);
+        locate(next, args.v, args.v_block, args.v_token, args.v_head, next.k0, values.count,
+               values.rows);
+    }
+
+    // next: what this thread will probably do afterwards, or null. It is fetched meanwhile, since
+    // caches hold no more than the weights that come between two calls.
+    void run(const Item& item, const Item* next, Partial* partials) const {
         const AttentionArgs& args = a.args;
         const int64_t keys = a.num_keys(item.sequence), rows = item.count * a.group;
         const int64_t offset = keys - a.num_queries(item.sequence) + item.first;
@@ -133,6 +159,7 @@ struct FewRows {
         auto bias = scratch.take<float>(biased ? a.group * bias_row : 0);
         float maxima[kFewRows], totals[kFewRows] = {};
         const T *key[kBlock], *value[kBlock];
+        Later later_keys, later_values;
         a.load_queries(item, queries);
         std::fill_n(sums, rows * a.panels, Floats{});
         std::fill_n(maxima, rows, -INFINITY);
@@ -141,7 +168,8 @@ struct FewRows {
             locate(item, args.k, args.k_block, args.k_token, args.k_head, b, n, key);
             locate(item, args.v, args.v_block, args.v_token, args.v_head, b, n, value);
             for (int64_t i = 0; i < std::min(kAhead, n); ++i) fetch(key[i]);
-            score(queries, rows, key, n, scores);
+            if (next && b + kBlock >= item.k1) locate_later(*next, later_keys, later_values);
+            score(queries, rows, key, n, later_keys, scores);
             for (int64_t i = 0; i < std::min(kAhead, n); ++i) fetch(value[i]);
             for (int64_t g = 0; biased && g < a.group; ++g)
                 a.fill_bias(item.kv_head * a.group + g, b - (offset + item.count - 1), bias_row,
@@ -165,7 +193,8 @@ struct FewRows {
                 if (factor != 1.0f)
                     for (int64_t i = 0; i < a.panels; ++i) sums[r * a.panels + i] *= splat(factor);
             }
-            if (least < most) add_all(rows, (const float*)scores, value, least, most, sums);
+            if (least < most)
+                add_all(rows, (const float*)scores, value, least, most, later_values, sums);
         }
         a.finish(item, partials, maxima, totals, sums);
     }
