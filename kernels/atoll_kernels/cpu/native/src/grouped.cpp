@@ -21,6 +21,7 @@ using namespace kernels;
 namespace {
 
 constexpr int kTile = 6, kChunk = 16 * kTile;
+constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched ahead
 
 // Rows of x in integers. stride: of codes, a multiple of the group. For every row and group: its
 // scale, the sum of its x, and what the zero of the weights adds to its products.
@@ -75,10 +76,11 @@ void quantize(const T* x, const GroupedArgs& a, const Quantized& q, int64_t row)
     }
 }
 
-// Rows first .. first + Rows of a block of outputs, before scales of 8 bits and bias.
+// Rows first .. first + Rows of a block of outputs, before scales of 8 bits and bias. ahead: bytes
+// from weights to others that are fetched meanwhile.
 template <int Bits, int Rows>
 INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const uint8_t* w,
-                 const GroupScales& scales, Floats (&y)[kTile][kVectors]) {
+                 int64_t ahead, const GroupScales& scales, Floats (&y)[kTile][kVectors]) {
     constexpr int kStep = Bits == 8 ? 4 : 8;
     const int8_t* x = q.codes + first * q.stride;
 #pragma GCC unroll 16
@@ -93,10 +95,8 @@ INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const 
 #pragma GCC unroll 16
             for (int v = 0; v < kVectors; ++v) sums[r][v] = splat(q.zeros[at + r * q.groups]);
         for (int64_t k = 0; k < a.group; k += kStep, x += kStep, w += 4 * kBlock) {
-#if defined(__AVX512F__)
-            if (Rows == 1) _mm_prefetch((const char*)w + 4096, _MM_HINT_T0);
-            if (Rows == 1) _mm_prefetch((const char*)w + 4096 + 64, _MM_HINT_T0);
-#endif
+            for (int64_t i = 0; i < 4 * kBlock; i += 64)
+                __builtin_prefetch(w + ahead + i, 0, Rows == 1 ? 3 : 2);
             Words packed[kVectors];
 #pragma GCC unroll 16
             for (int v = 0; v < kVectors; ++v) packed[v] = load_raw<Words>(w + 4 * W * v);
@@ -129,12 +129,16 @@ INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const 
     }
 }
 
+// turn: how many rows of the block were before. The first ones wait for its weights, and fetch those
+// a little ahead; the second ones fetch the next block's, which the first ones will not wait for.
 template <class T, int Bits, int Rows>
-void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t block) {
+void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t block,
+                   int64_t turn) {
     const int64_t size = q.stride * kBlock * Bits / 8;
+    const int64_t ahead = turn == 0 ? kAhead : turn == kTile ? size : 0;
     const GroupScales scales(a, q.groups, block);
     Floats y[kTile][kVectors];
-    tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size, scales, y);
+    tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size, ahead, scales, y);
     finish<T, Bits>(a, first, Rows, block, y);
 }
 
@@ -178,13 +182,15 @@ void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t l
     if (Bits == 8 && last - first >= kLeastTiled && has_tiles())
         return block_by_tiles<T>(a, q, first, last, block);
 #endif
-    for (; first + kTile <= last; first += kTile) rows_of_block<T, Bits, kTile>(a, q, first, block);
+    int64_t turn = 0;
+    for (; first + kTile <= last; first += kTile, turn += kTile)
+        rows_of_block<T, Bits, kTile>(a, q, first, block, turn);
     switch (last - first) {
-        case 1: return rows_of_block<T, Bits, 1>(a, q, first, block);
-        case 2: return rows_of_block<T, Bits, 2>(a, q, first, block);
-        case 3: return rows_of_block<T, Bits, 3>(a, q, first, block);
-        case 4: return rows_of_block<T, Bits, 4>(a, q, first, block);
-        case 5: return rows_of_block<T, Bits, 5>(a, q, first, block);
+        case 1: return rows_of_block<T, Bits, 1>(a, q, first, block, turn);
+        case 2: return rows_of_block<T, Bits, 2>(a, q, first, block, turn);
+        case 3: return rows_of_block<T, Bits, 3>(a, q, first, block, turn);
+        case 4: return rows_of_block<T, Bits, 4>(a, q, first, block, turn);
+        case 5: return rows_of_block<T, Bits, 5>(a, q, first, block, turn);
     }
 }
 
