@@ -80,10 +80,14 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
     Finish<T, Function> finish(a, function);
     const auto product = [&](int64_t cut, int64_t pair) {
         const int64_t row = std::min(first + cut * rows, last - rows);
+        // The first cut waits for its panels, unless the second of the pair before fetched them.
+        const bool fetches = cut == std::min<int64_t>(1, cuts - 1) && 2 * pair + 3 < panels;
+        const auto weight = (const uint32_t*)a.weight + 2 * pair * words * W;
         multiply<Policy, true>(tiles, tiled, rows, (const uint32_t*)a.x + row * x_words, x_words,
-                               (const uint32_t*)a.weight + 2 * pair * words * W, words * W, words,
-                               sums[turn], 2, std::min<int64_t>(2, panels - 2 * pair), false,
-                               [&]() INLINED { finish.share(); });
+                               weight, words * W, words, sums[turn], 2,
+                               std::min<int64_t>(2, panels - 2 * pair), false,
+                               [&]() INLINED { finish.share(); },
+                               fetches ? weight + 2 * words * W : nullptr);
         finish.rest();
         finish.start(sums[turn], row, rows, pair, (rows + calls - 1) / calls);
         turn = !turn;

@@ -150,18 +150,20 @@ INLINE bool is_tiled(int64_t rows, int64_t words) {
 #endif
 }
 
-// See `multiply`; of up to kMostRows rows if `tiled`, where alone Once and `beside` count.
+// See `multiply`; of up to kMostRows rows if `tiled`, where alone Once and `beside` count. ahead: what
+// is fetched if not `tiled`, or null; with it, there are at most two panels.
 template <class Policy, bool Once = false, class Beside = Nothing>
 INLINE void multiply(Tiles& tiles, bool tiled, int64_t rows, const uint32_t* a, int64_t lda,
                      const uint32_t* b, int64_t panel, int64_t k, Floats* c, int64_t ldc,
-                     int64_t panels, bool accumulate, const Beside& beside = {}) {
+                     int64_t panels, bool accumulate, const Beside& beside = {},
+                     const uint32_t* ahead = nullptr) {
 #if defined(__AMX_TILE__)
     if (tiled)
         return multiply_tiles<TilesBfloat16, Once>(tiles, rows, a, lda, b, panel, W, k, c, W * ldc,
                                                    panels, accumulate, beside);
 #endif
     (void)tiles, (void)tiled, (void)beside;
-    multiply<Policy>(rows, a, lda, b, panel, k, c, ldc, panels, accumulate);
+    multiply<Policy>(rows, a, lda, b, panel, k, c, ldc, panels, accumulate, ahead);
 }
 
 }  // namespace kernels
