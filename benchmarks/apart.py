@@ -16,12 +16,19 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from measure import Contestant, Work
 
 Answer = TypeVar("Answer")
 _LEAVE_SECONDS = 10
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A function that times its own calls, where they run."""
+
+    def timed(self, calls: int, *arguments: Any) -> tuple[Any, float]: ...
 
 
 class Apart(Generic[Answer]):
@@ -83,8 +90,9 @@ class Apart(Generic[Answer]):
 
 def timed(calls: int, function: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]:
     """The answer of the last of ``calls`` calls, and the seconds of all of them."""
-    if isinstance(function, Apart):
-        return function.timed(calls, *arguments)
+    if isinstance(function, Timed):
+        found: tuple[Answer, float] = function.timed(calls, *arguments)
+        return found
     start = time.perf_counter()
     for _ in range(calls):
         answer = function(*arguments)

@@ -31,6 +31,7 @@ import tritonclient.grpc as triton
 from apart import Apart, contestant, timed
 from generate_peers import MAX_SEQUENCES, MAX_TOKENS, Generate, built, peers
 from measure import Result, machine, plot, race, save, table, versions
+from vllm_peer import vllm
 
 from atoll.catalogue import entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess
@@ -265,7 +266,10 @@ def races_of(
     with Apart(REFERENCE, built, REFERENCE, folder, cache) as reference:
         expected = reference(compared, COMPARED_TOKENS)
     with ExitStack() as stack:
-        libraries = stack.enter_context(peers(folder, cache, without_fp32))
+        libraries = {**stack.enter_context(peers(folder, cache, without_fp32))}
+        if arguments.vllm is not None:
+            made = vllm(arguments.vllm, folder, MAX_SEQUENCES, MAX_TOKENS)
+            libraries["vLLM CPU bf16"] = stack.enter_context(made)
         url = stack.enter_context(served(folder, dtypes)).grpc_url
         streams = {f"Atoll {dtype}, served": Streams(url, dtype) for dtype in dtypes}
         contestants = {**libraries, **{name: s.generate for name, s in streams.items()}}
@@ -288,6 +292,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--vllm", type=Path, help="the Python that has it (vllm_peer.py)")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["smollm2"])
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     cache = Path(tempfile.gettempdir()) / "atoll-generate"

@@ -114,6 +114,26 @@ def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
     assert len(short_sink.tokens) - before == 13
 
 
+@pytest.mark.parametrize(("num_decoding", "num_waiting", "num_let_in"), [
+    (1, 6, 6), (2, 6, 6), (3, 6, 4), (6, 6, 2), (6, 1, 1),
+])  # fmt: skip
+def test_a_crowd_is_let_in_together(num_decoding: int, num_waiting: int, num_let_in: int) -> None:
+    """Beside 8 prompt tokens for everyone who decodes fits more, the more wait for each of them."""
+    core = make_core(EchoModel(), num_blocks=256, max_mixed_prefill_tokens=8)
+    for i in range(num_decoding):
+        core.add(request([i], 40)[0])
+    core.step()
+    assert core.stats().num_running == num_decoding
+    sinks = []
+    for i in range(num_waiting):
+        made, sink = request([i] * 4, 4)
+        core.add(made)
+        sinks.append(sink)
+    core.step()
+    assert sum(bool(sink.tokens) for sink in sinks) == num_let_in
+    assert core.stats().num_running == num_decoding + num_let_in
+
+
 def test_requests_are_served_in_order() -> None:
     core = make_core(EchoModel(), num_blocks=256, max_batch_size=2)
     sinks = []

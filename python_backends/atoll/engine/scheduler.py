@@ -72,7 +72,7 @@ class Scheduler:
             self._decode(sequence, draft, plan)
         budget = self.limits.max_batch_prefill_tokens
         if plan:
-            budget = min(budget, self.limits.max_mixed_prefill_tokens)
+            budget = min(budget, self._mixed_budget(len(plan)))
         for sequence in [s for s in self.running if s.num_pending_tokens > 1]:
             budget -= self._prefill(sequence, budget, plan)
         self._steps_since_admission += 1
@@ -81,6 +81,15 @@ class Scheduler:
         # A sequence that was planned early may have been preempted for an older one.
         running = set(self.running)
         return [item for item in plan if item.sequence in running]
+
+    def _mixed_budget(self, num_decoding: int) -> int:
+        """Prompt tokens beside so many decoding sequences: more where more wait than decode.
+
+        To spare one stream a pause, many others would wait for each other.
+        """
+        num_kept_waiting = len(self.waiting) + len(self.running) - num_decoding
+        most = self.limits.max_mixed_prefill_tokens
+        return max(most, most * num_kept_waiting // num_decoding)
 
     def advance(self, sequence: Sequence, num_computed: int) -> None:
         """Records that so many more tokens are in the cache, and what can be shared or freed."""
