@@ -2,13 +2,16 @@
 
 transformers runs static batches; ctranslate2 its own batches; llama.cpp all sequences in one
 ``llama_batch`` per step, which is what its server does. Weights are the served checkpoint's.
+Atoll's engine takes part like a library, beside Atoll as it is served.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -100,6 +103,62 @@ def _llama_cpp(kind: str) -> Callable[[Path, Path], Generate]:
     return build
 
 
+class _Answer:
+    """A request's sink."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+
+    def prompt(self, logprobs: object) -> None:
+        """Not asked for."""
+
+    def accept(self, token: Any) -> bool:
+        """Goes on."""
+        self.ids.append(token.id)
+        return False
+
+    def finished(self, outcome: object) -> None:
+        """Done."""
+        self.ended.set()
+
+    def failed(self, error: Exception) -> None:
+        """Raised where the answer is waited for."""
+        self.error = error
+        self.ended.set()
+
+
+def _engine(dtype: str) -> Callable[[Path, Path], Generate]:
+    def build(folder: Path, cache: Path) -> Generate:
+        from atoll.config import Settings
+        from atoll.engine.loader import load_engine
+        from atoll.engine.request import Request, SamplingOptions
+        from atoll.serving.loading import on_passing_thread
+
+        settings = Settings(
+            dtype=dtype, prefix_caching=False, max_batch_total_tokens=MAX_SEQUENCES * MAX_TOKENS
+        )
+        engine = on_passing_thread(load_engine, settings, folder).engine
+        engine.start()
+        names = itertools.count()
+
+        def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
+            answers = [_Answer() for _ in prompts]
+            options = SamplingOptions(max_new_tokens=count)
+            for prompt, answer in zip(prompts, answers, strict=True):
+                engine.submit(Request(f"{next(names)}", tuple(prompt), options, answer))
+            for answer in answers:
+                answer.ended.wait()
+                if answer.error is not None:
+                    raise answer.error
+            return [answer.ids for answer in answers]
+
+        return generate
+
+    return build
+
+
 class LlamaCpp:
     """llama.cpp over its C interface: any number of sequences in one step."""
 
@@ -182,4 +241,6 @@ _PEERS: dict[str, tuple[str, Callable[[Path, Path], Generate]]] = {
     "llama.cpp BF16": ("llama_cpp", _llama_cpp("BF16")),
     "llama.cpp Q8_0": ("llama_cpp", _llama_cpp("Q8_0")),
     "llama.cpp Q4_0": ("llama_cpp", _llama_cpp("Q4_0")),
+    "Atoll int8, engine": ("atoll", _engine("int8")),
+    "Atoll int4, engine": ("atoll", _engine("int4")),
 }

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "benchmarks"
 DTYPES = ("fp32", "bf16", "int8", "int4")
+# Models of the GPU's page that the README shows.
+GENERATORS = ("Llama-2-7B", "Mistral-7B", "StarCoder", "Falcon-40B")
 HEADINGS = {
     "embed": "Embeddings, sentences (or texts) a second",
     "generate": "Generation, tokens a second",
@@ -33,14 +35,49 @@ def summary() -> str:
             _table(found["races"]),
             f"![{heading}](docs/benchmarks/{name}.svg)",
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *_gpu()]) + "\n"
+
+
+def _gpu() -> list[str]:
+    """What docs/benchmarks/gpu.json found, beside the device's limits."""
+    phases = json.loads((FOLDER / "gpu.json").read_text())["phases"]
+    found = {row["name"]: row["value"] for row in phases["environment"]["rows"]}
+    steps = {(r["model"], r["batch"]): r for r in phases["decode"]["rows"] if "share" in r}
+    batches = sorted({batch for _, batch in steps})
+    lines = [
+        f"| tokens a second | {' | '.join(f'{batch} at once' for batch in batches)} |",
+        f"|-|{'-:|' * len(batches)}",
+    ]
+    for model in GENERATORS:
+        rows = [steps.get((model, batch)) for batch in batches]
+        cells = ["" if r is None else f"{r['tokens_per_s']:,.0f} ({r['share']:.0%})" for r in rows]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    texts = ", ".join(
+        f"{r['model']} {r['sequences_per_s']:,.0f} ({r['share']:.0%})"
+        for r in phases["encoder"]["rows"] if r["length"] == 512
+    )  # fmt: skip
+    return [
+        f"**On a GPU** ({found['name']}, torch {_version(found['versions'])}, bfloat16, texts in "
+        f"float16, {phases['decode']['started'][:10]}): steps of the engine with 512 tokens of "
+        "context, and in brackets the share of what the card's memory and tensor cores allow. "
+        f"Texts of 512 tokens a second: {texts}. Every kernel and model: "
+        "[GPU](docs/benchmarks/gpu.md).",
+        "\n".join(lines),
+    ]
+
+
+def _version(versions: str) -> str:
+    return versions.split(",")[0].split()[-1]
 
 
 def _table(races: dict[str, list[dict[str, Any]]]) -> str:
     dtypes = [d for d in DTYPES if any(_ours(d) in _medians(race) for race in races.values())]
+    has_engine = any(_engine(_medians(race)) for race in races.values())
+    titles = [*dtypes, "best peer", "best of ours / of peers"]
+    titles += ["our engine, in process", "/ of peers"] if has_engine else []
     lines = [
-        f"| through the server | {' | '.join(dtypes)} | best peer | best of ours / of peers |",
-        f"|-|{'-:|' * len(dtypes)}-|-:|",
+        f"| through the server | {' | '.join(titles)} |",
+        f"|-|{'-:|' * len(dtypes)}-|-:|{'-|-:|' if has_engine else ''}",
     ]
     for title, race in races.items():
         medians = _medians(race)
@@ -49,11 +86,23 @@ def _table(races: dict[str, list[dict[str, Any]]]) -> str:
         ours = [medians.get(_ours(dtype)) for dtype in dtypes]
         best = max(rate for rate in ours if rate is not None)
         cells = ["" if rate is None else f"{rate:,.0f}" for rate in ours]
-        lines.append(
-            f"| {title} | {' | '.join(cells)} | {peer}: {peers[peer]:,.0f} "
-            f"| {best / peers[peer]:.2f} |"
-        )
+        cells += [f"{peer}: {peers[peer]:,.0f}", f"{best / peers[peer]:.2f}"]
+        if has_engine:
+            engine = _engine(medians)
+            fastest = max(engine, key=lambda dtype: engine[dtype], default="")
+            cells += (
+                [f"{fastest}: {engine[fastest]:,.0f}", f"{engine[fastest] / peers[peer]:.2f}"]
+                if engine
+                else ["", ""]
+            )
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _engine(medians: dict[str, float]) -> dict[str, float]:
+    """Rates of the engine without a server, by dtype."""
+    names = {dtype: f"Atoll {dtype}, engine" for dtype in DTYPES}
+    return {dtype: medians[name] for dtype, name in names.items() if name in medians}
 
 
 def _ours(dtype: str) -> str:
@@ -77,8 +126,7 @@ def _intro() -> str:
         "[generation](docs/benchmarks/generate.md), [kernels](docs/benchmarks/kernels.md), "
         "[gateway](docs/benchmarks/gateway.md); where the time goes: "
         "[docs/performance.md](docs/performance.md); what 8 and 4 bits cost in quality: "
-        "[docs/accuracy.md](docs/accuracy.md). llama.cpp is built without AMX, with which "
-        "its release 0.3.36 crashed on this machine.\n\n"
+        "[docs/accuracy.md](docs/accuracy.md).\n\n"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from atoll_kernels.cpu.native.build import LEVELS, cpu_flags
 
@@ -47,6 +48,15 @@ def test_plain_torch() -> None:
 def test_narrower_instructions(level: str) -> None:
     """What an older CPU runs."""
     run([ENCODERS, DECODERS, T5, ENGINE], CHOSEN, {}, ATOLL_CPU_ISA=level)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["atoll", "torch-flash", "torch-efficient", "sdpa"])
+def test_on_a_gpu(backend: str) -> None:
+    """Each kind of attention goes before the others, where it can serve."""
+    files = [ENCODERS, DECODERS, T5, ENGINE]
+    run(files, CHOSEN, {"attention_backend": backend}, ATOLL_TEST_DEVICE="cuda")
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """What is served where: cards that are too old, dtypes that a card lacks, and the user's wishes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,23 @@ def test_large_heads_leave_reasons() -> None:
     choice = choose(BY_NAME["H100"], spec, Wishes())
     assert choice.backend == "sdpa"
     assert ("atoll", "head size 512 is more than 256") in choice.refused
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted", "found"),
+    [
+        ({}, "torch-flash", "torch-flash"),
+        ({"alibi": True}, "torch-flash", "atoll"),  # torch's build of it has none
+        ({"alibi": True}, "torch-efficient", "torch-efficient"),
+        ({"dtype": torch.float32}, "torch-flash", "atoll"),
+        ({"phase": "decode"}, "torch-efficient", "atoll"),
+    ],
+)
+def test_a_wanted_backend_goes_first_where_it_can_serve(
+    features: dict[str, Any], wanted: str, found: str
+) -> None:
+    spec = AttentionSpec(**{"phase": "prefill", "dtype": torch.float16, "head_dim": 64, **features})
+    assert choose(BY_NAME["H100"], spec, Wishes(), wanted).backend == found
 
 
 @pytest.mark.parametrize("wish", [True, False, None])
