@@ -158,7 +158,10 @@ def main() -> None:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     documents = texts(mixed_lengths(arguments.texts, 8, 256))
     races: dict[str, list[Result]] = {}
-    method = "Every library in a process of its own, Atoll behind tritonserver and gRPC."
+    method = (
+        "Every library in a process of its own, Atoll's engine like one of them; Atoll as it is "
+        "served, behind tritonserver and gRPC."
+    )
     parts = [f"{machine()}; {versions(PACKAGES)}", method]
     shapes = {
         "all-MiniLM-L6-v2": (resolve(MINILM), "mean", documents),

@@ -2,7 +2,8 @@
 
 Every peer gets the same tokenizer, sorts by length and pads batches of ``BATCH`` texts, which is
 what sentence-transformers does; pooling and normalisation are numpy. A peer that is not installed
-is left out, and the report says so.
+is left out, and the report says so. Atoll's engine takes part like a library, beside Atoll as it is
+served.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import queue
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +62,46 @@ def _sentence_transformers(dtype: torch.dtype) -> Callable[[Path, str, Path], Em
         return embed
 
     return build
+
+
+def _engine(dtype: str) -> Callable[[Path, str, Path], Embed]:
+    def build(folder: Path, pooling: str, cache: Path) -> Embed:
+        from atoll.config import Settings
+        from atoll.encoders.encoder import Embedder, EmbedOptions
+        from atoll.encoders.engine import EncoderEngine
+        from atoll.encoders.packer import Item
+        from atoll.serving.loading import on_passing_thread
+        from atoll.text.encoding import TextEncoder
+        from atoll.text.tokenizer import Tokenizer as TextTokenizer
+
+        settings = Settings(model_id=str(folder), dtype=dtype)
+        embedder = on_passing_thread(Embedder, folder, settings)
+        tokenizer = TextEncoder(TextTokenizer.load(folder).core, embedder.spec.max_length)
+        engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
+        engine.start()
+
+        def embed(texts: list[str]) -> Floats:
+            found: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+            for start in range(0, len(texts), BATCH):
+                rows = tokenizer.encode(texts[start : start + BATCH], name="texts", truncate=True)
+                items = []
+                for index, row in enumerate(rows, start):
+                    done = partial(_put, found, index)
+                    items.append(Item(row.ids, done, row.type_ids, EmbedOptions()))
+                engine.submit(items)
+            results = dict(found.get() for _ in texts)
+            for result in results.values():
+                if isinstance(result, Exception):
+                    raise result
+            return np.stack([results[i].vector for i in range(len(texts))])
+
+        return embed
+
+    return build
+
+
+def _put(found: queue.SimpleQueue[tuple[int, Any]], index: int, result: object) -> None:
+    found.put((index, result))
 
 
 def _onnxruntime(is_int8: bool) -> Callable[[Path, str, Path], Embed]:
@@ -200,4 +244,6 @@ _PEERS: dict[str, tuple[str, Callable[[Path, str, Path], Embed]]] = {
     "ctranslate2 int8": ("ctranslate2", _ctranslate2("int8")),
     "OpenVINO fp32": ("openvino", _openvino("f32")),
     "OpenVINO bf16": ("openvino", _openvino("bf16")),
+    "Atoll bf16, engine": ("atoll", _engine("bfloat16")),
+    "Atoll int8, engine": ("atoll", _engine("int8")),
 }
