@@ -66,7 +66,7 @@ def main() -> None:
     for show in (
         lambda: print_tables({name: phases[name] for name in deadlines if name in phases}),
         lambda: plot(path.with_suffix(".svg"), phases),
-        lambda: "environment" in phases and path.with_suffix(".md").write_text(page(phases)),
+        lambda: path.with_suffix(".md").write_text(page(phases)),
     ):
         try:
             show()

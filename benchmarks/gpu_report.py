@@ -66,17 +66,14 @@ def _cell(column: str, value: Any) -> str:
 
 def page(phases: Phases) -> str:
     """The same as markdown: what it ran on, and a table for each phase that found something."""
-    found = {row["name"]: row["value"] for row in phases["environment"]["rows"]}
-    date = phases["environment"]["started"][:10]
-    parts = [
-        "# On a GPU",
-        f"{found['name']}, {date}; {found['versions']}, CUDA {found['CUDA']}. "
-        "`python benchmarks/gpu.py`; limits are the least time that the products "
-        f"({found['bf16 products, TFLOP/s']:.0f} TFLOP/s in bfloat16) and the traffic "
-        f"({found['memory, GB/s']:,.0f} GB/s) leave on this device, both measured. Kernels are "
-        "timed with the caches emptied before every call.",
-        "![Shares of the device's limits](gpu.svg)",
-    ]
+    parts = ["# On a GPU"]
+    if phases.get("environment", {}).get("is_complete"):
+        parts.append(_device(phases["environment"]))
+    parts.append(
+        "`python benchmarks/gpu.py`. Limits are the least time that products and traffic leave on "
+        "this device, both measured; kernels are timed with the caches emptied before every call."
+    )
+    parts.append("![Shares of the device's limits](gpu.svg)")
     for name, phase in phases.items():
         if name == "environment" or not phase["rows"]:
             continue
@@ -84,6 +81,15 @@ def page(phases: Phases) -> str:
         table = _errors(phase) if name == "correctness" else _markdown(name, phase)
         parts += [f"## {name}{cut}", table]
     return "\n\n".join(parts) + "\n"
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    found = {row["name"]: row["value"] for row in environment["rows"]}
+    return (
+        f"{found.get('name')}, {environment['started'][:10]}; {found['versions']}, "
+        f"CUDA {found['CUDA']}; {found['bf16 products, TFLOP/s']:.0f} TFLOP/s in bfloat16, "
+        f"{found['memory, GB/s']:,.0f} GB/s."
+    )
 
 
 def _markdown(name: str, phase: Mapping[str, Any]) -> str:
