@@ -82,11 +82,11 @@ void attend(const AttentionArgs& args) {
     const bool serial = args.threads < 2 || p.cost * a.group * a.D < kSerial;
     const int64_t count = p.items.size();
     const FewRows<T, Policy> few{a};
-    const auto is_few = [&](int64_t i) { return p.items[i].count * a.group <= kFewRows; };
     const auto run = [&](int64_t i, int64_t next) {
-        if (!is_few(i)) return a.run(p.items[i], partials.data());
-        few.run(p.items[i], next < count && is_few(next) ? &p.items[next] : nullptr,
-                partials.data());
+        const Item& item = p.items[i];
+        const Item* then = next < count ? &p.items[next] : nullptr;
+        item.count * a.group <= kFewRows ? few.run(item, then, partials.data())
+                                         : a.run(item, then, partials.data());
     };
     if (serial) {
         for (int64_t i = 0; i < count; ++i) run(i, i + 1);

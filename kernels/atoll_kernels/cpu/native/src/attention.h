@@ -3,16 +3,16 @@
 // and rows keep a running maximum and sum (online softmax, Milakov & Gimelshein 2018).
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "ahead.h"
 #include "scratch.h"
+#include "shuffle.h"
 #include "tiles.h"
 
 namespace kernels {
 
-constexpr int64_t kBlock = 256;    // keys that are packed at a time
 constexpr int64_t kPad = 2 * W;    // keys are filled up to a multiple: a step of tiles
 constexpr int64_t kMaxRows = 256;  // rows of an item: queries times heads of a group
 
@@ -46,6 +46,7 @@ struct Attention {
     const int64_t D = args.head_dim, words = (D + kPer - 1) / kPer, panels = (D + W - 1) / W;
     const int64_t group = args.num_heads / args.num_kv_heads;
 
+    int64_t vectors() const { return (words + W - 1) / W; }
     int64_t num_queries(int64_t s) const { return start_q(s + 1) - start_q(s); }
     int64_t start_q(int64_t s) const { return ((const int32_t*)args.starts_q)[s]; }
     int64_t num_keys(int64_t s) const {
@@ -62,19 +63,36 @@ struct Attention {
         return args.window ? std::min(p + args.window, keys) : keys;
     }
 
-    const T* row(int64_t base, int64_t block, int64_t token, int64_t head, const Item& item,
-                 int64_t j) const {
-        const T* at = (const T*)base + item.kv_head * head;
-        if (!args.blocks_row)
-            return at + (((const int32_t*)args.starts_k)[item.sequence] + j) * token;
+    // Where keys or values [first, first + count) of an item are.
+    void locate_keys(const Item& item, int64_t first, int64_t count, const T** rows) const {
+        locate(item, (const T*)args.k + item.kv_head * args.k_head, args.k_block, args.k_token,
+               first, count, rows);
+    }
+    void locate_values(const Item& item, int64_t first, int64_t count, const T** rows) const {
+        locate(item, (const T*)args.v + item.kv_head * args.v_head, args.v_block, args.v_token,
+               first, count, rows);
+    }
+    void locate(const Item& item, const T* base, int64_t block, int64_t token, int64_t first,
+                int64_t count, const T** rows) const {
+        if (!args.blocks_row) {
+            base += (((const int32_t*)args.starts_k)[item.sequence] + first) * token;
+            for (int64_t j = 0; j < count; ++j, base += token) rows[j] = base;
+            return;
+        }
         auto table = (const int32_t*)args.blocks + item.sequence * args.blocks_row;
-        return at + table[j / args.block_size] * block + (j % args.block_size) * token;
+        table += first / args.block_size;
+        int64_t within = first % args.block_size;
+        for (int64_t j = 0; j < count; within = 0, ++table) {
+            const T* at = base + *table * block + within * token;
+            // To the end of the cache's block, rows are evenly apart.
+            const int64_t end = std::min(count, j + args.block_size - within);
+            for (; j < end; ++j, at += token) rows[j] = at;
+        }
     }
-    const T* key(const Item& i, int64_t j) const {
-        return row(args.k, args.k_block, args.k_token, args.k_head, i, j);
-    }
-    const T* value(const Item& i, int64_t j) const {
-        return row(args.v, args.v_block, args.v_token, args.v_head, i, j);
+    void locate_later(const Item& next, Later<T>& keys, Later<T>& values) const {
+        keys.count = values.count = std::min(kBlock, next.k1 - next.k0);
+        locate_keys(next, next.k0, keys.count, keys.rows);
+        locate_values(next, next.k0, values.count, values.rows);
     }
 
     static INLINE Words load_words(const T* p, int64_t n) {
@@ -86,12 +104,14 @@ struct Attention {
 
     static int64_t padded(int64_t keys) { return (keys + kPad - 1) / kPad * kPad; }
 
-    // Keys [first, first + count) as panels (words, W keys); keys beyond the last are zero.
-    void pack_keys(const Item& item, int64_t first, int64_t count, uint32_t* out) const {
+    // Keys as panels (words, W keys); those beyond the last are zero.
+    void pack_keys(const T* const* keys, int64_t count, Later<T>& later, uint32_t* out) const {
+        fetch(keys, 0, kAhead, count, D);
         for (int64_t j = 0; j < padded(count); j += W, out += words * W) {
+            fetch(keys, j + kAhead, j + kAhead + W, count, D);
+            later.fetch(W, D);
             const T* rows[W];
-            for (int i = 0; i < W; ++i)
-                rows[i] = j + i < count ? key(item, first + j + i) : nullptr;
+            for (int i = 0; i < W; ++i) rows[i] = j + i < count ? keys[j + i] : nullptr;
             for (int64_t u = 0; u < words; u += W) {
                 Words x[W];
                 const int64_t n = std::min<int64_t>(W, words - u);
@@ -110,10 +130,13 @@ struct Attention {
     }
 
     // Values as panels of W features: (panel, kBlock / kPer words of keys, W).
-    void pack_values(const Item& item, int64_t first, int64_t count, uint32_t* out) const {
+    void pack_values(const T* const* values, int64_t count, Later<T>& later, uint32_t* out) const {
+        fetch(values, 0, kAhead, count, D);
         for (int64_t j = 0; j < padded(count); j += kPer) {
-            const T* even = j < count ? value(item, first + j) : nullptr;
-            const T* odd = kPer == 2 && j + 1 < count ? value(item, first + j + 1) : nullptr;
+            fetch(values, j + kAhead, j + kAhead + kPer, count, D);
+            later.fetch(kPer, D);
+            const T* even = j < count ? values[j] : nullptr;
+            const T* odd = kPer == 2 && j + 1 < count ? values[j + 1] : nullptr;
             for (int64_t p = 0; p < panels; ++p) {
                 const int64_t n = D - p * W;
                 Words low = half_or_float(even, p, n);
@@ -140,9 +163,8 @@ struct Attention {
         }
     }
 
-    // Scores of panels [p0, p1) to powers, which `powers` gets as words or, if Wide, as floats; keys
-    // outside [lo, hi) become 0. Returns what earlier sums are to be multiplied by.
-    template <bool Wide = kPer == 1>
+    // Scores of panels [p0, p1) to powers, which `powers` gets as words; keys outside [lo, hi) become
+    // 0. Returns what earlier sums are to be multiplied by.
     INLINE float softmax(Floats* scores, const float* bias, int64_t p0, int64_t p1, int64_t lo,
                          int64_t hi, uint32_t* powers, float& maximum, float& total) const {
         const float scale = (float)args.scale * kLog2e, lowest = -INFINITY;
@@ -167,7 +189,7 @@ struct Attention {
                 x = (at >= splat((int32_t)lo)) & (at < splat((int32_t)hi)) ? x : Floats{};
             }
             sums += x;
-            if constexpr (Wide)
+            if constexpr (kPer == 1)
                 store_raw(powers + (p - p0) * W, x);
             else
                 store_raw(powers + (p - p0) * W / 2, narrow(x));
@@ -177,7 +199,9 @@ struct Attention {
         return factor;
     }
 
-    void run(const Item& item, Partial* partials) const {
+    // next: what this thread will probably do afterwards, or null. It is fetched meanwhile, since
+    // caches hold no more than the weights that come between two calls.
+    void run(const Item& item, const Item* next, Partial* partials) const {
         const int64_t keys = num_keys(item.sequence), rows = item.count * group;
         const int64_t offset = keys - num_queries(item.sequence) + item.first;
         const bool biased = args.slopes || args.relative;
@@ -194,6 +218,8 @@ struct Attention {
         auto values = scratch.take<Floats>(rows * panels);
         auto maxima = scratch.take<float>(rows), sums = scratch.take<float>(rows);
         auto bias = scratch.take<float>(biased ? group * bias_row : 0);
+        const T *key[kBlock], *value[kBlock];
+        Later<T> later_keys, later_values;
         load_queries(item, queries);
         std::fill_n(values, rows * panels, Floats{});
         std::fill_n(maxima, rows, -INFINITY);
@@ -201,8 +227,11 @@ struct Attention {
 
         for (int64_t b = item.k0; b < item.k1; b += kBlock) {
             const int64_t n = std::min(kBlock, item.k1 - b);
-            pack_keys(item, b, n, packed_k);
-            pack_values(item, b, n, packed_v);
+            locate_keys(item, b, n, key);
+            locate_values(item, b, n, value);
+            if (next && b + kBlock >= item.k1) locate_later(*next, later_keys, later_values);
+            pack_keys(key, n, later_keys, packed_k);
+            pack_values(value, n, later_values, packed_v);
             const int64_t last = offset + item.count - 1;
             for (int64_t g = 0; biased && g < group; ++g)
                 fill_bias(item.kv_head * group + g, b - last, bias_row, bias + g * bias_row);

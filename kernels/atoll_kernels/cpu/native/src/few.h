@@ -7,7 +7,6 @@
 namespace kernels {
 
 constexpr int64_t kFewRows = 4;
-constexpr int64_t kAhead = 2 * W;  // keys that are fetched ahead
 
 // Adds the products of W words to W sums.
 INLINE Floats dot(Float32, Floats sums, Words a, Words b) {
@@ -19,133 +18,121 @@ INLINE Floats dot(Bfloat16, Floats sums, Words a, Words b) {
 }
 #endif
 
-// The sum of each of W vectors: element i is that of x[i].
-INLINE Floats sums_of(Floats (&x)[W]) {
-#pragma GCC unroll 4
-    for (int step = 1; step < W; step *= 2) {
-        Words own = {}, other = {};
-        for (int i = 0; i < W; ++i) {
-            // Elements with the bit `step` are the second vector's.
-            own[i] = (i & step) ? W + i : i;
-            other[i] = own[i] ^ step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < W; i += 2 * step) {
-            const Floats a = x[i], b = x[i + step];
-            x[i] = __builtin_shuffle(a, b, (Ints)own) + __builtin_shuffle(a, b, (Ints)other);
-        }
-    }
-    return x[0];
-}
-
 template <class T, class Policy>
 struct FewRows {
     using Base = Attention<T, Policy>;
     static constexpr int kPer = Base::kPer;
     const Base& a;
 
-    // Rows that this thread will want next: `count` of them are left to be fetched.
-    struct Later {
-        const T* rows[kBlock];
-        int64_t count = 0;
-    };
-
-    void fetch(const T* row) const {
-        for (int64_t i = 0; i < a.D; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
-    }
-    // Into the second cache: in the first it would take the place of what is being read.
-    void fetch(Later& later, int64_t most) const {
-        for (most = std::min(most, later.count); most > 0; --most) {
-            const T* row = later.rows[--later.count];
-            for (int64_t i = 0; i < a.D; i += 64 / sizeof(T)) __builtin_prefetch(row + i, 0, 2);
-        }
-    }
-
-    // Scores of rows against `count` keys; a row's are kBlock / W vectors apart.
+    // Scores of rows against `count` keys; a row's are kBlock / W vectors apart. Vectors: of words
+    // in a row, or 0 if their number is not known or the last is not whole.
+    template <int Vectors>
     void score(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
-               Later& later, Floats* scores) const {
+               Later<T>& later, Floats* scores) const {
+        const int64_t vectors = Vectors ? Vectors : a.vectors();
         for (int64_t j = 0; j < count; j += W) {
             const T* row[W];
             for (int i = 0; i < W; ++i) row[i] = keys[std::min(j + i, count - 1)];
-            for (int64_t i = j + kAhead; i < std::min(j + kAhead + W, count); ++i) fetch(keys[i]);
-            fetch(later, W);
+            fetch(keys, j + kAhead, j + kAhead + W, count, a.D);
+            later.fetch(W, a.D);
             for (int64_t r = 0; r < rows; ++r) {
-                Floats x[W] = {};
-                for (int64_t u = 0; u < a.words; u += W) {
-                    const int64_t n = std::min<int64_t>(W, a.words - u);
-                    const uint32_t* at = queries + r * a.words + u;
+                Floats x[W];
+#pragma GCC unroll 16
+                for (int i = 0; i < W; ++i) x[i] = Floats{};
+#pragma GCC unroll 4
+                for (int64_t u = 0; u < vectors; ++u) {
+                    const int64_t n = Vectors ? W : std::min<int64_t>(W, a.words - u * W);
+                    const uint32_t* at = queries + r * a.words + u * W;
                     const Words q = n == W ? load_raw<Words>(at) : load_some<Words, 4>(at, n);
 #pragma GCC unroll 16
                     for (int i = 0; i < W; ++i)
-                        x[i] = dot(Policy(), x[i], q, Base::load_words(row[i] + u * kPer, n));
+                        x[i] = dot(Policy(), x[i], q, Base::load_words(row[i] + u * W * kPer, n));
                 }
                 scores[r * kBlock / W + j / W] = sums_of(x);
             }
         }
     }
 
-    // Adds powers (R rows, kBlock floats apart) times values [first, last) to P panels of sums.
-    template <int R, int P>
-    INLINE void add(const float* powers, const T* const* values, int64_t first, int64_t last,
-                    int64_t panel, Later& later, Floats* sums) const {
-        Floats s[R][P];
-        int64_t n[P];
-        for (int p = 0; p < P; ++p) n[p] = std::min<int64_t>(W, a.D - (panel + p) * W);
-        for (int r = 0; r < R; ++r)
-            for (int p = 0; p < P; ++p) s[r][p] = sums[r * a.panels + panel + p];
-        for (int64_t j = first; j < last; ++j) {
-            if (panel == 0 && j + kAhead < last) fetch(values[j + kAhead]);
-            if (panel == 0) fetch(later, 1);
-            const T* row = values[j] + panel * W;
-            Floats v[P];
+    void score_all(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
+                   Later<T>& later, Floats* scores) const {
+        switch (a.words % W ? 0 : a.words / W) {
+            case 1: return score<1>(queries, rows, keys, count, later, scores);
+            case 2: return score<2>(queries, rows, keys, count, later, scores);
+            case 4: return score<4>(queries, rows, keys, count, later, scores);
+            default: return score<0>(queries, rows, keys, count, later, scores);
+        }
+    }
+
+    // Adds powers (R rows, kBlock words apart) times values [first, last) to V vectors of words of
+    // the sums, from `start` on. A word holds one element, or those of two keys in a row: sums of
+    // pairs are in the order that interleaving gives, until `arrange`.
+    template <int R, int V>
+    INLINE void add(const uint32_t* powers, const T* const* values, int64_t first, int64_t last,
+                    int64_t start, Later<T>& later, Floats* sums) const {
+        Floats s[R][V][kPer];
+        const int64_t row = a.vectors() * kPer;
+        sums += start * kPer;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) std::memcpy(s[r], sums + r * row, sizeof s[r]);
+        for (int64_t j = first / kPer * kPer; j < last; j += kPer) {
+            const T* some[kPer];
+#pragma GCC unroll 2
+            for (int i = 0; i < kPer; ++i) some[i] = values[std::min(j + i, last - 1)];
+            if (start == 0) {
+                fetch(values, j + kAhead, j + kAhead + kPer, last, a.D);
+                later.fetch(kPer, a.D);
+            }
+            Words v[V][kPer];
 #pragma GCC unroll 4
-            for (int p = 0; p < P; ++p)
-                v[p] = n[p] == W ? load(row + p * W) : load(row + p * W, n[p]);
+            for (int u = 0; u < V; ++u) load_values(some, start + u, v[u]);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-                for (int p = 0; p < P; ++p) s[r][p] += splat(powers[r * kBlock + j]) * v[p];
+                for (int u = 0; u < V; ++u)
+#pragma GCC unroll 2
+                    for (int i = 0; i < kPer; ++i)
+                        s[r][u][i] = Policy::step(s[r][u][i], powers[r * kBlock + j / kPer], v[u][i]);
         }
-        for (int r = 0; r < R; ++r)
-            for (int p = 0; p < P; ++p) sums[r * a.panels + panel + p] = s[r][p];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) std::memcpy(sums + r * row, s[r], sizeof s[r]);
+    }
+
+    INLINE void load_values(const T* const* rows, int64_t vector, Words* v) const {
+        const int64_t at = vector * W * kPer, n = std::min<int64_t>(W, a.words - vector * W);
+        const Words own = Base::load_words(rows[0] + at, n);
+        if constexpr (kPer == 1) {
+            v[0] = own;
+        } else {
+            const Words other = Base::load_words(rows[1] + at, n);
+            v[0] = interleaved<0>(own, other), v[1] = interleaved<1>(own, other);
+        }
     }
 
     template <int R = kFewRows>
-    void add_all(int64_t rows, const float* powers, const T* const* values, int64_t first,
-                 int64_t last, Later& later, Floats* sums) const {
+    void add_all(int64_t rows, const uint32_t* powers, const T* const* values, int64_t first,
+                 int64_t last, Later<T>& later, Floats* sums) const {
         if constexpr (R > 1)
             if (rows < R) return add_all<R - 1>(rows, powers, values, first, last, later, sums);
-        constexpr int P = 4;
-        int64_t p = 0;
-        for (; p + P <= a.panels; p += P) add<R, P>(powers, values, first, last, p, later, sums);
-        for (; p < a.panels; ++p) add<R, 1>(powers, values, first, last, p, later, sums);
+        constexpr int V = 4 / kPer;
+        int64_t u = 0;
+        for (; u + V <= a.vectors(); u += V) add<R, V>(powers, values, first, last, u, later, sums);
+        for (; u < a.vectors(); ++u) add<R, 1>(powers, values, first, last, u, later, sums);
     }
 
-    // Where keys or values [first, first + count) of an item are.
-    void locate(const Item& item, int64_t base, int64_t block, int64_t token, int64_t head,
-                int64_t first, int64_t count, const T** rows) const {
-        const AttentionArgs& args = a.args;
-        for (int64_t j = 0; j < count;) {
-            const T* at = a.row(base, block, token, head, item, first + j);
-            // To the end of the cache's block, rows are evenly apart.
-            const int64_t left =
-                args.blocks_row ? args.block_size - (first + j) % args.block_size : count;
-            for (const int64_t end = std::min(count, j + left); j < end; ++j, at += token)
-                rows[j] = at;
-        }
+    // Sums of rows in the order of features, as panels without gaps.
+    void arrange(int64_t rows, Floats* sums) const {
+        if constexpr (kPer == 2)
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t u = 0; u < a.vectors(); ++u) {
+                    const Floats* at = sums + (r * a.vectors() + u) * kPer;
+                    const Floats low = at[0], high = at[1];
+                    Floats* to = sums + r * a.panels + u * kPer;
+                    to[0] = shuffled<Lanes<0>>(low, high);
+                    if (u * kPer + 1 < a.panels) to[1] = shuffled<Lanes<1>>(low, high);
+                }
     }
 
-    void locate_later(const Item& next, Later& keys, Later& values) const {
-        const AttentionArgs& args = a.args;
-        keys.count = values.count = std::min(kBlock, next.k1 - next.k0);
-        locate(next, args.k, args.k_block, args.k_token, args.k_head, next.k0, keys.count,
-               keys.rows);
-        locate(next, args.v, args.v_block, args.v_token, args.v_head, next.k0, values.count,
-               values.rows);
-    }
-
-    // next: what this thread will probably do afterwards, or null. It is fetched meanwhile, since
-    // caches hold no more than the weights that come between two calls.
+    // next: as of Attention::run.
     void run(const Item& item, const Item* next, Partial* partials) const {
         const AttentionArgs& args = a.args;
         const int64_t keys = a.num_keys(item.sequence), rows = item.count * a.group;
@@ -155,22 +142,23 @@ struct FewRows {
         Scratch scratch;
         auto queries = scratch.take<uint32_t>(rows * a.words + W);
         auto scores = scratch.take<Floats>(kFewRows * kBlock / W);
-        auto sums = scratch.take<Floats>(rows * a.panels);
+        const int64_t width = a.vectors() * kPer;  // vectors in a row of sums
+        auto sums = scratch.take<Floats>(rows * width);
         auto bias = scratch.take<float>(biased ? a.group * bias_row : 0);
         float maxima[kFewRows], totals[kFewRows] = {};
         const T *key[kBlock], *value[kBlock];
-        Later later_keys, later_values;
+        Later<T> later_keys, later_values;
         a.load_queries(item, queries);
-        std::fill_n(sums, rows * a.panels, Floats{});
+        std::fill_n(sums, rows * width, Floats{});
         std::fill_n(maxima, rows, -INFINITY);
         for (int64_t b = item.k0; b < item.k1; b += kBlock) {
             const int64_t n = std::min(kBlock, item.k1 - b);
-            locate(item, args.k, args.k_block, args.k_token, args.k_head, b, n, key);
-            locate(item, args.v, args.v_block, args.v_token, args.v_head, b, n, value);
-            for (int64_t i = 0; i < std::min(kAhead, n); ++i) fetch(key[i]);
-            if (next && b + kBlock >= item.k1) locate_later(*next, later_keys, later_values);
-            score(queries, rows, key, n, later_keys, scores);
-            for (int64_t i = 0; i < std::min(kAhead, n); ++i) fetch(value[i]);
+            a.locate_keys(item, b, n, key);
+            a.locate_values(item, b, n, value);
+            fetch(key, 0, kAhead, n, a.D);
+            if (next && b + kBlock >= item.k1) a.locate_later(*next, later_keys, later_values);
+            score_all(queries, rows, key, n, later_keys, scores);
+            fetch(value, 0, kAhead, n, a.D);
             for (int64_t g = 0; biased && g < a.group; ++g)
                 a.fill_bias(item.kv_head * a.group + g, b - (offset + item.count - 1), bias_row,
                             bias + g * bias_row);
@@ -188,14 +176,15 @@ struct FewRows {
                 least = std::min(least, lo), most = std::max(most, hi);
                 const float* table =
                     biased ? bias + g * bias_row + item.count - 1 - q : nullptr;
-                const float factor = a.template softmax<true>(row, table, 0, end, lo, hi,
-                                                              (uint32_t*)row, maxima[r], totals[r]);
+                const float factor = a.softmax(row, table, 0, end, lo, hi, (uint32_t*)row,
+                                               maxima[r], totals[r]);
                 if (factor != 1.0f)
-                    for (int64_t i = 0; i < a.panels; ++i) sums[r * a.panels + i] *= splat(factor);
+                    for (int64_t i = 0; i < width; ++i) sums[r * width + i] *= splat(factor);
             }
             if (least < most)
-                add_all(rows, (const float*)scores, value, least, most, later_values, sums);
+                add_all(rows, (const uint32_t*)scores, value, least, most, later_values, sums);
         }
+        arrange(rows, sums);
         a.finish(item, partials, maxima, totals, sums);
     }
 };

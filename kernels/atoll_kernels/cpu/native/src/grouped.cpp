@@ -7,6 +7,9 @@
 //   8 bits: y[n] = scale[n] * sum_g x_scale[g] * dot_g          dot_g = sum (w - zero) * x
 //   4 bits: y[n] = sum_g x_scale[g] * (scale[g, n] * dot_g + offset[g, n] * sum_g x)
 //
+// What the zeros add is the same for all outputs of a row: it is put in once, in floats, and products
+// are of weights as they are stored.
+//
 // Where the CPU has AMX, 8 bits go by whole tiles, and 4 bits as widened.h says.
 
 #include <omp.h>
@@ -20,15 +23,17 @@ using namespace kernels;
 
 namespace {
 
-constexpr int kTile = 6, kChunk = 16 * kTile;
+constexpr int64_t kChunk = 96;  // rows that meet a block of weights before the next one
+// Rows that are multiplied together: sums of 8 bits may leave their registers, groups are long.
+template <int Bits>
+constexpr int64_t kMostTogether = Bits == 8 ? 8 : 6;
 constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched ahead
 
 // Rows of x in integers. stride: of codes, a multiple of the group. For every row and group: its
-// scale, the sum of its x, and what the zero of the weights adds to its products.
+// scale and the sum of its x; for every row, what zeros of 8-bit weights add to its products.
 struct Quantized {
     int8_t* codes;
-    float *scales, *sums;
-    int32_t* zeros;
+    float *scales, *sums, *zeros;
     int64_t stride, groups;
 };
 
@@ -46,7 +51,7 @@ INLINE Ints dot(Ints sum, Words weights, int32_t x) {
 template <class T>
 void quantize(const T* x, const GroupedArgs& a, const Quantized& q, int64_t row) {
     const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const int32_t zero = 1 << (a.bits - 1);
+    float all = 0;
     for (int64_t g = 0; g < q.groups; ++g) {
         const int64_t start = g * a.group, n = a.in_features - start;
         const int64_t count = n < a.group ? n : a.group;
@@ -72,28 +77,30 @@ void quantize(const T* x, const GroupedArgs& a, const Quantized& q, int64_t row)
         const int64_t at = row * q.groups + g;
         q.scales[at] = most / 127 + kernels::sum(poison);
         q.sums[at] = q.scales[at] * (float)total;
-        q.zeros[at] = -zero * total;
+        all += q.sums[at];
     }
+    q.zeros[row] = -128.0f * all;
 }
 
 // Rows first .. first + Rows of a block of outputs, before scales of 8 bits and bias. ahead: bytes
 // from weights to others that are fetched meanwhile.
 template <int Bits, int Rows>
 INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const uint8_t* w,
-                 int64_t ahead, const GroupScales& scales, Floats (&y)[kTile][kVectors]) {
+                 int64_t ahead, const GroupScales& scales, Floats (&y)[Rows][kVectors]) {
     constexpr int kStep = Bits == 8 ? 4 : 8;
     const int8_t* x = q.codes + first * q.stride;
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) y[r][v] = Floats{};
+        for (int v = 0; v < kVectors; ++v)
+            y[r][v] = Bits == 8 ? splat(q.zeros[first + r]) : Floats{};
     for (int64_t g = 0; g < q.groups; ++g) {
         const int64_t at = first * q.groups + g;
         Ints sums[Rows][kVectors];
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-            for (int v = 0; v < kVectors; ++v) sums[r][v] = splat(q.zeros[at + r * q.groups]);
+            for (int v = 0; v < kVectors; ++v) sums[r][v] = Ints{};
         for (int64_t k = 0; k < a.group; k += kStep, x += kStep, w += 4 * kBlock) {
             for (int64_t i = 0; i < 4 * kBlock; i += 64)
                 __builtin_prefetch(w + ahead + i, 0, Rows == 1 ? 3 : 2);
@@ -118,7 +125,10 @@ INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const 
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) {
             Floats scale = {}, offset = {};
-            if (Bits == 4) scale = scales.scale(g, v), offset = scales.offset(g, v);
+            if (Bits == 4) {
+                scale = scales.scale(g, v);
+                offset = scales.offset(g, v) - splat(8.0f) * scale;
+            }
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
                 const int64_t i = at + r * q.groups;
@@ -129,15 +139,18 @@ INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const 
     }
 }
 
-// turn: how many rows of the block were before. The first ones wait for its weights, and fetch those
-// a little ahead; the second ones fetch the next block's, which the first ones will not wait for.
-template <class T, int Bits, int Rows>
-void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t block,
-                   int64_t turn) {
+// Rows first .. first + rows of a block of outputs. turn: how many times it had rows before. The
+// first ones wait for its weights, and fetch those a little ahead; the second ones fetch the next
+// block's, which the first ones will not wait for.
+template <class T, int Bits, int Rows = kMostTogether<Bits>>
+__attribute__((noinline)) void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t rows,
+                   int64_t block, int64_t turn) {
+    if constexpr (Rows > 1)
+        if (rows < Rows) return rows_of_block<T, Bits, Rows - 1>(a, q, first, rows, block, turn);
     const int64_t size = q.stride * kBlock * Bits / 8;
-    const int64_t ahead = turn == 0 ? kAhead : turn == kTile ? size : 0;
+    const int64_t ahead = turn == 0 ? kAhead : turn == 1 ? size : 0;
     const GroupScales scales(a, q.groups, block);
-    Floats y[kTile][kVectors];
+    Floats y[Rows][kVectors];
     tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size, ahead, scales, y);
     finish<T, Bits>(a, first, Rows, block, y);
 }
@@ -151,7 +164,7 @@ INLINE void add_group(const Quantized& q, int64_t first, int64_t rows, int64_t g
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = (first + r) * q.groups + g;
         for (int v = 0; v < kVectors; ++v)
-            y[r][v] += to_floats(dots[r][v] + splat(q.zeros[at])) * splat(q.scales[at]);
+            y[r][v] += to_floats(dots[r][v]) * splat(q.scales[at]);
     }
 }
 
@@ -161,7 +174,9 @@ template <class T>
 void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last,
                     int64_t block) {
     const auto w = (const uint32_t*)((const uint8_t*)a.weights + block * q.stride * kBlock);
-    Floats y[kChunk][kVectors] = {};
+    Floats y[kChunk][kVectors];
+    for (int64_t r = first; r < last; ++r)
+        for (int v = 0; v < kVectors; ++v) y[r - first][v] = splat(q.zeros[r]);
     Ints dots[kMostRows][kVectors];
     Tiles tiles;
     for (int64_t g = 0; g < q.groups; ++g)
@@ -182,15 +197,11 @@ void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t l
     if (Bits == 8 && last - first >= kLeastTiled && has_tiles())
         return block_by_tiles<T>(a, q, first, last, block);
 #endif
-    int64_t turn = 0;
-    for (; first + kTile <= last; first += kTile, turn += kTile)
-        rows_of_block<T, Bits, kTile>(a, q, first, block, turn);
-    switch (last - first) {
-        case 1: return rows_of_block<T, Bits, 1>(a, q, first, block, turn);
-        case 2: return rows_of_block<T, Bits, 2>(a, q, first, block, turn);
-        case 3: return rows_of_block<T, Bits, 3>(a, q, first, block, turn);
-        case 4: return rows_of_block<T, Bits, 4>(a, q, first, block, turn);
-        case 5: return rows_of_block<T, Bits, 5>(a, q, first, block, turn);
+    const int64_t most = kMostTogether<Bits>, turns = (last - first + most - 1) / most;
+    for (int64_t turn = 0; turn < turns; ++turn) {
+        const int64_t rows = (last - first + turns - turn - 1) / (turns - turn);  // evenly
+        rows_of_block<T, Bits>(a, q, first, rows, block, turn);
+        first += rows;
     }
 }
 
@@ -202,10 +213,10 @@ void run(const GroupedArgs& a) {
     Scratch scratch;
     const int64_t groups = (a.in_features + a.group - 1) / a.group, stride = groups * a.group;
     // Few rows are quantised by every thread for itself: waiting for another would take longer.
-    const bool is_few = a.rows <= kTile;
+    const bool is_few = a.rows <= 8;
     const int64_t rows = a.rows * (is_few ? a.threads : 1), scales = rows * groups;
     const Quantized shared = {scratch.take<int8_t>(rows * stride), scratch.take<float>(scales),
-                              scratch.take<float>(scales), scratch.take<int32_t>(scales), stride,
+                              scratch.take<float>(scales), scratch.take<float>(rows), stride,
                               groups};
     const int64_t blocks = (a.out_features + kBlock - 1) / kBlock;
     const int64_t chunks = (a.rows + kChunk - 1) / kChunk;
@@ -215,7 +226,8 @@ void run(const GroupedArgs& a) {
         Quantized q = shared;
         if (is_few) {
             const int64_t skipped = omp_get_thread_num() * a.rows, scales = skipped * groups;
-            q.codes += skipped * stride, q.scales += scales, q.sums += scales, q.zeros += scales;
+            q.codes += skipped * stride, q.zeros += skipped;
+            q.scales += scales, q.sums += scales;
             for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
         } else {
 #pragma omp for schedule(static)

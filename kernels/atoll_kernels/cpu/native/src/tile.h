@@ -81,24 +81,4 @@ INLINE void multiply(int64_t rows, const uint32_t* a, int64_t lda, const uint32_
         multiply<Policy, R - 1>(rows, a, lda, b, panel, k, c, ldc, panels, accumulate, ahead);
 }
 
-// W rows of W words each, turned around: word j of row i becomes word i of row j.
-INLINE void transpose(Words (&x)[W]) {
-#pragma GCC unroll 4
-    for (int step = 1; step < W; step *= 2) {
-        Words low = {}, high = {};
-        for (int i = 0; i < W; ++i) {
-            // Of two rows `step` apart, blocks of `step` words change places.
-            low[i] = (i & step) ? W + i - step : i;
-            high[i] = (i & step) ? W + i : i + step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) {
-            if (i & step) continue;
-            Words a = x[i], b = x[i + step];
-            x[i] = __builtin_shuffle(a, b, low);
-            x[i + step] = __builtin_shuffle(a, b, high);
-        }
-    }
-}
-
 }  // namespace kernels
