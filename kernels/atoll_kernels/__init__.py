@@ -2,7 +2,7 @@
 
 from atoll_kernels.activation import ACTIVATIONS, activate, gated_activation
 from atoll_kernels.attention import paged_attention, varlen_attention, write_kv
-from atoll_kernels.linear import PackedLinear, linear, pack_int4, pack_linear
+from atoll_kernels.linear import PackedLinear, gated_linear, linear, pack_int4, pack_linear
 from atoll_kernels.moe import PackedExperts, mixture_of_experts, pack_experts
 from atoll_kernels.norm import layer_norm, rms_norm
 from atoll_kernels.rope import apply_rope, rope_write_kv
@@ -15,6 +15,7 @@ __all__ = [
     "activate",
     "apply_rope",
     "gated_activation",
+    "gated_linear",
     "layer_norm",
     "linear",
     "mixture_of_experts",

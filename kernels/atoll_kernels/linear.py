@@ -68,3 +68,13 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None = None) -> Te
     """``activation(x @ weight.T + bias)`` for x (tokens, in_features); dtype of x."""
     result: Tensor = dispatch.run("linear", x, packed, activation)
     return result
+
+
+def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor:
+    """A gated linear unit: ``gated_activation(linear(x, packed), activation)``.
+
+    ``packed`` has 2n outputs: the gate's, which ``activation`` takes, and those it multiplies. In
+    one kernel where there is one, which rounds the product alone. Returns (tokens, n); dtype of x.
+    """
+    result: Tensor = dispatch.run("gated_linear", x, packed, activation)
+    return result

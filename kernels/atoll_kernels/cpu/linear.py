@@ -51,6 +51,13 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
     return None if forward is None else forward(x, packed, activation)
 
 
+def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
+    """See ``atoll_kernels.gated_linear``; declines layouts that have no such product."""
+    if packed.layout != linear_grouped.LAYOUT:
+        return None
+    return linear_grouped.gated_linear(x, packed, activation)
+
+
 def _pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
     native = linear_grouped.pack_int4(weight, bias, group_size)
     return native or linear_int4.pack(weight, bias, group_size)

@@ -110,22 +110,42 @@ def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     """See ``atoll_kernels.linear``."""
-    native = library()
-    assert native is not None, "what packed the weight is there"
     if x.dtype not in _DTYPES or x.stride(1) != 1:
         return linear(x.float().contiguous(), packed, activation).to(x.dtype)
+    out = _run(x, packed, activation, is_gated=False)
+    return out if activation in _KINDS or activation is None else ACTIVATIONS[activation](out)
+
+
+def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
+    """See ``atoll_kernels.gated_linear``; None unless both halves are whole blocks of outputs.
+
+    Tiles multiply block after block: with them, halves are not in registers together.
+    """
+    native = library()
+    assert native is not None, "what packed the weight is there"
+    is_whole = packed.out_features % (2 * _block()) == 0
+    if not is_whole or native.has_tiles or activation not in _KINDS:
+        return None
+    if x.dtype not in _DTYPES or x.stride(1) != 1:
+        return None
+    return _run(x, packed, activation, is_gated=True)
+
+
+def _run(x: Tensor, packed: PackedLinear, activation: str | None, is_gated: bool) -> Tensor:
+    native = library()
+    assert native is not None, "what packed the weight is there"
     if (order := packed.extra.get("order")) is not None:
         x = x.index_select(1, order)
     weight, scales, *factors = packed.tensors
-    out = empty((x.shape[0], packed.out_features), x.dtype)
+    out = empty((x.shape[0], packed.out_features // (1 + is_gated)), x.dtype)
     native.grouped(
         x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
         factors[0].data_ptr() if factors else 0,
         0 if packed.bias is None else packed.bias.data_ptr(), x.shape[0], packed.in_features,
         packed.out_features, x.stride(0), packed.extra["group"], packed.extra["bits"],
-        _KINDS.get(activation, -1), x.dtype == torch.bfloat16, torch.get_num_threads(),
+        _KINDS.get(activation, -1), is_gated, x.dtype == torch.bfloat16, torch.get_num_threads(),
     )  # fmt: skip
-    return out if activation in _KINDS or activation is None else ACTIVATIONS[activation](out)
+    return out
 
 
 def _block() -> int:

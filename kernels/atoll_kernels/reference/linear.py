@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.activation import ACTIVATIONS, gated_activation
 from atoll_kernels.linear import PackedLinear
+from atoll_kernels.linear import linear as any_linear
 from atoll_kernels.linear import pack_linear as pack
 
 
@@ -37,3 +38,7 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
     else:
         return None
     return out if activation is None else ACTIVATIONS[activation](out)
+
+
+def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor:
+    return gated_activation(any_linear(x, packed), activation)

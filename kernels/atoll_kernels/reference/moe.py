@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from atoll_kernels.activation import gated_activation
-from atoll_kernels.linear import PackedLinear, linear
+from atoll_kernels.linear import PackedLinear, gated_linear, linear
 from atoll_kernels.moe import PackedExperts
 
 
@@ -31,7 +30,7 @@ def mixture_of_experts(
     for (gate_up, down), count in zip(experts.layers, counts, strict=True):
         if count:
             mine = slice(start, start + count)
-            hidden = gated_activation(linear(x[rows[mine]], gate_up), activation)
+            hidden = gated_linear(x[rows[mine]], gate_up, activation)
             out.index_add_(0, rows[mine], linear(hidden, down) * weights[mine])
             start += count
     return out

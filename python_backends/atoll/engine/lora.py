@@ -100,6 +100,10 @@ class AdaptedLinear(nn.Module):
                 y = y.index_add(0, rows, x[rows] @ delta.a.t() @ delta.b.t())
         return y if activation is None else kernels.activate(y, activation)
 
+    def gated(self, x: Tensor, activation: str, tokens: Tensor | None = None) -> Tensor:
+        """As ``Linear.gated``."""
+        return kernels.gated_activation(self(x, tokens=tokens), activation)
+
 
 def parse_adapters(setting: str | None) -> dict[str, Path]:
     """``name=folder`` pairs, separated by commas; a folder alone is named after itself.

@@ -32,6 +32,11 @@ class Linear(nn.Module):
         assert self.packed is not None, "load() comes first"
         return kernels.linear(x, self.packed, activation)
 
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """A gated linear unit of (gate, up): x (tokens, in_features) -> (tokens, out_features / 2)."""
+        assert self.packed is not None, "load() comes first"
+        return kernels.gated_linear(x, self.packed, activation)
+
     @property
     def device(self) -> torch.device:
         """Where the packed weight is."""

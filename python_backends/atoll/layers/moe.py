@@ -29,8 +29,8 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x: (rows, hidden), of the batch's tokens (rows,) int64 -> (rows, hidden)."""
-        gated = kernels.gated_activation(_apply(self.gate_up, x, tokens), self.activation)
-        return _apply(self.down, gated, tokens)
+        known = {} if isinstance(self.gate_up, Linear) else {"tokens": tokens}
+        return _apply(self.down, self.gate_up.gated(x, self.activation, **known), tokens)
 
 
 class MixtureOfExperts(nn.Module):

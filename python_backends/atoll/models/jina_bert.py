@@ -104,7 +104,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, batch: PackedBatch) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         x = self.norm1(self.out(self.attention(self.qkv(x), batch)), x)
-        gated = kernels.gated_activation(self.gate_up(x), self.activation)
+        gated = self.gate_up.gated(x, self.activation)
         out: Tensor = self.norm2(self.down(gated), x)
         return out
 

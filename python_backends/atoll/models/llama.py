@@ -110,7 +110,7 @@ class Block(nn.Module):
         h, residual = self.norm2.add(
             self.out(self.attention(q, k, v, batch, self.rotary(batch))), residual
         )
-        return self.down(kernels.gated_activation(self.gate_up(h), self.activation)), residual
+        return self.down(self.gate_up.gated(h, self.activation)), residual
 
 
 class Model(nn.Module):

@@ -124,7 +124,7 @@ class _Sublayers(nn.Module):
     def mlp(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden), normalised -> (tokens, hidden)."""
         if self.is_gated:
-            h = kernels.gated_activation(self.up(x), self.activation)
+            h = self.up.gated(x, self.activation)
         else:
             h = self.up(x, self.activation)
         out: Tensor = self.down(h)

@@ -97,6 +97,35 @@ def test_equals_its_weights(dtype: torch.dtype, shape: tuple[int, int, int], lev
                 assert bool(((found - wanted).abs() <= EPS[dtype] * (1 + sums.abs())).all())
 
 
+@pytest.mark.parametrize("shape", [(1, 64, 64), (7, 192, 96), (33, 128, 192), (200, 64, 608)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gated(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) -> None:
+    rows, width, in_features = shape
+    weight = torch.randn(2 * width, in_features) / in_features
+    x, bias = on_grid(rows, in_features, dtype), torch.randn(2 * width)
+    for added in (None, bias):
+        for packed, dense in packings(weight, added):
+            sums = x.double() @ dense.t() + (0 if added is None else added.double())
+            gate, up = sums.chunk(2, dim=1)
+            for activation in ("gelu", "silu", "relu"):
+                found = linear_grouped.gated_linear(x, packed, activation)
+                if level.name == "amx":
+                    assert found is None
+                    continue
+                wanted = kernels.ACTIVATIONS[activation](gate) * up
+                assert found is not None and found.dtype == dtype and found.shape == wanted.shape
+                limit = EPS[dtype] * (1 + gate.abs()) * (1 + up.abs())
+                assert bool(((found - wanted).abs() <= limit).all())
+
+
+def test_gates_that_share_a_block_of_outputs_are_left_to_two_kernels() -> None:
+    x, weight = torch.randn(3, 64), torch.randn(2 * 33, 64)
+    packed = linear_grouped.pack8(*quantize_weight(weight), None)
+    assert linear_grouped.gated_linear(x, packed, "silu") is None
+    found = kernels.gated_linear(x, packed, "silu")
+    assert torch.equal(found, kernels.gated_activation(kernels.linear(x, packed), "silu"))
+
+
 @pytest.mark.parametrize("in_features", [32, 576])
 def test_bytes_of_a_weight(in_features: int) -> None:
     """4 bits, two bytes for each group of 32, and two bfloat16 for each output."""

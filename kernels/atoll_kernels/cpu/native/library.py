@@ -63,6 +63,11 @@ class Library:
         return "avx512_vnni" in self.level.needs
 
     @property
+    def has_tiles(self) -> bool:
+        """Whether products of many rows go by AMX's tiles."""
+        return "amx_tile" in self.level.needs
+
+    @property
     def has_bf16(self) -> bool:
         """Whether products of bfloat16 have one."""
         return "avx512_bf16" in self.level.needs
@@ -79,7 +84,7 @@ class Library:
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
             linear=Kernel(opened, "atoll_linear", 11, 0),
-            grouped=Kernel(opened, "atoll_grouped", 15, 0),
+            grouped=Kernel(opened, "atoll_grouped", 16, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
         )

@@ -72,11 +72,9 @@ void quantize(const T* x, const GroupedArgs& a, const Quantized& q, int64_t row)
             std::memcpy(codes + i, &bytes, m);
         });
         for (int64_t i = count; i < a.group; ++i) codes[i] = 0;
-        int32_t total = 0;
-        for (int i = 0; i < W; ++i) total += sum[i];
         const int64_t at = row * q.groups + g;
         q.scales[at] = most / 127 + kernels::sum(poison);
-        q.sums[at] = q.scales[at] * (float)total;
+        q.sums[at] = q.scales[at] * (float)kernels::sum(sum);
         all += q.sums[at];
     }
     q.zeros[row] = -128.0f * all;
@@ -149,10 +147,14 @@ __attribute__((noinline)) void rows_of_block(const GroupedArgs& a, const Quantiz
         if (rows < Rows) return rows_of_block<T, Bits, Rows - 1>(a, q, first, rows, block, turn);
     const int64_t size = q.stride * kBlock * Bits / 8;
     const int64_t ahead = turn == 0 ? kAhead : turn == 1 ? size : 0;
-    const GroupScales scales(a, q.groups, block);
-    Floats y[Rows][kVectors];
-    tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size, ahead, scales, y);
-    finish<T, Bits>(a, first, Rows, block, y);
+    const auto sums = [&](int64_t block, Floats (&y)[Rows][kVectors]) INLINED {
+        const GroupScales scales(a, q.groups, block);
+        tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size, ahead, scales, y);
+    };
+    Floats y[Rows][kVectors], up[Rows][kVectors];
+    sums(block, y);
+    if (a.is_gated) sums(block + a.width() / kBlock, up);
+    finish<T, Bits>(a, first, Rows, block, y, a.is_gated ? up : nullptr);
 }
 
 #if defined(__AMX_TILE__)
@@ -218,7 +220,7 @@ void run(const GroupedArgs& a) {
     const Quantized shared = {scratch.take<int8_t>(rows * stride), scratch.take<float>(scales),
                               scratch.take<float>(scales), scratch.take<float>(rows), stride,
                               groups};
-    const int64_t blocks = (a.out_features + kBlock - 1) / kBlock;
+    const int64_t blocks = (a.width() + kBlock - 1) / kBlock;
     const int64_t chunks = (a.rows + kChunk - 1) / kChunk;
     const bool is_small = a.rows * stride * a.out_features < kSerialElements;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1 && !is_small)

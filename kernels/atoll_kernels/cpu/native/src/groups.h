@@ -7,10 +7,12 @@ namespace kernels {
 
 // Filled by atoll_kernels/cpu/linear_grouped.py. scales: of 8 bits (outputs,) float; of 4 bits
 // (blocks, groups, {scale, offset}, 2 W), in bf16, or in bytes, the offset's signed, which factors
-// (blocks, {scale, offset}, 2 W) bf16 multiply. kind: of activation, -1 for none.
+// (blocks, {scale, offset}, 2 W) bf16 multiply. kind: of activation, -1 for none. is_gated: out has
+// half of the outputs, the activation of each times the one so many further on; whole blocks.
 struct GroupedArgs {
     int64_t x, out, weights, scales, factors, bias, rows, in_features, out_features, x_row, group,
-        bits, kind, is_bf16, threads;
+        bits, kind, is_gated, is_bf16, threads;
+    int64_t width() const { return is_gated ? out_features / 2 : out_features; }
 };
 
 // Outputs come in blocks of 2 W. A block's weights are one run of memory: for every 4 inputs (8, of
@@ -57,19 +59,31 @@ INLINE Floats activated(Floats y, int64_t kind) {
     }
 }
 
-// Scales of 8 bits, bias and activation of rows first .. first + rows of a block.
+// What the sums of n outputs from `at` on are multiplied by and what is added to them.
+template <int Bits>
+struct Ends {
+    Floats scale, bias;
+    Ends(const GroupedArgs& a, int64_t at, int64_t n)
+        : scale(Bits == 8 ? read((const float*)a.scales + at, n) : splat(1.0f)),
+          bias(a.bias ? read((const float*)a.bias + at, n) : Floats{}) {}
+    INLINE Floats of(Floats y) const { return y * scale + bias; }
+};
+
+// Scales of 8 bits, bias and activation of rows first .. first + rows of a block. up: the sums of
+// what gated outputs are multiplied by, or null.
 template <class T, int Bits>
 INLINE void finish(const GroupedArgs& a, int64_t first, int64_t rows, int64_t block,
-                   const Floats (*y)[kVectors]) {
-    const int64_t start = block * kBlock;
+                   const Floats (*y)[kVectors], const Floats (*up)[kVectors] = nullptr) {
+    const int64_t width = a.width();
     for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = start + v * W, n = a.out_features - at < W ? a.out_features - at : W;
+        const int64_t at = block * kBlock + v * W, n = width - at < W ? width - at : W;
         if (n <= 0) break;
-        const Floats bias = a.bias ? read((const float*)a.bias + at, n) : Floats{};
-        const Floats scale = Bits == 8 ? read((const float*)a.scales + at, n) : splat(1.0f);
-        for (int64_t r = 0; r < rows; ++r)
-            write((T*)a.out + (first + r) * a.out_features + at,
-                  activated(y[r][v] * scale + bias, a.kind), n);
+        const Ends<Bits> own(a, at, n), other(a, up ? at + width : at, n);
+        for (int64_t r = 0; r < rows; ++r) {
+            Floats z = activated(own.of(y[r][v]), a.kind);
+            if (up) z *= other.of(up[r][v]);
+            write((T*)a.out + (first + r) * width + at, z, n);
+        }
     }
 }
 

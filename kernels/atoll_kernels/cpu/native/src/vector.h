@@ -139,10 +139,16 @@ INLINE Floats abs(Floats x) { return (Floats)((Ints)x & splat(0x7fffffff)); }
 
 #if defined(__AVX512F__)
 INLINE float sum(Floats x) { return _mm512_reduce_add_ps((__m512)x); }
+INLINE int32_t sum(Ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
 INLINE float largest(Floats x) { return _mm512_reduce_max_ps((__m512)x); }
 #else
 INLINE float sum(Floats x) {
     float r = 0;
+    for (int i = 0; i < W; ++i) r += x[i];
+    return r;
+}
+INLINE int32_t sum(Ints x) {
+    int32_t r = 0;
     for (int i = 0; i < W; ++i) r += x[i];
     return r;
 }
