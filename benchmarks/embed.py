@@ -70,7 +70,10 @@ def through_server(url: str, model: str) -> Embed:
             tensor.set_data_from_numpy(data)
             found[start] = client.infer(model, [tensor]).as_numpy("embedding")
 
-        in_parallel(batches, one, workers=min(8, len(batches)))
+        if len(batches) == 1:
+            one(batches[0])
+        else:
+            in_parallel(batches, one, workers=min(8, len(batches)))
         return np.concatenate([found[start] for start, _ in batches])
 
     return embed

@@ -27,7 +27,8 @@ Forward = Callable[[PackedBatch, Sequence[Item]], Sequence[object]]
 class EncoderEngine:
     """A queue, a thread and a forward.
 
-    on_pack: called after every pack with its items, their tokens and the seconds it took.
+    on_pack: called after every pack with its items, their tokens, when it started
+        (``time.monotonic``) and the seconds it took.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class EncoderEngine:
         *,
         max_batch_tokens: int,
         max_batch_requests: int | None = None,
-        on_pack: Callable[[Sequence[Item], int, float], None] = lambda pack, tokens, seconds: None,
+        on_pack: Callable[[Sequence[Item], int, float, float], None] = lambda *_: None,
     ) -> None:
         self._forward, self._device, self._on_pack = forward, device, on_pack
         self._max_tokens, self._max_items = max_batch_tokens, max_batch_requests
@@ -102,9 +103,11 @@ class EncoderEngine:
             )
             failure = GenerationError(f"the forward failed: {type(error).__name__}: {error}")
             results = [failure] * len(pack)
-        self._on_pack(pack, sum(len(item.ids) for item in pack), time.monotonic() - start)
+        seconds = time.monotonic() - start
         for item, result in zip(pack, results, strict=True):
             item.done(result)
+        # Somebody waits for the answers, nobody for this.
+        self._on_pack(pack, sum(len(item.ids) for item in pack), start, seconds)
 
 
 def _is_dropped(item: Item) -> bool:

@@ -33,7 +33,10 @@ class Linear(nn.Module):
         return kernels.linear(x, self.packed, activation)
 
     def gated(self, x: Tensor, activation: str) -> Tensor:
-        """A gated linear unit of (gate, up): x (tokens, in_features) -> (tokens, out_features / 2)."""
+        """``activation`` of the first half of the outputs times the second half.
+
+        x: (tokens, in_features) -> (tokens, out_features / 2).
+        """
         assert self.packed is not None, "load() comes first"
         return kernels.gated_linear(x, self.packed, activation)
 

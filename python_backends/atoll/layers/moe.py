@@ -29,7 +29,7 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x: (rows, hidden), of the batch's tokens (rows,) int64 -> (rows, hidden)."""
-        known = {} if isinstance(self.gate_up, Linear) else {"tokens": tokens}
+        known: dict[str, Tensor] = {} if isinstance(self.gate_up, Linear) else {"tokens": tokens}
         return _apply(self.down, self.gate_up.gated(x, self.activation, **known), tokens)
 
 

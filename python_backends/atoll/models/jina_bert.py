@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import atoll_kernels as kernels
 from atoll.errors import UnsupportedModel
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
 from atoll.models.fields import only

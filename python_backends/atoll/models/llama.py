@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import atoll_kernels as kernels
 from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.rotary import RopeSpec

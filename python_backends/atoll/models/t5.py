@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import atoll_kernels as kernels
 from atoll.layers import Embedding, Linear, PackedAttention, PagedAttention, PagedBatch, RMSNorm
 from atoll.layers.attention import CacheSpec, EncoderInput
 from atoll.layers.relative import RelativeBias
@@ -123,10 +122,7 @@ class _Sublayers(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden), normalised -> (tokens, hidden)."""
-        if self.is_gated:
-            h = self.up.gated(x, self.activation)
-        else:
-            h = self.up(x, self.activation)
+        h = self.up.gated(x, self.activation) if self.is_gated else self.up(x, self.activation)
         out: Tensor = self.down(h)
         return out
 

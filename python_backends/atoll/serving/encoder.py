@@ -142,10 +142,13 @@ class EncoderModel:
         self.engine.stop()
         self.metrics.close()
 
-    def closed(self, error: BaseException | None, started: float) -> None:
-        """A reply was sent: frees its place and counts it."""
+    def release(self) -> None:
+        """A reply is about to be sent: its client may ask again at once."""
         with self._lock:
             self._num_held -= 1
+
+    def count(self, error: BaseException | None, started: float) -> None:
+        """A reply was sent."""
         if error is not None:
             self._count_failure(error)
         seconds = time.monotonic() - started
@@ -230,12 +233,14 @@ class EncoderModel:
         kind = error.error_type if isinstance(error, AtollError) else "inference"
         self.metrics.count(f"atoll_{kind}_failures_total", f"requests failed: {kind}")
 
-    def _observe(self, pack: Sequence[Item], num_tokens: int, seconds: float) -> None:
+    def _observe(
+        self, pack: Sequence[Item], num_tokens: int, started: float, seconds: float
+    ) -> None:
         self.metrics.count("atoll_texts_total", "texts encoded", len(pack))
         self.metrics.count("atoll_input_tokens_total", "tokens encoded", num_tokens)
         self.metrics.observe("atoll_batch_tokens", "tokens in a pack", num_tokens, COUNTS)
         self.metrics.observe("atoll_inference_seconds", "a pack's forward", seconds)
-        waited = time.monotonic() - seconds - pack[0].queued
+        waited = started - pack[0].queued
         self.metrics.observe("atoll_queue_seconds", "oldest text of a pack waited", waited)
 
 
@@ -296,8 +301,11 @@ class Reply:
     def _close(self, response: Any, error: BaseException | None) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._model.closed(error, self._started)
-            self._sender.send(response, tensors.FINAL)
+            self._model.release()
+            try:
+                self._sender.send(response, tensors.FINAL)
+            finally:
+                self._model.count(error, self._started)
 
 
 def _num_characters(text: str | tuple[str, str]) -> int:

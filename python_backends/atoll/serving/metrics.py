@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTS = tuple(float(2**i) for i in range(0, 18))
 # Updates of one metric in this time are carried over as one.
-_EVERY_S = 0.01
+_EVERY_S = 0.02
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -91,12 +91,13 @@ class Metrics:
     def _loop(self) -> None:
         while not self._is_closed:
             self._wake.wait()
+            # First the sleep: what woke the thread is being answered.
+            time.sleep(_EVERY_S)
             self._wake.clear()
             try:
                 self._carry_over()
             except Exception:
                 logger.exception("metrics could not be updated; serving goes on")
-            time.sleep(_EVERY_S)
         self._carry_over()
 
     def _carry_over(self) -> None:
