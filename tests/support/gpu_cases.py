@@ -87,6 +87,22 @@ def _int4(dtype: torch.dtype, rows: int, *, act_order: bool = False, group: int 
     quantized.linear(torch.empty(rows, inputs, dtype=dtype), packed, None)
 
 
+def _widened(layout: str, dtype: torch.dtype, *, act_order: bool = False) -> None:
+    inputs, outputs = 4096, 11008
+    if layout == "gpu-int8":
+        tensors: tuple[Tensor, ...] = (
+            torch.empty(inputs, outputs, dtype=torch.int8), torch.empty(outputs),
+        )  # fmt: skip
+        extra = {}
+    else:
+        scales = torch.empty(inputs // 128, outputs, dtype=torch.float16)
+        tensors = (torch.empty(inputs // 8, outputs, dtype=torch.int32), scales, scales)
+        order = torch.zeros(inputs, dtype=torch.int32) if act_order else None
+        extra = {"group": 128, "order": order}
+    packed = PackedLinear(layout, layout[4:], inputs, outputs, tensors, None, extra)
+    quantized.widened(packed, dtype)
+
+
 def _dense_row(dtype: torch.dtype) -> None:
     packed = PackedLinear("torch", "dense", 4096, 512, (torch.empty(512, 4096, dtype=dtype),))
     quantized.linear(torch.empty(1, 4096, dtype=dtype), packed, "silu")
@@ -169,11 +185,15 @@ CASES: dict[str, Callable[[], None]] = {
     "int4-few-g32": partial(_int4, _HALF, 4, group=32),
     "int4-few-bf16": partial(_int4, torch.bfloat16, 4),
     "int4-few-fp32": partial(_int4, torch.float32, 4),
-    "int4-many": partial(_int4, _HALF, 512),
-    "int4-many-bf16": partial(_int4, torch.bfloat16, 512),
+    "int4-many": partial(_int4, _HALF, 128),
+    "int4-many-bf16": partial(_int4, torch.bfloat16, 128),
     "int4-many-fp32": partial(_int4, torch.float32, 512),
     "int8-few": partial(_int8, _HALF, 4),
-    "int8-many": partial(_int8, _HALF, 512),
+    "int8-many": partial(_int8, _HALF, 128),
+    "int4-widened": partial(_widened, "gpu-int4", _HALF),
+    "int4-widened-order-bf16": partial(_widened, "gpu-int4", torch.bfloat16, act_order=True),
+    "int8-widened": partial(_widened, "gpu-int8", _HALF),
+    "int8-widened-bf16": partial(_widened, "gpu-int8", torch.bfloat16),
     "gemv": partial(_dense_row, _HALF),
     "gemv-bf16": partial(_dense_row, torch.bfloat16),
     "gemv-fp32": partial(_dense_row, torch.float32),

@@ -177,6 +177,10 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
         "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
     },
+    ("widen", "half"): {
+        "sm75": Launch(0, 128, 32), _A: Launch(0, 128, 32), "sm90": Launch(0, 128, 32),
+        "gfx90a": Launch(0, 128, 32),
+    },
     ("gemv", "dense"): {
         "sm75": Launch(0, 2, 1024), _A: Launch(0, 2, 1024), "sm90": Launch(0, 2, 1024),
         "gfx90a": Launch(0, 2, 1024),
@@ -207,6 +211,7 @@ _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
     "quantized": Launch(16, 32, 32),
     "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
+    "widen": Launch(0, 16, 32),
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Linear layers: 8-bit and 4-bit weights, and any weights for a single row.
 
-Dense products of more rows are cuBLAS's, through the reference.
+Dense products of more rows are cuBLAS's, through the reference; and so are those of very many rows
+with quantised weights, which are widened for them: a product of ours widens each weight once for
+every tile of rows.
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ import triton
 from torch import Tensor
 
 from atoll_kernels.gpu import launch
+from atoll_kernels.gpu.activation import activate
 from atoll_kernels.gpu.gemv import gemv
 from atoll_kernels.gpu.kernels.activation import CODES
-from atoll_kernels.gpu.kernels.matmul import add_splits_kernel, matmul_kernel
+from atoll_kernels.gpu.kernels.matmul import add_splits_kernel, matmul_kernel, widen_kernel
 from atoll_kernels.linear import PackedLinear
 
 LAYOUTS = {"gpu-int8": 8, "gpu-int4": 4}
 _MAX_SPLITS = 16
 _WAVES = 4
 _ADD_BLOCK = 512
+# Rows from which writing and reading the widened weights takes less time than it saves.
+_WIDENED_ROWS = 256
 
 
 def pack_linear(
@@ -63,6 +68,10 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
             return row
     if packed.layout not in LAYOUTS or x.stride(-1) != 1:
         return None
+    if x.shape[0] >= _WIDENED_ROWS and x.dtype.itemsize == 2:
+        weight = widened(packed, x.dtype)
+        plain = x @ weight if packed.bias is None else torch.addmm(packed.bias, x, weight)
+        return plain if activation is None else activate(plain, activation)
     out = torch.empty((x.shape[0], packed.out_features), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
@@ -92,6 +101,25 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
             out, target, bias, x.shape[0], packed.out_features, SPLITS=splits, BIAS=has_bias,
             CODE=code, BLOCK=_ADD_BLOCK, num_warps=4,
         )  # fmt: skip
+    return out
+
+
+def widened(packed: PackedLinear, dtype: torch.dtype) -> Tensor:
+    """The weights (in_features, out_features) in ``dtype``, float16 or bfloat16."""
+    words, scales, *zeros = packed.tensors
+    shape = (packed.in_features, packed.out_features)
+    out = torch.empty(shape, dtype=dtype, device=words.device)
+    order, group = packed.extra.get("order"), packed.extra.get("group", packed.in_features)
+    config = launch.configuration("widen", "half")
+    depth = config.block_k
+    while group % depth:
+        depth //= 2
+    widen_kernel[(triton.cdiv(shape[1], config.block_n), shape[0] // depth)](
+        out, words, scales, zeros[0] if zeros else scales, words if order is None else order,
+        shape[1], shape[0], group, ORDER=order is not None, BITS=LAYOUTS[packed.layout],
+        HALF=dtype == torch.float16, BLOCK_K=depth, BLOCK_N=config.block_n,
+        num_warps=config.num_warps,
+    )  # fmt: skip
     return out
 
 

@@ -55,6 +55,28 @@ def _weights(
 
 
 @triton.jit
+def widen_kernel(
+    out, words, scales, zeros, order, num_columns, num_inputs, group, ORDER: tl.constexpr,
+    BITS: tl.constexpr, HALF: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Grid (column tiles, tiles of inputs): quantised weights as (inputs, N), in x's own order."""
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k_start = tl.program_id(1) * BLOCK_K
+    value = _weights(
+        words, scales, zeros, k_start, columns, num_columns, num_inputs, group, HALF, BITS,
+        BLOCK_K, BLOCK_N,
+    )  # fmt: skip
+    if BITS == 8:
+        scale = tl.load(scales + columns, mask=columns < num_columns, other=0.0)
+        value = value * scale.to(tl.float32)[None, :]
+    inputs = k_start + tl.arange(0, BLOCK_K)
+    if ORDER:
+        inputs = tl.load(order + inputs)
+    where = inputs.to(tl.int64)[:, None] * num_columns + columns[None, :]
+    tl.store(out + where, value.to(out.dtype.element_ty), mask=(columns < num_columns)[None, :])
+
+
+@triton.jit
 def matmul_kernel(
     out, x, words, scales, zeros, order, bias, slots, tile_experts, tile_rows, shares, num_rows,
     num_columns, num_inputs, group, x_stride, words_stride, scales_stride, divide,

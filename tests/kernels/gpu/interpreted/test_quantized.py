@@ -84,6 +84,30 @@ def test_int8(dtype: torch.dtype, rows: int) -> None:
     assert_close(found, ACTIVATIONS["gelu"](exact))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_many_rows_meet_widened_weights(
+    dtype: torch.dtype, act_order: bool, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "_WIDENED_ROWS", 5)
+    bias = randn(40, seed=2, dtype=dtype)
+    if bits == 4:
+        parts = codes_of(192, 40, 16, act_order)
+        packed, weight = quantized.pack_int4(*parts, bias, dtype), expanded(*parts)
+    else:
+        packed = quantized.pack_linear(randn(40, 192, seed=3, dtype=dtype), bias, "int8", 32)
+        assert packed is not None
+        weight = packed.tensors[0].double() * packed.tensors[1].double()
+    assert packed is not None
+    assert_close(quantized.widened(packed, dtype), weight)
+    x = randn(5, 192, seed=1, dtype=dtype)
+    for layer, added in ((packed, bias.double()), (replace(packed, bias=None), 0.0)):
+        found = quantized.linear(x, layer, "silu")
+        assert found is not None
+        assert_close(found, ACTIVATIONS["silu"](x.double() @ weight + added))
+
+
 @each_dtype
 def test_quantising_to_int4_stays_within_half_a_step(dtype: torch.dtype) -> None:
     weight = randn(24, 64, seed=1, dtype=dtype)
