@@ -14,6 +14,8 @@
 
 #include <omp.h>
 
+#include <algorithm>
+
 #include "groups.h"
 #include "scratch.h"
 #include "tiles.h"
@@ -27,6 +29,8 @@ constexpr int64_t kChunk = 96;  // rows that meet a block of weights before the 
 // Rows that are multiplied together: sums of 8 bits may leave their registers, groups are long.
 template <int Bits>
 constexpr int64_t kMostTogether = Bits == 8 ? 8 : 6;
+// Shares of the work for each thread: one that was kept from its core leaves some to the others.
+constexpr int64_t kShares = 8;
 constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched ahead
 
 // Rows of x in integers. stride: of codes, a multiple of the group. For every row and group: its
@@ -222,6 +226,7 @@ void run(const GroupedArgs& a) {
                               groups};
     const int64_t blocks = (a.width() + kBlock - 1) / kBlock;
     const int64_t chunks = (a.rows + kChunk - 1) / kChunk;
+    const int64_t share = std::max<int64_t>(1, chunks * blocks / (kShares * a.threads));
     const bool is_small = a.rows * stride * a.out_features < kSerialElements;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1 && !is_small)
     {
@@ -235,7 +240,7 @@ void run(const GroupedArgs& a) {
 #pragma omp for schedule(static)
             for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
         }
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, share)
         for (int64_t task = 0; task < chunks * blocks; ++task) {
             const int64_t first = task / blocks * kChunk, last = first + kChunk;
             const int64_t end = last < a.rows ? last : a.rows, block = task % blocks;
