@@ -1,5 +1,6 @@
 """Every sampling option against transformers' processors on the same logits, value by value."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from atoll.engine.sampler import Sampler, fused
 from atoll.engine.sampler import sampler as sampler_module
 from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.random import uniform
-from atoll.engine.sampler.selection import draw
+from atoll.engine.sampler.selection import draw, most_likely
 from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
 from atoll.engine.sampler.watermark import Watermark
 from atoll_kernels import sample
@@ -344,3 +345,17 @@ def test_logprobs(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -
         best = ours.topk(row)
         assert [i for i, _ in token.top] == best.indices.tolist()
         assert [v for _, v in token.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 255, 256, 257, 768, 1023, 49152])
+def test_the_most_likely_is_the_first_of_the_largest(vocab_size: int) -> None:
+    generator = torch.Generator().manual_seed(vocab_size)
+    scores = torch.randint(-9, 9, (7, vocab_size), generator=generator).float()
+    scores[1, -1] = scores[2, vocab_size // 2] = 20.0
+    scores[3] = -math.inf
+    scores[4, -1], scores[5, 0] = math.nan, math.inf
+    ids, usable = most_likely(scores.repeat(1, 2)[:, :vocab_size])
+    largest = scores.amax(-1, keepdim=True)
+    firsts = [row.tolist().index(True) for row in (scores == largest) | scores.isnan()]
+    assert ids.tolist() == firsts
+    assert usable.tolist() == [True, True, True, False, False, False, True]

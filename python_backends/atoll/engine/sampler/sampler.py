@@ -49,7 +49,7 @@ class Sampler:
         self, sequences: Sequence[TokenSequence], owners: list[TokenSequence], logits: Tensor
     ) -> tuple[list[Token], Tensor]:
         options = [s.request.options for s in owners]
-        usable = most_likely(logits)[1]
+        usable = logits.amax(-1).isfinite()
         wanting = [i for i, o in enumerate(options) if o.logprobs]
         raw = logits[wanting] if wanting else None
         self._processors.process(logits, owners)
