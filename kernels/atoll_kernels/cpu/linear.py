@@ -53,9 +53,11 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
 
 def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
     """See ``atoll_kernels.gated_linear``; declines layouts that have no such product."""
-    if packed.layout != linear_grouped.LAYOUT:
-        return None
-    return linear_grouped.gated_linear(x, packed, activation)
+    if packed.layout == linear_grouped.LAYOUT:
+        return linear_grouped.gated_linear(x, packed, activation)
+    if packed.layout == linear_native.LAYOUT:
+        return linear_native.gated_linear(x, packed, activation)
+    return None
 
 
 def _pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:

@@ -50,18 +50,40 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
     dtype = packed.extra["dtype"]
     if x.dtype is not dtype:
         return linear(x.to(dtype), packed, activation).to(x.dtype)
+    kind = _NO_ACTIVATION if activation is None else KINDS.get(activation, _NO_ACTIVATION)
+    out = _run(x, packed, kind, is_gated=False)
+    if activation is not None and kind == _NO_ACTIVATION:
+        return ACTIVATIONS[activation](out)
+    return out
+
+
+def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
+    """See ``atoll_kernels.gated_linear``; None unless both halves are whole pairs of panels.
+
+    Tiles finish a product beside the next one: with them, halves are not in registers together.
+    """
+    native = library()
+    assert native is not None, "pack() found it"
+    if native.has_tiles or x.dtype is not packed.extra["dtype"] or activation not in KINDS:
+        return None
+    if packed.out_features % (4 * native.width):
+        return None
+    return _run(x, packed, KINDS[activation], is_gated=True)
+
+
+def _run(x: Tensor, packed: PackedLinear, kind: int, is_gated: bool) -> Tensor:
+    native = library()
+    assert native is not None, "pack() found it"
     # Contiguous rows begin at whole words, which the kernel reads.
     rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
-    kind = _NO_ACTIVATION if activation is None else KINDS.get(activation, _NO_ACTIVATION)
     num_rows, in_features = x.shape
-    out = empty((num_rows, packed.out_features), dtype)
+    out = empty((num_rows, packed.out_features // (1 + is_gated)), x.dtype)
     bias = 0 if packed.bias is None else packed.bias.data_ptr()
     native.linear(
         rows.data_ptr(), packed.tensors[0].data_ptr(), bias, out.data_ptr(), num_rows, in_features,
-        packed.out_features, in_features, kind, dtype is torch.bfloat16, torch.get_num_threads(),
+        out.shape[1], in_features, kind, is_gated, x.dtype is torch.bfloat16,
+        torch.get_num_threads(),
     )  # fmt: skip
-    if activation is not None and kind == _NO_ACTIVATION:
-        return ACTIVATIONS[activation](out)
     return out
 
 

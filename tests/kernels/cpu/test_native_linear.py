@@ -65,6 +65,31 @@ def test_any_number_of_rows(width: int, level: Level) -> None:
             _close(linear_native.linear(x[:rows], packed, "gelu"), wide[:rows], dtype)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 9, 64, 130])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_gated(rows: int, has_bias: bool, level: Level) -> None:
+    library, width, in_features = native(level), 64, 74
+    for dtype in DTYPES if library.has_bf16 else DTYPES[:1]:
+        weight = (torch.randn(2 * width, in_features) / math.sqrt(in_features)).to(dtype)
+        bias = torch.randn(2 * width).to(dtype) if has_bias else None
+        packed = linear_native.pack_floats(weight, bias, library.width)
+        x = torch.randn(rows, in_features).to(dtype)
+        gate, up = _exact(x, weight, bias, None).chunk(2, dim=1)
+        for activation in ("gelu", "silu", "relu"):
+            found = linear_native.gated_linear(x, packed, activation)
+            if library.has_tiles:
+                assert found is None
+                continue
+            assert found is not None and found.dtype == dtype
+            _close(found, ACTIVATIONS[activation](gate) * up, dtype)
+
+
+def test_gates_that_share_panels_are_left_to_two_kernels(level: Level) -> None:
+    library = native(level)
+    packed = linear_native.pack_floats(torch.randn(2 * 40 + 2, 16), None, library.width)
+    assert linear_native.gated_linear(torch.randn(3, 16), packed, "silu") is None
+
+
 def test_gelu_of_extremes(level: Level) -> None:
     """Nothing overflows on the way, and what is no number stays none."""
     values = torch.tensor([0, 1e-30, 1, 5.9, 6.1, 40, 1e4, 3e38, math.inf, math.nan])

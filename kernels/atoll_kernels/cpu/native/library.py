@@ -83,7 +83,7 @@ class Library:
             norm=Kernel(opened, "atoll_norm", 13, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
-            linear=Kernel(opened, "atoll_linear", 11, 0),
+            linear=Kernel(opened, "atoll_linear", 12, 0),
             grouped=Kernel(opened, "atoll_grouped", 16, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),

@@ -18,9 +18,21 @@ constexpr int64_t kTiledRows = 256, kRows = 64;
 constexpr int64_t kChunkBytes = 3 << 18;  // most weights of an item: they stay in the second cache
 
 // Filled by atoll_kernels/cpu/linear_native.py. weight: panels (words of inputs, W outputs). bias
-// (or 0): floats, padded to whole panels.
+// (or 0): floats, padded to whole panels. is_gated: `outs` are half of the weight's, the activation
+// of each times the one so many further on; whole pairs of panels.
 struct LinearArgs {
-    int64_t x, weight, bias, out, rows, width, outs, x_row, kind, is_bf16, threads;
+    int64_t x, weight, bias, out, rows, width, outs, x_row, kind, is_gated, is_bf16, threads;
+};
+
+// Two panels' biases.
+struct Biases {
+    Floats left = {}, right = {};
+    Biases() = default;
+    Biases(const LinearArgs& a, int64_t first, int64_t count) {
+        if (!a.bias) return;
+        left = load((const float*)a.bias + first);
+        if (count > W) right = load((const float*)a.bias + first + W);
+    }
 };
 
 // Takes the sums of products to `out`, some rows at a time: beside the next product.
@@ -35,25 +47,32 @@ class Finish {
         sums_ = sums, left_ = rows, share_ = share;
         out_ = (T*)args_.out + row * args_.outs + first;
         outs_ = std::min<int64_t>(2 * W, args_.outs - first);
-        left_bias_ = args_.bias ? load((const float*)args_.bias + first) : Floats{};
-        const bool has_right = args_.bias && outs_ > W;
-        right_bias_ = has_right ? load((const float*)args_.bias + first + W) : Floats{};
+        bias_ = Biases(args_, first, outs_);
+    }
+    // The same at once, gated: up holds the sums of what the activations are multiplied by.
+    void gated(const Floats* sums, const Floats* up, int64_t row, int64_t rows, int64_t pair) {
+        start(sums, row, rows, pair, rows);
+        const Biases other(args_, args_.outs + 2 * pair * W, 2 * W);
+        for (; left_ > 0; --left_, sums_ += 2, up += 2, out_ += args_.outs)
+            store_pair(out_, function_(sums_[0] + bias_.left) * (up[0] + other.left),
+                       function_(sums_[1] + bias_.right) * (up[1] + other.right));
     }
     INLINE void share() { outs_ == 2 * W ? whole(std::min(share_, left_)) : rest(); }
     void rest() { outs_ == 2 * W ? whole(left_) : partial(); }
 
   private:
     INLINE void whole(int64_t n) {
-        const Floats *sums = sums_, left_bias = left_bias_, right_bias = right_bias_;
+        const Floats* sums = sums_;
+        const Biases bias = bias_;
         T* out = out_;
         for (int64_t i = 0; i < n; ++i, sums += 2, out += args_.outs)
-            store_pair(out, function_(sums[0] + left_bias), function_(sums[1] + right_bias));
+            store_pair(out, function_(sums[0] + bias.left), function_(sums[1] + bias.right));
         sums_ = sums, out_ = out, left_ -= n;
     }
     void partial() {
         for (; left_ > 0; --left_, sums_ += 2, out_ += args_.outs) {
-            store(out_, function_(sums_[0] + left_bias_), std::min<int64_t>(W, outs_));
-            if (outs_ > W) store(out_ + W, function_(sums_[1] + right_bias_), outs_ - W);
+            store(out_, function_(sums_[0] + bias_.left), std::min<int64_t>(W, outs_));
+            if (outs_ > W) store(out_ + W, function_(sums_[1] + bias_.right), outs_ - W);
         }
     }
     const LinearArgs& args_;
@@ -61,7 +80,7 @@ class Finish {
     const Floats* sums_ = nullptr;
     T* out_ = nullptr;
     int64_t left_ = 0, share_ = 0, outs_ = 0;
-    Floats left_bias_, right_bias_;
+    Biases bias_;
 };
 
 // Rows [first, last) of x by some pairs of panels. The cuts of rows are even, the last overlapping
@@ -78,16 +97,26 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
     bool turn = false;
     Tiles tiles;
     Finish<T, Function> finish(a, function);
-    const auto product = [&](int64_t cut, int64_t pair) {
+    const auto multiplied = [&](int64_t cut, int64_t pair, int64_t half, Floats* to,
+                                const auto& beside) INLINED {
         const int64_t row = std::min(first + cut * rows, last - rows);
         // The first cut waits for its panels, unless the second of the pair before fetched them.
         const bool fetches = cut == std::min<int64_t>(1, cuts - 1) && 2 * pair + 3 < panels;
-        const auto weight = (const uint32_t*)a.weight + 2 * pair * words * W;
+        const auto weight = (const uint32_t*)a.weight + (2 * pair + half * panels) * words * W;
         multiply<Policy, true>(tiles, tiled, rows, (const uint32_t*)a.x + row * x_words, x_words,
-                               weight, words * W, words, sums[turn], 2,
-                               std::min<int64_t>(2, panels - 2 * pair), false,
-                               [&]() INLINED { finish.share(); },
+                               weight, words * W, words, to, 2,
+                               std::min<int64_t>(2, panels - 2 * pair), false, beside,
                                fetches ? weight + 2 * words * W : nullptr);
+        return row;
+    };
+    const auto product = [&](int64_t cut, int64_t pair) {
+        if (a.is_gated) {
+            multiplied(cut, pair, 1, sums[1], [] {});
+            const int64_t row = multiplied(cut, pair, 0, sums[0], [] {});
+            return finish.gated(sums[0], sums[1], row, rows, pair);
+        }
+        const int64_t row =
+            multiplied(cut, pair, 0, sums[turn], [&]() INLINED { finish.share(); });
         finish.rest();
         finish.start(sums[turn], row, rows, pair, (rows + calls - 1) / calls);
         turn = !turn;
