@@ -22,7 +22,8 @@ from atoll_kernels.linear import PackedLinear
 
 LAYOUT = "native-grouped"
 # Inputs that share a scale in a row of x; 4-bit weights have groups of their own.
-_INT8_GROUPS = (256, 192, 128, 64)
+# Wider ones are a little faster and less exact: with up to 256, SmolLM2 loses 1.6% and not 1.0.
+_INT8_GROUPS = (128, 96, 64)
 _INT4_GROUPS = (32, 64, 128)
 _DTYPES = (torch.float32, torch.bfloat16)
 
