@@ -74,7 +74,7 @@ class EncoderEngine:
             self._waiting.clear()
             self._wake.notify()
         for item in left:
-            item.done(NotReady("the model is shutting down"))
+            _answer(item, NotReady("the model is shutting down"))
         if self._thread.is_alive():
             self._thread.join()
 
@@ -105,14 +105,29 @@ class EncoderEngine:
             results = [failure] * len(pack)
         seconds = time.monotonic() - start
         for item, result in zip(pack, results, strict=True):
-            item.done(result)
+            _answer(item, result)
         # Somebody waits for the answers, nobody for this.
-        self._on_pack(pack, sum(len(item.ids) for item in pack), start, seconds)
+        try:
+            self._on_pack(pack, sum(len(item.ids) for item in pack), start, seconds)
+        except Exception:
+            logger.exception("a pack could not be counted; the engine goes on")
+
+
+def _answer(item: Item, result: object) -> None:
+    """An answer that cannot be sent costs its request, never the engine's thread."""
+    try:
+        item.done(result)
+    except Exception:
+        logger.exception("an answer could not be sent; the engine goes on")
 
 
 def _is_dropped(item: Item) -> bool:
     """Answers an item that nobody waits for, instead of running it."""
-    if item.is_dropped is None or not item.is_dropped():
+    try:
+        if item.is_dropped is None or not item.is_dropped():
+            return False
+    except Exception:
+        logger.exception("it is unknown whether a client has left; its text is run")
         return False
-    item.done(Cancelled("the client has left"))
+    _answer(item, Cancelled("the client has left"))
     return True
