@@ -143,10 +143,12 @@ INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const 
 
 // Rows first .. first + rows of a block of outputs. turn: how many times it had rows before. The
 // first ones wait for its weights, and fetch those a little ahead; the second ones fetch the next
-// block's, which the first ones will not wait for.
+// block's, which the first ones will not wait for. Not inlined: all cuts in one function get worse
+// registers.
 template <class T, int Bits, int Rows = kMostTogether<Bits>>
-__attribute__((noinline)) void rows_of_block(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t rows,
-                   int64_t block, int64_t turn) {
+__attribute__((noinline)) void rows_of_block(const GroupedArgs& a, const Quantized& q,
+                                             int64_t first, int64_t rows, int64_t block,
+                                             int64_t turn) {
     if constexpr (Rows > 1)
         if (rows < Rows) return rows_of_block<T, Bits, Rows - 1>(a, q, first, rows, block, turn);
     const int64_t size = q.stride * kBlock * Bits / 8;
