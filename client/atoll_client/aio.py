@@ -291,18 +291,18 @@ class AsyncClient:
         )
         if turn is not None:
             turn.mark(message)
-        async with contextlib.aclosing(self._responses(message)) as responses:
+        async with contextlib.aclosing(self._responses(message, info.name)) as responses:
             async for response in responses:
                 for chunk in messages.read_chunks(response):
                     yield chunk
 
-    async def _responses(self, message: Message) -> AsyncGenerator[Message, None]:
+    async def _responses(self, message: Message, generator: str) -> AsyncGenerator[Message, None]:
         """A generator's responses, asked for again if it was refused before the first."""
         tries = Tries(self._timeout_s, self._retries)
         while True:
             has_begun = False
             try:
-                answers = self._transport.responses(message, tries.left_s)
+                answers = self._transport.responses(message, tries.left_s, generator)
                 async with contextlib.aclosing(answers) as responses:
                     async for response in responses:
                         has_begun = True

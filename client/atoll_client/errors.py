@@ -5,6 +5,8 @@ The same names and numbers as the server's own; ``from_grpc`` reads them back fr
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import ClassVar
 
 import grpc
@@ -139,8 +141,32 @@ def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
     return _BY_CODE.get(code, AtollError)(text)
 
 
+_BY_TYPE: dict[str, type[AtollError]] = {
+    "validation": ValidationError,
+    "empty": ValidationError,
+    "backend": UnsupportedModel,
+    "overloaded": Overloaded,
+    "unhealthy": NotReady,
+    "cancelled": Cancelled,
+}
+
+
 def from_stream(message: str) -> AtollError:
-    """The error behind the message of a stream's response, which has no code."""
-    if "unknown model" in message.lower():
+    """The error behind the message of a stream's response, which has no code.
+
+    Atoll's models say what it is if the request's parameter ``json_errors`` is true; Triton's own
+    errors are told by their words.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(message)
+        return _BY_TYPE.get(found["error_type"], GenerationError)(str(found["error"]))
+    lowered = message.lower()
+    if "unknown model" in lowered:
         return NotFound(message)
+    if "is not healthy" in lowered or "not ready" in lowered:
+        return NotReady(message)
+    if "queue size" in lowered:
+        return Overloaded(message)
+    if lowered.startswith("[request id:"):
+        return ValidationError(message)
     return GenerationError(message)

@@ -23,6 +23,7 @@ from atoll_client.errors import (
     Unreached,
     UnsupportedModel,
     ValidationError,
+    from_stream,
 )
 from atoll_client.messages import Message
 from atoll_client.transport import Metadata
@@ -100,8 +101,11 @@ class HttpTransport:
         """See ``Transport``."""
         await self._request(f"{_SHARED}/{name}/unregister", timeout_s, "POST")
 
-    async def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
+    async def responses(
+        self, message: Message, timeout_s: float, canceller: str = ""
+    ) -> AsyncGenerator[Message, None]:
         """See ``Transport``."""
+        message.parameters["json_errors"].bool_param = True
         body = {tensor.name: value for tensor, value in _values(message)}
         body["parameters"] = _parameters(message)
         path = f"/v2/models/{message.model_name}/generate_stream"
@@ -191,7 +195,7 @@ def _response(raw: bytes, head_size: int) -> Message:
 def _event(found: dict[str, Any]) -> Message:
     """One event as a response; tensors of one element arrive as plain values."""
     if "error" in found:
-        raise GenerationError(str(found["error"]))
+        raise from_stream(str(found["error"]))
     message = pb.ModelInferResponse(model_name=found.get("model_name", ""))
     for name, datatype in _EVENT_TYPES.items():
         if name in found:

@@ -6,7 +6,9 @@ call. Knows tensor names and types; does not know connections.
 
 from __future__ import annotations
 
+import itertools
 import json
+import secrets
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +24,13 @@ Parameters = Mapping[str, bool | int | float | str | None]
 
 _DTYPES = {"FP32": "<f4", "INT32": "<i4", "UINT32": "<u4", "INT64": "<i8", "UINT64": "<u8"}
 _LENGTH = struct.Struct("<I")
+_OWN, _COUNT = secrets.token_hex(4), itertools.count()
+
+
+def unique(request_id: str = "") -> str:
+    """An id that no other request has, by which a model can be told to cancel it."""
+    own = f"{_OWN}-{next(_COUNT):x}"
+    return f"{request_id}/{own}" if request_id else own
 
 
 def request(model: str, parameters: Parameters | None = None, request_id: str = "") -> Message:

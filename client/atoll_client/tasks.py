@@ -28,7 +28,7 @@ ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 
 def embed(model: str, texts: Sequence[str], parameters: Parameters) -> Message:
     """Texts to vectors, dense or sparse; parameters as in the model's documentation."""
-    message = messages.request(model, parameters)
+    message = messages.request(model, parameters, messages.unique())
     messages.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
 
@@ -64,7 +64,7 @@ def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
 
 def rerank(model: str, query: str, texts: Sequence[str], parameters: Parameters) -> Message:
     """A query and texts to one score each."""
-    message = messages.request(model, parameters)
+    message = messages.request(model, parameters, messages.unique())
     messages.add_texts(message, "query", [query], [1, 1])
     messages.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
@@ -74,7 +74,7 @@ def classify(
     model: str, texts: Sequence[str], pairs: Sequence[str] | None, parameters: Parameters
 ) -> Message:
     """Texts, or pairs of texts, to one score for each label."""
-    message = messages.request(model, parameters)
+    message = messages.request(model, parameters, messages.unique())
     messages.add_texts(message, "text_input", texts, [len(texts), 1])
     if pairs is not None:
         messages.add_texts(message, "text_pair", pairs, [len(pairs), 1])
@@ -118,7 +118,7 @@ def generate(
     session: str | None = None,
 ) -> Message:
     """A generation. ``sampling``: the model's options; ``max_tokens`` None is unlimited."""
-    message = messages.request(model, request_id=request_id)
+    message = messages.request(model, request_id=messages.unique(request_id))
     if session is not None:
         message.parameters["sequence_id"].string_param = session
     if prompt.messages is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client.errors import from_grpc, from_stream
+from atoll_client.calls import Calls
+from atoll_client.errors import from_grpc
 from atoll_client.messages import Message
 
 Metadata = tuple[tuple[str, str], ...]
@@ -39,8 +40,13 @@ class Transport(Protocol):
     async def infer(self, message: Message, timeout_s: float) -> Message:
         """The one response of a model that gives one."""
 
-    def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
-        """The responses of a decoupled model; closing the generator cancels the work."""
+    def responses(
+        self, message: Message, timeout_s: float, canceller: str = ""
+    ) -> AsyncGenerator[Message, None]:
+        """The responses of a decoupled model; closing the generator cancels the work.
+
+        canceller: the model that can cancel it, if another than the one that is asked.
+        """
 
     async def share(self, name: str, size: int, timeout_s: float) -> None:
         """Tells the server of POSIX shared memory under ``/name``, of ``size`` bytes."""
@@ -70,9 +76,13 @@ class GrpcTransport:
     def __init__(self, address: str, metadata: Metadata) -> None:
         self._address, self._metadata = address, metadata
         self._channel: grpc.aio.Channel | None = None
+        self._calls: Calls | None = None
 
     async def close(self) -> None:
         """See ``Transport``."""
+        if self._calls is not None:
+            await self._calls.close()
+            self._calls = None
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
@@ -90,7 +100,7 @@ class GrpcTransport:
 
     async def infer(self, message: Message, timeout_s: float) -> Message:
         """See ``Transport``."""
-        return await self._unary("ModelInfer", message, pb.ModelInferResponse, timeout_s)
+        return await self._begun().infer(message, timeout_s, self._metadata)
 
     async def share(self, name: str, size: int, timeout_s: float) -> None:
         """See ``Transport``."""
@@ -104,28 +114,14 @@ class GrpcTransport:
         answer = pb.SystemSharedMemoryUnregisterResponse
         await self._unary("SystemSharedMemoryUnregister", request, answer, timeout_s)
 
-    async def responses(self, message: Message, timeout_s: float) -> AsyncGenerator[Message, None]:
+    async def responses(
+        self, message: Message, timeout_s: float, canceller: str = ""
+    ) -> AsyncGenerator[Message, None]:
         """See ``Transport``."""
-        stream = self._open().stream_stream(
-            _SERVICE + "ModelStreamInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )
-        strict = ("triton_grpc_error", "true")
-        call = stream(timeout=timeout_s, metadata=(strict, *self._metadata))
-        try:
-            await call.write(message)
-            await call.done_writing()
-            async for response in call:
-                if response.error_message:
-                    raise from_stream(response.error_message)
-                yield response.infer_response
-        except grpc.aio.AioRpcError as error:
-            raise from_grpc(error.code(), error.details()) from error
-        except asyncio.InvalidStateError as error:
-            raise from_grpc(await call.code(), await call.details()) from error
-        finally:
-            call.cancel()
+        responses = self._begun().responses(message, timeout_s, self._metadata, canceller)
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                yield response
 
     async def _unary(self, name: str, message: Message, answer: Any, timeout_s: float) -> Any:
         call = self._open().unary_unary(
@@ -137,6 +133,11 @@ class GrpcTransport:
             return await call(message, timeout=timeout_s, metadata=self._metadata or None)
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error.code(), error.details()) from error
+
+    def _begun(self) -> Calls:
+        if self._calls is None:
+            self._calls = Calls(self._open())
+        return self._calls
 
     def _open(self) -> grpc.aio.Channel:
         """Connections belong to the event loop that runs when they are made."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import operator
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,29 +20,20 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import messages
-from atoll_client.errors import (
-    AtollError,
-    NotFound,
-    NotReady,
-    Unreached,
-    from_grpc,
-    from_stream,
-)
+from atoll_client.calls import Calls, Metadata
+from atoll_client.errors import AtollError, NotFound, NotReady, Unreached
 from atoll_client.messages import Message
 from atoll_client.types import ModelInfo
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = "/inference.GRPCInferenceService/"
-# Errors inside a stream end it with a status, instead of a message without a code.
-_STRICT = (("triton_grpc_error", "true"),)
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 60_000),
 )
 _PROBE_S = 5.0
-Metadata = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -62,18 +53,13 @@ class Server:
         self.is_ready = False
         self.models: Mapping[str, Served] = {}
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self.infer = self._unary("ModelInfer", pb.ModelInferRequest, pb.ModelInferResponse)
+        self._calls = Calls(self._channel)
         self._ready = self._unary("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
         self._statistics = self._unary(
             "ModelStatistics", pb.ModelStatisticsRequest, pb.ModelStatisticsResponse
         )
         self._metadata = self._unary(
             "ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse
-        )
-        self._stream = self._channel.stream_stream(
-            _SERVICE + "ModelStreamInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
 
     def _unary(self, name: str, request: Any, response: Any) -> Any:
@@ -85,33 +71,23 @@ class Server:
 
     async def close(self) -> None:
         """Ends the connection; requests in flight fail."""
+        await self._calls.close()
         await self._channel.close()
 
     async def stream(
         self, message: Message, timeout_s: float, metadata: Metadata = ()
     ) -> AsyncGenerator[Message, None]:
         """Responses of a decoupled model. Leaving the loop early cancels the work."""
-        call = self._stream(timeout=timeout_s, metadata=(*_STRICT, *metadata))
-        try:
-            await call.write(message)
-            await call.done_writing()
-            async for response in call:
-                if response.error_message:
-                    raise from_stream(response.error_message)
-                yield response.infer_response
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
-        except asyncio.InvalidStateError as error:
-            raise self._failed(await _status(call)) from error
-        finally:
-            call.cancel()
+        with self._noticed():
+            responses = self._calls.responses(message, timeout_s, metadata)
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    yield response
 
     async def unary(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
         """The response of a model that gives exactly one."""
-        try:
-            return await self.infer(message, timeout=timeout_s, metadata=tuple(metadata) or None)
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
+        with self._noticed():
+            return await self._calls.infer(message, timeout_s, metadata)
 
     async def look(self) -> None:
         """Finds out whether the server is ready and which models it has."""
@@ -159,17 +135,14 @@ class Server:
                 return response
         raise NotReady("the model gave no answer")
 
-    def _failed(self, error: grpc.aio.AioRpcError) -> AtollError:
-        found = from_grpc(error.code(), error.details())
-        if isinstance(found, Unreached):
+    @contextlib.contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """A server that is not reached gets no more requests until it answers again."""
+        try:
+            yield
+        except Unreached:
             self.is_ready = False
-        return found
-
-
-async def _status(call: Any) -> Any:
-    """The outcome of a call that ended while it was written to."""
-    code, details = await call.code(), await call.details()
-    return grpc.aio.AioRpcError(code, call.initial_metadata, call.trailing_metadata, details)
+            raise
 
 
 class Pool:

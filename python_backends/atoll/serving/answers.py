@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from atoll.engine.request import FinishReason, Outcome, Token
+from atoll.serving.sender import Sender
 from atoll.text.detokenizer import Detokenizer, StopStrings
 
 
@@ -112,7 +112,7 @@ class Call:
     def __init__(
         self,
         request_id: str,
-        sender: Any,
+        sender: Sender,
         *,
         stream: bool,
         num_returned: int,

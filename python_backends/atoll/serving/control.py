@@ -9,6 +9,9 @@ learn here what they must know of a model, so that they need no checkpoint of th
     decode    ids, skip_special_tokens   -> texts
     chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
     forget    session_id                 -> null: a generator ends and frees a conversation
+    cancel    request_id                 -> true if a request with this id is being answered: it
+                                            ends with an error. Kinder than to break a call off,
+                                            which some Triton servers do not survive
 
 start and stop count characters; both are null for tokens that are not in the input.
 """
@@ -23,8 +26,8 @@ import numpy as np
 
 from atoll import __version__
 from atoll.config import Settings
-from atoll.errors import AtollError, UnsupportedModel, ValidationError
-from atoll.serving.tensors import failure, response
+from atoll.errors import UnsupportedModel, ValidationError
+from atoll.serving.tensors import response
 from atoll.text.chat import ChatTemplate
 from atoll.text.tokenizer import Tokenizer
 
@@ -41,8 +44,8 @@ class Control:
     """Answers control requests of one model.
 
     facts: what only the model knows (task, dtype, max_input_tokens, labels, ...), JSON values.
-    is_batched: whether the entry's tensors have a batch axis. forget: told the conversation that is
-        over, where the model keeps any.
+    is_batched: whether the entry's tensors have a batch axis. cancel: told the id of a request that
+        nobody waits for. forget: told the conversation that is over, where the model keeps any.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Control:
         *,
         chat: ChatTemplate | None = None,
         is_batched: bool,
+        cancel: Callable[[str], bool],
         forget: Callable[[str], None] | None = None,
     ) -> None:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
@@ -71,12 +75,17 @@ class Control:
             "tokenize": self._tokenize,
             "decode": self._decode,
             "chat": self._render,
+            "cancel": lambda question: cancel(str(question.get("request_id") or "")),
         }
         if forget is not None:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
 
     def answer(self, request: Any) -> Any | None:
-        """The response to a control request, which may be an error; None: it is no such request."""
+        """The response to a control request; None: it is no such request.
+
+        Raises:
+            ValidationError, UnsupportedModel: the question is wrong.
+        """
         raw = request.parameters()
         # Most requests have no parameters at all: nothing is parsed for them.
         if not raw or PARAMETER not in raw:
@@ -84,10 +93,7 @@ class Control:
         question = json.loads(raw).get(PARAMETER)
         if question is None:
             return None
-        try:
-            text = json.dumps(self._ask(question), ensure_ascii=False)
-        except AtollError as error:
-            return failure(error)
+        text = json.dumps(self._ask(question), ensure_ascii=False)
         array = np.array([text.encode()], dtype=np.object_)
         return response({"control": array.reshape(1, 1) if self._is_batched else array})
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
@@ -25,6 +26,7 @@ from atoll.serving import tensors
 from atoll.serving.control import Control
 from atoll.serving.loading import on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
+from atoll.serving.sender import Sender
 from atoll.text.encoding import Encoded, TextEncoder, Texts
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
@@ -90,7 +92,10 @@ class EncoderModel:
             "tokenization_workers": workers,
             **self.facts(),
         }
-        self.control = Control(settings, tokenizer, facts, is_batched=self.is_batched)
+        self.control = Control(
+            settings, tokenizer, facts, is_batched=self.is_batched, cancel=self.cancel
+        )
+        self._replies: WeakValueDictionary[str, Reply] = WeakValueDictionary()
         self._num_held, self._lock = 0, threading.Lock()
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.engine.start()
@@ -118,7 +123,7 @@ class EncoderModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = request.get_response_sender()
+            sender = Sender(request)
             try:
                 control = self.control.answer(request)
                 if control is not None:
@@ -128,9 +133,12 @@ class EncoderModel:
                 self._admit()
             except Exception as error:
                 self._count_failure(error)
-                sender.send(tensors.failure(error), tensors.FINAL)
+                sender.fail(error)
                 continue
             reply = Reply(self, work, sender)
+            request_id = request.request_id()
+            if request_id:
+                self._replies[request_id] = reply
             if sum(map(_num_characters, work.texts)) <= _INLINE_CHARACTERS:
                 self._start(reply)
             else:
@@ -141,6 +149,11 @@ class EncoderModel:
         self.tokenizers.shutdown(wait=True)
         self.engine.stop()
         self.metrics.close()
+
+    def cancel(self, request_id: str) -> bool:
+        """Ends a request that nobody waits for; False: none with this id is being answered."""
+        reply = self._replies.get(request_id)
+        return reply is not None and reply.abandon()
 
     def release(self) -> None:
         """A reply is about to be sent: its client may ask again at once."""
@@ -247,7 +260,7 @@ class EncoderModel:
 class Reply:
     """Collects the rows of one request and sends its response exactly once."""
 
-    def __init__(self, model: EncoderModel, work: Work, sender: Any) -> None:
+    def __init__(self, model: EncoderModel, work: Work, sender: Sender) -> None:
         self.work = work
         self._model, self._sender = model, sender
         self._started = time.monotonic()
@@ -255,7 +268,7 @@ class Reply:
         self._lengths: list[int] = []
         self._rows: list[Any] = [None] * work.num_rows
         self._num_missing = work.num_rows
-        self._is_closed = False
+        self._is_closed = self._is_abandoned = False
 
     def items(self, encoded: Sequence[Encoded]) -> list[Item]:
         """The request's rows for the engine."""
@@ -268,15 +281,21 @@ class Reply:
 
     def fail(self, error: BaseException) -> None:
         """Answers with an error, unless the request has been answered."""
-        self._close(tensors.failure(error), error)
+        self._close(lambda: self._sender.fail(error), error)
+
+    def abandon(self) -> bool:
+        """Nobody waits any more: what has not been computed is answered with an error, on the
+        engine's thread. False: it is answered already."""
+        self._is_abandoned = True
+        return not self._is_closed
 
     def _is_dropped(self) -> bool:
         """Whether the client has left, or another row has failed. Asking the server costs 50 us, so
         a request is asked after only once it has waited, and not for each of its rows."""
         now = time.monotonic()
-        if not self._is_closed and now >= self._next_look:
+        if not self._is_closed and (self._is_abandoned or now >= self._next_look):
             self._next_look = now + _LOOK_INTERVAL_S
-            if self._sender.is_cancelled():
+            if self._is_abandoned or self._sender.is_cancelled():
                 self.fail(Cancelled("the client has left"))
         return self._is_closed
 
@@ -296,14 +315,15 @@ class Reply:
             except Exception as error:
                 self.fail(error)
             else:
-                self._close(tensors.response(outputs), None)
+                response = tensors.response(outputs)
+                self._close(lambda: self._sender.send(response, tensors.FINAL), None)
 
-    def _close(self, response: Any, error: BaseException | None) -> None:
+    def _close(self, send: Callable[[], None], error: BaseException | None) -> None:
         if not self._is_closed:
             self._is_closed = True
             self._model.release()
             try:
-                self._sender.send(response, tensors.FINAL)
+                send()
             finally:
                 self._model.count(error, self._started)
 

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from atoll.config import Settings
 from atoll.engine.grammar import GrammarCompiler, read_constraint
 from atoll.engine.loader import Limits, load_engine
-from atoll.errors import ValidationError
+from atoll.errors import Cancelled, ValidationError
 from atoll.serving import tensors
 from atoll.serving.answers import Call, Choice, Returned
 from atoll.serving.control import Control
@@ -25,6 +25,7 @@ from atoll.serving.loading import on_passing_thread
 from atoll.serving.outbox import Outbox
 from atoll.serving.prompts import Prompt
 from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
+from atoll.serving.sender import Sender
 from atoll.serving.submission import Submission, cancel
 from atoll.text.chat import ChatTemplate
 from atoll.text.detokenizer import Detokenizer, StopStrings
@@ -67,19 +68,20 @@ class GenerateModel:
         facts = {"task": "generate", **loaded.facts, **dataclasses.asdict(self.limits)}
         self.control = Control(
             self.settings, self.tokenizer, facts,
-            chat=self.template, is_batched=False, forget=self.forget,
+            chat=self.template, is_batched=False, cancel=self.cancel, forget=self.forget,
         )  # fmt: skip
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
         self._compiling = ThreadPoolExecutor(1, "atoll-grammar")
         self._ids = itertools.count()
         self._sessions: WeakValueDictionary[str, Call] = WeakValueDictionary()
+        self._requests: WeakValueDictionary[str, Call] = WeakValueDictionary()
         self.engine.start()
         self.outbox.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = request.get_response_sender()
+            sender = Sender(request)
             try:
                 answer = self.control.answer(request)
                 if answer is not None:
@@ -88,7 +90,7 @@ class GenerateModel:
                 self.start(request, sender)
             except Exception as error:
                 self.metrics.refused(error)
-                sender.send(tensors.failure(error), tensors.FINAL)
+                sender.fail(error)
 
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
@@ -97,7 +99,7 @@ class GenerateModel:
         self.outbox.stop()
         self.metrics.close()
 
-    def start(self, request: Any, sender: Any) -> None:
+    def start(self, request: Any, sender: Sender) -> None:
         """Reads a request and hands it to the engine.
 
         Raises:
@@ -111,6 +113,19 @@ class GenerateModel:
         call = self.submit(sender, flags, options, prompt, prompt_ids, session_id)
         if session_id is not None:
             self._sessions[session_id] = call
+        request_id = request.request_id()
+        if request_id:
+            self._requests[request_id] = call
+
+    def cancel(self, request_id: str) -> bool:
+        """Ends a request that nobody waits for; False: none with this id is being answered."""
+        call = self._requests.get(request_id)
+        if call is None or call.is_done:
+            return False
+        call.fail(Cancelled("the request was cancelled"))
+        self.outbox.flush()
+        cancel(call, self.engine)
+        return True
 
     def forget(self, session_id: str) -> None:
         """Ends what is being answered in a conversation and frees its blocks."""
@@ -137,7 +152,7 @@ class GenerateModel:
 
     def submit(
         self,
-        sender: Any,
+        sender: Sender,
         flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
@@ -168,7 +183,7 @@ class GenerateModel:
 
     def _call(
         self,
-        sender: Any,
+        sender: Sender,
         flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
@@ -209,9 +224,8 @@ class GenerateModel:
             grammar = self.grammars.compile(*constraint)
             submission.start(self.engine, self.outbox, grammar)
         except Exception as error:
-            submission.call.sender.send(tensors.failure(error), tensors.FINAL)
-            submission.call.error = error
-            self.closed(submission.call)
+            submission.call.fail(error)
+            self.outbox.flush()
 
     def _tick(self) -> None:
         self.metrics.update(self.engine.stats())

@@ -15,7 +15,7 @@ from typing import Any
 from atoll.serving.answers import POLL_TOKENS, Call
 from atoll.serving.pace import Pace
 from atoll.serving.responses import final_response, stream_response
-from atoll.serving.tensors import FINAL, failure
+from atoll.serving.tensors import FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +68,11 @@ class Outbox:
             self._thread.join()
 
     def open(self, call: Call) -> None:
-        """Watches a call until it is closed."""
+        """Watches a call until it is closed, which it may be already."""
         with self._lock:
-            self._open[call] = None
+            if not call.is_closed:
+                self._open[call] = None
         self._event.set()  # from here on the thread looks around by itself
-
-    def forget(self, call: Call) -> None:
-        """Stops watching a call that somebody else answers."""
-        with self._lock:
-            self._open.pop(call, None)
 
     def changed(self, call: Call) -> None:
         """Marks a call; ``flush`` wakes the thread. First and last tokens wait for no rest."""
@@ -124,7 +120,8 @@ class Outbox:
         if call.is_closed:
             return
         if call.error is not None:
-            self._send(call, failure(call.error), FINAL)
+            call.has_answered = True
+            call.sender.fail(call.error)
             self._close(call)
         elif call.is_done:
             self._send(call, final_response(call, self._decode, self._is_special), FINAL)
@@ -143,8 +140,8 @@ class Outbox:
     def _close(self, call: Call) -> None:
         if call.is_closed:
             return
-        call.is_closed = True
         with self._lock:
+            call.is_closed = True
             self._open.pop(call, None)
         self._closed(call)
 

@@ -26,6 +26,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll.errors import ConfigError, ValidationError
 from atoll.serving import control, tensors
+from atoll.serving.sender import Sender
 from atoll.serving.transcript import Transcript
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class _Conversation:
 
     session_id: str
     transcript: Transcript = field(default_factory=Transcript)
-    waiting: deque[tuple[Any, Any]] = field(default_factory=deque)
+    waiting: deque[tuple[Any, Sender]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
 
@@ -85,7 +86,7 @@ class SessionModel:
         """Never blocks: turns of one conversation are worked on in order, others beside them."""
         self._expire()
         for request in requests:
-            sender, key = request.get_response_sender(), str(request.correlation_id())
+            sender, key = Sender(request), str(request.correlation_id())
             with self._lock:
                 if request.flags() & _START:
                     self._begin(key)
@@ -94,7 +95,7 @@ class SessionModel:
                     self._add(key, conversation, request, sender)
                     continue
             unknown = ValidationError(f"conversation {key} is not known; begin it with START")
-            sender.send(tensors.failure(unknown), tensors.FINAL)
+            sender.fail(unknown)
 
     def finalize(self) -> None:
         """Waits for the turns that are being answered."""
@@ -107,7 +108,7 @@ class SessionModel:
         if earlier is not None:
             self._threads.submit(self._forget, earlier)
 
-    def _add(self, key: str, conversation: _Conversation, request: Any, sender: Any) -> None:
+    def _add(self, key: str, conversation: _Conversation, request: Any, sender: Sender) -> None:
         """Under the lock."""
         conversation.since = time.monotonic()
         conversation.waiting.append((request, sender))
@@ -135,7 +136,7 @@ class SessionModel:
             except _Refused as refused:
                 sender.send(pb_utils.InferenceResponse(error=refused.error), tensors.FINAL)
             except Exception as error:
-                sender.send(tensors.failure(error), tensors.FINAL)
+                sender.fail(error)
             if request.flags() & _END:
                 self._end(key, conversation)
 
@@ -145,7 +146,7 @@ class SessionModel:
                 del self._conversations[key]
         self._forget(conversation)
 
-    def _answer(self, request: Any, sender: Any, conversation: _Conversation) -> None:
+    def _answer(self, request: Any, sender: Sender, conversation: _Conversation) -> None:
         """One turn: the generator's responses are passed on, the last of them with FINAL.
 
         Raises:
@@ -165,6 +166,7 @@ class SessionModel:
         responses = self._ask(
             {**{name: _texts(text) for name, text in asked.inputs().items()}, **_options(request)},
             {**parameters, "session_id": conversation.session_id},
+            request.request_id(),
         )
         said, failure = "", None
         for index, response in enumerate(responses, 1):
@@ -187,8 +189,10 @@ class SessionModel:
         if failure is not None:
             raise failure
 
-    def _ask(self, inputs: dict[str, tensors.Array], parameters: dict[str, Any]) -> Any:
-        """The generator's responses as they come.
+    def _ask(
+        self, inputs: dict[str, tensors.Array], parameters: dict[str, Any], request_id: str = ""
+    ) -> Any:
+        """The generator's responses as they come; it can be told to cancel the request by its id.
 
         Raises:
             _Refused: one of them is an error.
@@ -198,6 +202,7 @@ class SessionModel:
             requested_output_names=[],
             inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
             parameters=parameters,
+            request_id=request_id,
         )
         refused = None
         for response in asked.exec(decoupled=True):

@@ -29,6 +29,8 @@ class Submission:
     def start(self, engine: Engine, outbox: Outbox, grammar: Grammar | None = None) -> None:
         """Submits the first answer; the others follow once its prompt is in the cache.
 
+        A call that has ended meanwhile (its client has left) is not submitted.
+
         Raises:
             Overloaded, NotReady: nothing was submitted.
         """
@@ -43,12 +45,13 @@ class Submission:
 
         if len(self.call.choices) > 1:
             self.call.start_rest = start_rest
+        if self.call.is_done:
+            return
+        engine.submit(self._request(0, grammar))
+        # Only now: a call that was refused is answered by who is told of it, not by the outbox.
         outbox.open(self.call)
-        try:
-            engine.submit(self._request(0, grammar))
-        except Exception:
-            outbox.forget(self.call)
-            raise
+        if self.call.error is not None:
+            cancel(self.call, engine)
 
     def _request(self, index: int, grammar: Grammar | None) -> Request:
         seed = (self.sampling.seed + index) % 2**64

@@ -18,6 +18,8 @@ import triton_python_backend_utils as pb_utils
 from atoll.errors import AtollError, ValidationError
 
 Array = npt.NDArray[Any]
+# A request parameter that every model knows: see ``sender``.
+JSON_ERRORS = "json_errors"
 
 
 def settings_parameters(model_config: str) -> dict[str, str]:
@@ -84,9 +86,11 @@ def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
 
     Raises:
         ValidationError: a parameter that is not in ``known``; lists those that are. Names that
-            start with ``triton_`` or ``binary_data`` belong to the server and are left out.
+            start with ``triton_`` or ``binary_data`` belong to the server and are left out, as is
+            ``json_errors``.
     """
     found = json.loads(request.parameters() or "{}")
+    found.pop(JSON_ERRORS, None)
     own = {k: v for k, v in found.items() if not k.startswith(("triton_", "binary_data"))}
     known = sorted(known)
     for name in own:
@@ -133,17 +137,19 @@ def response(outputs: Mapping[str, Array]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(n, a) for n, a in outputs.items()])
 
 
-def failure(error: BaseException) -> Any:
+def failure(error: BaseException, as_json: bool = False) -> Any:
     """A response that carries the error, with the code of its class."""
-    return pb_utils.InferenceResponse(error=triton_error(error))
+    return pb_utils.InferenceResponse(error=triton_error(error, as_json))
 
 
-def triton_error(error: BaseException) -> Any:
+def triton_error(error: BaseException, as_json: bool = False) -> Any:
     """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
+    code, kind, text = "INTERNAL", AtollError.error_type, f"{type(error).__name__}: {error}"
     if isinstance(error, AtollError):
-        return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.triton_code))
-    text = f"{type(error).__name__}: {error}"
-    return pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
+        code, kind, text = error.triton_code, error.error_type, str(error)
+    if as_json:
+        text = json.dumps({"error": text, "error_type": kind}, ensure_ascii=False)
+    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
 
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL

@@ -1,0 +1,216 @@
+"""Inference calls over gRPC that are never broken off while the server may be answering.
+
+Two things bring down a whole Triton 2.51, and some versions beside it: a call that its client
+cancels at the moment its answer is complete, and an error in a stream that was asked for with a
+status. So a stream's error is read from its text here, and a caller that leaves, or whose time is
+up, leaves the call to a task of its own: the model is asked to cancel the request by its id, and
+what still comes is thrown away. Only a call that does not end at all is broken off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client import messages
+from atoll_client.errors import AtollError, DeadlineExceeded, from_grpc, from_stream
+from atoll_client.messages import Message
+
+Metadata = Sequence[tuple[str, str]]
+
+_SERVICE = "/inference.GRPCInferenceService/"
+# A request may be known to its model only some time after it was sent.
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
+_PATIENCE_S = 30.0
+_CLOSE_S = 2.0
+
+
+class Calls:
+    """Calls of one channel; ``close`` it before the channel.
+
+    Messages whose ``id`` is set go to Atoll's models, which know how to cancel by it.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._infer = channel.unary_unary(
+            _SERVICE + "ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        self._stream = channel.stream_stream(
+            _SERVICE + "ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        self._left: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Waits a little for calls that were left."""
+        if self._left:
+            await asyncio.wait(self._left, timeout=_CLOSE_S)
+
+    async def infer(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
+        """The one response of a model that gives one.
+
+        Raises:
+            AtollError: of the class that the status means; DeadlineExceeded after ``timeout_s``.
+        """
+        call = self._infer(message, metadata=tuple(metadata) or None)
+        ended = asyncio.get_running_loop().create_future()
+        call.add_done_callback(lambda _: _wake(ended))
+        timer = asyncio.get_running_loop().call_later(timeout_s, _expire, ended, timeout_s)
+        try:
+            await ended
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error.code(), error.details()) from error
+        finally:
+            timer.cancel()
+            if not call.done():
+                is_batched = bool(message.inputs) and len(message.inputs[0].shape) > 1
+                self._leave(message, metadata, call, is_batched)
+
+    async def responses(
+        self, message: Message, timeout_s: float, metadata: Metadata = (), canceller: str = ""
+    ) -> AsyncGenerator[Message, None]:
+        """The responses of a decoupled model; closing the generator cancels the work.
+
+        Args:
+            canceller: the model that can cancel it, if another than the one that is asked.
+
+        Raises:
+            AtollError: of the class that the error means; DeadlineExceeded after ``timeout_s``.
+        """
+        message.parameters["json_errors"].bool_param = True
+        call = self._stream(metadata=tuple(metadata) or None)
+        stream = _Stream(call, message, timeout_s)
+        try:
+            while (response := await stream.next()) is not None:
+                yield response
+        finally:
+            stream.leave()
+            if not stream.task.done():
+                self._keep(stream.task)
+                self._leave(message, metadata, call, None, canceller)
+
+    def _leave(
+        self,
+        message: Message,
+        metadata: Metadata,
+        call: Any,
+        is_batched: bool | None,
+        canceller: str = "",
+    ) -> None:
+        """is_batched: whether the model's tensors have a batch axis; None: it streams."""
+
+        async def cancel() -> bool:
+            question = {"op": "cancel", "request_id": message.id}
+            asked = messages.control_request(
+                canceller or message.model_name, bool(is_batched), question
+            )
+            if is_batched is None:
+                answers = [r async for r in self.responses(asked, _CLOSE_S, metadata)]
+            else:
+                answers = [await self.infer(asked, _CLOSE_S, metadata)]
+            return bool(answers) and bool(messages.read_control(answers[0]))
+
+        self._keep(asyncio.create_task(_see_off(call, cancel if message.id else None)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """A loop alone does not keep its tasks."""
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+
+
+async def _see_off(call: Any, cancel: Callable[[], Any] | None) -> None:
+    """Returns when the call has ended, by being cancelled in the model where that is possible."""
+    ended = asyncio.Event()
+    call.add_done_callback(lambda _: ended.set())
+    until, pause_s = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
+    while not (ended.is_set() or call.done()) and time.monotonic() < until:
+        if cancel is not None:
+            with contextlib.suppress(AtollError):
+                if await cancel():
+                    cancel = None
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ended.wait(), pause_s)
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+    if not call.done():
+        call.cancel()
+
+
+class _Stream:
+    """Reads a call to its end in a task of its own: who waits here may be cancelled, a read not."""
+
+    def __init__(self, call: Any, message: Message, timeout_s: float) -> None:
+        self._call, self._message = call, message
+        self._responses: deque[Message] = deque()
+        self._error: AtollError | None = None
+        self._is_left = False
+        self._changed: asyncio.Future[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(timeout_s, self._expire, timeout_s)
+        self.task = asyncio.create_task(self._read())
+        self.task.add_done_callback(lambda _: self._notify())
+
+    async def next(self) -> Message | None:
+        """The next response; None after the last."""
+        while not self._responses:
+            if self._error is not None:
+                raise self._error
+            if self.task.done():
+                return None
+            self._changed = asyncio.get_running_loop().create_future()
+            await self._changed
+        return self._responses.popleft()
+
+    def leave(self) -> None:
+        """Nobody waits any more: what still comes is dropped."""
+        self._is_left = True
+        self._timer.cancel()
+
+    async def _read(self) -> None:
+        try:
+            await self._call.write(self._message)
+            await self._call.done_writing()
+            async for response in self._call:
+                if response.error_message:
+                    self._error = self._error or from_stream(response.error_message)
+                elif not self._is_left:
+                    self._responses.append(response.infer_response)
+                self._notify()
+        except grpc.aio.AioRpcError as error:
+            self._error = from_grpc(error.code(), error.details())
+        except asyncio.InvalidStateError:
+            # It ended while it was written to.
+            self._error = from_grpc(await self._call.code(), await self._call.details())
+
+    def _expire(self, timeout_s: float) -> None:
+        self._error = self._error or _late(timeout_s)
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            _wake(self._changed)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _expire(waiting: asyncio.Future[None], timeout_s: float) -> None:
+    if not waiting.done():
+        waiting.set_exception(_late(timeout_s))
+
+
+def _late(timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no answer within {timeout_s:.1f} s")
