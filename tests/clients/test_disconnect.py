@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
 from typing import Any
 
 import httpx
+import psutil
+import pytest
 from gateways import EMBEDDER, GENERATOR, Served
+
+from atoll_client import AsyncClient
+from atoll_client.errors import ValidationError
 
 MANY = 2000
 LONG: Any = {"max_new_tokens": MANY, "do_sample": True}
@@ -89,6 +95,42 @@ def test_a_hundred_clients_that_leave_leave_nothing_behind(
     tokens = f'atoll_output_tokens_total{{model="{GENERATOR}"}}'
     assert after[tokens] - before.get(tokens, 0) < 0.05 * 100 * MANY, took
     assert http.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 1}})
+
+
+def test_a_hail_of_refusals_and_leavers_does_not_bring_the_server_down(
+    served: Served, http: httpx.Client
+) -> None:
+    """Triton dies of a call that is broken off at its end, and of errors as a stream's status."""
+    chance = random.Random(5)
+    too_long: Any = {"inputs": "a", "parameters": {"max_new_tokens": 9000}}
+    short: Any = {"inputs": "One", "parameters": {"max_new_tokens": 2}}
+
+    async def visit(client: AsyncClient, number: int) -> None:
+        if number % 3 == 0:
+            with pytest.raises(ValidationError):
+                await client.generate("a", max_tokens=9000)
+        elif number % 3 == 1:
+            await _leave(served.gateway.options.port, "/generate", too_long, 0.02, False)
+            after_s = 0.1 * chance.random()
+            await _leave(served.gateway.options.port, "/generate_stream", short, after_s, True)
+        else:
+            with contextlib.suppress(asyncio.TimeoutError):
+                texts = ["word " * chance.randrange(1, 50)]
+                await asyncio.wait_for(client.embed(texts), 0.03 * chance.random())
+
+    async def visitor(client: AsyncClient, first: int) -> None:
+        for number in range(first, 600, 8):
+            await visit(client, number)
+
+    async def hail() -> None:
+        async with AsyncClient(served.server.grpc_url) as client:
+            await asyncio.gather(*(visitor(client, first) for first in range(8)))
+
+    asyncio.run(hail())
+    assert psutil.pid_exists(served.server.pid) and http.get("/health").status_code == 200
+    assert served.server.log_tail(400).count("HandleCancellation") == 0
+    answer = http.post("/generate", json=short, timeout=60).json()
+    assert answer["generated_text"]
 
 
 def test_a_client_that_leaves_while_it_sends(served: Served, http: httpx.Client) -> None:

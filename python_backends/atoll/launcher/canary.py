@@ -79,15 +79,14 @@ class Probe:
                 _check_answer(model, answer)
 
     def _check_stream(self, model: ServedModel, request: Any, timeout_s: float) -> None:
-        """The first response decides; the rest is cancelled."""
-        stream = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
-        response = next(stream, None)
-        stream.cancel()
-        if response is None:
+        """All responses are taken: Triton 2.51 may die of a call that is broken off at its end."""
+        responses = list(self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s))
+        if not responses:
             raise NotReady(f"model {model.name!r} gave no answer")
-        if response.error_message:
-            raise NotReady(f"model {model.name!r}: {response.error_message}")
-        _check_answer(model, response.infer_response)
+        for response in responses:
+            if response.error_message:
+                raise NotReady(f"model {model.name!r}: {response.error_message}")
+            _check_answer(model, response.infer_response)
 
     def load(self, name: str, timeout_s: float) -> None:
         """Raises NotReady: the server could not load the model; says why."""
