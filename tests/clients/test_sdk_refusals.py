@@ -19,10 +19,13 @@ from atoll_client import AsyncClient, Client
 from atoll_client.errors import (
     AtollError,
     DeadlineExceeded,
+    GenerationError,
+    NotFound,
     NotReady,
     Overloaded,
     Unreached,
     ValidationError,
+    from_stream,
 )
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -107,6 +110,60 @@ def test_a_deadline_covers_all_tries() -> None:
         assert (await client.embed(["a"])).shape == (1, 4)
 
     run(scenario, retries=9)
+
+
+@pytest.mark.parametrize("how", ["leave", "deadline"])
+@pytest.mark.parametrize("model", ["g", "e"])
+def test_the_model_is_asked_to_cancel_and_the_call_goes_on_to_its_end(model: str, how: str) -> None:
+    """A call that is broken off at its end may bring the whole server down."""
+    ended: list[str] = []
+
+    async def scenario(triton: FakeTriton, client: AsyncClient) -> None:
+        async def vectors(message: Any) -> Any:
+            await triton.questioned.wait()
+            ended.append(message.id)
+            raise Refusal(grpc.StatusCode.CANCELLED, "the client has left")
+
+        async def words(message: Any) -> AsyncIterator[Any]:
+            yield fake_triton.chunk("one")
+            await triton.questioned.wait()
+            yield fake_triton.chunk("", "stop")
+            ended.append(message.id)
+
+        triton.embed, triton.generate = vectors, words
+        work = client.generate("a") if model == "g" else client.embed(["a"])
+        task = asyncio.ensure_future(work)
+        if how == "leave":
+            await asyncio.sleep(0.2)
+            task.cancel()
+        with pytest.raises((DeadlineExceeded, asyncio.CancelledError)) as caught:
+            await task
+        assert (caught.type is DeadlineExceeded) == (how == "deadline")
+        async with asyncio.timeout(10):
+            while not ended:
+                await asyncio.sleep(0.01)
+        assert triton.questions == [{"op": "cancel", "request_id": ended[0]}]
+
+    run(scenario, timeout_s=0.5 if how == "deadline" else 60.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"error": "top_k is -1", "error_type": "validation"}', ValidationError),
+        ('{"error": "64 requests are held", "error_type": "overloaded"}', Overloaded),
+        ('{"error": "the model is shutting down", "error_type": "unhealthy"}', NotReady),
+        ('{"error": "it broke", "error_type": "generation"}', GenerationError),
+        ("Request for unknown model: 'nix' is not found", NotFound),
+        ("Stub process 'g_0_0' is not healthy.", NotReady),
+        ("[request id: 7] inference request for sequence 1 must specify START", ValidationError),
+        ("17", GenerationError),
+    ],
+)
+def test_errors_of_streams_are_told_by_their_text(text: str, kind: type[AtollError]) -> None:
+    error = from_stream(text)
+    assert type(error) is kind
+    assert str(error) in text and str(error)
 
 
 def test_long_lists_go_in_parts_in_order_and_stop_when_one_fails() -> None:

@@ -33,7 +33,8 @@ Generate = Callable[[Any], AsyncIterator[Any]]
 class FakeTriton:
     """``async with FakeTriton(facts by model) as triton``; ``embed`` and ``generate`` are scripts.
 
-    calls: names of the models that were asked, in order.
+    calls: names of the models that were asked, in order. questions: control requests besides
+    ``info``; ``questioned`` is set by the first.
     """
 
     def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -41,6 +42,8 @@ class FakeTriton:
         self.is_ready = True
         self.calls: list[str] = []
         self.metadata: list[dict[str, Any]] = []
+        self.questions: list[dict[str, Any]] = []
+        self.questioned = asyncio.Event()
         self.embed: Embed = vectors
         self.generate: Generate = words
         self.address = ""
@@ -125,8 +128,14 @@ class FakeTriton:
         self.metadata.append(dict(context.invocation_metadata()))
 
     def _control(self, message: Any) -> Any:
+        question = json.loads(message.parameters["control"].string_param)
+        answer: Any = self.models[message.model_name]
+        if question["op"] != "info":
+            self.questions.append(question)
+            self.questioned.set()
+            answer = True
         found = pb.ModelInferResponse()
-        _add(found, "control", "BYTES", [json.dumps(self.models[message.model_name])])
+        _add(found, "control", "BYTES", [json.dumps(answer)])
         return found
 
 
