@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tritonclient.grpc as triton
 
 from atoll.catalogue import Entry, render
@@ -96,6 +98,17 @@ def test_a_generation_is_cancelled_by_its_id(embedded_server: ServerProcess) -> 
         assert "cancelled" in str(error)
         other.ask({"text_input": ""}, control=_control("one-1"))
         assert json.loads(other.next().as_numpy("control")[0]) is False
+
+
+def test_the_documented_example_runs(
+    embedded_server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    section = page.split("## Cancelling, and errors of streams")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert "localhost:8001" in code
+    exec(code.replace("localhost:8001", embedded_server.grpc_url), {})
+    assert capsys.readouterr().out == "False\n"
 
 
 def test_embeddings_are_cancelled_by_their_id(embedded_server: ServerProcess) -> None:

@@ -88,6 +88,38 @@ def test_the_embedded_models_and_their_examples(tmp_path: Path) -> None:
         assert server.log.read_text().rstrip().endswith("stopped")
 
 
+def tritonserver_of(command: psutil.Process) -> psutil.Process | None:
+    """The server that a command runs now."""
+    return next((p for p in command.children() if p.name() == "tritonserver"), None)
+
+
+@pytest.mark.slow
+def test_a_server_that_crashes_is_started_again_but_not_for_ever(tmp_path: Path) -> None:
+    model = f"--model-id={tiny_bert(tmp_path / 'tiny')}"
+    with serving(tmp_path, model, f"--log-file={tmp_path}/server.log") as server:
+        (example,) = server.examples()
+        command = psutil.Process(server.process.pid)
+        for number in range(1, 5):
+            found = tritonserver_of(command)
+            assert found is not None
+            found.send_signal(signal.SIGSEGV)
+            if number < 4:
+                wait_for(server, "ready again", number)
+                assert ask(example)["model_name"] == "tiny"
+        assert server.process.wait(timeout=30) == 1
+        assert "the server ended with status -11" in server.log.read_text()
+        assert (tmp_path / "server.log").read_text().count("Signal (11)") >= 4
+
+
+def wait_for(server: Serving, text: str, count: int) -> None:
+    """Until the command has printed it so many times."""
+    deadline = time.monotonic() + 120
+    while server.log.read_text().count(text) < count:
+        assert server.process.poll() is None, server.log.read_text()
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.1)
+
+
 def tiny_bert(folder: Path) -> Path:
     from transformers import BertConfig, BertModel
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,8 @@ from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packa
 from atoll.launcher.ports import is_free
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Crashes in this time that are made good; one more ends the command.
+_MAX_CRASHES, _CRASH_WINDOW_S = 3, 600.0
 
 
 @with_settings
@@ -168,12 +171,31 @@ def _run(process: ServerProcess, gateway: GatewayProcess | None, log: Console) -
                 gateway.start()
                 gateway.wait_ready()
         _announce(process, gateway, Console())
-        code = process.wait()
-        raise NotReady(f"the server ended with status {code}\n{process.log_tail()}")
+        _keep(process, log)
     finally:
         if gateway is not None:
             gateway.stop()
         process.stop()
+
+
+def _keep(process: ServerProcess, log: Console) -> None:
+    """Starts a server again that was ended by a signal: by a crash, or for want of memory.
+
+    Raises:
+        NotReady: it ended by itself, or crashes again and again.
+    """
+    crashes: list[float] = []
+    while True:
+        code = process.wait()
+        now = time.monotonic()
+        crashes = [at for at in crashes if now - at < _CRASH_WINDOW_S] + [now]
+        if code >= 0 or len(crashes) > _MAX_CRASHES:
+            raise NotReady(f"the server ended with status {code}\n{process.log_tail()}")
+        log.print(process.log_tail(), markup=False, highlight=False, style="dim")
+        name = signal.Signals(-code).name
+        log.print(f"the server was ended by {name}; starting it again", style="yellow")
+        process.restart()
+        log.print(f"ready again after {process.startup_s:.1f} s", style="yellow")
 
 
 def _wait_ready(process: ServerProcess) -> None:

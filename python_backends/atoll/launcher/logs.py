@@ -36,9 +36,16 @@ class LogPump:
     """
 
     def __init__(
-        self, stream: IO[str], path: Path, show: Callable[[str], None], verbose: bool
+        self,
+        stream: IO[str],
+        path: Path,
+        show: Callable[[str], None],
+        verbose: bool,
+        *,
+        is_appending: bool = False,
     ) -> None:
         self.path = path
+        self._mode = "a" if is_appending else "w"
         self._stream, self._show, self._verbose = stream, show, verbose
         self._tail: deque[str] = deque(maxlen=200)
         self._failures: dict[str, str] = {}
@@ -60,7 +67,7 @@ class LogPump:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        with self.path.open("w", encoding="utf-8") as file:
+        with self.path.open(self._mode, encoding="utf-8") as file:
             for raw in self._stream:
                 line = raw.rstrip("\n")
                 file.write(raw)

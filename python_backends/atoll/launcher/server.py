@@ -42,7 +42,7 @@ class ServerProcess:
     the stub puts that first on sys.path, so it must never be a folder with Python packages.
     A second process, the reaper, ends the server if this one dies.
 
-    models, checkpoints (folders by model name) and startup_s are filled in on the way.
+    models, checkpoints (folders by model name), startup_s, num_restarts: filled in on the way.
 
     Args:
         show: gets the lines of the server's output that a user should see.
@@ -55,6 +55,7 @@ class ServerProcess:
         self.models: tuple[ServedModel, ...] = ()
         self.checkpoints: dict[str, Path] = {}
         self.startup_s = 0.0
+        self.num_restarts = 0
         self._started = 0.0
         self._show = show or (lambda line: None)
         self._admin_key = secrets.token_hex(16)
@@ -168,7 +169,13 @@ class ServerProcess:
         )
         self._reaper = self._start_reaper()
         assert self._process.stdout is not None
-        self._log = LogPump(self._process.stdout, self.log_path, self._show, options.verbose)
+        self._log = LogPump(
+            self._process.stdout,
+            self.log_path,
+            self._show,
+            options.verbose,
+            is_appending=self.num_restarts > 0,
+        )
 
     def wait_ready(self) -> None:
         """Returns once every model has answered a request; then the watchdog begins.
@@ -205,6 +212,18 @@ class ServerProcess:
         if self._process is None:
             raise NotReady("the server is not started")
         return self._process.wait()
+
+    def restart(self) -> None:
+        """In place of a server that has ended: another one with the same options and ports.
+
+        Raises:
+            ConfigError, NotReady: as ``start`` and ``wait_ready``.
+        """
+        self.stop()
+        self.num_restarts += 1
+        self.scratch.mkdir()
+        self.start()
+        self.wait_ready()
 
     def kill(self) -> None:
         """Ends the server at once, dropping requests in flight; ``stop`` still has to be called."""
