@@ -25,20 +25,22 @@ from measure import Contestant, Work, machine, versions
 ROOT = Path(__file__).resolve().parents[1]
 STREAMS = (1, 8, 32)
 TOKENS = 64
-DTYPES = ("int8", "int4")
 
 
 class Version:
-    """All cases of one version, in the process that imports it; built when they are asked for."""
+    """The cases of one kind and version, in a process of their own; built when they are asked for.
 
-    def __init__(self, folder: str, only: str) -> None:
+    Kernels and an engine in one process would leave workers of both, more than there are cores.
+    """
+
+    def __init__(self, folder: str, kind: str, only: str) -> None:
         sys.path[:0] = [f"{folder}/kernels", f"{folder}/python_backends"]
         import atoll  # first: it says how threads wait
         import atoll_kernels
 
         for module in (atoll, atoll_kernels):
             assert str(module.__file__).startswith(folder), f"{module.__file__} is not of {folder}"
-        self._cases = _cases(only)
+        self._cases = _KINDS[kind](only)
         self._now: Mapping[str, Contestant] = {}
 
     def __call__(self, name: str | None) -> Any:
@@ -54,7 +56,7 @@ class Version:
         return work.units / work.seconds
 
 
-def _cases(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
+def _kernels(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
     import torch
     from kernels_rows import attention_cases, row_cases
 
@@ -67,13 +69,21 @@ def _cases(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
                 if only in case.title:
                     ours = {n: _timed(c) for n, c in case.contestants.items() if "Atoll" in n}
                     yield case.title, ours
-    for dtype in DTYPES:
+
+
+def _engines(dtype: str) -> Callable[[str], Iterator[tuple[str, Mapping[str, Contestant]]]]:
+    def cases(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
         titles = {count: f"SmolLM2, {dtype}, {count} at once" for count in STREAMS}
         if any(only in title for title in titles.values()):
             generate = _engine(dtype)
             for count, title in titles.items():
                 if only in title:
                     yield title, {"Atoll engine": generate(count)}
+
+    return cases
+
+
+_KINDS = {"kernels": _kernels, **{dtype: _engines(dtype) for dtype in ("int8", "int4")}}
 
 
 def _timed(contestant: Contestant) -> Contestant:
@@ -133,21 +143,26 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{machine()}; {versions(['torch'])}; this tree beside {arguments.commit}\n")
     print("| case | | time, of the other's | spread |\n|-|-|-:|-:|", flush=True)
-    with ExitStack() as stack:
-        folders = stack.enter_context(checked_out(arguments.commit)), ROOT
-        other, ours = (
-            stack.enter_context(Apart(str(folder), Version, str(folder), arguments.only))
-            for folder in folders
-        )
-        while (case := ours(None)) is not None:
-            other(None)
-            for name in case[1]:
-                turns = [(other(name), ours(name)) for _ in range(arguments.rounds + 1)][1:]
-                ratios = sorted(theirs / own for theirs, own in turns)
-                quarter = len(ratios) // 4
-                spread = ratios[-1 - quarter] - ratios[quarter]
-                row = case[0], name, f"{statistics.median(ratios):.2f}", f"{spread:.2f}"
-                print(f"| {' | '.join(row)} |", flush=True)
+    with checked_out(arguments.commit) as folder:
+        for kind in _KINDS:
+            with ExitStack() as stack:
+                other, ours = (
+                    stack.enter_context(Apart(str(path), Version, str(path), kind, arguments.only))
+                    for path in (folder, ROOT)
+                )
+                _race(other, ours, arguments.rounds)
+
+
+def _race(other: Apart[Any], ours: Apart[Any], rounds: int) -> None:
+    while (case := ours(None)) is not None:
+        other(None)
+        for name in case[1]:
+            turns = [(other(name), ours(name)) for _ in range(rounds + 1)][1:]
+            ratios = sorted(theirs / own for theirs, own in turns)
+            quarter = len(ratios) // 4
+            spread = ratios[-1 - quarter] - ratios[quarter]
+            row = case[0], name, f"{statistics.median(ratios):.2f}", f"{spread:.2f}"
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -242,12 +242,19 @@ void run(const GroupedArgs& a) {
 #pragma omp for schedule(static)
             for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
         }
-#pragma omp for schedule(dynamic, share)
-        for (int64_t task = 0; task < chunks * blocks; ++task) {
+        const auto compute = [&](int64_t task) {
             const int64_t first = task / blocks * kChunk, last = first + kChunk;
             const int64_t end = last < a.rows ? last : a.rows, block = task % blocks;
             a.bits == 8 ? block_of<T, 8>(a, q, first, end, block)
                         : block_of<T, 4>(a, q, first, end, block);
+        };
+        // Of a single chunk all tasks are alike: long pieces of weights first, shorter ones later.
+        if (chunks == 1) {
+#pragma omp for schedule(guided, share)
+            for (int64_t task = 0; task < blocks; ++task) compute(task);
+        } else {
+#pragma omp for schedule(dynamic, share)
+            for (int64_t task = 0; task < chunks * blocks; ++task) compute(task);
         }
     }
 }

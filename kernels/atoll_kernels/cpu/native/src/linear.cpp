@@ -132,7 +132,8 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
 }
 
 // An item is some rows and some panels, so that few rows are many too. Items of the same panels
-// follow each other: these stay in the second cache.
+// follow each other: these stay in the second cache. The first that a thread takes are many, and
+// read in one piece; the last are single ones, of which a thread that came late takes fewer.
 template <class Policy, class T>
 void product(const LinearArgs& a) {
     const int64_t pairs = (a.outs + 2 * W - 1) / (2 * W);
@@ -153,7 +154,7 @@ void product(const LinearArgs& a) {
         if (serial) {
             for (int64_t i = 0; i < row_items * cuts; ++i) item(i);
         } else {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(a.threads)
+#pragma omp parallel for schedule(guided, 1) num_threads(a.threads)
             for (int64_t i = 0; i < row_items * cuts; ++i) item(i);
         }
     });
