@@ -115,7 +115,10 @@ class _Recorder(TorchDispatchMode):
         if func._schema.is_mutable:
             self._tape.operation(lambda: func(*args, **kwargs))
         elif func not in _EMPTIES and not _are_views(out, (args, kwargs)):
-            self._tape.operation(lambda: _copy(out, func(*args, **kwargs)))
+            if isinstance(out, Tensor):
+                self._tape.operation(lambda: out.copy_(func(*args, **kwargs)))
+            else:
+                self._tape.operation(lambda: _copy(out, func(*args, **kwargs)))
         return out
 
 

@@ -107,7 +107,9 @@ class Embedder(Encoder):
         for step in self.steps:
             vectors = step(vectors)
         vectors = vectors.cpu()
-        finite, unit = _finite(vectors), normalized(vectors)
+        finite = _finite(vectors)
+        is_unit = bool(self.steps) and self.steps[-1] is normalized
+        unit = vectors if is_unit else normalized(vectors)
         bounds = batch.cu_seqlens.tolist()
         results: list[object] = []
         for row, item in enumerate(items):

@@ -6,11 +6,13 @@ of its pack, and the engine goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 
 import torch
 
@@ -42,8 +44,10 @@ class EncoderEngine:
     ) -> None:
         self._forward, self._device, self._on_pack = forward, device, on_pack
         self._max_tokens, self._max_items = max_batch_tokens, max_batch_requests
-        self._waiting: deque[Item] = deque()
-        self._wake = threading.Condition()
+        self._waiting: deque[Item] = deque()  # the thread's own
+        # A condition would wake the thread twice: it needs the lock that the waker still holds.
+        self._arrivals: SimpleQueue[Sequence[Item]] = SimpleQueue()
+        self._lock = threading.Lock()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._loop, name="atoll-encoder", daemon=True)
 
@@ -58,37 +62,42 @@ class EncoderEngine:
             NotReady: the engine is stopping.
         """
         now = time.monotonic()
-        with self._wake:
+        for item in items:
+            item.queued = now
+        with self._lock:
             if self._is_stopping:
                 raise NotReady("the model is shutting down")
-            for item in items:
-                item.queued = now
-            self._waiting.extend(items)
-            self._wake.notify()
+            self._arrivals.put(items)
 
     def stop(self) -> None:
         """Answers what waits with NotReady and ends the thread."""
-        with self._wake:
+        with self._lock:
             self._is_stopping = True
-            left = list(self._waiting)
-            self._waiting.clear()
-            self._wake.notify()
-        for item in left:
-            _answer(item, NotReady("the model is shutting down"))
+            self._arrivals.put(())
         if self._thread.is_alive():
             self._thread.join()
+        self._collect()
+        for item in self._waiting:
+            _answer(item, NotReady("the model is shutting down"))
+        self._waiting.clear()
 
     def _loop(self) -> None:
         while True:
-            with self._wake:
-                while not self._waiting and not self._is_stopping:
-                    self._wake.wait()
-                if self._is_stopping:
-                    return
-                pack = take(self._waiting, self._max_tokens, self._max_items)
+            if not self._waiting:
+                self._waiting.extend(self._arrivals.get())
+            self._collect()
+            if self._is_stopping:
+                return
+            pack = take(self._waiting, self._max_tokens, self._max_items)
             pack = [item for item in pack if not _is_dropped(item)]
             if pack:
                 self._run(pack)
+
+    def _collect(self) -> None:
+        """Takes over what has arrived, without waiting."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._waiting.extend(self._arrivals.get_nowait())
 
     def _run(self, pack: list[Item]) -> None:
         start = time.monotonic()
