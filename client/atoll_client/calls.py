@@ -53,9 +53,11 @@ class Calls:
         self._left: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Waits a little for calls that were left."""
+        """Waits a little for calls that were left; those that still go on end with the channel."""
         if self._left:
-            await asyncio.wait(self._left, timeout=_CLOSE_S)
+            _, pending = await asyncio.wait(self._left, timeout=_CLOSE_S)
+            for task in pending:
+                task.cancel()
 
     async def infer(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
         """The one response of a model that gives one.
