@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from documented import run_example
 
 from atoll.catalogue import Entry, render
 from atoll.launcher import ServerProcess
@@ -103,11 +103,7 @@ def test_a_generation_is_cancelled_by_its_id(embedded_server: ServerProcess) -> 
 def test_the_documented_example_runs(
     embedded_server: ServerProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
-    section = page.split("## Cancelling, and errors of streams")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert "localhost:8001" in code
-    exec(code.replace("localhost:8001", embedded_server.grpc_url), {})
+    run_example("serve.md", "Cancelling, and errors of streams", embedded_server.grpc_url)
     assert capsys.readouterr().out == "False\n"
 
 

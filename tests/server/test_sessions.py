@@ -7,12 +7,12 @@ import queue
 import re
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from documented import run_example
 from tritonclient.utils import InferenceServerException
 
 from atoll.launcher import ServerProcess
@@ -207,10 +207,6 @@ def test_the_client_s_conversation_finds_its_blocks(
 def test_the_documented_example_runs(
     embedded_server: ServerProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
-    section = page.split("### Conversations")[1].split("### ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert "localhost:8001" in code
-    exec(code.replace("localhost:8001", embedded_server.grpc_url), {})
+    run_example("serve.md", "Conversations", embedded_server.grpc_url)
     assert len(capsys.readouterr().out.splitlines()) >= 2
     wait_for(embedded_server, "atoll_conversations", 0)
