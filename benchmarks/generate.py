@@ -5,8 +5,9 @@ SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32
 tokens/s, time to the first token, time per token after it, and how much of the answer is the one of
 transformers in float32. All get the same prompts, as token ids, and give answers of the same
 length. Every library runs in a process of its own, built once, and is timed there: the pipe to it
-costs it nothing. Float32 races where memory holds it beside all others. After every race it writes
-``generate.json``, ``.md`` and ``.svg``, and keeps what they hold of other races of the day.
+costs it nothing. Where memory does not hold all of them, those in float32 stay out, then those of
+``MAY_STAY_OUT``. After every race it writes ``generate.json``, ``.md`` and ``.svg``, and keeps what
+they hold of other races of the day.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import psutil
 import torch
 import tritonclient.grpc as triton
 from apart import Apart, contestant, timed
-from generate_peers import MAX_SEQUENCES, MAX_TOKENS, Generate, built, peers
+from generate_peers import MAX_SEQUENCES, MAX_TOKENS, PEERS, Generate, built, peers
 from measure import Result, machine, plot, race, save, table, versions
 from vllm_peer import vllm
 
@@ -42,6 +43,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 PACKAGES = ["torch", "transformers", "ctranslate2", "llama_cpp_python"]
 BASELINE = "transformers bf16"
 REFERENCE = "transformers fp32"
+VLLM = "vLLM CPU bf16"
 PROMPT_TOKENS = 64
 COMPARED_PROMPTS, COMPARED_TOKENS = 32, 32
 METHOD = (
@@ -53,17 +55,23 @@ METHOD = (
 )
 
 
+# Never the best peer where they raced; largest first.
+MAY_STAY_OUT = ("llama.cpp BF16", "llama.cpp Q8_0", "ctranslate2 int8")
+_BYTES_A_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.1, "Q8_0": 1.1, "int4": 0.6, "Q4_0": 0.6}
+# A process with its libraries, its cache of keys and values and its scratch.
+_GB_A_PROCESS = 1.0
+
+
 class Model(NamedTuple):
-    """A title, and the GB that all contestants take together, with those in float32 and without."""
+    """A title, and the number of weights in billions."""
 
     title: str
-    gb: int
-    gb_without_fp32: int
+    billions: float
 
 
 MODELS = {
-    "smollm2": Model("SmolLM2-135M", 8, 6),
-    "1.1b": Model("Llama 1.1B (random weights)", 29, 19),
+    "smollm2": Model("SmolLM2-135M", 0.135),
+    "1.1b": Model("Llama 1.1B (random weights)", 1.1),
 }
 
 
@@ -222,16 +230,24 @@ def random_llama(cache: Path) -> Path:
     return folder
 
 
-def has_memory_for_fp32(model: Model) -> bool:
-    """Whether contestants in float32 fit beside all others; prints where they do not."""
-    gb = psutil.virtual_memory().total / (1 << 30)
-    if gb < model.gb:
-        print(
-            f"  {model.title}: no float32, with which all contestants take {model.gb} GB "
-            f"(without, {model.gb_without_fp32} GB)",
-            flush=True,
-        )
-    return gb >= model.gb
+def fitting(names: Sequence[str], model: Model, available_gb: float) -> list[str]:
+    """Those that fit into memory together, mapped weights included.
+
+    Out of the mapped weights of all of them, the kernel would throw away those of the contestant
+    whose turn is longest ago, which would then be read from disk while it is timed.
+    """
+    kept = list(names)
+    for name in (*(n for n in names if "fp32" in n), *(n for n in MAY_STAY_OUT if n in names)):
+        if sum(_gb(n, model) for n in kept) <= available_gb:
+            break
+        kept.remove(name)
+    return kept
+
+
+def _gb(name: str, model: Model) -> float:
+    return _GB_A_PROCESS + model.billions * next(
+        size for kind, size in _BYTES_A_WEIGHT.items() if kind.lower() in name.lower()
+    )
 
 
 def earlier(out: Path, head: str) -> dict[str, list[Result]]:
@@ -248,8 +264,13 @@ def write(out: Path, head: str, races: Mapping[str, Sequence[Result]]) -> str:
     out.mkdir(parents=True, exist_ok=True)
     save(out / "generate.json", races)
     plot(out / "generate.svg", races, "Atoll")
-    tables = [f"**{title}**\n\n{table(results, BASELINE)}" for title, results in races.items()]
-    report = "\n\n".join([head, *tables]) + "\n"
+    parts = [head]
+    for title, results in races.items():
+        parts += [f"**{title}**", table(results, BASELINE)]
+        if absent := set(PEERS) - {r.name for r in results}:
+            names = ", ".join(sorted(absent))
+            parts.append(f"Not installed, or too large for memory beside the others: {names}.")
+    report = "\n\n".join(parts) + "\n"
     (out / "generate.md").write_text(report)
     return report
 
@@ -260,17 +281,20 @@ def races_of(
     """Title and results of every race of the model, one after the other."""
     cache, count = arguments.cache, arguments.tokens
     folder = resolve(SMOLLM2) if model == "smollm2" else random_llama(cache)
-    without_fp32 = not has_memory_for_fp32(MODELS[model])
-    dtypes = [d for d in arguments.dtypes if not (without_fp32 and d == "fp32")]
+    ours = [f"Atoll {dtype}, served" for dtype in arguments.dtypes]
+    vllms = [VLLM] if arguments.vllm is not None else []
+    available_gb = psutil.virtual_memory().available / (1 << 30)
+    racing = fitting([*PEERS, *vllms, *ours], MODELS[model], available_gb)
+    dtypes = [d for d in arguments.dtypes if f"Atoll {d}, served" in racing]
     compared = prompts[:COMPARED_PROMPTS]
     # Before the others, which may not leave it the memory.
     with Apart(REFERENCE, built, REFERENCE, folder, cache) as reference:
         expected = reference(compared, COMPARED_TOKENS)
     with ExitStack() as stack:
-        libraries = {**stack.enter_context(peers(folder, cache, without_fp32))}
+        libraries = {**stack.enter_context(peers(racing, folder, cache))}
         if arguments.vllm is not None:
             made = vllm(arguments.vllm, folder, MAX_SEQUENCES, MAX_TOKENS)
-            libraries["vLLM CPU bf16"] = stack.enter_context(made)
+            libraries[VLLM] = stack.enter_context(made)
         url = stack.enter_context(served(folder, dtypes)).grpc_url
         streams = {f"Atoll {dtype}, served": Streams(url, dtype) for dtype in dtypes}
         contestants = {**libraries, **{name: s.generate for name, s in streams.items()}}

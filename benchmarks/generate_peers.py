@@ -12,7 +12,7 @@ import ctypes
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,16 @@ MAX_TOKENS = 256
 
 
 def peers(
-    folder: Path, cache: Path, without_fp32: bool = False
+    names: Collection[str], folder: Path, cache: Path
 ) -> AbstractContextManager[Mapping[str, Generate]]:
-    """Every peer that is installed, in a process of its own."""
-    packages = {
-        name: package
-        for name, (package, _) in _PEERS.items()
-        if not (without_fp32 and name.endswith("fp32"))
-    }
+    """Those of ``PEERS`` with these names that are installed, each in a process of its own."""
+    packages = {name: package for name, (package, _) in PEERS.items() if name in names}
     return started(packages, built, folder, cache)
 
 
 def built(name: str, folder: Path, cache: Path) -> Generate:
     """The peer, in the process that calls this."""
-    return _PEERS[name][1](folder, cache)
+    return PEERS[name][1](folder, cache)
 
 
 def _transformers(dtype: torch.dtype) -> Callable[[Path, Path], Generate]:
@@ -234,7 +230,7 @@ def _quiet() -> Iterator[None]:
         os.close(sink)
 
 
-_PEERS: dict[str, tuple[str, Callable[[Path, Path], Generate]]] = {
+PEERS: dict[str, tuple[str, Callable[[Path, Path], Generate]]] = {
     "transformers fp32": ("transformers", _transformers(torch.float32)),
     "transformers bf16": ("transformers", _transformers(torch.bfloat16)),
     "ctranslate2 int8": ("ctranslate2", _ctranslate2("int8")),

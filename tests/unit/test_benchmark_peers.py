@@ -133,6 +133,7 @@ def test_a_page_keeps_the_races_of_another_run_of_the_same_page(
     assert page == (tmp_path / "generate.md").read_text()
     assert page.startswith("head\n\n**one**\n\n|") and "**two**" in page
     assert f"| {generate.BASELINE} | 2.0 | 1.00 | 100% | 50% |" in page
+    assert "beside the others: Atoll int4, engine, Atoll int8, engine, ctranslate2 int8" in page
     assert generate.earlier(tmp_path, "of another day") == {}
     assert generate.earlier(tmp_path / "nowhere", "head") == {}
 
@@ -143,3 +144,17 @@ def test_agreement_is_the_share_before_the_first_difference(apart: ModuleType) -
     assert generate.agreement([[1, 2, 3, 4], [5, 0, 7, 8]], expected) == (1 + 0.25) / 2
     with pytest.raises(ValueError):
         generate.agreement([[1, 2, 3], [5, 6, 7, 8]], expected)
+
+
+def test_contestants_stay_out_where_memory_does_not_hold_them(apart: ModuleType) -> None:
+    """A Llama 1.1B raced beside contestants whose mapped weights the kernel threw away."""
+    generate = importlib.import_module("generate")
+    ours = [f"Atoll {dtype}, served" for dtype in generate.DTYPES]
+    names, model = [*generate.PEERS, generate.VLLM, *ours], generate.MODELS["1.1b"]
+    assert generate.fitting(names, model, 64) == names
+    left = generate.fitting(names, model, 22)
+    out = set(names) - set(left)
+    in_float32 = {n for n in names if "fp32" in n}
+    assert in_float32 < out <= in_float32 | set(generate.MAY_STAY_OUT)
+    assert {generate.BASELINE, generate.VLLM, "llama.cpp Q4_0", "Atoll bf16, served"} <= set(left)
+    assert sum(generate._gb(name, model) for name in left) <= 22
