@@ -82,6 +82,20 @@ def test_scarcity_changes_nothing(checkpoint: tuple[Any, Any], limits: dict[str,
         assert core.stats().num_preemptions > 0
 
 
+def test_inputs_that_exceed_the_budget_together_are_encoded_one_after_the_other(
+    checkpoint: tuple[Any, Any],
+) -> None:
+    core = make_core(checkpoint[1], max_batch_prefill_tokens=16)
+    for i, ids in enumerate(_inputs(10, 6, 10, 30)):
+        _add(core, f"r{i}", ids)
+    num_running = []
+    for _ in range(4):
+        core.step()
+        num_running.append(core.stats().num_running)
+    # The decoder's token counts beside its input; 30 tokens, too many for any step, go alone.
+    assert num_running == [1, 2, 3, 4]
+
+
 def test_prefixes_are_shared_below_the_same_input_only(checkpoint: tuple[Any, Any]) -> None:
     """Decoder keys depend on the encoder's input: equal decoder tokens are not enough."""
     _, model = checkpoint

@@ -114,6 +114,58 @@ def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
     assert len(short_sink.tokens) - before == 13
 
 
+def test_prompts_in_chunks_share_one_budget() -> None:
+    """What the chunk of a long prompt leaves is all that others may be let in with."""
+    model = EchoModel()
+    core = make_core(model, num_blocks=256, max_batch_prefill_tokens=8)
+    prompts = [[1] * 19, [2] * 4, [3] * 30]
+    sinks = []
+    for prompt in prompts:
+        made, sink = request(prompt, 1)
+        core.add(made)
+        sinks.append(sink)
+    computed = []
+    while core.is_busy:
+        before = core.stats().num_forward_tokens
+        core.step()
+        computed.append(core.stats().num_forward_tokens - before)
+    assert computed == [8, 8, 8, 8, 8, 8, 5]
+    assert [sink.ids for sink in sinks] == [model.echo(prompt, 1) for prompt in prompts]
+
+
+def test_newcomers_leave_a_block_to_everyone_who_runs() -> None:
+    """Else the next token of the running one would put the newcomer out again at once."""
+    model = EchoModel()
+    core = make_core(model, num_blocks=4)
+    first, second = [1] * 3, [2] * 12
+    made = [request(first, 5), request(second, 4)]
+    core.add(made[0][0])
+    core.step()
+    core.add(made[1][0])
+    run(core)
+    assert [sink.ids for _, sink in made] == [model.echo(first, 5), model.echo(second, 4)]
+    assert core.stats().num_preemptions == 0
+
+
+def test_a_prompt_longer_than_the_cache_fits_a_window() -> None:
+    """Blocks behind the window are given back as the prompt is read: only some are held at once."""
+    model = EchoModel(window=6)
+    core = make_core(model, num_blocks=8, max_batch_prefill_tokens=8)
+    prompt = [i % 5 for i in range(60)]
+    assert generate(core, [prompt], max_new_tokens=3) == [model.echo(prompt, 3)]
+
+
+def test_the_outcome_tells_how_much_of_the_prompt_was_cached() -> None:
+    core = make_core(EchoModel())
+    for expected in (0, 8):
+        made, sink = request([1, 2, 3, 4, 5, 6, 7, 8, 9], 2)
+        core.add(made)
+        run(core)
+        assert sink.outcome is not None and sink.outcome.num_cached_tokens == expected
+    stats = core.stats()
+    assert (stats.num_queried_tokens, stats.num_hit_tokens) == (18, 8)
+
+
 @pytest.mark.parametrize(("num_decoding", "num_waiting", "num_let_in"), [
     (1, 6, 6), (2, 6, 6), (3, 6, 4), (6, 6, 2), (6, 1, 1),
 ])  # fmt: skip
