@@ -50,6 +50,16 @@ def test_every_trunk_is_replayed(variant: Variant, dtype: str, tmp_path: Path) -
             assert torch.equal(hidden, encoder.trunk(text))
 
 
+def test_padding_tokens_are_counted_anew(tmp_path: Path) -> None:
+    """Where they stand decides the positions, so these are no part of what a tape keeps."""
+    write(next(v for v in TRUNKS if v.name.startswith("roberta")), tmp_path)
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        for ids in ([0, 5, 6, 2], [0, 7, 8, 2], [0, 1, 6, 2], [0, 6, 1, 2], [1, 1, 6, 1]):
+            assert torch.equal(encoder.hidden(batch(ids)), encoder.trunk(batch(ids)))
+    assert encoder.hidden.tapes is not None and encoder.hidden.tapes.num_checked == 1
+
+
 def test_the_same_text_again_and_again(tmp_path: Path) -> None:
     write(TRUNKS[0], tmp_path)
     encoder = Embedder(tmp_path, Settings())

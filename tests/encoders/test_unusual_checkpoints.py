@@ -251,3 +251,23 @@ def test_positions_that_begin_late_are_never_passed(
     with torch.inference_mode():
         theirs = [model(torch.tensor([e.ids])).last_hidden_state[0].mean(0) for e in encoded]
     close(embed(tmp_path), torch.stack(theirs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("padding", [1, 3])
+def test_padding_tokens_in_a_text_are_not_counted(
+    family: str, padding: int, tmp_path: Path
+) -> None:
+    """RoBERTa counts positions from the ids. Texts that spell <pad>, and every text of a tokenizer
+    that pads with what ends a text ([SEP], 3), had later positions than transformers gives them."""
+    classes = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+    config = getattr(hf, f"{classes[family]}Config")(**SIZES, pad_token_id=padding)
+    variant = Variant(family, lambda: getattr(hf, f"{classes[family]}Model")(config))
+    model = write_trunk(variant, tmp_path)
+    encoder = Embedder(tmp_path, Settings(pooling="mean"))
+    texts = ["coral", "a [UNK] reef [SEP] of [UNK] [UNK] coral", "[UNK]", "[SEP]", "coral"]
+    ids = [e.ids for e in encode(tmp_path, texts, encoder)]
+    assert sum(row.count(padding) for row in ids) > 2
+    with torch.inference_mode():
+        theirs = [model(torch.tensor([row])).last_hidden_state[0].mean(0) for row in ids]
+    close(embed(tmp_path, texts, pooling="mean"), torch.stack(theirs))

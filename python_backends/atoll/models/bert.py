@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
@@ -127,8 +128,22 @@ class Model(nn.Module):
         is_single = types is None or self.config.num_token_types == 1
         segments = self.token_types.weight[0] if is_single else self.token_types(types)
         words = self.words(batch.input_ids) + segments
-        positions = batch.positions + self.config.position_offset
-        x: Tensor = self.norm(words, self.positions(positions))
+        x: Tensor = self.norm(words, self.positions(self._positions(batch)))
         for block in self.blocks:
             x = block(x, batch)
         return x
+
+    def _positions(self, batch: PackedBatch) -> Tensor:
+        """Rows of the position table, (tokens,).
+
+        RoBERTa's are counted from the ids: a padding token, which a text may spell or end with, is
+        not counted, and its row is its id.
+        """
+        offset = self.config.position_offset
+        if not offset:
+            return batch.positions
+        is_word = batch.input_ids.ne(offset - 1).long()
+        before = is_word.cumsum(0) - is_word
+        firsts = torch.arange(len(before), device=before.device) - batch.positions
+        # Not before[firsts]: a tape cannot repeat what may be a mask.
+        return (before - before.index_select(0, firsts) + 1) * is_word + (offset - 1)
