@@ -22,7 +22,7 @@ from atoll_client.types import (
     SparseVector,
 )
 
-# What each task answers with, for metadata-driven discovery.
+# Tasks of models that read texts and write none.
 ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, NotReady, ValidationError
 from atoll_client.gateway import encoders, tei
 from atoll_client.gateway.encoders import Truncation, check_batch
@@ -16,7 +17,7 @@ from atoll_client.gateway.http import Request
 from atoll_client.gateway.protocol import Schema
 from atoll_client.types import ModelInfo
 
-_ANY = ("embed", "sparse", "rerank", "classify", "generate")
+_ANY = (*tasks.ENCODER_TASKS, "generate")
 _MODEL_TYPES = {
     "embed": "MODEL_TYPE_EMBEDDING", "sparse": "MODEL_TYPE_EMBEDDING",
     "classify": "MODEL_TYPE_CLASSIFIER", "rerank": "MODEL_TYPE_RERANKER",

@@ -17,7 +17,6 @@ from atoll_client.gateway.http import Answer, Handler, Reply, Request, reply
 from atoll_client.gateway.metrics import CONTENT_TYPE
 from atoll_client.types import ModelInfo
 
-_ENCODERS = ("embed", "sparse", "rerank", "classify")
 # What only a generator's request, or only an encoder's, has.
 _GENERATOR_FIELDS = ("stream", "messages", "prompt")
 _ENCODER_FIELDS = (
@@ -113,8 +112,8 @@ def _task(request: Request, fields: dict[str, Any]) -> str:
     is_encoder = any(name in fields for name in _ENCODER_FIELDS) or isinstance(
         fields.get("inputs"), list
     )
-    order = ("generate",) if is_generator and not is_encoder else _ENCODERS
-    model = models.default((*order, *_ENCODERS, "generate"))
+    order = ("generate",) if is_generator and not is_encoder else tasks.ENCODER_TASKS
+    model = models.default((*order, *tasks.ENCODER_TASKS, "generate"))
     if model is None:
         raise NotReady("no server is ready")
     return model.task
@@ -155,7 +154,7 @@ async def tokenize(request: Request, body: AnyBody) -> Answer:
     if task is None and "parameters" in fields:
         task = "generate"
     if task is None:
-        default = models.default((*_ENCODERS, "generate"))
+        default = models.default((*tasks.ENCODER_TASKS, "generate"))
         task = default.task if default else "embed"
     if task == "generate" and isinstance(fields.get("inputs"), str):
         return await _answer(request, Kind(tgi.tokenize, tgi_body.GenerateBody, "tgi"))
@@ -169,7 +168,7 @@ async def info(request: Request, body: None) -> Reply:
         model = models.named(request.model)
         assert model is not None
         return reply(_info(request, model))
-    first = models.default(("generate",)), models.default(_ENCODERS)
+    first = models.default(("generate",)), models.default(tasks.ENCODER_TASKS)
     found: dict[str, Any] = {}
     for model in first:
         if model is not None:

@@ -182,7 +182,7 @@ async def similarity(request: Request, body: SimilarityBody) -> Reply:
 
 async def tokenize(request: Request, body: TokenizeBody) -> Reply:
     """Tokens of each text; start and stop count bytes."""
-    model = find(request, body.model, ("embed", "sparse", "rerank", "classify", "generate"))
+    model = find(request, body.model, (*tasks.ENCODER_TASKS, "generate"))
     texts, _ = batch(body.inputs)
     prompt = ""
     if body.prompt_name is not None:
@@ -195,7 +195,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> Reply:
 
 async def decode(request: Request, body: DecodeBody) -> Reply:
     """A text for each list of ids."""
-    model = find(request, body.model, ("embed", "sparse", "rerank", "classify", "generate"))
+    model = find(request, body.model, (*tasks.ENCODER_TASKS, "generate"))
     ids, _ = batch(body.ids, "ids")
     rows: Any = ids
     return reply(

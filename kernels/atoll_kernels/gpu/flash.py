@@ -11,7 +11,6 @@ from atoll_kernels.gpu.kernels.decode import combine_kernel, decode_kernel
 from atoll_kernels.gpu.kernels.flash import flash_kernel
 
 _LOG2E = 1.4426950408889634
-MAX_HEAD_DIM = 256
 _MAX_SPLITS = 64
 # A share of fewer keys than this costs more to combine than it saves.
 _LEAST_SHARE = 256

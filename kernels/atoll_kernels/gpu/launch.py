@@ -1,8 +1,8 @@
 """How each kernel is cut into tiles: a table, so that a first request never waits for a search.
 
 Rows are (op, bucket) -> architecture -> ``Launch``. A bucket is what the wrapper knows without
-asking the device: the width of a head, the size of an element, few or many rows. Every row is
-compiled for its architecture in the tests, and held against its shared memory.
+asking the device: the width of a head, the size of an element, few or many rows. Tests compile the
+kernels for every architecture and hold what comes out against its shared memory.
 """
 
 from __future__ import annotations
@@ -34,12 +34,6 @@ _LIKE = {
 }  # fmt: skip
 
 ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm90", "gfx90a")
-
-# Bytes of shared memory that one program may use.
-SHARED_BYTES = {
-    "sm75": 64 << 10, "sm80": 163 << 10, "sm86": 99 << 10, "sm89": 99 << 10, "sm90": 227 << 10,
-    "gfx90a": 64 << 10,
-}  # fmt: skip
 
 # Multiprocessors of the largest common card: how many programs fill it.
 _PROCESSORS = {"sm75": 40, "sm80": 108, "sm86": 84, "sm89": 142, "sm90": 132, "gfx90a": 104}
