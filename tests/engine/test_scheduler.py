@@ -284,6 +284,21 @@ def test_a_changed_conversation_is_computed_from_where_it_differs() -> None:
     assert sink.ids == model.echo(edited, 4)
 
 
+@pytest.mark.parametrize("prefix_caching", [False, True])
+def test_a_shortened_conversation_does_not_look_at_what_its_window_gave_back(
+    prefix_caching: bool,
+) -> None:
+    """The text ends earlier than before, so its window begins earlier, too."""
+    model = EchoModel(window=6)
+    core = make_core(model, prefix_caching=prefix_caching)
+    history = list(range(16))
+    for prompt in (history, [*history[:13], 90, 91]):
+        made, sink = request(prompt, 4, session_id="s")
+        core.add(made)
+        run(core)
+        assert sink.error is None and sink.ids == model.echo(prompt, 4)
+
+
 def test_idle_conversations_give_way_to_requests() -> None:
     model = EchoModel()
     core = make_core(model, num_blocks=10, prefix_caching=False)
