@@ -27,7 +27,9 @@ class Settings:
 
     model_id: str = _setting("", "hub id or local folder of the checkpoint", group="model")
     revision: str | None = _setting(None, "branch, tag or commit on the hub", group="model")
-    served_model_name: str | None = _setting(None, "name shown to clients", group="model")
+    served_model_name: str | None = _setting(
+        None, "name shown to clients; for a single model", group="model"
+    )
     task: str | None = _setting(
         None, "embed, sparse, rerank, classify or generate; read from the model if unset",
         group="model",
@@ -38,7 +40,12 @@ class Settings:
         "float32, bfloat16, float16, int8 or int4 weights",
         group="model",
     )
-    quantize: str | None = _setting(None, "quantise at load; see docs", group="model")
+    quantize: str | None = _setting(
+        None,
+        "int8 or int4 weights, quantised at load (or TGI's names for them: eetq, bitsandbytes, "
+        "bitsandbytes-nf4, bitsandbytes-fp4); gptq or awq: what the checkpoint has to be",
+        group="model",
+    )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N", group="model")
     disable_custom_kernels: bool = _setting(False, "plain torch everywhere", group="model")
     use_flash_attention: bool | None = _setting(
@@ -54,11 +61,18 @@ class Settings:
         group="encoder",
     )
     dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
-    max_batch_tokens: int = _setting(16384, "tokens in one forward", group="encoder", least=1)
-    max_batch_requests: int | None = _setting(
-        None, "texts in one forward", group="encoder", least=1
+    max_batch_tokens: int = _setting(
+        16384,
+        "most tokens in one forward; texts share it up to 4096, a longer one has it alone",
+        group="encoder",
+        least=1,
     )
-    max_client_batch_size: int = _setting(256, "texts in one request", group="encoder", least=1)
+    max_batch_requests: int | None = _setting(
+        None, "most texts in one forward", group="encoder", least=1
+    )
+    max_client_batch_size: int = _setting(
+        256, "most texts in one request", group="encoder", least=1
+    )
     auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
     prompts: str | None = _setting(
         None, "JSON object of names and texts put before inputs, besides the model's own",
@@ -75,8 +89,16 @@ class Settings:
         512, "requests held before new ones are refused", group="limits", least=1
     )
 
-    max_input_tokens: int | None = _setting(None, "longest prompt", group="generate", least=1)
-    max_total_tokens: int | None = _setting(None, "prompt and answer", group="generate", least=2)
+    max_input_tokens: int | None = _setting(
+        None, "longest prompt; if unset, max_total_tokens - 1", group="generate", least=1
+    )
+    max_total_tokens: int | None = _setting(
+        None,
+        "longest prompt and answer together; if unset, the model's positions or, if fewer, what "
+        "the KV cache holds",
+        group="generate",
+        least=2,
+    )
     max_batch_prefill_tokens: int = _setting(
         2048, "prompt tokens in one step", group="generate", least=1
     )

@@ -41,7 +41,7 @@ def infer(
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model of a running server: vectors, scores, labels or text, as its task is.
+    """Ask a model of a running server for what it gives: vectors, scores, labels or text.
 
     Ensembles and pipelines are asked by the tensors they take. To a NAME-session entry, the texts
     are the turns of one conversation.

@@ -56,10 +56,15 @@ def commands_page() -> str:
         "|-|-|",
     ]
     for name, command in group.commands.items():
-        lines.append(f"| [`{name}`](#atoll-{name}) | {_help(command.help).split('. ')[0]} |")
+        lines.append(f"| [`{name}`](#atoll-{name}) | {_summary(command)} |")
     for name, command in group.commands.items():
         lines += _command(name, command)
     return "\n".join(lines) + "\n"
+
+
+def _summary(command: Any) -> str:
+    """The first sentence of a command's help."""
+    return _help(command.help).split(". ")[0].removesuffix(".")
 
 
 def _command(name: str, command: Any) -> list[str]:

@@ -33,10 +33,10 @@ def profile(
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Load a model of a running server for a moment and show where its time goes."""
+    """Send requests to a model of a running server and show where their time goes."""
     task = served_task(url, model, timeout)
     before: dict[str, int] = {}
-    with Console(stderr=True).status(f"loading {model}"):
+    with Console(stderr=True).status(f"sending requests to {model}"):
         load = measure(
             None, url, model, task, concurrency=concurrency, requests=requests, words=words,
             max_tokens=max_tokens, timeout_s=timeout,

@@ -14,7 +14,7 @@ import torch
 
 from atoll.layers import PackedBatch
 
-# Caches hold packs of this size well; larger ones gain nothing on a CPU (docs/performance.md).
+# Caches hold packs of this size well; larger ones gain nothing on a CPU.
 PREFERRED_TOKENS = 4096
 
 
