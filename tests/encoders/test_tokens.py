@@ -122,3 +122,19 @@ def test_cuts_keep_special_tokens(folder: Path, direction: str, max_length: int)
 def test_too_long_is_named(folder: Path) -> None:
     with pytest.raises(ValidationError, match=r"x\[4\] has \d+ tokens; the model accepts 16"):
         _encoder(folder, 16).encode(TEXTS, name="x", truncate=False)
+
+
+def test_tokens_that_the_model_lacks_are_named(folder: Path) -> None:
+    """A tokenizer with more tokens than the model has vectors for: one of them failed the texts of
+    all other requests in its pack, and on a GPU would have ended the process."""
+    core, oracle = Loaded.load(folder).core, _oracle(folder)
+    ids = [oracle.encode(text).ids for text in TEXTS]
+    size = max(map(max, ids))
+    wrong = next(i for i, row in enumerate(ids) if size in row)
+    short, whole = TextEncoder(core, 512, True, size), TextEncoder(core, 512, True, 10_000)
+    with pytest.raises(ValidationError, match=rf"x\[{wrong}\] has the token .* {size}; .* {size}$"):
+        short.encode(TEXTS, name="x", truncate=False)
+    fine = [text for text, row in zip(TEXTS, ids, strict=True) if max(row) < size]
+    for encoder in (short, whole):
+        found = encoder.encode(fine, name="x", truncate=True)
+        assert [e.ids for e in found] == [row for row in ids if max(row) < size]

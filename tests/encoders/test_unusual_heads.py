@@ -47,9 +47,9 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 
 
-def score(folder: Path, texts: Any, is_raw: bool = False) -> Tensor:
+def score(folder: Path, texts: Any, is_raw: bool = False, **settings: Any) -> Tensor:
     """Atoll's scores, (texts, labels)."""
-    found = run(folder, texts, Classifier(folder, Settings()), ScoreOptions(is_raw))
+    found = run(folder, texts, Classifier(folder, Settings(**settings)), ScoreOptions(is_raw))
     return torch.stack([torch.from_numpy(row) for row in found])
 
 
@@ -134,6 +134,21 @@ def test_problem_types_equal_the_pipeline(
     expected = torch.tensor([[row[label] for label in labels] for row in theirs])
     close(score(folder, TEXTS), expected)
     close(score_of(score(folder, TEXTS, is_raw=True)), expected)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", None])
+def test_a_classifier_of_one_label(
+    problem_type: str | None, cross: dict[int, Path], tmp_path: Path
+) -> None:
+    """A grade (fineweb-edu-classifier's) was squeezed by a sigmoid with task=classify, too, where a
+    pipeline leaves it as it is. A reranker's score is CrossEncoder's all the same."""
+    folder = Path(shutil.copytree(cross[1], tmp_path / "model"))
+    update(folder / "config.json", problem_type=problem_type)
+    classify = hf.pipeline("text-classification", model=str(folder), device="cpu")
+    expected = torch.tensor([[found["score"]] for found in classify(TEXTS)])
+    close(score(folder, TEXTS, task="classify"), expected)
+    for task in (None, "rerank"):
+        close(score(folder, PAIRS, task=task), predicted(folder))
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 3])

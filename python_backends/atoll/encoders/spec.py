@@ -92,7 +92,7 @@ class EncoderSpec:
             steps=_steps(folder, modules, settings),
             labels=labels,
             problem_type=problem_type,
-            activation=_activation(folder, raw, labels, problem_type),
+            activation=_activation(folder, raw, labels, problem_type, settings.task),
             has_token_types=_has_token_types(folder),
             splade=_splade(folder, modules),
         )
@@ -192,9 +192,13 @@ def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple
 
 
 def _activation(
-    folder: Path, raw: Mapping[str, Any], labels: tuple[str, ...], problem_type: str
-) -> str:
-    """The one that a cross encoder's files name, else that of transformers' pipeline."""
+    folder: Path, raw: Mapping[str, Any], labels: tuple[str, ...], problem_type: str,
+    task: str | None,
+) -> str:  # fmt: skip
+    """The one that a cross encoder's files name, else that of transformers' pipeline.
+
+    A reranker's single score is a sigmoid whatever it was trained as, as ``CrossEncoder`` has it.
+    """
     inside = raw.get("sentence_transformers")
     named = (
         read_object(folder / "config_sentence_transformers.json").get("activation_fn")
@@ -209,9 +213,10 @@ def _activation(
         return ACTIVATIONS[name]
     if named is not None:
         logger.warning("%s: activation_fn %r is not torch's and is left out", folder, named)
-    if len(labels) == 1 or problem_type == "multi_label_classification":
-        return "sigmoid"
-    return "identity" if problem_type == "regression" else "softmax"
+    if problem_type == "regression" and (len(labels) > 1 or task == "classify"):
+        return "identity"
+    is_single = len(labels) == 1 or problem_type == "multi_label_classification"
+    return "sigmoid" if is_single else "softmax"
 
 
 def _has_token_types(folder: Path) -> bool:

@@ -71,8 +71,9 @@ class EncoderModel:
         encoder, forward = on_passing_thread(self.load, folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
+        spec = encoder.spec
         self.text_encoder = TextEncoder(
-            tokenizer.core, encoder.spec.max_length, encoder.spec.has_token_types
+            tokenizer.core, spec.max_length, spec.has_token_types, encoder.vocab_size
         )
         self.metrics = Metrics(args["model_name"])
         self.engine = EncoderEngine(
@@ -85,10 +86,10 @@ class EncoderModel:
         workers = settings.tokenization_workers or max(1, (os.cpu_count() or 2) // 2)
         facts = {
             "task": self.task,
-            "pooling": encoder.spec.pooling,
-            "max_input_tokens": encoder.spec.max_length,
+            "pooling": spec.pooling,
+            "max_input_tokens": spec.max_length,
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
-            "prompts": dict(encoder.spec.prompts),
+            "prompts": dict(spec.prompts),
             "tokenization_workers": workers,
             **self.facts(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class ClassifyModel(EncoderModel):
 
     def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
         """See ``EncoderModel.load``."""
-        self.encoder = Classifier(folder, settings)
+        self.encoder = Classifier(folder, replace(settings, task=self.task))
         return self.encoder, self.encoder
 
     def facts(self) -> dict[str, Any]:

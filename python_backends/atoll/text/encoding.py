@@ -6,6 +6,7 @@ expects. ``encode_batch`` releases the GIL; a loop of ``encode`` does not.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
 from atoll.errors import ValidationError
+
+logger = logging.getLogger(__name__)
 
 # Texts, or pairs of texts.
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -31,11 +34,19 @@ class TextEncoder:
 
     max_length: tokens that the model takes, special tokens included.
     has_token_types: whether the model is given the segments of a pair.
+    vocab_size: ids for which the model has a vector; None: for all that the tokenizer gives.
     """
 
-    def __init__(self, core: RustTokenizer, max_length: int, has_token_types: bool = True) -> None:
+    def __init__(
+        self,
+        core: RustTokenizer,
+        max_length: int,
+        has_token_types: bool = True,
+        vocab_size: int | None = None,
+    ) -> None:
         self.max_length, self._has_token_types = max_length, has_token_types
         self._core = core
+        self._vocab_size = None if vocab_size is None else _short_of(core, vocab_size)
         core.no_padding()
         core.no_truncation()
         # A truncating copy per side: the setting belongs to the tokenizer, not to the call.
@@ -53,7 +64,8 @@ class TextEncoder:
         """Ids of every text.
 
         Raises:
-            ValidationError: a text has more than ``max_length`` tokens and ``truncate`` is false.
+            ValidationError: a text has more than ``max_length`` tokens and ``truncate`` is false;
+                or it has a token that the model lacks.
         """
         core = self._cut[direction] if truncate else self._core
         encodings = core.encode_batch(list(texts), add_special_tokens=add_special_tokens)
@@ -64,11 +76,33 @@ class TextEncoder:
                         f"{name}[{index}] has {len(encoding.ids)} tokens; the model accepts "
                         f"{self.max_length} (set truncate=true to cut it)"
                     )
+        if self._vocab_size is not None:
+            for index, encoding in enumerate(encodings):
+                self._check(f"{name}[{index}]", encoding, self._vocab_size)
         return [self._encoded(encoding) for encoding in encodings]
+
+    def _check(self, name: str, encoding: Encoding, vocab_size: int) -> None:
+        ids = encoding.ids
+        wrong = next((at for at, token in enumerate(ids) if token >= vocab_size), None)
+        if wrong is not None:
+            raise ValidationError(
+                f"{name} has the token {encoding.tokens[wrong]!r} with id {ids[wrong]}; "
+                f"the model's vocabulary has {vocab_size}"
+            )
 
     def _encoded(self, encoding: Encoding) -> Encoded:
         types = encoding.type_ids if self._has_token_types else []
         return Encoded(encoding.ids, types if any(types) else None)
+
+
+def _short_of(core: RustTokenizer, vocab_size: int) -> int | None:
+    """``vocab_size`` if the tokenizer has ids beyond it: tokens were added, and the model was not
+    resized. One such id would fail the whole pack, and on a GPU the process."""
+    largest = max(core.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest < vocab_size:
+        return None
+    logger.warning("the tokenizer has ids up to %d; the model has %d", largest, vocab_size)
+    return vocab_size
 
 
 def _truncating(core: RustTokenizer, max_length: int, direction: str) -> RustTokenizer:
