@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.rotary import RopeSpec
-from atoll.models.fields import only, pick
+from atoll.models.fields import pick
 from atoll.weights.table import Weights
 
 
@@ -45,6 +45,8 @@ WEIGHTS = (
                 "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
                 "layers.{i}.self_attn.v_proj",
             ),
+            "blocks.{i}.q_norm": "layers.{i}.self_attn.q_layernorm",
+            "blocks.{i}.k_norm": "layers.{i}.self_attn.k_layernorm",
             "blocks.{i}.out": "layers.{i}.self_attn.dense",
             "blocks.{i}.up": "layers.{i}.mlp.fc1",
             "blocks.{i}.down": "layers.{i}.mlp.fc2",
@@ -72,13 +74,13 @@ class Config:
     eps: float
     activation: str
     max_positions: int
+    has_qk_norm: bool
     tie_word_embeddings: bool
     rope: RopeSpec
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ConfigError for QK norms, which no published Phi has."""
-        only(raw, "qk_layernorm", False)
+        """Raises ConfigError for a rope scaling that is not known."""
         hidden_size = pick(raw, "hidden_size", "n_embd")
         num_heads = pick(raw, "num_attention_heads", "n_head")
         head_dim = hidden_size // num_heads
@@ -96,13 +98,14 @@ class Config:
             eps=pick(raw, "layer_norm_eps", "layer_norm_epsilon", default=1e-5),
             activation=pick(raw, "hidden_act", "activation_function", default="gelu_new"),
             max_positions=rope.reach,
+            has_qk_norm=raw.get("qk_layernorm", False),
             tie_word_embeddings=raw.get("tie_word_embeddings", False),
             rope=rope,
         )
 
 
 class Block(nn.Module):
-    """Attention and MLP of the same normalised input."""
+    """Attention and MLP of the same normalised input; queries and keys may be, head by head."""
 
     def __init__(self, config: Config, layer: int, rotary: Rotary) -> None:
         super().__init__()
@@ -110,6 +113,8 @@ class Block(nn.Module):
         self.activation, self.rotary = c.activation, rotary
         self.norm = LayerNorm(c.hidden_size, c.eps)
         self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        self.q_norm = LayerNorm(c.head_dim, c.eps) if c.has_qk_norm else None
+        self.k_norm = LayerNorm(c.head_dim, c.eps) if c.has_qk_norm else None
         self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)
         self.out = Linear(c.hidden_size, c.hidden_size)
         self.up = Linear(c.hidden_size, c.intermediate_size)
@@ -121,6 +126,9 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q.flatten(0, 1)).view_as(q)
+            k = self.k_norm(k.flatten(0, 1)).view_as(k)
         attended = self.out(self.attention(q, k, v, batch, self.rotary(batch)))
         return attended + self.down(self.up(h, self.activation)), residual
 

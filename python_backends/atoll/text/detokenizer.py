@@ -3,7 +3,7 @@
 A token alone has no text: its bytes may be half a character, and decoders drop the space before
 the first word. So a window of tokens is decoded together, and what it adds to the window before is
 new. A trailing U+FFFD may be a character that the next token completes; it waits for at most the
-three tokens that a character can still take.
+three tokens that a character can still take, and of more than those only the last one waits.
 
     ids   ... [prefix ............ read ........ end]
               already given out -> | new text
@@ -40,8 +40,9 @@ class Detokenizer:
             self._forget(text)
             return new
         if len(self._ids) - self._num_read >= _LONGEST_CHARACTER:
-            new = self._give(text)  # no character is that long: the bytes are not text
-            self._forget(text)
+            # No character is that long: these bytes are not text, but the last may begin one.
+            new = self._give(text[:-1])
+            self._forget(text, num_held=1)
             return new
         return self._give(text.rstrip(_REPLACEMENT))
 
@@ -54,12 +55,17 @@ class Detokenizer:
         self._given = max(self._given, certain, key=len)
         return new
 
-    def _forget(self, text: str) -> None:
-        """Moves the window: the latest tokens stay, as context for the next."""
+    def _forget(self, text: str, num_held: int = 0) -> None:
+        """Moves the window: the latest tokens stay, as context for the next.
+
+        num_held: U+FFFD at the end of ``text`` that are not given out; what they stand for is not
+        read yet.
+        """
         if len(self._ids) > 2 * _PRIME:
             self._ids = self._ids[-_PRIME:]
             text = self._decode(self._ids)
-        self._num_read, self._given = len(self._ids), text
+        self._num_read = len(self._ids) if num_held == 0 else 0
+        self._given = text[: len(text) - num_held]
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, self._skip)

@@ -360,6 +360,7 @@ def _mixer(block: str, embed: str, head: str, shift: int) -> Any:
 PHI = (
     Variant("phi", _phi),
     Variant("phi-grouped", lambda: _phi(num_key_value_heads=2)),
+    Variant("phi-qk-norms", lambda: _phi(num_key_value_heads=2, qk_layernorm=True)),
     Variant("phi-msft", _phi, config={**PHI_OLD, "model_type": "phi-msft"},
             rename=_mixer("transformer.h.{}", "transformer.embd.wte", "lm_head", 0)),
     Variant("phi-mixformer", _phi, config={**PHI_OLD, "model_type": "mixformer-sequential"},
