@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from atoll import errors
 from atoll.catalogue import ENTRIES
 from atoll.cli.documents import commands_page, settings_page
 from atoll.cli.hardware_table import hardware_page
@@ -43,6 +44,19 @@ def test_commands_page_is_rendered() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == page
     for name in ("serve", "add", "infer", "chat", "bench", "profile", "warmup", "doctor"):
         assert f"## atoll {name}\n" in page
+
+
+def test_every_metric_is_listed() -> None:
+    """Names in the sources of ``atoll.serving``, kinds of errors as KIND, and in docs/serve.md."""
+    sources = (ROOT / "python_backends" / "atoll" / "serving").glob("*.py")
+    code = "".join(path.read_text() for path in sources).replace("{kind}", "KIND")
+    page = (ROOT / "docs" / "serve.md").read_text()
+    listed = set(re.findall(r"`(atoll_\w+)`", page))
+    assert listed == set(re.findall(r'"(atoll_\w+)"', code))
+    kinds = {error.error_type for error in errors.AtollError.__subclasses__()}
+    kinds |= {errors.AtollError.error_type, errors.EmptyInputError.error_type}
+    for kind in kinds | set(re.findall(r'AtollError\) else "(\w+)"', code)):
+        assert f"`{kind}`" in page.partition("## Metrics")[2]
 
 
 def test_readme_shows_the_measured_figures(monkeypatch: pytest.MonkeyPatch) -> None:
