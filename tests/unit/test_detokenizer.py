@@ -63,3 +63,60 @@ def test_any_bytes() -> None:
 
 def test_a_character_that_never_ends() -> None:
     assert pieces(b"a\xf0\x9f") == ["a", "", "", "\ufffd"]
+
+
+def _fallback() -> Tokenizer:
+    """Llama's: letters and the space have tokens, every other character one for each byte."""
+    words = ["▁", *map(chr, range(97, 123))]
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocabulary |= {word: 256 + i for i, word in enumerate(words)}
+    core = RustTokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    core.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ])  # fmt: skip
+    return Tokenizer(core, {}, {}, frozenset())
+
+
+FALLBACK = _fallback()
+
+
+def fallback_ids(text: str) -> list[int]:
+    """Token ids, the sign for a space in front left out."""
+    return [
+        index
+        for c in text.replace(" ", "▁")
+        for index in (
+            [FALLBACK.core.token_to_id(c)]
+            if FALLBACK.core.token_to_id(c) is not None
+            else list(c.encode())
+        )
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["", "a prompt", "😀" * 5, "あい" * 4 + "a"])
+@pytest.mark.parametrize("text", ["😀😃" * 4, "x日本語日本語 y"])
+def test_rows_of_characters_that_are_bytes(prompt: str, text: str) -> None:
+    """A window that began within a character made U+FFFD of each byte of the row that it cut: all
+    Japanese, and emoji from the third on, that a Llama's vocabulary spells in bytes."""
+    detokenizer = Detokenizer(FALLBACK, fallback_ids(prompt))
+    found = [*map(detokenizer.push, fallback_ids(text)), detokenizer.finish()]
+    shown = "".join(found)
+    # Strip takes the first space of a text, and none after a prompt.
+    assert shown == text and [piece for piece in found if piece] == list(text)
+
+
+def test_an_answer_that_ends_within_a_character_keeps_those_before() -> None:
+    detokenizer = Detokenizer(FALLBACK, fallback_ids("a prompt"))
+    ids = fallback_ids("😀😀")[:-2]
+    assert "".join(map(detokenizer.push, ids)) == "😀"
+    assert detokenizer.finish() == "\ufffd" * 2
+
+
+def test_any_text_in_bytes_and_letters() -> None:
+    generator = random.Random(1)
+    for _ in range(300):
+        text = "".join(generator.choice("ab é日😀") for _ in range(30))
+        detokenizer = Detokenizer(FALLBACK, fallback_ids("a日" * generator.randrange(6) + "a"))
+        found = [*map(detokenizer.push, fallback_ids(text)), detokenizer.finish()]
+        assert "".join(found) == text

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from atoll.text.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
-_PRIME = 5  # prompt tokens decoded in front, so that the first word keeps its space
+_PRIME = 5  # tokens decoded in front at least, so that the next word keeps its space
 _LONGEST_CHARACTER = 4  # bytes, hence tokens
 
 
@@ -27,14 +27,15 @@ class Detokenizer:
         self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool = True
     ) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._ids = list(prompt_ids[-_PRIME:])
+        self._ids, self._given = self._tail(prompt_ids)
         self._num_read = len(self._ids)
-        self._given = self._decode(self._ids)
+        # The window's beginning that ends with a character, and its tokens.
+        self._whole = self._given, self._num_read
 
     def push(self, token_id: int) -> str:
         """The text that the token makes certain."""
         self._ids.append(token_id)
-        text = self._decode(self._ids)
+        text = self._text()
         if not text.endswith(_REPLACEMENT):
             new = text[len(self._given) :]
             self._forget(text)
@@ -48,7 +49,7 @@ class Detokenizer:
 
     def finish(self) -> str:
         """What was held back: bytes that never became a character show as U+FFFD."""
-        return self._give(self._decode(self._ids))
+        return self._give(self._text())
 
     def _give(self, certain: str) -> str:
         new = certain[len(self._given) :]
@@ -61,11 +62,34 @@ class Detokenizer:
         num_held: U+FFFD at the end of ``text`` that are not given out; what they stand for is not
         read yet.
         """
-        if len(self._ids) > 2 * _PRIME:
-            self._ids = self._ids[-_PRIME:]
-            text = self._decode(self._ids)
+        is_moved = len(self._ids) > 2 * _PRIME
+        if is_moved:
+            self._ids, text = self._tail(self._ids)
         self._num_read = len(self._ids) if num_held == 0 else 0
         self._given = text[: len(text) - num_held]
+        if num_held == 0:
+            self._whole = text, len(self._ids)
+        elif is_moved:
+            self._whole = "", 0
+
+    def _tail(self, ids: Sequence[int]) -> tuple[list[int], str]:
+        """The last tokens and their text, if possible from the beginning of a character on."""
+        for count in range(_PRIME, _PRIME + _LONGEST_CHARACTER):
+            text = self._decode(ids[-count:])
+            if not text.startswith(_REPLACEMENT):
+                return list(ids[-count:]), text
+        return list(ids[-_PRIME:]), self._decode(ids[-_PRIME:])
+
+    def _text(self) -> str:
+        """The window's text.
+
+        Where a row of bytes ends or begins within a character, decoders with byte fallback (Llama,
+        Mistral) make U+FFFD of each byte of the row: what was text before is kept.
+        """
+        text, (whole, count) = self._decode(self._ids), self._whole
+        if text.startswith(whole) or _REPLACEMENT not in text:
+            return text
+        return whole + self._decode(self._ids[count:])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, self._skip)
