@@ -52,7 +52,7 @@ class Linear(nn.Module):
         bias = group.get("bias", (self.out_features,)) if group.has("bias") else None
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
-        if not group.has("qweight"):
+        if not any(group.has_part(part, "qweight") for part in group.parts()):
             self._pack(group.get("weight", shape), bias, options, is_head)
             return
         found = packed_codes(group, options.quantization, options.device)

@@ -87,9 +87,11 @@ def packed_codes(
     """The 4-bit codes of a quantised layer, parts and order included.
 
     None where they cannot stay: another width, inputs that AWQ divides, or parts of a fused
-    projection whose act-orders differ.
+    projection whose act-orders differ, or of which some are not quantised.
     """
     if quantization is None or quantization.bits != 4 or group.input_scales() is not None:
+        return None
+    if not group.has("qweight"):
         return None
     parts = [_codes(group, part, quantization, device) for part in group.parts()]
     if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
@@ -107,7 +109,8 @@ def expand(
 ) -> Tensor:
     """The dense weight (out_features, in_features) of a quantised layer, parts and order included.
 
-    Every part of a fused projection has groups, zeros and an act-order of its own.
+    Every part of a fused projection has groups, zeros and an act-order of its own, or was left out
+    of the quantisation (``modules_to_not_convert``).
 
     Raises:
         WeightError: a tensor is missing, or no config says how the layer is quantised.
@@ -126,6 +129,8 @@ def _expand(
     group: Group, part: str, quantization: Quantization, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     q = quantization
+    if not group.has_part(part, "qweight"):
+        return group.raw(part, "weight").to(device, dtype)
     qweight, qzeros, scales, groups = _stored(group, part, q, device)
     if q.method == "awq":
         return awq.dequantize(qweight, qzeros, scales, groups, dtype)
