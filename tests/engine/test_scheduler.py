@@ -284,6 +284,19 @@ def test_a_changed_conversation_is_computed_from_where_it_differs() -> None:
     assert sink.ids == model.echo(edited, 4)
 
 
+def test_a_conversation_keeps_nothing_of_another_adapter() -> None:
+    """Its keys and values are others for the same tokens."""
+    core = make_core(EchoModel(), prefix_caching=False)
+    cached = []
+    for adapter in ("a", "a", "b", "b", None):
+        made, sink = request([1, 2, 3, 4, 5, 6], 4, session_id="s", adapter_id=adapter)
+        core.add(made)
+        run(core)
+        assert sink.outcome is not None
+        cached.append(sink.outcome.num_cached_tokens)
+    assert cached == [0, 5, 0, 5, 0]
+
+
 @pytest.mark.parametrize("prefix_caching", [False, True])
 def test_a_shortened_conversation_does_not_look_at_what_its_window_gave_back(
     prefix_caching: bool,
