@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import threading
 import time
 import urllib.error
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
+from measured import metrics, settled, wait_for
 
 from atoll.launcher import ServerProcess
 from atoll.text.tokenizer import Tokenizer
@@ -124,13 +124,6 @@ def _tensor(name: str, values: list[Any]) -> Any:
     return tensor
 
 
-def metric(server: ServerProcess, name: str) -> float:
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
-        text = response.read().decode()
-    found = re.search(rf'^{name}{{model="{MODEL}"}} (\S+)$', text, re.MULTILINE)
-    return float(found.group(1)) if found else 0.0
-
-
 def test_chat_template_and_ids(embedded_server: ServerProcess) -> None:
     answer = post(
         embedded_server,
@@ -207,18 +200,15 @@ def test_cancelling_a_stream_frees_its_blocks(embedded_server: ServerProcess) ->
     stream = Stream(embedded_server)
     stream.ask("Tell me everything:", max_tokens=2000, ignore_eos=True)
     stream.answers.get(timeout=60)
-    # What is measured becomes visible a moment after the token that it led to.
-    deadline = time.monotonic() + 20
-    while metric(embedded_server, "atoll_kv_blocks_used") == 0:
-        assert time.monotonic() < deadline, "the blocks are not used"
-    steps = metric(embedded_server, "atoll_engine_steps_total")
+    wait_for(embedded_server, MODEL, "atoll_kv_blocks_used", lambda blocks: blocks > 0)
+    before = metrics(embedded_server, MODEL)
     stream.close(cancel=True)
-    while metric(embedded_server, "atoll_kv_blocks_used") > 0:
-        assert time.monotonic() < deadline, "the blocks are still used"
-        time.sleep(0.05)
+    wait_for(embedded_server, MODEL, "atoll_kv_blocks_used", lambda blocks: blocks == 0)
+    after = settled(embedded_server, MODEL)
     # A few steps pass before the client's cancellation reaches the server.
-    assert metric(embedded_server, "atoll_engine_steps_total") - steps <= 20 + 10
-    assert metric(embedded_server, "atoll_requests_cancelled_total") >= 1
+    assert after["atoll_engine_steps_total"] - before["atoll_engine_steps_total"] <= 20 + 10
+    name = "atoll_requests_cancelled_total"
+    assert after[name] - before.get(name, 0) == 1
 
 
 def test_leaving_an_sse_stream_frees_its_blocks(embedded_server: ServerProcess) -> None:
@@ -226,11 +216,9 @@ def test_leaving_an_sse_stream_frees_its_blocks(embedded_server: ServerProcess) 
         "text_input": "Count:", "stream": True, "max_tokens": 2000, "ignore_eos": True,
     })  # fmt: skip
     next(events)
+    wait_for(embedded_server, MODEL, "atoll_kv_blocks_used", lambda blocks: blocks > 0)
     events.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 20
-    while metric(embedded_server, "atoll_kv_blocks_used") > 0:
-        assert time.monotonic() < deadline, "the blocks are still used"
-        time.sleep(0.05)
+    wait_for(embedded_server, MODEL, "atoll_kv_blocks_used", lambda blocks: blocks == 0)
 
 
 BAD = {

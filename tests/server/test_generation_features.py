@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers as hf
 import tritonclient.grpc as triton
+from measured import settled, wait_for
 
 from atoll.catalogue import ENTRIES, entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess
@@ -119,13 +120,6 @@ def ask(server: ServerProcess, model: str, **body: Any) -> dict[str, Any]:
     return found
 
 
-def metric(server: ServerProcess, name: str) -> float:
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    start = f'{name}{{model="{MODEL}"}} '
-    return next((float(line[len(start) :]) for line in lines if line.startswith(start)), 0.0)
-
-
 def test_adapters_equal_peft(server: ServerProcess, adapted: tuple[Path, Any]) -> None:
     """Two adapters and none, asked for at once."""
     prompt = [100, 200, 300, 400]
@@ -155,8 +149,7 @@ def test_speculation_changes_nothing(server: ServerProcess, embedded_server: Ser
     for options in ({}, {"temperature": 0.3, "seed": 5}):
         body = {"text_input": text, "max_tokens": 32, "return_token_ids": True, **options}
         assert ask(server, MODEL, **body) == ask(embedded_server, MODEL, **body)
-    time.sleep(0.15)  # counters are exported a few times a second
-    assert metric(server, "atoll_accepted_tokens_total") > 5
+    wait_for(server, MODEL, "atoll_accepted_tokens_total", lambda tokens: tokens > 5)
 
 
 def test_lost_conversations_are_computed_again(
@@ -179,15 +172,12 @@ def test_lost_conversations_are_computed_again(
     first, second = "Once upon a time there was a king who lived in", " The queen, however,"
     said = first + turn(first, sequence_start=True)
     time.sleep(0.5)  # twice the conversation's life: the gauge has risen by now
-    deadline = time.monotonic() + 10
-    while metric(server, "atoll_conversations") > 0:
-        assert time.monotonic() < deadline, "the idle conversation keeps its blocks"
-        time.sleep(0.05)
-    hits = metric(server, "atoll_prefix_hit_tokens_total")
+    wait_for(server, MODEL, "atoll_conversations", lambda conversations: conversations == 0)
+    before = settled(server, MODEL)
     answer = turn(second, sequence_end=True)
     assert answer == ask(embedded_server, MODEL, text_input=said + second)["text_output"]
-    time.sleep(0.15)
-    assert metric(server, "atoll_prefix_hit_tokens_total") == hits
+    name = "atoll_prefix_hit_tokens_total"
+    assert settled(server, MODEL)[name] == before[name]
 
 
 def test_50_schemas_are_followed(embedded_server: ServerProcess) -> None:

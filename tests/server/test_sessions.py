@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import re
-import time
 import urllib.request
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from documented import run_example
+from measured import settled, wait_for
 from tritonclient.utils import InferenceServerException
 
 from atoll.launcher import ServerProcess
@@ -20,6 +19,7 @@ from atoll_client import Client
 
 MODEL = "smollm2-135m-instruct"
 COUNT = 12
+HITS = "atoll_prefix_hit_tokens_total"
 TURNS = ("Once upon a time there was a king who lived in", " The queen, however,", " And so")
 
 
@@ -78,18 +78,9 @@ def _tensor(name: str, value: Any) -> Any:
     return tensor
 
 
-def metric(server: ServerProcess, name: str, model: str = MODEL) -> float:
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
-        text = response.read().decode()
-    found = re.search(rf'^{name}{{model="{model}"}} (\S+)$', text, re.MULTILINE)
-    return float(found.group(1)) if found else 0.0
-
-
-def wait_for(server: ServerProcess, name: str, value: float, model: str = MODEL) -> None:
-    deadline = time.monotonic() + 10
-    while metric(server, name, model) != value:
-        assert time.monotonic() < deadline, f"{name} is {metric(server, name, model)}"
-        time.sleep(0.05)
+def wait_until_none(server: ServerProcess, name: str) -> None:
+    """Until a gauge of the generator's is 0."""
+    wait_for(server, MODEL, name, lambda value: value == 0)
 
 
 def alone(server: ServerProcess, body: dict[str, Any]) -> str:
@@ -104,10 +95,9 @@ def test_turns_compute_only_what_is_new(embedded_server: ServerProcess) -> None:
     talk, said = Talk(embedded_server, 7), ""
     length = 0
     for turn in TURNS:
-        hits = metric(embedded_server, "atoll_prefix_hit_tokens_total")
+        before = settled(embedded_server, MODEL)
         answer, num_tokens, responses = talk.say(turn)
-        time.sleep(0.15)  # counters are exported a few times a second
-        saved = metric(embedded_server, "atoll_prefix_hit_tokens_total") - hits
+        saved = settled(embedded_server, MODEL).get(HITS, 0.0) - before.get(HITS, 0.0)
         if said:
             # The last token of an answer is known but has not been through the model.
             assert saved == length + COUNT - 1
@@ -116,15 +106,15 @@ def test_turns_compute_only_what_is_new(embedded_server: ServerProcess) -> None:
         said += turn
         assert answer == alone(embedded_server, {"text_input": said})
         said, length = said + answer, num_tokens
-    assert metric(embedded_server, "atoll_conversations") == 1
+    assert settled(embedded_server, MODEL)["atoll_conversations"] == 1
     talk.ask(end=True)
     assert talk.collect()[0] == ""
-    wait_for(embedded_server, "atoll_conversations", 0)
+    wait_until_none(embedded_server, "atoll_conversations")
     talk.ask(text_input="More", start=False)
     with pytest.raises(InferenceServerException, match="must specify the START flag"):
         talk.collect()
     talk.close()
-    assert metric(embedded_server, "atoll_kv_blocks_used") == 0
+    wait_until_none(embedded_server, "atoll_kv_blocks_used")
 
 
 def test_chats_go_on(embedded_server: ServerProcess) -> None:
@@ -140,7 +130,7 @@ def test_chats_go_on(embedded_server: ServerProcess) -> None:
         assert responses == 1
         chat.append({"role": "assistant", "content": answer})
     talk.close()
-    wait_for(embedded_server, "atoll_conversations", 0)
+    wait_until_none(embedded_server, "atoll_conversations")
 
 
 def test_refused_turns_change_nothing(embedded_server: ServerProcess) -> None:
@@ -172,15 +162,16 @@ def test_turns_in_a_row_are_answered_in_order(embedded_server: ServerProcess) ->
     again, _, _ = talk.say(TURNS[0], start=True, end=True)
     assert again == first
     talk.close()
-    wait_for(embedded_server, "atoll_conversations", 0)
+    wait_until_none(embedded_server, "atoll_conversations")
 
 
 def test_leaving_ends_the_turn(embedded_server: ServerProcess) -> None:
     talk = Talk(embedded_server, 10)
     talk.ask(text_input="Count:", options={"max_tokens": 2000, "ignore_eos": True})
     talk.answers.get(timeout=60)
+    wait_for(embedded_server, MODEL, "atoll_kv_blocks_used", lambda blocks: blocks > 0)
     talk.close(cancel=True)
-    wait_for(embedded_server, "atoll_kv_blocks_used", 0)
+    wait_until_none(embedded_server, "atoll_kv_blocks_used")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -192,11 +183,9 @@ def test_the_client_s_conversation_finds_its_blocks(
     with Client(url) as client:
         talk = client.conversation(MODEL, system=f"You know all atolls, by {protocol}.")
         first = talk.say("Name three islands.", max_tokens=COUNT)
-        time.sleep(0.15)  # counters are exported a few times a second
-        hits = metric(embedded_server, "atoll_prefix_hit_tokens_total")
+        before = settled(embedded_server, MODEL)
         second = talk.say("And one more.", max_tokens=COUNT)
-        time.sleep(0.15)
-    found = metric(embedded_server, "atoll_prefix_hit_tokens_total") - hits
+        found = settled(embedded_server, MODEL)[HITS] - before.get(HITS, 0.0)
     said = [message["content"] for message in talk.messages]
     assert said[2::2] == [first, second]
     asked = {"messages": json.dumps(talk.messages[:-1])}
@@ -209,4 +198,4 @@ def test_the_documented_example_runs(
 ) -> None:
     run_example("serve.md", "Conversations", embedded_server.grpc_url)
     assert len(capsys.readouterr().out.splitlines()) >= 2
-    wait_for(embedded_server, "atoll_conversations", 0)
+    wait_until_none(embedded_server, "atoll_conversations")

@@ -9,10 +9,8 @@ import json
 import os
 import queue
 import random
-import re
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ import psutil
 import pytest
 import transformers as hf
 import tritonclient.grpc as triton
+from measured import Page, settled, wait_for
 
 from atoll.catalogue import entry_for, read_model
 from atoll.launcher import ServerProcess
@@ -105,13 +104,6 @@ def _end(answers: queue.Queue[tuple[Any, Any]]) -> str:
             return "answered"
 
 
-def _metrics(server: ServerProcess) -> dict[str, float]:
-    with urllib.request.urlopen(server.metrics_url, timeout=30) as response:
-        text = response.read().decode()
-    found = re.findall(rf'^(\w+){{model="{MODEL}"}} (\S+)$', text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
-
-
 def _memory_mb(server: ServerProcess) -> dict[str, float]:
     """Resident memory of the server, and of its largest child, which is the generator."""
     main = psutil.Process(server.pid)
@@ -129,17 +121,11 @@ def _load(server: ServerProcess, seconds: float, seed: int) -> Counter[str]:
     return sum((client.ends for client in clients), Counter())
 
 
-def _settle(server: ServerProcess) -> dict[str, float]:
+def _settle(server: ServerProcess) -> Page:
     """Metrics once nothing runs or waits."""
-    deadline = time.monotonic() + 30
-    while True:
-        found = _metrics(server)
-        left = [found.get(f"atoll_{n}", 0) for n in ("requests_running", "requests_waiting")]
-        if not any(left) and not found["atoll_kv_blocks_used"]:
-            time.sleep(1.2)  # the last counters
-            return _metrics(server)
-        assert time.monotonic() < deadline, f"something is left: {found}"
-        time.sleep(0.1)
+    for name in ("atoll_requests_running", "atoll_requests_waiting", "atoll_kv_blocks_used"):
+        wait_for(server, MODEL, name, lambda value: value == 0)
+    return settled(server, MODEL)
 
 
 @pytest.fixture
@@ -162,8 +148,7 @@ def server(start_server: Callable[..., ServerProcess], tmp_path: Path) -> Server
 
 def test_nothing_is_left_of_200_clients(server: ServerProcess) -> None:
     _load(server, min(5.0, SECONDS / 2), seed=10**6)  # what is allocated once
-    _settle(server)
-    before, start = _metrics(server), _memory_mb(server)
+    before, start = _settle(server), _memory_mb(server)
     ends = _load(server, SECONDS, seed=0)
     after, end = _settle(server), _memory_mb(server)
     print(f"{ends}\nmemory, MB: {start} -> {end}")

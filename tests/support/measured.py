@@ -1,0 +1,47 @@
+"""What a server's /metrics page says of a model; numbers are noted a moment after their cause."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+
+from atoll.launcher import ServerProcess
+
+TIMEOUT_S = 20.0
+# Notes are carried over every 20 ms, and gauges looked at every 50 while requests are open: a page
+# that stays the same for so long has them all.
+_STILL_S = 0.25
+
+Page = dict[str, float]
+
+
+def metrics(server: ServerProcess, model: str) -> Page:
+    """The model's gauges, counters, and sums and counts of histograms, by name."""
+    with urllib.request.urlopen(server.metrics_url, timeout=30) as response:
+        page = response.read().decode()
+    rows = re.findall(rf'^(\w+)\{{model="{model}"\}} (\S+)$', page, re.MULTILINE)
+    return {name: float(value) for name, value in rows}
+
+
+def wait_for(
+    server: ServerProcess, model: str, name: str, is_reached: Callable[[float], bool]
+) -> None:
+    """Returns once a metric, 0 where it is not there yet, is what it should become."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not is_reached(value := metrics(server, model).get(name, 0.0)):
+        assert time.monotonic() < deadline, f"{name} is {value} after {TIMEOUT_S} s"
+        time.sleep(0.05)
+
+
+def settled(server: ServerProcess, model: str) -> Page:
+    """The page once nothing changes any more: what has happened is in it."""
+    deadline = time.monotonic() + TIMEOUT_S
+    page = metrics(server, model)
+    while True:
+        time.sleep(_STILL_S)
+        before, page = page, metrics(server, model)
+        if page == before:
+            return page
+        assert time.monotonic() < deadline, f"the page still changes after {TIMEOUT_S} s"
