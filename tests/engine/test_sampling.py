@@ -11,7 +11,7 @@ from driving import EchoModel, generate, make_core, request
 from scipy import stats
 from torch import Tensor
 
-from atoll.engine.request import SamplingOptions, Sequence
+from atoll.engine.request import SamplingOptions, Sequence, Token
 from atoll.engine.sampler import Sampler, fused
 from atoll.engine.sampler import sampler as sampler_module
 from atoll.engine.sampler.processors import Processors
@@ -191,6 +191,18 @@ def test_order_is_that_of_transformers(
     ours = warp(ours, WarperParameters.of([SamplingOptions(1, **o) for o in options], VOCAB,
                                           logits.device))  # fmt: skip
     assert_same(ours, reference(theirs, contexts, logits))
+
+
+@pytest.mark.parametrize(
+    "option", [{"temperature": 1e-40}, {"temperature": 1e-300}, {"top_p": 1e-60}]
+)
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_values_too_small_for_float32(option: dict[str, float], top_k: int, logits: Tensor) -> None:
+    """Scores over such a temperature were infinite, and the vocabulary's last token was drawn."""
+    options = [{"do_sample": True, "seed": i, "top_k": top_k, **option} for i in range(ROWS)]
+    made = sequences([([1], [])] * ROWS, options)
+    found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits.clone())
+    assert found == [[Token(i)] for i in logits.argmax(-1).tolist()]
 
 
 def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:

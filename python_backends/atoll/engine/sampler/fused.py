@@ -7,6 +7,7 @@ from torch import Tensor
 
 import atoll_kernels as kernels
 from atoll.engine.request import SamplingOptions
+from atoll.engine.sampler.warpers import temperatures
 
 
 def is_fused(options: SamplingOptions, device: torch.device) -> bool:
@@ -23,7 +24,7 @@ def draw_fused(logits: Tensor, options: list[SamplingOptions], uniforms: Tensor)
     vocab_size, device = logits.shape[-1], logits.device
     ks = [min(o.top_k, vocab_size) or vocab_size for o in options]
     ps = [o.top_p for o in options]
-    temperature = torch.tensor([o.temperature for o in options], device=device)
+    temperature = torch.tensor(temperatures(options), device=device)
     top_k = torch.tensor(ks, dtype=torch.int32, device=device) if min(ks) < vocab_size else None
     top_p = torch.tensor(ps, device=device) if min(ps) < 1 else None
     return kernels.sample(logits, temperature, top_k, top_p, uniforms)

@@ -15,6 +15,8 @@ from atoll.engine.request import SamplingOptions
 
 # Most nuclei are small: the most likely tokens alone settle top-p without sorting the vocabulary.
 _NUCLEUS = 256
+# Divided by less, scores leave float32's range; all but the most likely token are gone long before.
+_COLDEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,18 @@ class WarperParameters:
         ks = [min(o.top_k, vocab_size) or vocab_size for o in options]
         limited = [k for k in ks if k < vocab_size]
         return cls(
-            temperature=_column([o.temperature for o in options], 1.0, device),
+            temperature=_column(temperatures(options), 1.0, device),
             top_k=_column([float(k) for k in ks], float(vocab_size), device),
             k_max=max(limited, default=0),
             top_p=_column([o.top_p for o in options], 1.0, device),
             min_p=_column([o.min_p for o in options], 0.0, device),
             typical_p=_column([o.typical_p for o in options], 1.0, device),
         )
+
+
+def temperatures(options: list[SamplingOptions]) -> list[float]:
+    """What scores are divided by."""
+    return [max(o.temperature, _COLDEST) for o in options]
 
 
 def warp(scores: Tensor, parameters: WarperParameters) -> Tensor:
@@ -101,7 +108,7 @@ def _top_p(scores: Tensor, p: Tensor) -> Tensor:
     before = mass.roll(1, -1)
     before[:, 0] = 0.0
     kept = (before < p) | (p >= 1)
-    kept[:, 0] = True
+    kept[:, 0] = True  # also for a p that is 0 in float32
     nucleus = torch.full_like(scores, float("-inf"))
     nucleus.scatter_(-1, best.indices, best.values.masked_fill(~kept, float("-inf")))
     return torch.where(p >= 1, scores, nucleus)
