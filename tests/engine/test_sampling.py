@@ -19,6 +19,7 @@ from atoll.engine.sampler.random import uniform
 from atoll.engine.sampler.selection import draw, most_likely
 from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
 from atoll.engine.sampler.watermark import Watermark
+from atoll.errors import GenerationError
 from atoll_kernels import sample
 
 GPU = torch.device("cuda")
@@ -203,6 +204,17 @@ def test_values_too_small_for_float32(option: dict[str, float], top_k: int, logi
     made = sequences([([1], [])] * ROWS, options)
     found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits.clone())
     assert found == [[Token(i)] for i in logits.argmax(-1).tolist()]
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_row_that_is_not_finite_ends_its_sequence_alone(do_sample: bool, logits: Tensor) -> None:
+    """The rows of a draft count, too: a guess may be right by chance."""
+    made = sequences([([1], [])] * 3, [{"do_sample": do_sample}] * 3)
+    made[1].draft = [int(logits[1].argmax())]
+    logits[2, 7] = math.nan
+    logits[3] = math.inf
+    found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits[:4])
+    assert [type(result) for result in found] == [list, GenerationError, GenerationError]
 
 
 def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:
