@@ -6,10 +6,9 @@ The servers here are scripted: a real one is rarely in trouble on request.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,49 +18,11 @@ import grpc
 import httpx
 import pytest
 from fake_triton import FakeTriton, Refusal, chunk
+from scripted import CHAT, EMBED, GENERATE, MODELS, gateway, post, run
 
-from atoll_client.gateway.main import application
 from atoll_client.gateway.settings import GatewaySettings
 
-MODELS: dict[str, dict[str, Any]] = {
-    "vectors": {"task": "embed", "dimensions": 4},
-    "words": {"task": "generate", "max_total_tokens": 64},
-    "order": {"task": "rerank"},
-}
-EMBED = ("/embed", {"inputs": "a"})
-GENERATE = ("/generate", {"inputs": "a"})
-CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
 CODE = grpc.StatusCode
-
-
-@contextlib.asynccontextmanager
-async def gateway(*addresses: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway inside the test, and a client of it."""
-    app = application(GatewaySettings(server=",".join(addresses), **settings))
-    inbox: asyncio.Queue[Any] = asyncio.Queue()
-    outbox: asyncio.Queue[Any] = asyncio.Queue()
-    life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
-    await inbox.put({"type": "lifespan.startup"})
-    await outbox.get()
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
-    await inbox.put({"type": "lifespan.shutdown"})
-    await life
-
-
-Scenario = Callable[[FakeTriton, httpx.AsyncClient], Awaitable[None]]
-
-
-def run(scenario: Scenario, **settings: Any) -> None:
-    """One server, one gateway, and what happens there."""
-
-    async def whole() -> None:
-        async with FakeTriton(MODELS) as triton, gateway(triton.address, **settings) as http:
-            await scenario(triton, http)
-
-    asyncio.run(whole())
-
 
 REFUSALS: list[tuple[grpc.StatusCode, str, int, str, str, str]] = [
     (CODE.INVALID_ARGUMENT, "bad", 422, "Validation", "validation", "invalid_request_error"),
@@ -244,10 +205,10 @@ def test_several_servers_of_which_one_goes_away_and_comes_back() -> None:
                 for path, body in (EMBED, GENERATE, CHAT):
                     assert (await http.post(path, json=body)).status_code == 200
                 assert (await http.get("/health")).status_code == 200
-                two.is_ready = False
+                two.models = {}
                 await asyncio.sleep(0.3)
                 assert (await http.get("/health")).status_code == 503
-                two.is_ready = True
+                two.models = MODELS
                 await asyncio.sleep(0.3)
                 assert (await post(http, EMBED)).status_code == 200
 
@@ -359,12 +320,6 @@ def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
         assert (alone != one.default) == bool(rows[one.name]), one.name
         flag = f"--{one.name.replace('_', '-')}={value}"
         assert GatewaySettings.read([flag], {}) == GatewaySettings.read((), {name: value})
-
-
-async def post(http: httpx.AsyncClient, request: tuple[str, Any]) -> httpx.Response:
-    """One of the requests above."""
-    path, body = request
-    return await http.post(path, json=body)
 
 
 def _refuse(code: grpc.StatusCode, text: str) -> Any:

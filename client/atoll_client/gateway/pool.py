@@ -45,13 +45,17 @@ class Served:
 
 
 class Server:
-    """One server: its connection, how many requests it holds, and its models by name."""
+    """One server: its connection, how many requests it holds, and its models by name.
+
+    away: names of models that it had and has not now, while it loads something or has failed to.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.num_outstanding = 0
         self.is_ready = False
         self.models: Mapping[str, Served] = {}
+        self.away: frozenset[str] = frozenset()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._calls = Calls(self._channel)
         self._ready = self._unary("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
@@ -90,18 +94,27 @@ class Server:
             return await self._calls.infer(message, timeout_s, metadata)
 
     async def look(self) -> None:
-        """Finds out whether the server is ready and which models it has."""
+        """Finds out whether the server answers and which models it has.
+
+        Triton says that it is not ready as long as any model is loading, and for good once one has
+        failed to load, whatever the others do. So that is no reason to leave a server out.
+        """
         try:
             answer = await self._ready(pb.ServerReadyRequest(), timeout=_PROBE_S)
-            if answer.ready:
-                await self._find_models()
-            self.is_ready = bool(answer.ready)
+            await self._find_models(is_settled=bool(answer.ready))
+            self.is_ready = bool(answer.ready or self.has_models)
         except (grpc.aio.AioRpcError, AtollError) as error:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
             self.is_ready = False
 
-    async def _find_models(self) -> None:
+    @property
+    def has_models(self) -> bool:
+        """Whether any model can be asked now."""
+        return len(self.models) > len(self.away)
+
+    async def _find_models(self, is_settled: bool) -> None:
+        """is_settled: a model that is gone was unloaded, and does not come back by itself."""
         statistics = await self._statistics(pb.ModelStatisticsRequest(), timeout=_PROBE_S)
         names = {one.name for one in statistics.model_stats}
         found = {name: served for name, served in self.models.items() if name in names}
@@ -109,7 +122,8 @@ class Server:
             served = await self._ask(name)
             if served is not None:
                 found[name] = served
-        self.models = found
+        self.away = frozenset() if is_settled else frozenset(self.models.keys() - found.keys())
+        self.models = {**found, **{name: self.models[name] for name in self.away}}
 
     async def _ask(self, name: str) -> Served | None:
         """None: not one of Atoll's models, or not up yet."""
@@ -179,7 +193,7 @@ class Pool:
     @property
     def is_ready(self) -> bool:
         """Whether any server answers and has a model."""
-        return any(server.is_ready and server.models for server in self.servers)
+        return any(server.is_ready and server.has_models for server in self.servers)
 
     def models(self) -> Mapping[str, ModelInfo]:
         """Every model of every ready server, by name: the same object until something changes."""
@@ -232,6 +246,9 @@ class Pool:
         having = [s for s in ready if model in s.models]
         if ready and not having:
             raise NotFound(f"model {model!r} is not served")
+        if having and all(model in s.away for s in having):
+            raise NotReady(f"model {model!r} is loading, or has failed to load")
+        having = [s for s in having if model not in s.away]
         return sorted(having, key=_load) if len(having) > 1 else having
 
     async def _watch(self) -> None:

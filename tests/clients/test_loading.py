@@ -1,0 +1,66 @@
+"""A gateway before a server that loads, reloads or has failed to load one of its models."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from fake_triton import FakeTriton
+from scripted import CHAT, EMBED, MODELS, gateway, post, run
+
+LOOKED_S = 0.3
+
+
+def test_a_server_that_is_not_ready_for_one_model_answers_for_the_others() -> None:
+    """Triton is not ready while any model loads, and never again once one has failed to. The
+    gateway then answered every request of every model with 503, for minutes or for good."""
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        triton.is_ready = False
+        await asyncio.sleep(LOOKED_S)
+        assert (await http.get("/health")).status_code == 200
+        for path, body in (EMBED, CHAT):
+            assert (await http.post(path, json=body)).status_code == 200
+
+    run(scenario, health_interval_s=0.1)
+
+
+def test_a_gateway_that_starts_beside_a_failed_load_serves_the_rest() -> None:
+    async def scenario() -> None:
+        async with FakeTriton(MODELS) as triton:
+            triton.is_ready = False
+            async with gateway(triton.address) as http:
+                assert (await post(http, EMBED)).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_loaded_again_is_not_ready_and_then_back() -> None:
+    """It is neither unknown (404) meanwhile, nor does another model answer for it."""
+    models = {"a-vectors": MODELS["vectors"], **MODELS}
+    without = {name: facts for name, facts in models.items() if name != "a-vectors"}
+
+    async def scenario() -> None:
+        async with (
+            FakeTriton(models) as triton,
+            gateway(triton.address, health_interval_s=0.1) as http,
+        ):
+            assert (await post(http, EMBED)).status_code == 200
+            triton.models, triton.is_ready = without, False
+            await asyncio.sleep(LOOKED_S)
+            answer = await post(http, EMBED)
+            assert answer.status_code == 503
+            assert "model 'a-vectors' is loading" in answer.json()["error"]
+            assert (await http.post("/vectors/embed", json=EMBED[1])).status_code == 200
+            triton.models, triton.is_ready = models, True
+            await asyncio.sleep(LOOKED_S)
+            assert (await post(http, EMBED)).status_code == 200
+            assert set(triton.calls) == {"a-vectors", "vectors"}
+            # Unloaded for good: now the next of its kind is the default.
+            triton.models = without
+            await asyncio.sleep(LOOKED_S)
+            assert (await post(http, EMBED)).status_code == 200
+            gone = await http.post("/a-vectors/embed", json=EMBED[1])
+            assert gone.status_code == 404
+
+    asyncio.run(scenario())

@@ -1,0 +1,58 @@
+"""A gateway inside the test, before one or more scripted servers, and its client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+from fake_triton import FakeTriton
+
+from atoll_client.gateway.main import application
+from atoll_client.gateway.settings import GatewaySettings
+
+MODELS: dict[str, dict[str, Any]] = {
+    "vectors": {"task": "embed", "dimensions": 4},
+    "words": {"task": "generate", "max_total_tokens": 64},
+    "order": {"task": "rerank"},
+}
+EMBED = ("/embed", {"inputs": "a"})
+GENERATE = ("/generate", {"inputs": "a"})
+CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+
+
+@contextlib.asynccontextmanager
+async def gateway(*addresses: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway inside the test, and a client of it."""
+    app = application(GatewaySettings(server=",".join(addresses), **settings))
+    inbox: asyncio.Queue[Any] = asyncio.Queue()
+    outbox: asyncio.Queue[Any] = asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
+    await inbox.put({"type": "lifespan.startup"})
+    await outbox.get()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+    await inbox.put({"type": "lifespan.shutdown"})
+    await life
+
+
+Scenario = Callable[[FakeTriton, httpx.AsyncClient], Awaitable[None]]
+
+
+def run(scenario: Scenario, **settings: Any) -> None:
+    """One server, one gateway, and what happens there."""
+
+    async def whole() -> None:
+        async with FakeTriton(MODELS) as triton, gateway(triton.address, **settings) as http:
+            await scenario(triton, http)
+
+    asyncio.run(whole())
+
+
+async def post(http: httpx.AsyncClient, request: tuple[str, Any]) -> httpx.Response:
+    """One of the requests above."""
+    path, body = request
+    return await http.post(path, json=body)
