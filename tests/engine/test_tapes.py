@@ -68,18 +68,23 @@ def test_every_architecture_is_replayed(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_tape_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
-    """A step that decides by a value on the host, which a tape cannot see."""
-    lengths = torch.ones(2, dtype=torch.int32)
+    """A step that decides by a value on the host, which a tape cannot see.
+
+    What the replay of the check wrote to the cache is written anew, too.
+    """
+    lengths, cache = torch.ones(2, dtype=torch.int32), torch.zeros(2)
 
     def step(size: int) -> tuple[Tensor, Tensor]:
         longest = max(lengths.tolist())
-        return lengths.float() * longest, lengths.float()
+        cache.copy_(lengths * longest)
+        return cache.clone(), lengths.float()
 
     steps, found = Taped(step, _are_other), []
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for length in (1, 2, 3, 4):
             lengths.fill_(length)
             found.append(steps.run(2, lengths.numpy())[0].tolist())
+            assert cache.tolist() == found[-1]
     assert found == [[1, 1], [4, 4], [9, 9], [16, 16]]
     assert steps.num_checked == 0 and "differs" in caplog.text
 
