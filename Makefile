@@ -10,12 +10,13 @@ ARGS ?=
 # Files share the cores; threads that wait give theirs away, or every test would wait for them.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help serve test lint format type clean
+.PHONY: help serve test lint format type docs clean
 
 help:
 	@echo "make serve    install into $(VENV) and serve the two embedded models"
 	@echo "make test     install the test tools and run every test"
 	@echo "make lint     ruff and mypy;  make type: mypy alone;  make format: ruff format"
+	@echo "make docs     render the pages of docs/ that come from code, and the README's table"
 	@echo "make clean    remove $(VENV) and caches"
 
 serve: $(VENV)/.installed
@@ -30,6 +31,9 @@ lint: $(VENV)/.installed-lint type
 
 type: $(VENV)/.installed-lint
 	$(BIN)/mypy python_backends/atoll kernels/atoll_kernels client/atoll_client
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m atoll.cli.pages
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
