@@ -1,0 +1,43 @@
+"""Which waiting texts share a forward, and the batch that they make."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from atoll.encoders.packer import Item, batch_of, take
+
+
+def item(length: int, type_ids: Sequence[int] | None = None) -> Item:
+    return Item(list(range(1, length + 1)), lambda result: None, type_ids)
+
+
+@pytest.mark.parametrize(("max_items", "packs"), [
+    # A text that is longer than all that fits goes alone; nobody is overtaken.
+    (None, [[5, 4], [3], [12], [1, 1, 8], [2]]),
+    (2, [[5, 4], [3], [12], [1, 1], [8, 2]]),
+    (1, [[5], [4], [3], [12], [1], [1], [8], [2]]),
+])  # fmt: skip
+def test_packs_are_filled_in_order(max_items: int | None, packs: list[list[int]]) -> None:
+    waiting = deque(item(length) for length in (5, 4, 3, 12, 1, 1, 8, 2))
+    found = []
+    while waiting:
+        found.append([len(one.ids) for one in take(waiting, 10, max_items)])
+    assert found == packs
+
+
+def test_texts_stand_one_behind_the_other() -> None:
+    batch = batch_of([item(3), item(1), item(2)], torch.device("cpu"))
+    assert batch.input_ids.tolist() == [1, 2, 3, 1, 1, 2]
+    assert batch.positions.tolist() == [0, 1, 2, 0, 0, 1]
+    assert batch.cu_seqlens.tolist() == [0, 3, 4, 6] and batch.cu_seqlens.dtype == torch.int32
+    assert batch.token_type_ids is None
+
+
+def test_a_text_beside_a_pair_has_the_first_type() -> None:
+    batch = batch_of([item(2), item(3, [0, 1, 1])], torch.device("cpu"))
+    assert batch.token_type_ids is not None
+    assert batch.token_type_ids.tolist() == [0, 0, 0, 1, 1]
