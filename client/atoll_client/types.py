@@ -65,7 +65,7 @@ class Embeddings:
 class SparseVector(NamedTuple):
     """indices: token ids, rising. values: their weights, all positive."""
 
-    indices: npt.NDArray[np.uint32]
+    indices: npt.NDArray[np.int32]
     values: Floats
 
 
