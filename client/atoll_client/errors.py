@@ -125,6 +125,11 @@ _BY_CODE: dict[grpc.StatusCode, type[AtollError]] = {
 }
 
 
+def is_full(text: str) -> bool:
+    """Whether an UNAVAILABLE server says that it has too much to do."""
+    return any(word in text.lower() for word in _FULL)
+
+
 def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
     """The error behind a gRPC status."""
     text = details or code.name
@@ -134,7 +139,7 @@ def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
     if code is grpc.StatusCode.UNAVAILABLE:
         if "connect" in lowered:
             return Unreached(text)
-        return Overloaded(text) if any(word in lowered for word in _FULL) else NotReady(text)
+        return Overloaded(text) if is_full(text) else NotReady(text)
     # A model whose process has died answers INTERNAL until it is loaded again.
     if code is grpc.StatusCode.INTERNAL and "is not healthy" in lowered:
         return NotReady(text)

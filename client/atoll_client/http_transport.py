@@ -24,6 +24,7 @@ from atoll_client.errors import (
     UnsupportedModel,
     ValidationError,
     from_stream,
+    is_full,
 )
 from atoll_client.messages import Message
 from atoll_client.transport import Metadata
@@ -170,7 +171,7 @@ def _check(status: int, raw: bytes) -> None:
         text = str(json.loads(raw)["error"])
     except (ValueError, KeyError, TypeError):
         text = raw.decode("utf-8", "replace")[:500]
-    if status == 503 and "held" in text:
+    if status == 503 and is_full(text):
         raise Overloaded(text)
     if "unknown model" in text.lower():
         raise NotFound(text)

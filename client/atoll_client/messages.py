@@ -17,12 +17,18 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as pb
 
+from atoll_client.errors import UnsupportedModel
 from atoll_client.types import Chunk, Token
 
 Message = Any  # protobuf's classes are made at run time
 Parameters = Mapping[str, bool | int | float | str | None]
 
-_DTYPES = {"FP32": "<f4", "INT32": "<i4", "UINT32": "<u4", "INT64": "<i8", "UINT64": "<u8"}
+# KServe's numbers that numpy has.
+_DTYPES = {
+    "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+    "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
+    "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
 _LENGTH = struct.Struct("<I")
 _OWN, _COUNT = secrets.token_hex(4), itertools.count()
 
@@ -79,7 +85,11 @@ def read_control(response: Message) -> Any:
 
 
 def outputs(response: Message) -> dict[str, Any]:
-    """Tensors by name: numeric ones as arrays in their shape, BYTES as a flat list of bytes."""
+    """Tensors by name: numeric ones as arrays in their shape, BYTES as a flat list of bytes.
+
+    Raises:
+        UnsupportedModel: a tensor of numbers that numpy lacks (BF16).
+    """
     found: dict[str, Any] = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.datatype == "BYTES":
@@ -90,7 +100,10 @@ def outputs(response: Message) -> dict[str, Any]:
 
 
 def _numbers(output: Message, raw: bytes) -> npt.NDArray[Any]:
-    return np.frombuffer(raw, _DTYPES[output.datatype]).reshape(list(output.shape))
+    dtype = _DTYPES.get(output.datatype)
+    if dtype is None:
+        raise UnsupportedModel(f"output {output.name} is {output.datatype}, which numpy lacks")
+    return np.frombuffer(raw, dtype).reshape(list(output.shape))
 
 
 def _elements(raw: bytes) -> Iterator[bytes]:
@@ -106,8 +119,6 @@ def values(datatype: str, raw: bytes) -> list[Any]:
     """The elements of a tensor as Python values; texts as str."""
     if datatype == "BYTES":
         return [item.decode() for item in _elements(raw)]
-    if datatype == "BOOL":
-        return [bool(byte) for byte in raw]
     return list(np.frombuffer(raw, _DTYPES[datatype]).tolist())
 
 

@@ -202,8 +202,8 @@ def test_http_refusals() -> None:
         if request.match_info["model"] == "gone":
             assert request.transport is not None
             request.transport.abort()
-        text = "64 requests are held" if len(asked) < 3 else "shutting down"
-        return web.json_response({"error": text}, status=503)
+        full = {1: "64 requests are held", 2: "Exceeds maximum queue size"}
+        return web.json_response({"error": full.get(len(asked), "shutting down")}, status=503)
 
     async def whole() -> None:
         app = web.Application()
