@@ -34,13 +34,15 @@ async def completions(request: Request, body: CompletionsBody) -> Answer:
     """A choice for each of ``n`` answers to each prompt."""
     request.labels["kind"] = "tgi"
     model = find(request, body.model, ("generate",))
-    if body.suffix:
-        raise ValidationError("`suffix` is not supported: models here continue a text at its end")
     if body.best_of is not None and body.best_of != body.n:
         raise ValidationError(f"`best_of` is {body.best_of}; it must equal `n`, {body.n}")
     items, _ = batch(body.prompt, "prompt")
     encoders.check_batch(request, len(items))
     options = sampling(body, model, request)
+    if body.suffix:
+        if not isinstance(items[0], str):
+            raise ValidationError("`suffix` goes with a text; `prompt` is token ids")
+        options["suffix"] = body.suffix
     is_echo_only = body.echo and body.max_tokens == 0
     options["max_tokens"] = 1 if is_echo_only else body.max_tokens or _DEFAULT_MAX_TOKENS
     if body.max_tokens == 0 and not body.echo:
