@@ -1,10 +1,10 @@
 """Inference calls over gRPC that are never broken off while the server may be answering.
 
-Two things bring down a whole Triton 2.51: a call that its client
-cancels at the moment its answer is complete, and an error in a stream that was asked for with a
-status. So a stream's error is read from its text here, and a caller that leaves, or whose time is
-up, leaves the call to a task of its own: the model is asked to cancel the request by its id, and
-what still comes is thrown away. Only a call that does not end at all is broken off.
+Two things bring down a whole Triton 2.51: a call that its client cancels at the moment its answer
+is complete, and an error in a stream that was asked for with a status. So a stream's error is read
+from its text here, and a caller that leaves, or whose time is up, leaves the call to a task of its
+own: the model is asked to cancel the request by its id, and what still comes is thrown away. Only a
+call that does not end at all is broken off.
 """
 
 from __future__ import annotations
