@@ -116,6 +116,34 @@ def test_json_schema(client: openai.OpenAI) -> None:
     jsonschema.validate(json.loads(answer.choices[0].message.content or ""), schema)
 
 
+def test_nulls_in_a_schema_are_kept(client: openai.OpenAI, http: httpx.Client) -> None:
+    """Nulls were taken out of the whole body, so that ``const`` null allowed anything."""
+    schema: Any = {
+        "type": "object",
+        "properties": {"a": {"const": None}, "b": {"enum": [{"c": None}]}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        messages=CAPITAL, model=GENERATOR, temperature=0, max_tokens=60,
+        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema}},
+    )  # fmt: skip
+    assert json.loads(answer.choices[0].message.content or "") == {"a": None, "b": {"c": None}}
+    parameters = {"grammar": {"type": "json", "value": schema}, "max_new_tokens": 60, "seed": None}
+    found = http.post("/generate", json={"inputs": "JSON:", "parameters": parameters}).json()
+    assert json.loads(found["generated_text"]) == {"a": None, "b": {"c": None}}
+
+
+def test_nulls_elsewhere_are_absent(client: openai.OpenAI) -> None:
+    hello: Any = {"role": "user", "content": "Hi"}
+    bare = client.chat.completions.create(messages=[hello], tools=[TOOL], **GREEDY)
+    tool: Any = {**TOOL, "function": {**TOOL["function"], "strict": None}, "x": None}
+    messages: Any = [{**hello, "name": None, "tool_calls": None}]
+    full = client.chat.completions.create(messages=messages, tools=[tool], seed=None, **GREEDY)
+    assert bare.usage == full.usage
+    assert bare.choices[0].message.content == full.choices[0].message.content
+
+
 def test_a_forced_tool_is_called(client: openai.OpenAI) -> None:
     asked: Any = {
         "messages": [{"role": "user", "content": "How is the weather in Paris?"}],

@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 import torch
 from driving import EchoModel, generate, make_core, request, run
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models
 from torch import Tensor
 
 from atoll.engine.grammar import GrammarCompiler, read_constraint
@@ -151,6 +153,61 @@ def test_ebnf_and_any_object(
 def test_wrong_sources_are_refused(kind: str, source: str, compiler: GrammarCompiler) -> None:
     with pytest.raises(ValidationError, match=kind):
         compiler.compile(kind, source)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"if": {"type": "integer"}, "then": {"minimum": 1}}, "if is not supported"),
+        ({"type": "object", "properties": {"a": {"not": {"const": 1}}}}, "not is not supported"),
+        ({"type": "array", "items": {"anyOf": [{"contains": {"const": 1}}]}}, "contains"),
+        ({"$defs": {"a": {"dependentRequired": {"a": ["b"]}}}, "$ref": "#/$defs/a"}, "dependent"),
+        ({"$ref": "https://example.com/a.json"}, r"\$ref 'https://example.com/a.json'"),
+        ({"type": "nonsense"}, 'the json_schema is not valid: Unsupported type "nonsense"'),
+    ],
+)
+def test_what_answers_would_not_follow_is_refused(
+    schema: dict[str, Any], message: str, compiler: GrammarCompiler
+) -> None:
+    """Such keywords were passed over in silence, and the answer broke the schema. An error began
+    with a place in the source of the library that found it."""
+    with pytest.raises(ValidationError, match=message):
+        compiler.compile("json_schema", json.dumps(schema))
+
+
+def test_names_and_data_are_no_keywords(compiler: GrammarCompiler) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"not": {"enum": [{"if": 1}]}, "if": {"const": {"contains": 2}}},
+        "$defs": {"contains": {"type": "integer", "default": {"not": 3}}},
+        "patternProperties": {"not": {"type": "integer"}},
+    }
+    compiler.compile("json_schema", json.dumps(schema))
+
+
+KINDS = {
+    "bytes": (decoders.ByteLevel(), ["\u0101", "x\u011f", "\u0120y", "\u00c3\u00a9"]),
+    "fallback": (decoders.ByteFallback(), ["<0x01>", "a\nb", "\u2581y", "\u0101"]),
+    "plain": (decoders.Fuse(), ["\x01", "x\x1f", " y", "\u0101"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_control_characters_in_json(kind: str) -> None:
+    """They were let into strings with minLength or maxLength, which was not JSON then."""
+    decoder, words = KINDS[kind]
+    core = RustTokenizer(models.WordLevel({t: i for i, t in enumerate(['"', *words])}, '"'))
+    core.decoder = decoder
+    tokenizer = Tokenizer(core, {}, {}, frozenset())
+    compiler, bitmask = GrammarCompiler(tokenizer, 5), torch.zeros(1, 1, dtype=torch.int32)
+    schema = {"type": "string", "minLength": 1, "maxLength": 9}
+    matcher = compiler.compile("json_schema", json.dumps(schema)).matcher()
+    matcher.advance(0)
+    matcher.fill(bitmask, 0)
+    assert [bool(bitmask[0, 0] >> i & 1) for i in range(1, 5)] == [False, False, True, True]
+    matcher = compiler.compile("regex", "[^a]*").matcher()
+    matcher.fill(bitmask, 0)
+    assert bitmask[0, 0] >> 1 & 1
 
 
 def test_equal_sources_are_compiled_once(compiler: GrammarCompiler) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
 
@@ -16,10 +16,38 @@ Body = TypeVar("Body", bound=BaseModel)
 Inputs = str | list[str] | list[int] | list[list[int]]
 
 
+def present(value: Any) -> Any:
+    """An object without its members that are null; anything else as it is.
+
+    What lies deeper may be the caller's own data, a JSON schema say, where a null has a meaning.
+    """
+    if type(value) is not dict:
+        return value
+    return {name: member for name, member in value.items() if member is not None}
+
+
+def _tool(value: Any) -> Any:
+    """A tool, and its function, without nulls; the function's parameters are a schema."""
+    found = present(value)
+    if type(found) is dict and "function" in found:
+        found["function"] = present(found["function"])
+    return found
+
+
+# Objects whose members nobody lists here: messages, formats; and tools.
+Object = Annotated[dict[str, Any], BeforeValidator(present)]
+Tool = Annotated[dict[str, Any], BeforeValidator(_tool)]
+
+
 class Strict(BaseModel):
     """A body or a part of one. Numbers in text are refused, as TEI and TGI refuse them."""
 
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_nulls(cls, value: Any) -> Any:
+        return present(value)
 
 
 def read(kind: type[Body], raw: bytes) -> Body:
@@ -29,20 +57,11 @@ def read(kind: type[Body], raw: bytes) -> Body:
         MalformedRequest: not JSON. ValidationError: a field that is missing or of another type.
     """
     try:
-        return kind.model_validate(_without_nulls(orjson.loads(raw)))
+        return kind.model_validate(orjson.loads(raw))
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not valid JSON: {error}") from None
     except pydantic.ValidationError as error:
         raise ValidationError(_message(error)) from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Objects lose members that are null; lists keep their length."""
-    if type(value) is dict:
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    if type(value) is list and value and type(value[0]) is dict:
-        return [_without_nulls(item) for item in value]
-    return value
 
 
 def _message(error: pydantic.ValidationError) -> str:

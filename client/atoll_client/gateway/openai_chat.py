@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.gateway.bodies import Object, Tool
 from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_sampling import SamplingBody, failure, identity, sampling, usage
@@ -21,12 +22,12 @@ from atoll_client.types import Chunk, ModelInfo
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]]
+    messages: list[Object]
     logprobs: bool = False
     max_completion_tokens: int | None = Field(None, ge=1)
-    response_format: dict[str, Any] | None = None
+    response_format: Object | None = None
     tool_choice: Any = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
 

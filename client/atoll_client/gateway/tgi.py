@@ -11,7 +11,7 @@ from pydantic import Field
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects, encoders, tei
-from atoll_client.gateway.bodies import Strict
+from atoll_client.gateway.bodies import Object, Strict, Tool
 from atoll_client.gateway.generation import Job, complete_all, stream, token_texts
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
@@ -22,8 +22,8 @@ from atoll_client.types import Chunk, ModelInfo, Token
 class ChatTokenizeBody(Strict):
     """POST /chat_tokenize."""
 
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    messages: list[Object]
+    tools: list[Tool] = Field(default_factory=list)
     model: str | None = None
 
 

@@ -7,9 +7,10 @@ A ``Matcher`` follows one answer and says which tokens may come next.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,14 @@ from atoll.text.tokenizer import Tokenizer
 # Longer ones are refused: the time to compile grows with them.
 MAX_CHARACTERS = 100_000
 _MAX_CACHED = 128
+_JSON_KINDS = ("json_schema", "json_object")
+# Keywords of JSON schema that xgrammar passes over in silence, though they change what may follow.
+_IGNORED = ("if", "not", "contains", "dependentRequired", "dependentSchemas", "dependencies")
+# Where a schema holds data, in which a keyword's name means nothing, or schemas under free names.
+_DATA = ("const", "default", "enum", "example", "examples")
+_NAMED = ("$defs", "definitions", "properties", "patternProperties")
+# Where in its source xgrammar found an error.
+_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class Matcher:
@@ -76,7 +85,7 @@ class GrammarCompiler:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._has_end = bool(tokenizer.eos_token_ids)
         self._lock = threading.Lock()
-        self._compiler: Any = None
+        self._compilers: dict[bool, Any] = {}
         self._cached: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
 
     def compile(self, kind: str, source: str) -> Grammar:
@@ -100,21 +109,26 @@ class GrammarCompiler:
             return found
 
     def _compile(self, kind: str, source: str) -> Any:
-        if self._compiler is None:
-            self._compiler = _compiler(self._tokenizer, self._vocab_size)
+        is_json = kind in _JSON_KINDS
+        if kind == "json_schema":
+            _check_keywords(json.loads(source))
+        if is_json not in self._compilers:
+            self._compilers[is_json] = _compiler(self._tokenizer, self._vocab_size, is_json)
+        compiler = self._compilers[is_json]
         try:
             if kind == "json_schema":
                 # Free whitespace lets a small model write blanks for ever.
-                return self._compiler.compile_json_schema(source, any_whitespace=False)
+                return compiler.compile_json_schema(source, any_whitespace=False)
             if kind == "json_object":
-                return self._compiler.compile_json_schema(
+                return compiler.compile_json_schema(
                     '{"type": "object"}', any_whitespace=False, strict_mode=False
                 )
             if kind == "regex":
-                return self._compiler.compile_regex(source)
-            return self._compiler.compile_grammar(source)
+                return compiler.compile_regex(source)
+            return compiler.compile_grammar(source)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+            reason = _PLACE.sub("", reason)
             raise ValidationError(f"the {kind} is not valid: {reason}") from error
 
 
@@ -175,22 +189,59 @@ def _text(option: str, value: Any) -> str:
     return value
 
 
-def _compiler(tokenizer: Tokenizer, vocab_size: int) -> Any:
+def _check_keywords(schema: Any) -> None:
+    """Raises ValidationError: a keyword that answers would not follow; names it."""
+    for keyword, value in _keywords(schema):
+        is_remote = keyword == "$ref" and isinstance(value, str) and not value.startswith("#")
+        if keyword in _IGNORED or is_remote:
+            shown = f"{keyword} {value!r}" if is_remote else keyword
+            raise ValidationError(f"the json_schema is not valid: {shown} is not supported")
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
+    """The keywords of a schema and of all in it, with their values."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _keywords(part)
+    elif isinstance(schema, dict):
+        for keyword, value in schema.items():
+            yield keyword, value
+            is_named = keyword in _NAMED and isinstance(value, dict)
+            if keyword not in _DATA:
+                yield from _keywords(list(value.values()) if is_named else value)
+
+
+def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
     import xgrammar
 
     core = tokenizer.core
+    kind = _vocab_type(json.loads(core.to_str()))
     special = {i for i, token in core.get_added_tokens_decoder().items() if token.special}
-    # A special token has no text: inside a string it would vanish from the answer.
-    vocabulary = [
-        "" if i in special else (core.id_to_token(i) or "") for i in range(tokenizer.vocab_size)
-    ]
+    vocabulary = [core.id_to_token(i) or "" for i in range(tokenizer.vocab_size)]
+    # A special token has no text: inside a string it would vanish from the answer. And JSON has no
+    # control characters, which xgrammar lets into a string whose length has limits.
+    is_control = _control_test(kind) if is_json else lambda token: False
+    vocabulary = ["" if i in special or is_control(t) else t for i, t in enumerate(vocabulary)]
     info = xgrammar.TokenizerInfo(
         vocabulary[:vocab_size],
-        _vocab_type(json.loads(core.to_str())),
+        kind,
         vocab_size=vocab_size,
         stop_token_ids=sorted(tokenizer.eos_token_ids) or None,
     )
     return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+
+
+def _control_test(kind: Any) -> Callable[[str], bool]:
+    """Whether a token, as this vocabulary spells it, has a character below the space."""
+    import xgrammar
+
+    spelled = {
+        # GPT-2 shows byte b of these as character 256 + b.
+        xgrammar.VocabType.BYTE_LEVEL: "[\u0100-\u011f]",
+        xgrammar.VocabType.BYTE_FALLBACK: r"[\x00-\x1f]|^<0x[01][0-9A-Fa-f]>$",
+    }
+    pattern = re.compile(spelled.get(kind, r"[\x00-\x1f]"))
+    return lambda token: pattern.search(token) is not None
 
 
 def _vocab_type(description: dict[str, Any]) -> Any:
