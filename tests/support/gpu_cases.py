@@ -37,13 +37,13 @@ def _varlen(
 
 def _paged(
     dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, tokens: tuple[int, ...],
-    *, window: int | None = None, alibi: bool = False, decode: bool = False,
+    *, window: int | None = None, alibi: bool = False, decode: bool = False, width: int = 128,
 ) -> None:  # fmt: skip
     cache = torch.empty(64, 16, num_kv_heads, head_dim, dtype=dtype)
     q = torch.empty(sum(tokens), num_heads, head_dim, dtype=dtype)
     op = flash.paged_decode if decode else flash.paged_prefill
     op(
-        q, cache, cache, torch.zeros(len(tokens), 128, dtype=torch.int32), _cu(*tokens),
+        q, cache, cache, torch.zeros(len(tokens), width, dtype=torch.int32), _cu(*tokens),
         torch.tensor(tokens, dtype=torch.int32), scale=0.1, causal=True, window=window,
         alibi_slopes=torch.empty(num_heads) if alibi else None, relative_bias=None,
     )  # fmt: skip
@@ -127,6 +127,19 @@ def _experts(dtype: torch.dtype, rows: int, scheme: str = "dense") -> None:
     moe.mixture_of_experts(x, torch.empty(rows, 8, dtype=dtype), packed, 2, "silu")
 
 
+def _batches() -> None:
+    """Batches of many sizes through the same layers, as a server's steps are."""
+    heads = (_HALF, 32, 8, 128)
+    for lengths in ((100,), (600,), (300,) * 16, (90,) * 17, (80, 99, 120)):
+        _varlen(*heads, causal=True, lengths=lengths)
+        _paged(*heads, lengths, width=len(lengths) + 15)
+    for count in (1, 2, 3, 16, 17, 48):
+        _paged(*heads, (1,) * count, decode=True, width=16 * count + 1)
+    for rows in (2, 3, 16, 17, 31):
+        _int4(_HALF, rows)
+        _experts(_HALF, rows)
+
+
 def _sample() -> None:
     column = torch.ones(2)
     limits = (torch.ones(2, dtype=torch.int32), column)
@@ -207,4 +220,5 @@ CASES: dict[str, Callable[[], None]] = {
     "experts-int4-few": partial(_experts, _HALF, 4, "int4"),
     "experts-int4-many": partial(_experts, _HALF, 512, "int4"),
     "sample": _sample,
+    "batches": _batches,
 }

@@ -73,7 +73,7 @@ def compiling_for(architecture: str) -> Iterator[list[tuple[Any, dict[str, Any]]
 
 
 def describe(kernel: Any) -> dict[str, Any]:
-    """Name, shared memory, registers, spilled bytes and tensor-core instructions."""
+    """Name, a hash, shared memory, threads, registers, spilled bytes, tensor-core instructions."""
     if "cubin" in kernel.asm:
         registers, spills, code = _nvidia(kernel.asm["cubin"])
     else:
@@ -82,8 +82,9 @@ def describe(kernel: Any) -> dict[str, Any]:
         spills = int(_number(r"\.vgpr_spill_count:\s+(\d+)", code))
     found = sorted({m.split("_f32")[0] for m in _TENSOR_CORES.findall(code)})
     return {
-        "kernel": kernel.metadata.name, "shared": kernel.metadata.shared, "registers": registers,
-        "spills": spills, "tensor_cores": found,
+        "kernel": kernel.metadata.name, "hash": kernel.hash, "shared": kernel.metadata.shared,
+        "threads": kernel.metadata.num_warps * kernel.metadata.target.warp_size,
+        "registers": registers, "spills": spills, "tensor_cores": found,
     }  # fmt: skip
 
 

@@ -84,26 +84,24 @@ def paged_decode(
         bucket += "-grouped"
     config = launch.configuration("decode", bucket)
     splits = num_splits(num_tokens * num_kv_heads, block_table.shape[1] * k_cache.shape[1])
-    scratch = torch.empty(
-        num_tokens * num_heads * splits * (block_d + 2) if splits > 1 else 0,
-        dtype=torch.float32, device=q.device,
-    )  # fmt: skip
     rows = num_tokens * num_heads * splits if splits > 1 else 0
-    peaks, totals, partial = scratch[:rows], scratch[rows : 2 * rows], scratch[2 * rows :]
+    scratch = torch.empty(rows * (block_d + 2), dtype=torch.float32, device=q.device)
+    partial, peaks, totals = scratch.split([rows * block_d, rows, rows])
     decode_kernel[(num_tokens, num_kv_heads, splits)](
         out, partial, peaks, totals, q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens,
-        _or(alibi_slopes, q), _or(relative_bias, q), seq_lens.shape[0], num_heads,
-        q.stride(0), q.stride(1), k_cache.stride(1), k_cache.stride(2), v_cache.stride(1),
-        v_cache.stride(2), k_cache.stride(0), v_cache.stride(0), k_cache.shape[1],
-        block_table.stride(0), *_bias_shape(relative_bias), window or 0, scale * _LOG2E, head_dim,
-        GROUP=group, SPLITS=splits, CAUSAL=causal, WINDOW=window is not None,
-        ALIBI=alibi_slopes is not None, RELATIVE=relative_bias is not None,
-        PRECISION=launch.precision(q.dtype), BLOCK_H=block_h, BLOCK_N=config.block_n,
-        BLOCK_D=block_d, num_warps=config.num_warps, num_stages=config.num_stages,
+        _or(alibi_slopes, q), _or(relative_bias, q), seq_lens.shape[0], splits,
+        num_heads, q.stride(0), q.stride(1), k_cache.stride(1), k_cache.stride(2),
+        v_cache.stride(1), v_cache.stride(2), k_cache.stride(0), v_cache.stride(0),
+        k_cache.shape[1], block_table.stride(0), *_bias_shape(relative_bias), window or 0,
+        scale * _LOG2E, head_dim, GROUP=group, IS_SPLIT=splits > 1, CAUSAL=causal,
+        WINDOW=window is not None, ALIBI=alibi_slopes is not None,
+        RELATIVE=relative_bias is not None, PRECISION=launch.precision(q.dtype), BLOCK_H=block_h,
+        BLOCK_N=config.block_n, BLOCK_D=block_d, num_warps=config.num_warps,
+        num_stages=config.num_stages,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(num_tokens * num_heads,)](
-            out, partial, peaks, totals, head_dim, SPLITS=splits,
+            out, partial, peaks, totals, head_dim, splits,
             BLOCK_S=triton.next_power_of_2(splits), BLOCK_D=block_d, num_warps=4,
         )  # fmt: skip
     return out

@@ -243,6 +243,11 @@ def num_processors() -> int:
     return _PROCESSORS.get(architecture(), 4)
 
 
+def max_warps() -> int:
+    """Warps that a block of 1024 threads has: AMD's have 64 lanes."""
+    return 16 if architecture().startswith("gfx") else 32
+
+
 def width(dtype: torch.dtype) -> str:
     """``half`` or ``wide``, by the size of an element."""
     return "half" if dtype.itemsize == 2 else "wide"

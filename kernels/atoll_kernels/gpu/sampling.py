@@ -29,7 +29,8 @@ def sample(
             ids, logits, temperature, temperature if top_k is None else top_k,
             temperature if top_p is None else top_p, uniforms, logits.stride(0), vocab_size,
             TOP_K=top_k is not None, TOP_P=top_p is not None, WHOLE=block <= _MAX_WHOLE,
-            BLOCK_V=block if block <= _MAX_WHOLE else 1, num_warps=max(4, min(32, block // 1024)),
+            BLOCK_V=block if block <= _MAX_WHOLE else 1,
             BLOCK=256 if launch.architecture() == "interpreter" else min(block, _BLOCK),
+            num_warps=max(4, min(launch.max_warps(), block // 1024)),
         )  # fmt: skip
     return ids

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,26 @@ TENSOR_CORES = {
 CASES = [
     "flash-d128", "decode-d128", "layer-norm", "rope", "int4-few-order",
     "int8-many", "int4-widened-order-bf16", "gemv", "gemv-int4", "experts-int4-few", "sample",
+    "batches",
 ]  # fmt: skip
 PRODUCTS = {"flash_kernel", "decode_kernel", "matmul_kernel"}
 # Bytes of a local variable that float32 at the largest head size may lose to memory.
 SPILLS_OF_WIDE_HEADS = 64
 # A vocabulary's keys and masses, each read 32 times, fill the registers to the last.
 SPILLS_OF_SAMPLING = 32
+# A launch with more fails, on every one of these cards.
+THREADS = 1024
 IS_FULL = os.environ.get("ATOLL_FULL_COMPILE") == "1"
 
 
-def compiled(architecture: str) -> list[dict[str, Any]]:
+def compiled(architecture: str, cases: Sequence[str] = CASES) -> list[dict[str, Any]]:
     """What ``gpu_compile`` prints, in a process of its own."""
     path = [str(ROOT / "kernels"), str(ROOT / "tests" / "support")]
     environment = {**os.environ, "PYTHONPATH": ":".join(path)}
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, str(ROOT / "tests" / "support" / "gpu_compile.py"), architecture]
     done = subprocess.run(
-        [*command, *([] if IS_FULL else CASES)], env=environment, capture_output=True, text=True,
+        [*command, *([] if IS_FULL else cases)], env=environment, capture_output=True, text=True,
         timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
@@ -62,6 +66,7 @@ def test_compiles_within_the_limits(architecture: str) -> None:
     assert {kernel["kernel"] for kernel in kernels} >= PRODUCTS
     for kernel in kernels:
         assert kernel["shared"] <= SHARED[architecture], kernel
+        assert kernel["threads"] <= THREADS, kernel
         is_wide = "fp32" in kernel["case"] and "d256" in kernel["case"]
         allowed = SPILLS_OF_WIDE_HEADS if is_wide else 0
         allowed = SPILLS_OF_SAMPLING if kernel["kernel"] == "sample_kernel" else allowed
@@ -71,3 +76,23 @@ def test_compiles_within_the_limits(architecture: str) -> None:
     if architecture == "sm90":
         flash = [k for k in kernels if k["case"] == "flash-d128" and k["kernel"] == "flash_kernel"]
         assert all("HGMMA" in kernel["tensor_cores"] for kernel in flash)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton, the kernel language, is missing"
+)
+def test_batches_of_any_size_share_their_kernels() -> None:
+    """Every number of sequences, blocks or rows that was 1, or that 16 divides, and every number of
+    shares of the keys was compiled apart: seconds of silence for whoever was being answered.
+    """
+    variants: dict[str, set[str]] = {}
+    for kernel in compiled("sm90", ["batches"]):
+        variants.setdefault(kernel["kernel"], set()).add(kernel["hash"])
+    found = {name: len(hashes) for name, hashes in variants.items()}
+    # Packed keys, paged keys, and paged ones of a few tokens each.
+    assert found.pop("flash_kernel") == 2
+    # Split keys or not; their sums by the next power of two.
+    assert found.pop("decode_kernel") == 2 and found.pop("combine_kernel") <= 7
+    # 4-bit layers of one tile of rows and of two, and an expert's two layers.
+    assert found.pop("matmul_kernel") <= 4
+    assert found and set(found.values()) == {1}

@@ -3,6 +3,7 @@
 A program does one token, one key-value head with all its query heads, and one share of the keys.
 Neither the grid nor the scratch depends on lengths, which are read on the device, so that a step
 can be captured in a graph; a share without keys leaves peak -inf, which the second kernel skips.
+What changes from step to step is not specialized: see ``flash``.
 """
 
 import triton
@@ -11,17 +12,22 @@ import triton.language as tl
 from atoll_kernels.gpu.kernels.positions import add_bias, is_visible, sequence_of_token
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=("num_seqs", "num_splits", "table_stride"),
+    do_not_specialize_on_alignment=("peaks", "totals"),
+)
 def decode_kernel(
     out, partial, peaks, totals, q, k_cache, v_cache, table, cu_seqlens_q, seq_lens, slopes,
-    relative_bias, num_seqs, num_heads, q_stride, q_head_stride, k_stride, k_head_stride, v_stride,
-    v_head_stride, k_block_stride, v_block_stride, block_size, table_stride, bias_stride, distance,
-    window, scale, head_dim, GROUP: tl.constexpr, SPLITS: tl.constexpr, CAUSAL: tl.constexpr,
-    WINDOW: tl.constexpr, ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    relative_bias, num_seqs, num_splits, num_heads, q_stride, q_head_stride, k_stride,
+    k_head_stride, v_stride, v_head_stride, k_block_stride, v_block_stride, block_size,
+    table_stride, bias_stride, distance, window, scale, head_dim, GROUP: tl.constexpr,
+    IS_SPLIT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr,
+    RELATIVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tokens, num_kv_heads, SPLITS). partial: (tokens, num_heads, SPLITS, BLOCK_D) float32;
-    peaks, totals: (tokens, num_heads, SPLITS) float32. With one split, writes ``out`` itself.
+    """Grid (tokens, num_kv_heads, num_splits). partial: (tokens, num_heads, num_splits, BLOCK_D)
+    float32; peaks, totals: (tokens, num_heads, num_splits) float32. With one split, writes ``out``
+    itself.
     """
     token, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     sequence = sequence_of_token(cu_seqlens_q, num_seqs, token)
@@ -37,7 +43,7 @@ def decode_kernel(
     if WINDOW:
         low = tl.maximum(position - window + 1, 0) // BLOCK_N * BLOCK_N
         high = tl.minimum(high, position + window)
-    share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), SPLITS), BLOCK_N) * BLOCK_N
+    share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), num_splits), BLOCK_N) * BLOCK_N
     first = low + split * share
     last = tl.minimum(first + share, high)
 
@@ -85,29 +91,29 @@ def decode_kernel(
         peak = new_peak
 
     rows = token.to(tl.int64) * num_heads + heads
-    if SPLITS == 1:
+    if not IS_SPLIT:
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
         where = out + rows[:, None] * head_dim + dims[None, :]
         tl.store(where, acc.to(out.dtype.element_ty), mask=kept)
     else:
-        slots = rows * SPLITS + split
+        slots = rows * num_splits + split
         tl.store(peaks + slots, peak, mask=within_group < GROUP)
         tl.store(totals + slots, total, mask=within_group < GROUP)
         if first < last:
             tl.store(partial + slots[:, None] * BLOCK_D + dims[None, :], acc, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_splits",), do_not_specialize_on_alignment=("peaks", "totals"))
 def combine_kernel(
-    out, partial, peaks, totals, head_dim, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr,
+    out, partial, peaks, totals, head_dim, num_splits, BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens * num_heads,): adds the shares up; a row without any key becomes 0."""
     row = tl.program_id(0).to(tl.int64)
     splits, dims = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
-    slots = row * SPLITS + splits
-    peak = tl.load(peaks + slots, mask=splits < SPLITS, other=float("-inf"))
-    total = tl.load(totals + slots, mask=splits < SPLITS, other=0.0)
+    slots = row * num_splits + splits
+    peak = tl.load(peaks + slots, mask=splits < num_splits, other=float("-inf"))
+    total = tl.load(totals + slots, mask=splits < num_splits, other=0.0)
     filled = peak > float("-inf")
     top = tl.max(peak, 0)
     weights = tl.where(filled, tl.math.exp2(peak - tl.where(top == float("-inf"), 0.0, top)), 0.0)

@@ -7,6 +7,9 @@ two need a mask:
       window's edge |  visible to all rows  | diagonal or end
 
 Scores are kept in units of log2, so that exp2 is the only exponential.
+
+Triton-lang compiles a kernel anew for an integer that is 1, one that 16 divides, and any other:
+seconds, while requests wait. Counts that change from batch to batch are exempt from that.
 """
 
 import triton
@@ -72,7 +75,7 @@ def _visit(
     return acc, total, peak
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_seqs", "num_tiles", "table_stride"))
 def flash_kernel(
     out, q, k, v, table, cu_seqlens_q, key_ends, slopes, relative_bias, num_seqs, num_tiles,
     q_stride, k_stride, v_stride, q_head_stride, k_head_stride, v_head_stride, out_stride,

@@ -24,10 +24,12 @@ def _weights(
 ):  # fmt: skip
     """The tile (BLOCK_K, BLOCK_N) at row ``k_start``, without the scale of 8-bit columns."""
     mask = columns < num_columns
+    # The first row's place in 64 bits: the head of a large model has more than 2^31 weights.
     if BITS == 4:
-        rows = k_start // 8 + tl.arange(0, BLOCK_K // 8)
+        first = words + tl.cast(k_start // 8, tl.int64) * num_columns
+        rows = tl.arange(0, BLOCK_K // 8)
         packed = tl.load(
-            words + rows[:, None] * num_columns + columns[None, :], mask=mask[None, :], other=0
+            first + rows[:, None] * num_columns + columns[None, :], mask=mask[None, :], other=0
         )
         shifts = tl.arange(0, 8) * 4
         codes = tl.reshape((packed[:, None, :] >> shifts[None, :, None]) & 15, (BLOCK_K, BLOCK_N))
@@ -41,9 +43,10 @@ def _weights(
             value = (codes | 0x4B000000).to(tl.float32, bitcast=True)
             value = (value - (zero.to(tl.float32) + 8388608.0)) * scale.to(tl.float32)
     elif BITS == 8:
-        rows = k_start + tl.arange(0, BLOCK_K)
+        first = words + tl.cast(k_start, tl.int64) * num_columns
+        rows = tl.arange(0, BLOCK_K)
         value = tl.load(
-            words + rows[:, None] * num_columns + columns[None, :], mask=mask[None, :], other=0
+            first + rows[:, None] * num_columns + columns[None, :], mask=mask[None, :], other=0
         ).to(tl.float32)
     else:
         rows = k_start + tl.arange(0, BLOCK_K)
@@ -76,7 +79,10 @@ def widen_kernel(
     tl.store(out + where, value.to(out.dtype.element_ty), mask=(columns < num_columns)[None, :])
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=("num_rows",),
+    do_not_specialize_on_alignment=("slots", "tile_experts", "tile_rows"),
+)
 def matmul_kernel(
     out, x, words, scales, zeros, order, bias, slots, tile_experts, tile_rows, shares, num_rows,
     num_columns, num_inputs, group, x_stride, words_stride, scales_stride, divide,
@@ -140,7 +146,7 @@ def matmul_kernel(
         tl.store(out + where, acc.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows",))
 def add_splits_kernel(
     out, partial, bias, num_rows, num_columns, SPLITS: tl.constexpr, BIAS: tl.constexpr,
     CODE: tl.constexpr, BLOCK: tl.constexpr,

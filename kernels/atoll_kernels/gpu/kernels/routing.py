@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_tokens",))
 def route_kernel(
     chosen, shares, logits, num_tokens, num_experts, stride, TOP_K: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -37,7 +37,10 @@ def route_kernel(
     tl.store(shares + where, weights / tl.sum(weights, 1)[:, None], mask=mask)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=("num_slots", "num_tiles"),
+    do_not_specialize_on_alignment=("tile_experts", "tile_rows", "slots"),
+)
 def group_kernel(
     slots, tile_experts, tile_rows, chosen, num_slots, num_experts, num_tiles,
     BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, CHUNK: tl.constexpr,
