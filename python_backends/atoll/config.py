@@ -36,8 +36,8 @@ class Settings:
     )  # fmt: skip
     dtype: str = _setting(
         "default",
-        "default (float32 on CPU, the checkpoint's on GPU), auto (the fastest the machine has), "
-        "float32, bfloat16, float16, int8 or int4 weights",
+        "default (float32 on CPU; on GPU the checkpoint's, or float16 for float32), auto (the "
+        "fastest the machine has), float32, bfloat16, float16, int8 or int4 weights",
         group="model",
     )
     quantize: str | None = _setting(
@@ -63,7 +63,7 @@ class Settings:
     dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
     max_batch_tokens: int = _setting(
         16384,
-        "most tokens in one forward; texts share it up to 4096, a longer one has it alone",
+        "most tokens in one forward; on CPU texts share it up to 4096, a longer one has it alone",
         group="encoder",
         least=1,
     )

@@ -3,15 +3,19 @@
 import threading
 import time
 from collections.abc import Set
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from driving import EchoModel, generate, make_core, request, run
 from torch import Tensor
 
+from atoll.config import Settings
 from atoll.engine.engine import Engine
-from atoll.errors import Cancelled, GenerationError, NotReady, Overloaded
+from atoll.engine.memory import num_cache_blocks
+from atoll.errors import Cancelled, ConfigError, GenerationError, NotReady, Overloaded
 from atoll.layers.attention import PagedBatch
+from atoll.weights.load import LoadOptions
 
 
 class BrokenModel(EchoModel):
@@ -189,3 +193,12 @@ def test_threads_submit_and_cancel_at_will(engine: Engine) -> None:
         thread.join()
     assert len(taken) > 20 and all(sink.ended.is_set() for sink in taken)
     assert engine.stats().num_used_blocks == 0
+
+
+def test_a_warm_up_that_fails_says_why() -> None:
+    """It named the length of a prompt and left the reason, a missing compiler, say, to the log."""
+    model: Any = BrokenModel(broken={1})
+    model.config = SimpleNamespace(vocab_size=model.vocab_size)
+    settings = Settings(max_batch_total_tokens=64)
+    with pytest.raises(ConfigError, match=r"prompt of 32 tokens cannot be run \(.*out of luck\)"):
+        num_cache_blocks(settings, model, LoadOptions(), 64)

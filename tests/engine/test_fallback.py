@@ -150,3 +150,22 @@ def test_remote_code_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModel):
         load_decoder(Checkpoint.open(tmp_path), LoadOptions())
+
+
+def test_one_gpu_holds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``device_map="auto"`` spread a model over all GPUs, and what was left over went to the host;
+    a device setting of cuda:1 was not heard.
+    """
+    hf.GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=32).save_pretrained(tmp_path)
+    hf.GPT2LMHeadModel(hf.GPT2Config.from_pretrained(tmp_path)).save_pretrained(tmp_path)
+    given: dict[str, Any] = {}
+
+    def stop(*_: Any, **options: Any) -> Any:
+        given.update(options)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(hf.AutoModelForCausalLM, "from_pretrained", stop)
+    device = torch.device("cuda", 1)
+    with pytest.raises(UnsupportedModel, match="seen"):
+        load_decoder(Checkpoint.open(tmp_path), LoadOptions(torch.float16, device))
+    assert given["device_map"] == {"": device}

@@ -144,9 +144,12 @@ def test_drafts_and_prompts_take_the_other_way(llama: Any) -> None:
     assert one.generate(False) == plain.generate(False)
 
 
-def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any) -> None:
-    """Graphs hold its address; what the failed step wrote must not be read."""
-    recorded = Recorded(llama, 8)
+@pytest.mark.parametrize("max_batch_size", [8, None])
+def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any, max_batch_size: int | None) -> None:
+    """Graphs hold its address; what the failed step wrote must not be read. Without graphs another
+    cache was made beside the old one, which the error's frames still held: it may not fit.
+    """
+    recorded = Recorded(llama, max_batch_size)
     recorded.runner.device = torch.device("cuda")
     before = [t.data_ptr() for pair in recorded.runner.kv_cache for t in pair]
     recorded.runner.reset()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from atoll.errors import ConfigError
+from atoll.catalogue import ServedModel
+from atoll.errors import ConfigError, NotReady
 from atoll.launcher.installation import find_installation
 from atoll.launcher.logs import LogPump
+from atoll.launcher.watchdog import Watchdog
 
 HEAD = "1123 08:59:31.753471 9306 model_lifecycle.cc:642]"
 LINES = [
@@ -68,3 +72,26 @@ def test_a_server_that_is_not_there_is_named(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install nvidia-pytriton==0\.7\.0"):
         find_installation()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_reloaded"),
+    [
+        ("Stub process 'm_0_0' is not healthy.", True),
+        # After an illegal access every later call of the process fails in the same way.
+        ("the forward failed: AcceleratorError: CUDA error: an illegal memory access", True),
+        ("the generation step failed: AcceleratorError: HIP error: invalid device", True),
+        # This one passes.
+        ("the forward failed: OutOfMemoryError: CUDA out of memory. Tried to allocate", False),
+        ("512 requests are held; max_concurrent_requests is 512", False),
+    ],
+)
+def test_what_only_a_reload_mends(error: str, is_reloaded: bool) -> None:
+    """A GPU's error left the model answering nothing but errors until someone restarted it."""
+    model = Mock(spec=ServedModel)
+    model.name = "m"
+    probe: Any = Mock()
+    probe.check.side_effect = NotReady(f"model 'm': {error}")
+    watchdog = Watchdog(probe, [model], 1.0, 5.0)
+    watchdog._check(model)
+    assert watchdog.num_reloads == int(is_reloaded) == probe.load.call_count

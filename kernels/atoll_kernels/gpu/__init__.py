@@ -5,6 +5,8 @@ Without triton, which torch's GPU builds bring, nothing is offered and torch's r
 
 from importlib.util import find_spec
 
+from atoll_kernels.gpu.trial import failure
+
 if find_spec("triton") is not None:
     from atoll_kernels.gpu.activation import activate, gated_activation
     from atoll_kernels.gpu.attention import paged_attention, varlen_attention
@@ -15,6 +17,7 @@ if find_spec("triton") is not None:
     from atoll_kernels.gpu.sampling import sample
 
     __all__ = [
+        "failure",
         "activate",
         "apply_rope",
         "gated_activation",

@@ -130,8 +130,10 @@ def torch(_: Machine) -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     has_driver = shutil.which("nvidia-smi") is not None and _nvidia_smi() is not None
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            yield _gpu(index)
+        gpus = [_gpu(index) for index in range(torch.cuda.device_count())]
+        yield from gpus
+        if gpus[0].status == "ok":
+            yield _gpu_kernels()
     elif has_driver:
         yield Finding(
             "GPU", "warn", f"{_nvidia_smi()}; torch {torch.__version__} does not see it",
@@ -218,6 +220,20 @@ def _gpu(index: int) -> Finding:
     if reason is None:
         return Finding(f"GPU {index}", "ok", found)
     return Finding(f"GPU {index}", "warn", found, f"{reason}: serve with --device cpu")
+
+
+def _gpu_kernels() -> Finding:
+    import torch
+
+    from atoll_kernels import gpu
+
+    name, reason = "Triton-language kernels", gpu.failure(torch.device("cuda", 0))
+    if reason is None:
+        return Finding(name, "ok", "compiled and run")
+    return Finding(
+        name, "warn", f"{reason}; plain torch runs instead",
+        "they need triton, a C compiler and Python's headers: apt-get install gcc python3-dev",
+    )  # fmt: skip
 
 
 def _nvidia_smi() -> str | None:

@@ -104,7 +104,18 @@ _NOTES = (
     "Norms, rotary embedding with the KV write, gated activations, 8-bit and 4-bit linear layers "
     "(GPTQ with and without act-order, AWQ), the experts of Mixtral and top-k/top-p sampling are "
     "Triton-language kernels on every device of the table, AMD's included. With "
-    "`--disable-custom-kernels` they are plain torch, and 4-bit weights are dequantised at load.",
+    "`--disable-custom-kernels` they are plain torch, and 4-bit weights are dequantised at load; "
+    "so they are, and the log says so, where no kernel can be compiled: that takes a C compiler and "
+    "Python's headers (`atoll doctor` looks).",
+    "",
+    "## Several GPUs, several models",
+    "",
+    "A model is on one GPU: the first, or the one that its `device` setting names (`cuda:1`), or "
+    "else the one that Triton gives an instance of `KIND_GPU`. `instance_group` with "
+    "`count: 2`, or two entries in `gpus`, serves a model from that many processes, each with its "
+    "own weights and cache. Generators that share a GPU load one after the other and take "
+    "`memory_fraction` of what is free then: of 80 GiB half, a quarter, an eighth. To share "
+    "evenly, set `max_batch_total_tokens`.",
     "",
     "## CPU",
     "",

@@ -6,6 +6,7 @@ request asked for is in ``item.options``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from atoll.config import Settings
 from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
-from atoll.encoders.packer import Item
+from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.pooling import normalized, pool
 from atoll.encoders.short import ShortTexts
 from atoll.encoders.spec import EncoderSpec
@@ -28,8 +29,11 @@ from atoll.models.options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
 from atoll.weights.modules import check_modules, transformer_folder
+from atoll_kernels.device import prepare
 
 Floats = npt.NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
 
 # Tokens whose scores of the whole vocabulary are held at once: 512 * 30522 * 4 bytes is 60 MB.
 _VOCAB_ROWS = 512
@@ -76,12 +80,34 @@ class Encoder:
         checkpoint = Checkpoint.open(transformer_folder(folder))
         self.folder = checkpoint.folder
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
+        prepare(self.options.device)
         trunk: Any = load_encoder(checkpoint, self.options)
         self.trunk = trunk
         self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
         self.spec = EncoderSpec.read(folder, checkpoint.raw, settings, trunk.max_length)
+
+    @torch.inference_mode()
+    def warm_up(self, max_batch_tokens: int) -> None:
+        """On a GPU, runs packs of all kinds, so that kernels are compiled before a request waits
+        for them; a pack of full size that does not fit into the memory is told in the log.
+        """
+        device, longest = self.options.device, self.spec.max_length
+        if device.type != "cuda":
+            return
+        try:
+            for lengths in ((2,), (min(100, longest),), (longest,) * (max_batch_tokens // longest)):
+                pack = [Item((0,) * length, lambda result: None) for length in lengths]
+                self.hidden(batch_of(pack, device))
+            torch.cuda.synchronize(device)
+        except torch.OutOfMemoryError as error:
+            logger.warning(
+                "packs of max_batch_tokens, %d, do not fit into the GPU's memory now, and will "
+                "fail if others do not free some: %s", max_batch_tokens, error,
+            )  # fmt: skip
+        # Other models may need it first.
+        torch.cuda.empty_cache()
 
 
 class Embedder(Encoder):

@@ -16,9 +16,10 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from atoll.encoders.packer import Item, batch_of, take
+from atoll.encoders.packer import PREFERRED_TOKENS, Item, batch_of, take
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady
 from atoll.layers import PackedBatch
+from atoll_kernels.device import enter
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ class EncoderEngine:
         on_pack: Callable[[Sequence[Item], int, float, float], None] = lambda *_: None,
     ) -> None:
         self._forward, self._device, self._on_pack = forward, device, on_pack
-        self._max_tokens, self._max_items = max_batch_tokens, max_batch_requests
+        is_cpu = device.type == "cpu"
+        self._max_tokens = min(max_batch_tokens, PREFERRED_TOKENS) if is_cpu else max_batch_tokens
+        self._max_items = max_batch_requests
         self._waiting: deque[Item] = deque()  # the thread's own
         # A condition would wake the thread twice: it needs the lock that the waker still holds.
         self._arrivals: SimpleQueue[Sequence[Item]] = SimpleQueue()
@@ -82,6 +85,7 @@ class EncoderEngine:
         self._waiting.clear()
 
     def _loop(self) -> None:
+        enter(self._device)
         while True:
             if not self._waiting:
                 self._waiting.extend(self._arrivals.get())

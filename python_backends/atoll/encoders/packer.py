@@ -14,7 +14,8 @@ import torch
 
 from atoll.layers import PackedBatch
 
-# Caches hold packs of this size well; larger ones gain nothing on a CPU.
+# A CPU's caches hold packs of this size well, and larger ones gain nothing there; a GPU is done so
+# soon that launches show.
 PREFERRED_TOKENS = 4096
 
 
@@ -38,14 +39,13 @@ class Item:
 def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[Item]:
     """Removes the next pack from the queue, first come first served; at least one item.
 
-    Stops at ``PREFERRED_TOKENS`` or ``max_tokens``, whichever is less, and at ``max_items``.
+    Stops at ``max_tokens`` and at ``max_items``.
     """
-    budget = min(max_tokens, PREFERRED_TOKENS)
     pack: list[Item] = []
     total = 0
     while waiting and (max_items is None or len(pack) < max_items):
         length = len(waiting[0].ids)
-        if pack and total + length > budget:
+        if pack and total + length > max_tokens:
             break
         pack.append(waiting.popleft())
         total += length

@@ -68,6 +68,11 @@ class EngineCore:
         self._num_drafted = self._num_accepted = 0
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._runner.device
+
+    @property
     def num_held(self) -> int:
         """Requests that run or wait."""
         return len(self._sequences)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from atoll.engine.core import EngineCore, EngineStats
 from atoll.engine.request import Request
 from atoll.errors import Cancelled, GenerationError, NotReady, Overloaded
+from atoll_kernels.device import enter
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Engine:
         self._core.add(request)
 
     def _loop(self) -> None:
+        enter(self._core.device)
         while self._take_calls():
             try:
                 if self._core.is_busy:

@@ -16,7 +16,7 @@ from atoll.engine.core import EngineCore
 from atoll.engine.engine import Engine
 from atoll.engine.graphs import refusal
 from atoll.engine.lora import AdapterSlots, attach_adapters, parse_adapters
-from atoll.engine.memory import num_cache_blocks
+from atoll.engine.memory import alone_on, num_cache_blocks
 from atoll.engine.runner import Decoder, Runner
 from atoll.engine.sampler import Sampler
 from atoll.engine.sampler.processors import Processors
@@ -27,6 +27,7 @@ from atoll.errors import ConfigError, ValidationError
 from atoll.models.options import load_options, prepare_process, rescaled
 from atoll.models.registry import DECODERS, Checkpoint, architecture, is_known, load_decoder
 from atoll.weights.load import LoadOptions
+from atoll_kernels.device import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +82,16 @@ def load_engine(
     checkpoint = rescaled(Checkpoint.open(folder), settings)
     options = load_options(settings, checkpoint.raw)
     prepare_process(settings)
+    prepare(options.device)
     model = load_decoder(checkpoint, options)
     adapters = _attach(model, checkpoint, settings, options)
     config: Any = model.config
     decoder = cast(Decoder, model)
-    num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
-    runner = Runner(decoder, num_blocks, settings.block_size, options.device, options.dtype)
-    runner.adapters = adapters
-    _capture(runner, settings)
+    with alone_on(options.device):
+        num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
+        runner = Runner(decoder, num_blocks, settings.block_size, options.device, options.dtype)
+        runner.adapters = adapters
+        _capture(runner, settings)
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
     core = EngineCore(
         runner,

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from atoll.config import Settings
@@ -16,10 +25,14 @@ from atoll.engine.scheduler import SchedulerLimits
 from atoll.errors import ConfigError
 from atoll.weights.load import LoadOptions
 
+logger = logging.getLogger(__name__)
+
 # On a machine that other programs share, a cache is not made larger than this without being told,
 # unless two requests of full length need more.
 _HOST_LIMIT_BYTES = 4 << 30
 _HOST_WARM_UP_TOKENS = 32
+# Options whose kernels are apart from one another; a GPU compiles each when it first comes up.
+_DRAWS: tuple[dict[str, Any], ...] = ({}, {"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5})
 
 
 def num_cache_blocks(
@@ -55,21 +68,43 @@ def num_cache_blocks(
     return blocks
 
 
+@contextmanager
+def alone_on(device: torch.device) -> Iterator[None]:
+    """Keeps other processes of this machine out: what is free on a GPU must not be taken by
+    another model, or another instance of this one, after it was measured.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    name = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
+    path = Path(tempfile.gettempdir()) / f"atoll-gpu-{name}.lock"
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        logger.warning("%s; models that load at once may take the same memory", error)
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: int) -> int:
     """Runs the largest prefill there can be, and a decoding step; bytes its activations took.
 
-    On a CPU a short prompt: memory is not measured there, and a long one takes seconds.
+    On a GPU also short prompts and draws, so that all kernels are compiled. On a CPU a short prompt
+    alone: memory is not measured there, and a long one takes seconds.
     """
     device = options.device
     is_cuda = device.type == "cuda"
     most = settings.max_batch_prefill_tokens if is_cuda else _HOST_WARM_UP_TOKENS
     count = max(min(most, longest - 1), 1)
     start = getattr(model.config, "decoder_start_token_id", None)
-    ids = (0,) * count
-    request = Request(
-        "warm-up", ids if start is None else (start,), SamplingOptions(max_new_tokens=2),
-        _Nobody(), encoder_ids=() if start is None else ids,
-    )  # fmt: skip
+    requests: list[tuple[int, dict[str, Any]]] = [(count, {})]
+    if is_cuda:
+        requests += [(min(count, 2), {"do_sample": True, **draw}) for draw in _DRAWS]
     blocks = BlockManager(2 * (count // settings.block_size + 2), settings.block_size)
     runner = Runner(model, blocks.num_blocks, settings.block_size, device, options.dtype)
     before = torch.cuda.memory_allocated(device) if is_cuda else 0
@@ -79,19 +114,26 @@ def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: 
         runner, Sampler(Processors(Watermark(model.config.vocab_size, 0.5, 2.0))),
         SchedulerLimits(max_batch_prefill_tokens=max(count, 2)),
     )  # fmt: skip
-    core.add(request)
-    while core.is_busy:
-        core.step()
-    if core.stats().num_failed_steps:
-        raise ConfigError(
-            f"a prompt of {count} tokens cannot be run; lower max_batch_prefill_tokens, "
-            f"which is {settings.max_batch_prefill_tokens} (see the log for the reason)"
-        )
+    for length, draw in requests:
+        ids, nobody = (0,) * length, _Nobody()
+        sampling = SamplingOptions(max_new_tokens=2, **draw)
+        prompt, encoder = (ids, ()) if start is None else ((start,), ids)
+        core.add(Request("warm-up", prompt, sampling, nobody, encoder_ids=encoder))
+        while core.is_busy:
+            core.step()
+        if core.stats().num_failed_steps:
+            raise ConfigError(
+                f"a prompt of {length} tokens cannot be run ({nobody.error}); where memory is "
+                "short, lower max_batch_prefill_tokens, which is "
+                f"{settings.max_batch_prefill_tokens}"
+            )
     return torch.cuda.max_memory_allocated(device) - before if is_cuda else 0
 
 
 class _Nobody:
-    """The warm-up's sink."""
+    """The warm-up's sink. error: what the request ended with."""
+
+    error: Exception | None = None
 
     def prompt(self, logprobs: list[Token]) -> None:
         """Not asked for."""
@@ -104,7 +146,8 @@ class _Nobody:
         """Done."""
 
     def failed(self, error: Exception) -> None:
-        """Seen in the engine's statistics."""
+        """Kept."""
+        self.error = error
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -78,8 +78,9 @@ class Runner:
 
     def reset(self) -> None:
         """A fresh cache after a failed step, which may have left anything in the old one."""
-        if self.decode_steps is not None and self.device.type == "cuda":
-            # Graphs know where the cache is.
+        if self.device.type == "cuda":
+            # Graphs know where the cache is; and the failed step's frames still hold the old one,
+            # beside which there may be no room for another.
             for tensor in itertools.chain.from_iterable(self.kv_cache):
                 tensor.zero_()
             return

@@ -14,8 +14,11 @@ from atoll.launcher.canary import Probe
 logger = logging.getLogger(__name__)
 
 # What the server says of a model that only a reload brings back; the second is said while the
-# model is unloaded, after a reload that failed.
-_CRASHED = ("is not healthy", "has no available versions", "is not found")
+# model is unloaded, after a reload that failed. A GPU's error, other than want of memory, stays
+# with its process: whatever is asked next fails with the same.
+_CRASHED = (
+    "is not healthy", "has no available versions", "is not found", "CUDA error:", "HIP error:"
+)  # fmt: skip
 
 
 class Watchdog:

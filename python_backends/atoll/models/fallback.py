@@ -82,7 +82,7 @@ def load(folder: Path, options: LoadOptions) -> Model:
     try:
         model, report = auto.from_pretrained(
             folder, dtype=options.dtype, trust_remote_code=False, output_loading_info=True,
-            device_map="auto" if options.device.type == "cuda" else None,
+            device_map={"": options.device} if options.device.type == "cuda" else None,
         )  # fmt: skip
     except Exception as error:
         raise UnsupportedModel(f"{name}: transformers cannot load it: {error}") from error

@@ -17,7 +17,7 @@ from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities, dtype_refusal, refusal
 
 # Their activations leave the range of float16.
-_OVERFLOW_FLOAT16 = ("t5", "mt5")
+_OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma2", "gemma3", "gemma3_text")
 
 
 def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
@@ -27,7 +27,7 @@ def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
         ConfigError: a device that is not there or not served, a dtype that it lacks, or a
             quantisation that is not known.
     """
-    device = _device(settings.device)
+    device = device_of(settings.device)
     dtype = _activations(settings, device, raw)
     if device.type != "cpu":
         check_device(Capabilities.of(device), dtype)
@@ -36,6 +36,27 @@ def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
         return LoadOptions(dtype, device, scheme)
     method = settings.quantize if settings.quantize in METHODS else None
     return LoadOptions(dtype, device, scheme_for(settings.quantize), expected_method=method)
+
+
+def device_of(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; a GPU always with its number.
+
+    Raises:
+        ConfigError: another name, or a GPU that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
+        raise ConfigError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device is {name!r}; torch sees no GPU")
+    index, count = int(number or 0), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(f"device is {name!r}; GPUs here: {count}, counted from 0")
+    return torch.device("cuda", index)
 
 
 def check_device(capabilities: Capabilities, dtype: torch.dtype) -> None:
@@ -89,14 +110,6 @@ def _activations(settings: Settings, device: torch.device, raw: Mapping[str, Any
         return torch.float32 if device.type == "cpu" else _fast_dtype(device, raw)
     named: torch.dtype = getattr(torch, settings.dtype)
     return named
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device is {name!r}; torch sees no GPU")
-    return torch.device(name)
 
 
 def _fast_dtype(device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:

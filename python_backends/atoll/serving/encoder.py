@@ -24,7 +24,7 @@ from atoll.errors import AtollError, Cancelled, EmptyInputError, Overloaded, Val
 from atoll.models.options import prepare_process
 from atoll.serving import tensors
 from atoll.serving.control import Control
-from atoll.serving.loading import on_passing_thread
+from atoll.serving.loading import instance_settings, on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.sender import Sender
 from atoll.text.encoding import Encoded, TextEncoder, Texts
@@ -64,11 +64,11 @@ class EncoderModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
-        settings = Settings.read(tensors.settings_parameters(args["model_config"]))
+        settings = instance_settings(args)
         self.settings = settings
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
         prepare_process(settings)
-        encoder, forward = on_passing_thread(self.load, folder, settings)
+        encoder, forward = on_passing_thread(self._load, folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
         spec = encoder.spec
@@ -104,6 +104,11 @@ class EncoderModel:
     def load(self, folder: Any, settings: Settings) -> tuple[Encoder, Forward]:
         """The encoder of the task and what runs its packs."""
         raise AssertionError("a task implements load")
+
+    def _load(self, folder: Any, settings: Settings) -> tuple[Encoder, Forward]:
+        encoder, forward = self.load(folder, settings)
+        encoder.warm_up(settings.max_batch_tokens)
+        return encoder, forward
 
     def facts(self) -> dict[str, Any]:
         """What the task adds to the answer to a control request for ``info``."""

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
-from atoll.config import Settings
 from atoll.engine.grammar import GrammarCompiler, read_constraint
 from atoll.engine.loader import Limits, load_engine
 from atoll.errors import Cancelled, ValidationError
@@ -21,7 +20,7 @@ from atoll.serving import tensors
 from atoll.serving.answers import Call, Choice, Returned
 from atoll.serving.control import Control
 from atoll.serving.generate_metrics import GenerateMetrics
-from atoll.serving.loading import on_passing_thread
+from atoll.serving.loading import instance_settings, on_passing_thread
 from atoll.serving.outbox import Outbox
 from atoll.serving.prompts import Prompt
 from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
@@ -47,7 +46,7 @@ class GenerateModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
-        self.settings = Settings.read(tensors.settings_parameters(args["model_config"]))
+        self.settings = instance_settings(args)
         folder = resolve(
             self.settings.model_id, self.settings.revision, self.settings.huggingface_hub_cache
         )

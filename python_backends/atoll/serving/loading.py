@@ -7,9 +7,12 @@ awake, and a wake-up costs more than most of a decoding step's kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
+
+from atoll.config import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,3 +25,19 @@ def on_passing_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwarg
     """
     with ThreadPoolExecutor(1, "atoll-loading") as executor:
         return executor.submit(function, *args, **kwargs).result()
+
+
+def instance_settings(args: Mapping[str, str]) -> Settings:
+    """The settings of a model instance, from what ``initialize`` is given.
+
+    Where the device is left open, an instance of kind GPU takes the one that Triton gave it.
+
+    Raises:
+        ConfigError: a parameter is not known, or has a value that cannot be used.
+    """
+    from atoll.serving import tensors
+
+    settings = Settings.read(tensors.settings_parameters(args["model_config"]))
+    if settings.device == "auto" and args.get("model_instance_kind") == "GPU":
+        return replace(settings, device=f"cuda:{args['model_instance_device_id']}")
+    return settings
