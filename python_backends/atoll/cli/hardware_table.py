@@ -105,8 +105,8 @@ _NOTES = (
     "(GPTQ with and without act-order, AWQ), the experts of Mixtral and top-k/top-p sampling are "
     "Triton-language kernels on every device of the table, AMD's included. With "
     "`--disable-custom-kernels` they are plain torch, and 4-bit weights are dequantised at load; "
-    "so they are, and the log says so, where no kernel can be compiled: that takes a C compiler and "
-    "Python's headers (`atoll doctor` looks).",
+    "so they are, and the log says so, where no kernel can be compiled: that takes a C compiler "
+    "and Python's headers (`atoll doctor` looks).",
     "",
     "## Several GPUs, several models",
     "",
