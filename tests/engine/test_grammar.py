@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models
 from torch import Tensor
 
+from atoll.engine import grammar as grammars
 from atoll.engine.grammar import GrammarCompiler, read_constraint
 from atoll.engine.request import FinishReason
 from atoll.errors import ValidationError
@@ -103,6 +104,32 @@ def test_free_and_constrained_rows_in_one_batch(
     run(core)
     assert re.fullmatch(expression, tokenizer.decode(bound_sink.ids))
     assert free_sink.ids == generate(make_core(model, vocab_size=VOCAB), [[5]], max_new_tokens=8)[0]
+
+
+@pytest.mark.parametrize("vocab_size", [96, 100, 31, 33])
+def test_the_gpu_is_masked_as_the_host_is(vocab_size: int) -> None:
+    """Without xgrammar's kernel, which a machine without a compiler cannot make."""
+
+    class Drawn:
+        """Allows tokens at random, the sign bit of a word among them."""
+
+        def __init__(self, seed: int) -> None:
+            self.seed = seed
+
+        def fill(self, bitmask: Tensor, row: int) -> None:
+            generator = torch.Generator().manual_seed(self.seed)
+            shape = bitmask[row].shape
+            bitmask[row] = torch.randint(-(2**31), 2**31, shape, generator=generator).int()
+
+    rows, matchers = [0, 2, 3], [Drawn(1), Drawn(2), Drawn(3)]
+    host, device = (torch.randn(5, vocab_size).expand(2, -1, -1).clone()).unbind()
+    grammars.mask(host, rows, matchers)  # type: ignore[arg-type]
+    bitmask = torch.zeros(5, -(-vocab_size // 32), dtype=torch.int32)
+    for row, matcher in zip(rows, matchers, strict=True):
+        matcher.fill(bitmask, row)
+    grammars._mask_on_device(device, torch.tensor(rows), bitmask)
+    assert torch.equal(host, device)
+    assert host[[0, 2, 3]].isinf().any() and not host[[1, 4]].isinf().any()
 
 
 def test_grammar_survives_preemption(

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from atoll.errors import ValidationError
@@ -72,7 +73,22 @@ def mask(logits: Tensor, rows: Sequence[int], matchers: Sequence[Matcher]) -> No
     bitmask = xgrammar.allocate_token_bitmask(logits.shape[0], logits.shape[1])
     for row, matcher in zip(rows, matchers, strict=True):
         matcher.fill(bitmask, row)
-    xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=list(rows))
+    if logits.device.type == "cpu":
+        xgrammar.apply_token_bitmask_inplace(logits, bitmask, indices=list(rows))
+    else:
+        _mask_on_device(logits, torch.tensor(rows), bitmask)
+
+
+def _mask_on_device(logits: Tensor, rows: Tensor, bitmask: Tensor) -> None:
+    """xgrammar's way on a GPU compiles a kernel while requests wait, or fails for want of a
+    compiler. rows: (masked,) int64; bitmask: (rows, words) int32, bit b of word w for token
+    32w + b; both on the host.
+    """
+    words = bitmask[rows].to(logits.device).unsqueeze(-1)
+    bits = (words >> torch.arange(32, dtype=torch.int32, device=logits.device)) & 1
+    allowed = bits.flatten(1)[:, : logits.shape[1]] == 1
+    at = rows.to(logits.device)
+    logits[at] = logits[at].masked_fill(~allowed, float("-inf"))
 
 
 class GrammarCompiler:
