@@ -170,6 +170,36 @@ def test_a_forced_tool_is_called(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(**asked).choices[0].message.content
 
 
+def test_tools_whose_parameters_refer_to_definitions(client: openai.OpenAI) -> None:
+    """What pydantic writes for nested models: ``$defs`` was looked for in the schema of the call,
+    and the request was refused. Here two tools define the same name differently."""
+    tools: Any = [_nested_tool("move", "integer"), _nested_tool("mark", "boolean")]
+    for name in ("move", "mark"):
+        choice: Any = {"type": "function", "function": {"name": name}}
+        for chosen in (choice, "required"):
+            answer = client.chat.completions.create(
+                messages=CAPITAL, tools=tools, tool_choice=chosen, **{**GREEDY, "max_tokens": 80}
+            )
+            (call,) = answer.choices[0].message.tool_calls or []
+            assert chosen == "required" or call.function.name == name
+            (tool,) = [t for t in tools if t["function"]["name"] == call.function.name]
+            arguments = json.loads(call.function.arguments)
+            jsonschema.validate(arguments, tool["function"]["parameters"])
+
+
+def _nested_tool(name: str, kind: str) -> dict[str, Any]:
+    point = {
+        "type": "object", "properties": {"x": {"type": kind}, "next": {"type": "null"}},
+        "required": ["x"], "additionalProperties": False,
+    }  # fmt: skip
+    parameters = {
+        "$defs": {"Point": point}, "type": "object",
+        "properties": {"to": {"$ref": "#/$defs/Point"}}, "required": ["to"],
+        "additionalProperties": False,
+    }  # fmt: skip
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
 def test_completions(client: openai.OpenAI) -> None:
     found = client.completions.create(
         model=GENERATOR, prompt=["The capital of France is", "One, two,"], temperature=0,

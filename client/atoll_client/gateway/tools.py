@@ -54,20 +54,20 @@ class ToolChoice:
         return cls({name: functions[name]}, True)
 
     def schema(self) -> dict[str, Any]:
-        """What a forced call has to look like."""
-        calls = [
-            {
+        """What a forced call has to look like; references inside parameters still lead there."""
+        calls, parameters = [], {}
+        for index, (name, function) in enumerate(self.functions.items()):
+            place = f"#/$defs/{index}"
+            parameters[str(index)] = _moved(function.get("parameters") or {"type": "object"}, place)
+            call = {
                 "type": "object",
-                "properties": {
-                    "name": {"const": name},
-                    "arguments": function.get("parameters") or {"type": "object"},
-                },
+                "properties": {"name": {"const": name}, "arguments": {"$ref": place}},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
-            for name, function in self.functions.items()
-        ]
-        return calls[0] if len(calls) == 1 else {"anyOf": calls}
+            calls.append(call)
+        found = calls[0] if len(calls) == 1 else {"anyOf": calls}
+        return {"$defs": parameters, **found}
 
     def calls(self, text: str) -> list[dict[str, Any]]:
         """The calls in a text, as OpenAI writes them; empty if it is an ordinary answer."""
@@ -102,6 +102,20 @@ class ToolChoice:
             "type": "function",
             "function": {"name": value["name"], "arguments": text},
         }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema as part of another one: its references count from its own root."""
+    if isinstance(schema, list):
+        return [_moved(part, place) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: place + value[1:]
+        if name == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _moved(value, place)
+        for name, value in schema.items()
+    }
 
 
 def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
