@@ -21,6 +21,7 @@ from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import PREFERRED_TOKENS, Item
 from atoll.engine import memory
 from atoll.errors import ConfigError
+from atoll.models import options
 from atoll.models.options import device_of
 from atoll_kernels import dispatch, gpu
 from atoll_kernels.device import enter, prepare
@@ -52,9 +53,19 @@ def test_names(entered: list[Any]) -> None:
             device_of(name)
 
 
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A GPU whose driver is too old for torch was passed over without a word."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_of("auto") == torch.device("cpu")
+    monkeypatch.setattr(options, "_GPU_FILES", (tmp_path / "nvidia0",))
+    with caplog.at_level(logging.WARNING):
+        assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+        assert caplog.text == ""
+        (tmp_path / "nvidia0").touch()
+        assert device_of("cpu") == torch.device("cpu") and caplog.text == ""
+        assert device_of("auto") == torch.device("cpu")
+    assert "there is a GPU" in caplog.text and "atoll doctor" in caplog.text
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         device_of("cuda:0")
 

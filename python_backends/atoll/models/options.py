@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from atoll.weights.quantization import METHODS, scheme_for
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities, dtype_refusal, refusal
 
+logger = logging.getLogger(__name__)
+
+# Made by the drivers of NVIDIA and AMD.
+_GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/kfd"))
 # Their activations leave the range of float16.
 _OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma2", "gemma3", "gemma3_text")
 
@@ -46,6 +52,12 @@ def device_of(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        found = [path for path in _GPU_FILES if name == "cpu" and path.exists()]
+        if found:
+            logger.warning(
+                "the CPU serves the model: there is a GPU (%s), and torch %s does not see it; "
+                "`atoll doctor` says more", found[0], torch.__version__,
+            )  # fmt: skip
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
         raise ConfigError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")

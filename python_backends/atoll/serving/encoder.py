@@ -89,6 +89,7 @@ class EncoderModel:
             "pooling": spec.pooling,
             "max_input_tokens": spec.max_length,
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
+            "device": str(encoder.options.device),
             "prompts": dict(spec.prompts),
             "tokenization_workers": workers,
             **self.facts(),
