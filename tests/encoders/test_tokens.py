@@ -1,5 +1,6 @@
 """Token ids are those of tokenizer.json, for every tokenizer family, pairs and both cut sides."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,29 @@ def test_cuts_keep_special_tokens(folder: Path, direction: str, max_length: int)
     pairs = encoder.encode(PAIRS, name="x", truncate=True, direction=direction)
     assert [e.ids for e in pairs] == [oracle.encode(*pair).ids for pair in PAIRS]
     assert max(len(e.ids) for e in [*found, *pairs]) == max_length
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_pairs_of_all_lengths_are_cut_as_tokenizers_cuts_them(folder: Path, direction: str) -> None:
+    pairs = [("a " * first, "ring " * second) for first in range(1, 14) for second in range(1, 14)]
+    for max_length in (5, 6, 9, 12, 17):
+        oracle, encoder = _oracle(folder), _encoder(folder, max_length)
+        oracle.enable_truncation(max_length, direction=direction)
+        found = encoder.encode(pairs, name="x", truncate=True, direction=direction)
+        expected = [oracle.encode(*pair) for pair in pairs]
+        assert [e.ids for e in found] == [e.ids for e in expected]
+        assert [e.type_ids or [0] * len(e.ids) for e in found] == [e.type_ids for e in expected]
+
+
+def test_long_pairs_take_no_longer_than_their_texts(folder: Path) -> None:
+    """A query and a passage of 200 kB each took minutes to cut, until the model was restarted."""
+    encoder = _encoder(folder, 64)
+    long, started = "coral " * 30_000, time.process_time()
+    encoder.encode([long, long], name="x", truncate=True)
+    single = time.process_time() - started
+    (found,) = encoder.encode([(long, long)], name="x", truncate=True)
+    assert len(found.ids) == 64
+    assert time.process_time() - started < 5 * single + 1
 
 
 def test_too_long_is_named(folder: Path) -> None:
