@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hmac
 import logging
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -20,6 +21,7 @@ from atoll_client.errors import (
     AtollError,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     Overloaded,
     TooLarge,
     Unauthorized,
@@ -38,6 +40,8 @@ from atoll_client.gateway.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 _WATCH_AFTER_S = 0.03
+# Names of authentication schemes are not case-sensitive.
+_BEARER = re.compile("^bearer +", re.IGNORECASE)
 
 
 class Gateway:
@@ -111,10 +115,12 @@ class Gateway:
                     f"{self.settings.max_concurrent_requests}"
                 )
             request.body = await self._read(request, receive)
-            with _cancelled_with_client(receive):
+            with _cancelled_with_client(request, receive):
                 return await self._run(request, send)
         except _ClientLeft:
             raise
+        except asyncio.CancelledError:
+            return await _send_reply(request, dialects.explain(request, _ending()), send)
         except AtollError as error:
             return await _send_reply(request, dialects.explain(request, error), send)
         except Exception as error:
@@ -133,17 +139,15 @@ class Gateway:
 
     def _find(self, request: Request) -> Route:
         """The route of the path, or of what follows ``/{model}``."""
-        path = request.path.rstrip("/") or "/"
+        path = _pattern(request.path.rstrip("/") or "/")
         method = "GET" if request.method == "HEAD" else request.method
-        if path.startswith("/v1/models/"):
-            path = "/v1/models/{model}"
         route = self._table.get((method, path))
         if route is not None:
             return route
         name, rest = self.models.split(path)
         if name is not None:
             request.model = name
-            path = rest
+            path = _pattern(rest)
             route = self._table.get((method, path))
             if route is not None:
                 return route
@@ -154,7 +158,7 @@ class Gateway:
     def _authorize(self, request: Request) -> None:
         if not self._keys or (request.route is not None and request.route.public):
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        given = _BEARER.sub("", request.headers.get("authorization", "")).encode()
         if not any(hmac.compare_digest(given, key) for key in self._keys):
             raise Unauthorized("the API key is missing or wrong")
 
@@ -177,6 +181,11 @@ class Gateway:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _pattern(path: str) -> str:
+    """The route's own name where a part of its path is the name of a model."""
+    return "/v1/models/{model}" if path.startswith("/v1/models/") else path
+
+
 class _ClientLeft(Exception):
     """Nobody is there to read an answer."""
 
@@ -188,9 +197,8 @@ class _cancelled_with_client:
     what a short embedding costs here.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._has_left = False
+    def __init__(self, request: Request, receive: Receive) -> None:
+        self._request, self._receive = request, receive
         self._watch: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
@@ -201,7 +209,7 @@ class _cancelled_with_client:
         self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
-        if self._has_left and kind is not None and issubclass(kind, asyncio.CancelledError):
+        if self._request.is_left and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise _ClientLeft from error
 
     def _begin(self) -> None:
@@ -210,7 +218,7 @@ class _cancelled_with_client:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             continue
-        self._has_left = True
+        self._request.is_left = True
         assert self._task is not None
         self._task.cancel()
 
@@ -237,8 +245,17 @@ async def _send_events(request: Request, answer: Events, send: Send) -> int:
                 logger.exception("request %s: %s", request.request_id, request.path)
             request.labels["error"] = dialects.as_ours(error).error_type
             await stream.write(answer.on_error(error))
+        except asyncio.CancelledError:
+            if request.is_left or not stream.has_begun:
+                raise
+            await stream.write(answer.on_error(_ending()))
         await stream.end()
     return 200
+
+
+def _ending() -> NotReady:
+    """Who still waits when the process has to end is told so."""
+    return NotReady("the gateway is shutting down")
 
 
 def _start(request: Request, status: int, headers: Mapping[str, str]) -> MutableMapping[str, Any]:

@@ -57,9 +57,13 @@ def read(kind: type[Body], raw: bytes) -> Body:
         MalformedRequest: not JSON. ValidationError: a field that is missing or of another type.
     """
     try:
-        return kind.model_validate(orjson.loads(raw))
+        given = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    if type(given) is not dict:
+        raise ValidationError("the body must be a JSON object")
+    try:
+        return kind.model_validate(given)
     except pydantic.ValidationError as error:
         raise ValidationError(_message(error)) from None
 

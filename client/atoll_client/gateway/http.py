@@ -29,6 +29,7 @@ class Request:
 
     route: what it matched. labels: filled by the handler for metrics and spans.
     trace: ``traceparent`` of the gateway's own span, if it makes one; else the client's is used.
+    is_left: its client has closed the connection.
     """
 
     gateway: Gateway
@@ -42,6 +43,7 @@ class Request:
     route: Route | None = None
     labels: dict[str, str] = field(default_factory=dict)
     trace: Mapping[str, str] | None = None
+    is_left: bool = False
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
