@@ -34,7 +34,8 @@ def prepare(device: torch.device) -> None:
         logger.warning(
             "Triton-language kernels do not run on %s; plain torch serves the model, much slower. "
             "They need a C compiler and Python's headers (Debian, Ubuntu: apt-get install gcc "
-            "python3-dev). The reason: %s", device, reason,
+            "python3-dev), and a folder to keep what is compiled (TRITON_CACHE_DIR). Reason: %s",
+            device, reason,
         )  # fmt: skip
         dispatch.configure(
             disable_custom_kernels=True, use_flash_attention=policy.use_flash_attention,
