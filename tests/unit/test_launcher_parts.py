@@ -81,6 +81,7 @@ def test_a_server_that_is_not_there_is_named(
         # After an illegal access every later call of the process fails in the same way.
         ("the forward failed: AcceleratorError: CUDA error: an illegal memory access", True),
         ("the generation step failed: AcceleratorError: HIP error: invalid device", True),
+        ("the forward failed: RuntimeError: Triton Error [CUDA]: an illegal memory access", True),
         # This one passes.
         ("the forward failed: OutOfMemoryError: CUDA out of memory. Tried to allocate", False),
         ("512 requests are held; max_concurrent_requests is 512", False),

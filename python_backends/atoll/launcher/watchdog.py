@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 # model is unloaded, after a reload that failed. A GPU's error, other than want of memory, stays
 # with its process: whatever is asked next fails with the same.
 _CRASHED = (
-    "is not healthy", "has no available versions", "is not found", "CUDA error:", "HIP error:"
+    "is not healthy", "has no available versions", "is not found", "CUDA error:", "HIP error:",
+    "Triton Error [",
 )  # fmt: skip
 
 
