@@ -114,6 +114,32 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
     assert answers[(9,) * 12, None] != answers[(9,) * 12, "a"] != answers[(9,) * 12, "b"]
 
 
+@pytest.mark.parametrize(
+    ("variant", "targets", "prefix"),
+    [
+        ("phi", ["q_proj", "dense", "fc1"], ""),
+        ("bloom", ["query_key_value", "dense"], "transformer."),
+        ("opt", ["q_proj", "fc2"], "model."),
+        ("llama", ["k_proj", "down_proj"], "model."),
+    ],
+)
+def test_names_in_the_file_may_be_shorter_than_the_adapters(
+    variant: str, targets: list[str], prefix: str, tmp_path: Path
+) -> None:
+    """The hub's BLOOM has no ``transformer.`` in its names, which peft's have: its adapters were
+    refused. Phi's, whose layouts have a table each, failed whatever their names."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    write(next(v for v in DECODER_VARIANTS if v.name == variant), base)
+    reference = save_adapter(base, adapter, 3, targets, r=4, lora_alpha=8)
+    tensors = load_file(base / "model.safetensors")
+    short = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    save_file(short, base / "model.safetensors")
+    model = load(base)
+    slots = attach(model, base, {"x": adapter})
+    found = generate(core_of(model, slots), PROMPTS, max_new_tokens=COUNT, adapter_id="x")
+    assert found == [reference_greedy(reference, prompt, COUNT) for prompt in PROMPTS]
+
+
 def test_adapted_experts_in_a_mixed_batch(tmp_path: Path) -> None:
     """An expert sees some of the batch's tokens: the adapter was applied to the wrong ones."""
     base, adapter, merged = (tmp_path / name for name in ("base", "adapter", "merged"))

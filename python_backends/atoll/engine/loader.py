@@ -130,8 +130,8 @@ def _attach(
         return None
     if not is_known(checkpoint.raw, DECODERS):
         raise ConfigError("lora_adapters is set, but this model is left to transformers")
-    table = architecture(checkpoint.raw, DECODERS).WEIGHTS
-    return attach_adapters(model, table, checkpoint.folder, adapters, options.dtype)
+    tables = architecture(checkpoint.raw, DECODERS).WEIGHTS
+    return attach_adapters(model, tables, checkpoint.folder, adapters, options.dtype)
 
 
 def _capture(runner: Runner, settings: Settings) -> None:

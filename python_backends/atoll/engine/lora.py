@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import atoll_kernels as kernels
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers import Linear
+from atoll.weights.load import layout
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.table import Group, Reorder, Transposed, Weights
 
@@ -125,17 +126,21 @@ def parse_adapters(setting: str | None) -> dict[str, Path]:
 
 
 def attach_adapters(
-    model: nn.Module, table: Weights, folder: Path, adapters: Mapping[str, Path], dtype: torch.dtype
+    model: nn.Module,
+    tables: Weights | Sequence[Weights],
+    folder: Path,
+    adapters: Mapping[str, Path],
+    dtype: torch.dtype,
 ) -> AdapterSlots:
     """Reads the adapters and wraps the layers they change; mutates the model.
 
-    folder: the checkpoint that the model was loaded from.
+    tables: as ``load_weights`` has them. folder: the checkpoint that the model was loaded from.
 
     Raises:
         ConfigError, WeightError: an adapter that does not fit; names the layer and the reason.
     """
     slots, reader = AdapterSlots(list(adapters)), CheckpointReader(folder)
-    prefix = table.prefix(reader)
+    table, prefix = layout(reader, tables)
     # The head sees chosen rows and not the batch's, so it cannot be adapted.
     layers = {
         n: m
@@ -147,9 +152,10 @@ def attach_adapters(
         for n in layers
         if (source := table.find(n)) is not None
     }
+    known = {full for group in groups.values() for full in group.full_names()}
     wrapped: dict[str, AdaptedLinear] = {}
     for name, path in adapters.items():
-        adapter = _Adapter(path)
+        adapter = _Adapter(path, lambda full: _as_in_file(full, known, table.prefixes, prefix))
         for target, layer in layers.items():
             delta = adapter.delta(groups[target], layer)
             if delta is not None:
@@ -164,6 +170,17 @@ def attach_adapters(
     return slots
 
 
+def _as_in_file(name: str, known: set[str], prefixes: Sequence[str], prefix: str) -> str:
+    """A layer's name with the checkpoint's prefix.
+
+    Adapters have the names of transformers' models, the hub's files of BLOOM and OPT shorter ones.
+    """
+    if name in known:
+        return name
+    others = (prefix + name[len(p) :] for p in prefixes if name.startswith(p))
+    return next((other for other in others if other in known), name)
+
+
 def _wrap(model: nn.Module, target: str, layer: Linear, slots: AdapterSlots) -> AdaptedLinear:
     parent, _, name = target.rpartition(".")
     wrapped = AdaptedLinear(layer, slots)
@@ -172,9 +189,12 @@ def _wrap(model: nn.Module, target: str, layer: Linear, slots: AdapterSlots) -> 
 
 
 class _Adapter:
-    """One PEFT folder: its pairs of matrices by the checkpoint's layer name."""
+    """One PEFT folder: its pairs of matrices by the checkpoint's layer name.
 
-    def __init__(self, folder: Path) -> None:
+    rename: from a name of transformers' model to the checkpoint's.
+    """
+
+    def __init__(self, folder: Path, rename: Callable[[str], str]) -> None:
         self.folder = folder
         self._config = json.loads((folder / "adapter_config.json").read_text())
         self._check_config()
@@ -184,7 +204,7 @@ class _Adapter:
             match = _KEY.fullmatch(key)
             if match is None:
                 raise ConfigError(f"{folder}: tensor {key!r} is not one of a LoRA layer")
-            self._pairs.setdefault(match[1], {})[match[2]] = reader.tensor(key).float()
+            self._pairs.setdefault(rename(match[1]), {})[match[2]] = reader.tensor(key).float()
         self.num_layers = len(self._pairs)
         self._unused = set(self._pairs)
 

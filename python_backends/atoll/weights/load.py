@@ -55,7 +55,7 @@ def load_weights(
         WeightError: a tensor is missing, misshapen, or belongs to a layer the model lacks.
     """
     reader = CheckpointReader(folder)
-    table, prefix = _layout(reader, (tables,) if isinstance(tables, Weights) else tables)
+    table, prefix = layout(reader, tables)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
     for name, module in modules.items():
         source = table.find(name)
@@ -73,18 +73,22 @@ def load_weights(
     _report_left_over(reader, table, prefix)
 
 
+def layout(reader: CheckpointReader, tables: Weights | Sequence[Weights]) -> tuple[Weights, str]:
+    """The table of this checkpoint, and the prefix of its names.
+
+    Raises:
+        WeightError: the anchor is under none of the prefixes.
+    """
+    tables = (tables,) if isinstance(tables, Weights) else tables
+    table = next((t for t in tables if t.is_in(reader)), tables[-1])
+    return table, table.prefix(reader)
+
+
 def _copy_from_file(module: Any) -> None:
     """Copies what is still a view of the file: one small norm would keep all of it mapped."""
     for parameter in module.parameters(recurse=False):
         if not parameter.is_meta and not parameter.untyped_storage().resizable():
             parameter.data = parameter.data.clone()
-
-
-def _layout(reader: CheckpointReader, tables: Sequence[Weights]) -> tuple[Weights, str]:
-    for table in tables[:-1]:
-        if table.is_in(reader):
-            return table, table.prefix(reader)
-    return tables[-1], tables[-1].prefix(reader)
 
 
 def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
