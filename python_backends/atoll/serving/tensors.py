@@ -15,17 +15,35 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from atoll.errors import AtollError, ValidationError
+from atoll.errors import AtollError, ConfigError, ValidationError
 
 Array = npt.NDArray[Any]
 # A request parameter that every model knows: see ``sender``.
 JSON_ERRORS = "json_errors"
+# Request parameters that are not the model's to know. Triton's ``/generate`` takes the request's id
+# from its body, and hands it on as a parameter, too.
+_NOT_OURS = (JSON_ERRORS, "id")
+# Parameters of config.pbtxt that Triton's Python backend reads itself.
+_BACKEND_PARAMETERS = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"})
 
 
 def settings_parameters(model_config: str) -> dict[str, str]:
-    """The ``parameters`` of a config.pbtxt, as flat strings, from ``args["model_config"]``."""
-    parameters = json.loads(model_config).get("parameters", {})
-    return {name: value["string_value"] for name, value in parameters.items()}
+    """The ``parameters`` of a config.pbtxt, as flat strings, from ``args["model_config"]``.
+
+    Raises:
+        ConfigError: the entry asks for Triton's response cache, which would give wrong answers.
+    """
+    config = json.loads(model_config)
+    if config.get("response_cache", {}).get("enable"):
+        raise ConfigError(
+            "response_cache is enabled in config.pbtxt, but Triton's cache does not tell requests "
+            "apart by their parameters (normalize, dimensions, control, ...): remove it"
+        )
+    return {
+        name: value["string_value"]
+        for name, value in config.get("parameters", {}).items()
+        if name not in _BACKEND_PARAMETERS
+    }
 
 
 def array(request: Any, name: str, dtype: type[np.generic]) -> Array | None:
@@ -86,12 +104,15 @@ def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
 
     Raises:
         ValidationError: a parameter that is not in ``known``; lists those that are. Names that
-            start with ``triton_`` or ``binary_data`` belong to the server and are left out, as is
-            ``json_errors``.
+            start with ``triton_`` or ``binary_data`` belong to the server and are left out, as are
+            ``json_errors`` and ``id``.
     """
     found = json.loads(request.parameters() or "{}")
-    found.pop(JSON_ERRORS, None)
-    own = {k: v for k, v in found.items() if not k.startswith(("triton_", "binary_data"))}
+    own = {
+        k: v
+        for k, v in found.items()
+        if k not in _NOT_OURS and not k.startswith(("triton_", "binary_data"))
+    }
     known = sorted(known)
     for name in own:
         if name not in known:
