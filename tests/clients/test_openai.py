@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +115,29 @@ def test_json_schema(client: openai.OpenAI) -> None:
         response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema}},
     )  # fmt: skip
     jsonschema.validate(json.loads(answer.choices[0].message.content or ""), schema)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"guided_regex": "(Rome|Oslo), [0-9]{2}"}, "(Rome|Oslo), [0-9]{2}"),
+        ({"guided_choice": ['a "quoted" one', "naïve\n\\d 😀"]}, 'a "quoted" one|naïve\n\\\\d 😀'),
+        ({"guided_grammar": 'root ::= "x" [0-3] "y"'}, "x[0-3]y"),
+        ({"guided_json": {"enum": ["Rome", 7, None]}}, '"Rome"|7|null'),
+    ],
+)
+def test_constraints_as_vllm_names_them(
+    extra: dict[str, Any], expected: str, client: openai.OpenAI
+) -> None:
+    """They were ignored, as fields that nobody knows are."""
+    options = {**GREEDY, "max_tokens": 24, "extra_body": extra}
+    chat = client.chat.completions.create(messages=CAPITAL, **options)
+    assert re.fullmatch(expected, chat.choices[0].message.content or "")
+    text = client.completions.create(prompt="The capital of Italy is", **options).choices[0].text
+    assert re.fullmatch(expected, text)
+    with pytest.raises(openai.UnprocessableEntityError, match="only one of"):
+        form: Any = {"type": "json_object"}
+        client.chat.completions.create(messages=CAPITAL, response_format=form, **options)
 
 
 def test_nulls_in_a_schema_are_kept(client: openai.OpenAI, http: httpx.Client) -> None:

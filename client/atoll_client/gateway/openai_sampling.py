@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ class SamplingBody(Strict):
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     user: str | None = None
+    guided_choice: list[str] | None = Field(None, min_length=1)
+    guided_grammar: str | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
     ignore_eos: bool | None = None
     min_p: float | None = None
     min_tokens: int | None = None
@@ -70,6 +75,9 @@ def sampling(body: SamplingBody, model: ModelInfo, request: Request) -> dict[str
             # A seed may be negative there, not in the model.
             ("seed", None if body.seed is None else body.seed % 2**63),
             ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
+            ("guided_grammar", body.guided_grammar or _one_of(body.guided_choice)),
+            ("guided_json", body.guided_json),
+            ("guided_regex", body.guided_regex),
             ("ignore_eos", body.ignore_eos),
             ("min_p", body.min_p),
             ("min_tokens", body.min_tokens),
@@ -81,6 +89,13 @@ def sampling(body: SamplingBody, model: ModelInfo, request: Request) -> dict[str
         )
     )
     return options
+
+
+def _one_of(choices: Sequence[str] | None) -> str | None:
+    """A grammar of these texts; its literals are written as JSON's."""
+    if choices is None:
+        return None
+    return "root ::= " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
 
 
 def identity(kind: str, name: str, prefix: str) -> dict[str, Any]:
