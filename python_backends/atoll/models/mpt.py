@@ -1,8 +1,8 @@
 """MPT: ALiBi or learned positions, [Q; K; V], usually no biases, optional clipping and QK norms.
 
 Source: config fields and layer names of MosaicML's llm-foundry (``MPTForCausalLM``), which
-transformers reads in part only: it ignores alibi_bias_max, qk_ln, logit_scale and learned
-positions. Storywriter has alibi_bias_max 16.
+transformers reads in part only: it ignores alibi_bias_max, qk_ln, logit_scale, learned positions
+and grouped heads. Storywriter has alibi_bias_max 16, replit-code-v1_5 grouped heads.
 """
 
 from collections.abc import Mapping
@@ -48,6 +48,8 @@ class Config:
     intermediate_size: int
     num_layers: int
     num_heads: int
+    num_kv_heads: int
+    head_dim: int
     max_positions: int
     eps: float
     scale: float
@@ -62,11 +64,11 @@ class Config:
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for attention and norm kinds of later llm-foundry versions."""
         attention = raw.get("attn_config") or {}
-        only(attention, "attn_type", "multihead_attention")
         only(attention, "prefix_lm", False)
         only(attention, "rope", False)
         only(raw, "norm_type", "low_precision_layernorm", "layernorm", "low_precision_LayerNorm")
         hidden_size, num_heads = raw["d_model"], raw["n_heads"]
+        head_dim = hidden_size // num_heads
         has_alibi = attention.get("alibi", True)
         scale = raw.get("logit_scale")
         if scale == "inv_sqrt_d_model":
@@ -77,9 +79,11 @@ class Config:
             intermediate_size=int(pick(raw, "expansion_ratio", default=4) * hidden_size),
             num_layers=raw["n_layers"],
             num_heads=num_heads,
+            num_kv_heads=_num_kv_heads(attention, num_heads),
+            head_dim=head_dim,
             max_positions=raw["max_seq_len"],
             eps=raw.get("layer_norm_epsilon", 1e-5),
-            scale=pick(attention, "softmax_scale", default=(hidden_size // num_heads) ** -0.5),
+            scale=pick(attention, "softmax_scale", default=head_dim**-0.5),
             alibi_bias_max=attention.get("alibi_bias_max", 8) if has_alibi else None,
             clip_qkv=attention.get("clip_qkv"),
             has_qk_norm=attention.get("qk_ln", False),
@@ -89,23 +93,32 @@ class Config:
         )
 
 
+def _num_kv_heads(attention: Mapping[str, Any], num_heads: int) -> int:
+    kind = only(
+        attention, "attn_type", "multihead_attention", "multiquery_attention",
+        "grouped_query_attention",
+    )  # fmt: skip
+    if kind == "grouped_query_attention":
+        return int(pick(attention, "kv_n_heads"))
+    return 1 if kind == "multiquery_attention" else num_heads
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP; queries and keys may be clipped and normalised as wholes."""
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        c = config
+        c, kv_width = config, config.num_kv_heads * config.head_dim
         self.clip_qkv, slopes = c.clip_qkv, None
         if c.alibi_bias_max is not None:
             slopes = alibi_slopes(c.num_heads, c.alibi_bias_max)
         self.norm1 = LayerNorm(c.hidden_size, c.eps, bias=c.bias)
-        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size, bias=c.bias)
+        self.qkv = Linear(c.hidden_size, c.hidden_size + 2 * kv_width, bias=c.bias)
         self.q_norm = LayerNorm(c.hidden_size, c.eps, bias=c.bias) if c.has_qk_norm else None
-        self.k_norm = LayerNorm(c.hidden_size, c.eps, bias=c.bias) if c.has_qk_norm else None
+        self.k_norm = LayerNorm(kv_width, c.eps, bias=c.bias) if c.has_qk_norm else None
         self.attention = PagedAttention(
-            layer, c.num_heads, c.num_heads, c.hidden_size // c.num_heads, scale=c.scale,
-            alibi_slopes=slopes,
-        )  # fmt: skip
+            layer, c.num_heads, c.num_kv_heads, c.head_dim, scale=c.scale, alibi_slopes=slopes
+        )
         self.out = Linear(c.hidden_size, c.hidden_size, bias=c.bias)
         self.norm2 = LayerNorm(c.hidden_size, c.eps, bias=c.bias)
         self.up = Linear(c.hidden_size, c.intermediate_size, bias=c.bias)
@@ -158,4 +171,4 @@ class Model(nn.Module):
     def cache_spec(self) -> CacheSpec:
         """What a token needs in the KV cache."""
         c = self.config
-        return CacheSpec(c.num_layers, c.num_heads, c.hidden_size // c.num_heads)
+        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim)

@@ -303,6 +303,21 @@ def _learned_positions(model: Any, tensors: Tensors) -> None:
     )
 
 
+def _grouped_heads(num_kv_heads: int) -> Any:
+    """The file gets the first so many key-value heads, the model each of them for a group."""
+
+    def hook(model: Any, tensors: Tensors) -> None:
+        for i, block in enumerate(model.transformer.blocks):
+            name = f"transformer.blocks.{i}.attn.Wqkv.weight"
+            q, k, v = tensors[name].view(3, 4, 16, 64)
+            kept = [part[:num_kv_heads] for part in (k, v)]
+            spread = [part.repeat_interleave(4 // num_kv_heads, 0) for part in kept]
+            tensors[name] = torch.cat([q, *kept]).flatten(0, 1)
+            block.attn.Wqkv.weight.data = torch.cat([q, *spread]).flatten(0, 1)
+
+    return hook
+
+
 QK_NAMES = {f"transformer.blocks.{i}.attn.{n}_ln.weight": (64,) for i in range(2) for n in "qk"}
 MPT = (
     Variant("mpt", _mpt),
@@ -316,6 +331,10 @@ MPT = (
             update={"attn_config": {"alibi": True, "qk_ln": True}}),
     Variant("mpt-learned-positions", _mpt, extra={"transformer.wpe.weight": (64, 64)},
             hooks=_learned_positions, update={"attn_config": {"alibi": False}}),
+    Variant("mpt-grouped", _mpt, hooks=_grouped_heads(2), update={"attn_config": {
+        "alibi": True, "attn_type": "grouped_query_attention", "kv_n_heads": 2}}),
+    Variant("mpt-multi-query", _mpt, hooks=_grouped_heads(1), update={"attn_config": {
+        "alibi": True, "attn_type": "multiquery_attention"}}),
 )  # fmt: skip
 
 
