@@ -10,7 +10,7 @@ import logging
 
 import torch
 
-from atoll_kernels import dispatch, gpu
+from atoll_kernels import dispatch
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ def prepare(device: torch.device) -> None:
     policy = dispatch.policy
     if device.type != "cuda" or policy.disable_custom_kernels:
         return
+    from atoll_kernels import gpu
+
     reason = gpu.failure(device)
     if reason is not None:
         logger.warning(
