@@ -45,11 +45,12 @@ def test_packs_of_all_kinds_up_to_the_largest(embedder: Embedder) -> None:
     embedder.hidden = hidden  # type: ignore[assignment]
     embedder.warm_up(200)
     longest = embedder.spec.max_length
-    assert packs == [[2], [longest], [longest] * (200 // longest)]
+    assert 24 < longest < 100
+    assert packs == [[2], [24], [longest], [longest], [longest] * (200 // longest)]
     assert sum(packs[-1]) <= 200
     embedder.options = replace(embedder.options, device=torch.device("cpu"))
     embedder.warm_up(200)
-    assert len(packs) == 3
+    assert len(packs) == 5
 
 
 def test_a_pack_that_does_not_fit_is_told(

@@ -35,6 +35,8 @@ Floats = npt.NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
+# Quantised layers have a kernel of their own for each of these, short texts one of attention.
+_WARM_UP_TOKENS = (2, 24, 100, 200)
 # Tokens whose scores of the whole vocabulary are held at once: 512 * 30522 * 4 bytes is 60 MB.
 _VOCAB_ROWS = 512
 
@@ -96,8 +98,9 @@ class Encoder:
         device, longest = self.options.device, self.spec.max_length
         if device.type != "cuda":
             return
+        whole = (longest,) * (max_batch_tokens // longest)
         try:
-            for lengths in ((2,), (min(100, longest),), (longest,) * (max_batch_tokens // longest)):
+            for lengths in (*((min(size, longest),) for size in _WARM_UP_TOKENS), whole):
                 pack = [Item((0,) * length, lambda result: None) for length in lengths]
                 self.hidden(batch_of(pack, device))
             torch.cuda.synchronize(device)
