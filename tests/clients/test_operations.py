@@ -75,6 +75,10 @@ def test_a_failure_after_the_first_token_is_an_event_and_nothing_is_tried_again(
         assert '"http_status_code":503' in events[-1] and "connect" in events[-1]
         await http.get("/health")
         assert len(triton.calls) == 1
+        # Its status was 200, and still it counts as what it was.
+        page = (await http.get("/metrics")).text
+        assert 'tgi_request_failure{err="unhealthy"} 1' in page
+        assert "tgi_request_success" not in page
 
     run(scenario)
 

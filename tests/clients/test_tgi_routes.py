@@ -172,6 +172,7 @@ def test_a_refused_stream_has_the_status_of_a_refusal(
 
 def test_empty_and_too_long_inputs(http: httpx.Client) -> None:
     empty = http.post("/generate", json={"inputs": ""})
+    assert empty.status_code == 422
     assert empty.json()["error"].endswith("`inputs` cannot be empty")
     long = http.post("/generate", json={"inputs": "word " * 9000})
     assert long.status_code == 422
