@@ -23,6 +23,7 @@ from atoll.encoders.packer import Item
 from atoll.errors import AtollError, Cancelled, EmptyInputError, Overloaded, ValidationError
 from atoll.models.options import prepare_process
 from atoll.serving import tensors
+from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.loading import instance_settings, on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
@@ -61,6 +62,11 @@ class EncoderModel:
     # Request parameters of the task, besides truncate and truncation_direction.
     parameters: ClassVar[frozenset[str]]
     is_batched: ClassVar[bool]
+
+    @classmethod
+    def auto_complete_config(cls, config: Any) -> Any:
+        """Called by Triton before ``initialize``, in a process of its own."""
+        return complete(config, cls.task)
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""

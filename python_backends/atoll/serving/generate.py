@@ -18,6 +18,7 @@ from atoll.engine.loader import Limits, load_engine
 from atoll.errors import Cancelled, ValidationError
 from atoll.serving import tensors
 from atoll.serving.answers import Call, Choice, Returned
+from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.loading import instance_settings, on_passing_thread
@@ -43,6 +44,11 @@ Flags = dict[str, bool | None]
 
 class GenerateModel:
     """What ``model.py`` exports as ``TritonPythonModel``."""
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        """Called by Triton before ``initialize``, in a process of its own."""
+        return complete(config, "generate")
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
