@@ -225,13 +225,14 @@ def test_no_control_characters_in_json(kind: str) -> None:
     decoder, words = KINDS[kind]
     core = RustTokenizer(models.WordLevel({t: i for i, t in enumerate(['"', *words])}, '"'))
     core.decoder = decoder
+    core.add_tokens(["\t\t"])
     tokenizer = Tokenizer(core, {}, {}, frozenset())
-    compiler, bitmask = GrammarCompiler(tokenizer, 5), torch.zeros(1, 1, dtype=torch.int32)
+    compiler, bitmask = GrammarCompiler(tokenizer, 6), torch.zeros(1, 1, dtype=torch.int32)
     schema = {"type": "string", "minLength": 1, "maxLength": 9}
     matcher = compiler.compile("json_schema", json.dumps(schema)).matcher()
     matcher.advance(0)
     matcher.fill(bitmask, 0)
-    assert [bool(bitmask[0, 0] >> i & 1) for i in range(1, 5)] == [False, False, True, True]
+    assert [bool(bitmask[0, 0] >> i & 1) for i in range(1, 6)] == [False, False, True, True, False]
     matcher = compiler.compile("regex", "[^a]*").matcher()
     matcher.fill(bitmask, 0)
     assert bitmask[0, 0] >> 1 & 1

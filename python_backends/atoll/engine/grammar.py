@@ -252,8 +252,8 @@ def _control_test(kind: Any) -> Callable[[str], bool]:
     import xgrammar
 
     spelled = {
-        # GPT-2 shows byte b of these as character 256 + b.
-        xgrammar.VocabType.BYTE_LEVEL: "[\u0100-\u011f]",
+        # GPT-2 shows byte b of these as character 256 + b; added tokens are plain text.
+        xgrammar.VocabType.BYTE_LEVEL: "[\x00-\x1f\u0100-\u011f]",
         xgrammar.VocabType.BYTE_FALLBACK: r"[\x00-\x1f]|^<0x[01][0-9A-Fa-f]>$",
     }
     pattern = re.compile(spelled.get(kind, r"[\x00-\x1f]"))
