@@ -59,6 +59,10 @@ class NotFound(AtollError):
     error_type = "not_found"
 
 
+class NoRoute(NotFound):
+    """No such address, whatever the model."""
+
+
 class MethodNotAllowed(AtollError):
     """The route exists with another method."""
 

@@ -28,6 +28,18 @@ def test_a_model_is_found_below_the_path_of_another() -> None:
     run(scenario)
 
 
+def test_an_unknown_route_is_no_missing_model() -> None:
+    """openai's ``responses.create`` was told ``model_not_found``."""
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        answer = await http.post("/v1/responses", json={"model": "words", "input": "a"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, 404)
+        answer = await http.post(CHAT[0], json={**CHAT[1], "model": "none"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+    run(scenario)
+
+
 def test_the_scheme_of_a_key_may_be_written_in_any_case() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         for key, status in (("Bearer k", 200), ("bearer k", 200), ("Bearer x", 401), ("", 401)):

@@ -20,7 +20,7 @@ from typing import Any
 from atoll_client.errors import (
     AtollError,
     MethodNotAllowed,
-    NotFound,
+    NoRoute,
     NotReady,
     Overloaded,
     TooLarge,
@@ -153,7 +153,7 @@ class Gateway:
                 return route
         if path in self._paths:
             raise MethodNotAllowed(f"{path} does not answer to {request.method}")
-        raise NotFound(f"there is no route {request.path}")
+        raise NoRoute(f"there is no route {request.path}")
 
     def _authorize(self, request: Request) -> None:
         if not self._keys or (request.route is not None and request.route.public):

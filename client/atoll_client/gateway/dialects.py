@@ -7,6 +7,7 @@ from typing import Any
 from atoll_client.errors import (
     AtollError,
     EmptyInputError,
+    NoRoute,
     Overloaded,
     Unauthorized,
     ValidationError,
@@ -49,7 +50,8 @@ def body(dialect: str, error: AtollError) -> dict[str, Any]:
     message = str(error)
     kind = error.error_type
     if dialect == "openai":
-        code = "model_not_found" if kind == "not_found" else error.http_status
+        is_model = kind == "not_found" and not isinstance(error, NoRoute)
+        code = "model_not_found" if is_model else error.http_status
         name = _OPENAI.get(kind, "server_error")
         return {"error": {"message": message, "type": name, "param": None, "code": code}}
     if dialect == "tei":
