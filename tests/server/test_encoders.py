@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -241,3 +243,27 @@ def test_retrieve_then_rerank(fleet: Fleet, ask: Any) -> None:
     np.testing.assert_allclose(found["score"], scores["score"].reshape(-1)[order], atol=1e-6)
     with pytest.raises(InferenceServerException, match="bert: .*empty"):
         ask("search", {"query": rows, "text_input": [*documents, ""]})
+
+
+def test_a_long_question_holds_nobody_up(fleet: Fleet, ask: Any) -> None:
+    """Asked to tokenize 2 MB, a model answered nobody else for some 10 seconds."""
+    text = "coral " * 50_000
+    question = json.dumps({"op": "tokenize", "inputs": [text]})
+    nothing = grpc.InferInput("text_input", [1, 1], "BYTES")
+    nothing.set_data_from_numpy(np.array([[b""]], dtype=object))
+    answers: Queue[tuple[float, Any]] = Queue()
+    with grpc.InferenceServerClient(fleet.server.grpc_url) as client:
+        started = time.monotonic()
+        client.async_infer(
+            "bert",
+            [nothing],
+            lambda result, error: answers.put((time.monotonic(), error or result)),
+            parameters={"control": question},
+        )
+        time.sleep(0.1)
+        ask("bert", {"text_input": TEXTS})
+        waited = time.monotonic() - started
+        answered, result = answers.get(timeout=60)
+    rows = json.loads(result.as_numpy("control")[0, 0])
+    assert len(rows[0]) == len(fleet.ids(text))
+    assert waited < (answered - started) / 2

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ import numpy as np
 from atoll import __version__
 from atoll.config import Settings
 from atoll.errors import UnsupportedModel, ValidationError
-from atoll.serving.tensors import response
+from atoll.serving.sender import Sender
+from atoll.serving.tensors import FINAL, response
 from atoll.text.chat import ChatTemplate
 from atoll.text.tokenizer import Tokenizer
 
@@ -38,6 +40,8 @@ _LIMITS = (
     "max_stop_sequences", "max_top_n_tokens", "max_batch_prefill_tokens", "max_batch_size",
     "disable_grammar_support",
 )  # fmt: skip
+# Longer questions are answered on a thread: to tokenize 2 MB and write it as JSON takes seconds.
+_INLINE_CHARACTERS = 2048
 
 
 class Control:
@@ -79,20 +83,41 @@ class Control:
         }
         if forget is not None:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
+        self._thread = ThreadPoolExecutor(1, "atoll-control")
 
-    def answer(self, request: Any) -> Any | None:
-        """The response to a control request; None: it is no such request.
+    def answer(
+        self, request: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
+    ) -> bool:
+        """Whether it is a control request, which is then answered, by ``fail`` if it is wrong.
 
-        Raises:
-            ValidationError, UnsupportedModel: the question is wrong.
+        A long question is answered later, so that nothing waits for it.
         """
         raw = request.parameters()
         # Most requests have no parameters at all: nothing is parsed for them.
         if not raw or PARAMETER not in raw:
-            return None
+            return False
         question = json.loads(raw).get(PARAMETER)
         if question is None:
-            return None
+            return False
+        if len(str(question)) <= _INLINE_CHARACTERS:
+            self._reply(question, sender, fail)
+        else:
+            self._thread.submit(self._reply, question, sender, fail)
+        return True
+
+    def close(self) -> None:
+        """Answers what was asked and ends the thread."""
+        self._thread.shutdown(wait=True)
+
+    def _reply(
+        self, question: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
+    ) -> None:
+        try:
+            sender.send(self._response(question), FINAL)
+        except Exception as error:
+            fail(sender, error)
+
+    def _response(self, question: Any) -> Any:
         text = json.dumps(self._ask(question), ensure_ascii=False)
         array = np.array([text.encode()], dtype=np.object_)
         return response({"control": array.reshape(1, 1) if self._is_batched else array})

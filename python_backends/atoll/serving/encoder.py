@@ -138,15 +138,12 @@ class EncoderModel:
         for request in requests:
             sender = Sender(request)
             try:
-                control = self.control.answer(request)
-                if control is not None:
-                    sender.send(control, tensors.FINAL)
+                if self.control.answer(request, sender, self._refuse):
                     continue
                 work = self._read(request)
                 self._admit()
             except Exception as error:
-                self._count_failure(error)
-                sender.fail(error)
+                self._refuse(sender, error)
                 continue
             reply = Reply(self, work, sender)
             request_id = request.request_id()
@@ -159,6 +156,7 @@ class EncoderModel:
 
     def finalize(self) -> None:
         """Ends what is waiting with an error, and the threads."""
+        self.control.close()
         self.tokenizers.shutdown(wait=True)
         self.engine.stop()
         self.metrics.close()
@@ -254,6 +252,11 @@ class EncoderModel:
                 )
             ids = ids[-limit:] if work.direction == "left" else ids[:limit]
         return Encoded(ids, None)
+
+    def _refuse(self, sender: Sender, error: BaseException) -> None:
+        """Answers a request that was not started."""
+        self._count_failure(error)
+        sender.fail(error)
 
     def _count_failure(self, error: BaseException) -> None:
         kind = error.error_type if isinstance(error, AtollError) else "inference"

@@ -88,17 +88,14 @@ class GenerateModel:
         for request in requests:
             sender = Sender(request)
             try:
-                answer = self.control.answer(request)
-                if answer is not None:
-                    sender.send(answer, tensors.FINAL)
-                    continue
-                self.start(request, sender)
+                if not self.control.answer(request, sender, self._refuse):
+                    self.start(request, sender)
             except Exception as error:
-                self.metrics.refused(error)
-                sender.fail(error)
+                self._refuse(sender, error)
 
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
+        self.control.close()
         self._compiling.shutdown(cancel_futures=True)
         self.engine.stop()
         self.outbox.stop()
@@ -185,6 +182,11 @@ class GenerateModel:
     def closed(self, call: Call) -> None:
         """A call has had its last response."""
         self.metrics.closed(call)
+
+    def _refuse(self, sender: Sender, error: BaseException) -> None:
+        """Answers a request that was not started."""
+        self.metrics.refused(error)
+        sender.fail(error)
 
     def _call(
         self,
