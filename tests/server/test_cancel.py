@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from documented import run_example
+from measured import wait_for
 
 from atoll.catalogue import Entry, render
 from atoll.launcher import ServerProcess
@@ -88,6 +89,7 @@ def test_a_generation_is_cancelled_by_its_id(embedded_server: ServerProcess) -> 
     sampling = json.dumps({"max_tokens": 4000, "ignore_eos": True})
     with Talk(embedded_server) as talk, Talk(embedded_server) as other:
         talk.ask({"text_input": "Count:", "sampling_parameters": sampling}, request_id="one-1")
+        wait_for(embedded_server, GENERATOR, "atoll_kv_blocks_used", lambda blocks: blocks > 0)
         asked = time.monotonic()
         while True:  # it may not have arrived yet
             other.ask({"text_input": ""}, control=_control("one-1"))
@@ -96,6 +98,8 @@ def test_a_generation_is_cancelled_by_its_id(embedded_server: ServerProcess) -> 
             assert time.monotonic() - asked < 20
         error = talk.next()
         assert "cancelled" in str(error)
+        # Not only the client is told: nothing is generated for nobody.
+        wait_for(embedded_server, GENERATOR, "atoll_kv_blocks_used", lambda blocks: blocks == 0)
         other.ask({"text_input": ""}, control=_control("one-1"))
         assert json.loads(other.next().as_numpy("control")[0]) is False
 
