@@ -117,13 +117,19 @@ def _choice(found: _Chat, index: int, chunk: Chunk) -> dict[str, Any]:
     calls = found.choice.calls(chunk.text) if found.choice else []
     message: dict[str, Any] = {"role": "assistant", "content": chunk.text}
     if calls:
-        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        message = {"role": "assistant", "content": _beside(chunk.text), "tool_calls": calls}
     return {
         "index": index,
         "message": message,
         "logprobs": _logprobs(chunk, found.body),
         "finish_reason": "tool_calls" if calls else chunk.finish_reason,
     }
+
+
+def _beside(text: str) -> str | None:
+    """What an answer says before its calls; None: nothing, or the calls have no tags."""
+    said = ToolChoice.before(text, is_whole=True)
+    return None if said == text else said.strip() or None
 
 
 async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
@@ -142,34 +148,44 @@ async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
 
 
 class _Writer:
-    """The deltas of one answer. A text that may become a tool call is held until that is known."""
+    """The deltas of one answer. A text that may become a tool call is held until that is known.
+
+    A call may follow other text, if it is tagged.
+    """
 
     def __init__(self, found: _Chat, index: int) -> None:
         self._found, self._index = found, index
         self._held = ""
         self._has_begun = False
-        self._is_plain = found.choice is None
+        self._is_plain = False
 
     def write(self, chunk: Chunk) -> list[dict[str, Any]]:
         """Choices to send for one more chunk."""
         first = [] if self._has_begun else [self._delta({"role": "assistant", "content": ""})]
         self._has_begun = True
-        if self._is_plain:
-            return [*first, *self._text(chunk.text, chunk)]
         choice = self._found.choice
-        assert choice is not None
+        if choice is None:
+            return [*first, *self._text(chunk.text, chunk)]
         self._held += chunk.text
-        if not chunk.finish_reason:
-            if choice.is_forced or choice.may_begin(self._held):
-                return first
-            self._is_plain, text = True, self._held
-            return [*first, *self._text(text, chunk)]
-        calls = choice.calls(self._held)
+        if chunk.finish_reason:
+            return [*first, *self._end(choice, chunk)]
+        if choice.is_forced or (not self._is_plain and choice.may_begin(self._held)):
+            return first
+        self._is_plain = True
+        text = choice.before(self._held, is_whole=False)
+        self._held = self._held[len(text) :]
+        return [*first, *self._text(text, chunk)]
+
+    def _end(self, choice: ToolChoice, chunk: Chunk) -> list[dict[str, Any]]:
+        is_tagged = choice.before(self._held, is_whole=True) != self._held
+        # Behind other text only tags make a call.
+        calls = choice.calls(self._held) if is_tagged or not self._is_plain else []
         if not calls:
-            return [*first, *self._text(self._held, chunk)]
+            return self._text(self._held, chunk)
+        said = [self._delta({"content": text})] if (text := _beside(self._held)) else []
         deltas = [{"index": i, **call} for i, call in enumerate(calls)]
         return [
-            *first, self._delta({"tool_calls": deltas}), self._delta({}, finish="tool_calls"),
+            *said, self._delta({"tool_calls": deltas}), self._delta({}, finish="tool_calls"),
         ]  # fmt: skip
 
     def _text(self, text: str, chunk: Chunk) -> list[dict[str, Any]]:

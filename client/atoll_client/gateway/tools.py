@@ -16,7 +16,8 @@ from typing import Any
 from atoll_client.errors import ValidationError
 
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
-_OPENINGS = ("<tool_call>", "{", "[")
+_TAG = "<tool_call>"
+_OPENINGS = (_TAG, "{", "[")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,19 @@ class ToolChoice:
         return not start or any(
             start.startswith(opening) or opening.startswith(start) for opening in _OPENINGS
         )
+
+    @staticmethod
+    def before(text: str, is_whole: bool) -> str:
+        """What is certain to stand before a tagged call, if there is one; all of it if not.
+
+        is_whole: whether nothing follows; otherwise the end of the text may begin a tag.
+        """
+        at = text.find(_TAG)
+        if at >= 0:
+            return text[:at]
+        ends = range(1, min(len(_TAG), len(text) + 1))
+        held = 0 if is_whole else max((n for n in ends if _TAG.startswith(text[-n:])), default=0)
+        return text[: len(text) - held]
 
     def _parsed(self, text: str) -> list[dict[str, Any]]:
         try:
