@@ -112,6 +112,12 @@ def test_errors(http: httpx.Client, path: str, body: Any, status: int, kind: str
     assert (response.status_code, response.json()["error_type"]) == (status, kind), response.text
 
 
+def test_a_single_text_for_a_reranker_is_told_the_remedy(http: httpx.Client) -> None:
+    """A grader of texts has one label, too, and was refused without a word of task=classify."""
+    response = http.post("/tiny-rerank/predict", json={"inputs": "a"})
+    assert "one label is served with task=classify" in response.json()["error"]
+
+
 def test_info_tells_the_labels(http: httpx.Client) -> None:
     kind = http.get("/tiny-classify/info").json()["model_type"]["classifier"]
     assert kind["id2label"] == {str(i): f"LABEL_{i}" for i in range(3)}

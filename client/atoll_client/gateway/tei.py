@@ -223,7 +223,10 @@ async def scored(
         found, total = [], 0
         for first, second in pairs:
             if second is None:
-                raise UnsupportedModel(f"model {model.name!r} scores pairs, not single texts")
+                raise UnsupportedModel(
+                    f"model {model.name!r} scores pairs; a classifier of single texts with one "
+                    "label is served with task=classify"
+                )
             scores, count = await encoders.rerank(request, model, first, [second], parameters)
             found.append(scores)
             total += count
