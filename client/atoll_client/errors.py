@@ -101,6 +101,10 @@ class Unreached(NotReady):
     """The server was not reached: the request can be sent to another one."""
 
 
+class Unloaded(NotReady):
+    """The server takes no requests for the model now: another one may."""
+
+
 class DeadlineExceeded(AtollError):
     """The answer did not come in time."""
 
@@ -115,6 +119,8 @@ class Cancelled(AtollError):
     error_type = "cancelled"
 
 
+# A server that ends, or a model that is loaded again, answers so; nothing was begun.
+_GONE = ("no available versions", "stopped accepting")
 # The server has one code, UNAVAILABLE, for "full" and for "not there": the text tells them apart.
 _FULL = ("are held", "queue", "kv cache", "max_concurrent_requests", "overloaded")
 
@@ -134,10 +140,17 @@ def is_full(text: str) -> bool:
     return any(word in text.lower() for word in _FULL)
 
 
+def is_gone(text: str) -> bool:
+    """Whether a server says that it has the model, but not now."""
+    return any(word in text.lower() for word in _GONE)
+
+
 def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
     """The error behind a gRPC status."""
     text = details or code.name
     lowered = text.lower()
+    if is_gone(text):
+        return Unloaded(text)
     if "unknown model" in lowered:
         return NotFound(text)
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -170,6 +183,8 @@ def from_stream(message: str) -> AtollError:
         found = json.loads(message)
         return _BY_TYPE.get(found["error_type"], GenerationError)(str(found["error"]))
     lowered = message.lower()
+    if is_gone(message):
+        return Unloaded(message)
     if "unknown model" in lowered:
         return NotFound(message)
     if "is not healthy" in lowered or "not ready" in lowered:

@@ -20,11 +20,13 @@ from atoll_client.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    Unloaded,
     Unreached,
     UnsupportedModel,
     ValidationError,
     from_stream,
     is_full,
+    is_gone,
 )
 from atoll_client.messages import Message
 from atoll_client.transport import Metadata
@@ -173,6 +175,8 @@ def _check(status: int, raw: bytes) -> None:
         text = raw.decode("utf-8", "replace")[:500]
     if status == 503 and is_full(text):
         raise Overloaded(text)
+    if is_gone(text):
+        raise Unloaded(text)
     if "unknown model" in text.lower():
         raise NotFound(text)
     raise _ERRORS.get(status, AtollError)(text)

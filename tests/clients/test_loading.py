@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
+import grpc
 import httpx
-from fake_triton import FakeTriton
+import pytest
+from fake_triton import FakeTriton, Refusal
 from scripted import CHAT, EMBED, MODELS, gateway, post, run
 
 LOOKED_S = 0.3
@@ -62,5 +66,43 @@ def test_a_model_that_is_loaded_again_is_not_ready_and_then_back() -> None:
             assert (await post(http, EMBED)).status_code == 200
             gone = await http.post("/a-vectors/embed", json=EMBED[1])
             assert gone.status_code == 404
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' has no available versions"),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        ),
+    ],
+)
+def test_a_server_that_ends_is_passed_over(code: grpc.StatusCode, text: str) -> None:
+    """Until the gateway looked again, one of two servers that was restarted answered its share of
+    the requests with 404, which no client tries again."""
+
+    async def embed(message: Any) -> Any:
+        raise Refusal(code, text)
+
+    async def generate(message: Any) -> AsyncIterator[Any]:
+        raise Refusal(code, text)
+        yield
+
+    async def scenario() -> None:
+        async with (
+            FakeTriton(MODELS) as one,
+            FakeTriton(MODELS) as two,
+            gateway(one.address, two.address) as http,
+        ):
+            one.embed, one.generate = embed, generate
+            for request in (EMBED, CHAT) * 3:
+                assert (await post(http, request)).status_code == 200
+            two.embed, two.generate = embed, generate
+            for request in (EMBED, CHAT):
+                answer = await post(http, request)
+                assert (answer.status_code, text in answer.text) == (503, True)
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@
 
 A request goes to the ready server with the fewest in flight that has the model. A server that
 cannot be reached is left out until it answers again; a request that it never took is tried on the
-next one, and nothing else is ever retried.
+next one, and nothing else is ever retried. A server that is ending takes none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import messages
 from atoll_client.calls import Calls, Metadata
-from atoll_client.errors import AtollError, NotFound, NotReady, Unreached
+from atoll_client.errors import AtollError, NotFound, NotReady, Unloaded, Unreached
 from atoll_client.messages import Message
 from atoll_client.types import ModelInfo
 
@@ -205,13 +205,16 @@ class Pool:
 
     async def infer(self, message: Message, metadata: Metadata = ()) -> Message:
         """One response from an encoder."""
+        refusal = NotReady("no server is ready")
         for server in self._candidates(message.model_name):
             with _counted(server):
                 try:
                     return await server.unary(message, self._timeout_s, metadata)
                 except Unreached:
                     continue
-        raise NotReady("no server is ready")
+                except Unloaded as error:
+                    refusal = error
+        raise refusal
 
     async def ask(self, model: str, question: Mapping[str, Any]) -> Any:
         """A question about a model itself."""
@@ -225,6 +228,7 @@ class Pool:
         self, message: Message, metadata: Metadata = ()
     ) -> AsyncGenerator[Message, None]:
         """Responses of a generator."""
+        refusal = NotReady("no server is ready")
         for server in self._candidates(message.model_name):
             has_begun = False
             with _counted(server):
@@ -235,10 +239,12 @@ class Pool:
                             has_begun = True
                             yield response
                     return
-                except Unreached:
+                except (Unreached, Unloaded) as error:
                     if has_begun:
                         raise
-        raise NotReady("no server is ready")
+                    if isinstance(error, Unloaded):
+                        refusal = error
+        raise refusal
 
     def _candidates(self, model: str) -> list[Server]:
         """Ready servers that have the model, the least busy first."""
