@@ -15,6 +15,7 @@ import pytest
 
 from atoll.errors import NotReady
 from atoll.launcher import ServerProcess
+from atoll_client import Client
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 StartServer = Callable[..., ServerProcess]
@@ -57,6 +58,20 @@ def test_parameters_of_the_python_backend_are_not_ours(
     server = start_server(repository=_entry(tmp_path / "models", own))
     found = json.loads(_post(server, f"{EMBEDDER}/generate", {"text_input": "coral"}))
     assert len(found["embedding"]) == 384
+
+
+def test_clients_are_told_how_many_rows_an_entry_takes(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """``max_batch_size`` was lowered, and the model still told that it takes 256 texts: gateway and
+    client, which cut long lists to that, sent requests that Triton refused."""
+    folder = _entry(tmp_path / "models", "")
+    config = folder / EMBEDDER / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_batch_size: 256", "max_batch_size: 2"))
+    server = start_server(repository=folder)
+    with Client(server.grpc_url) as client:
+        vectors = client.embed(["a", "b", "c", "d", "e"])
+    assert len(vectors) == 5
 
 
 def test_a_request_over_generate_may_have_an_id(embedded_server: ServerProcess) -> None:

@@ -98,6 +98,10 @@ class EncoderModel:
             "device": str(encoder.options.device),
             "prompts": dict(spec.prompts),
             "tokenization_workers": workers,
+            # Clients cut what is longer into several requests.
+            "max_client_batch_size": tensors.max_rows(
+                args["model_config"], settings.max_client_batch_size
+            ),
             **self.facts(),
         }
         self.control = Control(

@@ -46,6 +46,11 @@ def settings_parameters(model_config: str) -> dict[str, str]:
     }
 
 
+def max_rows(model_config: str, most: int) -> int:
+    """Rows that a request may have: ``most``, or the entry's ``max_batch_size`` if that is less."""
+    return min(json.loads(model_config).get("max_batch_size") or most, most)
+
+
 def array(request: Any, name: str, dtype: type[np.generic]) -> Array | None:
     """An input tensor as it is, or None if the request leaves it out.
 
