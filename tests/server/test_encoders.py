@@ -56,8 +56,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model
     references["classifier"] = write(classifiers(3)[1], root / "classifier").model
-    for name in ("splade", "reranker", "classifier"):
+    references["prompted"] = write(classifiers(1)[0], root / "prompted").model
+    for name in ("splade", "reranker", "classifier", "prompted"):
         write_text_files(root / name)
+    cross = {"model_type": "CrossEncoder", "prompts": {"q": "Q:"}, "default_prompt_name": "q"}
+    (root / "prompted" / "config_sentence_transformers.json").write_text(json.dumps(cross))
     entries = []
     for name in references:
         task = "sparse" if name == "splade" else None
@@ -207,6 +210,19 @@ def test_rerank(fleet: Fleet, ask: Any) -> None:
         ask("reranker", {"query": ["a", "b"], "text_input": TEXTS})
     with pytest.raises(InferenceServerException, match="query is missing"):
         ask("reranker", {"text_input": TEXTS})
+
+
+def test_a_cross_encoders_own_prompt(fleet: Fleet, ask: Any) -> None:
+    """sentence-transformers 6 saves one, and puts it before the query; it was left out."""
+    pairs = [fleet.tokenizer.encode("Q:coral?", text) for text in TEXTS]
+    model = fleet.references["prompted"]
+    with torch.inference_mode():
+        logits = [
+            model(torch.tensor([e.ids]), token_type_ids=torch.tensor([e.type_ids])).logits[0]
+            for e in pairs
+        ]
+    found = ask("prompted", {"query": ["coral?"], "text_input": TEXTS}, raw_scores=True)["score"]
+    np.testing.assert_allclose(found, torch.stack(logits).numpy(), atol=5e-5)
 
 
 def test_classify(fleet: Fleet, ask: Any) -> None:

@@ -52,7 +52,8 @@ class EncoderSpec:
     logits. problem_type: config.json's, or what transformers' pipeline assumes without one.
     activation: what turns logits into scores, one of the values of ACTIVATIONS.
     has_token_types: whether the model is given the segments of a pair.
-    splade: read whatever the pooling is.
+    splade: read whatever the pooling is. pair_prompt: put before the first text of a pair, and
+    before a single one, where a cross encoder's files say so.
     """
 
     pooling: str
@@ -65,6 +66,7 @@ class EncoderSpec:
     activation: str = "identity"
     has_token_types: bool = True
     splade: SpladeSpec = SpladeSpec()
+    pair_prompt: str = ""
 
     @classmethod
     def read(
@@ -95,6 +97,7 @@ class EncoderSpec:
             activation=_activation(folder, raw, labels, problem_type, settings.task),
             has_token_types=_has_token_types(folder),
             splade=_splade(folder, modules),
+            pair_prompt=_pair_prompt(folder),
         )
 
     def prompt(self, settings: Settings, name: Any) -> str:
@@ -139,6 +142,12 @@ def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | No
     if default is not None and default not in prompts:
         raise ConfigError(f"default_prompt_name is {default!r}; the model has {sorted(prompts)}")
     return prompts, default
+
+
+def _pair_prompt(folder: Path) -> str:
+    own = read_object(folder / "config_sentence_transformers.json")
+    named = (own.get("prompts") or {}) if own.get("model_type") == "CrossEncoder" else {}
+    return str(named.get(own.get("default_prompt_name")) or "")
 
 
 def _max_length(folder: Path, settings: Settings, max_positions: int) -> int:

@@ -68,6 +68,11 @@ class ClassifyModel(EncoderModel):
             for index, pair in enumerate(texts):
                 if not any(pair):
                     raise EmptyInputError(f"{name}[{index}] and its {second_name} are empty")
+        prompt = self.encoder.spec.pair_prompt
+        if prompt:
+            texts = tuple(
+                prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts
+            )
         return Work(name, options, texts, truncate=truncate, direction=direction)
 
     def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
