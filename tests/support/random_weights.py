@@ -29,6 +29,10 @@ class _Noise:
             return torch.full(tuple(shape), float(suffix == "weight"), **given)
         return torch.randn(tuple(shape), **given) * 0.02
 
+    def parts(self) -> tuple[str, ...]:
+        """Of none it has to be asked whether it is quantised."""
+        return ()
+
     def input_scales(self) -> None:
         """None are divided."""
         return None
