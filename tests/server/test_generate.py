@@ -288,3 +288,20 @@ def test_seeds_repeat_and_differ(embedded_server: ServerProcess) -> None:
     for thread in threads:
         thread.join()
     assert len({ask(seed) for seed in range(5)}) == 5
+
+
+def test_a_long_prompt_holds_nobody_up(embedded_server: ServerProcess) -> None:
+    """While the tokens of one were made, no other request was let in."""
+    long, short = Stream(embedded_server), Stream(embedded_server)
+    try:
+        started = time.monotonic()
+        long.ask("coral " * 300_000)
+        time.sleep(0.1)
+        short.ask(PROMPTS[0], temperature=0, max_tokens=1)
+        _, ids, (answered,) = short.collect()
+        refused, _, error = long.answers.get(timeout=120)
+    finally:
+        long.close()
+        short.close()
+    assert len(ids) == 1 and "tokens; max_input_tokens is" in str(error)
+    assert answered - started < (refused - started) / 2

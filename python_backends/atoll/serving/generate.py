@@ -37,6 +37,8 @@ _RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
 _FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 # Names the conversation whose key-value blocks are taken over and kept: see serving.session.
 _SESSION = "session_id"
+# Longer prompts are tokenized on a thread: 2 MB take seconds, in which no other request would start.
+_INLINE_CHARACTERS = 16384
 _PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS, _SESSION})
 
 Flags = dict[str, bool | None]
@@ -77,6 +79,7 @@ class GenerateModel:
         )  # fmt: skip
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
         self._compiling = ThreadPoolExecutor(1, "atoll-grammar")
+        self._reading = ThreadPoolExecutor(1, "atoll-prompts")
         self._ids = itertools.count()
         self._sessions: WeakValueDictionary[str, Call] = WeakValueDictionary()
         self._requests: WeakValueDictionary[str, Call] = WeakValueDictionary()
@@ -96,13 +99,14 @@ class GenerateModel:
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
         self.control.close()
+        self._reading.shutdown()
         self._compiling.shutdown(cancel_futures=True)
         self.engine.stop()
         self.outbox.stop()
         self.metrics.close()
 
     def start(self, request: Any, sender: Sender) -> None:
-        """Reads a request and hands it to the engine.
+        """Reads a request and hands it to the engine; a long prompt's tokens are made on a thread.
 
         Raises:
             ValidationError, Overloaded, NotReady: nothing was submitted.
@@ -111,13 +115,33 @@ class GenerateModel:
         parameters = tensors.parameters(request, _PARAMETERS)
         session_id = parameters.pop(_SESSION, None)
         flags, options = self.read(request, parameters, prompt)
+        names = session_id, request.request_id()
+        if prompt.num_characters <= _INLINE_CHARACTERS:
+            self._start(sender, flags, options, prompt, *names)
+        else:
+            self._reading.submit(self._start_apart, sender, flags, options, prompt, *names)
+
+    def _start(
+        self,
+        sender: Sender,
+        flags: Flags,
+        options: GenerateOptions,
+        prompt: Prompt,
+        session_id: str | None,
+        request_id: str,
+    ) -> None:
         prompt_ids = prompt.tokenize(self.tokenizer, self.template, options, self.limits)
         call = self.submit(sender, flags, options, prompt, prompt_ids, session_id)
         if session_id is not None:
             self._sessions[session_id] = call
-        request_id = request.request_id()
         if request_id:
             self._requests[request_id] = call
+
+    def _start_apart(self, sender: Sender, *arguments: Any) -> None:
+        try:
+            self._start(sender, *arguments)
+        except Exception as error:
+            self._refuse(sender, error)
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request that nobody waits for; False: none with this id is being answered."""

@@ -17,12 +17,16 @@ from atoll.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """Where the prompt comes from, before it is tokenized; exactly one field is set."""
+    """Where the prompt comes from, before it is tokenized: text, messages, or ids.
+
+    num_characters: of what is tokenized, tools and JSON around messages included.
+    """
 
     text: str | None = None
     messages: Any = None
     tools: Any = None
     input_ids: tuple[int, ...] | None = None
+    num_characters: int = 0
 
     @classmethod
     def read(cls, request: Any) -> Prompt:
@@ -39,8 +43,14 @@ class Prompt:
             raise EmptyInputError(f"{empty[0]} is empty")
         if messages:
             tools = tensors.string(request, "tools")
-            return cls(messages=_json("messages", messages), tools=_json("tools", tools))
-        return cls(text=text) if text else cls(input_ids=tuple(ids or ()))
+            size = len(messages) + len(tools or "")
+            return cls(
+                messages=_json("messages", messages), tools=_json("tools", tools),
+                num_characters=size,
+            )  # fmt: skip
+        if text:
+            return cls(text=text, num_characters=len(text))
+        return cls(input_ids=tuple(ids or ()))
 
     def tokenize(
         self,
