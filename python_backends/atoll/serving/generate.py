@@ -37,7 +37,7 @@ _RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
 _FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 # Names the conversation whose key-value blocks are taken over and kept: see serving.session.
 _SESSION = "session_id"
-# Longer prompts are tokenized on a thread: 2 MB take seconds, in which no other request would start.
+# Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
 _PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS, _SESSION})
 
