@@ -2,6 +2,7 @@
 // and gives them to threads, the dearest first.
 
 #include "few.h"
+#include "threads.h"
 
 #include <memory>
 
@@ -9,7 +10,7 @@ using namespace kernels;
 
 namespace {
 
-constexpr int64_t kSerial = 1 << 17;   // multiply-adds below which threads cost more than they give
+constexpr int64_t kSmall = 1 << 17;   // multiply-adds below which threads cost more than they give
 constexpr int64_t kLeastPart = 512;    // keys of a part, where a sequence's keys are divided
 
 struct Plan {
@@ -79,7 +80,6 @@ void attend(const AttentionArgs& args) {
     float* next = (float*)(((uintptr_t)store.data() + sizeof(Floats) - 1) & ~(sizeof(Floats) - 1));
     for (int64_t i = 0; i < p.num_parts; ++i, next += rows * (row + 2))
         partials.push_back({next + rows * row, next + rows * (row + 1), (Floats*)next});
-    const bool serial = args.threads < 2 || p.cost * a.group * a.D < kSerial;
     const int64_t count = p.items.size();
     const FewRows<T, Policy> few{a};
     const auto run = [&](int64_t i, int64_t next) {
@@ -88,12 +88,9 @@ void attend(const AttentionArgs& args) {
         item.count * a.group <= kFewRows ? few.run(item, then, partials.data())
                                          : a.run(item, then, partials.data());
     };
-    if (serial) {
-        for (int64_t i = 0; i < count; ++i) run(i, i + 1);
-    } else {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(args.threads)
-        for (int64_t i = 0; i < count; ++i) run(i, i + args.threads);
-    }
+    const bool is_small = p.cost * a.group * a.D < kSmall;
+    const int64_t apart = is_small ? 1 : args.threads;  // to the item that this thread takes next
+    for_tasks({count, args.threads, 1, 1}, is_small, [&](int64_t i) { run(i, i + apart); });
     for (const auto& [item, parts] : p.divided) a.merge(item, partials.data() + item.part, parts);
 }
 

@@ -12,8 +12,6 @@
 //
 // Where the CPU has AMX, 8 bits go by whole tiles, and 4 bits as widened.h says.
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "groups.h"
@@ -230,33 +228,31 @@ void run(const GroupedArgs& a) {
     const int64_t chunks = (a.rows + kChunk - 1) / kChunk;
     const int64_t share = std::max<int64_t>(1, chunks * blocks / (kShares * a.threads));
     const bool is_small = a.rows * stride * a.out_features < kSerialElements;
-#pragma omp parallel num_threads(a.threads) if (a.threads > 1 && !is_small)
-    {
+    const auto quantize_row = [&](const Quantized& q, int64_t r) {
+        quantize((const T*)a.x + r * a.x_row, a, q, r);
+    };
+    if (!is_few)
+        for_tasks({a.rows, a.threads}, is_small, [&](int64_t r) { quantize_row(shared, r); });
+    // Of a single chunk all tasks are alike: long pieces of weights first, shorter ones later.
+    const Share tasks = {chunks * blocks, a.threads, share, chunks == 1 ? INT64_MAX : share};
+    bool* is_quantized = scratch.take<bool>(a.threads);
+    std::fill_n(is_quantized, a.threads, false);
+    for_pieces(tasks, is_small, [&](int64_t begin, int64_t end, int64_t thread) {
         Quantized q = shared;
         if (is_few) {
-            const int64_t skipped = omp_get_thread_num() * a.rows, scales = skipped * groups;
+            const int64_t skipped = thread * a.rows, scales = skipped * groups;
             q.codes += skipped * stride, q.zeros += skipped;
             q.scales += scales, q.sums += scales;
-            for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
-        } else {
-#pragma omp for schedule(static)
-            for (int64_t r = 0; r < a.rows; ++r) quantize((const T*)a.x + r * a.x_row, a, q, r);
+            for (int64_t r = 0; r < a.rows && !is_quantized[thread]; ++r) quantize_row(q, r);
+            is_quantized[thread] = true;
         }
-        const auto compute = [&](int64_t task) {
-            const int64_t first = task / blocks * kChunk, last = first + kChunk;
-            const int64_t end = last < a.rows ? last : a.rows, block = task % blocks;
-            a.bits == 8 ? block_of<T, 8>(a, q, first, end, block)
-                        : block_of<T, 4>(a, q, first, end, block);
-        };
-        // Of a single chunk all tasks are alike: long pieces of weights first, shorter ones later.
-        if (chunks == 1) {
-#pragma omp for schedule(guided, share)
-            for (int64_t task = 0; task < blocks; ++task) compute(task);
-        } else {
-#pragma omp for schedule(dynamic, share)
-            for (int64_t task = 0; task < chunks * blocks; ++task) compute(task);
+        for (int64_t task = begin; task < end; ++task) {
+            const int64_t first = task / blocks * kChunk, block = task % blocks;
+            const int64_t last = std::min(first + kChunk, a.rows);
+            a.bits == 8 ? block_of<T, 8>(a, q, first, last, block)
+                        : block_of<T, 4>(a, q, first, last, block);
         }
-    }
+    });
 }
 
 }  // namespace

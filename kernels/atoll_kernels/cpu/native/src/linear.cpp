@@ -132,8 +132,7 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
 }
 
 // An item is some rows and some panels, so that few rows are many too. Items of the same panels
-// follow each other: these stay in the second cache. The first that a thread takes are many, and
-// read in one piece; the last are single ones, of which a thread that came late takes fewer.
+// follow each other: these stay in the second cache.
 template <class Policy, class T>
 void product(const LinearArgs& a) {
     const int64_t pairs = (a.outs + 2 * W - 1) / (2 * W);
@@ -143,7 +142,7 @@ void product(const LinearArgs& a) {
     const int64_t chunks = (bytes + kChunkBytes - 1) / kChunkBytes;
     const int64_t cuts =
         std::clamp<int64_t>(std::max(chunks, 8 * a.threads / row_items), 1, pairs);
-    const bool serial = a.threads < 2 || a.rows * a.width * a.outs < (1 << 18);
+    const bool is_small = a.rows * a.width * a.outs < (1 << 18);
     with_activation(a.kind, [&](const auto& function) {
         const auto item = [&](int64_t i) {
             const int64_t part = i % row_items, cut = i / row_items;
@@ -151,12 +150,7 @@ void product(const LinearArgs& a) {
                                        a.rows * (part + 1) / row_items, pairs * cut / cuts,
                                        pairs * (cut + 1) / cuts, function);
         };
-        if (serial) {
-            for (int64_t i = 0; i < row_items * cuts; ++i) item(i);
-        } else {
-#pragma omp parallel for schedule(guided, 1) num_threads(a.threads)
-            for (int64_t i = 0; i < row_items * cuts; ++i) item(i);
-        }
+        for_tasks({row_items * cuts, a.threads}, is_small, item);
     });
 }
 

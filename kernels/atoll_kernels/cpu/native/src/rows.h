@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "threads.h"
 #include "vector.h"
 
 namespace kernels {
@@ -12,12 +13,7 @@ constexpr int64_t kSerialElements = 1 << 15;  // below, threads cost more than t
 // Calls body(row) for every row, by several threads where there is enough to do.
 template <class Body>
 INLINE void for_rows(int64_t rows, int64_t width, int64_t threads, const Body& body) {
-    if (threads < 2 || rows < 2 || rows * width < kSerialElements) {
-        for (int64_t i = 0; i < rows; ++i) body(i);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < rows; ++i) body(i);
+    for_tasks({rows, threads}, rows * width < kSerialElements, body);
 }
 
 // Calls body(offset, n) for every vector of a row; n < W in the last where width is no multiple. In

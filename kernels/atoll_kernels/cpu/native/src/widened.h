@@ -86,21 +86,16 @@ void run_widened(const GroupedArgs& a) {
     const int64_t blocks = (a.out_features + kBlock - 1) / kBlock;
     const int64_t chunks = (a.rows + kWideChunk - 1) / kWideChunk;
     const bool is_small = a.rows * a.in_features * a.out_features < kSerialElements;
-#pragma omp parallel num_threads(a.threads) if (a.threads > 1 && !is_small)
-    {
-        if (is_copied) {
-#pragma omp for schedule(static)
-            for (int64_t r = 0; r < a.rows; ++r)
-                for_vectors(a.in_features, [&](int64_t i, auto n) {
-                    write(copy + r * x_row + i, read((const T*)a.x + r * a.x_row + i, n), n);
-                });
-        }
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < chunks * blocks; ++task) {
-            const int64_t first = task / blocks * kWideChunk, last = first + kWideChunk;
-            block_widened<T>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
-        }
-    }
+    if (is_copied)
+        for_rows(a.rows, a.in_features, a.threads, [&](int64_t r) {
+            for_vectors(a.in_features, [&](int64_t i, auto n) {
+                write(copy + r * x_row + i, read((const T*)a.x + r * a.x_row + i, n), n);
+            });
+        });
+    for_tasks({chunks * blocks, a.threads}, is_small, [&](int64_t task) {
+        const int64_t first = task / blocks * kWideChunk, last = first + kWideChunk;
+        block_widened<T>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
+    });
 }
 
 #endif
