@@ -9,7 +9,7 @@ import pytest
 
 from atoll_kernels.cpu.native.build import LEVELS as ALL
 from atoll_kernels.cpu.native.build import Level, build, usable_levels
-from atoll_kernels.cpu.native.library import Library, openmp
+from atoll_kernels.cpu.native.library import Library
 
 BEST = usable_levels()[0]
 # What every machine runs, the best of this one, and what that leaves to few rows.
@@ -20,7 +20,7 @@ MODULES = ("attention", "norm", "activation", "rope", "linear_native")
 @cache
 def native(level: Level) -> Library:
     """Compiles and loads one level."""
-    return Library.load(level, build(level, openmp()))
+    return Library.load(level, build(level))
 
 
 def native_level(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from atoll_kernels.cpu import activation, attention, linear_grouped, linear_nati
 from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
 from atoll_kernels.cpu.linear_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import LEVELS, build
-from atoll_kernels.cpu.native.library import Library, openmp
+from atoll_kernels.cpu.native.library import Library
 
 MODULES = (activation, attention, linear_grouped, linear_native, norm, rope)
 
@@ -24,7 +24,7 @@ MODULES = (activation, attention, linear_grouped, linear_native, norm, rope)
 def main(level_name: str, sanitizers: str) -> None:
     """Loads what was compiled before, and runs it."""
     level = next(level for level in LEVELS if level.name == level_name)
-    library = Library.load(level, build(level, openmp(), sanitizers))
+    library = Library.load(level, build(level, sanitizers))
     for module in MODULES:
         mock.patch.object(module, "library", lambda: library).start()
     torch.manual_seed(0)

@@ -14,23 +14,20 @@ import pytest
 from native import BEST, LEVELS, native
 
 from atoll_kernels.cpu.native import build as building
-from atoll_kernels.cpu.native.library import openmp
 
 SANITIZERS = "address,undefined"
-# Builds the sources of a folder, then says which libgomps the real library shares.
+# Builds the sources of a folder.
 _BUILD = """
 import pathlib, sys
 from atoll_kernels.cpu.native import build, library
 print(library().level.name)
-print(len({line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}))
 build.SOURCES = pathlib.Path(sys.argv[1])
 build._folder = lambda: build.SOURCES.parent
-print(build.build(build.LEVELS[-1], None))
+print(build.build(build.LEVELS[-1]))
 """
 
 
 def test_it_is_built_once_by_processes_that_start_together(tmp_path: Path) -> None:
-    """And there is one libgomp, so that threads are torch's."""
     native(LEVELS[0])
     sources = tmp_path / "src"
     sources.mkdir()
@@ -44,7 +41,7 @@ def test_it_is_built_once_by_processes_that_start_together(tmp_path: Path) -> No
     ]  # fmt: skip
     said = [process.communicate(timeout=120)[0].splitlines() for process in racing]
     (built,) = tmp_path.glob("*.so")
-    assert said == [[LEVELS[0].name, "1", str(built)]] * 2
+    assert said == [[LEVELS[0].name, str(built)]] * 2
     assert {path.suffix for path in tmp_path.iterdir()} == {".so", ".lock", ""}
 
 
@@ -52,10 +49,10 @@ def test_an_old_compiler_leaves_narrower_kernels(monkeypatch: pytest.MonkeyPatch
     loading = importlib.import_module("atoll_kernels.cpu.native.library")
     first, last = building.LEVELS[0], building.LEVELS[-1]
 
-    def build(level: building.Level, openmp: Path | None) -> Path:
+    def build(level: building.Level) -> Path:
         if level is first:
             raise building.BuildError("unrecognized option")
-        return building.build(level, openmp)
+        return building.build(level)
 
     monkeypatch.delenv("ATOLL_CPU_ISA", raising=False)
     monkeypatch.setattr(loading, "usable_levels", lambda _: (first, last))
@@ -97,7 +94,7 @@ def test_a_failing_compiler_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(building, "SOURCES", sources)
     monkeypatch.setenv("ATOLL_CACHE", str(tmp_path))
     with pytest.raises(building.BuildError, match="nonsense"):
-        building.build(building.LEVELS[-1], openmp())
+        building.build(building.LEVELS[-1])
     assert not list((tmp_path / "kernels").glob("*.so"))
 
 
@@ -112,20 +109,20 @@ def test_what_was_compiled_ahead_needs_no_compiler(
     monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ATOLL_KERNELS", raising=False)
     with pytest.raises(building.BuildError, match="ATOLL_KERNELS is not set"):
-        building.build_all(openmp())
+        building.build_all()
     monkeypatch.setenv("ATOLL_KERNELS", str(folder))
     monkeypatch.setattr(building, "cpu_flags", frozenset)
-    made = building.build_all(openmp())
+    made = building.build_all()
     levels = building.LEVELS if platform.machine() == "x86_64" else building.LEVELS[-1:]
     assert [path.name.split("-")[0] for path in made] == [level.name for level in levels]
     monkeypatch.setattr("shutil.which", lambda name: None)
     for level, path in zip(levels, made, strict=True):
-        assert building.build(level, openmp()) == path and path.stat().st_size > 0
-    assert building.build_all(openmp()) == made and not (tmp_path / "cache").exists()
+        assert building.build(level) == path and path.stat().st_size > 0
+    assert building.build_all() == made and not (tmp_path / "cache").exists()
     # Sources have changed, as after an update: what is there is not for them.
     (sources / "tiny.cpp").write_text('extern "C" int answer() { return 43; }\n')
     with pytest.raises(building.BuildError, match="no C"):
-        building.build(levels[-1], openmp())
+        building.build(levels[-1])
 
 
 def runtime(name: str) -> str:
@@ -146,7 +143,7 @@ def test_sanitizers_find_nothing() -> None:
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     }  # fmt: skip
     # Here, since a compiler that has the runtimes loaded takes a minute.
-    building.build(BEST, openmp(), SANITIZERS)
+    building.build(BEST, SANITIZERS)
     driver = [sys.executable, native_driver.__file__, BEST.name, SANITIZERS]
     done = subprocess.run(driver, env=environment, capture_output=True, text=True, timeout=240)
     assert done.stdout == "clean\n" and done.returncode == 0, done.stderr[-4000:]

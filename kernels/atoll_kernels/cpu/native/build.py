@@ -26,7 +26,7 @@ SOURCES = Path(__file__).parent / "src"
 
 # Products and sums may be fused; nothing else about floats is loosened: NaN must stay NaN.
 _FLAGS = (
-    "-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
+    "-std=c++17", "-O3", "-pthread", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
     "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-uninitialized",
     "-Wno-maybe-uninitialized", "-Wno-psabi",
 )  # fmt: skip
@@ -89,10 +89,9 @@ def usable_levels(forced: str | None = None) -> tuple[Level, ...]:
     return (chosen,)
 
 
-def build(level: Level, openmp: Path | None, sanitizers: str = "") -> Path:
+def build(level: Level, sanitizers: str = "") -> Path:
     """The shared object for ``level``, compiled if it is not there.
 
-    openmp: the libgomp that torch has loaded, so that both share one pool of threads.
     sanitizers: for ``-fsanitize``; such a build needs the sanitizers' runtime loaded first.
 
     Raises:
@@ -100,17 +99,17 @@ def build(level: Level, openmp: Path | None, sanitizers: str = "") -> Path:
     """
     extra = (f"-fsanitize={sanitizers}", "-g1", "-O1") if sanitizers else ()
     flags = (*_FLAGS, *level.flags, *extra)
-    ahead = _ahead(level, flags, openmp)
+    ahead = _ahead(level, flags)
     if ahead is not None and ahead.exists():
         return ahead
     compiler = _compiler()
     # A newer compiler's libraries may be missing where an older one's product runs.
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    target = _folder() / f"{level.name}-{_key(version, flags, openmp)}.so"
-    return _made(target, compiler, flags, openmp)
+    target = _folder() / f"{level.name}-{_key(version, flags)}.so"
+    return _made(target, compiler, flags)
 
 
-def build_all(openmp: Path | None) -> list[Path]:
+def build_all() -> list[Path]:
     """Every instruction set of this architecture into ``$ATOLL_KERNELS``, for any such CPU.
 
     Raises:
@@ -120,12 +119,12 @@ def build_all(openmp: Path | None) -> list[Path]:
     made = []
     for level in levels:
         flags = (*_FLAGS, *level.flags)
-        target = _ahead(level, flags, openmp)
+        target = _ahead(level, flags)
         if target is None:
             raise BuildError("ATOLL_KERNELS is not set; it names the folder")
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _made(target, _compiler(), flags, openmp)
+            _made(target, _compiler(), flags)
         made.append(target)
     return made
 
@@ -137,23 +136,23 @@ def _compiler() -> str:
     return found
 
 
-def _ahead(level: Level, flags: Sequence[str], openmp: Path | None) -> Path | None:
+def _ahead(level: Level, flags: Sequence[str]) -> Path | None:
     """Where the level is, if it was compiled ahead; the compiler may be gone since."""
     folder = os.environ.get("ATOLL_KERNELS")
-    return Path(folder) / f"{level.name}-{_key('', flags, openmp)}.so" if folder else None
+    return Path(folder) / f"{level.name}-{_key('', flags)}.so" if folder else None
 
 
-def _made(target: Path, compiler: str, flags: Sequence[str], openmp: Path | None) -> Path:
+def _made(target: Path, compiler: str, flags: Sequence[str]) -> Path:
     if target.exists():
         return target
     with (target.parent / f"{target.stem}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _compile(compiler, flags, openmp, target)
+            _compile(compiler, flags, target)
     return target
 
 
-def _compile(compiler: str, flags: Sequence[str], openmp: Path | None, target: Path) -> None:
+def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
     """Every source in a process of its own; the result appears under its name when complete."""
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
@@ -163,11 +162,8 @@ def _compile(compiler: str, flags: Sequence[str], openmp: Path | None, target: P
             running.append(_start([compiler, *flags, "-c", str(source), "-o", objects[-1]]))
         for process in running:
             _finish(process)
-        # Linked by path: torch's copy may have a name that the loader would not find.
-        linked = [flag for flag in flags if flag != "-fopenmp" or openmp is None]
-        libraries = [] if openmp is None else [str(openmp)]
         output = folder / target.name
-        _finish(_start([compiler, *linked, "-shared", *objects, *libraries, "-o", str(output)]))
+        _finish(_start([compiler, *flags, "-shared", *objects, "-o", str(output)]))
         os.replace(output, target)
 
 
@@ -181,9 +177,9 @@ def _finish(process: subprocess.Popen[str]) -> None:
         raise BuildError(f"the compiler failed:\n{said[-2000:]}")
 
 
-def _key(version: str, flags: Sequence[str], openmp: Path | None) -> str:
+def _key(version: str, flags: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for text in (platform.machine(), version, *flags, str(openmp)):
+    for text in (platform.machine(), version, *flags):
         digest.update(text.encode() + b"\0")
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
 from atoll_kernels.cpu.tape import recording
 
@@ -121,7 +119,7 @@ def status() -> tuple[bool, str]:
 
 def compile_ahead() -> list[Path]:
     """Compiles every instruction set into ``$ATOLL_KERNELS``; see ``build_all``."""
-    return build_all(openmp())
+    return build_all()
 
 
 @cache
@@ -131,20 +129,9 @@ def _load() -> Library | str:
     try:
         for level in usable_levels(os.environ.get("ATOLL_CPU_ISA")):
             try:
-                return Library.load(level, build(level, openmp()))
+                return Library.load(level, build(level))
             except BuildError as error:
                 reasons.append(str(error))
     except (BuildError, OSError) as error:
         reasons.insert(0, str(error))
     return reasons[0]
-
-
-def openmp() -> Path | None:
-    """The libgomp that torch brought: a second one would have a second pool of threads."""
-    assert torch.get_num_threads() > 0, "torch is loaded, and its libgomp with it"
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    paths = (line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line)
-    return next((Path(path) for path in paths), None)
