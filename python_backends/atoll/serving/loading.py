@@ -1,4 +1,4 @@
-"""Loading on a thread that ends, so that the engine's thread has the only OpenMP workers.
+"""Loading on a thread that ends, so that the engine's thread has torch's only OpenMP workers.
 
 libgomp keeps a pool of workers for every living thread that ever ran a parallel region. While a
 process has more of them than cores, workers sleep at once instead of waiting for the next region

@@ -1,4 +1,4 @@
-"""How native kernels are built: once, for the machine, with torch's threads, and cleanly."""
+"""How native kernels are built: once, for the machine, and cleanly."""
 
 from __future__ import annotations
 
