@@ -114,7 +114,10 @@ class Settings:
     )
     max_best_of: int = _setting(2, "largest best_of", group="generate", least=1)
     max_stop_sequences: int = _setting(4, "stop strings in one request", group="generate", least=0)
-    max_top_n_tokens: int = _setting(5, "largest top_n_tokens", group="generate", least=0)
+    max_top_n_tokens: int = _setting(
+        5, "largest top_n_tokens of TGI's routes; top_logprobs may be 20 at least",
+        group="generate", least=0,
+    )  # fmt: skip
     block_size: int = _setting(16, "tokens in one KV block", group="generate", least=1)
     memory_fraction: float = _setting(
         0.5, "share of free memory that the KV cache may take", group="generate", least=0

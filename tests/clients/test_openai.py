@@ -72,16 +72,20 @@ def test_streamed_chat_adds_up_to_the_whole_one(client: openai.OpenAI) -> None:
     assert len({c.id for c in chunks}) == 1
 
 
-def test_logprobs(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("count", [2, 20])
+def test_logprobs(client: openai.OpenAI, count: int) -> None:
+    """Up to OpenAI's 20, though TGI's routes allow 5 by default."""
     answer = client.chat.completions.create(
-        messages=CAPITAL, logprobs=True, top_logprobs=2, **GREEDY
+        messages=CAPITAL, logprobs=True, top_logprobs=count, **GREEDY
     )
     found = answer.choices[0].logprobs
     assert found is not None and found.content is not None
     assert "".join(t.token for t in found.content) == answer.choices[0].message.content
     # Greedy: the chosen token is the likeliest.
     assert all(t.logprob == t.top_logprobs[0].logprob <= 0 for t in found.content)
-    assert all(len(t.top_logprobs) == 2 for t in found.content)
+    assert all(len(t.top_logprobs) == count for t in found.content)
+    with pytest.raises(openai.UnprocessableEntityError, match="`top_logprobs`.* 20"):
+        client.chat.completions.create(messages=CAPITAL, logprobs=True, top_logprobs=21, **GREEDY)
 
 
 def test_n_answers_differ_and_a_seed_repeats_them(client: openai.OpenAI) -> None:

@@ -41,6 +41,8 @@ NAMES: frozenset[str] = frozenset(
         "guided_grammar",
     }
 )  # fmt: skip
+# OpenAI's limit, which its clients may count on; TGI's own is lower by default.
+_OPENAI_TOP_LOGPROBS = 20
 # Any of these set to more than its neutral value makes the request sample.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
@@ -160,7 +162,7 @@ def _sampling(
     temperature = r.number("temperature", 1.0, 0.0)
     # vLLM says -1 where others say 0: all tokens.
     top_k = max(r.integer("top_k", 0, -1), 0)
-    alternatives = _alternatives(r, settings.max_top_n_tokens)
+    alternatives = _alternatives(r, max(settings.max_top_n_tokens, _OPENAI_TOP_LOGPROBS))
     min_tokens = r.integer("min_tokens", 0, 0)
     if max_tokens is not None and min_tokens > max_tokens:
         raise ValidationError(f"min_tokens is {min_tokens}; the most allowed is {max_tokens}")
