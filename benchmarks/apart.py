@@ -1,7 +1,8 @@
 """A peer in a process of its own, so that no other contestant's threads slow it down.
 
 libgomp counts the threads of every OpenMP pool of its process; once they are more than the cores,
-workers no longer wait awake, and each parallel region pays for waking them. A peer is built once,
+workers no longer wait awake, and each parallel region pays for waking them. And where they do, they
+keep cores from the threads of others that have no OpenMP. A peer is built once,
 sleeps on a pipe between its calls, and ends with its parent. Its calls are timed where they run.
 """
 
@@ -49,8 +50,10 @@ class Apart(Generic[Answer]):
 
     def __enter__(self) -> Apart[Answer]:
         """Returns once it is built."""
-        # Atoll has set it for itself (``atoll/__init__.py``); a peer gets its library's default.
-        spin = os.environ.pop("GOMP_SPINCOUNT", None)
+        # Atoll sets it for itself (``atoll/__init__.py``); a peer gets its library's default.
+        spin = os.environ.get("GOMP_SPINCOUNT")
+        if not self._name.startswith("Atoll"):
+            os.environ.pop("GOMP_SPINCOUNT", None)
         self._process.start()
         if spin is not None:
             os.environ["GOMP_SPINCOUNT"] = spin

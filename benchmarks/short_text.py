@@ -6,6 +6,9 @@ forward, and the parts of one layer with their weights in the cache. Medians, an
 
 from __future__ import annotations
 
+import atoll  # noqa: F401  # before torch: it says how torch's threads wait
+
+# isort: split
 import statistics
 import threading
 import time

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import atoll  # noqa: F401  # before torch: it says how torch's threads wait
+
+# isort: split
 import argparse
 import statistics
 import time

@@ -29,6 +29,8 @@ def build(name, first):
         if second < 0:
             os._exit(3)
         time.sleep(second / 1000)
+        if "waits" in name:
+            return os.environ.get("GOMP_SPINCOUNT")
         return os.getpid(), first + second
 
     return peer
@@ -99,6 +101,17 @@ def test_a_peer_that_is_not_installed_is_left_out(
     with apart.started(packages, build(), 40) as peers:
         assert list(peers) == ["here"] and peers["here"](2)[1] == 42
     assert "missing: no_such_package is not installed" in capsys.readouterr().out
+
+
+def test_only_our_engine_waits_as_atoll_sets_it(
+    apart: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that got libgomp's default lost its cores to torch's workers, a third at times."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    for name, expected in (("Atoll waits", "1000"), ("peer waits", None)):
+        with apart.Apart(name, build(), name, 40) as peer:
+            assert peer(2) == expected
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
 
 
 def test_ends_with_its_parent(apart: ModuleType, tmp_path: Path) -> None:
