@@ -9,20 +9,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import fake_triton
 import grpc.aio
-import httpx
 import pytest
 from fake_triton import FakeTriton, Refusal
 from gateways import free_port
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from scripted import gateway
 
 from atoll_client.gateway import protocol
-from atoll_client.gateway.main import application
-from atoll_client.gateway.settings import GatewaySettings
 
 MODELS = {"vectors": {"task": "embed"}, "words": {"task": "generate"}}
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -62,22 +59,6 @@ class Collector:
             self.resources.add(names["service.name"])
             self.spans += [span for scope in part.scope_spans for span in scope.spans]
         return otlp.ExportTraceServiceResponse()
-
-
-@asynccontextmanager
-async def gateway(address: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway inside the test; what it has to tell is told when it ends."""
-    app = application(GatewaySettings(server=address, **settings))
-    inbox: asyncio.Queue[Any] = asyncio.Queue()
-    outbox: asyncio.Queue[Any] = asyncio.Queue()
-    life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
-    await inbox.put({"type": "lifespan.startup"})
-    await outbox.get()
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
-    await inbox.put({"type": "lifespan.shutdown"})
-    await life
 
 
 def attributes(span: Any) -> dict[str, Any]:
