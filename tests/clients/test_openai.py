@@ -107,6 +107,16 @@ def test_stop(client: openai.OpenAI) -> None:
     assert " France" not in (answer.choices[0].message.content or "")
 
 
+def bound_to(client: openai.OpenAI, schema: dict[str, Any], **options: Any) -> Any:
+    """The value that a greedy answer bound to the schema holds."""
+    answer = client.chat.completions.create(
+        messages=CAPITAL, model=GENERATOR, temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema}},
+        **options,
+    )  # fmt: skip
+    return json.loads(answer.choices[0].message.content or "")
+
+
 def test_json_schema(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",
@@ -114,11 +124,7 @@ def test_json_schema(client: openai.OpenAI) -> None:
         "required": ["city", "big"],
         "additionalProperties": False,
     }
-    answer = client.chat.completions.create(
-        messages=CAPITAL, model=GENERATOR, temperature=0, max_completion_tokens=40,
-        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema}},
-    )  # fmt: skip
-    jsonschema.validate(json.loads(answer.choices[0].message.content or ""), schema)
+    jsonschema.validate(bound_to(client, schema, max_completion_tokens=40), schema)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +158,7 @@ def test_nulls_in_a_schema_are_kept(client: openai.OpenAI, http: httpx.Client) -
         "required": ["a", "b"],
         "additionalProperties": False,
     }
-    answer = client.chat.completions.create(
-        messages=CAPITAL, model=GENERATOR, temperature=0, max_tokens=60,
-        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema}},
-    )  # fmt: skip
-    assert json.loads(answer.choices[0].message.content or "") == {"a": None, "b": {"c": None}}
+    assert bound_to(client, schema, max_tokens=60) == {"a": None, "b": {"c": None}}
     parameters = {"grammar": {"type": "json", "value": schema}, "max_new_tokens": 60, "seed": None}
     found = http.post("/generate", json={"inputs": "JSON:", "parameters": parameters}).json()
     assert json.loads(found["generated_text"]) == {"a": None, "b": {"c": None}}
