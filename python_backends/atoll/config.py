@@ -107,10 +107,17 @@ class Settings:
     )
     max_batch_size: int = _setting(256, "requests running at once", group="generate", least=1)
     waiting_served_ratio: float = _setting(
-        0.3, "waiting/running ratio that admits new prompts", group="generate", least=0
+        0.0,
+        "waiting prompts per running one from which on they are admitted; 0: at once, since prompts "
+        "and decoding share steps",
+        group="generate",
+        least=0,
     )
     max_waiting_tokens: int = _setting(
-        20, "steps after which waiting prompts are admitted anyway", group="generate", least=0
+        20,
+        "steps after which waiting prompts are admitted whatever waiting_served_ratio says",
+        group="generate",
+        least=0,
     )
     max_best_of: int = _setting(2, "largest best_of", group="generate", least=1)
     max_stop_sequences: int = _setting(4, "stop strings in one request", group="generate", least=0)

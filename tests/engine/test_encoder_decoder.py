@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from driving import Collector, load, make_core, run
+from engines import answers, engine
 from tiny.t5 import VOCAB, write_t5
 
 from atoll.engine.core import EngineCore
@@ -17,9 +18,13 @@ COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("t5")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> tuple[Any, Any]:
     """transformers' model and ours."""
-    folder: Path = tmp_path_factory.mktemp("t5")
     return write_t5("flan-t5", folder), load(folder)
 
 
@@ -131,3 +136,32 @@ def test_the_input_counts_as_prompt_and_cancelling_frees_its_blocks(
     run(core)
     assert done.outcome is not None and done.outcome.num_prompt_tokens == 13
     assert isinstance(cancelled.error, Cancelled)
+
+
+@pytest.mark.parametrize(("num_in", "num_out"), [(17, 15), (10, 22), (1, 31), (31, 1), (16, 16)])
+def test_requests_at_the_limit_are_served(
+    folder: Path, checkpoint: tuple[Any, Any], num_in: int, num_out: int
+) -> None:
+    """Input and answer are rounded up to blocks separately: 17+15 tokens of 32 in blocks of 16 were
+    never admitted, 10+22 were preempted for ever, and the engine's thread spun."""
+    with engine(folder, max_batch_total_tokens=32, block_size=16) as loaded:
+        assert loaded.limits.max_total_tokens == 32
+        for _ in range(2):
+            found = answers(loaded, _inputs(num_in), num_out)
+            assert [len(ids) for ids in found] == [num_out]
+
+
+@pytest.mark.parametrize(("num_in", "num_out"), [(17, 15), (10, 22), (40, 3)])
+def test_what_no_cache_can_hold_ends_and_others_go_on(
+    checkpoint: tuple[Any, Any], num_in: int, num_out: int
+) -> None:
+    core = make_core(checkpoint[1], num_blocks=2, block_size=16)
+    sinks = []
+    for name, length, count in (("a", num_in, num_out), ("b", 6, 4)):
+        sinks.append(Collector())
+        options = SamplingOptions(max_new_tokens=count)
+        ids = tuple(_inputs(length)[0])
+        core.add(Request(name, (0,), options, sinks[-1], encoder_ids=ids))
+    assert run(core) < 100
+    assert "the KV cache has 2" in str(sinks[0].error)
+    assert len(sinks[1].ids) == 4 and core.stats().num_used_blocks == 0

@@ -8,6 +8,7 @@ from driving import Collector, EchoModel, generate, make_core, request, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from atoll.config import Settings
 from atoll.engine.core import EngineCore
 from atoll.engine.request import FinishReason, Request
 from atoll.errors import Cancelled
@@ -213,6 +214,25 @@ def test_waiting_served_ratio_delays_newcomers() -> None:
         core.step()
         steps += 1
     assert steps == 6
+
+
+@pytest.mark.parametrize("num_running", [1, 20, 50])
+def test_newcomers_start_at_once_by_default(num_running: int) -> None:
+    """With 20 streams running, a first token came up to 20 steps after its request."""
+    defaults = Settings()
+    core = make_core(
+        EchoModel(), num_blocks=2048, max_batch_size=defaults.max_batch_size,
+        waiting_served_ratio=defaults.waiting_served_ratio,
+        max_waiting_tokens=defaults.max_waiting_tokens,
+    )  # fmt: skip
+    for i in range(num_running):
+        core.add(request([i], 200)[0])
+    core.step()
+    for i in range(8):
+        made, sink = request([i, i, i], 5)
+        core.add(made)
+        core.step()
+        assert len(sink.tokens) == 1
 
 
 def test_window_frees_blocks_behind_it() -> None:

@@ -20,7 +20,7 @@ from atoll.engine.request import FinishReason, Request, Sequence, Token
 from atoll.engine.runner import Runner
 from atoll.engine.sampler import Sampled, Sampler, prompt_logprobs
 from atoll.engine.scheduler import ScheduledSequence, Scheduler, SchedulerLimits
-from atoll.errors import AtollError, GenerationError
+from atoll.errors import AtollError, GenerationError, ValidationError
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +85,16 @@ class EngineCore:
     def add(self, request: Request) -> None:
         """Queues a request."""
         try:
-            sequence = Sequence(request)
+            sequence = Sequence(request, self._key_length(request))
         except Exception as error:  # its grammar
             request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
             return
         self._sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
+
+    def _key_length(self, request: Request) -> int | None:
+        rope = getattr(getattr(self._runner.model, "config", None), "rope", None)
+        return None if rope is None else rope.key_length(len(request.prompt_ids))
 
     def cancel(self, request_id: str, error: AtollError) -> None:
         """Ends a request with an error and frees its blocks; nothing happens if it has ended."""
@@ -108,6 +112,8 @@ class EngineCore:
         plan: list[ScheduledSequence] = []
         try:
             plan += self.scheduler.schedule(self._draft)
+            for sequence in self.scheduler.take_unfit():
+                self._fail(sequence, self._no_room(sequence))
             output = self._runner.forward(plan) if plan else None
             sampled = self._sample(plan, output) if output else []
             self._advance(plan, sampled)
@@ -210,6 +216,14 @@ class EngineCore:
                 self._fail(sequence, failure)
         self._runner.reset()
         self.scheduler.reset(self._new_blocks())
+
+    def _no_room(self, sequence: Sequence) -> ValidationError:
+        blocks, encoder_ids = self.scheduler.blocks, sequence.request.encoder_ids
+        needed = [blocks.num_blocks_for(n) for n in (len(encoder_ids), sequence.num_tokens + 1)]
+        return ValidationError(
+            f"the request needs {sum(needed)} blocks of {blocks.block_size} tokens; the KV cache "
+            f"has {blocks.num_blocks}"
+        )
 
     def _new_blocks(self) -> BlockManager:
         runner = self._runner

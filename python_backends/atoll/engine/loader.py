@@ -16,7 +16,7 @@ from atoll.engine.core import EngineCore
 from atoll.engine.engine import Engine
 from atoll.engine.graphs import refusal
 from atoll.engine.lora import AdapterSlots, attach_adapters, parse_adapters
-from atoll.engine.memory import alone_on, num_cache_blocks
+from atoll.engine.memory import alone_on, longest_request, num_cache_blocks
 from atoll.engine.runner import Decoder, Runner
 from atoll.engine.sampler import Sampler
 from atoll.engine.sampler.processors import Processors
@@ -106,7 +106,8 @@ def load_engine(
         session_timeout_s=settings.session_timeout_s,
         on_step=on_step,
     )
-    limits = _limits(settings, num_blocks * settings.block_size, config)
+    capacity = longest_request(decoder, num_blocks, settings.block_size)
+    limits = _limits(settings, capacity, config)
     logger.info(
         "%s: %s on %s, KV cache of %d blocks of %d tokens, %s",
         folder.name, options.dtype, options.device, num_blocks, settings.block_size, limits,
@@ -116,7 +117,7 @@ def load_engine(
         "architectures": checkpoint.raw.get("architectures") or [],
         "dtype": str(options.dtype).removeprefix("torch."),
         "device": str(options.device),
-        "max_batch_total_tokens": num_blocks * settings.block_size,
+        "max_batch_total_tokens": capacity,
         "adapters": list(adapters.names) if adapters else [],
     }
     return LoadedEngine(engine, limits, adapters, facts)

@@ -46,12 +46,13 @@ def num_cache_blocks(
         ConfigError: not even one request of ``max_total_tokens`` fits.
     """
     device, spec = options.device, model.cache_spec()
+    num_extra = _num_extra_blocks(model)
     per_token = spec.bytes_per_token(options.dtype)
     per_block = per_token * settings.block_size
     longest = min(settings.max_total_tokens or max_positions, max_positions)
     num_activation_bytes = _warm_up(settings, model, options, longest)
     if settings.max_batch_total_tokens is not None:
-        blocks = -(-settings.max_batch_total_tokens // settings.block_size)
+        blocks = -(-settings.max_batch_total_tokens // settings.block_size) + num_extra
     else:
         free = (_free_bytes(device) - num_activation_bytes) * settings.memory_fraction
         useful = settings.max_batch_size * -(-longest // settings.block_size) * per_block
@@ -59,13 +60,24 @@ def num_cache_blocks(
             useful = min(useful, max(_HOST_LIMIT_BYTES, 2 * longest * per_token))
         blocks = int(min(free, useful)) // per_block
     least = settings.max_total_tokens or 1
-    if blocks * settings.block_size < least:
+    room = longest_request(model, blocks, settings.block_size)
+    if room < least:
         raise ConfigError(
-            f"the KV cache has room for {max(blocks, 0) * settings.block_size} tokens; "
+            f"the KV cache has room for {max(room, 0)} tokens; "
             f"max_total_tokens is {least}. Lower it or max_batch_prefill_tokens, or raise "
             "memory_fraction"
         )
     return blocks
+
+
+def longest_request(model: Decoder, num_blocks: int, block_size: int) -> int:
+    """Tokens of prompt and answer that fit into so many blocks, however they are shared out."""
+    return (num_blocks - _num_extra_blocks(model)) * block_size
+
+
+def _num_extra_blocks(model: Decoder) -> int:
+    """One for an encoder-decoder, whose input and answer are rounded up to blocks separately."""
+    return int(getattr(model.config, "decoder_start_token_id", None) is not None)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Parking:
         tokens = sequence.token_ids[: sequence.num_computed_tokens]
         self._blocks.truncate(sequence.table, len(tokens))
         self._parked[session_id] = Parked(tokens, sequence.table, time.monotonic())
-        sequence.table = BlockTable(sequence.request.cache_root)
+        sequence.table = BlockTable(sequence.table.root)
 
     def take(self, session_id: str, sequence: Sequence) -> int:
         """Hands the blocks of the common prefix to ``sequence``; returns its tokens."""
@@ -51,7 +51,7 @@ class Parking:
             return 0
         limit = min(len(parked.token_ids), sequence.num_tokens - 1)
         common = 0
-        if parked.table.root == sequence.request.cache_root:
+        if parked.table.root == sequence.table.root:
             while common < limit and parked.token_ids[common] == sequence.token_ids[common]:
                 common += 1
         if parked.table.num_released and common < len(parked.token_ids):

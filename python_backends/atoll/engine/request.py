@@ -160,16 +160,18 @@ class Sequence:
     token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.
     draft: guessed next tokens, to be verified by the next step. cross_table: the blocks of the
     encoder's keys and values, which the first step of an encoder-decoder's sequence computes.
+    key_length: see ``layers.rotary.RopeSpec.key_length``.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, key_length: int | None = None) -> None:
         self.request = request
         self.token_ids = list(request.prompt_ids)
         self.num_prompt_tokens = len(request.prompt_ids)
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.draft: list[int] = []
-        self.table = BlockTable(request.cache_root)
+        root = request.cache_root
+        self.table = BlockTable(root if key_length is None else (root, key_length))
         self.cross_table = BlockTable()
         self.is_encoded = not request.encoder_ids
         self.prompt_logprobs: list[Token] = []

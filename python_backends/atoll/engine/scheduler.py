@@ -56,6 +56,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
         self.num_preemptions = 0
+        self._unfit: list[Sequence] = []
         self._steps_since_admission = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -81,6 +82,11 @@ class Scheduler:
         # A sequence that was planned early may have been preempted for an older one.
         running = set(self.running)
         return [item for item in plan if item.sequence in running]
+
+    def take_unfit(self) -> list[Sequence]:
+        """Sequences that no longer wait nor run: alone, with all blocks, they found no room."""
+        unfit, self._unfit = self._unfit, []
+        return unfit
 
     def _mixed_budget(self, num_decoding: int) -> int:
         """Prompt tokens beside so many decoding sequences: more where more wait than decode.
@@ -167,6 +173,9 @@ class Scheduler:
             if num_encoder_tokens > budget and budget < whole_budget:
                 return
             if not self._open(sequence):
+                if not self.running:
+                    self._unfit.append(self.waiting.popleft())
+                    continue
                 return
             budget = max(budget - num_encoder_tokens, 1)
             self.waiting.popleft()
@@ -227,6 +236,9 @@ class Scheduler:
                 if self.parking.evict():
                     continue
                 youngest = self.running[-1]
+                if youngest is self.running[0]:
+                    self._give_up(youngest)
+                    return False
                 self._preempt(youngest)
                 if youngest is sequence:
                     return False
@@ -239,6 +251,12 @@ class Scheduler:
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
 
+    def _give_up(self, sequence: Sequence) -> None:
+        """Preempting the only sequence would start it over for ever."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        self._unfit.append(sequence)
+
     def _release(self, sequence: Sequence) -> None:
         """Gives back all of a sequence's blocks; what they held is computed again if need be."""
         self.blocks.release(sequence.table)
@@ -247,7 +265,6 @@ class Scheduler:
         sequence.is_encoded = not sequence.request.encoder_ids
 
     def _remove(self, sequence: Sequence) -> None:
-        if sequence in self.running:
-            self.running.remove(sequence)
-        else:
-            self.waiting.remove(sequence)
+        for held in (self.running, self.waiting):
+            if sequence in held:
+                held.remove(sequence)

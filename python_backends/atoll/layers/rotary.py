@@ -78,6 +78,13 @@ class RopeSpec:
         """Positions that the tables are meant for; dynamic scaling starts at ``max_positions``."""
         return int(self.max_positions * (self.factor if self.kind == "dynamic" else 1))
 
+    def key_length(self, num_prompt_tokens: int) -> int | None:
+        """What a text's keys depend on besides its tokens: None, unless scaling is dynamic.
+
+        Texts of one value have equal keys where their tokens are equal: see ``_dynamic_tables``.
+        """
+        return max(num_prompt_tokens, self.max_positions) if self.kind == "dynamic" else None
+
 
 class Rotary(nn.Module):
     """How a batch is rotated; the tables grow with the positions asked for."""
@@ -131,14 +138,15 @@ def _frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
 def _dynamic_tables(spec: RopeSpec, batch: PagedBatch) -> tuple[Tensor, Tensor]:
     """NTK-aware scaling: theta grows once a sequence is longer than the model was trained on.
 
-    Every sequence has a theta of its own, from its own length, so that a long one does not change
-    its neighbours. Returns cos and sin of each token, (tokens, dim / 2) float32.
+    A prompt is rotated for its own length, each token behind it for the length that ends with it.
+    So a token's theta depends neither on its neighbours in the batch, nor on how the text was cut
+    into steps: chunks, guessed tokens, and what is computed again after a preemption are equal.
+    Returns cos and sin of each token, (tokens, dim / 2) float32.
     """
-    lengths = batch.seq_lens
-    if batch.prompt_lens is not None:
-        lengths = torch.maximum(lengths, batch.prompt_lens)
     counts = batch.cu_seqlens_q.diff().long()
-    lengths = torch.repeat_interleave(lengths, counts, output_size=len(batch.positions))
+    prompts = batch.seq_lens if batch.prompt_lens is None else batch.prompt_lens
+    prompts = torch.repeat_interleave(prompts, counts, output_size=len(batch.positions))
+    lengths = torch.maximum(batch.positions + 1, prompts)
     lengths = lengths.clamp_min(spec.max_positions).double().unsqueeze(1)
     growth = spec.factor * lengths / spec.max_positions - (spec.factor - 1)
     theta = spec.theta * growth ** (spec.dim / (spec.dim - 2))
