@@ -108,8 +108,8 @@ class Settings:
     max_batch_size: int = _setting(256, "requests running at once", group="generate", least=1)
     waiting_served_ratio: float = _setting(
         0.0,
-        "waiting prompts per running one from which on they are admitted; 0: at once, since prompts "
-        "and decoding share steps",
+        "waiting prompts per running one from which on they are admitted; 0: at once, since "
+        "prompts and decoding share steps",
         group="generate",
         least=0,
     )
