@@ -1,20 +1,27 @@
 """Every setting, once: one name as config.pbtxt parameter, flag and environment variable.
 
-A value is looked up in the entry's config.pbtxt parameters, then in the environment (upper-case
-name), then taken from the default here. Names are TEI's and TGI's where they have one.
+A value is looked up in the entry's config.pbtxt parameters, then in the environment (see
+``atoll.environment``), then taken from the default here. Names are TEI's and TGI's where they have
+one.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
+from atoll.environment import lookup
 from atoll.errors import ConfigError
 
 DTYPES = ("default", "auto", "float32", "bfloat16", "float16", "int8", "int4")
+# The words that flags know too.
+_BOOLEANS = dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True) | dict.fromkeys(
+    ("false", "0", "f", "no", "n", "off"), False
+)
 
 
 def _setting(default: Any, text: str, *, group: str, least: float | None = None) -> Any:
@@ -148,11 +155,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, least = getattr(self, f.name), f.metadata["least"]
-            if value is not None and least is not None and value < least:
-                raise ConfigError(f"{f.name} is {value}; the least allowed is {least}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}")
+            _check(f.name, f, getattr(self, f.name))
 
     @classmethod
     def read(
@@ -161,28 +164,43 @@ class Settings:
         """Settings of an entry from its config.pbtxt parameters (flat strings) and environment.
 
         Raises:
-            ConfigError: an unknown parameter, or a value of the wrong type or out of range.
+            ConfigError: an unknown parameter, or a value of the wrong type or out of range; names
+                the parameter, or the variable that holds it.
         """
         environment = os.environ if environment is None else environment
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(parameters) - known)
+        known = {f.name: f for f in fields(cls)}
+        unknown = sorted(set(parameters) - set(known))
         if unknown:
             raise ConfigError(f"unknown parameters {unknown}; known: {sorted(known)}")
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
-        for name in known:
-            text = parameters.get(name, environment.get(name.upper()))
-            if text is not None and text != "":
-                values[name] = _parse(name, text, hints[name])
+        for name, f in known.items():
+            found = (name, parameters[name]) if name in parameters else lookup(name, environment)
+            if found is not None and found[1] != "":
+                values[name] = parse(*found, hints[name])
+                _check(found[0], f, values[name])
         return cls(**values)
 
 
-def _parse(name: str, text: str, hint: Any) -> Any:
-    """``text`` as the type of the setting ``name``; optional types by their first member."""
+def _check(shown: str, setting: Field[Any], value: Any) -> None:
+    """Raises ConfigError: a value out of range; ``shown`` is what the user calls the setting."""
+    least = setting.metadata["least"]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{shown} is {value}; expected a finite number")
+    if value is not None and least is not None and value < least:
+        raise ConfigError(f"{shown} is {value}; the least allowed is {least}")
+    if setting.name == "dtype" and value not in DTYPES:
+        raise ConfigError(f"{shown} is {value!r}; allowed: {', '.join(DTYPES)}")
+
+
+def parse(shown: str, text: str, hint: Any) -> Any:
+    """``text`` as a setting's type; of an optional type, the first member.
+
+    Raises:
+        ConfigError: it is none; names the setting as ``shown``.
+    """
     kind = get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
     try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
-        return kind(text)
+        return _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise ConfigError(f"{name} is {text!r}; expected {kind.__name__}") from None
+        raise ConfigError(f"{shown} is {text!r}; expected {kind.__name__}") from None

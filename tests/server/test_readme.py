@@ -45,7 +45,7 @@ def _here(command: str, ports: dict[str, int]) -> str:
 def _start(command: str, ports: dict[str, int]) -> subprocess.Popen[bytes]:
     # What `make test` itself was given is not meant for another make.
     own = {k: v for k, v in os.environ.items() if k not in ("ARGS", "MAKEFLAGS", "MAKELEVEL")}
-    environment = {**own, **{name: str(port) for name, port in ports.items()}}
+    environment = {**own, **{f"ATOLL_{name}": str(port) for name, port in ports.items()}}
     process = subprocess.Popen(
         ["bash", "-c", f"exec {command}"], cwd=ROOT, env=environment, start_new_session=True
     )

@@ -178,7 +178,7 @@ def _served(names: list[str], base: Path) -> Iterator[dict[str, Served]]:
         _scratch_copy(name, base / "checkpoints" / name, base / "models")
     options = ServerOptions.on_free_ports(
         repository=base / "models", watch_interval_s=0.0, exit_timeout_s=3,
-        environment={"MAX_BATCH_TOTAL_TOKENS": "1024", "NUM_THREADS": "1"},
+        environment={"ATOLL_MAX_BATCH_TOTAL_TOKENS": "1024", "ATOLL_NUM_THREADS": "1"},
     )  # fmt: skip
     with ServerProcess(options) as server:
         yield {

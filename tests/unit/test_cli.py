@@ -83,7 +83,7 @@ def test_errors_are_one_line_and_status_1(tmp_path: Path) -> None:
     assert err == "error: model_id './absent': there is no such folder\n"
     code, _, err = atoll("serve", "--dtype", "int3", cwd=tmp_path)
     assert code == 1 and err.startswith("error: dtype is 'int3'; allowed: ")
-    code, _, err = atoll("serve", cwd=tmp_path, MAX_BATCH_TOKENS="0")
+    code, _, err = atoll("serve", cwd=tmp_path, ATOLL_MAX_BATCH_TOKENS="0")
     assert code == 1 and "max_batch_tokens is 0" in err
 
 
@@ -101,7 +101,7 @@ def test_every_setting_is_a_flag_with_an_environment_variable() -> None:
     assert code == 0
     for setting in fields(Settings):
         assert f"--{setting.name.replace('_', '-')}" in out, setting.name
-        assert setting.name.upper() in out, setting.name
+        assert f"ATOLL_{setting.name.upper()}" in out, setting.name
 
 
 def test_without_arguments_the_checkouts_embedded_entries_are_served() -> None:

@@ -43,12 +43,18 @@ class GatewaySettings:
     def read(
         cls, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> GatewaySettings:
-        """Flags first, then the environment (``ATOLL_GATEWAY_PORT`` or ``API_KEY``-like names)."""
+        """Flags first, then the environment (``ATOLL_GATEWAY_PORT`` or ``API_KEY``-like names).
+
+        Ends the process where a value cannot be used, as argparse does; says which.
+        """
         environment = os.environ if environment is None else environment
         parser = ArgumentParser("atoll-gateway", description=(__doc__ or "").splitlines()[0])
         for one in fields(cls):
             flag = f"--{one.name.replace('_', '-')}"
-            default = _from_environment(one.name, environment, one.default)
+            try:
+                default = _from_environment(one.name, environment, one.default)
+            except ValueError as error:
+                parser.error(str(error))
             text = f"{one.metadata['help']} (default: {one.default!r})"
             parser.add_argument(flag, type=type(one.default), default=default, help=text)
         found: Namespace = parser.parse_args(list(arguments))
@@ -61,13 +67,27 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def _from_environment(name: str, environment: Mapping[str, str], default: Any) -> Any:
-    own = environment.get(f"ATOLL_GATEWAY_{name.upper()}")
-    shared = environment.get(name.upper()) if name in _SHARED else None
-    text = own or shared
-    return type(default)(text) if text else default
+    """Raises ValueError: the value is of another type; names the variable."""
+    for variable in variables(name):
+        text = environment.get(variable, "")
+        # Kubernetes tells every container where the service "atoll-gateway" is.
+        if not text or (name.endswith("port") and "://" in text):
+            continue
+        try:
+            return type(default)(text)
+        except ValueError:
+            kind = type(default).__name__
+            raise ValueError(f"{variable} is {text!r}; expected {kind}") from None
+    return default
 
 
-# Names that TEI and TGI read too; the others would clash with the server's own.
+def variables(name: str) -> tuple[str, ...]:
+    """What a setting is called in the environment; the first that is set wins."""
+    own = f"ATOLL_GATEWAY_{name.upper()}"
+    return (own, f"ATOLL_{name.upper()}", name.upper()) if name in _SHARED else (own,)
+
+
+# What `atoll serve`, TEI and TGI read too; the others would clash with the server's own.
 _SHARED = (
     "api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name",
     "grpc_max_parallel_stream_requests",

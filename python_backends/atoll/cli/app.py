@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -15,11 +16,15 @@ from atoll.cli.bench import bench
 from atoll.cli.catalogue import info, list_entries, render
 from atoll.cli.convert import convert
 from atoll.cli.doctor import doctor
+from atoll.cli.flags import unknown_variables
 from atoll.cli.profile import profile
 from atoll.cli.repository import add, remove
 from atoll.cli.serve import serve
 from atoll.cli.warmup import warmup
+from atoll.environment import clean
 from atoll.errors import AtollError
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="atoll",
@@ -52,6 +57,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -61,6 +67,10 @@ def options(
     ] = False,
 ) -> None:  # fmt: skip
     """Options of every command."""
+    # Before the command's own flags look there.
+    clean(os.environ)
+    for name in unknown_variables(context.command, os.environ):
+        logger.warning("%s is set, and nothing reads a variable of that name", name)
 
 
 def main() -> None:

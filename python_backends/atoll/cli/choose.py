@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import atoll
 from atoll.catalogue import ENTRIES, Entry, entry_for, entry_name, read_model
-from atoll.config import Settings
+from atoll.config import Settings, parse
+from atoll.environment import lookup
 from atoll.errors import ConfigError
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import local_folder, resolve
@@ -43,7 +45,7 @@ def choose(
     """
     Settings.read({"model_id": "-", **settings}, {})
     # Models read the environment themselves: only flags need entries of their own.
-    flags = [name for name in settings if name.upper() not in os.environ]
+    flags = [name for name, text in settings.items() if not _is_in_environment(name, text)]
     if repository is not None:
         if flags:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
@@ -84,6 +86,12 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
         revision=revision,
         settings=rest,
     )
+
+
+def _is_in_environment(name: str, text: str) -> bool:
+    """Whether a setting comes from the environment, or says the same."""
+    found, hint = lookup(name, os.environ), get_type_hints(Settings)[name]
+    return found is not None and parse(*found, hint) == parse(name, text, hint)
 
 
 def catalogue_entry(model: str) -> Entry | None:

@@ -16,14 +16,18 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(
-    http_port: Annotated[int, typer.Option(envvar="HTTP_PORT", help="Port to look at.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(envvar="GRPC_PORT", help="Port to look at.")] = 8001,
+    http_port: Annotated[
+        int, typer.Option(envvar="ATOLL_HTTP_PORT", help="Port to look at.")
+    ] = 8000,
+    grpc_port: Annotated[
+        int, typer.Option(envvar="ATOLL_GRPC_PORT", help="Port to look at.")
+    ] = 8001,
     metrics_port: Annotated[
-        int, typer.Option(envvar="METRICS_PORT", help="Port to look at.")
+        int, typer.Option(envvar="ATOLL_METRICS_PORT", help="Port to look at.")
     ] = 8002,
     server: Annotated[
         str | None,
-        typer.Option(envvar="TRITONSERVER", help="A tritonserver to check, not the wheel's."),
+        typer.Option(envvar="ATOLL_TRITONSERVER", help="A tritonserver to check, not the wheel's."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import typer.main
 
 from atoll.config import Settings
+from atoll.environment import variables
 
 _GROUPS = {
     "model": "The model",
@@ -22,10 +23,13 @@ def settings_page() -> str:
         "",
         "Each setting has one name in three places: a flag of `atoll serve` "
         "(`--max-batch-tokens`), "
-        "an environment variable (`MAX_BATCH_TOKENS`), and a parameter in an entry's config.pbtxt "
-        "(`max_batch_tokens`). The parameter wins over the environment, and the environment over "
-        "the default. A value that cannot be used stops the model from loading and is named in "
-        "the error.",
+        "an environment variable (`ATOLL_MAX_BATCH_TOKENS`), and a parameter in an entry's "
+        "config.pbtxt (`max_batch_tokens`). The parameter wins over the environment, and the "
+        "environment over the default. A value that cannot be used stops the model from loading "
+        "and is named in the error.",
+        "",
+        "Variables of TEI and TGI are read without the prefix too, where ours with it is not set: "
+        f"{', '.join(f'`{name}`' for name in _unprefixed())}. No other name is read without it.",
     ]
     for group, title in _GROUPS.items():
         lines += ["", f"## {title}", "", "| setting | default | what it does |", "|-|-|-|"]
@@ -34,6 +38,10 @@ def settings_page() -> str:
                 default = "" if f.default in (None, "") else f"`{str(f.default).lower()}`"
                 lines.append(f"| `{f.name}` | {default} | {f.metadata['help']} |")
     return "\n".join(lines) + "\n"
+
+
+def _unprefixed() -> list[str]:
+    return sorted({n for f in fields(Settings) for n in variables(f.name)[1:]})
 
 
 def commands_page() -> str:
@@ -87,8 +95,9 @@ def _command(name: str, command: Any) -> list[str]:
 def _flag(command: str, flag: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*flag.opts, *flag.secondary_opts])
     twin = flag.envvar or f"ATOLL_{command}_{flag.name}".upper()
+    twins = ", ".join(f"`{name}`" for name in ([twin] if isinstance(twin, str) else twin))
     default = "" if flag.default in (None, "", False) else f"`{flag.default}`"
-    return f"| {names} | `{twin}` | {default} | {_help(flag.help)} |"
+    return f"| {names} | {twins} | {default} | {_help(flag.help)} |"
 
 
 def _help(text: str | None) -> str:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from atoll.config import Settings
+from atoll.environment import PREFIX, is_service_name, variables
 
 # model_id is a list on the command line.
 _OWN = ("model_id",)
+# Read elsewhere: by weights.embedded, by the kernels, by the gateway, by tests.
+_OTHERS = (
+    "ATOLL_CACHE", "ATOLL_CPU_ISA", "ATOLL_GATEWAY_", "ATOLL_KERNELS", "ATOLL_SOAK_S",
+    "ATOLL_TEST_",
+)  # fmt: skip
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -24,6 +31,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.name != "settings"]
+    for parameter in own:
+        _name_variables(command.__name__, parameter)
     hints = get_type_hints(Settings)
     flags = [_flag(f, hints[f.name]) for f in fields(Settings) if f.name not in _OWN]
 
@@ -39,6 +48,39 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def unknown_variables(group: Any, environment: Mapping[str, str]) -> list[str]:
+    """Names with our prefix that nothing reads: misspelt ones.
+
+    group: the click command that holds all commands.
+    """
+    known = {
+        name
+        for command, found in group.commands.items()
+        for flag in found.params
+        for name in _listed(flag.envvar or f"{PREFIX}{command}_{flag.name}".upper())
+    }
+    return sorted(
+        name
+        for name in environment
+        if name.startswith(PREFIX)
+        and name not in known
+        and not name.startswith(_OTHERS)
+        and not is_service_name(name)
+    )
+
+
+def _listed(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def _name_variables(command: str, parameter: inspect.Parameter) -> None:
+    """Lets a flag of the command's own be ``ATOLL_HOST`` and not only ``ATOLL_SERVE_HOST``."""
+    for option in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(option, OptionInfo) and option.envvar is None:
+            name = parameter.name.upper()
+            option.envvar = [f"{PREFIX}{name}", f"{PREFIX}{command.upper()}_{name}"]
+
+
 def _flag(setting: Field[Any], hint: Any) -> inspect.Parameter:
     kind = get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
     flag = f"--{setting.name.replace('_', '-')}"
@@ -46,7 +88,7 @@ def _flag(setting: Field[Any], hint: Any) -> inspect.Parameter:
     default = "" if setting.default is None else f" [default: {_text(setting.default)}]"
     option = typer.Option(
         names,
-        envvar=setting.name.upper(),
+        envvar=variables(setting.name),
         help=setting.metadata["help"] + default,
         rich_help_panel=f"Settings: {setting.metadata['group']}",
         show_default=False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atoll.cli.choose import checkout_repository
+from atoll.environment import variables
 from atoll.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ Repository = Annotated[
     typer.Option(envvar="ATOLL_REPOSITORY", help="A model repository; the checkout's if left out."),
 ]
 Revision = Annotated[
-    str | None, typer.Option(envvar="REVISION", help="Branch, tag or commit on the hub.")
+    str | None, typer.Option(envvar=variables("revision"), help="Branch, tag or commit on the hub.")
 ]
 ServedName = Annotated[str, typer.Argument(help="Name of a model on the server.")]
 

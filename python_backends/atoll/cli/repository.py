@@ -15,6 +15,7 @@ from atoll.catalogue.render import CONFIG, MODEL, render
 from atoll.cli.choose import entry_of
 from atoll.cli.options import AsJson, Repository, Revision, print_json, repository_folder
 from atoll.config import Settings
+from atoll.environment import variables
 from atoll.errors import ConfigError
 
 
@@ -25,7 +26,9 @@ def add(
     repository: Repository = None,
     name: Annotated[
         str | None,
-        typer.Option(envvar="SERVED_MODEL_NAME", help="Name of the entry; else from the model's."),
+        typer.Option(
+            envvar=variables("served_model_name"), help="Name of the entry; else from the model's."
+        ),
     ] = None,
     revision: Revision = None,
     setting: Annotated[

@@ -18,6 +18,7 @@ from atoll.catalogue import read_model
 from atoll.cli.choose import choose
 from atoll.cli.examples import example
 from atoll.cli.flags import with_settings
+from atoll.environment import variables
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
@@ -36,7 +37,7 @@ def serve(
         typer.Option(
             help="Folder of a checkpoint, hub id, or name of a catalogue entry; may be repeated. "
             "Without it: the two embedded models.",
-            envvar="MODEL_ID",
+            envvar=variables("model_id"),
         ),
     ] = None,
     repository: Annotated[
@@ -50,25 +51,28 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(help="The gateway: OpenAI, TEI and TGI interfaces; 0: none.", envvar="PORT"),
+        typer.Option(
+            help="The gateway: OpenAI, TEI and TGI interfaces; 0: none.", envvar=variables("port")
+        ),
     ] = 8080,
     api_key: Annotated[
         str,
         typer.Option(
             help="Keys, by commas, of which the gateway wants one as a bearer token.",
-            envvar="API_KEY",
+            envvar=variables("api_key"),
         ),
     ] = "",
     cors_allow_origin: Annotated[
         str,
         typer.Option(
-            help="Origins, by commas, that the gateway allows.", envvar="CORS_ALLOW_ORIGIN"
+            help="Origins, by commas, that the gateway allows.",
+            envvar=variables("cors_allow_origin"),
         ),
     ] = "",
-    http_port: Annotated[int, typer.Option(help="KServe over HTTP.", envvar="HTTP_PORT")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="KServe over gRPC.", envvar="GRPC_PORT")] = 8001,
+    http_port: Annotated[int, typer.Option(help="KServe over HTTP.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="KServe over gRPC.")] = 8001,
     metrics_port: Annotated[
-        int, typer.Option(help="Prometheus metrics.", envvar="METRICS_PORT")
+        int, typer.Option(help="Prometheus metrics.")
     ] = 8002,
     server: Annotated[
         str | None,
@@ -76,7 +80,6 @@ def serve(
             "--server", "--tritonserver",
             help="A tritonserver to run instead of the wheel's: its path, "
             "or 'system' for the one on PATH.",
-            envvar="TRITONSERVER",
         ),
     ] = None,
     log_file: Annotated[

@@ -47,7 +47,8 @@ class GatewayOptions:
             "server": self.server, "metrics_url": self.metrics_url,
             "hostname": self.host, "port": str(self.port), **self.settings,
         }  # fmt: skip
-        return {f"ATOLL_GATEWAY_{name.upper()}": value for name, value in settings.items()}
+        # Not what is empty: it would hide what the user told the gateway by the same variable.
+        return {f"ATOLL_GATEWAY_{name.upper()}": value for name, value in settings.items() if value}
 
 
 def missing_packages() -> list[str]:
