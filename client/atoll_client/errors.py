@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import ClassVar
 
 import grpc
@@ -64,10 +65,28 @@ class NoRoute(NotFound):
 
 
 class MethodNotAllowed(AtollError):
-    """The route exists with another method."""
+    """The route exists with other methods: ``allowed``."""
 
     http_status = 405
     error_type = "validation"
+
+    def __init__(self, message: str, allowed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
+
+
+class NotOffered(AtollError):
+    """A part of a server's interface that is closed to clients."""
+
+    http_status = 403
+    error_type = "validation"
+
+
+class BodyTimeout(AtollError):
+    """The client did not send its whole request in time."""
+
+    http_status = 408
+    error_type = "timeout"
 
 
 class UnsupportedModel(AtollError):
@@ -157,6 +176,9 @@ def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
         if "connect" in lowered:
             return Unreached(text)
         return Overloaded(text) if is_full(text) else NotReady(text)
+    # A gateway that is full; otherwise the message is larger than it takes.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and is_full(text):
+        return Overloaded(text)
     # A model whose process has died answers INTERNAL until it is loaded again.
     if code is grpc.StatusCode.INTERNAL and "is not healthy" in lowered:
         return NotReady(text)

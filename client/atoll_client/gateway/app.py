@@ -9,29 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hmac
 import logging
-import re
-import secrets
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from atoll_client.errors import (
-    AtollError,
-    MethodNotAllowed,
-    NoRoute,
-    NotReady,
-    Overloaded,
-    TooLarge,
-    Unauthorized,
-)
+from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady, Overloaded
 from atoll_client.gateway import dialects
 from atoll_client.gateway.bodies import read
-from atoll_client.gateway.http import Events, Receive, Reply, Request, Route, Scope, Send
+from atoll_client.gateway.headers import Keys, read_headers, request_id
+from atoll_client.gateway.http import Events, Handler, Receive, Reply, Request, Route, Scope, Send
 from atoll_client.gateway.metrics import Metrics
 from atoll_client.gateway.models import Models
 from atoll_client.gateway.pool import Pool
+from atoll_client.gateway.request_body import ClientLeft, HeldBytes, read_body
 from atoll_client.gateway.rpc import Services
 from atoll_client.gateway.settings import GatewaySettings, listed
 from atoll_client.gateway.streams import EventStream
@@ -40,8 +31,6 @@ from atoll_client.gateway.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 _WATCH_AFTER_S = 0.03
-# Names of authentication schemes are not case-sensitive.
-_BEARER = re.compile("^bearer +", re.IGNORECASE)
 
 
 class Gateway:
@@ -55,8 +44,9 @@ class Gateway:
         self.telemetry = Telemetry(settings.otlp_endpoint, settings.otlp_service_name)
         self.routes = list(routes)
         self._table = {(route.method, route.path): route for route in self.routes}
-        self._paths = {route.path for route in self.routes}
-        self._keys = [key.encode() for key in listed(settings.api_key)]
+        self._methods = _methods_by_path(self.routes)
+        self.keys = Keys(settings.api_key)
+        self.held = HeldBytes(settings.max_held_bytes)
         self.num_open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,37 +77,37 @@ class Gateway:
         return services
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = read_headers(scope["headers"])
         request = Request(
-            self, scope["method"], scope["path"], headers, b"",
-            headers.get("x-request-id") or secrets.token_hex(8), time.perf_counter(),
+            self, scope["method"], scope["path"], headers, b"", request_id(headers),
+            time.perf_counter(), query=scope.get("query_string", b""),
         )  # fmt: skip
         status = 500
         with self.telemetry.span(request) as span:
             try:
-                self.num_open += 1
                 status = await self._handle(request, receive, send)
-            except _ClientLeft:
+            except ClientLeft:
                 status = 499
             finally:
-                self.num_open -= 1
                 span.end(request, status)
                 self.metrics.finished(request, status)
 
     async def _handle(self, request: Request, receive: Receive, send: Send) -> int:
         """The status that was sent."""
         try:
-            request.route = self._find(request)
-            self._authorize(request)
-            if self.num_open > self.settings.max_concurrent_requests:
-                raise Overloaded(
-                    f"{self.num_open} requests are held; max_concurrent_requests is "
-                    f"{self.settings.max_concurrent_requests}"
-                )
-            request.body = await self._read(request, receive)
-            with _cancelled_with_client(request, receive):
-                return await self._run(request, send)
-        except _ClientLeft:
+            try:
+                request.route = self._find(request)
+            except AtollError:
+                # Who has no key does not learn which addresses exist.
+                self.keys.check(request.headers.get("authorization", ""))
+                raise
+            if request.route.public:
+                # Probes and metrics are wanted most when the gateway is full.
+                return await self._read_and_run(request, receive, send)
+            self.keys.check(request.headers.get("authorization", ""))
+            with self.admitted():
+                return await self._read_and_run(request, receive, send)
+        except ClientLeft:
             raise
         except asyncio.CancelledError:
             return await _send_reply(request, dialects.explain(request, _ending()), send)
@@ -127,6 +117,34 @@ class Gateway:
             logger.exception("request %s: %s", request.request_id, request.path)
             problem = AtollError(f"{type(error).__name__}: {error}")
             return await _send_reply(request, dialects.explain(request, problem), send)
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request for as long as it is held.
+
+        Raises:
+            Overloaded: there are too many.
+        """
+        limit = self.settings.max_concurrent_requests
+        if self.num_open >= limit:
+            raise Overloaded(
+                f"{self.num_open} requests are held; max_concurrent_requests is {limit}"
+            )
+        self.num_open += 1
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+
+    async def _read_and_run(self, request: Request, receive: Receive, send: Send) -> int:
+        assert request.route is not None
+        limit = request.route.body_limit(self.settings)
+        with self.held.of_one() as held:
+            request.body = await read_body(
+                receive, request.headers, limit, self.settings.body_timeout_s, held
+            )
+            with _cancelled_with_client(request, receive):
+                return await self._run(request, send)
 
     async def _run(self, request: Request, send: Send) -> int:
         route = request.route
@@ -139,55 +157,50 @@ class Gateway:
 
     def _find(self, request: Request) -> Route:
         """The route of the path, or of what follows ``/{model}``."""
-        path = _pattern(request.path.rstrip("/") or "/")
-        method = "GET" if request.method == "HEAD" else request.method
-        route = self._table.get((method, path))
+        path = self._pattern(request, request.path.rstrip("/") or "/")
+        route = self._route(request, path)
         if route is not None:
             return route
         name, rest = self.models.split(path)
         if name is not None:
             request.model = name
-            path = _pattern(rest)
-            route = self._table.get((method, path))
+            path = self._pattern(request, rest)
+            route = self._route(request, path)
             if route is not None:
                 return route
-        if path in self._paths:
-            raise MethodNotAllowed(f"{path} does not answer to {request.method}")
+        if path in self._methods:
+            allowed = self._methods[path]
+            if request.method == "OPTIONS":
+                return Route("OPTIONS", path, _options(allowed), "tei", path)
+            raise MethodNotAllowed(f"{path} does not answer to {request.method}", allowed)
         raise NoRoute(f"there is no route {request.path}")
 
-    def _authorize(self, request: Request) -> None:
-        if not self._keys or (request.route is not None and request.route.public):
-            return
-        given = _BEARER.sub("", request.headers.get("authorization", "")).encode()
-        if not any(hmac.compare_digest(given, key) for key in self._keys):
-            raise Unauthorized("the API key is missing or wrong")
+    def _route(self, request: Request, path: str) -> Route | None:
+        method = "GET" if request.method == "HEAD" else request.method
+        return self._table.get((method, path))
 
-    async def _read(self, request: Request, receive: Receive) -> bytes:
-        limit = self.settings.payload_limit
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
-            raise TooLarge(f"the body has {announced} bytes; the limit is {limit}")
-        parts: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientLeft
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
-            if size > limit:
-                raise TooLarge(f"the body has more than {limit} bytes")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    @staticmethod
+    def _pattern(request: Request, path: str) -> str:
+        """The route's own name where parts of its path name a model and its version."""
+        if path.startswith("/v1/models/"):
+            return "/v1/models/{model}"
+        return path
 
 
-def _pattern(path: str) -> str:
-    """The route's own name where a part of its path is the name of a model."""
-    return "/v1/models/{model}" if path.startswith("/v1/models/") else path
+def _options(allowed: Sequence[str]) -> Handler:
+    async def answer(request: Request, body: None) -> Reply:
+        return Reply(b"", content_type="text/plain", headers={"allow": ", ".join(allowed)})
+
+    return answer
 
 
-class _ClientLeft(Exception):
-    """Nobody is there to read an answer."""
+def _methods_by_path(routes: Iterable[Route]) -> dict[str, tuple[str, ...]]:
+    """What an ``Allow`` header says of each path."""
+    found: dict[str, list[str]] = {}
+    for route in routes:
+        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        found.setdefault(route.path, []).extend(methods)
+    return {path: (*methods, "OPTIONS") for path, methods in found.items()}
 
 
 class _cancelled_with_client:
@@ -210,7 +223,7 @@ class _cancelled_with_client:
         if self._watch is not None:
             self._watch.cancel()
         if self._request.is_left and kind is not None and issubclass(kind, asyncio.CancelledError):
-            raise _ClientLeft from error
+            raise ClientLeft from error
 
     def _begin(self) -> None:
         self._watch = asyncio.create_task(self._wait())

@@ -6,7 +6,9 @@ from typing import Any
 
 from atoll_client.errors import (
     AtollError,
+    BodyTimeout,
     EmptyInputError,
+    MethodNotAllowed,
     NoRoute,
     Overloaded,
     Unauthorized,
@@ -38,6 +40,10 @@ def explain(request: Request, error: AtollError) -> Reply:
         headers["retry-after"] = "1"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = ", ".join(error.allowed)
+    if isinstance(error, BodyTimeout):
+        headers["connection"] = "close"
     status = error.http_status
     if dialect == "tgi" and isinstance(error, EmptyInputError):
         # There, an empty input is like anything else that is wrong with a request.

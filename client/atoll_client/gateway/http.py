@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import BaseModel
 
+from atoll_client.gateway.headers import trace_context
+from atoll_client.gateway.settings import GatewaySettings
+
 if TYPE_CHECKING:
     from atoll_client.gateway.app import Gateway
 
@@ -29,7 +32,8 @@ class Request:
 
     route: what it matched. labels: filled by the handler for metrics and spans.
     trace: ``traceparent`` of the gateway's own span, if it makes one; else the client's is used.
-    is_left: its client has closed the connection.
+    is_left: its client has closed the connection. version: a model's, if the path names one.
+    query: what follows the path's question mark.
     """
 
     gateway: Gateway
@@ -44,11 +48,13 @@ class Request:
     labels: dict[str, str] = field(default_factory=dict)
     trace: Mapping[str, str] | None = None
     is_left: bool = False
+    version: str = ""
+    query: bytes = b""
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with every call to a server: whose trace it belongs to."""
-        return tuple((self.trace or _trace_of(self.headers)).items())
+        return tuple((self.trace or trace_context(self.headers)).items())
 
 
 @dataclass(slots=True)
@@ -82,7 +88,8 @@ Handler = Callable[[Request, Any], Awaitable[Answer]]
 class Route:
     """One route of one dialect. ``body``: how its JSON is read; None for routes without one.
 
-    dialect: openai, tei or tgi: how errors look. public: answered without an API key.
+    dialect: openai, tei, tgi or kserve: how errors look. public: answered without an API key, and
+    not counted. takes_tensors: its body may hold binary tensors, for which there is a limit apart.
     """
 
     method: str
@@ -93,12 +100,11 @@ class Route:
     body: type[BaseModel] | None = None
     public: bool = False
     example: Any = None
+    takes_tensors: bool = False
 
-
-def _trace_of(headers: Mapping[str, str]) -> dict[str, str]:
-    if "traceparent" not in headers:
-        return {}
-    return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+    def body_limit(self, settings: GatewaySettings) -> int:
+        """Bytes of the largest body."""
+        return settings.tensor_payload_limit if self.takes_tensors else settings.payload_limit
 
 
 def dump(value: Any) -> bytes:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from atoll_client.errors import AtollError, Overloaded, Unauthorized
+from atoll_client.errors import AtollError, MalformedRequest, TooLarge
 from atoll_client.gateway import protocol, rpc_methods
+from atoll_client.gateway.encoders import check_batch
+from atoll_client.gateway.headers import request_id
 from atoll_client.gateway.http import Request, Route
-from atoll_client.gateway.settings import listed
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _CODES = {
 }
 # (a request, the call's message) -> fields of the response; "metadata" is added for all of them.
 Method = Callable[[Request, Any], Awaitable[Any]]
+Read = Callable[[bytes], Any]
 
 
 class Services:
@@ -46,7 +48,6 @@ class Services:
 
     def __init__(self, gateway: Any) -> None:
         self._gateway = gateway
-        self._keys = [key.encode() for key in listed(gateway.settings.api_key)]
         self._limit = gateway.settings.grpc_max_parallel_stream_requests
         self._schema = protocol.tei()
         self._methods = rpc_methods.methods(self._schema)
@@ -87,36 +88,42 @@ class Services:
 
     def _handler(self, service: str, name: str, types: tuple[str, str]) -> Any:
         kinds = [self._schema[text.split()[-1]] for text in types]
-        coders = (kinds[0].FromString, kinds[1].SerializeToString)
+        read = partial(read_message, kinds[0], self._gateway.settings.payload_limit)
+        # Read inside the call: what cannot be read is a client's error, and counted.
+        coders = (None, kinds[1].SerializeToString)
         path = f"/tei.v1.{service}/{name}"
         if name == "RerankStream":
-            return grpc.stream_unary_rpc_method_handler(self._rerank_stream(path), *coders)
+            return grpc.stream_unary_rpc_method_handler(self._rerank_stream(path, read), *coders)
         method = self._methods[name.removesuffix("Stream")]
         if name.endswith("Stream"):
-            return grpc.stream_stream_rpc_method_handler(self._stream(path, method), *coders)
-        return grpc.unary_unary_rpc_method_handler(self._unary(path, method), *coders)
+            return grpc.stream_stream_rpc_method_handler(self._stream(path, method, read), *coders)
+        return grpc.unary_unary_rpc_method_handler(self._unary(path, method, read), *coders)
 
-    def _unary(self, path: str, method: Method) -> Any:
-        async def answer(message: Any, context: Any) -> Any:
+    def _unary(self, path: str, method: Method, read: Read) -> Any:
+        async def answer(raw: bytes, context: Any) -> Any:
             async with self._call(path, context) as request:
-                return await method(request, message)
+                return await method(request, read(raw))
 
         return answer
 
-    def _stream(self, path: str, method: Method) -> Any:
-        async def answer(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    def _stream(self, path: str, method: Method, read: Read) -> Any:
+        async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             async with self._call(path, context, "batch") as request:
                 one = _each(request, method)
-                async with contextlib.aclosing(_ordered(messages, one, self._limit)) as found:  # type: ignore[type-var]
+                found: Any = _ordered((read(raw) async for raw in messages), one, self._limit)
+                async with contextlib.aclosing(found):
                     async for response in found:
                         yield response
 
         return answer
 
-    def _rerank_stream(self, path: str) -> Any:
-        async def answer(messages: AsyncIterator[Any], context: Any) -> Any:
+    def _rerank_stream(self, path: str, read: Read) -> Any:
+        async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
             async with self._call(path, context, "batch") as request:
-                rows = [message async for message in messages]
+                rows: list[Any] = []
+                async for raw in messages:
+                    rows.append(read(raw))
+                    check_batch(request, len(rows))
                 return await rpc_methods.rerank_rows(self._schema, request, rows)
 
         return answer
@@ -126,22 +133,23 @@ class Services:
         self, path: str, context: Any, method: str = "single"
     ) -> AsyncIterator[Request]:
         """One call: whose it is, how it is counted, and how its errors look."""
+        gateway = self._gateway
         headers = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
         request = Request(
-            self._gateway, "POST", path, headers, b"",
-            headers.get("x-request-id") or secrets.token_hex(8), time.perf_counter(),
+            gateway, "POST", path, headers, b"", request_id(headers), time.perf_counter(),
             headers.get("model"), Route("POST", path, _none, "tei", path), {"method": method},
         )  # fmt: skip
         status = 499
-        with self._gateway.telemetry.span(request) as span:
+        with gateway.telemetry.span(request) as span:
             try:
-                self._admit(headers)
-                yield request
+                gateway.keys.check(headers.get("authorization", ""))
+                with gateway.admitted():
+                    yield request
                 status = 200
             except AtollError as error:
                 status = error.http_status
                 request.labels["error"] = error.error_type
-                await context.abort(_CODES.get(error.error_type, _INTERNAL), str(error))
+                await context.abort(code_of(error), str(error))
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -149,21 +157,32 @@ class Services:
                 logger.exception("request %s: %s", request.request_id, path)
                 await context.abort(_INTERNAL, f"{type(error).__name__}: {error}")
             finally:
-                self._gateway.num_open -= 1
                 span.end(request, status)
-                self._gateway.metrics.finished(request, status)
-
-    def _admit(self, headers: dict[str, str]) -> None:
-        self._gateway.num_open += 1
-        given = headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if self._keys and not any(hmac.compare_digest(given, key) for key in self._keys):
-            raise Unauthorized("the API key is missing or wrong")
-        limit = self._gateway.settings.max_concurrent_requests
-        if self._gateway.num_open > limit:
-            raise Overloaded(f"more than {limit} requests are held (max_concurrent_requests)")
+                gateway.metrics.finished(request, status)
 
     async def _check(self, message: Any, context: Any) -> dict[str, Any]:
         return {"status": "SERVING" if self._gateway.pool.is_ready else "NOT_SERVING"}
+
+
+def read_message(kind: Any, limit: int, raw: bytes) -> Any:
+    """A client's message.
+
+    Raises:
+        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no such message.
+    """
+    if len(raw) > limit:
+        raise TooLarge(f"the message has {len(raw)} bytes; the limit is {limit}")
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise MalformedRequest(f"the message cannot be read: {error}") from None
+
+
+def code_of(error: AtollError) -> grpc.StatusCode:
+    """The status that an error has over gRPC."""
+    if isinstance(error, TooLarge):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return _CODES.get(error.error_type, _INTERNAL)
 
 
 def _each(request: Request, method: Method) -> Callable[[Any], Awaitable[Any]]:
@@ -204,6 +223,8 @@ async def _ordered(
             yield await task
             tasks.discard(task)
             free.release()
+        # A client's messages that could not be read are an error, not their end.
+        await reader
     finally:
         for task in (reader, *tasks):
             task.cancel()

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any, Protocol
 
+from atoll_client.gateway.headers import trace_context
 from atoll_client.gateway.http import Request
 
 # Until a gateway that ends gives up the spans that a collector has not taken.
@@ -91,7 +92,7 @@ class _Span:
         self._error = StatusCode.ERROR
         self._span = tracer.start_span(
             f"{request.method} {request.path}",
-            context=extract(dict(request.headers)),
+            context=extract(trace_context(request.headers)),
             kind=SpanKind.SERVER,
         )
         request.trace = {}
