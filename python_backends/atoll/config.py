@@ -77,9 +77,10 @@ class Settings:
     max_batch_requests: int | None = _setting(
         None, "most texts in one forward", group="encoder", least=1
     )
-    max_client_batch_size: int = _setting(
-        256, "most texts in one request", group="encoder", least=1
-    )
+    max_client_batch_size: int | None = _setting(
+        None, "most texts in one request; if unset, 256, and 32 on the gateway's TEI routes",
+        group="encoder", least=1,
+    )  # fmt: skip
     auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
     prompts: str | None = _setting(
         None, "JSON object of names and texts put before inputs, besides the model's own",

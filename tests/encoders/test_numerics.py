@@ -113,9 +113,10 @@ def test_heads_equal_transformers(variant: Variant, tmp_path: Path) -> None:
     for ids, logits, scores in zip(TEXTS, raw, scored, strict=True):
         with torch.inference_mode():
             expected = reference(torch.tensor([ids])).logits[0]
-        _close(torch.from_numpy(logits), expected)
+        _close(torch.from_numpy(logits.scores), expected)
+        _close(torch.from_numpy(scores.logits), expected)
         both = expected.softmax(-1) if len(expected) > 1 else expected.sigmoid()
-        _close(torch.from_numpy(scores), both)
+        _close(torch.from_numpy(scores.scores), both)
 
 
 def test_multi_label_scores_are_sigmoids(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_multi_label_scores_are_sigmoids(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["problem_type"] = "multi_label_classification"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    ours = _run(Classifier(tmp_path, _settings()), TEXTS[1:2], ScoreOptions())[0]
+    ours = _run(Classifier(tmp_path, _settings()), TEXTS[1:2], ScoreOptions())[0].scores
     with torch.inference_mode():
         _close(torch.from_numpy(ours), model(torch.tensor(TEXTS[1:2])).logits[0].sigmoid())
 
@@ -133,7 +134,9 @@ def test_multi_label_scores_are_sigmoids(tmp_path: Path) -> None:
 def test_pairs_have_two_segments(tmp_path: Path) -> None:
     model = write(classifiers(1)[0], tmp_path).model
     types = [[0] * 9 + [1] * 8]
-    ours = _run(Classifier(tmp_path, _settings()), TEXTS[1:2], ScoreOptions(raw=True), types)[0]
+    ours = _run(Classifier(tmp_path, _settings()), TEXTS[1:2], ScoreOptions(raw=True), types)[
+        0
+    ].scores
     with torch.inference_mode():
         ids = torch.tensor(TEXTS[1:2])
         expected = model(ids, token_type_ids=torch.tensor(types)).logits[0]

@@ -50,7 +50,7 @@ NAMED: dict[str, dict[str, Any]] = {
 def score(folder: Path, texts: Any, is_raw: bool = False, **settings: Any) -> Tensor:
     """Atoll's scores, (texts, labels)."""
     found = run(folder, texts, Classifier(folder, Settings(**settings)), ScoreOptions(is_raw))
-    return torch.stack([torch.from_numpy(row) for row in found])
+    return torch.stack([torch.from_numpy(row.scores) for row in found])
 
 
 def predicted(folder: Path, pairs: Any = PAIRS) -> Tensor:

@@ -64,6 +64,13 @@ class Embedded(NamedTuple):
     token_vectors: Floats | None
 
 
+class Scored(NamedTuple):
+    """A text's scores (labels,), and the logits that they were made of, which never saturate."""
+
+    scores: Floats
+    logits: Floats
+
+
 class SparseVector(NamedTuple):
     """Words of the vocabulary with a weight above zero."""
 
@@ -205,12 +212,12 @@ class Classifier(Encoder):
         )
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
-        """Scores (labels,) float32, or an error, per item."""
+        """A ``Scored``, or an error, per item."""
         hidden = self.hidden(batch)
         logits = self.head(hidden[batch.cu_seqlens[:-1].long()]).float().cpu()
         finite, scores = _finite(logits), self._scores(logits)
         return [
-            (logits if item.options.raw else scores)[row].numpy()
+            Scored((logits if item.options.raw else scores)[row].numpy(), logits[row].numpy())
             if finite[row]
             else GenerationError("the score is not finite (NaN or infinite)")
             for row, item in enumerate(items)

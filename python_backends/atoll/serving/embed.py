@@ -10,7 +10,7 @@ import numpy as np
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedded, Embedder, EmbedOptions, SparseEmbedder, SparseVector
 from atoll.encoders.engine import Forward
-from atoll.errors import EmptyInputError
+from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving import tensors
 from atoll.serving.encoder import EncoderModel, Work
 
@@ -107,6 +107,11 @@ def read_texts(model: EncoderModel, request: Any, given: dict[str, Any], options
     if (texts is None) == (ids is None):
         raise EmptyInputError("give either text_input or input_ids")
     if ids is not None:
+        if given.get("prompt_name") is not None:
+            raise ValidationError(
+                f"prompt_name is {given['prompt_name']!r}, with input_ids, which are taken as they "
+                "are: put the prompt's tokens in front"
+            )
         return Work("input_ids", options, ids=ids, truncate=truncate, direction=direction)
     prompted = tuple(prompt + text for text in texts or ())
     return Work("text_input", options, prompted, truncate=truncate, direction=direction)
@@ -116,10 +121,15 @@ def _ids(model: EncoderModel, request: Any) -> tuple[list[int], ...] | None:
     found = tensors.array(request, "input_ids", np.int32)
     if found is None:
         return None
+    if found.size == 0:
+        raise EmptyInputError("input_ids is empty")
     rows = found.reshape(-1, found.shape[-1])
     model.check_count("input_ids", len(rows))
-    ids = tuple([int(i) for i in row if i != PADDING] for row in rows)
-    for index, row in enumerate(ids):
-        if not row:
+    ids = []
+    for index, row in enumerate(rows):
+        places = np.flatnonzero(row != PADDING)
+        if not len(places):
             raise EmptyInputError(f"input_ids[{index}] is empty")
-    return ids
+        # Only what fills up the row; one in between is an id that no model has.
+        ids.append(row[: places[-1] + 1].tolist())
+    return tuple(ids)

@@ -34,6 +34,10 @@ from atoll.weights.files import resolve
 
 # Requests with so few characters are tokenized at once: a hop to another thread costs more.
 _INLINE_CHARACTERS = 512
+# Requests with so many have a thread of their own: what cannot be cut before it is tokenized takes
+# seconds, in which those of ordinary size would wait.
+_LONG_CHARACTERS = 200_000
+_MAX_ROWS = 256
 # How often it is asked whether the client of a request that waits is still there.
 _LOOK_INTERVAL_S = 0.05
 
@@ -72,12 +76,14 @@ class EncoderModel:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         settings = instance_settings(args)
         self.settings = settings
+        self._max_rows = settings.max_client_batch_size or _MAX_ROWS
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
         prepare_process(settings)
         encoder, forward = on_passing_thread(self._load, folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
         spec = encoder.spec
+        self.truncation_side = tokenizer.truncation_side
         self.text_encoder = TextEncoder(
             tokenizer.core, spec.max_length, spec.has_token_types, encoder.vocab_size
         )
@@ -97,11 +103,13 @@ class EncoderModel:
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
             "device": str(encoder.options.device),
             "prompts": dict(spec.prompts),
+            "truncation_side": tokenizer.truncation_side,
+            "num_token_ids": encoder.vocab_size,
             "tokenization_workers": workers,
             # Clients cut what is longer into several requests.
-            "max_client_batch_size": tensors.max_rows(
-                args["model_config"], settings.max_client_batch_size
-            ),
+            "max_client_batch_size": tensors.max_rows(args["model_config"], self._max_rows),
+            # What a gateway accepts is its own matter where nobody has set it.
+            "client_batch_limit": settings.max_client_batch_size,
             **self.facts(),
         }
         self.control = Control(
@@ -110,6 +118,7 @@ class EncoderModel:
         self._replies: WeakValueDictionary[str, Reply] = WeakValueDictionary()
         self._num_held, self._lock = 0, threading.Lock()
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
+        self.long_texts = ThreadPoolExecutor(1, thread_name_prefix="atoll-long-texts")
         self.engine.start()
 
     def load(self, folder: Any, settings: Settings) -> tuple[Encoder, Forward]:
@@ -153,15 +162,18 @@ class EncoderModel:
             request_id = request.request_id()
             if request_id:
                 self._replies[request_id] = reply
-            if sum(map(_num_characters, work.texts)) <= _INLINE_CHARACTERS:
+            count = sum(map(_num_characters, work.texts))
+            if count <= _INLINE_CHARACTERS:
                 self._start(reply)
             else:
-                self.tokenizers.submit(self._start, reply)
+                lane = self.tokenizers if count <= _LONG_CHARACTERS else self.long_texts
+                lane.submit(self._start, reply)
 
     def finalize(self) -> None:
         """Ends what is waiting with an error, and the threads."""
         self.control.close()
         self.tokenizers.shutdown(wait=True)
+        self.long_texts.shutdown(wait=True)
         self.engine.stop()
         self.metrics.close()
 
@@ -186,7 +198,7 @@ class EncoderModel:
     def truncation(self, given: dict[str, Any]) -> tuple[bool, str]:
         """``truncate`` and ``truncation_direction`` of a request."""
         truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
-        direction = given.get("truncation_direction", "right")
+        direction = given.get("truncation_direction", self.truncation_side)
         if str(direction).lower() not in ("left", "right"):
             raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
         return truncate, str(direction).lower()
@@ -210,9 +222,10 @@ class EncoderModel:
         """Raises ValidationError: no rows, or more than ``max_client_batch_size``."""
         if count == 0:
             raise EmptyInputError(f"{name} is empty")
-        limit = self.settings.max_client_batch_size
-        if count > limit:
-            raise ValidationError(f"{name} has {count} texts; max_client_batch_size is {limit}")
+        if count > self._max_rows:
+            raise ValidationError(
+                f"{name} has {count} texts; max_client_batch_size is {self._max_rows}"
+            )
 
     def _read(self, request: Any) -> Work:
         known = self.parameters | {"truncate", "truncation_direction"}
@@ -244,10 +257,12 @@ class EncoderModel:
     def _checked(self, work: Work, row: int) -> Encoded:
         """Ids that a client tokenized itself."""
         ids, limit = work.ids[row], self.loaded.spec.max_length
-        wrong = next((i for i in ids if not 0 <= i < self.loaded.vocab_size), None)
+        size = self.loaded.vocab_size
+        wrong = next((at for at, token in enumerate(ids) if not 0 <= token < size), None)
         if wrong is not None:
             raise ValidationError(
-                f"{work.name}[{row}] has id {wrong}; the vocabulary has {self.loaded.vocab_size}"
+                f"{work.name}[{row}] has id {ids[wrong]} at index {wrong}; "
+                f"the vocabulary has {size}"
             )
         if len(ids) > limit:
             if not work.truncate:

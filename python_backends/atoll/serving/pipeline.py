@@ -52,8 +52,8 @@ class RetrieveRerankModel:
         vectors = await self._embed([query, *texts])
         similarity = vectors[1:] @ vectors[0]
         kept = np.argsort(-similarity, kind="stable")[:count]
-        scores = await self._rerank(query, [texts[i] for i in kept])
-        order = np.argsort(-scores, kind="stable")[:top_k]
+        scores, logits = await self._rerank(query, [texts[i] for i in kept])
+        order = np.argsort(-logits, kind="stable")[:top_k]
         return tensors.response(
             {"index": kept[order].astype(np.int32), "score": scores[order].astype(np.float32)}
         )
@@ -61,23 +61,23 @@ class RetrieveRerankModel:
     async def _embed(self, texts: list[str]) -> Any:
         """Unit vectors (texts, dimensions)."""
         parts = [
-            self._ask(self.embedder, "embedding", {"text_input": texts[i : i + _ROWS]})
+            self._ask(self.embedder, ["embedding"], {"text_input": texts[i : i + _ROWS]})
             for i in range(0, len(texts), _ROWS)
         ]
-        return np.concatenate(await asyncio.gather(*parts))
+        return np.concatenate([vectors for (vectors,) in await asyncio.gather(*parts)])
 
     async def _rerank(self, query: str, texts: list[str]) -> Any:
-        """Scores (texts,)."""
+        """Scores and logits, each (texts,)."""
+        names = ["score", "logit"]
         parts = [
-            self._ask(
-                self.reranker, "score", {"query": [query], "text_input": texts[i : i + _ROWS]}
-            )
+            self._ask(self.reranker, names, {"query": [query], "text_input": texts[i : i + _ROWS]})
             for i in range(0, len(texts), _ROWS)
         ]
-        return np.concatenate(await asyncio.gather(*parts)).reshape(-1)
+        found = zip(*await asyncio.gather(*parts), strict=True)
+        return [np.concatenate(rows).reshape(-1) for rows in found]
 
-    async def _ask(self, model: str, output: str, inputs: dict[str, list[str]]) -> Any:
-        """One output of another model.
+    async def _ask(self, model: str, outputs: list[str], inputs: dict[str, list[str]]) -> list[Any]:
+        """Outputs of another model.
 
         Raises:
             GenerationError: the model answered with an error.
@@ -87,9 +87,9 @@ class RetrieveRerankModel:
             for name, texts in inputs.items()
         ]
         asked = pb_utils.InferenceRequest(
-            model_name=model, requested_output_names=[output], inputs=sent
+            model_name=model, requested_output_names=outputs, inputs=sent
         )
         answer = await asked.async_exec()
         if answer.has_error():
             raise GenerationError(f"{model}: {answer.error().message()}")
-        return pb_utils.get_output_tensor_by_name(answer, output).as_numpy()
+        return [pb_utils.get_output_tensor_by_name(answer, o).as_numpy() for o in outputs]

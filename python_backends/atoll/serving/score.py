@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Classifier, ScoreOptions
+from atoll.encoders.encoder import Classifier, Scored, ScoreOptions
 from atoll.encoders.engine import Forward
 from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
 from atoll.serving import tensors
@@ -18,7 +18,10 @@ from atoll.serving.encoder import EncoderModel, Work
 
 
 class ClassifyModel(EncoderModel):
-    """text_input, and text_pair for pairs -> score (rows, labels), in the order of the labels."""
+    """text_input, and text_pair for pairs -> score and logit (rows, labels), by label.
+
+    In float32 a sigmoid is 1 from a logit of 17 on: whoever sorts must do so by the logits.
+    """
 
     task = "classify"
     parameters = frozenset({"raw_scores"})
@@ -32,7 +35,11 @@ class ClassifyModel(EncoderModel):
     def facts(self) -> dict[str, Any]:
         """See ``EncoderModel.facts``."""
         spec = self.encoder.spec
-        return {"labels": list(spec.labels), "problem_type": spec.problem_type}
+        return {
+            "labels": list(spec.labels),
+            "problem_type": spec.problem_type,
+            "activation": spec.activation,
+        }
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
@@ -75,13 +82,17 @@ class ClassifyModel(EncoderModel):
             )
         return Work(name, options, texts, truncate=truncate, direction=direction)
 
-    def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
+    def answer(self, work: Work, rows: list[Scored], lengths: list[int]) -> dict[str, Any]:
         """See ``EncoderModel.answer``."""
-        return {"score": np.stack(rows), **counts(lengths)}
+        return {
+            "score": np.stack([row.scores for row in rows]),
+            "logit": np.stack([row.logits for row in rows]),
+            **counts(lengths),
+        }
 
 
 class RerankModel(ClassifyModel):
-    """query and text_input -> score (rows, 1): one query for all texts, or one for each."""
+    """query and text_input -> score and logit (rows, 1): one query for all, or one for each."""
 
     task = "rerank"
 

@@ -32,7 +32,9 @@ class TokensModel:
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw
         trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
         self.spec = EncoderSpec.read(folder, raw, settings, trunk.max_length)
-        self.encoder = TextEncoder(Tokenizer.load(folder).core, self.spec.max_length)
+        tokenizer = Tokenizer.load(folder)
+        self.truncation_side = tokenizer.truncation_side
+        self.encoder = TextEncoder(tokenizer.core, self.spec.max_length)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; a bad one gets an error, the others their ids."""
@@ -47,10 +49,12 @@ class TokensModel:
     def _answer(self, request: Any) -> Any:
         given = tensors.parameters(request, _PARAMETERS)
         truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
-        direction = str(given.get("truncation_direction", "right")).lower()
+        direction = str(given.get("truncation_direction", self.truncation_side)).lower()
         if direction not in ("left", "right"):
             raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
-        texts = tensors.strings(request, "text_input") or []
+        texts = tensors.strings(request, "text_input")
+        if not texts:
+            raise EmptyInputError(f"text_input is {'missing' if texts is None else 'empty'}")
         for index, text in enumerate(texts):
             if not text:
                 raise EmptyInputError(f"text_input[{index}] is empty")

@@ -77,13 +77,21 @@ SPARSE = Wire(
 
 RERANK = Wire(
     inputs=(TensorSpec("query", "STRING", (-1, 1), optional=True), _TEXTS),
-    outputs=(TensorSpec("score", "FP32", (-1, 1)), _COUNTS, CONTROL),
+    outputs=(
+        TensorSpec("score", "FP32", (-1, 1)),
+        TensorSpec("logit", "FP32", (-1, 1)),
+        _COUNTS,
+        CONTROL,
+    ),
 )
 
 CLASSIFY = Wire(
     inputs=(_TEXTS, TensorSpec("text_pair", "STRING", (-1, 1), optional=True)),
-    outputs=(TensorSpec("score", "FP32", (-1, "labels")), _COUNTS, CONTROL),
-)
+    outputs=(
+        TensorSpec("score", "FP32", (-1, "labels")), TensorSpec("logit", "FP32", (-1, "labels")),
+        _COUNTS, CONTROL,
+    ),
+)  # fmt: skip
 
 # vllm_backend's names, then our own from ``return_token_ids`` on. One of text_input, messages and
 # input_ids has to be there. Lists are tensors since Triton's /generate

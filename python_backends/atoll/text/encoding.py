@@ -1,9 +1,10 @@
 """Texts to token ids for encoders: truncation to the model's length, never padding.
 
-Special tokens count into the limit, so that a cut text still ends as the model expects. Texts are
-cut here and not by ``tokenizers``, which keeps what it cuts off, in windows, for both texts of a
-pair every window of one with every window of the other: two of 30,000 tokens take it 15 seconds.
-``encode_batch`` releases the GIL; a loop of ``encode`` does not.
+Special tokens count into the limit, so that a cut text still ends as the model expects. Of a text
+that is cut, no more is tokenized than it takes (``truncation``). Texts are cut here and not by
+``tokenizers``, which keeps what it cuts off, in windows, for both texts of a pair every window of
+one with every window of the other: two of 30,000 tokens take it 15 seconds. ``encode_batch``
+releases the GIL; a loop of ``encode`` does not.
 """
 
 from __future__ import annotations
@@ -11,13 +12,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
-from atoll.errors import ValidationError
+from atoll.errors import EmptyInputError, ValidationError
+from atoll.text.truncation import (
+    CHARACTERS_PER_TOKEN,
+    GROWTH,
+    LEAST_CHARACTERS,
+    PieceRules,
+    is_settled,
+    kept,
+    num_settled,
+    piece,
+)
 
 logger = logging.getLogger(__name__)
+
+# Texts with more characters for each token that the model takes are refused where they may not be
+# cut, as TEI does; to count the tokens of 2 MB takes seconds.
+CHARACTER_LIMIT = 250
 
 # Texts, or pairs of texts.
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -51,6 +67,7 @@ class TextEncoder:
         self._vocab_size = None if vocab_size is None else _short_of(core, vocab_size)
         core.no_padding()
         core.no_truncation()
+        self._rules = PieceRules.of(core)
 
     def encode(
         self,
@@ -64,22 +81,74 @@ class TextEncoder:
         """Ids of every text.
 
         Raises:
-            ValidationError: a text has more than ``max_length`` tokens and ``truncate`` is false;
-                or it has a token that the model lacks.
+            ValidationError: a text has more than ``max_length`` tokens, or CHARACTER_LIMIT times as
+                many characters, and ``truncate`` is false; or it has a token that the model lacks.
+            EmptyInputError: a text has no token at all, as blanks in some tokenizers; a model that
+                looks at its first token would see another text's.
         """
-        encodings = self._core.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        if not truncate:
-            for index, encoding in enumerate(encodings):
-                if len(encoding.ids) > self.max_length:
-                    raise ValidationError(
-                        f"{name}[{index}] has {len(encoding.ids)} tokens; the model accepts "
-                        f"{self.max_length} (set truncate=true to cut it)"
-                    )
+        rows: list[Any] = list(texts)
+        if truncate:
+            encodings = self._encode_pieces(rows, direction == "left", add_special_tokens)
+        else:
+            self._check_characters(rows, name)
+            encodings = self._core.encode_batch(rows, add_special_tokens=add_special_tokens)
+        for index, encoding in enumerate(encodings):
+            count = len(encoding.ids)
+            if count > self.max_length and not truncate:
+                raise ValidationError(
+                    f"{name}[{index}] has {count} tokens; the model accepts {self.max_length} "
+                    "(set truncate=true to cut it)"
+                )
+            if count == 0:
+                raise EmptyInputError(
+                    f"{name}[{index}] is {rows[index]!r:.80}, of which the tokenizer makes no token"
+                )
         encoded = [self._encoded(encoding, direction) for encoding in encodings]
         if self._vocab_size is not None:
             for index, found in enumerate(encoded):
                 self._check(f"{name}[{index}]", found.ids, self._vocab_size)
         return encoded
+
+    def _encode_pieces(
+        self, texts: list[Any], is_left: bool, add_special_tokens: bool
+    ) -> list[Encoding]:
+        """Encodings of as much of every text as it takes to know the tokens that stay."""
+        size = max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * self.max_length)
+        found: dict[int, Encoding] = {}
+        while len(found) < len(texts):
+            rows = [index for index in range(len(texts)) if index not in found]
+            pieces = [_pieces(texts[index], size, is_left) for index in rows]
+            encodings = self._core.encode_batch(pieces, add_special_tokens=add_special_tokens)
+            for index, part, encoding in zip(rows, pieces, encodings, strict=True):
+                if self._is_enough(encoding, texts[index], part, is_left):
+                    found[index] = encoding
+            size *= GROWTH
+        return [found[index] for index in range(len(texts))]
+
+    def _is_enough(self, encoding: Encoding, text: Any, part: Any, is_left: bool) -> bool:
+        whole, parts = _sequences(text), _sequences(part)
+        if all(len(p) == len(w) for p, w in zip(parts, whole, strict=True)):
+            return True
+        sequences = encoding.sequence_ids
+        settled = [
+            None if len(p) == len(w) else num_settled(encoding, number, p, self._rules, is_left)
+            for number, (p, w) in enumerate(zip(parts, whole, strict=True))
+        ]
+        counts = [sequences.count(number) for number in range(len(parts))]
+        room = max(0, self.max_length - sequences.count(None))
+        return is_settled(settled, counts, room)
+
+    def _check_characters(self, texts: Sequence[Any], name: str) -> None:
+        """Raises ValidationError: a text is so long that it is not even tokenized, as in TEI."""
+        limit = CHARACTER_LIMIT * self.max_length
+        for index, text in enumerate(texts):
+            count = sum(map(len, _sequences(text)))
+            if count > limit:
+                raise ValidationError(
+                    f"{name}[{index}] has {count} characters; the model accepts "
+                    f"{self.max_length} tokens, of at most {limit} characters "
+                    "(set truncate=true to cut it)"
+                )
 
     def _check(self, name: str, ids: list[int], vocab_size: int) -> None:
         wrong = next((token for token in ids if token >= vocab_size), None)
@@ -93,33 +162,20 @@ class TextEncoder:
         ids = encoding.ids
         types = encoding.type_ids if self._has_token_types else []
         if len(ids) > self.max_length:
-            kept = _kept(encoding.sequence_ids, self.max_length, is_left=direction == "left")
-            ids = [ids[at] for at in kept]
-            types = [types[at] for at in kept] if types else types
+            places = kept(encoding.sequence_ids, self.max_length, is_left=direction == "left")
+            ids = [ids[at] for at in places]
+            types = [types[at] for at in places] if types else types
         return Encoded(ids, types if any(types) else None)
 
 
-def _kept(sequences: list[int | None], max_length: int, is_left: bool) -> list[int]:
-    """Places of the tokens that stay when the longer of two texts is cut first.
+def _sequences(text: Any) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
 
-    sequences: for each token the number of its text, None for those that frame the texts; each text
-    is in one piece. It loses its first tokens if ``is_left``, else its last.
-    """
-    counts = [sequences.count(number) for number in (0, 1)]
-    room = max(0, max_length - sequences.count(None))
-    # The shorter one has a claim to half of the room, the longer one to the rest.
-    short = min(*counts, room // 2)
-    sizes = [short, min(max(counts), room - short)]
-    if counts[0] > counts[1]:
-        sizes.reverse()
-    kept: list[int] = []
-    at = 0
-    for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
-        start = sequences.index(number) if count else at
-        first = start + count - size if is_left else start
-        kept += [*range(at, start), *range(first, first + size)]
-        at = start + count
-    return [*kept, *range(at, len(sequences))]
+
+def _pieces(text: Any, size: int, is_left: bool) -> Any:
+    if isinstance(text, str):
+        return piece(text, size, is_left)
+    return tuple(piece(one, size, is_left) for one in text)
 
 
 def _short_of(core: RustTokenizer, vocab_size: int) -> int | None:

@@ -23,7 +23,8 @@ class Tokenizer:
 
     config: tokenizer_config.json. special_tokens: texts by name (``bos_token``, ...).
     eos_token_ids: every id that ends a generated text. text_rule: what the family does to a text
-    before it is tokenized, see ``families``.
+    before it is tokenized, see ``families``. truncation_side: "left" where the end of a text that
+    is too long stays.
     """
 
     core: RustTokenizer
@@ -31,6 +32,7 @@ class Tokenizer:
     special_tokens: Mapping[str, str]
     eos_token_ids: frozenset[int]
     text_rule: TextRule | None = None
+    truncation_side: str = "right"
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -40,12 +42,13 @@ class Tokenizer:
         config, model = (read_json(folder / f"{n}.json") for n in ("tokenizer_config", "config"))
         core, texts = sources.load(folder, config, model)
         complete(core, model.get("architectures"))
+        side = _truncation_side(folder, config, core)
         core.no_truncation()
         core.no_padding()
         if is_lower_case:
             _lower(core)
         eos_token_ids = _eos_token_ids(folder, model, core, texts)
-        return cls(core, config, texts, eos_token_ids, text_rule(core))
+        return cls(core, config, texts, eos_token_ids, text_rule(core), side)
 
     @property
     def vocab_size(self) -> int:
@@ -69,6 +72,18 @@ def _lower(core: RustTokenizer) -> None:
     own = core.normalizer
     after = [] if own is None else [own]
     core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
+
+
+def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenizer) -> str:
+    """tokenizer_config.json's, else that of tokenizer.json's own truncation, as in transformers."""
+    own = core.truncation or {}
+    side = config.get("truncation_side") or own.get("direction", "right")
+    if side not in ("left", "right"):
+        raise ConfigError(
+            f"{folder / 'tokenizer_config.json'}: truncation_side is {side!r}; "
+            "expected left or right"
+        )
+    return str(side)
 
 
 def _eos_token_ids(

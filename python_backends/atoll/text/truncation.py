@@ -1,0 +1,129 @@
+"""Which tokens of texts that are too long stay, found without tokenizing all of a long text.
+
+A text is tokenized by a piece: its first characters, or its last ones if it is cut on the left. The
+tokens of the piece are those of the whole text up to a place that is ``settled``: there, a word as
+the tokenizer splits them ends, and so much of the piece follows that nothing behind its end could
+have moved the place. Where a piece has no such place behind the tokens that stay (a text without
+words, or nearly without tokens), a larger one is taken, in the end the whole text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Encoding, Tokenizer
+
+# The first piece has so many characters for each token that stays, and at least so many.
+CHARACTERS_PER_TOKEN, LEAST_CHARACTERS = 16, 2048
+# How much larger the next piece is.
+GROWTH = 8
+# Characters and words of a piece near its end that are not trusted.
+_MARGIN, _MARGIN_WORDS = 64, 4
+# Splitting by regular expressions starts anew here, wherever it began before.
+_ANEW = re.compile(r"[^\W_]\W+[^\W_]")
+_SOLID = re.compile(r"\S")
+
+
+class PieceRules(NamedTuple):
+    """What of a tokenizer decides where its pieces are settled.
+
+    margin: characters near the end of a piece that its end may have changed.
+    is_local: whether every character alone says where words end, as BERT's pre-tokenizer has it.
+    has_words: whether where words end is said by characters near by at all.
+    """
+
+    margin: int
+    is_local: bool
+    has_words: bool
+
+    @classmethod
+    def of(cls, core: Tokenizer) -> PieceRules:
+        """Of a tokenizer, whose added tokens may lie across the end of a piece."""
+        added = core.get_added_tokens_decoder().values()
+        longest = max((len(token.content) for token in added), default=0)
+        splits = core.pre_tokenizer
+        is_local = type(splits).__name__ == "BertPreTokenizer"
+        # Words of a fixed length are counted from the start of the text.
+        has_words = splits is not None and "FixedLength" not in repr(splits)
+        return cls(_MARGIN + 2 * longest, is_local, has_words)
+
+
+def piece(text: str, size: int, is_left: bool) -> str:
+    """The part of a text that is tokenized first; ``is_left``: its end stays."""
+    return text[-size:] if is_left else text[:size]
+
+
+def num_settled(
+    encoding: Encoding, number: int, part: str, rules: PieceRules, is_left: bool
+) -> int:
+    """How many tokens of a piece, from the end that stays, are those of the whole text.
+
+    Args:
+        number: which of the encoding's two texts the piece is. part: the piece itself.
+    """
+    if not rules.has_words:
+        return 0
+    rows = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
+    found = [(word, start, stop) for sequence, word, (start, stop) in rows if sequence == number]
+    words = [word for word, _, _ in found]
+    # Tokens at which a word begins; the first of the piece may be half a word.
+    begins = [at for at in range(1, len(words)) if words[at] != words[at - 1]]
+    if is_left:
+        for at in begins[_MARGIN_WORDS:]:
+            start = found[at][1]
+            seen = part[rules.margin : start]
+            if start >= rules.margin and (_SOLID if rules.is_local else _ANEW).search(seen):
+                return len(found) - at
+        return 0
+    limit = len(part) - rules.margin
+    for at in reversed(begins[: -_MARGIN_WORDS or None]):
+        stop = found[at - 1][2]
+        if stop <= limit and _SOLID.search(part[stop:limit]):
+            return at
+    return 0
+
+
+def is_settled(settled: Sequence[int | None], counts: Sequence[int], room: int) -> bool:
+    """Whether pieces of one text or two are enough for the tokens that stay.
+
+    Args:
+        settled: ``num_settled`` of each text; None: all of the text was tokenized.
+        counts: tokens of what was tokenized of each text. room: tokens of both that may stay.
+    """
+    if any(number is not None and number < room for number in settled):
+        return False
+    half = room // 2
+    if len(settled) < 2 or room % 2 == 0 or min(counts) <= half:
+        return True
+    # The longer of two gets one token more: it must be known which it is.
+    first, second = settled
+    if first is None and second is None:
+        return True
+    if first is None:
+        return second is not None and second > counts[0]
+    return second is None and first > counts[1]
+
+
+def kept(sequences: Sequence[int | None], max_length: int, is_left: bool) -> list[int]:
+    """Places of the tokens that stay when the longer of two texts is cut first.
+
+    sequences: for each token the number of its text, None for those that frame the texts; each text
+    is in one piece. It loses its first tokens if ``is_left``, else its last.
+    """
+    counts = [sequences.count(number) for number in (0, 1)]
+    room = max(0, max_length - sequences.count(None))
+    # The shorter one has a claim to half of the room, the longer one to the rest.
+    short = min(*counts, room // 2)
+    sizes = [short, min(max(counts), room - short)]
+    if counts[0] > counts[1]:
+        sizes.reverse()
+    places: list[int] = []
+    at = 0
+    for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+        start = sequences.index(number) if count else at
+        first = start + count - size if is_left else start
+        places += [*range(at, start), *range(first, first + size)]
+        at = start + count
+    return [*places, *range(at, len(sequences))]
