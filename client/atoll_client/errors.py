@@ -14,10 +14,19 @@ import grpc
 
 
 class AtollError(Exception):
-    """Base class: an unexpected failure while answering."""
+    """Base class: an unexpected failure while answering.
+
+    param: the field that is wrong, if it is known. code: OpenAI's word for what is wrong with it.
+    """
 
     http_status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
+
+    def __init__(
+        self, message: str = "", *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
 
 
 class ValidationError(AtollError):

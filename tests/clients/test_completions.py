@@ -32,6 +32,6 @@ def test_a_suffix_is_for_the_model_to_judge() -> None:
         await http.post("/v1/completions", json={**body, "suffix": ""})
         assert "suffix" not in asked[1]
         refused = await http.post("/v1/completions", json={**body, "prompt": [1, 2]})
-        assert refused.status_code == 422 and "`suffix`" in refused.json()["error"]["message"]
+        assert refused.status_code == 400 and "`suffix`" in refused.json()["error"]["message"]
 
     run(scenario)

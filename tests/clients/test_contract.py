@@ -88,7 +88,7 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
 def test_every_example_is_answered(http: httpx.Client, scoring: Served) -> None:
     for route in POSTS:
         answer = http.post(route.path, json=route.example)
-        if answer.status_code == 424:
+        if answer.status_code == 424 or "no model here can" in answer.text:
             # No such model here; the other server has one.
             answer = httpx.post(scoring.url + route.path, json=route.example, timeout=20)
         assert answer.status_code == 200, (route.path, answer.text)

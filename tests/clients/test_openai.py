@@ -84,7 +84,7 @@ def test_logprobs(client: openai.OpenAI, count: int) -> None:
     # Greedy: the chosen token is the likeliest.
     assert all(t.logprob == t.top_logprobs[0].logprob <= 0 for t in found.content)
     assert all(len(t.top_logprobs) == count for t in found.content)
-    with pytest.raises(openai.UnprocessableEntityError, match="`top_logprobs`.* 20"):
+    with pytest.raises(openai.BadRequestError, match="`top_logprobs`.* 20"):
         client.chat.completions.create(messages=CAPITAL, logprobs=True, top_logprobs=21, **GREEDY)
 
 
@@ -145,7 +145,7 @@ def test_constraints_as_vllm_names_them(
     assert re.fullmatch(expected, chat.choices[0].message.content or "")
     text = client.completions.create(prompt="The capital of Italy is", **options).choices[0].text
     assert re.fullmatch(expected, text)
-    with pytest.raises(openai.UnprocessableEntityError, match="only one of"):
+    with pytest.raises(openai.BadRequestError, match="only one of"):
         form: Any = {"type": "json_object"}
         client.chat.completions.create(messages=CAPITAL, response_format=form, **options)
 
@@ -289,15 +289,15 @@ def test_asynchronous_calls_at_once(served: Served) -> None:
     ("arguments", "kind", "message"),
     [
         ({"messages": []}, openai.BadRequestError, "`messages` cannot be empty"),
-        ({"messages": [{"content": "a"}]}, openai.UnprocessableEntityError, "role"),
-        ({"temperature": -1}, openai.UnprocessableEntityError, "`temperature`"),
-        ({"top_p": 1.5}, openai.UnprocessableEntityError, "`top_p`"),
-        ({"n": 0}, openai.UnprocessableEntityError, "`n`"),
-        ({"top_logprobs": 2}, openai.UnprocessableEntityError, "`logprobs`"),
-        ({"response_format": {"type": "x"}}, openai.UnprocessableEntityError, "allowed: text"),
-        ({"tool_choice": "x", "tools": [TOOL]}, openai.UnprocessableEntityError, "get_weather"),
+        ({"messages": [{"content": "a"}]}, openai.BadRequestError, "role"),
+        ({"temperature": -1}, openai.BadRequestError, "`temperature`"),
+        ({"top_p": 1.5}, openai.BadRequestError, "`top_p`"),
+        ({"n": 0}, openai.BadRequestError, "`n`"),
+        ({"top_logprobs": 2}, openai.BadRequestError, "`logprobs`"),
+        ({"response_format": {"type": "x"}}, openai.BadRequestError, "expected 'text'"),
+        ({"tool_choice": "x", "tools": [TOOL]}, openai.BadRequestError, "get_weather"),
         ({"model": "nix"}, openai.NotFoundError, "model 'nix' is not served"),
-        ({"max_tokens": 9000}, openai.UnprocessableEntityError, "8192"),
+        ({"max_tokens": 9000}, openai.BadRequestError, "8192"),
     ],
 )
 def test_errors(

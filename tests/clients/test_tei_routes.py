@@ -120,7 +120,7 @@ ERRORS: list[tuple[str, Any, int, str, str]] = [
     ),
     ("/embed", {"inputs": "a", "prompt_name": "nix"}, 422, "Validation", "prompt_name"),
     ("/embed", {}, 422, "Validation", "`inputs`: Field required"),
-    ("/embed", {"inputs": 5}, 422, "Validation", "`inputs` has none of the allowed types"),
+    ("/embed", {"inputs": 5}, 422, "Validation", "`inputs` is 5; expected a text or a list"),
     ("/embed", {"inputs": "a", "truncate": "yes"}, 422, "Validation", "`truncate`"),
     ("/embed", {"inputs": [-1]}, 422, "Validation", "outside the vocabulary"),
     ("/embed", {"inputs": "a", "model": "nix"}, 404, "Validation", "model 'nix' is not served"),

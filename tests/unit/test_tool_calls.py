@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from atoll_client.gateway.openai_chat import ChatBody, _Chat, _choice, _Writer
+from atoll_client.gateway.openai_messages import Tool
 from atoll_client.gateway.tools import ToolChoice
 from atoll_client.types import Chunk
 
@@ -30,7 +31,7 @@ ANSWERS = {
 
 def _chat() -> Any:
     body = ChatBody.model_validate({"messages": [{"role": "user", "content": "Hi"}]})
-    choice = ToolChoice.read([{"function": {"name": "f"}}], "auto")
+    choice = ToolChoice.read([Tool.model_validate({"function": {"name": "f"}})], "auto")
     return _Chat(body, [SimpleNamespace()], choice, {})  # type: ignore[list-item]
 
 

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady, Overloaded
 from atoll_client.gateway import dialects
@@ -149,7 +150,7 @@ class Gateway:
     async def _run(self, request: Request, send: Send) -> int:
         route = request.route
         assert route is not None
-        body = read(route.body, request.body) if route.body is not None else None
+        body = read(request, route.body) if route.body is not None else None
         answer = await route.handler(request, body)
         if isinstance(answer, Reply):
             return await _send_reply(request, answer, send)
@@ -274,4 +275,7 @@ def _ending() -> NotReady:
 def _start(request: Request, status: int, headers: Mapping[str, str]) -> MutableMapping[str, Any]:
     pairs = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
     pairs.append((b"x-request-id", request.request_id.encode("latin-1", "replace")))
+    if request.unknown_fields:
+        names = ", ".join(quote(name, safe="[]._-") for name in request.unknown_fields)
+        pairs.append((b"x-unknown-fields", names.encode()))
     return {"type": "http.response.start", "status": status, "headers": pairs}

@@ -1,19 +1,32 @@
-"""How bodies are read: nulls are absent, unknown fields ignored, messages name the field."""
+"""How bodies are read: nulls are absent, messages name the field, unknown fields are not ignored.
+
+On OpenAI's routes an unknown field is refused, as there. TEI's and TGI's answer, and name it in the
+header ``x-unknown-fields`` and in the log, as their clients may send more than is known here. The
+setting ``unknown_fields`` makes all routes do one or the other.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import logging
+from typing import Any, TypeVar
 
 import orjson
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
+from atoll_client.gateway.fields import unknown
+from atoll_client.gateway.http import Request
+from atoll_client.gateway.problems import first_problem
 
+logger = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 
 # A text, texts, token ids, or lists of token ids.
 Inputs = str | list[str] | list[int] | list[list[int]]
+# Of one body's unknown fields, so many are named.
+_MAX_NAMED = 20
 
 
 def present(value: Any) -> Any:
@@ -26,23 +39,10 @@ def present(value: Any) -> Any:
     return {name: member for name, member in value.items() if member is not None}
 
 
-def _tool(value: Any) -> Any:
-    """A tool, and its function, without nulls; the function's parameters are a schema."""
-    found = present(value)
-    if type(found) is dict and "function" in found:
-        found["function"] = present(found["function"])
-    return found
-
-
-# Objects whose members nobody lists here: messages, formats; and tools.
-Object = Annotated[dict[str, Any], BeforeValidator(present)]
-Tool = Annotated[dict[str, Any], BeforeValidator(_tool)]
-
-
 class Strict(BaseModel):
     """A body or a part of one. Numbers in text are refused, as TEI and TGI refuse them."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
@@ -50,39 +50,75 @@ class Strict(BaseModel):
         return present(value)
 
 
-def read(kind: type[Body], raw: bytes) -> Body:
-    """The body, checked.
+class Kept(Strict):
+    """A part that is checked here and goes on as it came, for a model's template to read."""
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep(cls, value: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        found = handler(value)
+        found._given = present(value)
+        return found
+
+    def given(self) -> dict[str, Any]:
+        """What was sent, in its order, without nulls."""
+        return {
+            name: _given(getattr(self, name, None), value) for name, value in self._given.items()
+        }
+
+
+def _given(checked: Any, value: Any) -> Any:
+    if isinstance(checked, Kept):
+        return checked.given()
+    if isinstance(checked, list) and checked and isinstance(checked[0], Kept):
+        return [one.given() for one in checked]
+    return value
+
+
+def read(request: Request, kind: type[Body]) -> Body:
+    """The request's body, checked.
 
     Raises:
-        MalformedRequest: not JSON. ValidationError: a field that is missing or of another type.
+        MalformedRequest: not JSON. ValidationError: a field that is missing, wrong or not
+            supported, or one that nobody knows, where those are refused.
     """
     try:
-        given = orjson.loads(raw)
+        given = orjson.loads(request.body)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not valid JSON: {error}") from None
     if type(given) is not dict:
         raise ValidationError("the body must be a JSON object")
     try:
-        return kind.model_validate(given)
+        body = kind.model_validate(given)
     except pydantic.ValidationError as error:
-        raise ValidationError(_message(error)) from None
+        raise first_problem(error, given, kind) from None
+    if isinstance(body, Strict):
+        _report(request, list(unknown(body)))
+    return body
 
 
-def _message(error: pydantic.ValidationError) -> str:
-    """The first thing that is wrong. A union reports each of its members: one line is enough."""
-    first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"] if not str(part).startswith(_UNION_PARTS)]
-    where = ".".join(place)
-    if len({str(e["loc"][0]) for e in error.errors() if e["loc"]}) and _is_union(error):
-        return f"`{where.split('.')[0]}` has none of the allowed types"
-    return f"`{where}`: {first['msg']}" if where else first["msg"]
+def _report(request: Request, names: list[str]) -> None:
+    """Refuses unknown fields, or says that they have been left out."""
+    if not names:
+        return
+    assert request.route is not None
+    if _are_refused(request.gateway.settings.unknown_fields, request.route.dialect):
+        raise ValidationError(
+            f"`{names[0]}` is unknown here; the fields of {request.route.path} are listed in "
+            "/openapi.json",
+            param=names[0], code="unknown_parameter",
+        )  # fmt: skip
+    request.unknown_fields += names[:_MAX_NAMED]
+    logger.warning(
+        "request %s: %s: unknown fields are not used: %s",
+        request.request_id, request.path, ", ".join(map(repr, names[:_MAX_NAMED])),
+    )  # fmt: skip
 
 
-def _is_union(error: pydantic.ValidationError) -> bool:
-    return any(str(part).startswith(_UNION_PARTS) for part in error.errors()[0]["loc"])
-
-
-_UNION_PARTS = ("str", "list[", "int", "dict[", "function-", "bool", "float", "constrained-str")
+def _are_refused(setting: str, dialect: str) -> bool:
+    return setting == "refuse" or (setting == "dialect" and dialect == "openai")
 
 
 def batch(inputs: Inputs, field: str = "inputs") -> tuple[list[str] | list[list[int]], bool]:
@@ -94,5 +130,5 @@ def batch(inputs: Inputs, field: str = "inputs") -> tuple[list[str] | list[list[
     is_single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], int))
     items: Any = [inputs] if is_single else inputs
     if not items or any(len(item) == 0 for item in items):
-        raise EmptyInputError(f"`{field}` cannot be empty")
+        raise EmptyInputError(f"`{field}` cannot be empty", param=field)
     return items, is_single

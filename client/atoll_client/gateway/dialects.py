@@ -8,10 +8,14 @@ from atoll_client.errors import (
     AtollError,
     BodyTimeout,
     EmptyInputError,
+    GenerationError,
+    MalformedRequest,
     MethodNotAllowed,
     NoRoute,
     Overloaded,
+    TooLarge,
     Unauthorized,
+    UnsupportedModel,
     ValidationError,
 )
 from atoll_client.gateway.http import Reply, Request, dump
@@ -24,9 +28,19 @@ _TEI = {
 }  # fmt: skip
 _OPENAI = {
     "validation": "invalid_request_error", "empty": "invalid_request_error",
-    "not_found": "invalid_request_error", "authentication": "authentication_error",
-    "overloaded": "rate_limit_error",
+    "not_found": "invalid_request_error", "backend": "invalid_request_error",
+    "authentication": "authentication_error", "overloaded": "rate_limit_error",
 }  # fmt: skip
+_CODES = {
+    "validation": "invalid_value", "empty": "invalid_value", "not_found": "model_not_found",
+    "backend": "unsupported_model", "authentication": "invalid_api_key",
+    "overloaded": "rate_limit_exceeded", "unhealthy": "service_unavailable",
+    "timeout": "timeout",
+}  # fmt: skip
+_CODES_OF_CLASSES = (
+    (NoRoute, "unknown_url"), (MethodNotAllowed, "method_not_allowed"),
+    (MalformedRequest, "invalid_json"), (TooLarge, "request_too_large"),
+)  # fmt: skip
 # TGI knows no word of its own for these.
 _TGI = {"empty": "validation", "backend": "generation"}
 
@@ -44,11 +58,22 @@ def explain(request: Request, error: AtollError) -> Reply:
         headers["allow"] = ", ".join(error.allowed)
     if isinstance(error, BodyTimeout):
         headers["connection"] = "close"
-    status = error.http_status
+    return Reply(dump(body(dialect, error)), status(dialect, error), headers=headers)
+
+
+def status(dialect: str, error: AtollError) -> int:
+    """The status of an error, as the interface's own servers choose it."""
+    if dialect == "openai":
+        if isinstance(error, (ValidationError, UnsupportedModel)) and not isinstance(
+            error, TooLarge
+        ):
+            return 400
+        # A step that failed: there, 424 would be the caller's to mend.
+        return 500 if isinstance(error, GenerationError) else error.http_status
     if dialect == "tgi" and isinstance(error, EmptyInputError):
         # There, an empty input is like anything else that is wrong with a request.
-        status = ValidationError.http_status
-    return Reply(dump(body(dialect, error)), status, headers=headers)
+        return ValidationError.http_status
+    return error.http_status
 
 
 def body(dialect: str, error: AtollError) -> dict[str, Any]:
@@ -56,14 +81,22 @@ def body(dialect: str, error: AtollError) -> dict[str, Any]:
     message = str(error)
     kind = error.error_type
     if dialect == "openai":
-        is_model = kind == "not_found" and not isinstance(error, NoRoute)
-        code = "model_not_found" if is_model else error.http_status
         name = _OPENAI.get(kind, "server_error")
-        return {"error": {"message": message, "type": name, "param": None, "code": code}}
+        code = _code_of(error)
+        param = "model" if code == "model_not_found" else error.param
+        return {"error": {"message": message, "type": name, "param": param, "code": code}}
     if dialect == "tei":
         return {"error": message, "error_type": _TEI.get(kind, "Backend")}
     prefix = "Input validation error: " if kind in ("validation", "empty") else ""
     return {"error": prefix + message, "error_type": _TGI.get(kind, kind)}
+
+
+def _code_of(error: AtollError) -> str | None:
+    """OpenAI's word for what is wrong."""
+    if error.code is not None:
+        return error.code
+    found = (code for kind, code in _CODES_OF_CLASSES if isinstance(error, kind))
+    return next(found, None) or _CODES.get(error.error_type)
 
 
 def as_ours(error: Exception) -> AtollError:

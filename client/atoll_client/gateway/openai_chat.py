@@ -4,31 +4,58 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
-from atoll_client.gateway.bodies import Object, Tool
+from atoll_client.gateway.constraints import json_schema
+from atoll_client.gateway.fields import Refused
 from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
-from atoll_client.gateway.openai_sampling import SamplingBody, failure, identity, sampling, usage
+from atoll_client.gateway.openai_errors import openai_words
+from atoll_client.gateway.openai_fields import MAX_TOP_LOGPROBS, SamplingFields
+from atoll_client.gateway.openai_messages import Choice, Message, Tool
+from atoll_client.gateway.openai_sampling import (
+    failure,
+    identity,
+    sampling,
+    usage,
+    usage_wanted,
+)
 from atoll_client.gateway.tei import find
 from atoll_client.gateway.tools import ToolChoice, with_objects
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
 
+_TEXT_ONLY = "the models here write text"
 
-class ChatBody(SamplingBody):
+
+class ChatBody(SamplingFields):
     """POST /v1/chat/completions."""
 
-    messages: list[Object]
+    messages: list[Message]
     logprobs: bool = False
     max_completion_tokens: int | None = Field(None, ge=1)
-    response_format: Object | None = None
-    tool_choice: Any = None
+    tool_choice: str | Choice | None = None
     tools: list[Tool] | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    chat_template: Annotated[Any, Refused("the model has its own")] = None
+    echo: Annotated[Any, Refused("an answer does not repeat its prompt", (False,))] = None
+    function_call: Annotated[Any, Refused("it is called tool_choice now")] = None
+    functions: Annotated[Any, Refused("they are called tools now")] = None
+    guideline: Annotated[Any, Refused("no template has a place for it")] = None
+    include_reasoning: Annotated[Any, Refused("answers are not parted", (True,))] = None
+    mm_processor_kwargs: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    modalities: Annotated[Any, Refused(_TEXT_ONLY, (["text"],))] = None
+    parallel_tool_calls: Annotated[Any, Refused("a model decides how many", (True,))] = None
+    moderation: Annotated[Any, Refused("nothing is moderated")] = None
+    reasoning_effort: Annotated[Any, Refused("the models here have no levels", ("none",))] = None
+    tool_prompt: Annotated[Any, Refused("the template presents the tools")] = None
+    verbosity: Annotated[Any, Refused("the models here have no levels", ("medium",))] = None
+    web_search_options: Annotated[Any, Refused("nothing is looked up")] = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +66,7 @@ class _Chat:
     jobs: list[Job]
     choice: ToolChoice | None
     head: dict[str, Any]
+    has_usage: bool = False
 
 
 async def chat(request: Request, body: ChatBody) -> Answer:
@@ -46,28 +74,34 @@ async def chat(request: Request, body: ChatBody) -> Answer:
     request.labels["kind"] = "tgi"
     model = find(request, body.model, ("generate",))
     _check(body)
-    choice = ToolChoice.read(body.tools, body.tool_choice)
-    prompt = Prompt(messages=with_objects(body.messages), tools=body.tools if choice else None)
+    tools = [tool.given() for tool in body.tools or ()]
+    choice = ToolChoice.read(body.tools or (), body.tool_choice)
+    messages = with_objects([message.given() for message in body.messages])
+    prompt = Prompt(messages=messages, tools=tools if choice else None)
     job = Job(model, prompt, _options(request, body, model, choice), Wanted(logprobs=body.logprobs))
     jobs = [job.seeded(index) for index in range(body.n)]
     kind = "chat.completion.chunk" if body.stream else "chat.completion"
     head = identity(kind, body.model or model.name, "chatcmpl")
-    found = _Chat(body, jobs, choice, head)
+    found = _Chat(body, jobs, choice, head, usage_wanted(body))
     if body.stream:
         return Events(_events(request, found), failure)
-    chunks = await complete_all(request, jobs)
+    with openai_words(model, body, "messages"):
+        chunks = await complete_all(request, jobs)
     choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
     return reply({**head, "choices": choices, "usage": usage(chunks)})
 
 
 def _check(body: ChatBody) -> None:
     if not body.messages:
-        raise EmptyInputError("`messages` cannot be empty")
-    for index, message in enumerate(body.messages):
-        if not isinstance(message.get("role"), str):
-            raise ValidationError(f"`messages.{index}.role`: Field required")
+        raise EmptyInputError("`messages` cannot be empty", param="messages")
     if body.top_logprobs and not body.logprobs:
-        raise ValidationError("`top_logprobs` needs `logprobs` to be true")
+        raise ValidationError("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+    if None not in (body.max_tokens, body.max_completion_tokens):
+        raise ValidationError(
+            "`max_tokens` and `max_completion_tokens` are set; expected one", param="max_tokens"
+        )
+    if body.max_tokens == 0:
+        raise ValidationError("`max_tokens` is 0; the least allowed is 1", param="max_tokens")
 
 
 def _options(
@@ -78,39 +112,12 @@ def _options(
     options["max_tokens"] = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs:
         options["top_logprobs"] = body.top_logprobs
-    wanted = _format(body.response_format)
-    if wanted is not None and body.tools:
+    if body.response_format is not None and body.tools:
         raise ValidationError("`response_format` and `tools` exclude each other")
     if choice is not None and choice.is_forced:
-        wanted = _schema(choice.schema())
-    if wanted is not None:
-        options["response_format"] = wanted
+        name, value = json_schema(choice.schema())
+        options[name] = value
     return options
-
-
-def _format(given: dict[str, Any] | None) -> dict[str, Any] | None:
-    """As OpenAI writes it; TGI's clients put the schema into ``value``."""
-    if given is None or given.get("type") == "text":
-        return None
-    kind = given.get("type")
-    if kind in ("json_object", "json", "json_schema") and isinstance(given.get("value"), dict):
-        return _schema(given["value"])
-    if kind == "regex":
-        return given
-    if kind == "json_schema":
-        holder = given.get("json_schema")
-        if not isinstance(holder, dict) or not isinstance(holder.get("schema"), dict):
-            raise ValidationError("`response_format.json_schema.schema` must be an object")
-        return given
-    if kind != "json_object":
-        raise ValidationError(
-            f"`response_format.type` is {kind!r}; allowed: text, json_object, json_schema, regex"
-        )
-    return {"type": "json_object"}
-
-
-def _schema(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _choice(found: _Chat, index: int, chunk: Chunk) -> dict[str, Any]:
@@ -135,13 +142,14 @@ def _beside(text: str) -> str | None:
 async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
     writers = [_Writer(found, index) for index in range(len(found.jobs))]
     ends: dict[int, Chunk] = {}
-    nothing = {"usage": None} if found.body.stream_options.include_usage else {}
-    async for index, chunk in stream_all(request, found.jobs):
-        if chunk.finish_reason:
-            ends[index] = chunk
-        for choice in writers[index].write(chunk):
-            yield dump({**found.head, "choices": [choice], **nothing})
-    if found.body.stream_options.include_usage:
+    nothing = {"usage": None} if found.has_usage else {}
+    with openai_words(found.jobs[0].model, found.body, "messages"):
+        async for index, chunk in stream_all(request, found.jobs):
+            if chunk.finish_reason:
+                ends[index] = chunk
+            for choice in writers[index].write(chunk):
+                yield dump({**found.head, "choices": [choice], **nothing})
+    if found.has_usage:
         counts = usage([ends[i] for i in sorted(ends)])
         yield dump({**found.head, "choices": [], "usage": counts})
     yield b"[DONE]"

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import encoders
 from atoll_client.gateway.bodies import Inputs, batch
+from atoll_client.gateway.fields import Refused
 from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
-from atoll_client.gateway.openai_sampling import SamplingBody, failure, identity, sampling, usage
+from atoll_client.gateway.openai_errors import openai_words
+from atoll_client.gateway.openai_fields import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
+from atoll_client.gateway.openai_sampling import (
+    failure,
+    identity,
+    sampling,
+    usage,
+    usage_wanted,
+)
 from atoll_client.gateway.tei import find
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, Token
@@ -20,14 +29,16 @@ from atoll_client.types import Chunk, Token
 _DEFAULT_MAX_TOKENS = 16
 
 
-class CompletionsBody(SamplingBody):
+class CompletionsBody(SamplingFields):
     """POST /v1/completions."""
 
     prompt: Inputs
-    best_of: int | None = Field(None, ge=1)
+    best_of: int | None = Field(None, ge=1, le=MAX_N)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0)
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     suffix: str | None = None
+
+    prompt_embeds: Annotated[Any, Refused("prompts are texts or token ids")] = None
 
 
 async def completions(request: Request, body: CompletionsBody) -> Answer:
@@ -45,6 +56,7 @@ async def completions(request: Request, body: CompletionsBody) -> Answer:
         options["suffix"] = body.suffix
     is_echo_only = body.echo and body.max_tokens == 0
     options["max_tokens"] = 1 if is_echo_only else body.max_tokens or _DEFAULT_MAX_TOKENS
+    usage_wanted(body)
     if body.max_tokens == 0 and not body.echo:
         raise ValidationError("`max_tokens` is 0; the least allowed without `echo` is 1")
     if body.logprobs:
@@ -65,7 +77,8 @@ async def completions(request: Request, body: CompletionsBody) -> Answer:
     head = identity("text_completion", body.model or model.name, "cmpl")
     if body.stream:
         return Events(_events(request, body, jobs, echoes, head), failure)
-    chunks = await complete_all(request, jobs)
+    with openai_words(model, body, "prompt"):
+        chunks = await complete_all(request, jobs)
     if is_echo_only:
         chunks = [_without_output(chunk) for chunk in chunks]
     choices = [_choice(i, c, body, echoes[i], 0) for i, c in enumerate(chunks)]
@@ -91,14 +104,16 @@ async def _events(
     ends: dict[int, Chunk] = {}
     lengths = [0] * len(jobs)
     pending = dict(enumerate(echoes))
-    nothing = {"usage": None} if body.stream_options.include_usage else {}
-    async for index, chunk in stream_all(request, jobs):
-        choice = _choice(index, chunk, body, pending.pop(index, ""), lengths[index])
-        lengths[index] += len(choice["text"])
-        if chunk.finish_reason:
-            ends[index] = chunk
-        yield dump({**head, "choices": [choice], **nothing})
-    if body.stream_options.include_usage:
+    has_usage = usage_wanted(body)
+    nothing = {"usage": None} if has_usage else {}
+    with openai_words(jobs[0].model, body, "prompt"):
+        async for index, chunk in stream_all(request, jobs):
+            choice = _choice(index, chunk, body, pending.pop(index, ""), lengths[index])
+            lengths[index] += len(choice["text"])
+            if chunk.finish_reason:
+                ends[index] = chunk
+            yield dump({**head, "choices": [choice], **nothing})
+    if has_usage:
         found = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
         yield dump({**head, "choices": [], "usage": found})
     yield b"[DONE]"

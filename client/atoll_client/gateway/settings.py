@@ -33,10 +33,21 @@ class GatewaySettings:
     write_timeout_s: float = _setting(60.0, "seconds a client may read nothing")
     max_client_batch_size: int = _setting(32, "texts in one request on TEI's routes")
     max_concurrent_requests: int = _setting(2048, "requests held before new ones get 429")
+    unknown_fields: str = _setting(
+        "dialect", "refuse: a field that no table has is an error; report: a header and the log "
+        "name it; dialect: OpenAI's routes refuse, TEI's and TGI's report"
+    )  # fmt: skip
     request_timeout_s: float = _setting(600.0, "seconds after which an answer is given up")
     health_interval_s: float = _setting(2.0, "seconds between looks at the servers")
     otlp_endpoint: str = _setting("", "where OpenTelemetry spans go; needs the extra otel")
     otlp_service_name: str = _setting("atoll-gateway", "the service's name in spans")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: a setting with a value that it cannot have."""
+        if self.unknown_fields not in _UNKNOWN_FIELDS:
+            raise ValueError(
+                f"unknown_fields is {self.unknown_fields!r}; allowed: {', '.join(_UNKNOWN_FIELDS)}"
+            )
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -62,7 +73,10 @@ class GatewaySettings:
             text = f"{one.metadata['help']} (default: {one.default!r})"
             parser.add_argument(flag, type=type(one.default), default=default, help=text)
         found: Namespace = parser.parse_args(list(arguments))
-        return cls(**vars(found))
+        try:
+            return cls(**vars(found))
+        except ValueError as error:
+            parser.error(str(error))
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -91,6 +105,7 @@ def variables(name: str) -> tuple[str, ...]:
     return (own, f"ATOLL_{name.upper()}", name.upper()) if name in _SHARED else (own,)
 
 
+_UNKNOWN_FIELDS = ("dialect", "refuse", "report")
 # What `atoll serve`, TEI and TGI read too; the others would clash with the server's own.
 _SHARED = (
     "api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name",

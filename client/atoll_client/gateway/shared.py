@@ -64,7 +64,7 @@ def speak(request: Request, dialect: str) -> None:
 
 async def _answer(request: Request, kind: Kind) -> Answer:
     speak(request, kind.dialect)
-    return await kind.handler(request, read(kind.body, request.body))
+    return await kind.handler(request, read(request, kind.body))
 
 
 def kind_of(request: Request, fields: dict[str, Any]) -> Kind:

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects, encoders, tei
-from atoll_client.gateway.bodies import Object, Strict, Tool
+from atoll_client.gateway.bodies import Strict
 from atoll_client.gateway.generation import Job, complete_all, stream, token_texts
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
+from atoll_client.gateway.openai_messages import Message, Tool
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
@@ -22,7 +23,7 @@ from atoll_client.types import Chunk, ModelInfo, Token
 class ChatTokenizeBody(Strict):
     """POST /chat_tokenize."""
 
-    messages: list[Object]
+    messages: list[Message]
     tools: list[Tool] = Field(default_factory=list)
     model: str | None = None
 
@@ -59,7 +60,9 @@ async def tokenize(request: Request, body: GenerateBody) -> Reply:
 async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
     """POST /chat_tokenize: the prompt that a chat becomes."""
     model = tei.find(request, body.model, ("generate",))
-    question = {"op": "chat", "messages": body.messages, "tools": body.tools or None}
+    messages = [message.given() for message in body.messages]
+    tools = [tool.given() for tool in body.tools]
+    question = {"op": "chat", "messages": messages, "tools": tools or None}
     answer = await request.gateway.pool.ask(model.name, question)
     tokens = [_simple(token) for token in answer["tokens"]]
     return reply({"tokenize_response": tokens, "templated_text": answer["text"]})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.bodies import Strict
+from atoll_client.gateway.fields import NoEffect, Refused
 from atoll_client.gateway.generation import given
 from atoll_client.types import ModelInfo
 
@@ -23,8 +24,15 @@ class Grammar(Strict):
     value: Any
 
 
+_NO_BEAMS = "there is no beam search"
+_CALLED = "it is called {} here"
+
+
 class Parameters(Strict):
-    """``parameters`` of POST /generate. Unset ones are the model's defaults."""
+    """``parameters`` of POST /generate: TGI's, then those of Hugging Face's other generators.
+
+    Unset ones are the model's defaults.
+    """
 
     adapter_id: str | None = None
     best_of: int | None = None
@@ -45,6 +53,23 @@ class Parameters(Strict):
     truncate: int | None = None
     typical_p: float | None = None
     watermark: bool = False
+
+    early_stopping: Annotated[Any, Refused(_NO_BEAMS, (False,))] = None
+    length_penalty: Annotated[Any, Refused(_NO_BEAMS, (1, 1.0))] = None
+    logit_bias: Annotated[Any, Refused("OpenAI's routes have it")] = None
+    max_length: Annotated[Any, Refused(_CALLED.format("max_new_tokens"))] = None
+    max_time: Annotated[Any, Refused("close the connection instead")] = None
+    max_tokens: Annotated[Any, Refused(_CALLED.format("max_new_tokens"))] = None
+    min_length: Annotated[Any, Refused("OpenAI's routes have min_tokens")] = None
+    min_new_tokens: Annotated[Any, Refused("OpenAI's routes have min_tokens")] = None
+    min_p: Annotated[Any, Refused("OpenAI's routes have it")] = None
+    n: Annotated[Any, Refused(_CALLED.format("best_of"), (1,))] = None
+    no_repeat_ngram_size: Annotated[Any, Refused("OpenAI's routes have it", (0,))] = None
+    num_beams: Annotated[Any, Refused(_NO_BEAMS, (1,))] = None
+    num_return_sequences: Annotated[Any, Refused(_CALLED.format("best_of"), (1,))] = None
+    presence_penalty: Annotated[Any, Refused("OpenAI's routes have it", (0, 0.0))] = None
+    stop_sequences: Annotated[Any, Refused(_CALLED.format("stop"), ([],))] = None
+    use_cache: Annotated[bool | None, NoEffect("only the speed depends on it")] = None
 
 
 class GenerateBody(Strict):

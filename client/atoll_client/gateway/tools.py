@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.openai_messages import Choice, Tool
 
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 _TAG = "<tool_call>"
@@ -31,28 +32,40 @@ class ToolChoice:
     is_forced: bool
 
     @classmethod
-    def read(cls, tools: Sequence[dict[str, Any]] | None, choice: Any) -> ToolChoice | None:
+    def read(cls, tools: Sequence[Tool], choice: str | Choice | None) -> ToolChoice | None:
         """None: no tools are in play.
 
         Raises:
-            ValidationError: a tool without a name, or a choice that is no tool.
+            ValidationError: two tools of a name, or a choice that is no tool.
         """
-        if not tools or choice == "none":
+        functions = {tool.function.name: tool.function.given() for tool in tools}
+        if len(functions) < len(tools):
+            names = [tool.function.name for tool in tools]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValidationError(f"`tools` has {twice!r} more than once", param="tools")
+        if choice == "none" or (choice in (None, "auto") and not tools):
             return None
-        functions = {}
-        for index, tool in enumerate(tools):
-            function = tool.get("function")
-            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                raise ValidationError(f"`tools.{index}.function` must be an object with a name")
-            functions[function["name"]] = function
         if choice in (None, "auto"):
             return cls(functions, False)
+        if not tools:
+            raise ValidationError("`tool_choice` is set, but `tools` is empty", param="tool_choice")
         if choice == "required":
             return cls(functions, True)
-        name = choice.get("function", {}).get("name") if isinstance(choice, dict) else choice
-        if name not in functions:
-            raise ValidationError(f"`tool_choice` names {name!r}; the tools are {list(functions)}")
-        return cls({name: functions[name]}, True)
+        if not isinstance(choice, Choice):
+            return cls(_named(functions, [choice]), True)
+        if (choice.function is None) != (choice.type == "allowed_tools") or (
+            choice.allowed_tools is None
+        ) != (choice.type == "function"):
+            raise ValidationError(
+                f"`tool_choice.type` is {choice.type!r}; expected `tool_choice.{choice.type}` and "
+                "no other",
+                param=f"tool_choice.{choice.type}",
+            )
+        if choice.allowed_tools is not None:
+            names = [tool.function.name for tool in choice.allowed_tools.tools]
+            return cls(_named(functions, names), choice.allowed_tools.mode == "required")
+        assert choice.function is not None
+        return cls(_named(functions, [choice.function.name]), True)
 
     def schema(self) -> dict[str, Any]:
         """What a forced call has to look like; references inside parameters still lead there."""
@@ -116,6 +129,16 @@ class ToolChoice:
             "type": "function",
             "function": {"name": value["name"], "arguments": text},
         }
+
+
+def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    for name in names:
+        if name not in functions:
+            raise ValidationError(
+                f"`tool_choice` names {name!r}; the tools are {list(functions)}",
+                param="tool_choice",
+            )  # fmt: skip
+    return {name: functions[name] for name in names}
 
 
 def _moved(schema: Any, place: str) -> Any:

@@ -45,8 +45,9 @@ async def _predict(request: Request, instance: dict[str, Any]) -> Any:
     kind = shared.kind_of(own, instance)
     # POST / nests labels, for clients that TEI's own shape is not for.
     handler: Handler = tei.predict if kind.handler is shared.classification else kind.handler
-    shared.speak(request, kind.dialect)
-    answer = await handler(own, read(kind.body, own.body))
+    for one in (request, own):
+        shared.speak(one, kind.dialect)
+    answer = await handler(own, read(own, kind.body))
     assert isinstance(answer, Reply), "a request without stream has a whole answer"
     return _shortened(orjson.loads(answer.body))
 

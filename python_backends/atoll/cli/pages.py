@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from atoll.cli.documents import commands_page, settings_page
+from atoll.cli.fields_page import fields_page
 from atoll.cli.hardware_table import hardware_page
 from atoll.cli.model_table import models_page, readme_table
 
@@ -18,6 +19,7 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         root / "docs" / "settings.md": settings_page(),
         root / "docs" / "cli.md": commands_page(),
+        root / "docs" / "fields.md": fields_page(),
         root / "docs" / "models.md": models_page(),
         root / "docs" / "hardware.md": hardware_page(),
         root / "README.md": _TABLE.sub(lambda _: readme_table(), readme, count=1),

@@ -1,0 +1,121 @@
+"""What a chat consists of: messages, tools and the choice of tools, checked and then kept.
+
+Templates print messages and tools, so that they go on in the order in which they came.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from atoll_client.gateway.bodies import Kept, Strict
+from atoll_client.gateway.fields import NoEffect, Refused
+
+_BREAKPOINT = NoEffect("prompts are cached by themselves")
+_TEXT_ONLY = "the models here read text"
+
+
+class Function(Kept):
+    """A tool's ``function``. strict: calls that are forced always follow ``parameters``."""
+
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Annotated[
+        bool | None, NoEffect("a forced call always follows the parameters, another is the model's")
+    ] = None
+
+
+class Tool(Kept):
+    """One of ``tools``."""
+
+    type: Literal["function"] = "function"
+    function: Function
+    custom: Annotated[Any, Refused("tools take JSON")] = None
+
+
+class NamedFunction(Strict):
+    """The function that has to be called."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """One of ``tool_choice.allowed_tools.tools``."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class AllowedTools(Strict):
+    """``tool_choice.allowed_tools``."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class Choice(Strict):
+    """``tool_choice`` where it is an object."""
+
+    type: Literal["function", "allowed_tools"] = "function"
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+    custom: Annotated[Any, Refused("tools take JSON")] = None
+
+
+class Part(Kept):
+    """A part of a message's ``content``."""
+
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+    prompt_cache_breakpoint: Annotated[dict[str, Any] | None, _BREAKPOINT] = None
+    image_url: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    input_audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    file: Annotated[Any, Refused(_TEXT_ONLY)] = None
+
+
+class CalledFunction(Kept):
+    """What an earlier call called; ``arguments`` are JSON text, or the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class Call(Kept):
+    """One of an earlier answer's ``tool_calls``."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Annotated[int | None, NoEffect("calls are in order")] = None
+    custom: Annotated[Any, Refused("tools take JSON")] = None
+
+
+class Message(Kept):
+    """One of ``messages``. What it holds besides role and content is the template's to read."""
+
+    role: str
+    content: str | list[Part] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[Call] | None = None
+    annotations: Annotated[Any, NoEffect("answers here have none")] = None
+    audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    function_call: Annotated[Any, Refused("it is called tool_calls now")] = None
+    refusal: Annotated[Any, Refused("what was said goes into content")] = None
+
+    def given(self) -> dict[str, Any]:
+        """As it came; a part that refuses is text like any other."""
+        found = super().given()
+        if isinstance(self.content, list):
+            found["content"] = [_text_part(part) for part in self.content]
+        return found
+
+
+def _text_part(part: Part) -> dict[str, Any]:
+    text = part.refusal if part.type == "refusal" else part.text
+    return {"type": "text", "text": text or ""}

@@ -1,0 +1,65 @@
+"""docs/fields.md: what each route of the gateway does with each field of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel
+
+from atoll_client.gateway.fields import Row, table
+from atoll_client.gateway.http import Route
+from atoll_client.gateway.routes import ROUTES
+from atoll_client.gateway.shared import AnyBody
+
+_TITLES = {"openai": "OpenAI and its relatives", "tei": "TEI", "tgi": "TGI"}
+_HEAD = """# Fields of requests
+
+Every field that a route of [the gateway](gateway.md) knows. One that changes answers elsewhere \
+is honoured here or refused by name; null is the same as leaving a field out. A field that stands \
+in no table is unknown: OpenAI's routes refuse it, as OpenAI does; TEI's and TGI's answer, and \
+name it in the header `x-unknown-fields` and in the log. `--unknown-fields refuse` or `report` \
+makes all routes do the same."""
+
+
+def fields_page() -> str:
+    """The page, a section for each kind of body."""
+    lines = [_HEAD]
+    for dialect, title in _TITLES.items():
+        lines += ["", f"## {title}"]
+        for kind, paths in _bodies(dialect).items():
+            lines += ["", f"### {', '.join(f'`{path}`' for path in paths)}", *_section(table(kind))]
+    return "\n".join(lines) + "\n"
+
+
+def _bodies(dialect: str) -> dict[type[BaseModel], list[str]]:
+    """Kinds of bodies, with the routes that take them."""
+    found: dict[type[BaseModel], list[str]] = {}
+    for route in ROUTES:
+        if route.dialect == dialect and _is_described(route):
+            assert route.body is not None
+            found.setdefault(route.body, []).append(route.path)
+    return found
+
+
+def _is_described(route: Route) -> bool:
+    return route.body is not None and route.body is not AnyBody
+
+
+def _section(rows: Iterable[Row]) -> list[str]:
+    rows = list(rows)
+    lines = ["", "| field | values |", "|-|-|"]
+    lines += [f"| `{r.name}` | {_cell(r.values)} |" for r in rows if r.effect == "honoured"]
+    idle = [f"| `{r.name}` | {_cell(r.note)} |" for r in rows if r.effect == "none"]
+    if idle:
+        lines += ["", "| without effect | since |", "|-|-|", *idle]
+    refused = [
+        f"| `{r.name}` | {_cell(r.values)} | {_cell(r.note)} |"
+        for r in rows if r.effect == "refused"
+    ]  # fmt: skip
+    if refused:
+        lines += ["", "| refused | unless it is | since |", "|-|-|-|", *refused]
+    return lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,197 @@
+"""Fields of requests: none that a client's own types have is forgotten, and each is told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from huggingface_hub.inference._generated.types import ChatCompletionInput, TextGenerationInput
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_params
+from pydantic import BaseModel
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.bodies import read
+from atoll_client.gateway.fields import table, unknown
+from atoll_client.gateway.http import Request
+from atoll_client.gateway.openai_chat import ChatBody
+from atoll_client.gateway.openai_completions import CompletionsBody
+from atoll_client.gateway.openai_embeddings import EmbeddingsBody
+from atoll_client.gateway.routes import ROUTES
+from atoll_client.gateway.tgi_body import GenerateBody
+
+ASKED: Any = {"messages": [{"role": "user", "content": "Hi"}]}
+# Fields whose holder is refused, or free for the caller to fill.
+CLOSED = ("audio", "functions", "function_call", "moderation", "web_search_options", "prediction",
+          "prompt_cache_options", "custom", "image_url", "input_audio", "file", "metadata",
+          "parameters", "prompt_cache_breakpoint")  # fmt: skip
+
+
+def _members(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Names of a TypedDict's members, and of those inside, as tables have them."""
+    for name, hint in typing.get_type_hints(kind).items():
+        yield prefix + name
+        if name not in CLOSED:
+            for inner, is_list in _inner(hint, False):
+                yield from _members(inner, f"{prefix}{name}{'[]' if is_list else ''}.")
+
+
+def _inner(hint: Any, is_list: bool) -> Iterator[tuple[Any, bool]]:
+    if typing.is_typeddict(hint):
+        yield hint, is_list
+    origin = typing.get_origin(hint)
+    is_list = is_list or (isinstance(origin, type) and issubclass(origin, typing.Iterable))
+    for part in typing.get_args(hint):
+        yield from _inner(part, is_list)
+
+
+@pytest.mark.parametrize(
+    ("params", "body"),
+    [
+        (chat_params.CompletionCreateParamsStreaming, ChatBody),
+        (completion_create_params.CompletionCreateParamsStreaming, CompletionsBody),
+        (embedding_create_params.EmbeddingCreateParams, EmbeddingsBody),
+    ],
+)
+def test_no_field_of_the_openai_package_is_forgotten(params: Any, body: type[BaseModel]) -> None:
+    """Fields that were in no class of ours were dropped without a word."""
+    known = {row.name for row in table(body)}
+    assert {name for name in _members(params) if name not in known} == set()
+
+
+def _attributes(kind: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(kind):
+        yield prefix + field.name
+
+
+def test_no_field_of_huggingface_hub_is_forgotten() -> None:
+    known = {row.name for row in table(GenerateBody)}
+    hints = typing.get_type_hints(TextGenerationInput)
+    (parameters,) = [one for one in typing.get_args(hints["parameters"]) if one is not type(None)]
+    asked = {*_attributes(TextGenerationInput), *_attributes(parameters, "parameters.")}
+    assert asked - known == set()
+    assert set(_attributes(ChatCompletionInput)) - {row.name for row in table(ChatBody)} == set()
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.body is not None], ids=lambda r: r.path)
+def test_every_field_has_a_row_with_a_reason(route: Any) -> None:
+    for row in table(route.body):
+        assert row.effect == "honoured" or row.note, row
+        assert row.effect == "refused" or row.values, row
+
+
+def _request(body: Any, dialect: str = "openai", setting: str = "dialect") -> Request:
+    gateway: Any = SimpleNamespace(settings=SimpleNamespace(unknown_fields=setting))
+    route: Any = SimpleNamespace(dialect=dialect, path="/x")
+    return Request(gateway, "POST", "/x", {}, orjson.dumps(body), "id", 0.0, route=route)
+
+
+REFUSED: list[tuple[Any, str, str]] = [
+    ({"foo": 1}, "foo", "unknown_parameter"),
+    ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo", "unknown_parameter"),
+    ({"messages": [{"role": "user", "content": "a", "x": 0}]}, "messages[0].x",
+     "unknown_parameter"),
+    ({"tools": [{"function": {"name": "f", "foo": 1}}]}, "tools[0].function.foo",
+     "unknown_parameter"),
+    ({"response_format": {"type": "text", "foo": 1}}, "response_format.foo", "unknown_parameter"),
+    ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
+    ({"functions": []}, "functions", "unsupported_parameter"),
+    ({"priority": 1}, "priority", "unsupported_parameter"),
+    ({"priority": False}, "priority", "unsupported_parameter"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}, "function": {"name": "f"}}]},
+     "tools[0].custom", "unsupported_parameter"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+     "messages[0].content[0].image_url", "unsupported_parameter"),
+    ({"messages": [{"content": "a"}]}, "messages[0].role", "missing_required_parameter"),
+    ({"messages": [5]}, "messages[0]", "invalid_type"),
+    ({"messages": 5}, "messages", "invalid_type"),
+    ({"stop": 5}, "stop", "invalid_type"),
+    ({"stop": ["a", 5]}, "stop[1]", "invalid_type"),
+    ({"temperature": "1"}, "temperature", "invalid_type"),
+    ({"temperature": -1}, "temperature", "invalid_value"),
+    ({"logit_bias": {"5": "a"}}, "logit_bias.5", "invalid_type"),
+    ({"logit_bias": [1.0]}, "logit_bias", "invalid_type"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
+    ({"tool_choice": {"type": "x"}}, "tool_choice.type", "invalid_value"),
+    ({"tool_choice": 5}, "tool_choice", "invalid_type"),
+    ({"n": 129}, "n", "invalid_value"),
+    ({"seed": 2**63}, "seed", "invalid_value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "param", "code"), REFUSED)
+def test_what_is_refused_is_named(fields: Any, param: str, code: str) -> None:
+    """With its value, and by OpenAI's words for what is wrong with it."""
+    with pytest.raises(ValidationError) as caught:
+        read(_request({**ASKED, **fields}), ChatBody)
+    assert (caught.value.param, caught.value.code) == (param, code)
+    assert f"`{param}`" in str(caught.value)
+
+
+def test_a_value_without_any_of_a_fields_types() -> None:
+    for prompt in (["a", 5], 5, {"a": 1}, True):
+        with pytest.raises(ValidationError, match="`prompt` is .*; expected .*text") as caught:
+            read(_request({"prompt": prompt}), CompletionsBody)
+        assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modalities": ["text"], "priority": 0, "n": None, "audio": None, "foo": None},
+        {"store": True, "metadata": {"a": "b"}, "user": "me", "service_tier": "auto"},
+        {"messages": [{"role": "user", "content": "a", "x": None}]},
+    ],
+)
+def test_what_changes_nothing_is_taken(fields: Any) -> None:
+    read(_request({**ASKED, **fields}), ChatBody)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "setting", "is_refused"),
+    [
+        ("openai", "dialect", True), ("tgi", "dialect", False), ("tei", "dialect", False),
+        ("openai", "report", False), ("tgi", "refuse", True), ("tei", "refuse", True),
+    ],
+)  # fmt: skip
+def test_unknown_fields_are_refused_or_reported(
+    dialect: str, setting: str, is_refused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"inputs": "a", "parameters": {"details": True, "foo": 1}, "bar": {"a": None}}
+    request = _request(asked, dialect, setting)
+    if is_refused:
+        with pytest.raises(ValidationError, match="`bar` is unknown"):
+            read(request, GenerateBody)
+    else:
+        body = read(request, GenerateBody)
+        assert request.unknown_fields == ["bar", "parameters.foo"] == list(unknown(body))
+        assert "bar" in caplog.text and "parameters.foo" in caplog.text
+
+
+def test_messages_and_tools_go_on_as_they_came() -> None:
+    """Templates print them: their order is part of the prompt. Nulls in schemas have a meaning."""
+    tool = {
+        "function": {"parameters": {"default": None}, "name": "f", "strict": None},
+        "type": "function",
+    }
+    call = {"function": {"arguments": "{}", "name": "f"}, "id": "1", "index": None}
+    messages = [
+        {"content": [{"text": "a", "type": "text"}], "role": "user", "name": None},
+        {"tool_calls": [call], "role": "assistant", "reasoning_content": "r"},
+    ]
+    body = ChatBody.model_validate({"messages": messages, "tools": [tool]})
+    first, second = (message.given() for message in body.messages)
+    assert list(first) == ["content", "role"]
+    assert list(second.items()) == [
+        ("tool_calls", [{"function": {"arguments": "{}", "name": "f"}, "id": "1"}]),
+        ("role", "assistant"), ("reasoning_content", "r"),
+    ]  # fmt: skip
+    assert body.tools is not None
+    assert body.tools[0].given() == {
+        "function": {"parameters": {"default": None}, "name": "f"}, "type": "function",
+    }  # fmt: skip
