@@ -1,8 +1,8 @@
 """Which files of a folder become its tokenizer, and the tokens that its other files add.
 
-tokenizer.json wins: its ids and its template are what the model was trained with, whatever
-``add_bos_token`` says beside it. Without it a sentencepiece model is read here, and the rest
-(vocab.json with merges.txt, vocab.txt, ...) is left to transformers.
+tokenizer.json comes first, with what the keys of tokenizer_config.json change in it (see
+``overrides``). Without it a sentencepiece model is read here, and the rest (vocab.json with
+merges.txt, vocab.txt, ...) is left to transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from atoll.errors import ConfigError
-from atoll.text import sentencepiece
+from atoll.text import overrides, sentencepiece
 from atoll.text.sentencepiece import Converted
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,11 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
         found, is_ours = Converted(core, {}), False
     else:
         found, is_ours = _convert(folder, config, model)
-    special = found.special_tokens | special_tokens(folder, config)
+    named = special_tokens(folder, config)
+    special = found.special_tokens | {name: text for name, text in named.items() if text}
+    if file.exists():
+        special = overrides.default_names(found.core, config, model) | special
+        overrides.apply(found.core, config, model, special)
     wrong = _declare(found.core, folder, config, special, model.get("vocab_size"))
     if wrong and is_ours:
         raise ConfigError(f"{folder}: added tokens have other ids than their files say: {wrong}")
@@ -75,14 +79,24 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
 
 
 def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Texts by name; special_tokens_map.json fills what tokenizer_config.json leaves out."""
+    """Texts by name.
+
+    special_tokens_map.json fills what tokenizer_config.json leaves out; beside one of the older
+    kind, without ``added_tokens_decoder``, it wins, as in transformers.
+    """
     found = {}
-    for source in (read_json(folder / "special_tokens_map.json"), config):
+    for source in _named(folder, config):
         for name in SPECIAL_TOKENS:
             text = _text(source.get(name))
             if text is not None:
                 found[name] = text
     return found
+
+
+def _named(folder: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The files that name special tokens; the later ones win."""
+    files = [read_json(folder / "special_tokens_map.json"), config]
+    return files if "added_tokens_decoder" in config else files[::-1]
 
 
 def _convert(
@@ -128,29 +142,63 @@ def _declare(
     Not beyond the model's vocabulary: a padding token that was only ever named would be an id
     without an embedding. Returns what got another id than its file says.
     """
-    declared = config.get("added_tokens_decoder")
-    if not declared:
-        old = read_json(folder / "added_tokens.json")
-        declared = {index: {"content": text, "normalized": False} for text, index in old.items()}
-    tokens = [(_token(entry, special), int(index)) for index, entry in declared.items()]
-    tokens.sort(key=lambda pair: pair[1])
-    more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or ()
-    more = [_text(token) for token in (more.values() if isinstance(more, dict) else more)]
+    names = _special_entries(folder, config, special)
+    tokens = [(_token(entry, names), index) for index, entry in _added(core, folder, config, names)]
     known = {token.content for token, _ in tokens}
-    names = [text for text in (*more, *special.values()) if text and text not in known]
-    for token in (*(t for t, _ in tokens), *(AddedToken(n, special=True) for n in names)):
+    known |= {token.content for token in core.get_added_tokens_decoder().values()}
+    named = [_token(entry, names) for text, entry in names.items() if text not in known]
+    for token in (*(token for token, _ in tokens), *named):
         is_new = core.token_to_id(token.content) is None
         if is_new and vocab_size and core.get_vocab_size() >= vocab_size:
             logger.info("%s: token %r is beyond the vocabulary", folder, token.content)
-        elif is_new or token.content in known:
+        else:
             core.add_tokens([token])
     pairs = [(token.content, index, core.token_to_id(token.content)) for token, index in tokens]
     return [f"{text!r}: {index}, not {got}" for text, index, got in pairs if got != index]
 
 
-def _token(entry: Any, special: Mapping[str, str]) -> AddedToken:
+def _added(
+    core: Tokenizer, folder: Path, config: Mapping[str, Any], names: Mapping[str, Any]
+) -> list[tuple[int, Any]]:
+    """Tokens by id, in its order, that tokenizer_config.json or an old added_tokens.json adds.
+
+    tokenizer.json's own entry for an id goes before the old file's, which has no flags.
+    """
+    declared = config.get("added_tokens_decoder")
+    try:
+        if declared is not None:
+            return sorted((int(index), entry) for index, entry in declared.items())
+        own = core.get_added_tokens_decoder()
+        old = read_json(folder / "added_tokens.json").items()
+        return sorted(
+            (int(index), {"content": text, "normalized": text not in names})
+            for text, index in old
+            if int(index) not in own
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder}: added tokens are not named by ids: {error}") from error
+
+
+def _special_entries(
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, str]
+) -> dict[str, Any]:
+    """Text of every special token -> what the files say about it, with flags where they do."""
+    found: dict[str, Any] = {text: text for text in special.values()}
+    for source in _named(folder, config):
+        more = source.get("additional_special_tokens") or source.get("extra_special_tokens") or ()
+        named = [source[name] for name in SPECIAL_TOKENS if source.get(name) is not None]
+        for entry in (*(more.values() if isinstance(more, dict) else more), *named):
+            text = _text(entry)
+            if text and (text in special.values() or entry not in named):
+                found[text] = entry
+    return found
+
+
+def _token(entry: Any, names: Mapping[str, Any]) -> AddedToken:
+    if isinstance(entry, str):
+        return AddedToken(entry, special=True)
     flags = {name: entry[name] for name in _FLAGS if name in entry}
-    flags.setdefault("special", entry["content"] in special.values())
+    flags.setdefault("special", entry["content"] in names)
     return AddedToken(entry["content"], **flags)
 
 

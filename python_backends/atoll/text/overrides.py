@@ -1,0 +1,215 @@
+"""Keys of tokenizer_config.json that change what tokenizer.json says, by transformers' rules.
+
+transformers gives a fast tokenizer the class that tokenizer_config.json or the family names, and
+some classes set parts of it from the keys, or from their own defaults, whatever the file holds. Of
+those parts, the ones that both its versions 4 and 5 set are set here. Parts that only version 5
+builds anew (Llama's, T5's, XLM-R's from their vocabularies) stay the file's, which are those that
+the models were trained with; ``add_bos_token`` and ``add_eos_token`` do nothing beside the file.
+
+Source: transformers' tokenization classes and ``PreTrainedTokenizerBase._from_pretrained``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer, pre_tokenizers, processors
+
+from atoll.errors import ConfigError
+
+Json = Mapping[str, Any]
+
+# model_type -> class, where no file names one.
+_CLASSES = {
+    "bert": "BertTokenizer", "camembert": "CamembertTokenizer", "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer", "mpt": "GPTNeoXTokenizer",
+    "opt": "GPT2Tokenizer", "phi": "GPT2Tokenizer", "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}  # fmt: skip
+# Families whose tokenizer.json holds, whatever class tokenizer_config.json names.
+_AS_THEY_ARE = ("bloom", "falcon", "gpt_bigcode", "RefinedWeb", "RefinedWebModel")
+_BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+_BYTE_LEVEL = ("CodeGenTokenizer", "GPT2Tokenizer", "GPTNeoXTokenizer", "RobertaTokenizer")
+_METASPACE = ("CamembertTokenizer", "CodeLlamaTokenizer", "LlamaTokenizer", "XLMRobertaTokenizer")
+# What begins and ends a text, by class.
+_FRAMES = {
+    **dict.fromkeys(_BERT, ("cls_token", "sep_token")),
+    "RobertaTokenizer": ("cls_token", "sep_token"),
+    "XLMRobertaTokenizer": ("bos_token", "eos_token"),
+    "CamembertTokenizer": ("bos_token", "eos_token"),
+}
+# Special tokens that a class has though no file names them.
+_BERT_NAMES = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_ROBERTA_NAMES = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>",
+                  "pad": "<pad>", "mask": "<mask>"}  # fmt: skip
+_NAMES = {
+    **dict.fromkeys(_BERT[:3], _BERT_NAMES),
+    "MPNetTokenizer": _ROBERTA_NAMES | {"unk": "[UNK]"},
+    **dict.fromkeys(("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"),
+                    _ROBERTA_NAMES),
+}  # fmt: skip
+_GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def class_of(config: Json, model: Json) -> str:
+    """The tokenizer's class without "Fast"; "" for one that takes the file as it is.
+
+    Args:
+        config: tokenizer_config.json.
+        model: config.json.
+    """
+    model_type = str(model.get("model_type"))
+    if model_type in _AS_THEY_ARE:
+        return ""
+    named = config.get("tokenizer_class") or model.get("tokenizer_class")
+    name = str(named or _CLASSES.get(model_type, "")).removesuffix("Fast")
+    return "" if name in _GENERIC else name
+
+
+def default_names(core: Tokenizer, config: Json, model: Json) -> dict[str, str]:
+    """Special tokens of the tokenizer's class by name (``mask_token``), if its vocabulary has
+    them."""
+    names = _NAMES.get(class_of(config, model), {})
+    return {f"{k}_token": v for k, v in names.items() if core.token_to_id(v) is not None}
+
+
+def apply(core: Tokenizer, config: Json, model: Json, special: Mapping[str, str]) -> None:
+    """Changes ``core``, which was read from tokenizer.json.
+
+    Args:
+        special: texts of special tokens by name, as the files beside it say.
+
+    Raises:
+        ConfigError: a key has a value of another kind, asks for what the file cannot be made to
+            do, or the tokenizer is the checkpoint's own code; names it.
+    """
+    kind = class_of(config, model)
+    _refuse_code(config, kind)
+    if _flag(config, "split_special_tokens", False):
+        core.encode_special_tokens = True
+    if kind in _BERT:
+        _normalize_as_bert(core, config)
+    elif kind in _BYTE_LEVEL:
+        _prefix_bytes(core, bool(_flag(config, "add_prefix_space", False)))
+    elif kind in _METASPACE and _flag(config, "add_prefix_space", None) is False:
+        _remove_prefix(core)
+    if kind in _FRAMES:
+        _frame(core, kind, special)
+
+
+def _flag(config: Json, name: str, default: bool | None) -> bool | None:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"tokenizer_config.json: {name} is {value!r}; expected true or false")
+    return default if value is None else value
+
+
+def _refuse_code(config: Json, kind: str) -> None:
+    named = config.get("auto_map")
+    code = named.get("AutoTokenizer") if isinstance(named, dict) else named
+    known = (*_BERT, *_BYTE_LEVEL, *_METASPACE, "T5Tokenizer")
+    is_generic = str(config.get("tokenizer_class")) in _GENERIC
+    if code and not is_generic and kind not in known:
+        raise ConfigError(
+            f"tokenizer_config.json: auto_map names the tokenizer {code}, code of the "
+            "checkpoint's own, which is never run"
+        )
+
+
+def _normalize_as_bert(core: Tokenizer, config: Json) -> None:
+    """``do_lower_case`` and the like, or their defaults, in place of the file's."""
+    lowercase = _flag(config, "do_lower_case", True)
+    accents = _flag(config, "strip_accents", None)
+    chinese = _flag(config, "tokenize_chinese_chars", True)
+
+    def changed(state: dict[str, Any]) -> dict[str, Any]:
+        if state.get("type") != "BertNormalizer":
+            return state
+        return {
+            **state, "lowercase": lowercase, "strip_accents": accents,
+            "handle_chinese_chars": chinese,
+        }  # fmt: skip
+
+    _rewrite(core, "normalizer", changed)
+
+
+def _prefix_bytes(core: Tokenizer, is_prefixed: bool) -> None:
+    """Only where the whole splitting is byte-level: a sequence of steps stays as it is."""
+    state = _state(core)["pre_tokenizer"]
+    if state is not None and state.get("type") == "ByteLevel":
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=is_prefixed,
+            trim_offsets=state.get("trim_offsets", True),
+            use_regex=state.get("use_regex", True),
+        )
+
+
+def _remove_prefix(core: Tokenizer) -> None:
+    """A text's first word gets no space in front."""
+
+    def changed(state: dict[str, Any]) -> dict[str, Any]:
+        if state.get("type") != "Metaspace":
+            return state
+        return {
+            "type": "Metaspace", "replacement": state["replacement"], "prepend_scheme": "never",
+            "split": state.get("split", True),
+        }  # fmt: skip
+
+    _rewrite(core, "pre_tokenizer", changed)
+    _rewrite(core, "normalizer", lambda s: None if s.get("type") == "Prepend" else s)
+    # Else the decoder would take the first space of a text for one that was put there.
+    _rewrite(core, "decoder", lambda s: None if s.get("type") == "Strip" else changed(s))
+
+
+def _frame(core: Tokenizer, kind: str, special: Mapping[str, str]) -> None:
+    """The tokens around a text, where the files beside tokenizer.json name others than it has."""
+    core.no_truncation()
+    core.no_padding()
+    around = core.encode("").tokens
+    first, last = (special.get(name) for name in _FRAMES[kind])
+    if not around or first is None or last is None or (around[0], around[-1]) == (first, last):
+        return
+    ids = [(text, core.token_to_id(text)) for text in (first, last)]
+    missing = [text for text, index in ids if index is None]
+    if missing:
+        raise ConfigError(f"tokenizer_config.json: the tokenizer has no tokens {missing}")
+    between = last if kind in _BERT else f"{last} {last}"
+    second = "$B:1" if kind in _BERT else "$B:0"
+    end = f"{last}:1" if kind in _BERT else last
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}", pair=f"{first} $A {between} {second} {end}",
+        special_tokens=ids,
+    )  # fmt: skip
+
+
+def _state(core: Tokenizer) -> dict[str, Any]:
+    """All parts of a tokenizer as its file has them, but the vocabulary.
+
+    The library gives no access to the fields of a part.
+    """
+    parts = ("normalizer", "pre_tokenizer", "decoder")
+    found = {name: getattr(core, name) for name in parts}
+    return {
+        name: None if part is None else json.loads(part.__getstate__())
+        for name, part in found.items()
+    }
+
+
+def _rewrite(
+    core: Tokenizer, part: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> None:
+    """Sets a part to its state after ``change``, which is done to every step of a sequence."""
+    state = _state(core)[part]
+    if state is None:
+        return
+    steps = next((k for k in ("normalizers", "pretokenizers", "decoders") if k in state), None)
+    if steps is None:
+        after = change(state)
+    else:
+        after = {**state, steps: [s for step in state[steps] if (s := change(step)) is not None]}
+    if after == state:
+        return
+    document = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, part: after}
+    setattr(core, part, getattr(Tokenizer.from_str(json.dumps(document)), part))
