@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import UnsupportedModel
-from atoll_client.types import Chunk, Token
+from atoll_client.types import Alternative, Chunk, Token
 
 Message = Any  # protobuf's classes are made at run time
 Parameters = Mapping[str, bool | int | float | str | None]
@@ -146,7 +146,7 @@ def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
     logprob = at("cumulative_logprob", None)
     tokens = _tokens(at("logprobs", b"[]"))
     if not tokens and "logprobs" not in found:
-        tokens = tuple(Token(int(i), "") for i in found.get("token_ids", ()))
+        tokens = tuple(Token(int(i), "") for i in _own_ids(found, index))
     return Chunk(
         text=text,
         tokens=tokens,
@@ -159,19 +159,41 @@ def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
     )
 
 
+def _own_ids(found: Mapping[str, Any], index: int) -> Sequence[int]:
+    """The ids of one answer: those of several are joined."""
+    ids, counts = found.get("token_ids", ()), found.get("num_output_tokens", ())
+    if len(found.get("text_output", ())) < 2:
+        return list(ids)
+    start = int(sum(counts[:index]))
+    return list(ids[start : start + int(counts[index])])
+
+
 def _tokens(text: bytes) -> tuple[Token, ...]:
     """vLLM's form: per token an object keyed by id, the token itself first."""
     found = []
     for entry in json.loads(text):
         (own, facts), *_ = entry.items()
+        ranked = sorted(entry.items(), key=lambda item: item[1]["rank"] or 0)
         top = tuple(
-            (int(key), str(one["decoded_token"]), float(one["logprob"]))
-            for key, one in sorted(entry.items(), key=lambda item: item[1]["rank"] or 0)
+            Alternative(int(key), _name(one), one["logprob"], _bytes(one), bool(one.get("special")))
+            for key, one in ranked
             if one["logprob"] is not None
         )
-        special = bool(facts.get("special"))
-        found.append(Token(int(own), facts["decoded_token"], facts["logprob"], special, top))
+        found.append(
+            Token(
+                int(own), facts["decoded_token"], facts["logprob"], bool(facts.get("special")),
+                top, _bytes(facts), _name(facts),
+            )
+        )  # fmt: skip
     return tuple(found)
+
+
+def _name(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("token", facts["decoded_token"]))
+
+
+def _bytes(facts: Mapping[str, Any]) -> bytes:
+    return bytes(facts["bytes"]) if "bytes" in facts else facts["decoded_token"].encode()
 
 
 def add_array(message: Message, name: str, value: Any) -> None:

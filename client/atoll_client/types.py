@@ -85,14 +85,32 @@ class Label(NamedTuple):
     score: float
 
 
+class Alternative(NamedTuple):
+    r"""A token that might have been generated; ``text`` is ``bytes:\\xe2`` for half a character."""
+
+    id: int
+    text: str
+    logprob: float
+    bytes: bytes = b""
+    special: bool = False
+
+
 class Token(NamedTuple):
-    """A generated token; ``top`` are the likeliest alternatives as (id, text, logprob)."""
+    """A generated token; ``top`` are the likeliest ones in its place.
+
+    text: what it is of the answer, so that the texts of all tokens add up to it: nothing for a
+        special token that is left out, or for a piece of a character that a later token completes.
+    bytes: the token's own, also where they are no whole characters; empty if it is left out.
+    name: the token by itself, where it is left out of the text; else as ``text``.
+    """
 
     id: int
     text: str
     logprob: float | None = None
     special: bool = False
-    top: tuple[tuple[int, str, float], ...] = ()
+    top: tuple[Alternative, ...] = ()
+    bytes: bytes = b""
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from atoll_client import messages, tasks
 from atoll_client.errors import AtollError
 from atoll_client.gateway.http import Request
 from atoll_client.tasks import Prompt, Wanted
-from atoll_client.types import Chunk, ModelInfo, Token
+from atoll_client.types import Chunk, ModelInfo
 
 
 class Incomplete(AtollError):
@@ -119,21 +119,6 @@ async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any
         queue.put_nowait((index, None))
     except Exception as error:
         queue.put_nowait(error)
-
-
-def token_texts(chunk: Chunk) -> list[Token]:
-    """The chunk's tokens with texts that add up to the chunk's.
-
-    A token alone has no exact text (a character may span two, a first space may be dropped). Where
-    the texts of the single tokens do not add up, the last one stands for all.
-    """
-    plain = [token for token in chunk.tokens if not token.special]
-    if "".join(token.text for token in plain) == chunk.text:
-        return list(chunk.tokens)
-    last = plain[-1] if plain else None
-    return [
-        t if t.special else t._replace(text=chunk.text if t is last else "") for t in chunk.tokens
-    ]
 
 
 def given(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.constraints import json_schema
 from atoll_client.gateway.fields import Refused
-from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
+from atoll_client.gateway.generation import Job, complete_all, stream_all
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_errors import openai_words
 from atoll_client.gateway.openai_fields import MAX_TOP_LOGPROBS, SamplingFields
@@ -219,14 +219,13 @@ def _logprobs(chunk: Chunk, body: ChatBody) -> dict[str, Any] | None:
     count = body.top_logprobs or 0
     content = [
         {
-            **_entry(token.text, token.logprob),
-            "top_logprobs": [_entry(text, logprob) for _, text, logprob in token.top[:count]],
+            **_entry(token.text, token.logprob, token.bytes),
+            "top_logprobs": [_entry(t.text, t.logprob, t.bytes) for t in token.top[:count]],
         }
-        for token in token_texts(chunk)
-        if not token.special
+        for token in chunk.tokens
     ]
     return {"content": content, "refusal": None} if content else None
 
 
-def _entry(text: str, logprob: float | None) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def _entry(text: str, logprob: float | None, data: bytes) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(data)}

@@ -11,7 +11,7 @@ from atoll_client.errors import ValidationError
 from atoll_client.gateway import encoders
 from atoll_client.gateway.bodies import Inputs, batch
 from atoll_client.gateway.fields import Refused
-from atoll_client.gateway.generation import Job, complete_all, stream_all, token_texts
+from atoll_client.gateway.generation import Job, complete_all, stream_all
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_errors import openai_words
 from atoll_client.gateway.openai_fields import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
@@ -124,7 +124,7 @@ def _choice(
 ) -> dict[str, Any]:
     logprobs = None
     if body.logprobs is not None:
-        tokens = [*chunk.prompt_tokens, *token_texts(chunk)]
+        tokens = [*chunk.prompt_tokens, *chunk.tokens]
         logprobs = _logprobs(tokens, body.logprobs, offset)
     return {
         "index": index,
@@ -142,12 +142,23 @@ def _logprobs(tokens: list[Token], count: int, offset: int) -> dict[str, Any]:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [
-            {text: logprob for _, text, logprob in token.top[: max(count, 1)]} or None
-            for token in tokens
-        ],
+        "top_logprobs": [_top(token, count) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _top(token: Token, count: int) -> dict[str, float] | None:
+    """The likeliest by their texts, and the token itself, as OpenAI has it.
+
+    Two tokens of one text are told apart by their ids.
+    """
+    own = next((one.text for one in token.top if one.id == token.id), None)
+    found: dict[str, float] = {}
+    for index, one in enumerate(token.top):
+        if index < count or one.id == token.id:
+            is_taken = one.text in found or (one.text == own and one.id != token.id)
+            found[f"token_id:{one.id}" if is_taken else one.text] = one.logprob
+    return found or None
 
 
 def _without_output(chunk: Chunk) -> Chunk:

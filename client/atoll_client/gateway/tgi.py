@@ -12,7 +12,7 @@ from pydantic import Field
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects, encoders, tei
 from atoll_client.gateway.bodies import Strict
-from atoll_client.gateway.generation import Job, complete_all, stream, token_texts
+from atoll_client.gateway.generation import Job, complete_all, stream
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
 from atoll_client.gateway.openai_messages import Message, Tool
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
@@ -101,11 +101,11 @@ async def _events(request: Request, job: Job, body: GenerateBody) -> AsyncIterat
     index, text, last = 0, "", Token(0, "", 0.0, True)
     with exact_messages(job.model, body.parameters):
         async for chunk in stream(request, job):
-            tokens = token_texts(chunk)
+            tokens = list(chunk.tokens)
             text += chunk.text
             if chunk.finish_reason and not tokens:
                 # The last token has been sent before its being the last was known.
-                tokens = [last._replace(text="", special=True)]
+                tokens = [last._replace(text="", name="", special=True)]
                 index -= 1
             for at, token in enumerate(tokens):
                 index += 1
@@ -142,9 +142,9 @@ def _details(chunk: Chunk, job: Job, p: Parameters) -> dict[str, Any]:
         "generated_tokens": chunk.num_output_tokens,
         "seed": job.sampling.get("seed") if does_sample(p) else None,
         "prefill": [
-            {"id": t.id, "text": t.text, "logprob": t.logprob} for t in chunk.prompt_tokens
+            {"id": t.id, "text": _text(t), "logprob": t.logprob} for t in chunk.prompt_tokens
         ],
-        "tokens": [_token(token) for token in token_texts(chunk)],
+        "tokens": [_token(token) for token in chunk.tokens],
     }
     if p.top_n_tokens:
         found["top_tokens"] = [_top(token, p.top_n_tokens) for token in chunk.tokens]
@@ -167,10 +167,15 @@ def reason(chunk: Chunk) -> str:
     return "stop_sequence" if chunk.stop_string else "eos_token"
 
 
+def _text(token: Token) -> str:
+    """A special token is shown by its name, though it is no part of the text."""
+    return token.name if token.special else token.text
+
+
 def _token(token: Token) -> dict[str, Any]:
     return {
         "id": token.id,
-        "text": token.text,
+        "text": _text(token),
         "logprob": token.logprob if token.logprob is not None else 0.0,
         "special": token.special,
     }
@@ -178,8 +183,8 @@ def _token(token: Token) -> dict[str, Any]:
 
 def _top(token: Token, count: int) -> list[dict[str, Any]]:
     return [
-        {"id": i, "text": text, "logprob": logprob, "special": token.special and i == token.id}
-        for i, text, logprob in token.top[:count]
+        {"id": t.id, "text": t.text, "logprob": t.logprob, "special": t.special}
+        for t in token.top[:count]
     ]
 
 

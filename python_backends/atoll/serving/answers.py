@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from atoll.engine.request import FinishReason, Outcome, Token
 from atoll.serving.sender import Sender
-from atoll.text.detokenizer import Detokenizer, StopStrings
+from atoll.text.answer import AnswerText
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,24 @@ class Returned:
     token_ids: bool = False
 
 
-@dataclass
-class Progress:
-    """What an answer has gained since it was last looked at."""
+class TokenText(NamedTuple):
+    """A token, and the text that it is of the answer, or of the prompt.
 
-    text: str = ""
-    tokens: list[Token] = field(default_factory=list)
+    is_first: no text is before it; see ``Vocabulary.token_bytes``.
+    """
+
+    token: Token
+    text: str
+    is_first: bool = False
 
 
 class Choice:
     """One answer, as the engine's ``Sink``."""
 
-    def __init__(self, call: Call, detokenizer: Detokenizer, stops: StopStrings) -> None:
-        self._call, self._detokenizer, self._stops = call, detokenizer, stops
-        self._text: list[str] = []
-        self._tokens: list[Token] = []
+    def __init__(self, call: Call, answer: AnswerText) -> None:
+        self._call, self._answer = call, answer
+        self._uncertain: deque[TokenText] = deque()
+        self._gained: list[TokenText] = []
         self.outcome: Outcome | None = None
         self.num_output_tokens = 0
         self.cumulative_logprob = 0.0
@@ -51,30 +56,32 @@ class Choice:
     @property
     def stop_string(self) -> str | None:
         """The stop string that ended the answer."""
-        return self._stops.found
+        return self._answer.stop_string
 
     def prompt(self, logprobs: list[Token]) -> None:
         """See ``Sink``."""
-        self._call.prompt_tokens = logprobs
+        tokens, is_first = [], True
+        for token, text in zip(logprobs, self._call.prompt_texts, strict=True):
+            tokens.append(TokenText(token, text, is_first))
+            is_first = is_first and not text
+        self._call.prompt_tokens = tokens
 
     def accept(self, token: Token) -> bool:
         """See ``Sink``."""
-        text = self._stops.push(self._detokenizer.push(token.id))
+        self._uncertain.append(TokenText(token, "", self._answer.is_at_start))
+        texts = self._answer.push(token.id)
         with self._call.lock:
-            self._text.append(text)
-            self._tokens.append(token)
+            self._gain(texts)
             self.num_output_tokens += 1
             self.cumulative_logprob += token.logprob or 0.0
         self._call.moved(self)
-        return self._stops.found is not None
+        return self.stop_string is not None
 
     def finished(self, outcome: Outcome) -> None:
         """See ``Sink``."""
-        rest = ""
-        if self._stops.found is None:
-            rest = self._stops.push(self._detokenizer.finish()) + self._stops.finish()
+        texts = self._answer.finish()
         with self._call.lock:
-            self._text.append(rest)
+            self._gain(texts)
             self.outcome = outcome
         self._call.ended(self)
 
@@ -82,12 +89,15 @@ class Choice:
         """See ``Sink``."""
         self._call.fail(error)
 
-    def take(self) -> Progress:
-        """What has come since the last call."""
+    def take(self) -> list[TokenText]:
+        """What the answer has gained since the last call; the texts are all of its text."""
         with self._call.lock:
-            progress = Progress("".join(self._text), self._tokens)
-            self._text, self._tokens = [], []
-        return progress
+            gained, self._gained = self._gained, []
+        return gained
+
+    def _gain(self, texts: Sequence[str]) -> None:
+        """Under the lock: the texts of the oldest tokens that had none."""
+        self._gained += [self._uncertain.popleft()._replace(text=text) for text in texts]
 
     @property
     def mean_logprob(self) -> float:
@@ -105,6 +115,7 @@ class Choice:
 class Call:
     """One Triton request with its response sender.
 
+    prompt_texts: what each of the prompt's tokens is of its text, if that is asked for.
     on_change: told, on the engine's thread, when there is something to send or to look at.
     start_rest: submits the choices after the first, once the first has its prompt in the cache.
     """
@@ -119,14 +130,16 @@ class Call:
         returned: Returned,
         num_input_tokens: int,
         prefix: str,
+        prompt_texts: Sequence[str] = (),
         on_change: Callable[[Call], None],
     ) -> None:
         self.request_id, self.sender = request_id, sender
         self.stream, self.num_returned, self.returned = stream, num_returned, returned
         self.num_input_tokens, self.prefix = num_input_tokens, prefix
+        self.prompt_texts = prompt_texts
         self.lock = threading.Lock()
         self.choices: list[Choice] = []
-        self.prompt_tokens: list[Token] = []
+        self.prompt_tokens: list[TokenText] = []
         self.error: Exception | None = None
         self.arrival = time.monotonic()
         self.has_answered = False

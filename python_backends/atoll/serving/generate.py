@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -27,8 +26,10 @@ from atoll.serving.prompts import Prompt
 from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
 from atoll.serving.sender import Sender
 from atoll.serving.submission import Submission, cancel
+from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
-from atoll.text.detokenizer import Detokenizer, StopStrings
+from atoll.text.detokenizer import Detokenizer
+from atoll.text.stop_strings import StopStrings
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
@@ -62,16 +63,11 @@ class GenerateModel:
         self.template = ChatTemplate.load(folder, self.tokenizer)
         self.metrics = GenerateMetrics(args["model_name"])
         self.outbox = Outbox(
-            lru_cache(maxsize=65536)(self._decode), self._is_special,
-            lambda call: cancel(call, self.engine), self.closed, self._tick,
+            self.tokenizer.vocabulary, lambda call: cancel(call, self.engine), self.closed,
+            self._tick,
         )  # fmt: skip
         loaded = on_passing_thread(load_engine, self.settings, folder, on_step=self.outbox.flush)
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
-        self._special_ids = {
-            token_id
-            for token_id, token in self.tokenizer.core.get_added_tokens_decoder().items()
-            if token.special
-        }
         facts = {"task": "generate", **loaded.facts, **dataclasses.asdict(self.limits)}
         self.control = Control(
             self.settings, self.tokenizer, facts,
@@ -231,16 +227,22 @@ class GenerateModel:
         returned = Returned(
             **{f.name: bool(flags[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
         )
+        texts: list[str] = []
+        if returned.prompt_logprobs:
+            texts = prompt.token_texts(self.tokenizer, self.template, options, prompt_ids)
+            if self.limits.decoder_start_token_id is not None:
+                texts = [""]  # the decoder's start is all of its prompt that has tokens here
         call = Call(
             str(next(self._ids)), sender, stream=stream, num_returned=options.n,
             returned=returned, num_input_tokens=len(prompt_ids), prefix=prefix,
-            on_change=self.outbox.changed,
+            prompt_texts=texts, on_change=self.outbox.changed,
         )  # fmt: skip
         before = prompt_ids if self.limits.decoder_start_token_id is None else []
         for _ in range(options.best_of):
             detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens)
-            stops = StopStrings(options.stop, options.include_stop)
-            call.choices.append(Choice(call, detokenizer, stops))
+            stops = StopStrings(options.stop, options.include_stop, options.sampling.min_new_tokens)
+            answer = AnswerText(detokenizer, stops, self.tokenizer.cleans_up)
+            call.choices.append(Choice(call, answer))
         return call
 
     def _check_adapter(self, adapter_id: str | None) -> None:
@@ -260,12 +262,6 @@ class GenerateModel:
 
     def _tick(self) -> None:
         self.metrics.update(self.engine.stats())
-
-    def _decode(self, token_id: int) -> str:
-        return self.tokenizer.decode([token_id], skip_special_tokens=False)
-
-    def _is_special(self, token_id: int) -> bool:
-        return token_id in self._special_ids
 
 
 def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:

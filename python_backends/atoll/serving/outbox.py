@@ -16,6 +16,7 @@ from atoll.serving.answers import POLL_TOKENS, Call
 from atoll.serving.pace import Pace
 from atoll.serving.responses import final_response, stream_response
 from atoll.serving.tensors import FINAL
+from atoll.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +39,19 @@ class Outbox:
 
     def __init__(
         self,
-        decode: Callable[[int], str],
-        is_special: Callable[[int], bool],
+        vocabulary: Vocabulary,
         cancel: Callable[[Call], None],
         closed: Callable[[Call], None],
         tick: Callable[[], None],
     ) -> None:
-        self._decode, self._is_special = decode, is_special
+        self._vocabulary = vocabulary
         self._cancel, self._closed, self._tick = cancel, closed, tick
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._urgent = threading.Event()
         self._pace = Pace()
         self._changed: dict[Call, None] = {}
+        self._marked: dict[Call, None] = {}  # to be looked at when the engine's step has ended
         self._open: dict[Call, None] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="atoll-outbox", daemon=True)
@@ -77,13 +78,16 @@ class Outbox:
     def changed(self, call: Call) -> None:
         """Marks a call; ``flush`` wakes the thread. First and last tokens wait for no rest."""
         with self._lock:
-            self._changed[call] = None
+            self._marked[call] = None
         if call.is_done or not call.has_answered:
             self._urgent.set()
 
     def flush(self) -> None:
-        """Called after every step of the engine."""
-        if self._changed:
+        """Called after every step of the engine: a last token leaves together with the end."""
+        if self._marked:
+            with self._lock:
+                self._changed |= self._marked
+                self._marked = {}
             self._event.set()
 
     def _loop(self) -> None:
@@ -124,11 +128,11 @@ class Outbox:
             call.sender.fail(call.error)
             self._close(call)
         elif call.is_done:
-            self._send(call, final_response(call, self._decode, self._is_special), FINAL)
+            self._send(call, final_response(call, self._vocabulary), FINAL)
             self._close(call)
         else:
             if call.stream:
-                self._send(call, stream_response(call, self._decode, self._is_special))
+                self._send(call, stream_response(call, self._vocabulary))
             if call.num_tokens_unpolled >= POLL_TOKENS:
                 self._poll(call)
 
@@ -164,5 +168,5 @@ class Outbox:
             return
         waited = time.monotonic() - call.arrival
         if call.stream and not call.has_answered and waited > _FIRST_RESPONSE_S:
-            self._send(call, stream_response(call, self._decode, self._is_special, empty=True))
+            self._send(call, stream_response(call, self._vocabulary, empty=True))
         self._poll(call)

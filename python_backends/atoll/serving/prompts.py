@@ -10,8 +10,11 @@ from atoll.engine.loader import Limits
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving import tensors
 from atoll.serving.sampling import GenerateOptions
+from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
+from atoll.text.detokenizer import Detokenizer
 from atoll.text.families import fill_in_the_middle
+from atoll.text.stop_strings import StopStrings
 from atoll.text.tokenizer import Tokenizer
 
 
@@ -75,6 +78,21 @@ class Prompt:
             )
         return ids
 
+    def token_texts(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        options: GenerateOptions,
+        ids: list[int],
+    ) -> list[str]:
+        """What each token of ``tokenize`` is of the text; tokens added to it are nothing of it."""
+        text, add_special_tokens = self._text(tokenizer, template, options)
+        found = None if text is None else tokenizer.shares(text, add_special_tokens)
+        if found is not None and found[0][-len(ids) :] == ids:
+            return found[1][-len(ids) :]
+        answer = AnswerText(Detokenizer(tokenizer), StopStrings(()), tokenizer.cleans_up)
+        return [share for token_id in ids for share in answer.push(token_id)] + answer.finish()
+
     @property
     def name(self) -> str:
         """The input that is set, for messages."""
@@ -89,18 +107,25 @@ class Prompt:
         options: GenerateOptions,
         limits: Limits,
     ) -> list[int]:
+        text, add_special_tokens = self._text(tokenizer, template, options)
+        if text is None:
+            ids = list(self.input_ids or ())
+        else:
+            ids = tokenizer.encode(text, add_special_tokens)
+        limits.check_ids(self.name, ids)
+        return ids
+
+    def _text(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, options: GenerateOptions
+    ) -> tuple[str | None, bool]:
+        """What is tokenized (None: the prompt is ids), and whether special tokens are added."""
         if self.messages is not None:
             if template is None:
                 raise ValidationError("messages is set, but this model has no chat template")
-            rendered = template.render(self.messages, self.tools)
-            ids = tokenizer.encode(rendered, add_special_tokens=False)
-        elif self.text is not None:
-            text = _with_suffix(self.text, options.suffix, tokenizer)
-            ids = tokenizer.encode(text, options.add_special_tokens)
-        else:
-            ids = list(self.input_ids or ())
-        limits.check_ids(self.name, ids)
-        return ids
+            return template.render(self.messages, self.tools), False
+        if self.text is not None:
+            return _with_suffix(self.text, options.suffix, tokenizer), options.add_special_tokens
+        return None, False
 
 
 def _with_suffix(text: str, suffix: str | None, tokenizer: Tokenizer) -> str:

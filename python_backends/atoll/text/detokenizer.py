@@ -1,135 +1,188 @@
 """Text from tokens as they come: no broken characters, no lost spaces, nothing held for long.
 
-A token alone has no text: its bytes may be half a character, and decoders drop the space before
-the first word. So a window of tokens is decoded together, and what it adds to the window before is
-new. A trailing U+FFFD may be a character that the next token completes; it waits for at most the
-three tokens that a character can still take, and of more than those only the last one waits.
+A token alone has no exact text: its bytes may be half a character, and decoders drop the space
+before the first word. So the text of a token is what it adds to the text before it, prompt
+included; a character whose bytes are spread over tokens belongs to the one that completes it.
 
-    ids   ... [prefix ............ read ........ end]
-              already given out -> | new text
+Bytes that never become a character are U+FFFD, as transformers has them: one for a piece of a
+character in byte-level vocabularies, one for each byte in those with byte fallback. There,
+transformers makes U+FFFD of a whole row of byte tokens if one of its bytes is wrong; here the
+characters of the row stay, since they are given out before the wrong byte comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os.path
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
 
 from atoll.text.tokenizer import Tokenizer
+from atoll.text.vocabulary import Vocabulary
 
-_REPLACEMENT = "\ufffd"
-_PRIME = 5  # tokens decoded in front at least, so that the next word keeps its space
-_LONGEST_CHARACTER = 4  # bytes, hence tokens
+_MARK = "\ufffd"
+# Tokens decoded in front at least: what a decoder makes of a token may depend on those before.
+_CONTEXT = 5
+# Bytes of a prompt that are looked at for a character that it begins: more than any has.
+_LOOK_BACK = 8
+_INCOMPLETE = "unexpected end of data"  # Python's word for bytes that may go on
 
 
 class Detokenizer:
     """One generated text. ``push`` each token, then ``finish``."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool = True
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True
     ) -> None:
-        self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._ids, self._given = self._tail(prompt_ids)
-        self._num_read = len(self._ids)
-        # The window's beginning that ends with a character, and its tokens.
-        self._whole = self._given, self._num_read
+        self._vocabulary, self._skip = tokenizer.vocabulary, skip_special_tokens
+        self._bytes = _Bytes(self._vocabulary.is_byte_level)
+        self._words = _Words(self._vocabulary)
+        self._read_prompt(prompt_ids)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are bytes of which the next token may make a character."""
+        return bool(self._bytes.pending)
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether no text is before the next token, which then may lose its space."""
+        is_blank = self._words.is_empty and not self.has_pending
+        return is_blank and not self._vocabulary.is_byte_level
 
     def push(self, token_id: int) -> str:
         """The text that the token makes certain."""
-        self._ids.append(token_id)
-        text = self._text()
-        if not text.endswith(_REPLACEMENT):
-            new = text[len(self._given) :]
-            self._forget(text)
-            return new
-        if len(self._ids) - self._num_read >= _LONGEST_CHARACTER:
-            # No character is that long: these bytes are not text, but the last may begin one.
-            new = self._give(text[:-1])
-            self._forget(text, num_held=1)
-            return new
-        return self._give(text.rstrip(_REPLACEMENT))
+        if not self._is_shown(token_id):
+            return ""
+        if self._vocabulary.is_byte_level:
+            return self._bytes.push(self._vocabulary.token_bytes(token_id))
+        part = self._vocabulary.character_part(token_id)
+        if part is None:
+            return self.finish() + self._words.push(token_id)
+        return self._began(self._bytes.push(part))
 
     def finish(self) -> str:
         """What was held back: bytes that never became a character show as U+FFFD."""
-        return self._give(self._text())
+        return self._began(self._bytes.finish())
 
-    def _give(self, certain: str) -> str:
-        new = certain[len(self._given) :]
-        self._given = max(self._given, certain, key=len)
-        return new
+    def _began(self, text: str) -> str:
+        if text and not self._vocabulary.is_byte_level:
+            self._words.begin()
+        return text
 
-    def _forget(self, text: str, num_held: int = 0) -> None:
-        """Moves the window: the latest tokens stay, as context for the next.
+    def _is_shown(self, token_id: int) -> bool:
+        is_left_out = self._skip and self._vocabulary.is_special(token_id)
+        return token_id in self._vocabulary and not is_left_out
 
-        num_held: U+FFFD at the end of ``text`` that are not given out; what they stand for is not
-        read yet.
-        """
-        is_moved = len(self._ids) > 2 * _PRIME
-        if is_moved:
-            self._ids, text = self._tail(self._ids)
-        self._num_read = len(self._ids) if num_held == 0 else 0
-        self._given = text[: len(text) - num_held]
-        if num_held == 0:
-            self._whole = text, len(self._ids)
-        elif is_moved:
-            self._whole = "", 0
+    def _read_prompt(self, ids: Sequence[int]) -> None:
+        vocabulary = self._vocabulary
+        if vocabulary.is_byte_level:
+            last = islice(self._shown_from_end(ids), _LOOK_BACK)
+            self._bytes.read_prompt([vocabulary.token_bytes(i) for i in last])
+            return
+        parts = map(vocabulary.character_part, self._shown_from_end(ids))
+        last_parts = [part for part in islice(takewhile(_is_part, parts), _LOOK_BACK) if part]
+        self._bytes.read_prompt(last_parts)
+        if last_parts:
+            self._words.begin()
+        shown = self._shown_from_end(ids)
+        words = (i for i in shown if not _is_part(vocabulary.character_part(i)))
+        for token_id in reversed(list(islice(words, _CONTEXT))):
+            self._words.push(token_id)
 
-    def _tail(self, ids: Sequence[int]) -> tuple[list[int], str]:
-        """The last tokens and their text, if possible from the beginning of a character on."""
-        for count in range(_PRIME, _PRIME + _LONGEST_CHARACTER):
-            text = self._decode(ids[-count:])
-            if not text.startswith(_REPLACEMENT):
-                return list(ids[-count:]), text
-        return list(ids[-_PRIME:]), self._decode(ids[-_PRIME:])
-
-    def _text(self) -> str:
-        """The window's text.
-
-        Where a row of bytes ends or begins within a character, decoders with byte fallback (Llama,
-        Mistral) make U+FFFD of each byte of the row: what was text before is kept.
-        """
-        text, (whole, count) = self._decode(self._ids), self._whole
-        if text.startswith(whole) or _REPLACEMENT not in text:
-            return text
-        return whole + self._decode(self._ids[count:])
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, self._skip)
+    def _shown_from_end(self, ids: Sequence[int]) -> Iterator[int]:
+        return (token_id for token_id in reversed(ids) if self._is_shown(token_id))
 
 
-class StopStrings:
-    """Finds stop strings in a growing text, and holds back only what may become one.
+def _is_part(part: bytes | None) -> bool:
+    return part is not None
 
-    include: whether a stop string is part of the text that it ends.
+
+class _Bytes:
+    """UTF-8 as it comes.
+
+    has_one_mark: a piece of a character is one U+FFFD, not one for each byte. pending: what may
+    still become a character; its beginning may be a prompt's, which no U+FFFD is shown for.
     """
 
-    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
-        self._stops, self._include = tuple(stops), include
-        self._held = ""
-        self.found: str | None = None
+    def __init__(self, has_one_mark: bool) -> None:
+        self._has_one_mark = has_one_mark
+        self.pending = b""
+        self._num_from_prompt = 0
 
-    def push(self, text: str) -> str:
-        """The text that is certain not to belong to a stop string; sets ``found`` at one."""
-        if not self._stops or self.found is not None:
-            return "" if self.found is not None else text
-        text = self._held + text
-        places = [(text.find(stop), stop) for stop in self._stops]
-        hits = [(at, -len(stop), stop) for at, stop in places if at >= 0]
-        if hits:
-            at, _, self.found = min(hits)
-            self._held = ""
-            return text[: at + len(self.found)] if self._include else text[:at]
-        held = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+    def read_prompt(self, parts: Sequence[bytes]) -> None:
+        """A prompt's last bytes, from its end; an unfinished character there may go on."""
+        self.push(b"".join(reversed(parts)))
+        self._num_from_prompt = len(self.pending)
+
+    def push(self, data: bytes, is_end: bool = False) -> str:
+        """The characters that are whole now."""
+        self.pending += data
+        text = ""
+        while self.pending:
+            try:
+                text += self._taken(self.pending.decode(), len(self.pending))
+            except UnicodeDecodeError as error:
+                text += self._taken(self.pending[: error.start].decode(), error.start)
+                if error.reason == _INCOMPLETE and not is_end:
+                    break
+                text += self._broken(error.end - error.start)
+        return text
 
     def finish(self) -> str:
-        """What was held back and turned out to be text."""
-        held, self._held = self._held, ""
-        return held
+        """What never became a character."""
+        return self.push(b"", is_end=True)
+
+    def _broken(self, size: int) -> str:
+        """The marks of bytes that are no character."""
+        count = max(size - self._num_from_prompt, 0)
+        if self._has_one_mark:
+            count = int(self._num_from_prompt == 0)
+        return self._taken(_MARK * count, size)
+
+    def _taken(self, text: str, size: int) -> str:
+        self.pending = self.pending[size:]
+        self._num_from_prompt = max(self._num_from_prompt - size, 0)
+        return text
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop``."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if stop.startswith(text[-length:]):
-            return length
-    return 0
+class _Words:
+    """Tokens of text, decoded behind those before them.
+
+    [context ......................] token
+     decoded before: already given   new text
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._ids: list[int] = []
+        self._text = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """True until there is a text, which other tokens are not the beginning of."""
+        return not self._ids
+
+    def begin(self) -> None:
+        """The text has begun, though not with a token of text."""
+        if not self._ids:
+            self._set([self._vocabulary.anchor])
+
+    def push(self, token_id: int) -> str:
+        """What the token adds."""
+        before = self._text
+        self._set([*self._ids, token_id])
+        new = self._text[len(os.path.commonprefix([before, self._text])) :]
+        if len(self._ids) > 2 * _CONTEXT:
+            self._shorten()
+        return new
+
+    def _shorten(self) -> None:
+        """Keeps the latest tokens; some of them must have a text, or the next would be a first."""
+        ids = self._ids
+        for count in range(_CONTEXT, len(ids) + 1):
+            self._set(ids[-count:])
+            if self._text:
+                break
+
+    def _set(self, ids: list[int]) -> None:
+        self._ids, self._text = ids, self._vocabulary.decode(ids)

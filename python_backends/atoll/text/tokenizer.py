@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tokenizers import normalizers
 
 from atoll.errors import ConfigError
 from atoll.text import sources
+from atoll.text.clean_up import clean_up, is_wanted
 from atoll.text.families import TextRule, complete, text_rule
 from atoll.text.sources import read_json
+from atoll.text.vocabulary import Vocabulary
 from atoll.weights.modules import sentence_config, transformer_folder
 
 
@@ -62,9 +65,48 @@ class Tokenizer:
         encoding = self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         return list(encoding.ids)
 
+    def shares(
+        self, text: str, add_special_tokens: bool = True
+    ) -> tuple[list[int], list[str]] | None:
+        """Token ids, and what each token is of the text: they add up to it.
+
+        Tokens that are added to the text are none of it. None: the text itself is changed before
+        it is tokenized.
+        """
+        if self.text_rule is not None:
+            return None
+        encoding = self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        return list(encoding.ids), _shares(text, encoding)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
-        return str(self.core.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        text = str(self.core.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        return clean_up(text) if self.cleans_up else text
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokens, one by one."""
+        return Vocabulary(self.core)
+
+    @cached_property
+    def cleans_up(self) -> bool:
+        """Whether decoded texts lose the spaces that ``clean_up`` takes out."""
+        return is_wanted(self.config, self.core)
+
+
+def _shares(text: str, encoding: Any) -> list[str]:
+    """Parts of ``text`` by the tokens' places in it; what is between two goes with the second.
+
+    A character that is spread over tokens belongs to the last of them.
+    """
+    own = [i for i, added in enumerate(encoding.special_tokens_mask) if not added]
+    starts = [encoding.offsets[i][0] for i in own[1:]]
+    found, at = [""] * len(encoding.ids), 0
+    for index, next_start in zip(own, [*starts, None], strict=False):
+        end = len(text) if next_start is None else min(encoding.offsets[index][1], next_start)
+        found[index] = text[at:end]
+        at = max(at, end)
+    return found
 
 
 def _lower(core: RustTokenizer) -> None:

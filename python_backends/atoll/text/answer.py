@@ -1,0 +1,63 @@
+"""The text of one answer, token by token: the one place that says which text a token stands for.
+
+    token -> characters -> spaces taken out -> cut at a stop string -> the token's text
+
+The texts of all tokens add up to the answer. A token's text is known once nothing that follows can
+change it: until then the token waits, and those behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from atoll.text.clean_up import CleanUp
+from atoll.text.detokenizer import Detokenizer
+from atoll.text.stop_strings import StopStrings
+
+
+class AnswerText:
+    """``push`` each token, then ``finish``; each token gets one text, in order."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: StopStrings, cleans_up: bool) -> None:
+        self._detokenizer, self._stops = detokenizer, stops
+        self._clean_up = CleanUp() if cleans_up else None
+        self._pending: list[str] = []  # their bytes may go on in the next token
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stops.found
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether no text is before the next token, the prompt's included."""
+        return self._detokenizer.is_at_start
+
+    def push(self, token_id: int) -> list[str]:
+        """The texts of the tokens that are certain now."""
+        self._pending.append(self._detokenizer.push(token_id))
+        if self._detokenizer.has_pending:
+            return []
+        return self._through(self._flush())
+
+    def finish(self) -> list[str]:
+        """The texts of the rest."""
+        rest = self._detokenizer.finish()
+        if self._pending:
+            self._pending[-1] += rest
+        found = self._through(self._flush())
+        if self._clean_up is not None:
+            found += self._stopped(self._clean_up.finish())
+        return found + self._stops.finish()
+
+    def _flush(self) -> list[str]:
+        pending, self._pending = self._pending, []
+        return pending
+
+    def _through(self, pieces: list[str]) -> list[str]:
+        if self._clean_up is not None:
+            pieces = [cleaned for piece in pieces for cleaned in self._clean_up.push(piece)]
+        return self._stopped(pieces)
+
+    def _stopped(self, pieces: Iterable[str]) -> list[str]:
+        return [text for piece in pieces for text in self._stops.push(piece)]
