@@ -23,7 +23,6 @@ GENERATOR, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 ASKING = """
 import threading
 import numpy as np
-import triton_python_backend_utils as pb_utils
 from atoll.serving.sender import Sender
 from atoll.serving.tensors import FINAL
 
@@ -40,8 +39,7 @@ class TritonPythonModel:
             sender.is_cancelled()
 
     def answer(self, sender, has_ended):
-        token = pb_utils.Tensor("text_output", np.array([b"x"], dtype=object))
-        sender.send(pb_utils.InferenceResponse([token]), FINAL)
+        sender.send({"text_output": np.array([b"x"], dtype=object)}, FINAL)
         for _ in range(20):
             sender.is_cancelled()
         has_ended.set()

@@ -52,7 +52,14 @@ class EncoderEngine:
         self._arrivals: SimpleQueue[Sequence[Item]] = SimpleQueue()
         self._lock = threading.Lock()
         self._is_stopping = False
+        self._pack: list[Item] = []  # being run
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._loop, name="atoll-encoder", daemon=True)
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be submitted any more though nobody has called ``stop``; None: it can."""
+        return self._failure
 
     def start(self) -> None:
         """Starts the thread."""
@@ -62,14 +69,14 @@ class EncoderEngine:
         """Queues items.
 
         Raises:
-            NotReady: the engine is stopping.
+            NotReady: the engine is stopping, or has failed.
         """
         now = time.monotonic()
         for item in items:
             item.queued = now
         with self._lock:
             if self._is_stopping:
-                raise NotReady("the model is shutting down")
+                raise self._not_ready()
             self._arrivals.put(items)
 
     def stop(self) -> None:
@@ -79,23 +86,45 @@ class EncoderEngine:
             self._arrivals.put(())
         if self._thread.is_alive():
             self._thread.join()
+        self._refuse_waiting()
+
+    def _not_ready(self) -> NotReady:
+        if self._failure is None:
+            return NotReady("the model is shutting down")
+        return NotReady(f"the model is not healthy, it has to be loaded again: {self._failure}")
+
+    def _refuse_waiting(self) -> None:
         self._collect()
-        for item in self._waiting:
-            _answer(item, NotReady("the model is shutting down"))
-        self._waiting.clear()
+        while self._waiting:
+            _answer(self._waiting.popleft(), self._not_ready())
 
     def _loop(self) -> None:
-        enter(self._device)
-        while True:
-            if not self._waiting:
-                self._waiting.extend(self._arrivals.get())
-            self._collect()
-            if self._is_stopping:
-                return
-            pack = take(self._waiting, self._max_tokens, self._max_items)
-            pack = [item for item in pack if not _is_dropped(item)]
-            if pack:
-                self._run(pack)
+        try:
+            enter(self._device)
+            while self._turn():
+                continue
+        except BaseException as error:
+            logger.exception("the engine's thread ends")
+            with self._lock:
+                self._failure = f"its engine ended with {type(error).__name__}: {error}"
+                self._is_stopping = True
+            for item in self._pack:
+                _answer(item, self._not_ready())
+            self._refuse_waiting()
+
+    def _turn(self) -> bool:
+        """Takes what has arrived and runs a pack of it. False: stop."""
+        if not self._waiting:
+            self._waiting.extend(self._arrivals.get())
+        self._collect()
+        if self._is_stopping:
+            return False
+        self._pack = take(self._waiting, self._max_tokens, self._max_items)
+        pack = [item for item in self._pack if not _is_dropped(item)]
+        if pack:
+            self._run(pack)
+        self._pack = []
+        return True
 
     def _collect(self) -> None:
         """Takes over what has arrived, without waiting."""
@@ -108,6 +137,8 @@ class EncoderEngine:
         try:
             with torch.inference_mode():
                 results = self._forward(batch_of(pack, self._device), pack)
+            if len(results) != len(pack):
+                raise ValueError(f"{len(results)} results for {len(pack)} texts")
         except AtollError as error:
             results = [error] * len(pack)
         except Exception as error:
@@ -127,11 +158,11 @@ class EncoderEngine:
 
 
 def _answer(item: Item, result: object) -> None:
-    """An answer that cannot be sent costs its request, never the engine's thread."""
+    """An answer that cannot be taken costs its request, never the engine's thread."""
     try:
         item.done(result)
     except Exception:
-        logger.exception("an answer could not be sent; the engine goes on")
+        logger.exception("an answer could not be taken; the engine goes on")
 
 
 def _is_dropped(item: Item) -> bool:

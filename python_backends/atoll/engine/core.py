@@ -62,6 +62,7 @@ class EngineCore:
     ) -> None:
         self._runner, self._sampler, self._draft = runner, sampler, draft
         self._prefix_caching = prefix_caching
+        self._limits = limits
         self.scheduler = Scheduler(self._new_blocks(), limits)
         self._sequences: dict[str, Sequence] = {}
         self._num_steps = self._num_forward_tokens = self._num_failed_steps = 0
@@ -89,8 +90,8 @@ class EngineCore:
         except Exception as error:  # its grammar
             request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
             return
-        self._sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
+        self._sequences[request.request_id] = sequence
 
     def _key_length(self, request: Request) -> int | None:
         rope = getattr(getattr(self._runner.model, "config", None), "rope", None)
@@ -103,9 +104,18 @@ class EngineCore:
             self._fail(sequence, error)
 
     def cancel_all(self, error: AtollError) -> None:
-        """Ends every request."""
+        """Ends every request, whatever state they are in. Never raises."""
         for sequence in list(self._sequences.values()):
-            self._fail(sequence, error)
+            try:
+                self._fail(sequence, error)
+            except Exception:
+                logger.exception("request %s left something", sequence.request.request_id)
+
+    def restart(self, error: AtollError) -> None:
+        """Ends every request; nothing that the scheduler or the cache held is relied on again."""
+        self.cancel_all(error)
+        self._runner.reset()
+        self.scheduler = Scheduler(self._new_blocks(), self._limits)
 
     def step(self) -> None:
         """Schedules, computes, chooses and delivers; never raises for a request's sake."""
@@ -201,9 +211,11 @@ class EngineCore:
         return None
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        if self._sequences.pop(sequence.request.request_id, None) is not None:
-            self.scheduler.drop(sequence)
-        sequence.request.sink.failed(error)
+        try:
+            if self._sequences.pop(sequence.request.request_id, None) is not None:
+                self.scheduler.drop(sequence)
+        finally:
+            sequence.request.sink.failed(error)
 
     def _recover(self, plan: list[ScheduledSequence], error: Exception) -> None:
         """Fails the requests of the step (all that run, if it never came to a plan)."""

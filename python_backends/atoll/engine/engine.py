@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 from atoll.engine.core import EngineCore, EngineStats
 from atoll.engine.request import Request
-from atoll.errors import Cancelled, GenerationError, NotReady, Overloaded
+from atoll.errors import AtollError, Cancelled, GenerationError, NotReady, Overloaded
 from atoll_kernels.device import enter
 
 logger = logging.getLogger(__name__)
 
 # An idle engine wakes up this often to expire conversations.
 _IDLE_S = 1.0
+# A thread that fails so often without a good turn in between helps nobody any more.
+_MAX_FAILURES = 5
 
 
 class Engine:
@@ -41,6 +43,7 @@ class Engine:
         self._calls: deque[Callable[[], None]] = deque()
         self._num_arriving = 0
         self._stopping = False
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._loop, name="atoll-engine", daemon=True)
 
     def start(self) -> None:
@@ -55,16 +58,21 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be submitted any more though nobody has called ``stop``; None: it can."""
+        return self._failure
+
     def submit(self, request: Request) -> None:
         """Queues a request; its sink hears the rest.
 
         Raises:
             Overloaded: ``max_concurrent_requests`` are held already.
-            NotReady: the engine is stopping.
+            NotReady: the engine is stopping, or has failed.
         """
         with self._wake:
             if self._stopping:
-                raise NotReady("the model is shutting down")
+                raise self._not_ready()
             held = self._core.num_held + self._num_arriving
             if held >= self._max_concurrent:
                 raise Overloaded(
@@ -93,32 +101,87 @@ class Engine:
             self._wake.notify()
 
     def _arrive(self, request: Request) -> None:
+        """Whatever comes of it, the request's sink is told."""
         with self._wake:
             self._num_arriving -= 1
-        self._core.add(request)
+        try:
+            self._core.add(request)
+        except Exception as error:
+            logger.exception("request %s could not be taken", request.request_id)
+            request.sink.failed(_as_atoll(error))
+
+    def _not_ready(self) -> NotReady:
+        if self._failure is None:
+            return NotReady("the model is shutting down")
+        return NotReady(f"the model is not healthy, it has to be loaded again: {self._failure}")
 
     def _loop(self) -> None:
-        enter(self._core.device)
-        while self._take_calls():
-            try:
-                if self._core.is_busy:
-                    self._core.step()
-            except Exception as error:
-                # The core recovers from a failed step by itself; this is a failed recovery.
-                logger.exception("the engine could not recover; every request ends")
-                self._core.cancel_all(GenerationError(f"{type(error).__name__}: {error}"))
-            self._on_step()
-        self._core.cancel_all(NotReady("the model is shutting down"))
-        self._on_step()
+        num_failures = 0
+        try:
+            enter(self._core.device)
+            while self._has_more() and num_failures < _MAX_FAILURES:
+                num_failures = 0 if self._turn() else num_failures + 1
+        except BaseException as error:
+            logger.exception("the engine's thread ends")
+            self._failure = f"its engine ended with {type(error).__name__}: {error}"
+        if num_failures:
+            self._failure = f"its engine failed {num_failures} times in a row"
+        self._end()
 
-    def _take_calls(self) -> bool:
-        """Runs what other threads asked for; sleeps while there is nothing to do. False: stop."""
+    def _has_more(self) -> bool:
+        """Sleeps while there is nothing to do. False: stop."""
         with self._wake:
             if not (self._core.is_busy or self._calls or self._stopping):
                 self._wake.wait(_IDLE_S)
+            return not self._stopping
+
+    def _turn(self) -> bool:
+        """What other threads asked for, and a step. False: something failed that no request did.
+
+        A step recovers from its own failures. What fails here ends every request, since nobody
+        knows whose fault it is, and leaves the thread alive.
+        """
+        is_well = self._run_calls()
+        try:
+            self._core.scheduler.parking.expire(self._session_timeout_s)
+            if self._core.is_busy:
+                self._core.step()
+        except Exception as error:
+            logger.exception("the engine could not recover; every request ends")
+            self._core.restart(_as_atoll(error))
+            is_well = False
+        return self._tell() and is_well
+
+    def _run_calls(self) -> bool:
+        with self._wake:
             calls, self._calls = self._calls, deque()
-            stopping = self._stopping
+        is_well = True
         for function in calls:
-            function()
-        self._core.scheduler.parking.expire(self._session_timeout_s)
-        return not stopping
+            try:
+                function()
+            except Exception:
+                logger.exception("the engine could not do what it was asked; it goes on")
+                is_well = False
+        return is_well
+
+    def _tell(self) -> bool:
+        try:
+            self._on_step()
+        except Exception:
+            logger.exception("nobody could be told of a step; the engine goes on")
+            return False
+        return True
+
+    def _end(self) -> None:
+        """Ends every request, those that are still to be taken, too."""
+        with self._wake:
+            self._stopping = True
+        self._run_calls()
+        self._core.cancel_all(self._not_ready())
+        self._tell()
+
+
+def _as_atoll(error: Exception) -> AtollError:
+    if isinstance(error, AtollError):
+        return error
+    return GenerationError(f"{type(error).__name__}: {error}")

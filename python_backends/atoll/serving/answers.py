@@ -180,7 +180,7 @@ class Call:
 
     def _start_rest(self) -> None:
         start, self.start_rest = self.start_rest, None
-        if start is not None:
+        if start is not None and self.error is None:
             start()
 
 

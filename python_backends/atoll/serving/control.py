@@ -29,7 +29,7 @@ from atoll import __version__
 from atoll.config import Settings
 from atoll.errors import UnsupportedModel, ValidationError
 from atoll.serving.sender import Sender
-from atoll.serving.tensors import FINAL, response
+from atoll.serving.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
 from atoll.text.tokenizer import Tokenizer
 
@@ -113,14 +113,14 @@ class Control:
         self, question: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
     ) -> None:
         try:
-            sender.send(self._response(question), FINAL)
+            sender.send(self._outputs(question), FINAL)
         except Exception as error:
             fail(sender, error)
 
-    def _response(self, question: Any) -> Any:
+    def _outputs(self, question: Any) -> dict[str, Array]:
         text = json.dumps(self._ask(question), ensure_ascii=False)
         array = np.array([text.encode()], dtype=np.object_)
-        return response({"control": array.reshape(1, 1) if self._is_batched else array})
+        return {"control": array.reshape(1, 1) if self._is_batched else array}
 
     def _ask(self, text: Any) -> Any:
         try:

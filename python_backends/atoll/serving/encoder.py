@@ -7,6 +7,7 @@ how its requests are read and how its answers look.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -31,6 +32,8 @@ from atoll.serving.sender import Sender
 from atoll.text.encoding import Encoded, TextEncoder, Texts
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
+
+logger = logging.getLogger(__name__)
 
 # Requests with so few characters are tokenized at once: a hop to another thread costs more.
 _INLINE_CHARACTERS = 512
@@ -149,7 +152,7 @@ class EncoderModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = Sender(request)
+            sender = Sender(request, is_decoupled=False)
             try:
                 if self.control.answer(request, sender, self._refuse):
                     continue
@@ -350,8 +353,7 @@ class Reply:
             except Exception as error:
                 self.fail(error)
             else:
-                response = tensors.response(outputs)
-                self._close(lambda: self._sender.send(response, tensors.FINAL), None)
+                self._close(lambda: self._sender.send(outputs, tensors.FINAL), None)
 
     def _close(self, send: Callable[[], None], error: BaseException | None) -> None:
         if not self._is_closed:
@@ -359,8 +361,11 @@ class Reply:
             self._model.release()
             try:
                 send()
-            finally:
-                self._model.count(error, self._started)
+            except Exception as unsent:
+                logger.exception("an answer could not be sent")
+                error = unsent
+                self._sender.fail(unsent)
+            self._model.count(error, self._started)
 
 
 def _num_characters(text: str | tuple[str, str]) -> int:

@@ -105,20 +105,34 @@ class Outbox:
             self._pace.worked(start, time.monotonic())
             if time.monotonic() >= next_poll or not self._open:
                 self._poll_some()
-                self._tick()
+                self._count()
                 next_poll = time.monotonic() + _POLL_INTERVAL_S
             if self._stopping and not self._changed:
                 return
 
+    def _count(self) -> None:
+        try:
+            self._tick()
+        except Exception:
+            logger.exception("the engine could not be counted; answers go on")
+
     def _guarded(self, function: Callable[[Call], None], call: Call) -> None:
-        """A response that cannot be sent ends its call, never the thread."""
+        """A response that cannot be made or sent ends its call, never the thread."""
         try:
             function(call)
         except Exception as error:
             logger.exception("request %s: a response could not be sent", call.request_id)
             call.error = call.error or error
+            call.sender.fail(call.error)
+            self._end(call)
+
+    def _end(self, call: Call) -> None:
+        """After the last response of a call that the engine may still work on."""
+        try:
             self._cancel(call)
             self._close(call)
+        except Exception:
+            logger.exception("request %s: its end could not be noted", call.request_id)
 
     def _attend(self, call: Call) -> None:
         if call.is_closed:
@@ -126,7 +140,7 @@ class Outbox:
         if call.error is not None:
             call.has_answered = True
             call.sender.fail(call.error)
-            self._close(call)
+            self._end(call)  # of several answers, the others may still be computed
         elif call.is_done:
             self._send(call, final_response(call, self._vocabulary), FINAL)
             self._close(call)
@@ -142,9 +156,9 @@ class Outbox:
             call.sender.send(response, flags)
 
     def _close(self, call: Call) -> None:
-        if call.is_closed:
-            return
         with self._lock:
+            if call.is_closed:
+                return
             call.is_closed = True
             self._open.pop(call, None)
         self._closed(call)

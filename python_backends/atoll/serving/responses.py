@@ -1,4 +1,4 @@
-"""Answers as Triton responses: one for a plain request, one per step for a stream."""
+"""Answers as tensors of Triton responses: one for a plain request, one per step for a stream."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Any
 import numpy as np
 
 from atoll.serving.answers import Call, Choice, TokenText
-from atoll.serving.tensors import Array, response
+from atoll.serving.tensors import Array
 from atoll.text.vocabulary import Vocabulary
 
 # What JSON has in place of minus infinity, as vLLM and OpenAI write it.
 _LEAST_LOGPROB = -9999.0
 
 
-def final_response(call: Call, vocabulary: Vocabulary) -> Any:
+def final_response(call: Call, vocabulary: Vocabulary) -> dict[str, Array]:
     """The whole answer, or the end of a stream; the text may be empty, the response is not."""
     choices = call.best()
     gained = [choice.take() for choice in choices]
-    outputs = _outputs(call, choices, gained, vocabulary)
-    return response(outputs)
+    return _outputs(call, choices, gained, vocabulary)
 
 
-def stream_response(call: Call, vocabulary: Vocabulary, empty: bool = False) -> Any | None:
+def stream_response(
+    call: Call, vocabulary: Vocabulary, empty: bool = False
+) -> dict[str, Array] | None:
     """What a stream has gained; None if that is nothing a client can use yet."""
     choice = call.choices[0]
     gained = choice.take()
     wants_tokens = call.returned.token_ids or call.returned.logprobs
     if not (empty or any(wants_tokens or one.text for one in gained)):
         return None
-    return response(_outputs(call, [choice], [gained], vocabulary))
+    return _outputs(call, [choice], [gained], vocabulary)
 
 
 def _outputs(

@@ -134,7 +134,7 @@ class SessionModel:
             try:
                 self._answer(request, sender, conversation)
             except _Refused as refused:
-                sender.send(pb_utils.InferenceResponse(error=refused.error), tensors.FINAL)
+                sender.refuse(refused.error)
             except Exception as error:
                 sender.fail(error)
             if request.flags() & _END:
@@ -154,7 +154,7 @@ class SessionModel:
         """
         turn = {name: tensors.string(request, name) for name in _TURN}
         if request.flags() & _END and not any(turn.values()):
-            sender.send(tensors.response({"text_output": _texts("")}), tensors.FINAL)
+            sender.send({"text_output": _texts("")}, tensors.FINAL)
             return
         asked = conversation.transcript.asked(*turn.values())
         if tensors.boolean(request, "exclude_input_in_output") is False:
@@ -181,7 +181,7 @@ class SessionModel:
                     conversation.transcript = asked.answered(said)
                 if not wants_reason:
                     outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
-                sender.send(tensors.response(outputs), tensors.FINAL if is_last else 0)
+                sender.send(outputs, tensors.FINAL if is_last else 0)
                 if index % _POLL_RESPONSES == 0 and not is_last and sender.is_cancelled():
                     self._forget(conversation)
             except Exception as error:  # the rest of the responses has to be taken all the same

@@ -41,7 +41,6 @@ class Submission:
                     engine.submit(self._request(index, grammar))
             except Exception as error:
                 self.call.fail(error)
-                cancel(self.call, engine)
 
         if len(self.call.choices) > 1:
             self.call.start_rest = start_rest

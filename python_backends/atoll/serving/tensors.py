@@ -23,6 +23,8 @@ JSON_ERRORS = "json_errors"
 # Request parameters that are not the model's to know. Triton's ``/generate`` takes the request's id
 # from its body, and hands it on as a parameter, too.
 _NOT_OURS = (JSON_ERRORS, "id")
+# Messages quote what a client has sent, and are to find room where an answer found none.
+_MAX_MESSAGE_CHARACTERS = 4000
 # Parameters of config.pbtxt that Triton's Python backend reads itself.
 _BACKEND_PARAMETERS = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"})
 
@@ -173,6 +175,8 @@ def triton_error(error: BaseException, as_json: bool = False) -> Any:
     code, kind, text = "INTERNAL", AtollError.error_type, f"{type(error).__name__}: {error}"
     if isinstance(error, AtollError):
         code, kind, text = error.triton_code, error.error_type, str(error)
+    if len(text) > _MAX_MESSAGE_CHARACTERS:
+        text = f"{text[:_MAX_MESSAGE_CHARACTERS]} [and {len(text) - _MAX_MESSAGE_CHARACTERS} more]"
     if as_json:
         text = json.dumps({"error": text, "error_type": kind}, ensure_ascii=False)
     return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
