@@ -165,7 +165,7 @@ class SessionModel:
             raise ValidationError(f"control is set; such questions go to {self.generator}")
         responses = self._ask(
             {**{name: _texts(text) for name, text in asked.inputs().items()}, **_options(request)},
-            {**parameters, "session_id": conversation.session_id},
+            {**_passed_on(parameters), "session_id": conversation.session_id},
             request.request_id(),
         )
         said, failure = "", None
@@ -222,6 +222,20 @@ class SessionModel:
                 continue
         except Exception:
             logger.exception("%s: a conversation's blocks stay until they expire", self.generator)
+
+
+def _passed_on(parameters: dict[str, Any]) -> dict[str, str | int | bool]:
+    """Parameters as a request between models carries them: it has no fractions, nor 64-bit seeds.
+
+    The generator reads numbers in texts, too.
+    """
+    found: dict[str, str | int | bool] = {}
+    for name, value in parameters.items():
+        is_whole = isinstance(value, float) and value.is_integer()
+        value = int(value) if is_whole else value
+        is_small = isinstance(value, int) and -(2**63) <= value < 2**63
+        found[name] = value if is_small else str(value)
+    return found
 
 
 def _options(request: Any) -> dict[str, tensors.Array]:

@@ -18,9 +18,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from atoll.errors import ConfigError, ValidationError
+from atoll.text.chat_content import ContentForm, Message, as_text
 from atoll.text.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
 # transformers writes the first; older versions of its documentation name the second.
 TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
 
@@ -36,7 +36,8 @@ class ChatTemplate:
         environment.globals.update(raise_exception=_raise, strftime_now=_now)
         try:
             self._variants = {k: environment.from_string(v) for k, v in variants.items()}
-        except jinja2.TemplateError as error:
+            self._forms = {k: ContentForm.of(environment.parse(v)) for k, v in variants.items()}
+        except Exception as error:
             raise ConfigError(f"the chat template cannot be compiled: {error}") from error
         self._special_tokens = dict(special_tokens)
 
@@ -61,28 +62,69 @@ class ChatTemplate:
         Raises:
             ValidationError: messages of the wrong form, or the template refuses them.
         """
-        name = "tool_use" if tools and "tool_use" in self._variants else "default"
-        if name not in self._variants:
-            name = next(iter(self._variants))
+        name = self._variant(tools)
+        form = self._forms[name]
+        given = [form.given(index, message) for index, message in enumerate(messages)]
+        try:
+            text = self._rendered(name, given, tools, add_generation_prompt)
+        except ValidationError:
+            if not (form.takes_parts and form.takes_text):
+                raise
+            unwanted = list(range(len(given)))
+        else:
+            unwanted = [i for i, one in enumerate(given) if _is_printed(one, text)]
+            if not unwanted:
+                return text
+        # The template takes parts in some messages, and expects text in these.
+        for index in unwanted:
+            given[index] = as_text(given[index])
+        return self._rendered(name, given, tools, add_generation_prompt)
+
+    def _variant(self, tools: Any) -> str:
+        if tools and "tool_use" in self._variants:
+            return "tool_use"
+        if "default" not in self._variants and len(self._variants) > 1:
+            names = ", ".join(sorted(self._variants))
+            raise ValidationError(
+                f"messages: the model has the chat templates {names}, and none is its default"
+            )
+        return "default" if "default" in self._variants else next(iter(self._variants))
+
+    def _rendered(
+        self, name: str, messages: list[dict[str, Any]], tools: Any, add_generation_prompt: bool
+    ) -> str:
         try:
             return self._variants[name].render(
-                messages=[_checked(index, message) for index, message in enumerate(messages)],
+                messages=messages,
                 tools=list(tools) if tools else None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise ValidationError(f"messages: the chat template refuses them: {error}") from error
+        except Exception as error:  # a template is a program: it may raise anything
+            reason = str(error) or type(error).__name__
+            raise ValidationError(f"messages: the chat template refuses them: {reason}") from error
+
+
+def _is_printed(message: Message, text: str) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and bool(content) and str(content) in text
 
 
 def _files(folder: Path) -> dict[str, str]:
     """Templates by name: chat_template.jinja is the default, a folder holds the others."""
     found = [file for name in TEMPLATE_FOLDERS for file in sorted((folder / name).glob("*.jinja"))]
-    variants = {file.stem: file.read_text(encoding="utf-8") for file in found}
+    variants = {file.stem: _read(file) for file in found}
     default = folder / "chat_template.jinja"
     if default.exists():
-        variants["default"] = default.read_text(encoding="utf-8")
+        variants["default"] = _read(default)
     return variants
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: the chat template cannot be read: {error}") from error
 
 
 def _named(source: Any) -> dict[str, str]:
@@ -98,22 +140,6 @@ def _named(source: Any) -> dict[str, str]:
         return {str(name): str(template) for name, template in pairs}
     except (TypeError, KeyError) as error:
         raise ConfigError("tokenizer_config.json: chat_template is no text and no list") from error
-
-
-def _checked(index: int, message: Any) -> dict[str, Any]:
-    """A message whose content is text: a list of text parts is joined, as templates expect."""
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise ValidationError(f"messages[{index}] is {message!r}; expected an object with a role")
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = [p for p in content if isinstance(p, dict) and p.get("type") == "text"]
-        texts = [p["text"] for p in parts if isinstance(p.get("text"), str)]
-        if len(texts) != len(content):
-            raise ValidationError(f"messages[{index}].content: only parts of type text are allowed")
-        return {**message, "content": "".join(texts)}
-    if content is not None and not isinstance(content, str):
-        raise ValidationError(f"messages[{index}].content is {content!r}; expected text")
-    return {**message, "content": content or ""}
 
 
 class _Generation(Extension):
