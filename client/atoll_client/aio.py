@@ -18,13 +18,17 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
-
 from atoll_client import discovery, messages, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.batches import in_parts
 from atoll_client.conversation import AsyncConversation
-from atoll_client.errors import NotReady, Overloaded, Unreached
+from atoll_client.errors import (
+    NotFound,
+    NotReady,
+    Overloaded,
+    Unreached,
+    UnsupportedModel,
+)
 from atoll_client.messages import Message
 from atoll_client.sequences import Sequences, Turn
 from atoll_client.tasks import Prompt
@@ -65,7 +69,7 @@ class AsyncClient:
     ) -> None:
         self.address, self._retries, self._timeout_s = address, retries, timeout_s
         self._transport = connect(address, tuple(metadata))
-        self._models: dict[str, discovery.Found] = {}
+        self._known = discovery.Known()
         self._sequences = Sequences(self._transport)
 
     async def __aenter__(self) -> AsyncClient:
@@ -93,7 +97,7 @@ class AsyncClient:
     async def models(self) -> list[ModelInfo]:
         """Every model of Atoll's on the server."""
         await self._find(refresh=True)
-        return [found.info for found in self._models.values()]
+        return [found.info for found in self._known.models.values()]
 
     async def embed(
         self,
@@ -126,7 +130,7 @@ class AsyncClient:
             info, many, progress,
             lambda part: tasks.embed(info.name, part, parameters), tasks.read_embeddings,
         )  # fmt: skip
-        vectors = np.concatenate([part.vectors for part in found])
+        vectors = tasks.stacked(info, found, dimensions)
         return vectors[0] if isinstance(texts, str) else vectors
 
     async def embed_sparse(
@@ -164,9 +168,8 @@ class AsyncClient:
             lambda part: tasks.rerank(info.name, query, part, parameters),
             tasks.read_scores,
         )  # fmt: skip
-        return tasks.ranked([score for scores, _ in found for score in scores.reshape(-1)], texts)[
-            :top_n
-        ]
+        scores = [score for scores, _ in found for score in scores.reshape(-1)]
+        return tasks.ranked(scores, texts, top_n)
 
     async def classify(
         self,
@@ -181,8 +184,7 @@ class AsyncClient:
         """Labels of each text (or pair of texts) with scores, the best first."""
         parameters = {"raw_scores": raw_scores, "truncate": truncate}
         info = await self._model(model, "classify")
-        others: Sequence[str | None] = pairs or [None] * len(texts)
-        rows = list(zip(texts, others, strict=True))
+        rows = tasks.paired(texts, pairs)
 
         def build(part: Sequence[tuple[str, str | None]]) -> Message:
             seconds = [second for _, second in part if second is not None] or None
@@ -354,8 +356,16 @@ class AsyncClient:
         return await in_parts(items, info.max_client_batch_size, progress, answer)
 
     async def _model(self, name: str | None, task: str) -> ModelInfo:
+        return await self._chosen(lambda: discovery.choose(self._known.models, name, task))
+
+    async def _chosen(self, choose: Callable[[], T]) -> T:
+        """Of the known models, and of those that were loaded since, if it is none of these."""
         await self._find()
-        return discovery.choose(self._models, name, task)
+        try:
+            return choose()
+        except (NotFound, UnsupportedModel):
+            await self._find(refresh=True)
+            return choose()
 
     async def _session_entry(self, model: str | None) -> str | None:
         """Where a generator's conversations go; None: this transport or server has no such entry.
@@ -364,11 +374,10 @@ class AsyncClient:
             NotFound, UnsupportedModel: as of ``discovery.choose``.
         """
         info = await self._model(model, "generate")
-        return self._models[info.name].session if self._transport.has_sequences else None
+        return self._known.models[info.name].session if self._transport.has_sequences else None
 
     async def _ask(self, model: str, question: Mapping[str, Any]) -> Any:
-        await self._find()
-        found = discovery.named(self._models, model)
+        found = await self._chosen(lambda: discovery.named(self._known.models, model))
         return await self._control(found.info.name, found.is_stream, found.is_batched, question)
 
     async def _control(
@@ -384,14 +393,4 @@ class AsyncClient:
         raise NotReady(f"model {name!r} gave no answer")
 
     async def _find(self, refresh: bool = False) -> None:
-        if self._models and not refresh:
-            return
-        models, names = {}, await self._transport.model_names(self._timeout_s)
-        for name in names:
-            shape = discovery.read(await self._transport.metadata(name, self._timeout_s))
-            if shape is not None:
-                facts = await self._control(name, *shape, {"op": "info"})
-                info = ModelInfo(name, str(facts.get("task", "")), facts)
-                session = discovery.session_of(name, names)
-                models[name] = discovery.Found(info, *shape, session)
-        self._models = models
+        await self._known.find(self._transport, self._control, self._timeout_s, refresh)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from atoll_client.errors import NotFound, UnsupportedModel
+from atoll_client.errors import DeadlineExceeded, NotFound, UnsupportedModel
+from atoll_client.transport import Transport
 from atoll_client.types import ModelInfo
 
 
@@ -21,6 +23,47 @@ class Found:
     is_stream: bool
     is_batched: bool
     session: str | None = None
+
+
+Control = Callable[[str, bool, bool, Mapping[str, Any]], Awaitable[Any]]
+
+
+class Known:
+    """The models of a server, for all clients that share a connection: found out once."""
+
+    def __init__(self) -> None:
+        self.models: Mapping[str, Found] = {}
+        self._lock = asyncio.Lock()
+
+    async def find(
+        self, transport: Transport, control: Control, timeout_s: float, refresh: bool = False
+    ) -> None:
+        """Finds the models out, unless that is done; others that need them wait for the first.
+
+        Raises:
+            DeadlineExceeded: that took longer than ``timeout_s``.
+        """
+        try:
+            await asyncio.wait_for(self._lock.acquire(), timeout_s)
+        except asyncio.TimeoutError as error:
+            limit = f"within {timeout_s:.1f} s"
+            raise DeadlineExceeded(f"the server did not say what models it has {limit}") from error
+        try:
+            if refresh or not self.models:
+                self.models = await _found(transport, control, timeout_s)
+        finally:
+            self._lock.release()
+
+
+async def _found(transport: Transport, control: Control, timeout_s: float) -> dict[str, Found]:
+    models, names = {}, await transport.model_names(timeout_s)
+    for name in names:
+        shape = read(await transport.metadata(name, timeout_s))
+        if shape is not None:
+            facts = await control(name, *shape, {"op": "info"})
+            info = ModelInfo(name, str(facts.get("task", "")), facts)
+            models[name] = Found(info, *shape, session_of(name, names))
+    return models
 
 
 def read(metadata: Any) -> tuple[bool, bool] | None:

@@ -115,7 +115,7 @@ class HttpTransport:
         async with self._sent("POST", path, timeout_s, json=body) as response:
             if response.status != 200:
                 _check(response.status, await response.read())
-            async for line in response.content:
+            async for line in _lines(response.content):
                 if line.startswith(b"data:"):
                     yield _event(json.loads(line[5:]))
 
@@ -143,11 +143,25 @@ class HttpTransport:
             raise Unreached(f"{self._base}: {error}") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise NotReady(f"{self._base} went away: {error}") from error
+        except aiohttp.ClientError as error:
+            raise AtollError(f"{self._base}: {error}") from error
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(headers=self._headers)
         return self._session
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length; aiohttp's own have a limit, which a long prompt's details exceed."""
+    parts: list[bytes] = []
+    async for chunk in content.iter_any():
+        *ended, rest = chunk.split(b"\n")
+        for line in ended:
+            yield b"".join((*parts, line))
+            parts = []
+        parts.append(rest)
+    yield b"".join(parts)
 
 
 def _parameters(message: Message) -> dict[str, Any]:

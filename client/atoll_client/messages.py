@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client.errors import UnsupportedModel
+from atoll_client.errors import UnsupportedModel, ValidationError
 from atoll_client.types import Alternative, Chunk, Token
 
 Message = Any  # protobuf's classes are made at run time
@@ -197,19 +197,38 @@ def _bytes(facts: Mapping[str, Any]) -> bytes:
 
 
 def add_array(message: Message, name: str, value: Any) -> None:
-    """Any tensor: a numpy array, or a (nested) list of texts or numbers."""
-    array = np.asarray(value)
+    """Any tensor: a numpy array, or a (nested) list of texts or numbers.
+
+    Raises:
+        ValidationError: its elements are something else, or no tensor has their type.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValidationError(f"{name} is no tensor: {error}") from None
     if array.dtype.kind in "OUS":
-        texts = [t.decode() if isinstance(t, bytes) else str(t) for t in array.reshape(-1)]
-        add_texts(message, name, texts, array.shape)
+        add_texts(message, name, [_as_text(name, t) for t in array.reshape(-1)], array.shape)
         return
     if array.dtype == np.bool_:
         datatype = "BOOL"
     else:
         kinds = {"f": "FP", "i": "INT", "u": "UINT"}
-        datatype = f"{kinds[array.dtype.kind]}{8 * array.dtype.itemsize}"
+        datatype = f"{kinds.get(array.dtype.kind)}{8 * array.dtype.itemsize}"
+    if datatype not in _DTYPES:
+        raise ValidationError(f"{name} has dtype {array.dtype}, which no tensor has")
     message.inputs.add(name=name, datatype=datatype, shape=array.shape)
-    message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+    message.raw_input_contents.append(np.ascontiguousarray(array, _DTYPES[datatype]).tobytes())
+
+
+def _as_text(name: str, item: Any) -> str:
+    if isinstance(item, bytes):
+        try:
+            return item.decode()
+        except UnicodeDecodeError as error:
+            raise ValidationError(f"{name} holds bytes that are not UTF-8: {error}") from None
+    if not isinstance(item, str):
+        raise ValidationError(f"{name} holds {item!r}; expected texts or numbers")
+    return item
 
 
 def as_text(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from atoll_client import messages
+from atoll_client.errors import ValidationError
 from atoll_client.messages import Message, Parameters
 from atoll_client.types import (
     Chunk,
@@ -202,10 +203,31 @@ def joined(chunks: Sequence[Chunk]) -> Generation:
     )
 
 
-def ranked(scores: Sequence[float], texts: Sequence[str]) -> list[Rank]:
-    """Texts with scores, the best first; equal ones in their order."""
+def stacked(model: ModelInfo, found: Sequence[Embeddings], dimensions: int | None) -> Floats:
+    """The vectors of all parts, (texts, width); the width is the same without any text."""
+    width = int(dimensions or model.facts.get("dimensions") or 0)
+    nothing = np.empty((0, width), np.float32)
+    return np.concatenate([part.vectors for part in found]) if found else nothing
+
+
+def paired(texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[str, str | None]]:
+    """Each text with its second, if there are any; ValidationError: not as many of them."""
+    others: Sequence[str | None] = [None] * len(texts) if pairs is None else pairs
+    if len(others) != len(texts):
+        raise ValidationError(f"there are {len(texts)} texts, and {len(others)} pairs")
+    return list(zip(texts, others, strict=True))
+
+
+def ranked(scores: Sequence[float], texts: Sequence[str], top_n: int | None = None) -> list[Rank]:
+    """Texts with scores, the best first; equal ones in their order.
+
+    Raises:
+        ValidationError: ``top_n`` is less than 1.
+    """
+    if top_n is not None and top_n < 1:
+        raise ValidationError(f"top_n is {top_n}; the least allowed is 1")
     order = np.argsort(-np.asarray(scores, np.float32), kind="stable").tolist()
-    return [Rank(i, float(scores[i]), texts[i]) for i in order]
+    return [Rank(i, float(scores[i]), texts[i]) for i in order[:top_n]]
 
 
 def labelled(model: ModelInfo, scores: Floats) -> list[Label]:
