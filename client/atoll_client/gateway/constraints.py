@@ -43,6 +43,31 @@ def json_schema(schema: dict[str, Any]) -> Constraint:
     return "response_format", {"type": "json_schema", "json_schema": holder}
 
 
+def schema_of(bound: Constraint) -> Any:
+    """The JSON schema that a constraint is.
+
+    Raises:
+        ValidationError: it is a regular expression, a grammar or a list of texts.
+    """
+    name, value = bound
+    if name == "guided_json":
+        return _parsed(value) if isinstance(value, str) else value
+    if name != "response_format":
+        raise ValidationError(
+            "`tools` go with answers that follow a JSON schema, since calls are JSON; this one "
+            "follows a regular expression, a grammar or a choice",
+            param="tools",
+        )
+    return value["json_schema"]["schema"] if "json_schema" in value else {"type": "object"}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"the JSON schema is no JSON: {error}") from None
+
+
 def _option(name: str, value: Any) -> Constraint | None:
     return None if value is None else (name, value)
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
-from atoll_client.gateway.constraints import json_schema
+from atoll_client.gateway.constraints import constraint
+from atoll_client.gateway.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.fields import Refused
 from atoll_client.gateway.generation import Job, complete_all, stream_all
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
@@ -24,6 +25,7 @@ from atoll_client.gateway.openai_sampling import (
     usage_wanted,
 )
 from atoll_client.gateway.tei import find
+from atoll_client.gateway.tool_reader import END_TAG
 from atoll_client.gateway.tools import ToolChoice, with_objects
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
@@ -37,6 +39,7 @@ class ChatBody(SamplingFields):
     messages: list[Message]
     logprobs: bool = False
     max_completion_tokens: int | None = Field(None, ge=1)
+    parallel_tool_calls: bool | None = None
     tool_choice: str | Choice | None = None
     tools: list[Tool] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -50,7 +53,6 @@ class ChatBody(SamplingFields):
     include_reasoning: Annotated[Any, Refused("answers are not parted", (True,))] = None
     mm_processor_kwargs: Annotated[Any, Refused(_TEXT_ONLY)] = None
     modalities: Annotated[Any, Refused(_TEXT_ONLY, (["text"],))] = None
-    parallel_tool_calls: Annotated[Any, Refused("a model decides how many", (True,))] = None
     moderation: Annotated[Any, Refused("nothing is moderated")] = None
     reasoning_effort: Annotated[Any, Refused("the models here have no levels", ("none",))] = None
     tool_prompt: Annotated[Any, Refused("the template presents the tools")] = None
@@ -107,125 +109,52 @@ def _check(body: ChatBody) -> None:
 def _options(
     request: Request, body: ChatBody, model: ModelInfo, choice: ToolChoice | None
 ) -> dict[str, Any]:
-    options = sampling(body, model, request)
+    bound = constraint(body)
+    if choice is not None:
+        bound = choice.constraint(bound)
+    options = sampling(body, model, request, bound)
     # None: as many as the context holds.
     options["max_tokens"] = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs:
         options["top_logprobs"] = body.top_logprobs
-    if body.response_format is not None and body.tools:
-        raise ValidationError("`response_format` and `tools` exclude each other")
-    if choice is not None and choice.is_forced:
-        name, value = json_schema(choice.schema())
-        options[name] = value
+    if choice is not None and body.parallel_tool_calls is False:
+        _end_with_call(options, model)
     return options
 
 
+def _end_with_call(options: dict[str, Any], model: ModelInfo) -> None:
+    """Behind one call nothing is wanted; where all places for stops are taken, it is left out."""
+    stops = options.get("stop", [])
+    if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
+        options["stop"] = [*stops, END_TAG]
+
+
 def _choice(found: _Chat, index: int, chunk: Chunk) -> dict[str, Any]:
-    calls = found.choice.calls(chunk.text) if found.choice else []
-    message: dict[str, Any] = {"role": "assistant", "content": chunk.text}
-    if calls:
-        message = {"role": "assistant", "content": _beside(chunk.text), "tool_calls": calls}
-    return {
-        "index": index,
-        "message": message,
-        "logprobs": _logprobs(chunk, found.body),
-        "finish_reason": "tool_calls" if calls else chunk.finish_reason,
-    }
+    message, logprobs, reason = whole(_deltas(found).write(chunk))
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _beside(text: str) -> str | None:
-    """What an answer says before its calls; None: nothing, or the calls have no tags."""
-    said = ToolChoice.before(text, is_whole=True)
-    return None if said == text else said.strip() or None
+def _deltas(found: _Chat) -> Deltas:
+    choice, body = found.choice, found.body
+    return Deltas(
+        None if choice is None else choice.functions,
+        1 if body.parallel_tool_calls is False else None,
+        (lambda chunk: logprobs_of(chunk, body.top_logprobs or 0)) if body.logprobs else None,
+    )
 
 
 async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
-    writers = [_Writer(found, index) for index in range(len(found.jobs))]
+    writers = [_deltas(found) for _ in found.jobs]
     ends: dict[int, Chunk] = {}
     nothing = {"usage": None} if found.has_usage else {}
     with openai_words(found.jobs[0].model, found.body, "messages"):
         async for index, chunk in stream_all(request, found.jobs):
             if chunk.finish_reason:
                 ends[index] = chunk
-            for choice in writers[index].write(chunk):
+            for piece in writers[index].write(chunk):
+                choice = {"index": index, **piece}
                 yield dump({**found.head, "choices": [choice], **nothing})
     if found.has_usage:
         counts = usage([ends[i] for i in sorted(ends)])
         yield dump({**found.head, "choices": [], "usage": counts})
     yield b"[DONE]"
-
-
-class _Writer:
-    """The deltas of one answer. A text that may become a tool call is held until that is known.
-
-    A call may follow other text, if it is tagged.
-    """
-
-    def __init__(self, found: _Chat, index: int) -> None:
-        self._found, self._index = found, index
-        self._held = ""
-        self._has_begun = False
-        self._is_plain = False
-
-    def write(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """Choices to send for one more chunk."""
-        first = [] if self._has_begun else [self._delta({"role": "assistant", "content": ""})]
-        self._has_begun = True
-        choice = self._found.choice
-        if choice is None:
-            return [*first, *self._text(chunk.text, chunk)]
-        self._held += chunk.text
-        if chunk.finish_reason:
-            return [*first, *self._end(choice, chunk)]
-        if choice.is_forced or (not self._is_plain and choice.may_begin(self._held)):
-            return first
-        self._is_plain = True
-        text = choice.before(self._held, is_whole=False)
-        self._held = self._held[len(text) :]
-        return [*first, *self._text(text, chunk)]
-
-    def _end(self, choice: ToolChoice, chunk: Chunk) -> list[dict[str, Any]]:
-        is_tagged = choice.before(self._held, is_whole=True) != self._held
-        # Behind other text only tags make a call.
-        calls = choice.calls(self._held) if is_tagged or not self._is_plain else []
-        if not calls:
-            return self._text(self._held, chunk)
-        said = [self._delta({"content": text})] if (text := _beside(self._held)) else []
-        deltas = [{"index": i, **call} for i, call in enumerate(calls)]
-        return [
-            *said, self._delta({"tool_calls": deltas}), self._delta({}, finish="tool_calls"),
-        ]  # fmt: skip
-
-    def _text(self, text: str, chunk: Chunk) -> list[dict[str, Any]]:
-        logprobs = _logprobs(chunk, self._found.body)
-        found = []
-        if text or logprobs:
-            found.append(self._delta({"content": text}, logprobs))
-        if chunk.finish_reason:
-            found.append(self._delta({}, finish=chunk.finish_reason))
-        return found
-
-    def _delta(
-        self, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
-    ) -> dict[str, Any]:
-        return {
-            "index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish,
-        }  # fmt: skip
-
-
-def _logprobs(chunk: Chunk, body: ChatBody) -> dict[str, Any] | None:
-    if not body.logprobs:
-        return None
-    count = body.top_logprobs or 0
-    content = [
-        {
-            **_entry(token.text, token.logprob, token.bytes),
-            "top_logprobs": [_entry(t.text, t.logprob, t.bytes) for t in token.top[:count]],
-        }
-        for token in chunk.tokens
-    ]
-    return {"content": content, "refusal": None} if content else None
-
-
-def _entry(text: str, logprob: float | None, data: bytes) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(data)}

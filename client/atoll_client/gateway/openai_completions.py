@@ -10,6 +10,7 @@ from pydantic import Field
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import encoders
 from atoll_client.gateway.bodies import Inputs, batch
+from atoll_client.gateway.constraints import constraint
 from atoll_client.gateway.fields import Refused
 from atoll_client.gateway.generation import Job, complete_all, stream_all
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
@@ -49,7 +50,7 @@ async def completions(request: Request, body: CompletionsBody) -> Answer:
         raise ValidationError(f"`best_of` is {body.best_of}; it must equal `n`, {body.n}")
     items, _ = batch(body.prompt, "prompt")
     encoders.check_batch(request, len(items))
-    options = sampling(body, model, request)
+    options = sampling(body, model, request, constraint(body))
     if body.suffix:
         if not isinstance(items[0], str):
             raise ValidationError("`suffix` goes with a text; `prompt` is token ids")

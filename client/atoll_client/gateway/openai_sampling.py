@@ -10,7 +10,7 @@ from typing import Any
 import atoll_client
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects
-from atoll_client.gateway.constraints import constraint
+from atoll_client.gateway.constraints import Constraint
 from atoll_client.gateway.generation import given
 from atoll_client.gateway.http import Request, dump
 from atoll_client.gateway.openai_fields import SamplingFields
@@ -25,11 +25,15 @@ _SAME_NAMES = (
 )  # fmt: skip
 
 
-def sampling(body: SamplingFields, model: ModelInfo, request: Request) -> dict[str, Any]:
-    """As the model names its options. OpenAI's temperature is 1 if it is not given."""
+def sampling(
+    body: SamplingFields, model: ModelInfo, request: Request, bound: Constraint | None
+) -> dict[str, Any]:
+    """As the model names its options. OpenAI's temperature is 1 if it is not given.
+
+    bound: what the answer has to follow.
+    """
     temperature = 1.0 if body.temperature is None else body.temperature
     adapter = next((n for n in (request.model, body.model) if n in model.adapters), None)
-    bound = constraint(body)
     options = given(
         (
             ("temperature", temperature),

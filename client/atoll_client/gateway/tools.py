@@ -1,24 +1,18 @@
-"""Tool calls: how a model is made to write them, and how they are found in what it wrote.
+"""The choice of tools: which may be called, and how a model is made to call one.
 
-Models write calls as JSON objects with a name and arguments, bare or between ``<tool_call>`` tags
-(Hermes, Qwen, SmolLM), one or several, or as a list.
+``tool_reader`` finds the calls in what it wrote.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.constraints import Constraint, json_schema, schema_of
 from atoll_client.gateway.openai_messages import Choice, Tool
-
-_TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
-_TAG = "<tool_call>"
-_OPENINGS = (_TAG, "{", "[")
 
 
 @dataclass(frozen=True)
@@ -67,68 +61,39 @@ class ToolChoice:
         assert choice.function is not None
         return cls(_named(functions, [choice.function.name]), True)
 
-    def schema(self) -> dict[str, Any]:
-        """What a forced call has to look like; references inside parameters still lead there."""
-        calls, parameters = [], {}
+    def constraint(self, bound: Constraint | None) -> Constraint | None:
+        """What an answer has to look like: a call; or a call or what ``bound`` allows.
+
+        Raises:
+            ValidationError: ``bound`` is no JSON schema, which a call cannot be joined with.
+        """
+        if self.is_forced:
+            return json_schema(self._schema(None))
+        return None if bound is None else json_schema(self._schema(schema_of(bound)))
+
+    def _schema(self, other: Any) -> dict[str, Any]:
+        """A schema of calls, and of anything else that is allowed.
+
+        References inside parameters, and inside the other schema, still lead there.
+        """
+        kinds, definitions = [], {}
         for index, (name, function) in enumerate(self.functions.items()):
             place = f"#/$defs/{index}"
-            parameters[str(index)] = _moved(function.get("parameters") or {"type": "object"}, place)
+            parameters = function.get("parameters") or {"type": "object"}
+            definitions[str(index)] = _moved(parameters, place)
             call = {
                 "type": "object",
                 "properties": {"name": {"const": name}, "arguments": {"$ref": place}},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
-            calls.append(call)
-        found = calls[0] if len(calls) == 1 else {"anyOf": calls}
-        return {"$defs": parameters, **found}
-
-    def calls(self, text: str) -> list[dict[str, Any]]:
-        """The calls in a text, as OpenAI writes them; empty if it is an ordinary answer."""
-        tagged = _TAGGED.findall(text)
-        found = []
-        for part in tagged or [text.strip()]:
-            found += self._parsed(part)
-        return found
-
-    def may_begin(self, text: str) -> bool:
-        """Whether a text that goes on may turn out to be a call."""
-        start = text.lstrip()
-        return not start or any(
-            start.startswith(opening) or opening.startswith(start) for opening in _OPENINGS
-        )
-
-    @staticmethod
-    def before(text: str, is_whole: bool) -> str:
-        """What is certain to stand before a tagged call, if there is one; all of it if not.
-
-        is_whole: whether nothing follows; otherwise the end of the text may begin a tag.
-        """
-        at = text.find(_TAG)
-        if at >= 0:
-            return text[:at]
-        ends = range(1, min(len(_TAG), len(text) + 1))
-        held = 0 if is_whole else max((n for n in ends if _TAG.startswith(text[-n:])), default=0)
-        return text[: len(text) - held]
-
-    def _parsed(self, text: str) -> list[dict[str, Any]]:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return []
-        values = value if isinstance(value, list) else [value]
-        return [call for one in values if (call := self._call(one)) is not None]
-
-    def _call(self, value: Any) -> dict[str, Any] | None:
-        if not isinstance(value, dict) or value.get("name") not in self.functions:
-            return None
-        arguments = value.get("arguments", value.get("parameters", {}))
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        return {
-            "id": f"call_{secrets.token_hex(12)}",
-            "type": "function",
-            "function": {"name": value["name"], "arguments": text},
-        }
+            kinds.append(call)
+        if other is not None:
+            place = f"#/$defs/{len(kinds)}"
+            definitions[str(len(kinds))] = _moved(other, place)
+            kinds.append({"$ref": place})
+        found = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        return {"$defs": definitions, **found}
 
 
 def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[str, dict[str, Any]]:
