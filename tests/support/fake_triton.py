@@ -159,13 +159,15 @@ async def never(message: Any) -> Any:
     await asyncio.sleep(60)
 
 
-def chunk(text: str, finish_reason: str = "") -> Any:
+def chunk(text: str, finish_reason: str = "", cumulative_logprob: float | None = None) -> Any:
     """A piece of a generation."""
     found = pb.ModelInferResponse()
     _add(found, "text_output", "BYTES", [text])
     _add(found, "finish_reason", "BYTES", [finish_reason])
     _add(found, "num_input_tokens", "UINT32", np.array([2]))
     _add(found, "num_output_tokens", "UINT32", np.array([1]))
+    if cumulative_logprob is not None:
+        _add(found, "cumulative_logprob", "FP32", np.array([cumulative_logprob]))
     return found
 
 

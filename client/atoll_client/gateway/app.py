@@ -120,22 +120,22 @@ class Gateway:
             return await _send_reply(request, dialects.explain(request, problem), send)
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Counts a request for as long as it is held.
+    def admitted(self, count: int = 1) -> Iterator[None]:
+        """Counts a request, or ``count`` answers to one, for as long as it is held.
 
         Raises:
             Overloaded: there are too many.
         """
         limit = self.settings.max_concurrent_requests
-        if self.num_open >= limit:
+        if self.num_open + count > limit:
             raise Overloaded(
                 f"{self.num_open} requests are held; max_concurrent_requests is {limit}"
             )
-        self.num_open += 1
+        self.num_open += count
         try:
             yield
         finally:
-            self.num_open -= 1
+            self.num_open -= count
 
     async def _read_and_run(self, request: Request, receive: Receive, send: Send) -> int:
         assert request.route is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll_client import messages, tasks
-from atoll_client.errors import AtollError
+from atoll_client.errors import AtollError, ValidationError
 from atoll_client.gateway.http import Request
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
@@ -75,12 +75,12 @@ async def complete_all(request: Request, jobs: Sequence[Job]) -> list[Chunk]:
     """One answer for each job, at the same time; the first failure ends the others."""
     if len(jobs) == 1:
         return (await complete(request, jobs[0]))[:1]
-    work = [asyncio.create_task(complete(request, job)) for job in jobs]
-    try:
-        return [chunks[0] for chunks in await asyncio.gather(*work)]
-    finally:
-        for task in work:
-            task.cancel()
+    with request.gateway.admitted(len(jobs) - 1):
+        work = [asyncio.create_task(complete(request, job)) for job in jobs]
+        try:
+            return [chunks[0] for chunks in await asyncio.gather(*work)]
+        finally:
+            await _ended(work)
 
 
 async def stream_all(
@@ -92,6 +92,13 @@ async def stream_all(
             async for chunk in chunks:
                 yield 0, chunk
         return
+    with request.gateway.admitted(len(jobs) - 1):
+        async with contextlib.aclosing(_joined(request, jobs)) as joined:
+            async for pair in joined:
+                yield pair
+
+
+async def _joined(request: Request, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Chunk], None]:
     queue: asyncio.Queue[tuple[int, Chunk | None] | BaseException] = asyncio.Queue()
     work = [asyncio.create_task(_pump(request, i, job, queue)) for i, job in enumerate(jobs)]
     try:
@@ -106,9 +113,14 @@ async def stream_all(
             else:
                 yield index, found
     finally:
-        for task in work:
-            task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await _ended(work)
+
+
+async def _ended(work: Sequence[asyncio.Task[Any]]) -> None:
+    """No task runs on: what the server has taken of a request that failed is free again."""
+    for task in work:
+        task.cancel()
+    await asyncio.gather(*work, return_exceptions=True)
 
 
 async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any]) -> None:
@@ -119,6 +131,28 @@ async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any
         queue.put_nowait((index, None))
     except Exception as error:
         queue.put_nowait(error)
+
+
+def check_answers(request: Request, model: ModelInfo, num_prompts: int, num_answers: int) -> None:
+    """Raises ValidationError: one request asks for more answers than one may.
+
+    num_answers: to each prompt.
+    """
+    held = int(model.facts.get("max_concurrent_requests") or num_prompts * num_answers)
+    limit, name = request.gateway.settings.max_answers, "max_answers"
+    if held < limit:
+        limit, name = held, "the model's max_concurrent_requests"
+    if num_prompts * num_answers > limit:
+        raise ValidationError(
+            f"`n` is {num_answers}, for {num_prompts} prompts: {num_prompts * num_answers} answers "
+            f"in one request; {name} is {limit}",
+            param="n",
+        )
+
+
+def mean_logprob(chunk: Chunk) -> float:
+    """By which the best of several answers is chosen, as OpenAI and TGI do."""
+    return (chunk.cumulative_logprob or 0.0) / max(chunk.num_output_tokens, 1)
 
 
 def given(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.constraints import constraint
 from atoll_client.gateway.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.fields import Refused
-from atoll_client.gateway.generation import Job, complete_all, stream_all
+from atoll_client.gateway.generation import Job, check_answers, complete_all, stream_all
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_errors import openai_words
 from atoll_client.gateway.openai_fields import MAX_TOP_LOGPROBS, SamplingFields
@@ -76,6 +76,7 @@ async def chat(request: Request, body: ChatBody) -> Answer:
     request.labels["kind"] = "tgi"
     model = find(request, body.model, ("generate",))
     _check(body)
+    check_answers(request, model, 1, body.n)
     tools = [tool.given() for tool in body.tools or ()]
     choice = ToolChoice.read(body.tools or (), body.tool_choice)
     messages = with_objects([message.given() for message in body.messages])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
@@ -12,7 +12,13 @@ from atoll_client.gateway import encoders
 from atoll_client.gateway.bodies import Inputs, batch
 from atoll_client.gateway.constraints import constraint
 from atoll_client.gateway.fields import Refused
-from atoll_client.gateway.generation import Job, complete_all, stream_all
+from atoll_client.gateway.generation import (
+    Job,
+    check_answers,
+    complete_all,
+    mean_logprob,
+    stream_all,
+)
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_errors import openai_words
 from atoll_client.gateway.openai_fields import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
@@ -25,7 +31,7 @@ from atoll_client.gateway.openai_sampling import (
 )
 from atoll_client.gateway.tei import find
 from atoll_client.tasks import Prompt, Wanted
-from atoll_client.types import Chunk, Token
+from atoll_client.types import Chunk, ModelInfo, Token
 
 _DEFAULT_MAX_TOKENS = 16
 
@@ -43,56 +49,101 @@ class CompletionsBody(SamplingFields):
 
 
 async def completions(request: Request, body: CompletionsBody) -> Answer:
-    """A choice for each of ``n`` answers to each prompt."""
+    """A choice for each of ``n`` answers to each prompt, of ``best_of`` that are written."""
     request.labels["kind"] = "tgi"
     model = find(request, body.model, ("generate",))
-    if body.best_of is not None and body.best_of != body.n:
-        raise ValidationError(f"`best_of` is {body.best_of}; it must equal `n`, {body.n}")
+    _check(body)
     items, _ = batch(body.prompt, "prompt")
     encoders.check_batch(request, len(items))
-    options = sampling(body, model, request, constraint(body))
-    if body.suffix:
-        if not isinstance(items[0], str):
-            raise ValidationError("`suffix` goes with a text; `prompt` is token ids")
-        options["suffix"] = body.suffix
-    is_echo_only = body.echo and body.max_tokens == 0
-    options["max_tokens"] = 1 if is_echo_only else body.max_tokens or _DEFAULT_MAX_TOKENS
-    usage_wanted(body)
-    if body.max_tokens == 0 and not body.echo:
-        raise ValidationError("`max_tokens` is 0; the least allowed without `echo` is 1")
-    if body.logprobs:
-        options["top_logprobs"] = body.logprobs
-    wanted = Wanted(
-        logprobs=body.logprobs is not None,
-        prompt_logprobs=body.logprobs is not None and body.echo,
-    )
-    prompts = [
-        Prompt(text=item) if isinstance(item, str) else Prompt(input_ids=item) for item in items
-    ]
-    jobs = [
-        Job(model, prompt, options, wanted).seeded(index)
-        for prompt in prompts
-        for index in range(body.n)
-    ]
-    echoes = await _echoes(request, body, jobs, items)
+    check_answers(request, model, len(items), body.best_of or body.n)
+    jobs = _jobs(request, body, model, items)
+    echoes = await _echoes(request, body, model, items)
     head = identity("text_completion", body.model or model.name, "cmpl")
     if body.stream:
         return Events(_events(request, body, jobs, echoes, head), failure)
     with openai_words(model, body, "prompt"):
         chunks = await complete_all(request, jobs)
-    if is_echo_only:
+    if _is_echo_only(body):
         chunks = [_without_output(chunk) for chunk in chunks]
-    choices = [_choice(i, c, body, echoes[i], 0) for i, c in enumerate(chunks)]
-    return reply({**head, "choices": choices, "usage": usage(chunks, len(prompts))})
+    best = _best(chunks, body)
+    choices = [_choice(i, c, body, echoes[i // body.n], 0) for i, c in enumerate(best)]
+    return reply({**head, "choices": choices, "usage": usage(chunks, len(items))})
+
+
+def _check(body: CompletionsBody) -> None:
+    """Raises ValidationError: fields that do not go together."""
+    usage_wanted(body)
+    if body.best_of is not None and body.best_of < body.n:
+        raise _wrong("best_of", f"is {body.best_of}; the least allowed is `n`, {body.n}")
+    if body.stream and (body.best_of or body.n) > body.n:
+        raise _wrong("best_of", f"is {body.best_of}; a stream has as many answers as `n`, {body.n}")
+    if body.max_tokens == 0 and not body.echo:
+        raise _wrong("max_tokens", "is 0; the least allowed without `echo` is 1")
+    if body.echo and body.truncate_prompt_tokens is not None:
+        raise _wrong("truncate_prompt_tokens", "does not go with `echo`")
+    if body.suffix:
+        first = body.prompt if isinstance(body.prompt, str) else (body.prompt or [""])[0]
+        if not isinstance(first, str):
+            raise _wrong("suffix", "goes with a text; `prompt` is token ids")
+        if body.echo and body.logprobs is not None:
+            raise _wrong("suffix", "does not go with `echo` and `logprobs`")
+
+
+def _wrong(field: str, message: str) -> ValidationError:
+    return ValidationError(f"`{field}` {message}", param=field)
+
+
+def _is_echo_only(body: CompletionsBody) -> bool:
+    return body.echo and body.max_tokens == 0
+
+
+def _jobs(
+    request: Request, body: CompletionsBody, model: ModelInfo, items: encoders.Items
+) -> list[Job]:
+    """As many for each prompt as there are answers to choose from."""
+    options = sampling(body, model, request, constraint(body))
+    options["max_tokens"] = 1 if _is_echo_only(body) else body.max_tokens or _DEFAULT_MAX_TOKENS
+    if body.suffix:
+        options["suffix"] = body.suffix
+    if body.logprobs:
+        options["top_logprobs"] = body.logprobs
+    wanted = Wanted(
+        logprobs=body.logprobs is not None,
+        prompt_logprobs=body.logprobs is not None and body.echo,
+        cumulative_logprob=body.best_of is not None,
+    )
+    prompts = [
+        Prompt(text=item) if isinstance(item, str) else Prompt(input_ids=item) for item in items
+    ]
+    return [
+        Job(model, prompt, options, wanted).seeded(index)
+        for prompt in prompts
+        for index in range(body.best_of or body.n)
+    ]
+
+
+def _best(chunks: list[Chunk], body: CompletionsBody) -> list[Chunk]:
+    """The ``n`` likeliest answers to each prompt, by the mean of their tokens, best first."""
+    if body.best_of in (None, body.n):
+        return chunks
+    groups = [chunks[i : i + body.best_of] for i in range(0, len(chunks), body.best_of)]
+    return [
+        chunk
+        for group in groups
+        for chunk in sorted(group, key=lambda one: -mean_logprob(one))[: body.n]
+    ]
 
 
 async def _echoes(
-    request: Request, body: CompletionsBody, jobs: list[Job], items: encoders.Items
+    request: Request, body: CompletionsBody, model: ModelInfo, items: encoders.Items
 ) -> list[str]:
+    """What stands before each prompt's answers."""
     if not body.echo:
-        return [""] * len(jobs)
-    texts = await encoders.as_texts(request, jobs[0].model, items)
-    return [text for text in texts for _ in range(body.n)]
+        return [""] * len(items)
+    if isinstance(items[0], str):
+        return [str(item) for item in items]
+    ids = cast(list[list[int]], items)
+    return await encoders.decode(request, model, ids, skip_special_tokens=False)
 
 
 async def _events(
@@ -104,7 +155,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     ends: dict[int, Chunk] = {}
     lengths = [0] * len(jobs)
-    pending = dict(enumerate(echoes))
+    pending = {index: echoes[index // body.n] for index in range(len(jobs))}
     has_usage = usage_wanted(body)
     nothing = {"usage": None} if has_usage else {}
     with openai_words(jobs[0].model, body, "prompt"):

@@ -32,6 +32,7 @@ class GatewaySettings:
     body_timeout_s: float = _setting(60.0, "seconds within which a body must be complete")
     write_timeout_s: float = _setting(60.0, "seconds a client may read nothing")
     max_client_batch_size: int = _setting(32, "texts in one request on TEI's routes")
+    max_answers: int = _setting(128, "answers that one request may ask for")
     max_concurrent_requests: int = _setting(2048, "requests held before new ones get 429")
     unknown_fields: str = _setting(
         "dialect", "refuse: a field that no table has is an error; report: a header and the log "

@@ -12,7 +12,7 @@ from pydantic import Field
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects, encoders, tei
 from atoll_client.gateway.bodies import Strict
-from atoll_client.gateway.generation import Job, complete_all, stream
+from atoll_client.gateway.generation import Job, complete_all, mean_logprob, stream
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
 from atoll_client.gateway.openai_messages import Message, Tool
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
@@ -83,7 +83,7 @@ async def _generate(request: Request, body: GenerateBody) -> tuple[dict[str, Any
     began = time.perf_counter()
     with exact_messages(model, p):
         chunks = await complete_all(request, jobs)
-    ranked = sorted(zip(chunks, jobs, strict=True), key=lambda pair: -_mean_logprob(pair[0]))
+    ranked = sorted(zip(chunks, jobs, strict=True), key=lambda pair: -mean_logprob(pair[0]))
     (best, job), others = ranked[0], ranked[1:]
     found: dict[str, Any] = {"generated_text": _full(body, best.text)}
     if has_details:
@@ -130,10 +130,6 @@ def _find(request: Request, body: GenerateBody) -> ModelInfo:
 
 def _full(body: GenerateBody, text: str) -> str:
     return body.inputs + text if body.parameters.return_full_text else text
-
-
-def _mean_logprob(chunk: Chunk) -> float:
-    return (chunk.cumulative_logprob or 0.0) / max(chunk.num_output_tokens, 1)
 
 
 def _details(chunk: Chunk, job: Job, p: Parameters) -> dict[str, Any]:
