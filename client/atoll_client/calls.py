@@ -30,13 +30,19 @@ _SERVICE = "/inference.GRPCInferenceService/"
 # A request may be known to its model only some time after it was sent.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
 _PATIENCE_S = 30.0
+# For models that cannot be told: what is short ends meanwhile, and is not broken off at its end.
+_SHORT_PATIENCE_S = 1.0
 _CLOSE_S = 2.0
+# Bytes of a stream that are kept for a caller who is slower than the server. Beyond, the stream is
+# read no further, and gRPC's flow control holds the server up.
+MAX_KEPT_BYTES = 1_000_000
 
 
 class Calls:
     """Calls of one channel; ``close`` it before the channel.
 
-    Messages whose ``id`` is set go to Atoll's models, which know how to cancel by it.
+    Messages whose ``id`` is set go to Atoll's models, which know how to cancel by it, unless
+    ``can_cancel`` is false.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -59,7 +65,14 @@ class Calls:
             for task in pending:
                 task.cancel()
 
-    async def infer(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
+    async def infer(
+        self,
+        message: Message,
+        timeout_s: float,
+        metadata: Metadata = (),
+        *,
+        can_cancel: bool = True,
+    ) -> Message:
         """The one response of a model that gives one.
 
         Raises:
@@ -78,7 +91,7 @@ class Calls:
             timer.cancel()
             if not call.done():
                 is_batched = bool(message.inputs) and len(message.inputs[0].shape) > 1
-                self._leave(message, metadata, call, is_batched)
+                self._leave(message, metadata, call, is_batched, can_cancel=can_cancel)
 
     async def responses(
         self, message: Message, timeout_s: float, metadata: Metadata = (), canceller: str = ""
@@ -92,6 +105,23 @@ class Calls:
             AtollError: of the class that the error means; DeadlineExceeded after ``timeout_s``.
         """
         message.parameters["json_errors"].bool_param = True
+        exchange = self.exchange(message, timeout_s, metadata, canceller)
+        async with contextlib.aclosing(exchange):
+            async for response in exchange:
+                if response.error_message:
+                    raise from_stream(response.error_message)
+                yield response.infer_response
+
+    async def exchange(
+        self,
+        message: Message,
+        timeout_s: float,
+        metadata: Metadata = (),
+        canceller: str = "",
+        *,
+        can_cancel: bool = True,
+    ) -> AsyncGenerator[Message, None]:
+        """As ``responses``, but whole ModelStreamInferResponses, those with an error too."""
         call = self._stream(metadata=tuple(metadata) or None)
         stream = _Stream(call, message, timeout_s)
         try:
@@ -101,7 +131,7 @@ class Calls:
             stream.leave()
             if not stream.task.done():
                 self._keep(stream.task)
-                self._leave(message, metadata, call, None, canceller)
+                self._leave(message, metadata, call, None, canceller, can_cancel=can_cancel)
 
     def _leave(
         self,
@@ -110,6 +140,8 @@ class Calls:
         call: Any,
         is_batched: bool | None,
         canceller: str = "",
+        *,
+        can_cancel: bool = True,
     ) -> None:
         """is_batched: whether the model's tensors have a batch axis; None: it streams."""
 
@@ -124,7 +156,9 @@ class Calls:
                 answers = [await self.infer(asked, _CLOSE_S, metadata)]
             return bool(answers) and bool(messages.read_control(answers[0]))
 
-        self._keep(asyncio.create_task(_see_off(call, cancel if message.id else None)))
+        patience_s = _PATIENCE_S if can_cancel else _SHORT_PATIENCE_S
+        ask = cancel if message.id and can_cancel else None
+        self._keep(asyncio.create_task(_see_off(call, ask, patience_s)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         """A loop alone does not keep its tasks."""
@@ -132,11 +166,11 @@ class Calls:
         task.add_done_callback(self._left.discard)
 
 
-async def _see_off(call: Any, cancel: Callable[[], Any] | None) -> None:
+async def _see_off(call: Any, cancel: Callable[[], Any] | None, patience_s: float) -> None:
     """Returns when the call has ended, by being cancelled in the model where that is possible."""
     ended = asyncio.Event()
     call.add_done_callback(lambda _: ended.set())
-    until, pause_s = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
+    until, pause_s = time.monotonic() + patience_s, _FIRST_PAUSE_S
     while not (ended.is_set() or call.done()) and time.monotonic() < until:
         if cancel is not None:
             with contextlib.suppress(AtollError):
@@ -154,7 +188,10 @@ class _Stream:
 
     def __init__(self, call: Any, message: Message, timeout_s: float) -> None:
         self._call, self._message = call, message
-        self._responses: deque[Message] = deque()
+        self._kept: deque[Message] = deque()
+        self._num_kept_bytes = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._error: AtollError | None = None
         self._is_left = False
         self._changed: asyncio.Future[None] | None = None
@@ -165,18 +202,24 @@ class _Stream:
 
     async def next(self) -> Message | None:
         """The next response; None after the last."""
-        while not self._responses:
+        while not self._kept:
             if self._error is not None:
                 raise self._error
             if self.task.done():
                 return None
             self._changed = asyncio.get_running_loop().create_future()
             await self._changed
-        return self._responses.popleft()
+        response = self._kept.popleft()
+        self._num_kept_bytes -= response.ByteSize()
+        if self._num_kept_bytes < MAX_KEPT_BYTES:
+            self._has_room.set()
+        return response
 
     def leave(self) -> None:
         """Nobody waits any more: what still comes is dropped."""
         self._is_left = True
+        self._kept.clear()
+        self._has_room.set()
         self._timer.cancel()
 
     async def _read(self) -> None:
@@ -184,19 +227,28 @@ class _Stream:
             await self._call.write(self._message)
             await self._call.done_writing()
             async for response in self._call:
-                if response.error_message:
-                    self._error = self._error or from_stream(response.error_message)
-                elif not self._is_left:
-                    self._responses.append(response.infer_response)
-                self._notify()
+                if not self._is_left:
+                    self._keep(response)
+                    await self._has_room.wait()
         except grpc.aio.AioRpcError as error:
             self._error = from_grpc(error.code(), error.details())
         except asyncio.InvalidStateError:
             # It ended while it was written to.
             self._error = from_grpc(await self._call.code(), await self._call.details())
 
+    def _keep(self, response: Message) -> None:
+        self._kept.append(response)
+        self._num_kept_bytes += response.ByteSize()
+        if self._num_kept_bytes >= MAX_KEPT_BYTES:
+            self._has_room.clear()
+        self._notify()
+
     def _expire(self, timeout_s: float) -> None:
         self._error = self._error or _late(timeout_s)
+        # What was kept is given up: who was too slow for it learns of the deadline.
+        self._kept.clear()
+        self._num_kept_bytes = 0
+        self._has_room.set()
         self._notify()
 
     def _notify(self) -> None:

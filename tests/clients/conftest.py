@@ -1,7 +1,8 @@
 """Real servers for all tests here, the first two with a gateway in front.
 
-``served``: the two embedded models. ``scoring``: tiny checkpoints that rerank, classify and give
-sparse vectors. ``complete``: an entry of every kind, pipelines included.
+``others``: models that are not Atoll's. ``served``: the two embedded models. ``scoring``: tiny
+checkpoints that rerank, classify and give sparse vectors. ``complete``: an entry of every kind,
+pipelines included.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateways import EMBEDDER, GENERATOR, Served, free_port, start_gateway
+from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, start_gateway
+from other_models import OtherServer
 
 from atoll.launcher import ServerProcess
 
@@ -83,6 +85,18 @@ def complete(
     )
     with ServerProcess(options) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def others() -> Iterator[Others]:
+    """A server whose models are not Atoll's, and a gateway."""
+    with OtherServer() as server:
+        gateway = start_gateway(server.grpc_url, grpc_port=str(free_port()))
+        try:
+            gateway.wait_ready()
+            yield Others(server, gateway)
+        finally:
+            gateway.stop()
 
 
 @pytest.fixture(scope="session")

@@ -32,14 +32,14 @@ def test_probes_and_metrics_are_answered_by_a_full_gateway() -> None:
         waiting = asyncio.create_task(post(http, GENERATE))
         while not triton.calls:
             await asyncio.sleep(0.01)
-        for path, request in (("/embed", EMBED), CHAT[:1] * 2):
+        for path, request in (("/embed", EMBED), CHAT[:1] * 2, ("/v2", None)):
             method = "POST" if request else "GET"
             answer = await http.request(method, path, json={"inputs": "a"})
             assert (answer.status_code, "retry-after" in answer.headers) == (429, True), path
             assert "max_concurrent_requests is 1" in answer.text
         for path in (
             "/health", "/v1/health/live", "/v1/health/ready", "/ping", "/metrics", "/info", "/",
-            "/openapi.json",
+            "/openapi.json", "/v2/health/live", "/v2/health/ready",
         ):  # fmt: skip
             assert (await http.get(path)).status_code == 200, path
         waiting.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from other_models import OtherServer
+
 from atoll.launcher import ServerProcess, free_ports
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess
 
@@ -31,6 +33,29 @@ class Served:
     def model_url(self, model: str) -> str:
         """Base URL of one model's routes."""
         return f"{self.url}/{model}"
+
+
+@dataclass(frozen=True)
+class Others:
+    """A server with other people's models and the gateway in front of it."""
+
+    server: OtherServer
+    gateway: GatewayProcess
+
+    @property
+    def url(self) -> str:
+        """The gateway's base URL."""
+        return self.gateway.options.url
+
+    @property
+    def host(self) -> str:
+        """The same without the scheme, as Triton's own client wants it."""
+        return self.url.removeprefix("http://")
+
+    @property
+    def grpc_address(self) -> str:
+        """Where the gateway's gRPC services are."""
+        return f"127.0.0.1:{self.gateway.options.settings['grpc_port']}"
 
 
 def free_port() -> int:

@@ -20,6 +20,8 @@ from atoll_client.gateway import dialects
 from atoll_client.gateway.bodies import read
 from atoll_client.gateway.headers import Keys, read_headers, request_id
 from atoll_client.gateway.http import Events, Handler, Receive, Reply, Request, Route, Scope, Send
+from atoll_client.gateway.kserve import routes as kserve
+from atoll_client.gateway.kserve.upstream import Upstream
 from atoll_client.gateway.metrics import Metrics
 from atoll_client.gateway.models import Models
 from atoll_client.gateway.pool import Pool
@@ -40,6 +42,7 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, routes: Iterable[Route]) -> None:
         self.settings = settings
         self.pool = Pool(settings.servers, settings.health_interval_s, settings.request_timeout_s)
+        self.upstream = Upstream(self.pool, settings.request_timeout_s, settings.health_interval_s)
         self.models = Models(self.pool, listed(settings.default_model))
         self.metrics = Metrics(listed(settings.metrics_url))
         self.telemetry = Telemetry(settings.otlp_endpoint, settings.otlp_service_name)
@@ -185,7 +188,7 @@ class Gateway:
         """The route's own name where parts of its path name a model and its version."""
         if path.startswith("/v1/models/"):
             return "/v1/models/{model}"
-        return path
+        return kserve.pattern(request, path) if path.startswith("/v2/") else path
 
 
 def _options(allowed: Sequence[str]) -> Handler:

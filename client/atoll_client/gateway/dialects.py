@@ -43,6 +43,10 @@ _CODES_OF_CLASSES = (
 )  # fmt: skip
 # TGI knows no word of its own for these.
 _TGI = {"empty": "validation", "backend": "generation"}
+# What a Triton server says, whose statuses are fewer.
+_KSERVE_STATUSES: dict[type[AtollError], int] = {
+    TooLarge: 413, ValidationError: 400, GenerationError: 500, UnsupportedModel: 501,
+}  # fmt: skip
 
 
 def explain(request: Request, error: AtollError) -> Reply:
@@ -73,6 +77,9 @@ def status(dialect: str, error: AtollError) -> int:
     if dialect == "tgi" and isinstance(error, EmptyInputError):
         # There, an empty input is like anything else that is wrong with a request.
         return ValidationError.http_status
+    if dialect == "kserve":
+        kinds = _KSERVE_STATUSES.items()
+        return next((code for kind, code in kinds if isinstance(error, kind)), error.http_status)
     return error.http_status
 
 
@@ -85,6 +92,8 @@ def body(dialect: str, error: AtollError) -> dict[str, Any]:
         code = _code_of(error)
         param = "model" if code == "model_not_found" else error.param
         return {"error": {"message": message, "type": name, "param": param, "code": code}}
+    if dialect == "kserve":
+        return {"error": message}
     if dialect == "tei":
         return {"error": message, "error_type": _TEI.get(kind, "Backend")}
     prefix = "Input validation error: " if kind in ("validation", "empty") else ""
@@ -107,4 +116,6 @@ def as_ours(error: Exception) -> AtollError:
 
 
 def _guess(path: str) -> str:
+    if path.startswith("/v2/") and path != "/v2/rerank":
+        return "kserve"
     return "openai" if "/v1/" in path or "/v2/" in path else "tei"

@@ -12,7 +12,12 @@ from atoll_client.gateway.http import Reply, Request, Route, reply
 from atoll_client.gateway.shared import AnyBody, health
 
 _HTML = "text/html; charset=utf-8"
-_TAGS = {"openai": "OpenAI", "tei": "Text Embeddings Inference", "tgi": "Text Generation Inference"}
+_TAGS = {
+    "openai": "OpenAI",
+    "tei": "Text Embeddings Inference",
+    "tgi": "Text Generation Inference",
+    "kserve": "KServe",
+}
 _STATUSES = {
     "400": "Empty input, or a body that is not JSON", "401": "API key missing or wrong",
     "404": "No such model", "413": "Body too large", "422": "Validation error",

@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import messages
 from atoll_client.calls import Calls, Metadata
-from atoll_client.errors import AtollError, NotFound, NotReady, Unloaded, Unreached
+from atoll_client.errors import AtollError, NotFound, NotReady, Unloaded, Unreached, from_grpc
 from atoll_client.messages import Message
 from atoll_client.types import ModelInfo
 
@@ -34,6 +34,10 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
 )
 _PROBE_S = 5.0
+_QUESTIONS = (
+    "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
+    "ModelStatistics",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Server:
     """One server: its connection, how many requests it holds, and its models by name.
 
     away: names of models that it had and has not now, while it loads something or has failed to.
+    loaded: names of all models that it has now, with those that are not Atoll's.
     """
 
     def __init__(self, address: str) -> None:
@@ -56,42 +61,50 @@ class Server:
         self.is_ready = False
         self.models: Mapping[str, Served] = {}
         self.away: frozenset[str] = frozenset()
+        self.loaded: frozenset[str] = frozenset()
+        self._others: frozenset[str] = frozenset()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._calls = Calls(self._channel)
-        self._ready = self._unary("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
-        self._statistics = self._unary(
-            "ModelStatistics", pb.ModelStatisticsRequest, pb.ModelStatisticsResponse
-        )
-        self._metadata = self._unary(
-            "ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse
-        )
+        self.calls = Calls(self._channel)
+        self._questions = {name: self._question(name) for name in _QUESTIONS}
 
-    def _unary(self, name: str, request: Any, response: Any) -> Any:
+    def _question(self, name: str) -> Any:
         return self._channel.unary_unary(
             _SERVICE + name,
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
+            request_serializer=getattr(pb, f"{name}Request").SerializeToString,
+            response_deserializer=getattr(pb, f"{name}Response").FromString,
         )
+
+    async def inquire(self, name: str, message: Message, timeout_s: float = _PROBE_S) -> Message:
+        """Asks about the server or a model: ``name`` is one of the protocol's methods.
+
+        Raises:
+            AtollError: of the class that the status means.
+        """
+        with self.noticed():
+            try:
+                return await self._questions[name](message, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise from_grpc(error.code(), error.details()) from error
 
     async def close(self) -> None:
         """Ends the connection; requests in flight fail."""
-        await self._calls.close()
+        await self.calls.close()
         await self._channel.close()
 
     async def stream(
         self, message: Message, timeout_s: float, metadata: Metadata = ()
     ) -> AsyncGenerator[Message, None]:
         """Responses of a decoupled model. Leaving the loop early cancels the work."""
-        with self._noticed():
-            responses = self._calls.responses(message, timeout_s, metadata)
+        with self.noticed():
+            responses = self.calls.responses(message, timeout_s, metadata)
             async with contextlib.aclosing(responses):
                 async for response in responses:
                     yield response
 
     async def unary(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
         """The response of a model that gives exactly one."""
-        with self._noticed():
-            return await self._calls.infer(message, timeout_s, metadata)
+        with self.noticed():
+            return await self.calls.infer(message, timeout_s, metadata)
 
     async def look(self) -> None:
         """Finds out whether the server answers and which models it has.
@@ -100,10 +113,10 @@ class Server:
         failed to load, whatever the others do. So that is no reason to leave a server out.
         """
         try:
-            answer = await self._ready(pb.ServerReadyRequest(), timeout=_PROBE_S)
+            answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
             await self._find_models(is_settled=bool(answer.ready))
             self.is_ready = bool(answer.ready or self.has_models)
-        except (grpc.aio.AioRpcError, AtollError) as error:
+        except AtollError as error:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
             self.is_ready = False
@@ -111,14 +124,15 @@ class Server:
     @property
     def has_models(self) -> bool:
         """Whether any model can be asked now."""
-        return len(self.models) > len(self.away)
+        return len(self.models) > len(self.away) or bool(self._others)
 
     async def _find_models(self, is_settled: bool) -> None:
         """is_settled: a model that is gone was unloaded, and does not come back by itself."""
-        statistics = await self._statistics(pb.ModelStatisticsRequest(), timeout=_PROBE_S)
-        names = {one.name for one in statistics.model_stats}
+        statistics = await self.inquire("ModelStatistics", pb.ModelStatisticsRequest())
+        names = frozenset(one.name for one in statistics.model_stats)
+        self.loaded, self._others = names, self._others & names
         found = {name: served for name, served in self.models.items() if name in names}
-        for name in sorted(names - found.keys()):
+        for name in sorted(names - found.keys() - self._others):
             served = await self._ask(name)
             if served is not None:
                 found[name] = served
@@ -128,14 +142,15 @@ class Server:
     async def _ask(self, name: str) -> Served | None:
         """None: not one of Atoll's models, or not up yet."""
         try:
-            metadata = await self._metadata(pb.ModelMetadataRequest(name=name), timeout=_PROBE_S)
+            metadata = await self.inquire("ModelMetadata", pb.ModelMetadataRequest(name=name))
             if not any(output.name == "control" for output in metadata.outputs):
+                self._others |= {name}
                 return None
             shape = next(list(t.shape) for t in metadata.inputs if t.name == "text_input")
             is_batched = len(shape) > 1
             question = messages.control_request(name, is_batched, {"op": "info"})
             facts = messages.read_control(await self.ask(question, is_batched, 30.0))
-        except (grpc.aio.AioRpcError, AtollError) as error:
+        except AtollError as error:
             logger.warning("model %s on %s says nothing: %s", name, self.address, error)
             return None
         return Served(ModelInfo(name, str(facts.get("task", "")), facts), is_batched)
@@ -150,7 +165,7 @@ class Server:
         raise NotReady("the model gave no answer")
 
     @contextlib.contextmanager
-    def _noticed(self) -> Iterator[None]:
+    def noticed(self) -> Iterator[None]:
         """A server that is not reached gets no more requests until it answers again."""
         try:
             yield
@@ -207,7 +222,7 @@ class Pool:
         """One response from an encoder."""
         refusal = NotReady("no server is ready")
         for server in self._candidates(message.model_name):
-            with _counted(server):
+            with counted(server):
                 try:
                     return await server.unary(message, self._timeout_s, metadata)
                 except Unreached:
@@ -231,7 +246,7 @@ class Pool:
         refusal = NotReady("no server is ready")
         for server in self._candidates(message.model_name):
             has_begun = False
-            with _counted(server):
+            with counted(server):
                 try:
                     responses = server.stream(message, self._timeout_s, metadata)
                     async with contextlib.aclosing(responses):
@@ -263,7 +278,7 @@ class Pool:
             await self.refresh()
 
 
-class _counted:
+class counted:
     """A request that a server holds."""
 
     def __init__(self, server: Server) -> None:

@@ -15,6 +15,7 @@ from atoll_client.gateway import (
     vertex,
 )
 from atoll_client.gateway.http import Route
+from atoll_client.gateway.kserve import routes as kserve
 
 _TEXT = "What is deep learning?"
 _CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
@@ -114,7 +115,9 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/vertex", vertex.vertex, "tei", "Several requests (Google Vertex AI)",
         vertex.VertexBody, example={"instances": [{"inputs": _TEXT}]},
     ),
-    # Both, and the gateway's own
+    # KServe
+    *kserve.ROUTES,
+    # All of them, and the gateway's own
     Route("GET", "/info", shared.info, "tei", "What is served", public=True),
     *(
         Route("GET", path, shared.health, "tei", "Whether a server is ready", public=True)

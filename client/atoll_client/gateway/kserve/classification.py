@@ -1,0 +1,57 @@
+"""The classification extension: an output's largest values with their places, as texts.
+
+Computed here, since a server would sort values that are no numbers, which may end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from atoll_client.errors import GenerationError
+from atoll_client.gateway.kserve.tensors import DTYPES, pack
+from atoll_client.messages import Message
+
+
+def take_counts(message: Message) -> dict[str, int]:
+    """How many classes of which output are asked for; servers are asked for plain values."""
+    counts = {}
+    for output in message.outputs:
+        if "classification" in output.parameters:
+            counts[output.name] = output.parameters["classification"].int64_param
+        output.ClearField("parameters")
+    return counts
+
+
+def classified(response: Message, counts: Mapping[str, int], is_batched: bool) -> Message:
+    """The response, in which the outputs that were asked for so hold ``value:index`` texts.
+
+    Raises:
+        GenerationError: such an output holds what is no number.
+    """
+    if not counts:
+        return response
+    for index, output in enumerate(response.outputs):
+        if output.name not in counts:
+            continue
+        shape = list(output.shape)
+        values = np.frombuffer(response.raw_output_contents[index], DTYPES[output.datatype])
+        batch = shape[:1] if is_batched else []
+        rows = values.reshape(batch[0] if batch else 1, -1) if values.size else values[None]
+        best = [_best(output.name, row, counts[output.name]) for row in rows]
+        texts = [text for row in best for text in row]
+        output.datatype = "BYTES"
+        output.shape[:] = [*batch, len(best[0])]
+        response.raw_output_contents[index] = pack(output.name, "BYTES", texts)
+    return response
+
+
+def _best(name: str, row: Any, count: int) -> list[str]:
+    if row.dtype.kind == "f" and np.isnan(row).any():
+        raise GenerationError(f"output '{name}' holds a value that is not a number")
+    # The largest first, and of equal ones the first.
+    order = (row.size - 1 - np.argsort(row[::-1], kind="stable"))[::-1][:count]
+    form = "{:.6f}:{}" if row.dtype.kind == "f" else "{}:{}"
+    return [form.format(row[index], index) for index in order.tolist()]

@@ -1,0 +1,209 @@
+"""KServe's routes over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+from atoll_client.errors import (
+    MalformedRequest,
+    NotOffered,
+    NotReady,
+    UnsupportedModel,
+    ValidationError,
+)
+from atoll_client.gateway.http import Answer, Events, Reply, Request, Route, dump, reply
+from atoll_client.gateway.kserve import generate
+from atoll_client.gateway.kserve.compression import compressed, decompressed
+from atoll_client.gateway.kserve.descriptions import as_json
+from atoll_client.gateway.kserve.json_request import read_json, read_request
+from atoll_client.gateway.kserve.json_response import HEADER_LENGTH, write_generated, write_response
+
+_MODEL = re.compile(
+    r"/v2/models/([^/]+)(?:/versions/([0-9]{1,18}))?"
+    r"(?:/(infer|generate|generate_stream|ready|config|stats))?"
+)
+_CLOSED = re.compile(
+    r"/v2/(?:(systemsharedmemory|cudasharedmemory|logging|repository/models)|(?:models/[^/]+/"
+    r"(?:versions/[0-9]+/)?)?(trace))(?:/.*)?"
+)
+_NAMES = {
+    "systemsharedmemory": "system shared memory", "cudasharedmemory": "CUDA shared memory",
+    "logging": "the server's log settings", "trace": "the server's trace settings",
+    "repository/models": "loading and unloading of models",
+}  # fmt: skip
+_CLOSED_PATH = "/v2/{closed}"
+
+
+def pattern(request: Request, path: str) -> str:
+    """The route's name of a path below /v2; the model and version that it names are kept."""
+    if path == "/v2/models/stats":
+        return path
+    match = _MODEL.fullmatch(path)
+    if match is not None:
+        request.model, request.version = match[1], match[2] or ""
+        version = "/versions/{version}" if match[2] else ""
+        return f"/v2/models/{{model}}{version}{f'/{match[3]}' if match[3] else ''}"
+    return _CLOSED_PATH if _CLOSED.fullmatch(path) else path
+
+
+async def live(request: Request, body: None) -> Reply:
+    """Whether this process answers."""
+    return Reply(b"", content_type="text/plain")
+
+
+async def ready(request: Request, body: None) -> Reply:
+    """Whether a server answers and has a model."""
+    if not request.gateway.pool.is_ready:
+        raise NotReady("no server is ready")
+    return Reply(b"", content_type="text/plain")
+
+
+async def server(request: Request, body: None) -> Reply:
+    """Name, version and extensions."""
+    return reply(as_json(await request.gateway.upstream.server_metadata()))
+
+
+async def model_ready(request: Request, body: None) -> Reply:
+    """Whether a model can be asked."""
+    if not await request.gateway.upstream.is_model_ready(_name(request), request.version):
+        raise MalformedRequest("Model version not ready")
+    return Reply(b"", content_type="text/plain")
+
+
+async def model_metadata(request: Request, body: None) -> Reply:
+    """A model's tensors."""
+    upstream = request.gateway.upstream
+    found = await upstream.inquire("ModelMetadata", _name(request), request.version)
+    return reply(as_json(found))
+
+
+async def model_config(request: Request, body: None) -> Reply:
+    """A model's config."""
+    upstream = request.gateway.upstream
+    found = await upstream.inquire("ModelConfig", _name(request), request.version)
+    return reply(as_json(found.config))
+
+
+async def statistics(request: Request, body: None) -> Reply:
+    """Counts and durations of a model or of all."""
+    found = await request.gateway.upstream.statistics(request.model or "", request.version)
+    return reply(as_json(found))
+
+
+async def index(request: Request, body: None) -> Reply:
+    """The models that are loaded."""
+    found = await request.gateway.upstream.statistics("", "")
+    return reply([
+        {"name": one.name, "version": one.version, "state": "READY"} for one in found.model_stats
+    ])  # fmt: skip
+
+
+async def infer(request: Request, body: None) -> Reply:
+    """One response, in JSON or with binary tensors."""
+    gateway = request.gateway
+    raw = await decompressed(request)
+    signature = await gateway.upstream.signature(_name(request), request.version)
+    if signature.is_decoupled:
+        raise UnsupportedModel(
+            "HTTP end point doesn't support models with decoupled transaction policy"
+        )
+    length = request.headers.get(HEADER_LENGTH)
+    if length is not None and not re.fullmatch("[0-9]{1,12}", length):
+        raise ValidationError(f"{HEADER_LENGTH} is '{length[:50]}'; it must be a number of bytes")
+    asked = read_request(
+        raw, None if length is None else int(length), signature, request.version,
+        gateway.settings.payload_limit,
+    )  # fmt: skip
+    signature.check(asked.message)
+    response = await gateway.upstream.infer(
+        signature, asked.message, gateway.settings.request_timeout_s, request.metadata
+    )
+    return await compressed(request, write_response(response, asked.wants_binary))
+
+
+async def generate_one(request: Request, body: None) -> Reply:
+    """A JSON object in, one out."""
+    signature, message = await _generation(request)
+    upstream = request.gateway.upstream
+    rest = (signature, message, request.gateway.settings.request_timeout_s, request.metadata)
+    if not signature.is_decoupled:
+        return reply(write_generated(await upstream.infer(*rest)))
+    if signature.is_ours:
+        generate.ask_for_kinds(message)
+    return reply(write_generated(await generate.only(upstream.exchange(*rest))))
+
+
+async def generate_stream(request: Request, body: None) -> Answer:
+    """A JSON object in, an event for each response out."""
+    signature, message = await _generation(request)
+    upstream = request.gateway.upstream
+    rest = (signature, message, request.gateway.settings.request_timeout_s, request.metadata)
+    if not signature.is_decoupled:
+        return Events(_one_event(upstream.infer(*rest)), _event_of)
+    is_plain = signature.is_ours and not generate.ask_for_kinds(message)
+    responses = upstream.exchange(*rest)
+    return Events(generate.events(responses, are_errors_plain=is_plain), _event_of)
+
+
+async def _one_event(response: Awaitable[Any]) -> AsyncIterator[bytes]:
+    yield dump(write_generated(await response))
+
+
+async def closed(request: Request, body: None) -> Reply:
+    """What of a server's interface is not for clients."""
+    match = _CLOSED.fullmatch(request.path.rstrip("/"))
+    name = _NAMES[(match[1] or match[2])] if match else request.path
+    raise NotOffered(f"{name}: not offered by the gateway")
+
+
+async def _generation(request: Request) -> tuple[Any, Any]:
+    raw = await decompressed(request)
+    gateway = request.gateway
+    signature = await gateway.upstream.signature(_name(request), request.version)
+    found = read_json(raw, gateway.settings.payload_limit)
+    message = generate.read_generate(found, signature, request.version)
+    signature.check(message)
+    return signature, message
+
+
+def _event_of(error: Exception) -> bytes:
+    return dump({"error": str(error)})
+
+
+def _name(request: Request) -> str:
+    assert request.model is not None
+    return request.model
+
+
+def _of_model(method: str, end: str, handler: Any, summary: str) -> tuple[Route, ...]:
+    """With the version in the path, and without."""
+    takes_tensors = method == "POST"
+    return tuple(
+        Route(
+            method, f"/v2/models/{{model}}{version}{end}", handler, "kserve", summary,
+            takes_tensors=takes_tensors,
+        )
+        for version in ("", "/versions/{version}")
+    )  # fmt: skip
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v2/health/live", live, "kserve", "Whether the gateway is up", public=True),
+    Route("GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready", public=True),
+    Route("GET", "/v2", server, "kserve", "Name, version and extensions"),
+    Route("GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models"),
+    Route("POST", "/v2/repository/index", index, "kserve", "The models that are loaded"),
+    *_of_model("GET", "", model_metadata, "A model's tensors"),
+    *_of_model("GET", "/ready", model_ready, "Whether a model is ready"),
+    *_of_model("GET", "/config", model_config, "A model's config"),
+    *_of_model("GET", "/stats", statistics, "A model's statistics"),
+    *_of_model("POST", "/infer", infer, "One response of a model"),
+    *_of_model("POST", "/generate", generate_one, "One response, as plain JSON"),
+    *_of_model("POST", "/generate_stream", generate_stream, "Responses as events"),
+    *(
+        Route(method, _CLOSED_PATH, closed, "kserve", "Not offered: shared memory, settings, loads")
+        for method in ("GET", "POST")
+    ),
+)

@@ -1,0 +1,165 @@
+"""Tensors of a request: datatypes, and that shape, datatype and data belong together.
+
+A server trusts what it is told in several places, and ends where that is wrong. So nothing goes on
+whose length is not exactly what its shape and datatype say.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atoll_client.errors import ValidationError
+
+# Bytes of an element; BYTES elements have a length of their own in front.
+SIZES = {
+    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
+    "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8, "BF16": 2,
+}  # fmt: skip
+# What numpy calls them; it has no BF16.
+DTYPES = {
+    "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1",
+    "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+MAX_RANK = 16
+MAX_DIMENSION = 2**31 - 1
+MAX_ELEMENTS = 2**31 - 1
+# Each is looked at, which takes a tenth of a second for so many.
+MAX_BYTES_ELEMENTS = 1_000_000
+_LENGTH = struct.Struct("<I")
+
+
+def count_elements(name: str, shape: Sequence[int]) -> int:
+    """How many elements a tensor of a shape has.
+
+    Raises:
+        ValidationError: too many dimensions, one that is negative or too large, or too many
+            elements, also where another dimension of 0 leaves none.
+    """
+    if len(shape) > MAX_RANK:
+        raise ValidationError(
+            f"tensor '{name}' has {len(shape)} dimensions; the limit is {MAX_RANK}"
+        )
+    for size in shape:
+        if not 0 <= size <= MAX_DIMENSION:
+            raise ValidationError(
+                f"tensor '{name}' has a dimension of {size}; the limits are 0 and {MAX_DIMENSION}"
+            )
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise ValidationError(
+            f"tensor '{name}' has the shape {_text(shape)}; the limit is {MAX_ELEMENTS} elements"
+        )
+    return math.prod(shape)
+
+
+def check_data(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> None:
+    """Compares a tensor's binary data with what its shape and datatype say.
+
+    Raises:
+        ValidationError: they do not fit, or the elements of a BYTES tensor are cut off.
+    """
+    count = count_elements(name, shape)
+    if datatype == "BYTES":
+        _check_bytes(name, shape, count, raw)
+        return
+    if datatype not in SIZES:
+        known = ", ".join((*SIZES, "BYTES"))
+        raise ValidationError(f"tensor '{name}' has the datatype '{datatype}'; known: {known}")
+    expected = count * SIZES[datatype]
+    if len(raw) != expected:
+        raise ValidationError(
+            f"tensor '{name}' has {len(raw)} bytes of data; {datatype} in the shape "
+            f"{_text(shape)} has {expected}"
+        )
+    if datatype == "BOOL" and raw.translate(None, b"\0\1"):
+        raise ValidationError(f"tensor '{name}' has a byte that is neither 0 nor 1, and is BOOL")
+
+
+def _check_bytes(name: str, shape: Sequence[int], count: int, raw: bytes) -> None:
+    if count > MAX_BYTES_ELEMENTS:
+        raise ValidationError(
+            f"tensor '{name}' has {count} elements; the limit for BYTES is {MAX_BYTES_ELEMENTS}"
+        )
+    at, size, read = 0, len(raw), _LENGTH.unpack_from
+    for index in range(count):
+        if at + 4 > size:
+            raise ValidationError(
+                f"tensor '{name}' has data for {index} elements; its shape {_text(shape)} "
+                f"has {count}"
+            )
+        at += 4 + read(raw, at)[0]
+    if at != size:
+        raise ValidationError(
+            f"tensor '{name}' has {size} bytes of data; its {count} elements end at {at}"
+        )
+
+
+def pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
+    """Elements, as JSON or a protobuf message hold them, in binary.
+
+    Raises:
+        ValidationError: an element is of another kind, or beyond its datatype's range.
+    """
+    kinds = set(map(type, values))
+    if datatype == "BYTES":
+        if not kinds <= {str, bytes}:
+            raise _wrong(name, datatype, values, (str, bytes))
+        encoded = [v.encode() if type(v) is str else v for v in values]
+        return b"".join([_LENGTH.pack(len(v)) + v for v in encoded])
+    if datatype not in DTYPES or datatype == "FP16":
+        raise ValidationError(
+            f"receiving {datatype} data as values is not supported; "
+            f"use binary data for input '{name}'"
+        )
+    if not values:
+        return b""
+    dtype = np.dtype(DTYPES[datatype])
+    if datatype == "BOOL":
+        if not kinds <= {bool, int} or not set(values) <= {0, 1}:
+            raise _wrong(name, datatype, values, (bool,))
+    elif dtype.kind in "iu":
+        if kinds != {int}:
+            raise _wrong(name, datatype, values, (int,))
+        limits = np.iinfo(dtype)
+        if min(values) < limits.min or max(values) > limits.max:
+            raise ValidationError(
+                f"input '{name}' has a value beyond the range of {datatype}: "
+                f"{min(values) if min(values) < limits.min else max(values)}"
+            )
+    elif not kinds <= {int, float}:
+        raise _wrong(name, datatype, values, (int, float))
+    with np.errstate(over="ignore"):
+        array = np.array(values, np.float64 if dtype.kind == "f" else dtype).astype(dtype)
+    if dtype.kind == "f" and np.isinf(array).any() and not _has_infinity(values):
+        raise ValidationError(f"input '{name}' has a value beyond the range of {datatype}")
+    return array.tobytes()
+
+
+def unpack_bytes(raw: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor."""
+    found, at = [], 0
+    while at < len(raw):
+        (length,) = _LENGTH.unpack_from(raw, at)
+        found.append(raw[at + 4 : at + 4 + length])
+        at += 4 + length
+    return found
+
+
+def _has_infinity(values: Sequence[Any]) -> bool:
+    return any(value in (math.inf, -math.inf) for value in values)
+
+
+def _wrong(name: str, datatype: str, values: Sequence[Any], kinds: tuple[type, ...]) -> Exception:
+    first = next((v for v in values if type(v) not in kinds), values[0] if values else None)
+    return ValidationError(
+        f"input '{name}' has the value {str(first)[:50]!r} ({type(first).__name__}); "
+        f"its datatype is {datatype}"
+    )
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"
