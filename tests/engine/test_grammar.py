@@ -190,7 +190,7 @@ def test_wrong_sources_are_refused(kind: str, source: str, compiler: GrammarComp
         ({"type": "array", "items": {"anyOf": [{"contains": {"const": 1}}]}}, "contains"),
         ({"$defs": {"a": {"dependentRequired": {"a": ["b"]}}}, "$ref": "#/$defs/a"}, "dependent"),
         ({"$ref": "https://example.com/a.json"}, r"\$ref 'https://example.com/a.json'"),
-        ({"type": "nonsense"}, 'the json_schema is not valid: Unsupported type "nonsense"'),
+        ({"type": "nonsense"}, "the json_schema is not valid: #/type: 'nonsense' is not valid"),
     ],
 )
 def test_what_answers_would_not_follow_is_refused(
@@ -207,7 +207,7 @@ def test_names_and_data_are_no_keywords(compiler: GrammarCompiler) -> None:
         "type": "object",
         "properties": {"not": {"enum": [{"if": 1}]}, "if": {"const": {"contains": 2}}},
         "$defs": {"contains": {"type": "integer", "default": {"not": 3}}},
-        "patternProperties": {"not": {"type": "integer"}},
+        "patternProperties": {"^contains": {"type": "integer"}},
     }
     compiler.compile("json_schema", json.dumps(schema))
 
@@ -259,6 +259,8 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
         ("guided_json", json.dumps(SCHEMA), "json_schema"),
         ("guided_regex", "[0-9]", "regex"),
         ("guided_grammar", 'root ::= "a"', "grammar"),
+        ("guided_choice", ["a", "b"], "choice"),
+        ("guided_choice", '["a", "b"]', "choice"),
     ],
 )  # fmt: skip
 def test_forms_that_clients_send(option: str, value: Any, kind: str) -> None:
@@ -272,6 +274,7 @@ def test_other_forms() -> None:
     assert read_constraint("response_format", {"type": "text"}) is None
     for option, value in (
         ("grammar", {"type": "xml"}), ("grammar", "{"), ("guided_json", 3), ("guided_regex", ""),
+        ("guided_choice", []), ("guided_choice", "a"), ("guided_choice", [1]),
         ("grammar", {"type": "json"}), ("response_format", []),
     ):  # fmt: skip
         with pytest.raises(ValidationError, match=option):

@@ -6,16 +6,18 @@ A ``Matcher`` follows one answer and says which tokens may come next.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from atoll.engine.schema import choice_grammar, json_grammar, regex_grammar
 from atoll.errors import ValidationError
 from atoll.text.tokenizer import Tokenizer
 
@@ -23,11 +25,6 @@ from atoll.text.tokenizer import Tokenizer
 MAX_CHARACTERS = 100_000
 _MAX_CACHED = 128
 _JSON_KINDS = ("json_schema", "json_object")
-# Keywords of JSON schema that xgrammar passes over in silence, though they change what may follow.
-_IGNORED = ("if", "not", "contains", "dependentRequired", "dependentSchemas", "dependencies")
-# Where a schema holds data, in which a keyword's name means nothing, or schemas under free names.
-_DATA = ("const", "default", "enum", "example", "examples")
-_NAMED = ("$defs", "definitions", "properties", "patternProperties")
 # Where in its source xgrammar found an error.
 _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
@@ -105,7 +102,7 @@ class GrammarCompiler:
         self._cached: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
 
     def compile(self, kind: str, source: str) -> Grammar:
-        """``kind``: json_schema, json_object, regex or grammar (EBNF).
+        """``kind``: json_schema, json_object, regex, choice (a JSON list) or grammar (EBNF).
 
         Raises:
             ValidationError: the source cannot be compiled; says why.
@@ -126,26 +123,24 @@ class GrammarCompiler:
 
     def _compile(self, kind: str, source: str) -> Any:
         is_json = kind in _JSON_KINDS
-        if kind == "json_schema":
-            _check_keywords(json.loads(source))
+        made = _MAKERS[kind](source)
         if is_json not in self._compilers:
             self._compilers[is_json] = _compiler(self._tokenizer, self._vocab_size, is_json)
-        compiler = self._compilers[is_json]
         try:
-            if kind == "json_schema":
-                # Free whitespace lets a small model write blanks for ever.
-                return compiler.compile_json_schema(source, any_whitespace=False)
-            if kind == "json_object":
-                return compiler.compile_json_schema(
-                    '{"type": "object"}', any_whitespace=False, strict_mode=False
-                )
-            if kind == "regex":
-                return compiler.compile_regex(source)
-            return compiler.compile_grammar(source)
+            return self._compilers[is_json].compile_grammar(made)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             reason = _PLACE.sub("", reason)
             raise ValidationError(f"the {kind} is not valid: {reason}") from error
+
+
+_MAKERS: Mapping[str, Callable[[str], str]] = {
+    "json_schema": json_grammar,
+    "json_object": lambda _: json_grammar('{"type": "object"}'),
+    "regex": regex_grammar,
+    "choice": lambda source: choice_grammar(json.loads(source)),
+    "grammar": lambda source: source,
+}
 
 
 def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
@@ -153,7 +148,8 @@ def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
 
     TGI's ``grammar`` and huggingface_hub's ``response_format``: {"type", "value"}; OpenAI's
     ``response_format``: {"type": "json_schema", "json_schema": {"schema"}}; vLLM's ``guided_json``,
-    ``guided_regex`` and ``guided_grammar``: the source alone. Objects may come as JSON text.
+    ``guided_regex``, ``guided_grammar`` and ``guided_choice``: the source alone. Objects and lists
+    may come as JSON text.
 
     Raises:
         ValidationError: another form.
@@ -164,6 +160,8 @@ def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
         return "grammar", _text(option, value)
     if option == "guided_json":
         return "json_schema", _schema(option, value)
+    if option == "guided_choice":
+        return "choice", _choices(option, value)
     found = _object(option, value)
     kind = found.get("type")
     inner = found.get("value", found.get("json_schema"))
@@ -196,35 +194,24 @@ def _object(option: str, value: Any) -> dict[str, Any]:
 
 
 def _schema(option: str, value: Any) -> str:
-    return json.dumps(_object(option, value))
+    """JSON text; a text is left as it is, so that a key that is given twice is seen."""
+    _object(option, value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _choices(option: str, value: Any) -> str:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise ValidationError(f"{option} is {value!r:.200}; expected a list of texts")
+    return json.dumps(value)
 
 
 def _text(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValidationError(f"{option} is {value!r}; expected text")
     return value
-
-
-def _check_keywords(schema: Any) -> None:
-    """Raises ValidationError: a keyword that answers would not follow; names it."""
-    for keyword, value in _keywords(schema):
-        is_remote = keyword == "$ref" and isinstance(value, str) and not value.startswith("#")
-        if keyword in _IGNORED or is_remote:
-            shown = f"{keyword} {value!r}" if is_remote else keyword
-            raise ValidationError(f"the json_schema is not valid: {shown} is not supported")
-
-
-def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
-    """The keywords of a schema and of all in it, with their values."""
-    if isinstance(schema, list):
-        for part in schema:
-            yield from _keywords(part)
-    elif isinstance(schema, dict):
-        for keyword, value in schema.items():
-            yield keyword, value
-            is_named = keyword in _NAMED and isinstance(value, dict)
-            if keyword not in _DATA:
-                yield from _keywords(list(value.values()) if is_named else value)
 
 
 def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:

@@ -1,0 +1,203 @@
+"""A JSON schema as a document: its subschemas by path, its references, and what it may hold.
+
+Every keyword is known here: what answers follow, what only describes, and what is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+from jsonschema import validators
+
+from atoll.errors import ValidationError
+
+Path = tuple[str | int, ...]
+
+# What says nothing about which values fit.
+_ANNOTATIONS = frozenset(
+    {
+        "$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "$vocabulary",
+        "title", "description", "default", "example", "examples", "deprecated", "readOnly",
+        "writeOnly", "discriminator", "externalDocs", "xml",
+    }
+)  # fmt: skip
+_KEPT = frozenset(
+    {
+        "$ref", "allOf", "anyOf", "oneOf", "type", "enum", "const", "minimum", "maximum",
+        "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
+        "format", "prefixItems", "items", "additionalItems", "unevaluatedItems", "minItems",
+        "maxItems", "uniqueItems", "properties", "required", "additionalProperties",
+        "patternProperties", "propertyNames", "unevaluatedProperties", "minProperties",
+        "maxProperties",
+    }
+)  # fmt: skip
+_LISTED_ITEMS = (
+    validators.Draft3Validator, validators.Draft4Validator, validators.Draft6Validator,
+    validators.Draft7Validator, validators.Draft201909Validator,
+)  # fmt: skip
+
+
+class Document:
+    """A schema that is valid in its draft.
+
+    Raises:
+        ValidationError: it is not; says where.
+    """
+
+    def __init__(self, root: Any) -> None:
+        if not isinstance(root, (dict, bool)):
+            raise ValidationError(f"the json_schema is {root!r:.80}; expected an object")
+        self.root: Any = root
+        kind = self._draft()
+        self.has_listed_items = kind in _LISTED_ITEMS
+        self._validator = kind(root, format_checker=kind.FORMAT_CHECKER)
+
+    @classmethod
+    def read(cls, source: str) -> Document:
+        """From JSON text. Raises ValidationError: no JSON, or a key given twice."""
+        try:
+            return cls(json.loads(source, object_pairs_hook=_unique))
+        except (ValueError, RecursionError) as error:
+            raise ValidationError(f"the json_schema is not valid JSON: {error}") from None
+
+    def _draft(self) -> Any:
+        named = self._top.get("$schema")
+        if named is not None:
+            found: Any = validators.validator_for(self.root, default=validators.Draft3Validator)
+            if found in (validators.Draft3Validator, validators.Draft4Validator):
+                raise refusal((), f"$schema {named!r}", "is not supported")
+            candidates: list[Any] = [found]
+        else:
+            candidates = [validators.Draft202012Validator, validators.Draft7Validator]
+        errors = [
+            next(iter(kind(kind.META_SCHEMA).iter_errors(self.root)), None) for kind in candidates
+        ]
+        for kind, error in zip(candidates, errors, strict=True):
+            if error is None:
+                return kind
+        first: Any = errors[0]
+        message = first.message if len(first.message) < 200 else f"{first.message[:200]}..."
+        raise ValidationError(f"the json_schema is not valid: {shown(first.path)}: {message}")
+
+    def at(self, path: Path) -> Any:
+        """The subschema at a path; what stands there if it is none."""
+        found = self.root
+        for step in path:
+            found = found[step]
+        return found
+
+    def holds(self, value: Any, path: Path) -> bool:
+        """Whether a value fits a subschema, all of its keywords considered."""
+        try:
+            return next(iter(self._validator.descend(value, self.at(path))), None) is None
+        except Exception as error:  # a pattern that is none, a reference that leads nowhere
+            raise refusal(path, "the schema", f"cannot be checked: {error}") from None
+
+    def keywords(self, path: Path) -> dict[str, Any]:
+        """The keywords of a subschema that say what fits; False as ``{"enum": []}``.
+
+        Raises:
+            ValidationError: one that answers would not follow.
+        """
+        found = self.at(path)
+        if isinstance(found, bool):
+            return {} if found else {"enum": []}
+        if not isinstance(found, dict):
+            raise refusal(path, repr(found)[:80], "is no schema")
+        for name, value in found.items():
+            self._check(path, name, value)
+        return {name: value for name, value in found.items() if name in _KEPT}
+
+    def _check(self, path: Path, name: str, value: Any) -> None:
+        if name in _ANNOTATIONS:
+            if name == "$id" and path and isinstance(value, str) and value[:1] != "#":
+                raise refusal(path, name, "inside a schema is not supported")
+        elif name == "uniqueItems":
+            if value and not self._is_single(path):
+                raise refusal(path, name, "is not supported")
+        elif name not in _KEPT and not name.startswith("x-"):
+            raise refusal(path, name, "is not supported")
+        elif name == "prefixItems" and self.has_listed_items and "$schema" in self._top:
+            raise refusal(path, name, f"is not of the draft {self._top['$schema']!r}")
+        elif name == "additionalItems" and not self.has_listed_items:
+            raise refusal(path, name, "is not of this draft: use prefixItems and items")
+
+    @property
+    def _top(self) -> dict[str, Any]:
+        return self.root if isinstance(self.root, dict) else {}
+
+    def _is_single(self, path: Path) -> bool:
+        return int(self.at(path).get("maxItems", 2)) <= 1
+
+    def resolve(self, path: Path, reference: str) -> Path:
+        """The path that a ``$ref`` leads to. Raises ValidationError: none in this document."""
+        own = self._top.get("$id") or ""
+        if isinstance(own, str) and own:
+            reference = reference.removeprefix(own.split("#")[0]) or "#"
+        base, _, fragment = reference.partition("#")
+        named = f"$ref {reference!r}"
+        if base:
+            raise refusal((*path, "$ref"), named, "is not supported: it is in another document")
+        fragment = unquote(fragment)
+        if fragment and not fragment.startswith("/"):
+            if fragment not in self._anchors:
+                raise refusal((*path, "$ref"), named, "leads nowhere")
+            return self._anchors[fragment]
+        found: Any = self.root
+        steps: list[str | int] = []
+        for part in fragment.split("/")[1:]:
+            part = part.replace("~1", "/").replace("~0", "~")
+            step: str | int = int(part) if isinstance(found, list) and part.isdecimal() else part
+            try:
+                found = found[step]
+            except (KeyError, IndexError, TypeError):
+                raise refusal((*path, "$ref"), named, "leads nowhere") from None
+            steps.append(step)
+        return tuple(steps)
+
+    @cached_property
+    def _anchors(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path, schema in _objects(self.root, ()):
+            anchor, own = schema.get("$anchor"), schema.get("$id")
+            if isinstance(anchor, str):
+                found[anchor] = path
+            if isinstance(own, str) and own.startswith("#"):
+                found[own[1:]] = path
+        return found
+
+
+def refusal(path: Path, what: str, why: str) -> ValidationError:
+    """An error that says where in the schema something cannot be kept; ``what``: a keyword."""
+    if re.match(r"\$?[A-Za-z]\w*$", what) and path[-1:] != (what,):
+        path = (*path, what)
+    return ValidationError(f"the json_schema is not valid: {shown(path)}: {what} {why}")
+
+
+def shown(path: Any) -> str:
+    """A path as a JSON pointer."""
+    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    return "#" + "".join(f"/{step}" for step in steps)
+
+
+def _objects(value: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if isinstance(value, dict):
+        yield path, value
+        for name, part in value.items():
+            yield from _objects(part, (*path, name))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _objects(part, (*path, index))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
+    return found

@@ -1,0 +1,209 @@
+"""Context-free grammars as data: built by the other modules here, written out as xgrammar's EBNF.
+
+An expression that nothing can match (a schema that is false, a recursion without an end) is taken
+out before the grammar is written, or found to be all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+# First and last code point, both included.
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """These characters."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Characters:
+    """One character of the ranges."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """One after the other."""
+
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of them; nothing matches none."""
+
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """``least`` to ``most`` times; any number of times if ``most`` is None."""
+
+    part: Expression
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a rule of this name matches."""
+
+    name: str
+
+
+Expression: TypeAlias = "Text | Characters | Concatenation | Choice | Repeated | Rule"
+EMPTY, NOTHING = Text(""), Choice(())
+
+
+def concatenation(*parts: Expression) -> Expression:
+    """One after the other, flat."""
+    flat: list[Expression] = []
+    for part in parts:
+        if part == NOTHING:
+            return NOTHING
+        flat += part.parts if isinstance(part, Concatenation) else [part]
+    flat = [part for part in flat if part != EMPTY]
+    return flat[0] if len(flat) == 1 else Concatenation(tuple(flat)) if flat else EMPTY
+
+
+def choice(parts: Iterable[Expression]) -> Expression:
+    """One of them, flat and each once."""
+    flat: dict[Expression, None] = {}
+    for part in parts:
+        flat |= dict.fromkeys(part.parts if isinstance(part, Choice) else (part,))
+    return next(iter(flat)) if len(flat) == 1 else Choice(tuple(flat))
+
+
+def repeated(part: Expression, least: int = 0, most: int | None = None) -> Expression:
+    """As ``Repeated``; nothing fits where ``most`` is below ``least``."""
+    if most is not None and most < least:
+        return NOTHING
+    if most == 0 or part == EMPTY:
+        return EMPTY
+    if part == NOTHING:
+        return NOTHING if least else EMPTY
+    if isinstance(part, Repeated) and (part.least, part.most) in ((0, 1), (0, None)):
+        # (x?){2,5} is x{0,5}: nested counts are slow to follow.
+        part, least, most = part.part, 0, None if part.most is None else most
+    return part if least == most == 1 else Repeated(part, least, most)
+
+
+def without_dead_ends(rules: Mapping[str, Expression]) -> dict[str, Expression]:
+    """The rules that can be matched by a finite text, and only such parts of them."""
+    alive: set[str] = set()
+    while found := {name for name in rules.keys() - alive if _ends(rules[name], alive)}:
+        alive |= found
+    return {name: _pruned(rules[name], alive) for name in rules if name in alive}
+
+
+def _ends(expression: Expression, alive: set[str]) -> bool:
+    match expression:
+        case Characters():
+            return bool(expression.ranges)
+        case Concatenation():
+            return all(_ends(part, alive) for part in expression.parts)
+        case Choice():
+            return any(_ends(part, alive) for part in expression.parts)
+        case Repeated():
+            return expression.least == 0 or _ends(expression.part, alive)
+        case Rule():
+            return expression.name in alive
+    return True
+
+
+def _pruned(expression: Expression, alive: set[str]) -> Expression:
+    """Of an expression that ends."""
+    match expression:
+        case Concatenation():
+            return concatenation(*(_pruned(part, alive) for part in expression.parts))
+        case Choice():
+            parts = [part for part in expression.parts if _ends(part, alive)]
+            return choice(_pruned(part, alive) for part in parts)
+        case Repeated():
+            if not _ends(expression.part, alive):
+                return EMPTY
+            return repeated(_pruned(expression.part, alive), expression.least, expression.most)
+    return expression
+
+
+def ebnf(root: Expression, rules: Mapping[str, Expression]) -> str:
+    """The grammar as xgrammar reads it."""
+    lines = [f"root ::= {_shown(root)}"]
+    return "\n".join(lines + [f"{name} ::= {_shown(rule)}" for name, rule in rules.items()])
+
+
+def _shown(expression: Expression) -> str:
+    match expression:
+        case Text():
+            return f'"{"".join(map(_escaped, expression.text))}"'
+        case Characters():
+            return f"[{''.join(map(_range, expression.ranges))}]"
+        case Concatenation():
+            return " ".join(_grouped(part) for part in expression.parts)
+        case Choice():
+            return " | ".join(_grouped(part) for part in expression.parts)
+        case Repeated():
+            most = "" if expression.most is None else str(expression.most)
+            bounds = f"{{{expression.least},{most}}}"
+            short = {"{0,}": "*", "{1,}": "+", "{0,1}": "?"}.get(bounds, bounds)
+            if short == bounds and isinstance(expression.part, Characters):
+                # xgrammar takes seconds for a hundred of a class, and no time for its opposite's.
+                others = _outside(expression.part.ranges)
+                return f"[^{''.join(map(_range, others))}]{bounds}"
+            return _grouped(expression.part) + short
+        case Rule():
+            return expression.name
+
+
+def _grouped(expression: Expression) -> str:
+    shown = _shown(expression)
+    is_single = isinstance(expression, (Text, Characters, Rule))
+    return shown if is_single else f"({shown})"
+
+
+def _range(bounds: tuple[int, int]) -> str:
+    first, last = (f"\\U{point:08x}" for point in bounds)
+    return first if first == last else f"{first}-{last}"
+
+
+def _outside(ranges: Ranges) -> Ranges:
+    """All code points but these, surrogates among them."""
+    return union([*complement(ranges), (0xD800, 0xDFFF)])
+
+
+def _escaped(character: str) -> str:
+    is_plain = " " <= character <= "~" and character not in '"\\'
+    return character if is_plain else f"\\U{ord(character):08x}"
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Sorted, without overlaps."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], last)
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """All code points but these, and no surrogates, which UTF-8 cannot hold."""
+    kept, start = [], 0
+    for first, last in [*union([*ranges, (0xD800, 0xDFFF)]), (0x110000, 0x110000)]:
+        if start < first:
+            kept.append((start, first - 1))
+        start = last + 1
+    return tuple(kept)
+
+
+def intersection(one: Ranges, other: Ranges) -> Ranges:
+    """What is in both."""
+    return complement(union([*complement(one), *complement(other)]))
