@@ -123,6 +123,10 @@ KEPT: dict[str, Any] = {
     "schema of nothing": {},
     "property true": obj(a=True),
     "property false": {**obj([], a=False, b=INT)},
+    "bounds that no answer reaches": {
+        "type": ["string", "array", "object"], "maxLength": 2**40, "maxItems": 2**31,
+        "maxProperties": 10**9,
+    },
     "annotations": {"title": "t", "description": "d", "default": 3, "x-y": 1, **INT},
     "formats of numbers": obj(
         a={"type": "integer", "format": "int8"}, b={"type": "number", "format": "double"}
@@ -297,6 +301,14 @@ def test_refused_patterns(pattern: str, message: str) -> None:
 def test_keys_given_twice_are_refused() -> None:
     with pytest.raises(ValidationError, match="the key 'minimum' is given twice"):
         json_grammar('{"minimum": 1, "minimum": 2}')
+
+
+@pytest.mark.parametrize(
+    "source", ['{"const": NaN}', '{"maximum": 1e999}', '["\\ud800"]', "{", "[1]"]
+)
+def test_what_is_no_json_is_refused(source: str) -> None:
+    with pytest.raises(ValidationError, match="the json_schema"):
+        json_grammar(source)
 
 
 def test_the_order_of_properties_is_the_schemas(walker: Walker) -> None:

@@ -38,7 +38,7 @@ NAMES: frozenset[str] = frozenset(
         "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
         "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
         "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
-        "guided_grammar",
+        "guided_choice", "guided_grammar",
     }
 )  # fmt: skip
 # OpenAI's limit, which its clients may count on; TGI's own is lower by default.
@@ -279,7 +279,14 @@ def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
 
 def _grammar(r: _Reader, settings: Settings) -> tuple[str, Any] | None:
     """The one constraint that is set, as (option, value); it is compiled elsewhere."""
-    names = ("grammar", "response_format", "guided_json", "guided_regex", "guided_grammar")
+    names = (
+        "grammar",
+        "response_format",
+        "guided_json",
+        "guided_regex",
+        "guided_grammar",
+        "guided_choice",
+    )
     found = [(name, r.get(name)) for name in names if r.has(name)]
     if len(found) > 1:
         raise ValidationError(f"only one of {', '.join(name for name, _ in found)} can be set")

@@ -6,6 +6,7 @@ Every keyword is known here: what answers follow, what only describes, and what 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -61,8 +62,14 @@ class Document:
     def read(cls, source: str) -> Document:
         """From JSON text. Raises ValidationError: no JSON, or a key given twice."""
         try:
-            return cls(json.loads(source, object_pairs_hook=_unique))
-        except (ValueError, RecursionError) as error:
+            root = json.loads(
+                source, object_pairs_hook=_unique, parse_constant=_number, parse_float=_number
+            )
+            json.dumps(root, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            return cls(root)
+        except RecursionError:
+            raise ValidationError("the json_schema is not valid: it is nested too deeply") from None
+        except ValueError as error:
             raise ValidationError(f"the json_schema is not valid JSON: {error}") from None
 
     def _draft(self) -> Any:
@@ -193,6 +200,12 @@ def _objects(value: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     elif isinstance(value, list):
         for index, part in enumerate(value):
             yield from _objects(part, (*path, index))
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number that can be written")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Rule:
 
 
 Expression: TypeAlias = "Text | Characters | Concatenation | Choice | Repeated | Rule"
+# Longer than any answer; xgrammar counts no further.
+_LONGEST = 2**31 - 2
 EMPTY, NOTHING = Text(""), Choice(())
 
 
@@ -83,15 +85,16 @@ def choice(parts: Iterable[Expression]) -> Expression:
 
 def repeated(part: Expression, least: int = 0, most: int | None = None) -> Expression:
     """As ``Repeated``; nothing fits where ``most`` is below ``least``."""
-    if most is not None and most < least:
+    if least > _LONGEST or (most is not None and most < least):
         return NOTHING
+    most = None if most is not None and most > _LONGEST else most
     if most == 0 or part == EMPTY:
         return EMPTY
     if part == NOTHING:
         return NOTHING if least else EMPTY
     if isinstance(part, Repeated) and (part.least, part.most) in ((0, 1), (0, None)):
         # (x?){2,5} is x{0,5}: nested counts are slow to follow.
-        part, least, most = part.part, 0, None if part.most is None else most
+        return repeated(part.part, 0, None if part.most is None else most)
     return part if least == most == 1 else Repeated(part, least, most)
 
 

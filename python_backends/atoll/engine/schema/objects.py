@@ -24,7 +24,7 @@ from atoll.engine.schema.spelling import json_character, json_string, other_than
 from atoll.engine.schema.strings import string_within
 
 # Counted objects need a rule for each property and count.
-_MAX_COUNTED = 4096
+_MAX_COUNTED = 10_000
 _COLON, _COMMA = Text(": "), Text(", ")
 
 
@@ -198,10 +198,10 @@ class Objects:
         least = least if least > num_required else 0
         if most is not None and free == NOTHING and most >= len(pairs):
             most = None
-        cap = max(least, most or 0, 1)
+        cap = min(max(least, most or 0, 1), max(len(pairs), 1))
         if (cap + 1) * (len(pairs) + 1) > _MAX_COUNTED:
-            path = branch.parts[0].path
-            raise refusal(path, "minProperties or maxProperties", f"above {_MAX_COUNTED} in all")
+            reason = f"among {len(pairs)} properties are not supported"
+            raise refusal(branch.parts[0].path, "minProperties and maxProperties", reason)
         if free != NOTHING and least > len(pairs) + 1:
             reason = "cannot be kept: free names could come twice"
             raise refusal(branch.parts[0].path, f"minProperties {least}", reason)
