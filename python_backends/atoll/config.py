@@ -147,6 +147,16 @@ class Settings:
     lora_adapters: str | None = _setting(None, "name=folder, separated by commas", group="generate")
     rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")
     rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
+    max_preparation_s: float = _setting(
+        30.0,
+        "seconds in which a grammar has to be compiled and a long prompt tokenized",
+        group="generate", least=0.01,
+    )  # fmt: skip
+    max_request_s: float = _setting(
+        3600.0,
+        "seconds after which a request is ended, as its client may be gone unseen; 0: never",
+        group="generate", least=0,
+    )  # fmt: skip
     disable_grammar_support: bool = _setting(False, "refuse grammars", group="generate")
     watermark_gamma: float = _setting(0.5, "share of green tokens", group="generate", least=0)
     watermark_delta: float = _setting(2.0, "logit added to green tokens", group="generate")

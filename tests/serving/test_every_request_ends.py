@@ -72,7 +72,7 @@ def steps(*names: str) -> st.SearchStrategy[list[Step]]:
 
 
 GENERATOR_STEPS = steps(
-    "whole", "stream", "several", "wrong", "cancel", "leave", "no_room",
+    "whole", "stream", "several", "long", "grammar", "wrong", "cancel", "leave", "no_room",
     "no_step", "forget", "wait",
 )  # fmt: skip
 
@@ -103,7 +103,7 @@ class Generating:
         self._send("a stream", stream=True, max_tokens=6 * number + 1)
 
     def several(self, number: int) -> None:
-        self._send("several", n=2, max_tokens=4 * number + 1)
+        self._send("several", n=2, temperature=1.0, max_tokens=4 * number + 1)
 
     def long(self, number: int) -> None:
         self._send("l" * 20000)
@@ -164,7 +164,7 @@ def test_a_generator_ends_every_request(
             finalize(model)
             assert model.engine.stats().num_used_blocks == 0
         assert model.engine.stats().num_running == model.engine.stats().num_waiting == 0
-        assert not model.outbox._open
+        assert not model.outbox._open and model.admission.num_held == 0
 
 
 @PROFILE

@@ -89,7 +89,7 @@ def _mask_on_device(logits: Tensor, rows: Tensor, bitmask: Tensor) -> None:
 
 
 class GrammarCompiler:
-    """Turns the options of a request into grammars. Any thread; compiles one at a time.
+    """Turns the options of a request into grammars. Any number of threads may compile at once.
 
     vocab_size: the model's, which may be larger than the tokenizer's.
     """
@@ -113,13 +113,16 @@ class GrammarCompiler:
             )
         with self._lock:
             found = self._cached.get((kind, source))
-            if found is None:
-                found = Grammar(self._compile(kind, source), self._has_end)
-                self._cached[kind, source] = found
-                if len(self._cached) > _MAX_CACHED:
-                    self._cached.popitem(last=False)
-            self._cached.move_to_end((kind, source))
-            return found
+            if found is not None:
+                self._cached.move_to_end((kind, source))
+                return found
+        # Outside the lock: one that takes long is not to hold the others.
+        found = Grammar(self._compile(kind, source), self._has_end)
+        with self._lock:
+            self._cached[kind, source] = found
+            if len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
+        return found
 
     def _compile(self, kind: str, source: str) -> Any:
         is_json = kind in _JSON_KINDS

@@ -102,7 +102,8 @@ def load_engine(
     )
     engine = Engine(
         core,
-        max_concurrent_requests=settings.max_concurrent_requests,
+        # Serving counts requests itself; some that it has ended are held here for one more step.
+        max_concurrent_requests=2 * settings.max_concurrent_requests,
         session_timeout_s=settings.session_timeout_s,
         on_step=on_step,
     )

@@ -115,6 +115,10 @@ class Choice:
 class Call:
     """One Triton request with its response sender.
 
+    num_answers: how many are generated, of which ``num_returned`` are returned.
+    limit_s: seconds after which the request ends with an error; None: never.
+    choices: none until the prompt's tokens are there, and what follows from them.
+    is_preparing: True once the request's own work on a thread of the preparation pool has begun.
     prompt_texts: what each of the prompt's tokens is of its text, if that is asked for.
     on_change: told, on the engine's thread, when there is something to send or to look at.
     start_rest: submits the choices after the first, once the first has its prompt in the cache.
@@ -126,19 +130,20 @@ class Call:
         sender: Sender,
         *,
         stream: bool,
+        num_answers: int,
         num_returned: int,
         returned: Returned,
-        num_input_tokens: int,
-        prefix: str,
-        prompt_texts: Sequence[str] = (),
+        limit_s: float | None,
         on_change: Callable[[Call], None],
     ) -> None:
         self.request_id, self.sender = request_id, sender
-        self.stream, self.num_returned, self.returned = stream, num_returned, returned
-        self.num_input_tokens, self.prefix = num_input_tokens, prefix
-        self.prompt_texts = prompt_texts
+        self.stream, self.num_answers, self.num_returned = stream, num_answers, num_returned
+        self.returned, self.limit_s = returned, limit_s
+        self.num_input_tokens, self.prefix = 0, ""
+        self.prompt_texts: Sequence[str] = ()
         self.lock = threading.Lock()
-        self.choices: list[Choice] = []
+        self.is_preparing = False
+        self.choices: Sequence[Choice] = ()
         self.prompt_tokens: list[TokenText] = []
         self.error: Exception | None = None
         self.arrival = time.monotonic()
@@ -151,7 +156,9 @@ class Call:
     @property
     def is_done(self) -> bool:
         """True once every answer has ended, or one has failed."""
-        return self.error is not None or all(c.outcome is not None for c in self.choices)
+        if self.error is not None:
+            return True
+        return bool(self.choices) and all(c.outcome is not None for c in self.choices)
 
     def moved(self, choice: Choice) -> None:
         """A choice has a new token."""

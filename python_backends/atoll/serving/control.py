@@ -27,7 +27,7 @@ import numpy as np
 
 from atoll import __version__
 from atoll.config import Settings
-from atoll.errors import UnsupportedModel, ValidationError
+from atoll.errors import NotReady, UnsupportedModel, ValidationError
 from atoll.serving.sender import Sender
 from atoll.serving.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
@@ -83,7 +83,7 @@ class Control:
         }
         if forget is not None:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
-        self._thread = ThreadPoolExecutor(1, "atoll-control")
+        self._thread, self._is_closed = ThreadPoolExecutor(1, "atoll-control"), False
 
     def answer(
         self, request: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
@@ -106,13 +106,16 @@ class Control:
         return True
 
     def close(self) -> None:
-        """Answers what was asked and ends the thread."""
+        """Refuses what waits and ends the thread, after the question that it is at."""
+        self._is_closed = True
         self._thread.shutdown(wait=True)
 
     def _reply(
         self, question: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
     ) -> None:
         try:
+            if self._is_closed:
+                raise NotReady("the model is shutting down")
             sender.send(self._outputs(question), FINAL)
         except Exception as error:
             fail(sender, error)

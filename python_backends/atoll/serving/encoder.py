@@ -21,7 +21,14 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
 from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
-from atoll.errors import AtollError, Cancelled, EmptyInputError, Overloaded, ValidationError
+from atoll.errors import (
+    AtollError,
+    Cancelled,
+    EmptyInputError,
+    NotReady,
+    Overloaded,
+    ValidationError,
+)
 from atoll.models.options import prepare_process
 from atoll.serving import tensors
 from atoll.serving.completion import complete
@@ -120,6 +127,7 @@ class EncoderModel:
         )
         self._replies: WeakValueDictionary[str, Reply] = WeakValueDictionary()
         self._num_held, self._lock = 0, threading.Lock()
+        self._is_closed = False
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.long_texts = ThreadPoolExecutor(1, thread_name_prefix="atoll-long-texts")
         self.engine.start()
@@ -174,6 +182,7 @@ class EncoderModel:
 
     def finalize(self) -> None:
         """Ends what is waiting with an error, and the threads."""
+        self._is_closed = True
         self.control.close()
         self.tokenizers.shutdown(wait=True)
         self.long_texts.shutdown(wait=True)
@@ -247,6 +256,8 @@ class EncoderModel:
         """Tokenizes and enqueues; on a tokenizer thread, or in ``execute`` for a little text."""
         work = reply.work
         try:
+            if self._is_closed:
+                raise NotReady("the model is shutting down")
             if work.ids:
                 encoded = [self._checked(work, row) for row in range(len(work.ids))]
             else:

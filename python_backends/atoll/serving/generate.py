@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 from atoll.engine.grammar import GrammarCompiler, read_constraint
-from atoll.engine.loader import Limits, load_engine
-from atoll.errors import Cancelled, ValidationError
+from atoll.engine.loader import load_engine
+from atoll.errors import Cancelled, Overloaded, ValidationError
 from atoll.serving import tensors
+from atoll.serving.admission import Admission
 from atoll.serving.answers import Call, Choice, Returned
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.loading import instance_settings, on_passing_thread
 from atoll.serving.outbox import Outbox
+from atoll.serving.preparation import PreparationPool
 from atoll.serving.prompts import Prompt
+from atoll.serving.request_limits import TIMEOUT, fitted, time_limit
 from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
 from atoll.serving.sender import Sender
 from atoll.serving.submission import Submission, cancel
@@ -40,7 +43,7 @@ _FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 _SESSION = "session_id"
 # Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
-_PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS, _SESSION})
+_PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS, _SESSION, TIMEOUT})
 
 Flags = dict[str, bool | None]
 
@@ -64,7 +67,7 @@ class GenerateModel:
         self.metrics = GenerateMetrics(args["model_name"])
         self.outbox = Outbox(
             self.tokenizer.vocabulary, lambda call: cancel(call, self.engine), self.closed,
-            self._tick,
+            self._tick, self._overdue,
         )  # fmt: skip
         loaded = on_passing_thread(load_engine, self.settings, folder, on_step=self.outbox.flush)
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
@@ -74,8 +77,8 @@ class GenerateModel:
             chat=self.template, is_batched=False, cancel=self.cancel, forget=self.forget,
         )  # fmt: skip
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
-        self._compiling = ThreadPoolExecutor(1, "atoll-grammar")
-        self._reading = ThreadPoolExecutor(1, "atoll-prompts")
+        self.admission = Admission(self.settings.max_concurrent_requests)
+        self.preparation = PreparationPool()
         self._ids = itertools.count()
         self._sessions: WeakValueDictionary[str, Call] = WeakValueDictionary()
         self._requests: WeakValueDictionary[str, Call] = WeakValueDictionary()
@@ -95,49 +98,63 @@ class GenerateModel:
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
         self.control.close()
-        self._reading.shutdown()
-        self._compiling.shutdown(cancel_futures=True)
+        self.preparation.close()
         self.engine.stop()
         self.outbox.stop()
         self.metrics.close()
 
     def start(self, request: Any, sender: Sender) -> None:
-        """Reads a request and hands it to the engine; a long prompt's tokens are made on a thread.
+        """Takes a request in and hands it to the engine, by way of the preparation pool if its
+        prompt is long or it has a grammar.
 
         Raises:
-            ValidationError, Overloaded, NotReady: nothing was submitted.
+            ValidationError, Overloaded: it was not taken in. Whatever happens to it from then on is
+                told to its call.
         """
         prompt = Prompt.read(request)
         parameters = tensors.parameters(request, _PARAMETERS)
         session_id = parameters.pop(_SESSION, None)
+        limit_s = time_limit(request, parameters, self.settings.max_request_s)
         flags, options = self.read(request, parameters, prompt)
-        names = session_id, request.request_id()
-        if prompt.num_characters <= _INLINE_CHARACTERS:
-            self._start(sender, flags, options, prompt, *names)
-        else:
-            self._reading.submit(self._start_apart, sender, flags, options, prompt, *names)
+        constraint = None if options.grammar is None else read_constraint(*options.grammar)
+        call = self._call(sender, flags, options, limit_s)
+        self.admission.enter(call.num_answers)
+        if session_id is not None:
+            self._sessions[session_id] = call
+        if request_id := request.request_id():
+            self._requests[request_id] = call
+        self.outbox.open(call)
+        prepare = partial(self._prepare, call, flags, options, prompt, session_id, constraint)
+        try:
+            if constraint is None and prompt.num_characters <= _INLINE_CHARACTERS:
+                prepare()
+            else:
+                self.preparation.submit(call, prepare)
+        except Exception as error:
+            call.fail(error)
 
-    def _start(
+    def _prepare(
         self,
-        sender: Sender,
+        call: Call,
         flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
         session_id: str | None,
-        request_id: str,
+        constraint: tuple[str, str] | None,
     ) -> None:
+        """On any thread: makes a prompt and options what the engine takes, and submits them."""
         prompt_ids = prompt.tokenize(self.tokenizer, self.template, options, self.limits)
-        call = self.submit(sender, flags, options, prompt, prompt_ids, session_id)
-        if session_id is not None:
-            self._sessions[session_id] = call
-        if request_id:
-            self._requests[request_id] = call
-
-    def _start_apart(self, sender: Sender, *arguments: Any) -> None:
-        try:
-            self._start(sender, *arguments)
-        except Exception as error:
-            self._refuse(sender, error)
+        options = fitted(options, prompt.name, len(prompt_ids), self.limits, flags)
+        grammar = None if constraint is None else self.grammars.compile(*constraint)
+        self._complete(call, flags, options, prompt, prompt_ids)
+        ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
+        if self.limits.decoder_start_token_id is not None:
+            # An encoder-decoder reads the prompt and begins the answer afresh.
+            ids, encoder_ids = (self.limits.decoder_start_token_id,), ids
+        submission = Submission(
+            call, ids, options.sampling, encoder_ids, options.adapter_id, session_id
+        )
+        submission.start(self.engine, grammar)
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request that nobody waits for; False: none with this id is being answered."""
@@ -145,15 +162,13 @@ class GenerateModel:
         if call is None or call.is_done:
             return False
         call.fail(Cancelled("the request was cancelled"))
-        self.outbox.flush()
-        cancel(call, self.engine)
         return True
 
     def forget(self, session_id: str) -> None:
         """Ends what is being answered in a conversation and frees its blocks."""
         call = self._sessions.pop(session_id, None)
         if call is not None:
-            cancel(call, self.engine)
+            call.fail(Cancelled("the conversation was forgotten"))
         self.engine.forget_session(session_id)
 
     def read(
@@ -172,35 +187,9 @@ class GenerateModel:
         )
         return flags, options
 
-    def submit(
-        self,
-        sender: Sender,
-        flags: Flags,
-        options: GenerateOptions,
-        prompt: Prompt,
-        prompt_ids: list[int],
-        session_id: str | None = None,
-    ) -> Call:
-        """Starts the call of a request, its grammar compiled on a thread of its own."""
-        self._check_adapter(options.adapter_id)
-        options = _fitted(options, prompt.name, len(prompt_ids), self.limits, flags)
-        call = self._call(sender, flags, options, prompt, prompt_ids)
-        ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
-        if self.limits.decoder_start_token_id is not None:
-            # An encoder-decoder reads the prompt and begins the answer afresh.
-            ids, encoder_ids = (self.limits.decoder_start_token_id,), ids
-        submission = Submission(
-            call, ids, options.sampling, encoder_ids, options.adapter_id, session_id
-        )
-        constraint = None if options.grammar is None else read_constraint(*options.grammar)
-        if constraint is None:
-            submission.start(self.engine, self.outbox)
-        else:
-            self._compiling.submit(self._compile, submission, constraint)
-        return call
-
     def closed(self, call: Call) -> None:
         """A call has had its last response."""
+        self.admission.leave(call.num_answers)
         self.metrics.closed(call)
 
     def _refuse(self, sender: Sender, error: BaseException) -> None:
@@ -209,41 +198,52 @@ class GenerateModel:
         sender.fail(error)
 
     def _call(
+        self, sender: Sender, flags: Flags, options: GenerateOptions, limit_s: float | None
+    ) -> Call:
+        """The call of a request that can be answered, as far as can be told without its tokens."""
+        self._check_adapter(options.adapter_id)
+        stream = bool(flags["stream"])
+        if stream and options.best_of > 1:
+            raise ValidationError(f"n or best_of is {options.best_of}; a stream has one answer")
+        if stream and flags["exclude_input_in_output"] is False:
+            raise ValidationError("exclude_input_in_output is false; a stream has no input")
+        returned = Returned(
+            **{f.name: bool(flags[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
+        )
+        return Call(
+            str(next(self._ids)), sender, stream=stream, num_answers=options.best_of,
+            num_returned=options.n, returned=returned, limit_s=limit_s,
+            on_change=self.outbox.changed,
+        )  # fmt: skip
+
+    def _complete(
         self,
-        sender: Sender,
+        call: Call,
         flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
         prompt_ids: list[int],
-    ) -> Call:
-        stream = bool(flags["stream"])
-        if stream and options.best_of > 1:
-            raise ValidationError(f"n or best_of is {options.best_of}; a stream has one answer")
-        prefix = ""
+    ) -> None:
+        """Fills in what follows from the prompt's tokens."""
+        call.num_input_tokens = len(prompt_ids)
         if flags["exclude_input_in_output"] is False:
-            if stream:
-                raise ValidationError("exclude_input_in_output is false; a stream has no input")
-            prefix = prompt.text or self.tokenizer.decode(prompt_ids)
-        returned = Returned(
-            **{f.name: bool(flags[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
-        )
-        texts: list[str] = []
-        if returned.prompt_logprobs:
-            texts = prompt.token_texts(self.tokenizer, self.template, options, prompt_ids)
-            if self.limits.decoder_start_token_id is not None:
-                texts = [""]  # the decoder's start is all of its prompt that has tokens here
-        call = Call(
-            str(next(self._ids)), sender, stream=stream, num_returned=options.n,
-            returned=returned, num_input_tokens=len(prompt_ids), prefix=prefix,
-            prompt_texts=texts, on_change=self.outbox.changed,
-        )  # fmt: skip
-        before = prompt_ids if self.limits.decoder_start_token_id is None else []
+            call.prefix = prompt.text or self.tokenizer.decode(prompt_ids)
+        is_decoder = self.limits.decoder_start_token_id is None
+        if call.returned.prompt_logprobs:
+            # The decoder's start is all of an encoder-decoder's prompt that has tokens here.
+            call.prompt_texts = (
+                prompt.token_texts(self.tokenizer, self.template, options, prompt_ids)
+                if is_decoder
+                else [""]
+            )
+        before = prompt_ids if is_decoder else []
+        choices = []
         for _ in range(options.best_of):
             detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens)
             stops = StopStrings(options.stop, options.include_stop, options.sampling.min_new_tokens)
             answer = AnswerText(detokenizer, stops, self.tokenizer.cleans_up)
-            call.choices.append(Choice(call, answer))
-        return call
+            choices.append(Choice(call, answer))
+        call.choices = choices
 
     def _check_adapter(self, adapter_id: str | None) -> None:
         if self.adapters is not None:
@@ -251,16 +251,24 @@ class GenerateModel:
         elif adapter_id is not None:
             raise ValidationError(f"adapter_id is {adapter_id!r}; no adapters are loaded")
 
-    def _compile(self, submission: Submission, constraint: tuple[str, str]) -> None:
-        """On the compiling thread: the call is answered if its grammar is wrong."""
-        try:
-            grammar = self.grammars.compile(*constraint)
-            submission.start(self.engine, self.outbox, grammar)
-        except Exception as error:
-            submission.call.fail(error)
-            self.outbox.flush()
+    def _overdue(self, call: Call, waited_s: float) -> Exception | None:
+        limit_s = self.settings.max_preparation_s
+        if not call.choices and waited_s > limit_s:
+            if call.is_preparing:
+                return ValidationError(
+                    f"the request's grammar or prompt took more than max_preparation_s, "
+                    f"{limit_s:g} s, to be made ready: make it smaller"
+                )
+            return Overloaded(
+                f"other requests' grammars and prompts took {waited_s:.0f} s; max_preparation_s is "
+                f"{limit_s:g}"
+            )
+        if call.limit_s is not None and waited_s > call.limit_s:
+            return Cancelled(f"the request's time is over, {call.limit_s:g} s")
+        return None
 
     def _tick(self) -> None:
+        self.preparation.relieve()
         self.metrics.update(self.engine.stats())
 
 
@@ -270,30 +278,3 @@ def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
     if found is None and parameters.get(name) is not None:
         return tensors.as_bool(name, parameters[name])
     return found
-
-
-def _fitted(
-    options: GenerateOptions, name: str, num_prompt_tokens: int, limits: Limits, flags: Flags
-) -> GenerateOptions:
-    """Options with the number of new tokens that fits, and the log-probabilities that are needed.
-
-    Raises:
-        ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``.
-    """
-    room = limits.max_total_tokens - num_prompt_tokens
-    asked = options.max_tokens
-    if asked is not None and asked > room:
-        raise ValidationError(
-            f"{name} has {num_prompt_tokens} tokens and max_tokens is {asked}: together they "
-            f"exceed max_total_tokens, {limits.max_total_tokens}"
-        )
-    needs_logprobs = (
-        flags["return_logprobs"] or flags["return_cumulative_logprob"] or options.best_of > 1
-    )
-    sampling = dataclasses.replace(
-        options.sampling,
-        max_new_tokens=room if asked is None else asked,
-        logprobs=options.sampling.logprobs or bool(needs_logprobs),
-        prompt_logprobs=options.sampling.prompt_logprobs or bool(flags["return_prompt_logprobs"]),
-    )
-    return dataclasses.replace(options, sampling=sampling)

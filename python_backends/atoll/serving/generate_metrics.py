@@ -78,7 +78,7 @@ class GenerateMetrics:
         self._observe(call)
 
     def _observe(self, call: Call) -> None:
-        outcome = call.choices[0].outcome
+        outcome = call.choices[0].outcome if call.choices else None
         if outcome is None:
             return
         m, t = self._metrics, outcome.timing

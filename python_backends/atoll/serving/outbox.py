@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from atoll.errors import Cancelled, NotReady
 from atoll.serving.answers import POLL_TOKENS, Call
 from atoll.serving.pace import Pace
 from atoll.serving.responses import final_response, stream_response
@@ -34,7 +35,8 @@ class Outbox:
     """Sends what calls have gained, and cancels those whose client has left.
 
     cancel: told the call. closed: told every call once, after its last response. tick: called a few
-    times a second while calls are open, and once they are all closed.
+    times a second while calls are open, and once they are all closed. overdue: the error of a call
+    that was opened so many seconds ago, if that is too long.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Outbox:
         cancel: Callable[[Call], None],
         closed: Callable[[Call], None],
         tick: Callable[[], None],
+        overdue: Callable[[Call, float], Exception | None],
     ) -> None:
         self._vocabulary = vocabulary
         self._cancel, self._closed, self._tick = cancel, closed, tick
+        self._overdue = overdue
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._urgent = threading.Event()
@@ -76,11 +80,18 @@ class Outbox:
         self._event.set()  # from here on the thread looks around by itself
 
     def changed(self, call: Call) -> None:
-        """Marks a call; ``flush`` wakes the thread. First and last tokens wait for no rest."""
+        """Marks a call; ``flush`` wakes the thread, and an error does. First and last tokens wait
+        for no rest."""
+        has_failed = call.error is not None
         with self._lock:
-            self._marked[call] = None
+            if has_failed:
+                self._changed[call] = None
+            else:
+                self._marked[call] = None
         if call.is_done or not call.has_answered:
             self._urgent.set()
+        if has_failed:
+            self._event.set()
 
     def flush(self) -> None:
         """Called after every step of the engine: a last token leaves together with the end."""
@@ -108,7 +119,14 @@ class Outbox:
                 self._count()
                 next_poll = time.monotonic() + _POLL_INTERVAL_S
             if self._stopping and not self._changed:
+                self._refuse_open()
                 return
+
+    def _refuse_open(self) -> None:
+        """The engine has ended all that it knows of; nobody is to wait for what it does not."""
+        for call in list(self._open):
+            call.error = call.error or NotReady("the model is shutting down")
+            self._guarded(self._attend, call)
 
     def _count(self) -> None:
         try:
@@ -166,7 +184,7 @@ class Outbox:
     def _poll(self, call: Call) -> None:
         call.num_tokens_unpolled = 0
         if call.sender.is_cancelled():
-            self._cancel(call)
+            call.fail(Cancelled("the client has left"))
 
     def _poll_some(self) -> None:
         """Asks after a few calls, those not asked the longest first."""
@@ -181,6 +199,9 @@ class Outbox:
         if call.is_closed:
             return
         waited = time.monotonic() - call.arrival
-        if call.stream and not call.has_answered and waited > _FIRST_RESPONSE_S:
+        error = self._overdue(call, waited)
+        if error is not None:
+            call.fail(error)
+        elif call.stream and call.choices and not call.has_answered and waited > _FIRST_RESPONSE_S:
             self._send(call, stream_response(call, self._vocabulary, empty=True))
         self._poll(call)

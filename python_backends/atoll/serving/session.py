@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from atoll.errors import ConfigError, ValidationError
+from atoll.errors import ConfigError, NotReady, ValidationError
 from atoll.serving import control, tensors
 from atoll.serving.sender import Sender
 from atoll.serving.transcript import Transcript
@@ -79,7 +79,7 @@ class SessionModel:
         # Triton forgets an idle sequence by itself and does not say so.
         self._idle_s = float(parameters.get("session_timeout_s", "300")) + _GRACE_S
         self._conversations: dict[str, _Conversation] = {}
-        self._lock = threading.Lock()
+        self._lock, self._is_closed = threading.Lock(), False
         self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session")
 
     def execute(self, requests: list[Any]) -> None:
@@ -98,7 +98,8 @@ class SessionModel:
             sender.fail(unknown)
 
     def finalize(self) -> None:
-        """Waits for the turns that are being answered."""
+        """Waits for the turns that are being answered; refuses those that wait for them."""
+        self._is_closed = True
         self._threads.shutdown()
 
     def _begin(self, key: str) -> None:
@@ -132,6 +133,8 @@ class SessionModel:
                     return
                 request, sender = conversation.waiting.popleft()
             try:
+                if self._is_closed:
+                    raise NotReady("the model is shutting down")
                 self._answer(request, sender, conversation)
             except _Refused as refused:
                 sender.refuse(refused.error)

@@ -9,7 +9,6 @@ from atoll.engine.engine import Engine
 from atoll.engine.grammar import Grammar
 from atoll.engine.request import Request, SamplingOptions
 from atoll.serving.answers import Call
-from atoll.serving.outbox import Outbox
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Submission:
     adapter_id: str | None = None
     session_id: str | None = None
 
-    def start(self, engine: Engine, outbox: Outbox, grammar: Grammar | None = None) -> None:
+    def start(self, engine: Engine, grammar: Grammar | None = None) -> None:
         """Submits the first answer; the others follow once its prompt is in the cache.
 
         A call that has ended meanwhile (its client has left) is not submitted.
@@ -47,8 +46,6 @@ class Submission:
         if self.call.is_done:
             return
         engine.submit(self._request(0, grammar))
-        # Only now: a call that was refused is answered by who is told of it, not by the outbox.
-        outbox.open(self.call)
         if self.call.error is not None:
             cancel(self.call, engine)
 
