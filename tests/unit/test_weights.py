@@ -20,7 +20,7 @@ class Tiny(nn.Module):
         self.config = None
         self.embed = Embedding(5, 4)
         self.norm = LayerNorm(4, 1e-5)
-        self.blocks = nn.ModuleList([Linear(4, 6), Linear(4, 6)])
+        self.blocks = nn.ModuleList([Linear(4, 6, rows=(2, 4)) for _ in range(2)])
 
 
 TABLE = Weights(
@@ -113,7 +113,7 @@ def test_missing_tensor_is_named(tmp_path: Path) -> None:
 def test_wrong_shape_names_both(tmp_path: Path) -> None:
     tensors = _tensors() | {"emb.weight": torch.zeros(7, 4)}
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(WeightError, match=r"emb\.weight has shape \(7, 4\).*needs \(5, 4\)"):
+    with pytest.raises(WeightError, match=r"emb\.weight' has shape \(7, 4\).*needs \(5, 4\)"):
         _load(tmp_path)
 
 
@@ -137,11 +137,12 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
 def test_reorder_transpose_either(tmp_path: Path) -> None:
     tensors = {k: v for k, v in _tensors().items() if not k.startswith("h.")}
     tensors |= {f"h.{i}.w.weight": torch.randn(4, 6) for i in range(2)}
+    tensors |= {f"h.{i}.w.bias": torch.randn(6) for i in range(2)}
     save_file(tensors, tmp_path / "model.safetensors")
     rows = torch.tensor([5, 4, 3, 2, 1, 0])
     turned = Reorder(Transposed("h.{i}.w"), lambda config: rows)
     modules = {**TABLE.modules, "blocks.{i}": Either(("h.{i}.a", "h.{i}.b"), turned)}
     model = _load(tmp_path, Weights(anchor="emb", modules=modules))
     x = torch.randn(3, 4)
-    expected = x @ tensors["h.0.w.weight"][:, rows]
+    expected = (x @ tensors["h.0.w.weight"] + tensors["h.0.w.bias"])[:, rows]
     torch.testing.assert_close(model.blocks[0](x), expected)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.layers import LayerNorm, Linear
+from atoll.layers import Embedding, LayerNorm, Linear
+from atoll.weights.group import Group
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.reader import CheckpointReader
@@ -39,18 +40,14 @@ MASKED_LANGUAGE = (
         modules={
             "dense": "cls.predictions.transform.dense",
             "norm": "cls.predictions.transform.LayerNorm",
-            "decoder": "cls.predictions.decoder",
         },
-        optional=("decoder",),
     ),
     Weights(
         anchor="lm_head.dense",
         modules={
             "dense": "lm_head.dense",
             "norm": "lm_head.layer_norm",
-            "decoder": "lm_head.decoder",
         },
-        optional=("decoder",),
     ),
 )
 DENSE = Weights(anchor="linear", modules={"linear": "linear"})
@@ -95,8 +92,7 @@ class MaskedLanguageHead(nn.Module):
         self.activation = activation
         self.dense = Linear(hidden_size, hidden_size, quantizable=False)
         self.norm = LayerNorm(hidden_size, eps)
-        self.decoder = Linear(hidden_size, vocab_size, bias=False)
-        self.bias: Tensor | None = None
+        self.decoder: Linear | None = None
 
     @classmethod
     def load(cls, folder: Path, trunk: Any, options: LoadOptions) -> MaskedLanguageHead:
@@ -112,19 +108,26 @@ class MaskedLanguageHead(nn.Module):
         if "lm_head.dense.weight" in reader:
             head.activation = "gelu"  # RoBERTa's head has no other, whatever hidden_act says
         load_weights(head, MASKED_LANGUAGE, folder, options)
-        if head.decoder.packed is None:
-            head.decoder.load_tied(trunk.words, options)
-        names = ("cls.predictions.bias", "lm_head.bias", "cls.predictions.decoder.bias")
-        found = next((name for name in names if name in reader), None)
-        packed = head.decoder.packed
-        if found is not None and packed is not None and packed.bias is None:
-            head.bias = reader.tensor(found).to(options.device, options.dtype)
+        stem = "lm_head" if "lm_head.dense.weight" in reader else "cls.predictions"
+        own = Group(reader, "", f"{stem}.decoder", None, "decoder")
+        words: Embedding = trunk.words
+        with torch.device("meta"):
+            decoder = Linear(c.hidden_size, c.vocab_size)
+            if own.has("weight") or not c.tie_word_embeddings:
+                words = Embedding(c.vocab_size, c.hidden_size)
+        if words is not trunk.words:
+            words.load(own, options)
+        # Newer files repeat the bias beside the decoder's weight, older ones have it above.
+        above = Group(reader, "", stem, None, "decoder")
+        decoder.load_tied(words, own if own.has("bias") else above, options)
+        head.decoder = decoder
         return head
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden: (tokens, hidden) -> (tokens, vocab)."""
-        scores: Tensor = self.decoder(self.norm(activate(self.dense(hidden), self.activation)))
-        return scores if self.bias is None else scores + self.bias
+        assert self.decoder is not None, "load() comes first"
+        out: Tensor = self.decoder(self.norm(activate(self.dense(hidden), self.activation)))
+        return out
 
 
 class DenseHead(nn.Module):

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 import atoll_kernels as kernels
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers import Linear
+from atoll.weights.group import Group
 from atoll.weights.load import layout
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.table import Group, Reorder, Transposed, Weights
+from atoll.weights.table import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ class _Adapter:
             )
         self._unused -= set(present)
         tensors, start = {}, 0
-        is_turned = _is_turned(group)
+        is_turned = group.is_turned()
         for name in names:
             b = torch.zeros(_num_outputs(group.reader, name, is_turned), len(a))
             if name in self._pairs:
@@ -240,7 +241,7 @@ class _Adapter:
             tensors[f"{name}.weight"] = b.t() if is_turned else b
         stand_in: Any = _StandIn(self.folder, tensors)
         placed = replace(group, reader=stand_in, source=group.chosen_source())
-        return Delta(a, placed.get("weight", (layer.out_features, len(a))))
+        return Delta(a, placed.get("weight", (layer.out_features, len(a)), layer.rows))
 
     def _scale(self, name: str, rank: int) -> float:
         config = self._config
@@ -279,13 +280,9 @@ class _StandIn:
         """See ``CheckpointReader``."""
         return self.tensors[name]
 
-
-def _is_turned(group: Group) -> bool:
-    """Whether the checkpoint stores the weight as (in_features, out_features)."""
-    source = group.chosen_source()
-    while isinstance(source, Reorder):
-        source = source.source
-    return isinstance(source, Transposed) and source.when(group.config)
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See ``CheckpointReader``."""
+        return tuple(self.tensors[name].shape)
 
 
 def _num_outputs(reader: CheckpointReader, name: str, is_turned: bool) -> int:

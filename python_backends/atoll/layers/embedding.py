@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.weights.group import Group
 from atoll.weights.load import LoadOptions
-from atoll.weights.table import Group
 
 
 class Embedding(nn.Module):
@@ -24,7 +24,7 @@ class Embedding(nn.Module):
         weight = group.get("weight", self.weight.shape)
         self.weight = nn.Parameter(weight.to(options.device, options.dtype), requires_grad=False)
 
-    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
         """Shares another table."""
         assert isinstance(source.weight, nn.Parameter)
         self.weight = source.weight

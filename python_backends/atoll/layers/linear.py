@@ -1,27 +1,35 @@
 """A linear layer over tokens; the weight is packed at load for the machine it runs on."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
 from atoll.errors import WeightError
+from atoll.weights.group import Group
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import expand, packed_codes
-from atoll.weights.table import Group
 
 
 class Linear(nn.Module):
-    """``x @ weight.T + bias``. ``bias`` is kept where the checkpoint has one.
+    """``x @ weight.T + bias``. ``bias`` says whether the checkpoint has one.
 
     Built on the meta device; ``load`` fills it. ``quantizable=False`` keeps it dense whatever the
-    scheme (small heads).
+    scheme (small heads). ``rows``: the output features of each part that a fused projection may be
+    stored in; equal shares without it.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, quantizable: bool = True
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        quantizable: bool = True,
+        rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.rows = in_features, out_features, rows
         self.quantizable = quantizable
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
@@ -49,11 +57,11 @@ class Linear(nn.Module):
     def load(self, group: Group, options: LoadOptions) -> None:
         """Reads, expands, converts and packs the weight; see ``Group.get`` for the errors."""
         shape = (self.out_features, self.in_features)
-        bias = group.get("bias", (self.out_features,)) if group.has("bias") else None
+        bias = group.bias(self.out_features, self.bias is not None, self.rows)
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
         if not any(group.has_part(part, "qweight") for part in group.parts()):
-            self._pack(group.get("weight", shape), bias, options, is_head)
+            self._pack(group.get("weight", shape, self.rows), bias, options, is_head)
             return
         found = packed_codes(group, options.quantization, options.device)
         if found is not None and found.shape == shape and options.scheme != "int8":
@@ -65,10 +73,11 @@ class Linear(nn.Module):
             raise WeightError(f"{group.target}: quantised {tuple(weight.shape)}, not {shape}")
         self._pack(weight, bias, options, is_head)
 
-    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
-        """Shares the weight of an embedding."""
+    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
+        """Shares the weight of an embedding; a bias is the layer's own."""
         assert isinstance(source.weight, Tensor)
-        self._pack(source.weight.detach(), None, options, is_head=True)
+        bias = group.bias(self.out_features, self.bias is not None)
+        self._pack(source.weight.detach(), bias, options, is_head=True)
 
     def _pack(
         self, weight: Tensor, bias: Tensor | None, options: LoadOptions, is_head: bool
@@ -78,3 +87,11 @@ class Linear(nn.Module):
         weight = weight.to(options.device, options.dtype)
         bias = None if bias is None else bias.to(options.device, options.dtype)
         self.packed = kernels.pack_linear(weight, bias, scheme, options.group_size)
+
+
+def fused_qkv(
+    in_features: int, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool = True
+) -> Linear:
+    """Queries, keys and values in one projection, stored as one or as three."""
+    rows = (num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim)
+    return Linear(in_features, sum(rows), bias, rows=rows)

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.weights.group import Group
 from atoll.weights.load import LoadOptions
-from atoll.weights.table import Group
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm with whatever of weight and bias the checkpoint has (large Galactica has none)."""
+    """LayerNorm; ``affine`` and ``bias`` say what the checkpoint has (large Galactica nothing)."""
 
     def __init__(
         self, hidden_size: int, eps: float, bias: bool = True, affine: bool = True
@@ -28,13 +28,15 @@ class LayerNorm(nn.Module):
         return kernels.layer_norm(x, self.weight, self.bias, self.eps, residual)
 
     def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads what is there; a weight that the config promises must be there."""
-        if self.weight is None and not group.has("weight"):
-            return
-        self.weight = _read(group, "weight", self.hidden_size, options)
-        self.bias = _read(group, "bias", self.hidden_size, options) if group.has("bias") else None
+        """Reads what the config promises; see ``Group.get`` and ``Group.bias`` for the errors."""
+        if self.weight is None:
+            group.refuse("weight")
+        else:
+            self.weight = _read(group, "weight", self.hidden_size, options)
+        bias = group.bias(self.hidden_size, self.bias is not None)
+        self.bias = None if bias is None else _kept(bias, options)
 
-    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
         """Norms are never tied."""
         raise AssertionError("a norm cannot be tied")
 
@@ -56,10 +58,11 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x, self.weight, self.eps, residual)
 
     def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads the scale; see ``Group.get`` for the errors."""
+        """Reads the scale; see ``Group.get`` and ``Group.bias`` for the errors."""
         self.weight = _read(group, "weight", self.hidden_size, options)
+        group.bias(self.hidden_size, is_expected=False)
 
-    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
         """Norms are never tied."""
         raise AssertionError("a norm cannot be tied")
 
@@ -69,5 +72,8 @@ def _parameter(size: int) -> nn.Parameter:
 
 
 def _read(group: Group, suffix: str, size: int, options: LoadOptions) -> nn.Parameter:
-    tensor = group.get(suffix, (size,)).to(options.device, options.dtype)
-    return nn.Parameter(tensor, requires_grad=False)
+    return _kept(group.get(suffix, (size,)), options)
+
+
+def _kept(tensor: Tensor, options: LoadOptions) -> nn.Parameter:
+    return nn.Parameter(tensor.to(options.device, options.dtype), requires_grad=False)

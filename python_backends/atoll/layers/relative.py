@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from atoll.weights.group import Group
 from atoll.weights.load import LoadOptions
-from atoll.weights.table import Group
 
 
 class RelativeBias(nn.Module):
@@ -37,7 +37,7 @@ class RelativeBias(nn.Module):
         buckets = bucket(distance, len(weight), self.max_distance, self.bidirectional)
         self.table = weight[buckets].t().float().contiguous().to(options.device)
 
-    def load_tied(self, source: nn.Module, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
         """Biases are never tied."""
         raise AssertionError("a relative bias cannot be tied")
 

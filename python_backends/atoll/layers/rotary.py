@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from atoll.errors import ConfigError
 from atoll.layers.attention import PagedBatch, Rotation
+from atoll.weights.fields import Fields
 
+_TRAINED = "original_max_position_embeddings"
+# The tables have a row for each.
+MAX_POSITIONS = 1 << 24
 # Kinds of scaling, and what each cannot do without.
 SCALINGS: Mapping[str, tuple[str, ...]] = {
     "default": (),
@@ -42,36 +46,42 @@ class RopeSpec:
         """From ``rope_parameters`` or ``rope_theta`` and ``rope_scaling``.
 
         Raises:
-            ConfigError: a scaling that is not known, or lacks a value.
+            ConfigError: a scaling that is not known, lacks a value or has one that is out of range;
+                names the key.
         """
-        parameters = _parameters(raw)
-        kind = parameters.get("rope_type") or parameters.get("type") or "default"
+        fields, scaling = Fields(raw), _parameters(raw)
+        kind = scaling.text("rope_type", "type", default="default")
         if kind not in SCALINGS:
-            raise ConfigError(f"rope scaling {kind!r} is not supported; known: {list(SCALINGS)}")
-        missing = [name for name in SCALINGS[kind] if parameters.get(name) is None]
+            raise scaling.wrong(f"one of {', '.join(SCALINGS)}", "rope_type", "type")
+        missing = [name for name in SCALINGS[kind] if not scaling.has(name)]
         if missing:
-            raise ConfigError(f"config.json: rope scaling {kind!r} needs {', '.join(missing)}")
-        positions = int(raw.get("max_position_embeddings") or max_positions)
+            raise ConfigError(f"{scaling.source}: scaling {kind!r} needs {', '.join(missing)}")
+        positions = fields.size(
+            "max_position_embeddings", default=max_positions, nullable=True, most=MAX_POSITIONS
+        )
         # Some repositories keep it beside the scaling, which transformers prefers.
-        name = "original_max_position_embeddings"
-        parameters[name] = raw.get(name) or parameters.get(name) or positions
-        factor = parameters.get("factor")
-        if factor is None and kind == "yarn":
-            factor = positions / parameters[name]
+        beside = fields if fields.has(_TRAINED) else scaling
+        trained = beside.size(_TRAINED, default=positions, most=MAX_POSITIONS)
+        if kind == "dynamic" and dim < 4:
+            raise ConfigError(f"{scaling.source}: dynamic scaling of {dim} rotated features")
+        theta_of = scaling if scaling.has("rope_theta") else fields
+        factor = positions / trained if kind == "yarn" else 1.0
         return cls(
             dim=dim,
-            theta=float(parameters.get("rope_theta") or raw.get("rope_theta") or theta),
+            theta=theta_of.number("rope_theta", default=theta, nullable=True, above=1.0),
             max_positions=positions,
             kind=kind,
-            factor=float(factor or 1.0),
-            options=parameters,
+            factor=scaling.number("factor", default=factor, nullable=True),
+            options={**_options(scaling, kind), _TRAINED: trained},
         )
 
     @staticmethod
     def partial(raw: Mapping[str, Any], name: str, default: float) -> float:
         """The rotated share of a head: ``raw[name]``, or where transformers 5 keeps it."""
-        share = raw.get(name, _parameters(raw).get("partial_rotary_factor"))
-        return float(default if share is None else share)
+        fields, scaling = Fields(raw), _parameters(raw)
+        if fields.has(name):
+            return fields.number(name, most=1.0)
+        return scaling.number("partial_rotary_factor", default=default, nullable=True, most=1.0)
 
     @property
     def reach(self) -> int:
@@ -195,6 +205,31 @@ def _magnitude(spec: RopeSpec, options: Mapping[str, Any]) -> float:
     return scale(weight) / scale(all_dim) if weight and all_dim else scale(1.0)
 
 
-def _parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(raw: Mapping[str, Any]) -> Fields:
     """The scaling; of both, transformers takes the old name's."""
-    return dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    fields = Fields(raw)
+    old = fields.inside("rope_scaling")
+    return old if old.raw else fields.inside("rope_parameters")
+
+
+def _options(scaling: Fields, kind: str) -> dict[str, Any]:
+    """What the tables of a kind are made from, checked."""
+    if kind == "llama3":
+        low, high = (scaling.number(f"{name}_freq_factor") for name in ("low", "high"))
+        if high <= low:
+            raise scaling.wrong(f"more than low_freq_factor, {low:g}", "high_freq_factor")
+        return {"low_freq_factor": low, "high_freq_factor": high}
+    if kind != "yarn":
+        return {}
+    found: dict[str, Any] = {
+        name: scaling.number(name) for name in ("beta_fast", "beta_slow") if scaling.has(name)
+    }
+    fast, slow = found.get("beta_fast", 32.0), found.get("beta_slow", 1.0)
+    if fast <= slow:
+        raise scaling.wrong(f"less than beta_fast, {fast:g}", "beta_slow")
+    # transformers takes a zero of these for none.
+    for name in ("attention_factor", "mscale", "mscale_all_dim"):
+        if scaling.has(name):
+            above = 0.0 if name == "attention_factor" else None
+            found[name] = scaling.number(name, above=above)
+    return {**found, "truncate": scaling.flag("truncate", default=True, nullable=True)}

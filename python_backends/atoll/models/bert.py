@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
-from atoll.models.fields import only
+from atoll.models.fields import heads, known_activation
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Weights
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",
-    complete="encoder.layer.",
+    complete=("encoder.layer.",),
     # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
     prefixes=(
         "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "model.", "module.", "0.auto_model.",
@@ -60,25 +61,35 @@ class Config:
     num_token_types: int
     eps: float
     activation: str
+    tie_word_embeddings: bool
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for positions that are not absolute, and for a causal model."""
-        only(raw, "position_embedding_type", "absolute")
-        only(raw, "is_decoder", False)
-        activation = raw.get("hidden_act", "gelu")
-        has_offset = raw.get("model_type") in _OFFSET_TYPES
+        f = Fields(raw)
+        f.only("position_embedding_type", "absolute")
+        f.only("is_decoder", False)
+        f.only("add_cross_attention", False)
+        named = f.text("hidden_act", default="gelu")
+        vocab_size, hidden_size = f.size("vocab_size"), f.size("hidden_size")
+        offset = 0
+        if f.raw.get("model_type") in _OFFSET_TYPES:
+            offset = f.token("pad_token_id", vocab_size=vocab_size, default=1) + 1
+        max_positions = f.size("max_position_embeddings")
+        if max_positions <= offset:
+            raise f.wrong(f"more than pad_token_id and 1, {offset}", "max_position_embeddings")
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=raw["num_attention_heads"],
-            max_positions=raw["max_position_embeddings"],
-            position_offset=raw.get("pad_token_id", 1) + 1 if has_offset else 0,
-            num_token_types=raw.get("type_vocab_size", 2),
-            eps=raw.get("layer_norm_eps", 1e-12),
-            activation=_ACTIVATIONS.get(activation, activation),
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            intermediate_size=f.size("intermediate_size"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
+            num_heads=heads(f, hidden_size).num_heads,
+            max_positions=max_positions,
+            position_offset=offset,
+            num_token_types=f.size("type_vocab_size", default=2),
+            eps=f.number("layer_norm_eps", default=1e-12),
+            activation=known_activation(f, _ACTIVATIONS.get(named, named), "hidden_act"),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
         )
 
 

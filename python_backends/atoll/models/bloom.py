@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
 from atoll.layers.attention import CacheSpec
-from atoll.models.fields import pick
+from atoll.models.fields import heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.orders import grouped_qkv
 from atoll.weights.table import Reorder, Weights
 from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(
     anchor="word_embeddings",
+    complete=("h.",),
     prefixes=("transformer.", ""),
     modules={
         "embed": "word_embeddings",
@@ -56,18 +58,22 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        hidden_size = pick(raw, "hidden_size", "n_embed", "n_embd")
-        num_heads = pick(raw, "n_head", "num_attention_heads")
+        f = Fields(raw)
+        hidden_names = ("hidden_size", "n_embed", "n_embd")
+        hidden_size = f.size(*hidden_names)
+        num_heads, _, head_dim = heads(
+            f, hidden_size, hidden_names, ("n_head", "num_attention_heads")
+        )
         return cls(
-            vocab_size=raw["vocab_size"],
+            vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
-            num_layers=pick(raw, "n_layer", "num_hidden_layers"),
+            num_layers=f.size("n_layer", "num_hidden_layers", most=MAX_LAYERS),
             num_heads=num_heads,
-            head_dim=hidden_size // num_heads,
-            eps=raw.get("layer_norm_epsilon", 1e-5),
-            max_positions=pick(raw, "seq_length", default=2048),
-            residual_after_norm=raw.get("apply_residual_connection_post_layernorm", False),
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            head_dim=head_dim,
+            eps=f.number("layer_norm_epsilon", default=1e-5),
+            max_positions=f.size("seq_length", default=2048, nullable=True),
+            residual_after_norm=f.flag("apply_residual_connection_post_layernorm", default=False),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
         )
 
 

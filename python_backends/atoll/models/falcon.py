@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.rotary import RopeSpec
-from atoll.models.fields import only, pick
+from atoll.models.fields import activation, check_width, heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.orders import grouped_qkv
 from atoll.weights.table import Either, Reorder, Weights
 from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(
     anchor="word_embeddings",
+    complete=("h.",),
     prefixes=("transformer.", ""),
     modules={
         "embed": "word_embeddings",
@@ -65,35 +67,47 @@ class Config:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for a residual order that no Falcon checkpoint uses."""
-        only(raw, "apply_residual_connection_post_layernorm", False)
-        hidden_size = pick(raw, "hidden_size", "n_embed")
-        num_heads = pick(raw, "num_attention_heads", "n_head")
-        head_dim = hidden_size // num_heads
-        is_grouped = raw.get("new_decoder_architecture", raw.get("model_type") == "RefinedWeb")
-        is_parallel = raw.get("parallel_attn", True)
+        f = Fields(raw)
+        f.only("apply_residual_connection_post_layernorm", False)
+        hidden_names, head_names = ("hidden_size", "n_embed"), ("num_attention_heads", "n_head")
+        hidden_size = f.size(*hidden_names)
+        is_grouped = f.flag(
+            "new_decoder_architecture", default=raw.get("model_type") == "RefinedWeb", nullable=True
+        )
+        is_parallel = f.flag("parallel_attn", default=True, nullable=True)
+        is_multi_query = f.flag("multi_query", default=True, nullable=True)
+        kv_names = ("num_kv_heads", "n_head_kv") if is_grouped else ()
+        num_heads, num_kv_heads, head_dim = heads(
+            f, hidden_size, hidden_names, head_names, kv_names
+        )
+        has_alibi = f.flag("alibi", default=False, nullable=True)
+        if not has_alibi:
+            check_width(f, head_dim, head_dim, *head_names)
+        num_norms = 1 if is_parallel else 2
         if is_grouped:
-            num_kv_heads = pick(raw, "num_kv_heads", "n_head_kv", default=num_heads)
-            num_norms = pick(raw, "num_ln_in_parallel_attn", default=2)
-        else:
-            num_kv_heads = 1 if raw.get("multi_query", True) else num_heads
-            num_norms = 1 if is_parallel else 2
+            f.only("parallel_attn", True)  # the grouped architecture knows no other
+            num_norms = f.count(
+                "num_ln_in_parallel_attn", default=2, nullable=True, least=1, most=2
+            )
+        elif is_multi_query:
+            num_kv_heads = 1
         rope = RopeSpec.from_hf(raw, head_dim)
         return cls(
-            vocab_size=raw["vocab_size"],
+            vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=pick(raw, "ffn_hidden_size", default=4 * hidden_size),
-            num_layers=pick(raw, "num_hidden_layers", "n_layer"),
+            intermediate_size=f.size("ffn_hidden_size", default=4 * hidden_size, nullable=True),
+            num_layers=f.size("num_hidden_layers", "n_layer", most=MAX_LAYERS),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            eps=raw.get("layer_norm_epsilon", 1e-5),
-            activation=raw.get("activation", "gelu"),
+            eps=f.number("layer_norm_epsilon", default=1e-5),
+            activation=activation(f, "activation", default="gelu"),
             max_positions=rope.reach,
             is_parallel=is_parallel,
-            num_norms=num_norms if is_parallel else 2,
-            has_alibi=raw.get("alibi", False),
-            bias=raw.get("bias", False),
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            num_norms=num_norms,
+            has_alibi=has_alibi,
+            bias=f.flag("bias", default=False, nullable=True),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
             rope=rope,
         )
 

@@ -1,34 +1,75 @@
-"""Reads config.json keys that were renamed over the years, and refuses values we do not know."""
+"""What config.json of several architectures have in common, read by ``weights.fields``."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
+
+from typing import NamedTuple
 
 from atoll.errors import ConfigError
+from atoll.weights.fields import Fields
+from atoll_kernels import ACTIVATIONS
 
 
-def pick(raw: Mapping[str, Any], *names: str, default: Any = None) -> Any:
-    """The first of ``names`` that is there and not null.
+class Heads(NamedTuple):
+    """Query heads, key-value heads, and the features of each."""
 
-    Raises:
-        ConfigError: none is, and there is no default.
-    """
-    for name in names:
-        if raw.get(name) is not None:
-            return raw[name]
-    if default is None:
-        raise ConfigError(f"config.json has none of {list(names)}")
-    return default
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
 
 
-def only(raw: Mapping[str, Any], name: str, *allowed: Any) -> Any:
-    """``raw[name]``, which must be one of ``allowed``; the first where it is absent or null.
+def activation(fields: Fields, *names: str, default: str) -> str:
+    """The activation that a key names.
 
     Raises:
-        ConfigError: names the key, the value and what is allowed.
+        ConfigError: it is not known; names the key, the value and what is known.
     """
-    value = raw.get(name)
-    if value is None:
-        return allowed[0]
-    if value not in allowed:
-        raise ConfigError(f"config.json: {name} is {value!r}; supported: {list(allowed)}")
-    return value
+    return known_activation(fields, fields.text(*names, default=default), *names)
+
+
+def known_activation(fields: Fields, activation: str, *names: str) -> str:
+    """``activation``, which was read from one of ``names``, if kernels have it."""
+    if activation not in ACTIVATIONS:
+        raise fields.wrong(f"one of {', '.join(ACTIVATIONS)}", *names)
+    return activation
+
+
+def heads(
+    fields: Fields,
+    hidden_size: int,
+    hidden_names: tuple[str, ...] = ("hidden_size",),
+    head_names: tuple[str, ...] = ("num_attention_heads",),
+    kv_names: tuple[str, ...] = (),
+    dim_name: str | None = None,
+) -> Heads:
+    """The heads of an attention; as many key-value heads as others where none of ``kv_names`` is.
+
+    Args:
+        dim_name: the key of their width; ``hidden_size`` is divided where it is absent.
+
+    Raises:
+        ConfigError: heads do not divide what they share; names both keys.
+    """
+    num_heads = fields.size(*head_names)
+    if dim_name is not None and fields.has(dim_name):
+        head_dim = fields.size(dim_name)
+    else:
+        head_dim = fields.divided(hidden_size, hidden_names, num_heads, head_names)
+    if not kv_names:
+        return Heads(num_heads, num_heads, head_dim)
+    num_kv_heads = fields.size(*kv_names, default=num_heads, nullable=True)
+    fields.divided(num_heads, head_names, num_kv_heads, kv_names)
+    return Heads(num_heads, num_kv_heads, head_dim)
+
+
+def check_width(fields: Fields, width: int, most: int, *names: str) -> int:
+    """A rotated width of a head: even, and no wider than the head.
+
+    Raises:
+        ConfigError: it is not; names the key.
+    """
+    if width < 2 or width % 2 or width > most:
+        raise ConfigError(
+            f"{fields.source}: {fields.name(*names)} gives {width} rotated features of a head of "
+            f"{most}; expected an even number of them"
+        )
+    return width

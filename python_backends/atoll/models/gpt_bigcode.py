@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
 from atoll.layers.attention import CacheSpec
-from atoll.models.fields import only
+from atoll.models.fields import activation, heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.orders import grouped_qkv
 from atoll.weights.table import Either, Reorder, Source, Transposed, Weights
 
@@ -32,6 +33,8 @@ def _matrix(source: Source) -> Source:
 
 WEIGHTS = Weights(
     anchor="wte",
+    complete=("h.",),
+    buffers=(".attn.bias",),
     prefixes=("transformer.", ""),
     modules={
         "embed": "wte",
@@ -73,25 +76,32 @@ class Config:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for GPT-2 attention options that no BigCode checkpoint uses."""
-        only(raw, "scale_attn_weights", True)
-        only(raw, "scale_attn_by_inverse_layer_idx", False)
+        f = Fields(raw)
+        f.only("scale_attn_weights", True)
+        f.only("scale_attn_by_inverse_layer_idx", False)
+        f.only("add_cross_attention", False)
         is_conv1d = raw.get("model_type") == "gpt2"
-        head_type = only(raw, "attention_head_type", "multiquery", "multihead")
-        is_multi_query = head_type == "multiquery" if is_conv1d else raw.get("multi_query", True)
-        hidden_size, num_heads = raw["n_embd"], raw["n_head"]
+        head_type = f.only("attention_head_type", "multiquery", "multihead")
+        is_multi_query = f.flag("multi_query", default=True)
+        is_multi_query = head_type == "multiquery" if is_conv1d else is_multi_query
+        hidden_names = ("n_embd", "hidden_size")
+        hidden_size = f.size(*hidden_names)
+        num_heads, _, head_dim = heads(
+            f, hidden_size, hidden_names, ("n_head", "num_attention_heads")
+        )
         return cls(
-            vocab_size=raw["vocab_size"],
+            vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=raw.get("n_inner") or 4 * hidden_size,
-            num_layers=raw["n_layer"],
+            intermediate_size=f.size("n_inner", default=4 * hidden_size, nullable=True),
+            num_layers=f.size("n_layer", "num_hidden_layers", most=MAX_LAYERS),
             num_heads=num_heads,
             num_kv_heads=1 if is_multi_query else num_heads,
-            head_dim=hidden_size // num_heads,
-            eps=raw.get("layer_norm_epsilon", 1e-5),
-            activation=raw.get("activation_function", "gelu_pytorch_tanh"),
-            max_positions=raw["n_positions"],
+            head_dim=head_dim,
+            eps=f.number("layer_norm_epsilon", default=1e-5),
+            activation=activation(f, "activation_function", default="gelu_pytorch_tanh"),
+            max_positions=f.size("n_positions", "max_position_embeddings"),
             is_conv1d=is_conv1d,
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
         )
 
 
@@ -103,7 +113,8 @@ class Block(nn.Module):
         c = config
         self.activation = c.activation
         self.norm1 = LayerNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        width, kv_width = c.num_heads * c.head_dim, 2 * c.num_kv_heads * c.head_dim
+        self.qkv = Linear(c.hidden_size, width + kv_width, rows=(width, kv_width))
         self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)
         self.out = Linear(c.hidden_size, c.hidden_size)
         self.norm2 = LayerNorm(c.hidden_size, c.eps)

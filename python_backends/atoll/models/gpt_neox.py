@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.rotary import RopeSpec
+from atoll.models.fields import activation, check_width, heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.orders import grouped_qkv
-from atoll.weights.table import Reorder, Weights
+from atoll.weights.table import Either, Reorder, Weights
 
 WEIGHTS = Weights(
     anchor="embed_in",
+    complete=("layers.",),
+    buffers=(".attention.bias",),
     prefixes=("gpt_neox.", ""),
     modules={
         "embed": "embed_in",
@@ -30,7 +34,8 @@ WEIGHTS = Weights(
         "blocks.{i}.up": "layers.{i}.mlp.dense_h_to_4h",
         "blocks.{i}.down": "layers.{i}.mlp.dense_4h_to_h",
         "norm": "final_layer_norm",
-        "lm_head": "/embed_out",
+        # transformers 5 may save it under the name that other families have.
+        "lm_head": Either("/embed_out", "/lm_head"),
     },
     tied={"lm_head": "embed"},
     input_scales={"blocks.{i}.down": "layers.{i}.mlp.act"},
@@ -58,23 +63,27 @@ class Config:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for a rope scaling that is not known."""
-        head_dim = raw["hidden_size"] // raw["num_attention_heads"]
+        f = Fields(raw)
+        f.only("is_decoder", True, False)
+        hidden_size = f.size("hidden_size")
+        num_heads, _, head_dim = heads(f, hidden_size)
         share = RopeSpec.partial(raw, "rotary_pct", default=0.25)
-        theta = float(raw.get("rotary_emb_base") or 10000)
-        rope = RopeSpec.from_hf(raw, int(head_dim * share), theta)
+        width = check_width(f, int(head_dim * share), head_dim, "rotary_pct")
+        theta = f.number("rotary_emb_base", default=10000.0, nullable=True, above=1.0)
+        rope = RopeSpec.from_hf(raw, width, theta)
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=raw["num_attention_heads"],
+            vocab_size=f.size("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=f.size("intermediate_size"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
+            num_heads=num_heads,
             head_dim=head_dim,
-            eps=raw.get("layer_norm_eps", 1e-5),
-            activation=raw.get("hidden_act", "gelu"),
+            eps=f.number("layer_norm_eps", default=1e-5),
+            activation=activation(f, "hidden_act", default="gelu"),
             max_positions=rope.reach,
-            is_parallel=raw.get("use_parallel_residual", True),
-            attention_bias=raw.get("attention_bias", True),
-            tie_word_embeddings=raw.get("tie_word_embeddings", False),
+            is_parallel=f.flag("use_parallel_residual", default=True),
+            attention_bias=f.flag("attention_bias", default=True),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             rope=rope,
         )
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from atoll.errors import UnsupportedModel
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
-from atoll.models.fields import only
+from atoll.models.fields import heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Weights
 from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",
-    complete="encoder.layer.",
+    complete=("encoder.layer.",),
     prefixes=("", "bert."),
     modules={
         "words": "embeddings.word_embeddings",
@@ -56,6 +57,7 @@ class Config:
     num_token_types: int
     eps: float
     activation: str
+    tie_word_embeddings: bool
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -63,23 +65,27 @@ class Config:
 
         Raises UnsupportedModel for jina-embeddings-v2-base-code, which has other layers.
         """
-        only(raw, "position_embedding_type", "alibi")
+        f = Fields(raw)
+        f.only("position_embedding_type", "alibi")
         if _OTHER_LAYERS in f"{raw.get('auto_map')} {raw.get('_name_or_path')}":
             raise UnsupportedModel(
                 f"config.json names {_OTHER_LAYERS}: JinaBERT v2 of code, with norms on queries "
                 "and keys, is not supported"
             )
-        gate = only(raw, "feed_forward_type", "geglu", "reglu")
+        gate = f.only("feed_forward_type", "geglu", "reglu")
+        hidden_size = f.size("hidden_size")
+        limit = "model_max_length" if f.has("model_max_length") else "max_position_embeddings"
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=raw["num_attention_heads"],
-            max_positions=raw.get("model_max_length") or raw["max_position_embeddings"],
-            num_token_types=raw.get("type_vocab_size", 2),
-            eps=raw.get("layer_norm_eps", 1e-12),
+            vocab_size=f.size("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=f.size("intermediate_size"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
+            num_heads=heads(f, hidden_size).num_heads,
+            max_positions=f.size(limit),
+            num_token_types=f.size("type_vocab_size", default=2),
+            eps=f.number("layer_norm_eps", default=1e-12),
             activation=_GATES[gate],
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
         )
 
 

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
 from atoll.layers.attention import CacheSpec
+from atoll.layers.linear import fused_qkv
 from atoll.layers.moe import MixtureOfExperts
 from atoll.layers.rotary import RopeSpec
+from atoll.models.fields import activation, check_width, heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Either, Weights
 
 WEIGHTS = Weights(
     anchor="embed_tokens",
+    complete=("layers.",),
     prefixes=("model.", ""),
     modules={
         "embed": "embed_tokens",
@@ -70,24 +74,29 @@ class Config:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for a rope scaling that is not known."""
-        num_heads = raw["num_attention_heads"]
-        head_dim = raw.get("head_dim") or raw["hidden_size"] // num_heads
+        f = Fields(raw)
+        hidden_size = f.size("hidden_size")
+        num_heads, num_kv_heads, head_dim = heads(
+            f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim"
+        )
+        check_width(f, head_dim, head_dim, "head_dim", "num_attention_heads")
         rope = RopeSpec.from_hf(raw, head_dim, theta=1e6)
+        num_experts = f.size("num_local_experts", "num_experts", default=8, most=MAX_LAYERS)
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_layers=raw["num_hidden_layers"],
+            vocab_size=f.size("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=f.size("intermediate_size"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
             num_heads=num_heads,
-            num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+            num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            num_experts=raw.get("num_local_experts", 8),
-            experts_per_token=raw.get("num_experts_per_tok", 2),
-            eps=raw.get("rms_norm_eps", 1e-5),
-            activation=raw.get("hidden_act", "silu"),
+            num_experts=num_experts,
+            experts_per_token=f.size("num_experts_per_tok", default=2, most=num_experts),
+            eps=f.number("rms_norm_eps", default=1e-5),
+            activation=activation(f, "hidden_act", default="silu"),
             max_positions=rope.reach,
-            sliding_window=raw.get("sliding_window"),
-            tie_word_embeddings=raw.get("tie_word_embeddings", False),
+            sliding_window=f.size("sliding_window") if f.has("sliding_window") else None,
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             rope=rope,
         )
 
@@ -100,7 +109,7 @@ class Block(nn.Module):
         c, width = config, config.num_heads * config.head_dim
         self.rotary = rotary
         self.norm1 = RMSNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, width + 2 * c.num_kv_heads * c.head_dim, bias=False)
+        self.qkv = fused_qkv(c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, bias=False)
         self.attention = PagedAttention(
             layer, c.num_heads, c.num_kv_heads, c.head_dim, window=c.sliding_window
         )

@@ -11,14 +11,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from atoll.errors import ConfigError
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
 from atoll.layers.attention import CacheSpec
-from atoll.models.fields import only, pick
+from atoll.models.fields import heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Weights
 from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(
     anchor="wte",
+    complete=("blocks.",),
     prefixes=("transformer.", ""),
     modules={
         "embed": "wte",
@@ -63,44 +66,57 @@ class Config:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for attention and norm kinds of later llm-foundry versions."""
-        attention = raw.get("attn_config") or {}
-        only(attention, "prefix_lm", False)
-        only(attention, "rope", False)
-        only(raw, "norm_type", "low_precision_layernorm", "layernorm", "low_precision_LayerNorm")
-        hidden_size, num_heads = raw["d_model"], raw["n_heads"]
-        head_dim = hidden_size // num_heads
-        has_alibi = attention.get("alibi", True)
-        scale = raw.get("logit_scale")
-        if scale == "inv_sqrt_d_model":
-            scale = hidden_size**-0.5
+        f = Fields(raw)
+        attention = f.inside("attn_config")
+        attention.only("prefix_lm", False)
+        attention.only("rope", False)
+        attention.only("sliding_window_size", -1)
+        f.inside("ffn_config").only("ffn_type", "mptmlp")
+        f.only("norm_type", "low_precision_layernorm", "layernorm", "low_precision_LayerNorm")
+        hidden_names, head_names = ("d_model", "hidden_size"), ("n_heads", "num_attention_heads")
+        hidden_size = f.size(*hidden_names)
+        num_heads, _, head_dim = heads(f, hidden_size, hidden_names, head_names)
+        has_alibi = attention.flag("alibi", default=True)
+        has_positions = f.flag("learned_pos_emb", default=True)
+        if not (has_alibi or has_positions):
+            raise ConfigError("config.json: attn_config.alibi and learned_pos_emb are both false")
+        bias_max = attention.number("alibi_bias_max", default=8.0)
         return cls(
-            vocab_size=raw["vocab_size"],
+            vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=int(pick(raw, "expansion_ratio", default=4) * hidden_size),
-            num_layers=raw["n_layers"],
+            intermediate_size=int(f.number("expansion_ratio", default=4.0) * hidden_size),
+            num_layers=f.size("n_layers", "num_hidden_layers", most=MAX_LAYERS),
             num_heads=num_heads,
             num_kv_heads=_num_kv_heads(attention, num_heads),
             head_dim=head_dim,
-            max_positions=raw["max_seq_len"],
-            eps=raw.get("layer_norm_epsilon", 1e-5),
-            scale=pick(attention, "softmax_scale", default=head_dim**-0.5),
-            alibi_bias_max=attention.get("alibi_bias_max", 8) if has_alibi else None,
-            clip_qkv=attention.get("clip_qkv"),
-            has_qk_norm=attention.get("qk_ln", False),
-            logit_scale=float(scale if scale is not None else 1.0),
-            bias=not raw.get("no_bias", True),
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            max_positions=f.size("max_seq_len"),
+            eps=f.number("layer_norm_epsilon", default=1e-5),
+            scale=attention.number("softmax_scale", default=head_dim**-0.5, nullable=True),
+            alibi_bias_max=bias_max if has_alibi else None,
+            clip_qkv=attention.number("clip_qkv") if attention.has("clip_qkv") else None,
+            has_qk_norm=attention.flag("qk_ln", default=False),
+            logit_scale=_logit_scale(f, hidden_size),
+            bias=not f.flag("no_bias", default=True),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
         )
 
 
-def _num_kv_heads(attention: Mapping[str, Any], num_heads: int) -> int:
-    kind = only(
-        attention, "attn_type", "multihead_attention", "multiquery_attention",
-        "grouped_query_attention",
-    )  # fmt: skip
-    if kind == "grouped_query_attention":
-        return int(pick(attention, "kv_n_heads"))
-    return 1 if kind == "multiquery_attention" else num_heads
+def _logit_scale(fields: Fields, hidden_size: int) -> float:
+    if fields.raw.get("logit_scale") == "inv_sqrt_d_model":
+        return float(hidden_size**-0.5)
+    return fields.number("logit_scale", default=1.0, nullable=True)
+
+
+def _num_kv_heads(attention: Fields, num_heads: int) -> int:
+    kind = attention.only(
+        "attn_type", "multihead_attention", "multiquery_attention", "grouped_query_attention"
+    )
+    if kind != "grouped_query_attention":
+        return 1 if kind == "multiquery_attention" else num_heads
+    num_kv_heads = attention.size("kv_n_heads")
+    if num_heads % num_kv_heads:
+        raise attention.wrong(f"a divisor of n_heads, {num_heads}", "kv_n_heads")
+    return num_kv_heads
 
 
 class Block(nn.Module):

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
 from atoll.layers.attention import CacheSpec
+from atoll.models.fields import activation, heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Weights
 
 WEIGHTS = Weights(
     anchor="embed_tokens",
+    complete=("layers.",),
     prefixes=("model.decoder.", "decoder."),
     modules={
         "embed": "embed_tokens",
@@ -62,21 +65,24 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        is_pre_norm = raw.get("do_layer_norm_before", True)
+        f = Fields(raw)
+        f.only("learned_embeddings", True)
+        hidden_size = f.size("hidden_size")
+        is_pre_norm = f.flag("do_layer_norm_before", default=True)
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            embed_size=raw.get("word_embed_proj_dim") or raw["hidden_size"],
-            intermediate_size=raw["ffn_dim"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=raw["num_attention_heads"],
-            activation=raw.get("activation_function", "relu"),
-            max_positions=raw["max_position_embeddings"],
+            vocab_size=f.size("vocab_size"),
+            hidden_size=hidden_size,
+            embed_size=f.size("word_embed_proj_dim", default=hidden_size, nullable=True),
+            intermediate_size=f.size("ffn_dim"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
+            num_heads=heads(f, hidden_size).num_heads,
+            activation=activation(f, "activation_function", default="relu"),
+            max_positions=f.size("max_position_embeddings"),
             is_pre_norm=is_pre_norm,
-            has_final_norm=is_pre_norm and not raw.get("_remove_final_layer_norm", False),
-            bias=raw.get("enable_bias", True),
-            affine=raw.get("layer_norm_elementwise_affine", True),
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            has_final_norm=is_pre_norm and not f.flag("_remove_final_layer_norm", default=False),
+            bias=f.flag("enable_bias", default=True),
+            affine=f.flag("layer_norm_elementwise_affine", default=True),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
         )
 
 

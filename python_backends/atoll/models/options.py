@@ -13,6 +13,7 @@ import torch
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.models.registry import Checkpoint
+from atoll.weights.fields import Fields, stored_dtype
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import METHODS, scheme_for
 from atoll_kernels import dispatch
@@ -34,6 +35,7 @@ def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
             quantisation that is not known.
     """
     device = device_of(settings.device)
+    stored_dtype(Fields(raw))  # a wrong one is told wherever the model runs
     dtype = _activations(settings, device, raw)
     if device.type != "cpu":
         check_device(Capabilities.of(device), dtype)
@@ -102,16 +104,16 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
             f"rope_scaling is {kind!r} and rope_factor is {factor}; expected linear or dynamic, "
             "and a factor"
         )
-    raw = dict(checkpoint.raw)
-    old = dict(raw.pop("rope_parameters", None) or {})
-    theta = old.get("rope_theta") or raw.get("rope_theta")
+    fields, name = Fields(checkpoint.raw), "max_position_embeddings"
+    old = fields.inside("rope_parameters")
+    raw = {key: value for key, value in checkpoint.raw.items() if key != "rope_parameters"}
     raw["rope_scaling"] = {"rope_type": kind, "factor": factor}
-    if theta is not None:
-        raw["rope_theta"] = theta
-    if "partial_rotary_factor" in old:
-        raw.setdefault("partial_rotary_factor", old["partial_rotary_factor"])
-    if kind == "linear" and "max_position_embeddings" in raw:
-        raw["max_position_embeddings"] = int(raw["max_position_embeddings"] * factor)
+    if old.has("rope_theta"):
+        raw["rope_theta"] = old.raw["rope_theta"]
+    if old.has("partial_rotary_factor"):
+        raw.setdefault("partial_rotary_factor", old.raw["partial_rotary_factor"])
+    if kind == "linear" and fields.has(name):
+        raw[name] = int(fields.size(name) * factor)
     return replace(checkpoint, raw=raw)
 
 
@@ -130,8 +132,7 @@ def _fast_dtype(device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:
         # Without bf16 instructions bfloat16 is emulated, and slower than float32.
         has_bf16 = torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
-    named = str(raw.get("dtype") or raw.get("torch_dtype") or "float16")
-    dtype = getattr(torch, named, torch.float16)
+    dtype = getattr(torch, stored_dtype(Fields(raw)) or "float16", torch.float16)
     overflows = raw.get("model_type") in _OVERFLOW_FLOAT16
     has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
     if has_bf16 and (dtype == torch.bfloat16 or overflows):

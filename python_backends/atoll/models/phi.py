@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
 from atoll.layers.attention import CacheSpec
+from atoll.layers.linear import fused_qkv
 from atoll.layers.rotary import RopeSpec
-from atoll.models.fields import pick
+from atoll.models.fields import activation, check_width, heads
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Weights
 
 
 def _mixer(block: str, embed: str, head: str) -> Weights:
     return Weights(
         anchor=embed,
+        complete=(block.partition("{")[0],),
         modules={
             "embed": embed,
             "blocks.{i}.norm": f"{block}.ln",
@@ -37,6 +40,7 @@ def _mixer(block: str, embed: str, head: str) -> Weights:
 WEIGHTS = (
     Weights(
         anchor="embed_tokens",
+        complete=("layers.",),
         prefixes=("model.", ""),
         modules={
             "embed": "embed_tokens",
@@ -81,25 +85,34 @@ class Config:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError for a rope scaling that is not known."""
-        hidden_size = pick(raw, "hidden_size", "n_embd")
-        num_heads = pick(raw, "num_attention_heads", "n_head")
-        head_dim = hidden_size // num_heads
+        f = Fields(raw)
+        hidden_names, head_names = ("hidden_size", "n_embd"), ("num_attention_heads", "n_head")
+        hidden_size = f.size(*hidden_names)
+        num_heads, num_kv_heads, head_dim = heads(
+            f, hidden_size, hidden_names, head_names, ("num_key_value_heads", "n_head_kv")
+        )
         share = RopeSpec.partial(raw, "partial_rotary_factor", default=0.5)
-        dim = min(raw.get("rotary_dim") or int(head_dim * share), head_dim)
-        rope = RopeSpec.from_hf(raw, dim, max_positions=raw.get("n_positions", 2048))
+        width = f.size("rotary_dim", default=max(1, int(head_dim * share)), nullable=True)
+        # The first releases rotate 32 features of a head, and all of a head that has fewer.
+        width = min(width, head_dim) if f.has("rotary_dim") else width
+        check_width(f, width, head_dim, "rotary_dim", "partial_rotary_factor")
+        positions = f.size("n_positions", default=2048)
+        rope = RopeSpec.from_hf(raw, width, max_positions=positions)
         return cls(
-            vocab_size=raw["vocab_size"],
+            vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=pick(raw, "intermediate_size", "n_inner", default=4 * hidden_size),
-            num_layers=pick(raw, "num_hidden_layers", "n_layer"),
+            intermediate_size=f.size(
+                "intermediate_size", "n_inner", default=4 * hidden_size, nullable=True
+            ),
+            num_layers=f.size("num_hidden_layers", "n_layer", most=MAX_LAYERS),
             num_heads=num_heads,
-            num_kv_heads=pick(raw, "num_key_value_heads", "n_head_kv", default=num_heads),
+            num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            eps=pick(raw, "layer_norm_eps", "layer_norm_epsilon", default=1e-5),
-            activation=pick(raw, "hidden_act", "activation_function", default="gelu_new"),
+            eps=f.number("layer_norm_eps", "layer_norm_epsilon", default=1e-5),
+            activation=activation(f, "hidden_act", "activation_function", default="gelu_new"),
             max_positions=rope.reach,
-            has_qk_norm=raw.get("qk_layernorm", False),
-            tie_word_embeddings=raw.get("tie_word_embeddings", False),
+            has_qk_norm=f.flag("qk_layernorm", default=False),
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             rope=rope,
         )
 
@@ -112,7 +125,7 @@ class Block(nn.Module):
         c = config
         self.activation, self.rotary = c.activation, rotary
         self.norm = LayerNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        self.qkv = fused_qkv(c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim)
         self.q_norm = LayerNorm(c.head_dim, c.eps) if c.has_qk_norm else None
         self.k_norm = LayerNorm(c.head_dim, c.eps) if c.has_qk_norm else None
         self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)

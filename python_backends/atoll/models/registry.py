@@ -6,7 +6,6 @@ A variant that only its config tells apart is another name here, never a copied 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.models import fallback
+from atoll.weights.fields import MAX_SIZE, Fields
 from atoll.weights.load import LoadOptions, load_weights
+from atoll.weights.modules import read_object
 from atoll.weights.quantization import Quantization
-from atoll_kernels import ACTIVATIONS
 
 # config.json model_type -> file; checked after ARCHITECTURES.
 ENCODERS: Mapping[str, str] = {
@@ -51,6 +51,7 @@ DECODERS: Mapping[str, str] = {
 ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
 # A (key, value) of config.json -> file, for families that share another one's model_type.
 VARIANTS: Mapping[tuple[str, str], str] = {("position_embedding_type", "alibi"): "jina_bert"}
+_START = "decoder_start_token_id"
 # What transformers' config class of a model_type assumes, where that is not what its file assumes.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "mistral": {
@@ -63,25 +64,29 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder and its config.json, its model_type's defaults in place, without nulls.
-
-    A null says "no" where there is a default (Mistral's window), and nothing where there is none.
-    """
+    """A checkpoint folder and its config.json, its model_type's defaults in place."""
 
     folder: Path
     raw: Mapping[str, Any]
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Raises ConfigError: config.json is missing or is not an object."""
-        raw = _object(folder / "config.json")
-        raw = {**DEFAULTS.get(str(raw.get("model_type")), {}), **raw}
+        """Raises ConfigError: config.json is missing or no object, or a key is of another type."""
+        path = folder / "config.json"
+        if not path.exists():
+            raise ConfigError(f"{path}: cannot be read: there is no such file")
+        own = Fields(read_object(path), str(path))
+        own.texts("architectures")
+        kind = own.text("model_type", default="", nullable=True)
+        raw = {**DEFAULTS.get(kind, {}), **own.raw}
+        size = raw.get("vocab_size")
+        vocab_size = size if type(size) is int and size > 0 else MAX_SIZE
         path = folder / "generation_config.json"
         # Where newer repositories say it, and transformers looks first.
-        start = _object(path).get("decoder_start_token_id") if path.exists() else None
-        if start is not None:
-            raw["decoder_start_token_id"] = start
-        return cls(folder, {key: value for key, value in raw.items() if value is not None})
+        for source in (own, Fields(read_object(path), str(path))):
+            if source.has(_START):
+                raw[_START] = source.token(_START, vocab_size=vocab_size)
+        return cls(folder, raw)
 
 
 def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType:
@@ -95,7 +100,8 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
         name = _class_name(raw)
         shown = f"{name} (model_type {kind!r})" if name else f"model_type {kind!r}"
         raise UnsupportedModel(f"{shown} is not supported; known: {sorted(table)}")
-    variant = next((f for (key, value), f in VARIANTS.items() if raw.get(key) == value), None)
+    variants = VARIANTS if table is ENCODERS else {}
+    variant = next((f for (key, value), f in variants.items() if raw.get(key) == value), None)
     file = ARCHITECTURES.get(_class_name(raw)) or variant or table[kind]
     return importlib.import_module(f"atoll.models.{file}")
 
@@ -106,34 +112,17 @@ def is_known(raw: Mapping[str, Any], table: Mapping[str, str]) -> bool:
     return is_decoder or str(raw.get("model_type")) in table
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected an object")
-    return found
-
-
 def _class_name(raw: Mapping[str, Any]) -> str:
-    return str(next(iter(raw.get("architectures") or ()), ""))
+    return next(iter(Fields(raw).texts("architectures")), "")
 
 
 def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
     """The model on the meta device: shapes without storage.
 
     Raises:
-        ConfigError: a field is missing, or has a value that is not supported.
+        ConfigError: a field is missing, or has a value that is not supported; names it.
     """
-    try:
-        config = module.Config.from_hf(raw)
-    except KeyError as error:
-        raise ConfigError(f"config.json has no {error}") from error
-    activation = getattr(config, "activation", None)
-    if activation is not None and activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ConfigError(f"config.json: activation {activation!r} is not known; known: {known}")
+    config = module.Config.from_hf(raw)
     with torch.device("meta"):
         model: nn.Module = module.Model(config)
     return model

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atoll.errors import ConfigError
 from atoll.layers import Embedding, Linear, PackedAttention, PagedAttention, PagedBatch, RMSNorm
 from atoll.layers.attention import CacheSpec, EncoderInput
 from atoll.layers.relative import RelativeBias
-from atoll.models.fields import pick
+from atoll.models.fields import known_activation
+from atoll.weights.fields import MAX_LAYERS, Fields
 from atoll.weights.table import Either, Source, Weights
 
 
@@ -42,6 +44,9 @@ def _stack(ours: str, theirs: str, mlp: int) -> dict[str, Source]:
 
 WEIGHTS = Weights(
     anchor="encoder.final_layer_norm",
+    complete=("encoder.block.", "decoder.block."),
+    # The first releases have one that was never used.
+    buffers=(".EncDecAttention.relative_attention_bias.weight",),
     modules={
         "embed": Either("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
         **_stack("encoder", "encoder", 1),
@@ -57,6 +62,10 @@ WEIGHTS = Weights(
     },
     tied={"lm_head": "embed"},
 )
+
+
+# The bias of every distance up to it is held in a table.
+_MAX_DISTANCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,26 +91,44 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        kind = str(raw.get("feed_forward_proj", "relu"))
-        activation = "gelu_new" if kind == "gated-gelu" else kind.split("-")[-1]
-        is_tied = raw.get("tie_word_embeddings", True)
+        f = Fields(raw)
+        kind = f.text("feed_forward_proj", default="relu")
+        prefix, _, last = kind.rpartition("-")
+        if prefix not in ("", "gated"):
+            raise f.wrong("an activation, or gated- and an activation", "feed_forward_proj")
+        named = "gelu_new" if kind == "gated-gelu" else last
+        is_tied = f.flag("tie_word_embeddings", default=True)
+        # transformers 5 calls mT5 tied, whose head is its own, and scales nothing.
+        is_mt5 = raw.get("model_type") == "mt5"
+        vocab_size, num_layers = f.size("vocab_size"), f.size("num_layers", most=MAX_LAYERS)
+        num_buckets = f.size("relative_attention_num_buckets", default=32)
+        distance = f.size("relative_attention_max_distance", default=128, most=_MAX_DISTANCE)
+        if num_buckets % 4 or distance <= num_buckets // 2:
+            raise ConfigError(
+                f"config.json: relative_attention_num_buckets is {num_buckets} and "
+                f"relative_attention_max_distance is {distance}; expected a multiple of four, and "
+                "more than half of it"
+            )
+        start = "decoder_start_token_id" if f.has("decoder_start_token_id") else "pad_token_id"
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["d_model"],
-            intermediate_size=raw["d_ff"],
-            num_encoder_layers=raw["num_layers"],
-            num_layers=pick(raw, "num_decoder_layers", "num_layers"),
-            num_heads=raw["num_heads"],
-            head_dim=raw["d_kv"],
-            eps=raw.get("layer_norm_epsilon", 1e-6),
-            activation=activation,
-            is_gated=kind.startswith("gated-"),
-            num_buckets=raw.get("relative_attention_num_buckets", 32),
-            max_distance=raw.get("relative_attention_max_distance", 128),
+            vocab_size=vocab_size,
+            hidden_size=f.size("d_model", "hidden_size"),
+            intermediate_size=f.size("d_ff"),
+            num_encoder_layers=num_layers,
+            num_layers=f.size(
+                "num_decoder_layers", default=num_layers, nullable=True, most=MAX_LAYERS
+            ),
+            num_heads=f.size("num_heads", "num_attention_heads"),
+            head_dim=f.size("d_kv"),
+            eps=f.number("layer_norm_epsilon", default=1e-6),
+            activation=known_activation(f, named, "feed_forward_proj"),
+            is_gated=prefix == "gated",
+            num_buckets=num_buckets,
+            max_distance=distance,
             # No hard limit; the family was trained on inputs and on outputs of 512 tokens.
-            max_positions=2 * pick(raw, "n_positions", default=512),
-            decoder_start_token_id=pick(raw, "decoder_start_token_id", "pad_token_id", default=0),
-            scales_output=raw.get("scale_decoder_outputs", is_tied),
+            max_positions=2 * f.size("n_positions", default=512, nullable=True),
+            decoder_start_token_id=f.token(start, vocab_size=vocab_size, default=0),
+            scales_output=f.flag("scale_decoder_outputs", default=is_tied and not is_mt5),
             tie_word_embeddings=is_tied,
         )
 

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from atoll.errors import WeightError
+from atoll.weights.group import Group
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.table import ALIASES, Group, Weights
+from atoll.weights.table import ALIASES, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Loadable(Protocol):
 
     def load(self, group: Group, options: LoadOptions) -> None: ...
 
-    def load_tied(self, source: nn.Module, options: LoadOptions) -> None: ...
+    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None: ...
 
 
 def load_weights(
@@ -66,8 +67,9 @@ def load_weights(
         present = group.has("weight") or group.has("qweight")
         if not present and name in table.tied:
             _require_tying(model.config, folder, name, group)
-            module.load_tied(modules[table.tied[name]], options)  # type: ignore[arg-type]
-        elif present or name not in table.optional:
+            source_module: Any = modules[table.tied[name]]
+            module.load_tied(source_module, group, options)
+        else:
             module.load(group, options)
             _copy_from_file(module)
     _report_left_over(reader, table, prefix)
@@ -80,8 +82,15 @@ def layout(reader: CheckpointReader, tables: Weights | Sequence[Weights]) -> tup
         WeightError: the anchor is under none of the prefixes.
     """
     tables = (tables,) if isinstance(tables, Weights) else tables
-    table = next((t for t in tables if t.is_in(reader)), tables[-1])
-    return table, table.prefix(reader)
+    for table in tables:
+        prefix = table.prefix(reader)
+        if prefix is not None:
+            return table, prefix
+    tried = [name for table in tables for name in table.anchors()]
+    hint = ""
+    if any(".lora_A." in name for name in reader.names()):
+        hint = "; it is an adapter: serve the model it was made for, with lora_adapters"
+    raise WeightError(f"{reader.folder}: none of {tried} is in the checkpoint{hint}")
 
 
 def _copy_from_file(module: Any) -> None:
@@ -107,10 +116,10 @@ def _report_left_over(reader: CheckpointReader, table: Weights, prefix: str) -> 
     left = [name for name in reader.names() if name not in reader.read]
     patterns = [re.compile(p) for p in _layer_patterns(table, prefix)]
     surplus = [name for name in left if any(p.fullmatch(name) for p in patterns)]
-    if table.complete is not None:
-        ends = tuple(f".{alias}" for names in ALIASES.values() for alias in names)
-        layers = [n for n in left if n.startswith(prefix + table.complete) and n.endswith(ends)]
-        surplus = surplus or layers
+    ends = tuple(f".{alias}" for names in ALIASES.values() for alias in names)
+    starts, buffers = tuple(prefix + start for start in table.complete), tuple(table.buffers)
+    parameters = [n for n in left if n.endswith(ends) and not n.endswith(buffers)]
+    surplus = surplus or [n for n in parameters if n.startswith(starts)]
     if surplus:
         raise WeightError(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
     if left:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atoll.errors import ConfigError, WeightError
 from atoll.weights import awq, gptq
-from atoll.weights.table import Group
+from atoll.weights.group import Group
 
 METHODS = ("gptq", "awq")
 GPTQ_BITS = (2, 3, 4, 8)

@@ -1,0 +1,137 @@
+"""One tiny checkpoint of every architecture, with our result of fixed ids and transformers'.
+
+For tests that damage a file of the checkpoint and look at what becomes of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from atoll.layers import PackedBatch
+from atoll.models.registry import Checkpoint, load_decoder, load_encoder
+from atoll.weights.load import LoadOptions
+from tiny.checkpoint import write
+from tiny.decoders import DECODERS, VOCAB
+from tiny.encoders import TRUNKS, JinaReference
+from tiny.paged import PagedRunner
+from tiny.t5 import write_t5
+
+IDS = torch.randint(4, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
+_ALL = {variant.name: variant for variant in (*DECODERS, *TRUNKS)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """write: makes the checkpoint. ours: our result of its files. theirs: transformers' class; None
+    where it does not know the layout. around: in force while that runs.
+    """
+
+    name: str
+    write: Callable[[Path], Any]
+    ours: Callable[[Path], Tensor]
+    theirs: Any
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@torch.inference_mode()
+def _decoded(folder: Path) -> Tensor:
+    return PagedRunner(load_decoder(Checkpoint.open(folder), LoadOptions())).step({"a": IDS})["a"]
+
+
+@torch.inference_mode()
+def _encoder_decoder(folder: Path) -> Tensor:
+    runner = PagedRunner(load_decoder(Checkpoint.open(folder), LoadOptions()))
+    runner.encode({"a": IDS})
+    return runner.step({"a": IDS[:7]})["a"]
+
+
+@torch.inference_mode()
+def _encoded(folder: Path) -> Tensor:
+    model: Any = load_encoder(Checkpoint.open(folder), LoadOptions())
+    bounds = torch.tensor([0, len(IDS)], dtype=torch.int32)
+    batch = PackedBatch(torch.tensor(IDS), torch.arange(len(IDS)), bounds)
+    out: Tensor = model(batch)
+    return out
+
+
+@torch.inference_mode()
+def theirs(family: Family, folder: Path) -> Tensor | None:
+    """transformers' result; None where it refuses, or puts random numbers in a tensor's place."""
+    try:
+        model, report = family.theirs.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception:
+        return None
+    needed = [key for key in report["missing_keys"] if "pooler" not in key]
+    if needed or report["mismatched_keys"]:
+        return None
+    model, ids = model.eval(), torch.tensor([IDS])
+    try:
+        with family.around():
+            if family.ours is _encoded:
+                return _first(model(ids).last_hidden_state)
+            if family.ours is _encoder_decoder:
+                return _first(model(input_ids=ids, decoder_input_ids=ids[:, :7]).logits)
+            return _first(model(ids, use_cache=False).logits)
+    except Exception:
+        return None
+
+
+def _first(batch: Tensor) -> Tensor:
+    return batch[0].float()
+
+
+def _write_jina(folder: Path) -> JinaReference:
+    reference = JinaReference(4)
+    save_file(reference.tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(reference.config))
+    return reference
+
+
+def _variant(name: str, kind: Callable[[Path], Tensor], auto: Any) -> Family:
+    def save(folder: Path) -> nn.Module:
+        model: nn.Module = write(_ALL[name], folder).model
+        return model
+
+    return Family(name, save, kind, auto, _ALL[name].around)
+
+
+FAMILIES = (
+    *(
+        _variant(name, _decoded, hf.AutoModelForCausalLM)
+        for name in (
+            "llama", "llama-biases", "llama-yarn", "llama-llama3", "mistral-window", "mixtral",
+            "bloom", "opt", "opt-350m", "galactica-large", "gpt-neox", "starcoder",
+            "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi",
+            "phi-qk-norms",
+        )
+    ),
+    *(
+        _variant(name, _decoded, None)
+        for name in (
+            "mixtral-fused", "santacoder-split", "falcon-40b-old", "mpt-qk-norms",
+            "mpt-learned-positions", "mpt-grouped", "phi-msft", "phi-mixformer",
+        )
+    ),
+    *(
+        Family(kind, lambda folder, kind=kind: write_t5(kind, folder), _encoder_decoder,
+               hf.AutoModelForSeq2SeqLM)
+        for kind in ("t5", "flan-t5")
+    ),
+    *(_variant(name, _encoded, hf.AutoModel) for name in ("bert", "bert-old-names", "roberta")),
+    Family("jina", _write_jina, _encoded, None),
+)  # fmt: skip
