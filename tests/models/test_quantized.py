@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS, VOCAB
 from tiny.paged import PagedRunner
-from tiny.quantize import Packing, pack_layer, quantize
+from tiny.quantize import ACTIVATIONS, Packing, is_layer, pack_layer, quantize
 
 from atoll.config import Settings
 from atoll.errors import ConfigError
@@ -21,26 +21,12 @@ from atoll.weights import awq, gptq
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import Quantization, scheme_for
 
-# Where AWQ leaves divisors behind an activation.
-ACTIVATIONS = {
-    "bloom": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.gelu_impl"},
-    "falcon-40b": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.act"},
-    "gpt-neox": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.act"},
-    "starcoder": {r"(.*\.mlp)\.c_proj": r"\1.act"},
-    "mpt": {r"(.*\.ffn)\.down_proj": r"\1.act"},
-}
 ARCHITECTURES = [
     "llama", "llama-biases", "mixtral", "bloom", "opt", "gpt-neox", "starcoder",
     "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi", "phi-msft",
 ]  # fmt: skip
 BY_NAME = {v.name: v for v in DECODERS}
 IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(3)).tolist()
-
-
-def _is_layer(name: str) -> bool:
-    return bool(re.search(
-        r"\.(h|layers|blocks)\.\d+\..*(query_key_value|dense\w*|\w_proj|\w+_proj|c_attn|c_fc|fc\d|"
-        r"Wqkv|w\d)$", name))  # fmt: skip
 
 
 def _checkpoints(
@@ -55,7 +41,7 @@ def _checkpoints(
         path.mkdir()
         write(variant, path)
     tensors = load_file(dense / "model.safetensors")
-    names = [n.removesuffix(".weight") for n in tensors if _is_layer(n.removesuffix(".weight"))]
+    names = [n.removesuffix(".weight") for n in tensors if is_layer(n.removesuffix(".weight"))]
     names = [n for n in names if not left_out or not n.endswith(left_out)]
     assert len(names) >= 8
     divisors = ACTIVATIONS.get(variant.name) if packing.method == "awq" else None

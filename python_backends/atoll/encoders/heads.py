@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.errors import ConfigError, UnsupportedModel
+from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
-from atoll.weights.group import Group
+from atoll.weights.fields import ConfigKeys, Fields
+from atoll.weights.group import Group, Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.reader import CheckpointReader
@@ -134,35 +135,43 @@ class DenseHead(nn.Module):
     """A sentence-transformers Dense module after pooling."""
 
     def __init__(
-        self, in_features: int, out_features: int, activation: str | None, dtype: torch.dtype
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str | None,
+        dtype: torch.dtype,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.config, self.activation, self.dtype = None, activation, dtype
-        self.linear = Linear(in_features, out_features, quantizable=False)
+        self.linear = Linear(in_features, out_features, bias, quantizable=False)
         self.out_features = out_features
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> DenseHead:
         """Raises ConfigError, UnsupportedModel, WeightError: the module cannot be used."""
-        raw = read_object(folder / "config.json")
+        path = folder / "config.json"
+        raw = ConfigKeys(read_object(path))
+        fields, default = Fields(raw, str(path)), "sentence_embedding"
         # sentence-transformers' default; its files name what they mean otherwise.
-        name = str(raw.get("activation_function") or "Tanh").rsplit(".", 1)[-1]
+        name = fields.text("activation_function", default="Tanh", nullable=True).rsplit(".", 1)[-1]
         if name not in _DENSE_ACTIVATIONS:
-            known = ", ".join(_DENSE_ACTIVATIONS)
-            raise ConfigError(f"{folder}: activation_function is {name!r}; known: {known}")
-        source = raw.get("module_input_name") or "sentence_embedding"
-        if source != "sentence_embedding" or raw.get("use_residual"):
+            raise fields.wrong(f"one of {', '.join(_DENSE_ACTIVATIONS)}", "activation_function")
+        source = fields.text("module_input_name", default=default, nullable=True)
+        is_residual = fields.flag("use_residual", default=False, nullable=True)
+        if source != default or is_residual:
             raise UnsupportedModel(
                 f"{folder}: a Dense module with module_input_name {source!r} and use_residual "
-                f"{bool(raw.get('use_residual'))} is not supported"
+                f"{is_residual} is not supported"
             )
-        try:
-            sizes = int(raw["in_features"]), int(raw["out_features"])
-        except KeyError as error:
-            raise ConfigError(f"{folder}/config.json has no {error}") from None
+        sizes = fields.size("in_features"), fields.size("out_features")
+        bias = fields.flag("bias", default=True)
         with torch.device("meta"):
-            head = cls(*sizes, _DENSE_ACTIVATIONS[name], options.dtype)
-        load_weights(head, DENSE, folder, options)
+            head = cls(*sizes, _DENSE_ACTIVATIONS[name], options.dtype, bias)
+        try:
+            load_weights(head, DENSE, folder, options)
+        except Mismatch as error:
+            raise WeightError(f"{error}; {raw.summary()}") from error
         return head
 
     def forward(self, vectors: Tensor) -> Tensor:

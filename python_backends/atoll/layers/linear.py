@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-from atoll.errors import WeightError
 from atoll.weights.group import Group
 from atoll.weights.load import LoadOptions
-from atoll.weights.quantization import expand, packed_codes
+from atoll.weights.quantized_layers import Shape, expand, is_quantized, packed_codes
 
 
 class Linear(nn.Module):
@@ -60,17 +59,18 @@ class Linear(nn.Module):
         bias = group.bias(self.out_features, self.bias is not None, self.rows)
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
-        if not any(group.has_part(part, "qweight") for part in group.parts()):
+        source = group.input_scales_source if options.quantization is not None else None
+        is_scaled = source is not None and group.has_part(source, "scales")
+        if not (is_scaled or any(is_quantized(group, part) for part in group.parts())):
             self._pack(group.get("weight", shape, self.rows), bias, options, is_head)
             return
-        found = packed_codes(group, options.quantization, options.device)
-        if found is not None and found.shape == shape and options.scheme != "int8":
+        stored = Shape(*shape, self.rows)
+        found = packed_codes(group, stored, options.quantization, options.device)
+        if found is not None and options.scheme != "int8":
             bias = None if bias is None else bias.to(options.device, options.dtype)
             self.packed = kernels.pack_int4(*found, bias, options.dtype)
             return
-        weight = expand(group, options.quantization, options.dtype, options.device)
-        if weight.shape != shape:
-            raise WeightError(f"{group.target}: quantised {tuple(weight.shape)}, not {shape}")
+        weight = expand(group, stored, options.quantization, options.dtype, options.device)
         self._pack(weight, bias, options, is_head)
 
     def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:

@@ -76,21 +76,25 @@ class Config:
         )
         is_parallel = f.flag("parallel_attn", default=True, nullable=True)
         is_multi_query = f.flag("multi_query", default=True, nullable=True)
-        kv_names = ("num_kv_heads", "n_head_kv") if is_grouped else ()
+        kv_names = ("num_kv_heads", "n_head_kv")
+        reads_kv = is_grouped or not is_multi_query
         num_heads, num_kv_heads, head_dim = heads(
-            f, hidden_size, hidden_names, head_names, kv_names
+            f, hidden_size, hidden_names, head_names, kv_names if reads_kv else ()
         )
         has_alibi = f.flag("alibi", default=False, nullable=True)
         if not has_alibi:
             check_width(f, head_dim, head_dim, *head_names)
         num_norms = 1 if is_parallel else 2
         if is_grouped:
-            f.only("parallel_attn", True)  # the grouped architecture knows no other
+            if not is_parallel:
+                raise f.wrong("true where new_decoder_architecture is true", "parallel_attn")
             num_norms = f.count(
                 "num_ln_in_parallel_attn", default=2, nullable=True, least=1, most=2
             )
         elif is_multi_query:
             num_kv_heads = 1
+        elif num_kv_heads != num_heads:
+            raise f.wrong(f"{num_heads}, as {f.name(*head_names)}", *kv_names)
         rope = RopeSpec.from_hf(raw, head_dim)
         return cls(
             vocab_size=f.size("vocab_size"),

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from atoll.errors import ConfigError, UnsupportedModel
+from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models import fallback
-from atoll.weights.fields import MAX_SIZE, Fields
+from atoll.weights.fields import MAX_SIZE, ConfigKeys, Fields
+from atoll.weights.group import Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.quantization import Quantization
@@ -148,7 +149,8 @@ def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions
     refused = getattr(module.Model, "unsupported_dtypes", ())
     if options.dtype in refused:
         raise ConfigError(f"{checkpoint.folder}: {options.dtype} would overflow; use bfloat16")
-    model = build(module, checkpoint.raw)
+    raw = ConfigKeys(checkpoint.raw)
+    model = build(module, raw)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
     found = None if quantization is None else quantization.method
     if options.expected_method not in (None, found):
@@ -157,5 +159,8 @@ def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions
             + (f"quantised with {found}" if found else "not quantised")
         )
     options = replace(options, quantization=quantization)
-    load_weights(model, module.WEIGHTS, checkpoint.folder, options)
+    try:
+        load_weights(model, module.WEIGHTS, checkpoint.folder, options)
+    except Mismatch as error:
+        raise WeightError(f"{error}; {raw.summary()}") from error
     return model.eval()

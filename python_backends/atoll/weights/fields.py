@@ -25,6 +25,24 @@ _DTYPES = (
 )  # fmt: skip
 
 
+class ConfigKeys(dict[str, Any]):
+    """A JSON object that keeps account of what ``Fields`` read of it."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        super().__init__(raw)
+        self.given: dict[str, Any] = {}
+        self.assumed: dict[str, Any] = {}
+
+    def summary(self) -> str:
+        """What was read, and what was assumed in its absence, as part of an error's message."""
+        given = ", ".join(f"{name} {shown(value)}" for name, value in self.given.items())
+        text = f"config.json says {given}"
+        if self.assumed:
+            assumed = (f"{name} ({shown(value)} assumed)" for name, value in self.assumed.items())
+            text += f", and has no {', no '.join(assumed)}"
+        return text
+
+
 @dataclass(frozen=True)
 class Fields:
     """The keys of one JSON object; ``source`` is how errors call it.
@@ -38,6 +56,12 @@ class Fields:
 
     raw: Mapping[str, Any]
     source: str = "config.json"
+    account: ConfigKeys | None = None
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.raw, ConfigKeys):
+            object.__setattr__(self, "account", self.raw)
 
     def has(self, *names: str) -> bool:
         """Whether one of the names is there, and not null."""
@@ -116,13 +140,12 @@ class Fields:
     def only(self, name: str, *allowed: Any) -> Any:
         """One of ``allowed``; the first where it is absent or null."""
         value = self.raw.get(name)
+        self._note(name, value, allowed[0])
         if value is None:
             return allowed[0]
         # Not ``in``: 1 is no true.
         if not any(type(value) is type(other) and value == other for other in allowed):
-            raise ConfigError(
-                f"{self.source}: {name} is {value!r}; supported: {', '.join(map(repr, allowed))}"
-            )
+            raise ConfigError(f"{self.source}: {name} is {value!r}; supported: {list(allowed)}")
         return value
 
     def inside(self, *names: str) -> Fields:
@@ -131,7 +154,7 @@ class Fields:
         value = {} if self.raw.get(name) is None else self.raw[name]
         if not isinstance(value, Mapping):
             raise self.wrong("an object", name)
-        return Fields(value, f"{self.source}: {name}")
+        return Fields(value, f"{self.source}: {name}", self.account, f"{self.path}{name}.")
 
     def divided(
         self, total: int, names: tuple[str, ...], by: int, by_names: tuple[str, ...]
@@ -158,6 +181,7 @@ class Fields:
             is_null = any(name in self.raw for name in names)
             if default is None and not is_null:
                 raise ConfigError(f"{self.source} has no {' and no '.join(names)}")
+            self._note(" or ".join(names), None, default)
             return None if is_null and not nullable else default
         first, *others = given
         for other in others:
@@ -166,7 +190,13 @@ class Fields:
                     f"{self.source}: {first} is {shown(given[first])} and {other} is "
                     f"{shown(given[other])}"
                 )
+        self._note(first, given[first], default)
         return given[first]
+
+    def _note(self, name: str, value: Any, default: Any) -> None:
+        if self.account is not None:
+            noted = self.account.assumed if value is None else self.account.given
+            noted[f"{self.path}{name}"] = default if value is None else value
 
 
 def stored_dtype(fields: Fields) -> str | None:

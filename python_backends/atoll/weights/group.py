@@ -18,6 +18,11 @@ from atoll.errors import WeightError
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.table import ALIASES, Either, Reorder, Source, Transposed
 
+
+class Mismatch(WeightError):
+    """The tensors of a checkpoint and its config.json contradict each other."""
+
+
 _STACKED = re.compile(r"\[(\d+)\]$")
 
 
@@ -57,23 +62,30 @@ class Group:
         Raises:
             WeightError: missing, or of another shape; names the tensor and both shapes.
         """
-        parts = self.parts()
         shares = self.shares(shape[0], rows)
-        is_turned = len(shape) == 2 and self.is_turned()
-        tensors = []
-        for part, share in zip(parts, shares, strict=True):
-            wanted = (share, *shape[1:])
-            self.check_shape(part, suffix, wanted[::-1] if is_turned else wanted)
-            stored = self.raw(part, suffix)
-            if not stored.is_floating_point():
-                raise WeightError(
-                    f"{self.reader.folder}: tensor {self.name(part, suffix)!r} is "
-                    f"{str(stored.dtype).removeprefix('torch.')}; expected floating point"
-                )
-            tensors.append(stored.t() if is_turned else stored)
+        tensors = [
+            self.part(part, suffix, (share, *shape[1:]))
+            for part, share in zip(self.parts(), shares, strict=True)
+        ]
         found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         order = self.rows()
         return found if order is None else found[order]
+
+    def part(self, part: str, suffix: str, shape: Sequence[int]) -> Tensor:
+        """One part's tensor, (out_features, ...) however it is stored.
+
+        Raises:
+            WeightError: missing, of another shape, or not of floating point; names it.
+        """
+        is_turned = len(shape) == 2 and self.is_turned()
+        self.check_shape(part, suffix, tuple(shape)[::-1] if is_turned else shape)
+        stored = self.raw(part, suffix)
+        if not stored.is_floating_point():
+            raise Mismatch(
+                f"{self.reader.folder}: tensor {self.name(part, suffix)!r} is "
+                f"{str(stored.dtype).removeprefix('torch.')}; expected floating point"
+            )
+        return stored.t() if is_turned else stored
 
     def bias(
         self, size: int, is_expected: bool, rows: Sequence[int] | None = None
@@ -94,7 +106,7 @@ class Group:
         """Raises WeightError: the checkpoint has a tensor that its config does not know."""
         found = [self.name(part, suffix) for part in self.parts() if self.has_part(part, suffix)]
         if found:
-            raise WeightError(
+            raise Mismatch(
                 f"{self.reader.folder}: tensors left over, config.json differs: by it "
                 f"{self.target} has no {suffix}, and there is {', '.join(found)}"
             )
@@ -110,7 +122,7 @@ class Group:
         """Raises WeightError: one part's tensor is missing, or has another shape; names both."""
         found = self.shape(part, suffix)
         if found != tuple(wanted):
-            raise WeightError(
+            raise Mismatch(
                 f"{self.reader.folder}: tensor {self.name(part, suffix)!r} has shape {found}; "
                 f"by config.json {self.target}.{suffix} needs {tuple(wanted)}"
             )
@@ -126,7 +138,7 @@ class Group:
             return found
         count = self.config.num_experts
         if found[:1] != (count,):
-            raise WeightError(
+            raise Mismatch(
                 f"{self.reader.folder}: tensor {self.name(part, suffix)!r} has shape {found}; "
                 f"config.json says that there are {count} experts"
             )
@@ -143,13 +155,6 @@ class Group:
     def has_part(self, part: str, suffix: str) -> bool:
         """Whether the checkpoint holds this tensor for one of ``parts()``."""
         return self._locate(part, suffix) is not None
-
-    def input_scales(self) -> Tensor | None:
-        """Divisors of the inputs, (in_features,), if the checkpoint has them."""
-        source = self.input_scales_source
-        if source is None or not self.has_part(source, "scales"):
-            return None
-        return self.raw(source, "scales")
 
     def rows(self) -> Tensor | None:
         """The permutation of output features, if the source has one."""
@@ -192,18 +197,22 @@ class Group:
         if name is None:
             names = [self.name(part, suffix), *self._other_names(part, suffix)]
             also = f", and so is {', '.join(map(repr, names[1:]))}" if names[1:] else ""
-            raise WeightError(f"{self.reader.folder}: tensor {names[0]!r} is missing{also}")
+            raise Mismatch(f"{self.reader.folder}: tensor {names[0]!r} is missing{also}")
         return name
 
     def _other_names(self, part: str, suffix: str) -> list[str]:
         """What else the file might have called a tensor that is missing."""
-        aliases = [f"{self._full(part)}.{alias}" for alias in ALIASES.get(suffix, ())[1:]]
+        old = [a for a in ALIASES.get(suffix, ())[1:] if self._has_any(a)]
+        aliases = [f"{self._full(part)}.{alias}" for alias in old]
         sources = self.source.sources if isinstance(self.source, Either) else ()
         rest = [other for source in sources for other in self._parts(source)]
         if part not in rest or suffix != "weight":
             rest = []
         chosen = self.parts()
         return [*aliases, *(self.name(other, suffix) for other in rest if other not in chosen)]
+
+    def _has_any(self, suffix: str) -> bool:
+        return any(name.endswith(f".{suffix}") for name in self.reader.names())
 
     def _locate(self, part: str, suffix: str) -> str | None:
         if _STACKED.search(part):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from atoll.errors import WeightError
-from atoll.weights.group import Group
+from atoll.weights.group import Group, Mismatch
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.table import ALIASES, Weights
@@ -57,14 +57,18 @@ def load_weights(
     """
     reader = CheckpointReader(folder)
     table, prefix = layout(reader, tables)
+    q = options.quantization
+    if q is not None and not any(name.endswith(".qweight") for name in reader.names()):
+        raise Mismatch(f"{folder}: {q.source} says {q.method}, and no tensor is a qweight")
     modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
     for name, module in modules.items():
         source = table.find(name)
         if source is None:
-            raise WeightError(f"{folder}: the table has no source for {name}")
+            raise Mismatch(f"{folder}: this layout has no {name}, which config.json asks for")
         divisors = table.find_input_scales(name)
         group = Group(reader, prefix, source, model.config, name, divisors)
-        present = group.has("weight") or group.has("qweight")
+        kinds = ("weight", "qweight", "qzeros", "scales")
+        present = any(group.has_part(part, kind) for part in group.parts() for kind in kinds)
         if not present and name in table.tied:
             _require_tying(model.config, folder, name, group)
             source_module: Any = modules[table.tied[name]]
@@ -103,7 +107,7 @@ def _copy_from_file(module: Any) -> None:
 def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
     if not getattr(config, "tie_word_embeddings", True):
         wanted = ", ".join(f"{part}.weight" for part in group.full_names())
-        raise WeightError(
+        raise Mismatch(
             f"{folder}: {wanted} is missing and config.json says tie_word_embeddings=false"
         )
 
@@ -121,7 +125,7 @@ def _report_left_over(reader: CheckpointReader, table: Weights, prefix: str) -> 
     parameters = [n for n in left if n.endswith(ends) and not n.endswith(buffers)]
     surplus = surplus or [n for n in parameters if n.startswith(starts)]
     if surplus:
-        raise WeightError(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
+        raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
     if left:
         logger.info("%s: %d tensors are not used: %s", reader.folder, len(left), left[:6])
 

@@ -5,21 +5,20 @@ left out of the quantisation load as usual. Codes of 4 bits are handed to ``pack
 other weights are expanded at load and packed by ``pack_linear`` in the scheme asked for.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from atoll.errors import ConfigError, WeightError
-from atoll.weights import awq, gptq
-from atoll.weights.group import Group
+from atoll.errors import ConfigError
+from atoll.weights.fields import Fields
+from atoll.weights.modules import read_object
 
 METHODS = ("gptq", "awq")
 GPTQ_BITS = (2, 3, 4, 8)
+_FORMATS = "supported: gptq, gptq_v2"
+# Where the method is said if not in config.json.
+_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"))
 
 # TGI's names for --quantize -> the scheme of ``pack_linear``. gptq and awq say what the checkpoint
 # already is; weights that are not quantised yet become what the name promises in size.
@@ -40,13 +39,18 @@ class Quantization:
     """The layout of quantised layers.
 
     group_size: input features that share a scale; -1: all. zero_offset: added to stored zeros
-    (GPTQ's first format stores them less one).
+    (GPTQ's first format stores them less one). act_order: whether groups are assigned in any order;
+    None: the config does not say. symmetric: whether the codes' middle stands for zero throughout;
+    None likewise. source: the file that says so.
     """
 
     method: str
     bits: int
     group_size: int
     zero_offset: int = 0
+    act_order: bool | None = None
+    symmetric: bool | None = None
+    source: str = field(default="config.json", compare=False)
 
     @classmethod
     def read(cls, folder: Path, raw: Mapping[str, Any]) -> "Quantization | None":
@@ -55,110 +59,24 @@ class Quantization:
         Raises:
             ConfigError: a method, format or width that cannot be loaded; names it.
         """
-        found = raw.get("quantization_config")
-        for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
-            if found is None and (folder / name).exists():
-                found = {"quant_method": method, **json.loads((folder / name).read_text())}
-        if found is None:
-            return None
-        method = str(found.get("quant_method", "gptq")).lower()
+        config = Fields(raw)
+        if config.has("quantization_config"):
+            found = config.inside("quantization_config")
+            method = found.text("quant_method").lower()
+        else:
+            files = ((folder / name, method) for name, method in _FILES)
+            path, method = next(((p, m) for p, m in files if p.exists()), (None, ""))
+            if path is None:
+                return None
+            found = Fields(read_object(path), str(path))
+            method = found.text("quant_method", default=method).lower()
         if method not in METHODS:
-            raise ConfigError(f"{folder}: quant_method {method!r}; supported: {METHODS}")
-        return _gptq(folder, found) if method == "gptq" else _awq(folder, found)
+            raise found.wrong(f"one of {', '.join(METHODS)}", "quant_method")
+        return _gptq(found) if method == "gptq" else _awq(found)
 
-
-class Codes(NamedTuple):
-    """What ``pack_int4`` takes of a layer: see there for shapes and meaning."""
-
-    codes: Tensor
-    zeros: Tensor
-    scales: Tensor
-    groups: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out_features, in_features)."""
-        return self.codes.shape[1], self.codes.shape[0]
-
-
-def packed_codes(
-    group: Group, quantization: Quantization | None, device: torch.device
-) -> Codes | None:
-    """The 4-bit codes of a quantised layer, parts and order included.
-
-    None where they cannot stay: another width, inputs that AWQ divides, or parts of a fused
-    projection whose act-orders differ, or of which some are not quantised.
-    """
-    if quantization is None or quantization.bits != 4 or group.input_scales() is not None:
-        return None
-    if not group.has("qweight"):
-        return None
-    parts = [_codes(group, part, quantization, device) for part in group.parts()]
-    if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
-        return None
-    rows = group.rows()
-    codes, zeros, scales = (
-        torch.cat(tensors, dim=1) if rows is None else torch.cat(tensors, dim=1)[:, rows.to(device)]
-        for tensors in list(zip(*parts, strict=True))[:3]
-    )
-    return Codes(codes, zeros, scales, parts[0].groups)
-
-
-def expand(
-    group: Group, quantization: Quantization | None, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """The dense weight (out_features, in_features) of a quantised layer, parts and order included.
-
-    Every part of a fused projection has groups, zeros and an act-order of its own, or was left out
-    of the quantisation (``modules_to_not_convert``).
-
-    Raises:
-        WeightError: a tensor is missing, or no config says how the layer is quantised.
-    """
-    if quantization is None:
-        raise WeightError(f"{group.target} is quantised, and no config says how")
-    weight = torch.cat([_expand(group, p, quantization, dtype, device) for p in group.parts()])
-    scales = group.input_scales()
-    if scales is not None:
-        weight = (weight.float() / scales.to(device).float()).to(dtype)
-    rows = group.rows()
-    return weight if rows is None else weight[rows.to(device)]
-
-
-def _expand(
-    group: Group, part: str, quantization: Quantization, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    q = quantization
-    if not group.has_part(part, "qweight"):
-        return group.raw(part, "weight").to(device, dtype)
-    qweight, qzeros, scales, groups = _stored(group, part, q, device)
-    if q.method == "awq":
-        return awq.dequantize(qweight, qzeros, scales, groups, dtype)
-    return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
-
-
-def _codes(group: Group, part: str, quantization: Quantization, device: torch.device) -> Codes:
-    q = quantization
-    qweight, qzeros, scales, groups = _stored(group, part, q, device)
-    if q.method == "awq":
-        return Codes(awq.unpack(qweight), awq.unpack(qzeros), scales, groups)
-    zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, scales.shape[1])
-    return Codes(gptq.unpack(qweight, q.bits, len(groups)), zeros, scales, groups)
-
-
-def _stored(
-    group: Group, part: str, quantization: Quantization, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(qweight, qzeros, scales, the group of each input)."""
-    q = quantization
-    qweight, qzeros, scales = (
-        group.raw(part, suffix).to(device) for suffix in ("qweight", "qzeros", "scales")
-    )
-    num_inputs = len(qweight) if q.method == "awq" else len(qweight) * 32 // q.bits
-    if group.has_part(part, "g_idx"):
-        return qweight, qzeros, scales, group.raw(part, "g_idx").to(device).long()
-    size = q.group_size if q.group_size > 0 else num_inputs
-    return qweight, qzeros, scales, torch.arange(num_inputs, device=device) // size
+    def num_groups(self, in_features: int) -> int:
+        """Groups of a layer's inputs."""
+        return 1 if self.group_size < 0 else -(-in_features // self.group_size)
 
 
 def scheme_for(quantize: str) -> str:
@@ -172,22 +90,40 @@ def scheme_for(quantize: str) -> str:
     return SCHEMES[quantize]
 
 
-def _gptq(folder: Path, found: Mapping[str, Any]) -> Quantization:
-    form = found.get("checkpoint_format") or "gptq"
-    if found.get("is_marlin_format") or form not in ("gptq", "gptq_v2"):
-        form = "marlin" if found.get("is_marlin_format") else form
-        raise ConfigError(f"{folder}: GPTQ format {form!r}; supported: gptq, gptq_v2")
-    bits = int(found["bits"])
+def _gptq(fields: Fields) -> Quantization:
+    if fields.flag("is_marlin_format", default=False, nullable=True):
+        raise ConfigError(f"{fields.source}: is_marlin_format: GPTQ format 'marlin'; {_FORMATS}")
+    form = fields.text("checkpoint_format", default="gptq", nullable=True)
+    if form not in ("gptq", "gptq_v2"):
+        raise ConfigError(f"{fields.source}: checkpoint_format: GPTQ format {form!r}; {_FORMATS}")
+    if fields.inside("dynamic").raw:
+        raise ConfigError(f"{fields.source}: dynamic, widths by layer, is not supported")
+    bits = fields.size("bits")
     if bits not in GPTQ_BITS:
-        raise ConfigError(f"{folder}: GPTQ with {bits} bits; supported: {GPTQ_BITS}")
-    return Quantization("gptq", bits, int(found.get("group_size", -1)), int(form == "gptq"))
+        raise ConfigError(f"{fields.source}: GPTQ with {bits} bits; supported: {GPTQ_BITS}")
+    return Quantization(
+        "gptq", bits, _group_size(fields, "group_size", default=-1), int(form == "gptq"),
+        fields.flag("desc_act") if fields.has("desc_act") else None,
+        fields.flag("sym") if fields.has("sym") else None,
+        fields.source,
+    )  # fmt: skip
 
 
-def _awq(folder: Path, found: Mapping[str, Any]) -> Quantization:
-    version = str(found.get("version", "gemm")).lower()
+def _awq(fields: Fields) -> Quantization:
+    version = fields.text("version", default="gemm").lower()
     if version != "gemm":
-        raise ConfigError(f"{folder}: AWQ version {version!r}; supported: gemm")
-    bits = int(found.get("bits", found.get("w_bit", 4)))
+        raise ConfigError(f"{fields.source}: AWQ version {version!r}; supported: gemm")
+    fields.only("zero_point", True)
+    bits = fields.size("bits", "w_bit", default=4)
     if bits != 4:
-        raise ConfigError(f"{folder}: AWQ with {bits} bits; supported: 4")
-    return Quantization("awq", bits, int(found.get("group_size", found.get("q_group_size", 128))))
+        raise ConfigError(f"{fields.source}: AWQ with {bits} bits; supported: 4")
+    size = _group_size(fields, "group_size", "q_group_size", default=128)
+    return Quantization("awq", bits, size, source=fields.source)
+
+
+def _group_size(fields: Fields, *names: str, default: int) -> int:
+    """A positive number of inputs, or -1 for all."""
+    size = fields.count(*names, default=default, least=-1)
+    if size == 0:
+        raise fields.wrong("a whole number from 1, or -1", *names)
+    return size

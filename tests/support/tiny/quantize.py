@@ -17,6 +17,18 @@ from tiny.checkpoint import Tensors
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
+# Where AWQ leaves divisors behind an activation.
+ACTIVATIONS = {
+    "bloom": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.gelu_impl"},
+    **{
+        name: {r"(.*\.mlp)\.dense_4h_to_h": r"\1.act"}
+        for name in ("falcon-7b", "falcon-40b", "falcon-rw")
+    },
+    "gpt-neox": {r"(.*\.mlp)\.dense_4h_to_h": r"\1.act"},
+    **{name: {r"(.*\.mlp)\.c_proj": r"\1.act"} for name in ("starcoder", "bigcode-multi-head")},
+    "mpt": {r"(.*\.ffn)\.down_proj": r"\1.act"},
+}
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -36,6 +48,13 @@ class Packing:
         form = "gptq_v2" if self.version == 2 else "gptq"
         return {"quant_method": "gptq", "bits": self.bits, "group_size": self.group_size,
                 "desc_act": self.act_order, "checkpoint_format": form}  # fmt: skip
+
+
+def is_layer(name: str) -> bool:
+    """Whether a module of a decoder is one that is quantised."""
+    return bool(re.search(
+        r"\.(h|layers|blocks)\.\d+\..*(query_key_value|dense\w*|\w_proj|\w+_proj|c_attn|c_fc|fc\d|"
+        r"Wqkv|w\d)$", name))  # fmt: skip
 
 
 def pack_layer(name: str, weight: Tensor, packing: Packing, seed: int) -> tuple[Tensors, Tensor]:

@@ -1,0 +1,207 @@
+"""Reads quantised layers: codes, zeros, scales and groups, as the config says that they are.
+
+Each layer is recognised by its tensors, so that layers left out of the quantisation load as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from atoll.errors import WeightError
+from atoll.weights import awq, gptq
+from atoll.weights.group import Group, Mismatch
+from atoll.weights.quantization import Quantization
+
+
+class Shape(NamedTuple):
+    """A linear layer's features; rows: outputs of each part that it may be stored in."""
+
+    out_features: int
+    in_features: int
+    rows: Sequence[int] | None = None
+
+
+class Codes(NamedTuple):
+    """What ``pack_int4`` takes of a layer: see there for shapes and meaning."""
+
+    codes: Tensor
+    zeros: Tensor
+    scales: Tensor
+    groups: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.codes.shape[1], self.codes.shape[0]
+
+
+def is_quantized(group: Group, part: str) -> bool:
+    """Whether a part has a tensor that only quantised layers have."""
+    return any(group.has_part(part, suffix) for suffix in ("qweight", "qzeros", "scales"))
+
+
+def packed_codes(
+    group: Group, shape: Shape, quantization: Quantization | None, device: torch.device
+) -> Codes | None:
+    """The 4-bit codes of a quantised layer, parts and order included.
+
+    None where they cannot stay: another width, inputs that AWQ divides, or parts of a fused
+    projection whose act-orders differ, or of which some are not quantised.
+
+    Raises:
+        WeightError: as ``expand``.
+    """
+    if quantization is None or quantization.bits != 4:
+        return None
+    if _input_scales(group, shape, quantization) is not None:
+        return None
+    if not all(is_quantized(group, part) for part in group.parts()):
+        return None
+    parts = [_codes(group, p, s, quantization, device) for p, s in _shares(group, shape)]
+    if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
+        return None
+    rows = group.rows()
+    codes, zeros, scales = (
+        torch.cat(tensors, dim=1) if rows is None else torch.cat(tensors, dim=1)[:, rows.to(device)]
+        for tensors in list(zip(*parts, strict=True))[:3]
+    )
+    return Codes(codes, zeros, scales, parts[0].groups)
+
+
+def expand(
+    group: Group,
+    shape: Shape,
+    quantization: Quantization | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The dense weight (out_features, in_features) of a quantised layer, parts and order included.
+
+    Every part of a fused projection has groups, zeros and an act-order of its own, or was left out
+    of the quantisation (``modules_to_not_convert``).
+
+    Raises:
+        WeightError: a tensor is missing, or of another shape or kind than the config says; or no
+            config says how the layer is quantised.
+    """
+    if quantization is None:
+        found = next(p for p in group.parts() if is_quantized(group, p))
+        raise Mismatch(
+            f"{group.reader.folder}: {group.name(found, 'qweight')} is quantised, and neither "
+            "config.json nor a file beside it says how"
+        )
+    weight = torch.cat([
+        _expand(group, part, share, quantization, dtype, device)
+        for part, share in _shares(group, shape)
+    ])  # fmt: skip
+    scales = _input_scales(group, shape, quantization)
+    if scales is not None:
+        weight = (weight.float() / scales.to(device).float()).to(dtype)
+    rows = group.rows()
+    return weight if rows is None else weight[rows.to(device)]
+
+
+def _shares(group: Group, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
+    """The parts, and (out_features, in_features) of each."""
+    shares = group.shares(shape.out_features, shape.rows)
+    return [(p, (s, shape.in_features)) for p, s in zip(group.parts(), shares, strict=True)]
+
+
+def _input_scales(group: Group, shape: Shape, quantization: Quantization) -> Tensor | None:
+    """Divisors of the inputs, (in_features,): AWQ always writes them where a family has a place."""
+    source = group.input_scales_source
+    if source is None or (quantization.method != "awq" and not group.has_part(source, "scales")):
+        return None
+    return group.part(source, "scales", (shape.in_features,))
+
+
+def _expand(
+    group: Group, part: str, shape: tuple[int, int], quantization: Quantization,
+    dtype: torch.dtype, device: torch.device,
+) -> Tensor:  # fmt: skip
+    q = quantization
+    if not is_quantized(group, part):
+        return group.part(part, "weight", shape).to(device, dtype)
+    qweight, qzeros, scales, groups = _stored(group, part, shape, q, device)
+    if q.method == "awq":
+        return awq.dequantize(qweight, qzeros, scales, groups, dtype)
+    return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
+
+
+def _codes(
+    group: Group, part: str, shape: tuple[int, int], quantization: Quantization,
+    device: torch.device,
+) -> Codes:  # fmt: skip
+    q = quantization
+    qweight, qzeros, scales, groups = _stored(group, part, shape, q, device)
+    if q.method == "awq":
+        return Codes(awq.unpack(qweight), awq.unpack(qzeros), scales, groups)
+    zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, scales.shape[1])
+    return Codes(gptq.unpack(qweight, q.bits, len(groups)), zeros, scales, groups)
+
+
+def _stored(
+    group: Group, part: str, shape: tuple[int, int], quantization: Quantization,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(qweight, qzeros, scales, the group of each input), as the config says that they are.
+
+    Raises:
+        WeightError: a tensor is missing, of another shape or kind; names it and the config.
+    """
+    q, (num_outputs, num_inputs) = quantization, shape
+    num_groups, is_awq = q.num_groups(num_inputs), quantization.method == "awq"
+    input_words, output_words = (-(-count * q.bits // 32) for count in (num_inputs, num_outputs))
+    packed = (num_inputs, output_words) if is_awq else (input_words, num_outputs)
+    qweight = _tensor(group, part, "qweight", packed, q).to(device)
+    qzeros = _tensor(group, part, "qzeros", (num_groups, output_words), q).to(device)
+    scales = _tensor(group, part, "scales", (num_groups, num_outputs), q).to(device)
+    if q.symmetric and not is_awq:
+        zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, num_outputs)
+        if bool((zeros != 1 << (q.bits - 1)).any()):
+            raise _contradiction(group, part, "qzeros", "the same zero throughout, as sym says", q)
+    return qweight, qzeros, scales, _groups(group, part, num_inputs, q).to(device)
+
+
+def _groups(group: Group, part: str, num_inputs: int, quantization: Quantization) -> Tensor:
+    """The group of each input, (num_inputs,) int64."""
+    q = quantization
+    in_order = torch.arange(num_inputs) // (q.group_size if q.group_size > 0 else num_inputs)
+    if q.method == "awq" or not (q.act_order or group.has_part(part, "g_idx")):
+        return in_order
+    groups = _tensor(group, part, "g_idx", (num_inputs,), q).long()
+    last = q.num_groups(num_inputs) - 1
+    if int(groups.min()) < 0 or int(groups.max()) > last:
+        raise _contradiction(group, part, "g_idx", f"groups from 0 to {last}", q)
+    if q.act_order is False and not torch.equal(groups, in_order):
+        raise _contradiction(group, part, "g_idx", "groups in order, as desc_act false says", q)
+    return groups
+
+
+def _tensor(
+    group: Group, part: str, suffix: str, shape: tuple[int, ...], quantization: Quantization
+) -> Tensor:
+    """One tensor of a layer, of this shape and of the kind that its suffix tells."""
+    found = group.shape(part, suffix)
+    if found != shape:
+        raise _contradiction(group, part, suffix, f"shape {shape}, not {found}", quantization)
+    tensor = group.raw(part, suffix)
+    wanted = "floating point" if suffix == "scales" else "int32"
+    is_right = tensor.is_floating_point() if suffix == "scales" else tensor.dtype == torch.int32
+    if not (is_right or (suffix == "g_idx" and tensor.dtype == torch.int64)):
+        raise _contradiction(group, part, suffix, f"{wanted}, not {tensor.dtype}", quantization)
+    return tensor
+
+
+def _contradiction(
+    group: Group, part: str, suffix: str, needed: str, quantization: Quantization
+) -> WeightError:
+    q = quantization
+    return WeightError(
+        f"{group.reader.folder}: tensor {group.name(part, suffix)!r} needs {needed}: {q.source} "
+        f"says {q.method}, bits {q.bits}, group_size {q.group_size}"
+    )
