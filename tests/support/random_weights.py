@@ -15,27 +15,30 @@ from atoll.weights.load import Loadable, LoadOptions
 class _Noise:
     """Stands in for the tensors that a checkpoint has for a module."""
 
-    def __init__(self, target: str, module: Any, options: LoadOptions) -> None:
-        self.target, self._module, self._options = target, module, options
+    def __init__(self, target: str, options: LoadOptions) -> None:
+        self.target, self._options = target, options
 
-    def has(self, suffix: str) -> bool:
-        """Weights and biases, where the module has them."""
-        return getattr(self._module, suffix, None) is not None
+    input_scales_source = None
 
-    def get(self, suffix: str, shape: Sequence[int]) -> Tensor:
+    def get(self, suffix: str, shape: Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
         """Ones and zeros for a norm, small numbers for a matrix, in the options' dtype."""
         given: dict[str, Any] = {"device": self._options.device, "dtype": self._options.dtype}
         if len(shape) == 1:
             return torch.full(tuple(shape), float(suffix == "weight"), **given)
         return torch.randn(tuple(shape), **given) * 0.02
 
+    def bias(
+        self, size: int, is_expected: bool, rows: Sequence[int] | None = None
+    ) -> Tensor | None:
+        """Zeros, where the module has one."""
+        return self.get("bias", (size,)) if is_expected else None
+
+    def refuse(self, suffix: str) -> None:
+        """There is nothing that the module does not ask for."""
+
     def parts(self) -> tuple[str, ...]:
         """Of none it has to be asked whether it is quantised."""
         return ()
-
-    def input_scales(self) -> None:
-        """None are divided."""
-        return None
 
 
 def random_model(
@@ -45,6 +48,6 @@ def random_model(
     model = build(architecture(raw, table), raw)
     for name, module in model.named_modules():
         if isinstance(module, Loadable):
-            noise: Any = _Noise(name, module, options)
+            noise: Any = _Noise(name, options)
             module.load(noise, options)
     return model.eval()
