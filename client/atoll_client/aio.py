@@ -101,7 +101,7 @@ class AsyncClient:
 
     async def embed(
         self,
-        texts: str | Sequence[str],
+        texts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
         model: str | None = None,
         *,
         normalize: bool = True,
@@ -114,6 +114,7 @@ class AsyncClient:
         """Vectors: (width,) of one text, (texts, width) of several; float32.
 
         Args:
+            texts: or token ids, of one text or of several, special ones included.
             shared_memory: the server, on this machine, writes vectors to memory that both map;
                 for long lists, where it was started with ``--allow-shared-memory``.
         """
@@ -122,16 +123,17 @@ class AsyncClient:
             "prompt_name": prompt_name, "truncate": truncate,
         }  # fmt: skip
         info = await self._model(model, "embed")
-        many = [texts] if isinstance(texts, str) else list(texts)
+        is_single = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int))
+        many: Any = [texts] if is_single else list(texts)
         if shared_memory and many:
             vectors = await self._embed_shared(info, many, parameters, progress)
-            return vectors[0] if isinstance(texts, str) else vectors
+            return vectors[0] if is_single else vectors
         found: list[Embeddings] = await self._in_parts(
             info, many, progress,
             lambda part: tasks.embed(info.name, part, parameters), tasks.read_embeddings,
         )  # fmt: skip
         vectors = tasks.stacked(info, found, dimensions)
-        return vectors[0] if isinstance(texts, str) else vectors
+        return vectors[0] if is_single else vectors
 
     async def embed_sparse(
         self,
@@ -161,15 +163,14 @@ class AsyncClient:
         progress: bool = False,
     ) -> list[Rank]:
         """Texts by their relevance to the query, the best first."""
-        parameters = {"raw_scores": raw_scores, "truncate": truncate}
+        parameters = {"raw_scores": True, "truncate": truncate}
         info = await self._model(model, "rerank")
         found = await self._in_parts(
             info, list(texts), progress,
             lambda part: tasks.rerank(info.name, query, part, parameters),
             tasks.read_scores,
         )  # fmt: skip
-        scores = [score for scores, _ in found for score in scores.reshape(-1)]
-        return tasks.ranked(scores, texts, top_n)
+        return tasks.ranked(info, found, texts, raw_scores, top_n)
 
     async def classify(
         self,
@@ -182,7 +183,7 @@ class AsyncClient:
         progress: bool = False,
     ) -> list[list[Label]]:
         """Labels of each text (or pair of texts) with scores, the best first."""
-        parameters = {"raw_scores": raw_scores, "truncate": truncate}
+        parameters = {"raw_scores": True, "truncate": truncate}
         info = await self._model(model, "classify")
         rows = tasks.paired(texts, pairs)
 
@@ -192,7 +193,7 @@ class AsyncClient:
             return tasks.classify(info.name, firsts, seconds, parameters)
 
         found = await self._in_parts(info, rows, progress, build, tasks.read_scores)
-        return [tasks.labelled(info, row) for scores, _ in found for row in scores]
+        return tasks.classified(info, found, raw_scores)
 
     async def generate(
         self, prompt: str | Sequence[int], model: str | None = None, **options: Any
@@ -328,7 +329,7 @@ class AsyncClient:
                 await tries.pause(error)
 
     async def _embed_shared(
-        self, info: ModelInfo, texts: Sequence[str], parameters: messages.Parameters, progress: bool
+        self, info: ModelInfo, texts: Sequence[Any], parameters: messages.Parameters, progress: bool
     ) -> Floats:
         about = await self._transport.metadata(info.name, self._timeout_s)
         own = next(int(t.shape[-1]) for t in about.outputs if t.name == "embedding")

@@ -71,7 +71,12 @@ class Client:
         """Every model of Atoll's on the server."""
         return self._run(self._client.models())
 
-    def embed(self, texts: str | Sequence[str], model: str | None = None, **options: Any) -> Any:
+    def embed(
+        self,
+        texts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        model: str | None = None,
+        **options: Any,
+    ) -> Any:
         """Vectors: (width,) of one text, (texts, width) of several; float32."""
         return self._run(self._client.embed(texts, model, **options))
 

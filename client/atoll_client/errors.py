@@ -55,6 +55,12 @@ class TooLarge(ValidationError):
     http_status = 413
 
 
+class TooMuch(ValidationError):
+    """More texts, or longer ones, than are taken."""
+
+    http_status = 413
+
+
 class Unauthorized(AtollError):
     """The API key is missing or wrong."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from atoll_client import messages
+from atoll_client import messages, scores
 from atoll_client.errors import ValidationError
 from atoll_client.messages import Message, Parameters
+from atoll_client.scores import Scores
 from atoll_client.types import (
     Chunk,
     Embeddings,
@@ -23,15 +25,32 @@ from atoll_client.types import (
     SparseVector,
 )
 
+# Texts, or the token ids of each.
+Items = Sequence[str] | Sequence[Sequence[int]]
 # Tasks of models that read texts and write none.
 ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 
 
-def embed(model: str, texts: Sequence[str], parameters: Parameters) -> Message:
-    """Texts to vectors, dense or sparse; parameters as in the model's documentation."""
+def embed(model: str, items: Items, parameters: Parameters) -> Message:
+    """Texts, or the token ids of each, to vectors, dense or sparse.
+
+    parameters: as in the model's documentation.
+    """
     message = messages.request(model, parameters, messages.unique())
-    messages.add_texts(message, "text_input", texts, [len(texts), 1])
+    if items and not isinstance(items[0], str):
+        messages.add_array(message, "input_ids", _filled_up(cast(Sequence[Sequence[int]], items)))
+    else:
+        texts = cast(Sequence[str], items)
+        messages.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
+
+
+def _filled_up(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    """Rows of ids as one tensor; -1 stands where a row is shorter than the longest."""
+    found = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for index, row in enumerate(rows):
+        found[index, : len(row)] = row
+    return found
 
 
 def read_embeddings(response: Message) -> Embeddings:
@@ -63,10 +82,13 @@ def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
     return rows, found["num_input_tokens"].reshape(-1)
 
 
-def rerank(model: str, query: str, texts: Sequence[str], parameters: Parameters) -> Message:
-    """A query and texts to one score each."""
+def rerank(
+    model: str, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
+) -> Message:
+    """A query and texts to one score each; several queries: one for each text."""
     message = messages.request(model, parameters, messages.unique())
-    messages.add_texts(message, "query", [query], [1, 1])
+    queries = [query] if isinstance(query, str) else query
+    messages.add_texts(message, "query", queries, [len(queries), 1])
     messages.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
 
@@ -83,7 +105,10 @@ def classify(
 
 
 def read_scores(response: Message) -> tuple[Floats, Any]:
-    """Scores of a reranker, (texts,), or classifier, (texts, labels), and token counts."""
+    """Logits of a reranker or classifier, (texts, labels), and token counts.
+
+    The request had ``raw_scores``: made scores by the model, in float32, they may be all the same.
+    """
     found = messages.outputs(response)
     return found["score"], found["num_input_tokens"].reshape(-1)
 
@@ -148,19 +173,6 @@ def cosine(vectors: Floats) -> Floats:
     return scores
 
 
-def sigmoid(scores: Floats) -> Floats:
-    """Of each score, without overflow."""
-    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * scores))
-    return result
-
-
-def softmax(scores: Floats) -> Floats:
-    """Over the last axis."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    result: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -218,20 +230,41 @@ def paired(texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[str,
     return list(zip(texts, others, strict=True))
 
 
-def ranked(scores: Sequence[float], texts: Sequence[str], top_n: int | None = None) -> list[Rank]:
-    """Texts with scores, the best first; equal ones in their order.
+def ranked(
+    model: ModelInfo,
+    parts: Sequence[tuple[Floats, Any]],
+    texts: Sequence[str],
+    is_raw: bool,
+    top_n: int | None = None,
+) -> list[Rank]:
+    """Texts with a reranker's scores, the best first; equal ones in their order.
+
+    parts: what ``read_scores`` gave of each part of the texts.
 
     Raises:
         ValidationError: ``top_n`` is less than 1.
     """
     if top_n is not None and top_n < 1:
         raise ValidationError(f"top_n is {top_n}; the least allowed is 1")
-    order = np.argsort(-np.asarray(scores, np.float32), kind="stable").tolist()
-    return [Rank(i, float(scores[i]), texts[i]) for i in order[:top_n]]
+    if not parts:
+        return []
+    logits = np.concatenate([part for part, _ in parts])
+    found = scores.of_texts(logits, scores.activation_of(model, 1, is_raw))
+    return [Rank(i, found.values[i], texts[i]) for i in found.order[:top_n]]
 
 
-def labelled(model: ModelInfo, scores: Floats) -> list[Label]:
-    """A classifier's labels with scores, the best first."""
-    names = model.labels or tuple(f"LABEL_{i}" for i in range(len(scores)))
-    order = np.argsort(-scores, kind="stable").tolist()
-    return [Label(names[i], float(scores[i])) for i in order]
+def classified(
+    model: ModelInfo, parts: Sequence[tuple[Floats, Any]], is_raw: bool
+) -> list[list[Label]]:
+    """A classifier's labels of each text; parts: as of ``ranked``."""
+    if not parts:
+        return []
+    logits = np.concatenate([part for part, _ in parts])
+    rows = scores.of_labels(logits, scores.activation_of(model, logits.shape[-1], is_raw))
+    return [labelled(model, row) for row in rows]
+
+
+def labelled(model: ModelInfo, found: Scores) -> list[Label]:
+    """Labels with scores, the best first; equal ones in the model's order."""
+    names = model.labels or tuple(f"LABEL_{i}" for i in range(len(found.values)))
+    return [Label(names[i], found.values[i]) for i in found.order]

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from gateways import Served
+from gateways import EMBEDDER, GENERATOR, Served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from atoll_client.gateway.routes import ROUTES
 
@@ -73,16 +74,85 @@ def test_no_body_makes_the_gateway_fail(http: httpx.Client, route: Any) -> None:
     check()
 
 
+def _described(schema: Any) -> bool:
+    """Whether a schema says anything of a value."""
+    return bool(schema.keys() & {"$ref", "anyOf", "type", "items"})
+
+
 def test_the_description_is_complete(http: httpx.Client) -> None:
+    """No operation had a schema for its answer, and four of them none for what they take."""
     description = http.get("/openapi.json").json()
     assert http.get("/api-doc/openapi.json").json() == description
     for route in ROUTES:
         operation = description["paths"][route.path][route.method.lower()]
-        assert operation["summary"] and "200" in operation["responses"]
+        assert operation["summary"]
         assert ("requestBody" in operation) == (route.method == "POST")
+        answers = operation["responses"]["200"]
+        contents = [*answers.get("content", {}).values()]
+        if "requestBody" in operation:
+            contents.append(operation["requestBody"]["content"]["application/json"])
+            refusals = operation["responses"].values()
+            contents += [one["content"]["application/json"] for one in list(refusals)[1:]]
+        if route.dialect in ("openai", "tei", "tgi"):
+            assert answers["content"]
+            assert all(_described(content["schema"]) for content in contents), route.path
     page = http.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert all(f"{route.method} {route.path}" in page.text for route in ROUTES)
+
+
+def _validator(http: httpx.Client, content: Any) -> Any:
+    """Of a media type's schema, which refers to those of the whole description."""
+    components = http.get("/openapi.json").json()["components"]
+    return Draft202012Validator({**content["schema"], "components": components})
+
+
+def _check_answer(http: httpx.Client, operation: Any, answer: httpx.Response) -> None:
+    """That an answer is what the description says."""
+    contents = operation["responses"][str(answer.status_code)]["content"]
+    kind = answer.headers["content-type"].split(";")[0]
+    validator = _validator(http, contents[kind])
+    if kind == "application/json":
+        validator.validate(answer.json())
+    if kind == "text/event-stream":
+        lines = answer.text.splitlines()
+        events = [line[5:].strip() for line in lines if line.startswith("data:")]
+        assert events
+        for event in events:
+            if event != "[DONE]":
+                validator.validate(json.loads(event))
+
+
+def test_answers_and_examples_are_as_described(http: httpx.Client, scoring: Served) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    more = [
+        ("/v1/chat/completions", {"stream": True, "stream_options": {"include_usage": True}}),
+        ("/v1/chat/completions", {"logprobs": True, "top_logprobs": 2}),
+        ("/v1/completions", {"stream": True, "logprobs": 1}),
+        ("/v1/embeddings", {"encoding_format": "base64"}), ("/v1/embeddings", {"input": [-1]}),
+        ("/embed", {"inputs": ""}), ("/embed", {"inputs": ["a"] * 33}),
+        ("/rerank", {"return_text": True}), ("/predict", {"inputs": [["a"], ["a", "b"]]}),
+        ("/tokenize", {"model": GENERATOR}), ("/generate", {"parameters": {"details": True}}),
+        ("/", {"stream": True, "parameters": {"max_new_tokens": 2}}),
+        ("/v1/rerank", {"return_documents": True}),
+    ]  # fmt: skip
+    cases = [(route.path, {}) for route in POSTS if route.dialect in ("openai", "tei", "tgi")]
+    for path, changes in [*cases, *more]:
+        operation = paths[path]["post"]
+        content = operation["requestBody"]["content"]["application/json"]
+        body = {**content["example"], **changes}
+        if not changes:
+            _validator(http, content).validate(body)
+        if "/completions" in path:
+            body["max_tokens"] = 3
+        answer = http.post(path, json=body)
+        if answer.status_code == 424 or "no model here" in answer.text:
+            answer = httpx.post(scoring.url + path, json=body, timeout=20)
+        _check_answer(http, operation, answer)
+    for route in ROUTES:
+        if route.method == "GET" and route.dialect in ("openai", "tei", "tgi"):
+            path = route.path.replace("{model}", EMBEDDER)
+            _check_answer(http, paths[route.path]["get"], http.get(path))
 
 
 def test_every_example_is_answered(http: httpx.Client, scoring: Served) -> None:

@@ -17,11 +17,11 @@ from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.bodies import read
+from atoll_client.gateway.embeddings_body import EmbeddingsBody
 from atoll_client.gateway.fields import table, unknown
 from atoll_client.gateway.http import Request
 from atoll_client.gateway.openai_chat import ChatBody
 from atoll_client.gateway.openai_completions import CompletionsBody
-from atoll_client.gateway.openai_embeddings import EmbeddingsBody
 from atoll_client.gateway.routes import ROUTES
 from atoll_client.gateway.tgi_body import GenerateBody
 

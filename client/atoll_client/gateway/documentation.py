@@ -7,9 +7,14 @@ import json
 from importlib import resources
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
 import atoll_client
 from atoll_client.gateway.http import Reply, Request, Route, reply
-from atoll_client.gateway.shared import AnyBody, health
+from atoll_client.gateway.openai_answers import OpenAIError
+from atoll_client.gateway.shared import health
+from atoll_client.gateway.tei_answers import TeiError
 
 _HTML = "text/html; charset=utf-8"
 _TAGS = {
@@ -19,10 +24,15 @@ _TAGS = {
     "kserve": "KServe",
 }
 _STATUSES = {
-    "400": "Empty input, or a body that is not JSON", "401": "API key missing or wrong",
-    "404": "No such model", "413": "Body too large", "422": "Validation error",
-    "424": "The model cannot do this, or failed", "429": "Overloaded", "503": "Not ready",
+    "400": "Empty input, or a body that is not JSON; on OpenAI's routes anything that is wrong",
+    "401": "API key missing or wrong", "404": "No such model",
+    "413": "Body too large; on TEI's routes too many texts, or too long ones",
+    "422": "Validation error", "424": "The model cannot do this, or failed",
+    "429": "Overloaded", "500": "The model's step failed", "503": "Not ready",
+    "504": "No answer in time",
 }  # fmt: skip
+_NOT_OPENAI = ("422", "424")
+_ERRORS = {"openai": OpenAIError}
 
 
 async def openapi(request: Request, body: None) -> Reply:
@@ -59,16 +69,16 @@ def describe(routes: list[Route]) -> dict[str, Any]:
             "summary": route.summary,
             "tags": [_TAGS[route.dialect]],
             "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
-            "responses": {"200": {"description": "OK"}},
+            "responses": {"200": _answer(route, schemas)},
         }
         if not route.public:
             operation["security"] = [{"bearer": []}, {}]
-            operation["responses"] |= {k: {"description": v} for k, v in _STATUSES.items()}
+            operation["responses"] |= _errors(route, schemas)
         if "{model}" in route.path:
             operation["parameters"] = [
                 {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
             ]
-        if route.body is not None:
+        if route.kinds:
             operation["requestBody"] = _body(route, schemas)
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
@@ -82,16 +92,49 @@ def describe(routes: list[Route]) -> dict[str, Any]:
     }
 
 
+def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    content = {
+        kind: {"schema": _schema(answer, schemas, "serialization")}
+        for kind, answer in route.answers.items()
+    }
+    return {"description": "OK", **({"content": content} if content else {})}
+
+
+def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Statuses with what they mean; shared routes answer as the interface that was meant."""
+    dialects = {route.dialect, *(("openai",) if route.bodies else ())}
+    kinds = [_ERRORS.get(dialect, TeiError) for dialect in sorted(dialects)]
+    found = [_schema(kind, schemas, "serialization") for kind in dict.fromkeys(kinds)]
+    schema = found[0] if len(found) == 1 else {"anyOf": found}
+    content = {"application/json": {"schema": schema}}
+    left_out = _NOT_OPENAI if dialects == {"openai"} else ()
+    return {
+        status: {"description": text, "content": content}
+        for status, text in _STATUSES.items()
+        if status not in left_out
+    }
+
+
 def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
-    assert route.body is not None
-    schema: dict[str, Any] = {"type": "object"}
-    if route.body is not AnyBody:
-        found = route.body.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(found.pop("$defs", {}))
-        schemas[route.body.__name__] = found
-        schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
+    found = [_schema(kind, schemas, "validation") for kind in route.kinds]
+    schema = found[0] if len(found) == 1 else {"anyOf": found}
     content = {"schema": schema, "example": route.example}
     return {"required": True, "content": {"application/json": content}}
+
+
+def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
+    """A reference to a model's schema, which ``schemas`` gets; another type's schema itself."""
+    found = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    for name, inner in found.pop("$defs", {}).items():
+        _add(schemas, name, inner)
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return found
+    _add(schemas, kind.__name__, found)
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
+    assert schemas.setdefault(name, schema) == schema, f"two schemas are called {name}"
 
 
 def _row(route: Route) -> str:

@@ -1,6 +1,7 @@
-"""Embedding, scoring and tokenizing for every dialect: texts or token ids in, numbers out.
+"""Embedding and scoring for every dialect: texts or token ids in, numbers out.
 
-Long lists are split by what a model takes in one request, and the parts run at once.
+Long lists are split by what a model takes in one request, and the parts run at once. Token ids go
+to the model as they are.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from atoll_client import tasks
-from atoll_client.errors import GenerationError, ValidationError
+from atoll_client.errors import GenerationError, TooMuch, ValidationError
+from atoll_client.gateway import tokens
+from atoll_client.gateway.bodies import Inputs, batch
 from atoll_client.gateway.http import Request
-from atoll_client.messages import Parameters
-from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector, TextToken
+from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
 
 T = TypeVar("T")
 Items = list[str] | list[list[int]]
+Parameters = dict[str, Any]
+# TEI's own.
+DEFAULT_BATCH_LIMIT = 32
+# Scores are made here: in float32 they may all be the same.
+_RAW = {"raw_scores": True}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Truncation:
     direction: str | None = None
     prompt_name: str | None = None
 
-    def parameters(self) -> dict[str, bool | str | None]:
+    def parameters(self) -> Parameters:
         """As the models name them."""
         return {
             "truncate": self.truncate,
@@ -44,14 +51,13 @@ async def embed(
     request: Request, model: ModelInfo, items: Items, parameters: Parameters
 ) -> Embeddings:
     """Dense vectors of texts or token ids."""
-    texts = await as_texts(request, model, items)
     pool = request.gateway.pool
 
-    async def part(some: Sequence[str]) -> Embeddings:
+    async def part(some: Sequence[Any]) -> Embeddings:
         answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
         return tasks.read_embeddings(answer)
 
-    parts = await _in_parts(texts, model.max_client_batch_size, part)
+    parts = await _in_parts(items, model.max_client_batch_size, part)
     if len(parts) == 1:
         return parts[0]
     return Embeddings(
@@ -64,15 +70,14 @@ async def embed_all(
     request: Request, model: ModelInfo, items: Items, parameters: Parameters
 ) -> list[Floats]:
     """A vector for each token, (tokens, width) for each text."""
-    texts = await as_texts(request, model, items)
     pool = request.gateway.pool
     asked = {**parameters, "return_token_embeddings": True}
 
-    async def part(some: Sequence[str]) -> list[Floats]:
+    async def part(some: Sequence[Any]) -> list[Floats]:
         answer = await pool.infer(tasks.embed(model.name, some, asked), request.metadata)
         return tasks.read_token_vectors(answer)
 
-    parts = await _in_parts(texts, model.max_client_batch_size, part)
+    parts = await _in_parts(items, model.max_client_batch_size, part)
     return [rows for part in parts for rows in part]
 
 
@@ -80,32 +85,36 @@ async def embed_sparse(
     request: Request, model: ModelInfo, items: Items, parameters: Parameters
 ) -> tuple[list[SparseVector], int]:
     """Sparse vectors, and how many tokens were read."""
-    texts = await as_texts(request, model, items)
     pool = request.gateway.pool
 
-    async def part(some: Sequence[str]) -> tuple[list[SparseVector], int]:
+    async def part(some: Sequence[Any]) -> tuple[list[SparseVector], int]:
         answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
         rows, counts = tasks.read_sparse(answer)
         return rows, int(counts.sum())
 
-    parts = await _in_parts(texts, model.max_client_batch_size, part)
+    parts = await _in_parts(items, model.max_client_batch_size, part)
     return [row for rows, _ in parts for row in rows], sum(count for _, count in parts)
 
 
 async def rerank(
-    request: Request, model: ModelInfo, query: str, texts: Sequence[str], parameters: Parameters
+    request: Request,
+    model: ModelInfo,
+    query: str | Sequence[str],
+    texts: Sequence[str],
+    parameters: Parameters,
 ) -> tuple[Floats, int]:
-    """A score for each text, (texts,), and how many tokens were read."""
+    """Logits (texts, 1), and how many tokens were read; several queries: one for each text."""
     pool = request.gateway.pool
+    queries = [query] * len(texts) if isinstance(query, str) else query
 
-    async def part(some: Sequence[str]) -> tuple[Floats, int]:
-        answer = await pool.infer(
-            tasks.rerank(model.name, query, some, parameters), request.metadata
-        )
-        scores, counts = tasks.read_scores(answer)
-        return scores.reshape(-1), int(counts.sum())
+    async def part(some: Sequence[tuple[str, str]]) -> tuple[Floats, int]:
+        firsts = query if isinstance(query, str) else [first for first, _ in some]
+        message = tasks.rerank(model.name, firsts, [text for _, text in some], parameters | _RAW)
+        logits, counts = tasks.read_scores(await pool.infer(message, request.metadata))
+        return logits, int(counts.sum())
 
-    parts = await _in_parts(texts, model.max_client_batch_size, part)
+    rows = list(zip(queries, texts, strict=True))
+    parts = await _in_parts(rows, model.max_client_batch_size, part)
     return _finite(np.concatenate([s for s, _ in parts])), sum(count for _, count in parts)
 
 
@@ -115,7 +124,7 @@ async def classify(
     pairs: Sequence[tuple[str, str | None]],
     parameters: Parameters,
 ) -> tuple[Floats, int]:
-    """Scores of every label, (texts, labels), and how many tokens were read.
+    """Logits of every label, (texts, labels), and how many tokens were read.
 
     Texts with and without a partner go in separate requests: a tensor has no gaps.
     """
@@ -124,57 +133,67 @@ async def classify(
     async def part(some: Sequence[tuple[int, str, str | None]]) -> tuple[Any, Floats, int]:
         firsts = [first for _, first, _ in some]
         seconds = [second for _, _, second in some if second is not None] or None
-        answer = await pool.infer(
-            tasks.classify(model.name, firsts, seconds, parameters), request.metadata
-        )
-        scores, counts = tasks.read_scores(answer)
-        return [index for index, _, _ in some], scores, int(counts.sum())
+        message = tasks.classify(model.name, firsts, seconds, parameters | _RAW)
+        logits, counts = tasks.read_scores(await pool.infer(message, request.metadata))
+        return [index for index, _, _ in some], logits, int(counts.sum())
 
     rows = [(index, first, second) for index, (first, second) in enumerate(pairs)]
     groups = [[r for r in rows if r[2] is None], [r for r in rows if r[2] is not None]]
     limit = model.max_client_batch_size
-    parts = [p for group in groups if group for p in await _in_parts(group, limit, part)]
+    calls = [_in_parts(group, limit, part) for group in groups if group]
+    parts = [found for group in await asyncio.gather(*calls) for found in group]
     width = parts[0][1].shape[1]
-    scores = np.empty((len(pairs), width), np.float32)
+    logits = np.empty((len(pairs), width), np.float32)
     for indices, found, _ in parts:
-        scores[indices] = found
-    return _finite(scores), sum(count for _, _, count in parts)
+        logits[indices] = found
+    return _finite(logits), sum(count for _, _, count in parts)
 
 
 async def as_texts(request: Request, model: ModelInfo, items: Items) -> list[str]:
-    """Token ids as text, as TEI reads them; texts as they are."""
+    """Token ids as text; texts as they are."""
     if items and isinstance(items[0], str):
-        texts: Any = items
-        return list(texts)
-    return await decode(request, model, cast(list[list[int]], items), skip_special_tokens=True)
+        return cast(list[str], list(items))
+    rows = cast(list[list[int]], items)
+    return await tokens.decode(request, model, rows, skip_special_tokens=True)
 
 
-async def decode(
-    request: Request, model: ModelInfo, ids: list[list[int]], *, skip_special_tokens: bool
-) -> list[str]:
-    """Texts of token ids, by the model's own tokenizer."""
-    question = {"op": "decode", "ids": ids, "skip_special_tokens": skip_special_tokens}
-    return cast(list[str], await request.gateway.pool.ask(model.name, question))
+def read_items(model: ModelInfo, inputs: Inputs, field: str = "inputs") -> Items:
+    """Texts, or lists of token ids.
+
+    Raises:
+        EmptyInputError: nothing, or an empty one. ValidationError: an id that the model lacks.
+    """
+    items: Any
+    items, is_single = batch(inputs, field)
+    size = int(model.facts.get("num_token_ids") or model.facts.get("vocab_size") or 2**31)
+    for row, item in enumerate(items):
+        if isinstance(item, str):
+            continue
+        wrong = next((at for at, token in enumerate(item) if not 0 <= token < size), None)
+        if wrong is not None:
+            place = f"{field}[{wrong}]" if is_single else f"{field}[{row}][{wrong}]"
+            raise ValidationError(
+                f"`{place}` is {item[wrong]}, outside the vocabulary: the model's token ids are 0 "
+                f"to {size - 1}",
+                param=field, code="invalid_token_id",
+            )  # fmt: skip
+    return cast(Items, items)
 
 
-async def tokenize(
-    request: Request, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool = True
-) -> list[list[TextToken]]:
-    """Tokens of texts, by the model's own tokenizer."""
-    question = {
-        "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
-    }  # fmt: skip
-    answer = await request.gateway.pool.ask(model.name, question)
-    return [[TextToken(**token) for token in row] for row in answer]
+def batch_limit(request: Request, model: ModelInfo | None) -> int:
+    """Texts in one request on TEI's routes: the gateway's own setting, else the model's."""
+    own = request.gateway.settings.max_client_batch_size
+    of_model = model.facts.get("client_batch_limit") if model is not None else None
+    return own or int(of_model or DEFAULT_BATCH_LIMIT)
 
 
-def check_batch(request: Request, count: int) -> None:
-    """Raises ValidationError: more inputs than TEI's routes take."""
-    limit = request.gateway.settings.max_client_batch_size
+def check_batch(request: Request, count: int, model: ModelInfo | None = None) -> None:
+    """Raises TooMuch: more inputs than TEI's routes take. model: None if there are several."""
+    limit = batch_limit(request, model)
     request.labels["method"] = "batch" if count > 1 else "single"
     if count > limit:
         request.labels["failure"] = "batch_size"
-        raise ValidationError(f"batch size {count} > maximum allowed batch size {limit}")
+        raise TooMuch(f"batch size {count} > maximum allowed batch size {limit}")
 
 
 def timing_headers(

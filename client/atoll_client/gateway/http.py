@@ -23,6 +23,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
+TEXT = "text/plain"
 _DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -91,6 +93,8 @@ class Route:
 
     dialect: openai, tei, tgi or kserve: how errors look. public: answered without an API key, and
     not counted. takes_tensors: its body may hold binary tensors, for which there is a limit apart.
+    answers: what it answers with, by content type, as types that pydantic knows; that of events is
+    the data of one. bodies: the kinds of body that it tells apart itself, where ``body`` is any.
     """
 
     method: str
@@ -102,6 +106,13 @@ class Route:
     public: bool = False
     example: Any = None
     takes_tensors: bool = False
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    bodies: tuple[type[BaseModel], ...] = ()
+
+    @property
+    def kinds(self) -> tuple[type[BaseModel], ...]:
+        """Every kind of body."""
+        return self.bodies or (() if self.body is None else (self.body,))
 
     def body_limit(self, settings: GatewaySettings) -> int:
         """Bytes of the largest body."""

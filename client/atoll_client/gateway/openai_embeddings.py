@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Any, Literal
+from typing import Any
 
 from atoll_client.errors import NotFound
 from atoll_client.gateway import encoders
-from atoll_client.gateway.bodies import Inputs, Strict, batch
+from atoll_client.gateway.embeddings_body import EmbeddingsBody
 from atoll_client.gateway.http import Reply, Request, reply
-from atoll_client.gateway.tei import check_dimensions, exact_messages, find
+from atoll_client.gateway.tei import check_dimensions, check_prompt, find
+from atoll_client.gateway.tei_errors import exact_messages
 from atoll_client.types import Floats, ModelInfo
 
 
-class EmbeddingsBody(Strict):
-    """POST /v1/embeddings."""
-
-    input: Inputs
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
-    user: str | None = None
-
-
 async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
-    """Unit vectors; base64 holds little-endian float32."""
+    """Vectors, of length 1 unless told otherwise; base64 holds little-endian float32."""
     model = find(request, body.model, ("embed",))
-    items, _ = batch(body.input, "input")
+    items = encoders.read_items(model, body.input, "input")
     check_dimensions(model, body.dimensions)
+    check_prompt(model, items, body.prompt_name)
     # TEI has this route, and counts it with its own.
     request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
-    with exact_messages(model):
-        found = await encoders.embed(request, model, items, {"dimensions": body.dimensions})
+    parameters = {
+        **body.truncation_().parameters(),
+        "dimensions": body.dimensions,
+        "normalize": None if body.normalize else False,
+    }
+    with exact_messages(model, "input"):
+        found = await encoders.embed(request, model, items, parameters)
     count = sum(found.num_tokens.tolist())
     is_base64 = body.encoding_format == "base64"
     data = [

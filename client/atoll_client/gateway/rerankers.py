@@ -11,59 +11,30 @@ import numpy as np
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway import encoders
-from atoll_client.gateway.bodies import Strict
+from atoll_client.gateway.embeddings_body import cut
 from atoll_client.gateway.http import Reply, Request, reply
-from atoll_client.gateway.tei import exact_messages, find
-from atoll_client.types import Floats, ModelInfo
-
-
-class CohereBody(Strict):
-    """POST /v1/rerank and /v2/rerank."""
-
-    query: str
-    documents: list[str | dict[str, Any]]
-    model: str | None = None
-    top_n: int | None = None
-    return_documents: bool = False
-
-
-class Text(Strict):
-    """A text in an object, as NIM has them."""
-
-    text: str
-
-
-class RankingBody(Strict):
-    """POST /v1/ranking."""
-
-    query: Text
-    passages: list[Text]
-    model: str | None = None
-    truncate: str | None = None
-
-
-class ScoreBody(Strict):
-    """POST /v1/score: texts one by one, or one text with each of the others."""
-
-    text_1: str | list[str]
-    text_2: str | list[str]
-    model: str | None = None
+from atoll_client.gateway.rerankers_body import CohereBody, RankingBody, ScoreBody
+from atoll_client.gateway.tei import find, ranked
+from atoll_client.gateway.tei_errors import exact_messages
+from atoll_client.scores import Scores
+from atoll_client.types import ModelInfo
 
 
 async def rerank(request: Request, body: CohereBody) -> Reply:
     """Documents by relevance, at most ``top_n``."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
-    if body.top_n is not None and body.top_n < 1:
-        raise ValidationError(f"`top_n` is {body.top_n}; the least allowed is 1")
     model = find(request, body.model, ("rerank",))
-    scores, count = await _scores(request, model, body.query, texts, {})
-    values = scores.tolist()
+    found, count = await _scores(
+        request, model, body.query, texts, body.truncation_().parameters(), body.is_raw
+    )
     results: list[dict[str, Any]] = [
-        {"index": i, "relevance_score": values[i]} for i in _order(scores)[: body.top_n]
+        {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
     ]
     if body.return_documents:
         for result in results:
-            result["document"] = {"text": texts[result["index"]]}
+            document = body.documents[result["index"]]
+            is_text = isinstance(document, str)
+            result["document"] = {"text": document} if is_text else document
     return reply(
         {
             "id": f"rerank-{secrets.token_hex(12)}",
@@ -79,10 +50,12 @@ async def ranking(request: Request, body: RankingBody) -> Reply:
     """Passages by logit."""
     model = find(request, body.model, ("rerank",))
     texts = [passage.text for passage in body.passages]
-    parameters = {"raw_scores": True, "truncate": (body.truncate or "END").upper() != "NONE"}
-    scores, count = await _scores(request, model, body.query.text, texts, parameters)
-    values = scores.tolist()
-    rankings = [{"index": i, "logit": values[i]} for i in _order(scores)]
+    # NIM cuts the ends of long ones if nothing is said.
+    parameters = cut(body.truncate or "END", None).parameters()
+    found, count = await _scores(
+        request, model, body.query.text, texts, parameters, True, "passages"
+    )
+    rankings = [{"index": i, "logit": found.values[i]} for i in found.order]
     return reply({"rankings": rankings, "usage": {"prompt_tokens": count, "total_tokens": count}})
 
 
@@ -93,14 +66,13 @@ async def score(request: Request, body: ScoreBody) -> Reply:
     firsts = [body.text_1] * len(seconds) if isinstance(body.text_1, str) else body.text_1
     if len(firsts) != len(seconds):
         raise ValidationError(
-            f"`text_1` has {len(firsts)} texts and `text_2` {len(seconds)}; expected as many"
+            f"`text_1` has {len(firsts)} texts and `text_2` {len(seconds)}; expected as many",
+            param="text_2",
         )
     if not firsts or not all(firsts) or not all(seconds):
         raise EmptyInputError("`text_1` and `text_2` cannot be empty")
-    scores, count = await _pair_scores(request, model, firsts, seconds)
-    data = [
-        {"index": i, "object": "score", "score": value} for i, value in enumerate(scores.tolist())
-    ]
+    values, count = await _pair_scores(request, model, firsts, seconds, body)
+    data = [{"index": i, "object": "score", "score": value} for i, value in enumerate(values)]
     return reply(
         {
             "id": f"score-{secrets.token_hex(12)}",
@@ -114,44 +86,44 @@ async def score(request: Request, body: ScoreBody) -> Reply:
 
 
 async def _pair_scores(
-    request: Request, model: ModelInfo, firsts: list[str], seconds: list[str]
-) -> tuple[Floats, int]:
-    with exact_messages(model):
-        if model.task == "embed":
-            found = await encoders.embed(request, model, [*firsts, *seconds], {})
-            half = len(firsts)
-            cosines = [
-                tasks.cosine(np.stack([found.vectors[i], found.vectors[half + i]]))[0]
-                for i in range(half)
-            ]
-            return np.array(cosines, np.float32), sum(found.num_tokens.tolist())
-        scores, total = np.empty(len(firsts), np.float32), 0
-        for query in dict.fromkeys(firsts):
-            rows = [i for i, first in enumerate(firsts) if first == query]
-            part, count = await encoders.rerank(
-                request, model, query, [seconds[i] for i in rows], {}
-            )
-            scores[rows] = part
-            total += count
-        return scores, total
+    request: Request, model: ModelInfo, firsts: list[str], seconds: list[str], body: ScoreBody
+) -> tuple[list[float], int]:
+    parameters = body.truncation_().parameters()
+    with exact_messages(model, "text_2"):
+        if model.task == "rerank":
+            found, count = await ranked(request, model, firsts, seconds, parameters, body.is_raw)
+            return found.values, count
+        # A cosine is as it is.
+        vectors = await encoders.embed(request, model, [*firsts, *seconds], parameters)
+        half = len(firsts)
+        cosines = [
+            float(tasks.cosine(np.stack([vectors.vectors[i], vectors.vectors[half + i]]))[0])
+            for i in range(half)
+        ]
+        return cosines, sum(vectors.num_tokens.tolist())
 
 
 async def _scores(
-    request: Request, model: ModelInfo, query: str, texts: list[str], parameters: dict[str, Any]
-) -> tuple[Floats, int]:
+    request: Request,
+    model: ModelInfo,
+    query: str,
+    texts: list[str],
+    parameters: dict[str, Any],
+    is_raw: bool,
+    field: str = "documents",
+) -> tuple[Scores, int]:
     if not texts or not query:
-        raise EmptyInputError(f"the {'query' if texts else 'list of texts'} cannot be empty")
-    with exact_messages(model):
-        return await encoders.rerank(request, model, query, texts, parameters)
-
-
-def _order(scores: Floats) -> list[int]:
-    order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return order
+        name = "query" if texts else field
+        raise EmptyInputError(f"`{name}` cannot be empty", param=name)
+    with exact_messages(model, field):
+        return await ranked(request, model, query, texts, parameters, is_raw)
 
 
 def _text(index: int, document: str | dict[str, Any]) -> str:
     text = document if isinstance(document, str) else document.get("text")
     if not isinstance(text, str):
-        raise ValidationError(f"`documents.{index}` must be a text, or an object with a text")
+        raise ValidationError(
+            f"`documents[{index}]` must be a text, or an object with a text",
+            param=f"documents[{index}]",
+        )
     return text

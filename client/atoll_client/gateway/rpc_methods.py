@@ -11,10 +11,11 @@ import numpy as np
 
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, NotReady, ValidationError
-from atoll_client.gateway import encoders, tei
+from atoll_client.gateway import encoders, tei, tei_body, tokens
 from atoll_client.gateway.encoders import Truncation, check_batch
 from atoll_client.gateway.http import Request
 from atoll_client.gateway.protocol import Schema
+from atoll_client.gateway.tei_errors import exact_messages
 from atoll_client.types import ModelInfo
 
 _ANY = (*tasks.ENCODER_TASKS, "generate")
@@ -51,7 +52,7 @@ async def info(schema: Schema, request: Request, message: Any) -> Any:
         max_input_length=model.max_input_tokens,
         max_batch_tokens=facts.get("max_batch_tokens"),
         max_batch_requests=facts.get("max_batch_requests"),
-        max_client_batch_size=request.gateway.settings.max_client_batch_size,
+        max_client_batch_size=encoders.batch_limit(request, model),
         tokenization_workers=facts.get("tokenization_workers"),
     )
 
@@ -67,7 +68,7 @@ async def embed(schema: Schema, request: Request, message: Any) -> Any:
         "dimensions": dimensions,
     }
     began = time.perf_counter()
-    with tei.exact_messages(model):
+    with exact_messages(model):
         found = await encoders.embed(request, model, _texts(message.inputs), parameters)
     metadata = _metadata(schema, request, began, sum(found.num_tokens.tolist()), message.inputs)
     return schema["EmbedResponse"](embeddings=found.vectors[0].tolist(), metadata=metadata)
@@ -77,7 +78,7 @@ async def embed_sparse(schema: Schema, request: Request, message: Any) -> Any:
     """The entries of one sparse vector."""
     model = tei.find(request, None, ("sparse",))
     began = time.perf_counter()
-    with tei.exact_messages(model):
+    with exact_messages(model):
         (row,), count = await encoders.embed_sparse(
             request, model, _texts(message.inputs), _truncation(message).parameters()
         )
@@ -92,7 +93,7 @@ async def embed_all(schema: Schema, request: Request, message: Any) -> Any:
     """One vector for each token."""
     model = tei.find(request, None, ("embed",))
     began = time.perf_counter()
-    with tei.exact_messages(model):
+    with exact_messages(model):
         (rows,) = await encoders.embed_all(
             request, model, _texts(message.inputs), _truncation(message).parameters()
         )
@@ -108,7 +109,7 @@ async def predict(schema: Schema, request: Request, message: Any) -> Any:
     inputs = message.inputs if isinstance(message.inputs, str) else list(message.inputs)
     if not isinstance(inputs, str) and len(inputs) != 2:
         raise ValidationError(f"`inputs` must hold 2 texts. Given: {len(inputs)}")
-    body = tei.PredictBody(
+    body = tei_body.PredictBody(
         inputs=inputs,
         raw_scores=message.raw_scores,
         truncate=message.truncate,
@@ -116,9 +117,9 @@ async def predict(schema: Schema, request: Request, message: Any) -> Any:
     )
     pairs, _ = tei.pairs_of(inputs)
     began = time.perf_counter()
-    scores, count = await tei.scored(request, model, pairs, body)
+    found, count = await tei.scored(request, model, pairs, body)
     return schema["PredictResponse"](
-        predictions=tei.labels_of(model, scores[0]),
+        predictions=tei.labels_of(model, found[0]),
         metadata=_metadata(schema, request, began, count, *filter(None, pairs[0])),
     )
 
@@ -141,8 +142,11 @@ async def tokenize(schema: Schema, request: Request, message: Any) -> Any:
     (text,) = _texts(message.inputs)
     if message.HasField("prompt_name"):
         text = tei.prompt_of(model, message.prompt_name) + text
-    (row,) = await encoders.tokenize(request, model, [text], message.add_special_tokens)
-    return schema["EncodeResponse"](tokens=[tei.token_of(text, token) for token in row])
+    tokens.check_length(model, [text])
+    rows = await tokens.tokenize(request, model, [text], message.add_special_tokens)
+    return await tokens.apart(
+        [text], lambda: schema["EncodeResponse"](tokens=tokens.in_bytes([text], rows)[0])
+    )
 
 
 async def decode(schema: Schema, request: Request, message: Any) -> Any:
@@ -150,7 +154,7 @@ async def decode(schema: Schema, request: Request, message: Any) -> Any:
     model = tei.find(request, None, _ANY)
     if not message.ids:
         raise EmptyInputError("`ids` cannot be empty")
-    (text,) = await encoders.decode(
+    (text,) = await tokens.decode(
         request, model, [list(message.ids)], skip_special_tokens=message.skip_special_tokens
     )
     return schema["DecodeResponse"](text=text)
@@ -162,15 +166,20 @@ async def _ranked(schema: Schema, request: Request, message: Any, texts: list[st
         raise EmptyInputError("`texts` cannot be empty")
     if not message.query or not all(texts):
         raise EmptyInputError("`inputs` cannot be empty")
-    check_batch(request, len(texts))
-    parameters = {**_truncation(message).parameters(), "raw_scores": message.raw_scores}
+    check_batch(request, len(texts), model)
     began = time.perf_counter()
-    with tei.exact_messages(model):
-        scores, count = await encoders.rerank(request, model, message.query, texts, parameters)
-    values = scores.tolist()
+    with exact_messages(model):
+        found, count = await tei.ranked(
+            request, model, message.query, texts, _truncation(message).parameters(),
+            message.raw_scores,
+        )  # fmt: skip
     ranks = [
-        {"index": i, "score": values[i], **({"text": texts[i]} if message.return_text else {})}
-        for i in np.argsort(-scores, kind="stable").tolist()
+        {
+            "index": i,
+            "score": found.values[i],
+            **({"text": texts[i]} if message.return_text else {}),
+        }
+        for i in found.order
     ]
     metadata = _metadata(schema, request, began, count, message.query, *texts)
     return schema["RerankResponse"](ranks=ranks, metadata=metadata)
@@ -183,7 +192,8 @@ def _texts(text: str) -> list[str]:
 
 
 def _direction(message: Any) -> Any:
-    return "Left" if message.truncation_direction else "Right"
+    """Right is what proto3 leaves out, so that it cannot be told from nothing: the model's own."""
+    return "Left" if message.truncation_direction else None
 
 
 def _truncation(message: Any) -> Truncation:

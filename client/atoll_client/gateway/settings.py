@@ -31,7 +31,9 @@ class GatewaySettings:
     max_held_bytes: int = _setting(1_000_000_000, "bytes of all requests held before 429")
     body_timeout_s: float = _setting(60.0, "seconds within which a body must be complete")
     write_timeout_s: float = _setting(60.0, "seconds a client may read nothing")
-    max_client_batch_size: int = _setting(32, "texts in one request on TEI's routes")
+    max_client_batch_size: int = _setting(
+        0, "texts in one request on TEI's routes; 0: what the model was started with, else 32"
+    )
     max_answers: int = _setting(128, "answers that one request may ask for")
     max_concurrent_requests: int = _setting(2048, "requests held before new ones get 429")
     unknown_fields: str = _setting(

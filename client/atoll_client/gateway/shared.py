@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from atoll_client import tasks
+from atoll_client import scores, tasks
 from atoll_client.errors import MalformedRequest, NotReady, ValidationError
-from atoll_client.gateway import openai_chat, openai_completions, rerankers, tei, tgi, tgi_body
+from atoll_client.gateway import (
+    encoders,
+    openai_chat,
+    openai_completions,
+    rerankers,
+    rerankers_body,
+    tei,
+    tei_body,
+    tgi,
+    tgi_body,
+)
 from atoll_client.gateway.bodies import Strict, read
 from atoll_client.gateway.encoders import check_batch
+from atoll_client.gateway.fields import NoEffect, Refused
 from atoll_client.gateway.http import Answer, Handler, Reply, Request, reply
 from atoll_client.gateway.metrics import CONTENT_TYPE
 from atoll_client.types import ModelInfo
 
+_BESIDE = "truncate, truncation_direction and raw_scores stand beside inputs"
 # What only a generator's request, or only an encoder's, has.
 _GENERATOR_FIELDS = ("stream", "messages", "prompt")
 _ENCODER_FIELDS = (
@@ -36,8 +48,18 @@ class ClassificationParameters(Strict):
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     top_k: int | None = Field(default=None, ge=1)
 
+    candidate_labels: Annotated[Any, Refused("labels are those of the model")] = None
+    hypothesis_template: Annotated[Any, Refused("labels are those of the model")] = None
+    max_length: Annotated[Any, Refused(_BESIDE)] = None
+    multi_label: Annotated[Any, Refused("function_to_apply says it")] = None
+    padding: Annotated[Any, NoEffect("texts are never padded")] = None
+    raw_scores: Annotated[Any, Refused(_BESIDE)] = None
+    return_all_scores: Annotated[Any, Refused("top_k says it", (True,))] = None
+    truncate: Annotated[Any, Refused(_BESIDE)] = None
+    truncation: Annotated[Any, Refused(_BESIDE)] = None
 
-class ClassificationBody(tei.PredictBody):
+
+class ClassificationBody(tei_body.PredictBody):
     """POST / of a classifier."""
 
     parameters: ClassificationParameters = Field(default_factory=ClassificationParameters)
@@ -81,20 +103,22 @@ def kind_of(request: Request, fields: dict[str, Any]) -> Kind:
     if "query" in fields:
         return _rerank_kind(fields)
     if isinstance(inputs, dict) and "source_sentence" in inputs:
-        return Kind(tei.similarity, tei.SimilarityBody, "tei")
+        return Kind(tei.similarity, tei_body.SimilarityBody, "tei")
     task = _task(request, fields)
     if task == "generate":
         return Kind(tgi.compatible, tgi_body.GenerateBody, "tgi")
     if task in ("classify", "rerank"):
         return Kind(classification, ClassificationBody, "tei")
-    return Kind(tei.embed_sparse if task == "sparse" else tei.embed, tei.EmbedBody, "tei")
+    if task == "sparse":
+        return Kind(tei.embed_sparse, tei_body.EmbedSparseBody, "tei")
+    return Kind(tei.embed, tei_body.EmbedBody, "tei")
 
 
 def _rerank_kind(fields: dict[str, Any]) -> Kind:
     """TEI says ``texts``, Cohere ``documents``."""
     if "documents" in fields:
-        return Kind(rerankers.rerank, rerankers.CohereBody, "openai")
-    return Kind(tei.rerank, tei.RerankBody, "tei")
+        return Kind(rerankers.rerank, rerankers_body.CohereBody, "openai")
+    return Kind(tei.rerank, tei_body.RerankBody, "tei")
 
 
 def _task(request: Request, fields: dict[str, Any]) -> str:
@@ -123,16 +147,13 @@ async def classification(request: Request, body: ClassificationBody) -> Reply:
     """POST / of a classifier: as /predict, but always nested, as Hugging Face's clients read it."""
     model = tei.find(request, body.model, ("classify", "rerank"))
     pairs, _ = tei.pairs_of(body.inputs)
-    check_batch(request, len(pairs))
+    check_batch(request, len(pairs), model)
     wanted = body.parameters
-    if wanted.function_to_apply is not None:
-        body = body.model_copy(update={"raw_scores": True})
-    scores, _ = await tei.scored(request, model, pairs, body)
-    if wanted.function_to_apply == "softmax":
-        scores = tasks.softmax(scores)
-    if wanted.function_to_apply == "sigmoid":
-        scores = tasks.sigmoid(scores)
-    return reply([tei.labels_of(model, row)[: wanted.top_k] for row in scores])
+    logits, _ = await tei.logits_of(request, model, pairs, body)
+    asked = "identity" if wanted.function_to_apply == "none" else wanted.function_to_apply
+    activation = asked or scores.activation_of(model, logits.shape[-1], body.raw_scores)
+    rows = scores.of_labels(logits, activation)
+    return reply([tei.labels_of(model, row)[: wanted.top_k] for row in rows])
 
 
 async def rerank(request: Request, body: AnyBody) -> Answer:
@@ -158,7 +179,7 @@ async def tokenize(request: Request, body: AnyBody) -> Answer:
         task = default.task if default else "embed"
     if task == "generate" and isinstance(fields.get("inputs"), str):
         return await _answer(request, Kind(tgi.tokenize, tgi_body.GenerateBody, "tgi"))
-    return await _answer(request, Kind(tei.tokenize, tei.TokenizeBody, "tei"))
+    return await _answer(request, Kind(tei.tokenize, tei_body.TokenizeBody, "tei"))
 
 
 async def info(request: Request, body: None) -> Reply:
@@ -186,7 +207,7 @@ def _info(request: Request, model: ModelInfo) -> dict[str, Any]:
         "model_dtype": facts.get("dtype"),
         "served_model_name": model.name,
         "max_concurrent_requests": facts.get("max_concurrent_requests"),
-        "max_client_batch_size": request.gateway.settings.max_client_batch_size,
+        "max_client_batch_size": encoders.batch_limit(request, model),
         "version": facts.get("version"),
         "sha": None,
         "docker_label": None,

@@ -2,96 +2,38 @@
 
 from __future__ import annotations
 
-import re
 import time
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from atoll_client import tasks
+from atoll_client import scores, tasks
 from atoll_client.errors import EmptyInputError, UnsupportedModel, ValidationError
-from atoll_client.gateway import encoders
-from atoll_client.gateway.bodies import Inputs, Strict, batch
-from atoll_client.gateway.encoders import Truncation, check_batch, timing_headers
+from atoll_client.gateway import encoders, tokens
+from atoll_client.gateway.bodies import batch
+from atoll_client.gateway.encoders import check_batch, read_items, timing_headers
 from atoll_client.gateway.http import Reply, Request, reply
-from atoll_client.types import Floats, ModelInfo, TextToken
-
-Direction = Literal["Right", "Left", "right", "left"]
-
-
-class _Cut(Strict):
-    model: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Direction | None = None
-    prompt_name: str | None = None
-
-    def truncation(self) -> Truncation:
-        """The fields that every route has."""
-        return Truncation(self.truncate, self.truncation_direction, self.prompt_name)
-
-
-class EmbedBody(_Cut):
-    """POST /embed; ``dimensions`` keeps the first values of each vector."""
-
-    inputs: Inputs
-    normalize: bool = True
-    dimensions: int | None = None
-
-
-class PredictBody(_Cut):
-    """POST /predict: a text, one pair, or a list of lists of one or two texts."""
-
-    inputs: str | list[str] | list[list[str]]
-    raw_scores: bool = False
-
-
-class RerankBody(_Cut):
-    """POST /rerank."""
-
-    query: str
-    texts: list[str]
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-class SimilarityInputs(Strict):
-    """One sentence and those it is compared with."""
-
-    source_sentence: str
-    sentences: list[str]
-
-
-class SimilarityBody(Strict):
-    """POST /similarity."""
-
-    inputs: SimilarityInputs
-    parameters: _Cut = Field(default_factory=_Cut)
-    model: str | None = None
-
-
-class TokenizeBody(Strict):
-    """POST /tokenize."""
-
-    inputs: str | list[str]
-    add_special_tokens: bool = True
-    prompt_name: str | None = None
-    model: str | None = None
-
-
-class DecodeBody(Strict):
-    """POST /decode."""
-
-    ids: list[int] | list[list[int]]
-    skip_special_tokens: bool = True
-    model: str | None = None
+from atoll_client.gateway.tei_body import (
+    DecodeBody,
+    EmbedAllBody,
+    EmbedBody,
+    EmbedSparseBody,
+    PredictBody,
+    RerankBody,
+    SimilarityBody,
+    TokenizeBody,
+)
+from atoll_client.gateway.tei_errors import exact_messages
+from atoll_client.scores import Scores
+from atoll_client.types import Floats, ModelInfo
 
 
 async def embed(request: Request, body: EmbedBody) -> Reply:
     """One vector for each text, in a list also for a single one."""
     model = find(request, body.model, ("embed",))
-    items, _ = batch(body.inputs)
-    check_batch(request, len(items))
+    items = read_items(model, body.inputs)
+    check_batch(request, len(items), model)
+    check_prompt(model, items, body.prompt_name)
     check_dimensions(model, body.dimensions)
     began = time.perf_counter()
     parameters = _embed_parameters(body)
@@ -101,26 +43,28 @@ async def embed(request: Request, body: EmbedBody) -> Reply:
     return reply(found.vectors, headers)
 
 
-async def embed_all(request: Request, body: EmbedBody) -> Reply:
+async def embed_all(request: Request, body: EmbedAllBody) -> Reply:
     """One vector for each token of each text, special tokens included."""
     model = find(request, body.model, ("embed",))
-    items, _ = batch(body.inputs)
-    check_batch(request, len(items))
+    items = read_items(model, body.inputs)
+    check_batch(request, len(items), model)
+    check_prompt(model, items, body.prompt_name)
     began = time.perf_counter()
     with exact_messages(model):
-        rows = await encoders.embed_all(request, model, items, body.truncation().parameters())
+        rows = await encoders.embed_all(request, model, items, body.truncation_().parameters())
     return reply(rows, timing_headers(request, began, sum(map(len, rows)), _characters(items)))
 
 
-async def embed_sparse(request: Request, body: EmbedBody) -> Reply:
+async def embed_sparse(request: Request, body: EmbedSparseBody) -> Reply:
     """One list of index and value for each text."""
     model = find(request, body.model, ("sparse",))
-    items, _ = batch(body.inputs)
-    check_batch(request, len(items))
+    items = read_items(model, body.inputs)
+    check_batch(request, len(items), model)
+    check_prompt(model, items, body.prompt_name)
     began = time.perf_counter()
     with exact_messages(model):
         rows, count = await encoders.embed_sparse(
-            request, model, items, body.truncation().parameters()
+            request, model, items, body.truncation_().parameters()
         )
     headers = timing_headers(request, began, count, _characters(items))
     pairs = [
@@ -134,11 +78,11 @@ async def predict(request: Request, body: PredictBody) -> Reply:
     """Labels with scores, the best first; nested if the inputs are a batch."""
     model = find(request, body.model, ("classify", "rerank"))
     pairs, is_single = pairs_of(body.inputs)
-    check_batch(request, len(pairs))
+    check_batch(request, len(pairs), model)
     began = time.perf_counter()
-    scores, count = await scored(request, model, pairs, body)
+    found, count = await scored(request, model, pairs, body)
     headers = timing_headers(request, began, count, sum(len(a) + len(b or "") for a, b in pairs))
-    labelled = [labels_of(model, row) for row in scores]
+    labelled = [labels_of(model, row) for row in found]
     return reply(labelled[0] if is_single else labelled, headers)
 
 
@@ -149,15 +93,14 @@ async def rerank(request: Request, body: RerankBody) -> Reply:
         raise EmptyInputError("`texts` cannot be empty")
     if not body.query:
         raise EmptyInputError("`inputs` cannot be empty")
-    check_batch(request, len(body.texts))
+    check_batch(request, len(body.texts), model)
     began = time.perf_counter()
-    parameters = {**body.truncation().parameters(), "raw_scores": body.raw_scores}
     with exact_messages(model):
-        scores, count = await encoders.rerank(request, model, body.query, body.texts, parameters)
+        found, count = await ranked(
+            request, model, body.query, body.texts, body.truncation_().parameters(), body.raw_scores
+        )
     size = len(body.query) + sum(map(len, body.texts))
-    order = np.argsort(-scores, kind="stable").tolist()
-    values = scores.tolist()
-    ranks: list[dict[str, Any]] = [{"index": i, "score": values[i]} for i in order]
+    ranks: list[dict[str, Any]] = [{"index": i, "score": found.values[i]} for i in found.order]
     if body.return_text:
         for rank in ranks:
             rank["text"] = body.texts[rank["index"]]
@@ -170,11 +113,11 @@ async def similarity(request: Request, body: SimilarityBody) -> Reply:
     if not body.inputs.sentences:
         raise EmptyInputError("`inputs.sentences` cannot be empty")
     texts, _ = batch([body.inputs.source_sentence, *body.inputs.sentences])
-    check_batch(request, len(texts))
+    check_batch(request, len(texts), model)
     began = time.perf_counter()
     with exact_messages(model):
         found = await encoders.embed(
-            request, model, texts, body.parameters.truncation().parameters()
+            request, model, texts, body.parameters.truncation_().parameters()
         )
     headers = timing_headers(request, began, sum(found.num_tokens.tolist()), _characters(texts))
     return reply(tasks.cosine(found.vectors), headers)
@@ -188,9 +131,9 @@ async def tokenize(request: Request, body: TokenizeBody) -> Reply:
     if body.prompt_name is not None:
         prompt = prompt_of(model, body.prompt_name)
     texts = [prompt + str(text) for text in texts]
-    rows = await encoders.tokenize(request, model, texts, body.add_special_tokens)
-    pairs = zip(texts, rows, strict=True)
-    return reply([[token_of(text, token) for token in row] for text, row in pairs])
+    tokens.check_length(model, texts)
+    rows = await tokens.tokenize(request, model, texts, body.add_special_tokens)
+    return await tokens.apart(texts, lambda: reply(tokens.in_bytes(texts, rows)))
 
 
 async def decode(request: Request, body: DecodeBody) -> Reply:
@@ -199,7 +142,7 @@ async def decode(request: Request, body: DecodeBody) -> Reply:
     ids, _ = batch(body.ids, "ids")
     rows: Any = ids
     return reply(
-        await encoders.decode(request, model, rows, skip_special_tokens=body.skip_special_tokens)
+        await tokens.decode(request, model, rows, skip_special_tokens=body.skip_special_tokens)
     )
 
 
@@ -210,43 +153,76 @@ def find(request: Request, named: str | None, kinds: tuple[str, ...]) -> ModelIn
     return model
 
 
+async def ranked(
+    request: Request,
+    model: ModelInfo,
+    query: str | list[str],
+    texts: list[str],
+    parameters: encoders.Parameters,
+    is_raw: bool = False,
+) -> tuple[Scores, int]:
+    """A reranker's scores of texts, or of pairs, and how many tokens were read."""
+    logits, count = await encoders.rerank(request, model, query, texts, parameters)
+    return scores.of_texts(logits, scores.activation_of(model, 1, is_raw)), count
+
+
 async def scored(
     request: Request, model: ModelInfo, pairs: list[tuple[str, str | None]], body: PredictBody
-) -> tuple[Floats, int]:
+) -> tuple[list[Scores], int]:
     """Scores of every label, by a classifier or by a reranker, which takes pairs only."""
-    parameters = {**body.truncation().parameters(), "raw_scores": body.raw_scores}
-    if body.prompt_name is not None and any(second for _, second in pairs):
-        raise ValidationError("`prompt_name` cannot be set with dual inputs")
+    logits, count = await logits_of(request, model, pairs, body)
+    activation = scores.activation_of(model, logits.shape[-1], body.raw_scores)
+    return scores.of_labels(logits, activation), count
+
+
+async def logits_of(
+    request: Request, model: ModelInfo, pairs: list[tuple[str, str | None]], body: PredictBody
+) -> tuple[Floats, int]:
+    """What ``scored`` makes scores of, (texts, labels)."""
+    if body.prompt_name is not None:
+        if any(second is not None for _, second in pairs):
+            raise ValidationError("`prompt_name` cannot be set with dual inputs")
+        prompt = prompt_of(model, body.prompt_name)
+        pairs = [(prompt + first, None) for first, _ in pairs]
+    parameters = {**body.truncation_().parameters(), "prompt_name": None}
     with exact_messages(model):
         if model.task == "classify":
             return await encoders.classify(request, model, pairs, parameters)
-        found, total = [], 0
-        for first, second in pairs:
-            if second is None:
-                raise UnsupportedModel(
-                    f"model {model.name!r} scores pairs; a classifier of single texts with one "
-                    "label is served with task=classify"
-                )
-            scores, count = await encoders.rerank(request, model, first, [second], parameters)
-            found.append(scores)
-            total += count
-    return np.stack(found), total
+        seconds = [second for _, second in pairs if second is not None]
+        if len(seconds) < len(pairs):
+            raise UnsupportedModel(
+                f"model {model.name!r} scores pairs; a classifier of single texts with one "
+                "label is served with task=classify"
+            )
+        firsts = [first for first, _ in pairs]
+        return await encoders.rerank(request, model, firsts, seconds, parameters)
 
 
-def labels_of(model: ModelInfo, scores: Floats) -> list[dict[str, Any]]:
+def labels_of(model: ModelInfo, found: Scores) -> list[dict[str, Any]]:
     """Labels with scores, the best first; equal ones in the model's order."""
-    names = model.labels or tuple(f"LABEL_{i}" for i in range(len(scores)))
-    order = np.argsort(-scores, kind="stable").tolist()
-    values = scores.tolist()
-    return [{"score": values[i], "label": names[i]} for i in order]
+    return [{"score": one.score, "label": one.label} for one in tasks.labelled(model, found)]
 
 
 def prompt_of(model: ModelInfo, name: str) -> str:
     """The text behind a prompt's name."""
     if name not in model.prompts:
         known = ", ".join(sorted(model.prompts)) or "none"
-        raise ValidationError(f"`prompt_name` is {name!r}; the model has: {known}")
+        raise ValidationError(
+            f"`prompt_name` is {name!r}; the model has: {known}", param="prompt_name"
+        )
     return model.prompts[name]
+
+
+def check_prompt(model: ModelInfo, items: encoders.Items, name: str | None) -> None:
+    """Raises ValidationError: the model has no such prompt, or the inputs are token ids."""
+    if name is None:
+        return
+    prompt_of(model, name)
+    if not isinstance(items[0], str):
+        raise ValidationError(
+            "`prompt_name` cannot be set with token ids, which are taken as they are",
+            param="prompt_name",
+        )
 
 
 def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
@@ -254,38 +230,19 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
     if dimensions is None:
         return
     if dimensions < 1:
-        raise ValidationError("`dimensions` should be positive")
+        raise ValidationError("`dimensions` should be positive", param="dimensions")
     width = int(model.facts.get("dimensions") or dimensions)
     if dimensions > width:
         raise ValidationError(
             f"`dimensions` should be smaller than the maximum embedding dimension {width}. "
-            f"Given: {dimensions}"
+            f"Given: {dimensions}",
+            param="dimensions",
         )
-
-
-class exact_messages:
-    """Says "too long" in TEI's words, with the numbers of the server's message."""
-
-    def __init__(self, model: ModelInfo) -> None:
-        self._model = model
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, ValidationError):
-            return
-        found = re.search(r"has (\d+) tokens", str(error))
-        if found:
-            limit = self._model.max_input_tokens
-            raise ValidationError(
-                f"`inputs` must have less than {limit} tokens. Given: {found[1]}"
-            ) from error
 
 
 def _embed_parameters(body: EmbedBody) -> dict[str, Any]:
     return {
-        **body.truncation().parameters(),
+        **body.truncation_().parameters(),
         "normalize": None if body.normalize else False,
         "dimensions": body.dimensions,
     }
@@ -306,17 +263,6 @@ def pairs_of(
     if any(len(row) > 2 for row in rows):
         raise ValidationError("`inputs` must be one text, a pair, or a list of those")
     return [(row[0], row[1] if len(row) == 2 else None) for row in rows], is_single
-
-
-def token_of(text: str, token: TextToken) -> dict[str, Any]:
-    """A token of a text, with its place in bytes instead of characters."""
-    found = token._asdict()
-    if token.start is None or token.stop is None or text.isascii():
-        return found
-    before = len(text[: token.start].encode())
-    return {
-        **found, "start": before, "stop": before + len(text[token.start : token.stop].encode()),
-    }  # fmt: skip
 
 
 def _characters(items: encoders.Items) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway import dialects, encoders, tei
+from atoll_client.gateway import dialects, tei, tokens
 from atoll_client.gateway.bodies import Strict
 from atoll_client.gateway.generation import Job, complete_all, mean_logprob, stream
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
@@ -53,8 +53,9 @@ async def compatible(request: Request, body: GenerateBody) -> Answer:
 async def tokenize(request: Request, body: GenerateBody) -> Reply:
     """POST /tokenize: a flat list; start and stop count characters."""
     model = _find(request, body)
-    rows = await encoders.tokenize(request, model, [body.inputs])
-    return reply([_simple(token._asdict()) for token in rows[0]])
+    texts = [body.inputs]
+    (row,) = await tokens.tokenize(request, model, texts)
+    return await tokens.apart(texts, lambda: reply([_simple(token) for token in row]))
 
 
 async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
@@ -64,8 +65,13 @@ async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
     tools = [tool.given() for tool in body.tools]
     question = {"op": "chat", "messages": messages, "tools": tools or None}
     answer = await request.gateway.pool.ask(model.name, question)
-    tokens = [_simple(token) for token in answer["tokens"]]
-    return reply({"tokenize_response": tokens, "templated_text": answer["text"]})
+    text, row = answer["text"], answer["tokens"]
+
+    def found() -> Reply:
+        simple = [_simple(token) for token in row]
+        return reply({"tokenize_response": simple, "templated_text": text})
+
+    return await tokens.apart([text], found)
 
 
 async def _generate(request: Request, body: GenerateBody) -> tuple[dict[str, Any], dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 
@@ -16,6 +16,7 @@ from atoll_client.errors import EmptyInputError
 from atoll_client.gateway import shared, tei
 from atoll_client.gateway.bodies import Strict, read
 from atoll_client.gateway.encoders import check_batch
+from atoll_client.gateway.fields import Refused
 from atoll_client.gateway.http import Handler, Reply, Request, dump, reply
 
 
@@ -23,6 +24,8 @@ class VertexBody(Strict):
     """POST /vertex."""
 
     instances: list[dict[str, Any]]
+
+    parameters: Annotated[Any, Refused("each instance has its own", ({},))] = None
 
 
 async def vertex(request: Request, body: VertexBody) -> Reply:

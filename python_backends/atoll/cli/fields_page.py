@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from atoll_client.gateway.fields import Row, table
-from atoll_client.gateway.http import Route
 from atoll_client.gateway.routes import ROUTES
-from atoll_client.gateway.shared import AnyBody
 
 _TITLES = {"openai": "OpenAI and its relatives", "tei": "TEI", "tgi": "TGI"}
 _HEAD = """# Fields of requests
@@ -24,25 +22,27 @@ makes all routes do the same."""
 def fields_page() -> str:
     """The page, a section for each kind of body."""
     lines = [_HEAD]
+    bodies = _bodies()
     for dialect, title in _TITLES.items():
         lines += ["", f"## {title}"]
-        for kind, paths in _bodies(dialect).items():
+        for kind, paths in bodies[dialect].items():
             lines += ["", f"### {', '.join(f'`{path}`' for path in paths)}", *_section(table(kind))]
     return "\n".join(lines) + "\n"
 
 
-def _bodies(dialect: str) -> dict[type[BaseModel], list[str]]:
-    """Kinds of bodies, with the routes that take them."""
-    found: dict[type[BaseModel], list[str]] = {}
+def _bodies() -> dict[str, dict[type[BaseModel], list[str]]]:
+    """By interface: kinds of bodies, with the routes that take them.
+
+    A kind that several interfaces' routes take belongs to the first.
+    """
+    found: dict[str, dict[type[BaseModel], list[str]]] = {dialect: {} for dialect in _TITLES}
+    homes: dict[type[BaseModel], str] = {}
     for route in ROUTES:
-        if route.dialect == dialect and _is_described(route):
-            assert route.body is not None
-            found.setdefault(route.body, []).append(route.path)
+        for kind in route.kinds:
+            if route.dialect in found:
+                home = homes.setdefault(kind, route.dialect)
+                found[home].setdefault(kind, []).append(route.path)
     return found
-
-
-def _is_described(route: Route) -> bool:
-    return route.body is not None and route.body is not AnyBody
 
 
 def _section(rows: Iterable[Row]) -> list[str]:

@@ -35,13 +35,15 @@ from atoll.text.tokenizer import Tokenizer
 
 PARAMETER = "control"
 _LIMITS = (
-    "max_client_batch_size", "max_concurrent_requests", "max_batch_tokens", "max_batch_requests",
+    "max_concurrent_requests", "max_batch_tokens", "max_batch_requests",
     "auto_truncate", "default_prompt_name", "tokenization_workers", "max_best_of",
     "max_stop_sequences", "max_top_n_tokens", "max_batch_prefill_tokens", "max_batch_size",
     "disable_grammar_support",
 )  # fmt: skip
 # Longer questions are answered on a thread: to tokenize 2 MB and write it as JSON takes seconds.
 _INLINE_CHARACTERS = 2048
+# Tokens that are written at once.
+_PIECE = 1000
 
 
 class Control:
@@ -69,6 +71,8 @@ class Control:
             "model_id": settings.model_id,
             "revision": settings.revision,
             **{name: getattr(settings, name) for name in _LIMITS},
+            # What a gateway accepts is its own matter where nobody has set it.
+            "client_batch_limit": settings.max_client_batch_size,
             "has_chat_template": chat is not None,
             "vocab_size": tokenizer.vocab_size,
             "special_tokens": dict(tokenizer.special_tokens),
@@ -121,7 +125,7 @@ class Control:
             fail(sender, error)
 
     def _outputs(self, question: Any) -> dict[str, Array]:
-        text = json.dumps(self._ask(question), ensure_ascii=False)
+        text = _json(self._ask(question))
         array = np.array([text.encode()], dtype=np.object_)
         return {"control": array.reshape(1, 1) if self._is_batched else array}
 
@@ -167,6 +171,21 @@ class Control:
         core = self._tokenizer.core
         encoding = core.encode_batch([text], add_special_tokens=False)[0]
         return {"text": text, "tokens": _tokens(text, encoding)}
+
+
+def _json(answer: Any) -> str:
+    """Long lists of tokens are written in pieces: others of this process have no turn in one."""
+    if not isinstance(answer, list) or not all(isinstance(row, list) for row in answer):
+        return _dumps(answer)
+    rows = (
+        ", ".join(_dumps(row[at : at + _PIECE])[1:-1] for at in range(0, len(row), _PIECE))
+        for row in answer
+    )
+    return f"[{', '.join(f'[{row}]' for row in rows)}]"
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _tokens(text: str, encoding: Any) -> list[dict[str, Any]]:

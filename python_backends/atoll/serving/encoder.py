@@ -118,8 +118,6 @@ class EncoderModel:
             "tokenization_workers": workers,
             # Clients cut what is longer into several requests.
             "max_client_batch_size": tensors.max_rows(args["model_config"], self._max_rows),
-            # What a gateway accepts is its own matter where nobody has set it.
-            "client_batch_limit": settings.max_client_batch_size,
             **self.facts(),
         }
         self.control = Control(

@@ -1,0 +1,91 @@
+"""What logits mean: scores that never lose the order of the logits.
+
+In float32 a sigmoid is 1 from a logit of 17 on, and so is whatever was sorted by it. Scores are
+made here, of the logits, in float64; where even that cannot tell two apart (37 and 40), the unit in
+the last place does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from atoll_client.errors import UnsupportedModel
+from atoll_client.types import Floats, ModelInfo
+
+Doubles = npt.NDArray[np.float64]
+
+
+class Scores(NamedTuple):
+    """Scores of one text's labels, or of the texts of one query.
+
+    order: indices, the best first; equal ones in their order.
+    """
+
+    values: list[float]
+    order: list[int]
+
+
+def of_texts(logits: Floats, activation: str) -> Scores:
+    """A reranker's, of logits (texts, 1), which are compared with each other."""
+    wide = logits.astype(np.float64)
+    return _scores(wide.reshape(-1), apply(wide, activation).reshape(-1), activation)
+
+
+def of_labels(logits: Floats, activation: str) -> list[Scores]:
+    """A classifier's, of logits (texts, labels)."""
+    wide = logits.astype(np.float64)
+    rows = zip(wide, apply(wide, activation), strict=True)
+    return [_scores(row, values, activation) for row, values in rows]
+
+
+def _scores(logits: Doubles, values: Doubles, activation: str) -> Scores:
+    order: list[int] = np.argsort(-logits, kind="stable").tolist()
+    if activation != "identity":
+        _set_apart(values, logits, order, 0.0 if activation == "tanh" else 0.5)
+    return Scores(values.tolist(), order)
+
+
+def activation_of(model: ModelInfo, num_labels: int, is_raw: bool = False) -> str:
+    """What makes a model's scores: what it says itself, else what most are trained with."""
+    if is_raw:
+        return "identity"
+    return str(model.facts.get("activation") or ("sigmoid" if num_labels == 1 else "softmax"))
+
+
+def apply(logits: Doubles, activation: str) -> Doubles:
+    """identity, sigmoid or tanh of each logit, or softmax over the last axis; float64.
+
+    Raises:
+        UnsupportedModel: another name, of a newer server.
+    """
+    if activation == "identity":
+        return logits.copy()
+    if activation == "sigmoid":
+        found: Doubles = np.exp(-np.logaddexp(0.0, -logits))
+    elif activation == "softmax":
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        found = shifted / shifted.sum(axis=-1, keepdims=True)
+    elif activation == "tanh":
+        found = np.tanh(logits)
+    else:
+        raise UnsupportedModel(f"the activation {activation!r} is not known here")
+    return found
+
+
+def _set_apart(values: Doubles, logits: Doubles, order: Sequence[int], middle: float) -> None:
+    """Changes scores that are equal though their logits are not, away from the nearer bound."""
+    for better, worse in zip(order, order[1:], strict=False):
+        if values[better] > middle and logits[worse] == logits[better]:
+            values[worse] = values[better]
+        elif values[better] > middle and values[worse] >= values[better]:
+            values[worse] = np.nextafter(values[better], -np.inf)
+    backwards = order[::-1]
+    for worse, better in zip(backwards, backwards[1:], strict=False):
+        if values[worse] <= middle and logits[worse] == logits[better]:
+            values[better] = values[worse]
+        elif middle >= values[worse] >= values[better]:
+            values[better] = np.nextafter(values[worse], np.inf)
