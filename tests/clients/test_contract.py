@@ -101,17 +101,16 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
     assert all(f"{route.method} {route.path}" in page.text for route in ROUTES)
 
 
-def _validator(http: httpx.Client, content: Any) -> Any:
+def _validator(components: Any, content: Any) -> Any:
     """Of a media type's schema, which refers to those of the whole description."""
-    components = http.get("/openapi.json").json()["components"]
     return Draft202012Validator({**content["schema"], "components": components})
 
 
-def _check_answer(http: httpx.Client, operation: Any, answer: httpx.Response) -> None:
+def _check_answer(components: Any, operation: Any, answer: httpx.Response) -> None:
     """That an answer is what the description says."""
     contents = operation["responses"][str(answer.status_code)]["content"]
     kind = answer.headers["content-type"].split(";")[0]
-    validator = _validator(http, contents[kind])
+    validator = _validator(components, contents[kind])
     if kind == "application/json":
         validator.validate(answer.json())
     if kind == "text/event-stream":
@@ -124,7 +123,8 @@ def _check_answer(http: httpx.Client, operation: Any, answer: httpx.Response) ->
 
 
 def test_answers_and_examples_are_as_described(http: httpx.Client, scoring: Served) -> None:
-    paths = http.get("/openapi.json").json()["paths"]
+    description = http.get("/openapi.json").json()
+    paths, components = description["paths"], description["components"]
     more = [
         ("/v1/chat/completions", {"stream": True, "stream_options": {"include_usage": True}}),
         ("/v1/chat/completions", {"logprobs": True, "top_logprobs": 2}),
@@ -142,17 +142,17 @@ def test_answers_and_examples_are_as_described(http: httpx.Client, scoring: Serv
         content = operation["requestBody"]["content"]["application/json"]
         body = {**content["example"], **changes}
         if not changes:
-            _validator(http, content).validate(body)
+            _validator(components, content).validate(body)
         if "/completions" in path:
             body["max_tokens"] = 3
         answer = http.post(path, json=body)
         if answer.status_code == 424 or "no model here" in answer.text:
             answer = httpx.post(scoring.url + path, json=body, timeout=20)
-        _check_answer(http, operation, answer)
+        _check_answer(components, operation, answer)
     for route in ROUTES:
         if route.method == "GET" and route.dialect in ("openai", "tei", "tgi"):
             path = route.path.replace("{model}", EMBEDDER)
-            _check_answer(http, paths[route.path]["get"], http.get(path))
+            _check_answer(components, paths[route.path]["get"], http.get(path))
 
 
 def test_every_example_is_answered(http: httpx.Client, scoring: Served) -> None:

@@ -78,6 +78,30 @@ def _no_words() -> Tokenizer:
     return _framed(core, trainers.BpeTrainer(vocab_size=150, special_tokens=SPECIAL))
 
 
+def _marked(model: Any, trainer: Any) -> Tokenizer:
+    """As sentencepiece's models are converted: nothing splits a text but the model."""
+    core = Tokenizer(model)
+    core.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    _framed(core, trainer)
+    core.pre_tokenizer = None
+    return core
+
+
+def _marked_unigram() -> Tokenizer:
+    trainer = trainers.UnigramTrainer(
+        vocab_size=130, special_tokens=SPECIAL, unk_token="<unk>", initial_alphabet=["▁"]
+    )
+    return _marked(models.Unigram(), trainer)
+
+
+def _marked_bpe() -> Tokenizer:
+    trainer = trainers.BpeTrainer(vocab_size=170, special_tokens=SPECIAL, initial_alphabet=["▁"])
+    return _marked(models.BPE(unk_token="<unk>", fuse_unk=True), trainer)
+
+
 def _fixed_length() -> Tokenizer:
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.FixedLength(length=5)
@@ -86,7 +110,8 @@ def _fixed_length() -> Tokenizer:
 
 FAMILIES: dict[str, Callable[[], Tokenizer]] = {
     "bert": _bert, "byte-level": _byte_level, "threes": _threes, "unigram": _unigram,
-    "no-words": _no_words, "fixed-length": _fixed_length,
+    "no-words": _no_words, "fixed-length": _fixed_length, "marked-unigram": _marked_unigram,
+    "marked-bpe": _marked_bpe,
 }  # fmt: skip
 WORDS = st.sampled_from(
     ["atoll", "a", "coral", "isn't", " ", "  ", "\n", "1", "1234567", "环", "礁", "🏝", "é",
@@ -189,7 +214,9 @@ def test_cut_pairs_have_the_tokens_of_whole_ones(core: Tokenizer, direction: str
 
 
 @pytest.mark.parametrize("direction", ["left", "right"])
-@pytest.mark.parametrize("family", ["bert", "byte-level", "threes", "unigram"])
+@pytest.mark.parametrize(
+    "family", ["bert", "byte-level", "threes", "unigram", "marked-unigram", "marked-bpe"]
+)
 @pytest.mark.parametrize("unit", ["word ", "ring, of coral. ", "1234567 ", "环礁 "])
 def test_little_of_a_long_text_is_tokenized(family: str, unit: str, direction: str) -> None:
     """2 MB of text were tokenized whole, for seconds, to keep 256 tokens of them."""

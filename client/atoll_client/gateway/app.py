@@ -52,6 +52,8 @@ class Gateway:
         self.keys = Keys(settings.api_key)
         self.held = HeldBytes(settings.max_held_bytes)
         self.num_open = 0
+        # Of all routes, as JSON; made when it is asked for.
+        self.description: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""

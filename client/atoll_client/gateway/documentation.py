@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 from importlib import resources
@@ -11,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import atoll_client
-from atoll_client.gateway.http import Reply, Request, Route, reply
+from atoll_client.gateway.http import Reply, Request, Route, dump
 from atoll_client.gateway.openai_answers import OpenAIError
 from atoll_client.gateway.shared import health
 from atoll_client.gateway.tei_answers import TeiError
@@ -36,8 +37,11 @@ _ERRORS = {"openai": OpenAIError}
 
 
 async def openapi(request: Request, body: None) -> Reply:
-    """The description as JSON."""
-    return reply(describe(request.gateway.routes))
+    """The description as JSON, which is made once: it takes a second."""
+    gateway = request.gateway
+    if gateway.description is None:
+        gateway.description = await asyncio.to_thread(lambda: dump(describe(gateway.routes)))
+    return Reply(gateway.description)
 
 
 async def docs(request: Request, body: None) -> Reply:

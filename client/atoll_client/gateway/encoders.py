@@ -16,7 +16,6 @@ import numpy as np
 
 from atoll_client import tasks
 from atoll_client.errors import GenerationError, TooMuch, ValidationError
-from atoll_client.gateway import tokens
 from atoll_client.gateway.bodies import Inputs, batch
 from atoll_client.gateway.http import Request
 from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
@@ -147,14 +146,6 @@ async def classify(
     for indices, found, _ in parts:
         logits[indices] = found
     return _finite(logits), sum(count for _, _, count in parts)
-
-
-async def as_texts(request: Request, model: ModelInfo, items: Items) -> list[str]:
-    """Token ids as text; texts as they are."""
-    if items and isinstance(items[0], str):
-        return cast(list[str], list(items))
-    rows = cast(list[list[int]], items)
-    return await tokens.decode(request, model, rows, skip_special_tokens=True)
 
 
 def read_items(model: ModelInfo, inputs: Inputs, field: str = "inputs") -> Items:

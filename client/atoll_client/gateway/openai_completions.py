@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway import encoders
+from atoll_client.gateway import encoders, tokens
 from atoll_client.gateway.bodies import Inputs, batch
 from atoll_client.gateway.constraints import constraint
 from atoll_client.gateway.fields import Refused
@@ -142,8 +142,7 @@ async def _echoes(
         return [""] * len(items)
     if isinstance(items[0], str):
         return [str(item) for item in items]
-    ids = cast(list[list[int]], items)
-    return await encoders.decode(request, model, ids, skip_special_tokens=False)
+    return await tokens.decode(request, model, items, skip_special_tokens=False)
 
 
 async def _events(

@@ -24,6 +24,8 @@ _MARGIN, _MARGIN_WORDS = 64, 4
 # Splitting by regular expressions starts anew here, wherever it began before.
 _ANEW = re.compile(r"[^\W_]\W+[^\W_]")
 _SOLID = re.compile(r"\S")
+# What sentencepiece writes for a blank.
+_MARK = "▁"
 
 
 class PieceRules(NamedTuple):
@@ -31,12 +33,15 @@ class PieceRules(NamedTuple):
 
     margin: characters near the end of a piece that its end may have changed.
     is_local: whether every character alone says where words end, as BERT's pre-tokenizer has it.
-    has_words: whether where words end is said by characters near by at all.
+    has_words: whether where words end is said by characters near by at all. has_marks: whether a
+    word begins at each mark instead, since no token of the vocabulary has one inside: then neither
+    merges nor a most likely way through the text go across it.
     """
 
     margin: int
     is_local: bool
     has_words: bool
+    has_marks: bool
 
     @classmethod
     def of(cls, core: Tokenizer) -> PieceRules:
@@ -47,7 +52,28 @@ class PieceRules(NamedTuple):
         is_local = type(splits).__name__ == "BertPreTokenizer"
         # Words of a fixed length are counted from the start of the text.
         has_words = splits is not None and "FixedLength" not in repr(splits)
-        return cls(_MARGIN + 2 * longest, is_local, has_words)
+        has_marks = (splits is None or "split=False" in repr(splits)) and _is_marked(core)
+        return cls(_MARGIN + 2 * longest, is_local, has_words, has_marks)
+
+    def words(self, encoding: Encoding) -> Sequence[int | None]:
+        """For each token a number that changes where a word ends."""
+        return _marked(encoding.tokens) if self.has_marks else encoding.word_ids
+
+
+def _is_marked(core: Tokenizer) -> bool:
+    """Whether the model's words are told by sentencepiece's mark."""
+    vocabulary = core.get_vocab(with_added_tokens=False)
+    return _MARK in vocabulary and not any(_MARK in token.lstrip(_MARK) for token in vocabulary)
+
+
+def _marked(tokens: Sequence[str]) -> list[int | None]:
+    found: list[int | None] = []
+    number, before = 0, ""
+    for token in tokens:
+        number += token.startswith(_MARK) and not before.endswith(_MARK)
+        found.append(number)
+        before = token
+    return found
 
 
 def piece(text: str, size: int, is_left: bool) -> str:
@@ -63,9 +89,9 @@ def num_settled(
     Args:
         number: which of the encoding's two texts the piece is. part: the piece itself.
     """
-    if not rules.has_words:
+    if not (rules.has_words or rules.has_marks):
         return 0
-    rows = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
+    rows = zip(encoding.sequence_ids, rules.words(encoding), encoding.offsets, strict=True)
     found = [(word, start, stop) for sequence, word, (start, stop) in rows if sequence == number]
     words = [word for word, _, _ in found]
     # Tokens at which a word begins; the first of the piece may be half a word.
@@ -74,7 +100,8 @@ def num_settled(
         for at in begins[_MARGIN_WORDS:]:
             start = found[at][1]
             seen = part[rules.margin : start]
-            if start >= rules.margin and (_SOLID if rules.is_local else _ANEW).search(seen):
+            is_free = rules.is_local or rules.has_marks
+            if start >= rules.margin and (_SOLID if is_free else _ANEW).search(seen):
                 return len(found) - at
         return 0
     limit = len(part) - rules.margin
