@@ -246,6 +246,17 @@ def test_ensemble_and_its_steps(fleet: Fleet, ask: Any) -> None:
         ask("bert-ensemble", {"text_input": [""]})
 
 
+def test_a_step_without_texts(ask: Any) -> None:
+    """The tokenizer's entry failed with "max() arg is an empty sequence"."""
+    for shape in ((0, 1), (1, 0)):
+        with pytest.raises(InferenceServerException) as caught:
+            ask("bert-tokens", {"text_input": np.empty(shape, dtype=object)})
+        assert caught.value.status() in ("StatusCode.INVALID_ARGUMENT", "400"), caught.value
+    with pytest.raises(InferenceServerException) as caught:
+        ask("bert-tokens", {})
+    assert caught.value.status() in ("StatusCode.INVALID_ARGUMENT", "400"), caught.value
+
+
 def test_retrieve_then_rerank(fleet: Fleet, ask: Any) -> None:
     documents = [f"document {i} {'xyz'[i % 3] * i}" for i in range(20)]
     query = "document 7"
