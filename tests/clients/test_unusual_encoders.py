@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import openai
@@ -30,6 +31,7 @@ from atoll.launcher import ServerProcess
 from atoll.launcher.options import ServerOptions
 from atoll_client import Client
 from atoll_client.errors import ValidationError
+from atoll_client.gateway import protocol
 
 QUERY = "abc def"
 TEXTS = ["ghi", "abc abc def", "zzz", "abc", "(x)", "QQ Q"]
@@ -68,8 +70,9 @@ def bare_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def bare(bare_folders: dict[str, Path]) -> Iterator[Served]:
-    """All of them; the embedder takes 40 texts in a request."""
-    settings: dict[str, dict[str, str]] = {"bare": {"max_client_batch_size": "40"}}
+    """All of them; the embedder and the reranker take 40 texts in a request."""
+    more = {"max_client_batch_size": "40"}
+    settings: dict[str, dict[str, str]] = {"bare": more, "steep": more}
     entries = tuple(
         entry_of(str(folder), {"task": KINDS[name][0], **settings.get(name, {})})
         for name, folder in bare_folders.items()
@@ -360,10 +363,34 @@ def test_a_models_own_limit_holds_on_the_routes(http: httpx.Client) -> None:
     error = _refused(http, "/embed", {"inputs": ["a"] * 41}, 413, *words)
     assert error["error_type"] == "Validation"
     assert http.get("/bare/info").json()["max_client_batch_size"] == 40
-    _refused(http, "/rerank", {"query": "q", "texts": ["a"] * 33}, 413, "batch size 32")
-    assert http.get("/steep/info").json()["max_client_batch_size"] == 32
+    assert len(_post(http, "/rerank", {"query": "q", "texts": ["a"] * 40})) == 40
+    assert len(_post(http, "/vertex", {"instances": [{"inputs": "a"}] * 40})["predictions"]) == 40
+    _refused(http, "/vertex", {"instances": [{"inputs": "a"}] * 41}, 413, "batch size 40")
+    body = {"inputs": [["a"]] * 33, "model": "steep-labels"}
+    _refused(http, "/predict", body, 413, "batch size 32")
+    assert http.get("/steep-labels/info").json()["max_client_batch_size"] == 32
     # OpenAI's route has no such limit: what is more than a model takes goes in parts.
     assert len(_post(http, "/v1/embeddings", {"input": ["a"] * 90})["data"]) == 90
+
+
+def test_streams_over_grpc_have_the_models_limit_and_order(bare: Served, logits: Any) -> None:
+    schema = protocol.tei()
+    with grpc.insecure_channel(bare.grpc_address) as channel:
+        call = channel.stream_unary(
+            "/tei.v1.Rerank/RerankStream",
+            request_serializer=schema["RerankStreamRequest"].SerializeToString,
+            response_deserializer=schema["RerankResponse"].FromString,
+        )
+
+        def ranks(count: int) -> list[int]:
+            texts = (TEXTS * 7)[:count]
+            rows = [schema["RerankStreamRequest"](query=QUERY, text=text) for text in texts]
+            return [rank.index for rank in call(iter(rows), timeout=30).ranks]
+
+        assert ranks(6) == np.argsort(-logits, kind="stable").tolist()
+        assert len(ranks(40)) == 40
+        with pytest.raises(grpc.RpcError, match="batch size 41"):
+            ranks(41)
 
 
 def test_prompts_of_a_request(http: httpx.Client, vector: Any, ids_of: Any) -> None:

@@ -19,7 +19,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from atoll_client.errors import AtollError, MalformedRequest, TooLarge
-from atoll_client.gateway import protocol, rpc_methods
+from atoll_client.gateway import protocol, rpc_methods, tei
 from atoll_client.gateway.encoders import check_batch
 from atoll_client.gateway.headers import request_id
 from atoll_client.gateway.http import Request, Route
@@ -120,10 +120,11 @@ class Services:
     def _rerank_stream(self, path: str, read: Read) -> Any:
         async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
             async with self._call(path, context, "batch") as request:
+                model = tei.find(request, None, ("rerank",))
                 rows: list[Any] = []
                 async for raw in messages:
                     rows.append(read(raw))
-                    check_batch(request, len(rows))
+                    check_batch(request, len(rows), model)
                 return await rpc_methods.rerank_rows(self._schema, request, rows)
 
         return answer

@@ -15,7 +15,7 @@ import orjson
 from atoll_client.errors import EmptyInputError
 from atoll_client.gateway import shared, tei
 from atoll_client.gateway.bodies import Strict, read
-from atoll_client.gateway.encoders import check_batch
+from atoll_client.gateway.encoders import batch_limit, check_batch
 from atoll_client.gateway.fields import Refused
 from atoll_client.gateway.http import Handler, Reply, Request, dump, reply
 
@@ -32,7 +32,10 @@ async def vertex(request: Request, body: VertexBody) -> Reply:
     """A prediction for each instance; the first failure ends the others."""
     if not body.instances:
         raise EmptyInputError("`instances` cannot be empty")
-    check_batch(request, len(body.instances))
+    # Each may be for another model.
+    models = request.gateway.models.all()
+    model = max(models, key=lambda one: batch_limit(request, one), default=None)
+    check_batch(request, len(body.instances), model)
     work = [asyncio.ensure_future(_predict(request, one)) for one in body.instances]
     try:
         return reply({"predictions": list(await asyncio.gather(*work))})
