@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -22,11 +21,11 @@ from atoll.environment import variables
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
-from atoll.launcher.ports import is_free
+from atoll.launcher.ports import check_free
+from atoll.launcher.supervisor import Supervisor
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Crashes in this time that are made good; one more ends the command.
-_MAX_CRASHES, _CRASH_WINDOW_S = 3, 600.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @with_settings
@@ -47,7 +46,14 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")
+        str, typer.Option(help="Where the gateway listens; 0.0.0.0 for every network.")
+    ] = "127.0.0.1",
+    triton_host: Annotated[
+        str,
+        typer.Option(
+            help="Where Triton's own three ports listen. They know no key and no limits, and "
+            "some requests end the server: the gateway has KServe too."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int,
@@ -55,6 +61,9 @@ def serve(
             help="The gateway: OpenAI, TEI and TGI interfaces; 0: none.", envvar=variables("port")
         ),
     ] = 8080,
+    gateway_grpc_port: Annotated[
+        int, typer.Option(help="The gateway's gRPC: KServe and tei.v1; 0: none.")
+    ] = 8081,
     api_key: Annotated[
         str,
         typer.Option(
@@ -115,7 +124,7 @@ def serve(
             entries=choice.entries,
             repository=choice.repository,
             names=choice.names,
-            host=host,
+            host=triton_host,
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -129,13 +138,25 @@ def serve(
         ),
         show=lambda line: log.print(f"[triton] {line}", markup=False, highlight=False, style="dim"),
     )
-    gateway = _gateway(process, port, api_key, cors_allow_origin)
+    gateway = _gateway(
+        process, host, port,
+        {
+            "grpc_port": str(gateway_grpc_port), "api_key": api_key,
+            "cors_allow_origin": cors_allow_origin,
+        },
+    )  # fmt: skip
+    if triton_host not in _LOOPBACK:
+        _shown(log)(
+            f"warning: Triton listens on {triton_host}: its ports {http_port}, {grpc_port} and "
+            f"{metrics_port} ask for no key{', also not for --api-key' if api_key else ''}, check "
+            "nothing, and can be made to end the server; the gateway's port has the same routes"
+        )
     with _stoppable(process, log):
         _run(process, gateway, log)
 
 
 def _gateway(
-    process: ServerProcess, port: int, api_key: str, cors_allow_origin: str
+    process: ServerProcess, host: str, port: int, settings: Mapping[str, str]
 ) -> GatewayProcess | None:
     """The gateway that goes with the server, not started yet; None if it is not wanted.
 
@@ -143,6 +164,11 @@ def _gateway(
         ConfigError: a package is missing, or the port is in use.
     """
     if port == 0:
+        if host not in _LOOPBACK:
+            raise ConfigError(
+                f"--host {host} is where the gateway listens, and --port 0 starts none; "
+                "Triton's own ports listen where --triton-host says"
+            )
         return None
     missing = missing_packages()
     if missing:
@@ -150,16 +176,14 @@ def _gateway(
             f"the gateway needs {', '.join(missing)}: pip install 'atoll-client[gateway]', "
             "or --port 0 for no gateway"
         )
-    host = process.options.host
-    if not is_free(host, port):
-        raise ConfigError(f"port {port} on {host} is in use; choose another with --port")
+    check_free(host, {"--port": port, "--gateway-grpc-port": int(settings["grpc_port"])})
     return GatewayProcess(
         GatewayOptions(
             server=process.grpc_url,
             metrics_url=process.metrics_url,
             host=host,
             port=port,
-            settings={"api_key": api_key, "cors_allow_origin": cors_allow_origin},
+            settings=settings,
         )
     )
 
@@ -174,31 +198,15 @@ def _run(process: ServerProcess, gateway: GatewayProcess | None, log: Console) -
                 gateway.start()
                 gateway.wait_ready()
         _announce(process, gateway, Console())
-        _keep(process, log)
+        Supervisor(process, lambda: [gateway.pid] if gateway is not None else [], _shown(log)).run()
     finally:
         if gateway is not None:
             gateway.stop()
         process.stop()
 
 
-def _keep(process: ServerProcess, log: Console) -> None:
-    """Starts a server again that was ended by a signal: by a crash, or for want of memory.
-
-    Raises:
-        NotReady: it ended by itself, or crashes again and again.
-    """
-    crashes: list[float] = []
-    while True:
-        code = process.wait()
-        now = time.monotonic()
-        crashes = [at for at in crashes if now - at < _CRASH_WINDOW_S] + [now]
-        if code >= 0 or len(crashes) > _MAX_CRASHES:
-            raise NotReady(f"the server ended with status {code}\n{process.log_tail()}")
-        log.print(process.log_tail(), markup=False, highlight=False, style="dim")
-        name = signal.Signals(-code).name
-        log.print(f"the server was ended by {name}; starting it again", style="yellow")
-        process.restart()
-        log.print(f"ready again after {process.startup_s:.1f} s", style="yellow")
+def _shown(log: Console) -> Callable[[str], None]:
+    return lambda text: log.print(text, markup=False, highlight=False, style="yellow")
 
 
 def _wait_ready(process: ServerProcess) -> None:
@@ -232,6 +240,13 @@ def _stoppable(process: ServerProcess, log: Console) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _gateway_lines(gateway: GatewayProcess) -> list[str]:
+    options = gateway.options
+    grpc_port = options.settings["grpc_port"]
+    grpc = f", gRPC {options.client_host}:{grpc_port}" if grpc_port != "0" else ""
+    return [f"gateway  {options.url}{grpc}"]
+
+
 def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Console) -> None:
     """What is served, where, and how to ask it."""
     table = Table(title=f"Atoll, ready after {process.startup_s:.1f} s", title_justify="left")
@@ -243,10 +258,8 @@ def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Conso
         table.add_row(model.name, model.task or "not ours", kind, model.model_id or "")
     out.print(table)
     lines = [
-        *([f"gateway  {gateway.options.url}"] if gateway is not None else []),
-        f"HTTP     {process.http_url}",
-        f"gRPC     {process.grpc_url}",
-        f"metrics  {process.metrics_url}",
+        *(_gateway_lines(gateway) if gateway is not None else []),
+        f"Triton   {process.http_url}, gRPC {process.grpc_url}, metrics {process.metrics_url}",
         *(f"\n{example(model, process.http_url)}" for model in process.models),
         "\nCtrl-C stops everything.",
     ]

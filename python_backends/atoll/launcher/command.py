@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.launcher.installation import Installation
 from atoll.launcher.options import ServerOptions
+
+logger = logging.getLogger(__name__)
 
 ADMIN_HEADER = "atoll-admin"
 # Not model-config: perf_analyzer and tritonclient read it, and it gives nothing to write.
@@ -49,3 +52,24 @@ def command_line(
         f"--http-restricted-api={restricted}:{ADMIN_HEADER}={admin_key}",
         f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={admin_key}",
     ]
+
+
+def hide_argument(pid: int, secret: str) -> None:
+    """Overwrites ``secret`` in what ``ps`` shows of a process that has read its arguments.
+
+    Every user of the machine can read /proc/<pid>/cmdline, and the server takes its key in no
+    other way.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # proc(5): arg_start and arg_end are fields 48 and 49; this list begins with field 3.
+        start, end = int(fields[45]), int(fields[46])
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(secret.encode(), b"*" * len(secret)))
+    except (OSError, ValueError, IndexError) as error:
+        logger.warning(
+            "other users of this machine can read the server's administration key: %s", error
+        )

@@ -38,8 +38,12 @@ class GatewayOptions:
     @property
     def url(self) -> str:
         """Base URL for a client on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{self.client_host}:{self.port}"
+
+    @property
+    def client_host(self) -> str:
+        """Where a client on this machine finds it."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
 
     def environment(self) -> dict[str, str]:
         """The gateway's settings. Not its command line: others on the machine can read that."""

@@ -49,6 +49,8 @@ class LogPump:
         self._stream, self._show, self._verbose = stream, show, verbose
         self._tail: deque[str] = deque(maxlen=200)
         self._failures: dict[str, str] = {}
+        # Set by the first line: by then the server has read its arguments. Set at the end, too.
+        self.has_begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server-log", daemon=True)
         self._thread.start()
 
@@ -73,9 +75,11 @@ class LogPump:
                 file.write(raw)
                 file.flush()
                 self._tail.append(line)
+                self.has_begun.set()
                 self._note_failure(line)
                 if self._verbose or _matters(line):
                     self._show(line)
+        self.has_begun.set()
 
     def _note_failure(self, line: str) -> None:
         match = _LINE.match(line)

@@ -17,6 +17,7 @@ class ServerOptions:
 
     entries: rendered into a repository of the server's own.
     repository: an existing repository.
+    host: where HTTP, gRPC and metrics listen.
     names: which of the repository's entries to load; all of them if empty.
     server: a tritonserver binary, "system" for the one on PATH, or None for the wheel's.
     log_file: where the server's output goes; inside the scratch folder if None.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
+
+from atoll.errors import ConfigError
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
@@ -25,3 +28,14 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def check_free(host: str, ports: Mapping[str, int]) -> None:
+    """Args: ports: by the flag that sets them.
+
+    Raises:
+        ConfigError: one is in use.
+    """
+    for flag, port in ports.items():
+        if not is_free(host, port):
+            raise ConfigError(f"port {port} on {host} is in use; choose another with {flag}")

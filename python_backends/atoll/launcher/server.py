@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,19 +20,27 @@ from typing import Any
 
 import psutil
 
-from atoll.catalogue import ENTRIES, ServedModel, read_repository, session, write_repository
-from atoll.errors import ConfigError, NotReady
+from atoll.catalogue import ENTRIES, ServedModel
+from atoll.errors import NotReady
 from atoll.launcher import reaper
 from atoll.launcher.canary import Probe
-from atoll.launcher.command import ADMIN_HEADER, command_line
+from atoll.launcher.command import ADMIN_HEADER, command_line, hide_argument
 from atoll.launcher.installation import find_installation
 from atoll.launcher.libraries import check_libraries
 from atoll.launcher.logs import LogPump
 from atoll.launcher.options import ServerOptions
-from atoll.launcher.ports import is_free
+from atoll.launcher.ports import check_free
+from atoll.launcher.readiness import Start
+from atoll.launcher.repositories import fetch, prepare
+from atoll.launcher.stubs import EndAbandoned
 from atoll.launcher.watchdog import Watchdog
 from atoll.weights.embedded import EMBEDDED
-from atoll.weights.files import resolve
+
+logger = logging.getLogger(__name__)
+
+# A process that the machine does not run for a while as it starts brings down what waits for it.
+_MAX_STARTS = 3
+_ARGUMENTS_READ_S = 10.0
 
 
 class ServerProcess:
@@ -43,6 +51,8 @@ class ServerProcess:
     A second process, the reaper, ends the server if this one dies.
 
     models, checkpoints (folders by model name), startup_s, num_restarts: filled in on the way.
+    on_crash: told the name of a model whose process has ended; true if the server is started again
+        for it, false to have the model loaded again.
 
     Args:
         show: gets the lines of the server's output that a user should see.
@@ -56,7 +66,9 @@ class ServerProcess:
         self.checkpoints: dict[str, Path] = {}
         self.startup_s = 0.0
         self.num_restarts = 0
+        self.on_crash: Callable[[str], bool] = lambda name: False
         self._started = 0.0
+        self._num_starts = 0
         self._show = show or (lambda line: None)
         self._admin_key = secrets.token_hex(16)
         self._process: subprocess.Popen[str] | None = None
@@ -142,10 +154,14 @@ class ServerProcess:
         environment = {**os.environ, **options.environment, **installation.environment()}
         environment["PYTHONUNBUFFERED"] = "1"
         check_libraries(installation, environment)
-        self._check_ports()
-        repositories = self._repositories()
+        ports = ("http_port", "grpc_port", "metrics_port")
+        check_free(
+            options.host,
+            {f"--{name.replace('_', '-')}": getattr(options, name) for name in ports},
+        )
+        repositories, self.models = prepare(options, self.scratch)
         # Here, where progress is seen, not silently inside the stubs.
-        self.checkpoints = {m.name: _fetch(m) for m in self.models if m.model_id}
+        self.checkpoints = {m.name: fetch(m) for m in self.models if m.model_id}
         arguments = command_line(
             options,
             installation,
@@ -174,38 +190,49 @@ class ServerProcess:
             self.log_path,
             self._show,
             options.verbose,
-            is_appending=self.num_restarts > 0,
+            is_appending=self._num_starts > 0,
         )
+        self._num_starts += 1
+        self._log.has_begun.wait(_ARGUMENTS_READ_S)
+        hide_argument(self._process.pid, self._admin_key)
 
     def wait_ready(self) -> None:
         """Returns once every model has answered a request; then the watchdog begins.
 
+        A start that failed because a process was not run for a while is made again.
+
         Raises:
             NotReady: a model failed to load, the server ended, or the time is up.
         """
-        deadline = self._started + self.options.startup_timeout_s
-        header = (f"triton-grpc-protocol-{ADMIN_HEADER}", self._admin_key)
-        self._probe = Probe(self.grpc_url, header)
-        while self._probe.server_name() != self.id:
-            self._fail_if_broken()
-            if time.monotonic() > deadline:
-                raise NotReady(
-                    f"the server was not up after {self.options.startup_timeout_s:.0f} s"
-                    f"\n{self.log_tail()}"
-                )
-            time.sleep(0.05)
-        while not self._is_http_up():
-            self._fail_if_broken()
-            if time.monotonic() > deadline:
-                raise NotReady(f"{self.http_url} does not answer\n{self.log_tail()}")
-            time.sleep(0.01)
-        for model in self.models:
-            self._probe.check(model, timeout_s=max(1.0, deadline - time.monotonic()))
+        timeout_s = self.options.startup_timeout_s
+        for number in range(1, _MAX_STARTS + 1):
+            assert self._process is not None and self._log is not None
+            header = (f"triton-grpc-protocol-{ADMIN_HEADER}", self._admin_key)
+            probe = self._probe = Probe(self.grpc_url, header)
+            start = Start(self._process, self._log, probe, self._started + timeout_s)
+            with EndAbandoned(self.pid) as ended:
+                try:
+                    start.wait_for_server(self.id, self.http_url)
+                    start.wait_for_models(self.models)
+                    break
+                except NotReady as error:
+                    is_accident = bool(ended.names) or self._has_crashed
+                    if not is_accident or number == _MAX_STARTS:
+                        raise
+                    logger.warning("%s; starting again", str(error).splitlines()[0])
+            self._start_again()
         self.startup_s = time.monotonic() - self._started
         self._watchdog = Watchdog(
-            self._probe, self.models, self.options.watch_interval_s, self.options.startup_timeout_s
-        )
+            probe, self.models, self.pid, self.options.watch_interval_s,
+            timeout_s, lambda name: self.on_crash(name),
+        )  # fmt: skip
         self._watchdog.start()
+
+    @property
+    def _has_crashed(self) -> bool:
+        """Whether a signal that nobody sent on purpose ended the server."""
+        code = self._process.poll() if self._process is not None else None
+        return code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE)
 
     def wait(self) -> int:
         """Waits for the server to end by itself; its exit status."""
@@ -219,11 +246,14 @@ class ServerProcess:
         Raises:
             ConfigError, NotReady: as ``start`` and ``wait_ready``.
         """
-        self.stop()
         self.num_restarts += 1
+        self._start_again()
+        self.wait_ready()
+
+    def _start_again(self) -> None:
+        self.stop()
         self.scratch.mkdir()
         self.start()
-        self.wait_ready()
 
     def kill(self) -> None:
         """Ends the server at once, dropping requests in flight; ``stop`` still has to be called."""
@@ -271,33 +301,6 @@ class ServerProcess:
         if self._log is not None:
             self._log.join(timeout_s=5)
 
-    def _repositories(self) -> list[Path]:
-        found = []
-        if self.options.entries:
-            sessions = [session(e.name) for e in self.options.entries if e.task == "generate"]
-            write_repository([*self.options.entries, *sessions], self.scratch / "models")
-            found.append(self.scratch / "models")
-        if self.options.repository is not None:
-            found.append(self.options.repository.resolve())
-        there = {model.name: model for folder in found for model in read_repository(folder)}
-        missing = [name for name in self.options.names if name not in there]
-        if missing or not there:
-            raise ConfigError(
-                f"there is no model {', '.join(missing)} to serve"
-                if missing
-                else "there is no model to serve"
-            )
-        self.models = tuple(there[name] for name in self.options.names or there)
-        return found
-
-    def _check_ports(self) -> None:
-        host = self.options.host
-        for name in ("http_port", "grpc_port", "metrics_port"):
-            port = getattr(self.options, name)
-            if not is_free(host, port):
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"port {port} on {host} is in use; choose another with {flag}")
-
     def _start_reaper(self) -> subprocess.Popen[str]:
         """Isolated and without site-packages, so that it starts in a moment."""
         arguments = [str(self.pid), str(self._grace_s), self._shm_prefix, str(self.scratch)]
@@ -310,37 +313,3 @@ class ServerProcess:
             cwd="/",
             start_new_session=True,
         )
-
-    def _fail_if_broken(self) -> None:
-        assert self._process is not None and self._log is not None
-        ended = self._process.poll() is not None
-        if ended:
-            self._log.join(timeout_s=5)
-        reasons = [f"model {k!r} failed to load: {v}" for k, v in self._log.failures.items()]
-        if reasons:
-            raise NotReady("\n".join(reasons))
-        if ended:
-            raise NotReady(
-                f"the server ended with status {self._process.returncode}\n{self.log_tail()}"
-            )
-
-    def _is_http_up(self) -> bool:
-        """Triton opens HTTP a moment after gRPC.
-
-        Raises:
-            NotReady: another server answers on the port.
-        """
-        try:
-            with urllib.request.urlopen(f"{self.http_url}/v2", timeout=10) as response:
-                found = response.read()
-        except OSError:
-            return False
-        if self.id.encode() not in found:
-            raise NotReady(f"{self.http_url} belongs to another server")
-        return True
-
-
-def _fetch(model: ServedModel) -> Path:
-    """The checkpoint folder of a model, downloaded or converted if need be."""
-    cache = model.parameters.get("huggingface_hub_cache")
-    return resolve(model.model_id or "", model.parameters.get("revision"), cache)

@@ -1,0 +1,38 @@
+"""What a server is pointed at: repositories on disk, the models in them, their checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atoll.catalogue import ServedModel, read_repository, session, write_repository
+from atoll.errors import ConfigError
+from atoll.launcher.options import ServerOptions
+from atoll.weights.files import resolve
+
+
+def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[ServedModel, ...]]:
+    """Repositories to serve and the models to load from them; entries are written to ``scratch``.
+
+    Raises:
+        ConfigError: there is no such model, or none at all.
+    """
+    found = []
+    if options.entries:
+        sessions = [session(e.name) for e in options.entries if e.task == "generate"]
+        write_repository([*options.entries, *sessions], scratch / "models")
+        found.append(scratch / "models")
+    if options.repository is not None:
+        found.append(options.repository.resolve())
+    there = {model.name: model for folder in found for model in read_repository(folder)}
+    missing = [name for name in options.names if name not in there]
+    if missing:
+        raise ConfigError(f"there is no model {', '.join(missing)} to serve")
+    if not there:
+        raise ConfigError("there is no model to serve")
+    return found, tuple(there[name] for name in options.names or there)
+
+
+def fetch(model: ServedModel) -> Path:
+    """The checkpoint folder of a model, downloaded or converted if need be."""
+    cache = model.parameters.get("huggingface_hub_cache")
+    return resolve(model.model_id or "", model.parameters.get("revision"), cache)
