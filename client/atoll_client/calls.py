@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -57,6 +58,30 @@ class Calls:
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
         self._left: set[asyncio.Task[None]] = set()
+        self._open: dict[str, set[_Open]] = {}
+
+    def open_models(self) -> list[str]:
+        """Names of models that requests wait for."""
+        return [name for name, found in self._open.items() if found]
+
+    def lose(self, model: str, sent_before: float, error: AtollError) -> int:
+        """Fails what was sent to a model before a moment of ``time.monotonic()``; how many.
+
+        For a server that does not answer the requests of a process that crashed.
+        """
+        lost = [one for one in self._open.get(model, ()) if one.sent_at < sent_before]
+        for one in lost:
+            one.fail(error)
+        return len(lost)
+
+    @contextlib.contextmanager
+    def _opened(self, model: str, fail: Callable[[AtollError], None]) -> Iterator[None]:
+        one = _Open(time.monotonic(), fail)
+        self._open.setdefault(model, set()).add(one)
+        try:
+            yield
+        finally:
+            self._open[model].discard(one)
 
     async def close(self) -> None:
         """Waits a little for calls that were left; those that still go on end with the channel."""
@@ -83,7 +108,8 @@ class Calls:
         call.add_done_callback(lambda _: _wake(ended))
         timer = asyncio.get_running_loop().call_later(timeout_s, _expire, ended, timeout_s)
         try:
-            await ended
+            with self._opened(message.model_name, lambda error: _fail(ended, error)):
+                await ended
             return await call
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error.code(), error.details()) from error
@@ -125,8 +151,9 @@ class Calls:
         call = self._stream(metadata=tuple(metadata) or None)
         stream = _Stream(call, message, timeout_s)
         try:
-            while (response := await stream.next()) is not None:
-                yield response
+            with self._opened(message.model_name, stream.fail):
+                while (response := await stream.next()) is not None:
+                    yield response
         finally:
             stream.leave()
             if not stream.task.done():
@@ -181,6 +208,14 @@ async def _see_off(call: Any, cancel: Callable[[], Any] | None, patience_s: floa
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
     if not call.done():
         call.cancel()
+
+
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """A request that waits, since a moment of ``time.monotonic()``."""
+
+    sent_at: float
+    fail: Callable[[AtollError], None]
 
 
 class _Stream:
@@ -243,13 +278,17 @@ class _Stream:
             self._has_room.clear()
         self._notify()
 
+    def fail(self, error: AtollError) -> None:
+        """Whoever waits gets this error; what came before it is still handed out."""
+        self._error = self._error or error
+        self._has_room.set()
+        self._notify()
+
     def _expire(self, timeout_s: float) -> None:
-        self._error = self._error or _late(timeout_s)
         # What was kept is given up: who was too slow for it learns of the deadline.
         self._kept.clear()
         self._num_kept_bytes = 0
-        self._has_room.set()
-        self._notify()
+        self.fail(_late(timeout_s))
 
     def _notify(self) -> None:
         if self._changed is not None:
@@ -262,8 +301,12 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 def _expire(waiting: asyncio.Future[None], timeout_s: float) -> None:
+    _fail(waiting, _late(timeout_s))
+
+
+def _fail(waiting: asyncio.Future[None], error: AtollError) -> None:
     if not waiting.done():
-        waiting.set_exception(_late(timeout_s))
+        waiting.set_exception(error)
 
 
 def _late(timeout_s: float) -> DeadlineExceeded:

@@ -12,6 +12,7 @@ from atoll_client.errors import (
     MalformedRequest,
     MethodNotAllowed,
     NoRoute,
+    NotReady,
     Overloaded,
     TooLarge,
     Unauthorized,
@@ -54,7 +55,7 @@ def explain(request: Request, error: AtollError) -> Reply:
     request.labels["error"] = error.error_type
     dialect = request.route.dialect if request.route else _guess(request.path)
     headers = {}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | NotReady):
         headers["retry-after"] = "1"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"

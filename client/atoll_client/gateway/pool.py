@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import operator
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +120,7 @@ class Server:
             answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
             await self._find_models(is_settled=bool(answer.ready))
             self.is_ready = bool(answer.ready or self.has_models)
+            await asyncio.gather(*map(self._look_after, self._calls.open_models()))
         except AtollError as error:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
@@ -156,6 +159,29 @@ class Server:
             logger.warning("model %s on %s says nothing: %s", name, self.address, error)
             return None
         return Served(ModelInfo(name, str(facts.get("task", "")), facts), is_batched)
+
+    async def _look_after(self, name: str) -> None:
+        """Fails the requests of a model whose process has ended since they were sent.
+
+        Triton never answers these, neither while the model is gone nor once it is loaded again.
+        """
+        served = self.models.get(name)
+        if served is None:
+            return
+        question = messages.control_request(name, served.is_batched, {"op": "info"})
+        asked_at = time.monotonic()
+        try:
+            facts = messages.read_control(await self.ask(question, served.is_batched, _PROBE_S))
+            ended_before = asked_at - float(facts.get("uptime_s", math.inf))
+        except AtollError as error:
+            # Else it is busy, or is being unloaded and still answers what it has.
+            if "is not healthy" not in str(error):
+                return
+            ended_before = asked_at
+        reason = NotReady(f"the process of model {name!r} has ended; it is being loaded again")
+        num_lost = self._calls.lose(name, ended_before, reason)
+        if num_lost:
+            logger.error("model %s on %s: %d requests are lost", name, self.address, num_lost)
 
     async def ask(self, question: Message, is_batched: bool, timeout_s: float) -> Message:
         """Any request with one response, to a model of either kind."""

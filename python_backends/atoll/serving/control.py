@@ -4,7 +4,7 @@ A request with the parameter ``control`` holds a JSON object with ``op`` and the
 arguments; its tensors are ignored. The answer is the output ``control``: one JSON text. Gateways
 learn here what they must know of a model, so that they need no checkpoint of their own.
 
-    info      -> facts of the model and the limits it was started with
+    info      -> facts of the model, the limits it was started with, and since when it runs
     tokenize  inputs, add_special_tokens -> per input [{id, text, special, start, stop}]
     decode    ids, skip_special_tokens   -> texts
     chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
@@ -19,6 +19,7 @@ start and stop count characters; both are null for tokens that are not in the in
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -66,6 +67,7 @@ class Control:
         forget: Callable[[str], None] | None = None,
     ) -> None:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
+        self._began = time.monotonic()
         self._info = {
             "version": __version__,
             "model_id": settings.model_id,
@@ -79,7 +81,7 @@ class Control:
             **facts,
         }
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-            "info": lambda question: self._info,
+            "info": lambda question: {**self._info, "uptime_s": time.monotonic() - self._began},
             "tokenize": self._tokenize,
             "decode": self._decode,
             "chat": self._render,
