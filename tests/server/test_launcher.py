@@ -25,6 +25,7 @@ from atoll.catalogue import Entry, render
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess, free_ports
 from atoll.launcher.installation import find_installation
+from atoll.launcher.stubs import find_stubs
 
 StartServer = Callable[..., ServerProcess]
 
@@ -172,6 +173,10 @@ def test_the_public_may_not_manage_models(
     client.close()
     status, body = post(f"{server.http_url}/v2/repository/index", server.admin_headers)
     assert status == 200 and json.loads(body)[0]["name"] == "a"
+    # Every user of the machine can read it, and the key was in it.
+    seen = Path(f"/proc/{server.pid}/cmdline").read_text()
+    assert "--http-restricted-api=" in seen
+    assert not any(key in seen for key in server.admin_headers.values())
 
 
 def test_chosen_entries_only(start_server: StartServer, repository: Callable[..., Path]) -> None:
@@ -218,6 +223,31 @@ def test_a_crashed_model_is_reloaded(
     assert infer(server, "b", b"x").tolist() == [[2.0] * 4]
     assert wait_until(lambda: server.num_reloads == 1, timeout_s=30)
     assert infer(server, "a", b"x").tolist() == [[1.0] * 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.0, 1.0])
+def test_a_process_that_is_stopped_while_it_loads(
+    delay_s: float, repository: Callable[..., Path]
+) -> None:
+    """On a machine too busy to run it, too: Triton gave it up and waited for its end for ever,
+    or ended itself."""
+    code = "time.sleep(3)"
+    folder = repository(a=embed_code(code).replace("import os", "import os, time"))
+    options = ServerOptions.on_free_ports(repository=folder, exit_timeout_s=3, watch_interval_s=0.0)
+    server = ServerProcess(options)
+    server.start()
+    try:
+        assert wait_until(lambda: bool(find_stubs(server.pid)), timeout_s=30)
+        (stub,) = find_stubs(server.pid)
+        time.sleep(delay_s)
+        os.kill(stub.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(stub.pid, signal.SIGCONT)
+        server.wait_ready()
+        assert infer(server, "a", b"x").tolist() == [[1.0] * 4]
+    finally:
+        server.stop()
 
 
 def test_a_model_that_fails_to_reload_is_tried_again(

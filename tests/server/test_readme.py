@@ -26,7 +26,10 @@ COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", README, re.S)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 # make needs the folder that it installs into; under `make test` this is it.
 IN_VENV = Path(sys.prefix) == ROOT / ".venv"
-DEFAULT_PORTS = {"PORT": 8080, "HTTP_PORT": 8000, "GRPC_PORT": 8001, "METRICS_PORT": 8002}
+DEFAULT_PORTS = {
+    "PORT": 8080, "HTTP_PORT": 8000, "GRPC_PORT": 8001, "METRICS_PORT": 8002,
+    "SERVE_GATEWAY_GRPC_PORT": 8081,
+}  # fmt: skip
 
 
 def _command(start: str) -> str:

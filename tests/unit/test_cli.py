@@ -193,3 +193,8 @@ def test_a_missing_library_is_found(tmp_path: Path) -> None:
     assert missing.endswith("libatollgone.so")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"apt-get install libpython{version}" in remedy("libpython3.11.so.1.0")
+
+
+def test_hosts_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path)
+    assert code == 1 and "--triton-host" in err

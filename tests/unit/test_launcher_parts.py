@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,6 +15,7 @@ from atoll.catalogue import ServedModel
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher.installation import find_installation
 from atoll.launcher.logs import LogPump
+from atoll.launcher.supervisor import Supervisor
 from atoll.launcher.watchdog import Watchdog
 
 HEAD = "1123 08:59:31.753471 9306 model_lifecycle.cc:642]"
@@ -93,6 +96,25 @@ def test_what_only_a_reload_mends(error: str, is_reloaded: bool) -> None:
     model.name = "m"
     probe: Any = Mock()
     probe.check.side_effect = NotReady(f"model 'm': {error}")
-    watchdog = Watchdog(probe, [model], 1.0, 5.0)
-    watchdog._check(model)
+    watchdog = Watchdog(probe, [model], os.getpid(), 1.0, 5.0)
+    watchdog._check(model, has_ended=False)
     assert watchdog.num_reloads == int(is_reloaded) == probe.load.call_count
+
+
+class _Enough(Exception):
+    """Ends a supervisor, which does not end by itself."""
+
+
+def test_a_server_is_started_again_for_ever_and_later_each_time() -> None:
+    """Also if the start itself fails; it gave up after three crashes."""
+    process: Any = Mock()
+    process.wait.return_value = -signal.SIGSEGV
+    process.log_tail.return_value = "Signal (11) received"
+    process.startup_s = 1.0
+    process.restart.side_effect = [None, NotReady("port in use"), *[None] * 9, _Enough]
+    said: list[str] = []
+    pauses: list[float] = []
+    with pytest.raises(_Enough):
+        Supervisor(process, list, said.append, pauses.append).run()
+    assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
+    assert any("was ended by SIGSEGV" in line for line in said) and "port in use" in said

@@ -179,6 +179,11 @@ class Gateway:
             if request.method == "OPTIONS":
                 return Route("OPTIONS", path, _options(allowed), "tei", path)
             raise MethodNotAllowed(f"{path} does not answer to {request.method}", allowed)
+        if not self.pool.is_ready and any(
+            path.endswith(end) for end in self._methods if end != "/"
+        ):
+            # What stands before it may be a model of the server that is not there now.
+            raise NotReady("no server is ready")
         raise NoRoute(f"there is no route {request.path}")
 
     def _route(self, request: Request, path: str) -> Route | None:
