@@ -120,7 +120,7 @@ class Server:
             answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
             await self._find_models(is_settled=bool(answer.ready))
             self.is_ready = bool(answer.ready or self.has_models)
-            await asyncio.gather(*map(self._look_after, self._calls.open_models()))
+            await asyncio.gather(*map(self._look_after, self.calls.open_models()))
         except AtollError as error:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
@@ -179,7 +179,7 @@ class Server:
                 return
             ended_before = asked_at
         reason = NotReady(f"the process of model {name!r} has ended; it is being loaded again")
-        num_lost = self._calls.lose(name, ended_before, reason)
+        num_lost = self.calls.lose(name, ended_before, reason)
         if num_lost:
             logger.error("model %s on %s: %d requests are lost", name, self.address, num_lost)
 
