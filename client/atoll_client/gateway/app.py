@@ -34,6 +34,8 @@ from atoll_client.gateway.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 _WATCH_AFTER_S = 0.03
+# A gateway without a limit of its own holds so many requests, and more if its models do.
+_LEAST_REQUESTS = 2048
 
 
 class Gateway:
@@ -132,6 +134,7 @@ class Gateway:
             Overloaded: there are too many.
         """
         limit = self.settings.max_concurrent_requests
+        limit = limit or max(_LEAST_REQUESTS, self.models.num_held_at_most())
         if self.num_open + count > limit:
             raise Overloaded(
                 f"{self.num_open} requests are held; max_concurrent_requests is {limit}"

@@ -34,6 +34,10 @@ class Models:
             self._found = found
         return self._all
 
+    def num_held_at_most(self) -> int:
+        """Requests that all models together were started to hold."""
+        return sum(int(m.facts.get("max_concurrent_requests") or 0) for m in self.all())
+
     def default(self, tasks: Sequence[str]) -> ModelInfo | None:
         """The model for a task when none is named; earlier tasks win."""
         models = self.all()

@@ -35,7 +35,9 @@ class GatewaySettings:
         0, "texts in one request on TEI's routes; 0: what the model was started with, else 32"
     )
     max_answers: int = _setting(128, "answers that one request may ask for")
-    max_concurrent_requests: int = _setting(2048, "requests held before new ones get 429")
+    max_concurrent_requests: int = _setting(
+        0, "requests held before new ones get 429; 0: what the models hold together, at least 2048"
+    )
     unknown_fields: str = _setting(
         "dialect", "refuse: a field that no table has is an error; report: a header and the log "
         "name it; dialect: OpenAI's routes refuse, TEI's and TGI's report"

@@ -1,0 +1,33 @@
+"""How many requests a gateway holds: what its models were started for is not cut short by it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from atoll_client.errors import Overloaded
+from atoll_client.gateway.app import Gateway
+from atoll_client.gateway.models import Models
+from atoll_client.gateway.settings import GatewaySettings
+from atoll_client.types import ModelInfo
+
+
+@pytest.mark.parametrize(
+    ("own", "of_models", "limit"),
+    [(0, (), 2048), (0, (512, 512), 2048), (0, (4096, 512), 4608), (7, (4096,), 7)],
+)
+def test_the_limit_follows_the_models(own: int, of_models: tuple[int, ...], limit: int) -> None:
+    """``atoll serve --max-concurrent-requests 4096``: the gateway in front refused beyond 2048."""
+    infos = {
+        str(i): ModelInfo(str(i), "embed", {"max_concurrent_requests": count})
+        for i, count in enumerate(of_models)
+    }
+    pool: Any = SimpleNamespace(models=lambda: infos)
+    gateway = Gateway(GatewaySettings(max_concurrent_requests=own), ())
+    gateway.models = Models(pool, ())
+    refused = pytest.raises(Overloaded, match=f"max_concurrent_requests is {limit}$")
+    with gateway.admitted(limit - 1), gateway.admitted(), refused:
+        gateway.admitted().__enter__()
+    assert gateway.num_open == 0
