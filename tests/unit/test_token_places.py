@@ -89,6 +89,23 @@ def test_others_are_answered_while_tokens_are_written(monkeypatch: pytest.Monkey
     assert json.loads(answer.body) == [[_token(0, 1)]]
 
 
+def test_long_lists_are_asked_about_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of 2 MB, in one answer, took half a gigabyte of the model's memory, which stayed."""
+    monkeypatch.setattr(tokens, "_PART_CHARACTERS", 25)
+    asked: list[list[str]] = []
+    request = _request([])
+
+    async def ask(model: str, question: Any) -> Any:
+        asked.append(question["inputs"])
+        return [[_token(0, len(text))] for text in question["inputs"]]
+
+    request.gateway.pool.ask = ask
+    texts = ["a" * 10, "é" * 10, "b" * 10, "c" * 40, "d", "e"]
+    answer = asyncio.run(tei.tokenize(request, TokenizeBody(inputs=texts)))
+    assert [len(part) for part in asked] == [2, 1, 1, 2]
+    assert [row[0]["stop"] for row in json.loads(answer.body)] == [10, 20, 10, 40, 1, 1]
+
+
 def test_texts_beyond_teis_limit_are_refused() -> None:
     with pytest.raises(TooMuch, match="less than 25000 characters. Given: 25001"):
         asyncio.run(tei.tokenize(_request([]), TokenizeBody(inputs=["a", "a" * 25_001])))

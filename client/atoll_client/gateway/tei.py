@@ -132,8 +132,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> Reply:
         prompt = prompt_of(model, body.prompt_name)
     texts = [prompt + str(text) for text in texts]
     tokens.check_length(model, texts)
-    rows = await tokens.tokenize(request, model, texts, body.add_special_tokens)
-    return await tokens.apart(texts, lambda: reply(tokens.in_bytes(texts, rows)))
+    return Reply(await tokens.tokenized(request, model, texts, body.add_special_tokens))
 
 
 async def decode(request: Request, body: DecodeBody) -> Reply:

@@ -7,12 +7,12 @@ that the gateway goes on answering others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar, cast
 
 from atoll_client.errors import TooMuch
-from atoll_client.gateway.http import Request
+from atoll_client.gateway.http import Request, dump
 from atoll_client.types import ModelInfo, TextToken
 
 T = TypeVar("T")
@@ -21,6 +21,8 @@ P = ParamSpec("P")
 CHARACTERS_PER_TOKEN = 250
 # What takes less time than the way to a thread.
 _FEW_CHARACTERS = 4096
+# Characters of the texts that are asked about at once: memory and pauses are those of a part.
+_PART_CHARACTERS = 50_000
 
 
 async def decode(
@@ -39,6 +41,31 @@ async def tokenize(
         "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
     }  # fmt: skip
     return cast(list[list[dict[str, Any]]], await request.gateway.pool.ask(model.name, question))
+
+
+async def tokenized(
+    request: Request, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool
+) -> bytes:
+    """JSON of each text's tokens, whose places count bytes; made part by part."""
+    found: list[bytes] = []
+    for part in _parts(texts):
+        rows = await tokenize(request, model, part, add_special_tokens)
+        # Without the brackets of the list.
+        found.append((await apart(part, lambda p, r: dump(in_bytes(p, r)), part, rows))[1:-1])
+    return b"[" + b",".join(found) + b"]"
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts, as many in each part as have few enough characters together."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and size + len(text) > _PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    yield part
 
 
 def check_length(model: ModelInfo, texts: Sequence[str]) -> None:
