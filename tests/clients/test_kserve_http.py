@@ -14,17 +14,9 @@ import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from gateways import Others
-from other_models import KINDS
+from other_models import KINDS, NUMBERS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-NUMBERS: dict[str, Any] = {
-    "BOOL": np.array([True, False]), "FP16": np.array([0.5, -2], np.float16),
-    "FP32": np.array([0.1, 3e38], np.float32), "FP64": np.array([0.1, -1e300]),
-    "STRING": np.array([b"an atoll", "環礁".encode(), b""], dtype=object),
-}  # fmt: skip
-for _kind in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"):
-    _limits = np.iinfo(_kind.lower())
-    NUMBERS[_kind] = np.array([_limits.min, _limits.max], _kind.lower())
 TWO = {"name": "IN_INT32", "datatype": "INT32", "shape": [2], "data": [1, 2]}
 
 

@@ -15,6 +15,9 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from atoll.launcher import free_ports
 from atoll.launcher.installation import find_installation
@@ -23,6 +26,15 @@ KINDS = (
     "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16",
     "FP32", "FP64", "STRING",
 )  # fmt: skip
+# Values that tell datatypes apart.
+NUMBERS: dict[str, Any] = {
+    "BOOL": np.array([True, False]), "FP16": np.array([0.5, -2], np.float16),
+    "FP32": np.array([0.1, 3e38], np.float32), "FP64": np.array([0.1, -1e300]),
+    "STRING": np.array([b"an atoll", "環礁".encode(), b""], dtype=object),
+}  # fmt: skip
+for _kind in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"):
+    _limits = np.iinfo(_kind.lower())
+    NUMBERS[_kind] = np.array([_limits.min, _limits.max], _kind.lower())
 _HEAD = """
 import json
 import threading

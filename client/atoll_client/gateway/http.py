@@ -35,7 +35,8 @@ class Request:
     route: what it matched. labels: filled by the handler for metrics and spans.
     trace: ``traceparent`` of the gateway's own span, if it makes one; else the client's is used.
     is_left: its client has closed the connection. version: a model's, if the path names one.
-    query: what follows the path's question mark. unknown_fields: of its body, left out.
+    query: what follows the path's question mark. deadline_s: how long a gRPC client waits.
+    unknown_fields: of its body, left out.
     """
 
     gateway: Gateway
@@ -52,6 +53,7 @@ class Request:
     is_left: bool = False
     version: str = ""
     query: bytes = b""
+    deadline_s: float | None = None
     unknown_fields: list[str] = field(default_factory=list)
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -16,29 +15,15 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from atoll_client.errors import AtollError, MalformedRequest, TooLarge
 from atoll_client.gateway import protocol, rpc_methods, tei
 from atoll_client.gateway.encoders import check_batch
-from atoll_client.gateway.headers import request_id
-from atoll_client.gateway.http import Request, Route
+from atoll_client.gateway.http import Request
+from atoll_client.gateway.kserve.rpc import InferenceService
+from atoll_client.gateway.rpc_calls import answered, read_message
 
-logger = logging.getLogger(__name__)
-
-_CODES = {
-    "validation": grpc.StatusCode.INVALID_ARGUMENT,
-    "empty": grpc.StatusCode.INVALID_ARGUMENT,
-    "backend": grpc.StatusCode.FAILED_PRECONDITION,
-    "generation": grpc.StatusCode.FAILED_PRECONDITION,
-    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "unhealthy": grpc.StatusCode.UNAVAILABLE,
-    "authentication": grpc.StatusCode.UNAUTHENTICATED,
-    "not_found": grpc.StatusCode.NOT_FOUND,
-    "timeout": grpc.StatusCode.DEADLINE_EXCEEDED,
-    "cancelled": grpc.StatusCode.CANCELLED,
-}
 # (a request, the call's message) -> fields of the response; "metadata" is added for all of them.
+_SINGLE, _BATCH = {"method": "single"}, {"method": "batch"}
 Method = Callable[[Request, Any], Awaitable[Any]]
 Read = Callable[[bytes], Any]
 
@@ -49,6 +34,7 @@ class Services:
     def __init__(self, gateway: Any) -> None:
         self._gateway = gateway
         self._limit = gateway.settings.grpc_max_parallel_stream_requests
+        self._largest = max(gateway.settings.payload_limit, gateway.settings.tensor_payload_limit)
         self._schema = protocol.tei()
         self._methods = rpc_methods.methods(self._schema)
         self._server: Any = None
@@ -61,8 +47,7 @@ class Services:
         """
         settings = self._gateway.settings
         self._server = grpc.aio.server(
-            options=(("grpc.max_receive_message_length", settings.payload_limit),
-                     ("grpc.so_reuseport", 0)),
+            options=(("grpc.max_receive_message_length", self._largest), ("grpc.so_reuseport", 0)),
         )  # fmt: skip
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         self._server.add_insecure_port(f"{settings.hostname}:{settings.grpc_port}")
@@ -82,6 +67,7 @@ class Services:
         found.append(
             grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
         )
+        found.append(InferenceService(self._gateway).handler())
         for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
             found.append(_reflection(package, [self._schema, health]))
         return found
@@ -101,14 +87,14 @@ class Services:
 
     def _unary(self, path: str, method: Method, read: Read) -> Any:
         async def answer(raw: bytes, context: Any) -> Any:
-            async with self._call(path, context) as request:
+            async with answered(self._gateway, path, context, labels=_SINGLE) as request:
                 return await method(request, read(raw))
 
         return answer
 
     def _stream(self, path: str, method: Method, read: Read) -> Any:
         async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            async with self._call(path, context, "batch") as request:
+            async with answered(self._gateway, path, context, labels=_BATCH) as request:
                 one = _each(request, method)
                 found: Any = _ordered((read(raw) async for raw in messages), one, self._limit)
                 async with contextlib.aclosing(found):
@@ -119,7 +105,7 @@ class Services:
 
     def _rerank_stream(self, path: str, read: Read) -> Any:
         async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
-            async with self._call(path, context, "batch") as request:
+            async with answered(self._gateway, path, context, labels=_BATCH) as request:
                 model = tei.find(request, None, ("rerank",))
                 rows: list[Any] = []
                 async for raw in messages:
@@ -129,61 +115,8 @@ class Services:
 
         return answer
 
-    @contextlib.asynccontextmanager
-    async def _call(
-        self, path: str, context: Any, method: str = "single"
-    ) -> AsyncIterator[Request]:
-        """One call: whose it is, how it is counted, and how its errors look."""
-        gateway = self._gateway
-        headers = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
-        request = Request(
-            gateway, "POST", path, headers, b"", request_id(headers), time.perf_counter(),
-            headers.get("model"), Route("POST", path, _none, "tei", path), {"method": method},
-        )  # fmt: skip
-        status = 499
-        with gateway.telemetry.span(request) as span:
-            try:
-                gateway.keys.check(headers.get("authorization", ""))
-                with gateway.admitted():
-                    yield request
-                status = 200
-            except AtollError as error:
-                status = error.http_status
-                request.labels["error"] = error.error_type
-                await context.abort(code_of(error), str(error))
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:
-                status = 500
-                logger.exception("request %s: %s", request.request_id, path)
-                await context.abort(_INTERNAL, f"{type(error).__name__}: {error}")
-            finally:
-                span.end(request, status)
-                gateway.metrics.finished(request, status)
-
     async def _check(self, message: Any, context: Any) -> dict[str, Any]:
         return {"status": "SERVING" if self._gateway.pool.is_ready else "NOT_SERVING"}
-
-
-def read_message(kind: Any, limit: int, raw: bytes) -> Any:
-    """A client's message.
-
-    Raises:
-        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no such message.
-    """
-    if len(raw) > limit:
-        raise TooLarge(f"the message has {len(raw)} bytes; the limit is {limit}")
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        raise MalformedRequest(f"the message cannot be read: {error}") from None
-
-
-def code_of(error: AtollError) -> grpc.StatusCode:
-    """The status that an error has over gRPC."""
-    if isinstance(error, TooLarge):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return _CODES.get(error.error_type, _INTERNAL)
 
 
 def _each(request: Request, method: Method) -> Callable[[Any], Awaitable[Any]]:
@@ -272,10 +205,3 @@ def _reflection(package: str, schemas: list[protocol.Schema]) -> Any:
     return grpc.method_handlers_generic_handler(
         f"{package}.ServerReflection", {"ServerReflectionInfo": handler}
     )
-
-
-async def _none(request: Request, body: Any) -> Any:
-    raise AssertionError("gRPC methods are called by Services")
-
-
-_INTERNAL = grpc.StatusCode.INTERNAL

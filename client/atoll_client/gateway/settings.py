@@ -21,7 +21,7 @@ class GatewaySettings:
     metrics_url: str = _setting("", "the servers' metrics, by commas; merged into /metrics")
     hostname: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(8080, "port to listen on")
-    grpc_port: int = _setting(0, "port of the tei.v1 gRPC services; 0: none")
+    grpc_port: int = _setting(0, "port of the gRPC services; 0: none")
     grpc_max_parallel_stream_requests: int = _setting(1024, "messages of one stream at work")
     default_model: str = _setting("", "models used when none is named, by commas, one per task")
     api_key: str = _setting("", "keys of which one must come as a bearer token, by commas")

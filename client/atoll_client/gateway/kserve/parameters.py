@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ _INT64, _UINT64 = 2**63, 2**64
 # A server keeps so much of a text by which requests belong together.
 _MAX_SEQUENCE_ID_BYTES = 128
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+_VERSION = re.compile("[0-9]{0,18}")
 _KINDS = {
     "sequence_start": ("bool_param",), "sequence_end": ("bool_param",),
     "sequence_id": ("int64_param", "string_param"),
@@ -101,6 +103,19 @@ def check_id(request_id: str) -> None:
     _check_text("id", request_id)
     if len(request_id) > 1024:
         raise ValidationError(f"id has {len(request_id)} characters; the limit is 1024")
+
+
+def check_version(version: str) -> None:
+    """Checks a model's version.
+
+    Raises:
+        ValidationError: it is no number.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ValidationError(
+            f"failed to get model version from specified version string '{version[:50]}', "
+            "version should be an integral value > 0"
+        )
 
 
 def _check_text(what: str, text: str) -> None:

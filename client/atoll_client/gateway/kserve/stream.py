@@ -1,0 +1,202 @@
+"""ModelStreamInfer: many requests over one stream, each for itself, and their responses.
+
+Responses of models that give one are in the order of the requests; those of decoupled models come
+as they are. Requests of a sequence are sent one after the other. Nothing is read from a server as
+long as the client takes nothing, and no more from a client than may be at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client.errors import AtollError, Overloaded
+from atoll_client.gateway.http import Request
+from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, FINAL, check_version
+from atoll_client.gateway.rpc_calls import logger, read_message
+from atoll_client.messages import Message
+
+# With this in the call's metadata, an error ends the stream as its status.
+_AS_STATUS = "triton_grpc_error"
+
+
+class MessageStream:
+    """One stream; ``async with`` ends what is at work when it is left."""
+
+    def __init__(self, gateway: Any, request: Request) -> None:
+        self._gateway, self._request = gateway, request
+        self._settings = gateway.settings
+        self._free = asyncio.Semaphore(self._settings.grpc_max_parallel_stream_requests)
+        # One at a time: a task that has a response waits until the client has taken the last.
+        self._out: asyncio.Queue[Message | AtollError | None] = asyncio.Queue(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._num_taken = 0
+        # Done when the response to the message before has been handed over.
+        self._last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last.set_result(None)
+        self._sequences: dict[tuple[str, Any], asyncio.Task[None]] = {}
+        self._is_status = request.headers.get(_AS_STATUS, "").lower() == "true"
+
+    async def __aenter__(self) -> MessageStream:
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def answers(self, messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        """Responses, until the client has ended and all of its requests are answered.
+
+        Raises:
+            AtollError: a request's, where the client asked for it; what reading a message raises.
+        """
+        caller = asyncio.current_task()
+        assert caller is not None
+        reader = asyncio.create_task(self._read(messages, caller))
+        self._tasks.add(reader)
+        while (found := await self._out.get()) is not None:
+            self._num_taken += 1
+            if isinstance(found, AtollError):
+                raise found
+            yield found
+        await reader
+
+    async def _read(self, messages: AsyncIterator[bytes], caller: asyncio.Task[Any]) -> None:
+        own = asyncio.current_task()
+        try:
+            async for raw in messages:
+                await self._free.acquire()
+                self._start(raw, caller)
+        finally:
+            while work := [task for task in self._tasks if task is not own]:
+                await asyncio.wait(work)
+            await self._put(None, caller)
+
+    def _start(self, raw: bytes, caller: asyncio.Task[Any]) -> None:
+        """A task for one message. What it has to wait for are tasks, so that all of them end."""
+        message: Message | AtollError
+        try:
+            message = read_message(pb.ModelInferRequest, self._settings.tensor_payload_limit, raw)
+        except AtollError as error:
+            message = error
+        key = _sequence(message)
+        before = self._sequences.get(key) if key is not None else None
+        turn = _Turn(self._last)
+        self._last = turn.is_over
+        task = asyncio.create_task(self._answer(message, len(raw), before, turn, caller))
+        if key is not None:
+            self._sequences[key] = task
+        self._tasks.add(task)
+
+        def ended(_: Any) -> None:
+            self._tasks.discard(task)
+            self._free.release()
+            turn.leave()
+            if key is not None and self._sequences.get(key) is task:
+                del self._sequences[key]
+
+        task.add_done_callback(ended)
+
+    async def _answer(
+        self,
+        message: Message | AtollError,
+        num_bytes: int,
+        before: asyncio.Task[None] | None,
+        turn: _Turn,
+        caller: asyncio.Task[Any],
+    ) -> None:
+        request_id = "" if isinstance(message, AtollError) else message.id
+        try:
+            if isinstance(message, AtollError):
+                raise message
+            with self._gateway.admitted(), self._gateway.held.of_one() as held:
+                held(num_bytes)
+                if before is not None:
+                    await asyncio.wait([before])
+                await self._infer(message, turn, caller)
+        except AtollError as error:
+            await self._fail(error, request_id, turn, caller)
+        except Exception as error:
+            logger.exception("request %s: a stream's message", self._request.request_id)
+            problem = AtollError(f"{type(error).__name__}: {error}")
+            await self._fail(problem, request_id, turn, caller)
+
+    async def _infer(self, message: Message, turn: _Turn, caller: asyncio.Task[Any]) -> None:
+        upstream = self._gateway.upstream
+        check_version(message.model_version)
+        signature = await upstream.signature(message.model_name, message.model_version)
+        signature.check(message)
+        rest = (remaining_s(self._gateway, self._request), self._request.metadata)
+        if signature.is_decoupled:
+            turn.leave()
+            async with contextlib.aclosing(upstream.exchange(signature, message, *rest)) as found:
+                async for response in found:
+                    await self._put(response, caller)
+            return
+        message.parameters.pop(EMPTY_FINAL, None)
+        response = await upstream.infer(signature, message, *rest)
+        await turn.come()
+        response.parameters[FINAL].bool_param = True
+        await self._put(pb.ModelStreamInferResponse(infer_response=response), caller)
+
+    async def _fail(
+        self, error: AtollError, request_id: str, turn: _Turn, caller: asyncio.Task[Any]
+    ) -> None:
+        await turn.come()
+        if self._is_status:
+            await self._put(error, caller)
+            return
+        about = pb.ModelInferResponse(id=request_id)
+        response = pb.ModelStreamInferResponse(error_message=str(error), infer_response=about)
+        await self._put(response, caller)
+
+    async def _put(self, found: Message | AtollError | None, caller: asyncio.Task[Any]) -> None:
+        """Hands a response over; a client that takes none for too long loses its stream."""
+        put = asyncio.ensure_future(self._out.put(found))
+        try:
+            while not put.done():
+                taken = self._num_taken
+                await asyncio.wait([put], timeout=self._settings.write_timeout_s)
+                if not put.done() and taken == self._num_taken:
+                    caller.cancel()
+                    raise Overloaded("the client reads nothing")
+        finally:
+            put.cancel()
+
+
+def remaining_s(gateway: Any, request: Request) -> float:
+    """Seconds until an answer is given up: the gateway's, or the client's if that is less."""
+    limit: float = gateway.settings.request_timeout_s
+    return limit if request.deadline_s is None else max(0.0, min(limit, request.deadline_s))
+
+
+class _Turn:
+    """A response's place behind the one before it."""
+
+    def __init__(self, before: asyncio.Future[None]) -> None:
+        self._before: asyncio.Future[None] | None = before
+        self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def come(self) -> None:
+        """Returns when all before are over; at once for who has left."""
+        if self._before is not None:
+            await asyncio.wait([self._before])
+
+    def leave(self) -> None:
+        """Who follows does not wait for this one, only for those before it."""
+        before, self._before = self._before, None
+        if before is not None:
+            before.add_done_callback(lambda _: self.is_over.set_result(None))
+
+
+def _sequence(message: Message | AtollError) -> tuple[str, Any] | None:
+    if isinstance(message, AtollError) or "sequence_id" not in message.parameters:
+        return None
+    value = message.parameters["sequence_id"]
+    return message.model_name, value.string_param or value.int64_param
