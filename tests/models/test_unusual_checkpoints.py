@@ -286,9 +286,92 @@ def test_broken_weights_are_named(name: str, tmp_path: Path) -> None:
         load_engine(Settings(model_id=str(tmp_path)), tmp_path)
 
 
-@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": []}'])
+@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {}}'])
 def test_a_broken_index_is_named(index: str, tmp_path: Path) -> None:
     _rewrite(tmp_path, _shards("safetensors"), {})
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(WeightError, match=r"model\.safetensors\.index\.json: is no index"):
         load(tmp_path)
+
+
+def _index_with(folder: Path, name: str, file: Any) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"][name] = file
+    path.write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    "file", ["../x/model.safetensors", "/etc/passwd", "a/b.safetensors", 5, ""]
+)
+def test_an_index_reads_nothing_outside_the_folder(file: Any, tmp_path: Path) -> None:
+    """The names of shards were joined to the folder as they came."""
+    _rewrite(tmp_path, _shards("safetensors"), {})
+    _index_with(tmp_path, "model.norm.weight", file)
+    with pytest.raises(WeightError, match=r"index\.json: model\.norm\.weight is in"):
+        load(tmp_path)
+
+
+def test_a_tensor_that_the_index_names_and_its_file_lacks(tmp_path: Path) -> None:
+    _rewrite(tmp_path, _shards("safetensors"), {})
+    path = tmp_path / SECOND
+    tensors = load_file(path)
+    _index_with(tmp_path, "some.tied.copy", SECOND)
+    load(tmp_path)
+    del tensors["model.norm.weight"]
+    save_file(tensors, path)
+    with pytest.raises(WeightError, match=f"'model.norm.weight' is missing from {SECOND}"):
+        load(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_read_where_the_index_says(tmp_path: Path) -> None:
+    """The last file won."""
+    _rewrite(tmp_path, _shards("safetensors"), {})
+    ids = some_ids(9)
+    expected = PagedRunner(load(tmp_path)).step({"a": ids})["a"]
+    first = load_file(tmp_path / "model-00001-of-00002.safetensors")
+    name = sorted(first)[0]
+    second = load_file(tmp_path / SECOND)
+    save_file({**second, name: first[name] + 1}, tmp_path / SECOND)
+    assert torch.equal(PagedRunner(load(tmp_path)).step({"a": ids})["a"], expected)
+
+
+@pytest.mark.parametrize("value", [3, "text", [1.0], {"weight": 1}])
+def test_what_is_no_tensor_in_a_bin_is_named(value: Any, tmp_path: Path) -> None:
+    def write(folder: Path, tensors: Tensors) -> None:
+        torch.save({**tensors, "model.norm.weight": value}, folder / BIN)
+
+    _rewrite(tmp_path, write, {})
+    with pytest.raises(WeightError, match="'model.norm.weight' is no tensor"):
+        load(tmp_path)
+
+
+def test_eight_bits_without_scales_are_refused(tmp_path: Path) -> None:
+    def write(folder: Path, tensors: Tensors) -> None:
+        small = torch.ones(64).to(torch.float8_e4m3fn)
+        save_file({**tensors, "model.norm.weight": small}, folder / SAFE)
+
+    _rewrite(tmp_path, write, {})
+    with pytest.raises(WeightError, match="'model.norm.weight' is float8_e4m3fn"):
+        load(tmp_path)
+
+
+PLAIN = (
+    "llama-biases", "mistral-window", "mixtral", "bloom", "opt", "gpt-neox", "starcoder",
+    "falcon-40b", "mpt", "phi",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_as_transformers_5_may_save_it(name: str, tmp_path: Path) -> None:
+    """``save_original_format=False`` gives tensors the names that transformers has inside: the head
+    of GPT-NeoX was refused under that of other families."""
+    variant = next(v for v in decoders.DECODERS if v.name == name)
+    model = variant.build().eval()
+    enliven(model)
+    model.save_pretrained(tmp_path, save_original_format=False)
+    ids = some_ids(9)
+    with torch.inference_mode(), variant.around():
+        expected = model(torch.tensor([ids]), use_cache=False).logits[0]
+    ours = PagedRunner(load(tmp_path)).step({"a": ids})["a"]
+    assert float((ours - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.std()))

@@ -80,10 +80,12 @@ class Group:
         is_turned = len(shape) == 2 and self.is_turned()
         self.check_shape(part, suffix, tuple(shape)[::-1] if is_turned else shape)
         stored = self.raw(part, suffix)
-        if not stored.is_floating_point():
+        # Of eight bits it would need scales, which only a quantised layer has.
+        if not stored.is_floating_point() or stored.dtype.itemsize < 2:
+            dtype = str(stored.dtype).removeprefix("torch.")
             raise Mismatch(
-                f"{self.reader.folder}: tensor {self.name(part, suffix)!r} is "
-                f"{str(stored.dtype).removeprefix('torch.')}; expected floating point"
+                f"{self.reader.folder}: tensor {self.name(part, suffix)!r} is {dtype}; expected "
+                "floating point of 16 bits or more"
             )
         return stored.t() if is_turned else stored
 
@@ -197,7 +199,9 @@ class Group:
         if name is None:
             names = [self.name(part, suffix), *self._other_names(part, suffix)]
             also = f", and so is {', '.join(map(repr, names[1:]))}" if names[1:] else ""
-            raise Mismatch(f"{self.reader.folder}: tensor {names[0]!r} is missing{also}")
+            file = self.reader.lost.get(names[0])
+            where = "" if file is None else f" from {file}, where the index says that it is"
+            raise Mismatch(f"{self.reader.folder}: tensor {names[0]!r} is missing{where}{also}")
         return name
 
     def _other_names(self, part: str, suffix: str) -> list[str]:

@@ -28,6 +28,8 @@ _POINTER = b"version https://git-lfs"
 class CheckpointReader:
     """Tensors of a checkpoint folder by name, loaded one at a time.
 
+    lost: tensors that an index names and the files lack -> the file that should have it.
+
     Raises:
         WeightError: no weight file, a shard is missing or unreadable.
     """
@@ -35,9 +37,15 @@ class CheckpointReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._location: dict[str, _File] = {}
-        for path in _weight_files(folder):
-            file = _File(path)
-            self._location.update({name: file for name in file.names})
+        paths, index = _weight_files(folder)
+        files = {path: _File(path) for path in paths}
+        for path, file in files.items():
+            # A tensor may be in two shards; the index says which one is meant.
+            named = {name for name in file.names if index.get(name, path) == path}
+            self._location.update({name: file for name in named})
+        # Converters leave the names of repeated tensors in the index, so that only a tensor that is
+        # needed is missing.
+        self.lost = {n: path.name for n, path in index.items() if n not in self._location}
         self.read: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -70,7 +78,11 @@ class _File:
 
     def shape(self, name: str) -> tuple[int, ...]:
         if isinstance(self._open, dict):
-            return tuple(self._open[name].shape)
+            found = self._open[name]
+            if not isinstance(found, Tensor):
+                kind = type(found).__name__
+                raise WeightError(f"{self._path}: {name!r} is no tensor, but of the type {kind}")
+            return tuple(found.shape)
         return tuple(self._open.get_slice(name).get_shape())
 
     def tensor(self, name: str, index: int | None) -> Tensor:
@@ -86,14 +98,17 @@ class _File:
         return found
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
+    """The files, and the one of each tensor where an index says it."""
     for stem in ("model.safetensors", "pytorch_model.bin"):
         # First: the index may be of another download, without its shards.
         if (folder / stem).exists():
-            return [folder / stem]
+            return [folder / stem], {}
         index = folder / f"{stem}.index.json"
         if index.exists():
-            return _complete(folder, _indexed(index), f"which {index.name} names")
+            named = _indexed(index)
+            paths = _complete(folder, sorted(set(named.values())), f"which {index.name} names")
+            return paths, {name: folder / file for name, file in named.items()}
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
         found = sorted(file.name for file in folder.glob(pattern))
         if found:
@@ -103,15 +118,23 @@ def _weight_files(folder: Path) -> list[Path]:
                 f"{m[1]}{i:05d}-of-{m[2]}{m[3]}"
                 for m in series if m for i in range(1, int(m[2]) + 1)
             }  # fmt: skip
-            return _complete(folder, sorted(expected.union(found)), "by the others' names")
+            return _complete(folder, sorted(expected.union(found)), "by the others' names"), {}
     raise WeightError(f"{folder}: no *.safetensors and no pytorch_model*.bin")
 
 
-def _indexed(index: Path) -> list[str]:
+def _indexed(index: Path) -> dict[str, str]:
+    """The file of each tensor, beside the index."""
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightError(f"{index}: is no index of weight files: {error}") from error
+    named = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(named, dict) or not named:
+        raise WeightError(f"{index}: is no index of weight files: there is no weight_map")
+    for name, file in named.items():
+        if not isinstance(file, str) or not file or Path(file).name != file:
+            raise WeightError(f"{index}: {name} is in {file!r}; expected the name of a file")
+    return dict(named)
 
 
 def _complete(folder: Path, names: list[str], source: str) -> list[Path]:
