@@ -294,6 +294,18 @@ def test_ending_tokens(
     assert Tokenizer.load(tmp_path).eos_token_ids == expected
 
 
+@pytest.mark.parametrize("name", ["generation_config", "config"])
+@pytest.mark.parametrize("value", ["</s>", 1.5, True, {}, ["2"], [2, None], -1, 96, [2, 1000000]])
+def test_ending_tokens_that_are_none_are_refused(name: str, value: Any, tmp_path: Path) -> None:
+    """Ids beyond the vocabulary were left out, and another file's ended the answers."""
+    write_tokenizer(tmp_path)
+    files = {"config": {"vocab_size": 96}}
+    files.setdefault(name, {})["eos_token_id"] = value
+    write_json(tmp_path, **files)
+    with pytest.raises(ConfigError, match=rf"/{name}\.json: eos_token_id is "):
+        Tokenizer.load(tmp_path)
+
+
 def test_ending_tokens_of_another_form_are_refused(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     write_json(tmp_path, config={"eos_token_id": "</s>"})

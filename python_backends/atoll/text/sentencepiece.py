@@ -10,6 +10,7 @@ those of transformers' convert_slow_tokenizer.py.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -29,10 +30,13 @@ from tokenizers import (
 )
 
 from atoll.errors import ConfigError
+from atoll.weights.fields import Fields
 
 _SPACE = "\u2581"
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2
+# What a file of other bytes makes of reading it.
+_BROKEN = (OSError, ValueError, LookupError, struct.error, AttributeError, TypeError)
 # A family by its tokenizer class (without "Fast"), else by its model_type.
 _FAMILIES: Mapping[str, str] = {
     "T5Tokenizer": "t5", "MT5Tokenizer": "t5", "t5": "t5", "mt5": "t5",
@@ -89,7 +93,7 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
     Raises:
         ConfigError: the file is no sentencepiece model of BPE or unigrams.
     """
-    model = _read(path)
+    model, fields = _read(path), Fields(config, "tokenizer_config.json")
     special = {
         name: model.pieces[index].text
         for name, index in model.special_ids.items()
@@ -97,14 +101,18 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
     }
     pieces, unk_id = list(model.pieces), model.special_ids["unk_token"]
     if kind == "t5":
-        count = int(config.get("extra_ids", 100))
+        count = fields.count("extra_ids", default=100, most=1 << 16)
         pieces += [Piece(f"<extra_id_{i}>", 0.0, _CONTROL) for i in reversed(range(count))]
     elif kind in ("xlm-roberta", "camembert"):
         pieces, unk_id = _shifted(kind, model.pieces), 3
         special = {f"{n}_token": f"<{n}>" for n in ("pad", "unk", "mask")}
         special.update(bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>")
-    core = _assemble(model, pieces, unk_id, legacy=config.get("legacy") is not False)
-    core.post_processor = _template(kind, core, special, config)
+    legacy = fields.flag("legacy", default=True, nullable=True)
+    try:
+        core = _assemble(model, pieces, unk_id, legacy=legacy)
+    except Exception as error:
+        raise ConfigError(f"{path}: makes no tokenizer: {error}") from error
+    core.post_processor = _template(kind, core, special, fields)
     return Converted(core, special)
 
 
@@ -179,17 +187,15 @@ def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _template(
-    kind: str, core: Tokenizer, special: Mapping[str, str], config: Mapping[str, Any]
-) -> Any:
+def _template(kind: str, core: Tokenizer, special: Mapping[str, str], config: Fields) -> Any:
     """What stands around a text."""
     bos, eos = ([special[name]] if name in special else [] for name in ("bos_token", "eos_token"))
     single, pair = [*bos, "$A", *eos], [*bos, "$A", *eos, *eos, "$B", *eos]
     if kind == "t5":
         bos, single, pair = [], ["$A", *eos], ["$A", *eos, "$B", *eos]
     elif kind == "llama":
-        bos = bos if config.get("add_bos_token", True) else []
-        eos = eos if config.get("add_eos_token") else []
+        bos = bos if config.flag("add_bos_token", default=True, nullable=True) else []
+        eos = eos if config.flag("add_eos_token", default=False, nullable=True) else []
         single, pair = [*bos, "$A", *eos], [*bos, "$A", *eos, *bos, "$B", *eos]
     used = [(text, core.token_to_id(text)) for text in {*bos, *eos}]
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=used)
@@ -197,8 +203,10 @@ def _template(
 
 def _read(path: Path) -> _Model:
     model, kind = _Model(), 1
+    parts: set[int] = set()
     try:
         for number, value in _fields(path.read_bytes()):
+            parts.add(number)
             if number == 1:
                 model.pieces.append(_piece(value))
             elif number == 2:
@@ -213,12 +221,35 @@ def _read(path: Path) -> _Model:
                 model.character_map = normalizer.get(2, b"")
                 model.adds_prefix = bool(normalizer.get(3, True))
                 model.removes_extra_spaces = bool(normalizer.get(4, True))
-    except (OSError, ValueError, IndexError, struct.error, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: is no sentencepiece model: {error}") from error
+    except _BROKEN as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: is no sentencepiece model ({what})") from error
     if not model.pieces or kind not in (1, _BPE):
         raise ConfigError(f"{path}: is no sentencepiece model of BPE or unigrams")
+    # They come last: a file without them was cut off between two pieces.
+    reason = "it ends early" if not {2, 3} <= parts else _flaw(model)
+    if reason is not None:
+        raise ConfigError(f"{path}: is a damaged sentencepiece model: {reason}")
     model.is_bpe = kind == _BPE
     return model
+
+
+def _flaw(model: _Model) -> str | None:
+    """What the sentencepiece library would refuse the pieces for."""
+    seen: set[str] = set()
+    for index, piece in enumerate(model.pieces):
+        if not piece.text or piece.text in seen:
+            return f"piece {index}, {piece.text!r}, is empty or there twice"
+        if piece.kind not in range(_NORMAL, _BYTE + 1) or not math.isfinite(piece.score):
+            return f"piece {index}, {piece.text!r}, has kind {piece.kind} and score {piece.score}"
+        seen.add(piece.text)
+    unknown = [index for index, piece in enumerate(model.pieces) if piece.kind == _UNKNOWN]
+    if unknown != [model.special_ids["unk_token"]]:
+        return f"the unknown pieces are {unknown}; unk_id is {model.special_ids['unk_token']}"
+    num_bytes = sum(piece.kind == _BYTE for piece in model.pieces)
+    if num_bytes != (256 if model.byte_fallback else 0):
+        return f"{num_bytes} pieces are bytes; byte_fallback is {model.byte_fallback}"
+    return None
 
 
 def _piece(data: bytes) -> Piece:
@@ -257,3 +288,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
         shift += 7
+        if shift > 63:
+            raise ValueError(f"byte {at} goes on with a number of more than 64 bits")

@@ -128,18 +128,27 @@ def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenize
     return str(side)
 
 
+# What transformers writes for a smaller vocabulary, where nobody named another.
+_GPT2_END = 50256
+
+
 def _eos_token_ids(
     folder: Path, model: Mapping[str, Any], core: RustTokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
     """generation_config.json's, else config.json's, else the tokenizer's own."""
     generation = read_json(folder / "generation_config.json")
+    size = model.get("vocab_size")
     for name, source in (("generation_config.json", generation), ("config.json", model)):
         value = source.get("eos_token_id")
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(type(index) is int for index in ids):
             raise ConfigError(f"{folder / name}: eos_token_id is {value!r}; expected token ids")
-        # A default of the family's config may lie beyond the vocabulary.
-        found = frozenset(i for i in ids if 0 <= i < (model.get("vocab_size") or i + 1))
+        is_known = isinstance(size, int) and size > 0
+        found = frozenset(i for i in ids if i >= 0 and not (is_known and i >= size))
+        if set(ids) - found - {_GPT2_END}:
+            raise ConfigError(
+                f"{folder / name}: eos_token_id is {value!r}; the vocabulary has {size} tokens"
+            )
         if found:
             return found
     eos = core.token_to_id(special_tokens.get("eos_token", ""))
