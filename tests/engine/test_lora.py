@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 import transformers as hf
+from adapters import save_adapter
 from driving import VOCAB, generate, load, make_core, reference_greedy, request, run, save_llama
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import enliven, write
@@ -42,18 +42,6 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
     ),
     "neox": (neox, ["query_key_value"], ["query_key_value", "dense_h_to_4h", "dense_4h_to_h"]),
 }  # fmt: skip
-
-
-def save_adapter(base: Path, folder: Path, seed: int, targets: list[str], **options: Any) -> Any:
-    """A random adapter on disk; returns peft's model with it."""
-    config = peft.LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **options)
-    model = peft.get_peft_model(hf.AutoModelForCausalLM.from_pretrained(base), config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    model.save_pretrained(folder)
-    return model
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)

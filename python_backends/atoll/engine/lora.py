@@ -8,10 +8,9 @@ the same table that placed the weights.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.engine.lora_config import LoraConfig
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers import Linear
 from atoll.weights.group import Group
@@ -29,6 +29,7 @@ from atoll.weights.table import Weights
 
 logger = logging.getLogger(__name__)
 
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weight")
 
 
@@ -156,7 +157,9 @@ def attach_adapters(
     known = {full for group in groups.values() for full in group.full_names()}
     wrapped: dict[str, AdaptedLinear] = {}
     for name, path in adapters.items():
-        adapter = _Adapter(path, lambda full: _as_in_file(full, known, table.prefixes, prefix))
+        adapter = _Adapter(
+            path, lambda full: _as_in_file(full, known, table.prefixes, prefix), known
+        )
         for target, layer in layers.items():
             delta = adapter.delta(groups[target], layer)
             if delta is not None:
@@ -192,22 +195,49 @@ def _wrap(model: nn.Module, target: str, layer: Linear, slots: AdapterSlots) -> 
 class _Adapter:
     """One PEFT folder: its pairs of matrices by the checkpoint's layer name.
 
-    rename: from a name of transformers' model to the checkpoint's.
+    rename: from a name of transformers' model to the checkpoint's. layers: those of the checkpoint
+    that can be adapted.
     """
 
-    def __init__(self, folder: Path, rename: Callable[[str], str]) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str], layers: Iterable[str]) -> None:
         self.folder = folder
-        self._config = json.loads((folder / "adapter_config.json").read_text())
-        self._check_config()
-        reader = CheckpointReader(folder)
+        self._config = LoraConfig.read(folder)
+        reader = CheckpointReader(folder, _ADAPTER_FILES)
         self._pairs: dict[str, dict[str, Tensor]] = {}
         for key in reader.names():
             match = _KEY.fullmatch(key)
             if match is None:
                 raise ConfigError(f"{folder}: tensor {key!r} is not one of a LoRA layer")
-            self._pairs.setdefault(rename(match[1]), {})[match[2]] = reader.tensor(key).float()
+            self._pairs.setdefault(rename(match[1]), {})[match[2]] = self._matrix(reader, key)
+        for name, pair in self._pairs.items():
+            self._check_pair(name, pair)
+        missing = sorted(self._config.targeted(layers) - set(self._pairs))
+        if missing:
+            raise WeightError(
+                f"{folder}: {missing[0]}.lora_A.weight and lora_B.weight are missing; "
+                "adapter_config.json has that layer among its target_modules"
+            )
         self.num_layers = len(self._pairs)
         self._unused = set(self._pairs)
+
+    def _matrix(self, reader: CheckpointReader, key: str) -> Tensor:
+        if len(reader.shape(key)) != 2:
+            raise WeightError(f"{self.folder}: {key} has shape {reader.shape(key)}, no matrix's")
+        matrix = reader.tensor(key)
+        if not matrix.is_floating_point():
+            raise WeightError(f"{self.folder}: {key} is {matrix.dtype}; expected floating point")
+        return matrix.float()
+
+    def _check_pair(self, name: str, pair: Mapping[str, Tensor]) -> None:
+        lost = {"A", "B"} - set(pair)
+        if lost:
+            raise WeightError(f"{self.folder}: {name}.lora_{lost.pop()}.weight is missing")
+        ranks, rank = (len(pair["A"]), pair["B"].shape[1]), self._config.rank_of(name)
+        if ranks != (rank, rank):
+            raise WeightError(
+                f"{self.folder}: {name}.lora_A.weight and lora_B.weight have the ranks {ranks}; "
+                f"by r or rank_pattern of adapter_config.json it is {rank}"
+            )
 
     def delta(self, group: Group, layer: Linear) -> Delta | None:
         """What it adds to one of our layers; None if it leaves the layer alone.
@@ -218,12 +248,14 @@ class _Adapter:
         present = [name for name in names if name in self._pairs]
         if not present:
             return None
+        for name in present:
+            if self._pairs[name]["A"].shape[1] != layer.in_features:
+                raise WeightError(
+                    f"{self.folder}: {name}.lora_A.weight takes "
+                    f"{self._pairs[name]['A'].shape[1]} features; the model's layer takes "
+                    f"{layer.in_features}"
+                )
         a = torch.cat([self._pairs[name]["A"] for name in present])
-        if a.shape[1] != layer.in_features:
-            raise WeightError(
-                f"{self.folder}: {present[0]} takes {a.shape[1]} features; the model's layer "
-                f"takes {layer.in_features}"
-            )
         self._unused -= set(present)
         tensors, start = {}, 0
         is_turned = group.is_turned()
@@ -233,30 +265,15 @@ class _Adapter:
                 own = self._pairs[name]["B"]
                 if len(own) != len(b):
                     raise WeightError(
-                        f"{self.folder}: {name} gives {len(own)} features; the model's layer "
-                        f"gives {len(b)}"
+                        f"{self.folder}: {name}.lora_B.weight gives {len(own)} features; the "
+                        f"model's layer gives {len(b)}"
                     )
-                b[:, start : start + own.shape[1]] = own * self._scale(name, own.shape[1])
+                b[:, start : start + own.shape[1]] = own * self._config.scale_of(name)
                 start += own.shape[1]
             tensors[f"{name}.weight"] = b.t() if is_turned else b
         stand_in: Any = _StandIn(self.folder, tensors)
         placed = replace(group, reader=stand_in, source=group.chosen_source())
         return Delta(a, placed.get("weight", (layer.out_features, len(a)), layer.rows))
-
-    def _scale(self, name: str, rank: int) -> float:
-        config = self._config
-        alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
-        return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
-
-    def _check_config(self) -> None:
-        kind = self._config.get("peft_type")
-        if kind != "LORA":
-            raise ConfigError(f"{self.folder}: peft_type is {kind!r}; only LORA is supported")
-        for name in ("use_dora", "modules_to_save", "trainable_token_indices"):
-            if self._config.get(name):
-                raise ConfigError(f"{self.folder}: {name} is set, which is not supported")
-        if self._config.get("bias", "none") != "none":
-            raise ConfigError(f"{self.folder}: bias is {self._config['bias']!r}, not none")
 
     def check_all_used(self) -> None:
         """Raises WeightError: the adapter changes layers that the model does not have."""
@@ -291,10 +308,3 @@ def _num_outputs(reader: CheckpointReader, name: str, is_turned: bool) -> int:
     if f"{name}.scales" in reader:
         return reader.shape(f"{name}.scales")[1]
     return reader.shape(f"{name}.weight")[1 if is_turned else 0]
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?{pattern}", name):
-            return value
-    return default

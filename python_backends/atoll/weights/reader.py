@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from atoll.errors import WeightError
 # memory at load peaks near the size of the packed weights, not at twice that.
 _REMAP_BYTES = 1 << 28
 _SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(\..*)")
+_FILES = ("model.safetensors", "pytorch_model.bin")
 _POINTER = b"version https://git-lfs"
 
 
@@ -34,10 +36,11 @@ class CheckpointReader:
         WeightError: no weight file, a shard is missing or unreadable.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] = _FILES) -> None:
+        """names: of the single file, or what an index is called after, the first that is there."""
         self.folder = folder
         self._location: dict[str, _File] = {}
-        paths, index = _weight_files(folder)
+        paths, index = _weight_files(folder, names)
         files = {path: _File(path) for path in paths}
         for path, file in files.items():
             # A tensor may be in two shards; the index says which one is meant.
@@ -98,9 +101,9 @@ class _File:
         return found
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
+def _weight_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[str, Path]]:
     """The files, and the one of each tensor where an index says it."""
-    for stem in ("model.safetensors", "pytorch_model.bin"):
+    for stem in names:
         # First: the index may be of another download, without its shards.
         if (folder / stem).exists():
             return [folder / stem], {}
