@@ -190,10 +190,10 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], Wanted, s
     """Sampling options, what the answer carries, and the conversation it belongs to."""
     sampling = dict(options)
     session = sampling.pop("session", None)
-    has_logprobs = bool(sampling.get("logprobs") or sampling.get("top_logprobs"))
+    has_logprobs = _is_asked(sampling.get("logprobs")) or bool(sampling.get("top_logprobs"))
     wanted = Wanted(
         logprobs=has_logprobs,
-        prompt_logprobs=bool(sampling.get("prompt_logprobs")),
+        prompt_logprobs=_is_asked(sampling.get("prompt_logprobs")),
         cumulative_logprob=has_logprobs,
         token_ids=bool(sampling.pop("token_ids", False)),
     )
@@ -213,6 +213,11 @@ def joined(chunks: Sequence[Chunk]) -> Generation:
         cumulative_logprob=last.cumulative_logprob,
         prompt_tokens=next((c.prompt_tokens for c in chunks if c.prompt_tokens), ()),
     )
+
+
+def _is_asked(value: Any) -> bool:
+    """True, or vLLM's number of alternatives, of which 0 asks for the token itself."""
+    return value is not None and value is not False
 
 
 def stacked(model: ModelInfo, found: Sequence[Embeddings], dimensions: int | None) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -67,10 +67,14 @@ def _fallback(*decoder: Any) -> RustTokenizer:
 
 
 def _llama() -> RustTokenizer:
-    return _fallback(
+    core = _fallback(
         decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
         decoders.Strip(" ", 1, 0),
     )  # fmt: skip
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return core
 
 
 def _gemma() -> RustTokenizer:
@@ -126,6 +130,8 @@ _CORES: dict[str, Callable[[], RustTokenizer]] = {
 }  # fmt: skip
 # Those whose configuration asks for clean-up, which transformers ignores for BPE.
 _CLEANED = ("byte-level", "unigram", "wordpiece", "fused")
+# Those that put a token in front of every text.
+_BEGUN = ("llama", "gemma")
 FAMILIES = (*_CORES, *(f"{name}-cleaned" for name in _CLEANED))
 
 
@@ -135,6 +141,10 @@ def family(name: str) -> tuple[Tokenizer, PreTrainedTokenizerFast]:
     core = _CORES[kind]()
     core.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
     core.add_tokens([AddedToken("<added one>", special=False)])
+    if kind in _BEGUN:
+        core.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))]
+        )
     config = {"clean_up_tokenization_spaces": kind != name}
     theirs = PreTrainedTokenizerFast(tokenizer_object=core, **config)
     return Tokenizer(core, config, {}, frozenset()), theirs

@@ -64,13 +64,11 @@ def whole(name: str, ids: list[int], skip: bool) -> str:
     ids = [i for i in ids if ours.core.id_to_token(i) is not None]
     if skip:
         ids = [i for i in ids if ours.core.id_to_token(i) not in SPECIAL]
-    tokens = [ours.core.id_to_token(i) for i in ids]
     if "<0x00>" in ours.core.get_vocab():
-        spelled = re.sub(
-            r"(?:<0x..>)+", _repaired, "".join(t if t[:3] == "<0x" else f"\0{t}\0" for t in tokens)
-        )
-        tokens = [t for t in re.findall(r"<0x..>|\0[^\0]*\0", spelled)]
-        ids = [ours.core.token_to_id(t.strip("\0")) for t in tokens]
+        tokens = [(i, ours.core.id_to_token(i)) for i in ids]
+        row = "".join(token if token[:3] == "<0x" else f"\0{i}\0" for i, token in tokens)
+        spelled = re.findall(r"<0x..>|\d+", re.sub(r"(?:<0x..>)+", _repaired, row))
+        ids = [ours.core.token_to_id(s) if s[0] == "<" else int(s) for s in spelled]
     return str(theirs.decode(ids, skip_special_tokens=skip))
 
 

@@ -66,7 +66,7 @@ async def completions(request: Request, body: CompletionsBody) -> Answer:
     if _is_echo_only(body):
         chunks = [_without_output(chunk) for chunk in chunks]
     best = _best(chunks, body)
-    choices = [_choice(i, c, body, echoes[i // body.n], 0) for i, c in enumerate(best)]
+    choices = [_Choice(body, i, echoes[i // body.n]).add(chunk) for i, chunk in enumerate(best)]
     return reply({**head, "choices": choices, "usage": usage(chunks, len(items))})
 
 
@@ -140,6 +140,9 @@ async def _echoes(
     """What stands before each prompt's answers."""
     if not body.echo:
         return [""] * len(items)
+    if body.logprobs is not None and model.facts.get("decoder_start_token_id") is not None:
+        reason = "the model reads its prompt apart from what it writes, without probabilities"
+        raise _wrong("echo", f"does not go with `logprobs`: {reason}")
     if isinstance(items[0], str):
         return [str(item) for item in items]
     return await tokens.decode(request, model, items, skip_special_tokens=False)
@@ -153,36 +156,52 @@ async def _events(
     head: dict[str, Any],
 ) -> AsyncIterator[bytes]:
     ends: dict[int, Chunk] = {}
-    lengths = [0] * len(jobs)
-    pending = {index: echoes[index // body.n] for index in range(len(jobs))}
+    choices = [_Choice(body, index, echoes[index // body.n]) for index in range(len(jobs))]
     has_usage = usage_wanted(body)
     nothing = {"usage": None} if has_usage else {}
     with openai_words(jobs[0].model, body, "prompt"):
         async for index, chunk in stream_all(request, jobs):
-            choice = _choice(index, chunk, body, pending.pop(index, ""), lengths[index])
-            lengths[index] += len(choice["text"])
+            if _is_echo_only(body):
+                chunk = _without_output(chunk)
             if chunk.finish_reason:
                 ends[index] = chunk
-            yield dump({**head, "choices": [choice], **nothing})
+            if choices[index].is_ready(chunk):
+                yield dump({**head, "choices": [choices[index].add(chunk)], **nothing})
     if has_usage:
         found = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
         yield dump({**head, "choices": [], "usage": found})
     yield b"[DONE]"
 
 
-def _choice(
-    index: int, chunk: Chunk, body: CompletionsBody, echo: str, offset: int
-) -> dict[str, Any]:
-    logprobs = None
-    if body.logprobs is not None:
-        tokens = [*chunk.prompt_tokens, *chunk.tokens]
-        logprobs = _logprobs(tokens, body.logprobs, offset)
-    return {
-        "index": index,
-        "text": echo + chunk.text,
-        "logprobs": logprobs,
-        "finish_reason": chunk.finish_reason or None,
-    }
+class _Choice:
+    """One answer, whole or in pieces, behind its prompt if that is wanted."""
+
+    def __init__(self, body: CompletionsBody, index: int, echo: str) -> None:
+        self._body, self._index, self._echo = body, index, echo
+        self._length = 0
+
+    def is_ready(self, chunk: Chunk) -> bool:
+        """False while the prompt is due and its tokens, which go with it, have not come."""
+        is_prompt_due = bool(self._echo) and self._body.logprobs is not None
+        return not is_prompt_due or bool(chunk.prompt_tokens or chunk.finish_reason)
+
+    def add(self, chunk: Chunk) -> dict[str, Any]:
+        """The next piece of the choice."""
+        echo, self._echo = self._echo, ""
+        logprobs = None
+        if self._body.logprobs is not None:
+            # The prompt as its tokens spell it, so that their places are right.
+            echo = "".join(token.text for token in chunk.prompt_tokens)
+            tokens = [*chunk.prompt_tokens, *chunk.tokens]
+            logprobs = _logprobs(tokens, self._body.logprobs, self._length)
+        text = echo + chunk.text
+        self._length += len(text)
+        return {
+            "index": self._index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": chunk.finish_reason or None,
+        }
 
 
 def _logprobs(tokens: list[Token], count: int, offset: int) -> dict[str, Any]:
@@ -215,6 +234,6 @@ def _top(token: Token, count: int) -> dict[str, float] | None:
 def _without_output(chunk: Chunk) -> Chunk:
     """The prompt's part only: ``max_tokens`` was 0, which a model cannot do."""
     return Chunk(
-        "", (), "length", num_input_tokens=chunk.num_input_tokens,
+        "", (), "length" if chunk.finish_reason else "", num_input_tokens=chunk.num_input_tokens,
         prompt_tokens=chunk.prompt_tokens,
     )  # fmt: skip

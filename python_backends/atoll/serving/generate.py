@@ -207,9 +207,7 @@ class GenerateModel:
             raise ValidationError(f"n or best_of is {options.best_of}; a stream has one answer")
         if stream and flags["exclude_input_in_output"] is False:
             raise ValidationError("exclude_input_in_output is false; a stream has no input")
-        returned = Returned(
-            **{f.name: bool(flags[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
-        )
+        returned = _returned(flags, options)
         return Call(
             str(next(self._ids)), sender, stream=stream, num_answers=options.best_of,
             num_returned=options.n, returned=returned, limit_s=limit_s,

@@ -90,7 +90,8 @@ class Prompt:
         found = None if text is None else tokenizer.shares(text, add_special_tokens)
         if found is not None and found[0][-len(ids) :] == ids:
             return found[1][-len(ids) :]
-        answer = AnswerText(Detokenizer(tokenizer), StopStrings(()), tokenizer.cleans_up)
+        detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+        answer = AnswerText(detokenizer, StopStrings(()), tokenizer.cleans_up)
         return [share for token_id in ids for share in answer.push(token_id)] + answer.finish()
 
     @property
