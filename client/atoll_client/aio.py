@@ -271,7 +271,8 @@ class AsyncClient:
         return messages.as_text(messages.outputs(await self._send(message)))
 
     async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
-        # In pieces, so that the server sees if the caller leaves; several answers come only whole.
+        tasks.check_one(options)
+        # In pieces, so that the server sees if the caller leaves; the best of several comes whole.
         stream = not (self._transport.notices_leaving or {"n", "best_of"} & options.keys())
         chunks = [chunk async for chunk in self._chunks(prompt, model, options, stream)]
         return tasks.joined(chunks)

@@ -183,6 +183,9 @@ def _values(message: Message) -> list[tuple[Any, Any]]:
 def _check(status: int, raw: bytes) -> None:
     if status == 200:
         return
+    if raw.startswith(b"data:"):  # a stream that was refused before it began
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            raise from_stream(str(json.loads(raw[5:])["error"]))
     try:
         text = str(json.loads(raw)["error"])
     except (ValueError, KeyError, TypeError):

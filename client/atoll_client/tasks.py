@@ -215,6 +215,14 @@ def joined(chunks: Sequence[Chunk]) -> Generation:
     )
 
 
+def check_one(options: Mapping[str, Any]) -> None:
+    """Raises ValidationError: options ask for several answers, which a generation is not."""
+    if options.get("n") not in (None, 1):
+        raise ValidationError(
+            f"n is {options['n']!r}; a generation is one answer: ask again with another seed"
+        )
+
+
 def _is_asked(value: Any) -> bool:
     """True, or vLLM's number of alternatives, of which 0 asks for the token itself."""
     return value is not None and value is not False

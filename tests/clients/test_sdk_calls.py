@@ -136,7 +136,8 @@ def test_events_of_any_length(size: int) -> None:
         return web.json_response({"inputs": [tensor], "outputs": outputs})
 
     async def stream(request: web.Request) -> web.StreamResponse:
-        if "control" not in (await request.json())["parameters"]:
+        parameters = (await request.json())["parameters"]
+        if "control" not in parameters:
             return await events(request)
         response = web.StreamResponse()
         await response.prepare(request)

@@ -19,6 +19,7 @@ from atoll.cli.choose import entry_of
 from atoll.launcher import ServerProcess
 from atoll.launcher.options import ServerOptions
 from atoll_client import Client
+from atoll_client.errors import ValidationError
 
 NAMES = ("byte-level", "llama", "unigram-cleaned")
 COUNT = 24
@@ -220,7 +221,11 @@ def test_own_client_and_tensors(
         wanted = options({k: v for k, v in asked.items() if k != "n"}, top_logprobs=2)
         whole = client.generate(PROMPT, name, prompt_logprobs=0, **wanted)
         chunks = list(client.stream(PROMPT, name, prompt_logprobs=0, **wanted))
-        ids = client.generate(PROMPT, name, token_ids=True, **options(asked))
+        ids = client.generate(
+            PROMPT, name, token_ids=True, **{k: v for k, v in wanted.items() if k != "top_logprobs"}
+        )
+        with pytest.raises(ValidationError, match="n is 2"):
+            client.generate(PROMPT, name, n=2)
     for one in (whole, *chunks):
         assert "".join(token.text for token in one.tokens) == one.text
     tokens = [token for chunk in chunks for token in chunk.tokens]
@@ -238,6 +243,25 @@ def test_own_client_and_tensors(
     found = httpx.post(f"{server.http_url}/v2/models/{name}/generate", json=body, timeout=60).json()
     rows = [next(iter(entry.values())) for entry in json.loads(found["logprobs"])]
     assert "".join(row["decoded_token"] for row in rows) == found["text_output"] == whole.text
+
+
+@pytest.mark.parametrize(("asked", "counts"), [
+    ({"prompt_logprobs": 3}, (None, 3)), ({"prompt_logprobs": 0, "logprobs": 2}, (2, 0)),
+    ({"prompt_logprobs": True, "top_logprobs": 2}, (2, 2)), ({"logprobs": 0}, (0, None)),
+    ({"prompt_logprobs": 1, "logprobs": False}, (None, 1)), ({"logprobs": True}, (0, None)),
+])  # fmt: skip
+def test_options_ask_for_alternatives(
+    spoken: Served, asked: dict[str, Any], counts: tuple[int | None, int | None]
+) -> None:
+    """vLLM's number for the prompt was taken for true; without a flag nothing came back."""
+    url = f"{spoken.server.http_url}/v2/models/llama/generate"
+    body = {"text_input": PROMPT, "sampling_parameters": json.dumps({"max_tokens": 5, **asked})}
+    found = httpx.post(url, json=body, timeout=60).json()
+    for name, count in zip(("logprobs", "prompt_logprobs"), counts, strict=True):
+        rows = json.loads(found[name]) if count is not None else None
+        assert (name in found) == (count is not None)
+        for row in (rows or [])[1:]:
+            assert max(count or 0, 1) <= len(row) <= (count or 0) + 1
 
 
 @each_model

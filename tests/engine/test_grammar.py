@@ -106,6 +106,28 @@ def test_free_and_constrained_rows_in_one_batch(
     assert free_sink.ids == generate(make_core(model, vocab_size=VOCAB), [[5]], max_new_tokens=8)[0]
 
 
+@pytest.mark.parametrize(("expression", "can_go_on"), [(r"[a-c]*", True), (r"(ab|cd)", False)])
+def test_an_answer_is_long_enough_where_its_grammar_allows(
+    expression: str, can_go_on: bool, tokenizer: Tokenizer, compiler: GrammarCompiler,
+    model: RandomModel,
+) -> None:  # fmt: skip
+    """min_new_tokens was ignored beside a grammar."""
+    grammar = compiler.compile("regex", expression)
+    core, sinks = make_core(model, vocab_size=VOCAB), []
+    for seed in range(4):
+        made, sink = request(
+            [seed + 10], 40, grammar=grammar, eos_token_ids=frozenset([EOS]), seed=seed,
+            do_sample=True, min_new_tokens=9, logit_bias=((EOS, 50.0),),
+        )  # fmt: skip
+        core.add(made)
+        sinks.append(sink)
+    run(core)
+    for sink in sinks:
+        assert re.fullmatch(expression, tokenizer.decode(sink.ids))
+        num_tokens = len([i for i in sink.ids if i != EOS])
+        assert num_tokens == 9 if can_go_on else num_tokens <= 2
+
+
 @pytest.mark.parametrize("vocab_size", [96, 100, 31, 33])
 def test_the_gpu_is_masked_as_the_host_is(vocab_size: int) -> None:
     """Without xgrammar's kernel, which a machine without a compiler cannot make."""

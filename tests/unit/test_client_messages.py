@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -45,3 +46,32 @@ def test_numbers_that_numpy_lacks_are_named() -> None:
     response.outputs.add(name="x", datatype="BF16", shape=[1])
     with pytest.raises(UnsupportedModel, match="output x is BF16"):
         messages.outputs(response)
+
+
+def test_ids_of_several_answers_are_told_apart() -> None:
+    """Each answer had the ids of all."""
+    request = messages.request("any")
+    messages.add_array(request, "text_output", ["ab", "", "c"])
+    messages.add_array(request, "num_output_tokens", np.array([2, 0, 1], np.uint32))
+    messages.add_array(request, "token_ids", np.array([7, 8, 9], np.int32))
+    chunks = messages.read_chunks(answer(request))
+    assert [[token.id for token in chunk.tokens] for chunk in chunks] == [[7, 8], [], [9]]
+
+
+def test_alternatives_that_are_no_characters() -> None:
+    top = {
+        "5": {"logprob": -1.0, "rank": 2, "decoded_token": "", "bytes": [226, 130]},
+        "6": {"logprob": -0.5, "rank": 1, "decoded_token": "bytes:\\xe2", "bytes": [226]},
+        "7": {"logprob": -9999.0, "rank": 3, "decoded_token": "</s>", "special": True},
+    }
+    special = {"8": {"logprob": -2.0, "rank": 1, "decoded_token": "", "token": "<s>", "bytes": [],
+                     "special": True}}  # fmt: skip
+    request = messages.request("any")
+    messages.add_array(request, "text_output", ["€"])
+    messages.add_array(request, "logprobs", [json.dumps([top, special])])
+    (chunk,) = messages.read_chunks(answer(request))
+    first, second = chunk.tokens
+    assert (first.id, first.text, first.bytes, first.name) == (5, "", b"\xe2\x82", "")
+    assert [one.id for one in first.top] == [6, 5, 7]
+    assert first.top[0] == (6, "bytes:\\xe2", -0.5, b"\xe2", False) and first.top[2].special
+    assert (second.text, second.name, second.bytes, second.special) == ("", "<s>", b"", True)

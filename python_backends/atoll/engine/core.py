@@ -147,8 +147,9 @@ class EngineCore:
         if first == 0:
             sequence.prompt_logprobs = [Token(sequence.token_ids[0])]
         following = sequence.token_ids[first + 1 : first + 1 + len(hidden)]
+        count = sequence.request.options.prompt_top_logprobs
         sequence.prompt_logprobs += prompt_logprobs(
-            hidden, self._runner.model.logits, following, sequence.request.options.top_logprobs
+            hidden, self._runner.model.logits, following, count
         )
 
     def _advance(self, plan: list[ScheduledSequence], sampled: list[Sampled]) -> None:

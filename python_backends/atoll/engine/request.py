@@ -42,7 +42,8 @@ class SamplingOptions:
 
     Without ``do_sample`` the most likely token is taken, and temperature to typical_p are ignored.
     frequency_penalty, presence_penalty: OpenAI's, over the generated tokens.
-    top_logprobs: how many alternatives are reported beside each token.
+    top_logprobs, prompt_top_logprobs: how many alternatives are reported beside each token, of the
+    answer and of the prompt.
     """
 
     max_new_tokens: int
@@ -66,6 +67,7 @@ class SamplingOptions:
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    prompt_top_logprobs: int = 0
 
     @property
     def ending_token_ids(self) -> frozenset[int]:

@@ -61,7 +61,8 @@ class Choice:
     def prompt(self, logprobs: list[Token]) -> None:
         """See ``Sink``."""
         tokens, is_first = [], True
-        for token, text in zip(logprobs, self._call.prompt_texts, strict=True):
+        # Of a flag that says no, the texts were left out.
+        for token, text in zip(logprobs, self._call.prompt_texts, strict=False):
             tokens.append(TokenText(token, text, is_first))
             is_first = is_first and not text
         self._call.prompt_tokens = tokens

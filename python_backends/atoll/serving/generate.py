@@ -276,3 +276,15 @@ def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
     if found is None and parameters.get(name) is not None:
         return tensors.as_bool(name, parameters[name])
     return found
+
+
+def _returned(flags: Flags, options: GenerateOptions) -> Returned:
+    """What the flags ask for; without a flag for log-probabilities, options decide."""
+    by_option = {
+        "return_logprobs": options.sampling.logprobs,
+        "return_prompt_logprobs": options.sampling.prompt_logprobs,
+    }
+    wanted = {**flags, **{k: v for k, v in by_option.items() if flags[k] is None}}
+    return Returned(
+        **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
+    )

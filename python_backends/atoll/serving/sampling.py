@@ -162,7 +162,8 @@ def _sampling(
     temperature = r.number("temperature", 1.0, 0.0)
     # vLLM says -1 where others say 0: all tokens.
     top_k = max(r.integer("top_k", 0, -1), 0)
-    alternatives = _alternatives(r, max(settings.max_top_n_tokens, _OPENAI_TOP_LOGPROBS))
+    most = max(settings.max_top_n_tokens, _OPENAI_TOP_LOGPROBS)
+    alternatives, prompt_alternatives = _alternatives(r, most), _prompt_alternatives(r, most)
     min_tokens = r.integer("min_tokens", 0, 0)
     if max_tokens is not None and min_tokens > max_tokens:
         raise ValidationError(f"min_tokens is {min_tokens}; the most allowed is {max_tokens}")
@@ -187,7 +188,11 @@ def _sampling(
         ignore_eos=r.flag("ignore_eos"),
         logprobs=alternatives is not None,
         top_logprobs=alternatives or 0,
-        prompt_logprobs=_wants_prompt_logprobs(r),
+        prompt_logprobs=prompt_alternatives is not None,
+        # A flag may ask for them yet: then as many as beside the answer's tokens.
+        prompt_top_logprobs=alternatives or 0
+        if prompt_alternatives is None
+        else prompt_alternatives,
     )
 
 
@@ -216,12 +221,14 @@ def _alternatives(r: _Reader, most: int) -> int | None:
     return max(count, as_int("logprobs", value, 0, most))
 
 
-def _wants_prompt_logprobs(r: _Reader) -> bool:
-    """A number for vLLM (0 asks too), true or false for TGI."""
+def _prompt_alternatives(r: _Reader, most: int) -> int | None:
+    """The same for the prompt's tokens: vLLM's number, or TGI's true, with the answer's number."""
     value = r.get("prompt_logprobs")
-    if value is None or isinstance(value, bool) or str(value).lower() in ("true", "false"):
-        return r.flag("prompt_logprobs")
-    return as_int("prompt_logprobs", value, 0) >= 0
+    if value is None:
+        return None
+    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+        return r.integer("top_logprobs", 0, 0, most) if r.flag("prompt_logprobs") else None
+    return as_int("prompt_logprobs", value, 0, most)
 
 
 def _stop_strings(r: _Reader, tensor: list[str] | None, most: int) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class Processors:
         if constrained:
             rows, matchers = zip(*constrained, strict=True)
             mask(logits, rows, matchers)
+            _delay_ends(logits, [(r, s) for r, s in changing if s.matcher is not None])
 
     def watermark(self, scores: Tensor, owners: Sequence[TokenSequence]) -> None:
         """Mutates warped scores (rows, vocab) of the rows that are watermarked."""
@@ -107,12 +108,26 @@ def _repeated_ngrams(sequence: TokenSequence) -> list[int]:
 def _early_ends(sequence: TokenSequence) -> list[int]:
     """Ending tokens, as long as the answer is shorter than min_new_tokens.
 
-    A grammar knows better: at its end nothing else may follow.
+    A grammar comes first: see ``_delay_ends``.
     """
+    return _too_early(sequence) if sequence.matcher is None else []
+
+
+def _delay_ends(logits: Tensor, rows: Rows) -> None:
+    """The same where a grammar allows something else than the end."""
+    for row, sequence in rows:
+        ends = _too_early(sequence)
+        if ends:
+            at = torch.tensor(ends, device=logits.device)
+            others = logits[row].index_fill(0, at, float("-inf"))
+            can_go_on = others.amax() > float("-inf")
+            logits[row] = torch.where(can_go_on, others, logits[row])
+
+
+def _too_early(sequence: TokenSequence) -> list[int]:
     options: SamplingOptions = sequence.request.options
-    if sequence.num_output_tokens >= options.min_new_tokens or sequence.matcher is not None:
-        return []
-    return sorted(options.ending_token_ids)
+    is_long_enough = sequence.num_output_tokens >= options.min_new_tokens
+    return [] if is_long_enough else sorted(options.ending_token_ids)
 
 
 def _ban(logits: Tensor, rows: Rows, banned: Callable[[TokenSequence], list[int]]) -> None:
