@@ -24,6 +24,8 @@ LAYOUT = "native-grouped"
 # Inputs that share a scale in a row of x; 4-bit weights have groups of their own.
 # Wider ones are a little faster and less exact: with up to 256, SmolLM2 loses 1.6% and not 1.0.
 _INT8_GROUPS = (128, 96, 64)
+# Of whole rows of AMX's tiles; others would be multiplied without them.
+_TILED_GROUPS = (128, 64)
 _INT4_GROUPS = (32, 64, 128)
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -69,7 +71,10 @@ def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
     """codes: (out_features, in_features) int8. scales: (out_features,) float32."""
     block = _block()
     out_features, in_features = codes.shape
-    group = next((size for size in _INT8_GROUPS if in_features % size == 0), _INT8_GROUPS[-1])
+    native = library()
+    has_tiles = native is not None and native.has_tiles
+    sizes = _TILED_GROUPS if has_tiles else _INT8_GROUPS
+    group = next((size for size in sizes if in_features % size == 0), sizes[-1])
     padding = (0, -in_features % group, 0, -out_features % block)
     padded = F.pad(codes.view(torch.uint8) ^ 128, padding)
     words = padded.view(-1, block, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()

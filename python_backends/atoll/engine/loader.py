@@ -15,7 +15,7 @@ from atoll.config import Settings
 from atoll.engine.core import EngineCore
 from atoll.engine.engine import Engine
 from atoll.engine.graphs import refusal
-from atoll.engine.lora import AdapterSlots, attach_adapters, parse_adapters
+from atoll.engine.lora import attach_adapters, parse_adapters
 from atoll.engine.memory import alone_on, longest_request, num_cache_blocks
 from atoll.engine.runner import Decoder, Runner
 from atoll.engine.sampler import Sampler
@@ -24,6 +24,7 @@ from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.engine.speculation import NgramDraft
 from atoll.errors import ConfigError, ValidationError
+from atoll.layers.adapted import AdapterSlots
 from atoll.models.options import load_options, prepare_process, rescaled
 from atoll.models.registry import DECODERS, Checkpoint, architecture, is_known, load_decoder
 from atoll.weights.load import LoadOptions

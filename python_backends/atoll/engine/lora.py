@@ -1,7 +1,7 @@
 """LoRA adapters (Hu et al. 2021) on a loaded model: several in one batch, chosen by token.
 
-``y = base(x) + scale * B(A(x))``. Architecture files know nothing of it: the linear layers that an
-adapter names are wrapped after loading. Where ours is several of the checkpoint's layers (a fused
+Architecture files know nothing of it: the linear layers that an adapter names are wrapped after
+loading (``layers.adapted``). Where ours is several of the checkpoint's layers (a fused
 query-key-value projection), A is stacked and B is block-diagonal, its rows in our order, through
 the same table that placed the weights.
 """
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import atoll_kernels as kernels
 from atoll.engine.lora_config import LoraConfig
-from atoll.errors import ConfigError, ValidationError, WeightError
+from atoll.errors import ConfigError, WeightError
 from atoll.layers import Linear
+from atoll.layers.adapted import AdaptedLinear, AdapterSlots, Delta
 from atoll.weights.group import Group
 from atoll.weights.load import layout
 from atoll.weights.reader import CheckpointReader
@@ -31,81 +31,6 @@ logger = logging.getLogger(__name__)
 
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weight")
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What an adapter adds to one of our layers: a (rank, in_features), b (out_features, rank)."""
-
-    a: Tensor
-    b: Tensor
-
-
-class AdapterSlots:
-    """The adapters of a model, and which tokens of the current batch use which.
-
-    rows: by adapter, the token rows that use it; None for all rows. Set before every forward pass.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self.rows: dict[str, Tensor | None] = {}
-
-    def check(self, adapter_id: str | None) -> None:
-        """Raises ValidationError: no such adapter; names those that are."""
-        if adapter_id is not None and adapter_id not in self.names:
-            known = ", ".join(self.names) or "none are loaded"
-            raise ValidationError(f"adapter_id is {adapter_id!r}; known: {known}")
-
-    def assign(
-        self, adapters: Sequence[str | None], counts: Sequence[int], device: torch.device
-    ) -> None:
-        """Says which adapter each sequence of a batch uses; counts: tokens of each sequence."""
-        chosen = set(adapters)
-        if len(chosen) == 1:
-            only = chosen.pop()
-            self.rows = {} if only is None else {only: None}
-            return
-        self.rows = {}
-        for name in sorted(chosen - {None}, key=str):
-            rows: list[int] = []
-            start = 0
-            for adapter, count in zip(adapters, counts, strict=True):
-                rows += range(start, start + count) if adapter == name else ()
-                start += count
-            self.rows[str(name)] = torch.tensor(rows, device=device)
-
-
-class AdaptedLinear(nn.Module):
-    """A linear layer and what the adapters add to it."""
-
-    def __init__(self, base: Linear, slots: AdapterSlots) -> None:
-        super().__init__()
-        self.base, self._slots = base, slots
-        self.deltas: dict[str, Delta] = {}
-
-    def forward(
-        self, x: Tensor, activation: str | None = None, tokens: Tensor | None = None
-    ) -> Tensor:
-        """x: (rows, in_features) -> (rows, out_features); row r is the batch's token tokens[r]."""
-        active = [(n, rows) for n, rows in self._slots.rows.items() if n in self.deltas]
-        if not active:
-            out: Tensor = self.base(x, activation)
-            return out
-        y: Tensor = self.base(x)
-        for name, rows in active:
-            delta = self.deltas[name]
-            if rows is None:
-                y = y + x @ delta.a.t() @ delta.b.t()
-            else:
-                if tokens is not None:
-                    rows = torch.isin(tokens, rows).nonzero().squeeze(1)
-                y = y.index_add(0, rows, x[rows] @ delta.a.t() @ delta.b.t())
-        return y if activation is None else kernels.activate(y, activation)
-
-    def gated(self, x: Tensor, activation: str, tokens: Tensor | None = None) -> Tensor:
-        """As ``Linear.gated``."""
-        return kernels.gated_activation(self(x, tokens=tokens), activation)
 
 
 def parse_adapters(setting: str | None) -> dict[str, Path]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from atoll.engine.batch import StepBatch, StepOutput, build_batch, build_encoder_input
 from atoll.engine.graphs import DecodeSteps
-from atoll.engine.lora import AdapterSlots
 from atoll.engine.request import Sequence as Running
 from atoll.engine.scheduler import ScheduledSequence
+from atoll.layers.adapted import AdapterSlots
 from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
 
 

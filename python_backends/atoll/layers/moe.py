@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.layers.adapted import AdaptedLinear
 from atoll.layers.linear import Linear
 
 
@@ -22,10 +23,12 @@ class Expert(nn.Module):
         self.gate_up = Linear(hidden_size, 2 * intermediate_size, bias=False)
         self.down = Linear(intermediate_size, hidden_size, bias=False)
 
-    @property
-    def is_adapted(self) -> bool:
-        """Whether one of the layers was wrapped after loading."""
-        return not (isinstance(self.gate_up, Linear) and isinstance(self.down, Linear))
+    def adapted_rows(self, num_rows: int, device: torch.device) -> list[Tensor]:
+        """The batch's rows that adapters change in layers which were wrapped after loading."""
+        both: tuple[nn.Module, ...] = (self.gate_up, self.down)
+        layers = [layer for layer in both if isinstance(layer, AdaptedLinear)]
+        found = (layer.adapted_rows(num_rows, device) for layer in layers)
+        return [rows for rows in found if rows is not None]
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x: (rows, hidden), of the batch's tokens (rows,) int64 -> (rows, hidden)."""
@@ -55,7 +58,7 @@ class MixtureOfExperts(nn.Module):
     @property
     def reads_on_host(self) -> bool:
         """Whether the host asks how many rows each expert has."""
-        return self._is_adapted or self.packed.reads_on_host
+        return self.packed.reads_on_host
 
     @property
     def packed(self) -> kernels.PackedExperts:
@@ -67,27 +70,32 @@ class MixtureOfExperts(nn.Module):
             )
         return self._packed
 
-    @property
-    def _is_adapted(self) -> bool:
-        return any(expert.is_adapted for expert in self.experts)
-
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         logits = self.router(x)
-        if self._is_adapted:
-            return self._one_by_one(x, logits)
+        experts: list[Any] = list(self.experts)
+        adapted = [rows for e in experts for rows in e.adapted_rows(len(x), x.device)]
+        if not adapted:
+            return self._mixed(x, logits)
+        rows = torch.cat(adapted).unique()
+        if len(rows) == len(x):
+            return self._one_by_one(x, logits, rows)
+        changed = self._one_by_one(x[rows], logits[rows], rows)
+        return self._mixed(x, logits).index_copy(0, rows, changed)
+
+    def _mixed(self, x: Tensor, logits: Tensor) -> Tensor:
         return kernels.mixture_of_experts(x, logits, self.packed, self.top_k, self.activation)
 
-    def _one_by_one(self, x: Tensor, logits: Tensor) -> Tensor:
-        """With adapters, which are no part of packed weights."""
+    def _one_by_one(self, x: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+        """With adapters, which are no part of packed weights; x: rows ``tokens`` of the batch."""
         shares, chosen = logits.float().softmax(-1).topk(self.top_k)
         shares = (shares / shares.sum(-1, keepdim=True)).to(x.dtype)
         out = torch.zeros_like(x)
         for index, expert in enumerate(self.experts):
-            tokens, places = (chosen == index).nonzero(as_tuple=True)
-            if len(tokens):
-                weights = shares[tokens, places].unsqueeze(1)
-                out.index_add_(0, tokens, expert(x[tokens], tokens) * weights)
+            rows, places = (chosen == index).nonzero(as_tuple=True)
+            if len(rows):
+                weights = shares[rows, places].unsqueeze(1)
+                out.index_add_(0, rows, expert(x[rows], tokens[rows]) * weights)
         return out
 
 

@@ -31,6 +31,9 @@ SHAPES = (
     (33, 130, 64),
     (20, 64, 128),
     (40, 70, 608),
+    # Groups of 96 inputs are one and a half rows of tiles: what followed them was added, too.
+    (20, 40, 96),
+    (33, 70, 576),
     (200, 40, 256),
     (300, 40, 64),
 )

@@ -200,7 +200,8 @@ void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int
 template <class T, int Bits>
 void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last, int64_t block) {
 #if defined(__AMX_TILE__)
-    if (Bits == 8 && last - first >= kLeastTiled && has_tiles())
+    const bool is_whole = a.group % (4 * kTileWords) == 0;  // rows of tiles hold no other group
+    if (Bits == 8 && is_whole && last - first >= kLeastTiled && has_tiles())
         return block_by_tiles<T>(a, q, first, last, block);
 #endif
     const int64_t most = kMostTogether<Bits>, turns = (last - first + most - 1) / most;
