@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady, Overloaded
 from atoll_client.gateway import dialects
 from atoll_client.gateway.bodies import read
 from atoll_client.gateway.headers import Keys, read_headers, request_id
-from atoll_client.gateway.http import Events, Handler, Receive, Reply, Request, Route, Scope, Send
+from atoll_client.gateway.http import Handler, Receive, Reply, Request, Route, Scope, Send
 from atoll_client.gateway.kserve import routes as kserve
 from atoll_client.gateway.kserve.upstream import Upstream
 from atoll_client.gateway.metrics import Metrics
@@ -27,8 +25,8 @@ from atoll_client.gateway.models import Models
 from atoll_client.gateway.pool import Pool
 from atoll_client.gateway.request_body import ClientLeft, HeldBytes, read_body
 from atoll_client.gateway.rpc import Services
+from atoll_client.gateway.sending import ending, send_events, send_reply
 from atoll_client.gateway.settings import GatewaySettings, listed
-from atoll_client.gateway.streams import EventStream
 from atoll_client.gateway.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -118,13 +116,13 @@ class Gateway:
         except ClientLeft:
             raise
         except asyncio.CancelledError:
-            return await _send_reply(request, dialects.explain(request, _ending()), send)
+            return await send_reply(request, dialects.explain(request, ending()), send)
         except AtollError as error:
-            return await _send_reply(request, dialects.explain(request, error), send)
+            return await send_reply(request, dialects.explain(request, error), send)
         except Exception as error:
             logger.exception("request %s: %s", request.request_id, request.path)
             problem = AtollError(f"{type(error).__name__}: {error}")
-            return await _send_reply(request, dialects.explain(request, problem), send)
+            return await send_reply(request, dialects.explain(request, problem), send)
 
     @contextlib.contextmanager
     def admitted(self, count: int = 1) -> Iterator[None]:
@@ -161,8 +159,8 @@ class Gateway:
         body = read(request, route.body) if route.body is not None else None
         answer = await route.handler(request, body)
         if isinstance(answer, Reply):
-            return await _send_reply(request, answer, send)
-        return await _send_events(request, answer, send)
+            return await send_reply(request, answer, send)
+        return await send_events(request, answer, send)
 
     def _find(self, request: Request) -> Route:
         """The route of the path, or of what follows ``/{model}``."""
@@ -248,47 +246,3 @@ class _cancelled_with_client:
         self._request.is_left = True
         assert self._task is not None
         self._task.cancel()
-
-
-async def _send_reply(request: Request, answer: Reply, send: Send) -> int:
-    headers = {"content-length": str(len(answer.body)), "content-type": answer.content_type}
-    await send(_start(request, answer.status, {**headers, **answer.headers}))
-    body = b"" if request.method == "HEAD" else answer.body
-    await send({"type": "http.response.body", "body": body})
-    return answer.status
-
-
-async def _send_events(request: Request, answer: Events, send: Send) -> int:
-    stream = EventStream(answer, send, functools.partial(_start, request))
-    async with contextlib.aclosing(answer.items), stream:  # type: ignore[type-var]
-        try:
-            async for item in answer.items:
-                await stream.write(item)
-        except Exception as error:
-            # A request that is refused before anything was sent has a status of its own.
-            if not stream.has_begun:
-                raise
-            if not isinstance(error, AtollError):
-                logger.exception("request %s: %s", request.request_id, request.path)
-            request.labels["error"] = dialects.as_ours(error).error_type
-            await stream.write(answer.on_error(error))
-        except asyncio.CancelledError:
-            if request.is_left or not stream.has_begun:
-                raise
-            await stream.write(answer.on_error(_ending()))
-        await stream.end()
-    return 200
-
-
-def _ending() -> NotReady:
-    """Who still waits when the process has to end is told so."""
-    return NotReady("the gateway is shutting down")
-
-
-def _start(request: Request, status: int, headers: Mapping[str, str]) -> MutableMapping[str, Any]:
-    pairs = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
-    pairs.append((b"x-request-id", request.request_id.encode("latin-1", "replace")))
-    if request.unknown_fields:
-        names = ", ".join(quote(name, safe="[]._-") for name in request.unknown_fields)
-        pairs.append((b"x-unknown-fields", names.encode()))
-    return {"type": "http.response.start", "status": status, "headers": pairs}

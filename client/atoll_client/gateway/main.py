@@ -12,6 +12,7 @@ import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 
 from atoll_client.gateway.app import Gateway
+from atoll_client.gateway.connection import LimitedProtocol
 from atoll_client.gateway.routes import ROUTES
 from atoll_client.gateway.settings import GatewaySettings, listed
 
@@ -37,6 +38,7 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
         application(settings),
         host=settings.hostname,
         port=settings.port,
+        http=LimitedProtocol,
         log_level="warning",
         access_log=False,
         server_header=False,

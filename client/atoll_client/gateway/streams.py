@@ -21,17 +21,31 @@ Start = Callable[[int, MutableMapping[str, str]], MutableMapping[str, Any]]
 
 
 class EventStream:
-    """``async with``: looks after silence inside; ``write`` events, then ``end``."""
+    """``async with``: looks after silence inside; ``write`` events, then ``end``.
 
-    def __init__(self, answer: Events, send: Send, start: Start) -> None:
+    on_stuck: called when the client has not taken an event for ``write_timeout_s``. Until it takes
+    one, no other is asked for, so that one stream holds what a socket holds.
+    """
+
+    def __init__(
+        self,
+        answer: Events,
+        send: Send,
+        start: Start,
+        *,
+        write_timeout_s: float,
+        on_stuck: Callable[[], None],
+    ) -> None:
         self._answer, self._send, self._start = answer, send, start
+        self._write_timeout_s, self._on_stuck = write_timeout_s, on_stuck
+        self._sending_since: float | None = None
         self.has_begun = False
         self._last = time.monotonic()
         self._comment: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> EventStream:
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(_SILENCE_S, self._look)
+        self._timer = self._loop.call_later(self._interval_s, self._look)
         return self
 
     async def __aexit__(self, *reason: object) -> None:
@@ -45,9 +59,12 @@ class EventStream:
 
     async def end(self) -> None:
         """Nothing follows."""
-        self._rest()
+        if self._comment is not None:
+            self._comment.cancel()
         await self._begin()
+        self._sending_since = time.monotonic()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._rest()
 
     async def _begin(self) -> None:
         if self.has_begun:
@@ -63,15 +80,30 @@ class EventStream:
         await self._send(self._start(200, headers))
 
     async def _body(self, data: bytes) -> None:
+        self._sending_since = time.monotonic()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._sending_since = None
+
+    @property
+    def _interval_s(self) -> float:
+        return min(_SILENCE_S, self._write_timeout_s)
 
     def _look(self) -> None:
         """Every few seconds; the timer is not set anew for each of many events."""
-        silent = time.monotonic() - self._last
+        now = time.monotonic()
+        since = self._sending_since
+        if since is not None:
+            if now - since >= self._write_timeout_s:
+                self._on_stuck()
+            else:
+                self._timer = self._loop.call_later(self._interval_s, self._look)
+            return
+        silent = now - self._last
         if silent >= _SILENCE_S:
             self._last, silent = time.monotonic(), 0.0
             self._comment = self._loop.create_task(self._say_nothing())
-        self._timer = self._loop.call_later(_SILENCE_S - silent, self._look)
+        rest_s = min(_SILENCE_S - silent, self._interval_s)
+        self._timer = self._loop.call_later(rest_s, self._look)
 
     async def _say_nothing(self) -> None:
         await self._begin()
