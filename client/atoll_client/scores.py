@@ -36,7 +36,12 @@ def of_texts(logits: Floats, activation: str) -> Scores:
 
 
 def of_labels(logits: Floats, activation: str) -> list[Scores]:
-    """A classifier's, of logits (texts, labels)."""
+    """A classifier's, of logits (texts, labels).
+
+    A single label is a grade or a relevance: there, it is the texts that are compared.
+    """
+    if logits.shape[-1] == 1:
+        return [Scores([value], [0]) for value in of_texts(logits, activation).values]
     wide = logits.astype(np.float64)
     rows = zip(wide, apply(wide, activation), strict=True)
     return [_scores(row, values, activation) for row, values in rows]

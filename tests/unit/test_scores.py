@@ -49,4 +49,7 @@ def test_texts_are_no_labels_of_each_other() -> None:
     found = of_texts(np.array([[1.0], [3.0]], np.float32), "softmax")
     np.testing.assert_allclose(found.values, 1.0)
     assert found.order == [1, 0] and found.values[1] > found.values[0]
+    rows = of_labels(np.array([[45.0], [52.0], [45.0]], np.float32), "sigmoid")
+    first, second, third = (row.values[0] for row in rows)
+    assert first == third < second
     assert apply(np.zeros(2), "sigmoid").tolist() == [0.5, 0.5]
