@@ -12,7 +12,7 @@ PACKAGES = {
     "atoll_client": ROOT / "client" / "atoll_client",
 }
 
-# Layer -> the layers of ours it may import. Everything may import errors, config and environment.
+# Layer -> the layers of ours it may import. Everything may import errors, config, environment and cgroup.
 ALLOWED = {
     "atoll_kernels": set[str](),
     "weights": set[str](),
@@ -30,7 +30,7 @@ ALLOWED = {
         "atoll_client",
     },
 }  # fmt: skip
-ALWAYS = {"errors", "config", "environment", "atoll"}
+ALWAYS = {"errors", "config", "environment", "cgroup", "atoll"}
 
 # Foreign module -> where it may be imported.
 HOMES = {

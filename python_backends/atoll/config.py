@@ -58,7 +58,9 @@ class Settings:
     use_flash_attention: bool | None = _setting(
         None, "overrides the default, which is off on compute capability 7.5", group="model"
     )
-    num_threads: int = _setting(0, "torch threads; 0: the cores at hand", group="model", least=0)
+    num_threads: int = _setting(
+        0, "torch threads; 0: the cores at hand, within a container's quota", group="model", least=0
+    )
     huggingface_hub_cache: str | None = _setting(None, "where downloads go", group="model")
 
     pooling: str | None = _setting(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from atoll.cgroup import available_memory, num_cores
 from atoll.errors import AtollError
 from atoll.launcher.installation import find_installation
 from atoll.launcher.libraries import missing_libraries, remedy
@@ -100,9 +101,7 @@ def shared_memory(_: Machine) -> Iterator[Finding]:
 
 def memory(_: Machine) -> Iterator[Finding]:
     """What weights and the KV cache can take."""
-    import psutil
-
-    available = psutil.virtual_memory().available
+    available = available_memory()
     found = f"{available / _GIB:.1f} GiB available"
     if available >= _MEMORY_GOOD:
         yield Finding("memory", "ok", found)
@@ -174,7 +173,7 @@ def cpu(_: Machine) -> Iterator[Finding]:
     flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
     wanted = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
     there = [name for name in wanted if name in flags]
-    found = f"{os.cpu_count()} cores; {', '.join(there) or 'no vector instructions of note'}"
+    found = f"{num_cores()} cores; {', '.join(there) or 'no vector instructions of note'}"
     if "avx2" in flags:
         yield Finding("CPU", "ok", found)
     else:

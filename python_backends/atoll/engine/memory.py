@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from atoll.cgroup import available_memory
 from atoll.config import Settings
 from atoll.engine.blocks import BlockManager
 from atoll.engine.core import EngineCore
@@ -166,6 +167,4 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return available_memory()

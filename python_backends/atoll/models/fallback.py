@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atoll.cgroup import available_memory
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import PagedBatch
 from atoll.layers.attention import CacheSpec, EncoderInput
@@ -259,6 +260,4 @@ def _read(
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return available_memory()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.models.registry import Checkpoint
@@ -86,8 +87,8 @@ def prepare_process(settings: Settings) -> None:
         disable_custom_kernels=settings.disable_custom_kernels,
         use_flash_attention=settings.use_flash_attention,
     )
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
+    # torch counts the host's cores, whatever a container may use of them.
+    torch.set_num_threads(settings.num_threads or min(torch.get_num_threads(), num_cores()))
 
 
 def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:

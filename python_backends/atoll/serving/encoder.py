@@ -8,7 +8,6 @@ how its requests are read and how its answers look.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
 from atoll.encoders.engine import EncoderEngine, Forward
@@ -105,7 +105,7 @@ class EncoderModel:
             max_batch_requests=settings.max_batch_requests,
             on_pack=self._observe,
         )
-        workers = settings.tokenization_workers or max(1, (os.cpu_count() or 2) // 2)
+        workers = settings.tokenization_workers or max(1, num_cores() // 2)
         facts = {
             "task": self.task,
             "pooling": spec.pooling,
