@@ -12,7 +12,7 @@ PACKAGES = {
     "atoll_client": ROOT / "client" / "atoll_client",
 }
 
-# Layer -> the layers of ours it may import. Everything may import errors, config, environment and cgroup.
+# Layer -> the layers of ours it may import. Everything may import what ALWAYS names.
 ALLOWED = {
     "atoll_kernels": set[str](),
     "weights": set[str](),
