@@ -283,7 +283,7 @@ def test_sparse_encoders_that_cannot_be_served_are_named(folder: Path) -> None:
     trunk, pool = SPARSE["max"]
     for config in ({"pooling_strategy": "mean"}, {"activation_function": "sqrt"}):
         write_modules(folder, trunk, pool._replace(config=config))
-        with pytest.raises(ConfigError, match="supported: max or sum, and relu or log1p_relu"):
+        with pytest.raises(ConfigError, match="supported: "):
             SparseEmbedder(folder, Settings())
     encoder = Part(f"{SPLADE}.models.SparseAutoEncoder", "2_SparseAutoEncoder")
     write_modules(folder, TRUNK, MEAN, encoder)

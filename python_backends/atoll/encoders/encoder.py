@@ -28,7 +28,7 @@ from atoll.layers import PackedBatch
 from atoll.models.options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
-from atoll.weights.modules import check_modules, transformer_folder
+from atoll.weights.modules import check_modules, check_pooled_size, transformer_folder
 from atoll_kernels.device import prepare
 
 Floats = npt.NDArray[np.float32]
@@ -91,6 +91,7 @@ class Encoder:
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
         prepare(self.options.device)
         trunk: Any = load_encoder(checkpoint, self.options)
+        check_pooled_size(folder, int(trunk.config.hidden_size))
         self.trunk = trunk
         self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
         self.hidden_size = int(trunk.config.hidden_size)
@@ -132,9 +133,15 @@ class Embedder(Encoder):
             normalized if path is None else DenseHead.load(path, self.options)
             for path in self.spec.steps
         ]
-        sizes = [step.out_features for step in self.steps if isinstance(step, DenseHead)]
-        pooled = self.hidden_size * len(self.spec.pooling.split("+"))
-        self.dimensions = sizes[-1] if sizes else pooled
+        width = self.hidden_size * len(self.spec.pooling.split("+"))
+        for path, step in zip(self.spec.steps, self.steps, strict=True):
+            if isinstance(step, DenseHead):
+                if step.in_features != width:
+                    raise ConfigError(
+                        f"{path}: in_features is {step.in_features}; what it is given has {width}"
+                    )
+                width = step.out_features
+        self.dimensions = width
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""

@@ -75,7 +75,11 @@ class ClassificationHead(nn.Module):
         """Raises WeightError: a tensor is missing or misshapen."""
         with torch.device("meta"):
             head = cls(hidden_size, num_labels)
-        load_weights(head, CLASSIFIERS, folder, options)
+        try:
+            load_weights(head, CLASSIFIERS, folder, options)
+        except Mismatch as error:
+            labels = f"config.json has {num_labels} labels (id2label, num_labels)"
+            raise WeightError(f"{error}; {labels}") from error
         return head
 
     def forward(self, first: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ class DenseHead(nn.Module):
         super().__init__()
         self.config, self.activation, self.dtype = None, activation, dtype
         self.linear = Linear(in_features, out_features, bias, quantizable=False)
-        self.out_features = out_features
+        self.in_features, self.out_features = in_features, out_features
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> DenseHead:

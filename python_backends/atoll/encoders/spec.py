@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel, ValidationError
+from atoll.weights.fields import Fields, read_labels
 from atoll.weights.modules import (
     POOLING_MODES,
     Module,
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # activation_function of a SpladePooling module -> how often the logarithm is taken.
 _SPLADE_LOGS = {"relu": 1, "log1p_relu": 2}
+# What config.json may say that a classifier was trained as.
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # What turns logits into scores, by the last part of a class's name.
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
 # How names of tokenizers that give no segments begin; PreTrainedTokenizerFast, which transformers
@@ -83,9 +86,12 @@ class EncoderSpec:
         prompts, default = _prompts(folder, settings)
         if any(prompts.values()) or settings.default_prompt:
             _check_prompt_pooling(folder, modules)
-        labels = _labels(raw)
+        labels = read_labels(raw)
         default_type = ("single" if len(labels) > 1 else "multi") + "_label_classification"
-        problem_type = raw.get("problem_type") or default_type
+        problem_type = raw.get("problem_type")
+        if problem_type is not None:
+            problem_type = Fields(raw).only("problem_type", *PROBLEM_TYPES)
+        problem_type = problem_type or default_type
         return cls(
             pooling=_pooling(folder, raw, modules, settings),
             max_length=_max_length(folder, settings, max_positions),
@@ -179,15 +185,13 @@ def _pooling(
 def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
     """A SpladePooling module's file; without one, SPLADE v2 (Formal et al. 2021)."""
     path = next((m.path for m in modules if m.kind == "SpladePooling"), None)
-    raw = {} if path is None else read_object(folder / path / "config.json")
-    strategy, activation = raw.get("pooling_strategy", "max"), raw.get("activation_function")
-    num_logs = _SPLADE_LOGS.get(activation or "relu")
-    if strategy not in ("max", "sum") or num_logs is None:
-        raise ConfigError(
-            f"{folder}/{path}: pooling_strategy is {strategy!r} and activation_function "
-            f"{activation!r}; supported: max or sum, and {' or '.join(_SPLADE_LOGS)}"
-        )
-    return SpladeSpec(strategy == "sum", num_logs)
+    if path is None:
+        return SpladeSpec()
+    file = folder / path / "config.json"
+    fields = Fields(read_object(file), str(file))
+    strategy = fields.only("pooling_strategy", "max", "sum")
+    activation = fields.only("activation_function", *_SPLADE_LOGS)
+    return SpladeSpec(strategy == "sum", _SPLADE_LOGS[activation])
 
 
 def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple[Path | None, ...]:
@@ -208,14 +212,15 @@ def _activation(
 
     A reranker's single score is a sigmoid whatever it was trained as, as ``CrossEncoder`` has it.
     """
-    inside = raw.get("sentence_transformers")
-    named = (
-        read_object(folder / "config_sentence_transformers.json").get("activation_fn")
-        or (inside.get("activation_fn") if isinstance(inside, Mapping) else None)
-        or raw.get("sbert_ce_default_activation_function")
+    file, fields = "config_sentence_transformers.json", Fields(raw)
+    places = (
+        (Fields(read_object(folder / file), f"{folder}/{file}"), "activation_fn"),
+        (fields.inside("sentence_transformers"), "activation_fn"),
+        (fields, "sbert_ce_default_activation_function"),
     )
-    if named is not None and str(named).startswith("torch."):
-        name = str(named).rsplit(".", 1)[-1]
+    named = next((source.text(key) for source, key in places if source.has(key)), None)
+    if named is not None and named.startswith("torch."):
+        name = named.rsplit(".", 1)[-1]
         if name not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ConfigError(f"{folder}: activation_fn is {named!r}; known: {known}")
@@ -235,10 +240,3 @@ def _has_token_types(folder: Path) -> bool:
     if isinstance(names, list):
         return "token_type_ids" in names
     return not str(raw.get("tokenizer_class", "")).startswith(_WITHOUT_TOKEN_TYPES)
-
-
-def _labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    names = raw.get("id2label")
-    if isinstance(names, Mapping) and names:
-        return tuple(str(names[key]) for key in sorted(names, key=int))
-    return tuple(f"LABEL_{index}" for index in range(int(raw.get("num_labels", 2))))

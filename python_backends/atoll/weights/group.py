@@ -23,6 +23,8 @@ class Mismatch(WeightError):
     """The tensors of a checkpoint and its config.json contradict each other."""
 
 
+# What a layer may have of, in the order of how much is missing without it.
+_SUFFIXES = ("weight", "qweight", "qzeros", "scales", "bias")
 _STACKED = re.compile(r"\[(\d+)\]$")
 
 
@@ -185,14 +187,14 @@ class Group:
         if not isinstance(source, Either):
             return source
         # Of a source that is there in part the rest is missing.
-        for matches in (all, any):
+        for matches, suffixes in ((all, ("weight", "qweight")), (any, _SUFFIXES)):
             for candidate in source.sources:
-                if matches(self._is_there(part) for part in self._parts(candidate)):
+                if matches(self._has_one(part, suffixes) for part in self._parts(candidate)):
                     return self._chosen(candidate)
         return self._chosen(source.sources[0])
 
-    def _is_there(self, part: str) -> bool:
-        return any(self._locate(part, suffix) for suffix in ("weight", "qweight"))
+    def _has_one(self, part: str, suffixes: Sequence[str]) -> bool:
+        return any(self._locate(part, suffix) for suffix in suffixes)
 
     def _require(self, part: str, suffix: str) -> str:
         name = self._locate(part, suffix)

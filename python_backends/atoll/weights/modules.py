@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.weights.fields import Fields
 
 # Names that sentence-transformers has given to one and the same file over the years.
 _SENTENCE_CONFIGS = tuple(
@@ -27,6 +28,7 @@ POOLING_MODES = {
     "weighted-mean": ("weightedmean", "pooling_mode_weightedmean_tokens"),
     "last-token": ("lasttoken", "pooling_mode_lasttoken"),
 }
+_OLD_SIZE = "word_embedding_dimension"
 # What may follow the pooling; Dropout does nothing once a model is trained.
 _AFTER_POOLING = ("Dense", "Normalize", "Dropout")
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
@@ -64,7 +66,8 @@ def parse_modules(found: Any, name: str) -> tuple[Module, ...]:
     """``read_modules`` of what was read from the file ``name``."""
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ConfigError(f"{name}: expected a list of objects")
-    modules = tuple(Module(str(row.get("type")), str(row.get("path") or "")) for row in found)
+    rows = [Fields(row, f"{name}: module {index}") for index, row in enumerate(found)]
+    modules = tuple(Module(r.text("type"), r.text("path", default="", nullable=True)) for r in rows)
     for module in modules:
         inside = PurePosixPath(module.path)
         if inside.is_absolute() or ".." in inside.parts:
@@ -120,20 +123,32 @@ def read_poolings(folder: Path) -> tuple[str, ...]:
         if paths:
             raise ConfigError(f"{file} is missing")
         return ()
-    raw = read_object(file)
-    asked = raw.get("pooling_mode")
-    if asked is None:
-        asked = [key for key in raw if key.startswith("pooling_mode_") and raw[key]]
-    asked = [asked] if isinstance(asked, str) else list(asked)
+    fields, raw = Fields(read_object(file), str(file)), read_object(file)
+    flags = [key for key in raw if key.startswith("pooling_mode_")]
+    asked = tuple(key for key in flags if fields.flag(key))
+    if fields.has("pooling_mode"):
+        is_text = isinstance(raw["pooling_mode"], str)
+        asked = (raw["pooling_mode"],) if is_text else fields.texts("pooling_mode")
+        if not asked:
+            raise fields.wrong("a pooling, or several", "pooling_mode")
     known = {name: mode for mode, names in POOLING_MODES.items() for name in names}
     unknown = [name for name in asked if name not in known]
     if unknown:
         raise ConfigError(f"{file}: pooling by {unknown} is not supported; known: {sorted(known)}")
     found = [known[name] for name in asked]
-    if "pooling_mode" not in raw:  # flags have no order of their own
+    if not fields.has("pooling_mode"):  # flags have no order of their own
         found.sort(key=list(POOLING_MODES).index)
     # A file without any of the keys means sentence-transformers' default.
     return tuple(found) or ("mean",)
+
+
+def check_pooled_size(folder: Path, hidden_size: int) -> None:
+    """Raises ConfigError: the Pooling module is made for vectors of another size."""
+    for path in (m.path for m in read_modules(folder) if m.kind == "Pooling"):
+        file = folder / path / "config.json"
+        fields, names = Fields(read_object(file), str(file)), ("embedding_dimension", _OLD_SIZE)
+        if fields.has(*names) and fields.size(*names) != hidden_size:
+            raise fields.wrong(f"hidden_size of config.json, {hidden_size}", *names)
 
 
 def sentence_config(folder: Path) -> dict[str, Any]:
