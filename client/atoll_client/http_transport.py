@@ -231,6 +231,7 @@ def _event(found: dict[str, Any]) -> Message:
 _EVENT_TYPES = {
     "text_output": "BYTES", "finish_reason": "BYTES", "stop_reason": "BYTES",
     "cumulative_logprob": "FP32", "logprobs": "BYTES", "prompt_logprobs": "BYTES",
-    "num_input_tokens": "UINT32", "num_output_tokens": "UINT32", "token_ids": "INT32",
+    "num_input_tokens": "UINT32", "num_output_tokens": "UINT32",
+    "num_cached_tokens": "UINT32", "token_ids": "INT32",
     "control": "BYTES",
 }  # fmt: skip

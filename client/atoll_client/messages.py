@@ -154,6 +154,7 @@ def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
         stop_string=at("stop_reason", b"").decode(),
         num_input_tokens=int(at("num_input_tokens", 0)),
         num_output_tokens=int(at("num_output_tokens", 0)),
+        num_cached_tokens=int(at("num_cached_tokens", 0)),
         cumulative_logprob=None if logprob is None else float(logprob),
         prompt_tokens=_tokens(at("prompt_logprobs", b"[]")),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
@@ -131,6 +131,7 @@ class Wanted:
     prompt_logprobs: bool = False
     cumulative_logprob: bool = False
     token_ids: bool = False
+    num_cached_tokens: bool = False
 
 
 def generate(
@@ -160,9 +161,9 @@ def generate(
     for name in ("finish_reason", "num_input_tokens", "num_output_tokens"):
         messages.add_flag(message, f"return_{name}", True)
     wanted = wanted or Wanted()
-    for name in ("logprobs", "prompt_logprobs", "cumulative_logprob", "token_ids"):
-        if getattr(wanted, name):
-            messages.add_flag(message, f"return_{name}", True)
+    for field in fields(wanted):
+        if getattr(wanted, field.name):
+            messages.add_flag(message, f"return_{field.name}", True)
     return message
 
 

@@ -126,6 +126,7 @@ class Chunk:
     stop_string: str = ""
     num_input_tokens: int = 0
     num_output_tokens: int = 0
+    num_cached_tokens: int = 0
     cumulative_logprob: float | None = None
     prompt_tokens: tuple[Token, ...] = ()
 

@@ -75,6 +75,7 @@ def test_the_likeliest_of_several_answers() -> None:
         assert [one["index"] for one in found["choices"]] == [0, 1, 2, 3]
         assert found["usage"] == {
             "prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10,
+            "prompt_tokens_details": {"cached_tokens": 0},
         }  # fmt: skip
 
     run(scenario)

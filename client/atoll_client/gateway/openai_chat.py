@@ -16,7 +16,7 @@ from atoll_client.gateway.generation import Job, check_answers, complete_all, st
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_errors import openai_words
 from atoll_client.gateway.openai_fields import MAX_TOP_LOGPROBS, SamplingFields
-from atoll_client.gateway.openai_messages import Choice, Message, Tool
+from atoll_client.gateway.openai_messages import Choice, TemplateFields
 from atoll_client.gateway.openai_sampling import (
     failure,
     identity,
@@ -33,29 +33,23 @@ from atoll_client.types import Chunk, ModelInfo
 _TEXT_ONLY = "the models here write text"
 
 
-class ChatBody(SamplingFields):
+class ChatBody(TemplateFields, SamplingFields):
     """POST /v1/chat/completions."""
 
-    messages: list[Message]
     logprobs: bool = False
     max_completion_tokens: int | None = Field(None, ge=1)
     parallel_tool_calls: bool | None = None
     tool_choice: str | Choice | None = None
-    tools: list[Tool] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
     audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
-    chat_template: Annotated[Any, Refused("the model has its own")] = None
     echo: Annotated[Any, Refused("an answer does not repeat its prompt", (False,))] = None
     function_call: Annotated[Any, Refused("it is called tool_choice now")] = None
     functions: Annotated[Any, Refused("they are called tools now")] = None
-    guideline: Annotated[Any, Refused("no template has a place for it")] = None
     include_reasoning: Annotated[Any, Refused("answers are not parted", (True,))] = None
     mm_processor_kwargs: Annotated[Any, Refused(_TEXT_ONLY)] = None
     modalities: Annotated[Any, Refused(_TEXT_ONLY, (["text"],))] = None
     moderation: Annotated[Any, Refused("nothing is moderated")] = None
-    reasoning_effort: Annotated[Any, Refused("the models here have no levels", ("none",))] = None
-    tool_prompt: Annotated[Any, Refused("the template presents the tools")] = None
     verbosity: Annotated[Any, Refused("the models here have no levels", ("medium",))] = None
     web_search_options: Annotated[Any, Refused("nothing is looked up")] = None
 
@@ -81,7 +75,12 @@ async def chat(request: Request, body: ChatBody) -> Answer:
     choice = ToolChoice.read(body.tools or (), body.tool_choice)
     messages = with_objects([message.given() for message in body.messages])
     prompt = Prompt(messages=messages, tools=tools if choice else None)
-    job = Job(model, prompt, _options(request, body, model, choice), Wanted(logprobs=body.logprobs))
+    job = Job(
+        model,
+        prompt,
+        _options(request, body, model, choice),
+        Wanted(logprobs=body.logprobs, num_cached_tokens=True),
+    )
     jobs = [job.seeded(index) for index in range(body.n)]
     kind = "chat.completion.chunk" if body.stream else "chat.completion"
     head = identity(kind, body.model or model.name, "chatcmpl")
@@ -103,6 +102,8 @@ def _check(body: ChatBody) -> None:
         raise ValidationError(
             "`max_tokens` and `max_completion_tokens` are set; expected one", param="max_tokens"
         )
+    if body.tool_prompt is not None and not body.tools:
+        raise ValidationError("`tool_prompt` is set, but `tools` is empty", param="tool_prompt")
     if body.max_tokens == 0:
         raise ValidationError("`max_tokens` is 0; the least allowed is 1", param="max_tokens")
 
@@ -114,6 +115,7 @@ def _options(
     if choice is not None:
         bound = choice.constraint(bound)
     options = sampling(body, model, request, bound)
+    options |= body.template_options()
     # None: as many as the context holds.
     options["max_tokens"] = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs:

@@ -111,6 +111,7 @@ def _jobs(
         logprobs=body.logprobs is not None,
         prompt_logprobs=body.logprobs is not None and body.echo,
         cumulative_logprob=body.best_of is not None,
+        num_cached_tokens=True,
     )
     prompts = [
         Prompt(text=item) if isinstance(item, str) else Prompt(input_ids=item) for item in items
@@ -235,5 +236,5 @@ def _without_output(chunk: Chunk) -> Chunk:
     """The prompt's part only: ``max_tokens`` was 0, which a model cannot do."""
     return Chunk(
         "", (), "length" if chunk.finish_reason else "", num_input_tokens=chunk.num_input_tokens,
-        prompt_tokens=chunk.prompt_tokens,
+        num_cached_tokens=chunk.num_cached_tokens, prompt_tokens=chunk.prompt_tokens,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from atoll_client.types import ModelInfo
 
 _TOO_LONG = re.compile(r"has (\d+) tokens(?: and max_tokens is (\d+))?")
 _NAMED = re.compile(r"`?([a-z_]+)[\]\[.\w]*`?(?: is |: | has | names )")
+_VARIABLE = re.compile(r"^chat_template_kwargs\.(documents|reasoning_effort)\b")
 _CONSTRAINT = re.compile(r"the (?:json_schema|json_object|regex|grammar) is not valid")
 # Fields by the names that the models have for them.
 _FIELDS = {"truncate": "truncate_prompt_tokens"}
@@ -38,8 +39,8 @@ class openai_words:
         found = _TOO_LONG.search(str(error))
         if found:
             raise self._too_long(int(found[1]), found[2]) from error
-        # The error goes on as it is, with what was missing.
-        error.param = self._param(str(error))
+        message = _VARIABLE.sub(r"\1", str(error))
+        raise ValidationError(message, param=self._param(message)) from error
 
     def _too_long(self, num_tokens: int, asked: str | None) -> ValidationError:
         most = self._model.facts.get("max_total_tokens")

@@ -92,6 +92,7 @@ class SamplingFields(Strict):
     store: Annotated[bool | None, _STORED] = None
     user: Annotated[str | None, NoEffect("users are not told apart")] = None
 
+    add_special_tokens: bool | None = None
     guided_choice: list[str] | None = Field(None, min_length=1)
     guided_grammar: str | None = None
     guided_json: dict[str, Any] | str | None = None

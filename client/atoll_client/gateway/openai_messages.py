@@ -116,6 +116,37 @@ class Message(Kept):
         return found
 
 
+class TemplateFields(Strict):
+    """What becomes a prompt, and how. Of ``documents`` and ``reasoning_effort``, templates know."""
+
+    messages: list[Message]
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+    tool_prompt: str | None = None
+    tools: list[Tool] | None = None
+
+    chat_template: Annotated[Any, Refused("the model has its own")] = None
+    guideline: Annotated[Any, Refused("chat_template_kwargs holds what templates read")] = None
+
+    def template_options(self) -> dict[str, Any]:
+        """As the models name them; what is not said is left to the model."""
+        variables = dict(self.chat_template_kwargs or {})
+        for name in ("documents", "reasoning_effort"):
+            value = getattr(self, name)
+            if value is not None:
+                variables[name] = value
+        found = {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+            "chat_template_kwargs": variables or None,
+            "tool_prompt": self.tool_prompt,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
 def _text_part(part: Part) -> dict[str, Any]:
     text = part.refusal if part.type == "refusal" else part.text
     return {"type": "text", "text": text or ""}

@@ -19,8 +19,9 @@ from atoll_client.types import Chunk, ModelInfo
 FINGERPRINT = f"atoll-{atoll_client.__version__}"
 # Options that the models call the same.
 _SAME_NAMES = (
-    "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "logit_bias", "min_p",
-    "min_tokens", "no_repeat_ngram_size", "presence_penalty", "repetition_penalty",
+    "add_special_tokens", "frequency_penalty", "ignore_eos", "include_stop_str_in_output",
+    "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "presence_penalty",
+    "repetition_penalty",
     "skip_special_tokens", "stop_token_ids", "top_k", "top_p", "typical_p",
 )  # fmt: skip
 
@@ -76,13 +77,15 @@ def identity(kind: str, name: str, prefix: str) -> dict[str, Any]:
     }
 
 
-def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> dict[str, int]:
+def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> dict[str, Any]:
     """Tokens of all answers; a prompt counts once for all of its answers."""
     per_prompt = max(len(chunks) // max(num_prompts, 1), 1)
     prompt = sum(chunk.num_input_tokens for chunk in chunks[::per_prompt])
+    cached = sum(chunk.num_cached_tokens for chunk in chunks[::per_prompt])
     output = sum(chunk.num_output_tokens for chunk in chunks)
     return {
         "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": cached},
     }  # fmt: skip
 
 

@@ -7,24 +7,19 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic import Field
-
 from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects, tei, tokens
-from atoll_client.gateway.bodies import Strict
 from atoll_client.gateway.generation import Job, complete_all, mean_logprob, stream
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
-from atoll_client.gateway.openai_messages import Message, Tool
+from atoll_client.gateway.openai_messages import TemplateFields
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
 
 
-class ChatTokenizeBody(Strict):
+class ChatTokenizeBody(TemplateFields):
     """POST /chat_tokenize."""
 
-    messages: list[Message]
-    tools: list[Tool] = Field(default_factory=list)
     model: str | None = None
 
 
@@ -62,8 +57,11 @@ async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
     """POST /chat_tokenize: the prompt that a chat becomes."""
     model = tei.find(request, body.model, ("generate",))
     messages = [message.given() for message in body.messages]
-    tools = [tool.given() for tool in body.tools]
-    question = {"op": "chat", "messages": messages, "tools": tools or None}
+    tools = [tool.given() for tool in body.tools or ()]
+    question = {
+        "op": "chat", "messages": messages, "tools": tools or None,
+        "options": body.template_options(),
+    }  # fmt: skip
     answer = await request.gateway.pool.ask(model.name, question)
     text, row = answer["text"], answer["tokens"]
 

@@ -28,6 +28,7 @@ class Returned:
     prompt_logprobs: bool = False
     num_input_tokens: bool = False
     num_output_tokens: bool = False
+    num_cached_tokens: bool = False
     token_ids: bool = False
 
 

@@ -32,6 +32,7 @@ from atoll.errors import NotReady, UnsupportedModel, ValidationError
 from atoll.serving.sender import Sender
 from atoll.serving.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
+from atoll.text.chat_options import ChatOptions
 from atoll.text.tokenizer import Tokenizer
 
 PARAMETER = "control"
@@ -169,7 +170,8 @@ class Control:
         messages = question.get("messages")
         if not isinstance(messages, list) or not messages:
             raise ValidationError("messages must be a list with at least one message")
-        text = self._chat.render(messages, question.get("tools"))
+        options = ChatOptions.read(question.get("options") or {})
+        text = self._chat.render(messages, question.get("tools"), options)
         core = self._tokenizer.core
         encoding = core.encode_batch([text], add_special_tokens=False)[0]
         return {"text": text, "tokens": _tokens(text, encoding)}

@@ -22,11 +22,12 @@ from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.loading import instance_settings, on_passing_thread
+from atoll.serving.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.outbox import Outbox
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.prompts import Prompt
 from atoll.serving.request_limits import TIMEOUT, fitted, time_limit
-from atoll.serving.sampling import ALIASES, DEFAULT_MAX_TOKENS, NAMES, GenerateOptions, read_options
+from atoll.serving.sampling import DEFAULT_MAX_TOKENS, GenerateOptions, read_options
 from atoll.serving.sender import Sender
 from atoll.serving.submission import Submission, cancel
 from atoll.text.answer import AnswerText
@@ -43,7 +44,7 @@ _FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 _SESSION = "session_id"
 # Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
-_PARAMETERS = frozenset({*NAMES, *ALIASES, *_FLAGS, _SESSION, TIMEOUT})
+_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *_FLAGS, _SESSION, TIMEOUT})
 
 Flags = dict[str, bool | None]
 

@@ -9,9 +9,11 @@ from typing import Any
 from atoll.engine.loader import Limits
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving import tensors
+from atoll.serving.option_names import CHAT_NAMES
 from atoll.serving.sampling import GenerateOptions
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
+from atoll.text.chat_options import ChatOptions
 from atoll.text.detokenizer import Detokenizer
 from atoll.text.families import fill_in_the_middle
 from atoll.text.stop_strings import StopStrings
@@ -51,6 +53,8 @@ class Prompt:
                 messages=_json("messages", messages), tools=_json("tools", tools),
                 num_characters=size,
             )  # fmt: skip
+        if tensors.string(request, "tools"):
+            raise ValidationError(f"tools is set, which goes with messages, not with {named[0]}")
         if text:
             return cls(text=text, num_characters=len(text))
         return cls(input_ids=tuple(ids or ()))
@@ -123,9 +127,24 @@ class Prompt:
         if self.messages is not None:
             if template is None:
                 raise ValidationError("messages is set, but this model has no chat template")
-            return template.render(self.messages, self.tools), False
+            if options.suffix is not None:
+                raise ValidationError(
+                    "suffix is set, which goes with text_input, not with messages"
+                )
+            rendered = template.render(self.messages, self.tools, options.chat or ChatOptions())
+            return rendered, bool(options.add_special_tokens)
+        if options.chat is not None:
+            raise ValidationError(
+                f"{', '.join(CHAT_NAMES)}: one of them is set, which go with messages, not with "
+                f"{self.name}"
+            )
         if self.text is not None:
-            return _with_suffix(self.text, options.suffix, tokenizer), options.add_special_tokens
+            return _with_suffix(self.text, options.suffix, tokenizer), (
+                options.add_special_tokens is not False
+            )
+        if options.suffix is not None or options.add_special_tokens:
+            name = "add_special_tokens" if options.suffix is None else "suffix"
+            raise ValidationError(f"{name} goes with text_input, not with input_ids")
         return None, False
 
 

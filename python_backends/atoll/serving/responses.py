@@ -60,6 +60,9 @@ def _outputs(
     if returned.num_output_tokens:
         counts = [choice.num_output_tokens for choice in choices]
         outputs["num_output_tokens"] = np.array(counts, np.uint32)
+    if returned.num_cached_tokens:
+        counts = [c.outcome.num_cached_tokens if c.outcome else 0 for c in choices]
+        outputs["num_cached_tokens"] = np.array(counts, np.uint32)
     if returned.token_ids:
         ids = [one.token.id for tokens in gained for one in tokens]
         outputs["token_ids"] = np.array(ids, np.int32)

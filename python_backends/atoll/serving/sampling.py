@@ -15,32 +15,13 @@ from typing import Any
 from atoll.config import Settings
 from atoll.engine.request import SamplingOptions
 from atoll.errors import ValidationError
+from atoll.serving.option_names import CHAT_NAMES, canonical, json_object, parsed
 from atoll.serving.tensors import as_bool, as_float, as_int
+from atoll.text.chat_options import ChatOptions
 
 # vllm_backend's default, so that a client written for it gets answers of the same length.
 DEFAULT_MAX_TOKENS = 16
 
-# Other names of an option -> its own.
-ALIASES: Mapping[str, str] = {
-    "max_new_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "min_new_tokens": "min_tokens",
-    "decoder_input_details": "prompt_logprobs",
-    "top_n_tokens": "top_logprobs",
-    "stop_sequences": "stop",
-    "lora_name": "adapter_id",
-}
-NAMES: frozenset[str] = frozenset(
-    {
-        "max_tokens", "min_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p",
-        "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
-        "no_repeat_ngram_size", "logit_bias", "watermark", "seed", "n", "best_of", "stop",
-        "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
-        "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
-        "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
-        "guided_choice", "guided_grammar",
-    }
-)  # fmt: skip
 # OpenAI's limit, which its clients may count on; TGI's own is lower by default.
 _OPENAI_TOP_LOGPROBS = 20
 # Any of these set to more than its neutral value makes the request sample.
@@ -53,6 +34,7 @@ class GenerateOptions:
 
     max_tokens: None means as many as fit. truncate: keep so many of the prompt's last tokens.
     suffix: what follows the text that is wanted, for code models that fill in the middle.
+    add_special_tokens: None: to a text, and not to messages, whose template has them.
     """
 
     sampling: SamplingOptions
@@ -62,11 +44,12 @@ class GenerateOptions:
     stop: tuple[str, ...]
     include_stop: bool
     skip_special_tokens: bool
-    add_special_tokens: bool
+    add_special_tokens: bool | None
     truncate: int | None
     suffix: str | None
     adapter_id: str | None
     grammar: tuple[str, Any] | None
+    chat: ChatOptions | None = None
 
 
 class _Reader:
@@ -120,7 +103,7 @@ def read_options(
     Raises:
         ValidationError: names the field, its value and what is allowed.
     """
-    values = {**_canonical(parameters), **_canonical(_object(tensor))}
+    values = {**canonical(parameters), **canonical(json_object(tensor))}
     unlimited = "max_tokens" in values and values["max_tokens"] is None
     r = _Reader({k: v for k, v in values.items() if v is not None})
     max_tokens = None if unlimited else default_max_tokens
@@ -144,11 +127,12 @@ def read_options(
         stop=_stop_strings(r, stop, settings.max_stop_sequences),
         include_stop=r.flag("include_stop_str_in_output"),
         skip_special_tokens=r.flag("skip_special_tokens", True),
-        add_special_tokens=r.flag("add_special_tokens", True),
+        add_special_tokens=r.flag("add_special_tokens") if r.has("add_special_tokens") else None,
         truncate=r.integer("truncate", 0, 1) if r.has("truncate") else None,
         suffix=_text(r, "suffix") or None,
         adapter_id=_text(r, "adapter_id"),
         grammar=_grammar(r, settings),
+        chat=_chat(r),
     )
 
 
@@ -260,7 +244,7 @@ def _list_in_text(value: str) -> list[Any]:
 def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
     """OpenAI's: token id to a number between -100 and 100."""
     if isinstance(value, str):
-        value = _parsed("logit_bias", value)
+        value = parsed("logit_bias", value)
     if value is None:
         return ()
     if not isinstance(value, dict):
@@ -276,7 +260,7 @@ def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
 
 def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
     if isinstance(value, str):
-        value = _parsed("stop_token_ids", value)
+        value = parsed("stop_token_ids", value)
     if value is None:
         return frozenset()
     if not isinstance(value, list):
@@ -302,41 +286,23 @@ def _grammar(r: _Reader, settings: Settings) -> tuple[str, Any] | None:
     return found[0] if found else None
 
 
+def _chat(r: _Reader) -> ChatOptions | None:
+    """Scalars of request parameters may be text, as may the object; None: nothing is set."""
+    if not any(r.has(name) for name in CHAT_NAMES):
+        return None
+    values = {name: r.get(name) for name in CHAT_NAMES}
+    for name in CHAT_NAMES[:2]:
+        if r.has(name):
+            values[name] = r.flag(name)
+    if isinstance(values["chat_template_kwargs"], str):
+        values["chat_template_kwargs"] = parsed(
+            "chat_template_kwargs", values["chat_template_kwargs"]
+        )
+    return ChatOptions.read(values)
+
+
 def _text(r: _Reader, name: str) -> str | None:
     value = r.get(name)
     if value is not None and not isinstance(value, str):
         raise ValidationError(f"{name} is {value!r}; expected text")
     return value
-
-
-def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under their own names.
-
-    Raises:
-        ValidationError: an unknown name, or two names of one option.
-    """
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        own = ALIASES.get(name, name)
-        if own not in NAMES:
-            known = ", ".join(sorted(NAMES | ALIASES.keys()))
-            raise ValidationError(f"unknown option {name!r}; known: {known}")
-        if found.get(own) is not None and value is not None and found[own] != value:
-            raise ValidationError(f"{name} is {value!r}, but {own} is also given as {found[own]!r}")
-        if own not in found or value is not None:
-            found[own] = value
-    return found
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    found = _parsed("sampling_parameters", text) if text else {}
-    if not isinstance(found, dict):
-        raise ValidationError(f"sampling_parameters is {text!r}; expected a JSON object")
-    return found
-
-
-def _parsed(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValidationError(f"{name} is not valid JSON: {error}") from None

@@ -93,9 +93,9 @@ CLASSIFY = Wire(
     ),
 )  # fmt: skip
 
-# vllm_backend's names, then our own from ``return_token_ids`` on. One of text_input, messages and
-# input_ids has to be there. Lists are tensors since Triton's /generate
-# takes only scalars as parameters.
+# vllm_backend's names, then our own from ``return_num_cached_tokens`` on. One of text_input,
+# messages and input_ids has to be there. Lists are tensors since Triton's /generate takes only
+# scalars as parameters.
 GENERATE = Wire(
     inputs=(
         TensorSpec("text_input", "STRING", (1,), optional=True),
@@ -107,6 +107,7 @@ GENERATE = Wire(
         TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
         TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
         TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
+        TensorSpec("return_num_cached_tokens", "BOOL", (1,), optional=True),
         TensorSpec("return_token_ids", "BOOL", (1,), optional=True),
         TensorSpec("return_prompt_logprobs", "BOOL", (1,), optional=True),
         TensorSpec("stop", "STRING", (-1,), optional=True),
@@ -121,6 +122,7 @@ GENERATE = Wire(
         TensorSpec("logprobs", "STRING", (-1,)),
         TensorSpec("num_input_tokens", "UINT32", (-1,)),
         TensorSpec("num_output_tokens", "UINT32", (-1,)),
+        TensorSpec("num_cached_tokens", "UINT32", (-1,)),
         TensorSpec("token_ids", "INT32", (-1,)),
         TensorSpec("prompt_logprobs", "STRING", (-1,)),
         TensorSpec("stop_reason", "STRING", (-1,)),

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat_content import ContentForm, Message, as_text
+from atoll.text.chat_options import ROLES, ChatOptions
 from atoll.text.tokenizer import Tokenizer
 
+_DEFAULT = ChatOptions()
 # transformers writes the first; older versions of its documentation name the second.
 TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
 
@@ -36,7 +38,10 @@ class ChatTemplate:
         environment.globals.update(raise_exception=_raise, strftime_now=_now)
         try:
             self._variants = {k: environment.from_string(v) for k, v in variants.items()}
-            self._forms = {k: ContentForm.of(environment.parse(v)) for k, v in variants.items()}
+            trees = {k: environment.parse(v) for k, v in variants.items()}
+            self._forms = {k: ContentForm.of(tree) for k, tree in trees.items()}
+            self._variables = {k: meta.find_undeclared_variables(t) for k, t in trees.items()}
+            self._words = {k: _words(tree) for k, tree in trees.items()}
         except Exception as error:
             raise ConfigError(f"the chat template cannot be compiled: {error}") from error
         self._special_tokens = dict(special_tokens)
@@ -55,18 +60,46 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        options: ChatOptions = _DEFAULT,
     ) -> str:
         """The prompt; special tokens are part of the text.
 
+        A template that has no place for tools gets them in the last message of the user, one that
+        does not know developers takes what they say as the system's.
+
         Raises:
-            ValidationError: messages of the wrong form, or the template refuses them.
+            ValidationError: messages of the wrong form, options that the template does not read,
+                or the template refuses them.
         """
         name = self._variant(tools)
+        options.check(self._variables[name])
+        asked = [self._of_a_role(name, index, message) for index, message in enumerate(messages)]
+        if tools:
+            asked = options.told_tools(asked, tools, "tools" in self._variables[name])
+        if options.continue_final_message:
+            return options.cut(self._said(name, options.tagged(asked), tools, options))
+        return self._said(name, asked, tools, options)
+
+    def _of_a_role(self, name: str, index: int, message: Any) -> Message:
+        role = message.get("role") if isinstance(message, dict) else None
+        known = ROLES | self._words[name]
+        if isinstance(role, str) and role not in known:
+            raise ValidationError(
+                f"messages[{index}].role is {role!r}; expected one of {', '.join(sorted(ROLES))}, "
+                "or another that the chat template names"
+            )
+        if role == "developer" and role not in self._words[name]:
+            return {**message, "role": "system"}
+        found: Message = message
+        return found
+
+    def _said(
+        self, name: str, messages: Sequence[Message], tools: Any, options: ChatOptions
+    ) -> str:
         form = self._forms[name]
         given = [form.given(index, message) for index, message in enumerate(messages)]
         try:
-            text = self._rendered(name, given, tools, add_generation_prompt)
+            text = self._rendered(name, given, tools, options)
         except ValidationError:
             if not (form.takes_parts and form.takes_text):
                 raise
@@ -78,7 +111,7 @@ class ChatTemplate:
         # The template takes parts in some messages, and expects text in these.
         for index in unwanted:
             given[index] = as_text(given[index])
-        return self._rendered(name, given, tools, add_generation_prompt)
+        return self._rendered(name, given, tools, options)
 
     def _variant(self, tools: Any) -> str:
         if tools and "tool_use" in self._variants:
@@ -91,18 +124,23 @@ class ChatTemplate:
         return "default" if "default" in self._variants else next(iter(self._variants))
 
     def _rendered(
-        self, name: str, messages: list[dict[str, Any]], tools: Any, add_generation_prompt: bool
+        self, name: str, messages: list[dict[str, Any]], tools: Any, options: ChatOptions
     ) -> str:
         try:
             return self._variants[name].render(
                 messages=messages,
                 tools=list(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                add_generation_prompt=options.add_generation_prompt,
+                **{**self._special_tokens, **options.variables},
             )
         except Exception as error:  # a template is a program: it may raise anything
             reason = str(error) or type(error).__name__
             raise ValidationError(f"messages: the chat template refuses them: {reason}") from error
+
+
+def _words(tree: nodes.Template) -> set[str]:
+    """Texts that a template holds: the roles that it tells apart are among them."""
+    return {one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)}
 
 
 def _is_printed(message: Message, text: str) -> bool:

@@ -1,0 +1,93 @@
+"""Names of generation options: vLLM's, OpenAI's and TGI's alike, and those that are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.errors import ValidationError
+
+# Other names of an option -> its own.
+ALIASES: Mapping[str, str] = {
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "decoder_input_details": "prompt_logprobs",
+    "top_n_tokens": "top_logprobs",
+    "stop_sequences": "stop",
+    "lora_name": "adapter_id",
+    "truncate_prompt_tokens": "truncate",
+}
+# How messages become a prompt.
+CHAT_NAMES = (
+    "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tool_prompt",
+)  # fmt: skip
+NAMES: frozenset[str] = frozenset(
+    {
+        "max_tokens", "min_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p",
+        "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
+        "no_repeat_ngram_size", "logit_bias", "watermark", "seed", "n", "best_of", "stop",
+        "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
+        "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
+        "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
+        "guided_choice", "guided_grammar", *CHAT_NAMES,
+    }
+)  # fmt: skip
+# Options of vLLM's that change answers there -> values that change nothing.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (), "bad_words": ([],), "detokenize": (True,), "early_stopping": (False,),
+    "length_penalty": (1.0,), "logits_processors": ([],), "output_kind": (),
+    "spaces_between_special_tokens": (True,), "use_beam_search": (False,),
+}  # fmt: skip
+
+
+def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under their own names.
+
+    Raises:
+        ValidationError: an unknown name, or two names of one option.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in NEUTRAL:
+            _check_neutral(name, value)
+            continue
+        own = ALIASES.get(name, name)
+        if own not in NAMES:
+            known = ", ".join(sorted(NAMES | ALIASES.keys()))
+            raise ValidationError(f"unknown option {name!r}; known: {known}")
+        if found.get(own) is not None and value is not None and found[own] != value:
+            raise ValidationError(f"{name} is {value!r}, but {own} is also given as {found[own]!r}")
+        if own not in found or value is not None:
+            found[own] = value
+    return found
+
+
+def _check_neutral(name: str, value: Any) -> None:
+    """Raises ValidationError: an option that is not supported asks for something."""
+    plain = value
+    if isinstance(value, str):
+        try:
+            plain = json.loads(value.lower())
+        except ValueError:
+            plain = value
+    if plain is not None and plain not in NEUTRAL[name]:
+        allowed = ", ".join(map(json.dumps, NEUTRAL[name])) or "nothing"
+        raise ValidationError(f"{name} is {value!r}, which is not supported; allowed: {allowed}")
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    """The ``sampling_parameters`` tensor; nothing is an empty object."""
+    found = parsed("sampling_parameters", text) if text else {}
+    if not isinstance(found, dict):
+        raise ValidationError(f"sampling_parameters is {text!r}; expected a JSON object")
+    return found
+
+
+def parsed(name: str, text: str) -> Any:
+    """JSON in an option's text."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"{name} is not valid JSON: {error}") from None

@@ -1,0 +1,135 @@
+"""What a request may say of its prompt beside the messages: how the template is to render them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+from atoll.errors import ValidationError
+from atoll.text.chat_content import Message
+
+# Marks the end of the message that is to be continued. The blank at its end shows whether the
+# template trims; transformers does the same.
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+# Variables that have inputs of their own.
+_RESERVED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
+# Roles that every chat may have; a template may name more.
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+# For templates that have no place for tools, as Text Generation Inference does it.
+_TOOL_PROMPT = (
+    "Functions that may be called are listed above. To call one, answer with a JSON object alone, "
+    'of the form {"name": name of the function, "arguments": object of its arguments}.'
+)
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How messages become a prompt.
+
+    continue_final_message: the prompt ends where the last message does, for the model to go on.
+    variables: further ones of the template (``chat_template_kwargs``).
+    tool_prompt: is put behind the last message of the user, if there are tools.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    tool_prompt: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> ChatOptions:
+        """From a request's options by their names; None is as good as absent.
+
+        Raises:
+            ValidationError: one has another type, or two contradict each other.
+        """
+        flags = {}
+        for name in ("add_generation_prompt", "continue_final_message"):
+            flags[name] = values.get(name)
+            if flags[name] is not None and not isinstance(flags[name], bool):
+                raise ValidationError(f"{name} is {flags[name]!r}; expected true or false")
+        goes_on = bool(flags["continue_final_message"])
+        if goes_on and flags["add_generation_prompt"]:
+            raise ValidationError(
+                "continue_final_message and add_generation_prompt are true; a prompt ends with the "
+                "final message or behind it"
+            )
+        variables = values.get("chat_template_kwargs") or {}
+        if not isinstance(variables, dict):
+            raise ValidationError(f"chat_template_kwargs is {variables!r}; expected an object")
+        for name in _RESERVED:
+            if name in variables:
+                raise ValidationError(f"chat_template_kwargs.{name} has a field of its own")
+        prompt = values.get("tool_prompt")
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValidationError(f"tool_prompt is {prompt!r}; expected text")
+        generates = flags["add_generation_prompt"]
+        return cls(not goes_on if generates is None else generates, goes_on, prompt, variables)
+
+    def check(self, names: AbstractSet[str]) -> None:
+        """Raises ValidationError: a variable that the template does not read."""
+        for name in self.variables:
+            if name not in names:
+                known = ", ".join(sorted(names - {*_RESERVED})) or "none"
+                raise ValidationError(
+                    f"chat_template_kwargs.{name}: the chat template reads no variable of this "
+                    f"name; it reads: {known}"
+                )
+
+    def told_tools(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], has_place: bool
+    ) -> list[Message]:
+        """Messages with the tools, if the template has no place for them, and the tool prompt."""
+        prompt = self.tool_prompt
+        text = "" if prompt is None else f"\n---\n{prompt}"
+        if not has_place:
+            listed = json.dumps(list(tools), ensure_ascii=False)
+            text = f"\n---\n{listed}\n{_TOOL_PROMPT if prompt is None else prompt}"
+        if not text:
+            return list(messages)
+        asked = [i for i, message in enumerate(messages) if message.get("role") == "user"]
+        return _extended(messages, asked[-1] if asked else len(messages) - 1, text)
+
+    def tagged(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages of which the last one's end can be found again by ``cut``.
+
+        Raises:
+            ValidationError: there is nothing that could be continued.
+        """
+        content = messages[-1].get("content")
+        if isinstance(content, str) or (isinstance(content, list) and content):
+            return _extended(messages, len(messages) - 1, _TAG)
+        raise ValidationError(
+            f"continue_final_message is true, but messages[{len(messages) - 1}].content is "
+            f"{content!r}"
+        )
+
+    def cut(self, rendered: str) -> str:
+        """The prompt up to the end of the message that was tagged.
+
+        Raises:
+            ValidationError: the template has left it out.
+        """
+        at = rendered.rfind(_TAG.strip())
+        if at < 0:
+            raise ValidationError(
+                "continue_final_message is true, but the chat template leaves the final message out"
+            )
+        is_kept = rendered.startswith(_TAG, at)
+        return rendered[:at] if is_kept else rendered[:at].rstrip()
+
+
+def _extended(messages: Sequence[Message], index: int, text: str) -> list[Message]:
+    """Messages of which one goes on with more text."""
+    found = list(messages)
+    content = found[index].get("content")
+    if isinstance(content, list):
+        last = content[-1] if content else {"type": "text", "text": ""}
+        more: Any = [*content[:-1], {**last, "text": f"{last.get('text') or ''}{text}"}]
+    else:
+        more = (content or "") + text
+    found[index] = {**found[index], "content": more}
+    return found

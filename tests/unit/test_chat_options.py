@@ -1,0 +1,131 @@
+"""What a request says of its prompt beside the messages, against transformers' own rendering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from atoll.errors import ValidationError
+from atoll.text.chat import ChatTemplate
+from atoll.text.chat_options import ChatOptions
+
+CHATML = """{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+TRIMMED = CHATML.replace("m['content']", "m['content'] | trim")
+PARTS = """{% for m in messages %}<|{{ m.role }}|>
+{%- for part in m.content %}{{ part.text }}{% endfor %}<|end|>{% endfor %}"""
+THINKING = """{%- if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}
+{%- for d in documents or [] %}[{{ d.text }}]{% endfor %}
+{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% if enable_thinking %}<think>{% endif %}{% endif %}"""
+ENDS = ["The capital is", "The capital is ", " \n The capital\n\n", "is", "<|end|>", "Hi"]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def chat(*contents: str) -> list[dict[str, Any]]:
+    """A conversation by turns."""
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def expected(source: str, messages: list[dict[str, Any]], **options: Any) -> str:
+    """As transformers renders it."""
+    copied = [dict(message) for message in messages]
+    found = render_jinja_template(conversations=[copied], chat_template=source, **options)
+    return str(found[0][0])
+
+
+def rendered(source: str, messages: list[dict[str, Any]], tools: Any = None, **options: Any) -> str:
+    return ChatTemplate({"default": source}, {}).render(messages, tools, ChatOptions.read(options))
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("source", [CHATML, TRIMMED])
+def test_the_final_message_goes_on(source: str, end: str) -> None:
+    """It was dropped: the prompt closed the message and began another."""
+    messages = chat("Hi", end)
+    found = rendered(source, messages, continue_final_message=True)
+    assert found == expected(
+        source, messages, continue_final_message=True, add_generation_prompt=False
+    )
+    assert not found.endswith("<|end|>\n") and "TAG" not in found
+
+
+def test_parts_go_on_too() -> None:
+    parts = [{"type": "text", "text": "The "}, {"type": "text", "text": "capital "}]
+    messages: Any = [*chat("Hi"), {"role": "assistant", "content": parts}]
+    found = rendered(PARTS, messages, continue_final_message=True)
+    assert found == "<|user|>Hi<|end|><|assistant|>The capital "
+    assert parts == [{"type": "text", "text": "The "}, {"type": "text", "text": "capital "}]
+
+
+@pytest.mark.parametrize("prompts", [True, False, None])
+@pytest.mark.parametrize("thinking", [True, False, None])
+def test_variables_of_the_template(prompts: bool | None, thinking: bool | None) -> None:
+    """Qwen's ``enable_thinking: false`` was ignored."""
+    variables = {"documents": [{"text": "one"}]}
+    if thinking is not None:
+        variables["enable_thinking"] = thinking  # type: ignore[assignment]
+    found = rendered(
+        THINKING, chat("Hi"), [TOOL], add_generation_prompt=prompts, chat_template_kwargs=variables
+    )
+    assert found == expected(
+        THINKING, chat("Hi"), tools=[TOOL], add_generation_prompt=prompts is not False, **variables
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chat_template_kwargs": {"thinking": 1}}, "kwargs.thinking.*it reads: documents, enable"),
+        ({"chat_template_kwargs": {"messages": []}}, "kwargs.messages has a field of its own"),
+        ({"chat_template_kwargs": [1]}, "expected an object"),
+        ({"continue_final_message": "yes"}, "continue_final_message is 'yes'"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "are true"),
+    ],
+)
+def test_what_the_template_does_not_read_is_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        rendered(THINKING, chat("Hi", "a"), **options)
+
+
+@pytest.mark.parametrize("content", [None, []])
+def test_nothing_to_go_on_with(content: Any) -> None:
+    messages = [*chat("Hi"), {"role": "assistant", "content": content}]
+    with pytest.raises(ValidationError, match=r"messages\[1\].content is"):
+        rendered(CHATML, messages, continue_final_message=True)
+    silent = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ValidationError, match="leaves the final message out"):
+        rendered(silent, chat("Hi", "a"), continue_final_message=True)
+
+
+def test_tools_of_a_template_that_has_no_place_for_them() -> None:
+    """The model never heard of them, though the caller asked for calls."""
+    messages = chat("Hi", "Hello", "Bye")
+    found = rendered(CHATML, messages, [TOOL])
+    before, _, after = found.partition("Bye\n---\n")
+    assert before.endswith("<|assistant|>Hello<|end|>\n<|user|>") and '"name": "f"' in after
+    assert 'of the form {"name"' in after and messages == chat("Hi", "Hello", "Bye")
+    told = rendered(CHATML, messages, [TOOL], tool_prompt="Call one.")
+    assert "\nCall one.<|end|>" in told and "of the form" not in told
+    # A template that has a place shows them itself.
+    assert rendered(THINKING, messages, [TOOL]) == expected(
+        THINKING, messages, tools=[TOOL], add_generation_prompt=True
+    )
+    assert "Bye\n---\nCall one.<|" in rendered(THINKING, messages, [TOOL], tool_prompt="Call one.")
+    assert rendered(CHATML, messages) == expected(CHATML, messages, add_generation_prompt=True)
+
+
+def test_roles() -> None:
+    """A misspelt role became part of the prompt as it was."""
+    with pytest.raises(ValidationError, match=r"messages\[1\].role is 'bot'; expected one of"):
+        rendered(CHATML, [*chat("Hi"), {"role": "bot", "content": "a"}])
+    named = CHATML + "{% if messages[0].role == 'ipython' %}!{% endif %}"
+    assert "<|ipython|>a" in rendered(named, [{"role": "ipython", "content": "a"}])
+    told = [{"role": "developer", "content": "Be brief."}, *chat("Hi")]
+    assert rendered(CHATML, told).startswith("<|system|>Be brief.")
+    knows = CHATML + "{% if messages[0].role == 'developer' %}!{% endif %}"
+    assert rendered(knows, told).startswith("<|developer|>Be brief.")
