@@ -91,7 +91,8 @@ def body(dialect: str, error: AtollError) -> dict[str, Any]:
     if dialect == "openai":
         name = _OPENAI.get(kind, "server_error")
         code = _code_of(error)
-        param = "model" if code == "model_not_found" else error.param
+        is_model = code in ("model_not_found", "unsupported_model")
+        param = "model" if is_model and error.param is None else error.param
         return {"error": {"message": message, "type": name, "param": param, "code": code}}
     if dialect == "kserve":
         return {"error": message}

@@ -16,7 +16,7 @@ from atoll_client.gateway.generation import Job, check_answers, complete_all, st
 from atoll_client.gateway.http import Answer, Events, Request, dump, reply
 from atoll_client.gateway.openai_errors import openai_words
 from atoll_client.gateway.openai_fields import MAX_TOP_LOGPROBS, SamplingFields
-from atoll_client.gateway.openai_messages import Choice, TemplateFields
+from atoll_client.gateway.openai_messages import Choice, TemplateFields, check_messages
 from atoll_client.gateway.openai_sampling import (
     failure,
     identity,
@@ -96,6 +96,7 @@ async def chat(request: Request, body: ChatBody) -> Answer:
 def _check(body: ChatBody) -> None:
     if not body.messages:
         raise EmptyInputError("`messages` cannot be empty", param="messages")
+    check_messages(body.messages)
     if body.top_logprobs and not body.logprobs:
         raise ValidationError("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
     if None not in (body.max_tokens, body.max_completion_tokens):

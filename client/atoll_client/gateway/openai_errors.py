@@ -10,7 +10,7 @@ from atoll_client.gateway.openai_fields import SamplingFields
 from atoll_client.types import ModelInfo
 
 _TOO_LONG = re.compile(r"has (\d+) tokens(?: and max_tokens is (\d+))?")
-_NAMED = re.compile(r"`?([a-z_]+)[\]\[.\w]*`?(?: is |: | has | names )")
+_NAMED = re.compile(r"`?([a-z_]+)((?:\[\d+\]|\.\w+)*)")
 _VARIABLE = re.compile(r"^chat_template_kwargs\.(documents|reasoning_effort)\b")
 _CONSTRAINT = re.compile(r"the (?:json_schema|json_object|regex|grammar) is not valid")
 # Fields by the names that the models have for them.
@@ -69,4 +69,4 @@ class openai_words:
         name = _FIELDS.get(found[1], found[1])
         if name in ("text_input", "input_ids"):
             return self._prompt
-        return name if name in fields else None
+        return name + found[2] if name in fields else None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from atoll_client.errors import ValidationError
 from atoll_client.gateway.bodies import Kept, Strict
 from atoll_client.gateway.fields import NoEffect, Refused
 
@@ -145,6 +146,30 @@ class TemplateFields(Strict):
             "tool_prompt": self.tool_prompt,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def check_messages(messages: list[Message]) -> None:
+    """Raises ValidationError: a message without what its role needs, a part without its text."""
+    for index, message in enumerate(messages):
+        name = f"messages[{index}]"
+        is_silent = message.role == "assistant" and bool(message.tool_calls)
+        if message.content is None and not is_silent:
+            raise _missing(f"{name}.content")
+        if message.tool_calls is not None and message.role != "assistant":
+            raise ValidationError(
+                f"`{name}.tool_calls` is set, but `{name}.role` is {message.role!r}",
+                param=f"{name}.tool_calls",
+            )
+        parts = message.content if isinstance(message.content, list) else []
+        for place, part in enumerate(parts):
+            if (part.text if part.type == "text" else part.refusal) is None:
+                raise _missing(f"{name}.content[{place}].{part.type}")
+
+
+def _missing(name: str) -> ValidationError:
+    return ValidationError(
+        f"`{name}`: Field required", param=name, code="missing_required_parameter"
+    )
 
 
 def _text_part(part: Part) -> dict[str, Any]:

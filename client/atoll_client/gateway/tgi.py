@@ -11,7 +11,7 @@ from atoll_client.errors import ValidationError
 from atoll_client.gateway import dialects, tei, tokens
 from atoll_client.gateway.generation import Job, complete_all, mean_logprob, stream
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
-from atoll_client.gateway.openai_messages import TemplateFields
+from atoll_client.gateway.openai_messages import TemplateFields, check_messages
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
@@ -56,6 +56,7 @@ async def tokenize(request: Request, body: GenerateBody) -> Reply:
 async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
     """POST /chat_tokenize: the prompt that a chat becomes."""
     model = tei.find(request, body.model, ("generate",))
+    check_messages(body.messages)
     messages = [message.given() for message in body.messages]
     tools = [tool.given() for tool in body.tools or ()]
     question = {

@@ -54,20 +54,20 @@ class Parameters(Strict):
     typical_p: float | None = None
     watermark: bool = False
 
+    logit_bias: dict[str, float] | None = None
+    min_new_tokens: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     early_stopping: Annotated[Any, Refused(_NO_BEAMS, (False,))] = None
     length_penalty: Annotated[Any, Refused(_NO_BEAMS, (1, 1.0))] = None
-    logit_bias: Annotated[Any, Refused("OpenAI's routes have it")] = None
     max_length: Annotated[Any, Refused(_CALLED.format("max_new_tokens"))] = None
     max_time: Annotated[Any, Refused("close the connection instead")] = None
     max_tokens: Annotated[Any, Refused(_CALLED.format("max_new_tokens"))] = None
-    min_length: Annotated[Any, Refused("OpenAI's routes have min_tokens")] = None
-    min_new_tokens: Annotated[Any, Refused("OpenAI's routes have min_tokens")] = None
-    min_p: Annotated[Any, Refused("OpenAI's routes have it")] = None
+    min_length: Annotated[Any, Refused(_CALLED.format("min_new_tokens"))] = None
     n: Annotated[Any, Refused(_CALLED.format("best_of"), (1,))] = None
-    no_repeat_ngram_size: Annotated[Any, Refused("OpenAI's routes have it", (0,))] = None
     num_beams: Annotated[Any, Refused(_NO_BEAMS, (1,))] = None
     num_return_sequences: Annotated[Any, Refused(_CALLED.format("best_of"), (1,))] = None
-    presence_penalty: Annotated[Any, Refused("OpenAI's routes have it", (0, 0.0))] = None
     stop_sequences: Annotated[Any, Refused(_CALLED.format("stop"), ([],))] = None
     use_cache: Annotated[bool | None, NoEffect("only the speed depends on it")] = None
 
@@ -139,7 +139,7 @@ def _check_best_of(p: Parameters, most: int, is_stream: bool) -> None:
 def does_sample(p: Parameters) -> bool:
     """Any of the warpers makes a request sample, as well as saying so."""
     return p.do_sample or any(
-        value is not None for value in (p.temperature, p.top_k, p.top_p, p.typical_p)
+        value is not None for value in (p.temperature, p.top_k, p.top_p, p.typical_p, p.min_p)
     )
 
 
@@ -159,6 +159,11 @@ def sampling(p: Parameters) -> dict[str, Any]:
             ("typical_p", p.typical_p),
             ("repetition_penalty", p.repetition_penalty),
             ("frequency_penalty", p.frequency_penalty),
+            ("logit_bias", p.logit_bias),
+            ("min_tokens", p.min_new_tokens),
+            ("min_p", p.min_p),
+            ("no_repeat_ngram_size", p.no_repeat_ngram_size),
+            ("presence_penalty", p.presence_penalty),
             ("stop", p.stop or None),
             ("include_stop_str_in_output", True if p.stop else None),
             ("truncate", p.truncate),
