@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers as hf
 from driving import Collector, load, make_core, run
+from engines import engine
 from tiny.checkpoint import enliven
 
 from atoll.engine.request import Request, SamplingOptions
@@ -133,9 +134,9 @@ def test_ids_survive_a_bfloat16_cache(tmp_path: Path) -> None:
 
 def test_it_says_that_it_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _gpt2().save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        load(tmp_path)
-    assert "'gpt2'" in caplog.text and "best effort" in caplog.text
+    with caplog.at_level(logging.WARNING), engine(tmp_path):
+        pass
+    assert "transformers' GPT2LMHeadModel runs it, best effort" in caplog.text
 
 
 def test_what_transformers_does_not_know_is_refused(tmp_path: Path) -> None:

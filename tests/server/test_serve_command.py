@@ -12,6 +12,7 @@ import httpx
 import pytest
 import torch
 from serving import serving
+from tiny.tokenizer import write_tokenizer
 
 from atoll.weights.files import resolve
 
@@ -32,6 +33,43 @@ def test_the_embedded_models_and_their_examples(tmp_path: Path) -> None:
         assert "Paris" in str(generate["text_output"])
         server.stop(signal.SIGINT)
         assert server.log.read_text().rstrip().endswith("stopped")
+
+
+# What other programs are told, and what Kubernetes sets beside services called atoll and metrics.
+OTHERS = {
+    "BLOCK_SIZE": "human-readable", "DEVICE": "/dev/sda", "TASK": "build", "NUM_THREADS": "many",
+    "METRICS_PORT": "tcp://10.0.0.1:80", "ATOLL_PORT": "tcp://10.0.0.1:80",
+    "ATOLL_SERVICE_HOST": "10.0.0.1", "ATOLL_SERVICE_PORT": "80",
+    "ATOLL_METRICS_PORT": "tcp://10.0.0.1:80", "ATOLL_GATEWAY_PORT": "tcp://10.0.0.1:80",
+    "ATOLL_GATEWAY_GRPC_PORT": "tcp://10.0.0.1:80", "ATOLL_PORT_80_TCP_ADDR": "10.0.0.1",
+}  # fmt: skip
+
+
+def test_the_table_and_the_log_say_what_was_guessed_and_what_runs_it(tmp_path: Path) -> None:
+    """In an environment in which every model failed to load, and the start before that."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tiny_bert(tmp_path / "plain")
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
+    config = Qwen3Config(
+        **sizes, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "other")
+    write_tokenizer(tmp_path / "other")
+    models = [f"--model-id={tmp_path / name}" for name in ("plain", "other")]
+    log = tmp_path / "server.log"
+    with serving(tmp_path, *models, f"--log-file={log}", "--max-batch-total-tokens=256",
+                 ATOLL_DTYPE="float32", **OTHERS) as server:  # fmt: skip
+        printed, logged = server.log.read_text(), log.read_text()
+        assert "embed (cls)" in printed and "conversations with other" in printed
+        assert "transformers' Qwen3ForCausalLM" in printed and "not ours" not in printed
+        for note in ("pooling 'cls' is a guess", "Qwen3ForCausalLM runs it, best effort"):
+            assert note in printed and note in logged
+        (example,) = [text for text in server.examples() if "/plain/" in text]
+        embed = ask(example)
+        assert embed["model_name"] == "plain" and embed["outputs"]
+        server.stop(signal.SIGINT)
 
 
 @pytest.mark.slow

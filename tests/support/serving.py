@@ -55,7 +55,7 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
+def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Serving]:
     """``folder`` gets TMPDIR, where scratch folders must not stay, and the printed text."""
     scratch, log = folder / "scratch", folder / "out.txt"
     scratch.mkdir()
@@ -74,7 +74,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=folder,
-            env={**os.environ, "TMPDIR": str(scratch), "COLUMNS": "200"},
+            env={**os.environ, "TMPDIR": str(scratch), "COLUMNS": "200", **environment},
         )
     try:
         deadline = time.monotonic() + 120

@@ -21,10 +21,11 @@ from atoll.catalogue import (
     render,
     write_repository,
 )
-from atoll.catalogue.detect import ENCODER_TYPES
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models.registry import ENCODERS
+from atoll.models.config_facts import ENCODER_TYPES
+from atoll.models.detect import GENERATOR_TYPES
+from atoll.models.registry import DECODERS, ENCODERS
 from atoll.serving.wire import WIRES
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import resolve
@@ -162,6 +163,8 @@ def test_modules_decide_over_the_architecture(tmp_path: Path) -> None:
         tmp_path / "a", [trunk, pooling, dense], architectures=["BertForMaskedLM"],
         model_type="bert",
     )  # fmt: skip
+    (embedder / "1_Pooling").mkdir()
+    (embedder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     checkpoint(embedder / "2_Dense", in_features=32, out_features=12)
     checkpoint(embedder / "3_Dense", in_features=32, out_features=9)
     assert read_model(embedder).task == "embed"
@@ -174,8 +177,9 @@ def test_modules_decide_over_the_architecture(tmp_path: Path) -> None:
     assert read_model(sparse, task="embed").task == "embed"
 
 
-def test_the_encoders_that_are_named_have_files() -> None:
+def test_the_families_that_are_named_have_files() -> None:
     assert set(ENCODER_TYPES) == set(ENCODERS)
+    assert set(GENERATOR_TYPES) == set(DECODERS)
 
 
 def test_unusable_configs_are_named(tmp_path: Path) -> None:

@@ -69,12 +69,9 @@ def test_info_tells_what_a_model_is() -> None:
 @pytest.mark.slow
 def test_info_says_that_an_architecture_is_not_supported(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "Whisper X", architectures=["XForCausalLM"], model_type="x")
-    code, out, _ = atoll("info", str(folder), "--json")
-    facts = json.loads(out)
-    assert code == 0 and facts["name"] == "whisper-x"
-    assert facts["implementation"].startswith(
-        "none: XForCausalLM (model_type 'x') is not supported"
-    )
+    code, out, err = atoll("info", str(folder), "--json")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ") and "XForCausalLM (model_type 'x') is not supported" in err
 
 
 def test_errors_are_one_line_and_status_1(tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ def test_add_writes_and_shows_an_entry_that_remove_removes(tmp_path: Path) -> No
     where = ("--repository", str(tmp_path))
     shown = atoll("add", MINILM, *where)
     entry = next(one for one in ENTRIES if one.name == MINILM)
-    for name, text in render(entry).items():
+    for name, text in render(entry, is_own=True).items():
         assert (tmp_path / MINILM / name).read_text() == text
+    # It said that atoll.catalogue is the place to change it.
+    written = (tmp_path / MINILM / "config.pbtxt").read_text()
+    assert written.startswith("# Written by `atoll add`") and "atoll.catalogue" not in written
     assert "all-MiniLM-L6-v2" in shown and "serve --repository" in shown
     with pytest.raises(ConfigError, match="exists; --replace"):
         atoll("add", MINILM, *where)

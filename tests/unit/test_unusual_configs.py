@@ -11,7 +11,11 @@ from atoll.cli.catalogue import info
 from atoll.cli.choose import entry_of
 from atoll.errors import ConfigError, UnsupportedModel
 
-LLAMA = {"model_type": "llama", "hidden_size": 64, "max_position_embeddings": 32}
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "max_position_embeddings": 32, "vocab_size": 96,
+    "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+}  # fmt: skip
+T5 = {"vocab_size": 96, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4}
 NULLS = dict.fromkeys(("architectures", "torch_dtype", "dtype", "id2label", "num_labels"))
 CLASSIFIER = {
     "model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 64,
@@ -22,23 +26,22 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
     "no architectures": (LLAMA, 32, OURS + "llama"),
     "nulls": ({**LLAMA, **NULLS}, 32, OURS + "llama"),
     "no positions": ({**LLAMA, "max_position_embeddings": None}, None, OURS + "llama"),
-    "positions of -1": ({**LLAMA, "max_position_embeddings": -1}, None, OURS + "llama"),
-    "mt5": ({"model_type": "mt5", "d_model": 64}, None, OURS + "t5"),
+    "mt5": ({"model_type": "mt5", "d_model": 64, **T5}, None, OURS + "t5"),
     "santacoder": (
-        {"model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"], "n_embd": 64}, None,
+        {"model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"], "n_embd": 64,
+         "n_head": 4, "n_layer": 1, "n_positions": 32, "vocab_size": 96}, 32,
         OURS + "gpt_bigcode",
     ),
     "qwen2": ({**LLAMA, "model_type": "qwen2"}, 32, THEIRS),
     "gemma2": ({**LLAMA, "model_type": "gemma2"}, 32, THEIRS),
     "gptj": ({"model_type": "gptj", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
-    "mbart": ({"model_type": "mbart", "d_model": 64}, None, THEIRS),
-    "no known size": ({"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]}, None, THEIRS),
+    "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),
+    "no known size": ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, 2048, THEIRS),
     "marian": (
-        {"model_type": "marian", "architectures": ["MarianMTModel"], "d_model": 64}, None, THEIRS,
+        {"model_type": "marian", "architectures": ["MarianMTModel"], "d_model": 64}, 1024, THEIRS,
     ),
-    "text beside images": (
-        {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
-         "text_config": {"hidden_size": 64, "max_position_embeddings": 32}}, 32, THEIRS,
+    "text of a model for images": (
+        {**LLAMA, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, 32, THEIRS,
     ),
 }  # fmt: skip
 

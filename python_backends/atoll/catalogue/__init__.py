@@ -1,10 +1,10 @@
 """What can be served: known entries, entries made from any checkpoint, and their Triton files."""
 
-from atoll.catalogue.detect import Detected, read_model
 from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name
 from atoll.catalogue.pipelines import PIPELINES, Pipeline, session
 from atoll.catalogue.render import differences, render, write_repository
 from atoll.catalogue.repository import ServedModel, read_repository
+from atoll.models.detect import Detected, decide, read_model
 
 __all__ = [
     "ENTRIES",
@@ -13,6 +13,7 @@ __all__ = [
     "Detected",
     "Entry",
     "ServedModel",
+    "decide",
     "differences",
     "entry_for",
     "entry_name",

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atoll.catalogue.detect import Detected
 from atoll.catalogue.encoders import ENCODERS, EncoderEntry
 from atoll.catalogue.generators import GENERATORS
+from atoll.models.detect import Detected
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ CONFIG = "config.pbtxt"
 MODEL = "1/model.py"
 
 _HEADER = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
+_OWN_HEADER = (
+    "# Written by `atoll add`, and yours to change: parameters are settings by their names.\n"
+)
 _DYNAMIC_BATCHING = "dynamic_batching {\n  max_queue_delay_microseconds: 0\n}\n"
 _DECOUPLED = "model_transaction_policy {\n  decoupled: true\n}\n"
 
@@ -46,8 +49,11 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
-def render(entry: Entry | Pipeline) -> Mapping[str, str]:
+def render(entry: Entry | Pipeline, is_own: bool = False) -> Mapping[str, str]:
     """Text of the entry's files by their path inside the entry's folder.
+
+    Args:
+        is_own: for a repository of the user's, which ``atoll render`` does not write again.
 
     Raises:
         UnsupportedModel: no template for the entry's task.
@@ -59,13 +65,19 @@ def render(entry: Entry | Pipeline) -> Mapping[str, str]:
             f"{entry.model_id}: task {entry.task!r} is not served; served: {sorted(TEMPLATES)}"
         )
     template, wire = TEMPLATES[entry.task], WIRES[entry.task]
-    return {CONFIG: _config(entry, template, wire), MODEL: _model(entry, template)}
+    header = _OWN_HEADER if is_own else _HEADER
+    return {CONFIG: header + _config(entry, template, wire), MODEL: _model(entry, template)}
 
 
-def write_repository(entries: Iterable[Entry | Pipeline], folder: Path) -> None:
-    """Writes every entry's files below ``folder``; other files there are left alone."""
+def write_repository(
+    entries: Iterable[Entry | Pipeline], folder: Path, is_own: bool = False
+) -> None:
+    """Writes every entry's files below ``folder``; other files there are left alone.
+
+    is_own: see ``render``.
+    """
     for entry in entries:
-        for name, text in render(entry).items():
+        for name, text in render(entry, is_own).items():
             path = folder / entry.name / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
@@ -111,7 +123,7 @@ def _config(entry: Entry, template: Template, wire: Wire) -> str:
             for key, value in entry.parameters().items()
         ),
     ]
-    return _HEADER + "".join(parts)
+    return "".join(parts)
 
 
 def _tensors(kind: str, specs: Iterable[TensorSpec], entry: Entry) -> str:

@@ -13,11 +13,29 @@ from atoll.serving.wire import WIRES
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One entry of a repository. ``task`` is None where its tensors are not ours."""
+    """One entry of a repository. ``task`` is None where its tensors are those of no task.
+
+    is_ensemble: Triton itself passes tensors between other entries.
+    """
 
     name: str
     task: str | None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    is_ensemble: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What it is, for people to read: its task, or what it does with other entries."""
+        if self.task is not None:
+            return self.task
+        if self.is_ensemble:
+            return "ensemble"
+        p = self.parameters
+        if "generator" in p:
+            return f"conversations with {p['generator']}"
+        if "embedder" in p and "reranker" in p:
+            return f"{p['embedder']}, then {p['reranker']}"
+        return "tokens" if "model_id" in p else "not ours"
 
     @property
     def model_id(self) -> str | None:
@@ -48,7 +66,8 @@ def _read(path: Path) -> ServedModel:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    return ServedModel(config.name or path.parent.name, _task(config), parameters)
+    is_ensemble = bool(config.ensemble_scheduling.step)
+    return ServedModel(config.name or path.parent.name, _task(config), parameters, is_ensemble)
 
 
 def _task(config: Any) -> str | None:

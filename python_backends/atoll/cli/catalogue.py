@@ -16,14 +16,15 @@ from atoll.catalogue import (
     Detected,
     Entry,
     Pipeline,
+    decide,
     differences,
     entry_name,
-    read_model,
     write_repository,
 )
 from atoll.cli.choose import catalogue_entry, checkout_repository
 from atoll.cli.options import AsJson, Revision, print_json
-from atoll.errors import AtollError, ConfigError
+from atoll.config import Settings
+from atoll.errors import ConfigError
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 from atoll.weights.modules import transformer_folder
@@ -66,20 +67,22 @@ def info(
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a checkpoint is, whether it is supported, and which kernels would run it."""
+    """Tell what a checkpoint is and what would run it; fails, in the server's words, for one that
+    the server would refuse.
+    """
     known = catalogue_entry(model)
     folder = resolve(known.model_id if known else model, revision, with_weights=False)
-    detected = read_model(folder)
+    model_id, own = (known.model_id, dict(known.settings)) if known else (model, {})
     trunk = transformer_folder(folder)
+    # What the server would say to it, with what the environment would tell the server.
+    detected = decide(folder, Settings.read({"model_id": model_id, **own}))
     facts: dict[str, Any] = {
         "name": known.name if known else entry_name(model),
-        "model_id": known.model_id if known else model,
+        "model_id": model_id,
         "folder": str(folder),
-        **asdict(detected),
         "weight_bytes": _weight_bytes(trunk),
-        "implementation": _implementation(trunk, detected),
-        "kernels": _kernels(),
-        "settings": dict(known.settings) if known else {},
+        **_running(trunk, detected),
+        "settings": own,
     }
     if as_json:
         print_json(facts)
@@ -131,20 +134,17 @@ def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _implementation(folder: Path, detected: Detected) -> str:
-    """The file that implements the architecture, or why there is none."""
+def _running(folder: Path, detected: Detected) -> dict[str, Any]:
+    """What a checkpoint is, the file that implements its architecture, and its kernels."""
     from atoll.models import fallback, registry
 
-    is_generator = detected.task == "generate"
-    table = registry.DECODERS if is_generator else registry.ENCODERS
-    try:
-        raw = registry.Checkpoint.open(folder).raw
-        is_foreign = is_generator and not registry.is_known(raw, table)
-        if is_foreign and fallback.generates(detected.model_type):
-            return f"{fallback.__name__}: transformers' own model, best effort"
-        return registry.architecture(raw, table).__name__
-    except AtollError as error:
-        return f"none: {error}"
+    facts = asdict(detected)
+    runs_on = facts.pop("runs_on")
+    if runs_on != "native":
+        return {**facts, "implementation": f"{fallback.__name__}: {runs_on}, best effort"}
+    table = registry.DECODERS if detected.task == "generate" else registry.ENCODERS
+    module = registry.architecture(registry.Checkpoint.open(folder).raw, table)
+    return {**facts, "implementation": module.__name__, "kernels": _kernels()}
 
 
 def _kernels() -> dict[str, str]:

@@ -74,6 +74,14 @@ def models_page() -> str:
         "[its test](../tests/engine/test_fallback.py)); encoders of other architectures are "
         "refused by name.",
         "",
+        "Also refused by name: heads for other tasks (taggers, readers, reward models), ColBERT "
+        "and other vectors of tokens, decoders that rank, classify or embed, models with parts for "
+        "images or sound, a checkpoint's own code, translators whose target language a request "
+        "would have to name (NLLB, mBART 50), adapters beside the weights, and keys of "
+        "generation_config.json that would change every answer. `atoll info` says what a "
+        "checkpoint is and what runs it, or why it is refused, in the server's words; --task says "
+        "what a checkpoint is meant for.",
+        "",
         "| entry | checkpoint | task | architecture | test |",
         "|-|-|-|-|-|",
     ]

@@ -47,8 +47,8 @@ def add(
     target = folder / entry.name
     if target.exists() and not replace:
         raise ConfigError(f"{target} exists; --replace overwrites it, --name makes another")
-    write_repository([entry], folder)
-    config = render(entry)[CONFIG]
+    write_repository([entry], folder, is_own=True)
+    config = render(entry, is_own=True)[CONFIG]
     if as_json:
         print_json({"name": entry.name, "task": entry.task, "path": str(target), "config": config})
         return

@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.catalogue import read_model
+from atoll.catalogue import Detected, ServedModel, read_model
 from atoll.cli.choose import choose
 from atoll.cli.examples import example
 from atoll.cli.flags import with_settings
+from atoll.config import Settings
 from atoll.environment import variables
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
@@ -250,13 +251,19 @@ def _gateway_lines(gateway: GatewayProcess) -> list[str]:
 def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Console) -> None:
     """What is served, where, and how to ask it."""
     table = Table(title=f"Atoll, ready after {process.startup_s:.1f} s", title_justify="left")
-    for column in ("model", "task", "architecture", "checkpoint"):
+    for column in ("model", "task", "architecture", "runs on", "checkpoint"):
         table.add_column(column, overflow="fold")
+    notes = []
     for model in process.models:
         folder = process.checkpoints.get(model.name)
-        kind = read_model(folder, task=model.task).architecture if folder else ""
-        table.add_row(model.name, model.task or "not ours", kind, model.model_id or "")
+        found = _detected(model, folder) if folder and model.task else None
+        what = (found.architecture, found.runs_on) if found else ("", "")
+        pooling = f" ({found.pooling})" if found and found.pooling else ""
+        table.add_row(model.name, f"{model.kind}{pooling}", *what, model.model_id or "")
+        notes += [f"{model.name}: {note}" for note in (found.notes if found else ())]
     out.print(table)
+    for note in notes:
+        out.print(note, markup=False, highlight=False, style="yellow", soft_wrap=True)
     lines = [
         *(_gateway_lines(gateway) if gateway is not None else []),
         f"Triton   {process.http_url}, gRPC {process.grpc_url}, metrics {process.metrics_url}",
@@ -265,3 +272,9 @@ def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Conso
     ]
     # Not through the console: it would wrap and colour what people copy.
     print("\n".join(lines), flush=True)
+
+
+def _detected(model: ServedModel, folder: Path) -> Detected:
+    """What the server made of the checkpoint; it has loaded it, as the task of its entry."""
+    settings = Settings.read(model.parameters)
+    return read_model(folder, model.task, settings.dense_path, settings.pooling)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,11 @@ from atoll.encoders.short import ShortTexts
 from atoll.encoders.spec import EncoderSpec
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import PackedBatch
+from atoll.models.detect import decide
 from atoll.models.options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
-from atoll.weights.modules import check_modules, check_pooled_size, transformer_folder
+from atoll.weights.modules import check_pooled_size, transformer_folder
 from atoll_kernels.device import prepare
 
 Floats = npt.NDArray[np.float32]
@@ -84,8 +85,13 @@ class Encoder:
     folder: where the trunk's files are, which may be below the checkpoint's folder.
     """
 
+    task: ClassVar[str]
+
     def __init__(self, folder: Path, settings: Settings) -> None:
         """Raises ConfigError, UnsupportedModel, WeightError: the checkpoint cannot be used."""
+        self.detected = decide(folder, settings, self.task)
+        for note in self.detected.notes:
+            logger.warning("%s: %s", folder, note)
         checkpoint = Checkpoint.open(transformer_folder(folder))
         self.folder = checkpoint.folder
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
@@ -124,8 +130,9 @@ class Encoder:
 class Embedder(Encoder):
     """Texts to dense vectors."""
 
+    task = "embed"
+
     def __init__(self, folder: Path, settings: Settings) -> None:
-        check_modules(folder, "embed", settings.pooling)
         super().__init__(folder, settings)
         if self.spec.pooling == "splade":
             raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
@@ -142,6 +149,8 @@ class Embedder(Encoder):
                     )
                 width = step.out_features
         self.dimensions = width
+        asked = self.spec.truncate_dim
+        self.truncate_dim = None if asked is None else min(asked, width)
 
     def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""
@@ -174,8 +183,9 @@ class SparseEmbedder(Encoder):
     A checkpoint may ask for the sum over the tokens, and for the logarithm twice.
     """
 
+    task = "sparse"
+
     def __init__(self, folder: Path, settings: Settings) -> None:
-        check_modules(folder, "sparse", settings.pooling)
         super().__init__(folder, settings)
         self.head = MaskedLanguageHead.load(self.folder, self.trunk, self.options)
 
@@ -194,6 +204,8 @@ class SparseEmbedder(Encoder):
         weights = (parts.sum(0) if is_sum else self._logs(parts.amax(0))).cpu()
         if not bool(torch.isfinite(weights).all()):
             return GenerationError("the sparse embedding is not finite (NaN or infinite)")
+        if self.spec.max_active_dims is not None and self.spec.max_active_dims < len(weights):
+            weights = _only_greatest(weights, self.spec.max_active_dims)
         indices = weights.nonzero().squeeze(1)
         return SparseVector(indices.int().numpy(), weights[indices].numpy())
 
@@ -211,8 +223,9 @@ class SparseEmbedder(Encoder):
 class Classifier(Encoder):
     """Texts or pairs to a score for each label; a reranker has one label."""
 
+    task = "classify"
+
     def __init__(self, folder: Path, settings: Settings) -> None:
-        check_modules(folder, "classify")
         super().__init__(folder, settings)
         self.head = ClassificationHead.load(
             self.folder, self.hidden_size, len(self.spec.labels), self.options
@@ -236,6 +249,12 @@ class Classifier(Encoder):
         if self.spec.activation == "softmax":
             return logits.softmax(-1)
         return logits.tanh() if self.spec.activation == "tanh" else logits.sigmoid()
+
+
+def _only_greatest(weights: Tensor, count: int) -> Tensor:
+    """All but the ``count`` greatest are zero."""
+    kept = weights.topk(count).indices
+    return torch.zeros_like(weights).scatter(0, kept, weights[kept])
 
 
 def _finite(rows: Tensor) -> list[bool]:

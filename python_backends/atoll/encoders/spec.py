@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel, ValidationError
+from atoll.models.config_facts import pooling_of
 from atoll.weights.fields import Fields, read_labels
 from atoll.weights.modules import (
-    POOLING_MODES,
     Module,
     length_limit,
     read_modules,
     read_object,
-    read_poolings,
-    transformer_folder,
+    tokenizer_config,
 )
 
 logger = logging.getLogger(__name__)
 
+_SENTENCE_CONFIG = "config_sentence_transformers.json"
 # activation_function of a SpladePooling module -> how often the logarithm is taken.
 _SPLADE_LOGS = {"relu": 1, "log1p_relu": 2}
 # What config.json may say that a classifier was trained as.
@@ -56,7 +56,8 @@ class EncoderSpec:
     activation: what turns logits into scores, one of the values of ACTIVATIONS.
     has_token_types: whether the model is given the segments of a pair.
     splade: read whatever the pooling is. pair_prompt: put before the first text of a pair, and
-    before a single one, where a cross encoder's files say so.
+    before a single one, where a cross encoder's files say so. truncate_dim: values of a vector that
+    a request gets if it names no number. max_active_dims: words of a sparse one, the weightiest.
     """
 
     pooling: str
@@ -70,6 +71,8 @@ class EncoderSpec:
     has_token_types: bool = True
     splade: SpladeSpec = SpladeSpec()
     pair_prompt: str = ""
+    truncate_dim: int | None = None
+    max_active_dims: int | None = None
 
     @classmethod
     def read(
@@ -93,7 +96,7 @@ class EncoderSpec:
             problem_type = Fields(raw).only("problem_type", *PROBLEM_TYPES)
         problem_type = problem_type or default_type
         return cls(
-            pooling=_pooling(folder, raw, modules, settings),
+            pooling=pooling_of(folder, raw, settings.pooling)[0],
             max_length=_max_length(folder, settings, max_positions),
             prompts=prompts,
             default_prompt_name=default,
@@ -104,6 +107,8 @@ class EncoderSpec:
             has_token_types=_has_token_types(folder),
             splade=_splade(folder, modules),
             pair_prompt=_pair_prompt(folder),
+            truncate_dim=_count(folder, "truncate_dim"),
+            max_active_dims=_count(folder, "max_active_dims"),
         )
 
     def prompt(self, settings: Settings, name: Any) -> str:
@@ -133,9 +138,11 @@ def _check_prompt_pooling(folder: Path, modules: Sequence[Module]) -> None:
 
 
 def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | None]:
-    own = read_object(folder / "config_sentence_transformers.json")
+    own = read_object(folder / _SENTENCE_CONFIG)
     named = own.get("prompts") or {}
-    prompts = {name: text for name, text in named.items() if isinstance(text, str)}
+    if not isinstance(named, dict) or not all(isinstance(v, str | None) for v in named.values()):
+        raise ConfigError(f"{folder}/{_SENTENCE_CONFIG}: prompts is no object of names and texts")
+    prompts = {name: text for name, text in named.items() if text is not None}
     if settings.prompts is not None:
         try:
             found = json.loads(settings.prompts)
@@ -150,8 +157,15 @@ def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | No
     return prompts, default
 
 
+def _count(folder: Path, name: str) -> int | None:
+    value = read_object(folder / _SENTENCE_CONFIG).get(name)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(f"{folder}/{_SENTENCE_CONFIG}: {name} is {value!r}; expected a number")
+    return value
+
+
 def _pair_prompt(folder: Path) -> str:
-    own = read_object(folder / "config_sentence_transformers.json")
+    own = read_object(folder / _SENTENCE_CONFIG)
     named = (own.get("prompts") or {}) if own.get("model_type") == "CrossEncoder" else {}
     return str(named.get(own.get("default_prompt_name")) or "")
 
@@ -165,21 +179,6 @@ def _max_length(folder: Path, settings: Settings, max_positions: int) -> int:
             "and auto_truncate is false"
         )
     return min(length, settings.max_batch_tokens)
-
-
-def _pooling(
-    folder: Path, raw: Mapping[str, Any], modules: Sequence[Module], settings: Settings
-) -> str:
-    if settings.pooling is not None:
-        known = (*POOLING_MODES, "splade")
-        if settings.pooling not in known:
-            raise ConfigError(f"pooling is {settings.pooling!r}; known: {', '.join(known)}")
-        return settings.pooling
-    if any(m.kind == "SpladePooling" for m in modules):
-        return "splade"
-    found = "+".join(read_poolings(folder))
-    # JinaBERT's own key, for copies without the Pooling module.
-    return found or ("mean" if raw.get("emb_pooler") == "mean" else "cls")
 
 
 def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
@@ -212,7 +211,7 @@ def _activation(
 
     A reranker's single score is a sigmoid whatever it was trained as, as ``CrossEncoder`` has it.
     """
-    file, fields = "config_sentence_transformers.json", Fields(raw)
+    file, fields = _SENTENCE_CONFIG, Fields(raw)
     places = (
         (Fields(read_object(folder / file), f"{folder}/{file}"), "activation_fn"),
         (fields.inside("sentence_transformers"), "activation_fn"),
@@ -235,7 +234,7 @@ def _activation(
 
 def _has_token_types(folder: Path) -> bool:
     """transformers' rule: the tokenizer's file says it, else the tokenizer's class."""
-    raw = read_object(transformer_folder(folder) / "tokenizer_config.json")
+    raw = tokenizer_config(folder)
     names = raw.get("model_input_names")
     if isinstance(names, list):
         return "token_type_ids" in names

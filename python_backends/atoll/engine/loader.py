@@ -25,8 +25,9 @@ from atoll.engine.scheduler import SchedulerLimits
 from atoll.engine.speculation import NgramDraft
 from atoll.errors import ConfigError, ValidationError
 from atoll.layers.adapted import AdapterSlots
+from atoll.models.detect import decide
 from atoll.models.options import load_options, prepare_process, rescaled
-from atoll.models.registry import DECODERS, Checkpoint, architecture, is_known, load_decoder
+from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
 from atoll.weights.load import LoadOptions
 from atoll_kernels.device import prepare
 
@@ -41,13 +42,14 @@ class Limits:
     """What a request may ask for.
 
     max_total_tokens: prompt and answer. decoder_start_token_id: of an encoder-decoder, whose answer
-    begins with it.
+    begins with it. banned_tokens: ids that no answer may hold, whatever a request asks for.
     """
 
     max_input_tokens: int
     max_total_tokens: int
     vocab_size: int
     decoder_start_token_id: int | None = None
+    banned_tokens: tuple[int, ...] = ()
 
     def check_ids(self, name: str, ids: Sequence[int]) -> None:
         """Also for texts: some tokenizers name tokens that their models have no embedding for.
@@ -80,6 +82,9 @@ def load_engine(
     Raises:
         ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
     """
+    detected = decide(folder, settings, "generate")
+    for note in detected.notes:
+        logger.warning("%s: %s", folder, note)
     checkpoint = rescaled(Checkpoint.open(folder), settings)
     options = load_options(settings, checkpoint.raw)
     prepare_process(settings)
@@ -109,7 +114,7 @@ def load_engine(
         on_step=on_step,
     )
     capacity = longest_request(decoder, num_blocks, settings.block_size)
-    limits = _limits(settings, capacity, config)
+    limits = _limits(settings, capacity, config, detected.banned_tokens)
     logger.info(
         "%s: %s on %s, KV cache of %d blocks of %d tokens, %s",
         folder.name, options.dtype, options.device, num_blocks, settings.block_size, limits,
@@ -131,8 +136,6 @@ def _attach(
     adapters = parse_adapters(settings.lora_adapters)
     if not adapters:
         return None
-    if not is_known(checkpoint.raw, DECODERS):
-        raise ConfigError("lora_adapters is set, but this model is left to transformers")
     tables = architecture(checkpoint.raw, DECODERS).WEIGHTS
     return attach_adapters(model, tables, checkpoint.folder, adapters, options.dtype)
 
@@ -146,7 +149,7 @@ def _capture(runner: Runner, settings: Settings) -> None:
         logger.info("decoding steps are not replayed: %s", reason)
 
 
-def _limits(settings: Settings, capacity: int, config: Any) -> Limits:
+def _limits(settings: Settings, capacity: int, config: Any, banned: Sequence[int]) -> Limits:
     if settings.max_total_tokens and settings.max_total_tokens > config.max_positions:
         raise ConfigError(
             f"max_total_tokens is {settings.max_total_tokens}; "
@@ -156,9 +159,9 @@ def _limits(settings: Settings, capacity: int, config: Any) -> Limits:
     longest = settings.max_input_tokens or total - 1
     if longest >= total:
         raise ConfigError(f"max_input_tokens is {longest}; max_total_tokens is {total}")
-    return Limits(
-        longest, total, config.vocab_size, getattr(config, "decoder_start_token_id", None)
-    )
+    start = getattr(config, "decoder_start_token_id", None)
+    inside = tuple(token for token in banned if token < config.vocab_size)
+    return Limits(longest, total, config.vocab_size, start, inside)
 
 
 def _scheduler_limits(

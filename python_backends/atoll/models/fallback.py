@@ -11,7 +11,6 @@ Never runs a checkpoint's own code.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -25,15 +24,13 @@ from atoll.cgroup import available_memory
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import PagedBatch
 from atoll.layers.attention import CacheSpec, EncoderInput
+from atoll.models.fallback_choice import choose, read_config, shown
 from atoll.weights.load import LoadOptions
 from atoll.weights.reader import CheckpointReader
-
-logger = logging.getLogger(__name__)
 
 # Token ids in base 128: digits are exact in bfloat16, whatever dtype the cache has.
 _BASE, _NUM_DIGITS = 128, 4
 _MEMORY_SHARE = 0.25
-_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -43,16 +40,6 @@ class Config:
     vocab_size: int
     max_positions: int
     decoder_start_token_id: int | None
-
-
-def generates(model_type: str) -> bool:
-    """Whether transformers has a text generator of that model_type, which is no encoder besides."""
-    from transformers.models.auto import modeling_auto as auto
-
-    if model_type in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return True
-    is_encoder = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder
 
 
 def load(folder: Path, options: LoadOptions) -> Model:
@@ -66,19 +53,12 @@ def load(folder: Path, options: LoadOptions) -> Model:
 
     if options.scheme != "dense":
         raise UnsupportedModel(f"{folder}: {options.scheme} weights need a model of our own")
-    try:
-        raw = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise UnsupportedModel(f"{folder}: transformers cannot read it: {error}") from error
-    name = f"{folder}: {next(iter(raw.architectures or ()), raw.model_type)}"
+    choice = choose(folder)
+    raw = read_config(folder)
+    name = shown(folder, raw)
     auto = transformers.AutoModelForCausalLM
     if raw.is_encoder_decoder:
         auto = transformers.AutoModelForSeq2SeqLM
-    if type(raw) not in auto._model_mapping:
-        raise UnsupportedModel(
-            f"{name} (model_type {raw.model_type!r}) is no text generator: it is neither among the "
-            f"architectures of our own nor among those of transformers' {auto.__name__}"
-        )
     CheckpointReader(folder)  # names a file that is missing or damaged, as transformers does not
     try:
         model, report = auto.from_pretrained(
@@ -91,19 +71,14 @@ def load(folder: Path, options: LoadOptions) -> Model:
         # transformers would answer with random numbers in their place.
         missing = ", ".join(sorted(report["missing_keys"])[:4])
         raise WeightError(f"{name}: {missing} not in the checkpoint")
-    found = _checked(name, model.eval(), raw, options.dtype)
-    logger.warning(
-        "%s: model_type %r has no implementation here; transformers' %s serves it, best effort: "
-        "one sequence at a time", folder, raw.model_type, type(model).__name__,
-    )  # fmt: skip
-    return found
+    return _checked(name, model.eval(), raw, choice.max_positions, options.dtype)
 
 
 @torch.inference_mode()
-def _checked(name: str, model: Any, raw: Any, dtype: torch.dtype) -> Model:
+def _checked(name: str, model: Any, raw: Any, max_positions: int, dtype: torch.dtype) -> Model:
     """Refuses what sees words ahead (BERT), or does not go on from its cache (XLNet)."""
     try:
-        found = Model(model, raw, dtype)
+        found = Model(model, raw, max_positions, dtype)
         text = tuple(range(3, 11))
         encoder = text if raw.is_encoder_decoder else ()
         whole = found._continue(text, 8, encoder).float()
@@ -129,13 +104,11 @@ class Model(nn.Module):
 
     reads_on_host = True
 
-    def __init__(self, model: Any, raw: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, raw: Any, max_positions: int, dtype: torch.dtype) -> None:
         super().__init__()
         text = raw.get_text_config(decoder=True)
-        known = (getattr(text, key, None) or 0 for key in _POSITION_KEYS)
-        positions = next((int(count) for count in known if count > 0), 2048)
         start = _first_token(model, raw) if raw.is_encoder_decoder else None
-        self.config = Config(text.vocab_size, positions, start)
+        self.config = Config(text.vocab_size, max_positions, start)
         self.model = model
         named = "cache" in inspect.signature(model.forward).parameters
         # transformers before 5.24 has the older name.

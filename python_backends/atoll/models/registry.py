@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -144,23 +144,52 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
     return _load(checkpoint, ENCODERS, options)
 
 
-def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
+class Plan(NamedTuple):
+    """A model without its weights, and how they are held in the files.
+
+    keys: config.json's, which remember what was read of them.
+    """
+
+    module: ModuleType
+    model: nn.Module
+    quantization: Quantization | None
+    keys: ConfigKeys
+
+
+def plan(
+    checkpoint: Checkpoint,
+    table: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    expected_method: str | None = None,
+) -> Plan:
+    """All that decides, before any weight is read, whether a checkpoint can be loaded.
+
+    Args:
+        dtype: of the activations, if it is known. expected_method: see ``LoadOptions``.
+
+    Raises:
+        ConfigError, UnsupportedModel: it cannot; names what is in the way.
+    """
     module = architecture(checkpoint.raw, table)
-    refused = getattr(module.Model, "unsupported_dtypes", ())
-    if options.dtype in refused:
-        raise ConfigError(f"{checkpoint.folder}: {options.dtype} would overflow; use bfloat16")
-    raw = ConfigKeys(checkpoint.raw)
-    model = build(module, raw)
+    if dtype in getattr(module.Model, "unsupported_dtypes", ()):
+        raise ConfigError(f"{checkpoint.folder}: {dtype} would overflow; use bfloat16")
+    keys = ConfigKeys(checkpoint.raw)
+    model = build(module, keys)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
     found = None if quantization is None else quantization.method
-    if options.expected_method not in (None, found):
+    if expected_method not in (None, found):
         raise ConfigError(
-            f"quantize is {options.expected_method!r}; {checkpoint.folder} is "
+            f"quantize is {expected_method!r}; {checkpoint.folder} is "
             + (f"quantised with {found}" if found else "not quantised")
         )
-    options = replace(options, quantization=quantization)
+    return Plan(module, model, quantization, keys)
+
+
+def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
+    found = plan(checkpoint, table, options.dtype, options.expected_method)
+    options = replace(options, quantization=found.quantization)
     try:
-        load_weights(model, module.WEIGHTS, checkpoint.folder, options)
+        load_weights(found.model, found.module.WEIGHTS, checkpoint.folder, options)
     except Mismatch as error:
-        raise WeightError(f"{error}; {raw.summary()}") from error
-    return model.eval()
+        raise WeightError(f"{error}; {found.keys.summary()}") from error
+    return found.model.eval()

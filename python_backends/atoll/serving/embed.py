@@ -36,7 +36,7 @@ class EmbedModel(EncoderModel):
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
-        dimensions = given.get("dimensions")
+        dimensions = given.get("dimensions", self.encoder.truncate_dim)
         if dimensions is not None:
             dimensions = tensors.as_int("dimensions", dimensions, 1, self.encoder.dimensions)
         flag = given.get("return_token_embeddings", False)

@@ -186,7 +186,7 @@ class GenerateModel:
             eos_token_ids=self.tokenizer.eos_token_ids,
             vocab_size=self.limits.vocab_size,
         )
-        return flags, options
+        return flags, _without(options, self.limits.banned_tokens)
 
     def closed(self, call: Call) -> None:
         """A call has had its last response."""
@@ -289,3 +289,12 @@ def _returned(flags: Flags, options: GenerateOptions) -> Returned:
     return Returned(
         **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
     )
+
+
+def _without(options: GenerateOptions, banned: tuple[int, ...]) -> GenerateOptions:
+    """The options with tokens that no answer may hold."""
+    if not banned:
+        return options
+    bias = (*options.sampling.logit_bias, *((token, float("-inf")) for token in banned))
+    sampling = dataclasses.replace(options.sampling, logit_bias=bias)
+    return dataclasses.replace(options, sampling=sampling)

@@ -10,6 +10,7 @@ from atoll.config import Settings
 from atoll.encoders.spec import EncoderSpec
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.models import registry
+from atoll.models.detect import decide
 from atoll.serving import tensors
 from atoll.serving.embed import PADDING, EmbedModel, counts
 from atoll.text.encoding import TextEncoder
@@ -29,6 +30,7 @@ class TokensModel:
         self.settings = Settings.read(tensors.settings_parameters(args["model_config"]))
         settings = self.settings
         folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
+        decide(folder, settings, "embed")
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw
         trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
         self.spec = EncoderSpec.read(folder, raw, settings, trunk.max_length)

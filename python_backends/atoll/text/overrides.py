@@ -165,9 +165,8 @@ def _remove_prefix(core: Tokenizer) -> None:
 
 def _frame(core: Tokenizer, kind: str, special: Mapping[str, str]) -> None:
     """The tokens around a text, where the files beside tokenizer.json name others than it has."""
-    core.no_truncation()
-    core.no_padding()
-    around = core.encode("").tokens
+    empty = core.encode("")
+    around = [t for t, is_text in zip(empty.tokens, empty.attention_mask, strict=True) if is_text]
     first, last = (special.get(name) for name in _FRAMES[kind])
     if not around or first is None or last is None or (around[0], around[-1]) == (first, last):
         return

@@ -17,7 +17,7 @@ from atoll.text.clean_up import clean_up, is_wanted
 from atoll.text.families import TextRule, complete, text_rule
 from atoll.text.sources import read_json
 from atoll.text.vocabulary import Vocabulary
-from atoll.weights.modules import sentence_config, transformer_folder
+from atoll.weights.modules import sentence_config, tokenizer_config, transformer_folder
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """Raises ConfigError: the folder has no tokenizer that can be read."""
         is_lower_case = bool(sentence_config(folder).get("do_lower_case"))
+        config = tokenizer_config(folder)
         folder = transformer_folder(folder)
-        config, model = (read_json(folder / f"{n}.json") for n in ("tokenizer_config", "config"))
+        model = read_json(folder / "config.json")
         core, texts = sources.load(folder, config, model)
         complete(core, model.get("architectures"))
         side = _truncation_side(folder, config, core)

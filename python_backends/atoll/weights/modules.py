@@ -13,6 +13,7 @@ from typing import Any
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.weights.fields import Fields
 
+SENTENCE_FILE = "sentence_bert_config.json"
 # Names that sentence-transformers has given to one and the same file over the years.
 _SENTENCE_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
@@ -158,15 +159,40 @@ def sentence_config(folder: Path) -> dict[str, Any]:
     return {} if found is None else read_object(found)
 
 
+def processor_overrides(folder: Path) -> dict[str, Any]:
+    """Keys of tokenizer_config.json that sentence_bert_config.json sets.
+
+    Raises:
+        ConfigError: they are no object.
+    """
+    config = sentence_config(folder)
+    # The older name wins, as in sentence-transformers.
+    found = config.get("tokenizer_args", config.get("processor_kwargs")) or {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{SENTENCE_FILE}: tokenizer_args is {found!r}; expected an object")
+    return found
+
+
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json beside the trunk, with what sentence-transformers' files set in it."""
+    own = read_object(transformer_folder(folder) / "tokenizer_config.json")
+    return {**own, **processor_overrides(folder)}
+
+
 def length_limit(folder: Path) -> int | None:
     """Tokens of the longest text by sentence-transformers' rule, which may exceed the positions.
 
     Its own limit, or the tokenizer's, which is astronomical where nobody set one.
     """
-    limit = sentence_config(folder).get("max_seq_length")
+    config = sentence_config(folder)
+    limit = processor_overrides(folder).get("model_max_length", config.get("max_seq_length"))
     if limit is None:
-        tokenizer = read_object(transformer_folder(folder) / "tokenizer_config.json")
-        limit = tokenizer.get("model_max_length")
+        limit = tokenizer_config(folder).get("model_max_length")
+    processing = config.get("processing_kwargs") or {}
+    # What a call says goes before what the tokenizer was made with.
+    for part in ("common", "text"):
+        called = (processing.get(part) or {}).get("max_length")
+        limit = limit if called is None else called
     return None if limit is None else int(limit)
 
 

@@ -1,0 +1,110 @@
+"""Facts of a model's config.json and of the files beside it: sizes, limits, labels, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import ConfigError
+from atoll.weights.modules import (
+    POOLING_MODES,
+    Module,
+    length_limit,
+    read_modules,
+    read_object,
+    read_poolings,
+)
+
+# model_type -> what people call it; ``models.registry.ENCODERS`` has a file for each.
+ENCODER_TYPES = {
+    "bert": "BERT and JinaBERT v2", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa",
+    "camembert": "CamemBERT",
+}  # fmt: skip
+# Their positions begin after the padding token's id.
+_OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
+HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model")
+_MAX_TOKENS_KEYS = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
+)  # fmt: skip
+
+
+def pooling_of(folder: Path, config: Mapping[str, Any], pooling: str | None) -> tuple[str, bool]:
+    """How an embedder's token vectors become one, and whether that is only guessed.
+
+    Args:
+        config: config.json. pooling: the setting.
+
+    Raises:
+        ConfigError: the setting, or a file, names one that is not known.
+    """
+    if pooling is not None:
+        known = (*POOLING_MODES, "splade")
+        if pooling not in known:
+            raise ConfigError(f"pooling is {pooling!r}; known: {', '.join(known)}")
+        return pooling, False
+    if any(m.kind == "SpladePooling" for m in read_modules(folder)):
+        return "splade", False
+    found = "+".join(read_poolings(folder))
+    # JinaBERT's own key, for copies without the Pooling module.
+    if not found and config.get("emb_pooler") == "mean":
+        found = "mean"
+    return found or "cls", not found
+
+
+def embedding_size(
+    folder: Path,
+    modules: Sequence[Module],
+    dense_path: str | None,
+    pooling: str | None,
+    hidden: int,
+) -> int:
+    """Values of a vector that a request gets if it names no number.
+
+    out_features of the last Dense module, or the hidden size for each pooling; fewer, if the files
+    say so.
+    """
+    paths = [m.path for m in modules if m.kind == "Dense"]
+    if dense_path is not None:
+        paths = [dense_path]
+    size = hidden if pooling else hidden * max(1, len(read_poolings(folder)))
+    if paths:
+        config = read_object(folder / paths[-1] / "config.json")
+        if "out_features" not in config:
+            raise ConfigError(f"{folder / paths[-1]}/config.json has no out_features")
+        size = int(config["out_features"])
+    limit = read_object(folder / "config_sentence_transformers.json").get("truncate_dim")
+    return min(size, limit) if isinstance(limit, int) and limit > 0 else size
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Labels by index; transformers gives a classifier two if its config names none."""
+    names = config.get("id2label")
+    try:
+        if isinstance(names, Mapping) and names:
+            return tuple(str(names[key]) for key in sorted(names, key=int))
+    except ValueError as error:
+        raise ConfigError(f"config.json: id2label has keys that are no numbers: {error}") from error
+    count = config.get("num_labels") or 2
+    return tuple(f"LABEL_{index}" for index in range(int(count)))
+
+
+def max_tokens_of(folder: Path, config: Mapping[str, Any]) -> int | None:
+    positions = first_size(config, _MAX_TOKENS_KEYS)
+    if positions is not None and config.get("model_type") in _OFFSET_TYPES:
+        padding = config.get("pad_token_id")
+        positions -= (1 if padding is None else int(padding)) + 1
+    own = length_limit(folder) if config.get("model_type") in ENCODER_TYPES else None
+    limits = [int(limit) for limit in (own, positions) if limit]
+    return min(limits) if limits else None
+
+
+def first_size(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
+    """The first of ``keys`` with a size; models for text and images keep them one level down."""
+    inner = config.get("text_config")
+    for source in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in keys:
+            # Some families write -1 for "any".
+            if source.get(key) is not None and int(source[key]) > 0:
+                return int(source[key])
+    return None

@@ -1,0 +1,285 @@
+"""What a checkpoint is for, what runs it, and whether it can be served: decided here alone.
+
+``atoll info``, ``atoll add``, the table at the start and the server itself ask the same function.
+Only small files are read: no weights, no vocabulary, and never a checkpoint's own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.config import Settings
+from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models import generation_keys, unsupported
+from atoll.models.config_facts import (
+    ENCODER_TYPES,
+    HIDDEN_SIZE_KEYS,
+    embedding_size,
+    first_size,
+    labels_of,
+    max_tokens_of,
+    pooling_of,
+)
+from atoll.weights.modules import (
+    Module,
+    check_modules,
+    read_modules,
+    read_object,
+    transformer_folder,
+)
+from atoll.weights.sentence_keys import check_keys
+
+# ``models.registry.DECODERS`` has a file for each.
+GENERATOR_TYPES = (
+    "bloom", "falcon", "RefinedWeb", "RefinedWebModel", "gpt_bigcode", "gpt_neox", "llama",
+    "mistral", "mixtral", "mixformer-sequential", "mpt", "mt5", "opt", "phi", "phi-msft", "t5",
+)  # fmt: skip
+# A class of a checkpoint's own code that has a file here, under another family's model_type.
+_OWN_CLASSES = ("GPT2LMHeadCustomModel",)
+_GENERATOR_CLASSES = (
+    "ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "LMHeadCustomModel", "MTModel",
+)  # fmt: skip
+# Generators whose config.json names the trunk.
+_GENERATOR_TRUNKS = ("BloomModel",)
+_SUPPORTED = "supported encoders are " + ", ".join(
+    f"{name} ({model_type})" for model_type, name in ENCODER_TYPES.items()
+)
+_ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a checkpoint is.
+
+    architecture: the first of config.json's ``architectures``, or "" where it has none.
+    embedding_size: width of the vectors an embedder answers with, after its Dense modules.
+    labels: a classifier's labels in the order of its logits.
+    runs_on: "native" for a file of ``atoll.models``, else the class of transformers.
+    pooling: of an embedder. notes: what a user should know, a sentence each.
+    banned_tokens: ids that no answer may hold.
+    """
+
+    task: str
+    architecture: str
+    model_type: str
+    hidden_size: int
+    embedding_size: int
+    max_tokens: int | None
+    dtype: str | None
+    labels: tuple[str, ...] = ()
+    runs_on: str = "native"
+    pooling: str | None = None
+    notes: tuple[str, ...] = ()
+    banned_tokens: tuple[int, ...] = ()
+
+
+def decide(folder: Path, settings: Settings, task: str | None = None) -> Detected:
+    """What the checkpoint is with these settings; what the server loads, or why it does not.
+
+    Args:
+        task: what the entry serves, in place of the settings' own.
+
+    Raises:
+        ConfigError, UnsupportedModel: it cannot be served so; names what is in the way.
+    """
+    found = read_model(
+        folder, task or settings.task, settings.dense_path, settings.pooling,
+        is_asked=settings.task is not None,
+    )  # fmt: skip
+    if found.runs_on != "native":
+        unsupported.check_settings(folder, found.runs_on, settings)
+        return found
+    import torch
+
+    from atoll.models import registry
+    from atoll.weights.quantization import METHODS, scheme_for
+
+    method = settings.quantize
+    if method is not None:
+        scheme_for(method)
+    table = registry.DECODERS if found.task == "generate" else registry.ENCODERS
+    checkpoint = registry.Checkpoint.open(transformer_folder(folder))
+    registry.plan(
+        checkpoint, table,
+        getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
+        method if method in METHODS else None,
+    )  # fmt: skip
+    return found
+
+
+def read_model(
+    folder: Path,
+    task: str | None = None,
+    dense_path: str | None = None,
+    pooling: str | None = None,
+    *,
+    is_asked: bool | None = None,
+) -> Detected:
+    """What the checkpoint in ``folder`` is, by its files alone.
+
+    Args:
+        task, pooling: override what the files say.
+        is_asked: whether the user named the task, and means a checkpoint that looks as if made for
+            another; if None, whether there is a task.
+        dense_path: folder of the Dense module, relative to ``folder``; from modules.json if None.
+
+    Raises:
+        ConfigError: a file is missing or malformed.
+        UnsupportedModel: no task fits, or the architecture or its modules cannot be served; names
+            them and what can.
+    """
+    modules = read_modules(folder)
+    trunk = transformer_folder(folder)
+    if modules and not modules[0].is_transformer:
+        check_modules(folder, task or "embed")
+    if not (trunk / "config.json").exists():
+        raise ConfigError(f"{trunk}/config.json is missing")
+    config = read_object(trunk / "config.json")
+    names = _architectures(trunk, config)
+    labels = labels_of(config) if _has(names, ("ForSequenceClassification",)) else ()
+    if task is None and pooling == "splade":  # how TEI asks for it
+        task = "sparse"
+    is_asked = task is not None if is_asked is None else is_asked
+    if task == "generate" and not is_asked:
+        # What the files call something else is no generator, whatever its entry's class.
+        with contextlib.suppress(UnsupportedModel):
+            task = _task(folder, config, names, modules, labels)
+    task = task or _task(folder, config, names, modules, labels)
+    if task == "generate":
+        if not is_asked:
+            unsupported.check_reranker(folder)
+        return _generator(folder, config, names, is_asked)
+    if task in _ENCODER_TASKS:
+        _check_encoder(folder, config, names, task)
+        if task == "embed" and not is_asked and not any(m.kind == "Pooling" for m in modules):
+            unsupported.check_trunk(folder, names)
+        check_modules(folder, task, pooling)
+        check_keys(folder, task)
+    hidden = first_size(config, HIDDEN_SIZE_KEYS)
+    if hidden is None:
+        raise ConfigError(f"{trunk}/config.json has none of {', '.join(HIDDEN_SIZE_KEYS)}")
+    how, is_guessed = pooling_of(folder, config, pooling) if task == "embed" else (None, False)
+    return Detected(
+        task=task,
+        architecture=names[0] if names else "",
+        model_type=str(config.get("model_type", "")),
+        hidden_size=hidden,
+        embedding_size=embedding_size(folder, modules, dense_path, pooling, hidden),
+        max_tokens=max_tokens_of(folder, config),
+        dtype=config.get("torch_dtype") or config.get("dtype"),
+        labels=labels,
+        pooling=how,
+        notes=(_GUESSED.format(how),) if is_guessed else (),
+    )
+
+
+_GUESSED = (
+    "pooling {!r} is a guess: no file says how the vectors of tokens become one (a folder that "
+    "only transformers filled lacks modules.json); set it: --pooling, or the parameter pooling"
+)
+
+
+def _task(
+    folder: Path,
+    config: Mapping[str, Any],
+    names: Sequence[str],
+    modules: Sequence[Module],
+    labels: Sequence[str],
+) -> str:
+    model_type = str(config.get("model_type", ""))
+    kinds = [module.kind for module in modules]
+    saved = read_object(folder / "config_sentence_transformers.json").get("model_type")
+    # What the modules are put together for, whatever the trunk was trained as.
+    if "SpladePooling" in kinds:
+        return "sparse"
+    if "Pooling" in kinds and saved != "CrossEncoder":
+        return "embed"
+    if labels or saved == "CrossEncoder" or "LogitScore" in kinds:
+        return "classify" if len(labels) > 1 else "rerank"
+    if model_type in ENCODER_TYPES:
+        return "embed"
+    # T5EncoderModel has the model_type of a generator.
+    if _has(names, ("EncoderModel",)):
+        return "embed"
+    if _has(names, _GENERATOR_CLASSES) or names[:1] == list(_GENERATOR_TRUNKS):
+        return "generate"
+    if not names and model_type in GENERATOR_TYPES:
+        return "generate"
+    if not names and model_type:
+        from atoll.models import fallback_choice
+
+        if fallback_choice.generates(model_type):
+            return "generate"
+    raise UnsupportedModel(
+        f"{folder}: {_shown(names, model_type)} is not supported: {_SUPPORTED}; other generators "
+        "of transformers are served with --task generate"
+    )
+
+
+def _generator(
+    folder: Path, config: Mapping[str, Any], names: Sequence[str], is_asked: bool
+) -> Detected:
+    """A generator, by a file here or by transformers.
+
+    is_asked: whether the user named the task, and means a class that only names the trunk.
+    """
+    folder = transformer_folder(folder)
+    model_type = str(config.get("model_type", ""))
+    runs_on, notes = "native", []
+    max_tokens = max_tokens_of(folder, config)
+    if names[:1] == list(_OWN_CLASSES) or model_type in GENERATOR_TYPES:
+        unsupported.check_class(folder, config, names, is_asked)
+    else:
+        from atoll.models import fallback_choice
+
+        choice = fallback_choice.choose(folder, is_asked)
+        runs_on, max_tokens = f"transformers' {choice.class_name}", choice.max_positions
+        notes = [f"{runs_on} runs it, best effort: one sequence at a time", *choice.notes]
+    unsupported.check_parts(folder, config, names)
+    keys = generation_keys.read(folder, config)
+    if keys.left:
+        notes.append(f"left to requests, of what its files say: {', '.join(keys.left)}")
+    return Detected(
+        task="generate",
+        architecture=names[0] if names else "",
+        model_type=model_type,
+        # Nothing depends on it, and transformers' families call it what they like.
+        hidden_size=first_size(config, HIDDEN_SIZE_KEYS) or 0,
+        embedding_size=first_size(config, HIDDEN_SIZE_KEYS) or 0,
+        max_tokens=max_tokens,
+        dtype=config.get("torch_dtype") or config.get("dtype"),
+        runs_on=runs_on,
+        notes=tuple(notes),
+        banned_tokens=keys.banned,
+    )
+
+
+def _architectures(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{folder}/config.json: architectures is {names!r}; expected names")
+    return names
+
+
+def _check_encoder(
+    folder: Path, config: Mapping[str, Any], names: Sequence[str], task: str
+) -> None:
+    model_type = str(config.get("model_type", ""))
+    if model_type not in ENCODER_TYPES:
+        raise UnsupportedModel(
+            f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "
+            f"{_SUPPORTED}"
+        )
+    unsupported.check_adapter(transformer_folder(folder))
+
+
+def _shown(names: Sequence[str], model_type: str) -> str:
+    return f"{names[0] if names else 'a model without architectures'} (model_type {model_type!r})"
+
+
+def _has(names: Sequence[str], endings: Sequence[str]) -> bool:
+    return any(name.endswith(tuple(endings)) for name in names)

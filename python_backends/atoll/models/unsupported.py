@@ -1,0 +1,156 @@
+"""Checkpoints that look like others and would be served wrongly: each refused by name.
+
+A tagger is built like an embedder, a reranker like a generator, a model for images like one for
+texts: what tells them apart is in their JSON files, and read here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atoll.config import Settings
+from atoll.errors import ConfigError, UnsupportedModel
+from atoll.weights.modules import read_object
+
+# Classes whose trunk gives vectors; other endings are heads for other tasks.
+_EMBEDDER_CLASSES = ("Model", "ForMaskedLM", "ForPreTraining")
+# What files of other libraries say of themselves.
+_FOREIGN_FILES = {"artifact.metadata": "ColBERT, whose answer is a vector for every token"}
+_OTHER_SENSES = re.compile(
+    r"(vision|visual|image|video|audio|speech|acoustic|talker|codec|vocoder).*_config|visual|"
+    r"(mm_)?vision_tower|audio_encoder|speech_encoder"
+)
+# How the classes of a model_type begin, where they are not called as it is.
+_CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
+    "RefinedWeb": ("RW", "Falcon"), "RefinedWebModel": ("RW", "Falcon"),
+    "falcon": ("RW", "Falcon"), "gpt2": ("GPT2LMHeadCustomModel",),
+    "mixformer-sequential": ("MixFormerSequential",), "phi-msft": ("Phi",),
+}  # fmt: skip
+_HEADS = ("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "ForConditionalGeneration")
+# A card's own word for what a model is for.
+_CARD_TASK = re.compile(r"^pipeline_tag:\s*[\"']?([\w-]+)", re.MULTILINE)
+_RERANKER_ROLES = tuple(
+    re.compile(rf"role[^\n{{}}%]{{0,40}}[\"']{role}[\"']") for role in ("query", "document")
+)
+
+
+def check_trunk(folder: Path, names: Sequence[str]) -> None:
+    """An encoder that no file calls an embedder: that its class is one of a trunk.
+
+    Raises:
+        UnsupportedModel: it has a head for another task, or is of another library.
+    """
+    for file, what in _FOREIGN_FILES.items():
+        if (folder / file).exists():
+            raise UnsupportedModel(
+                f"{folder}: {file} says that this is {what}, which is not supported; --task embed "
+                "serves its trunk"
+            )
+    name = names[0] if names else ""
+    if name and (not name.endswith(_EMBEDDER_CLASSES) or name.endswith("LMHeadModel")):
+        raise UnsupportedModel(
+            f"{folder}: {name} is not supported: its head is for another task than those that are "
+            "served; --task embed serves its trunk"
+        )
+
+
+def check_reranker(folder: Path) -> None:
+    """A decoder that no sentence-transformers file describes: that it is no reranker.
+
+    Raises:
+        UnsupportedModel: its card, or its chat template, says so.
+    """
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace")[:20000] if card.exists() else ""
+    found = _CARD_TASK.search(head.split("\n---", 1)[0]) if head.startswith("---") else None
+    if found and found[1] in ("text-ranking", "text-classification", "feature-extraction",
+                              "sentence-similarity"):  # fmt: skip
+        raise UnsupportedModel(
+            f"{folder}: README.md has pipeline_tag {found[1]}; of decoders only generators are "
+            "supported; --task generate serves it as one"
+        )
+    templates = [read_object(folder / "tokenizer_config.json").get("chat_template")]
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        templates.append(file.read_text(encoding="utf-8", errors="replace"))
+    for text in templates:
+        if isinstance(text, str) and all(role.search(text) for role in _RERANKER_ROLES):
+            raise UnsupportedModel(
+                f"{folder}: the chat template has the roles query and document, as a reranker's "
+                "has; rerankers that are decoders are not supported; --task generate serves it as "
+                "a generator"
+            )
+
+
+def check_parts(folder: Path, config: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises UnsupportedModel: a generator with parts for images or sound, or with an adapter."""
+    parts = sorted(key for key, value in config.items() if _OTHER_SENSES.fullmatch(key) and value)
+    if parts:
+        name = names[0] if names else str(config.get("model_type"))
+        raise UnsupportedModel(
+            f"{folder}: {name} has {', '.join(parts)}: models for images or sound are not supported"
+        )
+    check_adapter(folder)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raises UnsupportedModel: transformers would load an adapter on top of the weights."""
+    if (folder / "adapter_config.json").exists():
+        raise UnsupportedModel(
+            f"{folder}: adapter_config.json says that an adapter lies on the weights; merge it "
+            "into them, or take it out and name it in lora_adapters"
+        )
+
+
+def check_class(
+    folder: Path, config: Mapping[str, Any], names: Sequence[str], is_asked: bool
+) -> None:
+    """That a generator's class is the one that its model_type's file implements.
+
+    Raises:
+        UnsupportedModel: it has another head, or is code of the checkpoint's own.
+    """
+    model_type = str(config.get("model_type", ""))
+    if not names:
+        return
+    name = names[0]
+    begins = _CLASS_NAMES.get(model_type, (model_type.replace("_", "").replace("-", ""),))
+    is_ours = name.lower().startswith(tuple(part.lower() for part in begins))
+    code = _own_code(config)
+    if not is_ours and (code or not is_asked):
+        raise UnsupportedModel(
+            f"{folder}: {name} (model_type {model_type!r}) is not supported: it is none of the "
+            "family's classes"
+            + (f", but code of the checkpoint's own ({code}), which is never run" if code else "")
+        )
+    trunk = name.endswith("Model") and not name.endswith("LMHeadModel")
+    if not name.endswith(_HEADS) and not (trunk and (is_asked or name == "BloomModel")):
+        raise UnsupportedModel(
+            f"{folder}: {name} (model_type {model_type!r}) is not supported: it is no generator"
+        )
+
+
+def check_settings(folder: Path, runs_on: str, settings: Settings) -> None:
+    """Raises ConfigError: a setting that only models of our own can be given."""
+    scheme = settings.dtype if settings.dtype in ("int8", "int4") else None
+    for name, value in (
+        ("dtype", scheme), ("quantize", settings.quantize),
+        ("rope_scaling", settings.rope_scaling), ("rope_factor", settings.rope_factor),
+        ("lora_adapters", settings.lora_adapters),
+    ):  # fmt: skip
+        if value is not None:
+            raise ConfigError(
+                f"{name} is {value!r}, but {folder} runs on {runs_on}, where it has no effect"
+            )
+
+
+def _own_code(config: Mapping[str, Any]) -> str | None:
+    """The class of a checkpoint's own code that would run it."""
+    named = config.get("auto_map")
+    if not isinstance(named, Mapping):
+        return None
+    found = (named.get(key) for key in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"))
+    return next((str(value) for value in found if value), None)

@@ -1,0 +1,166 @@
+"""Keys of sentence-transformers' files that change what a model answers: applied, or refused here.
+
+What is applied is read where it is used, mostly by ``weights.modules`` and ``encoders.spec``; every
+other key is either one of those below that change nothing here, or refused by name.
+
+Source: the modules' ``__init__`` and ``load`` of sentence-transformers 1 to 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import ConfigError, UnsupportedModel
+from atoll.weights.modules import (
+    SENTENCE_FILE,
+    processor_overrides,
+    read_modules,
+    read_object,
+    sentence_config,
+)
+
+Json = Mapping[str, Any]
+
+# task -> what the trunk is loaded as, what its output is called, and what becomes of it.
+_TRUNKS = {
+    "embed": ("feature-extraction", "last_hidden_state", "token_embeddings"),
+    "sparse": ("fill-mask", "logits", "token_embeddings"),
+    "rerank": ("sequence-classification", "logits", "scores"),
+    "classify": ("sequence-classification", "logits", "scores"),
+}
+# Names of keyword arguments for loading a part, over the versions.
+_CONFIG_ARGUMENTS = ("config_kwargs", "config_args")
+_MODEL_ARGUMENTS = ("model_kwargs", "model_args")
+# How weights are held is a setting here, and code of a checkpoint is never run.
+_NEUTRAL_MODEL = frozenset({
+    "add_pooling_layer", "attn_implementation", "device_map", "dtype", "local_files_only",
+    "low_cpu_mem_usage", "torch_dtype", "trust_remote_code", "use_safetensors",
+})  # fmt: skip
+_NEUTRAL_CONFIG = frozenset({
+    "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob", "local_files_only",
+    "output_attentions", "return_dict", "trust_remote_code", "use_cache",
+})  # fmt: skip
+# Keys of tokenizer_config.json that are applied, as overrides too, and those that change no ids.
+_PROCESSOR = frozenset({
+    "add_prefix_space", "additional_special_tokens", "bos_token", "cls_token", "do_lower_case",
+    "eos_token", "extra_special_tokens", "mask_token", "model_input_names", "model_max_length",
+    "pad_token", "sep_token", "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
+    "truncation_side", "unk_token",
+    "clean_up_tokenization_spaces", "local_files_only", "pad_to_multiple_of", "padding",
+    "padding_side", "trust_remote_code", "use_fast",
+})  # fmt: skip
+_PROCESSING = frozenset({"max_length", "pad_to_multiple_of", "padding", "return_tensors"})
+_CUTTING = (None, True, "longest_first")
+# Of a Transformer module; the first row is read elsewhere, the second changes nothing.
+_TRANSFORMER = frozenset({
+    "do_lower_case", "max_seq_length", "processor_kwargs", "tokenizer_args",
+    "unpad_inputs",
+    "modality_config", "module_output_name", "processing_kwargs", "transformer_task",
+    *_CONFIG_ARGUMENTS, *_MODEL_ARGUMENTS,
+})  # fmt: skip
+_OF_MULTI_VECTORS = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
+# Others of their keys are ignored by sentence-transformers too, but not of these.
+_MODULES = {
+    "Pooling": {
+        "word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt",
+    },
+    "SpladePooling": {
+        "pooling_strategy", "activation_function", "embedding_dimension",
+        "word_embedding_dimension", "chunk_size",
+    },
+}  # fmt: skip
+# Modules that read one vector and write one.
+_SEPARATE = ("Dense", "Normalize")
+_KINDS = (None, "SentenceTransformer", "SparseEncoder", "CrossEncoder")
+
+
+def check_keys(folder: Path, task: str) -> None:
+    """That no key of the files asks for what a model of ``task`` is not given here.
+
+    Raises:
+        ConfigError: a file is malformed.
+        UnsupportedModel: a key does; names it, its value and the file.
+    """
+    trunk = _File(SENTENCE_FILE, sentence_config(folder))
+    trunk.only_known(_TRANSFORMER | set(_OF_MULTI_VECTORS))
+    for key in _OF_MULTI_VECTORS:
+        trunk.check(key, trunk.keys.get(key) is None)
+    _check_trunk(trunk, task)
+    for key, neutral in (
+        *((key, _NEUTRAL_MODEL) for key in _MODEL_ARGUMENTS),
+        *((key, _NEUTRAL_CONFIG) for key in _CONFIG_ARGUMENTS),
+    ):
+        _File(f"{SENTENCE_FILE}: {key}", trunk.object(key)).only_known(neutral)
+    _File(f"{SENTENCE_FILE}: tokenizer_args", processor_overrides(folder)).only_known(_PROCESSOR)
+    _check_processing(trunk.object("processing_kwargs"))
+    own = _File(
+        "config_sentence_transformers.json",
+        read_object(folder / "config_sentence_transformers.json"),
+    )
+    own.check("model_type", own.keys.get("model_type") in _KINDS)
+    for module in read_modules(folder):
+        name = f"{module.path}/config.json"
+        if module.kind in (*_MODULES, *_SEPARATE) and module.path:
+            _check_module(_File(name, read_object(folder / name)), module.kind)
+
+
+class _File:
+    """Keys of an object, and the name by which it is shown."""
+
+    def __init__(self, name: str, keys: Json) -> None:
+        self.name, self.keys = name, keys
+
+    def check(self, key: str, is_right: bool) -> None:
+        """Raises UnsupportedModel: it is not; names the key and its value."""
+        if not is_right:
+            raise UnsupportedModel(f"{self.name}: {key} {self.keys.get(key)!r} is not supported")
+
+    def only_known(self, known: frozenset[str] | set[str]) -> None:
+        """Raises UnsupportedModel: there is another key with a value."""
+        for key in sorted(self.keys.keys() - known):
+            self.check(key, self.keys[key] is None)
+
+    def object(self, key: str) -> Json:
+        """Raises ConfigError: the value is there, and no object."""
+        found = self.keys.get(key) or {}
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"{self.name}: {key} is {found!r}; expected an object")
+        return found
+
+
+def _check_trunk(file: _File, task: str) -> None:
+    loaded_as, output, name = _TRUNKS[task]
+    file.check("transformer_task", file.keys.get("transformer_task") in (None, loaded_as))
+    file.check("module_output_name", file.keys.get("module_output_name") in (None, name))
+    modalities = _File(f"{file.name}: modality_config", file.object("modality_config"))
+    modalities.only_known(frozenset({"text"}))
+    text = _File(f"{modalities.name}.text", modalities.object("text"))
+    text.only_known(frozenset({"method", "method_output_name"}))
+    text.check("method", text.keys.get("method") in (None, "forward"))
+    asked = text.keys.get("method_output_name")
+    last = (output, [output], ["hidden_states", -1] if task == "embed" else output)
+    text.check("method_output_name", asked is None or asked in last)
+
+
+def _check_processing(keys: Json) -> None:
+    """``text`` and ``common`` of processing_kwargs: what a tokenizer is called with."""
+    whole = _File(f"{SENTENCE_FILE}: processing_kwargs", keys)
+    whole.only_known(frozenset({"text", "common"}))
+    for part in ("text", "common"):
+        inner = _File(f"{whole.name}.{part}", whole.object(part))
+        inner.only_known(_PROCESSING | {"truncation"})
+        inner.check("truncation", inner.keys.get("truncation") in _CUTTING)
+
+
+def _check_module(file: _File, kind: str) -> None:
+    if kind in _MODULES:
+        # Other ways of pooling are named by ``read_poolings``.
+        poolings = {key for key in file.keys if key.startswith("pooling_mode_")}
+        file.only_known(_MODULES[kind] | poolings)
+    else:
+        for key in ("module_input_name", "module_output_name"):
+            file.check(key, file.keys.get(key) in (None, "sentence_embedding"))
+        named = file.keys.get("activation_function")
+        file.check("activation_function", named is None or str(named).startswith("torch."))

@@ -1,0 +1,245 @@
+"""Checkpoint folders, by their JSON files alone, that look like others that are served."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Json = Mapping[str, Any]
+BERT: dict[str, Any] = {
+    "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 96, "hidden_size": 32,
+    "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 70,
+}  # fmt: skip
+LLAMA: dict[str, Any] = {
+    **BERT, "model_type": "llama", "architectures": ["LlamaForCausalLM"],
+    "num_key_value_heads": 2,
+}  # fmt: skip
+QWEN3 = {**LLAMA, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 8}
+VISION = {"vision_config": {"hidden_size": 32, "model_type": "siglip_vision_model"}}
+TRUNK = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+POOLING = {**TRUNK, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+SCORE = {
+    **TRUNK, "path": "1_LogitScore",
+    "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+}  # fmt: skip
+NLLB = {"model_type": "m2m_100", "architectures": ["M2M100ForConditionalGeneration"],
+        "is_encoder_decoder": True, "d_model": 32, "vocab_size": 96}  # fmt: skip
+MBART = {**NLLB, "model_type": "mbart", "architectures": ["MBartForConditionalGeneration"]}
+JUDGE = (
+    "{% for m in messages %}{% if m.role == 'query' %}Q{{ m.content }}{% elif m.role == 'document' "
+    "%}D{{ m.content }}{% endif %}{% endfor %}yes or no?"
+)
+CARD = "---\nlicense: apache-2.0\npipeline_tag: text-ranking\n---\n# A reranker\n"
+
+
+def folder_of(folder: Path, config: Json, files: Mapping[str, Any] | None = None) -> Path:
+    """config.json, and other files by name: JSON, or text as it is."""
+    for name, content in {"config.json": config, **(files or {})}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+# config.json, other files, what the refusal names.
+REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
+    "a tagger": (
+        {**BERT, "architectures": ["BertForTokenClassification"]},
+        {},
+        "BertForTokenClassification is not supported: its head",
+    ),
+    "a reader": (
+        {**BERT, "model_type": "roberta", "architectures": ["RobertaForQuestionAnswering"]},
+        {},
+        "RobertaForQuestionAnswering is not supported",
+    ),
+    "a chooser": (
+        {**BERT, "architectures": ["BertForMultipleChoice"]},
+        {},
+        "BertForMultipleChoice",
+    ),
+    "a causal encoder": ({**BERT, "architectures": ["BertLMHeadModel"]}, {}, "BertLMHeadModel"),
+    "ColBERT": ({**BERT, "architectures": ["HF_ColBERT"]}, {}, "HF_ColBERT is not supported"),
+    "ColBERT by its file": (
+        BERT,
+        {"artifact.metadata": {"dim": 128}},
+        "artifact.metadata .*ColBERT",
+    ),
+    "PyLate": (
+        BERT,
+        {"modules.json": [TRUNK, {**TRUNK, "type": "pylate.models.Dense.Dense"}]},
+        "pylate.models.Dense.Dense.*not sentence-transformers' own",
+    ),
+    "multi vectors": (
+        BERT,
+        {
+            "modules.json": [TRUNK, POOLING],
+            "1_Pooling/config.json": {"pooling_mode": "cls"},
+            "config_sentence_transformers.json": {"model_type": "MultiVectorEncoder"},
+        },
+        "model_type 'MultiVectorEncoder' is not supported",
+    ),
+    "a reranker by its modules": (
+        QWEN3,
+        {"modules.json": [TRUNK, SCORE]},
+        "Qwen3ForCausalLM .* for task 'rerank'",
+    ),
+    "a reranker by its saver": (
+        QWEN3,
+        {"config_sentence_transformers.json": {"model_type": "CrossEncoder"}},
+        "Qwen3ForCausalLM .* for task 'rerank'",
+    ),
+    "a native reranker": (
+        LLAMA,
+        {"config_sentence_transformers.json": {"model_type": "CrossEncoder"}},
+        "LlamaForCausalLM .* for task 'rerank'",
+    ),
+    "a reranker by its card": (
+        QWEN3,
+        {"README.md": CARD},
+        "README.md has pipeline_tag text-ranking",
+    ),
+    "a reranker by its template": (
+        QWEN3,
+        {"chat_template.jinja": JUDGE},
+        "roles query and document",
+    ),
+    "a reranker by its older template": (
+        QWEN3,
+        {"tokenizer_config.json": {"chat_template": JUDGE}},
+        "roles query and document",
+    ),
+    "a reward model": (
+        {**LLAMA, "architectures": ["LlamaForRewardModel"]},
+        {},
+        "LlamaForRewardModel",
+    ),
+    "a decoder's tagger": (
+        {**LLAMA, "architectures": ["LlamaForTokenClassification"]},
+        {},
+        "LlamaForTokenClassification",
+    ),
+    "a decoder's classifier": (
+        {**LLAMA, "architectures": ["LlamaForSequenceClassification"]},
+        {},
+        "LlamaForSequenceClassification",
+    ),
+    "a bare trunk": (
+        {**LLAMA, "architectures": ["MistralModel"], "model_type": "mistral"},
+        {},
+        "MistralModel",
+    ),
+    "another's classifier": (
+        {**QWEN3, "architectures": ["Qwen3ForSequenceClassification"]},
+        {},
+        "Qwen3ForSequenceClassification",
+    ),
+    "an embedder that decodes": (
+        QWEN3,
+        {"modules.json": [TRUNK, POOLING], "1_Pooling/config.json": {"pooling_mode": "cls"}},
+        "Qwen3ForCausalLM .* for task 'embed'",
+    ),
+    "code of its own": (
+        {
+            **LLAMA,
+            "architectures": ["OwnForCausalLM"],
+            "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"},
+        },
+        {},
+        "modeling_own.OwnForCausalLM.*never run",
+    ),
+    "code of its own beside transformers'": (
+        {**QWEN3, "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}},
+        {},
+        "auto_map names OwnForCausalLM.*never run",
+    ),
+    "another family's head": (
+        {**LLAMA, "architectures": ["EagleLlamaForCausalLM"]},
+        {},
+        "EagleLlamaForCausalLM",
+    ),
+    "images": (
+        {"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"], **VISION},
+        {},
+        "Mistral3ForConditionalGeneration.*no text generator",
+    ),
+    "images beside a text": (
+        {
+            "model_type": "gemma3",
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            **VISION,
+            "text_config": {**QWEN3, "model_type": "gemma3_text"},
+        },
+        {},
+        "Gemma3ForConditionalGeneration has vision_config",
+    ),
+    "images in a native family": ({**LLAMA, "mm_vision_tower": "clip"}, {}, "has mm_vision_tower"),
+    "sound": (
+        {
+            "model_type": "whisper",
+            "architectures": ["WhisperForConditionalGeneration"],
+            "is_encoder_decoder": True,
+        },
+        {},
+        "WhisperForConditionalGeneration.*no text generator",
+    ),
+    "words ahead": (
+        {"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]},
+        {},
+        "XLNetLMHeadModel: .* it is no decoder",
+    ),
+    "longrope, native": (
+        {
+            **LLAMA,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+            },
+        },
+        {},
+        'type is "longrope"',
+    ),
+    "NLLB": (NLLB, {}, "M2M100ForConditionalGeneration: translates into the language of"),
+    "NLLB with a language": (
+        NLLB,
+        {"generation_config.json": {"forced_bos_token_id": 7}},
+        "the language of forced_bos_token_id",
+    ),
+    "mBART with a language": (
+        MBART,
+        {"generation_config.json": {"forced_bos_token_id": 7}},
+        "generation_config.json: forced_bos_token_id 7 is not supported",
+    ),
+    "mBART's older files": (
+        {**MBART, "forced_bos_token_id": 7},
+        {},
+        "/config.json: forced_bos_token_id 7 is not supported",
+    ),
+    "mBART 50": (
+        MBART,
+        {"tokenizer_config.json": {"tokenizer_class": "MBart50Tokenizer"}},
+        "the language of forced_bos_token_id",
+    ),
+    "words of several tokens": (
+        LLAMA,
+        {"generation_config.json": {"bad_words_ids": [[5], [6, 7]]}},
+        "bad_words_ids has",
+    ),
+    "a first token": (
+        LLAMA,
+        {"generation_config.json": {"begin_suppress_tokens": [5]}},
+        r"begin_suppress_tokens \[5\]",
+    ),
+    "guidance": (QWEN3, {"generation_config.json": {"guidance_scale": 1.5}}, "guidance_scale 1.5"),
+    "stops": (LLAMA, {"generation_config.json": {"stop_strings": ["x"]}}, "stop_strings"),
+    "weights of another scheme, native": (
+        {**LLAMA, "quantization_config": {"quant_method": "fp8"}},
+        {},
+        "quant_method.*fp8",
+    ),
+    "an adapter": (LLAMA, {"adapter_config.json": {}}, "adapter_config.json says"),
+    "an embedder's adapter": (BERT, {"adapter_config.json": {}}, "adapter_config.json says"),
+    "architectures of another kind": ({**BERT, "architectures": 5}, {}, "architectures is 5"),
+}

@@ -1,0 +1,238 @@
+"""What a checkpoint is and whether it is served: one decision, for info, for entries, for servers.
+
+Each refused folder looks like one that is served, and was.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from engines import engine
+from lookalikes import BERT, LLAMA, POOLING, QWEN3, REFUSED, TRUNK, folder_of
+from tiny.checkpoint import enliven
+
+from atoll.catalogue import ServedModel
+from atoll.cli.catalogue import info
+from atoll.cli.choose import entry_of
+from atoll.cli.serve import _detected
+from atoll.config import Settings
+from atoll.encoders.encoder import Classifier, Embedder, SparseEmbedder
+from atoll.engine.loader import load_engine
+from atoll.errors import AtollError, ConfigError, UnsupportedModel
+from atoll.models.detect import decide, read_model
+
+HUB = sorted((Path(__file__).parents[1] / "data" / "hub_configs").glob("*.json"))
+
+
+def facts_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    info(str(folder), as_json=True)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def load(folder: Path, task: str) -> None:
+    """As the server does, up to the weights."""
+    settings = Settings(model_id=str(folder))
+    if task == "generate":
+        load_engine(settings, folder)
+    else:
+        {"embed": Embedder, "sparse": SparseEmbedder}.get(task, Classifier)(folder, settings)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_looks_like_another_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    """They were served: taggers as embedders by CLS, rerankers as generators."""
+    config, files, message = REFUSED[name]
+    folder = folder_of(tmp_path, config, files)
+    with pytest.raises((ConfigError, UnsupportedModel), match=message) as refusal:
+        decide(folder, Settings(model_id=str(folder)))
+    with pytest.raises(AtollError) as told:
+        info(str(folder), as_json=True)
+    assert str(told.value) == str(refusal.value)
+    is_encoder = config["model_type"] in ("bert", "roberta")
+    with pytest.raises(AtollError, match=message):
+        load(folder, "embed" if is_encoder else "generate")
+
+
+def native_only(name: str) -> bool:
+    return "native" in name
+
+
+@pytest.mark.parametrize("name", [n for n in REFUSED if not native_only(n)])
+def test_no_entry_is_written_for_it(name: str, tmp_path: Path) -> None:
+    config, files, message = REFUSED[name]
+    with pytest.raises((ConfigError, UnsupportedModel), match=message):
+        entry_of(str(folder_of(tmp_path, config, files)), {})
+
+
+@pytest.mark.parametrize("name", ["a tagger", "ColBERT", "a reranker by its card", "a bare trunk"])
+def test_a_named_task_is_what_is_meant(name: str, tmp_path: Path) -> None:
+    config, files, _ = REFUSED[name]
+    task = "embed" if config["model_type"] == "bert" else "generate"
+    folder = folder_of(tmp_path, config, files)
+    assert decide(folder, Settings(model_id="x", task=task)).task == task
+
+
+@pytest.mark.parametrize("path", HUB, ids=lambda path: path.stem)
+def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them run on our own files, and info says so."""
+    folder = folder_of(tmp_path, json.loads(path.read_text()))
+    found = decide(folder, Settings(model_id=str(folder)))
+    assert (found.task, found.runs_on) == ("generate", "native")
+    facts = facts_of(folder, capsys)
+    assert facts["task"] == "generate" and facts["implementation"].startswith("atoll.models.")
+    assert "fallback" not in facts["implementation"]
+    assert entry_of(str(folder), {}).task == "generate"
+
+
+def test_modules_decide_over_a_classifiers_head(tmp_path: Path) -> None:
+    """An embedder trained on a classifier's trunk was refused as a classifier."""
+    config = hf.BertConfig(**BERT, num_labels=3)
+    model = hf.BertForSequenceClassification(config).eval()
+    enliven(model)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([TRUNK, POOLING]))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    found = read_model(tmp_path)
+    assert (found.task, found.pooling, found.notes) == ("embed", "mean", ())
+    assert Embedder(tmp_path, Settings(model_id=str(tmp_path))).dimensions == BERT["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "pooling", "is_guessed"),
+    [({}, "cls", True), ({"pooling": "mean"}, "mean", False), ({"pooling": "cls"}, "cls", False)],
+)
+def test_a_guessed_pooling_is_told_everywhere(
+    settings: dict[str, str], pooling: str, is_guessed: bool, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A folder without modules.json, or one that only transformers filled, was pooled by CLS."""
+    hf.BertModel(hf.BertConfig(**BERT)).save_pretrained(tmp_path)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ATOLL_{name.upper()}", value)
+    with caplog.at_level(logging.WARNING):
+        encoder = Embedder(tmp_path, Settings.read({"model_id": str(tmp_path)}))
+    table = _detected(ServedModel("x", "embed", {"model_id": str(tmp_path)}), tmp_path)
+    facts = facts_of(tmp_path, capsys)
+    assert encoder.spec.pooling == table.pooling == facts["pooling"] == pooling
+    texts = [caplog.text, " ".join(table.notes), " ".join(facts["notes"])]
+    said = [f"pooling '{pooling}' is a guess" in text and "--pooling" in text for text in texts]
+    assert said == [is_guessed] * 3
+
+
+def test_what_transformers_runs_is_told_everywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """info named native kernels for it."""
+    hf.Qwen3ForCausalLM(hf.Qwen3Config(**QWEN3)).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 1.0}')
+    with caplog.at_level(logging.WARNING), engine(tmp_path):
+        pass
+    table = _detected(ServedModel("x", "generate", {"model_id": str(tmp_path)}), tmp_path)
+    facts = facts_of(tmp_path, capsys)
+    assert "transformers' Qwen3ForCausalLM" in facts["implementation"] and "kernels" not in facts
+    assert table.runs_on == "transformers' Qwen3ForCausalLM"
+    assert facts["notes"] == list(table.notes)
+    for note in table.notes:
+        assert note in caplog.text
+    assert "best effort" in table.notes[0] and table.notes[1].endswith("say: temperature 0.6")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dtype": "int8"}, {"quantize": "gptq"}, {"rope_scaling": "linear", "rope_factor": "2"},
+     {"lora_adapters": "a=/b"}],
+    ids=lambda s: next(iter(s)),
+)  # fmt: skip
+def test_settings_that_transformers_models_cannot_be_given(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    """rope_scaling changed nothing, and quantize=gptq was taken for a checkpoint that is not."""
+    folder = folder_of(tmp_path, QWEN3)
+    asked = Settings.read({"model_id": str(folder), **settings}, {})
+    for refuse in (lambda: decide(folder, asked), lambda: load_engine(asked, folder)):
+        with pytest.raises(ConfigError, match=f"{next(iter(settings))} is .* runs on transformers"):
+            refuse()
+
+
+T5 = {
+    "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": 96,
+    "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4,
+    "is_encoder_decoder": True, "decoder_start_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (T5, {"dtype": "float16"}, "torch.float16 would overflow; use bfloat16"),
+        (LLAMA, {"quantize": "gptq"}, "quantize is 'gptq'; .* is not quantised"),
+        (LLAMA, {"quantize": "int2"}, "quantize is 'int2'; supported: "),
+        (BERT, {"pooling": "median"}, "pooling is 'median'; known: "),
+    ],
+)
+def test_settings_that_a_checkpoint_cannot_be_given(
+    config: dict[str, Any], settings: dict[str, str], message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = folder_of(tmp_path, config)
+    with pytest.raises(ConfigError, match=message):
+        decide(folder, Settings.read({"model_id": str(folder), **settings}, {}))
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ATOLL_{name.upper()}", value)
+    with pytest.raises(ConfigError, match=message):
+        info(str(folder))
+
+
+PHI3 = {
+    **LLAMA, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "pad_token_id": 0,
+    "max_position_embeddings": 64, "original_max_position_embeddings": 16,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+}  # fmt: skip
+
+
+def test_longrope_is_served_as_far_as_it_is_one_rope(tmp_path: Path) -> None:
+    """Beyond, the keys of the cache had been rotated by other factors: logits were off by 9."""
+    config = hf.Phi3Config(**PHI3)
+    model = hf.Phi3ForCausalLM(config).eval()
+    enliven(model)
+    model.save_pretrained(tmp_path)
+    found = read_model(tmp_path)
+    assert found.max_tokens == 16 and "16 of its 64 positions" in found.notes[1]
+    with engine(tmp_path) as loaded:
+        assert loaded.limits.max_total_tokens == 16
+    with pytest.raises(ConfigError, match="max_total_tokens is 17; the model has 16 positions"):
+        load_engine(Settings(model_id=str(tmp_path), max_total_tokens=17), tmp_path)
+
+
+def test_banned_tokens_never_come(tmp_path: Path) -> None:
+    """suppress_tokens and bad_words_ids of generation_config.json were not looked at."""
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()
+    enliven(model)
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    first = int(model(ids).logits[0, -1].argmax())
+    keys = {"suppress_tokens": [first], "bad_words_ids": [[3], [first]]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(keys))
+    with engine(tmp_path) as loaded:
+        assert loaded.limits.banned_tokens == tuple(sorted({3, first}))
+
+
+def test_sessions_and_ensembles_are_called_what_they_are() -> None:
+    """The table called the entries of conversations "not ours"."""
+    kinds = {
+        ServedModel("a", "embed").kind: "embed",
+        ServedModel("b", None, {"generator": "x"}).kind: "conversations with x",
+        ServedModel("c", None, {"embedder": "x", "reranker": "y"}).kind: "x, then y",
+        ServedModel("d", None, {"model_id": "x"}).kind: "tokens",
+        ServedModel("e", None, is_ensemble=True).kind: "ensemble",
+        ServedModel("f", None).kind: "not ours",
+    }
+    assert all(found == wanted for found, wanted in kinds.items())
