@@ -56,6 +56,14 @@ def test_generate_and_stream_agree(client: Client) -> None:
     assert (stopped.text, stopped.stop_string) == (" Pa", "ris")
 
 
+def test_details_of_a_long_prompt(client: Client) -> None:
+    """An event of 512 KiB was too long over HTTP."""
+    found = client.generate("one two three " * 160, max_tokens=1, prompt_logprobs=20)
+    assert len(found.prompt_tokens) == found.num_input_tokens > 400
+    assert "".join(token.text for token in found.prompt_tokens) == "one two three " * 160
+    assert all(20 <= len(token.top) <= 21 for token in found.prompt_tokens[1:])
+
+
 def test_chat_and_conversation(client: Client) -> None:
     question = [{"role": "user", "content": "Say hello."}]
     answer = client.chat(question, max_tokens=8).text

@@ -7,12 +7,15 @@ and characters of several bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 from transformers import PreTrainedTokenizerFast
 
+from atoll.text import sentencepiece
 from atoll.text.tokenizer import Tokenizer
 
 SPECIAL = ("<s>", "</s>", "<pad>")
@@ -114,6 +117,14 @@ def _words(decoder: Any) -> RustTokenizer:
     return core
 
 
+def _sentencepiece(name: str, kind: str) -> RustTokenizer:
+    """As Atoll itself reads a model of sentencepiece."""
+    path = Path(__file__).parents[1] / "data" / "sentencepiece" / name
+    family = sentencepiece.family(None, kind)
+    assert family is not None
+    return sentencepiece.convert(path, family, {}).core
+
+
 _CORES: dict[str, Callable[[], RustTokenizer]] = {
     "byte-level": _byte_level,
     "llama": _llama,
@@ -122,6 +133,8 @@ _CORES: dict[str, Callable[[], RustTokenizer]] = {
     "unigram": _unigram,
     "wordpiece": _wordpiece,
     "suffixed": _suffixed,
+    "llama.model": partial(_sentencepiece, "llama.model", "llama"),
+    "t5.model": partial(_sentencepiece, "t5.model", "t5"),
     "plain": lambda: _words(None),
     "fused": lambda: _words(decoders.Fuse()),
     "stripped": lambda: _words(
