@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_triton import FakeTriton, chunk
-from scripted import CHAT, EMBED, GENERATE, MODELS, run
+from scripted import CHAT, EMBED, GENERATE, MODELS, gateway, run
 
 from atoll_client.gateway.main import application
 from atoll_client.gateway.settings import GatewaySettings
@@ -106,5 +106,19 @@ def test_who_waits_when_the_gateway_ends_is_told_so(stream: bool) -> None:
         assert b"the gateway is shutting down" in whole
         ends = [m for m in sent if m["type"] == "http.response.body" and not m.get("more_body")]
         assert len(ends) == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_adapter_is_shown_with_its_parent() -> None:
+    """Its own card had none, while the list of models told it."""
+
+    async def scenario() -> None:
+        models = {"words": {"task": "generate", "adapters": ["pirate"]}}
+        async with FakeTriton(models) as triton, gateway(triton.address) as http:
+            listed = {card["id"]: card for card in (await http.get("/v1/models")).json()["data"]}
+            for name, parent in (("pirate", "words"), ("words", None)):
+                card = (await http.get(f"/v1/models/{name}")).json()
+                assert card == listed[name] and card["parent"] == parent
 
     asyncio.run(scenario())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +52,47 @@ def test_probes_get_an_empty_answer_and_browsers_a_page(http: httpx.Client) -> N
     assert http.head("/").status_code == 200
 
 
+# Stands in for a browser: a document without elements, and a server that echoes its last message.
+NODE = """
+const bodies = [];
+globalThis.document = {
+  getElementById: () => ({ value: "", append() {} }),
+  createElement: () => ({ append() {}, addEventListener() {} }),
+};
+globalThis.fetch = async (route, options) => {
+  const body = JSON.parse(options.body);
+  bodies.push(body);
+  const last = body.messages.at(-1).content;
+  if (last === "fail") return { ok: false, status: 400, text: async () => "no" };
+  const event = JSON.stringify({ choices: [{ delta: { content: `to ${last}` } }] });
+  return { ok: true, body: new Blob([`data: ${event}\n\ndata: [DONE]\n\n`]).stream() };
+};
+%s
+(async () => {
+  const model = { name: "m", task: "generate" };
+  for (const prompt of ["one", "fail", "two"])
+    await generate(model, { prompt, temperature: examples.temperature }, () => {}).catch(() => {});
+  console.log(JSON.stringify(bodies));
+})();
+"""
+
+
+def test_the_pages_conversation(http: httpx.Client) -> None:
+    """Its own example was asked at temperature 1, and each question without those before it."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js is installed: the page's script is not tried")
+    text = http.get("/", headers={"accept": "text/html"}).text
+    script = text.partition("<script>")[2].partition("</script>")[0].replace('"use strict";', "")
+    run = subprocess.run([node, "-e", NODE % script], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    first, failed, second = json.loads(run.stdout)
+    assert first["temperature"] == failed["temperature"] == 0
+    turns = [("user", "one"), ("assistant", "to one"), ("user", "two")]
+    assert [(m["role"], m["content"]) for m in second["messages"]] == turns
+    assert len(failed["messages"]) == 3 and len(first["messages"]) == 1
+
+
 def test_embedder_and_generator(page: Page, served: Served) -> None:
     page.open(served.url)
     assert page.evaluate("document.querySelectorAll('section').length") == 2
@@ -58,6 +101,8 @@ def test_embedder_and_generator(page: Page, served: Served) -> None:
     answer = _try(page, GENERATOR, prompt="What is the capital of France? One word.")
     # A stream: the text grew.
     assert answer["text"] and not answer["error"] and answer["changes"] > 2
+    again = _try(page, GENERATOR, prompt="And of Italy?")
+    assert again["text"].startswith(answer["text"]) and "> And of Italy?" in again["text"]
     refused = _try(page, EMBEDDER, inputs="")
     assert refused["error"] and "`inputs` cannot be empty" in refused["text"]
 

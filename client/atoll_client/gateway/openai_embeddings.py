@@ -55,7 +55,7 @@ async def model(request: Request, body: None) -> Reply:
     found = request.gateway.models.named(name)
     if found is None:
         raise NotFound(f"model {name!r} is not served")
-    return reply(_card(found, name, None))
+    return reply(_card(found, name, found.name if name in found.adapters else None))
 
 
 def _card(model: ModelInfo, name: str, parent: str | None) -> dict[str, Any]:
