@@ -190,6 +190,7 @@ def test_generate_and_its_events(others: Others) -> None:
         ({"IN": []}, "exactly 1 response"),
         ({"IN": [[1]]}, "has the value '[1]'"),
         ({"IN": [1], "other": {}}, "parameter 'other' has invalid type"),
+        ({"WAIT": 1.5}, "missing required input(s) ['IN']"),
         ({"IN": [1], "parameters": 3}, "Expected JSON object"),
         ({"IN": [1], "parameters": {"IN": [1]}}, "'IN' is in the request and in its 'parameters'"),
     ):

@@ -32,13 +32,15 @@ class Declared(NamedTuple):
 class Signature:
     """A model's inputs and outputs by name.
 
-    is_batched: the first dimension is the batch. labels: outputs whose classes have names.
-    is_ours: one of Atoll's models, which can be told to cancel a request by its id.
+    required: inputs that every request has. is_batched: the first dimension is the batch. labels:
+    outputs whose classes have names. is_ours: one of Atoll's models, which can be told to cancel a
+    request by its id.
     """
 
     model: str
     inputs: Mapping[str, Declared]
     outputs: Mapping[str, Declared]
+    required: tuple[str, ...]
     is_decoupled: bool
     is_batched: bool
     labels: frozenset[str]
@@ -51,6 +53,7 @@ class Signature:
             model=metadata.name,
             inputs=_declared(metadata.inputs),
             outputs=_declared(metadata.outputs),
+            required=tuple(one.name for one in config.input if not one.optional),
             is_decoupled=config.model_transaction_policy.decoupled,
             is_batched=config.max_batch_size > 0,
             labels=frozenset(one.name for one in config.output if one.label_filename),
@@ -73,6 +76,7 @@ class Signature:
         _check_names("input", [tensor.name for tensor in message.inputs])
         for tensor in message.inputs:
             self._check_input(tensor, message.id)
+        self._check_required([tensor.name for tensor in message.inputs], message.id)
         if not message.raw_input_contents:
             message.raw_input_contents.extend(map(_take_contents, message.inputs))
         if len(message.raw_input_contents) != len(message.inputs):
@@ -99,6 +103,19 @@ class Signature:
                 f"'{declared.datatype}'"
             )
         parameters.check_of_tensor("input", tensor.name, tensor.parameters, ())
+
+    def _check_required(self, names: Sequence[str], request_id: str) -> None:
+        """A server only counts, and a model with optional inputs gets what it cannot use."""
+        missing = [name for name in self.required if name not in names]
+        if not missing:
+            return
+        least, most = len(self.required), len(self.inputs)
+        expected = f"{most} inputs" if least == most else f"between {least} and {most} inputs"
+        raise ValidationError(
+            f"[request id: {request_id or '<id_unknown>'}] expected {expected} but got "
+            f"{len(names)} inputs for model '{self.model}'. Got input(s) {list(names)}, but "
+            f"missing required input(s) {missing}. Please provide all required input(s)."
+        )
 
     def _check_output(self, tensor: Any) -> None:
         declared = self.outputs.get(tensor.name)
