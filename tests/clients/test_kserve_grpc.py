@@ -271,3 +271,19 @@ def test_atoll_s_own_generator_through_the_door(served: Served) -> None:
             if hasattr(got, "as_numpy") and got.as_numpy("control") is not None:
                 is_cancelled = got.as_numpy("control")[0] == b"true"
         assert "cancel" in str(answers.get(timeout=60)).lower()
+
+
+def test_perf_analyzer_takes_the_gateway_for_a_server(others: Others) -> None:
+    from atoll.errors import ConfigError
+    from atoll.launcher.perf_analyzer import PerfAnalyzer
+
+    try:
+        analyzer = PerfAnalyzer.find()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    row: dict[str, Any] = {"IN": [1.5, 2.5, 3.5, 4.5], "TIN": ["a", "b", "c", "d"]}
+    load = analyzer.run(others.grpc_address, "batched", [row], concurrency=2, requests=20)
+    assert load.responses >= 20
+    row = {"IN": {"content": [1, 2, 3], "shape": [3]}, "WAIT": [0.0]}
+    load = analyzer.run(others.grpc_address, "repeat", [row], requests=4, streaming=True)
+    assert load.responses >= 3 * len(load.latencies_s) >= 12

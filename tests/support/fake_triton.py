@@ -60,6 +60,7 @@ class FakeTriton:
                 ("ServerReady", self._ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
                 ("ModelStatistics", self._statistics, pb.ModelStatisticsRequest,
                  pb.ModelStatisticsResponse),
+                ("ModelConfig", self._config, pb.ModelConfigRequest, pb.ModelConfigResponse),
                 ("ModelMetadata", self._about, pb.ModelMetadataRequest, pb.ModelMetadataResponse),
                 ("ModelInfer", self._infer, pb.ModelInferRequest, pb.ModelInferResponse),
             )
@@ -101,6 +102,13 @@ class FakeTriton:
                 for name in outputs.get(task, ("control",))
             ],
         )
+
+    async def _config(self, message: Any, context: Any) -> Any:
+        found = pb.ModelConfigResponse()
+        is_decoupled = self.models[message.name]["task"] in ("generate", "session")
+        found.config.model_transaction_policy.decoupled = is_decoupled
+        found.config.max_batch_size = 0 if is_decoupled else 32
+        return found
 
     async def _infer(self, message: Any, context: Any) -> Any:
         if "control" in message.parameters:
