@@ -146,7 +146,9 @@ class Settings:
         group="generate",
     )
     speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
-    lora_adapters: str | None = _setting(None, "name=folder, separated by commas", group="generate")
+    lora_adapters: str | None = _setting(
+        None, "name=folder or name=hub id, separated by commas", group="generate"
+    )
     rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")
     rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
     max_preparation_s: float = _setting(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny.checkpoint import enliven, write
 from tiny.decoders import DECODERS as DECODER_VARIANTS
 
-from atoll.engine.lora import attach_adapters, parse_adapters
+from atoll.engine.lora import attach_adapters
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
@@ -192,19 +192,6 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     save_adapter(tmp_path / "base", tmp_path / "dora", 1, ["q_proj"], r=2, use_dora=True)
     with pytest.raises(ConfigError, match="use_dora"):
         attach(load(tmp_path / "base"), tmp_path / "base", {"x": tmp_path / "dora"})
-
-
-def test_setting(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text("{}")
-    a, b = tmp_path / "a", tmp_path / "b"
-    assert parse_adapters(f"x={a}, {b}") == {"x": a, "b": b}
-    assert parse_adapters(None) == {}
-    with pytest.raises(ConfigError, match="given twice"):
-        parse_adapters(f"x={a},x={b}")
-    with pytest.raises(ConfigError, match="adapter_config.json"):
-        parse_adapters("x=/nowhere")
 
 
 SCHEMES = [

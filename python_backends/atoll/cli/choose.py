@@ -13,6 +13,7 @@ from atoll.catalogue import ENTRIES, Entry, entry_for, entry_name, read_model
 from atoll.config import Settings, parse
 from atoll.environment import lookup
 from atoll.errors import ConfigError
+from atoll.weights.adapters import with_absolute_folders
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import local_folder, resolve
 
@@ -68,6 +69,9 @@ def choose(
 def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = ()) -> Entry:
     """The entry of one model: the catalogue's, or read from its checkpoint."""
     rest = {k: v for k, v in settings.items() if k not in ("revision", "served_model_name")}
+    if rest.get("lora_adapters"):
+        cache = settings.get("huggingface_hub_cache")
+        rest["lora_adapters"] = with_absolute_folders(rest["lora_adapters"], cache)
     known = catalogue_entry(model_id)
     name = settings.get("served_model_name")
     if known is not None and not settings.keys() & {"revision", "task", "dense_path"}:
@@ -82,7 +86,7 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
         read_model(
             found, settings.get("task"), settings.get("dense_path"), settings.get("pooling")
         ),
-        name=entry_name(name or model_id, taken),
+        name=entry_name(name or model_id.removesuffix(".gguf"), taken),
         revision=revision,
         settings=rest,
     )

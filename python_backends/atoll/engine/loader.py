@@ -15,7 +15,8 @@ from atoll.config import Settings
 from atoll.engine.core import EngineCore
 from atoll.engine.engine import Engine
 from atoll.engine.graphs import refusal
-from atoll.engine.lora import attach_adapters, parse_adapters
+from atoll.engine.lora import attach_adapters
+from atoll.engine.lora_config import LoraConfig
 from atoll.engine.memory import alone_on, longest_request, num_cache_blocks
 from atoll.engine.runner import Decoder, Runner
 from atoll.engine.sampler import Sampler
@@ -28,6 +29,7 @@ from atoll.layers.adapted import AdapterSlots
 from atoll.models.detect import decide
 from atoll.models.options import load_options, prepare_process, rescaled
 from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.weights.adapters import adapter_folders
 from atoll.weights.load import LoadOptions
 from atoll_kernels.device import prepare
 
@@ -89,8 +91,9 @@ def load_engine(
     options = load_options(settings, checkpoint.raw)
     prepare_process(settings)
     prepare(options.device)
+    folders = _adapters(settings)
     model = load_decoder(checkpoint, options)
-    adapters = _attach(model, checkpoint, settings, options)
+    adapters = _attach(model, checkpoint, folders, options)
     config: Any = model.config
     decoder = cast(Decoder, model)
     with alone_on(options.device):
@@ -130,14 +133,21 @@ def load_engine(
     return LoadedEngine(engine, limits, adapters, facts)
 
 
+def _adapters(settings: Settings) -> dict[str, Path]:
+    """Where the adapters are, each read so far as it can be without the model, which takes long."""
+    folders = adapter_folders(settings.lora_adapters, settings.huggingface_hub_cache)
+    for folder in folders.values():
+        LoraConfig.read(folder)
+    return folders
+
+
 def _attach(
-    model: nn.Module, checkpoint: Checkpoint, settings: Settings, options: LoadOptions
+    model: nn.Module, checkpoint: Checkpoint, folders: Mapping[str, Path], options: LoadOptions
 ) -> AdapterSlots | None:
-    adapters = parse_adapters(settings.lora_adapters)
-    if not adapters:
+    if not folders:
         return None
     tables = architecture(checkpoint.raw, DECODERS).WEIGHTS
-    return attach_adapters(model, tables, checkpoint.folder, adapters, options.dtype)
+    return attach_adapters(model, tables, checkpoint.folder, folders, options.dtype)
 
 
 def _capture(runner: Runner, settings: Settings) -> None:

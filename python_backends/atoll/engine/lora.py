@@ -33,25 +33,6 @@ _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weight")
 
 
-def parse_adapters(setting: str | None) -> dict[str, Path]:
-    """``name=folder`` pairs, separated by commas; a folder alone is named after itself.
-
-    Raises:
-        ConfigError: a folder that is not there, or a name given twice.
-    """
-    found: dict[str, Path] = {}
-    for item in filter(None, (part.strip() for part in (setting or "").split(","))):
-        name, _, path = item.rpartition("=")
-        folder = Path(path).expanduser()
-        name = name or folder.name
-        if not (folder / "adapter_config.json").exists():
-            raise ConfigError(f"lora_adapters: {folder} has no adapter_config.json")
-        if name in found:
-            raise ConfigError(f"lora_adapters: the name {name!r} is given twice")
-        found[name] = folder
-    return found
-
-
 def attach_adapters(
     model: nn.Module,
     tables: Weights | Sequence[Weights],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import logging
 import os
@@ -95,6 +96,21 @@ def embedded_folder(model_id: str) -> Path | None:
     folder = model.folder()
     if folder is not None and folder != source and not folder.exists():
         _convert_once(source, folder)
+    return folder
+
+
+def converted_folder(path: Path) -> Path:
+    """The checkpoint folder of a GGUF file, converted when it is first asked for.
+
+    Raises:
+        UnsupportedModel, WeightError: the file cannot be converted.
+    """
+    found = path.stat()
+    about = f"{path}:{found.st_size}:{found.st_mtime_ns}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:12]
+    folder = cache_folder() / "converted" / f"{path.stem}-{digest}-v{_CONVERSION}"
+    if not folder.exists():
+        _convert_once(path, folder)
     return folder
 
 

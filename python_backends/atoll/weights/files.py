@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from atoll.errors import ConfigError
-from atoll.weights.embedded import EMBEDDED, embedded_folder
+from atoll.weights.embedded import EMBEDDED, converted_folder, embedded_folder
 from atoll.weights.modules import Module, read_modules, transformer_folder
 
 # Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
@@ -56,13 +56,29 @@ def local_folder(model_id: str) -> Path | None:
         ConfigError: a path that is no folder, or a folder without config.json.
     """
     path = Path(model_id).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return converted_folder(path.resolve())
     if not path.is_dir():
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
             raise ConfigError(f"model_id {model_id!r}: there is no such folder")
         return None
     if not any(f.exists() for f in (path / "modules.json", path / "config.json")):
-        raise ConfigError(f"model_id {model_id!r}: the folder has no config.json")
+        inside = {file.name: file for file in path.iterdir()}
+        reason = f"model_id {model_id!r}: the folder has no config.json"
+        raise ConfigError(reason + _instead(inside, model_id))
     return path.resolve()
+
+
+def _instead(names: Iterable[str], source: str) -> str:
+    """What to do with a folder or repository that is no checkpoint, if it is something else."""
+    known = sorted(names)
+    if "adapter_config.json" in known:
+        return (
+            "; it is an adapter: serve the model that it was made for, with "
+            f"--lora-adapters name={source}"
+        )
+    files = [name for name in known if name.endswith(".gguf")]
+    return f"; it holds GGUF files: give one as the model, as {source}/{files[0]}" if files else ""
 
 
 def cached(model_id: str, revision: str | None = None, cache: str | Path | None = None) -> bool:
@@ -165,7 +181,8 @@ def _download(
             raise ConfigError(_unreachable(model_id, revision, error)) from error
         return earlier
     if not (transformer_folder(Path(folder)) / "config.json").exists():
-        raise ConfigError(f"model {model_id!r}: the repository has no config.json")
+        reason = f"model {model_id!r}: the repository has no config.json"
+        raise ConfigError(reason + _instead(names, model_id))
     return Path(folder)
 
 

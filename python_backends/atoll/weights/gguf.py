@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atoll.errors import UnsupportedModel, WeightError
-from atoll.weights.gguf_tokenizer import build_tokenizer
+from atoll.weights.gguf_tokenizer import INSTEAD, build_tokenizer
 from atoll.weights.progress import Progress
 
 _NAMES: Mapping[str, str] = {
@@ -75,7 +75,9 @@ def convert(path: Path, folder: Path, progress: Progress | None = None) -> None:
     file = GGUFFile.open(path)
     architecture = file.require("general.architecture")
     if architecture != "llama":
-        raise UnsupportedModel(f"{path}: architecture {architecture!r}; only 'llama' is converted")
+        raise UnsupportedModel(
+            f"{path}: architecture {architecture!r}; only 'llama' is converted{INSTEAD}"
+        )
     config = _config(file)
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", _token_ids(file))
@@ -136,7 +138,7 @@ def _config(file: GGUFFile) -> dict[str, Any]:
     hidden = file.require("llama.embedding_length")
     scaling = file.metadata.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise UnsupportedModel(f"{file.path}: rope scaling {scaling!r} is not converted")
+        raise UnsupportedModel(f"{file.path}: rope scaling {scaling!r} is not converted{INSTEAD}")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

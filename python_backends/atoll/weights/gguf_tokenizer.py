@@ -10,8 +10,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from atoll.errors import UnsupportedModel
+from atoll.errors import UnsupportedModel, WeightError
 
+# What to do with a file that is not converted.
+INSTEAD = "; serve the checkpoint that it was made from (safetensors and tokenizer.json) instead"
+_NEEDED = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
 _CONTROL = 3
 _USER_DEFINED = 4
 # Pre-tokenizers that are GPT-2's pattern. SmolLM2's vocabulary has no merge with a digit in it.
@@ -26,14 +29,18 @@ def build_tokenizer(metadata: Mapping[str, Any], source: str) -> Tokenizer:
 
     Raises:
         UnsupportedModel: another kind of vocabulary, or another split of words.
+        WeightError: the file has no vocabulary or no merges.
     """
     kind = metadata.get("tokenizer.ggml.model")
     split = metadata.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or split not in _SPLITS:
         raise UnsupportedModel(
             f"{source}: tokenizer {kind!r} with pre-tokenizer {split!r}; "
-            f"known: 'gpt2' with {', '.join(_SPLITS)}"
+            f"known: 'gpt2' with {', '.join(_SPLITS)}{INSTEAD}"
         )
+    missing = [key for key in _NEEDED if key not in metadata]
+    if missing:
+        raise WeightError(f"{source}: metadata {missing[0]!r} is missing")
     tokens = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     vocab = {token: index for index, token in enumerate(tokens)}

@@ -1,0 +1,109 @@
+"""GGUF files and adapters where a model is expected: served, or told what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from engines import answers, engine
+from typer.testing import CliRunner
+
+from atoll.catalogue.detect import read_model
+from atoll.cli.app import app
+from atoll.cli.choose import entry_of
+from atoll.errors import ConfigError, UnsupportedModel, WeightError
+from atoll.weights.embedded import converted_folder
+from atoll.weights.files import resolve
+
+WIDTH, HEADS, VOCAB = 32, 2, 300
+
+
+def write_gguf(
+    path: Path, architecture: str = "llama", tokenizer: str = "gpt2", has_merges: bool = True
+) -> Path:
+    """A Llama of one layer with a byte-level vocabulary, or one that says it is something else."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(2 * WIDTH)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model(tokenizer)
+    tokens = [chr(0x100 + i) for i in range(VOCAB - 2)] + ["\u0100\u0101", "<|end|>"]
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * (VOCAB - 1) + [3])
+    if has_merges:
+        writer.add_token_merges(["\u0100 \u0101"])
+    writer.add_eos_token_id(VOCAB - 1)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (VOCAB, WIDTH), "output_norm": (WIDTH,), "blk.0.attn_norm": (WIDTH,),
+        "blk.0.ffn_norm": (WIDTH,), "blk.0.ffn_gate": (2 * WIDTH, WIDTH),
+        "blk.0.ffn_up": (2 * WIDTH, WIDTH), "blk.0.ffn_down": (WIDTH, 2 * WIDTH),
+        **{f"blk.0.attn_{part}": (WIDTH, WIDTH) for part in ("q", "k", "v", "output")},
+    }  # fmt: skip
+    drawn = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", drawn.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_file_is_a_model(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "Tiny-Q8.gguf")
+    folder = resolve(str(path))
+    assert read_model(folder).task == "generate" and resolve(str(path)) == folder
+    entry = entry_of(str(path), {})
+    assert (entry.name, entry.model_id) == ("tiny-q8", str(folder))
+    with engine(folder) as loaded:
+        assert [len(ids) for ids in answers(loaded, [[1, 2, 3]], 4)] == [4]
+    path.write_bytes(path.read_bytes() + b"\0" * 32)
+    assert converted_folder(path) != folder, "another file of that name is another model"
+
+
+@pytest.mark.parametrize(
+    ("about", "named"),
+    [({"architecture": "qwen2"}, "'qwen2'"), ({"tokenizer": "llama"}, "tokenizer 'llama'")],
+)
+def test_other_files_are_told_what_to_do(about: dict[str, Any], named: str, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "x.gguf", **about)
+    with pytest.raises(UnsupportedModel, match=f"{named}.*serve the checkpoint that it was made"):
+        resolve(str(path))
+    result = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / "out")])
+    assert result.exit_code != 0 and not (tmp_path / "out").exists()
+    assert not list((tmp_path / "cache" / "converted").glob(".*.part-*"))
+
+
+def test_a_file_without_merges_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightError, match=r"x\.gguf: metadata 'tokenizer.ggml.merges' is missing"):
+        resolve(str(write_gguf(tmp_path / "x.gguf", has_merges=False)))
+
+
+def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "things"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="has no config.json$"):
+        resolve(str(folder))
+    (folder / "x-Q4.gguf").touch()
+    with pytest.raises(ConfigError, match=r"give one as the model, as .*things/x-Q4\.gguf"):
+        resolve(str(folder))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match="it is an adapter: serve .* --lora-adapters name=.*things"
+    ):
+        resolve(str(folder))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such"):
+        resolve(str(tmp_path / "none.gguf"))
