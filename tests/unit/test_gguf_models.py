@@ -9,7 +9,6 @@ import pytest
 from engines import answers, engine
 from typer.testing import CliRunner
 
-from atoll.catalogue.detect import read_model
 from atoll.cli.app import app
 from atoll.cli.choose import entry_of
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
@@ -62,9 +61,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_is_a_model(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "Tiny-Q8.gguf")
     folder = resolve(str(path))
-    assert read_model(folder).task == "generate" and resolve(str(path)) == folder
+    assert resolve(str(path)) == folder
     entry = entry_of(str(path), {})
-    assert (entry.name, entry.model_id) == ("tiny-q8", str(folder))
+    assert (entry.name, entry.task, entry.model_id) == ("tiny-q8", "generate", str(folder))
     with engine(folder) as loaded:
         assert [len(ids) for ids in answers(loaded, [[1, 2, 3]], 4)] == [4]
     path.write_bytes(path.read_bytes() + b"\0" * 32)
