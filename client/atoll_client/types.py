@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,12 @@ class ModelInfo:
     def model_id(self) -> str:
         """Hub id or folder of its checkpoint."""
         return str(self.facts.get("model_id") or self.name)
+
+    @property
+    def public_id(self) -> str:
+        """``model_id``, of a folder its name alone: where it lies is nobody's business."""
+        is_folder = self.model_id.startswith(("/", ".", "~", "\\")) or ":" in self.model_id
+        return PurePath(self.model_id).name if is_folder else self.model_id
 
     @property
     def labels(self) -> tuple[str, ...]:

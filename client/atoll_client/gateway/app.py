@@ -24,6 +24,7 @@ from atoll_client.gateway.metrics import Metrics
 from atoll_client.gateway.models import Models
 from atoll_client.gateway.pool import Pool
 from atoll_client.gateway.request_body import ClientLeft, HeldBytes, read_body
+from atoll_client.gateway.request_log import RequestLog
 from atoll_client.gateway.rpc import Services
 from atoll_client.gateway.sending import ending, send_events, send_reply
 from atoll_client.gateway.settings import GatewaySettings, listed
@@ -46,12 +47,14 @@ class Gateway:
         self.models = Models(self.pool, listed(settings.default_model))
         self.metrics = Metrics(listed(settings.metrics_url))
         self.telemetry = Telemetry(settings.otlp_endpoint, settings.otlp_service_name)
+        self.request_log = RequestLog(settings.log_requests)
         self.routes = list(routes)
         self._table = {(route.method, route.path): route for route in self.routes}
         self._methods = _methods_by_path(self.routes)
         self.keys = Keys(settings.api_key)
         self.held = HeldBytes(settings.max_held_bytes)
         self.num_open = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
         # Of all routes, as JSON; made when it is asked for.
         self.description: bytes | None = None
 
@@ -60,7 +63,18 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.add(task)
+            try:
+                await self._answer(scope, receive, send)
+            finally:
+                self._tasks.discard(task)
+
+    def end_requests(self) -> None:
+        """Answers every request that is still held with 503, a stream with an error event."""
+        for task in self._tasks:
+            task.cancel()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -97,6 +111,7 @@ class Gateway:
             finally:
                 span.end(request, status)
                 self.metrics.finished(request, status)
+                self.request_log.finished(request, status)
 
     async def _handle(self, request: Request, receive: Receive, send: Send) -> int:
         """The status that was sent."""

@@ -58,7 +58,9 @@ def explain(request: Request, error: AtollError) -> Reply:
     if isinstance(error, Overloaded | NotReady):
         headers["retry-after"] = "1"
     if isinstance(error, Unauthorized):
-        headers["www-authenticate"] = "Bearer"
+        # Browsers ask people for a password, which is the key then.
+        is_page = request.path == "/" and request.method == "GET"
+        headers["www-authenticate"] = 'Basic realm="Atoll"' if is_page else "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)
     if isinstance(error, BodyTimeout):

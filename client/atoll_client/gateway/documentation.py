@@ -56,7 +56,7 @@ async def page(request: Request, body: None) -> Reply:
     if "text/html" not in request.headers.get("accept", ""):
         return await health(request, None)
     models = [
-        {"name": m.name, "task": m.task, "model_id": m.model_id}
+        {"name": m.name, "task": m.task, "model_id": m.public_id}
         for m in request.gateway.models.all()
     ]
     # "<" would end the script element early.

@@ -6,6 +6,7 @@ would break. A ``traceparent`` that is not W3C's is ignored, as W3C asks.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import re
 import secrets
@@ -15,6 +16,7 @@ from atoll_client.errors import Unauthorized
 from atoll_client.gateway.settings import listed
 
 # Names of authentication schemes are not case-sensitive.
+_BASIC = re.compile("basic +", re.IGNORECASE)
 _BEARER = re.compile("bearer +", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,256}")
 
@@ -81,7 +83,19 @@ class Keys:
         if not self._keys:
             return
         scheme = _BEARER.match(authorization)
-        text = authorization[scheme.end() :] if scheme else authorization
+        text = authorization[scheme.end() :] if scheme else _password(authorization)
         forms = (text.encode("latin-1", "replace"), text.encode())
         if not any(hmac.compare_digest(form, key) for form in forms for key in self._keys):
             raise Unauthorized("the API key is missing or wrong")
+
+
+def _password(authorization: str) -> str:
+    """The password of HTTP's Basic scheme, for which browsers ask; else the whole header."""
+    scheme = _BASIC.match(authorization)
+    if scheme is None:
+        return authorization
+    try:
+        pair = base64.b64decode(authorization[scheme.end() :].strip(), validate=True)
+    except ValueError:
+        return authorization
+    return pair.partition(b":")[2].decode("latin-1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,13 +19,21 @@ from atoll_client.gateway.connection import LimitedProtocol
 from atoll_client.gateway.routes import ROUTES
 from atoll_client.gateway.settings import GatewaySettings, listed
 
+# By its name: as a program, the module is called __main__.
+logger = logging.getLogger("atoll_client.gateway.main")
+
+# How long the last answers may take to be written when the process ends.
+_ANSWER_S = 5
 # Ends the gateway with the process that started it: how a launcher starts it.
 _STDIN = "--exit-with-stdin"
 
 
 def application(settings: GatewaySettings) -> Any:
     """The ASGI application."""
-    gateway: Any = Gateway(settings, ROUTES)
+    return _with_cors(Gateway(settings, ROUTES), settings)
+
+
+def _with_cors(gateway: Any, settings: GatewaySettings) -> Any:
     origins = listed(settings.cors_allow_origin)
     if origins:
         return CORSMiddleware(
@@ -34,8 +45,9 @@ def application(settings: GatewaySettings) -> Any:
 
 def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
     """Runs until SIGINT or SIGTERM, or until the process that started it is gone."""
+    gateway = Gateway(settings, ROUTES)
     config = uvicorn.Config(
-        application(settings),
+        _with_cors(gateway, settings),
         host=settings.hostname,
         port=settings.port,
         http=LimitedProtocol,
@@ -44,12 +56,38 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
         server_header=False,
         date_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=10,
+        # Requests are ended before it: see _Server.
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + _ANSWER_S,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, gateway, settings.shutdown_grace_s)
     if exit_with_stdin:
         threading.Thread(target=_wait_for_end, args=(server,), daemon=True).start()
     server.run()
+
+
+class _Server(uvicorn.Server):  # type: ignore[misc]
+    """Lets requests in flight end for ``grace_s`` when it stops, then answers the others."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, grace_s: float) -> None:
+        super().__init__(config)
+        self._gateway, self._grace_s = gateway, grace_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where it listens, which a user of the command cannot know otherwise."""
+        await super().startup(sockets)
+        if self.started:
+            settings = self._gateway.settings
+            grpc = f", gRPC on port {settings.grpc_port}" if settings.grpc_port else ""
+            logger.info("listening on http://%s:%d%s", settings.hostname, settings.port, grpc)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no new requests from here on."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._grace_s, self._gateway.end_requests)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
 
 def _wait_for_end(server: uvicorn.Server) -> None:
@@ -63,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = list(sys.argv[1:] if arguments is None else arguments)
     exit_with_stdin = _STDIN in given
+    if not exit_with_stdin:
+        # A launcher tells its user itself.
+        logging.getLogger("atoll_client.gateway").setLevel(logging.INFO)
     settings = GatewaySettings.read([flag for flag in given if flag != _STDIN])
     serve(settings, exit_with_stdin=exit_with_stdin)
 

@@ -72,7 +72,9 @@ class Models:
         models = self._pool.models()
         if name in models:
             return models[name]
-        return next((m for m in models.values() if name == m.model_id or name in m.adapters), None)
+        return next(
+            (m for m in models.values() if name in (m.model_id, m.public_id, *m.adapters)), None
+        )
 
     def split(self, path: str) -> tuple[str | None, str]:
         """A path below ``/{model}``: the model's name, which may hold a slash, and the rest."""

@@ -64,7 +64,7 @@ def _card(model: ModelInfo, name: str, parent: str | None) -> dict[str, Any]:
         "object": "model",
         "created": _STARTED,
         "owned_by": "atoll",
-        "root": model.model_id,
+        "root": model.public_id,
         "parent": parent,
         "task": model.task,
         "max_model_len": model.facts.get("max_total_tokens") or model.max_input_tokens,

@@ -119,7 +119,9 @@ class Server:
         try:
             answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
             await self._find_models(is_settled=bool(answer.ready))
-            self.is_ready = bool(answer.ready or self.has_models)
+            was_ready, self.is_ready = self.is_ready, bool(answer.ready or self.has_models)
+            if self.is_ready and not was_ready:
+                logger.info("server %s is ready", self.address)
             await asyncio.gather(*map(self._look_after, self.calls.open_models()))
         except AtollError as error:
             if self.is_ready:
@@ -220,6 +222,9 @@ class Pool:
         """
         self.servers = [Server(address) for address in self._addresses]
         await self.refresh()
+        for server in self.servers:
+            if not server.is_ready:
+                logger.warning("server %s does not answer: asked again and again", server.address)
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:

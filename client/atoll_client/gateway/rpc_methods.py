@@ -44,7 +44,7 @@ async def info(schema: Schema, request: Request, message: Any) -> Any:
     facts = model.facts
     return schema["InfoResponse"](
         version=str(facts.get("version") or ""),
-        model_id=model.model_id,
+        model_id=model.public_id,
         model_sha=facts.get("revision"),
         model_dtype=str(facts.get("dtype") or ""),
         model_type=_MODEL_TYPES.get(model.task),

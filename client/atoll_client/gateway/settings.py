@@ -13,6 +13,10 @@ def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+# The empty one: none.
+LOG_FORMATS = ("", "text", "json")
+
+
 @dataclass(frozen=True)
 class GatewaySettings:
     """Names are TEI's and TGI's where they have one."""
@@ -44,15 +48,18 @@ class GatewaySettings:
     )  # fmt: skip
     request_timeout_s: float = _setting(600.0, "seconds after which an answer is given up")
     health_interval_s: float = _setting(2.0, "seconds between looks at the servers")
+    shutdown_grace_s: float = _setting(10.0, "seconds that requests get to end when stopping")
+    log_requests: str = _setting("", "text or json: a line for each request on standard error")
     otlp_endpoint: str = _setting("", "where OpenTelemetry spans go; needs the extra otel")
     otlp_service_name: str = _setting("atoll-gateway", "the service's name in spans")
 
     def __post_init__(self) -> None:
         """Raises ValueError: a setting with a value that it cannot have."""
-        if self.unknown_fields not in _UNKNOWN_FIELDS:
-            raise ValueError(
-                f"unknown_fields is {self.unknown_fields!r}; allowed: {', '.join(_UNKNOWN_FIELDS)}"
-            )
+        for name, allowed in (("unknown_fields", _UNKNOWN_FIELDS), ("log_requests", LOG_FORMATS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                known = ", ".join(filter(None, allowed))
+                raise ValueError(f"{name} is {value!r}; allowed: {known}")
 
     @property
     def servers(self) -> tuple[str, ...]:

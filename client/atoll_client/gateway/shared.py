@@ -202,7 +202,7 @@ async def info(request: Request, body: None) -> Reply:
 def _info(request: Request, model: ModelInfo) -> dict[str, Any]:
     facts = model.facts
     shared = {
-        "model_id": model.model_id,
+        "model_id": model.public_id,
         "model_sha": facts.get("revision"),
         "model_dtype": facts.get("dtype"),
         "served_model_name": model.name,

@@ -184,6 +184,7 @@ def _gateway(
             metrics_url=process.metrics_url,
             host=host,
             port=port,
+            grace_s=float(process.options.exit_timeout_s),
             settings=settings,
         )
     )

@@ -23,16 +23,22 @@ _MODULE = "atoll_client.gateway.main"
 _NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx")
 _START_S = 30.0
 _RESTART_S = 1.0
+# From the end of the grace until the process is killed.
+_END_S = 8.0
 
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """Where the gateway listens and whom it asks. ``settings``: others of its own, by name."""
+    """Where the gateway listens and whom it asks.
+
+    grace_s: what requests in flight get to end when it stops. settings: others of its own, by name.
+    """
 
     server: str
     metrics_url: str
     host: str = "127.0.0.1"
     port: int = 8080
+    grace_s: float = 10.0
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -49,7 +55,8 @@ class GatewayOptions:
         """The gateway's settings. Not its command line: others on the machine can read that."""
         settings = {
             "server": self.server, "metrics_url": self.metrics_url,
-            "hostname": self.host, "port": str(self.port), **self.settings,
+            "hostname": self.host, "port": str(self.port),
+            "shutdown_grace_s": str(self.grace_s), **self.settings,
         }  # fmt: skip
         # Not what is empty: it would hide what the user told the gateway by the same variable.
         return {f"ATOLL_GATEWAY_{name.upper()}": value for name, value in settings.items() if value}
@@ -112,7 +119,7 @@ class GatewayProcess:
             return
         process.terminate()
         try:
-            process.wait(timeout=12)
+            process.wait(timeout=self.options.grace_s + _END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
