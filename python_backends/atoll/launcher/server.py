@@ -25,6 +25,7 @@ from atoll.errors import NotReady
 from atoll.launcher import reaper
 from atoll.launcher.canary import Probe
 from atoll.launcher.command import ADMIN_HEADER, command_line, hide_argument
+from atoll.launcher.drain import drain
 from atoll.launcher.installation import find_installation
 from atoll.launcher.libraries import check_libraries
 from atoll.launcher.logs import LogPump
@@ -32,7 +33,7 @@ from atoll.launcher.options import ServerOptions
 from atoll.launcher.ports import check_free
 from atoll.launcher.readiness import Start
 from atoll.launcher.repositories import fetch, prepare
-from atoll.launcher.stubs import EndAbandoned
+from atoll.launcher.stubs import EndAbandoned, find_stubs
 from atoll.launcher.watchdog import Watchdog
 from atoll.weights.embedded import EMBEDDED
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 # A process that the machine does not run for a while as it starts brings down what waits for it.
 _MAX_STARTS = 3
 _ARGUMENTS_READ_S = 10.0
+_IDLE_GRACE_S = 2.0
 
 
 class ServerProcess:
@@ -265,10 +267,18 @@ class ServerProcess:
         """Stops the server and its stubs; removes its shared memory and scratch folder."""
         if self._watchdog is not None:
             self._watchdog.stop()
+        process, is_drained = self._process, False
         if self._probe is not None:
+            if process is not None and process.poll() is None:
+                drain(
+                    self._probe, self.models, find_stubs(process.pid), self.metrics_url,
+                    self.options.exit_timeout_s, lambda: process.poll() is None,
+                )  # fmt: skip
+                is_drained = True
             self._probe.close()
-        if self._process is not None:
-            self._end(self._process)
+        if process is not None:
+            # Without models, only idle connections hold it.
+            self._end(process, _IDLE_GRACE_S if is_drained else self._grace_s)
         reaper.remove_shared_memory(self._shm_prefix)
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self._reaper is not None and self._reaper.stdin is not None:
@@ -287,12 +297,12 @@ class ServerProcess:
         """An open stream can hold the server past its own timeout; then it is killed."""
         return self.options.exit_timeout_s + 3.0
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
+    def _end(self, process: subprocess.Popen[str], grace_s: float) -> None:
         children: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)
         # A server that has ended by itself may have left stubs in its group.
-        reaper.end_group(process.pid, self._grace_s)
+        reaper.end_group(process.pid, grace_s)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
