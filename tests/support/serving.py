@@ -49,7 +49,7 @@ class Serving:
     def stop(self, number: signal.Signals) -> None:
         """Checks that everything is gone soon after the signal."""
         self.process.send_signal(number)
-        assert self.process.wait(timeout=30) == 0, self.log.read_text()
+        assert self.process.wait(timeout=60) == 0, self.log.read_text()
         alive = [p for p in self.family if psutil.pid_exists(p)]
         assert not [p for p in alive if psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
 

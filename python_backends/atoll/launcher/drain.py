@@ -7,51 +7,44 @@ loaded and their requests unanswered.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 
 from atoll.catalogue import ServedModel
 from atoll.errors import NotReady
 from atoll.launcher.canary import Probe
 from atoll.launcher.stubs import Stub
+from atoll.serving.ending import SIGNAL
 
 _LOOK_S = 0.1
-_UNLOAD_S = 5.0
-_HELD = re.compile(r"^atoll_requests_(?:running|waiting)\{.*\} (\S+)$", re.MULTILINE)
+_ASK_S = 5.0
+# From the signal until a process has answered what it holds.
+_ANSWER_S = 5.0
 
 
 def drain(
     probe: Probe,
     models: Sequence[ServedModel],
     stubs: Sequence[Stub],
-    metrics_url: str,
     grace_s: float,
     is_up: Callable[[], bool],
 ) -> None:
-    """Waits until no request runs, ``grace_s`` at most, then has every model unloaded.
-
-    A model that is unloaded answers what it still holds with an error. Returns early where the
-    server is gone or says nothing.
-    """
-    deadline = time.monotonic() + grace_s
-    while is_up() and _num_held(metrics_url) > 0 and time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
+    """Has every model unloaded, which Triton does once nothing of it runs; after ``grace_s``,
+    models end what they hold with an error. Returns early where the server is gone."""
     for model in models:
         # One that is not loaded, or a server that hangs: the process is ended anyway.
         with contextlib.suppress(NotReady):
-            probe.unload(model.name, _UNLOAD_S)
-    deadline = time.monotonic() + _UNLOAD_S
-    while is_up() and any(s.is_running() for s in stubs) and time.monotonic() < deadline:
+            probe.unload(model.name, _ASK_S)
+    if not _have_ended(stubs, grace_s, is_up):
+        for stub in stubs:
+            stub.send(SIGNAL)
+        _have_ended(stubs, _ANSWER_S, is_up)
+
+
+def _have_ended(stubs: Sequence[Stub], within_s: float, is_up: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + within_s
+    while is_up() and any(stub.is_running() for stub in stubs):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(_LOOK_S)
-
-
-def _num_held(metrics_url: str) -> float:
-    """Requests of all generators; 0 where the server does not say."""
-    try:
-        with urllib.request.urlopen(metrics_url, timeout=2) as page:
-            text = page.read().decode()
-    except OSError:
-        return 0
-    return sum(map(float, _HELD.findall(text)))
+    return True

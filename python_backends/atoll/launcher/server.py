@@ -271,7 +271,7 @@ class ServerProcess:
         if self._probe is not None:
             if process is not None and process.poll() is None:
                 drain(
-                    self._probe, self.models, find_stubs(process.pid), self.metrics_url,
+                    self._probe, self.models, find_stubs(process.pid),
                     self.options.exit_timeout_s, lambda: process.poll() is None,
                 )  # fmt: skip
                 is_drained = True

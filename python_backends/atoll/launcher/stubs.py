@@ -54,6 +54,14 @@ class Stub:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal, if the process has a handler for it: else the signal would end it."""
+        with contextlib.suppress(OSError, StopIteration):
+            status = (_PROC / str(self.pid) / "status").read_text().splitlines()
+            caught = next(line for line in status if line.startswith("SigCgt:"))
+            if self.is_running() and int(caught.split()[1], 16) >> (number - 1) & 1:
+                os.kill(self.pid, number)
+
 
 def find_stubs(server: int) -> list[Stub]:
     """The stubs that a server has now."""

@@ -33,6 +33,7 @@ from atoll.models.options import prepare_process
 from atoll.serving import tensors
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
+from atoll.serving.ending import Ending
 from atoll.serving.loading import instance_settings, on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.sender import Sender
@@ -129,6 +130,7 @@ class EncoderModel:
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.long_texts = ThreadPoolExecutor(1, thread_name_prefix="atoll-long-texts")
         self.engine.start()
+        self.ending = Ending(self._end)
 
     def load(self, folder: Any, settings: Settings) -> tuple[Encoder, Forward]:
         """The encoder of the task and what runs its packs."""
@@ -180,12 +182,15 @@ class EncoderModel:
 
     def finalize(self) -> None:
         """Ends what is waiting with an error, and the threads."""
+        self.ending.finish()
+        self.metrics.close()
+
+    def _end(self) -> None:
         self._is_closed = True
         self.control.close()
         self.tokenizers.shutdown(wait=True)
         self.long_texts.shutdown(wait=True)
         self.engine.stop()
-        self.metrics.close()
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request that nobody waits for; False: none with this id is being answered."""

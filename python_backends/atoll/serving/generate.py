@@ -20,6 +20,7 @@ from atoll.serving.admission import Admission
 from atoll.serving.answers import Call, Choice, Returned
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
+from atoll.serving.ending import Ending
 from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.loading import instance_settings, on_passing_thread
 from atoll.serving.option_names import ALIASES, NAMES, NEUTRAL
@@ -85,6 +86,7 @@ class GenerateModel:
         self._requests: WeakValueDictionary[str, Call] = WeakValueDictionary()
         self.engine.start()
         self.outbox.start()
+        self.ending = Ending(self._end)
 
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
@@ -98,11 +100,14 @@ class GenerateModel:
 
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
+        self.ending.finish()
+        self.metrics.close()
+
+    def _end(self) -> None:
         self.control.close()
         self.preparation.close()
         self.engine.stop()
         self.outbox.stop()
-        self.metrics.close()
 
     def start(self, request: Any, sender: Sender) -> None:
         """Takes a request in and hands it to the engine, by way of the preparation pool if its

@@ -26,6 +26,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll.errors import ConfigError, NotReady, ValidationError
 from atoll.serving import control, tensors
+from atoll.serving.ending import Ending
 from atoll.serving.sender import Sender
 from atoll.serving.transcript import Transcript
 
@@ -81,6 +82,7 @@ class SessionModel:
         self._conversations: dict[str, _Conversation] = {}
         self._lock, self._is_closed = threading.Lock(), False
         self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session")
+        self.ending = Ending(self._finish_turns)
 
     def execute(self, requests: list[Any]) -> None:
         """Never blocks: turns of one conversation are worked on in order, others beside them."""
@@ -99,6 +101,9 @@ class SessionModel:
 
     def finalize(self) -> None:
         """Waits for the turns that are being answered; refuses those that wait for them."""
+        self.ending.finish()
+
+    def _finish_turns(self) -> None:
         self._is_closed = True
         self._threads.shutdown()
 

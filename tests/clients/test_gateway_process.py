@@ -1,0 +1,108 @@
+"""``atoll-gateway`` as a process: what it prints, and who may see what."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fake_triton import FakeTriton
+from gateways import free_port
+from scripted import run
+
+from atoll_client.types import ModelInfo
+
+
+@contextmanager
+def gateway_process(*arguments: str) -> Iterator[tuple[str, list[str]]]:
+    """Its URL, and the lines of its standard error once it has ended."""
+    port = free_port()
+    command = [sys.executable, "-m", "atoll_client.gateway.main", f"--port={port}", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lines: list[str] = []
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                httpx.get(f"{url}/v1/health/live")
+                break
+            except httpx.TransportError:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+        yield url, lines
+    finally:
+        process.terminate()
+        lines += process.communicate(timeout=30)[1].splitlines()
+
+
+def test_a_server_that_does_not_answer_is_named_and_requests_are_logged() -> None:
+    """It printed nothing at all, and answered 503."""
+    address = f"127.0.0.1:{free_port()}"
+    arguments = (f"--server={address}", "--log-requests=json", "--api-key=secret")
+    with gateway_process(*arguments) as (url, lines):
+        headers = {"authorization": "Bearer secret", "x-request-id": "one"}
+        body = {"messages": [{"role": "user", "content": "a private text"}]}
+        assert (
+            httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).status_code == 503
+        )
+        assert httpx.post(f"{url}/embed", json={"inputs": "x"}).status_code == 401
+    text = "\n".join(lines)
+    assert f"listening on {url}" in text and f"server {address} does not answer" in text
+    assert "private" not in text and "secret" not in text
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    chat = next(one for one in logged if one["path"] == "/v1/chat/completions")
+    assert (chat["id"], chat["status"], chat["error"]) == ("one", 503, "unhealthy")
+    assert chat["seconds"] >= 0 and chat["method"] == "POST"
+    assert [one["status"] for one in logged if one["path"] == "/embed"] == [401]
+
+
+def test_requests_as_text() -> None:
+    with gateway_process("--server=127.0.0.1:1", "--log-requests=text") as (url, lines):
+        httpx.get(f"{url}/health?x=1")
+    (line,) = (line for line in lines if "/health" in line and "503" in line)
+    assert 'method="GET" path="/health"' in line and "status=503" in line
+
+
+def test_a_form_of_the_log_that_there_is_not() -> None:
+    command = [sys.executable, "-m", "atoll_client.gateway.main", "--log-requests=xml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "log_requests is 'xml'; allowed: text, json" in done.stderr
+
+
+def test_the_page_and_info_need_the_key_and_show_no_paths() -> None:
+    models = {"m": {"task": "embed", "model_id": "/home/somebody/checkpoints/mini"}}
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        html = {"accept": "text/html"}
+        for path in ("/", "/info", "/v1/models"):
+            refused = await http.get(path, headers=html)
+            assert refused.status_code == 401, path
+            # A browser then asks for a name and a password.
+            kind = "Basic" if path == "/" else "Bearer"
+            assert refused.headers["www-authenticate"].startswith(kind)
+            assert (await http.get(path, headers=html, auth=("", "wrong"))).status_code == 401
+            seen = await http.get(path, headers=html, auth=("anybody", "k"))
+            assert seen.status_code == 200 and "somebody" not in seen.text
+            assert "mini" in seen.text
+        for path in ("/health", "/metrics"):
+            assert (await http.get(path)).status_code == 200
+
+    run(scenario, models=models, api_key="k")
+
+
+@pytest.mark.parametrize(
+    ("model_id", "shown"),
+    [
+        ("org/model", "org/model"), ("model", "model"), (str(Path("/a/b")), "b"), ("./c", "c"),
+        ("../d/e", "e"), ("~/f", "f"), ("C:\\x\\y", "y"),
+    ],
+)  # fmt: skip
+def test_a_folder_is_shown_by_its_name(model_id: str, shown: str) -> None:
+    assert ModelInfo("m", "embed", {"model_id": model_id}).public_id == shown
