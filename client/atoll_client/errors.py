@@ -58,7 +58,7 @@ class TooLarge(ValidationError):
 class TooMuch(ValidationError):
     """More texts, or longer ones, than are taken."""
 
-    http_status = 413
+    http_status = 422
 
 
 class Unauthorized(AtollError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,8 @@ class ModelInfo:
     def public_id(self) -> str:
         """``model_id``, of a folder its name alone: where it lies is nobody's business."""
         is_folder = self.model_id.startswith(("/", ".", "~", "\\")) or ":" in self.model_id
-        return PurePath(self.model_id).name if is_folder else self.model_id
+        # It splits at slashes of both kinds.
+        return PureWindowsPath(self.model_id).name if is_folder else self.model_id
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def test_sparse(http: httpx.Client) -> None:
     [
         ("/rerank", {"query": "q", "texts": []}, 400, "Empty"),
         ("/rerank", {"query": "", "texts": ["a"]}, 400, "Empty"),
-        ("/rerank", {"query": "q", "texts": ["a"] * 33}, 413, "Validation"),
+        ("/rerank", {"query": "q", "texts": ["a"] * 33}, 422, "Validation"),
         ("/rerank", {"query": "q"}, 422, "Validation"),
         ("/predict", {"inputs": ""}, 400, "Empty"),
         ("/predict", {"inputs": ["", ""]}, 400, "Empty"),
@@ -104,7 +104,7 @@ def test_sparse(http: httpx.Client) -> None:
         ("/predict", {"inputs": ["a", "b"], "prompt_name": "x"}, 422, "Validation"),
         ("/tiny-rerank/predict", {"inputs": "a"}, 424, "Backend"),
         ("/embed", {"inputs": "a"}, 424, "Backend"),
-        ("/rerank", {"query": "q", "texts": ["a b " * 40], "truncate": False}, 413, "Validation"),
+        ("/rerank", {"query": "q", "texts": ["a b " * 40], "truncate": False}, 422, "Validation"),
     ],
 )
 def test_errors(http: httpx.Client, path: str, body: Any, status: int, kind: str) -> None:

@@ -105,19 +105,19 @@ ERRORS: list[tuple[str, Any, int, str, str]] = [
     ("/embed", {"inputs": ["a", ""]}, 400, "Empty", "`inputs` cannot be empty"),
     ("/embed", {"inputs": [[]]}, 400, "Empty", "`inputs` cannot be empty"),
     (
-        "/embed", {"inputs": ["a"] * 33}, 413, "Validation",
+        "/embed", {"inputs": ["a"] * 33}, 422, "Validation",
         "batch size 33 > maximum allowed batch size 32",
     ),
     (
-        "/embed", {"inputs": LONG, "truncate": False}, 413, "Validation",
+        "/embed", {"inputs": LONG, "truncate": False}, 422, "Validation",
         "`inputs` must have less than 256 tokens. Given: 402",
     ),
     (
-        "/embed", {"inputs": "a" * 64_001, "truncate": False}, 413, "Validation",
+        "/embed", {"inputs": "a" * 64_001, "truncate": False}, 422, "Validation",
         "`inputs` must have less than 64000 characters. Given: 64001",
     ),
     (
-        "/tokenize", {"inputs": ["a", "a" * 64_001], "model": "all-minilm-l6-v2"}, 413,
+        "/tokenize", {"inputs": ["a", "a" * 64_001], "model": "all-minilm-l6-v2"}, 422,
         "Validation", "`inputs` must have less than 64000 characters. Given: 64001",
     ),
     ("/embed", {"inputs": "a", "dimensions": 0}, 422, "Validation",

@@ -360,14 +360,14 @@ def test_a_models_own_limit_holds_on_the_routes(http: httpx.Client) -> None:
     """``atoll serve --max-client-batch-size 128``, and 33 texts: the routes' limit stayed 32."""
     assert len(_post(http, "/embed", {"inputs": ["a"] * 40})) == 40
     words = ("batch size 41 > maximum allowed batch size 40",)
-    error = _refused(http, "/embed", {"inputs": ["a"] * 41}, 413, *words)
+    error = _refused(http, "/embed", {"inputs": ["a"] * 41}, 422, *words)
     assert error["error_type"] == "Validation"
     assert http.get("/bare/info").json()["max_client_batch_size"] == 40
     assert len(_post(http, "/rerank", {"query": "q", "texts": ["a"] * 40})) == 40
     assert len(_post(http, "/vertex", {"instances": [{"inputs": "a"}] * 40})["predictions"]) == 40
-    _refused(http, "/vertex", {"instances": [{"inputs": "a"}] * 41}, 413, "batch size 40")
+    _refused(http, "/vertex", {"instances": [{"inputs": "a"}] * 41}, 422, "batch size 40")
     body = {"inputs": [["a"]] * 33, "model": "steep-labels"}
-    _refused(http, "/predict", body, 413, "batch size 32")
+    _refused(http, "/predict", body, 422, "batch size 32")
     assert http.get("/steep-labels/info").json()["max_client_batch_size"] == 32
     # OpenAI's route has no such limit: what is more than a model takes goes in parts.
     assert len(_post(http, "/v1/embeddings", {"input": ["a"] * 90})["data"]) == 90
@@ -478,4 +478,4 @@ def test_long_texts_hold_nobody_up(http: httpx.Client, vector: Any, ids_of: Any)
     body = json.dumps({"inputs": "你" * 17_000, "model": "bare"})
     (tokens,) = http.post("/tokenize", content=body).json()
     assert len(tokens) == 17_000 and tokens[-1]["stop"] == 51_000
-    _refused(http, "/tokenize", {"inputs": "你" * 17_501, "model": "bare"}, 413, "17500", "17501")
+    _refused(http, "/tokenize", {"inputs": "你" * 17_501, "model": "bare"}, 422, "17500", "17501")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -42,11 +42,13 @@ async def gateway(*addresses: str, **settings: Any) -> AsyncIterator[httpx.Async
 Scenario = Callable[[FakeTriton, httpx.AsyncClient], Awaitable[None]]
 
 
-def run(scenario: Scenario, **settings: Any) -> None:
+def run(
+    scenario: Scenario, models: Mapping[str, Mapping[str, Any]] = MODELS, **settings: Any
+) -> None:
     """One server, one gateway, and what happens there."""
 
     async def whole() -> None:
-        async with FakeTriton(MODELS) as triton, gateway(triton.address, **settings) as http:
+        async with FakeTriton(models) as triton, gateway(triton.address, **settings) as http:
             await scenario(triton, http)
 
     asyncio.run(whole())

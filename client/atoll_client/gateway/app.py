@@ -122,10 +122,11 @@ class Gateway:
                 # Who has no key does not learn which addresses exist.
                 self.keys.check(request.headers.get("authorization", ""))
                 raise
-            if request.route.public:
+            if not request.route.public:
+                self.keys.check(request.headers.get("authorization", ""))
+            if request.route.public or request.route.uncounted:
                 # Probes and metrics are wanted most when the gateway is full.
                 return await self._read_and_run(request, receive, send)
-            self.keys.check(request.headers.get("authorization", ""))
             with self.admitted():
                 return await self._read_and_run(request, receive, send)
         except ClientLeft:

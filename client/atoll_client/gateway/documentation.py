@@ -27,7 +27,7 @@ _TAGS = {
 _STATUSES = {
     "400": "Empty input, or a body that is not JSON; on OpenAI's routes anything that is wrong",
     "401": "API key missing or wrong", "404": "No such model",
-    "413": "Body too large; on TEI's routes too many texts, or too long ones",
+    "413": "Body too large",
     "422": "Validation error", "424": "The model cannot do this, or failed",
     "429": "Overloaded", "500": "The model's step failed", "503": "Not ready",
     "504": "No answer in time",

@@ -161,7 +161,7 @@ ROUTES: tuple[Route, ...] = (
     # KServe
     *kserve.ROUTES,
     # All of them, and the gateway's own
-    Route("GET", "/info", shared.info, "tei", "What is served",
+    Route("GET", "/info", shared.info, "tei", "What is served", uncounted=True,
           answers={JSON: tei_answers.Info}),
     *(
         Route("GET", path, shared.health, "tei", "Whether a server is ready", public=True,
@@ -172,7 +172,7 @@ ROUTES: tuple[Route, ...] = (
           answers={TEXT: str}),
     Route("GET", "/metrics", shared.metrics, "tei", "Prometheus metrics", public=True,
           answers={TEXT: str}),
-    Route("GET", "/", documentation.page, "tei", "A page for browsers",
+    Route("GET", "/", documentation.page, "tei", "A page for browsers", uncounted=True,
           answers={"text/html": str, TEXT: str}),
     Route("GET", "/docs", documentation.docs, "tei", "This description, to read", public=True,
           answers={"text/html": str}),
