@@ -94,9 +94,10 @@ class Route:
     """One route of one dialect. ``body``: how its JSON is read; None for routes without one.
 
     dialect: openai, tei, tgi or kserve: how errors look. public: answered without an API key, and
-    not counted. uncounted: answered however many requests are held, but with a key. takes_tensors: its body may hold binary tensors, for which there is a limit apart.
-    answers: what it answers with, by content type, as types that pydantic knows; that of events is
-    the data of one. bodies: the kinds of body that it tells apart itself, where ``body`` is any.
+    not counted. uncounted: answered however many requests are held, but with a key. takes_tensors:
+    its body may hold binary tensors, for which there is a limit apart. answers: what it answers
+    with, by content type, as types that pydantic knows; that of events is the data of one. bodies:
+    the kinds of body that it tells apart itself, where ``body`` is any.
     """
 
     method: str
