@@ -17,7 +17,7 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models import fallback
-from atoll.weights.fields import MAX_SIZE, ConfigKeys, Fields
+from atoll.weights.fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
 from atoll.weights.group import Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
@@ -127,6 +127,15 @@ def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = module.Model(config)
     return model
+
+
+def check(checkpoint: Checkpoint, table: Mapping[str, str]) -> None:
+    """Raises ConfigError, UnsupportedModel: what loading would say of the JSON files alone."""
+    stored_dtype(Fields(checkpoint.raw))
+    build(architecture(checkpoint.raw, table), checkpoint.raw)
+    Quantization.read(checkpoint.folder, checkpoint.raw)
+    if table is ENCODERS:
+        read_labels(checkpoint.raw)
 
 
 def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
