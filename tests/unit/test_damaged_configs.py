@@ -56,7 +56,7 @@ def _server(folder: Path, is_generator: bool) -> str:
     """What loading the model says of its config."""
     table = registry.DECODERS if is_generator else registry.ENCODERS
     try:
-        registry.check(registry.Checkpoint.open(folder), table)
+        registry.plan(registry.Checkpoint.open(folder), table)
     except AtollError as error:
         return str(error)
     return ""

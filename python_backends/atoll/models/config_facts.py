@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
+from atoll.weights.fields import Fields
 from atoll.weights.modules import (
     POOLING_MODES,
     Module,
@@ -69,42 +70,33 @@ def embedding_size(
         paths = [dense_path]
     size = hidden if pooling else hidden * max(1, len(read_poolings(folder)))
     if paths:
-        config = read_object(folder / paths[-1] / "config.json")
-        if "out_features" not in config:
-            raise ConfigError(f"{folder / paths[-1]}/config.json has no out_features")
-        size = int(config["out_features"])
+        file = folder / paths[-1] / "config.json"
+        size = Fields(read_object(file), str(file)).size("out_features")
     limit = read_object(folder / "config_sentence_transformers.json").get("truncate_dim")
     return min(size, limit) if isinstance(limit, int) and limit > 0 else size
 
 
-def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Labels by index; transformers gives a classifier two if its config names none."""
-    names = config.get("id2label")
-    try:
-        if isinstance(names, Mapping) and names:
-            return tuple(str(names[key]) for key in sorted(names, key=int))
-    except ValueError as error:
-        raise ConfigError(f"config.json: id2label has keys that are no numbers: {error}") from error
-    count = config.get("num_labels") or 2
-    return tuple(f"LABEL_{index}" for index in range(int(count)))
-
-
 def max_tokens_of(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest text by the files; None where they do not say."""
     positions = first_size(config, _MAX_TOKENS_KEYS)
     if positions is not None and config.get("model_type") in _OFFSET_TYPES:
-        padding = config.get("pad_token_id")
-        positions -= (1 if padding is None else int(padding)) + 1
+        positions -= Fields(config).count("pad_token_id", default=1, nullable=True) + 1
     own = length_limit(folder) if config.get("model_type") in ENCODER_TYPES else None
-    limits = [int(limit) for limit in (own, positions) if limit]
+    limits = [limit for limit in (own, positions) if limit]
     return min(limits) if limits else None
 
 
 def first_size(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
-    """The first of ``keys`` with a size; models for text and images keep them one level down."""
+    """The first of ``keys`` with a size; models for text and images keep them one level down.
+
+    Raises:
+        ConfigError: one that is no whole number.
+    """
     inner = config.get("text_config")
     for source in (config, inner if isinstance(inner, Mapping) else {}):
+        fields = Fields(source)
         for key in keys:
             # Some families write -1 for "any".
-            if source.get(key) is not None and int(source[key]) > 0:
-                return int(source[key])
+            if fields.has(key) and fields.count(key, least=-1) > 0:
+                return fields.count(key, least=-1)
     return None

@@ -20,10 +20,10 @@ from atoll.models.config_facts import (
     HIDDEN_SIZE_KEYS,
     embedding_size,
     first_size,
-    labels_of,
     max_tokens_of,
     pooling_of,
 )
+from atoll.weights.fields import Fields, read_labels, stored_dtype
 from atoll.weights.modules import (
     Module,
     check_modules,
@@ -140,7 +140,9 @@ def read_model(
         raise ConfigError(f"{trunk}/config.json is missing")
     config = read_object(trunk / "config.json")
     names = _architectures(trunk, config)
-    labels = labels_of(config) if _has(names, ("ForSequenceClassification",)) else ()
+    fields = Fields(config, f"{trunk}/config.json")
+    fields.text("model_type", default="", nullable=True)
+    labels = read_labels(config) if _has(names, ("ForSequenceClassification",)) else ()
     if task is None and pooling == "splade":  # how TEI asks for it
         task = "sparse"
     is_asked = task is not None if is_asked is None else is_asked
@@ -170,7 +172,7 @@ def read_model(
         hidden_size=hidden,
         embedding_size=embedding_size(folder, modules, dense_path, pooling, hidden),
         max_tokens=max_tokens_of(folder, config),
-        dtype=config.get("torch_dtype") or config.get("dtype"),
+        dtype=stored_dtype(Fields(config)),
         labels=labels,
         pooling=how,
         notes=(_GUESSED.format(how),) if is_guessed else (),
@@ -251,7 +253,7 @@ def _generator(
         hidden_size=first_size(config, HIDDEN_SIZE_KEYS) or 0,
         embedding_size=first_size(config, HIDDEN_SIZE_KEYS) or 0,
         max_tokens=max_tokens,
-        dtype=config.get("torch_dtype") or config.get("dtype"),
+        dtype=stored_dtype(Fields(config)),
         runs_on=runs_on,
         notes=tuple(notes),
         banned_tokens=keys.banned,

@@ -129,15 +129,6 @@ def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def check(checkpoint: Checkpoint, table: Mapping[str, str]) -> None:
-    """Raises ConfigError, UnsupportedModel: what loading would say of the JSON files alone."""
-    stored_dtype(Fields(checkpoint.raw))
-    build(architecture(checkpoint.raw, table), checkpoint.raw)
-    Quantization.read(checkpoint.folder, checkpoint.raw)
-    if table is ENCODERS:
-        read_labels(checkpoint.raw)
-
-
 def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
     """A generator with its weights; see ``layers.attention.PagedBatch`` for its input.
 
@@ -182,6 +173,9 @@ def plan(
     module = architecture(checkpoint.raw, table)
     if dtype in getattr(module.Model, "unsupported_dtypes", ()):
         raise ConfigError(f"{checkpoint.folder}: {dtype} would overflow; use bfloat16")
+    stored_dtype(Fields(checkpoint.raw))
+    if table is ENCODERS:
+        read_labels(checkpoint.raw)
     keys = ConfigKeys(checkpoint.raw)
     model = build(module, keys)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)

@@ -29,6 +29,7 @@ POOLING_MODES = {
     "weighted-mean": ("weightedmean", "pooling_mode_weightedmean_tokens"),
     "last-token": ("lasttoken", "pooling_mode_lasttoken"),
 }
+_LIMIT = "model_max_length"
 _OLD_SIZE = "word_embedding_dimension"
 # What may follow the pooling; Dropout does nothing once a model is trained.
 _AFTER_POOLING = ("Dense", "Normalize", "Dropout")
@@ -184,16 +185,26 @@ def length_limit(folder: Path) -> int | None:
 
     Its own limit, or the tokenizer's, which is astronomical where nobody set one.
     """
-    config = sentence_config(folder)
-    limit = processor_overrides(folder).get("model_max_length", config.get("max_seq_length"))
-    if limit is None:
-        limit = tokenizer_config(folder).get("model_max_length")
-    processing = config.get("processing_kwargs") or {}
+    config = Fields(sentence_config(folder), SENTENCE_FILE)
+    tokenizer = Fields(tokenizer_config(folder), "tokenizer_config.json")
+    processing = config.inside("processing_kwargs")
     # What a call says goes before what the tokenizer was made with.
-    for part in ("common", "text"):
-        called = (processing.get(part) or {}).get("max_length")
-        limit = limit if called is None else called
-    return None if limit is None else int(limit)
+    places = (
+        (processing.inside("text"), "max_length"),
+        (processing.inside("common"), "max_length"),
+        (Fields(processor_overrides(folder), f"{SENTENCE_FILE}: tokenizer_args"), _LIMIT),
+        (config, "max_seq_length"),
+        (tokenizer, _LIMIT),
+    )
+    found = next(((fields, name) for fields, name in places if fields.has(name)), None)
+    if found is None:
+        return None
+    fields, name = found
+    # transformers writes 1e30, and as a float, where there is none.
+    limit = fields.number(name)
+    if limit != int(limit):
+        raise fields.wrong("a whole number", name)
+    return int(limit)
 
 
 def read_object(path: Path) -> dict[str, Any]:
