@@ -81,7 +81,7 @@ def test_errors_are_one_line_and_status_1(tmp_path: Path) -> None:
     code, _, err = atoll("serve", "--dtype", "int3", cwd=tmp_path)
     assert code == 1 and err.startswith("error: dtype is 'int3'; allowed: ")
     code, _, err = atoll("serve", cwd=tmp_path, ATOLL_MAX_BATCH_TOKENS="0")
-    assert code == 1 and "max_batch_tokens is 0" in err
+    assert code == 1 and "ATOLL_MAX_BATCH_TOKENS is 0" in err
 
 
 def test_render_and_its_check(tmp_path: Path) -> None:

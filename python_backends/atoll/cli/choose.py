@@ -44,9 +44,9 @@ def choose(
     Raises:
         ConfigError, UnsupportedModel: a setting or a model that cannot be used.
     """
-    Settings.read({"model_id": "-", **settings}, {})
     # Models read the environment themselves: only flags need entries of their own.
     flags = [name for name, text in settings.items() if not _is_in_environment(name, text)]
+    Settings.read({"model_id": "-", **{name: settings[name] for name in flags}})
     if repository is not None:
         if flags:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
