@@ -110,6 +110,16 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {"tokenizer_config.json": {"chat_template": JUDGE}},
         "roles query and document",
     ),
+    "a reranker by what it was made from": (
+        {**QWEN3, "_name_or_path": "Qwen/Qwen3-Reranker-0.6B"},
+        {},
+        "the name 'Qwen3-Reranker-0.6B' says that this is a reranker",
+    ),
+    "ColBERT by what it was made from": (
+        {**BERT, "_name_or_path": "someone/mxbai-colbert-large"},
+        {},
+        "the name 'mxbai-colbert-large' says that this is ColBERT",
+    ),
     "a reward model": (
         {**LLAMA, "architectures": ["LlamaForRewardModel"]},
         {},

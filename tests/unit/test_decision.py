@@ -78,6 +78,16 @@ def test_a_named_task_is_what_is_meant(name: str, tmp_path: Path) -> None:
     assert decide(folder, Settings(model_id="x", task=task)).task == task
 
 
+@pytest.mark.parametrize("where", ["Qwen3-Reranker-0.6B", "models--a--My-Reranker/snapshots/01ab"])
+def test_a_reranker_by_its_name(where: str, tmp_path: Path) -> None:
+    """Published ones have no file but a card that tells them from a generator."""
+    folder = tmp_path / where
+    folder.mkdir(parents=True)
+    with pytest.raises(UnsupportedModel, match="Reranker.* says that this is a reranker"):
+        read_model(folder_of(folder, QWEN3))
+    assert read_model(folder, task="generate").task == "generate"
+
+
 @pytest.mark.parametrize("path", HUB, ids=lambda path: path.stem)
 def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them run on our own files, and info says so."""

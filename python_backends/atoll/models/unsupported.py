@@ -49,6 +49,12 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
                 f"{folder}: {file} says that this is {what}, which is not supported; --task embed "
                 "serves its trunk"
             )
+    named = _named(folder, "colbert")
+    if named is not None:
+        raise UnsupportedModel(
+            f"{folder}: the name {named!r} says that this is ColBERT, whose answer is a vector for "
+            "every token, which is not supported; --task embed serves its trunk"
+        )
     name = names[0] if names else ""
     if name and (not name.endswith(_EMBEDDER_CLASSES) or name.endswith("LMHeadModel")):
         raise UnsupportedModel(
@@ -61,8 +67,14 @@ def check_reranker(folder: Path) -> None:
     """A decoder that no sentence-transformers file describes: that it is no reranker.
 
     Raises:
-        UnsupportedModel: its card, or its chat template, says so.
+        UnsupportedModel: its name, its card or its chat template says so.
     """
+    named = _named(folder, "rerank")
+    if named is not None:
+        raise UnsupportedModel(
+            f"{folder}: the name {named!r} says that this is a reranker; rerankers that are "
+            "decoders are not supported; --task generate serves it as a generator"
+        )
     card = folder / "README.md"
     head = card.read_text(encoding="utf-8", errors="replace")[:20000] if card.exists() else ""
     found = _CARD_TASK.search(head.split("\n---", 1)[0]) if head.startswith("---") else None
@@ -145,6 +157,14 @@ def check_settings(folder: Path, runs_on: str, settings: Settings) -> None:
             raise ConfigError(
                 f"{name} is {value!r}, but {folder} runs on {runs_on}, where it has no effect"
             )
+
+
+def _named(folder: Path, word: str) -> str | None:
+    """The checkpoint's name, in the hub's cache too, or where it was made from, with that word."""
+    hub = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
+    origin = str(read_object(folder / "config.json").get("_name_or_path") or "")
+    names = (folder.name, hub.rpartition("--")[2], origin.rpartition("/")[2])
+    return next((name for name in names if word in name.lower()), None)
 
 
 def _own_code(config: Mapping[str, Any]) -> str | None:
