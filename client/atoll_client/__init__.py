@@ -4,10 +4,20 @@ from atoll_client.aio import AsyncClient
 from atoll_client.client import Client, Conversation
 from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import AtollError
-from atoll_client.types import Chunk, Generation, Label, ModelInfo, Rank, SparseVector, Token
+from atoll_client.types import (
+    Alternative,
+    Chunk,
+    Generation,
+    Label,
+    ModelInfo,
+    Rank,
+    SparseVector,
+    Token,
+)
 
 __version__ = "0.1.0"
 __all__ = [
+    "Alternative",
     "AsyncClient",
     "AsyncConversation",
     "AtollError",
