@@ -34,7 +34,7 @@ from atoll.serving import tensors
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.ending import Ending
-from atoll.serving.loading import instance_settings, on_passing_thread
+from atoll.serving.loading import end_without_teardown, instance_settings, on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.sender import Sender
 from atoll.text.encoding import Encoded, TextEncoder, Texts
@@ -85,6 +85,7 @@ class EncoderModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
+        end_without_teardown()
         settings = instance_settings(args)
         self.settings = settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS

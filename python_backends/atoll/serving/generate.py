@@ -22,7 +22,7 @@ from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.ending import Ending
 from atoll.serving.generate_metrics import GenerateMetrics
-from atoll.serving.loading import instance_settings, on_passing_thread
+from atoll.serving.loading import end_without_teardown, instance_settings, on_passing_thread
 from atoll.serving.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.outbox import Outbox
 from atoll.serving.preparation import PreparationPool
@@ -60,6 +60,7 @@ class GenerateModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
+        end_without_teardown()
         self.settings = instance_settings(args)
         folder = resolve(
             self.settings.model_id, self.settings.revision, self.settings.huggingface_hub_cache

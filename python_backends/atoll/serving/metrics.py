@@ -7,6 +7,7 @@ thread carries them over; nothing else in the package calls ``pb_utils.Metric``.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import threading
@@ -47,7 +48,6 @@ class Metrics:
     def __init__(self, model: str) -> None:
         self._labels = {"model": model}
         self._metrics: dict[str, Any] = {}
-        self._families: list[Any] = []
         self._lock = threading.Lock()
         self._sums: dict[_Spec, float] = {}
         self._values: dict[_Spec, float] = {}
@@ -83,7 +83,10 @@ class Metrics:
             self._wake.set()
 
     def close(self) -> None:
-        """Carries over what was noted, and ends the thread; further updates are lost."""
+        """Ends the thread; what was noted in the last moment is lost.
+
+        Nothing is carried over from here on: the server has begun to take down what it needs.
+        """
         self._is_closed = True
         self._wake.set()
         self._thread.join(_CLOSE_TIMEOUT_S)
@@ -94,11 +97,12 @@ class Metrics:
             # First the sleep: what woke the thread is being answered.
             time.sleep(_EVERY_S)
             self._wake.clear()
+            if self._is_closed:
+                return
             try:
                 self._carry_over()
             except Exception:
                 logger.exception("metrics could not be updated; serving goes on")
-        self._carry_over()
 
     def _carry_over(self) -> None:
         with self._lock:
@@ -115,7 +119,17 @@ class Metrics:
         if spec.name not in self._metrics:
             kind = getattr(pb_utils.MetricFamily, spec.kind)
             family = pb_utils.MetricFamily(name=spec.name, description=spec.help_text, kind=kind)
-            self._families.append(family)
             extra = {"buckets": list(spec.buckets)} if spec.buckets else {}
             self._metrics[spec.name] = family.Metric(labels=self._labels, **extra)
+            _keep_for_ever(family)
+            _keep_for_ever(self._metrics[spec.name])
         return self._metrics[spec.name]
+
+
+def _keep_for_ever(thing: Any) -> None:
+    """Python never frees it, not even at its own end.
+
+    To free a metric is to send the server a message, for which it is too late by then: the stub
+    ends with a segmentation fault, or hangs.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
