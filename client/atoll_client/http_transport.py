@@ -18,8 +18,11 @@ from atoll_client.errors import (
     DeadlineExceeded,
     GenerationError,
     NotFound,
+    NotOffered,
     NotReady,
     Overloaded,
+    TooLarge,
+    Unauthorized,
     Unloaded,
     Unreached,
     UnsupportedModel,
@@ -34,8 +37,9 @@ from atoll_client.transport import Metadata
 _SIZE = "Inference-Header-Content-Length"
 _SHARED = "/v2/systemsharedmemory/region"
 _ERRORS: dict[int, type[AtollError]] = {
-    400: ValidationError, 404: NotFound, 500: GenerationError, 501: UnsupportedModel,
-    503: NotReady,
+    400: ValidationError, 401: Unauthorized, 403: NotOffered, 404: NotFound, 413: TooLarge,
+    429: Overloaded, 500: GenerationError, 501: UnsupportedModel, 503: NotReady,
+    504: DeadlineExceeded,
 }  # fmt: skip
 
 
