@@ -263,3 +263,27 @@ def test_the_page_of_the_description_has_the_tables(http: httpx.Client) -> None:
     assert fields["audio"]["description"].startswith("Not supported: ")
     assert fields["modalities"]["enum"] == [["text"]]
     assert schemas["Message"]["required"] == ["role"] and "tool_calls" in json.dumps(schemas)
+
+
+def test_the_models_own_interface_knows_the_same_options(served: Served) -> None:
+    """vLLM's options that change nothing are taken, others refused; none goes with a prompt that
+    has no use for it."""
+    url = f"{served.server.http_url}/v2/models/{GENERATOR}/generate"
+    messages = json.dumps([*CAPITAL, {"role": "assistant", "content": "It is"}])
+
+    def ask(given: dict[str, Any], **parameters: Any) -> httpx.Response:
+        short = {"max_tokens": 2, "temperature": 0, **parameters}
+        return httpx.post(url, json={**given, "parameters": short}, timeout=60)
+
+    text = {"text_input": PROMPT}
+    assert ask(text, use_beam_search=False, length_penalty="1.0").json()["text_output"] == " Paris."
+    assert ask({"messages": messages}, continue_final_message=True).status_code == 200
+    for given, parameters, word in (
+        (text, {"use_beam_search": True}, "use_beam_search is True"),
+        (text, {"bad_words": '["a"]'}, "bad_words"),
+        (text, {"continue_final_message": True}, "go with messages"),
+        ({"messages": messages}, {"suffix": "x"}, "suffix"),
+        ({**text, "tools": "[{}]"}, {}, "tools"),
+    ):
+        refused = ask(given, **parameters)
+        assert refused.status_code == 400 and word in refused.json()["error"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from atoll_client.errors import ValidationError
@@ -20,7 +19,7 @@ def constraint(body: SamplingFields) -> Constraint | None:
         ValidationError: two fields ask for one, or a field is incomplete.
     """
     guided = {
-        "guided_choice": _choice(body.guided_choice),
+        "guided_choice": _option("guided_choice", body.guided_choice),
         "guided_grammar": _option("guided_grammar", body.guided_grammar),
         "guided_json": _option("guided_json", body.guided_json),
         "guided_regex": _option("guided_regex", body.guided_regex),
@@ -72,14 +71,6 @@ def _option(name: str, value: Any) -> Constraint | None:
     return None if value is None else (name, value)
 
 
-def _choice(choices: Sequence[str] | None) -> Constraint | None:
-    """A grammar of these texts; its literals are written as JSON's."""
-    if choices is None:
-        return None
-    literals = (json.dumps(choice, ensure_ascii=False) for choice in choices)
-    return "guided_grammar", "root ::= " + " | ".join(literals)
-
-
 def _formatted(given: ResponseFormat | None) -> Constraint | None:
     if given is None or given.type == "text":
         return None
@@ -117,7 +108,7 @@ def _structured(given: StructuredOutputs | None) -> Constraint | None:
     if given is None:
         return None
     found = {
-        "choice": _choice(given.choice),
+        "choice": _option("guided_choice", given.choice),
         "grammar": _option("guided_grammar", given.grammar),
         "json": _option("guided_json", given.json_),
         "json_object": ("response_format", {"type": "json_object"}) if given.json_object else None,
