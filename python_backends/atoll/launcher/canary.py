@@ -111,6 +111,8 @@ def _as_not_ready(name: str) -> Iterator[None]:
 
 def _request(model: ServedModel, wire: Wire) -> Any:
     request = pb.ModelInferRequest(model_name=model.name)
+    # Models of ours leave it out of their metrics.
+    request.parameters["canary"].bool_param = True
     extra = _EXTRA.get(model.task or "", {})
     for spec in wire.inputs:
         if spec.dtype == "STRING" and (not spec.optional or spec.name in extra):

@@ -292,7 +292,8 @@ class EncoderModel:
 
     def _refuse(self, sender: Sender, error: BaseException) -> None:
         """Answers a request that was not started."""
-        self._count_failure(error)
+        if not sender.is_canary:
+            self._count_failure(error)
         sender.fail(error)
 
     def _count_failure(self, error: BaseException) -> None:
@@ -302,6 +303,8 @@ class EncoderModel:
     def _observe(
         self, pack: Sequence[Item], num_tokens: int, started: float, seconds: float
     ) -> None:
+        if not any(item.is_counted for item in pack):
+            return
         self.metrics.count("atoll_texts_total", "texts encoded", len(pack))
         self.metrics.count("atoll_input_tokens_total", "tokens encoded", num_tokens)
         self.metrics.observe("atoll_batch_tokens", "tokens in a pack", num_tokens, COUNTS)
@@ -328,7 +331,14 @@ class Reply:
         self._lengths = [len(e.ids) for e in encoded]
         options = self.work.options
         return [
-            Item(e.ids, self._setter(i), e.type_ids, options, is_dropped=self._is_dropped)
+            Item(
+                e.ids,
+                self._setter(i),
+                e.type_ids,
+                options,
+                is_dropped=self._is_dropped,
+                is_counted=not self._sender.is_canary,
+            )
             for i, e in enumerate(encoded)
         ]
 
@@ -380,7 +390,8 @@ class Reply:
                 logger.exception("an answer could not be sent")
                 error = unsent
                 self._sender.fail(unsent)
-            self._model.count(error, self._started)
+            if not self._sender.is_canary:
+                self._model.count(error, self._started)
 
 
 def _num_characters(text: str | tuple[str, str]) -> int:

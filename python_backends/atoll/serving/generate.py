@@ -130,6 +130,7 @@ class GenerateModel:
             self._sessions[session_id] = call
         if request_id := request.request_id():
             self._requests[request_id] = call
+        self.metrics.opened(call)
         self.outbox.open(call)
         prepare = partial(self._prepare, call, flags, options, prompt, session_id, constraint)
         try:
@@ -201,7 +202,8 @@ class GenerateModel:
 
     def _refuse(self, sender: Sender, error: BaseException) -> None:
         """Answers a request that was not started."""
-        self.metrics.refused(error)
+        if not sender.is_canary:
+            self.metrics.refused(error)
         sender.fail(error)
 
     def _call(

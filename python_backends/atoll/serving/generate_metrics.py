@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from atoll.engine.core import EngineStats
 from atoll.errors import AtollError, Cancelled
 from atoll.serving.answers import Call
@@ -33,11 +35,19 @@ _COUNTERS = {
 
 
 class GenerateMetrics:
-    """Called on the outbox's thread, ``refused`` on Triton's."""
+    """Called on the outbox's thread, ``opened`` and ``refused`` on Triton's.
+
+    What is computed for canaries alone is not counted.
+    """
 
     def __init__(self, model: str) -> None:
         self._metrics = Metrics(model)
         self._last: EngineStats | None = None
+        self._lock = threading.Lock()
+        # Requests that are open, by whether they are canaries, and whether any was since the last
+        # look.
+        self._num_open = {True: 0, False: 0}
+        self._was_open = {True: False, False: False}
 
     def close(self) -> None:
         """Carries over the last updates."""
@@ -46,6 +56,11 @@ class GenerateMetrics:
     def update(self, stats: EngineStats) -> None:
         """Gauges, and counters by what they have grown; only what has changed is touched."""
         last, self._last = self._last, stats
+        with self._lock:
+            was_open = self._was_open
+            self._was_open = {kind: number > 0 for kind, number in self._num_open.items()}
+        if last is not None and was_open[True] and not was_open[False]:
+            return
         for field, (name, text) in _GAUGES.items():
             value = getattr(stats, field)
             if last is None or value != getattr(last, field):
@@ -63,8 +78,18 @@ class GenerateMetrics:
         kind = error.error_type if isinstance(error, AtollError) else "internal"
         self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
 
+    def opened(self, call: Call) -> None:
+        """A request was taken in."""
+        with self._lock:
+            self._num_open[call.sender.is_canary] += 1
+            self._was_open[call.sender.is_canary] = True
+
     def closed(self, call: Call) -> None:
         """A request has had its last response."""
+        with self._lock:
+            self._num_open[call.sender.is_canary] -= 1
+        if call.sender.is_canary:
+            return
         m = self._metrics
         m.count("atoll_prompt_tokens_total", "prompt tokens of requests", call.num_input_tokens)
         for choice in call.choices:

@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll.errors import Overloaded
 from atoll.serving import shared_memory
-from atoll.serving.tensors import FINAL, JSON_ERRORS, Array, response, triton_error
+from atoll.serving.tensors import CANARY, FINAL, JSON_ERRORS, Array, response, triton_error
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +35,20 @@ class Sender:
     """Sends any number of responses and then nothing more; any thread may call.
 
     The request parameter ``json_errors`` makes an error's message a JSON object with ``error`` and
-    ``error_type``: a stream's response has no room for an error's code.
+    ``error_type``: a stream's response has no room for an error's code. ``canary`` keeps it out of
+    the metrics, so that those of an idle server stand still.
     """
 
     def __init__(self, request: Any, *, is_decoupled: bool = True) -> None:
         self._sender, self._is_decoupled = request.get_response_sender(), is_decoupled
         self._lock = threading.Lock()
         self._is_closed = False
-        self._as_json = False
+        self._as_json = self.is_canary = False
         raw = request.parameters() or ""
-        if JSON_ERRORS in raw:
-            self._as_json = json.loads(raw).get(JSON_ERRORS) is True
+        if JSON_ERRORS in raw or CANARY in raw:
+            parameters = json.loads(raw)
+            self._as_json = parameters.get(JSON_ERRORS) is True
+            self.is_canary = parameters.get(CANARY) is True
 
     @property
     def is_closed(self) -> bool:

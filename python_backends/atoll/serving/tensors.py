@@ -20,9 +20,11 @@ from atoll.errors import AtollError, ConfigError, ValidationError
 Array = npt.NDArray[Any]
 # A request parameter that every model knows: see ``sender``.
 JSON_ERRORS = "json_errors"
+# Marks the requests by which the launcher sees whether a model answers.
+CANARY = "canary"
 # Request parameters that are not the model's to know. Triton's ``/generate`` takes the request's id
 # from its body, and hands it on as a parameter, too.
-_NOT_OURS = (JSON_ERRORS, "id")
+_NOT_OURS = (JSON_ERRORS, CANARY, "id")
 # Messages quote what a client has sent, and are to find room where an answer found none.
 _MAX_MESSAGE_CHARACTERS = 4000
 # Parameters of config.pbtxt that Triton's Python backend reads itself.
@@ -112,7 +114,7 @@ def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
     Raises:
         ValidationError: a parameter that is not in ``known``; lists those that are. Names that
             start with ``triton_`` or ``binary_data`` belong to the server and are left out, as are
-            ``json_errors`` and ``id``.
+            ``json_errors``, ``canary`` and ``id``.
     """
     found = json.loads(request.parameters() or "{}")
     own = {
