@@ -110,7 +110,7 @@ def test_one_too_many(case: Case) -> None:
     names = [name for name, _ in case.damaged()]
     layers = [name for name in names if re.search(r"\.[1-9]\.", name) and name.endswith("weight")]
     extra = {}
-    for name in layers:
+    for name in layers[::2]:
         bias = name.removesuffix("weight") + "bias"
         extra[bias] = torch.ones(len(case.tensors[name]))
         extra[re.sub(r"\.[1-9]\.", ".7.", name, count=1)] = case.tensors[name].clone()

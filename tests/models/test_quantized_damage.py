@@ -31,7 +31,6 @@ CASES: Mapping[str, tuple[str, Packing]] = {
     "gptq-act-order": ("mixtral", Packing()),
     "gptq-in-order": ("gpt-neox", Packing(act_order=False)),
     "gptq-3-bits": ("llama", Packing(bits=3, group_size=32)),
-    "gptq-one-group": ("phi", Packing(group_size=-1, act_order=False)),
     "awq": ("llama", Packing("awq")),
     "awq-scaled-inputs": ("bloom", Packing("awq")),
 }

@@ -1,8 +1,6 @@
 """How a checkpoint is quantised, and what ``--quantize`` asks for at load.
 
-A quantised checkpoint is recognised by its config; each layer by its ``qweight``, so that layers
-left out of the quantisation load as usual. Codes of 4 bits are handed to ``pack_int4`` as they are;
-other weights are expanded at load and packed by ``pack_linear`` in the scheme asked for.
+A quantised checkpoint is recognised by its config; its layers are read by ``quantized_layers``.
 """
 
 from collections.abc import Mapping

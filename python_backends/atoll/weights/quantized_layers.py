@@ -1,6 +1,8 @@
 """Reads quantised layers: codes, zeros, scales and groups, as the config says that they are.
 
 Each layer is recognised by its tensors, so that layers left out of the quantisation load as usual.
+Codes of 4 bits are handed to ``pack_int4`` as they are; other weights are expanded at load and
+packed by ``pack_linear`` in the scheme asked for.
 """
 
 from __future__ import annotations
