@@ -247,6 +247,22 @@ def test_completions(client: openai.OpenAI) -> None:
     assert "The capital of France is" + text == found.choices[0].text
 
 
+def test_a_stop_string_cuts_the_texts_of_its_tokens(client: openai.OpenAI) -> None:
+    """All were blank but the last, which had the whole text."""
+    asked: Any = {
+        "model": GENERATOR, "prompt": "Count: 1 2 3", "temperature": 0, "stop": ["5"],
+        "logprobs": 1,
+    }  # fmt: skip
+    whole = client.completions.create(**asked).choices[0]
+    assert whole.text == " 4 " and whole.finish_reason == "stop"
+    chunks = [
+        chunk.choices[0].logprobs for chunk in client.completions.create(**asked, stream=True)
+    ]
+    for found in ([whole.logprobs], [one for one in chunks if one is not None]):
+        assert [t for one in found if one for t in one.tokens or ()] == [" ", "4", " ", ""]
+        assert [at for one in found if one for at in one.text_offset or ()] == [0, 1, 2, 3]
+
+
 def test_embeddings_in_every_form(client: openai.OpenAI, http: httpx.Client) -> None:
     # The client asks for base64 by itself and decodes it.
     packed = client.embeddings.create(model=EMBEDDER, input=["What is deep learning?", "toto"])
