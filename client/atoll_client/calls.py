@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,8 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import messages
-from atoll_client.errors import AtollError, DeadlineExceeded, from_grpc, from_stream
+from atoll_client.call_stream import CallStream, late, wake
+from atoll_client.errors import AtollError, from_grpc, from_stream
 from atoll_client.messages import Message
 
 Metadata = Sequence[tuple[str, str]]
@@ -34,9 +34,6 @@ _PATIENCE_S = 30.0
 # For models that cannot be told: what is short ends meanwhile, and is not broken off at its end.
 _SHORT_PATIENCE_S = 1.0
 _CLOSE_S = 2.0
-# Bytes of a stream that are kept for a caller who is slower than the server. Beyond, the stream is
-# read no further, and gRPC's flow control holds the server up.
-MAX_KEPT_BYTES = 1_000_000
 
 
 class Calls:
@@ -105,7 +102,7 @@ class Calls:
         """
         call = self._infer(message, metadata=tuple(metadata) or None)
         ended = asyncio.get_running_loop().create_future()
-        call.add_done_callback(lambda _: _wake(ended))
+        call.add_done_callback(lambda _: wake(ended))
         timer = asyncio.get_running_loop().call_later(timeout_s, _expire, ended, timeout_s)
         try:
             with self._opened(message.model_name, lambda error: _fail(ended, error)):
@@ -149,7 +146,7 @@ class Calls:
     ) -> AsyncGenerator[Message, None]:
         """As ``responses``, but whole ModelStreamInferResponses, those with an error too."""
         call = self._stream(metadata=tuple(metadata) or None)
-        stream = _Stream(call, message, timeout_s)
+        stream = CallStream(call, message, timeout_s)
         try:
             with self._opened(message.model_name, stream.fail):
                 while (response := await stream.next()) is not None:
@@ -218,96 +215,10 @@ class _Open:
     fail: Callable[[AtollError], None]
 
 
-class _Stream:
-    """Reads a call to its end in a task of its own: who waits here may be cancelled, a read not."""
-
-    def __init__(self, call: Any, message: Message, timeout_s: float) -> None:
-        self._call, self._message = call, message
-        self._kept: deque[Message] = deque()
-        self._num_kept_bytes = 0
-        self._has_room = asyncio.Event()
-        self._has_room.set()
-        self._error: AtollError | None = None
-        self._is_left = False
-        self._changed: asyncio.Future[None] | None = None
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(timeout_s, self._expire, timeout_s)
-        self.task = asyncio.create_task(self._read())
-        self.task.add_done_callback(lambda _: self._notify())
-
-    async def next(self) -> Message | None:
-        """The next response; None after the last."""
-        while not self._kept:
-            if self._error is not None:
-                raise self._error
-            if self.task.done():
-                return None
-            self._changed = asyncio.get_running_loop().create_future()
-            await self._changed
-        response = self._kept.popleft()
-        self._num_kept_bytes -= response.ByteSize()
-        if self._num_kept_bytes < MAX_KEPT_BYTES:
-            self._has_room.set()
-        return response
-
-    def leave(self) -> None:
-        """Nobody waits any more: what still comes is dropped."""
-        self._is_left = True
-        self._kept.clear()
-        self._has_room.set()
-        self._timer.cancel()
-
-    async def _read(self) -> None:
-        try:
-            await self._call.write(self._message)
-            await self._call.done_writing()
-            async for response in self._call:
-                if not self._is_left:
-                    self._keep(response)
-                    await self._has_room.wait()
-        except grpc.aio.AioRpcError as error:
-            self._error = from_grpc(error.code(), error.details())
-        except asyncio.InvalidStateError:
-            # It ended while it was written to.
-            self._error = from_grpc(await self._call.code(), await self._call.details())
-
-    def _keep(self, response: Message) -> None:
-        self._kept.append(response)
-        self._num_kept_bytes += response.ByteSize()
-        if self._num_kept_bytes >= MAX_KEPT_BYTES:
-            self._has_room.clear()
-        self._notify()
-
-    def fail(self, error: AtollError) -> None:
-        """Whoever waits gets this error; what came before it is still handed out."""
-        self._error = self._error or error
-        self._has_room.set()
-        self._notify()
-
-    def _expire(self, timeout_s: float) -> None:
-        # What was kept is given up: who was too slow for it learns of the deadline.
-        self._kept.clear()
-        self._num_kept_bytes = 0
-        self.fail(_late(timeout_s))
-
-    def _notify(self) -> None:
-        if self._changed is not None:
-            _wake(self._changed)
-
-
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
-
-
 def _expire(waiting: asyncio.Future[None], timeout_s: float) -> None:
-    _fail(waiting, _late(timeout_s))
+    _fail(waiting, late(timeout_s))
 
 
 def _fail(waiting: asyncio.Future[None], error: AtollError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
-
-
-def _late(timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"no answer within {timeout_s:.1f} s")

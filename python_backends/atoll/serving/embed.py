@@ -12,7 +12,8 @@ from atoll.encoders.encoder import Embedded, Embedder, EmbedOptions, SparseEmbed
 from atoll.encoders.engine import Forward
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving import tensors
-from atoll.serving.encoder import EncoderModel, Work
+from atoll.serving.encoder import EncoderModel
+from atoll.serving.reply import Work
 
 # Fills up rows of input_ids that are shorter than the longest.
 PADDING = -1

@@ -7,12 +7,10 @@ how its requests are read and how its answers look.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -21,14 +19,7 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
 from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
-from atoll.errors import (
-    AtollError,
-    Cancelled,
-    EmptyInputError,
-    NotReady,
-    Overloaded,
-    ValidationError,
-)
+from atoll.errors import AtollError, EmptyInputError, NotReady, Overloaded, ValidationError
 from atoll.models.options import prepare_process
 from atoll.serving import tensors
 from atoll.serving.completion import complete
@@ -36,12 +27,11 @@ from atoll.serving.control import Control
 from atoll.serving.ending import Ending
 from atoll.serving.loading import end_without_teardown, instance_settings, on_passing_thread
 from atoll.serving.metrics import COUNTS, Metrics
+from atoll.serving.reply import Reply, Work
 from atoll.serving.sender import Sender
-from atoll.text.encoding import Encoded, TextEncoder, Texts
+from atoll.text.encoding import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
-
-logger = logging.getLogger(__name__)
 
 # Requests with so few characters are tokenized at once: a hop to another thread costs more.
 _INLINE_CHARACTERS = 512
@@ -49,25 +39,6 @@ _INLINE_CHARACTERS = 512
 # seconds, in which those of ordinary size would wait.
 _LONG_CHARACTERS = 200_000
 _MAX_ROWS = 256
-# How often it is asked whether the client of a request that waits is still there.
-_LOOK_INTERVAL_S = 0.05
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request as it was read: texts (or pairs) or token ids, and what its task asks for."""
-
-    name: str
-    options: Any
-    texts: Texts = ()
-    ids: tuple[list[int], ...] = ()
-    truncate: bool = True
-    direction: str = "right"
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the answer."""
-        return len(self.ids) or len(self.texts)
 
 
 class EncoderModel:
@@ -311,87 +282,6 @@ class EncoderModel:
         self.metrics.observe("atoll_inference_seconds", "a pack's forward", seconds)
         waited = started - pack[0].queued
         self.metrics.observe("atoll_queue_seconds", "oldest text of a pack waited", waited)
-
-
-class Reply:
-    """Collects the rows of one request and sends its response exactly once."""
-
-    def __init__(self, model: EncoderModel, work: Work, sender: Sender) -> None:
-        self.work = work
-        self._model, self._sender = model, sender
-        self._started = time.monotonic()
-        self._next_look = self._started + _LOOK_INTERVAL_S
-        self._lengths: list[int] = []
-        self._rows: list[Any] = [None] * work.num_rows
-        self._num_missing = work.num_rows
-        self._is_closed = self._is_abandoned = False
-
-    def items(self, encoded: Sequence[Encoded]) -> list[Item]:
-        """The request's rows for the engine."""
-        self._lengths = [len(e.ids) for e in encoded]
-        options = self.work.options
-        return [
-            Item(
-                e.ids,
-                self._setter(i),
-                e.type_ids,
-                options,
-                is_dropped=self._is_dropped,
-                is_counted=not self._sender.is_canary,
-            )
-            for i, e in enumerate(encoded)
-        ]
-
-    def fail(self, error: BaseException) -> None:
-        """Answers with an error, unless the request has been answered."""
-        self._close(lambda: self._sender.fail(error), error)
-
-    def abandon(self) -> bool:
-        """Nobody waits any more: what has not been computed is answered with an error, on the
-        engine's thread. False: it is answered already."""
-        self._is_abandoned = True
-        return not self._is_closed
-
-    def _is_dropped(self) -> bool:
-        """Whether the client has left, or another row has failed. Asking the server costs 50 us, so
-        a request is asked after only once it has waited, and not for each of its rows."""
-        now = time.monotonic()
-        if not self._is_closed and (self._is_abandoned or now >= self._next_look):
-            self._next_look = now + _LOOK_INTERVAL_S
-            if self._is_abandoned or self._sender.is_cancelled():
-                self.fail(Cancelled("the client has left"))
-        return self._is_closed
-
-    def _setter(self, row: int) -> Callable[[Any], None]:
-        return lambda result: self._set(row, result)
-
-    def _set(self, row: int, result: Any) -> None:
-        """On the engine's thread."""
-        if isinstance(result, BaseException):
-            self.fail(result)
-            return
-        self._rows[row] = result
-        self._num_missing -= 1
-        if self._num_missing == 0 and not self._is_closed:
-            try:
-                outputs = self._model.answer(self.work, self._rows, self._lengths)
-            except Exception as error:
-                self.fail(error)
-            else:
-                self._close(lambda: self._sender.send(outputs, tensors.FINAL), None)
-
-    def _close(self, send: Callable[[], None], error: BaseException | None) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._model.release()
-            try:
-                send()
-            except Exception as unsent:
-                logger.exception("an answer could not be sent")
-                error = unsent
-                self._sender.fail(unsent)
-            if not self._sender.is_canary:
-                self._model.count(error, self._started)
 
 
 def _num_characters(text: str | tuple[str, str]) -> int:

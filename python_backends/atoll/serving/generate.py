@@ -17,10 +17,11 @@ from atoll.engine.loader import load_engine
 from atoll.errors import Cancelled, Overloaded, ValidationError
 from atoll.serving import tensors
 from atoll.serving.admission import Admission
-from atoll.serving.answers import Call, Choice, Returned
+from atoll.serving.answers import Call, Choice
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.ending import Ending
+from atoll.serving.flags import FLAGS, Flags, read_flags, returned_by
 from atoll.serving.generate_metrics import GenerateMetrics
 from atoll.serving.loading import end_without_teardown, instance_settings, on_passing_thread
 from atoll.serving.option_names import ALIASES, NAMES, NEUTRAL
@@ -38,16 +39,11 @@ from atoll.text.stop_strings import StopStrings
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-# Boolean inputs that may also come as request parameters.
-_RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
-_FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 # Names the conversation whose key-value blocks are taken over and kept: see serving.session.
 _SESSION = "session_id"
 # Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
-_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *_FLAGS, _SESSION, TIMEOUT})
-
-Flags = dict[str, bool | None]
+_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT})
 
 
 class GenerateModel:
@@ -183,10 +179,10 @@ class GenerateModel:
         self, request: Any, parameters: dict[str, Any], prompt: Prompt
     ) -> tuple[Flags, GenerateOptions]:
         """A request's flags and options, from its tensors and parameters."""
-        flags = {name: _flag(request, parameters, name) for name in _FLAGS}
+        flags = read_flags(request, parameters)
         options = read_options(
             tensors.string(request, "sampling_parameters"),
-            {k: v for k, v in parameters.items() if k not in _FLAGS},
+            {k: v for k, v in parameters.items() if k not in FLAGS},
             tensors.strings(request, "stop"),
             self.settings,
             default_max_tokens=DEFAULT_MAX_TOKENS if prompt.messages is None else None,
@@ -216,7 +212,7 @@ class GenerateModel:
             raise ValidationError(f"n or best_of is {options.best_of}; a stream has one answer")
         if stream and flags["exclude_input_in_output"] is False:
             raise ValidationError("exclude_input_in_output is false; a stream has no input")
-        returned = _returned(flags, options)
+        returned = returned_by(flags, options)
         return Call(
             str(next(self._ids)), sender, stream=stream, num_answers=options.best_of,
             num_returned=options.n, returned=returned, limit_s=limit_s,
@@ -277,26 +273,6 @@ class GenerateModel:
     def _tick(self) -> None:
         self.preparation.relieve()
         self.metrics.update(self.engine.stats())
-
-
-def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
-    """An input tensor, else a request parameter; None if neither is there."""
-    found = tensors.boolean(request, name)
-    if found is None and parameters.get(name) is not None:
-        return tensors.as_bool(name, parameters[name])
-    return found
-
-
-def _returned(flags: Flags, options: GenerateOptions) -> Returned:
-    """What the flags ask for; without a flag for log-probabilities, options decide."""
-    by_option = {
-        "return_logprobs": options.sampling.logprobs,
-        "return_prompt_logprobs": options.sampling.prompt_logprobs,
-    }
-    wanted = {**flags, **{k: v for k, v in by_option.items() if flags[k] is None}}
-    return Returned(
-        **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
-    )
 
 
 def _without(options: GenerateOptions, banned: tuple[int, ...]) -> GenerateOptions:

@@ -16,6 +16,7 @@ from atoll.config import Settings
 from atoll.engine.request import SamplingOptions
 from atoll.errors import ValidationError
 from atoll.serving.option_names import CHAT_NAMES, canonical, json_object, parsed
+from atoll.serving.option_reader import OptionReader
 from atoll.serving.tensors import as_bool, as_float, as_int
 from atoll.text.chat_options import ChatOptions
 
@@ -52,42 +53,6 @@ class GenerateOptions:
     chat: ChatOptions | None = None
 
 
-class _Reader:
-    """Options by their own names; every reader checks and names what is wrong."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def has(self, name: str) -> bool:
-        return name in self._values
-
-    def get(self, name: str) -> Any:
-        return self._values.get(name)
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        return as_bool(name, self._values[name]) if name in self._values else default
-
-    def integer(
-        self, name: str, default: int, least: int | None = None, most: int | None = None
-    ) -> int:
-        if name not in self._values:
-            return default
-        return as_int(name, self._values[name], least, most)
-
-    def number(
-        self, name: str, default: float, least: float | None = None, most: float | None = None
-    ) -> float:
-        if name not in self._values:
-            return default
-        return as_float(name, self._values[name], least, most)
-
-    def above_zero(self, name: str, default: float, most: float | None = None) -> float:
-        value = self.number(name, default, 0.0, most)
-        if value == 0.0:
-            raise ValidationError(f"{name} is 0; it must be strictly positive")
-        return value
-
-
 def read_options(
     tensor: str | None,
     parameters: Mapping[str, Any],
@@ -105,7 +70,7 @@ def read_options(
     """
     values = {**canonical(parameters), **canonical(json_object(tensor))}
     unlimited = "max_tokens" in values and values["max_tokens"] is None
-    r = _Reader({k: v for k, v in values.items() if v is not None})
+    r = OptionReader({k: v for k, v in values.items() if v is not None})
     max_tokens = None if unlimited else default_max_tokens
     if r.has("max_tokens"):
         max_tokens = r.integer("max_tokens", 0, 1)
@@ -137,7 +102,7 @@ def read_options(
 
 
 def _sampling(
-    r: _Reader,
+    r: OptionReader,
     settings: Settings,
     max_tokens: int | None,
     eos_token_ids: frozenset[int],
@@ -180,7 +145,7 @@ def _sampling(
     )
 
 
-def _does_sample(r: _Reader, temperature: float) -> bool:
+def _does_sample(r: OptionReader, temperature: float) -> bool:
     """Greedy unless told otherwise, as in TGI and transformers; temperature 0 is greedy."""
     if temperature == 0.0:
         return False
@@ -192,7 +157,7 @@ def _does_sample(r: _Reader, temperature: float) -> bool:
     )
 
 
-def _alternatives(r: _Reader, most: int) -> int | None:
+def _alternatives(r: OptionReader, most: int) -> int | None:
     """How many alternatives beside each token; None: no log-probabilities at all.
 
     ``logprobs`` is a number for vLLM and OpenAI's completions, true or false for OpenAI's chats.
@@ -205,7 +170,7 @@ def _alternatives(r: _Reader, most: int) -> int | None:
     return max(count, as_int("logprobs", value, 0, most))
 
 
-def _prompt_alternatives(r: _Reader, most: int) -> int | None:
+def _prompt_alternatives(r: OptionReader, most: int) -> int | None:
     """The same for the prompt's tokens: vLLM's number, or TGI's true, with the answer's number."""
     value = r.get("prompt_logprobs")
     if value is None:
@@ -215,7 +180,7 @@ def _prompt_alternatives(r: _Reader, most: int) -> int | None:
     return as_int("prompt_logprobs", value, 0, most)
 
 
-def _stop_strings(r: _Reader, tensor: list[str] | None, most: int) -> tuple[str, ...]:
+def _stop_strings(r: OptionReader, tensor: list[str] | None, most: int) -> tuple[str, ...]:
     value = r.get("stop")
     if isinstance(value, str):
         value = _list_in_text(value)
@@ -268,7 +233,7 @@ def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
     return frozenset(as_int("stop_token_ids", token, 0, vocab_size - 1) for token in value)
 
 
-def _grammar(r: _Reader, settings: Settings) -> tuple[str, Any] | None:
+def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:
     """The one constraint that is set, as (option, value); it is compiled elsewhere."""
     names = (
         "grammar",
@@ -286,7 +251,7 @@ def _grammar(r: _Reader, settings: Settings) -> tuple[str, Any] | None:
     return found[0] if found else None
 
 
-def _chat(r: _Reader) -> ChatOptions | None:
+def _chat(r: OptionReader) -> ChatOptions | None:
     """Scalars of request parameters may be text, as may the object; None: nothing is set."""
     if not any(r.has(name) for name in CHAT_NAMES):
         return None
@@ -301,7 +266,7 @@ def _chat(r: _Reader) -> ChatOptions | None:
     return ChatOptions.read(values)
 
 
-def _text(r: _Reader, name: str) -> str | None:
+def _text(r: OptionReader, name: str) -> str | None:
     value = r.get(name)
     if value is not None and not isinstance(value, str):
         raise ValidationError(f"{name} is {value!r}; expected text")

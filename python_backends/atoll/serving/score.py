@@ -14,7 +14,8 @@ from atoll.encoders.engine import Forward
 from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
 from atoll.serving import tensors
 from atoll.serving.embed import counts
-from atoll.serving.encoder import EncoderModel, Work
+from atoll.serving.encoder import EncoderModel
+from atoll.serving.reply import Work
 
 
 class ClassifyModel(EncoderModel):

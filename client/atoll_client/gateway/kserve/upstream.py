@@ -22,7 +22,8 @@ from atoll_client.errors import NotFound, NotReady, Unloaded, Unreached
 from atoll_client.gateway.kserve.classification import classified, take_counts
 from atoll_client.gateway.kserve.descriptions import merged, server_metadata
 from atoll_client.gateway.kserve.signature import Signature
-from atoll_client.gateway.pool import Pool, Server, counted
+from atoll_client.gateway.pool import Pool, counted
+from atoll_client.gateway.server import Server
 from atoll_client.messages import Message
 
 _CONTROL = "control"
