@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -44,6 +45,30 @@ def test_compose_puts_a_gateway_in_front_of_the_servers() -> None:
     assert any(port.endswith(":8080") for port in gateway["ports"])
     # The servers' own image has no gateway, and must not ask for one.
     assert "PORT=0" in (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def test_the_image_starts_a_server_that_other_containers_reach(tmp_path: Path) -> None:
+    """Its command was refused once the host of the gateway, which is not in it, was no longer
+    Triton's: nothing came up."""
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    (line,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
+    program, *arguments = json.loads(line)
+    assert program == "atoll" and arguments[arguments.index("--triton-host") + 1] == "0.0.0.0"
+    done = subprocess.run(
+        [sys.executable, "-c", "from atoll.cli import main; main()", *arguments],
+        # Without a tritonserver on PATH: all before it is looked for has passed.
+        env={"PORT": "0", "PATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1 and "tritonserver: /opt" in done.stderr, done.stderr
+    assert " --host" not in done.stderr
+
+
+def test_compose_opens_ports_without_a_key_to_this_machine_only() -> None:
+    services = compose()["services"]
+    assert all(port.startswith("127.0.0.1:") for port in services["atoll"]["ports"])
+    inside = {port.rpartition(":")[2] for port in services["gateway"]["ports"]}
+    assert inside == {"8080", "8081"}
 
 
 def test_compose_is_valid_for_docker() -> None:

@@ -150,7 +150,8 @@ def serve(
         _shown(log)(
             f"warning: Triton listens on {triton_host}: its ports {http_port}, {grpc_port} and "
             f"{metrics_port} ask for no key{', also not for --api-key' if api_key else ''}, check "
-            "nothing, and can be made to end the server; the gateway's port has the same routes"
+            "nothing, and can be made to end the server; "
+            f"{'the' if gateway else 'a'} gateway's port has the same routes"
         )
     with _stoppable(process, log):
         _run(process, gateway, log)
