@@ -1,5 +1,6 @@
 """Every key of sentence-transformers' files: applied as sentence-transformers does, or refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from torch import Tensor
 from atoll.catalogue import read_model
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
-from atoll.errors import UnsupportedModel
+from atoll.errors import ConfigError, UnsupportedModel
+from atoll.text.tokenizer import Tokenizer
 
 FILE = "sentence_bert_config.json"
 OWN = "config_sentence_transformers.json"
@@ -148,3 +150,33 @@ def test_keys_of_other_modules(name: str, folder: Path) -> None:
     rest = [part] if part.type.endswith("Pooling") else [MEAN, part]
     write_modules(folder, TRUNK, *rest)
     refused(folder, UnsupportedModel, message)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("sentence_bert_config.json", "do_lower_case", "false"),
+        ("sentence_bert_config.json", "do_lower_case", 1),
+        ("config_sentence_transformers.json", "prompts", []),
+        ("config_sentence_transformers.json", "prompts", 0),
+        ("config_sentence_transformers.json", "default_prompt_name", []),
+        ("config_sentence_transformers.json", "default_prompt_name", {"a": 1}),
+        ("tokenizer_config.json", "model_input_names", "input_ids"),
+        ("tokenizer_config.json", "model_input_names", {"a": 1}),
+    ],
+)
+def test_values_of_the_wrong_kind(file: str, key: str, value: Any, folder: Path) -> None:
+    """They were taken for their truth, left out, or ended in "unhashable type"."""
+    path = folder / file
+    old = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**old, key: value}))
+    with pytest.raises(ConfigError, match=f"{key} is "):
+        Embedder(folder, Settings(model_id=str(folder)))
+        Tokenizer.load(folder)
+
+
+def test_no_modules_are_no_model(folder: Path) -> None:
+    """An empty modules.json was as good as none."""
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"modules\.json: expected a list of objects"):
+        Embedder(folder, Settings(model_id=str(folder)))

@@ -26,7 +26,7 @@ FILES = {
     "model.safetensors": b"weights",
     "pytorch_model.bin": b"the same weights",
     "onnx/model.onnx": b"the same weights",
-    "modules.json": b"[]",
+    "modules.json": b'[{"type": "sentence_transformers.models.Transformer", "path": ""}]',
     "1_Pooling/config.json": b"{}",
     "README.md": b"words",
 }

@@ -138,10 +138,10 @@ def _check_prompt_pooling(folder: Path, modules: Sequence[Module]) -> None:
 
 
 def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | None]:
-    own = read_object(folder / _SENTENCE_CONFIG)
-    named = own.get("prompts") or {}
-    if not isinstance(named, dict) or not all(isinstance(v, str | None) for v in named.values()):
-        raise ConfigError(f"{folder}/{_SENTENCE_CONFIG}: prompts is no object of names and texts")
+    own = Fields(read_object(folder / _SENTENCE_CONFIG), f"{folder}/{_SENTENCE_CONFIG}")
+    named = own.inside("prompts").raw
+    if not all(isinstance(text, str | None) for text in named.values()):
+        raise own.wrong("an object of names and texts", "prompts")
     prompts = {name: text for name, text in named.items() if text is not None}
     if settings.prompts is not None:
         try:
@@ -151,7 +151,9 @@ def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | No
         if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
             raise ConfigError("prompts must be a JSON object of names and texts")
         prompts |= found
-    default = settings.default_prompt_name or own.get("default_prompt_name")
+    default = settings.default_prompt_name
+    if not default and own.has("default_prompt_name"):
+        default = own.text("default_prompt_name")
     if default is not None and default not in prompts:
         raise ConfigError(f"default_prompt_name is {default!r}; the model has {sorted(prompts)}")
     return prompts, default
@@ -235,7 +237,7 @@ def _activation(
 def _has_token_types(folder: Path) -> bool:
     """transformers' rule: the tokenizer's file says it, else the tokenizer's class."""
     raw = tokenizer_config(folder)
-    names = raw.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
+    fields = Fields(raw, "tokenizer_config.json")
+    if fields.has("model_input_names"):
+        return "token_type_ids" in fields.texts("model_input_names")
     return not str(raw.get("tokenizer_class", "")).startswith(_WITHOUT_TOKEN_TYPES)

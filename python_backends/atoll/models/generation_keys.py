@@ -60,8 +60,11 @@ def read(folder: Path, config: Mapping[str, Any]) -> GenerationKeys:
         value = keys.get(name)
         if value not in (None, [], {}, *_USUAL.get(name, ())):
             raise UnsupportedModel(f"{folder}/{file}: {name} {value!r} is not supported")
-    banned = [*_ids(file, "suppress_tokens", keys.get("suppress_tokens") or [])]
-    for word in keys.get("bad_words_ids") or []:
+    suppressed, words = (keys.get(name) for name in ("suppress_tokens", "bad_words_ids"))
+    banned = [] if suppressed is None else [*_ids(file, "suppress_tokens", suppressed)]
+    if not isinstance(words, list | None):
+        raise ConfigError(f"{file}: bad_words_ids is {words!r}; expected lists of token ids")
+    for word in words or []:
         found = _ids(file, "bad_words_ids", word)
         if len(found) != 1:
             raise UnsupportedModel(

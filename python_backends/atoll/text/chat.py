@@ -167,15 +167,17 @@ def _read(file: Path) -> str:
 
 def _named(source: Any) -> dict[str, str]:
     """Templates by name from one text, a list of named ones, or an object of them."""
-    if not source:
+    if source is None or source == "":
         return {}
     if isinstance(source, str):
         return {"default": source}
     try:
-        pairs = source.items() if isinstance(source, dict) else [
-            (variant["name"], variant["template"]) for variant in source
-        ]  # fmt: skip
-        return {str(name): str(template) for name, template in pairs}
+        found = source if isinstance(source, dict) else {
+            variant["name"]: variant["template"] for variant in source
+        }  # fmt: skip
+        if not all(isinstance(text, str) for pair in found.items() for text in pair):
+            raise TypeError("a template is no text")
+        return dict(found)
     except (TypeError, KeyError) as error:
         raise ConfigError("tokenizer_config.json: chat_template is no text and no list") from error
 

@@ -7,7 +7,6 @@ merges.txt, vocab.txt, ...) is left to transformers.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,32 +17,14 @@ from tokenizers import AddedToken, Tokenizer
 from atoll.errors import ConfigError
 from atoll.text import overrides, sentencepiece
 from atoll.text.sentencepiece import Converted
+from atoll.text.token_keys import FLAGS, SPECIAL_TOKENS, check_ids, check_named
+from atoll.weights.fields import Fields
+from atoll.weights.modules import read_object
 
 logger = logging.getLogger(__name__)
 
-SPECIAL_TOKENS = (
-    "bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token",
-)  # fmt: skip
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
-_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file.
-
-    Raises:
-        ConfigError: it is no JSON, or no object.
-    """
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected an object")
-    return found
 
 
 def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> Converted:
@@ -56,6 +37,10 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
     Raises:
         ConfigError: there is no tokenizer, or none that can be read; says what to do.
     """
+    check_named(f"{folder}/tokenizer_config.json", config)
+    path = folder / "special_tokens_map.json"
+    check_named(str(path), read_object(path))
+    Fields(model).text("tokenizer_class", default="", nullable=True)
     file = folder / "tokenizer.json"
     if file.exists():
         try:
@@ -95,7 +80,7 @@ def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 def _named(folder: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The files that name special tokens; the later ones win."""
-    files = [read_json(folder / "special_tokens_map.json"), config]
+    files = [read_object(folder / "special_tokens_map.json"), config]
     return files if "added_tokens_decoder" in config else files[::-1]
 
 
@@ -165,18 +150,18 @@ def _added(
     tokenizer.json's own entry for an id goes before the old file's, which has no flags.
     """
     declared = config.get("added_tokens_decoder")
-    try:
-        if declared is not None:
-            return sorted((int(index), entry) for index, entry in declared.items())
-        own = core.get_added_tokens_decoder()
-        old = read_json(folder / "added_tokens.json").items()
-        return sorted(
-            (int(index), {"content": text, "normalized": text not in names})
-            for text, index in old
-            if int(index) not in own
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder}: added tokens are not named by ids: {error}") from error
+    if declared is not None:
+        found = {int(index): entry for index, entry in declared.items()}
+    else:
+        path = folder / "added_tokens.json"
+        old, own = read_object(path), core.get_added_tokens_decoder()
+        check_ids(str(path), old)
+        found = {
+            index: {"content": text, "normalized": text not in names}
+            for text, index in old.items()
+            if index not in own
+        }
+    return sorted(found.items())
 
 
 def _special_entries(
@@ -197,7 +182,7 @@ def _special_entries(
 def _token(entry: Any, names: Mapping[str, Any]) -> AddedToken:
     if isinstance(entry, str):
         return AddedToken(entry, special=True)
-    flags = {name: entry[name] for name in _FLAGS if name in entry}
+    flags = {name: entry[name] for name in FLAGS if name in entry}
     flags.setdefault("special", entry["content"] in names)
     return AddedToken(entry["content"], **flags)
 

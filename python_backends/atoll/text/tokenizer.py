@@ -15,9 +15,15 @@ from atoll.errors import ConfigError
 from atoll.text import sources
 from atoll.text.clean_up import clean_up, is_wanted
 from atoll.text.families import TextRule, complete, text_rule
-from atoll.text.sources import read_json
 from atoll.text.vocabulary import Vocabulary
-from atoll.weights.modules import sentence_config, tokenizer_config, transformer_folder
+from atoll.weights.fields import Fields
+from atoll.weights.modules import (
+    SENTENCE_FILE,
+    read_object,
+    sentence_config,
+    tokenizer_config,
+    transformer_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,11 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Raises ConfigError: the folder has no tokenizer that can be read."""
-        is_lower_case = bool(sentence_config(folder).get("do_lower_case"))
+        sentence = Fields(sentence_config(folder), SENTENCE_FILE)
+        is_lower_case = sentence.flag("do_lower_case", default=False, nullable=True)
         config = tokenizer_config(folder)
         folder = transformer_folder(folder)
-        model = read_json(folder / "config.json")
+        model = read_object(folder / "config.json")
         core, texts = sources.load(folder, config, model)
         complete(core, model.get("architectures"))
         side = _truncation_side(folder, config, core)
@@ -120,7 +127,8 @@ def _lower(core: RustTokenizer) -> None:
 def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenizer) -> str:
     """tokenizer_config.json's, else that of tokenizer.json's own truncation, as in transformers."""
     own = core.truncation or {}
-    side = config.get("truncation_side") or own.get("direction", "right")
+    given = config.get("truncation_side")
+    side = own.get("direction", "right") if given is None else given
     if side not in ("left", "right"):
         raise ConfigError(
             f"{folder / 'tokenizer_config.json'}: truncation_side is {side!r}; "
@@ -137,7 +145,7 @@ def _eos_token_ids(
     folder: Path, model: Mapping[str, Any], core: RustTokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
     """generation_config.json's, else config.json's, else the tokenizer's own."""
-    generation = read_json(folder / "generation_config.json")
+    generation = read_object(folder / "generation_config.json")
     size = model.get("vocab_size")
     for name, source in (("generation_config.json", generation), ("config.json", model)):
         value = source.get("eos_token_id")

@@ -66,7 +66,7 @@ def read_modules(folder: Path) -> tuple[Module, ...]:
 
 def parse_modules(found: Any, name: str) -> tuple[Module, ...]:
     """``read_modules`` of what was read from the file ``name``."""
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+    if not isinstance(found, list) or not found or not all(isinstance(r, dict) for r in found):
         raise ConfigError(f"{name}: expected a list of objects")
     rows = [Fields(row, f"{name}: module {index}") for index, row in enumerate(found)]
     modules = tuple(Module(r.text("type"), r.text("path", default="", nullable=True)) for r in rows)
@@ -223,9 +223,17 @@ def read_document(path: Path) -> Any:
     """Any JSON.
 
     Raises:
-        ConfigError: the file is missing or malformed.
+        ConfigError: the file is missing or malformed, or half a character is in it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        # Escapes can write halves of characters, which no one can write anywhere else.
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ConfigError(f"{path}: cannot be read: {half!r} is half a character") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
