@@ -135,7 +135,10 @@ class AsyncConversation:
             entry = await self._client._session_entry(self._model)
         if entry is None:
             if self._wanted:
-                raise UnsupportedModel("session is True; no session entry is within reach")
+                raise UnsupportedModel(
+                    f"session is True; no session entry of {self._model or 'a generator'} is "
+                    "within reach: the server has none, or the address is an http:// one"
+                )
             return [(everything, None)]
         await self._client._sequences.end_ownerless()
         if self._key is None:

@@ -168,9 +168,9 @@ def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.version_info", (3, 13, 0))
         monkeypatch.setattr("shutil.which", lambda name: None)
         looks = (checks.python, checks.numpy, checks.ports, checks.compilers)
-        machine = checks.Machine(None, (port, 2, 3))
+        machine = checks.Machine(None, (1, 2, 3, port, 5))
         found = {finding.name: finding for look in looks for finding in look(machine)}
-    assert found[f"port {port}"].status == "warn" and "--http-port" in found[f"port {port}"].remedy
+    assert found[f"port {port}"].status == "warn" and "--port" in found[f"port {port}"].remedy
     assert found["numpy"].status == "fail" and "numpy<2" in found["numpy"].remedy
     assert found["Python"].status == "fail" and "3.11" in found["Python"].remedy
     assert found["C++ compiler"].status == "warn"
@@ -190,6 +190,15 @@ def test_a_missing_library_is_found(tmp_path: Path) -> None:
     assert missing.endswith("libatollgone.so")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"apt-get install libpython{version}" in remedy("libpython3.11.so.1.0")
+
+
+@pytest.mark.parametrize("flag", ["--port", "--gateway-grpc-port", "--http-port", "--metrics-port"])
+def test_a_port_that_cannot_be_is_refused_by_its_flag(flag: str) -> None:
+    """99999 ended in a traceback."""
+    code, _, err = atoll("serve", f"{flag}=99999")
+    assert code == 2 and flag in err and "65535" in err
+    code, _, err = atoll("serve", f"{flag}=8001")
+    assert code == 1 and flag in err and "--grpc-port" in err and "both 8001" in err
 
 
 def test_hosts_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def _row(name: str, field: FieldInfo, schema: Mapping[str, Any]) -> Row:
 def described(schema: Mapping[str, Any]) -> str:
     """Types and limits of a JSON schema in words."""
     if "enum" in schema or "const" in schema:
-        return " or ".join(map(_literal, schema.get("enum", [schema.get("const")])))
+        # Sorted: Python takes literals of another order for the same ones, and keeps either.
+        return " or ".join(sorted(map(_literal, schema.get("enum", [schema.get("const")]))))
     if "anyOf" in schema:
         parts = [described(one) for one in schema["anyOf"] if one.get("type") != "null"]
         return " or ".join(dict.fromkeys(parts))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.options import URL, AsJson, ServedName, Timeout, Url, connect, print_json
+from atoll.cli.options import URL, AsJson, Key, ServedName, Timeout, Url, connect, print_json
 from atoll.cli.rows import of_encoder, of_pipeline, shown
 from atoll.errors import ConfigError
 
@@ -38,6 +38,7 @@ def infer(
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     url: Url = URL,
+    key: Key = None,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +50,7 @@ def infer(
     texts = text or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
     if not texts:
         raise ConfigError("no text to ask with: --text, or lines on standard input")
-    with connect(url, timeout) as client:
+    with connect(url, timeout, key) as client:
         tasks = _tasks(client)
         task, generator = tasks.get(model), model.removesuffix("-session")
         if task == "generate":
@@ -79,6 +80,7 @@ def chat(
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.0,
     url: Url = URL,
+    key: Key = None,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
@@ -87,10 +89,11 @@ def chat(
     Ctrl-C stops an answer. With --json, the whole conversation is printed at the end.
     """
     is_terminal = sys.stdin.isatty()
-    with connect(url, timeout) as client:
+    with connect(url, timeout, key) as client:
         tasks = _tasks(client)
         if tasks.get(model) != "generate":
-            raise ConfigError(f"{model!r} is no generator of this server; it serves {tasks}")
+            served = ", ".join(name for name, task in tasks.items() if task == "generate") or "none"
+            raise ConfigError(f"{model!r} is no generator of this server; those are: {served}")
         conversation = client.conversation(model, system)
         for line in _lines(is_terminal):
             pieces = conversation.stream(line, max_tokens=max_tokens, temperature=temperature)

@@ -111,7 +111,7 @@ def memory(_: Machine) -> Iterator[Finding]:
 
 def ports(machine: Machine) -> Iterator[Finding]:
     """Ports that ``atoll serve`` would listen on."""
-    flags = ("--http-port", "--grpc-port", "--metrics-port")
+    flags = ("--http-port", "--grpc-port", "--metrics-port", "--port", "--gateway-grpc-port")
     for port, flag in zip(machine.ports, flags, strict=True):
         if is_free("127.0.0.1", port):
             yield Finding(f"port {port}", "ok", "free")

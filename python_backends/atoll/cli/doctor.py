@@ -25,6 +25,10 @@ def doctor(
     metrics_port: Annotated[
         int, typer.Option(envvar="ATOLL_METRICS_PORT", help="Port to look at.")
     ] = 8002,
+    port: Annotated[int, typer.Option(envvar="ATOLL_PORT", help="Port to look at.")] = 8080,
+    gateway_grpc_port: Annotated[
+        int, typer.Option(envvar="ATOLL_GATEWAY_GRPC_PORT", help="Port to look at.")
+    ] = 8081,
     server: Annotated[
         str | None,
         typer.Option(envvar="ATOLL_TRITONSERVER", help="A tritonserver to check, not the wheel's."),
@@ -32,7 +36,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check this machine; exit status 1 if something keeps Atoll from running."""
-    machine = Machine(server, (http_port, grpc_port, metrics_port))
+    machine = Machine(server, (http_port, grpc_port, metrics_port, port, gateway_grpc_port))
     findings = [finding for check in CHECKS for finding in check(machine)]
     if as_json:
         print_json([asdict(finding) for finding in findings])

@@ -57,8 +57,8 @@ def commands_page() -> str:
         "",
         "Every flag has a twin in the environment, used where the flag is not given. "
         "With `--json` (or `ATOLL_JSON=1`) a command prints JSON. A command that fails prints one "
-        "line and ends with status 1. `atoll --install-completion` completes commands and flags in "
-        "the shell.",
+        "line and ends with status 1; a wrong flag ends it with 2. `atoll --install-completion` "
+        "completes commands and flags in the shell.",
         "",
         "| command | what it does |",
         "|-|-|",

@@ -22,6 +22,10 @@ Url = Annotated[
         envvar="ATOLL_URL", help="A running server: host:port of its gRPC, or an http:// address."
     ),
 ]
+Key = Annotated[
+    str | None,
+    typer.Option(envvar="ATOLL_KEY", help="The key that a gateway wants (its --api-key)."),
+]
 GrpcUrl = Annotated[
     str, typer.Option("--url", envvar="ATOLL_URL", help="host:port of a running server's gRPC.")
 ]
@@ -52,7 +56,7 @@ def repository_folder(folder: Path | None) -> Path:
     return target
 
 
-def connect(url: str, timeout: float) -> Client:
+def connect(url: str, timeout: float, key: str | None = None) -> Client:
     """A client that gives up at once where nothing listens.
 
     Raises:
@@ -62,7 +66,8 @@ def connect(url: str, timeout: float) -> Client:
         from atoll_client import Client
     except ModuleNotFoundError as error:
         raise ConfigError(f"this needs {error.name}: pip install atoll-client") from error
-    return Client(url, timeout_s=timeout, retries=0)
+    metadata = [("authorization", f"Bearer {key}")] if key else []
+    return Client(url, timeout_s=timeout, retries=0, metadata=metadata)
 
 
 def print_json(value: Any) -> None:

@@ -17,9 +17,9 @@ _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 _MEANINGS = {
     "queue": "waiting in the server's queue",
     "compute_input": "handing tensors to the model",
-    "compute_infer": "inside the model",
-    "compute_output": "taking its answer",
-    "outside": "network, the server's front end, the client",
+    "compute_infer": "taking the requests in",
+    "compute_output": "until Triton has its thread back",
+    "outside": "the model's work, which Triton does not time; network, front end, client",
 }
 
 

@@ -22,7 +22,7 @@ from atoll.environment import variables
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
-from atoll.launcher.ports import check_free
+from atoll.launcher.ports import MAX_PORT, check_distinct, check_free
 from atoll.launcher.supervisor import Supervisor
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,11 +59,13 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            help="The gateway: OpenAI, TEI and TGI interfaces; 0: none.", envvar=variables("port")
+            help="The gateway: OpenAI, TEI, TGI and KServe interfaces; 0: none.",
+            envvar=variables("port"), min=0, max=MAX_PORT,
         ),
     ] = 8080,
     gateway_grpc_port: Annotated[
-        int, typer.Option(help="The gateway's gRPC: KServe and tei.v1; 0: none.")
+        int,
+        typer.Option(help="The gateway's gRPC: KServe and tei.v1; 0: none.", min=0, max=MAX_PORT),
     ] = 8081,
     api_key: Annotated[
         str,
@@ -79,10 +81,14 @@ def serve(
             envvar=variables("cors_allow_origin"),
         ),
     ] = "",
-    http_port: Annotated[int, typer.Option(help="KServe over HTTP.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="KServe over gRPC.")] = 8001,
+    http_port: Annotated[
+        int, typer.Option(help="Triton's KServe over HTTP.", min=1, max=MAX_PORT)
+    ] = 8000,
+    grpc_port: Annotated[
+        int, typer.Option(help="Triton's KServe over gRPC.", min=1, max=MAX_PORT)
+    ] = 8001,
     metrics_port: Annotated[
-        int, typer.Option(help="Prometheus metrics.")
+        int, typer.Option(help="Triton's and the models' Prometheus metrics.", min=1, max=MAX_PORT)
     ] = 8002,
     server: Annotated[
         str | None,
@@ -119,6 +125,9 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve models until Ctrl-C. Settings below hold for every model of this server."""
     log = Console(stderr=True, soft_wrap=True)
+    triton = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
+    gateways = {"--port": port, "--gateway-grpc-port": gateway_grpc_port if port else 0}
+    check_distinct({**gateways, **triton})
     choice = choose(model_id or [], repository, settings)
     process = ServerProcess(
         ServerOptions(

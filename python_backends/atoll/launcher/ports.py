@@ -8,6 +8,8 @@ from contextlib import ExitStack
 
 from atoll.errors import ConfigError
 
+MAX_PORT = 65535
+
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Ports that nothing listened on a moment ago."""
@@ -28,6 +30,18 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def check_distinct(ports: Mapping[str, int]) -> None:
+    """Args: ports: by the flag that sets them; 0: not used.
+
+    Raises:
+        ConfigError: two are the same.
+    """
+    flags: dict[int, str] = {}
+    for flag, port in ports.items():
+        if port and flags.setdefault(port, flag) != flag:
+            raise ConfigError(f"{flags[port]} and {flag} are both {port}; each needs its own port")
 
 
 def check_free(host: str, ports: Mapping[str, int]) -> None:
