@@ -142,6 +142,18 @@ def test_config_beside_the_weights(tmp_path: Path) -> None:
     assert Quantization.read(tmp_path, {}) is None
 
 
+@pytest.mark.parametrize("name", ["format", "checkpoint_format"])
+@pytest.mark.parametrize("form", ["gptq", "GPTQ", "gptq_v2"])
+def test_names_of_the_format(name: str, form: str, tmp_path: Path) -> None:
+    """transformers 5 and GPTQModel write ``format``: under that name the second format was read as
+    the first, whose zeros are one off."""
+    config = {"quant_method": "gptq", "method": "gptq", "bits": 4, "group_size": 128, name: form}
+    found = Quantization.read(tmp_path, {"quantization_config": config})
+    assert found == Quantization("gptq", 4, 128, int(form != "gptq_v2"))
+    both = {"quant_method": "awq", "format": "gemm", "version": "GEMM"}
+    assert Quantization.read(tmp_path, {"quantization_config": both}) == Quantization("awq", 4, 128)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -151,6 +163,15 @@ def test_config_beside_the_weights(tmp_path: Path) -> None:
         ({"quant_method": "gptq", "bits": 4, "is_marlin_format": True}, "marlin"),
         ({"quant_method": "awq", "bits": 4, "version": "GEMV"}, "gemv"),
         ({"quant_method": "awq", "bits": 8}, "8 bits"),
+        ({"quant_method": "gptq", "bits": 4, "format": "marlin"}, "format.*marlin"),
+        (
+            {"quant_method": "gptq", "bits": 4, "format": "gptq_v2", "checkpoint_format": "gptq"},
+            "checkpoint_format is 'gptq' and format is 'gptq_v2'",
+        ),
+        ({"quant_method": "awq", "bits": 4, "format": "gemv_fast"}, "format.*gemv_fast"),
+        ({"quant_method": "awq", "bits": 4, "checkpoint_format": "gemv"}, "gemv"),
+        ({"quant_method": "awq", "bits": 4, "backend": "llm-awq"}, "llm-awq"),
+        ({"method": "fp8"}, "method.*fp8"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(

@@ -60,16 +60,16 @@ class Quantization:
         config = Fields(raw)
         if config.has("quantization_config"):
             found = config.inside("quantization_config")
-            method = found.text("quant_method").lower()
+            method = found.text("quant_method", "method").lower()
         else:
             files = ((folder / name, method) for name, method in _FILES)
             path, method = next(((p, m) for p, m in files if p.exists()), (None, ""))
             if path is None:
                 return None
             found = Fields(read_object(path), str(path))
-            method = found.text("quant_method", default=method).lower()
+            method = found.text("quant_method", "method", default=method).lower()
         if method not in METHODS:
-            raise found.wrong(f"one of {', '.join(METHODS)}", "quant_method")
+            raise found.wrong(f"one of {', '.join(METHODS)}", "quant_method", "method")
         return _gptq(found) if method == "gptq" else _awq(found)
 
     def num_groups(self, in_features: int) -> int:
@@ -91,9 +91,9 @@ def scheme_for(quantize: str) -> str:
 def _gptq(fields: Fields) -> Quantization:
     if fields.flag("is_marlin_format", default=False, nullable=True):
         raise ConfigError(f"{fields.source}: is_marlin_format: GPTQ format 'marlin'; {_FORMATS}")
-    form = fields.text("checkpoint_format", default="gptq", nullable=True)
+    name, form = _layout(fields, "checkpoint_format", "format", default="gptq")
     if form not in ("gptq", "gptq_v2"):
-        raise ConfigError(f"{fields.source}: checkpoint_format: GPTQ format {form!r}; {_FORMATS}")
+        raise ConfigError(f"{fields.source}: {name}: GPTQ format {form!r}; {_FORMATS}")
     if fields.inside("dynamic").raw:
         raise ConfigError(f"{fields.source}: dynamic, widths by layer, is not supported")
     bits = fields.size("bits")
@@ -108,15 +108,28 @@ def _gptq(fields: Fields) -> Quantization:
 
 
 def _awq(fields: Fields) -> Quantization:
-    version = fields.text("version", default="gemm").lower()
-    if version != "gemm":
-        raise ConfigError(f"{fields.source}: AWQ version {version!r}; supported: gemm")
+    name, form = _layout(fields, "version", "checkpoint_format", "format", default="gemm")
+    if form != "gemm":
+        raise ConfigError(f"{fields.source}: {name}: AWQ version {form!r}; supported: gemm")
+    if fields.raw.get("backend") == "llm-awq":
+        raise ConfigError(f"{fields.source}: backend: AWQ version 'llm-awq'; supported: gemm")
     fields.only("zero_point", True)
     bits = fields.size("bits", "w_bit", default=4)
     if bits != 4:
         raise ConfigError(f"{fields.source}: AWQ with {bits} bits; supported: 4")
     size = _group_size(fields, "group_size", "q_group_size", default=128)
     return Quantization("awq", bits, size, source=fields.source)
+
+
+def _layout(fields: Fields, *names: str, default: str) -> tuple[str, str]:
+    """How tensors lie in the files, and the key that says so: older and newer writers name it
+    differently, some in both ways, in either case."""
+    found = {n: fields.text(n).lower() for n in names if fields.has(n)} or {names[0]: default}
+    (name, form), *others = found.items()
+    for other, value in others:
+        if value != form:
+            raise ConfigError(f"{fields.source}: {name} is {form!r} and {other} is {value!r}")
+    return name, form
 
 
 def _group_size(fields: Fields, *names: str, default: int) -> int:
