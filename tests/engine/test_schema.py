@@ -262,6 +262,10 @@ REFUSED |= {
     "old draft": (
         {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer"}, "draft-04",
     ),
+    "old draft inside": (
+        obj(a={"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer"}),
+        "#/properties/a/$schema",
+    ),
     "unknown draft": ({"$schema": "https://example.com/mine", **INT}, "example.com/mine"),
     "prefixItems in draft 7": (
         {"$schema": DRAFT7, "type": "array", "prefixItems": [INT]}, "#/prefixItems",

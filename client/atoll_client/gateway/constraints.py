@@ -11,6 +11,9 @@ from atoll_client.gateway.openai_fields import ResponseFormat, SamplingFields, S
 # A model's option and its value.
 Constraint = tuple[str, Any]
 
+# Where a format's schema may stand; in any place, for those that are not here.
+_PLACES: dict[str, tuple[str, ...]] = {"text": (), "json_object": ("schema", "value")}
+
 
 def constraint(body: SamplingFields) -> Constraint | None:
     """The one constraint of a request; None: there is none.
@@ -72,7 +75,7 @@ def _option(name: str, value: Any) -> Constraint | None:
 
 
 def _formatted(given: ResponseFormat | None) -> Constraint | None:
-    if given is None or given.type == "text":
+    if given is None:
         return None
     holder = given.json_schema.schema_ if given.json_schema else None
     sources = {"json_schema": holder, "schema": given.schema_, "value": given.value}
@@ -81,6 +84,8 @@ def _formatted(given: ResponseFormat | None) -> Constraint | None:
         names = " and ".join(f"`response_format.{name}`" for name in found)
         raise ValidationError(f"{names} are set; expected one", param="response_format")
     name, value = next(iter(found.items()), ("", None))
+    if given.type == "text" and not name:
+        return None
     if given.type == "regex":
         if not isinstance(value, str):
             raise ValidationError(
@@ -95,7 +100,8 @@ def _formatted(given: ResponseFormat | None) -> Constraint | None:
             "`response_format.json_schema.schema` must be an object",
             param="response_format.json_schema.schema",
         )
-    if not isinstance(value, dict) or (given.type == "json_object" and name == "json_schema"):
+    is_place = name in _PLACES.get(given.type, sources)
+    if not isinstance(value, dict) or not is_place:
         raise ValidationError(
             f"`response_format.type` is {given.type!r}, which does not go with "
             f"`response_format.{name or 'value'}` as it is given",

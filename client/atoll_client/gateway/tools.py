@@ -13,6 +13,7 @@ from typing import Any
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.constraints import Constraint, json_schema, schema_of
 from atoll_client.gateway.openai_messages import Choice, Tool
+from atoll_client.gateway.subschemas import moved
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,20 @@ class ToolChoice:
         for index, (name, function) in enumerate(self.functions.items()):
             place = f"#/$defs/{index}"
             parameters = function.get("parameters") or {"type": "object"}
-            definitions[str(index)] = _moved(parameters, place)
+            definitions[str(index)] = moved(parameters, place)
             call = {
                 "type": "object",
-                "properties": {"name": {"const": name}, "arguments": {"$ref": place}},
+                # Arguments are an object, also where the parameters do not say so.
+                "properties": {
+                    "name": {"const": name}, "arguments": {"type": "object", "$ref": place},
+                },
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
-            }
+            }  # fmt: skip
             kinds.append(call)
         if other is not None:
             place = f"#/$defs/{len(kinds)}"
-            definitions[str(len(kinds))] = _moved(other, place)
+            definitions[str(len(kinds))] = moved(other, place)
             kinds.append({"$ref": place})
         found = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         return {"$defs": definitions, **found}
@@ -104,20 +108,6 @@ def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[s
                 param="tool_choice",
             )  # fmt: skip
     return {name: functions[name] for name in names}
-
-
-def _moved(schema: Any, place: str) -> Any:
-    """A schema as part of another one: its references count from its own root."""
-    if isinstance(schema, list):
-        return [_moved(part, place) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        name: place + value[1:]
-        if name == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, place)
-        for name, value in schema.items()
-    }
 
 
 def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -214,13 +214,13 @@ def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
         return ()
     if not isinstance(value, dict):
         raise ValidationError(f"logit_bias is {value!r}; expected an object of id: number")
-    return tuple(
-        (
-            as_int("logit_bias token", token, 0, vocab_size - 1),
-            as_float(f"logit_bias[{token}]", amount, -100.0, 100.0),
-        )
-        for token, amount in value.items()
-    )
+    found: dict[int, float] = {}
+    for name, amount in value.items():
+        token = as_int("logit_bias token", name, 0, vocab_size - 1)
+        if token in found:
+            raise ValidationError(f"logit_bias has the token {token} more than once")
+        found[token] = as_float(f"logit_bias[{name}]", amount, -100.0, 100.0)
+    return tuple(found.items())
 
 
 def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:

@@ -75,10 +75,7 @@ class Document:
     def _draft(self) -> Any:
         named = self._top.get("$schema")
         if named is not None:
-            found: Any = validators.validator_for(self.root, default=validators.Draft3Validator)
-            if found in (validators.Draft3Validator, validators.Draft4Validator):
-                raise refusal((), f"$schema {named!r}", "is not supported")
-            candidates: list[Any] = [found]
+            candidates: list[Any] = [_validator_of(named, ())]
         else:
             candidates = [validators.Draft202012Validator, validators.Draft7Validator]
         errors = [
@@ -124,6 +121,8 @@ class Document:
         if name in _ANNOTATIONS:
             if name == "$id" and path and isinstance(value, str) and value[:1] != "#":
                 raise refusal(path, name, "inside a schema is not supported")
+            if name == "$schema":
+                _validator_of(value, (*path, name))
         elif name == "uniqueItems":
             if value and not self._is_single(path):
                 raise refusal(path, name, "is not supported")
@@ -177,6 +176,16 @@ class Document:
             if isinstance(own, str) and own.startswith("#"):
                 found[own[1:]] = path
         return found
+
+
+def _validator_of(draft: Any, path: Path) -> Any:
+    """Of what ``$schema`` names. Raises ValidationError: a draft that is not known here."""
+    found: Any = validators.validator_for(
+        {"$schema": draft} if isinstance(draft, str) else {}, default=validators.Draft3Validator
+    )
+    if found in (validators.Draft3Validator, validators.Draft4Validator):
+        raise refusal(path, f"$schema {draft!r}", "is not supported")
+    return found
 
 
 def refusal(path: Path, what: str, why: str) -> ValidationError:

@@ -1,0 +1,64 @@
+"""A JSON schema as a part of another one: its references still lead to what they named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Whose values are data, not schemas; and whose values are schemas by name.
+_DATA = frozenset({"const", "enum", "default", "example", "examples"})
+_BY_NAME = frozenset(
+    {"$defs", "definitions", "properties", "patternProperties", "dependentSchemas", "dependencies"}
+)
+
+
+def moved(schema: Any, place: str) -> Any:
+    """``schema`` as it has to be at ``place``, a JSON pointer such as ``#/$defs/0``.
+
+    References that count from its own root, its ``$id`` included, count from there; anchors get
+    names of their own, since two schemas may have the same.
+    """
+    own = schema.get("$id") if isinstance(schema, dict) else None
+    if not isinstance(own, str) or own.startswith("#"):
+        return _Move(place, "").of(schema)
+    return _Move(place, own.split("#")[0]).of({k: v for k, v in schema.items() if k != "$id"})
+
+
+class _Move:
+    """To ``place``, of a schema whose ``$id`` is ``base``."""
+
+    def __init__(self, place: str, base: str) -> None:
+        self._place, self._base = place, base
+        self._prefix = "_" + "".join(c if c.isalnum() else "." for c in place[1:])
+
+    def of(self, schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [self.of(part) for part in schema]
+        if not isinstance(schema, dict):
+            return schema
+        return {name: self._member(name, value) for name, value in schema.items()}
+
+    def _member(self, name: str, value: Any) -> Any:
+        if name in _DATA:
+            return value
+        if name in _BY_NAME and isinstance(value, dict):
+            return {key: self.of(part) for key, part in value.items()}
+        if not isinstance(value, str):
+            return self.of(value)
+        if name == "$ref":
+            return self._reference(value)
+        if name == "$anchor":
+            return self._anchor(value)
+        # Drafts 6 and 7 write anchors so.
+        is_anchor = name == "$id" and value.startswith("#")
+        return f"#{self._anchor(value[1:])}" if is_anchor else value
+
+    def _reference(self, value: str) -> str:
+        base, mark, fragment = value.partition("#")
+        if base != self._base and base:
+            return value
+        if not fragment or fragment.startswith("/"):
+            return self._place + fragment
+        return f"#{self._anchor(fragment)}"
+
+    def _anchor(self, name: str) -> str:
+        return f"{self._prefix}.{name}"
