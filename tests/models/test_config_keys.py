@@ -38,7 +38,7 @@ WRONG = [
     2.0**40,
 ]
 # What transformers does not read, or reads otherwise than the family's own code.
-OWN_RULES = {"alibi_bias_max", "logit_scale", "learned_pos_emb"}
+OWN_RULES = {"alibi_bias_max", "logit_scale", "learned_pos_emb", "norm_eps"}
 # Keys with which a family is told, and whose loss makes it another one or none.
 KINDS = {"model_type", "architectures"}
 

@@ -375,3 +375,40 @@ def test_as_transformers_5_may_save_it(name: str, tmp_path: Path) -> None:
         expected = model(torch.tensor([ids]), use_cache=False).logits[0]
     ours = PagedRunner(load(tmp_path)).step({"a": ids})["a"]
     assert float((ours - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.std()))
+
+
+def test_mpt_has_its_epsilon_under_either_name(tmp_path: Path) -> None:
+    """llm-foundry's own ``norm_eps`` was left out."""
+    model = decoders._mpt()
+    enliven(model)
+    model.save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", layer_norm_epsilon=0.05)
+    assert_as_transformers(tmp_path)
+    ids, runner = some_ids(9), PagedRunner(load(tmp_path))
+    expected = runner.step({"a": ids})["a"]
+    edit(tmp_path / "config.json", "layer_norm_epsilon", norm_eps=0.05)
+    assert torch.equal(PagedRunner(load(tmp_path)).step({"a": ids})["a"], expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        ("attn_config", "qk_gn", True),
+        ("attn_config", "attn_logit_softcapping", 30.0),
+        ("attn_config", "reuse_kv_layer_idx", -1),
+        ("ffn_config", "ffn_act_fn", {"name": "silu"}),
+        ("ffn_config", "ffn_act_fn", {"name": "gelu", "approximate": "tanh"}),
+        ("", "final_logit_softcapping", 30.0),
+        ("", "block_overrides", {"order": [{"name": "default"}]}),
+    ],
+)
+def test_mpt_of_later_versions_is_refused(place: str, key: str, value: Any, tmp_path: Path) -> None:
+    """Keys that change the numbers were left out."""
+    decoders._mpt().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    changed = {key: value}
+    if place:
+        changed = {place: {**(json.loads(path.read_text()).get(place) or {}), key: value}}
+    edit(path, **changed)
+    with pytest.raises(ConfigError, match=key):
+        load(tmp_path)

@@ -83,3 +83,13 @@ def test_padding_id_of_null(tmp_path: Path) -> None:
 def test_labels_without_numbers_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="id2label"):
         read_model(folder_of({**CLASSIFIER, "id2label": {"good": 0, "bad": 1}}, tmp_path))
+
+
+def test_a_link_to_weights_that_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``atoll info`` ended in FileNotFoundError."""
+    folder_of(LLAMA, tmp_path)
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
+    info(str(tmp_path), as_json=True)
+    assert json.loads(capsys.readouterr().out)["weight_bytes"] == 0

@@ -131,7 +131,7 @@ def _source(entry: Entry) -> str:
 
 def _weight_bytes(folder: Path) -> int:
     files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _running(folder: Path, detected: Detected) -> dict[str, Any]:

@@ -42,6 +42,11 @@ WEIGHTS = Weights(
 )
 
 
+# Keys of later llm-foundry versions, each of which changes the numbers.
+_LATER_ATTENTION = ("attn_logit_softcapping", "attn_temperature_tuning", "reuse_kv_layer_idx")
+_LATER = ("block_overrides", "final_logit_softcapping")
+
+
 @dataclass(frozen=True)
 class Config:
     """Read from config.json and its attn_config."""
@@ -71,7 +76,15 @@ class Config:
         attention.only("prefix_lm", False)
         attention.only("rope", False)
         attention.only("sliding_window_size", -1)
-        f.inside("ffn_config").only("ffn_type", "mptmlp")
+        attention.only("qk_gn", False)
+        for fields, names in ((attention, _LATER_ATTENTION), (f, _LATER)):
+            for name in names:
+                if fields.raw.get(name):
+                    raise fields.wrong("null: it is not supported", name)
+        mlp = f.inside("ffn_config")
+        mlp.only("ffn_type", "mptmlp")
+        mlp.inside("ffn_act_fn").only("name", "gelu")
+        mlp.inside("ffn_act_fn").only("approximate", "none")
         f.only("norm_type", "low_precision_layernorm", "layernorm", "low_precision_LayerNorm")
         hidden_names, head_names = ("d_model", "hidden_size"), ("n_heads", "num_attention_heads")
         hidden_size = f.size(*hidden_names)
@@ -90,7 +103,7 @@ class Config:
             num_kv_heads=_num_kv_heads(attention, num_heads),
             head_dim=head_dim,
             max_positions=f.size("max_seq_len"),
-            eps=f.number("layer_norm_epsilon", default=1e-5),
+            eps=f.number("layer_norm_epsilon", "norm_eps", default=1e-5),
             scale=attention.number("softmax_scale", default=head_dim**-0.5, nullable=True),
             alibi_bias_max=bias_max if has_alibi else None,
             clip_qkv=attention.number("clip_qkv") if attention.has("clip_qkv") else None,
