@@ -18,6 +18,13 @@ from atoll.environment import lookup
 from atoll.errors import ConfigError
 
 DTYPES = ("default", "auto", "float32", "bfloat16", "float16", "int8", "int4")
+# Which settings belong together, for people to read.
+GROUPS = {
+    "model": "The model",
+    "limits": "Limits",
+    "encoder": "Embedders, rerankers and classifiers",
+    "generate": "Generators",
+}
 # The words that flags know too.
 _BOOLEANS = dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True) | dict.fromkeys(
     ("false", "0", "f", "no", "n", "off"), False

@@ -201,6 +201,13 @@ class InferenceRequest:
             yield response
 
 
+class Logger:
+    """Lines of the server's log, which nobody reads."""
+
+    @staticmethod
+    def log_info(message: str) -> None: ...
+
+
 class _Metric:
     def increment(self, amount: float) -> None: ...
 

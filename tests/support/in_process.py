@@ -38,7 +38,10 @@ def arguments(name: str = "model", **settings: str) -> dict[str, str]:
     """What Triton gives ``initialize``."""
     parameters = {key: {"string_value": value} for key, value in settings.items()}
     config = json.dumps({"name": name, "parameters": parameters})
-    return {"model_name": name, "model_config": config, "model_instance_kind": "CPU"}
+    return {
+        "model_name": name, "model_config": config, "model_instance_kind": "CPU",
+        "model_repository": "/nowhere", "model_version": "1",
+    }  # fmt: skip
 
 
 @contextmanager

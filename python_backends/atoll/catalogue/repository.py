@@ -9,19 +9,23 @@ from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.serving.wire import WIRES
+from atoll.weights.versions import served_versions, version_model_id
 
 
 @dataclass(frozen=True)
 class ServedModel:
     """One entry of a repository. ``task`` is None where its tensors are those of no task.
 
-    is_ensemble: Triton itself passes tensors between other entries.
+    is_ensemble: Triton itself passes tensors between other entries. versions: those that are
+    served, the highest, which answers where none is named, last. folder: where the entry lies.
     """
 
     name: str
     task: str | None
     parameters: Mapping[str, str] = field(default_factory=dict)
     is_ensemble: bool = False
+    versions: tuple[str, ...] = ("1",)
+    folder: Path = Path()
 
     @property
     def kind(self) -> str:
@@ -39,8 +43,16 @@ class ServedModel:
 
     @property
     def model_id(self) -> str | None:
-        """Hub id or folder of its checkpoint; None if the entry is not ours."""
-        return self.parameters.get("model_id") if self.task else None
+        """As its config.pbtxt has it; None if the entry is not ours."""
+        return self.parameters.get("model_id", "") if self.task else None
+
+    def checkpoint(self, version: str) -> str:
+        """Hub id or folder of what a version runs; "" if the entry is not ours, or does not say.
+
+        Raises:
+            ConfigError: there is no such checkpoint, or one too many.
+        """
+        return version_model_id(self.folder, version, self.model_id or "") if self.task else ""
 
 
 def read_repository(folder: Path) -> list[ServedModel]:
@@ -58,7 +70,7 @@ def read_repository(folder: Path) -> list[ServedModel]:
 
 
 def _read(path: Path) -> ServedModel:
-    from google.protobuf import text_format
+    from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
 
     try:
@@ -67,7 +79,11 @@ def _read(path: Path) -> ServedModel:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     is_ensemble = bool(config.ensemble_scheduling.step)
-    return ServedModel(config.name or path.parent.name, _task(config), parameters, is_ensemble)
+    policy = json_format.MessageToDict(config.version_policy, preserving_proto_field_name=True)
+    return ServedModel(
+        config.name or path.parent.name, _task(config), parameters, is_ensemble,
+        served_versions(path.parent, policy), path.parent,
+    )  # fmt: skip
 
 
 def _task(config: Any) -> str | None:

@@ -17,6 +17,7 @@ from atoll.cli.catalogue import info, list_entries, render
 from atoll.cli.convert import convert
 from atoll.cli.doctor import doctor
 from atoll.cli.flags import unknown_variables
+from atoll.cli.help import Command, Group
 from atoll.cli.profile import profile
 from atoll.cli.repository import add, remove
 from atoll.cli.serve import serve
@@ -32,21 +33,22 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # A twin in the environment for every flag that names none itself: ATOLL_<COMMAND>_<FLAG>.
-    context_settings={"auto_envvar_prefix": "ATOLL"},
+    context_settings={"auto_envvar_prefix": "ATOLL", "help_option_names": ["-h", "--help"]},
+    cls=Group,
 )
-app.command()(serve)
-app.command("list")(list_entries)
-app.command()(info)
-app.command()(add)
-app.command()(remove)
-app.command()(infer)
-app.command()(chat)
-app.command()(bench)
-app.command()(profile)
-app.command()(warmup)
-app.command()(convert)
-app.command()(doctor)
-app.command()(render)
+app.command(cls=Command)(serve)
+app.command("list", cls=Command)(list_entries)
+app.command(cls=Command)(info)
+app.command(cls=Command)(add)
+app.command(cls=Command)(remove)
+app.command(cls=Command)(infer)
+app.command(cls=Command)(chat)
+app.command(cls=Command)(bench)
+app.command(cls=Command)(profile)
+app.command(cls=Command)(warmup)
+app.command(cls=Command)(convert)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(render)
 
 
 def _print_version(wanted: bool) -> None:

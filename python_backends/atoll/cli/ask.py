@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from atoll.cli.options import URL, AsJson, Key, ServedName, Timeout, Url, connect, print_json
 from atoll.cli.rows import of_encoder, of_pipeline, shown
+from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,10 +65,7 @@ def infer(
     if as_json:
         print_json({"model": model, "task": task, "results": rows})
         return
-    table = Table("text", "answer")
-    for row in rows:
-        table.add_row(str(row.get("text", "")), shown(row))
-    Console().print(table)
+    print_table(("text", "answer"), [(str(row.get("text", "")), shown(row)) for row in rows])
 
 
 def chat(

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from atoll.cli.load import measure
 from atoll.cli.options import URL, AsJson, GrpcUrl, ServedName, Timeout, connect, print_json
+from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 from atoll.launcher.perf_analyzer import Load, PerfAnalyzer
 
@@ -64,14 +64,16 @@ def bench(
     if as_json:
         print_json({"model": model, "task": task, "tool": tool, "rows": found})
         return
-    table = Table(title=f"{model}, {words} words a text, measured by {tool}", title_justify="left")
     shown = {key: title for key, title in _COLUMNS.items() if key in found[0]}
-    for title in shown.values():
-        table.add_column(title, justify="right")
-    for row in found:
-        table.add_row(*(f"{row[key]:,.1f}" if key != "concurrency" else str(row[key])
-                        for key in shown))  # fmt: skip
-    Console().print(table)
+    print_table(
+        tuple(shown.values()),
+        [
+            [f"{row[key]:,.1f}" if key != "concurrency" else str(row[key]) for key in shown]
+            for row in found
+        ],
+        title=f"{model}, {words} words a text, measured by {tool}",
+        numbers=True,
+    )
 
 
 def served_task(url: str, model: str, timeout: float) -> str:

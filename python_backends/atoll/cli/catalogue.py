@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from atoll.catalogue import (
     ENTRIES,
@@ -23,6 +21,7 @@ from atoll.catalogue import (
 )
 from atoll.cli.choose import catalogue_entry, checkout_repository
 from atoll.cli.options import AsJson, Revision, print_json
+from atoll.cli.tables import print_table
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.weights.embedded import EMBEDDED
@@ -51,13 +50,13 @@ def list_entries(as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    table = Table()
-    for column in ("model", "task", "architecture", "checkpoint", "from", "here"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        here = "yes" if row.is_cached else "no"
-        table.add_row(row.name, row.task, row.model_type, row.model_id, row.source, here)
-    Console().print(table)
+    print_table(
+        ("model", "task", "architecture", "checkpoint", "from", "here"),
+        [
+            (r.name, r.task, r.model_type, r.model_id, r.source, "yes" if r.is_cached else "no")
+            for r in rows
+        ],
+    )
 
 
 def info(
@@ -87,13 +86,8 @@ def info(
     if as_json:
         print_json(facts)
         return
-    table = Table(show_header=False)
-    table.add_column("what", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    for key, value in facts.items():
-        if value not in (None, {}, ()):
-            table.add_row(key.replace("_", " "), _shown(value))
-    Console().print(table)
+    known_facts = {key: value for key, value in facts.items() if value not in (None, {}, ())}
+    print_table(("", ""), [(key.replace("_", " "), _shown(v)) for key, v in known_facts.items()])
 
 
 def render(

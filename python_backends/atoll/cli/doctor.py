@@ -6,11 +6,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from atoll.cli.checks import CHECKS, Finding, Machine
 from atoll.cli.options import AsJson, print_json
+from atoll.cli.tables import print_table
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -47,10 +46,8 @@ def doctor(
 
 
 def _print(findings: list[Finding]) -> None:
-    table = Table()
-    for column in ("check", "", "found", "what to do"):
-        table.add_column(column, overflow="fold")
-    for finding in findings:
-        style = _STYLES[finding.status]
-        table.add_row(finding.name, f"[{style}]{finding.status}[/]", finding.found, finding.remedy)
-    Console().print(table)
+    print_table(
+        ("check", "", "found", "what to do"),
+        [(one.name, one.status, one.found, one.remedy) for one in findings],
+        styles=_STYLES,
+    )

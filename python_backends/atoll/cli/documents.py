@@ -5,15 +5,8 @@ from typing import Any
 
 import typer.main
 
-from atoll.config import Settings
+from atoll.config import GROUPS, Settings
 from atoll.environment import variables
-
-_GROUPS = {
-    "model": "The model",
-    "limits": "Limits",
-    "encoder": "Embedders, rerankers and classifiers",
-    "generate": "Generators",
-}
 
 
 def settings_page() -> str:
@@ -31,7 +24,7 @@ def settings_page() -> str:
         "Variables of TEI and TGI are read without the prefix too, where ours with it is not set: "
         f"{', '.join(f'`{name}`' for name in _unprefixed())}. No other name is read without it.",
     ]
-    for group, title in _GROUPS.items():
+    for group, title in GROUPS.items():
         lines += ["", f"## {title}", "", "| setting | default | what it does |", "|-|-|-|"]
         for f in fields(Settings):
             if f.metadata["group"] == group:

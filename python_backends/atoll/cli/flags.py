@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from atoll.config import Settings
+from atoll.config import GROUPS, Settings
 from atoll.environment import PREFIX, is_service_name, variables
 
 # model_id is a list on the command line.
@@ -90,7 +90,7 @@ def _flag(setting: Field[Any], hint: Any) -> inspect.Parameter:
         names,
         envvar=variables(setting.name),
         help=setting.metadata["help"] + default,
-        rich_help_panel=f"Settings: {setting.metadata['group']}",
+        rich_help_panel=f"Settings: {GROUPS[setting.metadata['group']]}",
         show_default=False,
     )
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]

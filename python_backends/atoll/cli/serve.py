@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from atoll.catalogue import Detected, ServedModel, read_model
 from atoll.cli.choose import choose
 from atoll.cli.examples import example
 from atoll.cli.flags import with_settings
+from atoll.cli.tables import print_table
 from atoll.config import Settings
 from atoll.environment import variables
 from atoll.errors import ConfigError, NotReady
@@ -261,18 +261,20 @@ def _gateway_lines(gateway: GatewayProcess) -> list[str]:
 
 def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Console) -> None:
     """What is served, where, and how to ask it."""
-    table = Table(title=f"Atoll, ready after {process.startup_s:.1f} s", title_justify="left")
-    for column in ("model", "task", "architecture", "runs on", "checkpoint"):
-        table.add_column(column, overflow="fold")
-    notes = []
+    rows, notes = [], []
     for model in process.models:
-        folder = process.checkpoints.get(model.name)
-        found = _detected(model, folder) if folder and model.task else None
-        what = (found.architecture, found.runs_on) if found else ("", "")
-        pooling = f" ({found.pooling})" if found and found.pooling else ""
-        table.add_row(model.name, f"{model.kind}{pooling}", *what, model.model_id or "")
-        notes += [f"{model.name}: {note}" for note in (found.notes if found else ())]
-    out.print(table)
+        folders = process.checkpoints.get(model.name, {})
+        for version in model.versions:
+            name = f"{model.name}, version {version}" if len(model.versions) > 1 else model.name
+            found = _detected(model, folders[version]) if version in folders else None
+            what = (found.architecture, found.runs_on) if found else ("", "")
+            pooling = f" ({found.pooling})" if found and found.pooling else ""
+            rows.append((name, f"{model.kind}{pooling}", *what, model.checkpoint(version)))
+            notes += [f"{name}: {note}" for note in (found.notes if found else ())]
+    print_table(
+        ("model", "task", "architecture", "runs on", "checkpoint"), rows,
+        title=f"Atoll, ready after {process.startup_s:.1f} s",
+    )  # fmt: skip
     for note in notes:
         out.print(note, markup=False, highlight=False, style="yellow", soft_wrap=True)
     lines = [

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from atoll.cli.choose import catalogue_entry
 from atoll.cli.options import AsJson, Revision, print_json
+from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 from atoll.weights.files import resolve
 from atoll.weights.modules import transformer_folder
@@ -54,13 +54,12 @@ def warmup(
         kernels = {"native": has_kernels, "found": text, "seconds": seconds}
         print_json({"models": [asdict(one) for one in found], "kernels": kernels})
         return
-    table = Table("what", "where", "s")
+    rows = []
     for one in found:
         note = f"\n{one.note}" if one.note else ""
-        table.add_row(f"{one.model} ({one.weights})", one.folder + note, str(one.seconds))
+        rows.append((f"{one.model} ({one.weights})", one.folder + note, str(one.seconds)))
     where = text if has_kernels else f"none, plain torch runs instead: {text}"
-    table.add_row("CPU kernels", where, str(seconds))
-    Console().print(table)
+    print_table(("what", "where", "s"), [*rows, ("CPU kernels", where, str(seconds))])
 
 
 def _fetch(model: str, revision: str | None, log: Console) -> _Model:

@@ -61,22 +61,27 @@ class Probe:
         return str(metadata.name)
 
     def check(self, model: ServedModel, timeout_s: float = 60.0) -> None:
-        """Sends the canary; a model whose tensors are not ours is asked for readiness only.
+        """Sends every version the canary; a model whose tensors are not ours is asked for readiness
+        only.
 
         Raises:
             NotReady: an error, no answer in time, or an answer that cannot be right.
         """
         with _as_not_ready(model.name):
-            wire = WIRES.get(model.task or "")
-            if wire is None:
-                request = pb.ModelReadyRequest(name=model.name)
-                if not self._stub.ModelReady(request, timeout=timeout_s).ready:
-                    raise NotReady(f"model {model.name!r} is not ready")
-            elif wire.decoupled:
-                self._check_stream(model, _request(model, wire), timeout_s)
-            else:
-                answer = self._stub.ModelInfer(_request(model, wire), timeout=timeout_s)
-                _check_answer(model, answer)
+            for version in model.versions or ("",):
+                self._check_version(model, version, timeout_s)
+
+    def _check_version(self, model: ServedModel, version: str, timeout_s: float) -> None:
+        wire = WIRES.get(model.task or "")
+        if wire is None:
+            request = pb.ModelReadyRequest(name=model.name, version=version)
+            if not self._stub.ModelReady(request, timeout=timeout_s).ready:
+                raise NotReady(f"model {model.name!r}, version {version}, is not ready")
+        elif wire.decoupled:
+            self._check_stream(model, _request(model, version, wire), timeout_s)
+        else:
+            answer = self._stub.ModelInfer(_request(model, version, wire), timeout=timeout_s)
+            _check_answer(model, answer)
 
     def _check_stream(self, model: ServedModel, request: Any, timeout_s: float) -> None:
         """All responses are taken: Triton 2.51 may die of a call that is broken off at its end."""
@@ -109,8 +114,8 @@ def _as_not_ready(name: str) -> Iterator[None]:
         raise NotReady(f"model {name!r}: {error.details() or error.code().name}") from error
 
 
-def _request(model: ServedModel, wire: Wire) -> Any:
-    request = pb.ModelInferRequest(model_name=model.name)
+def _request(model: ServedModel, version: str, wire: Wire) -> Any:
+    request = pb.ModelInferRequest(model_name=model.name, model_version=version)
     # Models of ours leave it out of their metrics.
     request.parameters["canary"].bool_param = True
     extra = _EXTRA.get(model.task or "", {})

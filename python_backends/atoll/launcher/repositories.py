@@ -32,7 +32,14 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
     return found, tuple(there[name] for name in options.names or there)
 
 
-def fetch(model: ServedModel) -> Path:
-    """The checkpoint folder of a model, downloaded or converted if need be."""
-    cache = model.parameters.get("huggingface_hub_cache")
-    return resolve(model.model_id or "", model.parameters.get("revision"), cache)
+def fetch(model: ServedModel) -> dict[str, Path]:
+    """The checkpoint folder of each version of a model, downloaded or converted if need be.
+
+    None where the entry is not ours, or leaves its checkpoint to the environment.
+
+    Raises:
+        ConfigError: a version has no checkpoint, or it cannot be had.
+    """
+    cache, revision = (model.parameters.get(name) for name in ("huggingface_hub_cache", "revision"))
+    named = {version: model.checkpoint(version) for version in model.versions}
+    return {version: resolve(name, revision, cache) for version, name in named.items() if name}

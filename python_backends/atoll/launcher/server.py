@@ -52,7 +52,8 @@ class ServerProcess:
     the stub puts that first on sys.path, so it must never be a folder with Python packages.
     A second process, the reaper, ends the server if this one dies.
 
-    models, checkpoints (folders by model name), startup_s, num_restarts: filled in on the way.
+    models, checkpoints (folders by model name and version), startup_s, num_restarts: filled in on
+        the way.
     on_crash: told the name of a model whose process has ended; true if the server is started again
         for it, false to have the model loaded again.
 
@@ -65,7 +66,7 @@ class ServerProcess:
         self.id = f"atoll-{uuid.uuid4().hex[:12]}"
         self.scratch = Path(tempfile.mkdtemp(prefix="atoll-"))
         self.models: tuple[ServedModel, ...] = ()
-        self.checkpoints: dict[str, Path] = {}
+        self.checkpoints: dict[str, dict[str, Path]] = {}
         self.startup_s = 0.0
         self.num_restarts = 0
         self.on_crash: Callable[[str], bool] = lambda name: False
@@ -163,7 +164,7 @@ class ServerProcess:
         )
         repositories, self.models = prepare(options, self.scratch)
         # Here, where progress is seen, not silently inside the stubs.
-        self.checkpoints = {m.name: fetch(m) for m in self.models if m.model_id}
+        self.checkpoints = {m.name: fetch(m) for m in self.models}
         arguments = command_line(
             options,
             installation,

@@ -25,13 +25,17 @@ from atoll.serving import tensors
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.ending import Ending
-from atoll.serving.loading import end_without_teardown, instance_settings, on_passing_thread
+from atoll.serving.loading import (
+    checkpoint_folder,
+    end_without_teardown,
+    instance_settings,
+    on_passing_thread,
+)
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.reply import Reply, Work
 from atoll.serving.sender import Sender
 from atoll.text.encoding import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
-from atoll.weights.files import resolve
 
 # Requests with so few characters are tokenized at once: a hop to another thread costs more.
 _INLINE_CHARACTERS = 512
@@ -60,7 +64,7 @@ class EncoderModel:
         settings = instance_settings(args)
         self.settings = settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
-        folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
+        folder = checkpoint_folder(args, settings)
         prepare_process(settings)
         encoder, forward = on_passing_thread(self._load, folder, settings)
         self.loaded = encoder
@@ -81,6 +85,7 @@ class EncoderModel:
         workers = settings.tokenization_workers or max(1, num_cores() // 2)
         facts = {
             "task": self.task,
+            "model_version": args["model_version"],
             "pooling": spec.pooling,
             "max_input_tokens": spec.max_length,
             "dtype": str(encoder.options.dtype).removeprefix("torch."),

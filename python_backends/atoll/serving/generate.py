@@ -23,7 +23,12 @@ from atoll.serving.control import Control
 from atoll.serving.ending import Ending
 from atoll.serving.flags import FLAGS, Flags, read_flags, returned_by
 from atoll.serving.generate_metrics import GenerateMetrics
-from atoll.serving.loading import end_without_teardown, instance_settings, on_passing_thread
+from atoll.serving.loading import (
+    checkpoint_folder,
+    end_without_teardown,
+    instance_settings,
+    on_passing_thread,
+)
 from atoll.serving.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.outbox import Outbox
 from atoll.serving.preparation import PreparationPool
@@ -37,7 +42,6 @@ from atoll.text.chat import ChatTemplate
 from atoll.text.detokenizer import Detokenizer
 from atoll.text.stop_strings import StopStrings
 from atoll.text.tokenizer import Tokenizer
-from atoll.weights.files import resolve
 
 # Names the conversation whose key-value blocks are taken over and kept: see serving.session.
 _SESSION = "session_id"
@@ -58,9 +62,7 @@ class GenerateModel:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
         self.settings = instance_settings(args)
-        folder = resolve(
-            self.settings.model_id, self.settings.revision, self.settings.huggingface_hub_cache
-        )
+        folder = checkpoint_folder(args, self.settings)
         self.tokenizer = Tokenizer.load(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer)
         self.metrics = GenerateMetrics(args["model_name"])
@@ -70,7 +72,10 @@ class GenerateModel:
         )  # fmt: skip
         loaded = on_passing_thread(load_engine, self.settings, folder, on_step=self.outbox.flush)
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
-        facts = {"task": "generate", **loaded.facts, **dataclasses.asdict(self.limits)}
+        facts = {
+            "task": "generate", "model_version": args["model_version"],
+            **loaded.facts, **dataclasses.asdict(self.limits),
+        }  # fmt: skip
         self.control = Control(
             self.settings, self.tokenizer, facts,
             chat=self.template, is_batched=False, cancel=self.cancel, forget=self.forget,

@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from atoll.config import Settings
 from atoll.encoders.spec import EncoderSpec
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.models import registry
 from atoll.models.detect import decide
 from atoll.serving import tensors
 from atoll.serving.embed import PADDING, EmbedModel, counts
+from atoll.serving.loading import checkpoint_folder, instance_settings
 from atoll.text.encoding import TextEncoder
 from atoll.text.tokenizer import Tokenizer
-from atoll.weights.files import resolve
 from atoll.weights.modules import transformer_folder
 
 # In an ensemble every step gets the parameters of the request, the encoder's too.
@@ -27,9 +26,8 @@ class TokensModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the tokenizer and the limits; no weights."""
-        self.settings = Settings.read(tensors.settings_parameters(args["model_config"]))
-        settings = self.settings
-        folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
+        self.settings = settings = instance_settings(args)
+        folder = checkpoint_folder(args, settings)
         decide(folder, settings, "embed")
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw
         trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)

@@ -62,11 +62,18 @@ def local_folder(model_id: str) -> Path | None:
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
             raise ConfigError(f"model_id {model_id!r}: there is no such folder")
         return None
-    if not any(f.exists() for f in (path / "modules.json", path / "config.json")):
+    if not is_checkpoint(path):
         inside = {file.name: file for file in path.iterdir()}
         reason = f"model_id {model_id!r}: the folder has no config.json"
         raise ConfigError(reason + _instead(inside, model_id))
     return path.resolve()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is one: a folder in the hub's format or sentence-transformers', or a GGUF file."""
+    if path.suffix == ".gguf" and path.is_file():
+        return True
+    return any((path / name).is_file() for name in ("modules.json", "config.json"))
 
 
 def _instead(names: Iterable[str], source: str) -> str:
