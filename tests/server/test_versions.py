@@ -183,7 +183,7 @@ def test_models_that_are_not_ours_are_served_beside_ours(served: Served) -> None
     answer = _post(served, "port", "/v2/models/batched/infer", _batched()).json()
     assert answer["outputs"][0]["data"] == [0.5, 1.5, 2.5, 3.5]
     answer = _post(served, "port", "/v2/models/chain/infer", {"inputs": [numbers]})
-    assert answer.status_code == 400 and "decoupled" in answer.text
+    assert answer.status_code == 501 and "decoupled" in answer.text
     models = httpx.get(f"{served.serving.url()}/v1/models", timeout=60).json()["data"]
     assert {one["id"] for one in models} >= {"one", "beside", "named"}
     assert not {one["id"] for one in models} & {"echo", "batched", "chain", "repeat", "sequence"}

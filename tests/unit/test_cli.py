@@ -104,9 +104,10 @@ def test_every_setting_is_a_flag_with_an_environment_variable() -> None:
 def test_without_arguments_the_checkouts_embedded_entries_are_served() -> None:
     choice = choose([], None, {})
     assert choice.repository == checkout_repository() and choice.repository is not None
-    assert choice.names == ("all-minilm-l6-v2", "smollm2-135m-instruct")
+    embedded = ["all-minilm-l6-v2", "smollm2-135m-instruct"]
+    assert list(choice.names) == [*embedded, "smollm2-135m-instruct-session"]
     changed = choose([], None, {"dtype": "bfloat16"})
-    assert [entry.name for entry in changed.entries] == list(choice.names)
+    assert [entry.name for entry in changed.entries] == embedded
     assert all(entry.settings["dtype"] == "bfloat16" for entry in changed.entries)
 
 

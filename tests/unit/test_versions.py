@@ -9,7 +9,7 @@ import pytest
 
 from atoll.catalogue import read_repository
 from atoll.errors import ConfigError
-from atoll.weights.versions import version_model_id
+from atoll.weights.versions import entry_adapters, version_model_id
 
 
 def checkpoint(folder: Path) -> Path:
@@ -89,3 +89,22 @@ def test_a_checkpoint_that_model_id_passes_over_is_told(model_id: str, tmp_path:
     checkpoint(tmp_path / "m" / "weights")
     with pytest.raises(ConfigError, match=f"model_id is .*{tmp_path}/m/2 holds a checkpoint"):
         version_model_id(tmp_path / "m", "2", model_id)
+
+
+def test_a_gguf_file_is_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "small.gguf").write_bytes(b"GGUF")
+    found = version_model_id(tmp_path / "m", "1", "small.gguf")
+    assert found == str((tmp_path / "m" / "1" / "small.gguf").resolve())
+
+
+def test_adapters_beside_the_config_are_found(tmp_path: Path) -> None:
+    for folder in ("m/1/own", "m/shared", "m/2"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("m/1/own", "m/shared"):
+        (tmp_path / folder / "adapter_config.json").write_text("{}")
+    entry = tmp_path / "m"
+    setting = "a=own, b=./shared,c=/elsewhere,org/name"
+    found = entry_adapters(entry, "1", setting).split(",")
+    assert found == [f"a={entry}/1/own", f"b={entry}/shared", "c=/elsewhere", "org/name"]
+    assert entry_adapters(entry, "2", "a=own") == "a=own"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import atoll
-from atoll.catalogue import ENTRIES, Entry, entry_for, entry_name, read_model
+from atoll.catalogue import ENTRIES, Entry, entry_for, entry_name, read_model, session
 from atoll.config import Settings, parse
 from atoll.environment import lookup
 from atoll.errors import ConfigError
@@ -56,7 +56,9 @@ def choose(
     if not model_ids:
         own = checkout_repository()
         if own is not None and not flags:
-            return Choice(repository=own, names=tuple(entry.name for entry in embedded))
+            # As of every generator that is served by its model id.
+            sessions = [session(e.name).name for e in embedded if e.task == "generate"]
+            return Choice(repository=own, names=(*(e.name for e in embedded), *sessions))
         model_ids = [entry.model_id for entry in embedded]
     if len(model_ids) > 1 and "served_model_name" in settings:
         raise ConfigError("--served-model-name goes with a single --model-id")

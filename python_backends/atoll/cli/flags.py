@@ -22,6 +22,17 @@ _OTHERS = (
     "ATOLL_CACHE", "ATOLL_CPU_ISA", "ATOLL_GATEWAY_", "ATOLL_KERNELS", "ATOLL_SOAK_S",
     "ATOLL_TEST_",
 )  # fmt: skip
+# How --help groups the command's own flags; the others come last.
+_PANELS = {
+    "What is served": ("model_id", "repository"),
+    "The gateway": ("host", "port", "gateway_grpc_port", "api_key", "cors_allow_origin"),
+    "Triton's own ports": (
+        "triton_host", "http_port", "grpc_port", "metrics_port", "allow_shared_memory",
+    ),
+    "The server": (
+        "server", "log_file", "verbose", "startup_timeout", "exit_timeout", "watch_interval",
+    ),
+}  # fmt: skip
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +43,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.name != "settings"]
     for parameter in own:
-        _name_variables(command.__name__, parameter)
+        _complete(command.__name__, parameter)
     hints = get_type_hints(Settings)
     flags = [_flag(f, hints[f.name]) for f in fields(Settings) if f.name not in _OWN]
 
@@ -73,12 +84,18 @@ def _listed(names: Any) -> list[str]:
     return [names] if isinstance(names, str) else list(names or ())
 
 
-def _name_variables(command: str, parameter: inspect.Parameter) -> None:
-    """Lets a flag of the command's own be ``ATOLL_HOST`` and not only ``ATOLL_SERVE_HOST``."""
+def _complete(command: str, parameter: inspect.Parameter) -> None:
+    """Lets a flag of the command's own be ``ATOLL_HOST`` and not only ``ATOLL_SERVE_HOST``, and
+    puts it into its group."""
+    group = next((title for title, names in _PANELS.items() if parameter.name in names), None)
     for option in getattr(parameter.annotation, "__metadata__", ()):
-        if isinstance(option, OptionInfo) and option.envvar is None:
+        if isinstance(option, OptionInfo):
+            option.rich_help_panel = group
             name = parameter.name.upper()
-            option.envvar = [f"{PREFIX}{name}", f"{PREFIX}{command.upper()}_{name}"]
+            option.envvar = option.envvar or [
+                f"{PREFIX}{name}",
+                f"{PREFIX}{command.upper()}_{name}",
+            ]
 
 
 def _flag(setting: Field[Any], hint: Any) -> inspect.Parameter:

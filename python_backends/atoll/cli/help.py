@@ -5,6 +5,7 @@ Typer's own help is a table, which cuts long flags and variables where a termina
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from typing import Any
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 _WIDEST = 100
 _NARROWEST = 40
+_EXTRAS = re.compile(r"(?:^|  )(?=\[[^\[\]]*\]$)")
 
 
 class _PlainHelp:
@@ -22,7 +24,8 @@ class _PlainHelp:
         """Writes usage, description, arguments, commands and groups of flags."""
         command: Any = self
         width = max(min(shutil.get_terminal_size().columns, _WIDEST), _NARROWEST)
-        blocks = [f"Usage: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}"]
+        usage = f"Usage: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}"
+        blocks = [_wrapped(usage, width)]
         blocks += [_wrapped(part, width) for part in (command.help or "").split("\n\n")]
         sections: dict[str, list[str]] = {}
         for parameter in command.get_params(ctx):
@@ -52,7 +55,9 @@ class Group(_PlainHelp, TyperGroup):
 
 
 def _described(name: str, text: str, width: int) -> str:
-    return f"  {name}\n{_wrapped(text, width, '      ')}".rstrip()
+    # Typer writes two spaces before the variables and the default.
+    parts = [f"  {name}", *(_wrapped(part, width, "      ") for part in _EXTRAS.split(text))]
+    return "\n".join(part for part in parts if part)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> str:

@@ -12,6 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+_UNBOUNDED = 1_000_000
+
 
 def print_table(
     columns: Sequence[str],
@@ -35,7 +37,8 @@ def print_table(
     for row in rows:
         # Not markup: a text of the user's own may hold brackets.
         table.add_row(*(Text(cell, (styles or {}).get(cell, "")) for cell in row))
-    fits = Measurement.get(console, console.options, table).maximum <= console.width
+    unbounded = console.options.update(width=_UNBOUNDED)
+    fits = Measurement.get(console, unbounded, table).maximum <= console.width
     if console.is_terminal and fits:
         console.print(table)
         return

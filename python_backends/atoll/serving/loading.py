@@ -20,7 +20,7 @@ from typing import ParamSpec, TypeVar
 
 from atoll.config import Settings
 from atoll.weights.files import resolve
-from atoll.weights.versions import served_versions, version_model_id
+from atoll.weights.versions import entry_adapters, served_versions, version_model_id
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ def instance_settings(args: Mapping[str, str]) -> Settings:
     entry, version = Path(args["model_repository"]), args["model_version"]
     if own := version_model_id(entry, version, parameters.get("model_id", "")):
         parameters["model_id"] = own
+    if adapters := parameters.get("lora_adapters"):
+        parameters["lora_adapters"] = entry_adapters(entry, version, adapters)
     settings = Settings.read(parameters)
     if settings.device == "auto" and args.get("model_instance_kind") == "GPU":
         return replace(settings, device=f"cuda:{args['model_instance_device_id']}")

@@ -70,7 +70,7 @@ def local_folder(model_id: str) -> Path | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path is one: a folder in the hub's format or sentence-transformers', or a GGUF file."""
+    """Whether a path is one: a folder with config.json or modules.json, or a GGUF file."""
     if path.suffix == ".gguf" and path.is_file():
         return True
     return any((path / name).is_file() for name in ("modules.json", "config.json"))

@@ -69,3 +69,16 @@ def version_model_id(entry: Path, version: str, model_id: str) -> str:
             "out, and each version runs its own, or take that checkpoint away"
         )
     return str(found.resolve()) if found else model_id
+
+
+def entry_adapters(entry: Path, version: str, setting: str) -> str:
+    """``lora_adapters`` of config.pbtxt, with folders of the version or the entry made absolute."""
+    found = []
+    for item in filter(None, (part.strip() for part in setting.split(","))):
+        name, separator, source = (part.strip() for part in item.rpartition("="))
+        inside = [] if source.startswith("~") else [entry / version / source, entry / source]
+        own = next(
+            (folder for folder in inside if (folder / "adapter_config.json").is_file()), None
+        )
+        found.append(f"{name}{separator}{own.resolve() if own else source}")
+    return ",".join(found)
