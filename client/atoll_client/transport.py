@@ -10,8 +10,9 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
+from atoll_client.address import parse_address
 from atoll_client.calls import Calls
-from atoll_client.errors import from_grpc
+from atoll_client.errors import Unreached, from_grpc
 from atoll_client.messages import Message
 
 Metadata = tuple[tuple[str, str], ...]
@@ -59,12 +60,17 @@ class Transport(Protocol):
 
 
 def connect(address: str, metadata: Metadata) -> Transport:
-    """The transport that an address asks for; nothing is sent yet."""
-    if address.startswith(("http://", "https://")):
+    """The transport that an address asks for; nothing is sent yet.
+
+    Raises:
+        ValidationError: it is no address.
+    """
+    is_http, target = parse_address(address)
+    if is_http:
         from atoll_client.http_transport import HttpTransport
 
-        return HttpTransport(address, metadata)
-    return GrpcTransport(address, metadata)
+        return HttpTransport(target, metadata)
+    return GrpcTransport(target, metadata)
 
 
 class GrpcTransport:
@@ -132,7 +138,10 @@ class GrpcTransport:
         try:
             return await call(message, timeout=timeout_s, metadata=self._metadata or None)
         except grpc.aio.AioRpcError as error:
-            raise from_grpc(error.code(), error.details()) from error
+            found = from_grpc(error.code(), error.details())
+            if isinstance(found, Unreached):
+                raise Unreached(_unreached(self._address, str(found))) from error
+            raise found from error
 
     def _begun(self) -> Calls:
         if self._calls is None:
@@ -144,3 +153,10 @@ class GrpcTransport:
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
         return self._channel
+
+
+def _unreached(address: str, reason: str) -> str:
+    """Names the address as it was given, and the likeliest mistake."""
+    if "http1" in reason.lower():
+        return f"{address} answers over HTTP and not gRPC: give it as http://{address}"
+    return f"no server answers at {address}: {reason.rpartition(': ')[2]}"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from atoll.cli.app import app
 from atoll.errors import ConfigError
 from atoll.launcher import ServerProcess
+from atoll.serving import parts
 
 EMBEDDER, GENERATOR = "all-minilm-l6-v2", "smollm2-135m-instruct"
 PROMPT = "The capital of France is"
@@ -57,6 +58,17 @@ def test_chat_remembers(embedded_server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("model", [EMBEDDER, GENERATOR])
+def test_bench_over_http(embedded_server: ServerProcess, model: str) -> None:
+    """An http:// address was taken for the name of a host."""
+    for url in (embedded_server.http_url, embedded_server.http_url.upper() + "/"):
+        found = as_json(
+            embedded_server, "bench", model, "--url", url, "--concurrency", "2",
+            "--requests", "4", "--max-tokens", "4",
+        )  # fmt: skip
+        assert found["tool"] == "atoll_client" and found["rows"][0]["requests_per_s"] > 0
+
+
+@pytest.mark.parametrize("model", [EMBEDDER, GENERATOR])
 def test_bench_with_our_own_load(embedded_server: ServerProcess, model: str) -> None:
     found = as_json(
         embedded_server, "bench", model, "--own-load", "--concurrency", "1,3",
@@ -84,16 +96,30 @@ def test_bench_prints_a_table_and_draws(embedded_server: ServerProcess, tmp_path
     assert plot.read_text().lstrip().startswith("<?xml") and "</svg>" in plot.read_text()
 
 
-def test_profile_says_where_the_time_goes(embedded_server: ServerProcess) -> None:
-    asked = ("profile", EMBEDDER, "--requests", "20")
+@pytest.mark.parametrize("model", [EMBEDDER, GENERATOR])
+def test_profile_says_where_the_time_goes(embedded_server: ServerProcess, model: str) -> None:
+    """By Triton's durations, which end when the model has taken a request, all was the network."""
+    asked = (
+        "profile", model, "--requests", "12", "--max-tokens", "6",
+        "--metrics-url", embedded_server.metrics_url,
+    )  # fmt: skip
     found = as_json(embedded_server, *asked)
-    assert found["requests"] == 20 and 1 <= found["executions"] <= 20
-    parts = found["parts_ms"]
-    assert set(parts) == {"queue", "compute_input", "compute_infer", "compute_output", "outside"}
-    assert parts["compute_infer"] > 0
-    assert sum(parts.values()) == pytest.approx(found["mean_ms"], rel=0.05)
-    shown = atoll(embedded_server, *asked)
-    assert "compute infer" in shown and "20 requests in" in shown
+    assert found["requests"] == 12 and found["batches"] >= 1
+    spent = found["parts_ms"]
+    table = parts.GENERATE if model == GENERATOR else parts.ENCODER
+    assert list(spent) == [*table, "outside"]
+    assert all(ms >= 0 for ms in spent.values())
+    assert sum(spent.values()) == pytest.approx(found["mean_ms"], rel=0.05)
+    # Answers are computed, and that takes longer than to hand them over.
+    computed = spent["first_token"] + spent["decode"] if model == GENERATOR else spent["compute"]
+    assert computed > spent["send"] > 0
+    shown = atoll(embedded_server, *asked, "--url", embedded_server.http_url)
+    assert "tokenize" in shown and "outside" in shown and "12 requests in" in shown
+
+
+def test_profile_says_where_it_looked(embedded_server: ServerProcess) -> None:
+    with pytest.raises(ConfigError, match="--metrics-url has to say"):
+        atoll(embedded_server, "profile", EMBEDDER, "--metrics-url", "http://127.0.0.1:1/metrics")
 
 
 def test_unknown_model_names_the_served(embedded_server: ServerProcess) -> None:

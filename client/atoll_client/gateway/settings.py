@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from atoll_client.address import parse_address
+from atoll_client.errors import AtollError
+
 
 def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -60,11 +63,20 @@ class GatewaySettings:
             if value not in allowed:
                 known = ", ".join(filter(None, allowed))
                 raise ValueError(f"{name} is {value!r}; allowed: {known}")
+        try:
+            _ = self.servers
+        except AtollError as error:
+            raise ValueError(f"server: {error}") from None
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Addresses of the servers."""
-        return listed(self.server)
+        """Addresses of the servers, without a scheme: they are asked over gRPC, whatever it was.
+
+        Raises:
+            ValidationError: one of them is no address.
+        """
+        found = (parse_address(text).target for text in listed(self.server))
+        return tuple(target.removeprefix("http://") for target in found)
 
     @classmethod
     def read(

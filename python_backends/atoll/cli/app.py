@@ -84,7 +84,8 @@ def main() -> None:
         if not _is_ours(error):
             raise
         console = Console(stderr=True, soft_wrap=True)
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        text = f"error: {error}{_hint(error)}"
+        console.print(text, style="red", markup=False, highlight=False)
         sys.exit(1)
 
 
@@ -94,3 +95,9 @@ def _is_ours(error: Exception) -> bool:
         return True
     client = sys.modules.get("atoll_client.errors")
     return client is not None and isinstance(error, client.AtollError)
+
+
+def _hint(error: Exception) -> str:
+    if type(error).__name__ == "Unreached":
+        return "; start one with `atoll serve`, or say where it is: --url"
+    return ""

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from atoll.cli.load import measure
-from atoll.cli.options import URL, AsJson, GrpcUrl, ServedName, Timeout, connect, print_json
+from atoll.cli.options import URL, AsJson, ServedName, Timeout, Url, connect, has_http, print_json
 from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 from atoll.launcher.perf_analyzer import Load, PerfAnalyzer
@@ -40,14 +40,14 @@ def bench(
     own_load: Annotated[
         bool, typer.Option(help="Load with Atoll's client even where perf_analyzer is installed.")
     ] = False,
-    url: GrpcUrl = URL,
+    url: Url = URL,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model of a running server with perf_analyzer, or with Atoll's own client."""
     levels = _levels(concurrency)
     draw = _plotter(plot) if plot else None
-    analyzer, tool = _analyzer(own_load)
+    analyzer, tool = _analyzer(own_load, url)
     task = served_task(url, model, timeout)
     log = Console(stderr=True)
     found = []
@@ -99,13 +99,18 @@ def _levels(text: str) -> list[int]:
     return levels
 
 
-def _analyzer(own_load: bool) -> tuple[PerfAnalyzer | None, str]:
+def _analyzer(own_load: bool, url: str) -> tuple[PerfAnalyzer | None, str]:
     """perf_analyzer and what the load is called; None where our own client makes it."""
-    if not own_load:
+    reason = ""
+    if has_http(url):
+        reason = "perf_analyzer is used over gRPC only, which streams"
+    elif not own_load:
         try:
             return PerfAnalyzer.find(), "perf_analyzer"
         except ConfigError as error:
-            Console(stderr=True, soft_wrap=True).print(f"own load: {error}", style="dim")
+            reason = str(error)
+    if reason and not own_load:
+        Console(stderr=True, soft_wrap=True).print(f"own load: {reason}", style="dim")
     return None, "atoll_client"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from atoll.errors import ConfigError
@@ -21,17 +21,20 @@ def texts(words: int, count: int = 16) -> list[str]:
     return [" ".join([f"{number}:", *base[: max(words - 1, 1)]]) for number in range(count)]
 
 
-def rows(task: str, words: int, max_tokens: int) -> list[dict[str, list[Any]]]:
-    """Requests for perf_analyzer: name of a tensor -> its values.
+def rows(task: str, words: int, max_tokens: int) -> list[dict[str, Any]]:
+    """Requests for perf_analyzer: name of a tensor -> its values, or those with their shape, which
+    has to be said where the model leaves it open.
 
     Raises:
         ConfigError: there is no load for such a task.
     """
     many = texts(words)
-    if task in ("embed", "sparse", "classify"):
+    if task == "embed":
         return [{"text_input": [text]} for text in many]
+    if task in ("sparse", "classify"):
+        return [{"text_input": _column(text)} for text in many]
     if task == "rerank":
-        return [{"query": [_QUERY], "text_input": [text]} for text in many]
+        return [{"query": _column(_QUERY), "text_input": _column(text)} for text in many]
     if task == "generate":
         sampling = json.dumps(_sampling(max_tokens))
         return [
@@ -39,6 +42,17 @@ def rows(task: str, words: int, max_tokens: int) -> list[dict[str, list[Any]]]:
             for text in many
         ]
     raise ConfigError(f"there is no load for task {task!r}")
+
+
+def _target(url: str) -> str:
+    """Of an address for gRPC, what gRPC takes."""
+    from atoll_client.address import parse_address
+
+    return parse_address(url).target
+
+
+def _column(text: str) -> dict[str, Any]:
+    return {"content": [text], "shape": [1, 1]}
 
 
 def measure(
@@ -60,11 +74,13 @@ def measure(
     """
     if analyzer is not None:
         return analyzer.run(
-            url, model, rows(task, words, max_tokens), concurrency=concurrency, requests=requests,
+            _target(url), model, rows(task, words, max_tokens),
+            concurrency=concurrency, requests=requests,
             streaming=task == "generate", timeout_s=timeout_s,
         )  # fmt: skip
     # Every task has its rows; an unknown one is refused here, too.
-    asked = rows(task, words, max_tokens)
+    rows(task, words, max_tokens)
+    asked = texts(words)
     return asyncio.run(
         _own_load(url, model, task, asked, concurrency, requests, max_tokens, timeout_s, on_ready)
     )
@@ -74,7 +90,7 @@ async def _own_load(
     url: str,
     model: str,
     task: str,
-    asked: Sequence[Mapping[str, Sequence[Any]]],
+    asked: Sequence[str],
     concurrency: int,
     requests: int,
     max_tokens: int,
@@ -95,7 +111,7 @@ async def _own_load(
         async def work() -> None:
             nonlocal responses
             for index in todo:
-                text = asked[index % len(asked)]["text_input"][0]
+                text = asked[index % len(asked)]
                 began = time.perf_counter()
                 first, count = await _ask(client, model, task, text, max_tokens)
                 latencies.append(time.perf_counter() - began)

@@ -19,15 +19,13 @@ AsJson = Annotated[bool, typer.Option("--json", envvar="ATOLL_JSON", help="Print
 Url = Annotated[
     str,
     typer.Option(
-        envvar="ATOLL_URL", help="A running server: host:port of its gRPC, or an http:// address."
+        envvar="ATOLL_URL",
+        help="A running server or gateway: host:port of its gRPC, or an http:// address.",
     ),
 ]
 Key = Annotated[
     str | None,
     typer.Option(envvar="ATOLL_KEY", help="The key that a gateway wants (its --api-key)."),
-]
-GrpcUrl = Annotated[
-    str, typer.Option("--url", envvar="ATOLL_URL", help="host:port of a running server's gRPC.")
 ]
 Timeout = Annotated[
     float, typer.Option(envvar="ATOLL_TIMEOUT", help="Seconds until a request is given up.")
@@ -68,6 +66,11 @@ def connect(url: str, timeout: float, key: str | None = None) -> Client:
         raise ConfigError(f"this needs {error.name}: pip install atoll-client") from error
     metadata = [("authorization", f"Bearer {key}")] if key else []
     return Client(url, timeout_s=timeout, retries=0, metadata=metadata)
+
+
+def has_http(url: str) -> bool:
+    """Whether a server's address is one for HTTP."""
+    return url.strip().lower().startswith(("http://", "https://"))
 
 
 def print_json(value: Any) -> None:

@@ -134,6 +134,8 @@ class EncoderEngine:
 
     def _run(self, pack: list[Item]) -> None:
         start = time.monotonic()
+        for item in pack:
+            item.started = start
         try:
             with torch.inference_mode():
                 results = self._forward(batch_of(pack, self._device), pack)

@@ -26,6 +26,7 @@ class Item:
     done: called once, on the engine's thread, with the row of results or the error.
     options: what the pooler must know of the request; not read here.
     is_counted: whether it belongs in metrics.
+    queued, started: when the engine took it, and when the pack with it began (``time.monotonic``).
     is_dropped: whether nobody waits for the result any more; asked just before the item is run.
     """
 
@@ -34,6 +35,7 @@ class Item:
     type_ids: Sequence[int] | None = None
     options: Any = None
     queued: float = field(default=0.0)
+    started: float = field(default=0.0)
     is_dropped: Callable[[], bool] | None = None
     is_counted: bool = True
 

@@ -105,7 +105,8 @@ class PerfAnalyzer:
 
         Args:
             url: host:port of the server's gRPC endpoint.
-            inputs: tensors of each request, taken in turn: name -> values of a row.
+            inputs: tensors of each request, taken in turn: name -> values of a row, or
+                {"content": values, "shape": sizes}.
             streaming: the model is decoupled.
 
         Raises:

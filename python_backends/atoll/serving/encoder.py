@@ -21,7 +21,7 @@ from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
 from atoll.errors import AtollError, EmptyInputError, NotReady, Overloaded, ValidationError
 from atoll.models.options import prepare_process
-from atoll.serving import tensors
+from atoll.serving import parts, tensors
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
 from atoll.serving.ending import Ending
@@ -179,13 +179,15 @@ class EncoderModel:
         with self._lock:
             self._num_held -= 1
 
-    def count(self, error: BaseException | None, started: float) -> None:
-        """A reply was sent."""
+    def count(self, error: BaseException | None, moments: Sequence[float]) -> None:
+        """A reply was sent. moments: its arrival, then the end of each of its parts so far."""
         if error is not None:
             self._count_failure(error)
-        seconds = time.monotonic() - started
+        now = time.monotonic()
         self.metrics.count("atoll_requests_total", "requests answered")
-        self.metrics.observe("atoll_request_seconds", "from arrival to answer", seconds)
+        self.metrics.observe("atoll_request_seconds", "from arrival to answer", now - moments[0])
+        if error is None:
+            self.metrics.count_parts(parts.ENCODER, [*moments, now])
 
     def truncation(self, given: dict[str, Any]) -> tuple[bool, str]:
         """``truncate`` and ``truncation_direction`` of a request."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from atoll.engine.core import EngineStats
 from atoll.errors import AtollError, Cancelled
+from atoll.serving import parts
 from atoll.serving.answers import Call
 from atoll.serving.metrics import COUNTS, Metrics
 
@@ -117,6 +119,9 @@ class GenerateMetrics:
                 "atoll_time_to_first_token_seconds", "arrival to first token",
                 t.first_token - t.arrival,
             )  # fmt: skip
+            if t.scheduled is not None and call.error is None:
+                moments = [call.arrival, t.arrival, t.scheduled, t.first_token, t.finished]
+                m.count_parts(parts.GENERATE, [*moments, time.monotonic()])
             if outcome.num_output_tokens > 1:
                 rest = (t.finished - t.first_token) / (outcome.num_output_tokens - 1)
                 m.observe("atoll_time_per_output_token_seconds", "mean after the first", rest)

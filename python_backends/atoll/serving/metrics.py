@@ -12,11 +12,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+
+from atoll.serving.parts import counter
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,12 @@ class Metrics:
             self._wake.set()
         else:
             logger.warning("metric %s: dropped increment %s", name, amount)
+
+    def count_parts(self, parts: Mapping[str, str], moments: Sequence[float]) -> None:
+        """Adds a request's time to the parts (see ``serving.parts``) between ``moments``."""
+        for part, began, ended in zip(parts, moments, moments[1:], strict=True):
+            text = f"seconds of requests {parts[part]}"
+            self.count(counter(part), text, max(ended - began, 0.0))
 
     def set(self, name: str, help_text: str, value: float) -> None:
         """Sets a gauge."""

@@ -46,8 +46,10 @@ class Reply:
     def __init__(self, model: EncoderModel, work: Work, sender: Sender) -> None:
         self.work = work
         self._model, self._sender = model, sender
-        self._started = time.monotonic()
-        self._next_look = self._started + _LOOK_INTERVAL_S
+        # Its arrival, then the end of each part of its time: see ``serving.parts``.
+        self._moments = [time.monotonic()]
+        self._next_look = self._moments[0] + _LOOK_INTERVAL_S
+        self._items: list[Item] = []
         self._lengths: list[int] = []
         self._rows: list[Any] = [None] * work.num_rows
         self._num_missing = work.num_rows
@@ -57,7 +59,7 @@ class Reply:
         """The request's rows for the engine."""
         self._lengths = [len(e.ids) for e in encoded]
         options = self.work.options
-        return [
+        self._items = [
             Item(
                 e.ids,
                 self._setter(i),
@@ -68,6 +70,8 @@ class Reply:
             )
             for i, e in enumerate(encoded)
         ]
+        self._moments.append(time.monotonic())
+        return self._items
 
     def fail(self, error: BaseException) -> None:
         """Answers with an error, unless the request has been answered."""
@@ -100,6 +104,7 @@ class Reply:
         self._rows[row] = result
         self._num_missing -= 1
         if self._num_missing == 0 and not self._is_closed:
+            self._moments += [min(item.started for item in self._items), time.monotonic()]
             try:
                 outputs = self._model.answer(self.work, self._rows, self._lengths)
             except Exception as error:
@@ -118,4 +123,6 @@ class Reply:
                 error = unsent
                 self._sender.fail(unsent)
             if not self._sender.is_canary:
-                self._model.count(error, self._started)
+                self._model.count(error, self._moments)
+            # They hold this reply, which would otherwise wait for the collector of cycles.
+            self._items = []
