@@ -58,8 +58,9 @@ def _gpu() -> list[str]:
     )  # fmt: skip
     return [
         f"**On a GPU** ({found['name']}, torch {_version(found['versions'])}, bfloat16, texts in "
-        f"float16, {phases['decode']['started'][:10]}): steps of the engine with 512 tokens of "
-        "context, and in brackets the share of what the card's memory and tensor cores allow. "
+        f"float16, {phases['decode']['started'][:10]}): steps of the engine in a process of its "
+        "own, since a served model has not run on a GPU yet, with 512 tokens of context, and in "
+        "brackets the share of what the card's memory and tensor cores allow. "
         f"Texts of 512 tokens a second: {texts}. Every kernel and model: "
         "[GPU](docs/benchmarks/gpu.md).",
         "\n".join(lines),

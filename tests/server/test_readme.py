@@ -24,6 +24,13 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", README, re.S)
             for line in block.splitlines()]  # fmt: skip
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = [
+    (page, number, code)
+    for page in ("serve.md", "client.md")
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+    )
+]
 # make needs the folder that it installs into; under `make test` this is it.
 IN_VENV = Path(sys.prefix) == ROOT / ".venv"
 DEFAULT_PORTS = {
@@ -98,21 +105,35 @@ def _output(command: str, ports: dict[str, int]) -> str:
     return done.stdout.decode()
 
 
-def test_embed(ports: dict[str, int]) -> None:
-    answer = json.loads(_output(_command("curl -s localhost:8000/v2/models/all-minilm"), ports))
+# Triton has the same routes as the gateway, on a port of its own.
+BOTH_DOORS = pytest.mark.parametrize("door", [8080, 8000])
+
+
+def _through(door: int, start: str) -> str:
+    command = _command(start.replace("PORT", "8080"))
+    return command.replace("localhost:8080", f"localhost:{door}")
+
+
+@BOTH_DOORS
+def test_embed(ports: dict[str, int], door: int) -> None:
+    command = _through(door, "curl -s localhost:PORT/v2/models/all-minilm")
+    answer = json.loads(_output(command, ports))
     vectors = {output["name"]: output for output in answer["outputs"]}["embedding"]
     assert vectors["shape"] == [2, 384]
     first, second = vectors["data"][:384], vectors["data"][384:]
     assert sum(a * b for a, b in zip(first, second, strict=True)) == pytest.approx(0.7553, abs=1e-3)
 
 
-def test_generate(ports: dict[str, int]) -> None:
-    command = _command("curl -s localhost:8000/v2/models/smollm2-135m-instruct/generate ")
+@BOTH_DOORS
+def test_generate(ports: dict[str, int], door: int) -> None:
+    command = _through(door, "curl -s localhost:PORT/v2/models/smollm2-135m-instruct/generate ")
     assert "Paris" in json.loads(_output(command, ports))["text_output"]
 
 
-def test_generate_stream(ports: dict[str, int]) -> None:
-    lines = _output(_command("curl -sN localhost:8000/v2/models/smollm2"), ports).splitlines()
+@BOTH_DOORS
+def test_generate_stream(ports: dict[str, int], door: int) -> None:
+    command = _through(door, "curl -sN localhost:PORT/v2/models/smollm2")
+    lines = _output(command, ports).splitlines()
     pieces = [json.loads(line[6:])["text_output"] for line in lines if line.startswith("data: ")]
     assert len([piece for piece in pieces if piece]) > 4
 
@@ -129,6 +150,26 @@ def test_python(snippet: str, ports: dict[str, int]) -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().startswith("(2, 384)")
+
+
+@pytest.mark.parametrize(("page", "number", "code"), PAGES)
+def test_pages_run_on_what_make_serve_serves(
+    page: str, number: int, code: str, ports: dict[str, int]
+) -> None:
+    """The conversation's example had no model to talk to and hung; the client's last had none."""
+    done = subprocess.run(
+        [sys.executable, "-c", _here(code, ports)], capture_output=True, timeout=120, text=True
+    )
+    if "shared_memory=True" in code:
+        # The page says that the server has to be started for it.
+        assert done.returncode == 1 and "--allow-shared-memory" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    wanted = {
+        ("serve.md", 0): r"\S.*\n+\S", ("serve.md", 1): "False", ("client.md", 0): "Paris",
+        ("client.md", 1): "True", ("client.md", 2): "too late:", ("client.md", 5): r"\(1, 384\)",
+    }  # fmt: skip
+    assert re.search(wanted.get((page, number), r"\S"), done.stdout), done.stdout
 
 
 def test_doctor(ports: dict[str, int]) -> None:
@@ -157,8 +198,8 @@ def test_own_models(tmp_path: Path) -> None:
 def test_every_command_is_known_here() -> None:
     """A command that is added to the README needs a test above."""
     starts = (
-        "make serve", "make test", "curl -s localhost:8000/v2/models/all-minilm",
-        "curl -s localhost:8000/v2/models/smollm2", "curl -sN localhost:8000/v2/models/smollm2",
+        "make serve", "make test", "curl -s localhost:8080/v2/models/all-minilm",
+        "curl -s localhost:8080/v2/models/smollm2", "curl -sN localhost:8080/v2/models/smollm2",
         "curl -s localhost:8080/v1/chat/completions", ".venv/bin/atoll serve --model-id",
         ".venv/bin/atoll doctor",
     )  # fmt: skip

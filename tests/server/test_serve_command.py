@@ -28,9 +28,10 @@ def test_the_embedded_models_and_their_examples(tmp_path: Path) -> None:
         text = server.log.read_text()
         for word in ("all-minilm-l6-v2", "BertModel", "smollm2-135m-instruct", "LlamaForCausalLM"):
             assert word in text
-        embed, generate = map(ask, server.examples())
+        embed, generate, session = map(ask, server.examples())
         assert embed["model_name"] == "all-minilm-l6-v2" and embed["outputs"]
         assert "Paris" in str(generate["text_output"])
+        assert session["name"] == "smollm2-135m-instruct-session"
         server.stop(signal.SIGINT)
         assert server.log.read_text().rstrip().endswith("stopped")
 
