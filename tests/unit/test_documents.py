@@ -11,6 +11,7 @@ from atoll import errors
 from atoll.catalogue import ENTRIES
 from atoll.cli.model_table import file_of, readme_table
 from atoll.cli.pages import pages
+from atoll.models import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -27,12 +28,10 @@ def test_readme_lists_every_entry_and_architecture() -> None:
     block = re.search(r"<!-- models:start -->\n(.*)<!-- models:end -->", readme, re.S)
     assert block is not None and readme_table() in block.group(1)
     assert all(f"[{entry.name}]" in readme_table() for entry in ENTRIES)
-    models = ROOT / "python_backends" / "atoll" / "models"
-    helpers = {
-        "__init__", "config_facts", "detect", "fallback", "fallback_choice", "generation_keys",
-        "fields", "options", "registry", "unsupported",
-    }  # fmt: skip
-    assert {file_of(e) for e in ENTRIES} == {p.stem for p in models.glob("*.py")} - helpers
+    tables = (registry.DECODERS, registry.ENCODERS, registry.ARCHITECTURES, registry.VARIANTS)
+    files = {file for table in tables for file in table.values()}
+    rows = set(re.findall(r"\| \[(\w+)\.py\]\(python_backends/atoll/models/", readme_table()))
+    assert rows == files and {file_of(entry) for entry in ENTRIES} <= files
 
 
 def test_commands_are_listed() -> None:
@@ -42,9 +41,10 @@ def test_commands_are_listed() -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    """Names in the sources of ``atoll.serving``, kinds of errors as KIND, and in docs/serve.md."""
+    """Names in the sources of ``atoll.serving``, with KIND and PART, and in docs/serve.md."""
     sources = (ROOT / "python_backends" / "atoll" / "serving").glob("*.py")
     code = "".join(path.read_text() for path in sources).replace("{kind}", "KIND")
+    code = code.replace("{part}", "PART")
     page = (ROOT / "docs" / "serve.md").read_text()
     listed = set(re.findall(r"`(atoll_\w+)`", page))
     assert listed == set(re.findall(r'"(atoll_\w+)"', code))
