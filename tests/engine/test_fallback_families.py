@@ -1,6 +1,6 @@
 """Families that only transformers knows, each through the whole engine, and those it refuses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as hf
 from engines import answers, engine
+from fallbacks import without_files
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import enliven
 
@@ -41,6 +42,13 @@ FAMILIES: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     # Without decoder_start_token_id: begins with <s>, not with the padding token.
     "mbart": ("MBartForConditionalGeneration", "MBartConfig", BART),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fallback() -> Iterator[None]:
+    """Also where one of these families has a file of its own by now."""
+    with without_files(*FAMILIES):
+        yield
 
 
 def save(name: str, config: str, values: Mapping[str, Any], folder: Path) -> Any:
