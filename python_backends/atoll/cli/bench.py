@@ -11,7 +11,17 @@ import typer
 from rich.console import Console
 
 from atoll.cli.load import measure
-from atoll.cli.options import URL, AsJson, ServedName, Timeout, Url, connect, has_http, print_json
+from atoll.cli.options import (
+    URL,
+    AsJson,
+    Key,
+    ServedName,
+    Timeout,
+    Url,
+    connect,
+    has_http,
+    print_json,
+)
 from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 from atoll.launcher.perf_analyzer import Load, PerfAnalyzer
@@ -41,14 +51,16 @@ def bench(
         bool, typer.Option(help="Load with Atoll's client even where perf_analyzer is installed.")
     ] = False,
     url: Url = URL,
+    key: Key = None,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model of a running server with perf_analyzer, or with Atoll's own client."""
     levels = _levels(concurrency)
     draw = _plotter(plot) if plot else None
-    analyzer, tool = _analyzer(own_load, url)
-    task = served_task(url, model, timeout)
+    # perf_analyzer tells no key.
+    analyzer, tool = _analyzer(own_load or key is not None, url)
+    task = served_task(url, model, timeout, key)
     log = Console(stderr=True)
     found = []
     with log.status(f"measuring {model}") as status:
@@ -56,7 +68,7 @@ def bench(
             status.update(f"measuring {model}: {level} at once")
             load = measure(
                 analyzer, url, model, task, concurrency=level, requests=max(requests, level),
-                words=words, max_tokens=max_tokens, timeout_s=timeout,
+                words=words, max_tokens=max_tokens, timeout_s=timeout, key=key,
             )  # fmt: skip
             found.append(_row(level, load, task, max_tokens))
     if draw is not None:
@@ -76,13 +88,13 @@ def bench(
     )
 
 
-def served_task(url: str, model: str, timeout: float) -> str:
+def served_task(url: str, model: str, timeout: float, key: str | None = None) -> str:
     """What a served model is for.
 
     Raises:
         ConfigError: no such model of Atoll's is served.
     """
-    with connect(url, timeout) as client:
+    with connect(url, timeout, key) as client:
         tasks = {found.name: found.task for found in client.models()}
     if model not in tasks:
         raise ConfigError(f"{url} serves no {model!r}; it serves {', '.join(tasks) or 'none'}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from atoll.cli.options import key_metadata
 from atoll.errors import ConfigError
 from atoll.launcher.perf_analyzer import Load, PerfAnalyzer
 
@@ -66,6 +67,7 @@ def measure(
     words: int,
     max_tokens: int,
     timeout_s: float,
+    key: str | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> Load:
     """Sends the load and says what it saw; with our own client where there is no analyzer.
@@ -82,7 +84,9 @@ def measure(
     rows(task, words, max_tokens)
     asked = texts(words)
     return asyncio.run(
-        _own_load(url, model, task, asked, concurrency, requests, max_tokens, timeout_s, on_ready)
+        _own_load(
+            url, model, task, asked, concurrency, requests, max_tokens, timeout_s, key, on_ready
+        )
     )
 
 
@@ -95,6 +99,7 @@ async def _own_load(
     requests: int,
     max_tokens: int,
     timeout_s: float,
+    key: str | None,
     on_ready: Callable[[], None],
 ) -> Load:
     from atoll_client import AsyncClient
@@ -103,7 +108,9 @@ async def _own_load(
     firsts: list[float] = []
     responses = 0
     todo = iter(range(requests))
-    async with AsyncClient(url, timeout_s=timeout_s, retries=0) as client:
+    async with AsyncClient(
+        url, timeout_s=timeout_s, retries=0, metadata=key_metadata(key)
+    ) as client:
         # Asks each model what it is, once.
         await client.models()
         on_ready()

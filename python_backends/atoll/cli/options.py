@@ -64,8 +64,12 @@ def connect(url: str, timeout: float, key: str | None = None) -> Client:
         from atoll_client import Client
     except ModuleNotFoundError as error:
         raise ConfigError(f"this needs {error.name}: pip install atoll-client") from error
-    metadata = [("authorization", f"Bearer {key}")] if key else []
-    return Client(url, timeout_s=timeout, retries=0, metadata=metadata)
+    return Client(url, timeout_s=timeout, retries=0, metadata=key_metadata(key))
+
+
+def key_metadata(key: str | None) -> list[tuple[str, str]]:
+    """What tells a gateway the key."""
+    return [("authorization", f"Bearer {key}")] if key else []
 
 
 def has_http(url: str) -> bool:

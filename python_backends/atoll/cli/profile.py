@@ -19,7 +19,7 @@ from rich.console import Console
 
 from atoll.cli.bench import served_task
 from atoll.cli.load import measure
-from atoll.cli.options import URL, AsJson, ServedName, Timeout, Url, has_http, print_json
+from atoll.cli.options import URL, AsJson, Key, ServedName, Timeout, Url, has_http, print_json
 from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 from atoll.serving import parts
@@ -41,6 +41,7 @@ def profile(
     words: Annotated[int, typer.Option(min=1, help="Words of each text.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each generated answer.")] = 32,
     url: Url = URL,
+    key: Key = None,
     metrics_url: Annotated[
         str | None,
         typer.Option(
@@ -52,13 +53,13 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Send requests to a model of a running server and show where their time goes."""
-    task = served_task(url, model, timeout)
+    task = served_task(url, model, timeout, key)
     page = _page_of(url, metrics_url, model)
     before: dict[str, float] = {}
     with Console(stderr=True).status(f"sending requests to {model}"):
         load = measure(
             None, url, model, task, concurrency=concurrency, requests=requests, words=words,
-            max_tokens=max_tokens, timeout_s=timeout,
+            max_tokens=max_tokens, timeout_s=timeout, key=key,
             on_ready=lambda: before.update(_counters(page, model)),
         )  # fmt: skip
         gained = _gained(page, model, before, requests)
