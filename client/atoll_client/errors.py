@@ -160,6 +160,7 @@ _FULL = ("are held", "queue", "kv cache", "max_concurrent_requests", "overloaded
 
 _BY_CODE: dict[grpc.StatusCode, type[AtollError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: ValidationError,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthorized,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.UNIMPLEMENTED: UnsupportedModel,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, start_gateway
+from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, fronted, start_gateway
 from other_models import OtherServer
 
 from atoll.launcher import ServerProcess
@@ -31,8 +31,8 @@ def served() -> Iterator[Served]:
     # Not in this process, whose Hugging Face clients would then refuse to call anything.
     environment = {"HF_HUB_OFFLINE": "1"}
     options = {"exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": environment}
-    with ServerProcess.embedded(**options) as server:
-        yield from _with_gateway(server)
+    with ServerProcess.embedded(**options) as server, fronted(server) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +58,8 @@ def scoring(folders: dict[str, Path]) -> Iterator[Served]:
 
     entries = tuple(entry_of(str(folder), {"task": task}) for task, folder in folders.items())
     options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
-    with ServerProcess(options) as server:
-        yield from _with_gateway(server)
+    with ServerProcess(options) as server, fronted(server) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
@@ -104,12 +104,3 @@ def http(served: Served) -> Iterator[httpx.Client]:
     """Plain HTTP to the gateway of the embedded models."""
     with httpx.Client(base_url=served.url, timeout=60.0) as client:
         yield client
-
-
-def _with_gateway(server: ServerProcess) -> Iterator[Served]:
-    gateway = start_gateway(server.grpc_url, server.metrics_url, grpc_port=str(free_port()))
-    try:
-        gateway.wait_ready()
-        yield Served(server, gateway)
-    finally:
-        gateway.stop()

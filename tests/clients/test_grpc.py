@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from gateways import GENERATOR, Served, start_gateway
 
+from atoll_client import Client
+from atoll_client.errors import NotReady, Unauthorized
 from atoll_client.gateway import protocol
 
 TEI = protocol.tei()
@@ -210,5 +212,15 @@ def test_keys_and_readiness(served: Served) -> None:
                 with pytest.raises(grpc.RpcError) as caught:
                     call("Embed/Embed", TEI["EmbedRequest"](inputs="a"), metadata=metadata)
                 assert caught.value.code().name == code
+        # Atoll's own client says the same, whichever way it comes in.
+        for address in (f"127.0.0.1:{port}", gateway.options.url):
+            for key, expected in (
+                ("", Unauthorized),
+                ("wrong", Unauthorized),
+                ("secret", NotReady),
+            ):
+                given = [("authorization", f"Bearer {key}")] if key else []
+                with Client(address, retries=0, metadata=given) as client, pytest.raises(expected):
+                    client.embed("a")
     finally:
         gateway.stop()

@@ -13,23 +13,10 @@ import jsonschema
 import numpy as np
 import openai
 import pytest
-from gateways import EMBEDDER, GENERATOR, Served
+from gateways import EMBEDDER, GENERATOR, WEATHER, Served
 
 CAPITAL: Any = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY: Any = {"model": GENERATOR, "temperature": 0, "max_tokens": 8}
-TOOL: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 12}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +153,8 @@ def test_nulls_in_a_schema_are_kept(client: openai.OpenAI, http: httpx.Client) -
 
 def test_nulls_elsewhere_are_absent(client: openai.OpenAI) -> None:
     hello: Any = {"role": "user", "content": "Hi"}
-    bare = client.chat.completions.create(messages=[hello], tools=[TOOL], **GREEDY)
-    tool: Any = {**TOOL, "function": {**TOOL["function"], "strict": None}, "x": None}
+    bare = client.chat.completions.create(messages=[hello], tools=[WEATHER], **GREEDY)
+    tool: Any = {**WEATHER, "function": {**WEATHER["function"], "strict": None}, "x": None}
     messages: Any = [{**hello, "name": None, "tool_calls": None}]
     full = client.chat.completions.create(messages=messages, tools=[tool], seed=None, **GREEDY)
     assert bare.usage and full.usage and bare.usage.prompt_tokens == full.usage.prompt_tokens
@@ -177,13 +164,13 @@ def test_nulls_elsewhere_are_absent(client: openai.OpenAI) -> None:
 def test_a_forced_tool_is_called(client: openai.OpenAI) -> None:
     asked: Any = {
         "messages": [{"role": "user", "content": "How is the weather in Paris?"}],
-        "model": GENERATOR, "temperature": 0, "max_tokens": 40, "tools": [TOOL],
+        "model": GENERATOR, "temperature": 0, "max_tokens": 40, "tools": [WEATHER],
         "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
     }  # fmt: skip
     answer = client.chat.completions.create(**asked)
     (call,) = answer.choices[0].message.tool_calls or []
     assert answer.choices[0].finish_reason == "tool_calls" and call.function.name == "get_weather"
-    jsonschema.validate(json.loads(call.function.arguments), TOOL["function"]["parameters"])
+    jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
     deltas = [
         delta
         for chunk in client.chat.completions.create(**asked, stream=True)
@@ -311,7 +298,7 @@ def test_asynchronous_calls_at_once(served: Served) -> None:
         ({"n": 0}, openai.BadRequestError, "`n`"),
         ({"top_logprobs": 2}, openai.BadRequestError, "`logprobs`"),
         ({"response_format": {"type": "x"}}, openai.BadRequestError, "expected 'text'"),
-        ({"tool_choice": "x", "tools": [TOOL]}, openai.BadRequestError, "get_weather"),
+        ({"tool_choice": "x", "tools": [WEATHER]}, openai.BadRequestError, "get_weather"),
         ({"model": "nix"}, openai.NotFoundError, "model 'nix' is not served"),
         ({"max_tokens": 9000}, openai.BadRequestError, "8192"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateways import Served, free_port, start_gateway
+from gateways import Served, fronted
 from tiny.spoken import write_generator
 
 from atoll.cli.choose import entry_of
@@ -50,13 +50,8 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     options = ServerOptions.on_free_ports(
         entries=tuple(entries), exit_timeout_s=3, watch_interval_s=0.0
     )
-    with ServerProcess(options) as server:
-        gateway = start_gateway(server.grpc_url, "", grpc_port=str(free_port()))
-        try:
-            gateway.wait_ready()
-            yield Served(server, gateway)
-        finally:
-            gateway.stop()
+    with ServerProcess(options) as server, fronted(server) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

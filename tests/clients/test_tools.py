@@ -9,21 +9,8 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from gateways import GENERATOR, Served
+from gateways import GENERATOR, WEATHER, Served
 
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 12}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 CLOCK: Any = {
     "type": "function",
     "function": {

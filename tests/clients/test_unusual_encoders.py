@@ -16,7 +16,7 @@ import openai
 import pytest
 import torch
 import tritonclient.grpc as triton
-from gateways import Served, free_port, start_gateway
+from gateways import Served, fronted
 from huggingface_hub import InferenceClient
 from safetensors.torch import load_file, save_file
 from scored import reference
@@ -78,13 +78,8 @@ def bare(bare_folders: dict[str, Path]) -> Iterator[Served]:
         for name, folder in bare_folders.items()
     )
     options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
-    with ServerProcess(options) as server:
-        gateway = start_gateway(server.grpc_url, server.metrics_url, grpc_port=str(free_port()))
-        try:
-            gateway.wait_ready()
-            yield Served(server, gateway)
-        finally:
-            gateway.stop()
+    with ServerProcess(options) as server, fronted(server) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

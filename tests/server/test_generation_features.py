@@ -14,11 +14,11 @@ from typing import Any
 
 import jsonschema
 import numpy as np
-import peft
 import pytest
 import torch
 import transformers as hf
 import tritonclient.grpc as triton
+from adapters import save_adapter
 from measured import settled, wait_for
 
 from atoll.catalogue import ENTRIES, entry_for, read_model
@@ -63,18 +63,6 @@ SCHEMAS = [
 ]
 
 
-def save_adapter(base: Path, folder: Path, seed: int) -> Any:
-    """A random adapter on disk; returns peft's model with it."""
-    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(hf.AutoModelForCausalLM.from_pretrained(base), config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    model.save_pretrained(folder)
-    return model
-
-
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str | None, Any]]:
     """A folder with a small Llama in "base", and peft's models by adapter."""
@@ -90,7 +78,9 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str | 
     hf.AutoTokenizer.from_pretrained(str(resolve("HuggingFaceTB/SmolLM2-135M-Instruct"))
     ).save_pretrained(root / "base")  # fmt: skip
     found: dict[str | None, Any] = {None: model}
-    found |= {name: save_adapter(root / "base", root / name, i) for i, name in enumerate("ab")}
+    targets = ["q_proj", "v_proj"]
+    for seed, name in enumerate("ab"):
+        found[name] = save_adapter(root / "base", root / name, seed, targets, r=4)
     return root, found
 
 

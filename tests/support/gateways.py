@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from other_models import OtherServer
 
@@ -11,35 +14,27 @@ from atoll.launcher.gateway import GatewayOptions, GatewayProcess
 
 EMBEDDER = "all-minilm-l6-v2"
 GENERATOR = "smollm2-135m-instruct"
+# A tool that a small model fills in.
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
-class Served:
+class _Fronted:
     """A server and the gateway in front of it."""
 
-    server: ServerProcess
-    gateway: GatewayProcess
-
-    @property
-    def url(self) -> str:
-        """The gateway's base URL."""
-        return self.gateway.options.url
-
-    @property
-    def grpc_address(self) -> str:
-        """Where the gateway's own gRPC services are."""
-        return f"127.0.0.1:{self.gateway.options.settings['grpc_port']}"
-
-    def model_url(self, model: str) -> str:
-        """Base URL of one model's routes."""
-        return f"{self.url}/{model}"
-
-
-@dataclass(frozen=True)
-class Others:
-    """A server with other people's models and the gateway in front of it."""
-
-    server: OtherServer
+    server: Any
     gateway: GatewayProcess
 
     @property
@@ -54,8 +49,37 @@ class Others:
 
     @property
     def grpc_address(self) -> str:
-        """Where the gateway's gRPC services are."""
+        """Where the gateway's own gRPC services are."""
         return f"127.0.0.1:{self.gateway.options.settings['grpc_port']}"
+
+
+@dataclass(frozen=True)
+class Served(_Fronted):
+    """Of Atoll's models."""
+
+    server: ServerProcess
+
+    def model_url(self, model: str) -> str:
+        """Base URL of one model's routes."""
+        return f"{self.url}/{model}"
+
+
+@dataclass(frozen=True)
+class Others(_Fronted):
+    """Of other people's models."""
+
+    server: OtherServer
+
+
+@contextmanager
+def fronted(server: ServerProcess) -> Iterator[Served]:
+    """A running server with a gateway, which also has gRPC and the server's metrics."""
+    gateway = start_gateway(server.grpc_url, server.metrics_url, grpc_port=str(free_port()))
+    try:
+        gateway.wait_ready()
+        yield Served(server, gateway)
+    finally:
+        gateway.stop()
 
 
 def free_port() -> int:
