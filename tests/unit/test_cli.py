@@ -202,6 +202,14 @@ def test_a_port_that_cannot_be_is_refused_by_its_flag(flag: str) -> None:
     assert code == 1 and flag in err and "--grpc-port" in err and "both 8001" in err
 
 
+def test_a_model_that_is_named_twice_is_not_served_twice() -> None:
+    """It was, under the names all-minilm-l6-v2 and all-minilm-l6-v2-2."""
+    twice = ["--model-id=all-minilm-l6-v2"] * 2
+    for repository in ([], ["--repository=model_repository"]):
+        code, _, err = atoll("serve", *twice, *repository)
+        assert code == 1 and "all-minilm-l6-v2 more than once" in err
+
+
 def test_hosts_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path)
     assert code == 1 and "--triton-host" in err

@@ -44,6 +44,9 @@ def choose(
     Raises:
         ConfigError, UnsupportedModel: a setting or a model that cannot be used.
     """
+    twice = {name for name in model_ids if model_ids.count(name) > 1}
+    if twice:
+        raise ConfigError(f"--model-id names {', '.join(sorted(twice))} more than once")
     # Models read the environment themselves: only flags need entries of their own.
     flags = [name for name, text in settings.items() if not _is_in_environment(name, text)]
     Settings.read({"model_id": "-", **{name: settings[name] for name in flags}})
