@@ -60,6 +60,11 @@ def http(spoken: Served) -> Iterator[httpx.Client]:
         yield client
 
 
+def counts(usage: dict[str, Any]) -> dict[str, Any]:
+    """Without the tokens found in the cache: the second of two requests finds the first's there."""
+    return {name: count for name, count in usage.items() if name != "prompt_tokens_details"}
+
+
 def options(asked: dict[str, Any], **more: Any) -> dict[str, Any]:
     """So hot that every token comes up."""
     return {
@@ -119,7 +124,7 @@ def test_completions(
         http, "/v1/completions",
         {**body, "stream": True, "stream_options": {"include_usage": True}},
     )  # fmt: skip
-    assert streamed[-1]["usage"] == usage
+    assert counts(streamed[-1]["usage"]) == counts(usage)
     pieces = [event["choices"][0] for event in streamed[:-1]]
     for choice in found["choices"]:
         own = [piece for piece in pieces if piece["index"] == choice["index"]]
@@ -156,7 +161,7 @@ def test_chat(http: httpx.Client, name: str, asked: dict[str, Any], count: int |
         http, "/v1/chat/completions",
         {**body, "stream": True, "stream_options": {"include_usage": True}},
     )  # fmt: skip
-    assert streamed[-1]["usage"] == found["usage"]
+    assert counts(streamed[-1]["usage"]) == counts(found["usage"])
     pieces = [event["choices"][0] for event in streamed[:-1]]
     assert (
         sum(len(c["logprobs"]["content"]) for c in found["choices"])
