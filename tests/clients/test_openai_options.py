@@ -64,6 +64,14 @@ def test_every_way_to_bind_an_answer(
     assert re.fullmatch(pattern, _text(http, path, **{**fields, "max_tokens": 24}))
 
 
+def test_what_is_wrong_with_a_prompt_names_it(http: httpx.Client) -> None:
+    """The models' own name for token ids was told, and none for too many prompts."""
+    for prompt, word in (([1, 10**6], "prompt[1] is 1000000"), (["a"] * 33, "batch size 33")):
+        for stream in (False, True):
+            error = _refused(http, "/v1/completions", prompt=prompt, stream=stream)
+            assert error["param"] in ("prompt", "prompt[1]") and word in error["message"], error
+
+
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize(
     ("fields", "param", "word"),

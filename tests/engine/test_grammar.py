@@ -298,6 +298,18 @@ def test_other_forms() -> None:
         ("grammar", {"type": "xml"}), ("grammar", "{"), ("guided_json", 3), ("guided_regex", ""),
         ("guided_choice", []), ("guided_choice", "a"), ("guided_choice", [1]),
         ("grammar", {"type": "json"}), ("response_format", []),
+        ("response_format", {"type": "text", "schema": SCHEMA}),
+        ("response_format", {"type": "json_object", "schema": SCHEMA, "value": SCHEMA}),
+        ("grammar", {"type": "regex", "value": "a", "flags": "i"}),
     ):  # fmt: skip
         with pytest.raises(ValidationError, match=option):
             read_constraint(option, value)
+
+
+def test_a_format_is_taken_whole() -> None:
+    """A schema beside ``json_object`` was left out, and of a schema all but a member "schema"."""
+    found = read_constraint("response_format", {"type": "json_object", "schema": SCHEMA})
+    assert found is not None and json.loads(found[1]) == SCHEMA
+    own = {**SCHEMA, "schema": {"type": "null"}}
+    found = read_constraint("grammar", {"type": "json", "value": own})
+    assert found is not None and json.loads(found[1]) == own

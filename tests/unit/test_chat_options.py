@@ -119,6 +119,23 @@ def test_tools_of_a_template_that_has_no_place_for_them() -> None:
     assert rendered(CHATML, messages) == expected(CHATML, messages, add_generation_prompt=True)
 
 
+@pytest.mark.parametrize("said", [None, "", "Let me see.", [{"type": "text", "text": "Hm."}]])
+def test_calls_of_a_template_that_does_not_read_them(said: Any) -> None:
+    """Earlier calls were left out: the model saw an empty message, and a tool's answer to it."""
+    functions = [{"name": "f", "arguments": {"a": "é"}}, {"name": "g", "arguments": "{"}]
+    calls = [{"id": "1", "type": "function", "function": one} for one in functions]
+    answer = {"role": "tool", "tool_call_id": "1", "content": "7"}
+    messages = [*chat("Hi"), {"role": "assistant", "content": said, "tool_calls": calls}, answer]
+    found = rendered(CHATML, messages)
+    written = '{"name": "f", "arguments": {"a": "é"}}\n{"name": "g", "arguments": "{"}'
+    before = said[0]["text"] if isinstance(said, list) else said
+    shown = f"{before}\n{written}" if before else written
+    assert f"<|assistant|>{shown}<|end|>" in found and messages[1]["tool_calls"] is calls
+    for read in ("message.tool_calls", "message['tool_calls']", "message.get('tool_calls')"):
+        knows = "{% for message in messages %}{{ message.content or " + read + " }}{% endfor %}"
+        assert written not in rendered(knows, messages)
+
+
 def test_roles() -> None:
     """A misspelt role became part of the prompt as it was."""
     with pytest.raises(ValidationError, match=r"messages\[1\].role is 'bot'; expected one of"):

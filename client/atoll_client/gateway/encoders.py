@@ -178,13 +178,18 @@ def batch_limit(request: Request, model: ModelInfo | None) -> int:
     return own or int(of_model or DEFAULT_BATCH_LIMIT)
 
 
-def check_batch(request: Request, count: int, model: ModelInfo | None = None) -> None:
-    """Raises TooMuch: more inputs than TEI's routes take. model: None if there are several."""
+def check_batch(
+    request: Request, count: int, model: ModelInfo | None = None, field: str | None = None
+) -> None:
+    """Raises TooMuch: more inputs than TEI's routes take. model: None if there are several.
+
+    field: that holds them.
+    """
     limit = batch_limit(request, model)
     request.labels["method"] = "batch" if count > 1 else "single"
     if count > limit:
         request.labels["failure"] = "batch_size"
-        raise TooMuch(f"batch size {count} > maximum allowed batch size {limit}")
+        raise TooMuch(f"batch size {count} > maximum allowed batch size {limit}", param=field)
 
 
 def timing_headers(

@@ -54,7 +54,7 @@ async def completions(request: Request, body: CompletionsBody) -> Answer:
     model = find(request, body.model, ("generate",))
     _check(body)
     items, _ = batch(body.prompt, "prompt")
-    encoders.check_batch(request, len(items), model)
+    encoders.check_batch(request, len(items), model, "prompt")
     check_answers(request, model, len(items), body.best_of or body.n)
     jobs = _jobs(request, body, model, items)
     echoes = await _echoes(request, body, model, items)

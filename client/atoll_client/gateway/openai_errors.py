@@ -12,6 +12,8 @@ from atoll_client.types import ModelInfo
 _TOO_LONG = re.compile(r"has (\d+) tokens(?: and max_tokens is (\d+))?")
 _NAMED = re.compile(r"`?([a-z_]+)((?:\[\d+\]|\.\w+)*)")
 _VARIABLE = re.compile(r"^chat_template_kwargs\.(documents|reasoning_effort)\b")
+# What the models call the prompt.
+_INPUT = re.compile(r"^(text_input|input_ids)\b")
 _CONSTRAINT = re.compile(r"the (?:json_schema|json_object|regex|grammar) is not valid")
 # Fields by the names that the models have for them.
 _FIELDS = {"truncate": "truncate_prompt_tokens"}
@@ -39,7 +41,7 @@ class openai_words:
         found = _TOO_LONG.search(str(error))
         if found:
             raise self._too_long(int(found[1]), found[2]) from error
-        message = _VARIABLE.sub(r"\1", str(error))
+        message = _INPUT.sub(self._prompt, _VARIABLE.sub(r"\1", str(error)))
         raise ValidationError(message, param=self._param(message)) from error
 
     def _too_long(self, num_tokens: int, asked: str | None) -> ValidationError:
@@ -67,6 +69,4 @@ class openai_words:
         if found is None:
             return None
         name = _FIELDS.get(found[1], found[1])
-        if name in ("text_input", "input_ids"):
-            return self._prompt
         return name + found[2] if name in fields else None

@@ -137,6 +137,10 @@ class GrammarCompiler:
             raise ValidationError(f"the {kind} is not valid: {reason}") from error
 
 
+# Where a format has its schema or text, and what OpenAI's ``json_schema`` holds beside it.
+_SOURCES = ("value", "json_schema", "schema")
+_HOLDER = frozenset({"name", "description", "strict", "schema"})
+
 _MAKERS: Mapping[str, Callable[[str], str]] = {
     "json_schema": json_grammar,
     "json_object": lambda _: json_grammar('{"type": "object"}'),
@@ -165,12 +169,8 @@ def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
         return "json_schema", _schema(option, value)
     if option == "guided_choice":
         return "choice", _choices(option, value)
-    found = _object(option, value)
-    kind = found.get("type")
-    inner = found.get("value", found.get("json_schema"))
-    if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
-        inner = inner["schema"]
-    if kind == "text":
+    kind, inner = _formatted(option, _object(option, value))
+    if kind == "text" and inner is None:
         return None
     if kind == "regex":
         return "regex", _text(option, inner)
@@ -182,7 +182,26 @@ def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
         return "json_schema", _schema(option, inner)
     raise ValidationError(
         f"{option}.type is {kind!r}; known: json, json_object, json_schema, regex, grammar, text"
+        + (", which goes with no schema" if kind == "text" else "")
     )
+
+
+def _formatted(option: str, found: dict[str, Any]) -> tuple[Any, Any]:
+    """Type and source of a format; no source is None. Raises ValidationError: members beside."""
+    given = {name: value for name, value in found.items() if value is not None}
+    kind = given.pop("type", None)
+    unknown = [name for name in given if name not in _SOURCES]
+    if unknown:
+        raise ValidationError(
+            f"{option}.{unknown[0]} is unknown; known: type, {', '.join(_SOURCES)}"
+        )
+    if len(given) > 1:
+        raise ValidationError(f"{option} has {' and '.join(given)}; expected one of them")
+    inner = next(iter(given.values()), None)
+    if isinstance(inner, dict) and inner.keys() <= _HOLDER:
+        schema = inner.get("schema")
+        return kind, schema if isinstance(schema, dict) else inner
+    return kind, inner
 
 
 def _object(option: str, value: Any) -> dict[str, Any]:

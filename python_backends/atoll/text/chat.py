@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat_content import ContentForm, Message, as_text
-from atoll.text.chat_options import ROLES, ChatOptions
+from atoll.text.chat_options import ROLES, ChatOptions, told_calls
 from atoll.text.tokenizer import Tokenizer
 
 _DEFAULT = ChatOptions()
@@ -42,6 +42,7 @@ class ChatTemplate:
             self._forms = {k: ContentForm.of(tree) for k, tree in trees.items()}
             self._variables = {k: meta.find_undeclared_variables(t) for k, t in trees.items()}
             self._words = {k: _words(tree) for k, tree in trees.items()}
+            self._reads_calls = {k: _reads_calls(tree) for k, tree in trees.items()}
         except Exception as error:
             raise ConfigError(f"the chat template cannot be compiled: {error}") from error
         self._special_tokens = dict(special_tokens)
@@ -65,7 +66,8 @@ class ChatTemplate:
         """The prompt; special tokens are part of the text.
 
         A template that has no place for tools gets them in the last message of the user, one that
-        does not know developers takes what they say as the system's.
+        does not know developers takes what they say as the system's, and one that reads no tool
+        calls has them in the content of the message that made them.
 
         Raises:
             ValidationError: messages of the wrong form, options that the template does not read,
@@ -74,6 +76,8 @@ class ChatTemplate:
         name = self._variant(tools)
         options.check(self._variables[name])
         asked = [self._of_a_role(name, index, message) for index, message in enumerate(messages)]
+        if not self._reads_calls[name]:
+            asked = [told_calls(message) for message in asked]
         if tools:
             asked = options.told_tools(asked, tools, "tools" in self._variables[name])
         if options.continue_final_message:
@@ -141,6 +145,12 @@ class ChatTemplate:
 def _words(tree: nodes.Template) -> set[str]:
     """Texts that a template holds: the roles that it tells apart are among them."""
     return {one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)}
+
+
+def _reads_calls(tree: nodes.Template) -> bool:
+    """Whether a template reads ``tool_calls`` of messages."""
+    attributes = (one.attr for one in tree.find_all(nodes.Getattr))
+    return "tool_calls" in _words(tree) or "tool_calls" in attributes
 
 
 def _is_printed(message: Message, text: str) -> bool:

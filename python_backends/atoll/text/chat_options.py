@@ -122,6 +122,24 @@ class ChatOptions:
         return rendered[:at] if is_kept else rendered[:at].rstrip()
 
 
+def told_calls(message: Message) -> Message:
+    """A message whose tool calls, if any, are in its content, as ``_TOOL_PROMPT`` asks for them."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    functions = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
+    written = "\n".join(
+        json.dumps({"name": one.get("name"), "arguments": one.get("arguments")}, ensure_ascii=False)
+        if isinstance(one, dict)
+        else str(one)
+        for one in functions
+    )
+    content = message.get("content")
+    if not content:
+        return {**message, "content": written}
+    return _extended([message], 0, f"\n{written}")[0]
+
+
 def _extended(messages: Sequence[Message], index: int, text: str) -> list[Message]:
     """Messages of which one goes on with more text."""
     found = list(messages)
