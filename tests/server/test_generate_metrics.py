@@ -11,6 +11,7 @@ import pytest
 from measured import Page, settled
 
 from atoll.launcher import ServerProcess
+from atoll.serving import parts
 
 MODEL = "smollm2-135m-instruct"
 
@@ -41,7 +42,13 @@ def test_every_request_and_token_is_counted_once(embedded_server: ServerProcess)
     ]
     assert [answer["finish_reason"] for answer in answers] == ["length"] * 2
     num_prompt_tokens = sum(answer["num_input_tokens"] for answer in answers)
-    found = grown(before, settled(embedded_server, MODEL))
+    after = settled(embedded_server, MODEL)
+    spent = [after[name] - before[name] for name in map(parts.counter, parts.GENERATE)]
+    assert min(spent) > 0
+    # To the last token, which is all but the last part.
+    request = after["atoll_request_seconds_sum"] - before["atoll_request_seconds_sum"]
+    assert sum(spent[:-1]) == pytest.approx(request, rel=0.05)
+    found = grown(before, after)
     expected = {
         "atoll_requests_succeeded_total": 2,
         "atoll_prompt_tokens_total": num_prompt_tokens,

@@ -148,7 +148,8 @@ class Call:
         self.choices: Sequence[Choice] = ()
         self.prompt_tokens: list[TokenText] = []
         self.error: Exception | None = None
-        self.arrival = time.monotonic()
+        # When it came, and when its tokens were given to the engine.
+        self.arrival = self.submitted = time.monotonic()
         self.has_answered = False
         self.is_closed = False
         self.num_tokens_unpolled = 0

@@ -120,7 +120,7 @@ class GenerateMetrics:
                 t.first_token - t.arrival,
             )  # fmt: skip
             if t.scheduled is not None and call.error is None:
-                moments = [call.arrival, t.arrival, t.scheduled, t.first_token, t.finished]
+                moments = [call.arrival, call.submitted, t.scheduled, t.first_token, t.finished]
                 m.count_parts(parts.GENERATE, [*moments, time.monotonic()])
             if outcome.num_output_tokens > 1:
                 rest = (t.finished - t.first_token) / (outcome.num_output_tokens - 1)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -70,7 +71,7 @@ class Metrics:
 
     def count_parts(self, parts: Mapping[str, str], moments: Sequence[float]) -> None:
         """Adds a request's time to the parts (see ``serving.parts``) between ``moments``."""
-        for part, began, ended in zip(parts, moments, moments[1:], strict=True):
+        for part, (began, ended) in zip(parts, pairwise(moments), strict=True):
             text = f"seconds of requests {parts[part]}"
             self.count(counter(part), text, max(ended - began, 0.0))
 

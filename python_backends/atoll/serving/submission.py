@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 
 from atoll.engine.engine import Engine
@@ -45,6 +46,7 @@ class Submission:
             self.call.start_rest = start_rest
         if self.call.is_done:
             return
+        self.call.submitted = time.monotonic()
         engine.submit(self._request(0, grammar))
         if self.call.error is not None:
             cancel(self.call, engine)
