@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -106,3 +107,18 @@ def test_the_page_and_info_need_the_key_and_show_no_paths() -> None:
 )  # fmt: skip
 def test_a_folder_is_shown_by_its_name(model_id: str, shown: str) -> None:
     assert ModelInfo("m", "embed", {"model_id": model_id}).public_id == shown
+
+
+def test_a_grpc_port_that_is_in_use_is_named() -> None:
+    """It was at the end of a traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ports = (f"--port={free_port()}", f"--grpc-port={port}", f"--server=127.0.0.1:{port}")
+        done = subprocess.run(
+            [sys.executable, "-m", "atoll_client.gateway.main", *ports],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode != 0 and f"grpc_port {port} cannot be listened on" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -31,3 +31,23 @@ def test_the_limit_follows_the_models(own: int, of_models: tuple[int, ...], limi
     with gateway.admitted(limit - 1), gateway.admitted(), refused:
         gateway.admitted().__enter__()
     assert gateway.num_open == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "0"), ("port", "99999"), ("grpc_port", "-1"), ("payload_limit", "0"),
+        ("max_concurrent_requests", "-1"), ("max_answers", "0"), ("health_interval_s", "nan"),
+        ("request_timeout_s", "inf"), ("body_timeout_s", "0"), ("shutdown_grace_s", "-1"),
+        ("server", ","),
+    ],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_named(
+    name: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Port 99999 was said to be listened on, and was another one; no other was checked either."""
+    flag = f"--{name.replace('_', '-')}={value}"
+    for arguments, environment in (([flag], {}), ([], {f"ATOLL_GATEWAY_{name.upper()}": value})):
+        with pytest.raises(SystemExit) as ended:
+            GatewaySettings.read(arguments, environment)
+        assert ended.value.code == 2 and f"{name} is " in capsys.readouterr().err

@@ -79,7 +79,13 @@ class Gateway:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await self.pool.start()
-        services = await self._start_services()
+        try:
+            services = await self._start_services()
+        except RuntimeError as error:
+            await self.pool.stop()
+            text = f"grpc_port {self.settings.grpc_port} cannot be listened on: {error}"
+            await send({"type": "lifespan.startup.failed", "message": text})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if services is not None:

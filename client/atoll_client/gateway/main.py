@@ -105,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A launcher tells its user itself.
         logging.getLogger("atoll_client.gateway").setLevel(logging.INFO)
     settings = GatewaySettings.read([flag for flag in given if flag != _STDIN])
-    serve(settings, exit_with_stdin=exit_with_stdin)
+    try:
+        serve(settings, exit_with_stdin=exit_with_stdin)
+    except ModuleNotFoundError as error:
+        sys.exit(f"atoll-gateway: error: {error}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,13 @@ from typing import Any
 from atoll_client.address import parse_address
 from atoll_client.errors import AtollError
 
+_MAX_PORT = 65535
+# The shortest time, of those that cannot be none.
+_SHORTEST_S = 0.001
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+
+def _setting(default: Any, text: str, least: float = 0, most: float = math.inf) -> Any:
+    return field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
 # The empty one: none.
@@ -27,21 +32,23 @@ class GatewaySettings:
     server: str = _setting("127.0.0.1:8001", "gRPC addresses of Triton servers, by commas")
     metrics_url: str = _setting("", "the servers' metrics, by commas; merged into /metrics")
     hostname: str = _setting("127.0.0.1", "address to listen on")
-    port: int = _setting(8080, "port to listen on")
-    grpc_port: int = _setting(0, "port of the gRPC services; 0: none")
-    grpc_max_parallel_stream_requests: int = _setting(1024, "messages of one stream at work")
+    port: int = _setting(8080, "port to listen on", 1, _MAX_PORT)
+    grpc_port: int = _setting(0, "port of the gRPC services; 0: none", 0, _MAX_PORT)
+    grpc_max_parallel_stream_requests: int = _setting(1024, "messages of one stream at work", 1)
     default_model: str = _setting("", "models used when none is named, by commas, one per task")
     api_key: str = _setting("", "keys of which one must come as a bearer token, by commas")
     cors_allow_origin: str = _setting("", "allowed origins, by commas; * for all")
-    payload_limit: int = _setting(2_000_000, "bytes of the largest body")
-    tensor_payload_limit: int = _setting(64_000_000, "bytes of the largest body of tensors")
-    max_held_bytes: int = _setting(1_000_000_000, "bytes of all requests held before 429")
-    body_timeout_s: float = _setting(60.0, "seconds within which a body must be complete")
-    write_timeout_s: float = _setting(60.0, "seconds a client may read nothing")
+    payload_limit: int = _setting(2_000_000, "bytes of the largest body", 1)
+    tensor_payload_limit: int = _setting(64_000_000, "bytes of the largest body of tensors", 1)
+    max_held_bytes: int = _setting(1_000_000_000, "bytes of all requests held before 429", 1)
+    body_timeout_s: float = _setting(
+        60.0, "seconds within which a body must be complete", _SHORTEST_S
+    )
+    write_timeout_s: float = _setting(60.0, "seconds a client may read nothing", _SHORTEST_S)
     max_client_batch_size: int = _setting(
         0, "texts in one request on TEI's routes; 0: what the model was started with, else 32"
     )
-    max_answers: int = _setting(128, "answers that one request may ask for")
+    max_answers: int = _setting(128, "answers that one request may ask for", 1)
     max_concurrent_requests: int = _setting(
         0, "requests held before new ones get 429; 0: what the models hold together, at least 2048"
     )
@@ -49,8 +56,10 @@ class GatewaySettings:
         "dialect", "refuse: a field that no table has is an error; report: a header and the log "
         "name it; dialect: OpenAI's routes refuse, TEI's and TGI's report"
     )  # fmt: skip
-    request_timeout_s: float = _setting(600.0, "seconds after which an answer is given up")
-    health_interval_s: float = _setting(2.0, "seconds between looks at the servers")
+    request_timeout_s: float = _setting(
+        600.0, "seconds after which an answer is given up", _SHORTEST_S
+    )
+    health_interval_s: float = _setting(2.0, "seconds between looks at the servers", _SHORTEST_S)
     shutdown_grace_s: float = _setting(10.0, "seconds that requests get to end when stopping")
     log_requests: str = _setting("", "text or json: a line for each request on standard error")
     otlp_endpoint: str = _setting("", "where OpenTelemetry spans go; needs the extra otel")
@@ -63,6 +72,16 @@ class GatewaySettings:
             if value not in allowed:
                 known = ", ".join(filter(None, allowed))
                 raise ValueError(f"{name} is {value!r}; allowed: {known}")
+        for one in fields(self):
+            number: Any = getattr(self, one.name)
+            least, most = one.metadata["least"], one.metadata["most"]
+            if isinstance(number, str):
+                continue
+            if not least <= number <= most or math.isinf(number):
+                limit = f"at least {least}" + (f", at most {most}" if most < math.inf else "")
+                raise ValueError(f"{one.name} is {number}; it must be a number, {limit}")
+        if not listed(self.server):
+            raise ValueError(f"server is {self.server!r}; expected addresses, by commas")
         try:
             _ = self.servers
         except AtollError as error:
