@@ -153,10 +153,10 @@ def test_litellm(served: Served, scoring: Served, monkeypatch: pytest.MonkeyPatc
         api_base=scoring.url, api_key="unused",
     )  # fmt: skip
     assert len(ranks.results) == 2
-    # Its own road to Triton, without the gateway.
+    # Its own road to Triton.
     direct = litellm.completion(
         model=f"triton/{GENERATOR}", messages=[{"role": "user", "content": PROMPT}], max_tokens=4,
-        api_base=f"{served.server.http_url}/v2/models/{GENERATOR}/generate",
+        api_base=f"{served.url}/v2/models/{GENERATOR}/generate",
     )  # fmt: skip
     assert direct.choices[0].message.content
 

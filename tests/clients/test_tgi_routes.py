@@ -105,10 +105,15 @@ def test_tokenize(http: httpx.Client) -> None:
     found = http.post("/smollm2-135m-instruct/tokenize", json={"inputs": PROMPT}).json()
     assert [PROMPT[t["start"] : t["stop"]] for t in found] == [t["text"] for t in found]
     assert set(found[0]) == {"id", "text", "start", "stop"}
-    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
     answer = http.post("/chat_tokenize", json=chat).json()
     assert "<|im_start|>user\nhi<|im_end|>" in answer["templated_text"]
     assert "".join(t["text"] for t in answer["tokenize_response"]) == answer["templated_text"]
+    called = {"name": "f", "arguments": '{"city": "Bern"}'}
+    call = {"id": "a", "type": "function", "function": called}
+    chat["messages"] += [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    text = http.post("/chat_tokenize", json=chat).json()["templated_text"]
+    assert '{"name": "f", "arguments": {"city": "Bern"}}<|im_end|>' in text
 
 
 def test_info(http: httpx.Client) -> None:

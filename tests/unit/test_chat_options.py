@@ -122,7 +122,7 @@ def test_tools_of_a_template_that_has_no_place_for_them() -> None:
 @pytest.mark.parametrize("said", [None, "", "Let me see.", [{"type": "text", "text": "Hm."}]])
 def test_calls_of_a_template_that_does_not_read_them(said: Any) -> None:
     """Earlier calls were left out: the model saw an empty message, and a tool's answer to it."""
-    functions = [{"name": "f", "arguments": {"a": "é"}}, {"name": "g", "arguments": "{"}]
+    functions = [{"name": "f", "arguments": '{"a": "é"}'}, {"name": "g", "arguments": "{"}]
     calls = [{"id": "1", "type": "function", "function": one} for one in functions]
     answer = {"role": "tool", "tool_call_id": "1", "content": "7"}
     messages = [*chat("Hi"), {"role": "assistant", "content": said, "tool_calls": calls}, answer]

@@ -13,6 +13,7 @@ from atoll_client.gateway.generation import Job, complete_all, mean_logprob, str
 from atoll_client.gateway.http import Answer, Events, Reply, Request, dump, reply
 from atoll_client.gateway.openai_messages import TemplateFields, check_messages
 from atoll_client.gateway.tgi_body import GenerateBody, Parameters, check, does_sample, sampling
+from atoll_client.gateway.tools import with_objects
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
 
@@ -57,7 +58,7 @@ async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
     """POST /chat_tokenize: the prompt that a chat becomes."""
     model = tei.find(request, body.model, ("generate",))
     check_messages(body.messages)
-    messages = [message.given() for message in body.messages]
+    messages = with_objects([message.given() for message in body.messages])
     tools = [tool.given() for tool in body.tools or ()]
     question = {
         "op": "chat", "messages": messages, "tools": tools or None,

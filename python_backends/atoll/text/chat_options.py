@@ -129,7 +129,7 @@ def told_calls(message: Message) -> Message:
         return message
     functions = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
     written = "\n".join(
-        json.dumps({"name": one.get("name"), "arguments": one.get("arguments")}, ensure_ascii=False)
+        json.dumps({"name": one.get("name"), "arguments": _parsed(one)}, ensure_ascii=False)
         if isinstance(one, dict)
         else str(one)
         for one in functions
@@ -138,6 +138,15 @@ def told_calls(message: Message) -> Message:
     if not content:
         return {**message, "content": written}
     return _extended([message], 0, f"\n{written}")[0]
+
+
+def _parsed(function: Mapping[str, Any]) -> Any:
+    """The object that a call's arguments are, also if they came as JSON text."""
+    found = function.get("arguments")
+    try:
+        return json.loads(found) if isinstance(found, str) else found
+    except ValueError:
+        return found
 
 
 def _extended(messages: Sequence[Message], index: int, text: str) -> list[Message]:

@@ -17,6 +17,8 @@ from atoll_client.gateway.kserve.tensors import pack
 from atoll_client.messages import Message
 
 _JSON_ERRORS = "json_errors"
+# Inputs of TensorRT-LLM's models, which LiteLLM sends to every model as lists of one empty text.
+_WORDS = ("bad_words", "stop_words")
 _NOT_ONE = (
     "generate expects model to produce exactly 1 response, use generate stream for model that "
     "generates various number of responses"
@@ -26,7 +28,8 @@ _NOT_ONE = (
 def read_generate(found: Mapping[str, Any], signature: Signature, version: str) -> Message:
     """The message of a body: members named as inputs are tensors, all others parameters.
 
-    Members of ``parameters`` are taken as if they were the body's own.
+    Members of ``parameters`` are taken as if they were the body's own. Lists of words to ban or to
+    stop at that hold no word ask for nothing: Atoll's models do not see them.
 
     Raises:
         ValidationError: names the member that is wrong.
@@ -49,6 +52,8 @@ def read_generate(found: Mapping[str, Any], signature: Signature, version: str) 
     message.id = request_id
     for name, value in {**members, **nested}.items():
         if name not in signature.inputs:
+            if signature.is_ours and _asks_for_nothing(name, value):
+                continue
             parameters.write(message.parameters, {name: value})
             continue
         items = value if isinstance(value, list) else [value]
@@ -57,6 +62,10 @@ def read_generate(found: Mapping[str, Any], signature: Signature, version: str) 
         message.inputs.add(name=name, datatype=signature.inputs[name].datatype, shape=shape)
         message.raw_input_contents.append(raw)
     return message
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    return name in _WORDS and isinstance(value, list) and all(one == "" for one in value)
 
 
 def _shape(name: str, declared: Declared, count: int) -> list[int]:
