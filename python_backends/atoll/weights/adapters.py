@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from atoll.errors import ConfigError
+from atoll.weights.files import absolute, reachable
 
 _CONFIG = "adapter_config.json"
 _FILES = (_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
@@ -66,7 +67,7 @@ def _is_local(source: str) -> bool:
 def _folder(source: str, cache: str | Path | None) -> Path:
     if not _is_local(source):
         return _of_hub(source, cache)
-    folder = Path(source).expanduser().resolve()
+    folder = absolute(reachable(source))
     if not (folder / _CONFIG).is_file():
         what = f"has no {_CONFIG}" if folder.is_dir() else "is no folder"
         raise ConfigError(f"lora_adapters: {folder} {what}")

@@ -5,6 +5,7 @@ Knows which files of a hub repository are needed. Does not read them.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ _MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 _NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "README*", "*.onnx")
 
 _TIMEOUT_S = 20.0
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 def resolve(
@@ -55,7 +57,7 @@ def local_folder(model_id: str) -> Path | None:
     Raises:
         ConfigError: a path that is no folder, or a folder without config.json.
     """
-    path = Path(model_id).expanduser()
+    path = reachable(model_id)
     if path.suffix == ".gguf" and path.is_file():
         return converted_folder(path.resolve())
     if not path.is_dir():
@@ -66,7 +68,30 @@ def local_folder(model_id: str) -> Path | None:
         inside = {file.name: file for file in path.iterdir()}
         reason = f"model_id {model_id!r}: the folder has no config.json"
         raise ConfigError(reason + _instead(inside, model_id))
-    return path.resolve()
+    return absolute(path)
+
+
+def absolute(path: Path) -> Path:
+    """Without links, but for what ``reachable`` gives, whose own name cannot be used."""
+    return path if path.is_relative_to(_DESCRIPTORS) else path.resolve()
+
+
+def reachable(name: str) -> Path:
+    """The path as this process can open it.
+
+    Python inside the server takes file names for ASCII, whatever the locale says, and libraries
+    differ in how they get round that: a folder of another name is reached by its descriptor, which
+    stays open.
+    """
+    path = Path(name).expanduser()
+    try:
+        os.fsencode(path)
+        return path
+    except UnicodeEncodeError:
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(str(path).encode(), os.O_RDONLY | os.O_DIRECTORY)
+            return _DESCRIPTORS / str(descriptor)
+    return path
 
 
 def is_checkpoint(path: Path) -> bool:
