@@ -92,12 +92,11 @@ def test_a_server_that_is_not_there_is_named(
 )
 def test_what_only_a_reload_mends(error: str, is_reloaded: bool) -> None:
     """A GPU's error left the model answering nothing but errors until someone restarted it."""
-    model = Mock(spec=ServedModel)
-    model.name = "m"
+    model = ServedModel("m", "embed")
     probe: Any = Mock()
     probe.check.side_effect = NotReady(f"model 'm': {error}")
     watchdog = Watchdog(probe, [model], os.getpid(), 1.0, 5.0)
-    watchdog._check(model, has_ended=False)
+    watchdog._check(model)
     assert watchdog.num_reloads == int(is_reloaded) == probe.load.call_count
 
 

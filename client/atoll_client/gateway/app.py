@@ -55,6 +55,7 @@ class Gateway:
         self.held = HeldBytes(settings.max_held_bytes)
         self.num_open = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Of all routes, as JSON; made when it is asked for.
         self.description: bytes | None = None
 
@@ -76,8 +77,17 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
 
+    def lose(self, models: Sequence[str], sent_before: float) -> None:
+        """Answers what was sent to these models before a moment of ``time.monotonic()`` with 503.
+
+        Any thread may call. For requests of processes that have ended, which no server answers.
+        """
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.pool.lose, models, sent_before)
+
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
+        self._loop = asyncio.get_running_loop()
         await self.pool.start()
         try:
             services = await self._start_services()

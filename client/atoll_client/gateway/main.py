@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import socket
@@ -24,7 +25,8 @@ logger = logging.getLogger("atoll_client.gateway.main")
 
 # How long the last answers may take to be written when the process ends.
 _ANSWER_S = 5
-# Ends the gateway with the process that started it: how a launcher starts it.
+# How a launcher starts it: the gateway ends with the process that started it, and that tells it
+# what the server will not, a JSON object a line: {"lost": [models], "before": time.monotonic()}.
 _STDIN = "--exit-with-stdin"
 
 
@@ -61,7 +63,7 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
     )
     server = _Server(config, gateway, settings.shutdown_grace_s)
     if exit_with_stdin:
-        threading.Thread(target=_wait_for_end, args=(server,), daemon=True).start()
+        threading.Thread(target=_listen, args=(server, gateway), daemon=True).start()
     server.run()
 
 
@@ -90,9 +92,11 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
             timer.cancel()
 
 
-def _wait_for_end(server: uvicorn.Server) -> None:
+def _listen(server: uvicorn.Server, gateway: Gateway) -> None:
     """A pipe's reading end sees its end when the writer is gone, even when that was killed."""
-    sys.stdin.buffer.read()
+    for line in sys.stdin.buffer:
+        found = json.loads(line)
+        gateway.lose(found["lost"], found["before"])
     server.should_exit = True
 
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import operator
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -57,6 +57,12 @@ class Pool:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.gather(*(server.close() for server in self.servers))
+
+    def lose(self, models: Iterable[str], sent_before: float) -> None:
+        """Fails what was sent to these models before a moment of ``time.monotonic()``."""
+        for server in self.servers:
+            for name in models:
+                server.lose(name, sent_before)
 
     async def refresh(self) -> None:
         """Looks at every server now."""

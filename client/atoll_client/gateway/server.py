@@ -33,6 +33,8 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
 )
 _PROBE_S = 5.0
+# A model whose process has ended is said to be loading for so long, then to be unknown.
+_RETURN_S = 120.0
 _QUESTIONS = (
     "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
     "ModelStatistics",
@@ -52,6 +54,7 @@ class Server:
 
     away: names of models that it had and has not now, while it loads something or has failed to.
     loaded: names of all models that it has now, with those that are not Atoll's.
+    returning: names of any models whose process has ended and that are being loaded again.
     """
 
     def __init__(self, address: str) -> None:
@@ -61,7 +64,9 @@ class Server:
         self.models: Mapping[str, Served] = {}
         self.away: frozenset[str] = frozenset()
         self.loaded: frozenset[str] = frozenset()
+        self.returning: frozenset[str] = frozenset()
         self._others: frozenset[str] = frozenset()
+        self._expected: dict[str, float] = {}
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self.calls = Calls(self._channel)
         self._questions = {name: self._question(name) for name in _QUESTIONS}
@@ -138,7 +143,11 @@ class Server:
             served = await self._ask(name)
             if served is not None:
                 found[name] = served
-        self.away = frozenset() if is_settled else frozenset(self.models.keys() - found.keys())
+        now = time.monotonic()
+        self._expected = {k: v for k, v in self._expected.items() if v > now}
+        self.returning = frozenset(self._expected.keys() - names)
+        gone = frozenset(self.models.keys() - found.keys())
+        self.away = gone & self.returning if is_settled else gone
         self.models = {**found, **{name: self.models[name] for name in self.away}}
 
     async def _ask(self, name: str) -> Served | None:
@@ -175,8 +184,13 @@ class Server:
             if "is not healthy" not in str(error):
                 return
             ended_before = asked_at
+        self.lose(name, ended_before)
+
+    def lose(self, name: str, sent_before: float) -> None:
+        """Fails what was sent to a model before its process ended."""
+        self._expected[name] = time.monotonic() + _RETURN_S
         reason = NotReady(f"the process of model {name!r} has ended; it is being loaded again")
-        num_lost = self.calls.lose(name, ended_before, reason)
+        num_lost = self.calls.lose(name, sent_before, reason)
         if num_lost:
             logger.error("model %s on %s: %d requests are lost", name, self.address, num_lost)
 

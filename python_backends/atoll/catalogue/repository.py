@@ -18,6 +18,7 @@ class ServedModel:
 
     is_ensemble: Triton itself passes tensors between other entries. versions: those that are
     served, the highest, which answers where none is named, last. folder: where the entry lies.
+    steps: the entries that an ensemble is made of.
     """
 
     name: str
@@ -26,6 +27,14 @@ class ServedModel:
     is_ensemble: bool = False
     versions: tuple[str, ...] = ("1",)
     folder: Path = Path()
+    steps: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """Entries whose answers it waits for while it answers; unknown of what is not ours."""
+        named = {key: self.parameters.get(key, "") for key in ("generator", "embedder", "reranker")}
+        is_ours = self.task is None and (named["generator"] or named["reranker"])
+        return frozenset(self.steps) | frozenset(filter(None, named.values()) if is_ours else ())
 
     @property
     def kind(self) -> str:
@@ -78,11 +87,11 @@ def _read(path: Path) -> ServedModel:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    is_ensemble = bool(config.ensemble_scheduling.step)
+    steps = tuple(step.model_name for step in config.ensemble_scheduling.step)
     policy = json_format.MessageToDict(config.version_policy, preserving_proto_field_name=True)
     return ServedModel(
-        config.name or path.parent.name, _task(config), parameters, is_ensemble,
-        served_versions(path.parent, policy), path.parent,
+        config.name or path.parent.name, _task(config), parameters, bool(steps),
+        served_versions(path.parent, policy), path.parent, steps,
     )  # fmt: skip
 
 

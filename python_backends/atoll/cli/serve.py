@@ -209,6 +209,7 @@ def _run(process: ServerProcess, gateway: GatewayProcess | None, log: Console) -
             if gateway is not None:
                 gateway.start()
                 gateway.wait_ready()
+                process.on_lost = gateway.lose
         _announce(process, gateway, Console())
         Supervisor(process, lambda: [gateway.pid] if gateway is not None else [], _shown(log)).run()
     finally:

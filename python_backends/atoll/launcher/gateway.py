@@ -6,7 +6,9 @@ line is used here. It ends with this process, whatever ends that, since its inpu
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atoll.errors import NotReady
@@ -110,6 +112,16 @@ class GatewayProcess:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise NotReady(f"the gateway did not answer at {self.options.url} within {_START_S:.0f} s")
+
+    def lose(self, models: Sequence[str]) -> None:
+        """Has what was sent to these models before now answered with an error."""
+        line = json.dumps({"lost": list(models), "before": time.monotonic()})
+        process = self._process
+        if process is not None and process.stdin is not None:
+            # One that has ended holds no requests.
+            with contextlib.suppress(OSError):
+                process.stdin.write(line.encode() + b"\n")
+                process.stdin.flush()
 
     def stop(self) -> None:
         """Lets requests in flight end, then ends the process."""

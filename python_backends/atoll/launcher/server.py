@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,6 +56,7 @@ class ServerProcess:
         the way.
     on_crash: told the name of a model whose process has ended; true if the server is started again
         for it, false to have the model loaded again.
+    on_lost: told the names of models whose requests, sent before now, the server does not answer.
 
     Args:
         show: gets the lines of the server's output that a user should see.
@@ -70,6 +71,7 @@ class ServerProcess:
         self.startup_s = 0.0
         self.num_restarts = 0
         self.on_crash: Callable[[str], bool] = lambda name: False
+        self.on_lost: Callable[[Sequence[str]], None] = lambda names: None
         self._started = 0.0
         self._num_starts = 0
         self._show = show or (lambda line: None)
@@ -228,6 +230,7 @@ class ServerProcess:
         self._watchdog = Watchdog(
             probe, self.models, self.pid, self.options.watch_interval_s,
             timeout_s, lambda name: self.on_crash(name),
+            lambda names: self.on_lost(names),
         )  # fmt: skip
         self._watchdog.start()
 

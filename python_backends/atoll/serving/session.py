@@ -4,7 +4,8 @@ A sequence is a conversation: each request carries one more turn (``text_input``
 text, ``messages`` are added to the chat), and this model sends the whole of it to the generator,
 which keeps the conversation's key-value blocks between turns and computes only what is new. The
 text is kept here, so a generator that has given the blocks up, or was loaded again, computes them
-from it. No weights are loaded: an entry of this kind costs a small process.
+from it. No weights are loaded: an entry of this kind costs a small process. Where the generator's
+process ends by itself, the launcher ends this one too: it would wait for answers for ever.
 
 A turn that fails, or whose client leaves, changes nothing: the conversation is as it was before.
 """

@@ -51,7 +51,7 @@ class Upstream:
         if not ready:
             raise NotReady("no server is ready")
         having = [server for server in ready if model in server.loaded]
-        if not having and any(model in server.away for server in ready):
+        if not having and any(model in server.away | server.returning for server in ready):
             raise NotReady(f"model {model!r} is loading, or has failed to load")
         if not having:
             raise NotFound(f"Request for unknown model: '{model}' is not found")
