@@ -50,7 +50,7 @@ def test_what_does_not_go_together_is_refused_by_name() -> None:
             ({"echo": True, "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
             ({"echo": True, "suffix": "b", "logprobs": 1}, "suffix"),
             ({"stream_options": {"include_usage": True}}, "stream_options"),
-            ({"prompt": ["a"] * 33}, None),
+            ({"prompt": ["a"] * 33}, "prompt"),
         ):
             answer = await http.post("/v1/completions", json={"prompt": "a", **fields})
             assert answer.status_code == 400 and answer.json()["error"]["param"] == param
