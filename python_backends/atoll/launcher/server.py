@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -17,8 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import psutil
 
 from atoll.catalogue import ENTRIES, ServedModel
 from atoll.errors import NotReady
@@ -31,6 +28,7 @@ from atoll.launcher.libraries import check_libraries
 from atoll.launcher.logs import LogPump
 from atoll.launcher.options import ServerOptions
 from atoll.launcher.ports import check_free
+from atoll.launcher.processes import dismiss, end_with_children, start_reaper
 from atoll.launcher.readiness import Start
 from atoll.launcher.repositories import fetch, prepare
 from atoll.launcher.stubs import EndAbandoned, find_stubs
@@ -188,7 +186,7 @@ class ServerProcess:
             errors="replace",
             start_new_session=True,
         )
-        self._reaper = self._start_reaper()
+        self._reaper = start_reaper(self.pid, self._grace_s, self._shm_prefix, self.scratch)
         assert self._process.stdout is not None
         self._log = LogPump(
             self._process.stdout,
@@ -282,14 +280,13 @@ class ServerProcess:
             self._probe.close()
         if process is not None:
             # Without models, only idle connections hold it.
-            self._end(process, _IDLE_GRACE_S if is_drained else self._grace_s)
+            end_with_children(process, _IDLE_GRACE_S if is_drained else self._grace_s)
+            if self._log is not None:
+                self._log.join(timeout_s=5)
         reaper.remove_shared_memory(self._shm_prefix)
         shutil.rmtree(self.scratch, ignore_errors=True)
-        if self._reaper is not None and self._reaper.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._reaper.stdin.write("done\n")
-                self._reaper.stdin.close()
-            self._reaper.wait(timeout=10)
+        if self._reaper is not None:
+            dismiss(self._reaper)
             self._reaper = None
 
     @property
@@ -300,30 +297,3 @@ class ServerProcess:
     def _grace_s(self) -> float:
         """An open stream can hold the server past its own timeout; then it is killed."""
         return self.options.exit_timeout_s + 3.0
-
-    def _end(self, process: subprocess.Popen[str], grace_s: float) -> None:
-        children: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(process.pid).children(recursive=True)
-        # A server that has ended by itself may have left stubs in its group.
-        reaper.end_group(process.pid, grace_s)
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        psutil.wait_procs(children, timeout=5)
-        process.wait(timeout=10)
-        if self._log is not None:
-            self._log.join(timeout_s=5)
-
-    def _start_reaper(self) -> subprocess.Popen[str]:
-        """Isolated and without site-packages, so that it starts in a moment."""
-        arguments = [str(self.pid), str(self._grace_s), self._shm_prefix, str(self.scratch)]
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd="/",
-            start_new_session=True,
-        )

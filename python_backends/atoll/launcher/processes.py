@@ -1,0 +1,49 @@
+"""Ends a server with all that it started, and starts the reaper, which does so in our place."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from atoll.launcher import reaper
+
+
+def end_with_children(process: subprocess.Popen[str], grace_s: float) -> None:
+    """Asks a server, the leader of its group, to stop; kills what is left after ``grace_s``."""
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    # A server that has ended by itself may have left stubs in its group.
+    reaper.end_group(process.pid, grace_s)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(children, timeout=5)
+    process.wait(timeout=10)
+
+
+def start_reaper(pid: int, grace_s: float, shm_prefix: str, scratch: Path) -> subprocess.Popen[str]:
+    """Isolated and without site-packages, so that it starts in a moment."""
+    arguments = [str(pid), str(grace_s), shm_prefix, str(scratch)]
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", reaper.__file__, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def dismiss(process: subprocess.Popen[str]) -> None:
+    """Tells a reaper that its work is done, and waits for its end."""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write("done\n")
+            process.stdin.close()
+    process.wait(timeout=10)
