@@ -63,3 +63,16 @@ def test_tables_that_were_captured_stay() -> None:
     del first
     grown = rotary.tables(17, torch.device("cpu"))
     assert alive() is not None and torch.equal(grown[0][:16], expected)
+
+
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_a_share_of_a_head_that_the_family_does_not_know(place: str) -> None:
+    """Whole heads were rotated in silence, where transformers breaks off."""
+    scaling: dict[str, Any] = {"rope_type": "linear", "factor": 2.0}
+    raw: dict[str, Any] = {"rope_scaling": scaling}
+    (raw if place == "beside" else scaling)["partial_rotary_factor"] = 0.5
+    with pytest.raises(ConfigError, match=r"partial_rotary_factor is 0\.5 beside scaling 'linear'"):
+        RopeSpec.from_hf(raw, 128)
+    assert RopeSpec.from_hf(raw, 64, is_partial=True).dim == 64
+    scaling["rope_type"] = "default"
+    assert RopeSpec.from_hf(raw, 128).dim == 128

@@ -41,9 +41,17 @@ class RopeSpec:
 
     @classmethod
     def from_hf(
-        cls, raw: Mapping[str, Any], dim: int, theta: float = 10000.0, max_positions: int = 2048
+        cls,
+        raw: Mapping[str, Any],
+        dim: int,
+        theta: float = 10000.0,
+        max_positions: int = 2048,
+        *,
+        is_partial: bool = False,
     ) -> "RopeSpec":
         """From ``rope_parameters`` or ``rope_theta`` and ``rope_scaling``.
+
+        is_partial: the family rotates a share of each head, of which ``dim`` is made already.
 
         Raises:
             ConfigError: a scaling that is not known, lacks a value or has one that is out of range;
@@ -53,6 +61,13 @@ class RopeSpec:
         kind = scaling.text("rope_type", "type", default="default")
         if kind not in SCALINGS:
             raise scaling.wrong(f"one of {', '.join(SCALINGS)}", "rope_type", "type")
+        share = cls.partial(raw, "partial_rotary_factor", default=1.0)
+        # Without scaling, transformers' families that rotate whole heads do not read it.
+        if kind != "default" and share < 1.0 and not is_partial:
+            raise ConfigError(
+                f"{scaling.source}: partial_rotary_factor is {share} beside scaling {kind!r}; this "
+                "family rotates whole heads"
+            )
         missing = [name for name in SCALINGS[kind] if not scaling.has(name)]
         if missing:
             raise ConfigError(f"{scaling.source}: scaling {kind!r} needs {', '.join(missing)}")

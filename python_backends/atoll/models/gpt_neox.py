@@ -70,7 +70,7 @@ class Config:
         share = RopeSpec.partial(raw, "rotary_pct", default=0.25)
         width = check_width(f, int(head_dim * share), head_dim, "rotary_pct")
         theta = f.number("rotary_emb_base", default=10000.0, nullable=True, above=1.0)
-        rope = RopeSpec.from_hf(raw, width, theta)
+        rope = RopeSpec.from_hf(raw, width, theta, is_partial=True)
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,

@@ -97,7 +97,7 @@ class Config:
         width = min(width, head_dim) if f.has("rotary_dim") else width
         check_width(f, width, head_dim, "rotary_dim", "partial_rotary_factor")
         positions = f.size("n_positions", default=2048)
-        rope = RopeSpec.from_hf(raw, width, max_positions=positions)
+        rope = RopeSpec.from_hf(raw, width, max_positions=positions, is_partial=True)
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
