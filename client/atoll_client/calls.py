@@ -31,8 +31,8 @@ _SERVICE = "/inference.GRPCInferenceService/"
 # A request may be known to its model only some time after it was sent.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
 _PATIENCE_S = 30.0
-# For models that cannot be told: what is short ends meanwhile, and is not broken off at its end.
-_SHORT_PATIENCE_S = 1.0
+# For models that cannot be told to cancel: their work runs on to its end.
+_LONG_PATIENCE_S = 600.0
 _CLOSE_S = 2.0
 
 
@@ -180,7 +180,7 @@ class Calls:
                 answers = [await self.infer(asked, _CLOSE_S, metadata)]
             return bool(answers) and bool(messages.read_control(answers[0]))
 
-        patience_s = _PATIENCE_S if can_cancel else _SHORT_PATIENCE_S
+        patience_s = _PATIENCE_S if can_cancel else _LONG_PATIENCE_S
         ask = cancel if message.id and can_cancel else None
         self._keep(asyncio.create_task(_see_off(call, ask, patience_s)))
 

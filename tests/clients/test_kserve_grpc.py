@@ -162,7 +162,9 @@ def test_many_requests_on_one_stream_are_answered_in_order(client: Any) -> None:
         assert sums == [1, 3, 6, 10, 15, 21, 28, 36]
 
 
-def test_a_client_that_leaves_or_whose_time_is_up_ends_the_work(others: Others) -> None:
+def test_a_client_that_leaves_or_whose_time_is_up_brings_no_server_down(others: Others) -> None:
+    """To break a call off ended Triton one time in three; a model of others' runs on instead."""
+
     async def scenario() -> None:
         async with triton_aio.InferenceServerClient(others.grpc_address) as client:
             for leaves in (True, False):
@@ -170,7 +172,7 @@ def test_a_client_that_leaves_or_whose_time_is_up_ends_the_work(others: Others) 
                 async def requests() -> AsyncIterator[Any]:
                     yield {
                         "model_name": "repeat",
-                        "inputs": _number(triton_aio, *range(1000), wait=0.05),
+                        "inputs": _number(triton_aio, *range(50), wait=0.05),
                     }
 
                 timeout = None if leaves else 1.0
@@ -178,18 +180,28 @@ def test_a_client_that_leaves_or_whose_time_is_up_ends_the_work(others: Others) 
                 seen = 0
                 with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
                     async for _, error in stream:
-                        assert error is None
+                        if error is not None:
+                            # The gateway may say so before the client looks at its own clock.
+                            assert not leaves and "no answer within" in error.message()
+                            break
                         seen += 1
                         if leaves and seen == 3:
                             stream.cancel()
-                assert 0 < seen < 1000
+                assert 0 < seen < 50
 
-    asyncio.run(scenario())
+    before = _num_repeated(others)
+    for _ in range(3):
+        asyncio.run(scenario())
     deadline = time.monotonic() + 60
-    while others.server.log.read_text().count("repeat: cancelled") < 2:
-        assert time.monotonic() < deadline, "the model still works for a client that has left"
+    while _num_repeated(others) < before + 3 * 2:
+        assert time.monotonic() < deadline and others.server.is_alive, "the work does not end"
         time.sleep(0.1)
     assert others.server.is_alive
+    assert "repeat: cancelled" not in others.server.log.read_text()
+
+
+def _num_repeated(others: Others) -> int:
+    return others.server.log.read_text().count("repeat: done")
 
 
 def _message(**changes: Any) -> Any:

@@ -106,6 +106,7 @@ _REPEAT = """
                 break
             output = pb.Tensor("OUT", np.array([value], np.int32))
             sender.send(pb.InferenceResponse([output]))
+        print("repeat: done", flush=True)
         sender.send(flags=final)
 """
 _CONTROL = (

@@ -163,7 +163,11 @@ def test_one_process_measures_memory_at_a_time(tmp_path: Path) -> None:
     ],
 )
 def test_triton_names_the_gpu(
-    kind: str, setting: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    setting: str | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """instance_group { kind: KIND_GPU gpus: [1] } went to the first GPU all the same."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", MagicMock())
@@ -178,6 +182,8 @@ def test_triton_names_the_gpu(
             "model_config": json.dumps({"parameters": parameters}),
             "model_instance_kind": kind,
             "model_instance_device_id": "1",
+            "model_repository": str(tmp_path),
+            "model_version": "1",
         }
     )
     assert found.device == expected
