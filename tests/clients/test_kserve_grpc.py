@@ -163,7 +163,7 @@ def test_many_requests_on_one_stream_are_answered_in_order(client: Any) -> None:
 
 
 def test_a_client_that_leaves_or_whose_time_is_up_brings_no_server_down(others: Others) -> None:
-    """To break a call off ended Triton one time in three; a model of others' runs on instead."""
+    """To break a call off can end Triton 2.51; a model of others' runs on instead."""
 
     async def scenario() -> None:
         async with triton_aio.InferenceServerClient(others.grpc_address) as client:
