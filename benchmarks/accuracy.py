@@ -22,9 +22,9 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.layers import PagedBatch
-from atoll.models.options import load_options
+from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
-from atoll.text.encoding import TextEncoder
+from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 from atoll_kernels.cpu.native import library

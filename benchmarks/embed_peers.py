@@ -70,8 +70,8 @@ def _engine(dtype: str) -> Callable[[Path, str, Path], Embed]:
         from atoll.encoders.encoder import Embedder, EmbedOptions
         from atoll.encoders.engine import EncoderEngine
         from atoll.encoders.packer import Item
-        from atoll.serving.loading import on_passing_thread
-        from atoll.text.encoding import TextEncoder
+        from atoll.serving.triton.instance import on_passing_thread
+        from atoll.text.text_encoder import TextEncoder
         from atoll.text.tokenizer import Tokenizer as TextTokenizer
 
         settings = Settings(model_id=str(folder), dtype=dtype)

@@ -160,10 +160,10 @@ async def own_microseconds() -> float:
     """
     from tritonclient.grpc import service_pb2 as pb
 
-    from atoll_client.gateway.app import Gateway
+    from atoll_client.gateway.core.app import Gateway
+    from atoll_client.gateway.core.server import Served, Server
+    from atoll_client.gateway.core.settings import GatewaySettings
     from atoll_client.gateway.routes import ROUTES
-    from atoll_client.gateway.server import Served, Server
-    from atoll_client.gateway.settings import GatewaySettings
     from atoll_client.types import ModelInfo
 
     answer = pb.ModelInferResponse()

@@ -130,7 +130,7 @@ def _engine(dtype: str) -> Callable[[Path, Path], Generate]:
         from atoll.config import Settings
         from atoll.engine.loader import load_engine
         from atoll.engine.request import Request, SamplingOptions
-        from atoll.serving.loading import on_passing_thread
+        from atoll.serving.triton.instance import on_passing_thread
 
         settings = Settings(
             dtype=dtype, prefix_caching=False, max_batch_total_tokens=MAX_SEQUENCES * MAX_TOKENS

@@ -23,14 +23,14 @@ from random_weights import random_model
 
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
-from atoll.engine.runner import Decoder, Runner
-from atoll.engine.sampler import Sampler
-from atoll.engine.sampler.processors import Processors
-from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers import Linear, PackedBatch
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.registry import DECODERS, ENCODERS
+from atoll.runner.model_runner import Decoder, Runner
+from atoll.sampling import Sampler
+from atoll.sampling.processors import Processors
+from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 

@@ -19,7 +19,7 @@ import torch
 from measure import machine
 
 import atoll_kernels as kernels
-from atoll_kernels.cpu import linear_float, linear_grouped, linear_native
+from atoll_kernels.cpu import linear_native_dense, linear_native_quantized, linear_onednn
 from atoll_kernels.cpu.native.build import usable_levels
 
 LAYERS = ((384, 1536), (1536, 384), (768, 3072), (3072, 768))
@@ -44,9 +44,12 @@ def linear_layers() -> dict[str, float]:
     for width, outs in LAYERS:
         weight = (torch.randn(outs, width) * width**-0.5).bfloat16()
         packed = {
-            "bf16": (linear_native.pack(weight, None), linear_native.linear),
-            "bytes": (linear_grouped.pack_int8(weight, None), linear_grouped.linear),
-            "oneDNN bf16": (linear_float.pack(weight, None), linear_float.linear),
+            "bf16": (linear_native_dense.pack(weight, None), linear_native_dense.linear),
+            "bytes": (
+                linear_native_quantized.pack_int8(weight, None),
+                linear_native_quantized.linear,
+            ),
+            "oneDNN bf16": (linear_onednn.pack(weight, None), linear_onednn.linear),
         }
         for rows in ROWS:
             x = torch.randn(rows, width).bfloat16()

@@ -23,8 +23,8 @@ from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
 from atoll.layers import PackedBatch
-from atoll.serving.loading import on_passing_thread
-from atoll.text.encoding import TextEncoder
+from atoll.serving.triton.instance import on_passing_thread
+from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 

@@ -20,11 +20,11 @@ from measure import machine
 
 from atoll.config import Settings
 from atoll.layers import PagedBatch
-from atoll.models.options import load_options
+from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.files import resolve
+from atoll_kernels.cpu.graph import Tape, record
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.tape import Tape, record
 
 BLOCK_SIZE, LENGTH, REPETITIONS = 16, 101, 30
 KINDS = ("attention", "norm", "activation", "rope", "linear", "grouped")

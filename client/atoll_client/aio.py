@@ -18,9 +18,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from atoll_client import discovery, messages, tasks
+from atoll_client import discovery, kserve, tasks
 from atoll_client import shared_memory as shared
-from atoll_client.batches import in_parts
+from atoll_client.batching import in_parts
 from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import (
     NotFound,
@@ -29,11 +29,11 @@ from atoll_client.errors import (
     Unreached,
     UnsupportedModel,
 )
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
+from atoll_client.retry import Tries
 from atoll_client.sequences import Sequences, Turn
 from atoll_client.tasks import Prompt
 from atoll_client.transport import connect
-from atoll_client.tries import Tries
 from atoll_client.types import (
     Chunk,
     Embeddings,
@@ -210,7 +210,7 @@ class AsyncClient:
         **options: Any,
     ) -> Generation:
         """The answer to a conversation; the model's own template makes the prompt."""
-        return await self._whole(Prompt(messages=messages, tools=tools), model, options)
+        return await self._whole(Prompt(messages=kserve, tools=tools), model, options)
 
     async def stream(
         self,
@@ -265,10 +265,10 @@ class AsyncClient:
         Returns:
             Arrays by name; texts as lists of str.
         """
-        message = messages.request(model, parameters)
+        message = kserve.request(model, parameters)
         for name, value in inputs.items():
-            messages.add_array(message, name, value)
-        return messages.as_text(messages.outputs(await self._send(message)))
+            kserve.add_array(message, name, value)
+        return kserve.as_text(kserve.outputs(await self._send(message)))
 
     async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
         tasks.check_one(options)
@@ -297,7 +297,7 @@ class AsyncClient:
             turn.mark(message)
         async with contextlib.aclosing(self._responses(message, info.name)) as responses:
             async for response in responses:
-                for chunk in messages.read_chunks(response):
+                for chunk in kserve.read_chunks(response):
                     yield chunk
 
     async def _responses(self, message: Message, generator: str) -> AsyncGenerator[Message, None]:
@@ -330,7 +330,7 @@ class AsyncClient:
                 await tries.pause(error)
 
     async def _embed_shared(
-        self, info: ModelInfo, texts: Sequence[Any], parameters: messages.Parameters, progress: bool
+        self, info: ModelInfo, texts: Sequence[Any], parameters: kserve.Parameters, progress: bool
     ) -> Floats:
         about = await self._transport.metadata(info.name, self._timeout_s)
         own = next(int(t.shape[-1]) for t in about.outputs if t.name == "embedding")
@@ -385,13 +385,13 @@ class AsyncClient:
     async def _control(
         self, name: str, is_stream: bool, is_batched: bool, question: Mapping[str, Any]
     ) -> Any:
-        message = messages.control_request(name, is_batched, question)
+        message = kserve.control_request(name, is_batched, question)
         if not is_stream:
-            return messages.read_control(await self._send(message))
+            return kserve.read_control(await self._send(message))
         answers = self._transport.responses(message, self._timeout_s)
         async with contextlib.aclosing(answers) as responses:
             async for response in responses:
-                return messages.read_control(response)
+                return kserve.read_control(response)
         raise NotReady(f"model {name!r} gave no answer")
 
     async def _find(self, refresh: bool = False) -> None:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from atoll_client.errors import AtollError, DeadlineExceeded, from_grpc
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 # Bytes of a stream that are kept for a caller who is slower than the server. Beyond, the stream is
 # read no further, and gRPC's flow control holds the server up.

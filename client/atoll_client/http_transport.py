@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import messages
+from atoll_client import kserve
 from atoll_client.errors import (
     AtollError,
     DeadlineExceeded,
@@ -31,7 +31,7 @@ from atoll_client.errors import (
     is_full,
     is_gone,
 )
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 from atoll_client.transport import Metadata
 
 _SIZE = "Inference-Header-Content-Length"
@@ -179,7 +179,7 @@ def _values(message: Message) -> list[tuple[Any, Any]]:
     """Inputs as JSON values, which is how ``generate_stream`` takes them; scalars unwrapped."""
     found = []
     for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
-        values = messages.values(tensor.datatype, raw)
+        values = kserve.values(tensor.datatype, raw)
         found.append((tensor, values[0] if list(tensor.shape) == [1] else values))
     return found
 
@@ -228,7 +228,7 @@ def _event(found: dict[str, Any]) -> Message:
             value = found[name]
             values = value if isinstance(value, list) else [value]
             message.outputs.add(name=name, datatype=datatype, shape=[len(values)])
-            message.raw_output_contents.append(messages.packed(datatype, values))
+            message.raw_output_contents.append(kserve.packed(datatype, values))
     return message
 
 

@@ -13,9 +13,9 @@ import weakref
 from collections import deque
 from dataclasses import dataclass
 
-from atoll_client import messages
+from atoll_client import kserve
 from atoll_client.errors import AtollError
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 from atoll_client.transport import Transport
 
 # An end that is not heard costs the server some idle minutes, never the caller much time.
@@ -59,7 +59,7 @@ class Sequences:
         entry = self._open.pop(key, None)
         if entry is None:
             return
-        message = messages.request(entry)
+        message = kserve.request(entry)
         Turn(entry, key, is_end=True).mark(message)
         with contextlib.suppress(AtollError):
             responses = self._transport.responses(message, _END_TIMEOUT_S)

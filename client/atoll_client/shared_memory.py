@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atoll_client.errors import AtollError, UnsupportedModel
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 from atoll_client.types import Floats
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from atoll_client import messages, scores
+from atoll_client import kserve, scores
 from atoll_client.errors import ValidationError
-from atoll_client.messages import Message, Parameters
+from atoll_client.kserve import Message, Parameters
 from atoll_client.scores import Scores
 from atoll_client.types import (
     Chunk,
@@ -36,12 +36,12 @@ def embed(model: str, items: Items, parameters: Parameters) -> Message:
 
     parameters: as in the model's documentation.
     """
-    message = messages.request(model, parameters, messages.unique())
+    message = kserve.request(model, parameters, kserve.unique())
     if items and not isinstance(items[0], str):
-        messages.add_array(message, "input_ids", _filled_up(cast(Sequence[Sequence[int]], items)))
+        kserve.add_array(message, "input_ids", _filled_up(cast(Sequence[Sequence[int]], items)))
     else:
         texts = cast(Sequence[str], items)
-        messages.add_texts(message, "text_input", texts, [len(texts), 1])
+        kserve.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
 
 
@@ -55,13 +55,13 @@ def _filled_up(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
 
 def read_embeddings(response: Message) -> Embeddings:
     """The answer of an embedder."""
-    found = messages.outputs(response)
+    found = kserve.outputs(response)
     return Embeddings(found["embedding"], found["num_input_tokens"].reshape(-1))
 
 
 def read_token_vectors(response: Message) -> list[Floats]:
     """A vector for each token of each text, if ``return_token_embeddings`` was asked for."""
-    found = messages.outputs(response)
+    found = kserve.outputs(response)
     counts = found["num_input_tokens"].reshape(-1).tolist()
     return [rows[:count] for rows, count in zip(found["token_embedding"], counts, strict=True)]
 
@@ -72,7 +72,7 @@ def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
     The rows of ``indices`` and ``values`` are joined; ``offsets`` has one more element than there
     are rows.
     """
-    found = messages.outputs(response)
+    found = kserve.outputs(response)
     indices, values = found["indices"].reshape(-1), found["values"].reshape(-1)
     bounds = found["offsets"].reshape(-1)
     rows = [
@@ -86,10 +86,10 @@ def rerank(
     model: str, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
 ) -> Message:
     """A query and texts to one score each; several queries: one for each text."""
-    message = messages.request(model, parameters, messages.unique())
+    message = kserve.request(model, parameters, kserve.unique())
     queries = [query] if isinstance(query, str) else query
-    messages.add_texts(message, "query", queries, [len(queries), 1])
-    messages.add_texts(message, "text_input", texts, [len(texts), 1])
+    kserve.add_texts(message, "query", queries, [len(queries), 1])
+    kserve.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
 
 
@@ -97,10 +97,10 @@ def classify(
     model: str, texts: Sequence[str], pairs: Sequence[str] | None, parameters: Parameters
 ) -> Message:
     """Texts, or pairs of texts, to one score for each label."""
-    message = messages.request(model, parameters, messages.unique())
-    messages.add_texts(message, "text_input", texts, [len(texts), 1])
+    message = kserve.request(model, parameters, kserve.unique())
+    kserve.add_texts(message, "text_input", texts, [len(texts), 1])
     if pairs is not None:
-        messages.add_texts(message, "text_pair", pairs, [len(pairs), 1])
+        kserve.add_texts(message, "text_pair", pairs, [len(pairs), 1])
     return message
 
 
@@ -109,7 +109,7 @@ def read_scores(response: Message) -> tuple[Floats, Any]:
 
     The request had ``raw_scores``: made scores by the model, in float32, they may be all the same.
     """
-    found = messages.outputs(response)
+    found = kserve.outputs(response)
     return found["score"], found["num_input_tokens"].reshape(-1)
 
 
@@ -145,25 +145,25 @@ def generate(
     session: str | None = None,
 ) -> Message:
     """A generation. ``sampling``: the model's options; ``max_tokens`` None is unlimited."""
-    message = messages.request(model, request_id=messages.unique(request_id))
+    message = kserve.request(model, request_id=kserve.unique(request_id))
     if session is not None:
         message.parameters["sequence_id"].string_param = session
     if prompt.messages is not None:
-        messages.add_texts(message, "messages", [_json(prompt.messages)], [1])
+        kserve.add_texts(message, "messages", [_json(prompt.messages)], [1])
         if prompt.tools:
-            messages.add_texts(message, "tools", [_json(prompt.tools)], [1])
+            kserve.add_texts(message, "tools", [_json(prompt.tools)], [1])
     elif prompt.input_ids is not None:
-        messages.add_integers(message, "input_ids", prompt.input_ids)
+        kserve.add_integers(message, "input_ids", prompt.input_ids)
     else:
-        messages.add_texts(message, "text_input", [prompt.text or ""], [1])
-    messages.add_texts(message, "sampling_parameters", [_json(sampling)], [1])
-    messages.add_flag(message, "stream", stream)
+        kserve.add_texts(message, "text_input", [prompt.text or ""], [1])
+    kserve.add_texts(message, "sampling_parameters", [_json(sampling)], [1])
+    kserve.add_flag(message, "stream", stream)
     for name in ("finish_reason", "num_input_tokens", "num_output_tokens"):
-        messages.add_flag(message, f"return_{name}", True)
+        kserve.add_flag(message, f"return_{name}", True)
     wanted = wanted or Wanted()
     for field in fields(wanted):
         if getattr(wanted, field.name):
-            messages.add_flag(message, f"return_{field.name}", True)
+            kserve.add_flag(message, f"return_{field.name}", True)
     return message
 
 

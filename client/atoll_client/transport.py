@@ -11,9 +11,9 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.address import parse_address
-from atoll_client.calls import Calls
 from atoll_client.errors import Unreached, from_grpc
-from atoll_client.messages import Message
+from atoll_client.grpc_calls import Calls
+from atoll_client.kserve import Message
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -12,8 +12,8 @@ import pytest
 from fake_triton import FakeTriton, chunk
 from scripted import CHAT, EMBED, GENERATE, MODELS, gateway, run
 
+from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.main import application
-from atoll_client.gateway.settings import GatewaySettings
 
 
 def test_a_model_is_found_below_the_path_of_another() -> None:

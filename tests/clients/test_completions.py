@@ -14,7 +14,7 @@ import pytest
 from fake_triton import FakeTriton, Refusal, chunk, words
 from scripted import run
 
-from atoll_client import messages
+from atoll_client import kserve
 
 
 def test_a_suffix_is_for_the_model_to_judge() -> None:
@@ -24,7 +24,7 @@ def test_a_suffix_is_for_the_model_to_judge() -> None:
     async def generate(message: Any) -> AsyncIterator[Any]:
         names = [tensor.name for tensor in message.inputs]
         raw = message.raw_input_contents[names.index("sampling_parameters")]
-        asked.append(json.loads(messages.values("BYTES", raw)[0]))
+        asked.append(json.loads(kserve.values("BYTES", raw)[0]))
         async for response in words(message):
             yield response
 

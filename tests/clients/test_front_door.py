@@ -11,7 +11,7 @@ import pytest
 from fake_triton import FakeTriton
 from scripted import CHAT, EMBED, GENERATE, gateway, post, run
 
-from atoll_client.gateway.headers import Keys, read_headers, trace_context
+from atoll_client.gateway.core.headers import Keys, read_headers, trace_context
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 IDS = TRACE[3:]

@@ -13,9 +13,9 @@ from gateways import GENERATOR, Served, start_gateway
 
 from atoll_client import Client
 from atoll_client.errors import NotReady, Unauthorized
-from atoll_client.gateway import protocol
+from atoll_client.gateway.tei import grpc_schema
 
-TEI = protocol.tei()
+TEI = grpc_schema.tei()
 Call = Callable[..., Any]
 
 
@@ -172,7 +172,7 @@ def test_an_error_ends_a_stream(call: Call) -> None:
 
 
 def test_health_and_reflection(served: Served) -> None:
-    health, info = protocol.health(), protocol.reflection("grpc.reflection.v1alpha")
+    health, info = grpc_schema.health(), grpc_schema.reflection("grpc.reflection.v1alpha")
     with grpc.insecure_channel(served.grpc_address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

@@ -14,7 +14,7 @@ from fake_triton import FakeTriton, Refusal, chunk, never, vectors
 from scripted import MODELS, run
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import calls, messages
+from atoll_client import grpc_calls, kserve
 
 TEXT = {"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}
 INFER = ("/v2/models/vectors/infer", {"inputs": [TEXT]})
@@ -37,11 +37,11 @@ def test_a_server_is_read_no_faster_than_the_caller_reads() -> None:
         async with FakeTriton(MODELS) as triton:
             triton.generate = much
             async with grpc.aio.insecure_channel(triton.address) as channel:
-                made = calls.Calls(channel)
-                responses = made.responses(messages.request("words"), 60.0)
+                made = grpc_calls.Calls(channel)
+                responses = made.responses(kserve.request("words"), 60.0)
                 numbers = []
                 async for response in responses:
-                    numbers.append(int(messages.outputs(response)["text_output"][0][:10]))
+                    numbers.append(int(kserve.outputs(response)["text_output"][0][:10]))
                     if numbers == [0]:
                         seen = -1
                         while seen != sent:
@@ -67,8 +67,8 @@ def test_who_leaves_frees_a_stream_that_was_full() -> None:
         async with FakeTriton(MODELS) as triton:
             triton.generate = endless
             async with grpc.aio.insecure_channel(triton.address) as channel:
-                made = calls.Calls(channel)
-                responses = made.responses(messages.request("words"), 60.0)
+                made = grpc_calls.Calls(channel)
+                responses = made.responses(kserve.request("words"), 60.0)
                 await anext(responses)
                 await asyncio.sleep(0.2)
                 await responses.aclose()
@@ -122,8 +122,8 @@ def test_answers_that_are_late_or_break_off() -> None:
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_client_that_reads_nothing_is_left(is_stream: bool) -> None:
     """It held its place, and what was meant for it, for as long as it liked."""
+    from atoll_client.gateway.core.settings import GatewaySettings
     from atoll_client.gateway.main import application
-    from atoll_client.gateway.settings import GatewaySettings
 
     async def scenario() -> None:
         async def much(message: Any) -> AsyncIterator[Any]:

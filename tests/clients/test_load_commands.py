@@ -10,7 +10,7 @@ from gateways import Served
 from typer.testing import CliRunner
 
 from atoll.cli.app import app
-from atoll.serving import parts
+from atoll.serving.triton import latency_breakdown
 
 
 def _asked(*arguments: str) -> Any:
@@ -36,6 +36,6 @@ def test_profile_by_the_gateway(scoring: Served, task: str) -> None:
     """Its own page of metrics has the models'."""
     found = _asked("profile", f"tiny-{task}", "--requests", "8", "--url", scoring.url)
     assert found["requests"] == 8
-    assert list(found["parts_ms"]) == [*parts.ENCODER, "outside"]
+    assert list(found["parts_ms"]) == [*latency_breakdown.ENCODER, "outside"]
     assert sum(found["parts_ms"].values()) == pytest.approx(found["mean_ms"], rel=0.05)
     assert found["parts_ms"]["compute"] > 0

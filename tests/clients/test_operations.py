@@ -20,7 +20,7 @@ import pytest
 from fake_triton import FakeTriton, Refusal, chunk
 from scripted import CHAT, EMBED, GENERATE, MODELS, gateway, post, run
 
-from atoll_client.gateway.settings import GatewaySettings
+from atoll_client.gateway.core.settings import GatewaySettings
 
 CODE = grpc.StatusCode
 
@@ -88,7 +88,7 @@ def test_a_failure_after_the_first_token_is_an_event_and_nothing_is_tried_again(
 
 def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxies end what is silent for a minute: comments come before the first token and between."""
-    monkeypatch.setattr("atoll_client.gateway.streams._SILENCE_S", 0.1)
+    monkeypatch.setattr("atoll_client.gateway.core.sse._SILENCE_S", 0.1)
 
     async def slow(message: Any) -> AsyncIterator[Any]:
         await asyncio.sleep(0.25)
@@ -116,7 +116,7 @@ def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
         assert failed.status_code == 200 and set(comments) == {":"} and not rest
         assert json.loads(event.removeprefix("data: "))["error"]["http_status_code"] == 429
         # In time, it is a status as ever.
-        monkeypatch.setattr("atoll_client.gateway.streams._SILENCE_S", 15.0)
+        monkeypatch.setattr("atoll_client.gateway.core.sse._SILENCE_S", 15.0)
         assert (await http.post(CHAT[0], json=body)).status_code == 429
 
     run(scenario)

@@ -13,10 +13,10 @@ from fake_triton import FakeTriton
 from gateways import free_port
 from scripted import MODELS, gateway
 
-from atoll_client.gateway import protocol
-from atoll_client.gateway.rpc import _ordered
+from atoll_client.gateway.tei import grpc_schema
+from atoll_client.gateway.tei.grpc_server import _ordered
 
-TEI = protocol.tei()
+TEI = grpc_schema.tei()
 
 
 def test_an_error_while_reading_a_client_s_messages_is_not_their_end() -> None:

@@ -19,7 +19,7 @@ import tritonclient.grpc as tritonclient
 from fake_triton import FakeTriton, Refusal
 from gateways import GENERATOR, Served
 
-from atoll_client import AsyncClient, AsyncConversation, Client, messages
+from atoll_client import AsyncClient, AsyncConversation, Client, kserve
 from atoll_client.errors import NotReady, UnsupportedModel, ValidationError
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ TOOLS = [{"type": "function", "function": {"name": "look"}}]
 
 
 def said(message: Any) -> tuple[str, str, list[str]]:
-    """(model, flags, contents of the messages) of a request."""
+    """(model, flags, contents of the kserve) of a request."""
     flags = "".join(
         letter for name, letter in (("sequence_start", "S"), ("sequence_end", "E"))
         if message.parameters[name].bool_param
@@ -42,7 +42,7 @@ def said(message: Any) -> tuple[str, str, list[str]]:
 def texts(message: Any) -> dict[str, str]:
     """A request's first texts by tensor."""
     parts = zip(message.inputs, message.raw_input_contents, strict=True)
-    return {t.name: messages.values("BYTES", raw)[0] for t, raw in parts if t.datatype == "BYTES"}
+    return {t.name: kserve.values("BYTES", raw)[0] for t, raw in parts if t.datatype == "BYTES"}
 
 
 def run(

@@ -19,7 +19,7 @@ from gateways import free_port
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from scripted import gateway
 
-from atoll_client.gateway import protocol
+from atoll_client.gateway.tei import grpc_schema
 
 MODELS = {"vectors": {"task": "embed"}, "words": {"task": "generate"}}
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -134,7 +134,7 @@ def test_a_stream_s_span_lasts_as_long_as_the_stream() -> None:
 
 def test_streams_over_grpc_are_passed_on_as_their_span() -> None:
     """Each message of a stream was sent to the server as the caller's own child."""
-    tei = protocol.tei()
+    tei = grpc_schema.tei()
 
     async def scenario() -> None:
         port = free_port()

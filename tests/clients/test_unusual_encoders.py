@@ -31,7 +31,7 @@ from atoll.launcher import ServerProcess
 from atoll.launcher.options import ServerOptions
 from atoll_client import Client
 from atoll_client.errors import ValidationError
-from atoll_client.gateway import protocol
+from atoll_client.gateway.tei import grpc_schema
 
 QUERY = "abc def"
 TEXTS = ["ghi", "abc abc def", "zzz", "abc", "(x)", "QQ Q"]
@@ -369,7 +369,7 @@ def test_a_models_own_limit_holds_on_the_routes(http: httpx.Client) -> None:
 
 
 def test_streams_over_grpc_have_the_models_limit_and_order(bare: Served, logits: Any) -> None:
-    schema = protocol.tei()
+    schema = grpc_schema.tei()
     with grpc.insecure_channel(bare.grpc_address) as channel:
         call = channel.stream_unary(
             "/tei.v1.Rerank/RerankStream",

@@ -14,7 +14,7 @@ from torch import Tensor
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
-from atoll.encoders.short import MOST_TOKENS, ShortTexts
+from atoll.encoders.short_text_graphs import MOST_TOKENS, ShortTexts
 from atoll.layers import PackedBatch
 from atoll_kernels import dispatch
 from atoll_kernels.cpu import native

@@ -16,7 +16,7 @@ from tokenizers import (
 )
 
 from atoll.errors import ValidationError
-from atoll.text.encoding import TextEncoder
+from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer as Loaded
 
 CORPUS = ["An atoll is a ring of coral around a lagoon.", "Récif, 环礁, 🏝 and 1234 fish"] * 20

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from atoll.errors import EmptyInputError, ValidationError
-from atoll.text import encoding as encoding_module
-from atoll.text.encoding import TextEncoder
+from atoll.text import text_encoder as encoding_module
+from atoll.text.text_encoder import TextEncoder
 
 CORPUS = [
     "An atoll is a ring of coral around a lagoon, isn't it?", "Récif, 环礁, 🏝 and 1234567 fish",

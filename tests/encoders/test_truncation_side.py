@@ -11,7 +11,7 @@ from tiny.sentence import update, write_trunk
 from transformers import AutoTokenizer
 
 from atoll.errors import ConfigError
-from atoll.text.encoding import TextEncoder
+from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 
 LONG = "".join(chr(33 + i % 60) for i in range(400))

@@ -35,7 +35,7 @@ from atoll.catalogue import read_model
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
-from atoll.text.encoding import TextEncoder
+from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 

@@ -12,10 +12,10 @@ from driving import EchoModel, generate, make_core, request, run
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.engine.engine import Engine
-from atoll.engine.memory import num_cache_blocks
+from atoll.engine.thread import Engine
 from atoll.errors import Cancelled, ConfigError, GenerationError, NotReady, Overloaded
 from atoll.layers.attention import PagedBatch
+from atoll.runner.memory import num_cache_blocks
 from atoll.weights.load import LoadOptions
 
 

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models
 from torch import Tensor
 
-from atoll.engine import grammar as grammars
-from atoll.engine.grammar import GrammarCompiler, read_constraint
 from atoll.engine.request import FinishReason
 from atoll.errors import ValidationError
+from atoll.sampling import grammar as grammars
+from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from atoll.config import Settings
 from atoll.engine import loader
 from atoll.engine.core import EngineCore
-from atoll.engine.graphs import buckets, refusal
 from atoll.engine.request import Request, SamplingOptions
-from atoll.engine.runner import Runner
 from atoll.models.registry import Checkpoint, load_decoder
+from atoll.runner.decode_graphs import buckets, refusal
+from atoll.runner.model_runner import Runner
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 

@@ -21,8 +21,8 @@ from tiny.t5 import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from atoll.engine.graphs import DecodeSteps, refusal
 from atoll.models.registry import DECODERS, Checkpoint
+from atoll.runner.decode_graphs import DecodeSteps, refusal
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from tiny.checkpoint import enliven, write
 from tiny.decoders import DECODERS as DECODER_VARIANTS
 
-from atoll.engine.lora import attach_adapters
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.runner.lora import attach_adapters
 from atoll.weights.load import LoadOptions
 
 COUNT = 20

@@ -17,10 +17,10 @@ from adapters import save_adapter
 from driving import load, save_llama
 from safetensors.torch import load_file, save_file
 
-from atoll.engine.lora import attach_adapters
-from atoll.engine.lora_config import LoraConfig
 from atoll.errors import ConfigError, WeightError
 from atoll.models.registry import DECODERS, Checkpoint, architecture
+from atoll.runner.lora import attach_adapters
+from atoll.runner.lora_config import LoraConfig
 
 # What says how it was made, and nothing about what it is.
 UNREAD = {

@@ -12,14 +12,14 @@ from scipy import stats
 from torch import Tensor
 
 from atoll.engine.request import SamplingOptions, Sequence, Token
-from atoll.engine.sampler import Sampler, fused
-from atoll.engine.sampler import sampler as sampler_module
-from atoll.engine.sampler.processors import Processors
-from atoll.engine.sampler.random import uniform
-from atoll.engine.sampler.selection import draw, most_likely
-from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
-from atoll.engine.sampler.watermark import Watermark
 from atoll.errors import GenerationError
+from atoll.sampling import Sampler, fused
+from atoll.sampling import sampler as sampler_module
+from atoll.sampling.processors import Processors
+from atoll.sampling.random import uniform
+from atoll.sampling.selection import draw, most_likely
+from atoll.sampling.warpers import WarperParameters, shortlist, warp
+from atoll.sampling.watermark import Watermark
 from atoll_kernels import sample
 
 GPU = torch.device("cuda")

@@ -8,8 +8,8 @@ import pytest
 from jsonschema.validators import validator_for
 from walks import Walker
 
-from atoll.engine.schema import json_grammar
 from atoll.errors import ValidationError
+from atoll.sampling.schema import json_grammar
 
 
 @pytest.fixture(scope="module")

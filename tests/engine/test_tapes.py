@@ -15,10 +15,10 @@ from tiny.decoders import DECODERS, DYNAMIC
 from tiny.t5 import write_t5
 from torch import Tensor
 
-from atoll.engine.graphs import _are_other
 from atoll.engine.request import Request, SamplingOptions
+from atoll.runner.decode_graphs import _are_other
 from atoll_kernels.cpu import native
-from atoll_kernels.cpu.taped import Taped
+from atoll_kernels.cpu.graph_cache import Taped
 
 VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
 SIZES = (3, 1)

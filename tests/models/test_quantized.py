@@ -15,7 +15,7 @@ from tiny.quantize import ACTIVATIONS, Packing, is_layer, pack_layer, quantize
 
 from atoll.config import Settings
 from atoll.errors import ConfigError
-from atoll.models.options import load_options
+from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights import awq, gptq
 from atoll.weights.load import LoadOptions

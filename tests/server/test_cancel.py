@@ -23,8 +23,8 @@ GENERATOR, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 ASKING = """
 import threading
 import numpy as np
-from atoll.serving.sender import Sender
-from atoll.serving.tensors import FINAL
+from atoll.serving.triton.response_sender import Sender
+from atoll.serving.triton.tensors import FINAL
 
 class TritonPythonModel:
     def execute(self, requests):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from atoll.cli.app import app
 from atoll.errors import ConfigError
 from atoll.launcher import ServerProcess
-from atoll.serving import parts
+from atoll.serving.triton import latency_breakdown
 
 EMBEDDER, GENERATOR = "all-minilm-l6-v2", "smollm2-135m-instruct"
 PROMPT = "The capital of France is"
@@ -106,7 +106,7 @@ def test_profile_says_where_the_time_goes(embedded_server: ServerProcess, model:
     found = as_json(embedded_server, *asked)
     assert found["requests"] == 12 and found["batches"] >= 1
     spent = found["parts_ms"]
-    table = parts.GENERATE if model == GENERATOR else parts.ENCODER
+    table = latency_breakdown.GENERATE if model == GENERATOR else latency_breakdown.ENCODER
     assert list(spent) == [*table, "outside"]
     assert all(ms >= 0 for ms in spent.values())
     assert sum(spent.values()) == pytest.approx(found["mean_ms"], rel=0.05)

@@ -12,7 +12,7 @@ from measured import Page, settled
 from tritonclient.utils import InferenceServerException
 
 from atoll.launcher import ServerProcess
-from atoll.serving import parts
+from atoll.serving.triton import latency_breakdown
 
 MODEL = "all-minilm-l6-v2"
 
@@ -43,7 +43,7 @@ def test_every_request_text_and_token_is_counted_once(embedded_server: ServerPro
     request, inference, queue = (
         found.pop(f"atoll_{name}_seconds_sum") for name in ("request", "inference", "queue")
     )
-    spent = [found.pop(parts.counter(part)) for part in parts.ENCODER]
+    spent = [found.pop(latency_breakdown.counter(part)) for part in latency_breakdown.ENCODER]
     # The parts are all of the time from arrival to answer.
     assert min(spent) > 0 and sum(spent) == pytest.approx(request, rel=0.05)
     assert found == {

@@ -11,7 +11,7 @@ import pytest
 from measured import Page, settled
 
 from atoll.launcher import ServerProcess
-from atoll.serving import parts
+from atoll.serving.triton import latency_breakdown
 
 MODEL = "smollm2-135m-instruct"
 
@@ -43,7 +43,10 @@ def test_every_request_and_token_is_counted_once(embedded_server: ServerProcess)
     assert [answer["finish_reason"] for answer in answers] == ["length"] * 2
     num_prompt_tokens = sum(answer["num_input_tokens"] for answer in answers)
     after = settled(embedded_server, MODEL)
-    spent = [after[name] - before[name] for name in map(parts.counter, parts.GENERATE)]
+    spent = [
+        after[name] - before[name]
+        for name in map(latency_breakdown.counter, latency_breakdown.GENERATE)
+    ]
     assert min(spent) > 0
     # To the last token, which is all but the last part.
     request = after["atoll_request_seconds_sum"] - before["atoll_request_seconds_sum"]

@@ -11,7 +11,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll.launcher import ServerProcess
-from atoll_client import messages
+from atoll_client import kserve
 
 GENERATOR, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 # How one number may be written. The fourth of KServe's, uint64, Triton itself refuses.
@@ -38,7 +38,7 @@ def sent(channel: grpc.Channel, message: Any) -> dict[str, Any]:
     for response in call(iter([message]), timeout=60):
         if response.error_message:
             raise ValueError(response.error_message)
-        outputs = messages.outputs(response.infer_response)
+        outputs = kserve.outputs(response.infer_response)
         text = found.get("text_output", b"") + b"".join(outputs.get("text_output", ()))
         found |= {**outputs, "text_output": text}
     return found
@@ -61,8 +61,8 @@ def put(message: Any, name: str, value: Any, way: str) -> None:
 
 def generation(entry: str, options: dict[str, tuple[Any, str]]) -> Any:
     """A request of a generator, or the only turn of a conversation."""
-    message = messages.request(entry)
-    messages.add_texts(message, "text_input", ["Once upon a time"], [1])
+    message = kserve.request(entry)
+    kserve.add_texts(message, "text_input", ["Once upon a time"], [1])
     if entry.endswith("-session"):
         message.parameters["sequence_id"].int64_param = 77
         message.parameters["sequence_start"].bool_param = True
@@ -112,8 +112,8 @@ def test_a_type_that_triton_has_not(channel: grpc.Channel) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_encoders(channel: grpc.Channel, way: str) -> None:
     def embedding(options: dict[str, tuple[Any, str]]) -> Any:
-        message = messages.request(EMBEDDER)
-        messages.add_texts(message, "text_input", ["a text"], [1, 1])
+        message = kserve.request(EMBEDDER)
+        kserve.add_texts(message, "text_input", ["a text"], [1, 1])
         for name, (value, kind) in options.items():
             put(message, name, value, kind)
         return sent(channel, message)["embedding"]

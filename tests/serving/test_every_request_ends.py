@@ -23,10 +23,10 @@ from in_process import (
     write_generator,
 )  # fmt: skip
 
-from atoll.serving import shared_memory
-from atoll.serving.embed import EmbedModel
-from atoll.serving.generate import GenerateModel
-from atoll.serving.session import SessionModel
+from atoll.serving.tasks.embed import EmbedModel
+from atoll.serving.tasks.generate import GenerateModel
+from atoll.serving.tasks.session import SessionModel
+from atoll.serving.triton import shared_memory
 
 Step = tuple[str, int]
 # Of all the ways a schedule can go, so many are tried; each loads its models.

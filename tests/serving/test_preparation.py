@@ -23,7 +23,7 @@ from in_process import (
     write_generator,
 )  # fmt: skip
 
-from atoll.serving.generate import GenerateModel
+from atoll.serving.tasks.generate import GenerateModel
 
 SLOW: dict[str, Any] = {"guided_regex": "slow+"}
 QUICK: dict[str, Any] = {"guided_regex": "[a-c]{3}"}
@@ -43,7 +43,7 @@ def loaded(checkpoint: str) -> Loaded:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Opens the way of grammars that take long; ``gate.entered`` counts those that have begun."""
-    from atoll.engine.grammar import GrammarCompiler
+    from atoll.sampling.grammar import GrammarCompiler
 
     found, compile_grammar = threading.Event(), GrammarCompiler.compile
     found.entered = threading.Semaphore(0)  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ def test_what_is_made_ready_counts_as_held(
     loaded: Loaded, gate: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a limit of 2, 500 requests with grammars or long prompts were taken."""
-    from atoll.serving.prompts import Prompt
+    from atoll.serving.requests.prompts import Prompt
 
     tokenize = Prompt.tokenize
     monkeypatch.setattr(

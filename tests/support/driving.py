@@ -14,13 +14,13 @@ from torch import Tensor
 
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
-from atoll.engine.runner import Runner
-from atoll.engine.sampler import Sampler
-from atoll.engine.sampler.processors import Processors
-from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers.attention import CacheSpec, PagedBatch
 from atoll.models.registry import Checkpoint, load_decoder
+from atoll.runner.model_runner import Runner
+from atoll.sampling import Sampler
+from atoll.sampling.processors import Processors
+from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 
 VOCAB = 96

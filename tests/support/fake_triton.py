@@ -13,7 +13,7 @@ import grpc.aio
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import messages
+from atoll_client import kserve
 
 _SERVICE = "inference.GRPCInferenceService"
 
@@ -190,4 +190,4 @@ def scores(values: list[float]) -> Any:
 def _add(message: Any, name: str, datatype: str, items: Any) -> None:
     array = np.asarray(items)
     message.outputs.add(name=name, datatype=datatype, shape=array.shape)
-    message.raw_output_contents.append(messages.packed(datatype, array.reshape(-1).tolist()))
+    message.raw_output_contents.append(kserve.packed(datatype, array.reshape(-1).tolist()))

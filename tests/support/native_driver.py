@@ -12,13 +12,20 @@ from unittest import mock
 
 import torch
 
-from atoll_kernels.cpu import activation, attention, linear_grouped, linear_native, norm, rope
+from atoll_kernels.cpu import (
+    activation,
+    attention,
+    linear_native_dense,
+    linear_native_quantized,
+    norm,
+    rope,
+)
 from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
-from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import LEVELS, build
 from atoll_kernels.cpu.native.library import Library
 
-MODULES = (activation, attention, linear_grouped, linear_native, norm, rope)
+MODULES = (activation, attention, linear_native_quantized, linear_native_dense, norm, rope)
 
 
 def main(level_name: str, sanitizers: str) -> None:
@@ -80,20 +87,22 @@ def _linear(dtype: torch.dtype, width: int) -> None:
         x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outs, inputs).to(dtype)
         bias = torch.randn(outs)
         if dtype == torch.float32 or width == 16:
-            linear_native.linear(x, linear_native.pack_floats(weight, bias, width), None)
+            linear_native_dense.linear(
+                x, linear_native_dense.pack_floats(weight, bias, width), None
+            )
 
 
 def _grouped(dtype: torch.dtype) -> None:
     for outs, inputs in ((5, 32), (40, 352)):
         weight, bias = torch.randn(outs, inputs), torch.randn(outs)
         layers = [
-            linear_grouped.pack8(*quantize_weight(weight), bias),
-            linear_grouped.pack4(quantize(weight, 32), bias),
-            linear_grouped.pack4(quantize_in_bytes(weight, 32), None),
+            linear_native_quantized.pack8(*quantize_weight(weight), bias),
+            linear_native_quantized.pack4(quantize(weight, 32), bias),
+            linear_native_quantized.pack4(quantize_in_bytes(weight, 32), None),
         ]
         for rows in (1, 8, 270):
             for layer in layers:
-                linear_grouped.linear(torch.randn(rows, inputs).to(dtype), layer, "gelu")
+                linear_native_quantized.linear(torch.randn(rows, inputs).to(dtype), layer, "gelu")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 from triton.runtime import interpreter
 
-from atoll.engine.graphs import DecodeSteps
+from atoll.runner.decode_graphs import DecodeSteps
 from atoll_kernels.backends import Capabilities
 from atoll_kernels.gpu import attention
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from fake_triton import FakeTriton
 
+from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.main import application
-from atoll_client.gateway.settings import GatewaySettings
 
 MODELS: dict[str, dict[str, Any]] = {
     "vectors": {"task": "embed", "dimensions": 4},

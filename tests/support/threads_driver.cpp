@@ -1,5 +1,5 @@
 // Jobs of every shape on the pool of threads.h: ends with 0 if every task was done once.
-#include "threads.h"
+#include "thread_pool.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer as RustTokenizer
 
-from atoll.engine.grammar import Grammar, GrammarCompiler
+from atoll.sampling.grammar import Grammar, GrammarCompiler
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 

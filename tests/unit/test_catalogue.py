@@ -26,7 +26,7 @@ from atoll.errors import ConfigError, UnsupportedModel
 from atoll.models.config_facts import ENCODER_TYPES
 from atoll.models.detect import GENERATOR_TYPES
 from atoll.models.registry import DECODERS, ENCODERS
-from atoll.serving.wire import WIRES
+from atoll.serving.triton.tensor_specs import WIRES
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import resolve
 

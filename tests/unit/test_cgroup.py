@@ -10,7 +10,7 @@ import torch
 
 from atoll import cgroup
 from atoll.config import Settings
-from atoll.models import options
+from atoll.models import load_options
 
 GIB = 1 << 30
 V2 = "30 24 0:26 {base} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -152,10 +152,10 @@ def test_a_machine_without_proc(tmp_path: Path) -> None:
 def test_threads(asked: int, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number that was asked for stands; the default is torch's, but no more than the quota."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(options, "num_cores", lambda: cores)
+    monkeypatch.setattr(load_options, "num_cores", lambda: cores)
     try:
         torch.set_num_threads(5)
-        options.prepare_process(Settings(num_threads=asked))
+        load_options.prepare_process(Settings(num_threads=asked))
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import messages
+from atoll_client import kserve
 from atoll_client.errors import UnsupportedModel
 
 
@@ -28,33 +28,33 @@ DTYPES = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 def test_numbers_of_every_type(dtype: str) -> None:
     """Only those of Atoll's own models could be read: FP64 was a KeyError."""
     array = np.array([[0, 1, 2], [3, 1, 0]]).astype(dtype)
-    request = messages.request("any")
-    messages.add_array(request, "x", array)
-    found = messages.as_text(messages.outputs(answer(request)))["x"]
+    request = kserve.request("any")
+    kserve.add_array(request, "x", array)
+    found = kserve.as_text(kserve.outputs(answer(request)))["x"]
     assert found.dtype == array.dtype and np.array_equal(found, array)
 
 
 def test_texts() -> None:
-    request = messages.request("any")
-    messages.add_array(request, "x", [["é"], ["日本"], [""]])
+    request = kserve.request("any")
+    kserve.add_array(request, "x", [["é"], ["日本"], [""]])
     assert list(request.inputs[0].shape) == [3, 1]
-    assert messages.as_text(messages.outputs(answer(request)))["x"] == ["é", "日本", ""]
+    assert kserve.as_text(kserve.outputs(answer(request)))["x"] == ["é", "日本", ""]
 
 
 def test_numbers_that_numpy_lacks_are_named() -> None:
     response = pb.ModelInferResponse(raw_output_contents=[b"\0\0"])
     response.outputs.add(name="x", datatype="BF16", shape=[1])
     with pytest.raises(UnsupportedModel, match="output x is BF16"):
-        messages.outputs(response)
+        kserve.outputs(response)
 
 
 def test_ids_of_several_answers_are_told_apart() -> None:
     """Each answer had the ids of all."""
-    request = messages.request("any")
-    messages.add_array(request, "text_output", ["ab", "", "c"])
-    messages.add_array(request, "num_output_tokens", np.array([2, 0, 1], np.uint32))
-    messages.add_array(request, "token_ids", np.array([7, 8, 9], np.int32))
-    chunks = messages.read_chunks(answer(request))
+    request = kserve.request("any")
+    kserve.add_array(request, "text_output", ["ab", "", "c"])
+    kserve.add_array(request, "num_output_tokens", np.array([2, 0, 1], np.uint32))
+    kserve.add_array(request, "token_ids", np.array([7, 8, 9], np.int32))
+    chunks = kserve.read_chunks(answer(request))
     assert [[token.id for token in chunk.tokens] for chunk in chunks] == [[7, 8], [], [9]]
 
 
@@ -66,10 +66,10 @@ def test_alternatives_that_are_no_characters() -> None:
     }
     special = {"8": {"logprob": -2.0, "rank": 1, "decoded_token": "", "token": "<s>", "bytes": [],
                      "special": True}}  # fmt: skip
-    request = messages.request("any")
-    messages.add_array(request, "text_output", ["€"])
-    messages.add_array(request, "logprobs", [json.dumps([top, special])])
-    (chunk,) = messages.read_chunks(answer(request))
+    request = kserve.request("any")
+    kserve.add_array(request, "text_output", ["€"])
+    kserve.add_array(request, "logprobs", [json.dumps([top, special])])
+    (chunk,) = kserve.read_chunks(answer(request))
     first, second = chunk.tokens
     assert (first.id, first.text, first.bytes, first.name) == (5, "", b"\xe2\x82", "")
     assert [one.id for one in first.top] == [6, 5, 7]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from atoll.serving.completion import complete
-from atoll.serving.wire import WIRES
+from atoll.serving.triton.auto_complete import complete
+from atoll.serving.triton.tensor_specs import WIRES
 
 
 class Config:

@@ -19,13 +19,13 @@ import torch
 
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import PREFERRED_TOKENS, Item
-from atoll.engine import memory
 from atoll.errors import ConfigError
-from atoll.models import options
-from atoll.models.options import device_of
+from atoll.models import load_options
+from atoll.models.load_options import device_of
+from atoll.runner import memory
 from atoll_kernels import dispatch, gpu
 from atoll_kernels.device import enter, prepare
-from atoll_kernels.gpu import trial
+from atoll_kernels.gpu import selftest
 
 SECOND = torch.device("cuda", 1)
 
@@ -58,7 +58,7 @@ def test_without_a_gpu(
 ) -> None:
     """A GPU whose driver is too old for torch was passed over without a word."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(options, "_GPU_FILES", (tmp_path / "nvidia0",))
+    monkeypatch.setattr(load_options, "_GPU_FILES", (tmp_path / "nvidia0",))
     with caplog.at_level(logging.WARNING):
         assert device_of("auto") == device_of("cpu") == torch.device("cpu")
         assert caplog.text == ""
@@ -124,11 +124,11 @@ def test_the_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     device = torch.device("cpu")
     monkeypatch.setattr(activation, "activate", fails)
-    assert trial.failure(device) == "RuntimeError: Failed to find C compiler."
+    assert selftest.failure(device) == "RuntimeError: Failed to find C compiler."
     monkeypatch.setattr(activation, "activate", lambda x, name: x)
-    assert trial.failure(device) is None
+    assert selftest.failure(device) is None
     monkeypatch.setattr(activation, "activate", lambda x, name: 0 * x)
-    assert trial.failure(device) == "a kernel gave a wrong result"
+    assert selftest.failure(device) == "a kernel gave a wrong result"
 
 
 def _hold(folder: str, times: Any) -> None:
@@ -171,8 +171,8 @@ def test_triton_names_the_gpu(
 ) -> None:
     """instance_group { kind: KIND_GPU gpus: [1] } went to the first GPU all the same."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", MagicMock())
-    monkeypatch.delitem(sys.modules, "atoll.serving.tensors", raising=False)
-    from atoll.serving.loading import instance_settings
+    monkeypatch.delitem(sys.modules, "atoll.serving.triton.tensors", raising=False)
+    from atoll.serving.triton.instance import instance_settings
 
     parameters = {"model_id": {"string_value": "x"}}
     if setting is not None:
@@ -187,4 +187,4 @@ def test_triton_names_the_gpu(
         }
     )
     assert found.device == expected
-    monkeypatch.delitem(sys.modules, "atoll.serving.tensors", raising=False)
+    monkeypatch.delitem(sys.modules, "atoll.serving.triton.tensors", raising=False)

@@ -21,8 +21,8 @@ from atoll.config import Settings
 from atoll.environment import TEI, TGI, clean, variables
 from atoll.errors import ConfigError
 from atoll.launcher.gateway import GatewayOptions
-from atoll_client.gateway.settings import GatewaySettings
-from atoll_client.gateway.settings import variables as gateway_variables
+from atoll_client.gateway.core.settings import GatewaySettings
+from atoll_client.gateway.core.settings import variables as gateway_variables
 
 # The flags of text-embeddings-router and of text-generation-launcher, as their --help lists them.
 TEI_FLAGS = """

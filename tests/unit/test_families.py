@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from atoll.text import families
+from atoll.text import model_quirks
 from atoll.text.tokenizer import Tokenizer as OurTokenizer
 
 MARK = "SPL1T-TH1S-Pl3A5E"
@@ -35,7 +35,7 @@ def _byte_level(folder: Path, special: list[str], architecture: str) -> OurToken
 
 def test_galactica_marks_every_character() -> None:
     text = "See [START_SMILES]C(=O)[END_SMILES] and [START_AMINO]MK[END_AMINO]."
-    assert families.split_sequences(text) == (
+    assert model_quirks.split_sequences(text) == (
         f"See [START_SMILES]{MARK}C{MARK}({MARK}={MARK}O{MARK}){MARK}[END_SMILES]"
         f" and [START_AMINO]{MARK}M{MARK}K{MARK}[END_AMINO]."
     )
@@ -46,7 +46,7 @@ def test_galactica_marks_every_character() -> None:
     ["plain text", "[START_DNA]ACGT", "[START_DNA]ACGT[END_AMINO]", "[START_REF]A[END_REF]"],
 )
 def test_galactica_leaves_the_rest_alone(text: str) -> None:
-    assert families.split_sequences(text) == text
+    assert model_quirks.split_sequences(text) == text
 
 
 def test_galactica_tokens_are_single_characters(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_santacoder_gets_its_tokens_after_the_vocabulary(tmp_path: Path) -> None
     size = tokenizer.core.get_vocab_size(with_added_tokens=False)
     ids = [tokenizer.core.token_to_id(name) for name in names]
     assert ids == list(range(size, size + 5))
-    prompt = families.fill_in_the_middle(tokenizer.core, "def f(", "return x")
+    prompt = model_quirks.fill_in_the_middle(tokenizer.core, "def f(", "return x")
     assert prompt == "<fim-prefix>def f(<fim-suffix>return x<fim-middle>"
     found = tokenizer.encode(prompt)
     assert [i for i in found if i >= size] == [ids[1], ids[3], ids[2]]
@@ -80,7 +80,7 @@ def test_santacoder_keeps_tokens_that_are_there(tmp_path: Path) -> None:
 def test_starcoder_prompt_and_models_without_a_middle(tmp_path: Path) -> None:
     special = ["<fim_prefix>", "<fim_middle>", "<fim_suffix>"]
     tokenizer = _byte_level(tmp_path, special, "GPTBigCodeForCausalLM")
-    prompt = families.fill_in_the_middle(tokenizer.core, "a", "b")
+    prompt = model_quirks.fill_in_the_middle(tokenizer.core, "a", "b")
     assert prompt == "<fim_prefix>a<fim_suffix>b<fim_middle>"
     plain = _byte_level(tmp_path, [], "LlamaForCausalLM")
-    assert families.fill_in_the_middle(plain.core, "a", "b") is None
+    assert model_quirks.fill_in_the_middle(plain.core, "a", "b") is None

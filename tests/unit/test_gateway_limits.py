@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from atoll_client.errors import Overloaded
-from atoll_client.gateway.app import Gateway
-from atoll_client.gateway.models import Models
-from atoll_client.gateway.settings import GatewaySettings
+from atoll_client.gateway.core.app import Gateway
+from atoll_client.gateway.core.models import Models
+from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.types import ModelInfo
 
 

@@ -9,7 +9,7 @@ import torch
 from atoll.cli.hardware_table import DEVICES, FEATURES, backend, served_dtypes
 from atoll.config import Settings
 from atoll.errors import ConfigError
-from atoll.models.options import check_device, prepare_process
+from atoll.models.load_options import check_device, prepare_process
 from atoll_kernels import dispatch
 from atoll_kernels.backends import AttentionSpec, Capabilities, Wishes, choose, refusal
 

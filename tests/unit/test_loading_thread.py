@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from atoll.serving.loading import on_passing_thread
+from atoll.serving.triton.instance import on_passing_thread
 
 # In a process of its own: the tests' has pools already. A pool's threads go with their owner's.
 _SCRIPT = """
 import os, time, torch
-from atoll.serving.loading import on_passing_thread
+from atoll.serving.triton.instance import on_passing_thread
 
 torch.set_num_threads(2)
 tasks = lambda: len(os.listdir("/proc/self/task"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atoll.serving.pace import Pace
+from atoll.serving.triton.send_throttle import Pace
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from token_families import FAMILIES, family
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from atoll.text.families import split_sequences
+from atoll.text.model_quirks import split_sequences
 from atoll.text.tokenizer import Tokenizer
 
 TEXTS = st.text("awordthe é東京😀 .,'\n<s>", max_size=20)

@@ -16,14 +16,14 @@ from openai.types.chat import completion_create_params as chat_params
 from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway.bodies import read
-from atoll_client.gateway.embeddings_body import EmbeddingsBody
-from atoll_client.gateway.fields import table, unknown
-from atoll_client.gateway.http import Request
-from atoll_client.gateway.openai_chat import ChatBody
-from atoll_client.gateway.openai_completions import CompletionsBody
+from atoll_client.gateway.core.fields import table, unknown
+from atoll_client.gateway.core.schemas import read
+from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.openai.chat import ChatBody
+from atoll_client.gateway.openai.completions import CompletionsBody
+from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
 from atoll_client.gateway.routes import ROUTES
-from atoll_client.gateway.tgi_body import GenerateBody
+from atoll_client.gateway.tgi.schemas import GenerateBody
 
 ASKED: Any = {"messages": [{"role": "user", "content": "Hi"}]}
 # Fields whose holder is refused, or free for the caller to fill.

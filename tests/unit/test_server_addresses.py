@@ -11,7 +11,7 @@ from atoll.cli.app import app
 from atoll_client import Client
 from atoll_client.address import parse_address
 from atoll_client.errors import NotReady, ValidationError
-from atoll_client.gateway.settings import GatewaySettings
+from atoll_client.gateway.core.settings import GatewaySettings
 
 
 @pytest.mark.parametrize(

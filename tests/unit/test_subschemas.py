@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from atoll_client.gateway.constraints import json_schema
-from atoll_client.gateway.openai_chat import ChatBody
-from atoll_client.gateway.subschemas import moved
-from atoll_client.gateway.tools import ToolChoice
+from atoll_client.gateway.core.constraints import json_schema
+from atoll_client.gateway.openai.chat import ChatBody
+from atoll_client.gateway.openai.subschemas import moved
+from atoll_client.gateway.openai.tools import ToolChoice
 
 A: dict[str, Any] = {"enum": ["x", "y"]}
 SCHEMAS: dict[str, dict[str, Any]] = {

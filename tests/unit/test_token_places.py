@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll_client.errors import TooMuch
-from atoll_client.gateway import tei, tokens
-from atoll_client.gateway.tei_body import TokenizeBody
+from atoll_client.gateway.core import tokens
+from atoll_client.gateway.tei import routes as tei
+from atoll_client.gateway.tei.schemas import TokenizeBody
 from atoll_client.types import ModelInfo
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)

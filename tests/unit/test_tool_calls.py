@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway.deltas import Deltas, logprobs_of, whole
-from atoll_client.gateway.openai_chat import ChatBody
-from atoll_client.gateway.tools import ToolChoice
+from atoll_client.gateway.openai.chat import ChatBody
+from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
+from atoll_client.gateway.openai.tools import ToolChoice
 from atoll_client.types import Chunk, Token
 
 CALL = '{"name": "f", "arguments": {"x": 1}}'

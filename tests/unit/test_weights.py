@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from atoll.errors import WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
 from atoll.weights.load import LoadOptions, load_weights
-from atoll.weights.table import Either, Reorder, Transposed, Weights
+from atoll.weights.weight_map import Either, Reorder, Transposed, Weights
 
 
 class Tiny(nn.Module):

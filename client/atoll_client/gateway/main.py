@@ -15,10 +15,10 @@ from typing import Any
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 
-from atoll_client.gateway.app import Gateway
-from atoll_client.gateway.connection import LimitedProtocol
+from atoll_client.gateway.core.app import Gateway
+from atoll_client.gateway.core.connection import LimitedProtocol
+from atoll_client.gateway.core.settings import GatewaySettings, listed
 from atoll_client.gateway.routes import ROUTES
-from atoll_client.gateway.settings import GatewaySettings, listed
 
 # By its name: as a program, the module is called __main__.
 logger = logging.getLogger("atoll_client.gateway.main")

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll_client.gateway import (
-    documentation,
-    embeddings_body,
-    openai_answers,
-    openai_chat,
-    openai_completions,
-    openai_embeddings,
-    rerankers,
-    rerankers_body,
-    shared,
-    tei,
-    tei_answers,
-    tei_body,
-    tgi,
-    tgi_body,
-    vertex,
-)
-from atoll_client.gateway.http import EVENTS, JSON, TEXT, Route
+from atoll_client.gateway import shape_routing, vertex
+from atoll_client.gateway.core import documentation
+from atoll_client.gateway.core.web import EVENTS, JSON, TEXT, Route
 from atoll_client.gateway.kserve import routes as kserve
+from atoll_client.gateway.openai import answers as openai_answers
+from atoll_client.gateway.openai import chat as openai_chat
+from atoll_client.gateway.openai import completions as openai_completions
+from atoll_client.gateway.openai import embeddings as openai_embeddings
+from atoll_client.gateway.openai import embeddings_schemas
+from atoll_client.gateway.tei import answers as tei_answers
+from atoll_client.gateway.tei import rerankers, rerankers_schemas
+from atoll_client.gateway.tei import routes as tei
+from atoll_client.gateway.tei import schemas as tei_body
+from atoll_client.gateway.tgi import routes as tgi
+from atoll_client.gateway.tgi import schemas as tgi_body
 
 _TEXT = "What is deep learning?"
 _CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
@@ -30,8 +26,8 @@ _GENERATE = {"inputs": _TEXT, "parameters": {"max_new_tokens": 20}}
 _PAIRS = {"query": _TEXT, "documents": ["Deep learning is...", "cheese"]}
 # What POST / tells apart, and what it answers.
 _ROOT_BODIES = (
-    tei_body.EmbedBody, tei_body.EmbedSparseBody, shared.ClassificationBody, tei_body.RerankBody,
-    rerankers_body.CohereBody, tei_body.SimilarityBody, tgi_body.GenerateBody,
+    tei_body.EmbedBody, tei_body.EmbedSparseBody, shape_routing.ClassificationBody, tei_body.RerankBody,
+    rerankers_schemas.CohereBody, tei_body.SimilarityBody, tgi_body.GenerateBody,
     openai_chat.ChatBody, openai_completions.CompletionsBody,
 )  # fmt: skip
 _ROOT_ANSWERS = {
@@ -68,7 +64,7 @@ ROUTES: tuple[Route, ...] = (
     *(
         Route(
             "POST", path, openai_embeddings.embeddings, "openai", "Vectors of texts",
-            embeddings_body.EmbeddingsBody, example={"input": _TEXT},
+            embeddings_schemas.EmbeddingsBody, example={"input": _TEXT},
             answers={JSON: openai_answers.EmbeddingList},
         )
         for path in ("/v1/embeddings", "/embeddings")
@@ -76,20 +72,20 @@ ROUTES: tuple[Route, ...] = (
     *(
         Route(
             "POST", path, rerankers.rerank, "openai", "Rerank documents (Cohere, Jina)",
-            rerankers_body.CohereBody, example=_PAIRS,
+            rerankers_schemas.CohereBody, example=_PAIRS,
             answers={JSON: openai_answers.Reranked},
         )
         for path in ("/v1/rerank", "/v2/rerank")
     ),
     Route(
         "POST", "/v1/ranking", rerankers.ranking, "openai", "Rank passages (NVIDIA NIM)",
-        rerankers_body.RankingBody,
+        rerankers_schemas.RankingBody,
         example={"query": {"text": _TEXT}, "passages": [{"text": "Deep learning is..."}]},
         answers={JSON: openai_answers.Rankings},
     ),
     Route(
         "POST", "/v1/score", rerankers.score, "openai", "Score pairs of texts",
-        rerankers_body.ScoreBody, example={"text_1": _TEXT, "text_2": ["Deep learning is..."]},
+        rerankers_schemas.ScoreBody, example={"text_1": _TEXT, "text_2": ["Deep learning is..."]},
         answers={JSON: openai_answers.ScoreList},
     ),
     # Text Embeddings Inference
@@ -113,9 +109,9 @@ ROUTES: tuple[Route, ...] = (
         answers={JSON: list[tei_answers.Prediction] | list[list[tei_answers.Prediction]]},
     ),
     Route(
-        "POST", "/rerank", shared.rerank, "tei", "Scores of texts for a query", shared.AnyBody,
+        "POST", "/rerank", shape_routing.rerank, "tei", "Scores of texts for a query", shape_routing.AnyBody,
         example={"query": _TEXT, "texts": ["Deep learning is...", "cheese"]},
-        bodies=(tei_body.RerankBody, rerankers_body.CohereBody),
+        bodies=(tei_body.RerankBody, rerankers_schemas.CohereBody),
         answers={JSON: list[tei_answers.RankedText] | openai_answers.Reranked},
     ),
     Route(
@@ -129,7 +125,7 @@ ROUTES: tuple[Route, ...] = (
         example={"ids": [101, 2054, 102]}, answers={JSON: list[str]},
     ),
     Route(
-        "POST", "/tokenize", shared.tokenize, "tei", "Tokens of texts", shared.AnyBody,
+        "POST", "/tokenize", shape_routing.tokenize, "tei", "Tokens of texts", shape_routing.AnyBody,
         example={"inputs": _TEXT}, bodies=(tei_body.TokenizeBody, tgi_body.GenerateBody),
         answers={JSON: list[list[tei_answers.TokenPlace]] | list[tei_answers.SimpleToken]},
     ),
@@ -148,8 +144,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     *(
         Route(
-            "POST", path, shared.root, "tgi", "By the body's shape and the models served",
-            shared.AnyBody, example={"inputs": _TEXT}, bodies=_ROOT_BODIES, answers=_ROOT_ANSWERS,
+            "POST", path, shape_routing.root, "tgi", "By the body's shape and the models served",
+            shape_routing.AnyBody, example={"inputs": _TEXT}, bodies=_ROOT_BODIES, answers=_ROOT_ANSWERS,
         )
         for path in ("/", "/invocations")
     ),
@@ -161,16 +157,16 @@ ROUTES: tuple[Route, ...] = (
     # KServe
     *kserve.ROUTES,
     # All of them, and the gateway's own
-    Route("GET", "/info", shared.info, "tei", "What is served", uncounted=True,
+    Route("GET", "/info", shape_routing.info, "tei", "What is served", uncounted=True,
           answers={JSON: tei_answers.Info}),
     *(
-        Route("GET", path, shared.health, "tei", "Whether a server is ready", public=True,
+        Route("GET", path, shape_routing.health, "tei", "Whether a server is ready", public=True,
               answers={TEXT: str})
         for path in ("/health", "/ping", "/v1/health/ready")
     ),
-    Route("GET", "/v1/health/live", shared.live, "tei", "Whether the gateway is up", public=True,
+    Route("GET", "/v1/health/live", shape_routing.live, "tei", "Whether the gateway is up", public=True,
           answers={TEXT: str}),
-    Route("GET", "/metrics", shared.metrics, "tei", "Prometheus metrics", public=True,
+    Route("GET", "/metrics", shape_routing.metrics, "tei", "Prometheus metrics", public=True,
           answers={TEXT: str}),
     Route("GET", "/", documentation.page, "tei", "A page for browsers", uncounted=True,
           answers={"text/html": str, TEXT: str}),

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 import orjson
 
 from atoll_client.errors import EmptyInputError
-from atoll_client.gateway import shared, tei
-from atoll_client.gateway.bodies import Strict, read
-from atoll_client.gateway.encoders import batch_limit, check_batch
-from atoll_client.gateway.fields import Refused
-from atoll_client.gateway.http import Handler, Reply, Request, dump, reply
+from atoll_client.gateway import shape_routing
+from atoll_client.gateway.core.encoders import batch_limit, check_batch
+from atoll_client.gateway.core.fields import Refused
+from atoll_client.gateway.core.schemas import Strict, read
+from atoll_client.gateway.core.web import Handler, Reply, Request, dump, reply
+from atoll_client.gateway.tei import routes as tei
 
 
 class VertexBody(Strict):
@@ -48,11 +49,11 @@ async def _predict(request: Request, instance: dict[str, Any]) -> Any:
     # A prediction is a whole answer.
     instance = {name: value for name, value in instance.items() if name != "stream"}
     own = dataclasses.replace(request, body=dump(instance), labels={})
-    kind = shared.kind_of(own, instance)
+    kind = shape_routing.kind_of(own, instance)
     # POST / nests labels, for clients that TEI's own shape is not for.
-    handler: Handler = tei.predict if kind.handler is shared.classification else kind.handler
+    handler: Handler = tei.predict if kind.handler is shape_routing.classification else kind.handler
     for one in (request, own):
-        shared.speak(one, kind.dialect)
+        shape_routing.speak(one, kind.dialect)
     answer = await handler(own, read(own, kind.body))
     assert isinstance(answer, Reply), "a request without stream has a whole answer"
     return _shortened(orjson.loads(answer.body))

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu import (
-    linear_float,
-    linear_grouped,
-    linear_int4,
-    linear_int8,
-    linear_native,
+    linear_native_dense,
+    linear_native_quantized,
+    linear_onednn,
+    linear_onednn_int8,
+    linear_torch_int4,
 )
 from atoll_kernels.linear import PackedLinear
 
 _FORWARD: dict[str, Callable[[Tensor, PackedLinear, str | None], Tensor]] = {
-    linear_float.LAYOUT: linear_float.linear,
-    linear_int8.LAYOUT: linear_int8.linear,
-    linear_native.LAYOUT: linear_native.linear,
-    linear_grouped.LAYOUT: linear_grouped.linear,
-    linear_int4.LAYOUT: linear_int4.linear,
+    linear_onednn.LAYOUT: linear_onednn.linear,
+    linear_onednn_int8.LAYOUT: linear_onednn_int8.linear,
+    linear_native_dense.LAYOUT: linear_native_dense.linear,
+    linear_native_quantized.LAYOUT: linear_native_quantized.linear,
+    linear_torch_int4.LAYOUT: linear_torch_int4.linear,
 }
 
 
@@ -28,9 +28,13 @@ def pack_linear(
 ) -> PackedLinear | None:
     """See ``atoll_kernels.pack_linear``; shapes that 4 bits do not take get 8."""
     if scheme == "dense":
-        return linear_native.pack(weight, bias) or linear_float.pack(weight, bias)
+        return linear_native_dense.pack(weight, bias) or linear_onednn.pack(weight, bias)
     packed = _pack_int4(weight, bias, group_size) if scheme == "int4" else None
-    return packed or linear_grouped.pack_int8(weight, bias) or linear_int8.pack(weight, bias)
+    return (
+        packed
+        or linear_native_quantized.pack_int8(weight, bias)
+        or linear_onednn_int8.pack(weight, bias)
+    )
 
 
 def pack_int4(
@@ -38,11 +42,11 @@ def pack_int4(
     dtype: torch.dtype,
 ) -> PackedLinear | None:  # fmt: skip
     """See ``atoll_kernels.pack_int4``; float32 keeps the scales and the rows as they are."""
-    found = linear_int4.arrange(codes, zeros, scales, groups)
+    found = linear_torch_int4.arrange(codes, zeros, scales, groups)
     if found is None:
         return None
-    native = linear_grouped.pack_arranged(found, bias) if dtype == torch.bfloat16 else None
-    return native or linear_int4.pack_arranged(found, bias, dtype)
+    native = linear_native_quantized.pack_arranged(found, bias) if dtype == torch.bfloat16 else None
+    return native or linear_torch_int4.pack_arranged(found, bias, dtype)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:
@@ -53,13 +57,13 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | 
 
 def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
     """See ``atoll_kernels.gated_linear``; declines layouts that have no such product."""
-    if packed.layout == linear_grouped.LAYOUT:
-        return linear_grouped.gated_linear(x, packed, activation)
-    if packed.layout == linear_native.LAYOUT:
-        return linear_native.gated_linear(x, packed, activation)
+    if packed.layout == linear_native_quantized.LAYOUT:
+        return linear_native_quantized.gated_linear(x, packed, activation)
+    if packed.layout == linear_native_dense.LAYOUT:
+        return linear_native_dense.gated_linear(x, packed, activation)
     return None
 
 
 def _pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
-    native = linear_grouped.pack_int4(weight, bias, group_size)
-    return native or linear_int4.pack(weight, bias, group_size)
+    native = linear_native_quantized.pack_int4(weight, bias, group_size)
+    return native or linear_torch_int4.pack(weight, bias, group_size)

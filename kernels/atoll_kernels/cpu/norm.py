@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.tape import empty
 
 _DTYPES = (torch.float32, torch.bfloat16)
 

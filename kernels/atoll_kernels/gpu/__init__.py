@@ -5,7 +5,7 @@ Without triton, which torch's GPU builds bring, nothing is offered and torch's r
 
 from importlib.util import find_spec
 
-from atoll_kernels.gpu.trial import failure
+from atoll_kernels.gpu.selftest import failure
 
 if find_spec("triton") is not None:
     from atoll_kernels.gpu.activation import activate, gated_activation

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from atoll.catalogue.generators import GENERATORS
-from atoll.serving.wire import GENERATE, TensorSpec
+from atoll.serving.triton.tensor_specs import GENERATE, TensorSpec
 
 _RENDERED = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
 

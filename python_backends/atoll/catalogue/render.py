@@ -14,7 +14,7 @@ from pathlib import Path
 from atoll.catalogue.entries import Entry
 from atoll.catalogue.pipelines import Pipeline
 from atoll.errors import UnsupportedModel
-from atoll.serving.wire import WIRES, TensorSpec, Wire
+from atoll.serving.triton.tensor_specs import WIRES, TensorSpec, Wire
 
 CONFIG = "config.pbtxt"
 MODEL = "1/model.py"

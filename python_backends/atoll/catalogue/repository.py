@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
-from atoll.serving.wire import WIRES
+from atoll.serving.triton.tensor_specs import WIRES
 from atoll.weights.versions import served_versions, version_model_id
 
 

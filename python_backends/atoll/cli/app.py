@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 
 from atoll import __version__
-from atoll.cli.ask import chat, infer
 from atoll.cli.bench import bench
 from atoll.cli.catalogue import info, list_entries, render
 from atoll.cli.convert import convert
 from atoll.cli.doctor import doctor
 from atoll.cli.flags import unknown_variables
 from atoll.cli.help import Command, Group
+from atoll.cli.infer import chat, infer
 from atoll.cli.profile import profile
 from atoll.cli.repository import add, remove
 from atoll.cli.serve import serve

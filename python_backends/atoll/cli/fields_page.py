@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from atoll_client.gateway.fields import Row, table
+from atoll_client.gateway.core.fields import Row, table
 from atoll_client.gateway.routes import ROUTES
 
 _TITLES = {"openai": "OpenAI and its relatives", "tei": "TEI", "tgi": "TGI"}

@@ -1,7 +1,7 @@
 """``atoll profile``: where the time of requests goes, from the model's own metrics around a load.
 
 Triton's durations end when a model has taken a request, so they tell nothing of its work; the
-models count the seconds of each part themselves (``atoll.serving.parts``).
+models count the seconds of each part themselves (``atoll.serving.triton.latency_breakdown``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from atoll.cli.load import measure
 from atoll.cli.options import URL, AsJson, Key, ServedName, Timeout, Url, has_http, print_json
 from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
-from atoll.serving import parts
+from atoll.serving.triton import latency_breakdown
 
 _OUTSIDE = "Triton, the gateway if it was asked, the network, the client"
 # Of encoders and of generators.
@@ -63,10 +63,12 @@ def profile(
             on_ready=lambda: before.update(_counters(page, model)),
         )  # fmt: skip
         gained = _gained(page, model, before, requests)
-    table = parts.GENERATE if task == "generate" else parts.ENCODER
+    table = latency_breakdown.GENERATE if task == "generate" else latency_breakdown.ENCODER
     count = max(_first(gained, _REQUESTS), 1)
     mean_ms = 1000 * sum(load.latencies_s) / len(load.latencies_s)
-    spent = {part: 1000 * gained.get(parts.counter(part), 0.0) / count for part in table}
+    spent = {
+        part: 1000 * gained.get(latency_breakdown.counter(part), 0.0) / count for part in table
+    }
     spent["outside"] = max(mean_ms - sum(spent.values()), 0.0)
     facts = {
         "model": model, "task": task, "requests": round(_first(gained, _REQUESTS)),

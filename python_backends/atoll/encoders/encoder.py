@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from atoll.config import Settings
+from atoll.encoders.encoder_config import EncoderSpec
 from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.pooling import normalized, pool
-from atoll.encoders.short import ShortTexts
-from atoll.encoders.spec import EncoderSpec
+from atoll.encoders.short_text_graphs import ShortTexts
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import PackedBatch
 from atoll.models.detect import decide
-from atoll.models.options import load_options
+from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
 from atoll.weights.modules import check_pooled_size, transformer_folder

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
-from atoll.weights.fields import ConfigKeys, Fields
-from atoll.weights.group import Group, Mismatch
+from atoll.weights.json_fields import ConfigKeys, Fields
+from atoll.weights.layer_tensors import Group, Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.table import Either, Weights
+from atoll.weights.weight_map import Either, Weights
 from atoll_kernels import activate
 
 # BERT's names, then RoBERTa's.

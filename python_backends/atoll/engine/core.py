@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.engine.batch import StepOutput
 from atoll.engine.blocks import BlockManager
 from atoll.engine.request import FinishReason, Request, Sequence, Token
-from atoll.engine.runner import Runner
-from atoll.engine.sampler import Sampled, Sampler, prompt_logprobs
 from atoll.engine.scheduler import ScheduledSequence, Scheduler, SchedulerLimits
 from atoll.errors import AtollError, GenerationError, ValidationError
+from atoll.runner.batch import StepOutput
+from atoll.runner.model_runner import Runner
+from atoll.sampling import Sampled, Sampler, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 

@@ -13,22 +13,22 @@ from torch import nn
 
 from atoll.config import Settings
 from atoll.engine.core import EngineCore
-from atoll.engine.engine import Engine
-from atoll.engine.graphs import refusal
-from atoll.engine.lora import attach_adapters
-from atoll.engine.lora_config import LoraConfig
-from atoll.engine.memory import alone_on, longest_request, num_cache_blocks
-from atoll.engine.runner import Decoder, Runner
-from atoll.engine.sampler import Sampler
-from atoll.engine.sampler.processors import Processors
-from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.engine.speculation import NgramDraft
+from atoll.engine.thread import Engine
 from atoll.errors import ConfigError, ValidationError
 from atoll.layers.adapted import AdapterSlots
 from atoll.models.detect import decide
-from atoll.models.options import load_options, prepare_process, rescaled
+from atoll.models.load_options import load_options, prepare_process, rescaled
 from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.runner.decode_graphs import refusal
+from atoll.runner.lora import attach_adapters
+from atoll.runner.lora_config import LoraConfig
+from atoll.runner.memory import alone_on, longest_request, num_cache_blocks
+from atoll.runner.model_runner import Decoder, Runner
+from atoll.sampling import Sampler
+from atoll.sampling.processors import Processors
+from atoll.sampling.watermark import Watermark
 from atoll.weights.adapters import adapter_folders
 from atoll.weights.load import LoadOptions
 from atoll_kernels.device import prepare

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from atoll.engine.blocks import BlockTable
-from atoll.engine.grammar import Grammar
+from atoll.sampling.grammar import Grammar
 
 
 class FinishReason(enum.Enum):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from atoll.engine.blocks import BlockManager, OutOfBlocks
-from atoll.engine.parking import Parking
 from atoll.engine.request import Sequence
+from atoll.engine.session_cache import Parking
 
 
 @dataclass(frozen=True)

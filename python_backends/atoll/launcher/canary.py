@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2_grpc as rpc
 
 from atoll.catalogue import ServedModel
 from atoll.errors import NotReady
-from atoll.serving.wire import WIRES, TensorSpec, Wire
+from atoll.serving.triton.tensor_specs import WIRES, TensorSpec, Wire
 
 _TEXT = b"Is anybody there?"
 # Optional inputs that the request has, by task.

@@ -14,7 +14,7 @@ from atoll.catalogue import ServedModel
 from atoll.errors import NotReady
 from atoll.launcher.canary import Probe
 from atoll.launcher.stubs import Stub
-from atoll.serving.ending import SIGNAL
+from atoll.serving.triton.shutdown import SIGNAL
 
 _LOOK_S = 0.1
 _ASK_S = 5.0

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.weights.group import Group
+from atoll.weights.layer_tensors import Group
 from atoll.weights.load import LoadOptions
 
 

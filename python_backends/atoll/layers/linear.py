@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-from atoll.weights.group import Group
+from atoll.weights.layer_tensors import Group
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantized_layers import Shape, expand, is_quantized, packed_codes
 

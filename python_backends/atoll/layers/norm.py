@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-from atoll.weights.group import Group
+from atoll.weights.layer_tensors import Group
 from atoll.weights.load import LoadOptions
 
 

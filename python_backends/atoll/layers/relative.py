@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from atoll.weights.group import Group
+from atoll.weights.layer_tensors import Group
 from atoll.weights.load import LoadOptions
 
 

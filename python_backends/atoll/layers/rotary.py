@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.errors import ConfigError
 from atoll.layers.attention import PagedBatch, Rotation
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 
 _TRAINED = "original_max_position_embeddings"
 # The tables have a row for each.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
-from atoll.models.fields import heads, known_activation
-from atoll.weights.fields import MAX_LAYERS, Fields
-from atoll.weights.table import Weights
+from atoll.models.config_fields import heads, known_activation
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import Weights
 
 WEIGHTS = Weights(
     anchor="embeddings.word_embeddings",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 from atoll.weights.modules import (
     POOLING_MODES,
     Module,

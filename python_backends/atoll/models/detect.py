@@ -23,7 +23,7 @@ from atoll.models.config_facts import (
     max_tokens_of,
     pooling_of,
 )
-from atoll.weights.fields import Fields, read_labels, stored_dtype
+from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.modules import (
     Module,
     check_modules,

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.rotary import RopeSpec
-from atoll.models.fields import activation, check_width, heads
-from atoll.weights.fields import MAX_LAYERS, Fields
-from atoll.weights.orders import grouped_qkv
-from atoll.weights.table import Either, Reorder, Weights
+from atoll.models.config_fields import activation, check_width, heads
+from atoll.weights.fused_qkv import grouped_qkv
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import Either, Reorder, Weights
 from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(

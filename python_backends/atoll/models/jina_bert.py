@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from atoll.errors import UnsupportedModel
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
-from atoll.models.fields import heads
-from atoll.weights.fields import MAX_LAYERS, Fields
-from atoll.weights.table import Weights
+from atoll.models.config_fields import heads
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import Weights
 from atoll_kernels.attention import alibi_slopes
 
 WEIGHTS = Weights(

@@ -15,9 +15,9 @@ from atoll.layers.attention import CacheSpec
 from atoll.layers.linear import fused_qkv
 from atoll.layers.moe import MixtureOfExperts
 from atoll.layers.rotary import RopeSpec
-from atoll.models.fields import activation, check_width, heads
-from atoll.weights.fields import MAX_LAYERS, Fields
-from atoll.weights.table import Either, Weights
+from atoll.models.config_fields import activation, check_width, heads
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import Either, Weights
 
 WEIGHTS = Weights(
     anchor="embed_tokens",

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
 from atoll.layers.attention import CacheSpec
-from atoll.models.fields import activation, heads
-from atoll.weights.fields import MAX_LAYERS, Fields
-from atoll.weights.table import Weights
+from atoll.models.config_fields import activation, heads
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import Weights
 
 WEIGHTS = Weights(
     anchor="embed_tokens",

@@ -17,8 +17,8 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models import fallback
-from atoll.weights.fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
-from atoll.weights.group import Mismatch
+from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
+from atoll.weights.layer_tensors import Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.quantization import Quantization

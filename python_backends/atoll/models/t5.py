@@ -19,9 +19,9 @@ from atoll.errors import ConfigError
 from atoll.layers import Embedding, Linear, PackedAttention, PagedAttention, PagedBatch, RMSNorm
 from atoll.layers.attention import CacheSpec, EncoderInput
 from atoll.layers.relative import RelativeBias
-from atoll.models.fields import known_activation
-from atoll.weights.fields import MAX_LAYERS, Fields
-from atoll.weights.table import Either, Source, Weights
+from atoll.models.config_fields import known_activation
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import Either, Source, Weights
 
 
 def _stack(ours: str, theirs: str, mlp: int) -> dict[str, Source]:

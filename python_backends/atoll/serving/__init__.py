@@ -1,7 +1,7 @@
 """What a ``model.py`` imports as its ``TritonPythonModel``, one class per task.
 
 Classes are imported when asked for: outside the server ``triton_python_backend_utils`` does not
-exist, and ``atoll.serving.wire`` must be importable all the same.
+exist, and ``atoll.serving.triton.tensor_specs`` must be importable all the same.
 """
 
 import importlib

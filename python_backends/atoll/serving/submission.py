@@ -6,10 +6,10 @@ import dataclasses
 import time
 from dataclasses import dataclass
 
-from atoll.engine.engine import Engine
-from atoll.engine.grammar import Grammar
 from atoll.engine.request import Request, SamplingOptions
-from atoll.serving.answers import Call
+from atoll.engine.thread import Engine
+from atoll.sampling.grammar import Grammar
+from atoll.serving.requests.generation_request import Call
 
 
 @dataclass(frozen=True)

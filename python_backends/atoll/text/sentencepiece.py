@@ -30,7 +30,7 @@ from tokenizers import (
 )
 
 from atoll.errors import ConfigError
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 
 _SPACE = "\u2581"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6

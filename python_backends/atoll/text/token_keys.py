@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 
 SPECIAL_TOKENS = (
     "bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token",

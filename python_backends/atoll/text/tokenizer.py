@@ -12,11 +12,11 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import normalizers
 
 from atoll.errors import ConfigError
-from atoll.text import sources
+from atoll.text import tokenizer_files
 from atoll.text.clean_up import clean_up, is_wanted
-from atoll.text.families import TextRule, complete, text_rule
+from atoll.text.model_quirks import TextRule, complete, text_rule
 from atoll.text.vocabulary import Vocabulary
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 from atoll.weights.modules import (
     SENTENCE_FILE,
     read_object,
@@ -51,7 +51,7 @@ class Tokenizer:
         config = tokenizer_config(folder)
         folder = transformer_folder(folder)
         model = read_object(folder / "config.json")
-        core, texts = sources.load(folder, config, model)
+        core, texts = tokenizer_files.load(folder, config, model)
         complete(core, model.get("architectures"))
         side = _truncation_side(folder, config, core)
         core.no_truncation()

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from atoll.errors import WeightError
-from atoll.weights.group import Group, Mismatch
+from atoll.weights.layer_tensors import Group, Mismatch
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.table import ALIASES, Weights
+from atoll.weights.weight_map import ALIASES, Weights
 
 logger = logging.getLogger(__name__)
 

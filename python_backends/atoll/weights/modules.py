@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 
 SENTENCE_FILE = "sentence_bert_config.json"
 # Names that sentence-transformers has given to one and the same file over the years.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
-from atoll.weights.fields import Fields
+from atoll.weights.json_fields import Fields
 from atoll.weights.modules import read_object
 
 METHODS = ("gptq", "awq")

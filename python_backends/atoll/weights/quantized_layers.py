@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 from atoll.weights import awq, gptq
-from atoll.weights.group import Group, Mismatch
+from atoll.weights.layer_tensors import Group, Mismatch
 from atoll.weights.quantization import Quantization
 
 

@@ -10,10 +10,10 @@ import atoll_kernels as kernels
 from atoll_kernels import dispatch
 from atoll_kernels.cpu import (
     int4_groups,
-    linear_float,
-    linear_int4,
-    linear_int8,
-    linear_native,
+    linear_native_dense,
+    linear_onednn,
+    linear_onednn_int8,
+    linear_torch_int4,
 )
 
 ROWS = (0, 1, 3, 8, 33, 512)
@@ -30,7 +30,7 @@ EPS = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 @pytest.fixture(autouse=True)
 def _no_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without a compiler."""
-    monkeypatch.setattr(linear_native, "library", lambda: None)
+    monkeypatch.setattr(linear_native_dense, "library", lambda: None)
 
 
 def _layer(out_features: int, in_features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def test_dense(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     weight, bias = _layer(*shape, dtype)
     for added in (None, bias):
         packed = kernels.pack_linear(weight, added)
-        assert packed.layout == linear_float.LAYOUT
+        assert packed.layout == linear_onednn.LAYOUT
         for num_rows in ROWS:
             x = _rows(num_rows, shape[1], dtype)
             for activation in REFERENCES if num_rows in (0, 3, 33) else (None,):
@@ -106,13 +106,13 @@ def _close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     weight, bias = _layer(*shape, dtype)
-    codes, scales = linear_int8.quantize_weight(weight)
+    codes, scales = linear_onednn_int8.quantize_weight(weight)
     for added in (None, bias):
-        packed = linear_int8.pack(weight, added)
+        packed = linear_onednn_int8.pack(weight, added)
         assert packed is not None
         for num_rows in ROWS:
             x = _rows(num_rows, shape[1], dtype)
-            rows, row_scales = linear_int8.quantize_rows(x, 127)
+            rows, row_scales = linear_onednn_int8.quantize_rows(x, 127)
             products = (rows.double() - 128) @ codes.double().t()
             sums = products * row_scales.double() * scales.double()
             sums = sums if added is None else sums + added.double()
@@ -124,9 +124,9 @@ def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int
 def test_int8_quantisation_is_within_half_a_step() -> None:
     weight, x = _layer(33, 70, torch.float32)[0], _rows(9, 70)
     x[4] = 0
-    codes, scales = linear_int8.quantize_weight(weight)
+    codes, scales = linear_onednn_int8.quantize_weight(weight)
     assert bool(((codes * scales[:, None] - weight).abs() <= scales[:, None] * 0.50001).all())
-    rows, row_scales = linear_int8.quantize_rows(x, 127)
+    rows, row_scales = linear_onednn_int8.quantize_rows(x, 127)
     found = (rows.float() - 128) * row_scales
     assert bool(((found - x).abs() <= row_scales * 0.50001).all())
     assert rows.min() == 1 and rows.max() == 255 and not found[4].any()
@@ -136,9 +136,9 @@ def test_int8_without_vnni_cannot_saturate(monkeypatch: pytest.MonkeyPatch) -> N
     """Two products of the largest codes fit into 16 bits, which AVX2 adds them in."""
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     weight, _ = _layer(33, 70, torch.float32)
-    packed = linear_int8.pack(weight, None)
+    packed = linear_onednn_int8.pack(weight, None)
     assert packed is not None
-    rows, _ = linear_int8.quantize_rows(_rows(9, 70), packed.extra["levels"])
+    rows, _ = linear_onednn_int8.quantize_rows(_rows(9, 70), packed.extra["levels"])
     assert int(rows.max()) * 127 * 2 < 2**15
     found, wanted = kernels.linear(_rows(9, 70), packed), _rows(9, 70) @ weight.t()
     assert float((found - wanted).abs().max()) < 0.1
@@ -154,7 +154,7 @@ def test_int4_is_its_codes(dtype: torch.dtype, shape: tuple[int, int], group_siz
     levels = (codes.int() - 8).unflatten(1, (-1, group_size))
     dense = (levels * scales.to(dtype)[..., None] + zeros.to(dtype)[..., None].double()).flatten(1)
     for added in (None, bias):
-        packed = linear_int4.pack(weight, added, group_size)
+        packed = linear_torch_int4.pack(weight, added, group_size)
         assert packed is not None
         for num_rows in ROWS:
             x = _rows(num_rows, shape[1], dtype)
@@ -187,7 +187,7 @@ def test_codes_of_a_checkpoint(group_size: int, is_kept: bool, act_order: bool) 
         groups = groups[torch.randperm(128, generator=generator)]
     bias = torch.randn(48, generator=generator)
     packed = kernels.pack_int4(codes, zeros, scales, groups, bias, torch.float32)
-    assert (packed.layout == linear_int4.LAYOUT) == is_kept
+    assert (packed.layout == linear_torch_int4.LAYOUT) == is_kept
     weight = scales.double()[groups] * (codes - zeros[groups])
     x = _rows(5, 128)
     wanted = x.double() @ weight + bias.double()

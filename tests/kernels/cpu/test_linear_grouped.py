@@ -10,9 +10,9 @@ from native import LEVELS, native
 from torch import Tensor
 
 import atoll_kernels as kernels
-from atoll_kernels.cpu import linear_grouped
+from atoll_kernels.cpu import linear_native_quantized
 from atoll_kernels.cpu.int4_groups import Groups, quantize, quantize_in_bytes
-from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import Level
 from atoll_kernels.linear import PackedLinear
 
@@ -44,7 +44,7 @@ LEAST_WIDENED = 12
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Level:
     found: Level = request.param
-    monkeypatch.setattr(linear_grouped, "library", lambda: native(found))
+    monkeypatch.setattr(linear_native_quantized, "library", lambda: native(found))
     torch.manual_seed(0)
     return found
 
@@ -59,11 +59,14 @@ def on_grid(rows: int, in_features: int, dtype: torch.dtype) -> Tensor:
 def packings(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[PackedLinear, Tensor]]:
     """Packed layers, and the weights (float64) that they stand for."""
     codes, scales = quantize_weight(weight)
-    yield linear_grouped.pack8(codes, scales, bias), codes.double() * scales[:, None].double()
+    yield (
+        linear_native_quantized.pack8(codes, scales, bias),
+        codes.double() * scales[:, None].double(),
+    )
     for size in (32, 64, 128):
         if weight.shape[1] % size == 0:
             for groups in (quantize(weight, size), quantize_in_bytes(weight, size)):
-                yield linear_grouped.pack4(groups, bias), dense_of(groups, size)
+                yield linear_native_quantized.pack4(groups, bias), dense_of(groups, size)
 
 
 def dense_of(groups: Groups, size: int) -> Tensor:
@@ -95,7 +98,7 @@ def test_equals_its_weights(dtype: torch.dtype, shape: tuple[int, int, int], lev
             sums = sums if added is None else sums + added.double()
             for activation in (None, "gelu", "gelu_new", "relu", "silu", "tanh"):
                 act = kernels.ACTIVATIONS.get(activation or "", lambda v: v)
-                found, wanted = linear_grouped.linear(x, packed, activation), act(sums)
+                found, wanted = linear_native_quantized.linear(x, packed, activation), act(sums)
                 assert found.dtype == dtype and found.shape == wanted.shape
                 assert bool(((found - wanted).abs() <= EPS[dtype] * (1 + sums.abs())).all())
 
@@ -111,7 +114,7 @@ def test_gated(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) ->
             sums = x.double() @ dense.t() + (0 if added is None else added.double())
             gate, up = sums.chunk(2, dim=1)
             for activation in ("gelu", "silu", "relu"):
-                found = linear_grouped.gated_linear(x, packed, activation)
+                found = linear_native_quantized.gated_linear(x, packed, activation)
                 if level.name == "amx":
                     assert found is None
                     continue
@@ -123,8 +126,8 @@ def test_gated(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) ->
 
 def test_gates_that_share_a_block_of_outputs_are_left_to_two_kernels() -> None:
     x, weight = torch.randn(3, 64), torch.randn(2 * 33, 64)
-    packed = linear_grouped.pack8(*quantize_weight(weight), None)
-    assert linear_grouped.gated_linear(x, packed, "silu") is None
+    packed = linear_native_quantized.pack8(*quantize_weight(weight), None)
+    assert linear_native_quantized.gated_linear(x, packed, "silu") is None
     found = kernels.gated_linear(x, packed, "silu")
     assert torch.equal(found, kernels.gated_activation(kernels.linear(x, packed), "silu"))
 
@@ -133,11 +136,11 @@ def test_gates_that_share_a_block_of_outputs_are_left_to_two_kernels() -> None:
 def test_bytes_of_a_weight(in_features: int) -> None:
     """4 bits, two bytes for each group of 32, and two bfloat16 for each output."""
     weight = torch.randn(96, in_features)
-    packed = linear_grouped.pack4(quantize_in_bytes(weight, 32), None)
+    packed = linear_native_quantized.pack4(quantize_in_bytes(weight, 32), None)
     bits = 8 * sum(tensor.nbytes for tensor in packed.tensors)
     assert bits == 4.5 * weight.numel() + 32 * 96
-    own = linear_grouped.pack_int4(weight, None, 32)
-    assert (own is not None) == linear_grouped.is_fast()
+    own = linear_native_quantized.pack_int4(weight, None, 32)
+    assert (own is not None) == linear_native_quantized.is_fast()
     if own is not None:
         assert [tensor.nbytes for tensor in own.tensors] == [t.nbytes for t in packed.tensors]
 
@@ -146,7 +149,9 @@ def test_bytes_of_a_weight(in_features: int) -> None:
 def test_int8_of_any_width(in_features: int) -> None:
     x, weight = on_grid(9, in_features, torch.float32), torch.randn(20, in_features)
     codes, scales = quantize_weight(weight)
-    found = linear_grouped.linear(x, linear_grouped.pack8(codes, scales, None), None)
+    found = linear_native_quantized.linear(
+        x, linear_native_quantized.pack8(codes, scales, None), None
+    )
     wanted = x.double() @ (codes.double() * scales[:, None]).t()
     assert bool(((found - wanted).abs() <= 3e-6 * (100 + wanted.abs())).all())
 
@@ -157,18 +162,20 @@ def test_a_large_value_costs_its_group_alone() -> None:
     x[:, :256] = 0
     x[:, 3] = 4000
     codes, scales = quantize_weight(weight)
-    found = linear_grouped.linear(x, linear_grouped.pack8(codes, scales, None), None)
+    found = linear_native_quantized.linear(
+        x, linear_native_quantized.pack8(codes, scales, None), None
+    )
     wanted = x.double() @ (codes.double() * scales[:, None]).t()
     assert bool(((found - wanted).abs() <= 3e-6 * (100 + wanted.abs())).all())
 
 
 def test_other_layouts_dtypes_and_activations() -> None:
     codes, scales = quantize_weight(torch.randn(40, 64))
-    packed = linear_grouped.pack8(codes, scales, None)
+    packed = linear_native_quantized.pack8(codes, scales, None)
     x = on_grid(6, 200, torch.float32)[:, 64:128]
-    wanted = linear_grouped.linear(x.contiguous(), packed, None)
-    assert torch.equal(linear_grouped.linear(x, packed, None), wanted)
-    half = linear_grouped.linear(x.half(), packed, None)
+    wanted = linear_native_quantized.linear(x.contiguous(), packed, None)
+    assert torch.equal(linear_native_quantized.linear(x, packed, None), wanted)
+    half = linear_native_quantized.linear(x.half(), packed, None)
     assert half.dtype == torch.float16
     torch.testing.assert_close(half, wanted.half())
 
@@ -177,8 +184,8 @@ def test_other_layouts_dtypes_and_activations() -> None:
 def test_rows_inside_of_others(distance: int) -> None:
     x = on_grid(20, distance, torch.bfloat16)[:, 64:128]
     for packed, _ in packings(torch.randn(40, 64), None):
-        wanted = linear_grouped.linear(x.contiguous(), packed, None)
-        assert torch.equal(linear_grouped.linear(x, packed, None), wanted)
+        wanted = linear_native_quantized.linear(x.contiguous(), packed, None)
+        assert torch.equal(linear_native_quantized.linear(x, packed, None), wanted)
 
 
 @pytest.mark.parametrize("rows", [9, 20])
@@ -187,10 +194,10 @@ def test_what_is_not_finite_stays_so_in_its_row(bad: float, rows: int) -> None:
     weight = torch.randn(40, 64)
     x = on_grid(rows, 64, torch.float32)
     for packed, _ in packings(weight, None):
-        clean = linear_grouped.linear(x, packed, None)
+        clean = linear_native_quantized.linear(x, packed, None)
         spoilt = x.clone()
         spoilt[4, 40] = bad
-        found = linear_grouped.linear(spoilt, packed, None)
+        found = linear_native_quantized.linear(spoilt, packed, None)
         assert not bool(torch.isfinite(found[4]).any())
         others = [row for row in range(rows) if row != 4]
         assert torch.equal(found[others], clean[others])
@@ -199,4 +206,6 @@ def test_what_is_not_finite_stays_so_in_its_row(bad: float, rows: int) -> None:
 def test_rows_of_zeros() -> None:
     for packed, _ in packings(torch.randn(40, 64), None):
         for rows in (9, 20):
-            assert not bool(linear_grouped.linear(torch.zeros(rows, 64), packed, None).any())
+            assert not bool(
+                linear_native_quantized.linear(torch.zeros(rows, 64), packed, None).any()
+            )

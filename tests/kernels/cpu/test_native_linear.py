@@ -11,7 +11,7 @@ from native import LEVELS, native, native_level
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.cpu import linear_native
+from atoll_kernels.cpu import linear_native_dense
 from atoll_kernels.cpu.native.build import Level
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -48,8 +48,8 @@ def test_float(shape: tuple[int, int, int], activation: str | None, level: Level
         x = torch.randn(rows, width + 5).to(dtype)[:, 1 : width + 1]
         weight = (torch.randn(outs, width) / math.sqrt(width)).to(dtype)
         bias = torch.randn(outs).to(dtype) if activation != "relu" else None
-        packed = linear_native.pack_floats(weight, bias, native(level).width)
-        out = linear_native.linear(x, packed, activation)
+        packed = linear_native_dense.pack_floats(weight, bias, native(level).width)
+        out = linear_native_dense.linear(x, packed, activation)
         _close(out, _exact(x, weight, bias, activation), dtype)
 
 
@@ -59,10 +59,10 @@ def test_any_number_of_rows(width: int, level: Level) -> None:
     for dtype in DTYPES if native(level).has_bf16 else DTYPES[:1]:
         weight = (torch.randn(80, width) / math.sqrt(width)).to(dtype)
         bias, x = torch.randn(80).to(dtype), torch.randn(70, width).to(dtype)
-        packed = linear_native.pack_floats(weight, bias, native(level).width)
+        packed = linear_native_dense.pack_floats(weight, bias, native(level).width)
         wide = _exact(x, weight, bias, "gelu")
         for rows in range(1, 71):
-            _close(linear_native.linear(x[:rows], packed, "gelu"), wide[:rows], dtype)
+            _close(linear_native_dense.linear(x[:rows], packed, "gelu"), wide[:rows], dtype)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9, 64, 130])
@@ -72,11 +72,11 @@ def test_gated(rows: int, has_bias: bool, level: Level) -> None:
     for dtype in DTYPES if library.has_bf16 else DTYPES[:1]:
         weight = (torch.randn(2 * width, in_features) / math.sqrt(in_features)).to(dtype)
         bias = torch.randn(2 * width).to(dtype) if has_bias else None
-        packed = linear_native.pack_floats(weight, bias, library.width)
+        packed = linear_native_dense.pack_floats(weight, bias, library.width)
         x = torch.randn(rows, in_features).to(dtype)
         gate, up = _exact(x, weight, bias, None).chunk(2, dim=1)
         for activation in ("gelu", "silu", "relu"):
-            found = linear_native.gated_linear(x, packed, activation)
+            found = linear_native_dense.gated_linear(x, packed, activation)
             if library.has_tiles:
                 assert found is None
                 continue
@@ -86,17 +86,17 @@ def test_gated(rows: int, has_bias: bool, level: Level) -> None:
 
 def test_gates_that_share_panels_are_left_to_two_kernels(level: Level) -> None:
     library = native(level)
-    packed = linear_native.pack_floats(torch.randn(2 * 40 + 2, 16), None, library.width)
-    assert linear_native.gated_linear(torch.randn(3, 16), packed, "silu") is None
+    packed = linear_native_dense.pack_floats(torch.randn(2 * 40 + 2, 16), None, library.width)
+    assert linear_native_dense.gated_linear(torch.randn(3, 16), packed, "silu") is None
 
 
 def test_gelu_of_extremes(level: Level) -> None:
     """Nothing overflows on the way, and what is no number stays none."""
     values = torch.tensor([0, 1e-30, 1, 5.9, 6.1, 40, 1e4, 3e38, math.inf, math.nan])
     x = torch.cat([values, -values])[:, None]
-    packed = linear_native.pack_floats(torch.ones(1, 1), None, native(level).width)
+    packed = linear_native_dense.pack_floats(torch.ones(1, 1), None, native(level).width)
     wide = ACTIVATIONS["gelu"](x.double()).where(x != -math.inf, 0)
-    found = linear_native.linear(x, packed, "gelu").double()
+    found = linear_native_dense.linear(x, packed, "gelu").double()
     torch.testing.assert_close(found, wide, rtol=2e-6, atol=2e-7, equal_nan=True)
 
 
@@ -113,14 +113,17 @@ def _close(out: Tensor, wide: Tensor, dtype: torch.dtype) -> None:
 
 def test_pack_takes_what_it_is_good_at(level: Level) -> None:
     kernels, weight = native(level), torch.randn(64, 32)
-    wide, narrow = linear_native.pack(weight, None), linear_native.pack(weight.bfloat16(), None)
+    wide, narrow = (
+        linear_native_dense.pack(weight, None),
+        linear_native_dense.pack(weight.bfloat16(), None),
+    )
     assert (wide is not None) == (kernels.width == 16)
     assert (narrow is not None) == kernels.has_bf16
-    assert linear_native.pack(weight.bfloat16()[:, :31], None) is None
-    assert linear_native.pack(weight.half(), None) is None
+    assert linear_native_dense.pack(weight.bfloat16()[:, :31], None) is None
+    assert linear_native_dense.pack(weight.half(), None) is None
     for chosen in (wide, narrow):
         if chosen is not None:
             x = torch.randn(2, 32)
-            half = linear_native.linear(x.half(), chosen, None)
+            half = linear_native_dense.linear(x.half(), chosen, None)
             assert half.dtype == torch.float16
             torch.testing.assert_close(half.float(), x @ weight.t(), rtol=0.05, atol=0.1)

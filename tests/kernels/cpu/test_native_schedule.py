@@ -14,9 +14,9 @@ import torch
 from native import LEVELS, native, native_level
 from torch import Tensor
 
-from atoll_kernels.cpu import attention, linear_grouped, linear_native
+from atoll_kernels.cpu import attention, linear_native_dense, linear_native_quantized
 from atoll_kernels.cpu.int4_groups import quantize_in_bytes
-from atoll_kernels.cpu.linear_int8 import quantize_weight
+from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import Level
 
 # Primes leave the threads with unequal numbers of items.
@@ -30,8 +30,8 @@ SHAPES = ((1, 2049, 160), (1, 31, 9000), (7, 353, 160), (65, 97, 64), (97, 65, 9
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Level:
     found: Level = request.param
     native_level(found, monkeypatch)
-    monkeypatch.setattr(linear_grouped, "library", lambda: native(found))
-    for module in (linear_native, linear_grouped, attention):
+    monkeypatch.setattr(linear_native_quantized, "library", lambda: native(found))
+    for module in (linear_native_dense, linear_native_quantized, attention):
         monkeypatch.setattr(module, "empty", _spoilt)
     torch.manual_seed(0)
     return found
@@ -52,14 +52,14 @@ def _spoilt(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def test_dense(shape: tuple[int, int, int], level: Level) -> None:
     rows, outs, width = shape
     x, weight = torch.randn(rows, width), torch.randn(outs, width) / math.sqrt(width)
-    packed = linear_native.pack_floats(weight, torch.randn(outs), native(level).width)
+    packed = linear_native_dense.pack_floats(weight, torch.randn(outs), native(level).width)
     torch.set_num_threads(1)
-    alone = linear_native.linear(x, packed, "silu")
+    alone = linear_native_dense.linear(x, packed, "silu")
     assert bool(torch.isfinite(alone).all())
     for num_threads in THREADS:
         torch.set_num_threads(num_threads)
         # Cuts of rows and panels follow the threads, and with them the order of sums.
-        together = linear_native.linear(x, packed, "silu")
+        together = linear_native_dense.linear(x, packed, "silu")
         torch.testing.assert_close(together, alone, rtol=2e-6, atol=2e-6)
 
 
@@ -70,16 +70,16 @@ def test_grouped(shape: tuple[int, int, int], bits: int) -> None:
     width -= width % 32
     x, weight = torch.randn(rows, width), torch.randn(outs, width)
     packed = (
-        linear_grouped.pack8(*quantize_weight(weight), torch.randn(outs))
+        linear_native_quantized.pack8(*quantize_weight(weight), torch.randn(outs))
         if bits == 8
-        else linear_grouped.pack4(quantize_in_bytes(weight, 32), torch.randn(outs))
+        else linear_native_quantized.pack4(quantize_in_bytes(weight, 32), torch.randn(outs))
     )
     torch.set_num_threads(1)
-    alone = linear_grouped.linear(x, packed, None)
+    alone = linear_native_quantized.linear(x, packed, None)
     assert bool(torch.isfinite(alone).all())
     for num_threads in THREADS:
         torch.set_num_threads(num_threads)
-        assert torch.equal(linear_grouped.linear(x, packed, None), alone)
+        assert torch.equal(linear_native_quantized.linear(x, packed, None), alone)
 
 
 @pytest.mark.parametrize("lengths", [(1700,), (1, 600, 33), (7,) * 19], ids=str)

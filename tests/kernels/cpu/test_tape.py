@@ -9,7 +9,7 @@ from torch import Tensor
 
 import atoll_kernels as kernels
 from atoll_kernels.cpu import native
-from atoll_kernels.cpu.tape import Unrepeatable, empty, record, recording
+from atoll_kernels.cpu.graph import Unrepeatable, empty, record, recording
 
 needs_native = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
 ROWS, WIDTH = 5, 64

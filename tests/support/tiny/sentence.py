@@ -16,7 +16,7 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.errors import AtollError
-from atoll.text.encoding import Encoded, TextEncoder
+from atoll.text.text_encoder import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from tiny.checkpoint import Variant, write
 from tiny.encoders import write_text_files

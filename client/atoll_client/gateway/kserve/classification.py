@@ -12,7 +12,7 @@ import numpy as np
 
 from atoll_client.errors import GenerationError
 from atoll_client.gateway.kserve.tensors import DTYPES, pack
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 
 def take_counts(message: Message) -> dict[str, int]:

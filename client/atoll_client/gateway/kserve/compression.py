@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 
 from atoll_client.errors import MalformedRequest, TooLarge, ValidationError
-from atoll_client.gateway.http import Reply, Request
+from atoll_client.gateway.core.web import Reply, Request
 
 # wbits of zlib: gzip's own header, or zlib's, which HTTP calls deflate.
 _FORMATS = {"gzip": 31, "deflate": 15}

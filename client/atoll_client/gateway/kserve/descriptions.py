@@ -7,7 +7,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 # What of a server's extensions is behind the gateway, too.
 _CARRIED = (

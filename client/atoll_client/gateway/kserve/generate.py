@@ -9,12 +9,12 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import ValidationError, from_stream
-from atoll_client.gateway.http import dump
+from atoll_client.gateway.core.web import dump
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.json_response import write_generated
 from atoll_client.gateway.kserve.signature import Declared, Signature
 from atoll_client.gateway.kserve.tensors import pack
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 _JSON_ERRORS = "json_errors"
 # Inputs of TensorRT-LLM's models, which LiteLLM sends to every model as lists of one empty text.

@@ -14,7 +14,7 @@ from atoll_client.errors import MalformedRequest, TooLarge, ValidationError
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.signature import Signature
 from atoll_client.gateway.kserve.tensors import SIZES, count_elements, pack
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 _BINARY_SIZE, _BINARY_OUTPUT, _BINARY = "binary_data_size", "binary_data_output", "binary_data"
 

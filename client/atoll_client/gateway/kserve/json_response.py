@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from atoll_client.errors import GenerationError, ValidationError
-from atoll_client.gateway.http import Reply, dump
+from atoll_client.gateway.core.web import Reply, dump
 from atoll_client.gateway.kserve.parameters import FINAL
 from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 HEADER_LENGTH = "inference-header-content-length"
 

@@ -13,7 +13,7 @@ from atoll_client.errors import (
     UnsupportedModel,
     ValidationError,
 )
-from atoll_client.gateway.http import Answer, Events, Reply, Request, Route, dump, reply
+from atoll_client.gateway.core.web import Answer, Events, Reply, Request, Route, dump, reply
 from atoll_client.gateway.kserve import generate
 from atoll_client.gateway.kserve.compression import compressed, decompressed
 from atoll_client.gateway.kserve.descriptions import as_json

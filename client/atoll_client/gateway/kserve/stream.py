@@ -15,10 +15,10 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import AtollError, Overloaded
-from atoll_client.gateway.http import Request
+from atoll_client.gateway.core.grpc_calls import logger, read_message
+from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, FINAL, check_version
-from atoll_client.gateway.rpc_calls import logger, read_message
-from atoll_client.messages import Message
+from atoll_client.kserve import Message
 
 # With this in the call's metadata, an error ends the stream as its status.
 _AS_STATUS = "triton_grpc_error"

@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import messages
-from atoll_client.calls import Metadata
+from atoll_client import kserve
 from atoll_client.errors import NotFound, NotReady, Unloaded, Unreached
+from atoll_client.gateway.core.pool import Pool, counted
+from atoll_client.gateway.core.server import Server
 from atoll_client.gateway.kserve.classification import classified, take_counts
 from atoll_client.gateway.kserve.descriptions import merged, server_metadata
 from atoll_client.gateway.kserve.signature import Signature
-from atoll_client.gateway.pool import Pool, counted
-from atoll_client.gateway.server import Server
-from atoll_client.messages import Message
+from atoll_client.grpc_calls import Metadata
+from atoll_client.kserve import Message
 
 _CONTROL = "control"
 
@@ -172,7 +172,7 @@ class Upstream:
         if not signature.is_ours:
             yield _Asked(client_id, client_id, counts, signature.is_batched)
             return
-        message.id = messages.unique(client_id)
+        message.id = kserve.unique(client_id)
         self._translate(message)
         known = self._ids.setdefault((signature.model, client_id), [])
         known.append(message.id)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from atoll_kernels.cpu.graph import recording
 from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
-from atoll_kernels.cpu.tape import recording
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Kernel:
 class Library:
     """Kernels of one instruction set; the structs are in the sources, under the same names.
 
-    replay: repeats calls of them, see ``atoll_kernels.cpu.tape``. width: floats in a vector.
+    replay: repeats calls of them, see ``atoll_kernels.cpu.graph``. width: floats in a vector.
     """
 
     level: Level

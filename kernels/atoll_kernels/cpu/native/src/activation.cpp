@@ -1,7 +1,7 @@
 // Activations of every element, and gated linear units: act(x[:, :n]) * x[:, n:].
 
 #include "epilogue.h"
-#include "rows.h"
+#include "row_loops.h"
 
 using namespace kernels;
 

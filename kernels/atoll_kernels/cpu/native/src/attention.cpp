@@ -1,8 +1,8 @@
 // Attention over packed sequences and over a paged cache: cuts the work into items of similar cost
 // and gives them to threads, the dearest first.
 
-#include "few.h"
-#include "threads.h"
+#include "attention_decode.h"
+#include "thread_pool.h"
 
 #include <memory>
 

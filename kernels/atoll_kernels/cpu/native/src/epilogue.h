@@ -1,7 +1,7 @@
 // What happens to a product before it is stored: an activation, chosen once per call.
 #pragma once
 
-#include "vector.h"
+#include "simd.h"
 
 namespace kernels {
 

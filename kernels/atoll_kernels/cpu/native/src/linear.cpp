@@ -4,9 +4,9 @@
 #include <algorithm>
 
 #include "epilogue.h"
-#include "rows.h"
-#include "tile.h"
-#include "tiles.h"
+#include "row_loops.h"
+#include "gemm_microkernel.h"
+#include "gemm_amx.h"
 
 using namespace kernels;
 
@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kTiledRows = 256, kRows = 64;
 constexpr int64_t kChunkBytes = 3 << 18;  // most weights of an item: they stay in the second cache
 
-// Filled by atoll_kernels/cpu/linear_native.py. weight: panels (words of inputs, W outputs). bias
+// Filled by atoll_kernels/cpu/linear_native_dense.py. weight: panels (words of inputs, W outputs). bias
 // (or 0): floats, padded to whole panels. is_gated: `outs` are half of the weight's, the activation
 // of each times the one so many further on; whole pairs of panels.
 struct LinearArgs {

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "rows.h"
+#include "row_loops.h"
 
 using namespace kernels;
 

@@ -1,6 +1,6 @@
 // Rotary embedding of queries and keys, and the store of keys and values in the paged cache.
 
-#include "rows.h"
+#include "row_loops.h"
 
 using namespace kernels;
 

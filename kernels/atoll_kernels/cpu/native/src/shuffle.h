@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "vector.h"
+#include "simd.h"
 
 namespace kernels {
 

@@ -1,0 +1,1 @@
+"""What every interface of the gateway shares."""

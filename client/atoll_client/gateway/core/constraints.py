@@ -1,0 +1,130 @@
+"""What an answer is bound to: one of the many fields that OpenAI, vLLM and TGI have for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.openai.schemas import ResponseFormat, SamplingFields, StructuredOutputs
+
+# A model's option and its value.
+Constraint = tuple[str, Any]
+
+# Where a format's schema may stand; in any place, for those that are not here.
+_PLACES: dict[str, tuple[str, ...]] = {"text": (), "json_object": ("schema", "value")}
+
+
+def constraint(body: SamplingFields) -> Constraint | None:
+    """The one constraint of a request; None: there is none.
+
+    Raises:
+        ValidationError: two fields ask for one, or a field is incomplete.
+    """
+    guided = {
+        "guided_choice": _option("guided_choice", body.guided_choice),
+        "guided_grammar": _option("guided_grammar", body.guided_grammar),
+        "guided_json": _option("guided_json", body.guided_json),
+        "guided_regex": _option("guided_regex", body.guided_regex),
+        "response_format": _formatted(body.response_format),
+        "structured_outputs": _structured(body.structured_outputs),
+    }
+    found = {name: value for name, value in guided.items() if value is not None}
+    if len(found) > 1:
+        names = " and ".join(f"`{name}`" for name in found)
+        raise ValidationError(
+            f"{names} are set; only one of them can be", param=next(iter(found)),
+            code="invalid_value",
+        )  # fmt: skip
+    return next(iter(found.values()), None)
+
+
+def json_schema(schema: dict[str, Any]) -> Constraint:
+    """JSON that fits a schema."""
+    holder = {"name": "answer", "schema": schema}
+    return "response_format", {"type": "json_schema", "json_schema": holder}
+
+
+def schema_of(bound: Constraint) -> Any:
+    """The JSON schema that a constraint is.
+
+    Raises:
+        ValidationError: it is a regular expression, a grammar or a list of texts.
+    """
+    name, value = bound
+    if name == "guided_json":
+        return _parsed(value) if isinstance(value, str) else value
+    if name != "response_format":
+        raise ValidationError(
+            "`tools` go with answers that follow a JSON schema, since calls are JSON; this one "
+            "follows a regular expression, a grammar or a choice",
+            param="tools",
+        )
+    return value["json_schema"]["schema"] if "json_schema" in value else {"type": "object"}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"the JSON schema is no JSON: {error}") from None
+
+
+def _option(name: str, value: Any) -> Constraint | None:
+    return None if value is None else (name, value)
+
+
+def _formatted(given: ResponseFormat | None) -> Constraint | None:
+    if given is None:
+        return None
+    holder = given.json_schema.schema_ if given.json_schema else None
+    sources = {"json_schema": holder, "schema": given.schema_, "value": given.value}
+    found = {name: value for name, value in sources.items() if value is not None}
+    if len(found) > 1:
+        names = " and ".join(f"`response_format.{name}`" for name in found)
+        raise ValidationError(f"{names} are set; expected one", param="response_format")
+    name, value = next(iter(found.items()), ("", None))
+    if given.type == "text" and not name:
+        return None
+    if given.type == "regex":
+        if not isinstance(value, str):
+            raise ValidationError(
+                "`response_format.value` must be a text for the type regex",
+                param="response_format.value",
+            )
+        return "guided_regex", value
+    if given.type == "json_object" and value is None:
+        return "response_format", {"type": "json_object"}
+    if given.type == "json_schema" and not isinstance(value, dict):
+        raise ValidationError(
+            "`response_format.json_schema.schema` must be an object",
+            param="response_format.json_schema.schema",
+        )
+    is_place = name in _PLACES.get(given.type, sources)
+    if not isinstance(value, dict) or not is_place:
+        raise ValidationError(
+            f"`response_format.type` is {given.type!r}, which does not go with "
+            f"`response_format.{name or 'value'}` as it is given",
+            param="response_format.type",
+        )
+    return json_schema(value)
+
+
+def _structured(given: StructuredOutputs | None) -> Constraint | None:
+    if given is None:
+        return None
+    found = {
+        "choice": _option("guided_choice", given.choice),
+        "grammar": _option("guided_grammar", given.grammar),
+        "json": _option("guided_json", given.json_),
+        "json_object": ("response_format", {"type": "json_object"}) if given.json_object else None,
+        "regex": _option("guided_regex", given.regex),
+    }
+    named = {name: value for name, value in found.items() if value is not None}
+    if len(named) != 1:
+        raise ValidationError(
+            f"`structured_outputs` sets {', '.join(named) or 'none'}; expected one of "
+            f"{', '.join(found)}",
+            param="structured_outputs",
+        )  # fmt: skip
+    return next(iter(named.values()))

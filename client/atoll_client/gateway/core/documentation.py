@@ -1,0 +1,154 @@
+"""The gateway's description: OpenAPI, a page of it, and the page that browsers get at ``/``."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from importlib import resources
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
+import atoll_client
+from atoll_client.gateway.core.web import Reply, Request, Route, dump
+from atoll_client.gateway.openai.answers import OpenAIError
+from atoll_client.gateway.shape_routing import health
+from atoll_client.gateway.tei.answers import TeiError
+
+_HTML = "text/html; charset=utf-8"
+_TAGS = {
+    "openai": "OpenAI",
+    "tei": "Text Embeddings Inference",
+    "tgi": "Text Generation Inference",
+    "kserve": "KServe",
+}
+_STATUSES = {
+    "400": "Empty input, or a body that is not JSON; on OpenAI's routes anything that is wrong",
+    "401": "API key missing or wrong", "404": "No such model",
+    "413": "Body too large",
+    "422": "Validation error", "424": "The model cannot do this, or failed",
+    "429": "Overloaded", "500": "The model's step failed", "503": "Not ready",
+    "504": "No answer in time",
+}  # fmt: skip
+_NOT_OPENAI = ("422", "424")
+_ERRORS = {"openai": OpenAIError}
+
+
+async def openapi(request: Request, body: None) -> Reply:
+    """The description as JSON, which is made once: it takes a second."""
+    gateway = request.gateway
+    if gateway.description is None:
+        gateway.description = await asyncio.to_thread(lambda: dump(describe(gateway.routes)))
+    return Reply(gateway.description)
+
+
+async def docs(request: Request, body: None) -> Reply:
+    """The description as a page without scripts."""
+    rows = "".join(_row(route) for route in request.gateway.routes)
+    text = _read("docs.html").replace("{{rows}}", rows)
+    return Reply(text.encode(), content_type=_HTML)
+
+
+async def page(request: Request, body: None) -> Reply:
+    """What is served, with a form for each model; a probe that wants no HTML gets /health's."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return await health(request, None)
+    models = [
+        {"name": m.name, "task": m.task, "model_id": m.public_id}
+        for m in request.gateway.models.all()
+    ]
+    # "<" would end the script element early.
+    data = json.dumps(models).replace("<", "\\u003c")
+    return Reply(_read("index.html").replace("{{models}}", data).encode(), content_type=_HTML)
+
+
+def describe(routes: list[Route]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the routes."""
+    paths: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {}
+    for route in routes:
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "tags": [_TAGS[route.dialect]],
+            "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
+            "responses": {"200": _answer(route, schemas)},
+        }
+        if not route.public:
+            operation["security"] = [{"bearer": []}, {}]
+            operation["responses"] |= _errors(route, schemas)
+        if "{model}" in route.path:
+            operation["parameters"] = [
+                {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+            ]
+        if route.kinds:
+            operation["requestBody"] = _body(route, schemas)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Atoll gateway", "version": atoll_client.__version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    content = {
+        kind: {"schema": _schema(answer, schemas, "serialization")}
+        for kind, answer in route.answers.items()
+    }
+    return {"description": "OK", **({"content": content} if content else {})}
+
+
+def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Statuses with what they mean; shared routes answer as the interface that was meant."""
+    dialects = {route.dialect, *(("openai",) if route.bodies else ())}
+    kinds = [_ERRORS.get(dialect, TeiError) for dialect in sorted(dialects)]
+    found = [_schema(kind, schemas, "serialization") for kind in dict.fromkeys(kinds)]
+    schema = found[0] if len(found) == 1 else {"anyOf": found}
+    content = {"application/json": {"schema": schema}}
+    left_out = _NOT_OPENAI if dialects == {"openai"} else ()
+    return {
+        status: {"description": text, "content": content}
+        for status, text in _STATUSES.items()
+        if status not in left_out
+    }
+
+
+def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    found = [_schema(kind, schemas, "validation") for kind in route.kinds]
+    schema = found[0] if len(found) == 1 else {"anyOf": found}
+    content = {"schema": schema, "example": route.example}
+    return {"required": True, "content": {"application/json": content}}
+
+
+def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
+    """A reference to a model's schema, which ``schemas`` gets; another type's schema itself."""
+    found = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    for name, inner in found.pop("$defs", {}).items():
+        _add(schemas, name, inner)
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return found
+    _add(schemas, kind.__name__, found)
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
+    assert schemas.setdefault(name, schema) == schema, f"two schemas are called {name}"
+
+
+def _row(route: Route) -> str:
+    example = html.escape(json.dumps(route.example, indent=2)) if route.example else ""
+    return (
+        f"<tr><td><code>{route.method} {html.escape(route.path)}</code></td>"
+        f"<td>{_TAGS[route.dialect]}</td><td>{html.escape(route.summary)}"
+        f"{f'<pre>{example}</pre>' if example else ''}</td></tr>\n"
+    )
+
+
+def _read(name: str) -> str:
+    return (resources.files("atoll_client.gateway") / name).read_text(encoding="utf-8")

@@ -1,0 +1,160 @@
+"""Generation for every dialect: a prompt and options in, chunks out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atoll_client import kserve, tasks
+from atoll_client.errors import AtollError, ValidationError
+from atoll_client.gateway.core.web import Request
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, ModelInfo
+
+
+class Incomplete(AtollError):
+    """A generation without its last token: the model ended it, and did not say why."""
+
+    error_type = "incomplete_generation"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to be generated. ``sampling``: options as the model names them."""
+
+    model: ModelInfo
+    prompt: Prompt
+    sampling: Mapping[str, Any]
+    wanted: Wanted = Wanted()
+
+    def seeded(self, index: int) -> Job:
+        """The same for another of ``n`` answers: a given seed moves on, so that they differ."""
+        seed = self.sampling.get("seed")
+        if seed is None or index == 0:
+            return self
+        return replace(self, sampling={**self.sampling, "seed": (int(seed) + index) % 2**63})
+
+
+async def stream(request: Request, job: Job) -> AsyncGenerator[Chunk, None]:
+    """Chunks as they come; the last one has a finish reason."""
+    message = tasks.generate(
+        job.model.name, job.prompt, job.sampling, stream=True, wanted=job.wanted,
+        request_id=request.request_id,
+    )  # fmt: skip
+    ended = False
+    responses = request.gateway.pool.stream(message, request.metadata)
+    async with contextlib.aclosing(responses):
+        async for response in responses:
+            for chunk in kserve.read_chunks(response):
+                ended = ended or bool(chunk.finish_reason)
+                yield chunk
+    if not ended:
+        raise Incomplete("the answer ended before it was complete")
+
+
+async def complete(request: Request, job: Job) -> list[Chunk]:
+    """Whole answers: one, or as many as the sampling option ``n`` says."""
+    message = tasks.generate(
+        job.model.name, job.prompt, job.sampling, stream=False, wanted=job.wanted,
+        request_id=request.request_id,
+    )  # fmt: skip
+    found: list[Chunk] = []
+    responses = request.gateway.pool.stream(message, request.metadata)
+    async with contextlib.aclosing(responses):
+        async for response in responses:
+            found += kserve.read_chunks(response)
+    if not found or not found[-1].finish_reason:
+        raise Incomplete("the answer ended before it was complete")
+    return found
+
+
+async def complete_all(request: Request, jobs: Sequence[Job]) -> list[Chunk]:
+    """One answer for each job, at the same time; the first failure ends the others."""
+    if len(jobs) == 1:
+        return (await complete(request, jobs[0]))[:1]
+    with request.gateway.admitted(len(jobs) - 1):
+        work = [asyncio.create_task(complete(request, job)) for job in jobs]
+        try:
+            return [chunks[0] for chunks in await asyncio.gather(*work)]
+        finally:
+            await _ended(work)
+
+
+async def stream_all(
+    request: Request, jobs: Sequence[Job]
+) -> AsyncGenerator[tuple[int, Chunk], None]:
+    """Chunks of several answers as they come, with the number of the answer."""
+    if len(jobs) == 1:
+        async with contextlib.aclosing(stream(request, jobs[0])) as chunks:
+            async for chunk in chunks:
+                yield 0, chunk
+        return
+    with request.gateway.admitted(len(jobs) - 1):
+        async with contextlib.aclosing(_joined(request, jobs)) as joined:
+            async for pair in joined:
+                yield pair
+
+
+async def _joined(request: Request, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Chunk], None]:
+    queue: asyncio.Queue[tuple[int, Chunk | None] | BaseException] = asyncio.Queue()
+    work = [asyncio.create_task(_pump(request, i, job, queue)) for i, job in enumerate(jobs)]
+    try:
+        num_open = len(work)
+        while num_open:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            index, found = item
+            if found is None:
+                num_open -= 1
+            else:
+                yield index, found
+    finally:
+        await _ended(work)
+
+
+async def _ended(work: Sequence[asyncio.Task[Any]]) -> None:
+    """No task runs on: what the server has taken of a request that failed is free again."""
+    for task in work:
+        task.cancel()
+    await asyncio.gather(*work, return_exceptions=True)
+
+
+async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any]) -> None:
+    try:
+        async with contextlib.aclosing(stream(request, job)) as chunks:
+            async for chunk in chunks:
+                queue.put_nowait((index, chunk))
+        queue.put_nowait((index, None))
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+def check_answers(request: Request, model: ModelInfo, num_prompts: int, num_answers: int) -> None:
+    """Raises ValidationError: one request asks for more answers than one may.
+
+    num_answers: to each prompt.
+    """
+    held = int(model.facts.get("max_concurrent_requests") or num_prompts * num_answers)
+    limit, name = request.gateway.settings.max_answers, "max_answers"
+    if held < limit:
+        limit, name = held, "the model's max_concurrent_requests"
+    if num_prompts * num_answers > limit:
+        raise ValidationError(
+            f"`n` is {num_answers}, for {num_prompts} prompts: {num_prompts * num_answers} answers "
+            f"in one request; {name} is {limit}",
+            param="n",
+        )
+
+
+def mean_logprob(chunk: Chunk) -> float:
+    """By which the best of several answers is chosen, as OpenAI and TGI do."""
+    return (chunk.cumulative_logprob or 0.0) / max(chunk.num_output_tokens, 1)
+
+
+def given(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Options that were set."""
+    return {name: value for name, value in pairs if value is not None}

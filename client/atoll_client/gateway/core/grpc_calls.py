@@ -1,0 +1,104 @@
+"""One call over gRPC, whatever its service: whose it is, how it is counted, how errors look."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from atoll_client.errors import AtollError, MalformedRequest, TooLarge
+from atoll_client.gateway.core.headers import request_id
+from atoll_client.gateway.core.web import Request, Route
+
+logger = logging.getLogger(__name__)
+
+_CODES = {
+    "validation": grpc.StatusCode.INVALID_ARGUMENT,
+    "empty": grpc.StatusCode.INVALID_ARGUMENT,
+    "backend": grpc.StatusCode.FAILED_PRECONDITION,
+    "generation": grpc.StatusCode.FAILED_PRECONDITION,
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unhealthy": grpc.StatusCode.UNAVAILABLE,
+    "authentication": grpc.StatusCode.UNAUTHENTICATED,
+    "not_found": grpc.StatusCode.NOT_FOUND,
+    "timeout": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "cancelled": grpc.StatusCode.CANCELLED,
+}
+CodeOf = Callable[[AtollError], grpc.StatusCode]
+
+
+def code_of(error: AtollError) -> grpc.StatusCode:
+    """The status that an error has in TEI's services."""
+    if isinstance(error, TooLarge):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return _CODES.get(error.error_type, grpc.StatusCode.INTERNAL)
+
+
+def read_message(kind: Any, limit: int, raw: bytes) -> Any:
+    """A client's message.
+
+    Raises:
+        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no such message.
+    """
+    if len(raw) > limit:
+        raise TooLarge(f"the message has {len(raw)} bytes; the limit is {limit}")
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise MalformedRequest(f"the message cannot be read: {error}") from None
+
+
+@contextlib.asynccontextmanager
+async def answered(
+    gateway: Any,
+    path: str,
+    context: Any,
+    dialect: str = "tei",
+    labels: Mapping[str, str] | None = None,
+    code: CodeOf = code_of,
+    is_counted: bool = True,
+) -> AsyncIterator[Request]:
+    """One call, its errors turned into statuses.
+
+    is_counted: it is one request; otherwise each of its messages is one for itself.
+    """
+    headers = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
+    request = Request(
+        gateway, "POST", path, headers, b"", request_id(headers), time.perf_counter(),
+        headers.get("model"), Route("POST", path, _none, dialect, path), dict(labels or {}),
+    )  # fmt: skip
+    status = 499
+    with gateway.telemetry.span(request) as span:
+        try:
+            gateway.keys.check(headers.get("authorization", ""))
+            with gateway.admitted() if is_counted else _uncounted():
+                yield request
+            status = 200
+        except AtollError as error:
+            status = error.http_status
+            request.labels["error"] = error.error_type
+            await context.abort(code(error), str(error))
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            status = 500
+            logger.exception("request %s: %s", request.request_id, path)
+            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+        finally:
+            span.end(request, status)
+            gateway.metrics.finished(request, status)
+
+
+@contextlib.contextmanager
+def _uncounted() -> Iterator[None]:
+    yield
+
+
+async def _none(request: Request, body: Any) -> Any:
+    raise AssertionError("gRPC methods are not called by route")

@@ -1,0 +1,101 @@
+"""Headers of requests: which are taken over, and that they are what their standards say.
+
+Whatever goes on to a server becomes gRPC metadata, which a byte above 127 or a control character
+would break. A ``traceparent`` that is not W3C's is ignored, as W3C asks.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+
+from atoll_client.errors import Unauthorized
+from atoll_client.gateway.core.settings import listed
+
+# Names of authentication schemes are not case-sensitive.
+_BASIC = re.compile("basic +", re.IGNORECASE)
+_BEARER = re.compile("bearer +", re.IGNORECASE)
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,256}")
+
+# W3C Trace Context, level 2. A version after 00 may have more fields, which nobody here knows.
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-[\x21-\x7e]*)?"
+)
+_TRACE_KEY = r"[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13}"
+_TRACE_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_TRACE_MEMBER = re.compile(f"(?:{_TRACE_KEY})=(?:{_TRACE_VALUE})")
+_MAX_TRACE_MEMBERS = 32
+# A server takes some 8 KiB of metadata in all.
+_MAX_TRACE_CHARACTERS = 4096
+
+
+def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by name in lower case; one that comes several times is joined by commas."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """``x-request-id`` if it is printable ASCII of at most 256 characters, else one that is new."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def trace_context(headers: Mapping[str, str]) -> dict[str, str]:
+    """``traceparent`` and ``tracestate`` as far as they are valid."""
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip(" \t"))
+    if match is None or (match[1] == "00" and match[3] is not None):
+        return {}
+    found = {"traceparent": f"00-{match[2]}"}
+    state = _trace_state(headers.get("tracestate", ""))
+    return {**found, "tracestate": state} if state else found
+
+
+def _trace_state(text: str) -> str:
+    """The members; nothing if one is wrong or there are too many."""
+    members = [part for part in (part.strip(" \t") for part in text.split(",")) if part]
+    keys = {member.partition("=")[0] for member in members}
+    is_valid = len(keys) == len(members) <= _MAX_TRACE_MEMBERS and all(
+        map(_TRACE_MEMBER.fullmatch, members)
+    )
+    joined = ",".join(members)
+    return joined if is_valid and len(joined) <= _MAX_TRACE_CHARACTERS else ""
+
+
+class Keys:
+    """The API keys, of which one must come with each request that is not public."""
+
+    def __init__(self, text: str) -> None:
+        self._keys = [key.encode() for key in listed(text)]
+
+    def check(self, authorization: str) -> None:
+        """Compares a header, its bytes read as latin-1; a key beyond ASCII may come as UTF-8 too.
+
+        Raises:
+            Unauthorized: the key is missing or wrong.
+        """
+        if not self._keys:
+            return
+        scheme = _BEARER.match(authorization)
+        text = authorization[scheme.end() :] if scheme else _password(authorization)
+        forms = (text.encode("latin-1", "replace"), text.encode())
+        if not any(hmac.compare_digest(form, key) for form in forms for key in self._keys):
+            raise Unauthorized("the API key is missing or wrong")
+
+
+def _password(authorization: str) -> str:
+    """The password of HTTP's Basic scheme, for which browsers ask; else the whole header."""
+    scheme = _BASIC.match(authorization)
+    if scheme is None:
+        return authorization
+    try:
+        pair = base64.b64decode(authorization[scheme.end() :].strip(), validate=True)
+    except ValueError:
+        return authorization
+    return pair.partition(b":")[2].decode("latin-1")

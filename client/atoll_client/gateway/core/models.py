@@ -1,0 +1,86 @@
+"""Which model a request means: by its ``model`` field, its path, or the default of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atoll_client.errors import NotFound, NotReady, UnsupportedModel
+from atoll_client.gateway.core.pool import Pool
+from atoll_client.types import ModelInfo
+
+# Names that clients send when they have none.
+_PLACEHOLDERS = frozenset(("", "tgi", "tei", "dummy", "default"))
+# What people call what a model does.
+VERBS = {
+    "embed": "embed", "sparse": "embed as sparse vectors", "rerank": "rerank",
+    "classify": "classify", "generate": "generate text",
+}  # fmt: skip
+
+
+class Models:
+    """The models of all servers. ``defaults``: names that win over the alphabet."""
+
+    def __init__(self, pool: Pool, defaults: Sequence[str]) -> None:
+        self._pool, self._defaults = pool, defaults
+        self._found: Mapping[str, ModelInfo] = {}
+        self._all: list[ModelInfo] = []
+
+    def all(self) -> list[ModelInfo]:
+        """Every served model, the defaults first."""
+        found = self._pool.models()
+        if found is not self._found:
+            first = [name for name in self._defaults if name in found]
+            self._all = [found[name] for name in (*first, *sorted(found.keys() - set(first)))]
+            self._found = found
+        return self._all
+
+    def num_held_at_most(self) -> int:
+        """Requests that all models together were started to hold."""
+        return sum(int(m.facts.get("max_concurrent_requests") or 0) for m in self.all())
+
+    def default(self, tasks: Sequence[str]) -> ModelInfo | None:
+        """The model for a task when none is named; earlier tasks win."""
+        models = self.all()
+        return next((m for task in tasks for m in models if m.task == task), None)
+
+    def find(self, names: Sequence[str | None], tasks: Sequence[str]) -> ModelInfo:
+        """The model of the first name that says something, else the default of ``tasks``.
+
+        Raises:
+            NotFound: no such model. UnsupportedModel: it does something else.
+            NotReady: no server is ready.
+        """
+        name = next((n for n in names if n is not None and n not in _PLACEHOLDERS), None)
+        if name is None:
+            model = self.default(tasks)
+            if model is None and not self._pool.is_ready:
+                raise NotReady("no server is ready")
+            if model is None:
+                raise UnsupportedModel(f"no model here can {VERBS[tasks[0]]}")
+            return model
+        model = self.named(name)
+        if model is None and not self._pool.is_ready:
+            raise NotReady("no server is ready")
+        if model is None:
+            raise NotFound(f"model {name!r} is not served")
+        if model.task not in tasks:
+            raise UnsupportedModel(f"model {model.name!r} cannot {VERBS[tasks[0]]}")
+        return model
+
+    def named(self, name: str) -> ModelInfo | None:
+        """By its name, its hub id, or the name of one of its adapters."""
+        models = self._pool.models()
+        if name in models:
+            return models[name]
+        return next(
+            (m for m in models.values() if name in (m.model_id, m.public_id, *m.adapters)), None
+        )
+
+    def split(self, path: str) -> tuple[str | None, str]:
+        """A path below ``/{model}``: the model's name, which may hold a slash, and the rest."""
+        parts = path.split("/")
+        for count in (2, 3):
+            name = "/".join(parts[1:count])
+            if len(parts) >= count and self.named(name) is not None:
+                return name, "/" + "/".join(parts[count:])
+        return None, path

@@ -1,0 +1,124 @@
+"""What is wrong with a body, in one sentence: the field, its value, and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import pydantic
+from pydantic import BaseModel
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core.fields import REFUSED, described
+
+Path = tuple[str | int, ...]
+
+# Of a value, so many characters are shown.
+_MAX_SHOWN = 80
+# What was expected where a value has another type.
+_EXPECTED = {
+    "string_type": "a text", "int_type": "an integer", "float_type": "a number",
+    "bool_type": "true or false", "list_type": "a list", "dict_type": "an object",
+    "model_type": "an object", "model_attributes_type": "an object",
+    "int_from_float": "an integer",
+}  # fmt: skip
+
+
+def first_problem(
+    error: pydantic.ValidationError, given: Mapping[str, Any], kind: type[BaseModel]
+) -> ValidationError:
+    """One error for all: of the first field that is wrong, what lies deepest.
+
+    A union reports each of its members. The deepest place is the one that was meant; if several
+    are as deep, the field as a whole has none of its types.
+    """
+    problems = [(_place(one, given), one) for one in error.errors(include_url=False)]
+    top = problems[0][0][:1]
+    problems = [(path, one) for path, one in problems if path[:1] == top]
+    depth = max(len(path) for path, _ in problems)
+    deepest = [(path, one) for path, one in problems if len(path) == depth]
+    if len({_branch(path, one) for path, one in deepest}) > 1 and len(dict(deepest)) > 1:
+        return _none_of(top, given, kind)
+    deepest.sort(key=lambda problem: problem[1]["type"] != REFUSED)
+    path = deepest[0][0]
+    return _one_of(path, [one for found, one in deepest if found == path])
+
+
+def _place(problem: Any, given: Any) -> Path:
+    """A pydantic location without the names of a union's members."""
+    loc: Path = problem["loc"]
+    path: list[str | int] = []
+    value = given
+    for at, part in enumerate(loc):
+        is_missing = at == len(loc) - 1 and problem["type"] == "missing"
+        if _holds(value, part):
+            value = value[part]
+            path.append(part)
+        elif is_missing:
+            path.append(part)
+    return tuple(path)
+
+
+def _holds(value: Any, part: str | int) -> bool:
+    if isinstance(part, int):
+        return isinstance(value, list) and part < len(value)
+    return isinstance(value, dict) and part in value
+
+
+def _branch(path: Path, problem: Any) -> Path:
+    """The members of unions that a location goes through."""
+    left = list(problem["loc"])
+    for part in path:
+        left.remove(part)
+    return tuple(left)
+
+
+def _none_of(top: Path, given: Mapping[str, Any], kind: type[BaseModel]) -> ValidationError:
+    name = str(top[0])
+    expected = described(kind.model_json_schema()["properties"][name])
+    return ValidationError(
+        f"`{name}` is {_shown(given[name])}; expected {expected}", param=name, code="invalid_type"
+    )
+
+
+def _one_of(path: Path, problems: Sequence[Any]) -> ValidationError:
+    first, name = problems[0], written(path)
+    if not name:
+        return ValidationError(first["msg"])
+    if first["type"] == REFUSED:
+        return ValidationError(
+            f"`{name}` is {_shown(first['input'])}, which is not supported: {first['msg']}",
+            param=name, code="unsupported_parameter",
+        )  # fmt: skip
+    if first["type"] == "missing":
+        return ValidationError(
+            f"`{name}`: {first['msg']}", param=name, code="missing_required_parameter"
+        )
+    words = [_EXPECTED[one["type"]] for one in problems if one["type"] in _EXPECTED]
+    expected = " or ".join(dict.fromkeys(words))
+    message = first["msg"]
+    code = "invalid_value"
+    if len(words) == len(problems):
+        message, code = f"expected {expected}", "invalid_type"
+    elif message.startswith("Input should be"):
+        message = f"expected {message.removeprefix('Input should be ')}"
+    return ValidationError(
+        f"`{name}` is {_shown(first['input'])}; {message}", param=name, code=code
+    )
+
+
+def written(path: Path) -> str:
+    """As OpenAI writes it: ``messages[0].content``."""
+    found = ""
+    for part in path:
+        found += f"[{part}]" if isinstance(part, int) else f".{part}" if found else part
+    return found
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = orjson.dumps(value).decode()
+    except TypeError:
+        text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

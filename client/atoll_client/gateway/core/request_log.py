@@ -1,0 +1,43 @@
+"""A line for each request, as text or JSON, if ``log_requests`` asks for it.
+
+What was asked and answered is not in it: prompts and texts stay out of logs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import datetime, timezone
+from typing import TextIO
+
+from atoll_client.gateway.core.web import Request
+
+
+class RequestLog:
+    """Writes to ``stream``. form: text, json, or nothing."""
+
+    def __init__(self, form: str, stream: TextIO | None = None) -> None:
+        self._form, self._stream = form, stream or sys.stderr
+
+    def finished(self, request: Request, status: int) -> None:
+        """One request that was answered, or whose client left (499)."""
+        if not self._form:
+            return
+        facts = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "id": request.request_id,
+            "method": request.method,
+            "path": request.path,
+            "model": request.labels.get("model") or request.model or "",
+            "status": status,
+            "error": request.labels.get("error", ""),
+            "seconds": round(time.perf_counter() - request.started, 6),
+        }
+        # JSON in both, so that no path can begin a line of its own.
+        line = (
+            json.dumps(facts)
+            if self._form == "json"
+            else " ".join(f"{k}={json.dumps(v)}" for k, v in facts.items() if v != "")
+        )
+        print(line, file=self._stream, flush=True)

@@ -1,0 +1,134 @@
+"""How bodies are read: nulls are absent, messages name the field, unknown fields are not ignored.
+
+On OpenAI's routes an unknown field is refused, as there. TEI's and TGI's answer, and name it in the
+header ``x-unknown-fields`` and in the log, as their clients may send more than is known here. The
+setting ``unknown_fields`` makes all routes do one or the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeVar
+
+import orjson
+import pydantic
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
+
+from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
+from atoll_client.gateway.core.fields import unknown
+from atoll_client.gateway.core.problems import first_problem
+from atoll_client.gateway.core.web import Request
+
+logger = logging.getLogger(__name__)
+Body = TypeVar("Body", bound=BaseModel)
+
+# A text, texts, token ids, or lists of token ids.
+Inputs = str | list[str] | list[int] | list[list[int]]
+# Of one body's unknown fields, so many are named.
+_MAX_NAMED = 20
+
+
+def present(value: Any) -> Any:
+    """An object without its members that are null; anything else as it is.
+
+    What lies deeper may be the caller's own data, a JSON schema say, where a null has a meaning.
+    """
+    if type(value) is not dict:
+        return value
+    return {name: member for name, member in value.items() if member is not None}
+
+
+class Strict(BaseModel):
+    """A body or a part of one. Numbers in text are refused, as TEI and TGI refuse them."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_nulls(cls, value: Any) -> Any:
+        return present(value)
+
+
+class Kept(Strict):
+    """A part that is checked here and goes on as it came, for a model's template to read."""
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep(cls, value: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        found = handler(value)
+        found._given = present(value)
+        return found
+
+    def given(self) -> dict[str, Any]:
+        """What was sent, in its order, without nulls."""
+        return {
+            name: _given(getattr(self, name, None), value) for name, value in self._given.items()
+        }
+
+
+def _given(checked: Any, value: Any) -> Any:
+    if isinstance(checked, Kept):
+        return checked.given()
+    if isinstance(checked, list) and checked and isinstance(checked[0], Kept):
+        return [one.given() for one in checked]
+    return value
+
+
+def read(request: Request, kind: type[Body]) -> Body:
+    """The request's body, checked.
+
+    Raises:
+        MalformedRequest: not JSON. ValidationError: a field that is missing, wrong or not
+            supported, or one that nobody knows, where those are refused.
+    """
+    try:
+        given = orjson.loads(request.body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    if type(given) is not dict:
+        raise ValidationError("the body must be a JSON object")
+    try:
+        body = kind.model_validate(given)
+    except pydantic.ValidationError as error:
+        raise first_problem(error, given, kind) from None
+    if isinstance(body, Strict):
+        _report(request, list(unknown(body)))
+    return body
+
+
+def _report(request: Request, names: list[str]) -> None:
+    """Refuses unknown fields, or says that they have been left out."""
+    if not names:
+        return
+    assert request.route is not None
+    if _are_refused(request.gateway.settings.unknown_fields, request.route.dialect):
+        raise ValidationError(
+            f"`{names[0]}` is unknown here; the fields of {request.route.path} are listed in "
+            "/openapi.json",
+            param=names[0], code="unknown_parameter",
+        )  # fmt: skip
+    request.unknown_fields += names[:_MAX_NAMED]
+    logger.warning(
+        "request %s: %s: unknown fields are not used: %s",
+        request.request_id, request.path, ", ".join(map(repr, names[:_MAX_NAMED])),
+    )  # fmt: skip
+
+
+def _are_refused(setting: str, dialect: str) -> bool:
+    return setting == "refuse" or (setting == "dialect" and dialect == "openai")
+
+
+def batch(inputs: Inputs, field: str = "inputs") -> tuple[list[str] | list[list[int]], bool]:
+    """``inputs`` as a list of texts or of token ids, and whether it was a single one.
+
+    Raises:
+        EmptyInputError: nothing, or an empty text or list of ids.
+    """
+    is_single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], int))
+    items: Any = [inputs] if is_single else inputs
+    if not items or any(len(item) == 0 for item in items):
+        raise EmptyInputError(f"`{field}` cannot be empty", param=field)
+    return items, is_single

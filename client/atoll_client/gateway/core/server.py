@@ -1,0 +1,213 @@
+"""One Triton server behind the gateway: its connection, what it serves, what it holds.
+
+Asks the server and its models how they are; who gets a request is the pool's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client import kserve
+from atoll_client.errors import AtollError, NotReady, Unreached, from_grpc
+from atoll_client.grpc_calls import Calls, Metadata
+from atoll_client.kserve import Message
+from atoll_client.types import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+)
+_PROBE_S = 5.0
+# A model whose process has ended is said to be loading for so long, then to be unknown.
+_RETURN_S = 120.0
+_QUESTIONS = (
+    "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
+    "ModelStatistics",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model on one server."""
+
+    info: ModelInfo
+    is_batched: bool
+
+
+class Server:
+    """One server: its connection, how many requests it holds, and its models by name.
+
+    away: names of models that it had and has not now, while it loads something or has failed to.
+    loaded: names of all models that it has now, with those that are not Atoll's.
+    returning: names of any models whose process has ended and that are being loaded again.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.num_outstanding = 0
+        self.is_ready = False
+        self.models: Mapping[str, Served] = {}
+        self.away: frozenset[str] = frozenset()
+        self.loaded: frozenset[str] = frozenset()
+        self.returning: frozenset[str] = frozenset()
+        self._others: frozenset[str] = frozenset()
+        self._expected: dict[str, float] = {}
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.calls = Calls(self._channel)
+        self._questions = {name: self._question(name) for name in _QUESTIONS}
+
+    def _question(self, name: str) -> Any:
+        return self._channel.unary_unary(
+            _SERVICE + name,
+            request_serializer=getattr(pb, f"{name}Request").SerializeToString,
+            response_deserializer=getattr(pb, f"{name}Response").FromString,
+        )
+
+    async def inquire(self, name: str, message: Message, timeout_s: float = _PROBE_S) -> Message:
+        """Asks about the server or a model: ``name`` is one of the protocol's methods.
+
+        Raises:
+            AtollError: of the class that the status means.
+        """
+        with self.noticed():
+            try:
+                return await self._questions[name](message, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise from_grpc(error.code(), error.details()) from error
+
+    async def close(self) -> None:
+        """Ends the connection; requests in flight fail."""
+        await self.calls.close()
+        await self._channel.close()
+
+    async def stream(
+        self, message: Message, timeout_s: float, metadata: Metadata = ()
+    ) -> AsyncGenerator[Message, None]:
+        """Responses of a decoupled model. Leaving the loop early cancels the work."""
+        with self.noticed():
+            responses = self.calls.responses(message, timeout_s, metadata)
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    yield response
+
+    async def unary(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
+        """The response of a model that gives exactly one."""
+        with self.noticed():
+            return await self.calls.infer(message, timeout_s, metadata)
+
+    async def look(self) -> None:
+        """Finds out whether the server answers and which models it has.
+
+        Triton says that it is not ready as long as any model is loading, and for good once one has
+        failed to load, whatever the others do. So that is no reason to leave a server out.
+        """
+        try:
+            answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
+            await self._find_models(is_settled=bool(answer.ready))
+            was_ready, self.is_ready = self.is_ready, bool(answer.ready or self.has_models)
+            if self.is_ready and not was_ready:
+                logger.info("server %s is ready", self.address)
+            await asyncio.gather(*map(self._look_after, self.calls.open_models()))
+        except AtollError as error:
+            if self.is_ready:
+                logger.warning("server %s is not ready: %s", self.address, error)
+            self.is_ready = False
+
+    @property
+    def has_models(self) -> bool:
+        """Whether any model can be asked now."""
+        return len(self.models) > len(self.away) or bool(self._others)
+
+    async def _find_models(self, is_settled: bool) -> None:
+        """is_settled: a model that is gone was unloaded, and does not come back by itself."""
+        statistics = await self.inquire("ModelStatistics", pb.ModelStatisticsRequest())
+        names = frozenset(one.name for one in statistics.model_stats)
+        self.loaded, self._others = names, self._others & names
+        found = {name: served for name, served in self.models.items() if name in names}
+        for name in sorted(names - found.keys() - self._others):
+            served = await self._ask(name)
+            if served is not None:
+                found[name] = served
+        now = time.monotonic()
+        self._expected = {k: v for k, v in self._expected.items() if v > now}
+        self.returning = frozenset(self._expected.keys() - names)
+        gone = frozenset(self.models.keys() - found.keys())
+        self.away = gone & self.returning if is_settled else gone
+        self.models = {**found, **{name: self.models[name] for name in self.away}}
+
+    async def _ask(self, name: str) -> Served | None:
+        """None: not one of Atoll's models, or not up yet."""
+        try:
+            metadata = await self.inquire("ModelMetadata", pb.ModelMetadataRequest(name=name))
+            if not any(output.name == "control" for output in metadata.outputs):
+                self._others |= {name}
+                return None
+            shape = next(list(t.shape) for t in metadata.inputs if t.name == "text_input")
+            is_batched = len(shape) > 1
+            question = kserve.control_request(name, is_batched, {"op": "info"})
+            facts = kserve.read_control(await self.ask(question, is_batched, 30.0))
+        except AtollError as error:
+            logger.warning("model %s on %s says nothing: %s", name, self.address, error)
+            return None
+        return Served(ModelInfo(name, str(facts.get("task", "")), facts), is_batched)
+
+    async def _look_after(self, name: str) -> None:
+        """Fails the requests of a model whose process has ended since they were sent.
+
+        Triton never answers these, neither while the model is gone nor once it is loaded again.
+        """
+        served = self.models.get(name)
+        if served is None:
+            return
+        question = kserve.control_request(name, served.is_batched, {"op": "info"})
+        asked_at = time.monotonic()
+        try:
+            facts = kserve.read_control(await self.ask(question, served.is_batched, _PROBE_S))
+            ended_before = asked_at - float(facts.get("uptime_s", math.inf))
+        except AtollError as error:
+            # Else it is busy, or is being unloaded and still answers what it has.
+            if "is not healthy" not in str(error):
+                return
+            ended_before = asked_at
+        self.lose(name, ended_before)
+
+    def lose(self, name: str, sent_before: float) -> None:
+        """Fails what was sent to a model before its process ended."""
+        self._expected[name] = time.monotonic() + _RETURN_S
+        reason = NotReady(f"the process of model {name!r} has ended; it is being loaded again")
+        num_lost = self.calls.lose(name, sent_before, reason)
+        if num_lost:
+            logger.error("model %s on %s: %d requests are lost", name, self.address, num_lost)
+
+    async def ask(self, question: Message, is_batched: bool, timeout_s: float) -> Message:
+        """Any request with one response, to a model of either kind."""
+        if is_batched:
+            return await self.unary(question, timeout_s)
+        async with contextlib.aclosing(self.stream(question, timeout_s)) as responses:
+            async for response in responses:
+                return response
+        raise NotReady("the model gave no answer")
+
+    @contextlib.contextmanager
+    def noticed(self) -> Iterator[None]:
+        """A server that is not reached gets no more requests until it answers again."""
+        try:
+            yield
+        except Unreached:
+            self.is_ready = False
+            raise

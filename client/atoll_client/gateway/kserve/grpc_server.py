@@ -1,0 +1,150 @@
+"""``inference.GRPCInferenceService``: KServe over gRPC, beside TEI's services on the same port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client.errors import (
+    AtollError,
+    GenerationError,
+    NotOffered,
+    TooLarge,
+    UnsupportedModel,
+)
+from atoll_client.gateway.core.grpc_calls import answered, code_of, read_message
+from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, check_version
+from atoll_client.gateway.kserve.stream import MessageStream, remaining_s
+from atoll_client.kserve import Message
+
+SERVICE = "inference.GRPCInferenceService"
+_CLOSED = (
+    "RepositoryModelLoad", "RepositoryModelUnload", "SystemSharedMemoryStatus",
+    "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister", "CudaSharedMemoryStatus",
+    "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings",
+)  # fmt: skip
+Method = Callable[[Request, Message], Awaitable[Message]]
+
+
+def kserve_code(error: AtollError) -> grpc.StatusCode:
+    """The status that a Triton server would give."""
+    if isinstance(error, (NotOffered, UnsupportedModel)):
+        return grpc.StatusCode.UNIMPLEMENTED
+    if isinstance(error, TooLarge):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, GenerationError):
+        return grpc.StatusCode.INTERNAL
+    if error.error_type == "overloaded":
+        return grpc.StatusCode.UNAVAILABLE
+    return code_of(error)
+
+
+class InferenceService:
+    """The service's methods. ``handler`` is what a server is given."""
+
+    def __init__(self, gateway: Any) -> None:
+        self._gateway = gateway
+        self._upstream = gateway.upstream
+
+    def handler(self) -> Any:
+        """All methods by name; what is closed is refused by name."""
+        methods: dict[str, Method] = {
+            "ServerMetadata": self._server_metadata, "ModelReady": self._model_ready,
+            "ModelMetadata": self._about("ModelMetadata"),
+            "ModelConfig": self._about("ModelConfig"), "ModelStatistics": self._statistics,
+            "RepositoryIndex": self._index, "ModelInfer": self._infer,
+        }  # fmt: skip
+        table = {name: self._unary(name, method) for name, method in methods.items()}
+        table |= {name: self._unary(name, _closed(name)) for name in _CLOSED}
+        for name, answer in (("ServerLive", self._live), ("ServerReady", self._ready)):
+            table[name] = grpc.unary_unary_rpc_method_handler(answer)
+        table["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream, None, pb.ModelStreamInferResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, table)
+
+    def _unary(self, name: str, method: Method) -> Any:
+        kind, answer_kind = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
+
+        async def answer(raw: bytes, context: Any) -> Message:
+            path = f"/{SERVICE}/{name}"
+            async with answered(
+                self._gateway, path, context, "kserve", None, kserve_code
+            ) as request:
+                limit = self._gateway.settings.tensor_payload_limit
+                message = read_message(kind, limit, raw)
+                request.deadline_s = context.time_remaining()
+                with self._gateway.held.of_one() as held:
+                    held(len(raw))
+                    return await method(request, message)
+
+        return grpc.unary_unary_rpc_method_handler(answer, None, answer_kind.SerializeToString)
+
+    async def _live(self, raw: bytes, context: Any) -> bytes:
+        return bytes(pb.ServerLiveResponse(live=True).SerializeToString())
+
+    async def _ready(self, raw: bytes, context: Any) -> bytes:
+        is_ready = self._gateway.pool.is_ready
+        return bytes(pb.ServerReadyResponse(ready=is_ready).SerializeToString())
+
+    async def _server_metadata(self, request: Request, message: Message) -> Message:
+        return await self._upstream.server_metadata()
+
+    async def _model_ready(self, request: Request, message: Message) -> Message:
+        check_version(message.version)
+        is_ready = await self._upstream.is_model_ready(message.name, message.version)
+        return pb.ModelReadyResponse(ready=is_ready)
+
+    def _about(self, name: str) -> Method:
+        async def answer(request: Request, message: Message) -> Message:
+            check_version(message.version)
+            return await self._upstream.inquire(name, message.name, message.version)
+
+        return answer
+
+    async def _statistics(self, request: Request, message: Message) -> Message:
+        check_version(message.version)
+        return await self._upstream.statistics(message.name, message.version)
+
+    async def _index(self, request: Request, message: Message) -> Message:
+        found = await self._upstream.statistics("", "")
+        models = [
+            {"name": one.name, "version": one.version, "state": "READY"}
+            for one in found.model_stats
+        ]
+        return pb.RepositoryIndexResponse(models=models)
+
+    async def _infer(self, request: Request, message: Message) -> Message:
+        check_version(message.model_version)
+        signature = await self._upstream.signature(message.model_name, message.model_version)
+        if signature.is_decoupled:
+            raise UnsupportedModel(
+                "ModelInfer RPC doesn't support models with decoupled transaction policy"
+            )
+        signature.check(message)
+        message.parameters.pop(EMPTY_FINAL, None)
+        return await self._upstream.infer(
+            signature, message, remaining_s(self._gateway, request), request.metadata
+        )
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
+        path = f"/{SERVICE}/ModelStreamInfer"
+        async with answered(
+            self._gateway, path, context, "kserve", {"method": "stream"}, kserve_code,
+            is_counted=False,
+        ) as request:  # fmt: skip
+            request.deadline_s = context.time_remaining()
+            async with MessageStream(self._gateway, request) as stream:
+                async for response in stream.answers(messages):
+                    yield response
+
+
+def _closed(name: str) -> Method:
+    async def refuse(request: Request, message: Message) -> Message:
+        raise NotOffered(f"{name}: not offered by the gateway")
+
+    return refuse

@@ -1,0 +1,164 @@
+"""OpenAI's chat completions, streamed or whole, with tools, formats and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.gateway.core.constraints import constraint
+from atoll_client.gateway.core.fields import Refused
+from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
+from atoll_client.gateway.core.web import Answer, Events, Request, dump, reply
+from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
+from atoll_client.gateway.openai.errors import openai_words
+from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
+from atoll_client.gateway.openai.sampling import (
+    failure,
+    identity,
+    sampling,
+    usage,
+    usage_wanted,
+)
+from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
+from atoll_client.gateway.openai.tool_reader import END_TAG
+from atoll_client.gateway.openai.tools import ToolChoice, with_objects
+from atoll_client.gateway.tei.routes import find
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, ModelInfo
+
+_TEXT_ONLY = "the models here write text"
+
+
+class ChatBody(TemplateFields, SamplingFields):
+    """POST /v1/chat/completions."""
+
+    logprobs: bool = False
+    max_completion_tokens: int | None = Field(None, ge=1)
+    parallel_tool_calls: bool | None = None
+    tool_choice: str | Choice | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    echo: Annotated[Any, Refused("an answer does not repeat its prompt", (False,))] = None
+    function_call: Annotated[Any, Refused("it is called tool_choice now")] = None
+    functions: Annotated[Any, Refused("they are called tools now")] = None
+    include_reasoning: Annotated[Any, Refused("answers are not parted", (True,))] = None
+    mm_processor_kwargs: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    modalities: Annotated[Any, Refused(_TEXT_ONLY, (["text"],))] = None
+    moderation: Annotated[Any, Refused("nothing is moderated")] = None
+    verbosity: Annotated[Any, Refused("the models here have no levels", ("medium",))] = None
+    web_search_options: Annotated[Any, Refused("nothing is looked up")] = None
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """One request on its way."""
+
+    body: ChatBody
+    jobs: list[Job]
+    choice: ToolChoice | None
+    head: dict[str, Any]
+    has_usage: bool = False
+
+
+async def chat(request: Request, body: ChatBody) -> Answer:
+    """A choice for each of ``n`` answers."""
+    request.labels["kind"] = "tgi"
+    model = find(request, body.model, ("generate",))
+    _check(body)
+    check_answers(request, model, 1, body.n)
+    tools = [tool.given() for tool in body.tools or ()]
+    choice = ToolChoice.read(body.tools or (), body.tool_choice)
+    messages = with_objects([message.given() for message in body.messages])
+    prompt = Prompt(messages=messages, tools=tools if choice else None)
+    job = Job(
+        model,
+        prompt,
+        _options(request, body, model, choice),
+        Wanted(logprobs=body.logprobs, num_cached_tokens=True),
+    )
+    jobs = [job.seeded(index) for index in range(body.n)]
+    kind = "chat.completion.chunk" if body.stream else "chat.completion"
+    head = identity(kind, body.model or model.name, "chatcmpl")
+    found = _Chat(body, jobs, choice, head, usage_wanted(body))
+    if body.stream:
+        return Events(_events(request, found), failure)
+    with openai_words(model, body, "messages"):
+        chunks = await complete_all(request, jobs)
+    choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
+    return reply({**head, "choices": choices, "usage": usage(chunks)})
+
+
+def _check(body: ChatBody) -> None:
+    if not body.messages:
+        raise EmptyInputError("`messages` cannot be empty", param="messages")
+    check_messages(body.messages)
+    if body.top_logprobs and not body.logprobs:
+        raise ValidationError("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+    if None not in (body.max_tokens, body.max_completion_tokens):
+        raise ValidationError(
+            "`max_tokens` and `max_completion_tokens` are set; expected one", param="max_tokens"
+        )
+    if body.tool_prompt is not None and not body.tools:
+        raise ValidationError("`tool_prompt` is set, but `tools` is empty", param="tool_prompt")
+    if body.max_tokens == 0:
+        raise ValidationError("`max_tokens` is 0; the least allowed is 1", param="max_tokens")
+
+
+def _options(
+    request: Request, body: ChatBody, model: ModelInfo, choice: ToolChoice | None
+) -> dict[str, Any]:
+    bound = constraint(body)
+    if choice is not None:
+        bound = choice.constraint(bound)
+    options = sampling(body, model, request, bound)
+    options |= body.template_options()
+    # None: as many as the context holds.
+    options["max_tokens"] = body.max_completion_tokens or body.max_tokens
+    if body.top_logprobs:
+        options["top_logprobs"] = body.top_logprobs
+    if choice is not None and body.parallel_tool_calls is False:
+        _end_with_call(options, model)
+    return options
+
+
+def _end_with_call(options: dict[str, Any], model: ModelInfo) -> None:
+    """Behind one call nothing is wanted; where all places for stops are taken, it is left out."""
+    stops = options.get("stop", [])
+    if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
+        options["stop"] = [*stops, END_TAG]
+
+
+def _choice(found: _Chat, index: int, chunk: Chunk) -> dict[str, Any]:
+    message, logprobs, reason = whole(_deltas(found).write(chunk))
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _deltas(found: _Chat) -> Deltas:
+    choice, body = found.choice, found.body
+    return Deltas(
+        None if choice is None else choice.functions,
+        1 if body.parallel_tool_calls is False else None,
+        (lambda chunk: logprobs_of(chunk, body.top_logprobs or 0)) if body.logprobs else None,
+    )
+
+
+async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
+    writers = [_deltas(found) for _ in found.jobs]
+    ends: dict[int, Chunk] = {}
+    nothing = {"usage": None} if found.has_usage else {}
+    with openai_words(found.jobs[0].model, found.body, "messages"):
+        async for index, chunk in stream_all(request, found.jobs):
+            if chunk.finish_reason:
+                ends[index] = chunk
+            for piece in writers[index].write(chunk):
+                choice = {"index": index, **piece}
+                yield dump({**found.head, "choices": [choice], **nothing})
+    if found.has_usage:
+        counts = usage([ends[i] for i in sorted(ends)])
+        yield dump({**found.head, "choices": [], "usage": counts})
+    yield b"[DONE]"

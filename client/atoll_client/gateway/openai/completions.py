@@ -1,0 +1,240 @@
+"""OpenAI's completions: texts or token ids in, texts out, one choice for each prompt and ``n``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core import encoders, tokens
+from atoll_client.gateway.core.constraints import constraint
+from atoll_client.gateway.core.fields import Refused
+from atoll_client.gateway.core.generation import (
+    Job,
+    check_answers,
+    complete_all,
+    mean_logprob,
+    stream_all,
+)
+from atoll_client.gateway.core.schemas import Inputs, batch
+from atoll_client.gateway.core.web import Answer, Events, Request, dump, reply
+from atoll_client.gateway.openai.errors import openai_words
+from atoll_client.gateway.openai.sampling import (
+    failure,
+    identity,
+    sampling,
+    usage,
+    usage_wanted,
+)
+from atoll_client.gateway.openai.schemas import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
+from atoll_client.gateway.tei.routes import find
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, ModelInfo, Token
+
+_DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionsBody(SamplingFields):
+    """POST /v1/completions."""
+
+    prompt: Inputs
+    best_of: int | None = Field(None, ge=1, le=MAX_N)
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    suffix: str | None = None
+
+    prompt_embeds: Annotated[Any, Refused("prompts are texts or token ids")] = None
+
+
+async def completions(request: Request, body: CompletionsBody) -> Answer:
+    """A choice for each of ``n`` answers to each prompt, of ``best_of`` that are written."""
+    request.labels["kind"] = "tgi"
+    model = find(request, body.model, ("generate",))
+    _check(body)
+    items, _ = batch(body.prompt, "prompt")
+    encoders.check_batch(request, len(items), model, "prompt")
+    check_answers(request, model, len(items), body.best_of or body.n)
+    jobs = _jobs(request, body, model, items)
+    echoes = await _echoes(request, body, model, items)
+    head = identity("text_completion", body.model or model.name, "cmpl")
+    if body.stream:
+        return Events(_events(request, body, jobs, echoes, head), failure)
+    with openai_words(model, body, "prompt"):
+        chunks = await complete_all(request, jobs)
+    if _is_echo_only(body):
+        chunks = [_without_output(chunk) for chunk in chunks]
+    best = _best(chunks, body)
+    choices = [_Choice(body, i, echoes[i // body.n]).add(chunk) for i, chunk in enumerate(best)]
+    return reply({**head, "choices": choices, "usage": usage(chunks, len(items))})
+
+
+def _check(body: CompletionsBody) -> None:
+    """Raises ValidationError: fields that do not go together."""
+    usage_wanted(body)
+    if body.best_of is not None and body.best_of < body.n:
+        raise _wrong("best_of", f"is {body.best_of}; the least allowed is `n`, {body.n}")
+    if body.stream and (body.best_of or body.n) > body.n:
+        raise _wrong("best_of", f"is {body.best_of}; a stream has as many answers as `n`, {body.n}")
+    if body.max_tokens == 0 and not body.echo:
+        raise _wrong("max_tokens", "is 0; the least allowed without `echo` is 1")
+    if body.echo and body.truncate_prompt_tokens is not None:
+        raise _wrong("truncate_prompt_tokens", "does not go with `echo`")
+    if body.suffix:
+        first = body.prompt if isinstance(body.prompt, str) else (body.prompt or [""])[0]
+        if not isinstance(first, str):
+            raise _wrong("suffix", "goes with a text; `prompt` is token ids")
+        if body.echo and body.logprobs is not None:
+            raise _wrong("suffix", "does not go with `echo` and `logprobs`")
+
+
+def _wrong(field: str, message: str) -> ValidationError:
+    return ValidationError(f"`{field}` {message}", param=field)
+
+
+def _is_echo_only(body: CompletionsBody) -> bool:
+    return body.echo and body.max_tokens == 0
+
+
+def _jobs(
+    request: Request, body: CompletionsBody, model: ModelInfo, items: encoders.Items
+) -> list[Job]:
+    """As many for each prompt as there are answers to choose from."""
+    options = sampling(body, model, request, constraint(body))
+    options["max_tokens"] = 1 if _is_echo_only(body) else body.max_tokens or _DEFAULT_MAX_TOKENS
+    if body.suffix:
+        options["suffix"] = body.suffix
+    if body.logprobs:
+        options["top_logprobs"] = body.logprobs
+    wanted = Wanted(
+        logprobs=body.logprobs is not None,
+        prompt_logprobs=body.logprobs is not None and body.echo,
+        cumulative_logprob=body.best_of is not None,
+        num_cached_tokens=True,
+    )
+    prompts = [
+        Prompt(text=item) if isinstance(item, str) else Prompt(input_ids=item) for item in items
+    ]
+    return [
+        Job(model, prompt, options, wanted).seeded(index)
+        for prompt in prompts
+        for index in range(body.best_of or body.n)
+    ]
+
+
+def _best(chunks: list[Chunk], body: CompletionsBody) -> list[Chunk]:
+    """The ``n`` likeliest answers to each prompt, by the mean of their tokens, best first."""
+    if body.best_of in (None, body.n):
+        return chunks
+    groups = [chunks[i : i + body.best_of] for i in range(0, len(chunks), body.best_of)]
+    return [
+        chunk
+        for group in groups
+        for chunk in sorted(group, key=lambda one: -mean_logprob(one))[: body.n]
+    ]
+
+
+async def _echoes(
+    request: Request, body: CompletionsBody, model: ModelInfo, items: encoders.Items
+) -> list[str]:
+    """What stands before each prompt's answers."""
+    if not body.echo:
+        return [""] * len(items)
+    if body.logprobs is not None and model.facts.get("decoder_start_token_id") is not None:
+        reason = "the model reads its prompt apart from what it writes, without probabilities"
+        raise _wrong("echo", f"does not go with `logprobs`: {reason}")
+    if isinstance(items[0], str):
+        return [str(item) for item in items]
+    return await tokens.decode(request, model, items, skip_special_tokens=False)
+
+
+async def _events(
+    request: Request,
+    body: CompletionsBody,
+    jobs: list[Job],
+    echoes: list[str],
+    head: dict[str, Any],
+) -> AsyncIterator[bytes]:
+    ends: dict[int, Chunk] = {}
+    choices = [_Choice(body, index, echoes[index // body.n]) for index in range(len(jobs))]
+    has_usage = usage_wanted(body)
+    nothing = {"usage": None} if has_usage else {}
+    with openai_words(jobs[0].model, body, "prompt"):
+        async for index, chunk in stream_all(request, jobs):
+            if _is_echo_only(body):
+                chunk = _without_output(chunk)
+            if chunk.finish_reason:
+                ends[index] = chunk
+            if choices[index].is_ready(chunk):
+                yield dump({**head, "choices": [choices[index].add(chunk)], **nothing})
+    if has_usage:
+        found = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
+        yield dump({**head, "choices": [], "usage": found})
+    yield b"[DONE]"
+
+
+class _Choice:
+    """One answer, whole or in pieces, behind its prompt if that is wanted."""
+
+    def __init__(self, body: CompletionsBody, index: int, echo: str) -> None:
+        self._body, self._index, self._echo = body, index, echo
+        self._length = 0
+
+    def is_ready(self, chunk: Chunk) -> bool:
+        """False while the prompt is due and its tokens, which go with it, have not come."""
+        is_prompt_due = bool(self._echo) and self._body.logprobs is not None
+        return not is_prompt_due or bool(chunk.prompt_tokens or chunk.finish_reason)
+
+    def add(self, chunk: Chunk) -> dict[str, Any]:
+        """The next piece of the choice."""
+        echo, self._echo = self._echo, ""
+        logprobs = None
+        if self._body.logprobs is not None:
+            # The prompt as its tokens spell it, so that their places are right.
+            echo = "".join(token.text for token in chunk.prompt_tokens)
+            tokens = [*chunk.prompt_tokens, *chunk.tokens]
+            logprobs = _logprobs(tokens, self._body.logprobs, self._length)
+        text = echo + chunk.text
+        self._length += len(text)
+        return {
+            "index": self._index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": chunk.finish_reason or None,
+        }
+
+
+def _logprobs(tokens: list[Token], count: int, offset: int) -> dict[str, Any]:
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [_top(token, count) for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _top(token: Token, count: int) -> dict[str, float] | None:
+    """The likeliest by their texts, and the token itself, as OpenAI has it.
+
+    Two tokens of one text are told apart by their ids.
+    """
+    own = next((one.text for one in token.top if one.id == token.id), None)
+    found: dict[str, float] = {}
+    for index, one in enumerate(token.top):
+        if index < count or one.id == token.id:
+            is_taken = one.text in found or (one.text == own and one.id != token.id)
+            found[f"token_id:{one.id}" if is_taken else one.text] = one.logprob
+    return found or None
+
+
+def _without_output(chunk: Chunk) -> Chunk:
+    """The prompt's part only: ``max_tokens`` was 0, which a model cannot do."""
+    return Chunk(
+        "", (), "length" if chunk.finish_reason else "", num_input_tokens=chunk.num_input_tokens,
+        num_cached_tokens=chunk.num_cached_tokens, prompt_tokens=chunk.prompt_tokens,
+    )  # fmt: skip

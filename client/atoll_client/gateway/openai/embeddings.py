@@ -1,0 +1,78 @@
+"""OpenAI's embeddings, and the list of models."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+from atoll_client.errors import NotFound
+from atoll_client.gateway.core import encoders
+from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
+from atoll_client.gateway.tei.errors import exact_messages
+from atoll_client.gateway.tei.routes import check_dimensions, check_prompt, find
+from atoll_client.types import Floats, ModelInfo
+
+
+async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
+    """Vectors, of length 1 unless told otherwise; base64 holds little-endian float32."""
+    model = find(request, body.model, ("embed",))
+    items = encoders.read_items(model, body.input, "input")
+    check_dimensions(model, body.dimensions)
+    check_prompt(model, items, body.prompt_name)
+    # TEI has this route, and counts it with its own.
+    request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
+    parameters = {
+        **body.truncation_().parameters(),
+        "dimensions": body.dimensions,
+        "normalize": None if body.normalize else False,
+    }
+    with exact_messages(model, "input"):
+        found = await encoders.embed(request, model, items, parameters)
+    count = sum(found.num_tokens.tolist())
+    is_base64 = body.encoding_format == "base64"
+    data = [
+        {"object": "embedding", "index": i, "embedding": _packed(row) if is_base64 else row}
+        for i, row in enumerate(found.vectors)
+    ]
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return reply({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+
+async def models(request: Request, body: None) -> Reply:
+    """Every model, and every LoRA adapter as a model of its own."""
+    data = []
+    for model in request.gateway.models.all():
+        data.append(_card(model, model.name, None))
+        data += [_card(model, name, model.name) for name in model.adapters]
+    return reply({"object": "list", "data": data})
+
+
+async def model(request: Request, body: None) -> Reply:
+    """One model, by the end of the path."""
+    name = request.path.split("/v1/models/", 1)[1]
+    found = request.gateway.models.named(name)
+    if found is None:
+        raise NotFound(f"model {name!r} is not served")
+    return reply(_card(found, name, found.name if name in found.adapters else None))
+
+
+def _card(model: ModelInfo, name: str, parent: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "atoll",
+        "root": model.public_id,
+        "parent": parent,
+        "task": model.task,
+        "max_model_len": model.facts.get("max_total_tokens") or model.max_input_tokens,
+    }
+
+
+def _packed(row: Floats) -> str:
+    return base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode("ascii")
+
+
+_STARTED = int(time.time())

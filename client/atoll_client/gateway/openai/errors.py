@@ -1,0 +1,72 @@
+"""What a model says of a request, in OpenAI's words: which field, and how long a context is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.openai.schemas import SamplingFields
+from atoll_client.types import ModelInfo
+
+_TOO_LONG = re.compile(r"has (\d+) tokens(?: and max_tokens is (\d+))?")
+_NAMED = re.compile(r"`?([a-z_]+)((?:\[\d+\]|\.\w+)*)")
+_VARIABLE = re.compile(r"^chat_template_kwargs\.(documents|reasoning_effort)\b")
+# What the models call the prompt.
+_INPUT = re.compile(r"^(text_input|input_ids)\b")
+_CONSTRAINT = re.compile(r"the (?:json_schema|json_object|regex|grammar) is not valid")
+# Fields by the names that the models have for them.
+_FIELDS = {"truncate": "truncate_prompt_tokens"}
+_CONSTRAINTS = (
+    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_grammar",
+    "guided_choice", "tools",
+)  # fmt: skip
+
+
+class openai_words:
+    """``with``: a model's refusals get their ``param`` and ``code``, and OpenAI's "too long".
+
+    prompt: the field that holds it.
+    """
+
+    def __init__(self, model: ModelInfo, body: SamplingFields, prompt: str) -> None:
+        self._model, self._body, self._prompt = model, body, prompt
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, ValidationError) or error.param is not None:
+            return
+        found = _TOO_LONG.search(str(error))
+        if found:
+            raise self._too_long(int(found[1]), found[2]) from error
+        message = _INPUT.sub(self._prompt, _VARIABLE.sub(r"\1", str(error)))
+        raise ValidationError(message, param=self._param(message)) from error
+
+    def _too_long(self, num_tokens: int, asked: str | None) -> ValidationError:
+        most = self._model.facts.get("max_total_tokens")
+        message = f"This model's maximum context length is {most} tokens. However, "
+        if asked is not None:
+            message += (
+                f"you requested {num_tokens + int(asked)} tokens ({num_tokens} in the "
+                f"{self._prompt}, {asked} in the completion). Please reduce the length of the "
+                f"{self._prompt} or completion."
+            )
+        else:
+            message += (
+                f"your {self._prompt} resulted in {num_tokens} tokens, of which at most "
+                f"{self._model.max_input_tokens} are taken. Please reduce the length of the "
+                f"{self._prompt}."
+            )
+        return ValidationError(message, param=self._prompt, code="context_length_exceeded")
+
+    def _param(self, message: str) -> str | None:
+        fields = type(self._body).model_fields
+        if _CONSTRAINT.match(message):
+            return next((n for n in _CONSTRAINTS if getattr(self._body, n, None)), None)
+        found = _NAMED.match(message)
+        if found is None:
+            return None
+        name = _FIELDS.get(found[1], found[1])
+        return name + found[2] if name in fields else None

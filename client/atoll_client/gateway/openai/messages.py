@@ -1,0 +1,177 @@
+"""What a chat consists of: messages, tools and the choice of tools, checked and then kept.
+
+Templates print messages and tools, so that they go on in the order in which they came.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.schemas import Kept, Strict
+
+_BREAKPOINT = NoEffect("prompts are cached by themselves")
+_TEXT_ONLY = "the models here read text"
+
+
+class Function(Kept):
+    """A tool's ``function``. strict: calls that are forced always follow ``parameters``."""
+
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Annotated[
+        bool | None, NoEffect("a forced call always follows the parameters, another is the model's")
+    ] = None
+
+
+class Tool(Kept):
+    """One of ``tools``."""
+
+    type: Literal["function"] = "function"
+    function: Function
+    custom: Annotated[Any, Refused("tools take JSON")] = None
+
+
+class NamedFunction(Strict):
+    """The function that has to be called."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """One of ``tool_choice.allowed_tools.tools``."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class AllowedTools(Strict):
+    """``tool_choice.allowed_tools``."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class Choice(Strict):
+    """``tool_choice`` where it is an object."""
+
+    type: Literal["function", "allowed_tools"] = "function"
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+    custom: Annotated[Any, Refused("tools take JSON")] = None
+
+
+class Part(Kept):
+    """A part of a message's ``content``."""
+
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+    prompt_cache_breakpoint: Annotated[dict[str, Any] | None, _BREAKPOINT] = None
+    image_url: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    input_audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    file: Annotated[Any, Refused(_TEXT_ONLY)] = None
+
+
+class CalledFunction(Kept):
+    """What an earlier call called; ``arguments`` are JSON text, or the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class Call(Kept):
+    """One of an earlier answer's ``tool_calls``."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Annotated[int | None, NoEffect("calls are in order")] = None
+    custom: Annotated[Any, Refused("tools take JSON")] = None
+
+
+class Message(Kept):
+    """One of ``messages``. What it holds besides role and content is the template's to read."""
+
+    role: str
+    content: str | list[Part] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[Call] | None = None
+    annotations: Annotated[Any, NoEffect("answers here have none")] = None
+    audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    function_call: Annotated[Any, Refused("it is called tool_calls now")] = None
+    refusal: Annotated[Any, Refused("what was said goes into content")] = None
+
+    def given(self) -> dict[str, Any]:
+        """As it came; a part that refuses is text like any other."""
+        found = super().given()
+        if isinstance(self.content, list):
+            found["content"] = [_text_part(part) for part in self.content]
+        return found
+
+
+class TemplateFields(Strict):
+    """What becomes a prompt, and how. Of ``documents`` and ``reasoning_effort``, templates know."""
+
+    messages: list[Message]
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+    tool_prompt: str | None = None
+    tools: list[Tool] | None = None
+
+    chat_template: Annotated[Any, Refused("the model has its own")] = None
+    guideline: Annotated[Any, Refused("chat_template_kwargs holds what templates read")] = None
+
+    def template_options(self) -> dict[str, Any]:
+        """As the models name them; what is not said is left to the model."""
+        variables = dict(self.chat_template_kwargs or {})
+        for name in ("documents", "reasoning_effort"):
+            value = getattr(self, name)
+            if value is not None:
+                variables[name] = value
+        found = {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+            "chat_template_kwargs": variables or None,
+            "tool_prompt": self.tool_prompt,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def check_messages(messages: list[Message]) -> None:
+    """Raises ValidationError: a message without what its role needs, a part without its text."""
+    for index, message in enumerate(messages):
+        name = f"messages[{index}]"
+        is_silent = message.role == "assistant" and bool(message.tool_calls)
+        if message.content is None and not is_silent:
+            raise _missing(f"{name}.content")
+        if message.tool_calls is not None and message.role != "assistant":
+            raise ValidationError(
+                f"`{name}.tool_calls` is set, but `{name}.role` is {message.role!r}",
+                param=f"{name}.tool_calls",
+            )
+        parts = message.content if isinstance(message.content, list) else []
+        for place, part in enumerate(parts):
+            if (part.text if part.type == "text" else part.refusal) is None:
+                raise _missing(f"{name}.content[{place}].{part.type}")
+
+
+def _missing(name: str) -> ValidationError:
+    return ValidationError(
+        f"`{name}`: Field required", param=name, code="missing_required_parameter"
+    )
+
+
+def _text_part(part: Part) -> dict[str, Any]:
+    text = part.refusal if part.type == "refusal" else part.text
+    return {"type": "text", "text": text or ""}

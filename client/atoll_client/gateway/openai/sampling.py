@@ -1,0 +1,96 @@
+"""What OpenAI's chats and completions have in common: sampling options, usage, identity."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import atoll_client
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core import error_formats
+from atoll_client.gateway.core.constraints import Constraint
+from atoll_client.gateway.core.generation import given
+from atoll_client.gateway.core.web import Request, dump
+from atoll_client.gateway.openai.schemas import SamplingFields
+from atoll_client.types import Chunk, ModelInfo
+
+FINGERPRINT = f"atoll-{atoll_client.__version__}"
+# Options that the models call the same.
+_SAME_NAMES = (
+    "add_special_tokens", "frequency_penalty", "ignore_eos", "include_stop_str_in_output",
+    "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "presence_penalty",
+    "repetition_penalty",
+    "skip_special_tokens", "stop_token_ids", "top_k", "top_p", "typical_p",
+)  # fmt: skip
+
+
+def sampling(
+    body: SamplingFields, model: ModelInfo, request: Request, bound: Constraint | None
+) -> dict[str, Any]:
+    """As the model names its options. OpenAI's temperature is 1 if it is not given.
+
+    bound: what the answer has to follow.
+    """
+    temperature = 1.0 if body.temperature is None else body.temperature
+    adapter = next((n for n in (request.model, body.model) if n in model.adapters), None)
+    options = given(
+        (
+            ("temperature", temperature),
+            ("do_sample", temperature > 0),
+            # A seed may be negative there, not in the model.
+            ("seed", None if body.seed is None else body.seed % 2**63),
+            ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
+            ("truncate", body.truncate_prompt_tokens),
+            ("adapter_id", adapter),
+            *((name, getattr(body, name)) for name in _SAME_NAMES),
+            *([bound] if bound else ()),
+        )
+    )
+    return options
+
+
+def usage_wanted(body: SamplingFields) -> bool:
+    """Whether a stream ends with its usage.
+
+    Raises:
+        ValidationError: options of a stream without one.
+    """
+    if body.stream_options is None:
+        return False
+    if not body.stream:
+        raise ValidationError(
+            "`stream_options` is set, but `stream` is not true", param="stream_options"
+        )
+    return body.stream_options.include_usage
+
+
+def identity(kind: str, name: str, prefix: str) -> dict[str, Any]:
+    """The members that begin every answer."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": name,
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> dict[str, Any]:
+    """Tokens of all answers; a prompt counts once for all of its answers."""
+    per_prompt = max(len(chunks) // max(num_prompts, 1), 1)
+    prompt = sum(chunk.num_input_tokens for chunk in chunks[::per_prompt])
+    cached = sum(chunk.num_cached_tokens for chunk in chunks[::per_prompt])
+    output = sum(chunk.num_output_tokens for chunk in chunks)
+    return {
+        "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }  # fmt: skip
+
+
+def failure(error: Exception) -> bytes:
+    """The event of a stream that fails; TGI's clients look for the status inside."""
+    found = error_formats.body("openai", error_formats.as_ours(error))
+    found["error"]["http_status_code"] = error_formats.as_ours(error).http_status
+    return dump(found)

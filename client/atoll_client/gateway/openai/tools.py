@@ -1,0 +1,130 @@
+"""The choice of tools: which may be called, and how a model is made to call one.
+
+``tool_reader`` finds the calls in what it wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core.constraints import Constraint, json_schema, schema_of
+from atoll_client.gateway.openai.messages import Choice, Tool
+from atoll_client.gateway.openai.subschemas import moved
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Which tools may be called, and whether one has to be.
+
+    functions: OpenAI's ``function`` objects, by name.
+    """
+
+    functions: dict[str, dict[str, Any]]
+    is_forced: bool
+
+    @classmethod
+    def read(cls, tools: Sequence[Tool], choice: str | Choice | None) -> ToolChoice | None:
+        """None: no tools are in play.
+
+        Raises:
+            ValidationError: two tools of a name, or a choice that is no tool.
+        """
+        functions = {tool.function.name: tool.function.given() for tool in tools}
+        if len(functions) < len(tools):
+            names = [tool.function.name for tool in tools]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValidationError(f"`tools` has {twice!r} more than once", param="tools")
+        if choice == "none" or (choice in (None, "auto") and not tools):
+            return None
+        if choice in (None, "auto"):
+            return cls(functions, False)
+        if not tools:
+            raise ValidationError("`tool_choice` is set, but `tools` is empty", param="tool_choice")
+        if choice == "required":
+            return cls(functions, True)
+        if not isinstance(choice, Choice):
+            return cls(_named(functions, [choice]), True)
+        if (choice.function is None) != (choice.type == "allowed_tools") or (
+            choice.allowed_tools is None
+        ) != (choice.type == "function"):
+            raise ValidationError(
+                f"`tool_choice.type` is {choice.type!r}; expected `tool_choice.{choice.type}` and "
+                "no other",
+                param=f"tool_choice.{choice.type}",
+            )
+        if choice.allowed_tools is not None:
+            names = [tool.function.name for tool in choice.allowed_tools.tools]
+            return cls(_named(functions, names), choice.allowed_tools.mode == "required")
+        assert choice.function is not None
+        return cls(_named(functions, [choice.function.name]), True)
+
+    def constraint(self, bound: Constraint | None) -> Constraint | None:
+        """What an answer has to look like: a call; or a call or what ``bound`` allows.
+
+        Raises:
+            ValidationError: ``bound`` is no JSON schema, which a call cannot be joined with.
+        """
+        if self.is_forced:
+            return json_schema(self._schema(None))
+        return None if bound is None else json_schema(self._schema(schema_of(bound)))
+
+    def _schema(self, other: Any) -> dict[str, Any]:
+        """A schema of calls, and of anything else that is allowed.
+
+        References inside parameters, and inside the other schema, still lead there.
+        """
+        kinds, definitions = [], {}
+        for index, (name, function) in enumerate(self.functions.items()):
+            place = f"#/$defs/{index}"
+            parameters = function.get("parameters") or {"type": "object"}
+            definitions[str(index)] = moved(parameters, place)
+            call = {
+                "type": "object",
+                # Arguments are an object, also where the parameters do not say so.
+                "properties": {
+                    "name": {"const": name}, "arguments": {"type": "object", "$ref": place},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }  # fmt: skip
+            kinds.append(call)
+        if other is not None:
+            place = f"#/$defs/{len(kinds)}"
+            definitions[str(len(kinds))] = moved(other, place)
+            kinds.append({"$ref": place})
+        found = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        return {"$defs": definitions, **found}
+
+
+def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    for name in names:
+        if name not in functions:
+            raise ValidationError(
+                f"`tool_choice` names {name!r}; the tools are {list(functions)}",
+                param="tool_choice",
+            )  # fmt: skip
+    return {name: functions[name] for name in names}
+
+
+def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose earlier calls have their arguments as objects: templates print those."""
+    return [
+        {**m, "tool_calls": [_with_object(call) for call in m["tool_calls"]]}
+        if isinstance(m.get("tool_calls"), list)
+        else m
+        for m in messages
+    ]
+
+
+def _with_object(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+    except ValueError:
+        return call

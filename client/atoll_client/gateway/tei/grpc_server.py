@@ -1,0 +1,209 @@
+"""``tei.v1`` over gRPC: Text Embeddings Inference's services, with health and reflection.
+
+One text for each message. Streams are answered in order, with a bounded number in flight. The
+model is the default of the task, or the one that the call's metadata names as ``model``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from atoll_client.gateway.core.encoders import check_batch
+from atoll_client.gateway.core.grpc_calls import answered, read_message
+from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.kserve.grpc_server import InferenceService
+from atoll_client.gateway.tei import grpc_methods as rpc_methods
+from atoll_client.gateway.tei import grpc_schema
+from atoll_client.gateway.tei import routes as tei
+
+# (a request, the call's message) -> fields of the response; "metadata" is added for all of them.
+_SINGLE, _BATCH = {"method": "single"}, {"method": "batch"}
+Method = Callable[[Request, Any], Awaitable[Any]]
+Read = Callable[[bytes], Any]
+
+
+class Services:
+    """The gRPC side of a gateway. ``start`` and ``stop`` it in the gateway's event loop."""
+
+    def __init__(self, gateway: Any) -> None:
+        self._gateway = gateway
+        self._limit = gateway.settings.grpc_max_parallel_stream_requests
+        self._largest = max(gateway.settings.payload_limit, gateway.settings.tensor_payload_limit)
+        self._schema = grpc_schema.tei()
+        self._methods = rpc_methods.methods(self._schema)
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            RuntimeError: the port is taken.
+        """
+        settings = self._gateway.settings
+        self._server = grpc.aio.server(
+            options=(("grpc.max_receive_message_length", self._largest), ("grpc.so_reuseport", 0)),
+        )  # fmt: skip
+        self._server.add_generic_rpc_handlers(tuple(self._handlers()))
+        self._server.add_insecure_port(f"{settings.hostname}:{settings.grpc_port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Lets calls in flight end."""
+        await self._server.stop(10.0)
+
+    def _handlers(self) -> list[Any]:
+        found = []
+        for service, methods in self._schema.services.items():
+            table = {name: self._handler(service, name, types) for name, types in methods.items()}
+            found.append(grpc.method_handlers_generic_handler(f"tei.v1.{service}", table))
+        health = grpc_schema.health()
+        check = _unary_unary(health, "HealthCheckRequest", "HealthCheckResponse", self._check)
+        found.append(
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        )
+        found.append(InferenceService(self._gateway).handler())
+        for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
+            found.append(_reflection(package, [self._schema, health]))
+        return found
+
+    def _handler(self, service: str, name: str, types: tuple[str, str]) -> Any:
+        kinds = [self._schema[text.split()[-1]] for text in types]
+        read = partial(read_message, kinds[0], self._gateway.settings.payload_limit)
+        # Read inside the call: what cannot be read is a client's error, and counted.
+        coders = (None, kinds[1].SerializeToString)
+        path = f"/tei.v1.{service}/{name}"
+        if name == "RerankStream":
+            return grpc.stream_unary_rpc_method_handler(self._rerank_stream(path, read), *coders)
+        method = self._methods[name.removesuffix("Stream")]
+        if name.endswith("Stream"):
+            return grpc.stream_stream_rpc_method_handler(self._stream(path, method, read), *coders)
+        return grpc.unary_unary_rpc_method_handler(self._unary(path, method, read), *coders)
+
+    def _unary(self, path: str, method: Method, read: Read) -> Any:
+        async def answer(raw: bytes, context: Any) -> Any:
+            async with answered(self._gateway, path, context, labels=_SINGLE) as request:
+                return await method(request, read(raw))
+
+        return answer
+
+    def _stream(self, path: str, method: Method, read: Read) -> Any:
+        async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            async with answered(self._gateway, path, context, labels=_BATCH) as request:
+                one = _each(request, method)
+                found: Any = _ordered((read(raw) async for raw in messages), one, self._limit)
+                async with contextlib.aclosing(found):
+                    async for response in found:
+                        yield response
+
+        return answer
+
+    def _rerank_stream(self, path: str, read: Read) -> Any:
+        async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
+            async with answered(self._gateway, path, context, labels=_BATCH) as request:
+                model = tei.find(request, None, ("rerank",))
+                rows: list[Any] = []
+                async for raw in messages:
+                    rows.append(read(raw))
+                    check_batch(request, len(rows), model)
+                return await rpc_methods.rerank_rows(self._schema, request, rows)
+
+        return answer
+
+    async def _check(self, message: Any, context: Any) -> dict[str, Any]:
+        return {"status": "SERVING" if self._gateway.pool.is_ready else "NOT_SERVING"}
+
+
+def _each(request: Request, method: Method) -> Callable[[Any], Awaitable[Any]]:
+    """The method for one message of a stream, which has a clock of its own."""
+
+    async def one(message: Any) -> Any:
+        own = Request(
+            request.gateway, request.method, request.path, request.headers, b"",
+            request.request_id, time.perf_counter(), request.model, request.route,
+            trace=request.trace,
+        )  # fmt: skip
+        return await method(own, message)
+
+    return one
+
+
+async def _ordered(
+    messages: AsyncIterator[Any], method: Callable[[Any], Awaitable[Any]], limit: int
+) -> AsyncIterator[Any]:
+    """Answers in the order of the messages, at most ``limit`` at work."""
+    queue: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+    free = asyncio.Semaphore(limit)
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def read() -> None:
+        try:
+            async for message in messages:
+                await free.acquire()
+                task = asyncio.ensure_future(method(message))
+                tasks.add(task)
+                queue.put_nowait(task)
+        finally:
+            queue.put_nowait(None)
+
+    reader = asyncio.create_task(read())
+    try:
+        while (task := await queue.get()) is not None:
+            yield await task
+            tasks.discard(task)
+            free.release()
+        # A client's messages that could not be read are an error, not their end.
+        await reader
+    finally:
+        for task in (reader, *tasks):
+            task.cancel()
+        await asyncio.gather(reader, *tasks, return_exceptions=True)
+
+
+def _unary_unary(schema: grpc_schema.Schema, request: str, response: str, method: Any) -> Any:
+    async def answer(message: Any, context: Any) -> Any:
+        return schema[response](**await method(message, context))
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer, schema[request].FromString, schema[response].SerializeToString
+    )
+
+
+def _reflection(package: str, schemas: list[grpc_schema.Schema]) -> Any:
+    """Tells clients what is served, so that they need no proto file."""
+    own = grpc_schema.reflection(package)
+    files = {name: s.file for s in schemas for name in (s.file.name, *s.symbols())}
+    names = [f"{s.package}.{service}" for s in schemas for service in s.services]
+
+    async def answer(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for message in messages:
+            response = own["ServerReflectionResponse"](valid_host=message.host)
+            response.original_request.CopyFrom(message)
+            asked = message.WhichOneof("message_request")
+            wanted = getattr(message, asked) if asked else ""
+            if asked == "list_services":
+                for name in names:
+                    response.list_services_response.service.add(name=name)
+            elif isinstance(wanted, str) and wanted in files:
+                data = files[wanted].SerializeToString()
+                response.file_descriptor_response.file_descriptor_proto.append(data)
+            else:
+                response.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
+                response.error_response.error_message = f"{wanted} is not known"
+            yield response
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        answer,
+        own["ServerReflectionRequest"].FromString,
+        own["ServerReflectionResponse"].SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(
+        f"{package}.ServerReflection", {"ServerReflectionInfo": handler}
+    )

@@ -1,0 +1,129 @@
+"""Reranking as others write it: Cohere and Jina, NVIDIA NIM, and vLLM's pairwise scores."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import numpy as np
+
+from atoll_client import tasks
+from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.gateway.core import encoders
+from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.openai.embeddings_schemas import cut
+from atoll_client.gateway.tei.errors import exact_messages
+from atoll_client.gateway.tei.rerankers_schemas import CohereBody, RankingBody, ScoreBody
+from atoll_client.gateway.tei.routes import find, ranked
+from atoll_client.scores import Scores
+from atoll_client.types import ModelInfo
+
+
+async def rerank(request: Request, body: CohereBody) -> Reply:
+    """Documents by relevance, at most ``top_n``."""
+    texts = [_text(index, document) for index, document in enumerate(body.documents)]
+    model = find(request, body.model, ("rerank",))
+    found, count = await _scores(
+        request, model, body.query, texts, body.truncation_().parameters(), body.is_raw
+    )
+    results: list[dict[str, Any]] = [
+        {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
+    ]
+    if body.return_documents:
+        for result in results:
+            document = body.documents[result["index"]]
+            is_text = isinstance(document, str)
+            result["document"] = {"text": document} if is_text else document
+    return reply(
+        {
+            "id": f"rerank-{secrets.token_hex(12)}",
+            "model": model.name,
+            "results": results,
+            "usage": {"prompt_tokens": count, "total_tokens": count},
+            "meta": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": count}},
+        }
+    )
+
+
+async def ranking(request: Request, body: RankingBody) -> Reply:
+    """Passages by logit."""
+    model = find(request, body.model, ("rerank",))
+    texts = [passage.text for passage in body.passages]
+    # NIM cuts the ends of long ones if nothing is said.
+    parameters = cut(body.truncate or "END", None).parameters()
+    found, count = await _scores(
+        request, model, body.query.text, texts, parameters, True, "passages"
+    )
+    rankings = [{"index": i, "logit": found.values[i]} for i in found.order]
+    return reply({"rankings": rankings, "usage": {"prompt_tokens": count, "total_tokens": count}})
+
+
+async def score(request: Request, body: ScoreBody) -> Reply:
+    """A reranker's score of each pair, or an embedder's cosine."""
+    model = find(request, body.model, ("rerank", "embed"))
+    seconds = [body.text_2] if isinstance(body.text_2, str) else body.text_2
+    firsts = [body.text_1] * len(seconds) if isinstance(body.text_1, str) else body.text_1
+    if len(firsts) != len(seconds):
+        raise ValidationError(
+            f"`text_1` has {len(firsts)} texts and `text_2` {len(seconds)}; expected as many",
+            param="text_2",
+        )
+    if not firsts or not all(firsts) or not all(seconds):
+        raise EmptyInputError("`text_1` and `text_2` cannot be empty")
+    values, count = await _pair_scores(request, model, firsts, seconds, body)
+    data = [{"index": i, "object": "score", "score": value} for i, value in enumerate(values)]
+    return reply(
+        {
+            "id": f"score-{secrets.token_hex(12)}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": model.name,
+            "data": data,
+            "usage": {"prompt_tokens": count, "total_tokens": count},
+        }
+    )
+
+
+async def _pair_scores(
+    request: Request, model: ModelInfo, firsts: list[str], seconds: list[str], body: ScoreBody
+) -> tuple[list[float], int]:
+    parameters = body.truncation_().parameters()
+    with exact_messages(model, "text_2"):
+        if model.task == "rerank":
+            found, count = await ranked(request, model, firsts, seconds, parameters, body.is_raw)
+            return found.values, count
+        # A cosine is as it is.
+        vectors = await encoders.embed(request, model, [*firsts, *seconds], parameters)
+        half = len(firsts)
+        cosines = [
+            float(tasks.cosine(np.stack([vectors.vectors[i], vectors.vectors[half + i]]))[0])
+            for i in range(half)
+        ]
+        return cosines, sum(vectors.num_tokens.tolist())
+
+
+async def _scores(
+    request: Request,
+    model: ModelInfo,
+    query: str,
+    texts: list[str],
+    parameters: dict[str, Any],
+    is_raw: bool,
+    field: str = "documents",
+) -> tuple[Scores, int]:
+    if not texts or not query:
+        name = "query" if texts else field
+        raise EmptyInputError(f"`{name}` cannot be empty", param=name)
+    with exact_messages(model, field):
+        return await ranked(request, model, query, texts, parameters, is_raw)
+
+
+def _text(index: int, document: str | dict[str, Any]) -> str:
+    text = document if isinstance(document, str) else document.get("text")
+    if not isinstance(text, str):
+        raise ValidationError(
+            f"`documents[{index}]` must be a text, or an object with a text",
+            param=f"documents[{index}]",
+        )
+    return text

@@ -1,0 +1,245 @@
+"""Text Generation Inference's routes, with its shapes, statuses, messages and event streams."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core import error_formats, tokens
+from atoll_client.gateway.core.generation import Job, complete_all, mean_logprob, stream
+from atoll_client.gateway.core.web import Answer, Events, Reply, Request, dump, reply
+from atoll_client.gateway.openai.messages import TemplateFields, check_messages
+from atoll_client.gateway.openai.tools import with_objects
+from atoll_client.gateway.tei import routes as tei
+from atoll_client.gateway.tgi.schemas import GenerateBody, Parameters, check, does_sample, sampling
+from atoll_client.tasks import Prompt, Wanted
+from atoll_client.types import Chunk, ModelInfo, Token
+
+
+class ChatTokenizeBody(TemplateFields):
+    """POST /chat_tokenize."""
+
+    model: str | None = None
+
+
+async def generate(request: Request, body: GenerateBody) -> Answer:
+    """POST /generate: one object."""
+    found, headers = await _generate(request, body)
+    return reply(found, headers)
+
+
+async def generate_stream(request: Request, body: GenerateBody) -> Answer:
+    """POST /generate_stream: an event for each token."""
+    model = _find(request, body)
+    check(body, model, is_stream=True)
+    job = Job(model, Prompt(text=body.inputs), sampling(body.parameters), Wanted(logprobs=True))
+    return Events(_events(request, job, body), _failure, {"x-compute-type": "triton"})
+
+
+async def compatible(request: Request, body: GenerateBody) -> Answer:
+    """POST / and /invocations: a list of one, or events if ``stream`` is set."""
+    if body.stream:
+        return await generate_stream(request, body)
+    found, headers = await _generate(request, body)
+    return reply([found], headers)
+
+
+async def tokenize(request: Request, body: GenerateBody) -> Reply:
+    """POST /tokenize: a flat list; start and stop count characters."""
+    model = _find(request, body)
+    texts = [body.inputs]
+    (row,) = await tokens.tokenize(request, model, texts)
+    return await tokens.apart(texts, lambda: reply([_simple(token) for token in row]))
+
+
+async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
+    """POST /chat_tokenize: the prompt that a chat becomes."""
+    model = tei.find(request, body.model, ("generate",))
+    check_messages(body.messages)
+    messages = with_objects([message.given() for message in body.messages])
+    tools = [tool.given() for tool in body.tools or ()]
+    question = {
+        "op": "chat", "messages": messages, "tools": tools or None,
+        "options": body.template_options(),
+    }  # fmt: skip
+    answer = await request.gateway.pool.ask(model.name, question)
+    text, row = answer["text"], answer["tokens"]
+
+    def found() -> Reply:
+        simple = [_simple(token) for token in row]
+        return reply({"tokenize_response": simple, "templated_text": text})
+
+    return await tokens.apart([text], found)
+
+
+async def _generate(request: Request, body: GenerateBody) -> tuple[dict[str, Any], dict[str, str]]:
+    model = _find(request, body)
+    p = body.parameters
+    check(body, model, is_stream=False)
+    has_details = p.details or p.decoder_input_details
+    best_of = p.best_of or 1
+    wanted = Wanted(
+        logprobs=has_details or best_of > 1,
+        prompt_logprobs=p.decoder_input_details,
+        cumulative_logprob=best_of > 1,
+    )
+    jobs = [Job(model, Prompt(text=body.inputs), sampling(p), wanted) for _ in range(best_of)]
+    began = time.perf_counter()
+    with exact_messages(model, p):
+        chunks = await complete_all(request, jobs)
+    ranked = sorted(zip(chunks, jobs, strict=True), key=lambda pair: -mean_logprob(pair[0]))
+    (best, job), others = ranked[0], ranked[1:]
+    found: dict[str, Any] = {"generated_text": _full(body, best.text)}
+    if has_details:
+        found["details"] = _details(best, job, p)
+        if others:
+            sequences = [
+                {"generated_text": _full(body, chunk.text), **_details(chunk, other, p)}
+                for chunk, other in others
+            ]
+            found["details"]["best_of_sequences"] = sequences
+    return found, _headers(request, body, best, began)
+
+
+async def _events(request: Request, job: Job, body: GenerateBody) -> AsyncIterator[bytes]:
+    index, text, last = 0, "", Token(0, "", 0.0, True)
+    with exact_messages(job.model, body.parameters):
+        async for chunk in stream(request, job):
+            tokens = list(chunk.tokens)
+            text += chunk.text
+            if chunk.finish_reason and not tokens:
+                # The last token has been sent before its being the last was known.
+                tokens = [last._replace(text="", name="", special=True)]
+                index -= 1
+            for at, token in enumerate(tokens):
+                index += 1
+                is_last = bool(chunk.finish_reason) and at == len(tokens) - 1
+                event: dict[str, Any] = {"index": index, "token": _token(token)}
+                if job.sampling.get("top_logprobs"):
+                    event["top_tokens"] = _top(token, int(job.sampling["top_logprobs"]))
+                event["generated_text"] = _full(body, text) if is_last else None
+                event["details"] = _end(chunk, job) if is_last else None
+                yield dump(event)
+                last = token
+
+
+def _find(request: Request, body: GenerateBody) -> ModelInfo:
+    request.labels["kind"] = "tgi"
+    model = tei.find(request, body.model, ("generate",))
+    for name in (request.model, body.model):
+        if name in model.adapters and body.parameters.adapter_id is None:
+            body.parameters.adapter_id = name
+    return model
+
+
+def _full(body: GenerateBody, text: str) -> str:
+    return body.inputs + text if body.parameters.return_full_text else text
+
+
+def _details(chunk: Chunk, job: Job, p: Parameters) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "finish_reason": reason(chunk),
+        "generated_tokens": chunk.num_output_tokens,
+        "seed": job.sampling.get("seed") if does_sample(p) else None,
+        "prefill": [
+            {"id": t.id, "text": _text(t), "logprob": t.logprob} for t in chunk.prompt_tokens
+        ],
+        "tokens": [_token(token) for token in chunk.tokens],
+    }
+    if p.top_n_tokens:
+        found["top_tokens"] = [_top(token, p.top_n_tokens) for token in chunk.tokens]
+    return found
+
+
+def _end(chunk: Chunk, job: Job) -> dict[str, Any]:
+    return {
+        "finish_reason": reason(chunk),
+        "generated_tokens": chunk.num_output_tokens,
+        "seed": job.sampling.get("seed") if job.sampling.get("do_sample") else None,
+        "input_length": chunk.num_input_tokens,
+    }
+
+
+def reason(chunk: Chunk) -> str:
+    """TGI's word for how an answer ended."""
+    if chunk.finish_reason == "length":
+        return "length"
+    return "stop_sequence" if chunk.stop_string else "eos_token"
+
+
+def _text(token: Token) -> str:
+    """A special token is shown by its name, though it is no part of the text."""
+    return token.name if token.special else token.text
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "text": _text(token),
+        "logprob": token.logprob if token.logprob is not None else 0.0,
+        "special": token.special,
+    }
+
+
+def _top(token: Token, count: int) -> list[dict[str, Any]]:
+    return [
+        {"id": t.id, "text": t.text, "logprob": t.logprob, "special": t.special}
+        for t in token.top[:count]
+    ]
+
+
+def _simple(token: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": token["id"], "text": token["text"],
+        "start": token["start"] or 0, "stop": token["stop"] or 0,
+    }  # fmt: skip
+
+
+def _failure(error: Exception) -> bytes:
+    return dump(error_formats.body("tgi", error_formats.as_ours(error)))
+
+
+def _headers(request: Request, body: GenerateBody, chunk: Chunk, began: float) -> dict[str, str]:
+    """Milliseconds, as TGI's; times inside the server are in /metrics, not here."""
+    now = time.perf_counter()
+    total, inference = 1000 * (now - request.started), 1000 * (now - began)
+    return {
+        "x-compute-type": "triton",
+        "x-compute-time": f"{total / 1000:.3f}",
+        "x-compute-characters": str(len(body.inputs)),
+        "x-total-time": f"{total:.0f}",
+        "x-validation-time": f"{total - inference:.0f}",
+        "x-inference-time": f"{inference:.0f}",
+        "x-time-per-token": f"{inference / max(chunk.num_output_tokens, 1):.0f}",
+        "x-prompt-tokens": str(chunk.num_input_tokens),
+        "x-generated-tokens": str(chunk.num_output_tokens),
+    }
+
+
+class exact_messages:
+    """Says "too long" in TGI's words, with the numbers of the server's message."""
+
+    def __init__(self, model: ModelInfo, p: Parameters) -> None:
+        self._model, self._asked = model, sampling(p)["max_tokens"]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, ValidationError):
+            return
+        found = re.search(r"has (\d+) tokens", str(error))
+        if not found:
+            return
+        total = self._model.facts.get("max_total_tokens")
+        if "max_total_tokens" in str(error):
+            raise ValidationError(
+                f"`inputs` tokens + `max_new_tokens` must be <= {total}. Given: {found[1]} "
+                f"`inputs` tokens and {self._asked} `max_new_tokens`"
+            ) from error
+        raise ValidationError(
+            f"`inputs` must have less than {self._model.max_input_tokens} tokens. Given: {found[1]}"
+        ) from error

@@ -1,0 +1,122 @@
+"""Steps of a few shapes, each recorded on a tape, checked, and from then on replayed.
+
+    plain -> recorded -> checked against a plain step -> replayed
+
+A tape repeats what a step did, so whatever Python decided by a value is decided for good. That a
+model does not do so is not taken on trust: a tape is used only after it gave what the same step
+gives without it, from other inputs than those of the recording.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from atoll_kernels import dispatch
+from atoll_kernels.cpu import native
+from atoll_kernels.cpu.graph import Tape, Unrepeatable, record
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+Outputs = tuple[Tensor, ...]
+# The values that a step's course might depend on.
+Witness = npt.NDArray[np.integer[Any]]
+
+
+def refusal(dtype: torch.dtype) -> str | None:
+    """Why steps of this dtype are not taped; None: they are.
+
+    Plain torch's attention reads lengths on the host, so native kernels must take every call.
+    """
+    if dispatch.policy.disable_custom_kernels or dispatch.policy.family not in (None, "cpu"):
+        return "custom kernels are switched off"
+    if native.library() is None:
+        return "there are no native kernels here"
+    taken = (torch.float32, torch.bfloat16)
+    return None if dtype in taken else f"no native kernel takes {dtype}"
+
+
+@dataclass
+class _Recorded:
+    tape: Tape
+    outputs: Outputs
+    witness: Witness
+    is_checked: bool = False
+
+
+class Taped(Generic[K]):
+    """``step(shape)`` computes over buffers of that shape, which never move.
+
+    is_other: whether inputs differ from a recording's in all that a step's course might depend on.
+    Call it in inference mode, from one thread.
+    """
+
+    def __init__(
+        self, step: Callable[[K], Outputs], is_other: Callable[[Witness, Witness], bool]
+    ) -> None:
+        self._step, self._is_other = step, is_other
+        self._recorded: dict[K, _Recorded] = {}
+        self._is_warm = self._is_given_up = False
+
+    @property
+    def num_checked(self) -> int:
+        """Shapes that are replayed."""
+        return sum(recorded.is_checked for recorded in self._recorded.values())
+
+    def is_unchecked(self, shape: K) -> bool:
+        """Whether a shape is recorded, and its next step could be the check."""
+        recorded = self._recorded.get(shape)
+        return recorded is not None and not recorded.is_checked
+
+    def run(self, shape: K, witness: Witness) -> Outputs:
+        """A step; the next one of that shape overwrites what this one returns."""
+        recorded = self._recorded.get(shape)
+        if recorded is not None and recorded.is_checked:
+            recorded.tape.replay()
+            return recorded.outputs
+        if self._is_given_up or not self._is_warm:
+            # What is made once (tables of angles) is no part of a tape.
+            self._is_warm = True
+            return self._step(shape)
+        if recorded is None:
+            return self._record(shape, witness)
+        return self._check(shape, recorded, witness)
+
+    def _record(self, shape: K, witness: Witness) -> Outputs:
+        try:
+            outputs, tape = record(lambda: self._step(shape))
+        except Unrepeatable as error:
+            self._give_up(f"{error} depends on the data")
+            return self._step(shape)
+        self._recorded[shape] = _Recorded(tape, outputs, witness.copy())
+        return outputs
+
+    def _check(self, shape: K, recorded: _Recorded, witness: Witness) -> Outputs:
+        expected = self._step(shape)
+        if not self._is_other(witness, recorded.witness):
+            return expected
+        recorded.tape.replay()
+        recorded.is_checked = all(map(_are_equal, recorded.outputs, expected))
+        if not recorded.is_checked:
+            self._give_up("a replayed step differs from a plain one")
+            # The replay may have written anything to a cache.
+            return self._step(shape)
+        return expected
+
+    def _give_up(self, reason: str) -> None:
+        self._recorded.clear()
+        self._is_given_up = True
+        logger.warning("steps run kernel by kernel: %s", reason)
+
+
+def _are_equal(found: Tensor, expected: Tensor) -> bool:
+    """To the bit, but for the kind of NaN."""
+    return torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True)

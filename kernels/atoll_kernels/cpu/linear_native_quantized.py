@@ -1,0 +1,165 @@
+"""Linear layers with 8- or 4-bit weights by the native kernel, activations in bytes by group.
+
+Rows of x get a scale for every group of inputs and not one for the row: a few large activations,
+which every language model has, then cost only their own group its steps. Weights of 4 bits stay so
+in memory and are widened in registers, at any number of rows; where the CPU has AMX, many rows meet
+them in bfloat16 (native/src/widened.h).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.cpu.graph import empty
+from atoll_kernels.cpu.int4_groups import Groups, quantize_in_bytes
+from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
+from atoll_kernels.cpu.linear_torch_int4 import Arranged
+from atoll_kernels.cpu.native import library
+from atoll_kernels.linear import PackedLinear
+
+LAYOUT = "native-grouped"
+# Inputs that share a scale in a row of x; 4-bit weights have groups of their own.
+# Wider ones are a little faster and less exact: with up to 256, SmolLM2 loses 1.6% and not 1.0.
+_INT8_GROUPS = (128, 96, 64)
+# Of whole rows of AMX's tiles; others would be multiplied without them.
+_TILED_GROUPS = (128, 64)
+_INT4_GROUPS = (32, 64, 128)
+_DTYPES = (torch.float32, torch.bfloat16)
+
+# As numbered in native/src/grouped.cpp; others follow as an op of their own.
+_KINDS = {
+    None: -1, "gelu": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "silu": 2,
+    "swish": 2, "relu": 3, "tanh": 4,
+}  # fmt: skip
+
+
+def pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
+    """Quantises (out_features, in_features) floats by output; None without VNNI."""
+    if not is_fast():
+        return None
+    codes, scales = quantize_weight(weight)
+    return pack8(codes, scales, bias)
+
+
+def pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
+    """Quantises by groups of inputs; None without VNNI, or if groups do not fit the shape."""
+    if not is_fast() or group_size not in _INT4_GROUPS or weight.shape[1] % group_size:
+        return None
+    return pack4(quantize_in_bytes(weight, group_size), bias)
+
+
+def pack_arranged(found: Arranged, bias: Tensor | None) -> PackedLinear | None:
+    """A checkpoint's codes, scales rounded to bfloat16; None without VNNI or for other groups."""
+    size = found.codes.shape[1] // found.scales.shape[1]
+    if not is_fast() or size not in _INT4_GROUPS:
+        return None
+    packed = pack4(Groups(found.codes, found.scales, found.zeros), bias)
+    packed.extra["order"] = found.order
+    return packed
+
+
+def is_fast() -> bool:
+    """Whether products of bytes have an instruction here; oneDNN and torch are faster if not."""
+    native = library()
+    return native is not None and native.has_vnni
+
+
+def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
+    """codes: (out_features, in_features) int8. scales: (out_features,) float32."""
+    block = _block()
+    out_features, in_features = codes.shape
+    native = library()
+    has_tiles = native is not None and native.has_tiles
+    sizes = _TILED_GROUPS if has_tiles else _INT8_GROUPS
+    group = next((size for size in sizes if in_features % size == 0), sizes[-1])
+    padding = (0, -in_features % group, 0, -out_features % block)
+    padded = F.pad(codes.view(torch.uint8) ^ 128, padding)
+    words = padded.view(-1, block, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
+    extra = {"bits": 8, "group": group}
+    return PackedLinear(
+        LAYOUT, "int8", in_features, out_features, (words, scales.float()), _wide(bias), extra
+    )
+
+
+def pack4(groups: Groups, bias: Tensor | None) -> PackedLinear:
+    """Scales and zeros of floats are rounded to bfloat16."""
+    block = _block()
+    out_features, in_features = groups.codes.shape
+    padded = F.pad(groups.codes.to(torch.uint8), (0, 0, 0, -out_features % block))
+    halves = padded.view(-1, block, in_features // 8, 2, 4)
+    words = (halves[..., 0, :] | halves[..., 1, :] << 4).transpose(1, 2).contiguous()
+    tensors: tuple[Tensor, ...]
+    if groups.factors is None:
+        tensors = (_by_block(groups.scales, groups.zeros, torch.bfloat16),)
+    else:
+        of_scales, of_zeros = groups.factors[:, :1], groups.factors[:, 1:]
+        tensors = (
+            _by_block(groups.scales, groups.zeros.view(torch.uint8), torch.uint8),
+            _by_block(of_scales, of_zeros, torch.bfloat16),
+        )
+    extra = {"bits": 4, "group": in_features // groups.scales.shape[1]}
+    return PackedLinear(
+        LAYOUT, "int4", in_features, out_features, (words, *tensors), _wide(bias), extra
+    )
+
+
+def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of (out_features, n) each: (blocks, n, 2, block)."""
+    block = _block()
+    both = torch.stack([scales.to(dtype), zeros.to(dtype)])
+    padded = F.pad(both, (0, 0, 0, -scales.shape[0] % block))
+    return padded.view(2, -1, block, scales.shape[1]).permute(1, 3, 0, 2).contiguous()
+
+
+def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
+    """See ``atoll_kernels.linear``."""
+    if x.dtype not in _DTYPES or x.stride(1) != 1:
+        return linear(x.float().contiguous(), packed, activation).to(x.dtype)
+    out = _run(x, packed, activation, is_gated=False)
+    return out if activation in _KINDS or activation is None else ACTIVATIONS[activation](out)
+
+
+def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
+    """See ``atoll_kernels.gated_linear``; None unless both halves are whole blocks of outputs.
+
+    Tiles multiply block after block: with them, halves are not in registers together.
+    """
+    native = library()
+    assert native is not None, "what packed the weight is there"
+    is_whole = packed.out_features % (2 * _block()) == 0
+    if not is_whole or native.has_tiles or activation not in _KINDS:
+        return None
+    if x.dtype not in _DTYPES or x.stride(1) != 1:
+        return None
+    return _run(x, packed, activation, is_gated=True)
+
+
+def _run(x: Tensor, packed: PackedLinear, activation: str | None, is_gated: bool) -> Tensor:
+    native = library()
+    assert native is not None, "what packed the weight is there"
+    if (order := packed.extra.get("order")) is not None:
+        x = x.index_select(1, order)
+    weight, scales, *factors = packed.tensors
+    out = empty((x.shape[0], packed.out_features // (1 + is_gated)), x.dtype)
+    native.grouped(
+        x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
+        factors[0].data_ptr() if factors else 0,
+        0 if packed.bias is None else packed.bias.data_ptr(), x.shape[0], packed.in_features,
+        packed.out_features, x.stride(0), packed.extra["group"], packed.extra["bits"],
+        _KINDS.get(activation, -1), is_gated, x.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def _block() -> int:
+    """Outputs in a block of the packed weights: two vectors."""
+    native = library()
+    assert native is not None, "the caller has looked"
+    return 2 * native.width
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.to(torch.float32, copy=True)

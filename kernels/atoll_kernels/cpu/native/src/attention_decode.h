@@ -1,0 +1,192 @@
+// Attention of a few rows, as in decoding: keys and values are read where they lie, once. To arrange
+// them for products of tiles would take longer than the products.
+#pragma once
+
+#include "attention_blocked.h"
+
+namespace kernels {
+
+constexpr int64_t kFewRows = 4;
+
+// Adds the products of W words to W sums.
+INLINE Floats dot(Float32, Floats sums, Words a, Words b) {
+    return sums + (Floats)a * (Floats)b;
+}
+#if defined(__AVX512BF16__)
+INLINE Floats dot(Bfloat16, Floats sums, Words a, Words b) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+template <class T, class Policy>
+struct FewRows {
+    using Base = Attention<T, Policy>;
+    static constexpr int kPer = Base::kPer;
+    const Base& a;
+
+    // Scores of rows against `count` keys; a row's are kBlock / W vectors apart. Vectors: of words
+    // in a row, or 0 if their number is not known or the last is not whole.
+    template <int Vectors>
+    void score(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
+               Later<T>& later, Floats* scores) const {
+        const int64_t vectors = Vectors ? Vectors : a.vectors();
+        for (int64_t j = 0; j < count; j += W) {
+            const T* row[W];
+            for (int i = 0; i < W; ++i) row[i] = keys[std::min(j + i, count - 1)];
+            fetch(keys, j + kAhead, j + kAhead + W, count, a.D);
+            later.fetch(W, a.D);
+            for (int64_t r = 0; r < rows; ++r) {
+                Floats x[W];
+#pragma GCC unroll 16
+                for (int i = 0; i < W; ++i) x[i] = Floats{};
+#pragma GCC unroll 4
+                for (int64_t u = 0; u < vectors; ++u) {
+                    const int64_t n = Vectors ? W : std::min<int64_t>(W, a.words - u * W);
+                    const uint32_t* at = queries + r * a.words + u * W;
+                    const Words q = n == W ? load_raw<Words>(at) : load_some<Words, 4>(at, n);
+#pragma GCC unroll 16
+                    for (int i = 0; i < W; ++i)
+                        x[i] = dot(Policy(), x[i], q, Base::load_words(row[i] + u * W * kPer, n));
+                }
+                scores[r * kBlock / W + j / W] = sums_of(x);
+            }
+        }
+    }
+
+    void score_all(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
+                   Later<T>& later, Floats* scores) const {
+        switch (a.words % W ? 0 : a.words / W) {
+            case 1: return score<1>(queries, rows, keys, count, later, scores);
+            case 2: return score<2>(queries, rows, keys, count, later, scores);
+            case 4: return score<4>(queries, rows, keys, count, later, scores);
+            default: return score<0>(queries, rows, keys, count, later, scores);
+        }
+    }
+
+    // Adds powers (R rows, kBlock words apart) times values [first, last) to V vectors of words of
+    // the sums, from `start` on. A word holds one element, or those of two keys in a row: sums of
+    // pairs are in the order that interleaving gives, until `arrange`.
+    template <int R, int V>
+    INLINE void add(const uint32_t* powers, const T* const* values, int64_t first, int64_t last,
+                    int64_t start, Later<T>& later, Floats* sums) const {
+        Floats s[R][V][kPer];
+        const int64_t row = a.vectors() * kPer;
+        sums += start * kPer;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) std::memcpy(s[r], sums + r * row, sizeof s[r]);
+        for (int64_t j = first / kPer * kPer; j < last; j += kPer) {
+            const T* some[kPer];
+#pragma GCC unroll 2
+            for (int i = 0; i < kPer; ++i) some[i] = values[std::min(j + i, last - 1)];
+            if (start == 0) {
+                fetch(values, j + kAhead, j + kAhead + kPer, last, a.D);
+                later.fetch(kPer, a.D);
+            }
+            Words v[V][kPer];
+#pragma GCC unroll 4
+            for (int u = 0; u < V; ++u) load_values(some, start + u, v[u]);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+                for (int u = 0; u < V; ++u)
+#pragma GCC unroll 2
+                    for (int i = 0; i < kPer; ++i)
+                        s[r][u][i] = Policy::step(s[r][u][i], powers[r * kBlock + j / kPer], v[u][i]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) std::memcpy(sums + r * row, s[r], sizeof s[r]);
+    }
+
+    INLINE void load_values(const T* const* rows, int64_t vector, Words* v) const {
+        const int64_t at = vector * W * kPer, n = std::min<int64_t>(W, a.words - vector * W);
+        const Words own = Base::load_words(rows[0] + at, n);
+        if constexpr (kPer == 1) {
+            v[0] = own;
+        } else {
+            const Words other = Base::load_words(rows[1] + at, n);
+            v[0] = interleaved<0>(own, other), v[1] = interleaved<1>(own, other);
+        }
+    }
+
+    template <int R = kFewRows>
+    void add_all(int64_t rows, const uint32_t* powers, const T* const* values, int64_t first,
+                 int64_t last, Later<T>& later, Floats* sums) const {
+        if constexpr (R > 1)
+            if (rows < R) return add_all<R - 1>(rows, powers, values, first, last, later, sums);
+        constexpr int V = 4 / kPer;
+        int64_t u = 0;
+        for (; u + V <= a.vectors(); u += V) add<R, V>(powers, values, first, last, u, later, sums);
+        for (; u < a.vectors(); ++u) add<R, 1>(powers, values, first, last, u, later, sums);
+    }
+
+    // Sums of rows in the order of features, as panels without gaps.
+    void arrange(int64_t rows, Floats* sums) const {
+        if constexpr (kPer == 2)
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t u = 0; u < a.vectors(); ++u) {
+                    const Floats* at = sums + (r * a.vectors() + u) * kPer;
+                    const Floats low = at[0], high = at[1];
+                    Floats* to = sums + r * a.panels + u * kPer;
+                    to[0] = shuffled<Lanes<0>>(low, high);
+                    if (u * kPer + 1 < a.panels) to[1] = shuffled<Lanes<1>>(low, high);
+                }
+    }
+
+    // next: as of Attention::run.
+    void run(const Item& item, const Item* next, Partial* partials) const {
+        const AttentionArgs& args = a.args;
+        const int64_t keys = a.num_keys(item.sequence), rows = item.count * a.group;
+        const int64_t offset = keys - a.num_queries(item.sequence) + item.first;
+        const bool biased = args.slopes || args.relative;
+        const int64_t bias_row = item.count + kBlock + W;
+        Scratch scratch;
+        auto queries = scratch.take<uint32_t>(rows * a.words + W);
+        auto scores = scratch.take<Floats>(kFewRows * kBlock / W);
+        const int64_t width = a.vectors() * kPer;  // vectors in a row of sums
+        auto sums = scratch.take<Floats>(rows * width);
+        auto bias = scratch.take<float>(biased ? a.group * bias_row : 0);
+        float maxima[kFewRows], totals[kFewRows] = {};
+        const T *key[kBlock], *value[kBlock];
+        Later<T> later_keys, later_values;
+        a.load_queries(item, queries);
+        std::fill_n(sums, rows * width, Floats{});
+        std::fill_n(maxima, rows, -INFINITY);
+        for (int64_t b = item.k0; b < item.k1; b += kBlock) {
+            const int64_t n = std::min(kBlock, item.k1 - b);
+            a.locate_keys(item, b, n, key);
+            a.locate_values(item, b, n, value);
+            fetch(key, 0, kAhead, n, a.D);
+            if (next && b + kBlock >= item.k1) a.locate_later(*next, later_keys, later_values);
+            score_all(queries, rows, key, n, later_keys, scores);
+            fetch(value, 0, kAhead, n, a.D);
+            for (int64_t g = 0; biased && g < a.group; ++g)
+                a.fill_bias(item.kv_head * a.group + g, b - (offset + item.count - 1), bias_row,
+                            bias + g * bias_row);
+            int64_t least = n, most = 0;
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t g = r / item.count, q = r % item.count, p = offset + q;
+                const int64_t lo = std::max<int64_t>(a.first_key(p) - b, 0);
+                const int64_t hi = std::min(a.end_key(p, keys) - b, n);
+                Floats* row = scores + r * kBlock / W;
+                const int64_t end = (n + W - 1) / W;
+                if (lo >= hi) {
+                    std::fill_n(row, end, Floats{});
+                    continue;
+                }
+                least = std::min(least, lo), most = std::max(most, hi);
+                const float* table =
+                    biased ? bias + g * bias_row + item.count - 1 - q : nullptr;
+                const float factor = a.softmax(row, table, 0, end, lo, hi, (uint32_t*)row,
+                                               maxima[r], totals[r]);
+                if (factor != 1.0f)
+                    for (int64_t i = 0; i < width; ++i) sums[r * width + i] *= splat(factor);
+            }
+            if (least < most)
+                add_all(rows, (const uint32_t*)scores, value, least, most, later_values, sums);
+        }
+        arrange(rows, sums);
+        a.finish(item, partials, maxima, totals, sums);
+    }
+};
+
+}  // namespace kernels

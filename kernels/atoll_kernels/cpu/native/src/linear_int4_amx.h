@@ -1,0 +1,103 @@
+// Linear layers with 4-bit weights for many rows, where the CPU has AMX: weights become bfloat16,
+// some inputs of a block of outputs at a time, and are multiplied with x by whole tiles.
+//
+// A group of 32 inputs is half of what a tile holds of bytes, and the sums of every group become
+// floats: as products of bytes, 512 rows take 2.5 times as long.
+#pragma once
+
+#include "linear_quantized.h"
+#include "scratch.h"
+#include "gemm_amx.h"
+
+namespace kernels {
+
+#if defined(__AMX_TILE__)
+
+constexpr int64_t kLeastWidened = 12;  // rows that are worth it
+constexpr int64_t kWideChunk = 256;    // rows that weights are widened for
+constexpr int64_t kWideInputs = 256;   // inputs at a time, whole groups: they stay in the L1 cache
+using WideRow = uint32_t[kBlock];      // two inputs of each output
+
+INLINE bool goes_widened(const GroupedArgs& a) {
+    return a.bits == 4 && a.rows >= kLeastWidened && has_tiles();
+}
+
+// The upper halves of two floats side by side, rounded to nearest; ties go away from zero.
+INLINE Words side_by_side(Floats low, Floats high) {
+    return ((Words)low + 0x8000) >> 16 | (((Words)high + 0x8000) & 0xffff0000);
+}
+
+// Eight inputs, a word of codes for each output, as bfloat16.
+INLINE void widen_eight(Words codes, Floats scale, Floats offset, int v, WideRow* to) {
+    const auto levels = (__m512)to_floats(iota(-8));
+    // The instruction looks at the lowest 4 bits alone.
+    const auto weight = [&](int shift) {
+        return (Floats)_mm512_permutexvar_ps((__m512i)(codes >> shift), levels) * scale + offset;
+    };
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const int shift = i % 2 * 16 + i / 2 * 4;
+        store_raw(&to[i][W * v], side_by_side(weight(shift), weight(shift + 8)));
+    }
+}
+
+// Groups first .. last of a block, whose codes begin at w.
+INLINE void widen_groups(const uint8_t* w, const GroupScales& scales, int64_t first, int64_t last,
+                         int64_t group, WideRow* to) {
+    for (int64_t g = first; g < last; ++g)
+        for (int v = 0; v < kVectors; ++v) {
+            const Floats scale = scales.scale(g, v), offset = scales.offset(g, v);
+            for (int64_t i = g * group / 8; i < (g + 1) * group / 8; ++i)
+                widen_eight(load_raw<Words>(w + 4 * (i * kBlock + W * v)), scale, offset, v,
+                            to + 4 * i - first * group / 2);
+        }
+}
+
+// Rows first .. last of x, at most a chunk, by a block of outputs.
+template <class T>
+void block_widened(const GroupedArgs& a, const bf16* x, int64_t x_row, int64_t first, int64_t last,
+                   int64_t block) {
+    const int64_t groups = a.in_features / a.group, step = kWideInputs / a.group;
+    const uint8_t* w = (const uint8_t*)a.weights + block * a.in_features * kBlock / 2;
+    const GroupScales scales(a, groups, block);
+    alignas(64) WideRow wide[kWideInputs / 2];
+    Floats y[kWideChunk][kVectors];
+    Tiles tiles;
+    for (int64_t g = 0; g < groups; g += step) {
+        const int64_t end = g + step < groups ? g + step : groups, inputs = (end - g) * a.group;
+        widen_groups(w, scales, g, end, a.group, wide);
+        for (int64_t r = first; r < last; r += kMostRows) {
+            const int64_t rows = last - r < kMostRows ? last - r : kMostRows;
+            const auto from = (const uint32_t*)(x + r * x_row + g * a.group);
+            multiply_tiles<TilesBfloat16>(tiles, rows, from, x_row / 2, wide[0], W, kBlock,
+                                          inputs / 2, y[r - first], kBlock, kVectors, g > 0);
+        }
+    }
+    finish<T, 4>(a, first, last - first, block, y);
+}
+
+template <class T>
+void run_widened(const GroupedArgs& a) {
+    Scratch scratch;
+    const bool is_copied = !std::is_same_v<T, bf16> || a.x_row % 2;
+    bf16* copy = is_copied ? scratch.take<bf16>(a.rows * a.in_features) : nullptr;
+    const bf16* x = is_copied ? copy : (const bf16*)a.x;
+    const int64_t x_row = is_copied ? a.in_features : a.x_row;
+    const int64_t blocks = (a.out_features + kBlock - 1) / kBlock;
+    const int64_t chunks = (a.rows + kWideChunk - 1) / kWideChunk;
+    const bool is_small = a.rows * a.in_features * a.out_features < kSerialElements;
+    if (is_copied)
+        for_rows(a.rows, a.in_features, a.threads, [&](int64_t r) {
+            for_vectors(a.in_features, [&](int64_t i, auto n) {
+                write(copy + r * x_row + i, read((const T*)a.x + r * a.x_row + i, n), n);
+            });
+        });
+    for_tasks({chunks * blocks, a.threads}, is_small, [&](int64_t task) {
+        const int64_t first = task / blocks * kWideChunk, last = first + kWideChunk;
+        block_widened<T>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
+    });
+}
+
+#endif
+
+}  // namespace kernels

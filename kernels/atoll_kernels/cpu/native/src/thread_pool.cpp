@@ -1,0 +1,144 @@
+// A pool of workers in which nobody waits for a worker that has not come.
+//
+// OpenMP ends a parallel region when every thread has come to its end: a worker that is kept from
+// its core, by another process or a neighbour of the machine, keeps the others waiting although they
+// could do its work. Here a region ends when its tasks are done: who comes late finds none left. Only
+// who is kept from its core in the middle of a piece is waited for.
+
+#include "thread_pool.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
+#include <system_error>
+#include <thread>
+
+namespace kernels {
+
+namespace {
+
+// Turns that a worker waits awake for the next job: 50 to 100 us, more than lies between two kernels
+// of a forward pass.
+constexpr int kAwakeTurns = 2000;
+// Turns that a caller waits for others' last pieces before it offers them its core.
+constexpr int kPoliteTurns = 2000;
+
+inline void rest() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+class Pool {
+  public:
+    void run(const Share& share, Work work, const void* context) {
+        // Workers are busy with another thread's job: alone is sooner than after it.
+        if (is_taken_.test_and_set(std::memory_order_acquire))
+            return work(context, 0, share.count, 0);
+        hire(share.threads - 1);
+        open(share, work, context);
+        take_part(0);
+        for (int turn = 1; left_.load(std::memory_order_acquire) > 0; ++turn)
+            turn % kPoliteTurns ? rest() : (void)sched_yield();
+        is_taken_.clear(std::memory_order_release);
+    }
+
+  private:
+    static constexpr uint64_t kNext = UINT32_MAX;  // the half of claimed_ that counts tasks
+
+    // Signals are for the threads of the program. Who cannot be hired is done without.
+    void hire(int64_t wanted) {
+        if (workers_ >= wanted) return;
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        try {
+            for (; workers_ < wanted; ++workers_)
+                std::thread([this, thread = workers_ + 1] { serve(thread); }).detach();
+        } catch (const std::system_error&) {
+        }
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+
+    // In between no task can be claimed: who still looks at the job before may read halves of this.
+    void open(const Share& share, Work work, const void* context) {
+        const uint64_t job = (claimed_.load(std::memory_order_relaxed) >> 32) + 1;
+        const auto set = [](auto& shared, auto value) {
+            shared.store(value, std::memory_order_release);
+        };
+        set(claimed_, job << 32 | kNext);
+        set(count_, share.count), set(threads_, share.threads);
+        set(least_, share.least), set(most_, share.most);
+        set(work_, work), set(context_, context), set(left_, share.count);
+        set(claimed_, job << 32);
+        job_.store((uint32_t)job);
+        if (sleepers_.load() > 0) syscall(SYS_futex, &job_, FUTEX_WAKE_PRIVATE, INT_MAX);
+    }
+
+    // Takes pieces until there are none.
+    void take_part(int64_t thread) {
+        for (uint64_t claimed = claimed_.load();;) {
+            const int64_t next = claimed & kNext, left = count_.load() - next;
+            const int64_t threads = threads_.load();
+            if (left <= 0 || thread >= threads) return;
+            const int64_t even = (left + threads - 1) / threads;
+            const int64_t size = std::min(left, std::max(least_.load(), std::min(most_.load(), even)));
+            const Work work = work_;
+            const void* context = context_;
+            // Fails if another took of it, or if what was read is not of one job.
+            if (!claimed_.compare_exchange_weak(claimed, claimed + size)) continue;
+            work(context, next, next + size, thread);
+            left_.fetch_sub(size, std::memory_order_release);
+            claimed = claimed_.load();
+        }
+    }
+
+    void serve(int64_t thread) {
+        for (uint32_t seen = 0;;) {
+            take_part(thread);
+            seen = next_job(seen);
+        }
+    }
+
+    uint32_t next_job(uint32_t seen) {
+        for (;;) {
+            for (int turn = 0; turn < kAwakeTurns; ++turn, rest())
+                if (const uint32_t job = job_.load(); job != seen) return job;
+            sleepers_.fetch_add(1);
+            syscall(SYS_futex, &job_, FUTEX_WAIT_PRIVATE, seen, nullptr);
+            sleepers_.fetch_sub(1);
+        }
+    }
+
+    std::atomic_flag is_taken_ = ATOMIC_FLAG_INIT;
+    int64_t workers_ = 0;
+    std::atomic<uint64_t> claimed_{kNext};  // the job's number, and how many tasks were claimed
+    std::atomic<int64_t> count_{0}, threads_{0}, least_{1}, most_{1};
+    std::atomic<Work> work_{nullptr};
+    std::atomic<const void*> context_{nullptr};
+    alignas(64) std::atomic<int64_t> left_{0};  // tasks that are not done
+    alignas(64) std::atomic<uint32_t> job_{0};
+    std::atomic<int> sleepers_{0};
+};
+
+// Never destroyed: workers sleep in it when the process ends.
+Pool* pool = new Pool;
+
+// A forked process has none of the workers.
+const int registered = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+
+}  // namespace
+
+void run_shared(const Share& share, Work work, const void* context) {
+    pool->run(share, work, context);
+}
+
+}  // namespace kernels

@@ -1,5 +1,0 @@
-"""What an answer must follow, as grammars: JSON schemas, regular expressions, choices."""
-
-from atoll.engine.schema.build import choice_grammar, json_grammar, regex_grammar
-
-__all__ = ["choice_grammar", "json_grammar", "regex_grammar"]

@@ -1,0 +1,141 @@
+"""From settings to how weights are held: device, dtype and scheme of the linear layers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atoll.cgroup import num_cores
+from atoll.config import Settings
+from atoll.errors import ConfigError
+from atoll.models.registry import Checkpoint
+from atoll.weights.json_fields import Fields, stored_dtype
+from atoll.weights.load import LoadOptions
+from atoll.weights.quantization import METHODS, scheme_for
+from atoll_kernels import dispatch
+from atoll_kernels.backends import Capabilities, dtype_refusal, refusal
+
+logger = logging.getLogger(__name__)
+
+# Made by the drivers of NVIDIA and AMD.
+_GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/kfd"))
+# Their activations leave the range of float16.
+_OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma2", "gemma3", "gemma3_text")
+
+
+def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
+    """``raw``: the checkpoint's config.json, whose dtype a GPU keeps.
+
+    Raises:
+        ConfigError: a device that is not there or not served, a dtype that it lacks, or a
+            quantisation that is not known.
+    """
+    device = device_of(settings.device)
+    stored_dtype(Fields(raw))  # a wrong one is told wherever the model runs
+    dtype = _activations(settings, device, raw)
+    if device.type != "cpu":
+        check_device(Capabilities.of(device), dtype)
+    if settings.quantize is None:
+        scheme = settings.dtype if settings.dtype in ("int8", "int4") else "dense"
+        return LoadOptions(dtype, device, scheme)
+    method = settings.quantize if settings.quantize in METHODS else None
+    return LoadOptions(dtype, device, scheme_for(settings.quantize), expected_method=method)
+
+
+def device_of(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; a GPU always with its number.
+
+    Raises:
+        ConfigError: another name, or a GPU that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        found = [path for path in _GPU_FILES if name == "cpu" and path.exists()]
+        if found:
+            logger.warning(
+                "the CPU serves the model: there is a GPU (%s), and torch %s does not see it; "
+                "`atoll doctor` says more", found[0], torch.__version__,
+            )  # fmt: skip
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
+        raise ConfigError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device is {name!r}; torch sees no GPU")
+    index, count = int(number or 0), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(f"device is {name!r}; GPUs here: {count}, counted from 0")
+    return torch.device("cuda", index)
+
+
+def check_device(capabilities: Capabilities, dtype: torch.dtype) -> None:
+    """Raises ConfigError: the card, or this dtype on it, is not served; names both."""
+    reason = refusal(capabilities) or dtype_refusal(capabilities, dtype)
+    if reason is not None:
+        raise ConfigError(f"{reason}; device=cpu serves the model without it")
+
+
+def prepare_process(settings: Settings) -> None:
+    """Threads and kernels of this process, which serves one model; before the model is built."""
+    dispatch.configure(
+        disable_custom_kernels=settings.disable_custom_kernels,
+        use_flash_attention=settings.use_flash_attention,
+    )
+    # torch counts the host's cores, whatever a container may use of them.
+    torch.set_num_threads(settings.num_threads or min(torch.get_num_threads(), num_cores()))
+
+
+def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """The checkpoint with the rope scaling that the settings ask for; its reach grows with it.
+
+    Raises:
+        ConfigError: a factor without a kind, or a kind that is not known.
+    """
+    kind, factor = settings.rope_scaling, settings.rope_factor
+    if kind is None and factor is None:
+        return checkpoint
+    if kind not in ("linear", "dynamic") or factor is None:
+        raise ConfigError(
+            f"rope_scaling is {kind!r} and rope_factor is {factor}; expected linear or dynamic, "
+            "and a factor"
+        )
+    fields, name = Fields(checkpoint.raw), "max_position_embeddings"
+    old = fields.inside("rope_parameters")
+    raw = {key: value for key, value in checkpoint.raw.items() if key != "rope_parameters"}
+    raw["rope_scaling"] = {"rope_type": kind, "factor": factor}
+    if old.has("rope_theta"):
+        raw["rope_theta"] = old.raw["rope_theta"]
+    if old.has("partial_rotary_factor"):
+        raw.setdefault("partial_rotary_factor", old.raw["partial_rotary_factor"])
+    if kind == "linear" and fields.has(name):
+        raw[name] = int(fields.size(name) * factor)
+    return replace(checkpoint, raw=raw)
+
+
+def _activations(settings: Settings, device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:
+    if settings.dtype in ("int8", "int4", "auto"):
+        return _fast_dtype(device, raw)
+    if settings.dtype == "default":
+        return torch.float32 if device.type == "cpu" else _fast_dtype(device, raw)
+    named: torch.dtype = getattr(torch, settings.dtype)
+    return named
+
+
+def _fast_dtype(device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:
+    """The fastest dtype that keeps the checkpoint's quality."""
+    if device.type == "cpu":
+        # Without bf16 instructions bfloat16 is emulated, and slower than float32.
+        has_bf16 = torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    dtype = getattr(torch, stored_dtype(Fields(raw)) or "float16", torch.float16)
+    overflows = raw.get("model_type") in _OVERFLOW_FLOAT16
+    has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    if has_bf16 and (dtype == torch.bfloat16 or overflows):
+        return torch.bfloat16
+    return torch.float32 if overflows else torch.float16

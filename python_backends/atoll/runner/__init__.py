@@ -1,0 +1,1 @@
+"""Computes: the model's forward pass over a step's arrays."""

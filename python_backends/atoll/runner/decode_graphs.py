@@ -1,0 +1,239 @@
+"""Decoding steps over buffers that never move, which are captured once and replayed.
+
+A step in which every sequence has one new token runs as the least bucket that holds it: the rows
+beyond the sequences have length 0 and slot -1, which all kernels skip. On a GPU the launches of
+each bucket are captured at load, the largest first, in one pool of memory. On a CPU a bucket's
+kernels are recorded when it first comes up (``atoll_kernels.cpu.graph_cache``).
+
+    plan -> host arrays -> buffers[:bucket] -> model and head -> outputs[:sequences]
+
+What is captured must not ask the device for a value; ``refusal`` says which models would.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atoll.engine.blocks import BlockTable
+from atoll.engine.request import Sequence as Running
+from atoll.engine.scheduler import ScheduledSequence
+from atoll.layers import PagedBatch
+from atoll.layers.attention import CrossBatch
+from atoll.runner.batch import StepOutput
+from atoll_kernels import dispatch
+from atoll_kernels.backends import AttentionSpec, Capabilities, choose
+from atoll_kernels.cpu import graph_cache
+
+if TYPE_CHECKING:
+    from atoll.runner.model_runner import Decoder
+
+logger = logging.getLogger(__name__)
+
+# Steps of more sequences compute for so long that launches no longer show.
+MAX_SEQUENCES = {"cuda": 256, "cpu": 32}
+
+
+def buckets(max_batch_size: int, device_type: str = "cuda") -> tuple[int, ...]:
+    """Sizes of captured steps, ascending: 1, 2, 4, 8, 16, 24, ... and the largest batch."""
+    largest = min(max_batch_size, MAX_SEQUENCES[device_type])
+    sizes = [size for size in (1, 2, 4, *range(8, largest, 8)) if size < largest]
+    return (*sizes, largest)
+
+
+def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a loaded model's steps cannot be captured; None: they can."""
+    readers = {type(m).__name__ for m in model.modules() if getattr(m, "reads_on_host", False)}
+    if readers:
+        return f"{', '.join(sorted(readers))} reads on the host what the device computed"
+    if device.type == "cpu":
+        return graph_cache.refusal(dtype)
+    spec, policy = AttentionSpec("decode", dtype, model.cache_spec().head_dim), dispatch.policy
+    wanted = policy.attention_backend
+    backend = choose(Capabilities.of(device), spec, policy.wishes, wanted).backend
+    return None if backend == "atoll" else f"attention by {backend} reads lengths on the host"
+
+
+class DecodeSteps:
+    """The buffers of a model's decoding steps, and the graphs or tapes over them."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        kv_cache: tuple[tuple[Tensor, Tensor], ...],
+        device: torch.device,
+        max_batch_size: int,
+    ) -> None:
+        """Reads and writes ``kv_cache``, which must stay where it is."""
+        self._model, self._device, self._kv_cache = model, device, kv_cache
+        num_blocks, self._block_size = kv_cache[0][0].shape[:2]
+        self.buckets = buckets(max_batch_size, "cpu" if device.type == "cpu" else "cuda")
+        max_positions = int(model.config.max_positions)
+        has_encoder = getattr(model.config, "decoder_start_token_id", None) is not None
+        rows, width = self.buckets[-1], min(-(-max_positions // self._block_size), num_blocks)
+        # Ids, positions and slots; lengths of texts, prompts and encoder inputs.
+        self._longs = _Mirrored((3, rows), torch.int64, device)
+        self._lengths = _Mirrored((3, rows), torch.int32, device)
+        self._table = _Mirrored((rows, width), torch.int32, device)
+        self._cross = _Mirrored((rows, width), torch.int32, device) if has_encoder else None
+        self._ends = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        self._batches = {size: self._batch(size, max_positions) for size in self.buckets}
+        self._outputs: tuple[Tensor, Tensor] | None = None
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._tapes = graph_cache.Taped(self._compute, _are_other) if device.type == "cpu" else None
+
+    @property
+    def num_captured(self) -> int:
+        """Buckets that are replayed."""
+        return len(self._graphs) if self._tapes is None else self._tapes.num_checked
+
+    def takes(self, plan: Sequence[ScheduledSequence]) -> bool:
+        """Whether a step is one of these: one token for each sequence, each of which samples."""
+        return len(plan) <= self.buckets[-1] and all(
+            samples and count == 1 and sequence.is_encoded and self._has_room(sequence)
+            for sequence, count, samples in plan
+        )
+
+    def run(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
+        """Computes the plan's tokens; the next call overwrites what this one returns."""
+        count = len(plan)
+        bucket = next(size for size in self.buckets if size >= count)
+        self._fill(plan)
+        if self._tapes is not None:
+            hidden, logits = self._tapes.run(bucket, self._lengths.host[0, :bucket])
+            return StepOutput(hidden[:count], logits[:count])
+        if bucket in self._graphs:
+            self._graphs[bucket].replay()
+        else:
+            self._step(bucket)
+        assert self._outputs is not None
+        hidden, logits = self._outputs
+        return StepOutput(hidden[:count], logits[:count])
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Captures every bucket; where that fails, steps run launch by launch, and the log says so.
+
+        Each step runs once before, so that kernels are compiled and everything lazy is made.
+        """
+        current = torch.cuda.current_stream(self._device)
+        try:
+            self._capture_all(current)
+        except Exception:
+            # A capture that fails leaves its stream as the current one.
+            torch.cuda.set_stream(current)
+            self._graphs.clear()
+            logger.warning("decoding runs without CUDA graphs: capture failed", exc_info=True)
+        else:
+            logger.info("decoding is captured for %s sequences", list(self.buckets))
+
+    def _capture_all(self, current: torch.cuda.Stream) -> None:
+        stream, pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
+        self._fill(())
+        for bucket in reversed(self.buckets):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                self._step(bucket)
+            current.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(
+                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                self._step(bucket)
+            self._graphs[bucket] = graph
+
+    def _compute(self, bucket: int) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits."""
+        hidden = self._model(self._batches[bucket])
+        return hidden, self._model.logits(hidden)
+
+    def _step(self, bucket: int) -> None:
+        """What a graph holds."""
+        hidden, logits = self._compute(bucket)
+        if self._outputs is None:
+            rows = self.buckets[-1]
+            self._outputs = tuple(  # type: ignore[assignment]
+                x.new_empty((rows, x.shape[1])) for x in (hidden, logits)
+            )
+        assert self._outputs is not None
+        # Copied, so that the buckets' own outputs share the pool's memory.
+        for kept, value in zip(self._outputs, (hidden, logits), strict=True):
+            kept[:bucket].copy_(value)
+
+    def _batch(self, size: int, max_positions: int) -> PagedBatch:
+        """The first rows of the buffers."""
+        ids, positions, slots = self._longs.device[:, :size].unbind()
+        texts, prompts, inputs = self._lengths.device[:, :size].unbind()
+        cross = None if self._cross is None else CrossBatch(self._cross.device[:size], inputs)
+        return PagedBatch(
+            input_ids=ids,
+            positions=positions,
+            slot_mapping=slots,
+            cu_seqlens_q=self._ends[: size + 1],
+            seq_lens=texts,
+            block_table=self._table.device[:size],
+            kv_cache=self._kv_cache,
+            max_position=max_positions - 1,
+            prompt_lens=prompts,
+            cross=cross,
+        )
+
+    def _has_room(self, sequence: Running) -> bool:
+        return max(len(sequence.table), len(sequence.cross_table)) <= self._table.host.shape[1]
+
+    def _fill(self, plan: Sequence[ScheduledSequence]) -> None:
+        """Writes a plan and the padding behind it into the buffers."""
+        sequences, count = [item.sequence for item in plan], len(plan)
+        longs, lengths = self._longs.host, self._lengths.host
+        # The rows behind the sequences: nothing is read, nothing is written.
+        longs[:2, count:], longs[2, count:], lengths[:, count:] = 0, -1, 0
+        longs[0, :count] = [s.token_ids[s.num_computed_tokens] for s in sequences]
+        longs[1, :count] = positions = np.array([s.num_computed_tokens for s in sequences], int)
+        lengths[0, :count] = positions + 1
+        lengths[1, :count] = [s.num_prompt_tokens for s in sequences]
+        lengths[2, :count] = [len(s.request.encoder_ids) for s in sequences]
+        _write_tables(self._table, [s.table for s in sequences])
+        if self._cross is not None:
+            _write_tables(self._cross, [s.cross_table for s in sequences])
+        blocks = self._table.host[np.arange(count), positions // self._block_size]
+        longs[2, :count] = blocks.astype(np.int64) * self._block_size
+        longs[2, :count] += positions % self._block_size
+        self._longs.upload()
+        self._lengths.upload()
+
+
+def _are_other(lengths: graph_cache.Witness, recorded: graph_cache.Witness) -> bool:
+    """Whether every text has another length than in a recording; rows of padding have none."""
+    used = (lengths > 0) | (recorded > 0)
+    return bool((lengths != recorded)[used].all())
+
+
+class _Mirrored:
+    """A tensor on the device and its twin on the host, in memory that copies need not wait for.
+
+    A step's tokens are read before the next one is written, so no copy is overtaken. On a CPU both
+    are one.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self._pinned = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+        self.host = self._pinned.numpy()
+        is_shared = device.type == "cpu"
+        self.device = self._pinned if is_shared else torch.zeros(shape, dtype=dtype, device=device)
+
+    def upload(self, rows: int | None = None) -> None:
+        """Copies the first rows, by default all."""
+        if self.device is not self._pinned:
+            self.device[:rows].copy_(self._pinned[:rows], non_blocking=True)
+
+
+def _write_tables(target: _Mirrored, tables: Sequence[BlockTable]) -> None:
+    """Entries behind a table's end stay what they were: no length reaches them."""
+    for row, table in zip(target.host, tables, strict=False):
+        row[: len(table)] = table.blocks
+    target.upload(len(tables))

@@ -1,0 +1,216 @@
+"""LoRA adapters (Hu et al. 2021) on a loaded model: several in one batch, chosen by token.
+
+Architecture files know nothing of it: the linear layers that an adapter names are wrapped after
+loading (``layers.adapted``). Where ours is several of the checkpoint's layers (a fused
+query-key-value projection), A is stacked and B is block-diagonal, its rows in our order, through
+the same table that placed the weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.errors import ConfigError, WeightError
+from atoll.layers import Linear
+from atoll.layers.adapted import AdaptedLinear, AdapterSlots, Delta
+from atoll.runner.lora_config import LoraConfig
+from atoll.weights.layer_tensors import Group
+from atoll.weights.load import layout
+from atoll.weights.reader import CheckpointReader
+from atoll.weights.weight_map import Weights
+
+logger = logging.getLogger(__name__)
+
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weight")
+
+
+def attach_adapters(
+    model: nn.Module,
+    tables: Weights | Sequence[Weights],
+    folder: Path,
+    adapters: Mapping[str, Path],
+    dtype: torch.dtype,
+) -> AdapterSlots:
+    """Reads the adapters and wraps the layers they change; mutates the model.
+
+    tables: as ``load_weights`` has them. folder: the checkpoint that the model was loaded from.
+
+    Raises:
+        ConfigError, WeightError: an adapter that does not fit; names the layer and the reason.
+    """
+    slots, reader = AdapterSlots(list(adapters)), CheckpointReader(folder)
+    table, prefix = layout(reader, tables)
+    # The head sees chosen rows and not the batch's, so it cannot be adapted.
+    layers = {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, Linear) and table.find(n) and n != "lm_head"
+    }
+    groups = {
+        n: Group(reader, prefix, source, model.config, n)
+        for n in layers
+        if (source := table.find(n)) is not None
+    }
+    known = {full for group in groups.values() for full in group.full_names()}
+    wrapped: dict[str, AdaptedLinear] = {}
+    for name, path in adapters.items():
+        adapter = _Adapter(
+            path, lambda full: _as_in_file(full, known, table.prefixes, prefix), known
+        )
+        for target, layer in layers.items():
+            delta = adapter.delta(groups[target], layer)
+            if delta is not None:
+                if target not in wrapped:
+                    wrapped[target] = _wrap(model, target, layer, slots)
+                device = layer.device
+                wrapped[target].deltas[name] = Delta(
+                    delta.a.to(device, dtype), delta.b.to(device, dtype)
+                )
+        adapter.check_all_used()
+        logger.info("adapter %r: %d layers, from %s", name, adapter.num_layers, path)
+    return slots
+
+
+def _as_in_file(name: str, known: set[str], prefixes: Sequence[str], prefix: str) -> str:
+    """A layer's name with the checkpoint's prefix.
+
+    Adapters have the names of transformers' models, the hub's files of BLOOM and OPT shorter ones.
+    """
+    if name in known:
+        return name
+    others = (prefix + name[len(p) :] for p in prefixes if name.startswith(p))
+    return next((other for other in others if other in known), name)
+
+
+def _wrap(model: nn.Module, target: str, layer: Linear, slots: AdapterSlots) -> AdaptedLinear:
+    parent, _, name = target.rpartition(".")
+    wrapped = AdaptedLinear(layer, slots)
+    setattr(model.get_submodule(parent), name, wrapped)
+    return wrapped
+
+
+class _Adapter:
+    """One PEFT folder: its pairs of matrices by the checkpoint's layer name.
+
+    rename: from a name of transformers' model to the checkpoint's. layers: those of the checkpoint
+    that can be adapted.
+    """
+
+    def __init__(self, folder: Path, rename: Callable[[str], str], layers: Iterable[str]) -> None:
+        self.folder = folder
+        self._config = LoraConfig.read(folder)
+        reader = CheckpointReader(folder, _ADAPTER_FILES)
+        self._pairs: dict[str, dict[str, Tensor]] = {}
+        for key in reader.names():
+            match = _KEY.fullmatch(key)
+            if match is None:
+                raise ConfigError(f"{folder}: tensor {key!r} is not one of a LoRA layer")
+            self._pairs.setdefault(rename(match[1]), {})[match[2]] = self._matrix(reader, key)
+        for name, pair in self._pairs.items():
+            self._check_pair(name, pair)
+        missing = sorted(self._config.targeted(layers) - set(self._pairs))
+        if missing:
+            raise WeightError(
+                f"{folder}: {missing[0]}.lora_A.weight and lora_B.weight are missing; "
+                "adapter_config.json has that layer among its target_modules"
+            )
+        self.num_layers = len(self._pairs)
+        self._unused = set(self._pairs)
+
+    def _matrix(self, reader: CheckpointReader, key: str) -> Tensor:
+        if len(reader.shape(key)) != 2:
+            raise WeightError(f"{self.folder}: {key} has shape {reader.shape(key)}, no matrix's")
+        matrix = reader.tensor(key)
+        if not matrix.is_floating_point():
+            raise WeightError(f"{self.folder}: {key} is {matrix.dtype}; expected floating point")
+        return matrix.float()
+
+    def _check_pair(self, name: str, pair: Mapping[str, Tensor]) -> None:
+        lost = {"A", "B"} - set(pair)
+        if lost:
+            raise WeightError(f"{self.folder}: {name}.lora_{lost.pop()}.weight is missing")
+        ranks, rank = (len(pair["A"]), pair["B"].shape[1]), self._config.rank_of(name)
+        if ranks != (rank, rank):
+            raise WeightError(
+                f"{self.folder}: {name}.lora_A.weight and lora_B.weight have the ranks {ranks}; "
+                f"by r or rank_pattern of adapter_config.json it is {rank}"
+            )
+
+    def delta(self, group: Group, layer: Linear) -> Delta | None:
+        """What it adds to one of our layers; None if it leaves the layer alone.
+
+        group: where the layer's own weight is in the checkpoint.
+        """
+        names = group.full_names()
+        present = [name for name in names if name in self._pairs]
+        if not present:
+            return None
+        for name in present:
+            if self._pairs[name]["A"].shape[1] != layer.in_features:
+                raise WeightError(
+                    f"{self.folder}: {name}.lora_A.weight takes "
+                    f"{self._pairs[name]['A'].shape[1]} features; the model's layer takes "
+                    f"{layer.in_features}"
+                )
+        a = torch.cat([self._pairs[name]["A"] for name in present])
+        self._unused -= set(present)
+        tensors, start = {}, 0
+        is_turned = group.is_turned()
+        for name in names:
+            b = torch.zeros(_num_outputs(group.reader, name, is_turned), len(a))
+            if name in self._pairs:
+                own = self._pairs[name]["B"]
+                if len(own) != len(b):
+                    raise WeightError(
+                        f"{self.folder}: {name}.lora_B.weight gives {len(own)} features; the "
+                        f"model's layer gives {len(b)}"
+                    )
+                b[:, start : start + own.shape[1]] = own * self._config.scale_of(name)
+                start += own.shape[1]
+            tensors[f"{name}.weight"] = b.t() if is_turned else b
+        stand_in: Any = _StandIn(self.folder, tensors)
+        placed = replace(group, reader=stand_in, source=group.chosen_source())
+        return Delta(a, placed.get("weight", (layer.out_features, len(a)), layer.rows))
+
+    def check_all_used(self) -> None:
+        """Raises WeightError: the adapter changes layers that the model does not have."""
+        if self._unused:
+            raise WeightError(
+                f"{self.folder}: these layers cannot be adapted: {sorted(self._unused)[:4]}"
+            )
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    """A checkpoint of B matrices under the names of the weights they change, for ``Group``."""
+
+    folder: Path
+    tensors: Mapping[str, Tensor]
+    lost: Mapping[str, str] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def tensor(self, name: str, index: int | None = None) -> Tensor:
+        """See ``CheckpointReader``."""
+        return self.tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See ``CheckpointReader``."""
+        return tuple(self.tensors[name].shape)
+
+
+def _num_outputs(reader: CheckpointReader, name: str, is_turned: bool) -> int:
+    """Output features of a layer in the checkpoint, quantised ones too."""
+    if f"{name}.scales" in reader:
+        return reader.shape(f"{name}.scales")[1]
+    return reader.shape(f"{name}.weight")[1 if is_turned else 0]

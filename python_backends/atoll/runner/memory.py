@@ -1,0 +1,170 @@
+"""How many blocks the KV cache gets: measured while a prompt of full size runs."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atoll.cgroup import available_memory
+from atoll.config import Settings
+from atoll.engine.blocks import BlockManager
+from atoll.engine.core import EngineCore
+from atoll.engine.request import Outcome, Request, SamplingOptions, Token
+from atoll.engine.scheduler import SchedulerLimits
+from atoll.errors import ConfigError
+from atoll.runner.model_runner import Decoder, Runner
+from atoll.sampling import Sampler
+from atoll.sampling.processors import Processors
+from atoll.sampling.watermark import Watermark
+from atoll.weights.load import LoadOptions
+
+logger = logging.getLogger(__name__)
+
+# On a machine that other programs share, a cache is not made larger than this without being told,
+# unless two requests of full length need more.
+_HOST_LIMIT_BYTES = 4 << 30
+_HOST_WARM_UP_TOKENS = 32
+# Options whose kernels are apart from one another; a GPU compiles each when it first comes up.
+_DRAWS: tuple[dict[str, Any], ...] = ({}, {"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5})
+
+
+def num_cache_blocks(
+    settings: Settings, model: Decoder, options: LoadOptions, max_positions: int
+) -> int:
+    """``max_batch_total_tokens`` in blocks; where that is not set, from the memory that is left.
+
+    Runs the model, so that what its activations need is known and everything lazy is made.
+
+    Raises:
+        ConfigError: not even one request of ``max_total_tokens`` fits.
+    """
+    device, spec = options.device, model.cache_spec()
+    num_extra = _num_extra_blocks(model)
+    per_token = spec.bytes_per_token(options.dtype)
+    per_block = per_token * settings.block_size
+    longest = min(settings.max_total_tokens or max_positions, max_positions)
+    num_activation_bytes = _warm_up(settings, model, options, longest)
+    if settings.max_batch_total_tokens is not None:
+        blocks = -(-settings.max_batch_total_tokens // settings.block_size) + num_extra
+    else:
+        free = (_free_bytes(device) - num_activation_bytes) * settings.memory_fraction
+        useful = settings.max_batch_size * -(-longest // settings.block_size) * per_block
+        if device.type == "cpu":
+            useful = min(useful, max(_HOST_LIMIT_BYTES, 2 * longest * per_token))
+        blocks = int(min(free, useful)) // per_block
+    least = settings.max_total_tokens or 1
+    room = longest_request(model, blocks, settings.block_size)
+    if room < least:
+        raise ConfigError(
+            f"the KV cache has room for {max(room, 0)} tokens; "
+            f"max_total_tokens is {least}. Lower it or max_batch_prefill_tokens, or raise "
+            "memory_fraction"
+        )
+    return blocks
+
+
+def longest_request(model: Decoder, num_blocks: int, block_size: int) -> int:
+    """Tokens of prompt and answer that fit into so many blocks, however they are shared out."""
+    return (num_blocks - _num_extra_blocks(model)) * block_size
+
+
+def _num_extra_blocks(model: Decoder) -> int:
+    """One for an encoder-decoder, whose input and answer are rounded up to blocks separately."""
+    return int(getattr(model.config, "decoder_start_token_id", None) is not None)
+
+
+@contextmanager
+def alone_on(device: torch.device) -> Iterator[None]:
+    """Keeps other processes of this machine out: what is free on a GPU must not be taken by
+    another model, or another instance of this one, after it was measured.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    name = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
+    path = Path(tempfile.gettempdir()) / f"atoll-gpu-{name}.lock"
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        logger.warning("%s; models that load at once may take the same memory", error)
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: int) -> int:
+    """Runs the largest prefill there can be, and a decoding step; bytes its activations took.
+
+    On a GPU also short prompts and draws, so that all kernels are compiled. On a CPU a short prompt
+    alone: memory is not measured there, and a long one takes seconds.
+    """
+    device = options.device
+    is_cuda = device.type == "cuda"
+    most = settings.max_batch_prefill_tokens if is_cuda else _HOST_WARM_UP_TOKENS
+    count = max(min(most, longest - 1), 1)
+    start = getattr(model.config, "decoder_start_token_id", None)
+    requests: list[tuple[int, dict[str, Any]]] = [(count, {})]
+    if is_cuda:
+        requests += [(min(count, 2), {"do_sample": True, **draw}) for draw in _DRAWS]
+    blocks = BlockManager(2 * (count // settings.block_size + 2), settings.block_size)
+    runner = Runner(model, blocks.num_blocks, settings.block_size, device, options.dtype)
+    before = torch.cuda.memory_allocated(device) if is_cuda else 0
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    core = EngineCore(
+        runner, Sampler(Processors(Watermark(model.config.vocab_size, 0.5, 2.0))),
+        SchedulerLimits(max_batch_prefill_tokens=max(count, 2)),
+    )  # fmt: skip
+    for length, draw in requests:
+        ids, nobody = (0,) * length, _Nobody()
+        sampling = SamplingOptions(max_new_tokens=2, **draw)
+        prompt, encoder = (ids, ()) if start is None else ((start,), ids)
+        core.add(Request("warm-up", prompt, sampling, nobody, encoder_ids=encoder))
+        while core.is_busy:
+            core.step()
+        if core.stats().num_failed_steps:
+            raise ConfigError(
+                f"a prompt of {length} tokens cannot be run ({nobody.error}); where memory is "
+                "short, lower max_batch_prefill_tokens, which is "
+                f"{settings.max_batch_prefill_tokens}"
+            )
+    return torch.cuda.max_memory_allocated(device) - before if is_cuda else 0
+
+
+class _Nobody:
+    """The warm-up's sink. error: what the request ended with."""
+
+    error: Exception | None = None
+
+    def prompt(self, logprobs: list[Token]) -> None:
+        """Not asked for."""
+
+    def accept(self, token: Token) -> bool:
+        """Goes on."""
+        return False
+
+    def finished(self, outcome: Outcome) -> None:
+        """Done."""
+
+    def failed(self, error: Exception) -> None:
+        """Kept."""
+        self.error = error
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory()

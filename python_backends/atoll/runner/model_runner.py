@@ -1,0 +1,126 @@
+"""The model, its KV cache, and one forward pass over a step's plan.
+
+Knows tensors and devices; knows neither requests' options nor text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atoll.engine.request import Sequence as Running
+from atoll.engine.scheduler import ScheduledSequence
+from atoll.layers.adapted import AdapterSlots
+from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
+from atoll.runner.batch import StepBatch, StepOutput, build_batch, build_encoder_input
+from atoll.runner.decode_graphs import DecodeSteps
+
+
+class Decoder(Protocol):
+    """What an architecture's ``Model`` offers; its config has vocab_size and max_positions."""
+
+    config: Any
+
+    def __call__(self, batch: PagedBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def cache_spec(self) -> CacheSpec: ...
+
+
+class EncoderDecoder(Decoder, Protocol):
+    """What it offers if requests have ``encoder_ids``: ``encode`` runs before their first step."""
+
+    def encode(self, batch: EncoderInput) -> None: ...
+
+
+class Runner:
+    """Runs plans on one device."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.adapters: AdapterSlots | None = None
+        self.decode_steps: DecodeSteps | None = None
+        self._max_batch_size = 0
+        self.kv_cache = self._allocate()
+
+    def _allocate(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        spec = self.model.cache_spec()
+        shape = (self.num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim)
+        return tuple(
+            (_zeros(shape, self.dtype, self.device), _zeros(shape, self.dtype, self.device))
+            for _ in range(spec.num_layers)
+        )
+
+    def buffer_decoding(self, max_batch_size: int) -> None:
+        """Lets decoding steps of up to so many sequences run over buffers that never move, and
+        replays them as graphs or tapes. The adapters must be attached before."""
+        if self.adapters is not None:
+            self.adapters.assign([None], [1], self.device)
+        self._max_batch_size = max_batch_size
+        self.decode_steps = DecodeSteps(self.model, self.kv_cache, self.device, max_batch_size)
+        if self.device.type == "cuda":
+            self.decode_steps.capture()
+
+    def reset(self) -> None:
+        """A fresh cache after a failed step, which may have left anything in the old one."""
+        if self.device.type == "cuda":
+            # Graphs know where the cache is; and the failed step's frames still hold the old one,
+            # beside which there may be no room for another.
+            for tensor in itertools.chain.from_iterable(self.kv_cache):
+                tensor.zero_()
+            return
+        self.kv_cache = ()
+        has_steps, self.decode_steps = self.decode_steps is not None, None
+        self.kv_cache = self._allocate()
+        if has_steps:
+            # Tapes are cheap to record again; zeros would make all of the cache resident.
+            self.buffer_decoding(self._max_batch_size)
+
+    @torch.inference_mode()
+    def forward(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
+        """Computes the plan's new tokens; mutates the cache."""
+        fresh = [item.sequence for item in plan if not item.sequence.is_encoded]
+        if fresh:
+            self._assign_adapters(fresh, [len(s.request.encoder_ids) for s in fresh])
+            model = cast(EncoderDecoder, self.model)
+            model.encode(build_encoder_input(fresh, self.kv_cache, self.block_size, self.device))
+        self._assign_adapters([i.sequence for i in plan], [i.num_new_tokens for i in plan])
+        is_adapted = self.adapters is not None and bool(self.adapters.rows)
+        if self.decode_steps is not None and not is_adapted and self.decode_steps.takes(plan):
+            return self.decode_steps.run(plan)
+        batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
+        hidden = self.model(batch.paged)
+        return StepOutput(hidden, self.model.logits(hidden[batch.rows]))
+
+    def _assign_adapters(self, sequences: Sequence[Running], counts: Sequence[int]) -> None:
+        if self.adapters is not None:
+            chosen = [sequence.request.adapter_id for sequence in sequences]
+            self.adapters.assign(chosen, counts, self.device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that cost nothing until they are used: on the CPU, pages that calloc has not touched.
+
+    ``torch.zeros`` writes them all: 10 s and as many GB of resident memory as the cache may take.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes, alignment = math.prod(shape) * dtype.itemsize, 64
+    raw = np.zeros(num_bytes + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)

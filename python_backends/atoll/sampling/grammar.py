@@ -1,0 +1,282 @@
+"""Answers that follow a JSON schema, a regular expression or a grammar (through xgrammar).
+
+Compiling may take seconds and never happens on the engine's thread; compiled grammars are cached.
+A ``Matcher`` follows one answer and says which tokens may come next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atoll.errors import ValidationError
+from atoll.sampling.schema import choice_grammar, json_grammar, regex_grammar
+from atoll.text.tokenizer import Tokenizer
+
+# Longer ones are refused: the time to compile grows with them.
+MAX_CHARACTERS = 100_000
+_MAX_CACHED = 128
+_JSON_KINDS = ("json_schema", "json_object")
+# Where in its source xgrammar found an error.
+_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+
+
+class Matcher:
+    """One answer's way through its grammar. Engine thread only."""
+
+    def __init__(self, compiled: Any, has_end: bool) -> None:
+        import xgrammar
+
+        self._matcher = xgrammar.GrammarMatcher(compiled, terminate_without_stop_token=not has_end)
+
+    @property
+    def is_done(self) -> bool:
+        """True once nothing may follow."""
+        return bool(self._matcher.is_terminated())
+
+    def advance(self, token_id: int) -> None:
+        """Takes a token that was allowed."""
+        if not self._matcher.accept_token(token_id):
+            raise ValueError(f"token {token_id} does not follow the grammar")
+
+    def fill(self, bitmask: Tensor, row: int) -> None:
+        """Marks the allowed tokens in a row of the bitmask."""
+        self._matcher.fill_next_token_bitmask(bitmask, row)
+
+
+class Grammar:
+    """A compiled grammar, shared by all answers that follow it."""
+
+    def __init__(self, compiled: Any, has_end: bool) -> None:
+        self._compiled, self._has_end = compiled, has_end
+
+    def matcher(self) -> Matcher:
+        """A matcher at the beginning of an answer."""
+        return Matcher(self._compiled, self._has_end)
+
+
+def mask(logits: Tensor, rows: Sequence[int], matchers: Sequence[Matcher]) -> None:
+    """Sets the scores of tokens that may not follow to -inf; mutates logits (rows, vocab)."""
+    import xgrammar
+
+    bitmask = xgrammar.allocate_token_bitmask(logits.shape[0], logits.shape[1])
+    for row, matcher in zip(rows, matchers, strict=True):
+        matcher.fill(bitmask, row)
+    if logits.device.type == "cpu":
+        xgrammar.apply_token_bitmask_inplace(logits, bitmask, indices=list(rows))
+    else:
+        _mask_on_device(logits, torch.tensor(rows), bitmask)
+
+
+def _mask_on_device(logits: Tensor, rows: Tensor, bitmask: Tensor) -> None:
+    """xgrammar's way on a GPU compiles a kernel while requests wait, or fails for want of a
+    compiler. rows: (masked,) int64; bitmask: (rows, words) int32, bit b of word w for token
+    32w + b; both on the host.
+    """
+    words = bitmask[rows].to(logits.device).unsqueeze(-1)
+    bits = (words >> torch.arange(32, dtype=torch.int32, device=logits.device)) & 1
+    allowed = bits.flatten(1)[:, : logits.shape[1]] == 1
+    at = rows.to(logits.device)
+    logits[at] = logits[at].masked_fill(~allowed, float("-inf"))
+
+
+class GrammarCompiler:
+    """Turns the options of a request into grammars. Any number of threads may compile at once.
+
+    vocab_size: the model's, which may be larger than the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._has_end = bool(tokenizer.eos_token_ids)
+        self._lock = threading.Lock()
+        self._compilers: dict[bool, Any] = {}
+        self._cached: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+
+    def compile(self, kind: str, source: str) -> Grammar:
+        """``kind``: json_schema, json_object, regex, choice (a JSON list) or grammar (EBNF).
+
+        Raises:
+            ValidationError: the source cannot be compiled; says why.
+        """
+        if len(source) > MAX_CHARACTERS:
+            raise ValidationError(
+                f"the {kind} has {len(source)} characters; the most allowed is {MAX_CHARACTERS}"
+            )
+        with self._lock:
+            found = self._cached.get((kind, source))
+            if found is not None:
+                self._cached.move_to_end((kind, source))
+                return found
+        # Outside the lock: one that takes long is not to hold the others.
+        found = Grammar(self._compile(kind, source), self._has_end)
+        with self._lock:
+            self._cached[kind, source] = found
+            if len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
+        return found
+
+    def _compile(self, kind: str, source: str) -> Any:
+        is_json = kind in _JSON_KINDS
+        made = _MAKERS[kind](source)
+        if is_json not in self._compilers:
+            self._compilers[is_json] = _compiler(self._tokenizer, self._vocab_size, is_json)
+        try:
+            return self._compilers[is_json].compile_grammar(made)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+            reason = _PLACE.sub("", reason)
+            raise ValidationError(f"the {kind} is not valid: {reason}") from error
+
+
+# Where a format has its schema or text, and what OpenAI's ``json_schema`` holds beside it.
+_SOURCES = ("value", "json_schema", "schema")
+_HOLDER = frozenset({"name", "description", "strict", "schema"})
+
+_MAKERS: Mapping[str, Callable[[str], str]] = {
+    "json_schema": json_grammar,
+    "json_object": lambda _: json_grammar('{"type": "object"}'),
+    "regex": regex_grammar,
+    "choice": lambda source: choice_grammar(json.loads(source)),
+    "grammar": lambda source: source,
+}
+
+
+def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
+    """(kind, source) of a request's option in any of the forms that clients send; None: no limit.
+
+    TGI's ``grammar`` and huggingface_hub's ``response_format``: {"type", "value"}; OpenAI's
+    ``response_format``: {"type": "json_schema", "json_schema": {"schema"}}; vLLM's ``guided_json``,
+    ``guided_regex``, ``guided_grammar`` and ``guided_choice``: the source alone. Objects and lists
+    may come as JSON text.
+
+    Raises:
+        ValidationError: another form.
+    """
+    if option == "guided_regex":
+        return "regex", _text(option, value)
+    if option == "guided_grammar":
+        return "grammar", _text(option, value)
+    if option == "guided_json":
+        return "json_schema", _schema(option, value)
+    if option == "guided_choice":
+        return "choice", _choices(option, value)
+    kind, inner = _formatted(option, _object(option, value))
+    if kind == "text" and inner is None:
+        return None
+    if kind == "regex":
+        return "regex", _text(option, inner)
+    if kind == "grammar":
+        return "grammar", _text(option, inner)
+    if kind == "json_object" and inner is None:
+        return "json_object", ""
+    if kind in ("json", "json_object", "json_schema"):
+        return "json_schema", _schema(option, inner)
+    raise ValidationError(
+        f"{option}.type is {kind!r}; known: json, json_object, json_schema, regex, grammar, text"
+        + (", which goes with no schema" if kind == "text" else "")
+    )
+
+
+def _formatted(option: str, found: dict[str, Any]) -> tuple[Any, Any]:
+    """Type and source of a format; no source is None. Raises ValidationError: members beside."""
+    given = {name: value for name, value in found.items() if value is not None}
+    kind = given.pop("type", None)
+    unknown = [name for name in given if name not in _SOURCES]
+    if unknown:
+        raise ValidationError(
+            f"{option}.{unknown[0]} is unknown; known: type, {', '.join(_SOURCES)}"
+        )
+    if len(given) > 1:
+        raise ValidationError(f"{option} has {' and '.join(given)}; expected one of them")
+    inner = next(iter(given.values()), None)
+    if isinstance(inner, dict) and inner.keys() <= _HOLDER:
+        schema = inner.get("schema")
+        return kind, schema if isinstance(schema, dict) else inner
+    return kind, inner
+
+
+def _object(option: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValidationError(f"{option} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValidationError(f"{option} is {value!r}; expected an object")
+    return value
+
+
+def _schema(option: str, value: Any) -> str:
+    """JSON text; a text is left as it is, so that a key that is given twice is seen."""
+    _object(option, value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _choices(option: str, value: Any) -> str:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise ValidationError(f"{option} is {value!r:.200}; expected a list of texts")
+    return json.dumps(value)
+
+
+def _text(option: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValidationError(f"{option} is {value!r}; expected text")
+    return value
+
+
+def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
+    import xgrammar
+
+    core = tokenizer.core
+    kind = _vocab_type(json.loads(core.to_str()))
+    special = {i for i, token in core.get_added_tokens_decoder().items() if token.special}
+    vocabulary = [core.id_to_token(i) or "" for i in range(tokenizer.vocab_size)]
+    # A special token has no text: inside a string it would vanish from the answer. And JSON has no
+    # control characters, which xgrammar lets into a string whose length has limits.
+    is_control = _control_test(kind) if is_json else lambda token: False
+    vocabulary = ["" if i in special or is_control(t) else t for i, t in enumerate(vocabulary)]
+    info = xgrammar.TokenizerInfo(
+        vocabulary[:vocab_size],
+        kind,
+        vocab_size=vocab_size,
+        stop_token_ids=sorted(tokenizer.eos_token_ids) or None,
+    )
+    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+
+
+def _control_test(kind: Any) -> Callable[[str], bool]:
+    """Whether a token, as this vocabulary spells it, has a character below the space."""
+    import xgrammar
+
+    spelled = {
+        # GPT-2 shows byte b of these as character 256 + b; added tokens are plain text.
+        xgrammar.VocabType.BYTE_LEVEL: "[\x00-\x1f\u0100-\u011f]",
+        xgrammar.VocabType.BYTE_FALLBACK: r"[\x00-\x1f]|^<0x[01][0-9A-Fa-f]>$",
+    }
+    pattern = re.compile(spelled.get(kind, r"[\x00-\x1f]"))
+    return lambda token: pattern.search(token) is not None
+
+
+def _vocab_type(description: dict[str, Any]) -> Any:
+    """How the vocabulary spells bytes, from the decoders in tokenizer.json."""
+    import xgrammar
+
+    decoder = description.get("decoder") or {}
+    kinds = {d.get("type") for d in [decoder, *decoder.get("decoders", ())]}
+    if "ByteLevel" in kinds:
+        return xgrammar.VocabType.BYTE_LEVEL
+    if kinds & {"ByteFallback", "Metaspace"}:
+        return xgrammar.VocabType.BYTE_FALLBACK
+    return xgrammar.VocabType.RAW

@@ -1,0 +1,188 @@
+"""What a value must fit all at once, taken apart into alternatives without references.
+
+A *set* is a set of paths whose subschemas must all hold. It is expanded by following ``$ref`` and
+``allOf`` and by choosing from each ``anyOf`` and ``oneOf``: a *branch* is one such choice. So a
+keyword beside another is never lost, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.sampling.schema.document import Document, Path, refusal
+
+# Each once, in the order in which the schema comes to them.
+Paths = tuple[Path, ...]
+
+_KINDS = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+_MAX_BRANCHES = 512
+_MAX_DEPTH = 4
+_MAX_NESTED = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """The keywords of one subschema of a branch."""
+
+    path: Path
+    keywords: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Subschemas that must all hold, and what follows from them at once.
+
+    kinds: types that fit. literals: the only values that fit, as (value,) each; None: any others.
+    is_whole: all parts come from one subschema.
+    """
+
+    parts: tuple[Part, ...]
+    kinds: frozenset[str]
+    literals: tuple[Any, ...] | None
+    is_whole: bool
+
+    def values(self, keyword: str) -> list[tuple[Path, Any]]:
+        """A keyword's values, with where they stand."""
+        return [(p.path, p.keywords[keyword]) for p in self.parts if keyword in p.keywords]
+
+    def speaks_for_all(self, path: Path) -> bool:
+        """Whether all parts are seen from this one, as its ``unevaluated...`` has to see them."""
+        before = itertools.takewhile(lambda part: part.path != path, self.parts)
+        return self.is_whole and all(part.keywords.keys() <= {"$ref"} for part in before)
+
+    def least(self, keyword: str) -> int | None:
+        """The smallest of a keyword's values."""
+        return min((int(value) for _, value in self.values(keyword)), default=None)
+
+    def most(self, keyword: str) -> int | None:
+        """The largest of a keyword's values."""
+        return max((int(value) for _, value in self.values(keyword)), default=None)
+
+
+class Branches:
+    """The branches of sets of paths, each expanded once."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._found: dict[Paths, list[Branch]] = {}
+        self._exclusive: set[Path] = set()
+
+    def of(self, paths: Paths) -> list[Branch]:
+        """Those that some value may fit. Raises ValidationError: a keyword is not kept."""
+        if paths not in self._found:
+            chosen: list[Paths] = [()]
+            for path in paths:
+                chosen = self._combined(path, chosen, self._expanded(path, ()))
+            made = (self._branch(found, len(paths) == 1) for found in dict.fromkeys(chosen))
+            self._found[paths] = [branch for branch in made if branch is not None]
+        return self._found[paths]
+
+    def _combined(self, path: Path, some: list[Paths], others: list[Paths]) -> list[Paths]:
+        if len(some) * len(others) > _MAX_BRANCHES:
+            raise refusal(path, "the schema", f"has more than {_MAX_BRANCHES} combinations")
+        return [tuple(dict.fromkeys(one + other)) for one, other in itertools.product(some, others)]
+
+    def _expanded(self, path: Path, seen: tuple[Path, ...]) -> list[Paths]:
+        """The sets of subschemas that make one up, one set for each choice."""
+        if path in seen:
+            raise refusal(path, "the schema", "refers to itself")
+        if len(seen) > _MAX_NESTED:
+            raise refusal(path, "the schema", "is nested too deeply")
+        seen = (*seen, path)
+        keywords = self._document.keywords(path)
+        options: list[Paths] = [(path,)]
+        inner: list[list[Paths]] = []
+        if "$ref" in keywords:
+            target = self._document.resolve(path, keywords["$ref"])
+            inner.append(self._expanded(target, seen))
+        for index in range(len(keywords.get("allOf", ()))):
+            inner.append(self._expanded((*path, "allOf", index), seen))
+        for name in ("anyOf", "oneOf"):
+            if name in keywords:
+                inner.append(
+                    [
+                        found
+                        for index in range(len(keywords[name]))
+                        for found in self._expanded((*path, name, index), seen)
+                    ]
+                )
+        if len(keywords.get("oneOf", ())) > 1:
+            self._check_exclusive(path, len(keywords["oneOf"]))
+        for found in inner:
+            options = self._combined(path, options, found)
+        return options
+
+    def _check_exclusive(self, path: Path, count: int) -> None:
+        """Of ``oneOf``, exactly one may fit: they must differ by type, value or a property."""
+        if path in self._exclusive:
+            return
+        self._exclusive.add(path)
+        sets: list[Paths] = [((*path, "oneOf", index),) for index in range(count)]
+        for (i, one), (j, other) in itertools.combinations(enumerate(sets), 2):
+            if not self._are_apart(one, other, _MAX_DEPTH):
+                reason = f"may fit its alternatives {i} and {j} at once; anyOf allows that"
+                raise refusal(path, "oneOf", reason)
+
+    def _are_apart(self, one: Paths, other: Paths, depth: int) -> bool:
+        """Whether surely no value fits both."""
+        pairs = itertools.product(self.of(one), self.of(other))
+        return all(self._apart(a, b, depth) for a, b in pairs)
+
+    def _apart(self, one: Branch, other: Branch, depth: int) -> bool:
+        for a, b in ((one, other), (other, one)):
+            if a.literals is not None:
+                return not any(
+                    all(self._document.holds(value, part.path) for part in b.parts)
+                    for (value,) in a.literals
+                )
+        common = one.kinds & other.kinds
+        if not common:
+            return True
+        if common != {"object"} or depth == 0:
+            return False
+        required = {name for _, names in one.values("required") for name in names}
+        required &= {name for _, names in other.values("required") for name in names}
+        return any(
+            (first := _of_property(one, name)) and (second := _of_property(other, name))
+            and self._are_apart(first, second, depth - 1)
+            for name in sorted(required)
+        )  # fmt: skip
+
+    def _branch(self, paths: Paths, is_whole: bool) -> Branch | None:
+        parts = tuple(Part(path, self._document.keywords(path)) for path in paths)
+        kinds = _KINDS
+        for part in parts:
+            kinds &= _kinds(part.keywords.get("type"))
+        literals = self._literals(parts)
+        if literals == () or not kinds:
+            return None
+        return Branch(parts, kinds, literals, is_whole)
+
+    def _literals(self, parts: tuple[Part, ...]) -> tuple[Any, ...] | None:
+        for part in parts:
+            listed = part.keywords.get("enum")
+            if "const" in part.keywords:
+                listed = [part.keywords["const"]]
+            if listed is not None:
+                return tuple(
+                    (value,)
+                    for value in listed
+                    if all(self._document.holds(value, other.path) for other in parts)
+                )
+        return None
+
+
+def _of_property(branch: Branch, name: str) -> Paths:
+    return tuple(
+        (*path, "properties", name) for path, named in branch.values("properties") if name in named
+    )
+
+
+def _kinds(value: Any) -> frozenset[str]:
+    """The types that ``type`` allows; a number may be whole."""
+    if value is None:
+        return _KINDS
+    found = {value} if isinstance(value, str) else set(value)
+    return frozenset(found | ({"integer"} if "number" in found else set()))

@@ -1,0 +1,220 @@
+"""A JSON schema as a grammar, whose every text is JSON that fits the schema.
+
+Nothing is approximated: what cannot be said in a grammar is refused by name. Texts may be fewer
+than the values that fit: properties come in the schema's order, objects with ``properties`` have no
+others unless the schema asks for them, and every character has one spelling.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from atoll.errors import ValidationError
+from atoll.sampling.schema import numbers, patterns
+from atoll.sampling.schema.branches import Branch, Branches, Paths
+from atoll.sampling.schema.document import Document, Path, refusal
+from atoll.sampling.schema.expressions import (
+    Expression,
+    Rule,
+    Text,
+    choice,
+    concatenation,
+    ebnf,
+    repeated,
+    without_dead_ends,
+)
+from atoll.sampling.schema.formats import NUMBER_FORMATS
+from atoll.sampling.schema.objects import Objects
+from atoll.sampling.schema.spelling import json_string
+from atoll.sampling.schema.strings import string_within
+
+_MAX_RULES = 20_000
+SEPARATOR = Text(", ")
+
+
+def json_grammar(source: str) -> str:
+    """The grammar of a schema's JSON text, in xgrammar's EBNF.
+
+    Raises:
+        ValidationError: no valid schema, or a keyword that cannot be kept; names both.
+    """
+    document = Document.read(source)
+    builder = _Builder(document)
+    try:
+        root = builder.value(((),))
+        builder.complete()
+    except RecursionError:
+        raise ValidationError("the json_schema is not valid: it is nested too deeply") from None
+    rules = without_dead_ends({"root-value": root, **builder.rules})
+    if "root-value" not in rules:
+        raise ValidationError("the json_schema is not valid: no finite value fits it")
+    return ebnf(rules.pop("root-value"), rules)
+
+
+class _Builder:
+    """Rules for sets of subschemas, each made once; sets that come up meanwhile are done later."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._branches = Branches(document)
+        self._objects = Objects(document, self._branches, self.value, self.rules_of)
+        self._names: dict[Paths, str] = {}
+        self._pending: list[Paths] = []
+        self.rules: dict[str, Expression] = {}
+
+    def rules_of(self) -> dict[str, Expression]:
+        """Where further rules go."""
+        return self.rules
+
+    def value(self, paths: Paths) -> Expression:
+        """A value that fits all of them; of none, any value."""
+        if paths not in self._names:
+            self._names[paths] = f"value-{len(self._names)}"
+            self._pending.append(paths)
+        return Rule(self._names[paths])
+
+    def complete(self) -> None:
+        """Makes the rules that are named so far, and those that they name."""
+        while self._pending:
+            paths = self._pending.pop()
+            branches = self._branches.of(paths) if paths else [_anything()]
+            self.rules[self._names[paths]] = choice(map(self._branch, branches))
+            if len(self.rules) > _MAX_RULES:
+                raise refusal((), "the schema", f"needs more than {_MAX_RULES} rules")
+
+    def _branch(self, branch: Branch) -> Expression:
+        if branch.literals is not None:
+            return choice(
+                Text(json.dumps(value, ensure_ascii=False)) for (value,) in branch.literals
+            )
+        made: dict[str, Callable[[Branch], Expression]] = {
+            "null": lambda _: Text("null"),
+            "boolean": lambda _: choice([Text("true"), Text("false")]),
+            "string": lambda found: json_string(string_within(found)),
+            "array": self._array,
+            "object": self._objects.expression,
+        }
+        parts = [build(branch) for kind, build in made.items() if kind in branch.kinds]
+        if "integer" in branch.kinds:
+            parts.append(self._number(branch, is_whole="number" not in branch.kinds))
+        return choice(parts)
+
+    def _number(self, branch: Branch, *, is_whole: bool) -> Expression:
+        bounds = numbers.Bounds()
+        for keyword, is_open in (("minimum", False), ("exclusiveMinimum", True)):
+            for _, value in branch.values(keyword):
+                bounds = bounds.narrowed(numbers.as_decimal(value), None, is_open=is_open)
+        for keyword, is_open in (("maximum", False), ("exclusiveMaximum", True)):
+            for _, value in branch.values(keyword):
+                bounds = bounds.narrowed(None, numbers.as_decimal(value), is_open=is_open)
+        for path, name in branch.values("format"):
+            if name not in NUMBER_FORMATS:
+                if branch.kinds <= {"integer", "number"}:
+                    raise refusal((*path, "format"), f"format {name!r}", "of numbers is not known")
+                continue
+            found = NUMBER_FORMATS[name]
+            if found is not None:
+                low, high = map(numbers.as_decimal, found)
+                bounds = bounds.narrowed(low, high, is_open=False)
+        divisors = branch.values("multipleOf")
+        for path, value in divisors:
+            multiples = bounds.of_multiples(value)
+            if multiples is None:
+                raise refusal((*path, "multipleOf"), f"multipleOf {value}", "is not a whole number")
+            bounds = multiples
+        if not is_whole and not divisors:
+            return numbers.number(bounds)
+        try:
+            return numbers.integer(bounds, self.rules)
+        except numbers.TooManyMultiples:
+            path, value = divisors[0]
+            reason = "cannot be kept between such bounds"
+            raise refusal((*path, "multipleOf"), f"multipleOf {value}", reason) from None
+
+    def _array(self, branch: Branch) -> Expression:
+        least = branch.most("minItems") or 0
+        most = branch.least("maxItems")
+        num_listed = max((_num_listed(part.keywords) for part in branch.parts), default=0)
+        if most is not None:
+            num_listed = min(num_listed, most)
+        listed = [self.value(self._item(branch, index)) for index in range(num_listed)]
+        rest = self.value(self._item(branch, None))
+        most_behind = None if most is None else most - num_listed
+        behind = repeated(concatenation(SEPARATOR, rest), max(least - num_listed, 0), most_behind)
+        if listed:
+            # From the last to the first: whatever may be left out takes all that follows with it.
+            for index in reversed(range(1, num_listed)):
+                tail = concatenation(SEPARATOR, listed[index], behind)
+                behind = tail if index < least else repeated(tail, 0, 1)
+            inner = concatenation(listed[0], behind)
+        else:
+            fewer = max(least - 1, 0)
+            most_behind = None if most is None else max(most - 1, 0)
+            inner = concatenation(
+                rest, repeated(concatenation(SEPARATOR, rest), fewer, most_behind)
+            )
+        if most == 0 or (most is not None and most < least):
+            inner = Text("") if most == 0 and not least else choice(())
+        elif least == 0:
+            inner = repeated(inner, 0, 1)
+        return concatenation(Text("["), inner, Text("]"))
+
+    def _item(self, branch: Branch, index: int | None) -> Paths:
+        """What the item at an index, or any behind those listed, has to fit."""
+        found: list[Path] = []
+        is_evaluated = False
+        for part in branch.parts:
+            keywords, count = part.keywords, _num_listed(part.keywords)
+            name = "prefixItems" if "prefixItems" in keywords else "items"
+            if index is not None and index < count:
+                found.append((*part.path, name, index))
+                is_evaluated = True
+                continue
+            rest = "additionalItems" if isinstance(keywords.get("items"), list) else "items"
+            if rest in keywords:
+                found.append((*part.path, rest))
+                is_evaluated = True
+        for path, _ in branch.values("unevaluatedItems"):
+            if not branch.speaks_for_all(path):
+                raise refusal(path, "unevaluatedItems", "beside other schemas is not supported")
+            if not is_evaluated:
+                found.append((*path, "unevaluatedItems"))
+        return tuple(dict.fromkeys(found))
+
+
+def _num_listed(keywords: dict[str, Any]) -> int:
+    """Items with a schema of their own."""
+    if "prefixItems" in keywords:
+        return len(keywords["prefixItems"])
+    items = keywords.get("items")
+    return len(items) if isinstance(items, list) else 0
+
+
+def _anything() -> Branch:
+    kinds = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+    return Branch((), kinds, None, False)
+
+
+def regex_grammar(pattern: str) -> str:
+    """The grammar of texts that a regular expression matches whole.
+
+    Raises:
+        ValidationError: what the expression has that is not supported.
+    """
+    from atoll.sampling.schema.spelling import plain
+
+    try:
+        found = patterns.whole(pattern, plain)
+    except patterns.PatternError as error:
+        raise ValidationError(f"the regex is not valid: {pattern!r:.200} {error}") from None
+    rules = without_dead_ends({"text": found})
+    if "text" not in rules:
+        raise ValidationError(f"the regex is not valid: {pattern!r:.200} matches no text")
+    return ebnf(rules["text"], {})
+
+
+def choice_grammar(options: list[str]) -> str:
+    """The grammar of one of these texts."""
+    return ebnf(choice(map(Text, options)), {})

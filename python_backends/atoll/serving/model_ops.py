@@ -1,0 +1,208 @@
+"""Questions to a model that are not inference: what it is, and what its tokenizer does.
+
+A request with the parameter ``control`` holds a JSON object with ``op`` and the operation's
+arguments; its tensors are ignored. The answer is the output ``control``: one JSON text. Gateways
+learn here what they must know of a model, so that they need no checkpoint of their own.
+
+    info      -> facts of the model, the limits it was started with, and since when it runs
+    tokenize  inputs, add_special_tokens -> per input [{id, text, special, start, stop}]
+    decode    ids, skip_special_tokens   -> texts
+    chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
+    forget    session_id                 -> null: a generator ends and frees a conversation
+    cancel    request_id                 -> true if a request with this id is being answered: it
+                                            ends with an error. Kinder than to break a call off,
+                                            which some Triton servers do not survive
+
+start and stop count characters; both are null for tokens that are not in the input.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from atoll import __version__
+from atoll.config import Settings
+from atoll.errors import NotReady, UnsupportedModel, ValidationError
+from atoll.serving.triton.response_sender import Sender
+from atoll.serving.triton.tensors import FINAL, Array
+from atoll.text.chat import ChatTemplate
+from atoll.text.chat_options import ChatOptions
+from atoll.text.tokenizer import Tokenizer
+
+PARAMETER = "control"
+_LIMITS = (
+    "max_concurrent_requests", "max_batch_tokens", "max_batch_requests",
+    "auto_truncate", "default_prompt_name", "tokenization_workers", "max_best_of",
+    "max_stop_sequences", "max_top_n_tokens", "max_batch_prefill_tokens", "max_batch_size",
+    "disable_grammar_support",
+)  # fmt: skip
+# Longer questions are answered on a thread: to tokenize 2 MB and write it as JSON takes seconds.
+_INLINE_CHARACTERS = 2048
+# Tokens that are written at once.
+_PIECE = 1000
+
+
+class Control:
+    """Answers control requests of one model.
+
+    facts: what only the model knows (task, dtype, max_input_tokens, labels, ...), JSON values.
+    is_batched: whether the entry's tensors have a batch axis. cancel: told the id of a request that
+        nobody waits for. forget: told the conversation that is over, where the model keeps any.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokenizer: Tokenizer,
+        facts: Mapping[str, Any],
+        *,
+        chat: ChatTemplate | None = None,
+        is_batched: bool,
+        cancel: Callable[[str], bool],
+        forget: Callable[[str], None] | None = None,
+    ) -> None:
+        self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
+        self._began = time.monotonic()
+        self._info = {
+            "version": __version__,
+            "model_id": settings.model_id,
+            "revision": settings.revision,
+            **{name: getattr(settings, name) for name in _LIMITS},
+            # What a gateway accepts is its own matter where nobody has set it.
+            "client_batch_limit": settings.max_client_batch_size,
+            "has_chat_template": chat is not None,
+            "vocab_size": tokenizer.vocab_size,
+            "special_tokens": dict(tokenizer.special_tokens),
+            **facts,
+        }
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            "info": lambda question: {**self._info, "uptime_s": time.monotonic() - self._began},
+            "tokenize": self._tokenize,
+            "decode": self._decode,
+            "chat": self._render,
+            "cancel": lambda question: cancel(str(question.get("request_id") or "")),
+        }
+        if forget is not None:
+            self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
+        self._thread, self._is_closed = ThreadPoolExecutor(1, "atoll-control"), False
+
+    def answer(
+        self, request: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
+    ) -> bool:
+        """Whether it is a control request, which is then answered, by ``fail`` if it is wrong.
+
+        A long question is answered later, so that nothing waits for it.
+        """
+        raw = request.parameters()
+        # Most requests have no parameters at all: nothing is parsed for them.
+        if not raw or PARAMETER not in raw:
+            return False
+        question = json.loads(raw).get(PARAMETER)
+        if question is None:
+            return False
+        if len(str(question)) <= _INLINE_CHARACTERS:
+            self._reply(question, sender, fail)
+        else:
+            self._thread.submit(self._reply, question, sender, fail)
+        return True
+
+    def close(self) -> None:
+        """Refuses what waits and ends the thread, after the question that it is at."""
+        self._is_closed = True
+        self._thread.shutdown(wait=True)
+
+    def _reply(
+        self, question: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
+    ) -> None:
+        try:
+            if self._is_closed:
+                raise NotReady("the model is shutting down")
+            sender.send(self._outputs(question), FINAL)
+        except Exception as error:
+            fail(sender, error)
+
+    def _outputs(self, question: Any) -> dict[str, Array]:
+        text = _json(self._ask(question))
+        array = np.array([text.encode()], dtype=np.object_)
+        return {"control": array.reshape(1, 1) if self._is_batched else array}
+
+    def _ask(self, text: Any) -> Any:
+        try:
+            question = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValidationError(f"control is not valid JSON: {error}") from None
+        name = question.get("op") if isinstance(question, dict) else None
+        operation = self._operations.get(str(name))
+        if operation is None:
+            known = ", ".join(self._operations)
+            raise ValidationError(f"control: op is {name!r}; known: {known}")
+        return operation(question)
+
+    def _tokenize(self, question: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+        texts = question.get("inputs")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValidationError("control: inputs must be a list of texts")
+        special = bool(question.get("add_special_tokens", True))
+        encodings = self._tokenizer.core.encode_batch(texts, add_special_tokens=special)
+        return [_tokens(text, e) for text, e in zip(texts, encodings, strict=True)]
+
+    def _decode(self, question: Mapping[str, Any]) -> list[str]:
+        rows = question.get("ids")
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+            raise ValidationError("control: ids must be a list of lists of token ids")
+        skip = bool(question.get("skip_special_tokens", True))
+        for token in (token for row in rows for token in row):
+            if type(token) is not int or not 0 <= token < self._tokenizer.vocab_size:
+                raise ValidationError(
+                    f"token id {token!r} is outside the vocabulary of {self._tokenizer.vocab_size}"
+                )
+        return [self._tokenizer.decode(row, skip) for row in rows]
+
+    def _render(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        if self._chat is None:
+            raise UnsupportedModel("the model has no chat template")
+        messages = question.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise ValidationError("messages must be a list with at least one message")
+        options = ChatOptions.read(question.get("options") or {})
+        text = self._chat.render(messages, question.get("tools"), options)
+        core = self._tokenizer.core
+        encoding = core.encode_batch([text], add_special_tokens=False)[0]
+        return {"text": text, "tokens": _tokens(text, encoding)}
+
+
+def _json(answer: Any) -> str:
+    """Long lists of tokens are written in pieces: others of this process have no turn in one."""
+    if not isinstance(answer, list) or not all(isinstance(row, list) for row in answer):
+        return _dumps(answer)
+    rows = (
+        ", ".join(_dumps(row[at : at + _PIECE])[1:-1] for at in range(0, len(row), _PIECE))
+        for row in answer
+    )
+    return f"[{', '.join(f'[{row}]' for row in rows)}]"
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _tokens(text: str, encoding: Any) -> list[dict[str, Any]]:
+    rows = zip(
+        encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True
+    )
+    return [
+        {
+            "id": token,
+            "text": name if special else text[start:stop],
+            "special": bool(special),
+            "start": None if special else start,
+            "stop": None if special else stop,
+        }
+        for token, name, (start, stop), special in rows
+    ]

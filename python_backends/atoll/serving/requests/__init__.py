@@ -1,0 +1,1 @@
+"""Requests as they are read, and answers as they are written; no engine, no Triton."""

@@ -1,0 +1,59 @@
+"""What a generation request may take: tokens and seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.engine.loader import Limits
+from atoll.errors import ValidationError
+from atoll.serving.requests.sampling_options import GenerateOptions
+from atoll.serving.triton import tensors
+
+# Triton's own parameter, in microseconds, which only some of its ways in read for the model.
+TIMEOUT = "timeout"
+
+
+def time_limit(request: Any, parameters: dict[str, Any], most_s: float) -> float | None:
+    """Seconds after which a request is ended: its ``timeout``, if that is less than ``most_s``.
+
+    0 is no limit, as None is in what is returned. Takes ``timeout`` out of the parameters.
+
+    Raises:
+        ValidationError: the timeout is not a number of microseconds.
+    """
+    given = parameters.pop(TIMEOUT, None)
+    asked_s = tensors.as_int(TIMEOUT, request.timeout() if given is None else given, 0) / 1e6
+    return min((limit for limit in (asked_s, most_s) if limit > 0), default=None)
+
+
+def fitted(
+    options: GenerateOptions,
+    name: str,
+    num_prompt_tokens: int,
+    limits: Limits,
+    flags: Mapping[str, bool | None],
+) -> GenerateOptions:
+    """Options with the number of new tokens that fits, and the log-probabilities that are needed.
+
+    Raises:
+        ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``.
+    """
+    room = limits.max_total_tokens - num_prompt_tokens
+    asked = options.max_tokens
+    if asked is not None and asked > room:
+        raise ValidationError(
+            f"{name} has {num_prompt_tokens} tokens and max_tokens is {asked}: together they "
+            f"exceed max_total_tokens, {limits.max_total_tokens}"
+        )
+    needs_logprobs = (
+        flags["return_logprobs"] or flags["return_cumulative_logprob"] or options.best_of > 1
+    )
+    sampling = dataclasses.replace(
+        options.sampling,
+        max_new_tokens=room if asked is None else asked,
+        logprobs=options.sampling.logprobs or bool(needs_logprobs),
+        prompt_logprobs=options.sampling.prompt_logprobs or bool(flags["return_prompt_logprobs"]),
+    )
+    return dataclasses.replace(options, sampling=sampling)

@@ -1,0 +1,44 @@
+"""What a generation request asks for by yes or no, as input tensors or as request parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from atoll.serving.requests.generation_request import Returned
+from atoll.serving.requests.sampling_options import GenerateOptions
+from atoll.serving.triton import tensors
+
+# Boolean inputs that may also come as request parameters.
+_RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
+FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
+Flags = dict[str, bool | None]
+
+
+def read_flags(request: Any, parameters: dict[str, Any]) -> Flags:
+    """All flags of a request; None: it has not set this one.
+
+    Raises:
+        ValidationError: a value that is neither true nor false.
+    """
+    return {name: _flag(request, parameters, name) for name in FLAGS}
+
+
+def returned_by(flags: Flags, options: GenerateOptions) -> Returned:
+    """What the flags ask for; without a flag for log-probabilities, options decide."""
+    by_option = {
+        "return_logprobs": options.sampling.logprobs,
+        "return_prompt_logprobs": options.sampling.prompt_logprobs,
+    }
+    wanted = {**flags, **{k: v for k, v in by_option.items() if flags[k] is None}}
+    return Returned(
+        **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
+    )
+
+
+def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
+    """An input tensor, else a request parameter; None if neither is there."""
+    found = tensors.boolean(request, name)
+    if found is None and parameters.get(name) is not None:
+        return tensors.as_bool(name, parameters[name])
+    return found

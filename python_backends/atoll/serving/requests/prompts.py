@@ -1,0 +1,170 @@
+"""The prompt of a generation request: plain text, chat messages, or token ids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.engine.loader import Limits
+from atoll.errors import EmptyInputError, ValidationError
+from atoll.serving.requests.option_names import CHAT_NAMES
+from atoll.serving.requests.sampling_options import GenerateOptions
+from atoll.serving.triton import tensors
+from atoll.text.answer import AnswerText
+from atoll.text.chat import ChatTemplate
+from atoll.text.chat_options import ChatOptions
+from atoll.text.detokenizer import Detokenizer
+from atoll.text.model_quirks import fill_in_the_middle
+from atoll.text.stop_strings import StopStrings
+from atoll.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Where the prompt comes from, before it is tokenized: text, messages, or ids.
+
+    num_characters: of what is tokenized, tools and JSON around messages included.
+    """
+
+    text: str | None = None
+    messages: Any = None
+    tools: Any = None
+    input_ids: tuple[int, ...] | None = None
+    num_characters: int = 0
+
+    @classmethod
+    def read(cls, request: Any) -> Prompt:
+        """Raises ValidationError: no input, or more than one."""
+        text = tensors.string(request, "text_input")
+        messages = tensors.string(request, "messages")
+        ids = tensors.integers(request, "input_ids")
+        given = {"text_input": text, "messages": messages, "input_ids": ids}
+        named = [name for name, value in given.items() if value not in (None, "", [])]
+        if len(named) > 1:
+            raise ValidationError(f"{' and '.join(named)} are set; expected one of them")
+        if not named:
+            empty = [name for name, value in given.items() if value is not None] or ["text_input"]
+            raise EmptyInputError(f"{empty[0]} is empty")
+        if messages:
+            tools = tensors.string(request, "tools")
+            size = len(messages) + len(tools or "")
+            return cls(
+                messages=_json("messages", messages), tools=_json("tools", tools),
+                num_characters=size,
+            )  # fmt: skip
+        if tensors.string(request, "tools"):
+            raise ValidationError(f"tools is set, which goes with messages, not with {named[0]}")
+        if text:
+            return cls(text=text, num_characters=len(text))
+        return cls(input_ids=tuple(ids or ()))
+
+    def tokenize(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        options: GenerateOptions,
+        limits: Limits,
+    ) -> list[int]:
+        """Token ids, cut to ``truncate`` from the left.
+
+        Raises:
+            ValidationError: no template for messages, an id outside the vocabulary, too long.
+        """
+        ids = self._ids(tokenizer, template, options, limits)
+        if options.truncate is not None:
+            ids = ids[-options.truncate :]
+        if not ids:
+            raise EmptyInputError(f"{self.name} has no tokens")
+        if len(ids) > limits.max_input_tokens:
+            raise ValidationError(
+                f"{self.name} has {len(ids)} tokens; max_input_tokens is {limits.max_input_tokens}"
+            )
+        return ids
+
+    def token_texts(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        options: GenerateOptions,
+        ids: list[int],
+    ) -> list[str]:
+        """What each token of ``tokenize`` is of the text; tokens added to it are nothing of it."""
+        text, add_special_tokens = self._text(tokenizer, template, options)
+        found = None if text is None else tokenizer.shares(text, add_special_tokens)
+        if found is not None and found[0][-len(ids) :] == ids:
+            return found[1][-len(ids) :]
+        detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+        answer = AnswerText(detokenizer, StopStrings(()), tokenizer.cleans_up)
+        return [share for token_id in ids for share in answer.push(token_id)] + answer.finish()
+
+    @property
+    def name(self) -> str:
+        """The input that is set, for messages."""
+        if self.messages is not None:
+            return "messages"
+        return "text_input" if self.text is not None else "input_ids"
+
+    def _ids(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        options: GenerateOptions,
+        limits: Limits,
+    ) -> list[int]:
+        text, add_special_tokens = self._text(tokenizer, template, options)
+        if text is None:
+            ids = list(self.input_ids or ())
+        else:
+            ids = tokenizer.encode(text, add_special_tokens)
+        limits.check_ids(self.name, ids)
+        return ids
+
+    def _text(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, options: GenerateOptions
+    ) -> tuple[str | None, bool]:
+        """What is tokenized (None: the prompt is ids), and whether special tokens are added."""
+        if self.messages is not None:
+            if template is None:
+                raise ValidationError("messages is set, but this model has no chat template")
+            if options.suffix is not None:
+                raise ValidationError(
+                    "suffix is set, which goes with text_input, not with messages"
+                )
+            rendered = template.render(self.messages, self.tools, options.chat or ChatOptions())
+            return rendered, bool(options.add_special_tokens)
+        if options.chat is not None:
+            raise ValidationError(
+                f"{', '.join(CHAT_NAMES)}: one of them is set, which go with messages, not with "
+                f"{self.name}"
+            )
+        if self.text is not None:
+            return _with_suffix(self.text, options.suffix, tokenizer), (
+                options.add_special_tokens is not False
+            )
+        if options.suffix is not None or options.add_special_tokens:
+            name = "add_special_tokens" if options.suffix is None else "suffix"
+            raise ValidationError(f"{name} goes with text_input, not with input_ids")
+        return None, False
+
+
+def _with_suffix(text: str, suffix: str | None, tokenizer: Tokenizer) -> str:
+    if suffix is None:
+        return text
+    prompt = fill_in_the_middle(tokenizer.core, text, suffix)
+    if prompt is None:
+        raise ValidationError("suffix is set, but this model has no fill-in-the-middle tokens")
+    return prompt
+
+
+def _json(name: str, text: str | None) -> Any:
+    """A JSON list of objects; None if nothing is given."""
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"{name} is not valid JSON: {error}") from None
+    if not isinstance(found, list) or not found:
+        raise ValidationError(f"{name}: expected a JSON list with at least one object")
+    return found

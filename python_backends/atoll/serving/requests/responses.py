@@ -1,0 +1,119 @@
+"""Answers as tensors of Triton responses: one for a plain request, one per step for a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atoll.serving.requests.generation_request import Call, Choice, TokenText
+from atoll.serving.triton.tensors import Array
+from atoll.text.vocabulary import Vocabulary
+
+# What JSON has in place of minus infinity, as vLLM and OpenAI write it.
+_LEAST_LOGPROB = -9999.0
+
+
+def final_response(call: Call, vocabulary: Vocabulary) -> dict[str, Array]:
+    """The whole answer, or the end of a stream; the text may be empty, the response is not."""
+    choices = call.best()
+    gained = [choice.take() for choice in choices]
+    return _outputs(call, choices, gained, vocabulary)
+
+
+def stream_response(
+    call: Call, vocabulary: Vocabulary, empty: bool = False
+) -> dict[str, Array] | None:
+    """What a stream has gained; None if that is nothing a client can use yet."""
+    choice = call.choices[0]
+    gained = choice.take()
+    wants_tokens = call.returned.token_ids or call.returned.logprobs
+    if not (empty or any(wants_tokens or one.text for one in gained)):
+        return None
+    return _outputs(call, [choice], [gained], vocabulary)
+
+
+def _outputs(
+    call: Call,
+    choices: Sequence[Choice],
+    gained: Sequence[Sequence[TokenText]],
+    vocabulary: Vocabulary,
+) -> dict[str, Array]:
+    returned = call.returned
+    texts = [call.prefix + "".join(one.text for one in tokens) for tokens in gained]
+    outputs: dict[str, Array] = {"text_output": _texts(texts)}
+    if returned.finish_reason:
+        outputs["finish_reason"] = _texts([c.finish_reason for c in choices])
+        outputs["stop_reason"] = _texts([c.stop_string or "" for c in choices])
+    if returned.cumulative_logprob:
+        values = [choice.cumulative_logprob for choice in choices]
+        outputs["cumulative_logprob"] = np.array(values, np.float32)
+    if returned.logprobs:
+        outputs["logprobs"] = _texts([_details(tokens, vocabulary) for tokens in gained])
+    if returned.prompt_logprobs and call.prompt_tokens:
+        outputs["prompt_logprobs"] = _texts([_details(call.prompt_tokens, vocabulary)])
+        call.prompt_tokens = []  # they are sent once
+    if returned.num_input_tokens:
+        outputs["num_input_tokens"] = np.array([call.num_input_tokens] * len(choices), np.uint32)
+    if returned.num_output_tokens:
+        counts = [choice.num_output_tokens for choice in choices]
+        outputs["num_output_tokens"] = np.array(counts, np.uint32)
+    if returned.num_cached_tokens:
+        counts = [c.outcome.num_cached_tokens if c.outcome else 0 for c in choices]
+        outputs["num_cached_tokens"] = np.array(counts, np.uint32)
+    if returned.token_ids:
+        ids = [one.token.id for tokens in gained for one in tokens]
+        outputs["token_ids"] = np.array(ids, np.int32)
+    return outputs
+
+
+def _details(tokens: Sequence[TokenText], vocabulary: Vocabulary) -> str:
+    """vLLM's form: a list with one object per token, keyed by id, the token itself first.
+
+    decoded_token: what the token is of the text, so that those of all tokens add up to it; of an
+        alternative, what it would have been.
+    token, bytes: its name, if that is no part of the text; its own bytes, if they are not the
+        text's.
+    """
+    return json.dumps([_entry(one, vocabulary) for one in tokens], ensure_ascii=False)
+
+
+def _entry(one: TokenText, vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+    token, text, is_first = one
+    special = vocabulary.is_special(token.id)
+    data = vocabulary.token_bytes(token.id, is_first)
+    own: dict[str, Any] = {
+        "logprob": _finite(token.logprob), "rank": token.rank, "decoded_token": text,
+        "special": special,
+    }  # fmt: skip
+    if special and not text:
+        own |= {"token": data.decode(errors="replace"), "bytes": []}
+    elif data != text.encode():
+        own["bytes"] = list(data)
+    found = {str(token.id): own}
+    for rank, (token_id, logprob) in enumerate(token.top, 1):
+        if str(token_id) not in found:
+            found[str(token_id)] = _alternative(token_id, logprob, rank, is_first, vocabulary)
+    return found
+
+
+def _alternative(
+    token_id: int, logprob: float, rank: int, is_first: bool, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    text = vocabulary.shown(token_id, is_first)
+    data = vocabulary.token_bytes(token_id, is_first)
+    found: dict[str, Any] = {
+        "logprob": _finite(logprob), "rank": rank, "decoded_token": text,
+        "special": vocabulary.is_special(token_id),
+    }  # fmt: skip
+    return found if data == text.encode() else {**found, "bytes": list(data)}
+
+
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, _LEAST_LOGPROB)
+
+
+def _texts(texts: Sequence[str]) -> Array:
+    return np.array([text.encode() for text in texts], dtype=np.object_)

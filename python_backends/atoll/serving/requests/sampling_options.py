@@ -1,0 +1,273 @@
+"""Generation options from whatever a client sends, under vLLM's, OpenAI's and TGI's names alike.
+
+They come in the ``sampling_parameters`` tensor (JSON) and as request parameters (scalars); the
+tensor wins. Numbers may be text. An unknown name, or a value outside its limits, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.config import Settings
+from atoll.engine.request import SamplingOptions
+from atoll.errors import ValidationError
+from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_object, parsed
+from atoll.serving.requests.option_reader import OptionReader
+from atoll.serving.triton.tensors import as_bool, as_float, as_int
+from atoll.text.chat_options import ChatOptions
+
+# vllm_backend's default, so that a client written for it gets answers of the same length.
+DEFAULT_MAX_TOKENS = 16
+
+# OpenAI's limit, which its clients may count on; TGI's own is lower by default.
+_OPENAI_TOP_LOGPROBS = 20
+# Any of these set to more than its neutral value makes the request sample.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What a request asks for, checked; the prompt's length is not known yet.
+
+    max_tokens: None means as many as fit. truncate: keep so many of the prompt's last tokens.
+    suffix: what follows the text that is wanted, for code models that fill in the middle.
+    add_special_tokens: None: to a text, and not to messages, whose template has them.
+    """
+
+    sampling: SamplingOptions
+    max_tokens: int | None
+    n: int
+    best_of: int
+    stop: tuple[str, ...]
+    include_stop: bool
+    skip_special_tokens: bool
+    add_special_tokens: bool | None
+    truncate: int | None
+    suffix: str | None
+    adapter_id: str | None
+    grammar: tuple[str, Any] | None
+    chat: ChatOptions | None = None
+
+
+def read_options(
+    tensor: str | None,
+    parameters: Mapping[str, Any],
+    stop: list[str] | None,
+    settings: Settings,
+    *,
+    default_max_tokens: int | None,
+    eos_token_ids: frozenset[int],
+    vocab_size: int,
+) -> GenerateOptions:
+    """Options from the ``sampling_parameters`` tensor, request parameters and the ``stop`` tensor.
+
+    Raises:
+        ValidationError: names the field, its value and what is allowed.
+    """
+    values = {**canonical(parameters), **canonical(json_object(tensor))}
+    unlimited = "max_tokens" in values and values["max_tokens"] is None
+    r = OptionReader({k: v for k, v in values.items() if v is not None})
+    max_tokens = None if unlimited else default_max_tokens
+    if r.has("max_tokens"):
+        max_tokens = r.integer("max_tokens", 0, 1)
+    n = r.integer("n", 1, 1, settings.max_best_of)
+    best_of = r.integer("best_of", n, n, settings.max_best_of)
+    sampling = _sampling(r, settings, max_tokens, eos_token_ids, vocab_size)
+    if best_of > 1:
+        if not sampling.do_sample:
+            raise ValidationError(
+                f"best_of is {best_of} without sampling: all answers would be the same"
+            )
+        if r.has("seed"):
+            raise ValidationError(f"seed must not be set when best_of or n is {best_of}")
+    return GenerateOptions(
+        sampling=sampling,
+        max_tokens=max_tokens,
+        n=n,
+        best_of=best_of,
+        stop=_stop_strings(r, stop, settings.max_stop_sequences),
+        include_stop=r.flag("include_stop_str_in_output"),
+        skip_special_tokens=r.flag("skip_special_tokens", True),
+        add_special_tokens=r.flag("add_special_tokens") if r.has("add_special_tokens") else None,
+        truncate=r.integer("truncate", 0, 1) if r.has("truncate") else None,
+        suffix=_text(r, "suffix") or None,
+        adapter_id=_text(r, "adapter_id"),
+        grammar=_grammar(r, settings),
+        chat=_chat(r),
+    )
+
+
+def _sampling(
+    r: OptionReader,
+    settings: Settings,
+    max_tokens: int | None,
+    eos_token_ids: frozenset[int],
+    vocab_size: int,
+) -> SamplingOptions:
+    temperature = r.number("temperature", 1.0, 0.0)
+    # vLLM says -1 where others say 0: all tokens.
+    top_k = max(r.integer("top_k", 0, -1), 0)
+    most = max(settings.max_top_n_tokens, _OPENAI_TOP_LOGPROBS)
+    alternatives, prompt_alternatives = _alternatives(r, most), _prompt_alternatives(r, most)
+    min_tokens = r.integer("min_tokens", 0, 0)
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise ValidationError(f"min_tokens is {min_tokens}; the most allowed is {max_tokens}")
+    return SamplingOptions(
+        max_new_tokens=max_tokens or 0,
+        min_new_tokens=min_tokens,
+        do_sample=_does_sample(r, temperature),
+        temperature=temperature or 1.0,
+        top_k=top_k,
+        top_p=r.above_zero("top_p", 1.0, 1.0),
+        min_p=r.number("min_p", 0.0, 0.0, 1.0),
+        typical_p=r.above_zero("typical_p", 1.0, 1.0),
+        repetition_penalty=r.above_zero("repetition_penalty", 1.0),
+        frequency_penalty=r.number("frequency_penalty", 0.0, -2.0, 2.0),
+        presence_penalty=r.number("presence_penalty", 0.0, -2.0, 2.0),
+        no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, 0),
+        logit_bias=_logit_bias(r.get("logit_bias"), vocab_size),
+        watermark=r.flag("watermark"),
+        seed=r.integer("seed", 0, 0, 2**64 - 1) if r.has("seed") else secrets.randbits(63),
+        eos_token_ids=eos_token_ids,
+        stop_token_ids=_token_ids(r.get("stop_token_ids"), vocab_size),
+        ignore_eos=r.flag("ignore_eos"),
+        logprobs=alternatives is not None,
+        top_logprobs=alternatives or 0,
+        prompt_logprobs=prompt_alternatives is not None,
+        # A flag may ask for them yet: then as many as beside the answer's tokens.
+        prompt_top_logprobs=alternatives or 0
+        if prompt_alternatives is None
+        else prompt_alternatives,
+    )
+
+
+def _does_sample(r: OptionReader, temperature: float) -> bool:
+    """Greedy unless told otherwise, as in TGI and transformers; temperature 0 is greedy."""
+    if temperature == 0.0:
+        return False
+    if r.has("do_sample"):
+        return r.flag("do_sample")
+    neutral: Mapping[str, float] = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
+    return r.has("temperature") or any(
+        r.has(name) and r.number(name, 0) not in (neutral[name], -1) for name in neutral
+    )
+
+
+def _alternatives(r: OptionReader, most: int) -> int | None:
+    """How many alternatives beside each token; None: no log-probabilities at all.
+
+    ``logprobs`` is a number for vLLM and OpenAI's completions, true or false for OpenAI's chats.
+    """
+    value, count = r.get("logprobs"), r.integer("top_logprobs", 0, 0, most)
+    if value is None:
+        return count or None
+    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+        return count if as_bool("logprobs", value) else None
+    return max(count, as_int("logprobs", value, 0, most))
+
+
+def _prompt_alternatives(r: OptionReader, most: int) -> int | None:
+    """The same for the prompt's tokens: vLLM's number, or TGI's true, with the answer's number."""
+    value = r.get("prompt_logprobs")
+    if value is None:
+        return None
+    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+        return r.integer("top_logprobs", 0, 0, most) if r.flag("prompt_logprobs") else None
+    return as_int("prompt_logprobs", value, 0, most)
+
+
+def _stop_strings(r: OptionReader, tensor: list[str] | None, most: int) -> tuple[str, ...]:
+    value = r.get("stop")
+    if isinstance(value, str):
+        value = _list_in_text(value)
+    listed = [] if value is None else value
+    if not isinstance(listed, list) or not all(isinstance(s, str) for s in listed):
+        raise ValidationError(f"stop is {value!r}; expected text or a list of texts")
+    stops = [*listed, *(tensor or ())]
+    if len(stops) > most:
+        raise ValidationError(f"stop has {len(stops)} texts; the most allowed is {most}")
+    if "" in stops:
+        raise ValidationError("stop holds an empty text")
+    return tuple(stops)
+
+
+def _list_in_text(value: str) -> list[Any]:
+    """A JSON list if it is one (parameters cannot carry lists), else the text itself."""
+    if value.startswith("["):
+        try:
+            found = json.loads(value)
+        except ValueError:
+            return [value]
+        return found if isinstance(found, list) else [value]
+    return [value]
+
+
+def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """OpenAI's: token id to a number between -100 and 100."""
+    if isinstance(value, str):
+        value = parsed("logit_bias", value)
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise ValidationError(f"logit_bias is {value!r}; expected an object of id: number")
+    found: dict[int, float] = {}
+    for name, amount in value.items():
+        token = as_int("logit_bias token", name, 0, vocab_size - 1)
+        if token in found:
+            raise ValidationError(f"logit_bias has the token {token} more than once")
+        found[token] = as_float(f"logit_bias[{name}]", amount, -100.0, 100.0)
+    return tuple(found.items())
+
+
+def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
+    if isinstance(value, str):
+        value = parsed("stop_token_ids", value)
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list):
+        raise ValidationError(f"stop_token_ids is {value!r}; expected a list of ids")
+    return frozenset(as_int("stop_token_ids", token, 0, vocab_size - 1) for token in value)
+
+
+def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:
+    """The one constraint that is set, as (option, value); it is compiled elsewhere."""
+    names = (
+        "grammar",
+        "response_format",
+        "guided_json",
+        "guided_regex",
+        "guided_grammar",
+        "guided_choice",
+    )
+    found = [(name, r.get(name)) for name in names if r.has(name)]
+    if len(found) > 1:
+        raise ValidationError(f"only one of {', '.join(name for name, _ in found)} can be set")
+    if found and settings.disable_grammar_support:
+        raise ValidationError(f"{found[0][0]} is set, but disable_grammar_support is on")
+    return found[0] if found else None
+
+
+def _chat(r: OptionReader) -> ChatOptions | None:
+    """Scalars of request parameters may be text, as may the object; None: nothing is set."""
+    if not any(r.has(name) for name in CHAT_NAMES):
+        return None
+    values = {name: r.get(name) for name in CHAT_NAMES}
+    for name in CHAT_NAMES[:2]:
+        if r.has(name):
+            values[name] = r.flag(name)
+    if isinstance(values["chat_template_kwargs"], str):
+        values["chat_template_kwargs"] = parsed(
+            "chat_template_kwargs", values["chat_template_kwargs"]
+        )
+    return ChatOptions.read(values)
+
+
+def _text(r: OptionReader, name: str) -> str | None:
+    value = r.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValidationError(f"{name} is {value!r}; expected text")
+    return value

@@ -1,0 +1,1 @@
+"""One class per task: what a ``model.py`` serves."""

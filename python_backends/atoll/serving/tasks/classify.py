@@ -1,0 +1,114 @@
+"""Rerankers and classifiers as Triton models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Classifier, Scored, ScoreOptions
+from atoll.encoders.engine import Forward
+from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
+from atoll.serving.requests.encoder_request import Work
+from atoll.serving.tasks.embed import counts
+from atoll.serving.tasks.encoder import EncoderModel
+from atoll.serving.triton import tensors
+
+
+class ClassifyModel(EncoderModel):
+    """text_input, and text_pair for pairs -> score and logit (rows, labels), by label.
+
+    In float32 a sigmoid is 1 from a logit of 17 on: whoever sorts must do so by the logits.
+    """
+
+    task = "classify"
+    parameters = frozenset({"raw_scores"})
+    is_batched = False
+
+    def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
+        """See ``EncoderModel.load``."""
+        self.encoder = Classifier(folder, replace(settings, task=self.task))
+        return self.encoder, self.encoder
+
+    def facts(self) -> dict[str, Any]:
+        """See ``EncoderModel.facts``."""
+        spec = self.encoder.spec
+        return {
+            "labels": list(spec.labels),
+            "problem_type": spec.problem_type,
+            "activation": spec.activation,
+        }
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """See ``EncoderModel.read``."""
+        seconds = self.texts(request, "text_pair", may_be_empty=True)
+        firsts = self.texts(request, "text_input", may_be_empty=seconds is not None)
+        if firsts is None:
+            raise EmptyInputError("text_input is missing")
+        return self.work(given, "text_input", firsts, seconds, "text_pair")
+
+    def work(
+        self, given: dict[str, Any], name: str, firsts: list[str], seconds: list[str] | None,
+        second_name: str,
+    ) -> Work:  # fmt: skip
+        """Texts, or pairs; a single first text goes with every second one.
+
+        One text of a pair may be empty, as a passage of a list sometimes is.
+
+        Raises:
+            ValidationError: the two have different counts, or both texts of a pair are empty.
+        """
+        truncate, direction = self.truncation(given)
+        options = ScoreOptions(tensors.as_bool("raw_scores", given.get("raw_scores", False)))
+        texts: tuple[Any, ...] = tuple(firsts)
+        if seconds is not None:
+            if len(firsts) == 1:
+                firsts = firsts * len(seconds)
+            if len(firsts) != len(seconds):
+                raise ValidationError(
+                    f"{name} has {len(firsts)} texts and {second_name} {len(seconds)}; "
+                    "the counts must agree"
+                )
+            texts = tuple(zip(firsts, seconds, strict=True))
+            for index, pair in enumerate(texts):
+                if not any(pair):
+                    raise EmptyInputError(f"{name}[{index}] and its {second_name} are empty")
+        prompt = self.encoder.spec.pair_prompt
+        if prompt:
+            texts = tuple(
+                prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts
+            )
+        return Work(name, options, texts, truncate=truncate, direction=direction)
+
+    def answer(self, work: Work, rows: list[Scored], lengths: list[int]) -> dict[str, Any]:
+        """See ``EncoderModel.answer``."""
+        return {
+            "score": np.stack([row.scores for row in rows]),
+            "logit": np.stack([row.logits for row in rows]),
+            **counts(lengths),
+        }
+
+
+class RerankModel(ClassifyModel):
+    """query and text_input -> score and logit (rows, 1): one query for all, or one for each."""
+
+    task = "rerank"
+
+    def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
+        """Raises UnsupportedModel: the checkpoint has several labels."""
+        found = super().load(folder, settings)
+        labels = self.encoder.spec.labels
+        if len(labels) != 1:
+            raise UnsupportedModel(f"a reranker has one label; {folder} has {len(labels)}")
+        return found
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """See ``EncoderModel.read``."""
+        queries = self.texts(request, "query")
+        texts = self.texts(request, "text_input", may_be_empty=True)
+        if queries is None or texts is None:
+            raise EmptyInputError(f"{'query' if queries is None else 'text_input'} is missing")
+        return self.work(given, "query", queries, texts, "text_input")

@@ -1,0 +1,136 @@
+"""Embedders, dense and sparse, as Triton models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Embedded, Embedder, EmbedOptions, SparseEmbedder, SparseVector
+from atoll.encoders.engine import Forward
+from atoll.errors import EmptyInputError, ValidationError
+from atoll.serving.requests.encoder_request import Work
+from atoll.serving.tasks.encoder import EncoderModel
+from atoll.serving.triton import tensors
+
+# Fills up rows of input_ids that are shorter than the longest.
+PADDING = -1
+
+
+class EmbedModel(EncoderModel):
+    """text_input or input_ids -> embedding, num_input_tokens, token_embedding if asked for."""
+
+    task = "embed"
+    parameters = frozenset({"normalize", "prompt_name", "dimensions", "return_token_embeddings"})
+    is_batched = True
+
+    def load(self, folder: Path, settings: Settings) -> tuple[Embedder, Forward]:
+        """See ``EncoderModel.load``."""
+        self.encoder = Embedder(folder, settings)
+        return self.encoder, self.encoder
+
+    def facts(self) -> dict[str, Any]:
+        """See ``EncoderModel.facts``."""
+        return {"dimensions": self.encoder.dimensions}
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """See ``EncoderModel.read``."""
+        dimensions = given.get("dimensions", self.encoder.truncate_dim)
+        if dimensions is not None:
+            dimensions = tensors.as_int("dimensions", dimensions, 1, self.encoder.dimensions)
+        flag = given.get("return_token_embeddings", False)
+        options = EmbedOptions(
+            normalize=tensors.as_bool("normalize", given.get("normalize", True)),
+            dimensions=dimensions,
+            return_token_embeddings=tensors.as_bool("return_token_embeddings", flag),
+        )
+        return read_texts(self, request, given, options)
+
+    def answer(self, work: Work, rows: list[Embedded], lengths: list[int]) -> dict[str, Any]:
+        """See ``EncoderModel.answer``. token_embedding is filled up with zeros."""
+        outputs = {"embedding": np.stack([row.vector for row in rows]), **counts(lengths)}
+        if work.options.return_token_embeddings:
+            shape = (len(rows), max(lengths), self.encoder.hidden_size)
+            outputs["token_embedding"] = np.zeros(shape, dtype=np.float32)
+            for index, row in enumerate(rows):
+                outputs["token_embedding"][index, : lengths[index]] = row.token_vectors
+        return outputs
+
+
+class SparseModel(EncoderModel):
+    """text_input or input_ids -> indices and values of all rows, joined, and offsets."""
+
+    task = "sparse"
+    parameters = frozenset({"prompt_name"})
+    is_batched = False
+
+    def load(self, folder: Path, settings: Settings) -> tuple[SparseEmbedder, Forward]:
+        """See ``EncoderModel.load``."""
+        self.encoder = SparseEmbedder(folder, settings)
+        return self.encoder, self.encoder
+
+    def facts(self) -> dict[str, Any]:
+        """See ``EncoderModel.facts``."""
+        return {"dimensions": self.encoder.vocab_size}
+
+    def read(self, request: Any, given: dict[str, Any]) -> Work:
+        """See ``EncoderModel.read``."""
+        return read_texts(self, request, given, None)
+
+    def answer(self, work: Work, rows: list[SparseVector], lengths: list[int]) -> dict[str, Any]:
+        """See ``EncoderModel.answer``: row i is indices[offsets[i] : offsets[i + 1]]."""
+        sizes = [len(row.indices) for row in rows]
+        return {
+            "indices": np.concatenate([row.indices for row in rows]),
+            "values": np.concatenate([row.values for row in rows]),
+            "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
+            **counts(lengths),
+        }
+
+
+def counts(lengths: list[int]) -> dict[str, Any]:
+    """The output that every encoder has: tokens of each row, special ones included."""
+    return {"num_input_tokens": np.array(lengths, dtype=np.uint32).reshape(-1, 1)}
+
+
+def read_texts(model: EncoderModel, request: Any, given: dict[str, Any], options: Any) -> Work:
+    """Texts with their prompt, or the ids that a client made of texts and prompt.
+
+    Raises:
+        ValidationError: neither or both, or one of them is wrong.
+    """
+    truncate, direction = model.truncation(given)
+    prompt = model.loaded.spec.prompt(model.settings, given.get("prompt_name"))
+    texts = model.texts(request, "text_input")
+    ids = _ids(model, request)
+    if (texts is None) == (ids is None):
+        raise EmptyInputError("give either text_input or input_ids")
+    if ids is not None:
+        if given.get("prompt_name") is not None:
+            raise ValidationError(
+                f"prompt_name is {given['prompt_name']!r}, with input_ids, which are taken as they "
+                "are: put the prompt's tokens in front"
+            )
+        return Work("input_ids", options, ids=ids, truncate=truncate, direction=direction)
+    prompted = tuple(prompt + text for text in texts or ())
+    return Work("text_input", options, prompted, truncate=truncate, direction=direction)
+
+
+def _ids(model: EncoderModel, request: Any) -> tuple[list[int], ...] | None:
+    found = tensors.array(request, "input_ids", np.int32)
+    if found is None:
+        return None
+    if found.size == 0:
+        raise EmptyInputError("input_ids is empty")
+    rows = found.reshape(-1, found.shape[-1])
+    model.check_count("input_ids", len(rows))
+    ids = []
+    for index, row in enumerate(rows):
+        places = np.flatnonzero(row != PADDING)
+        if not len(places):
+            raise EmptyInputError(f"input_ids[{index}] is empty")
+        # Only what fills up the row; one in between is an id that no model has.
+        ids.append(row[: places[-1] + 1].tolist())
+    return tuple(ids)

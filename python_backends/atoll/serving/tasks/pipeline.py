@@ -1,0 +1,95 @@
+"""Retrieve-then-rerank over two other models of the server (Triton's business logic scripting)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from atoll.errors import ConfigError, EmptyInputError, GenerationError
+from atoll.serving.triton import tensors
+
+# Rows in one request to a model: what their entries accept.
+_ROWS = 256
+
+
+class RetrieveRerankModel:
+    """query and text_input -> index and score of the best documents, best first.
+
+    Entry parameters: ``embedder``, ``reranker``, ``num_retrieved``. Request parameters:
+    ``num_retrieved`` (documents that reach the reranker) and ``top_k`` (documents returned).
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads the names of the models; they need not be loaded yet."""
+        parameters = tensors.settings_parameters(args["model_config"])
+        try:
+            self.embedder, self.reranker = parameters["embedder"], parameters["reranker"]
+        except KeyError as error:
+            raise ConfigError(f"parameter {error} is missing in config.pbtxt") from None
+        self.num_retrieved = int(parameters.get("num_retrieved", "32"))
+
+    async def execute(self, requests: list[Any]) -> list[Any]:
+        """One response per request, all worked on at once."""
+        return list(await asyncio.gather(*(self._guarded(request) for request in requests)))
+
+    async def _guarded(self, request: Any) -> Any:
+        try:
+            return await self._answer(request)
+        except Exception as error:
+            return tensors.failure(error)
+
+    async def _answer(self, request: Any) -> Any:
+        given = tensors.parameters(request, {"num_retrieved", "top_k"})
+        query = tensors.string(request, "query")
+        texts = tensors.strings(request, "text_input")
+        if not query or not texts:
+            raise EmptyInputError(f"{'text_input' if query else 'query'} is empty")
+        count = tensors.as_int("num_retrieved", given.get("num_retrieved", self.num_retrieved), 1)
+        top_k = tensors.as_int("top_k", given.get("top_k", count), 1)
+        vectors = await self._embed([query, *texts])
+        similarity = vectors[1:] @ vectors[0]
+        kept = np.argsort(-similarity, kind="stable")[:count]
+        scores, logits = await self._rerank(query, [texts[i] for i in kept])
+        order = np.argsort(-logits, kind="stable")[:top_k]
+        return tensors.response(
+            {"index": kept[order].astype(np.int32), "score": scores[order].astype(np.float32)}
+        )
+
+    async def _embed(self, texts: list[str]) -> Any:
+        """Unit vectors (texts, dimensions)."""
+        parts = [
+            self._ask(self.embedder, ["embedding"], {"text_input": texts[i : i + _ROWS]})
+            for i in range(0, len(texts), _ROWS)
+        ]
+        return np.concatenate([vectors for (vectors,) in await asyncio.gather(*parts)])
+
+    async def _rerank(self, query: str, texts: list[str]) -> Any:
+        """Scores and logits, each (texts,)."""
+        names = ["score", "logit"]
+        parts = [
+            self._ask(self.reranker, names, {"query": [query], "text_input": texts[i : i + _ROWS]})
+            for i in range(0, len(texts), _ROWS)
+        ]
+        found = zip(*await asyncio.gather(*parts), strict=True)
+        return [np.concatenate(rows).reshape(-1) for rows in found]
+
+    async def _ask(self, model: str, outputs: list[str], inputs: dict[str, list[str]]) -> list[Any]:
+        """Outputs of another model.
+
+        Raises:
+            GenerationError: the model answered with an error.
+        """
+        sent = [
+            pb_utils.Tensor(name, np.array([t.encode() for t in texts], dtype=object)[:, None])
+            for name, texts in inputs.items()
+        ]
+        asked = pb_utils.InferenceRequest(
+            model_name=model, requested_output_names=outputs, inputs=sent
+        )
+        answer = await asked.async_exec()
+        if answer.has_error():
+            raise GenerationError(f"{model}: {answer.error().message()}")
+        return [pb_utils.get_output_tensor_by_name(answer, o).as_numpy() for o in outputs]

@@ -1,0 +1,72 @@
+"""A tokenizer as a Triton model: the first step of an ensemble, usable by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atoll.encoders.encoder_config import EncoderSpec
+from atoll.errors import EmptyInputError, ValidationError
+from atoll.models import registry
+from atoll.models.detect import decide
+from atoll.serving.tasks.embed import PADDING, EmbedModel, counts
+from atoll.serving.triton import tensors
+from atoll.serving.triton.instance import checkpoint_folder, instance_settings
+from atoll.text.text_encoder import TextEncoder
+from atoll.text.tokenizer import Tokenizer
+from atoll.weights.modules import transformer_folder
+
+# In an ensemble every step gets the parameters of the request, the encoder's too.
+_PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction"}
+
+
+class TokensModel:
+    """text_input -> input_ids, rows filled up with -1, and num_input_tokens."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads the tokenizer and the limits; no weights."""
+        self.settings = settings = instance_settings(args)
+        folder = checkpoint_folder(args, settings)
+        decide(folder, settings, "embed")
+        raw = registry.Checkpoint.open(transformer_folder(folder)).raw
+        trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
+        self.spec = EncoderSpec.read(folder, raw, settings, trunk.max_length)
+        tokenizer = Tokenizer.load(folder)
+        self.truncation_side = tokenizer.truncation_side
+        self.encoder = TextEncoder(tokenizer.core, self.spec.max_length)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response per request; a bad one gets an error, the others their ids."""
+        responses = []
+        for request in requests:
+            try:
+                responses.append(self._answer(request))
+            except Exception as error:
+                responses.append(tensors.failure(error))
+        return responses
+
+    def _answer(self, request: Any) -> Any:
+        given = tensors.parameters(request, _PARAMETERS)
+        truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
+        direction = str(given.get("truncation_direction", self.truncation_side)).lower()
+        if direction not in ("left", "right"):
+            raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
+        texts = tensors.strings(request, "text_input")
+        if not texts:
+            raise EmptyInputError(f"text_input is {'missing' if texts is None else 'empty'}")
+        for index, text in enumerate(texts):
+            if not text:
+                raise EmptyInputError(f"text_input[{index}] is empty")
+        prompt = self.spec.prompt(self.settings, given.get("prompt_name"))
+        encoded = self.encoder.encode(
+            [prompt + text for text in texts],
+            name="text_input",
+            truncate=truncate,
+            direction=direction,
+        )
+        lengths = [len(e.ids) for e in encoded]
+        ids = np.full((len(encoded), max(lengths)), PADDING, dtype=np.int32)
+        for row, item in enumerate(encoded):
+            ids[row, : len(item.ids)] = item.ids
+        return tensors.response({"input_ids": ids, **counts(lengths)})

@@ -1,0 +1,127 @@
+"""What a generator reports to Triton's /metrics endpoint."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from atoll.engine.core import EngineStats
+from atoll.errors import AtollError, Cancelled
+from atoll.serving.requests.generation_request import Call
+from atoll.serving.triton import latency_breakdown
+from atoll.serving.triton.metrics import COUNTS, Metrics
+
+# EngineStats field -> gauge and its help text.
+_GAUGES = {
+    "num_running": ("atoll_requests_running", "requests in the batch"),
+    "num_waiting": ("atoll_requests_waiting", "requests that wait for room"),
+    "num_blocks": ("atoll_kv_blocks", "blocks of the KV cache"),
+    "num_used_blocks": ("atoll_kv_blocks_used", "blocks that requests hold"),
+    "num_cached_blocks": ("atoll_kv_blocks_cached", "blocks that hold a shareable prefix"),
+    "num_parked": ("atoll_conversations", "idle conversations that hold blocks"),
+}
+_COUNTERS = {
+    "num_steps": ("atoll_engine_steps_total", "forward passes"),
+    "num_forward_tokens": ("atoll_engine_tokens_total", "tokens computed"),
+    "num_preemptions": ("atoll_preemptions_total", "requests put back for want of blocks"),
+    "num_evicted_blocks": ("atoll_kv_blocks_evicted_total", "cached blocks that were reused"),
+    "num_queried_tokens": (
+        "atoll_prefix_queried_tokens_total",
+        "prompt tokens looked up in the cache",
+    ),
+    "num_hit_tokens": ("atoll_prefix_hit_tokens_total", "prompt tokens found in the cache"),
+    "num_drafted_tokens": ("atoll_drafted_tokens_total", "tokens guessed by speculation"),
+    "num_accepted_tokens": ("atoll_accepted_tokens_total", "guessed tokens that were right"),
+    "num_failed_steps": ("atoll_failed_steps_total", "steps that ended in an error"),
+}
+
+
+class GenerateMetrics:
+    """Called on the outbox's thread, ``opened`` and ``refused`` on Triton's.
+
+    What is computed for canaries alone is not counted.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._metrics = Metrics(model)
+        self._last: EngineStats | None = None
+        self._lock = threading.Lock()
+        # Requests that are open, by whether they are canaries, and whether any was since the last
+        # look.
+        self._num_open = {True: 0, False: 0}
+        self._was_open = {True: False, False: False}
+
+    def close(self) -> None:
+        """Carries over the last updates."""
+        self._metrics.close()
+
+    def update(self, stats: EngineStats) -> None:
+        """Gauges, and counters by what they have grown; only what has changed is touched."""
+        last, self._last = self._last, stats
+        with self._lock:
+            was_open = self._was_open
+            self._was_open = {kind: number > 0 for kind, number in self._num_open.items()}
+        if last is not None and was_open[True] and not was_open[False]:
+            return
+        for field, (name, text) in _GAUGES.items():
+            value = getattr(stats, field)
+            if last is None or value != getattr(last, field):
+                self._metrics.set(name, text, value)
+        if last is None or stats.num_used_blocks != last.num_used_blocks:
+            share = stats.num_used_blocks / stats.num_blocks
+            self._metrics.set("atoll_kv_usage", "share of blocks that requests hold", share)
+        for field, (name, text) in _COUNTERS.items():
+            grown = getattr(stats, field) - (getattr(last, field) if last else 0)
+            if grown > 0 or last is None:
+                self._metrics.count(name, text, max(grown, 0))
+
+    def refused(self, error: BaseException) -> None:
+        """A request that never reached the engine."""
+        kind = error.error_type if isinstance(error, AtollError) else "internal"
+        self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
+
+    def opened(self, call: Call) -> None:
+        """A request was taken in."""
+        with self._lock:
+            self._num_open[call.sender.is_canary] += 1
+            self._was_open[call.sender.is_canary] = True
+
+    def closed(self, call: Call) -> None:
+        """A request has had its last response."""
+        with self._lock:
+            self._num_open[call.sender.is_canary] -= 1
+        if call.sender.is_canary:
+            return
+        m = self._metrics
+        m.count("atoll_prompt_tokens_total", "prompt tokens of requests", call.num_input_tokens)
+        for choice in call.choices:
+            m.count("atoll_output_tokens_total", "generated tokens", choice.num_output_tokens)
+        if isinstance(call.error, Cancelled):
+            m.count("atoll_requests_cancelled_total", "requests whose client went away")
+        elif call.error is not None:
+            self.refused(call.error)
+        else:
+            m.count("atoll_requests_succeeded_total", "requests answered in full")
+        self._observe(call)
+
+    def _observe(self, call: Call) -> None:
+        outcome = call.choices[0].outcome if call.choices else None
+        if outcome is None:
+            return
+        m, t = self._metrics, outcome.timing
+        m.observe("atoll_request_seconds", "whole request", t.finished - t.arrival)
+        m.observe("atoll_input_tokens", "prompt length", outcome.num_prompt_tokens, COUNTS)
+        m.observe("atoll_generated_tokens", "answer length", outcome.num_output_tokens, COUNTS)
+        if t.scheduled is not None:
+            m.observe("atoll_queue_seconds", "wait before the first step", t.scheduled - t.arrival)
+        if t.first_token is not None:
+            m.observe(
+                "atoll_time_to_first_token_seconds", "arrival to first token",
+                t.first_token - t.arrival,
+            )  # fmt: skip
+            if t.scheduled is not None and call.error is None:
+                moments = [call.arrival, call.submitted, t.scheduled, t.first_token, t.finished]
+                m.count_parts(latency_breakdown.GENERATE, [*moments, time.monotonic()])
+            if outcome.num_output_tokens > 1:
+                rest = (t.finished - t.first_token) / (outcome.num_output_tokens - 1)
+                m.observe("atoll_time_per_output_token_seconds", "mean after the first", rest)

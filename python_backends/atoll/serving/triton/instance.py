@@ -1,0 +1,100 @@
+"""Loading on a thread that ends, so that the engine's thread has torch's only OpenMP workers.
+
+libgomp keeps a pool of workers for every living thread that ever ran a parallel region. While a
+process has more of them than cores, workers sleep at once instead of waiting for the next region
+awake, and a wake-up costs more than most of a decoding step's kernels.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from atoll.config import Settings
+from atoll.weights.files import resolve
+from atoll.weights.versions import entry_adapters, served_versions, version_model_id
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_passing_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """``function(*args, **kwargs)``, whose thread and workers are gone afterwards.
+
+    Raises what it raises.
+    """
+    with ThreadPoolExecutor(1, "atoll-loading") as executor:
+        return executor.submit(function, *args, **kwargs).result()
+
+
+def instance_settings(args: Mapping[str, str]) -> Settings:
+    """The settings of a model instance, from what ``initialize`` is given.
+
+    ``model_id`` is that of its version. Where the device is left open, an instance of kind GPU
+    takes the one that Triton gave it.
+
+    Raises:
+        ConfigError: a parameter is not known, or has a value that cannot be used.
+    """
+    from atoll.serving.triton import tensors
+
+    parameters = tensors.settings_parameters(args["model_config"])
+    entry, version = Path(args["model_repository"]), args["model_version"]
+    if own := version_model_id(entry, version, parameters.get("model_id", "")):
+        parameters["model_id"] = own
+    if adapters := parameters.get("lora_adapters"):
+        parameters["lora_adapters"] = entry_adapters(entry, version, adapters)
+    settings = Settings.read(parameters)
+    if settings.device == "auto" and args.get("model_instance_kind") == "GPU":
+        return replace(settings, device=f"cuda:{args['model_instance_device_id']}")
+    return settings
+
+
+def checkpoint_folder(args: Mapping[str, str], settings: Settings) -> Path:
+    """The folder of the checkpoint that an instance runs; the log says which.
+
+    settings: those of ``instance_settings``.
+
+    Raises:
+        ConfigError: there is none, or it cannot be had.
+    """
+    import triton_python_backend_utils as pb_utils
+
+    folder = resolve(settings.model_id, settings.revision, settings.huggingface_hub_cache)
+    name, version = args["model_name"], args["model_version"]
+    pb_utils.Logger.log_info(f"{name}, version {version}, runs {folder}")
+    entry = Path(args["model_repository"])
+    policy = json.loads(args["model_config"]).get("version_policy") or {}
+    served = served_versions(entry, policy)
+    if len(served) > 1 and not folder.is_relative_to((entry / version).resolve()):
+        logger.warning(
+            "%s, version %s, runs %s, as does every version without a checkpoint in its own folder",
+            name, version, folder,
+        )  # fmt: skip
+    return folder
+
+
+def end_without_teardown() -> None:
+    """Has the stub end at once when it has nothing more to do.
+
+    The interpreter would free objects that need the stub, and libraries their data while their
+    threads still run: a segmentation fault at the end of each process.
+    """
+    if "c_python_backend_utils" in sys.modules:  # only inside a stub
+        atexit.register(_end)
+
+
+def _end() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

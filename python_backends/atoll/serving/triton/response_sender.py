@@ -1,0 +1,131 @@
+"""A request's responses, so that no order of events in this package brings the server down, and no
+want of memory leaves a client without an end.
+
+Triton frees what a response sender points to with the final response, and asking a freed one
+whether its client has left is a segmentation fault of the whole server. So every sender is wrapped,
+and one lock keeps sending and asking apart.
+
+A final response can be sent once: the backend counts it before it looks for memory. So where shared
+memory is scarce, the data go first and an empty final response, for which there is always room,
+follows; if there is none for the data, an error goes in their place. A model that is not decoupled
+has but one response: then its client hears of the server that there was none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from atoll.errors import Overloaded
+from atoll.serving.triton import shared_memory
+from atoll.serving.triton.tensors import CANARY, FINAL, JSON_ERRORS, Array, response, triton_error
+
+logger = logging.getLogger(__name__)
+
+# An error that found no room is tried again so often, which is a minute.
+_RETRY_S, _MAX_RETRIES = 0.05, 1200
+
+
+class Sender:
+    """Sends any number of responses and then nothing more; any thread may call.
+
+    The request parameter ``json_errors`` makes an error's message a JSON object with ``error`` and
+    ``error_type``: a stream's response has no room for an error's code. ``canary`` keeps it out of
+    the metrics, so that those of an idle server stand still.
+    """
+
+    def __init__(self, request: Any, *, is_decoupled: bool = True) -> None:
+        self._sender, self._is_decoupled = request.get_response_sender(), is_decoupled
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._as_json = self.is_canary = False
+        raw = request.parameters() or ""
+        if JSON_ERRORS in raw or CANARY in raw:
+            parameters = json.loads(raw)
+            self._as_json = parameters.get(JSON_ERRORS) is True
+            self.is_canary = parameters.get(CANARY) is True
+
+    @property
+    def is_closed(self) -> bool:
+        """True once the client has had its last response."""
+        return self._is_closed
+
+    def send(self, outputs: Mapping[str, Array], flags: int = 0) -> None:
+        """Sends a response; ``FINAL`` makes it the last.
+
+        Raises:
+            RuntimeError: the last one was sent before.
+            Overloaded: there was no room for it. Its client waits on until ``fail`` is called,
+                which does nothing where the client has been told already.
+        """
+        num_bytes = shared_memory.num_bytes(outputs)
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("a response was sent after the final one")
+            try:
+                self._put(lambda: response(outputs), num_bytes, is_last=flags == FINAL)
+            except Exception as error:
+                if not (self._is_decoupled or self._is_closed):
+                    self._end()
+                reason = f"{type(error).__name__}: {error}"
+                raise Overloaded(
+                    f"an answer of {num_bytes} bytes could not be sent: {reason}"
+                ) from None
+
+    def fail(self, error: BaseException) -> None:
+        """Sends the error as the last response, later if there is no room for it now.
+
+        Never raises; does nothing once the last response was sent.
+        """
+        self.refuse(triton_error(error, self._as_json))
+
+    def refuse(self, error: Any, num_retries: int = _MAX_RETRIES) -> None:
+        """``fail`` with an error of Triton's own kind, as another model answers it."""
+        with self._lock:
+            if self._is_closed:
+                return
+            try:
+                self._put(lambda: pb_utils.InferenceResponse(error=error), 0, is_last=True)
+            except Exception as problem:
+                if self._is_closed or num_retries == 0:
+                    logger.exception("a client cannot be told that its request has failed")
+                elif not self._is_decoupled:
+                    self._end()
+                else:
+                    logger.warning("an error could not be sent, trying again: %s", problem)
+                    again = threading.Timer(_RETRY_S, self.refuse, (error, num_retries - 1))
+                    again.name, again.daemon = "atoll-late-answer", True
+                    again.start()
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has left; False once the last response is sent, and while that cannot
+        be asked for want of memory. Takes 28 to 65 us."""
+        with self._lock:
+            if self._is_closed or shared_memory.is_exhausted():
+                return False
+            return bool(self._sender.is_cancelled())
+
+    def _put(self, make: Callable[[], Any], num_bytes: int, *, is_last: bool) -> None:
+        """Under the lock."""
+        made = make()
+        is_direct = is_last and shared_memory.is_plentiful(num_bytes)
+        self._is_closed = is_direct  # whatever comes of it: the backend counts it now
+        try:
+            self._sender.send(made, FINAL if is_direct else 0)
+        finally:
+            del made  # it holds the memory that what follows may need
+        if is_last and not is_direct:
+            self._end()
+
+    def _end(self) -> None:
+        """Under the lock: the final response, without data."""
+        self._is_closed = True
+        try:
+            self._sender.send(flags=FINAL)
+        except Exception:
+            logger.exception("a client waits for an end that cannot be sent")

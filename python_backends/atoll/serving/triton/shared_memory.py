@@ -1,0 +1,42 @@
+"""How much shared memory is free: responses travel through it, and Triton's backend cannot take a
+response back for which it finds no room.
+
+A model's pool grows by a megabyte at a time, out of what all processes of the machine (or, 64 MB by
+default, of the container) share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from atoll.serving.triton.tensors import Array
+
+_FOLDER = "/dev/shm"
+# What others may take meanwhile.
+_MARGIN_BYTES = 16 * 2**20
+# By so much the pool grows at least; a message that finds no room ends the whole process.
+_GROWTH_BYTES = 2 * 2**20
+
+
+def is_plentiful(num_bytes: int) -> bool:
+    """Whether a response of so many bytes will find room."""
+    return _num_free_bytes() > 2 * num_bytes + _MARGIN_BYTES
+
+
+def is_exhausted() -> bool:
+    """Whether the pool cannot grow any more."""
+    return _num_free_bytes() < _GROWTH_BYTES
+
+
+def num_bytes(outputs: Mapping[str, Array]) -> int:
+    """Size of a response's tensors."""
+    return sum(
+        sum(len(item) for item in array.flat) if array.dtype == object else array.nbytes
+        for array in outputs.values()
+    )
+
+
+def _num_free_bytes() -> int:
+    found = os.statvfs(_FOLDER)
+    return found.f_bavail * found.f_frsize

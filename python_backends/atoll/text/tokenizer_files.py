@@ -1,0 +1,193 @@
+"""Which files of a folder become its tokenizer, and the tokens that its other files add.
+
+tokenizer.json comes first, with what the keys of tokenizer_config.json change in it (see
+``overrides``). Without it a sentencepiece model is read here, and the rest (vocab.json with
+merges.txt, vocab.txt, ...) is left to transformers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from atoll.errors import ConfigError
+from atoll.text import overrides, sentencepiece
+from atoll.text.sentencepiece import Converted
+from atoll.text.token_keys import FLAGS, SPECIAL_TOKENS, check_ids, check_named
+from atoll.weights.json_fields import Fields
+from atoll.weights.modules import read_object
+
+logger = logging.getLogger(__name__)
+
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
+
+
+def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> Converted:
+    """The Rust tokenizer of a folder, and the texts of its special tokens by name.
+
+    Args:
+        config: tokenizer_config.json.
+        model: config.json.
+
+    Raises:
+        ConfigError: there is no tokenizer, or none that can be read; says what to do.
+    """
+    check_named(f"{folder}/tokenizer_config.json", config)
+    path = folder / "special_tokens_map.json"
+    check_named(str(path), read_object(path))
+    Fields(model).text("tokenizer_class", default="", nullable=True)
+    file = folder / "tokenizer.json"
+    if file.exists():
+        try:
+            core = Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise ConfigError(f"{file}: cannot be read: {error}") from error
+        found, is_ours = Converted(core, {}), False
+    else:
+        found, is_ours = _convert(folder, config, model)
+    named = special_tokens(folder, config)
+    special = found.special_tokens | {name: text for name, text in named.items() if text}
+    if file.exists():
+        special = overrides.default_names(found.core, config, model) | special
+        overrides.apply(found.core, config, model, special)
+    wrong = _declare(found.core, folder, config, special, model.get("vocab_size"))
+    if wrong and is_ours:
+        raise ConfigError(f"{folder}: added tokens have other ids than their files say: {wrong}")
+    if wrong:
+        logger.warning("%s: tokenizer.json has other ids than tokenizer_config: %s", folder, wrong)
+    return Converted(found.core, special)
+
+
+def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Texts by name.
+
+    special_tokens_map.json fills what tokenizer_config.json leaves out; beside one of the older
+    kind, without ``added_tokens_decoder``, it wins, as in transformers.
+    """
+    found = {}
+    for source in _named(folder, config):
+        for name in SPECIAL_TOKENS:
+            text = _text(source.get(name))
+            if text is not None:
+                found[name] = text
+    return found
+
+
+def _named(folder: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The files that name special tokens; the later ones win."""
+    files = [read_object(folder / "special_tokens_map.json"), config]
+    return files if "added_tokens_decoder" in config else files[::-1]
+
+
+def _convert(
+    folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]
+) -> tuple[Converted, bool]:
+    """A tokenizer from other files, and whether its ids are ours to answer for."""
+    file = next((folder / name for name in _SENTENCEPIECE if (folder / name).exists()), None)
+    kind = sentencepiece.family(config.get("tokenizer_class"), model.get("model_type"))
+    if file is not None and kind is not None:
+        return sentencepiece.convert(file, kind, config), True
+    there = [name for name in (*_SENTENCEPIECE, *_OTHERS) if (folder / name).exists()]
+    if not there:
+        raise ConfigError(
+            f"{folder}: there is no tokenizer.json, and none of "
+            f"{', '.join((*_SENTENCEPIECE, *_OTHERS))}: copy tokenizer.json from the model's "
+            "repository"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        slow = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        texts = {name: getattr(slow, name, None) for name in SPECIAL_TOKENS}
+        special = {name: str(text) for name, text in texts.items() if text is not None}
+        return Converted(slow.backend_tokenizer, special), False
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"{folder}: there is no tokenizer.json, and transformers cannot convert "
+            f"{', '.join(there)} ({reason}); copy tokenizer.json from the model's repository, or "
+            "write it where the tokenizer loads: AutoTokenizer.from_pretrained(...).save_pretrained"
+        ) from error
+
+
+def _declare(
+    core: Tokenizer,
+    folder: Path,
+    config: Mapping[str, Any],
+    special: Mapping[str, str],
+    vocab_size: Any,
+) -> list[str]:
+    """Adds the tokens that the JSON files name and ``core`` lacks, as transformers does.
+
+    Not beyond the model's vocabulary: a padding token that was only ever named would be an id
+    without an embedding. Returns what got another id than its file says.
+    """
+    names = _special_entries(folder, config, special)
+    tokens = [(_token(entry, names), index) for index, entry in _added(core, folder, config, names)]
+    known = {token.content for token, _ in tokens}
+    known |= {token.content for token in core.get_added_tokens_decoder().values()}
+    named = [_token(entry, names) for text, entry in names.items() if text not in known]
+    for token in (*(token for token, _ in tokens), *named):
+        is_new = core.token_to_id(token.content) is None
+        if is_new and vocab_size and core.get_vocab_size() >= vocab_size:
+            logger.info("%s: token %r is beyond the vocabulary", folder, token.content)
+        else:
+            core.add_tokens([token])
+    pairs = [(token.content, index, core.token_to_id(token.content)) for token, index in tokens]
+    return [f"{text!r}: {index}, not {got}" for text, index, got in pairs if got != index]
+
+
+def _added(
+    core: Tokenizer, folder: Path, config: Mapping[str, Any], names: Mapping[str, Any]
+) -> list[tuple[int, Any]]:
+    """Tokens by id, in its order, that tokenizer_config.json or an old added_tokens.json adds.
+
+    tokenizer.json's own entry for an id goes before the old file's, which has no flags.
+    """
+    declared = config.get("added_tokens_decoder")
+    if declared is not None:
+        found = {int(index): entry for index, entry in declared.items()}
+    else:
+        path = folder / "added_tokens.json"
+        old, own = read_object(path), core.get_added_tokens_decoder()
+        check_ids(str(path), old)
+        found = {
+            index: {"content": text, "normalized": text not in names}
+            for text, index in old.items()
+            if index not in own
+        }
+    return sorted(found.items())
+
+
+def _special_entries(
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, str]
+) -> dict[str, Any]:
+    """Text of every special token -> what the files say about it, with flags where they do."""
+    found: dict[str, Any] = {text: text for text in special.values()}
+    for source in _named(folder, config):
+        more = source.get("additional_special_tokens") or source.get("extra_special_tokens") or ()
+        named = [source[name] for name in SPECIAL_TOKENS if source.get(name) is not None]
+        for entry in (*(more.values() if isinstance(more, dict) else more), *named):
+            text = _text(entry)
+            if text and (text in special.values() or entry not in named):
+                found[text] = entry
+    return found
+
+
+def _token(entry: Any, names: Mapping[str, Any]) -> AddedToken:
+    if isinstance(entry, str):
+        return AddedToken(entry, special=True)
+    flags = {name: entry[name] for name in FLAGS if name in entry}
+    flags.setdefault("special", entry["content"] in names)
+    return AddedToken(entry["content"], **flags)
+
+
+def _text(token: Any) -> str | None:
+    """The text of a special token, which may be an object with flags."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
