@@ -70,12 +70,12 @@ def _engine(dtype: str) -> Callable[[Path, str, Path], Embed]:
         from atoll.encoders.encoder import Embedder, EmbedOptions
         from atoll.encoders.engine import EncoderEngine
         from atoll.encoders.packer import Item
-        from atoll.serving.triton.instance import on_passing_thread
+        from atoll.serving.triton.instance import in_temporary_thread
         from atoll.text.text_encoder import TextEncoder
         from atoll.text.tokenizer import Tokenizer as TextTokenizer
 
         settings = Settings(model_id=str(folder), dtype=dtype)
-        embedder = on_passing_thread(Embedder, folder, settings)
+        embedder = in_temporary_thread(Embedder, folder, settings)
         tokenizer = TextEncoder(TextTokenizer.load(folder).core, embedder.spec.max_length)
         engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
         engine.start()

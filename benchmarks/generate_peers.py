@@ -130,12 +130,12 @@ def _engine(dtype: str) -> Callable[[Path, Path], Generate]:
         from atoll.config import Settings
         from atoll.engine.loader import load_engine
         from atoll.engine.request import Request, SamplingOptions
-        from atoll.serving.triton.instance import on_passing_thread
+        from atoll.serving.triton.instance import in_temporary_thread
 
         settings = Settings(
             dtype=dtype, prefix_caching=False, max_batch_total_tokens=MAX_SEQUENCES * MAX_TOKENS
         )
-        engine = on_passing_thread(load_engine, settings, folder).engine
+        engine = in_temporary_thread(load_engine, settings, folder).engine
         engine.start()
         names = itertools.count()
 

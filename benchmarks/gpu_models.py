@@ -27,7 +27,7 @@ from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers import Linear, PackedBatch
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.registry import DECODERS, ENCODERS
-from atoll.runner.model_runner import Decoder, Runner
+from atoll.runner.model_runner import Decoder, ModelRunner
 from atoll.sampling import Sampler
 from atoll.sampling.processors import Processors
 from atoll.sampling.watermark import Watermark
@@ -160,7 +160,7 @@ def _model(bench: Bench, raw: Mapping[str, Any], table: Mapping[str, str], dtype
     return random_model({**raw, **sizes}, table, LoadOptions(DTYPES[dtype], bench.device))
 
 
-def _core(runner: Runner, prefill_tokens: int) -> EngineCore:
+def _core(runner: ModelRunner, prefill_tokens: int) -> EngineCore:
     config, spec = runner.model.config, runner.model.cache_spec()
     limits = SchedulerLimits(
         max_batch_size=512, max_batch_prefill_tokens=prefill_tokens,
@@ -183,7 +183,7 @@ def _decode(bench: Bench, model: Any, batch: int) -> Row:
     context, steps, new_tokens = bench.choose((512, 32, 128), (9, 1, 8))
     with _own_kernels(bench):
         blocks = batch * (-(-(context + new_tokens) // _BLOCK) + 1)
-        runner = Runner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
+        runner = ModelRunner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
         core = _core(runner, bench.choose(8192, 64))
         _submit(core, model.config.vocab_size, batch, context, new_tokens)
         while core.scheduler.waiting or any(
@@ -192,8 +192,8 @@ def _decode(bench: Bench, model: Any, batch: int) -> Row:
             _step(core)
         eager = _median_step(bench, core, steps)
         runner.buffer_decoding(batch)
-        assert runner.decode_steps is not None
-        us, num_graphs = _median_step(bench, core, steps), runner.decode_steps.num_captured
+        assert runner.decode_graphs is not None
+        us, num_graphs = _median_step(bench, core, steps), runner.decode_graphs.num_captured
         assert len(core.scheduler.running) == batch, "requests ended before the measurement"
     limit = _decode_limit(bench, model, batch, context + steps)
     return {
@@ -256,7 +256,7 @@ def _prefill(bench: Bench, raw: Mapping[str, Any]) -> Row:
     with _own_kernels(bench):
         model = _model(bench, raw, DECODERS, "bf16")
         blocks = 2 * count * (length // _BLOCK + 2)
-        runner = Runner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
+        runner = ModelRunner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
         times = []
         for _ in range(bench.choose(6, 1)):
             core = _core(runner, count * length)

@@ -23,7 +23,7 @@ from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
 from atoll.layers import PackedBatch
-from atoll.serving.triton.instance import on_passing_thread
+from atoll.serving.triton.instance import in_temporary_thread
 from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
@@ -45,9 +45,9 @@ def timed(function: Callable[[], object], repetitions: int = 600) -> str:
 def measure(dtype: str) -> dict[str, str]:
     """Times by what was timed, each on threads that end, as a server's loading does."""
     folder = resolve(MINILM)
-    embedder = on_passing_thread(Embedder, folder, Settings(model_id=str(folder), dtype=dtype))
-    times = on_passing_thread(engine_times, folder, embedder)
-    return times | on_passing_thread(layer_times, folder, embedder)
+    embedder = in_temporary_thread(Embedder, folder, Settings(model_id=str(folder), dtype=dtype))
+    times = in_temporary_thread(engine_times, folder, embedder)
+    return times | in_temporary_thread(layer_times, folder, embedder)
 
 
 def engine_times(folder: Path, embedder: Embedder) -> dict[str, str]:

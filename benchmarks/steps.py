@@ -23,7 +23,7 @@ from atoll.layers import PagedBatch
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.files import resolve
-from atoll_kernels.cpu.graph import Tape, record
+from atoll_kernels.cpu.graph import CpuGraph, record
 from atoll_kernels.cpu.native import library
 
 BLOCK_SIZE, LENGTH, REPETITIONS = 16, 101, 30
@@ -44,7 +44,7 @@ def timed(function: Callable[[], object]) -> str:
 def measure(dtype: str, rows: int) -> dict[str, str]:
     """Times by what was timed; the last kernel is the head's."""
     native = library()
-    assert native is not None, "tapes need native kernels"
+    assert native is not None, "graphs need native kernels"
     checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
     options = load_options(Settings(dtype=dtype), checkpoint.raw)
     model: torch.nn.Module = load_decoder(checkpoint, options)
@@ -71,15 +71,15 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
         return found
 
     step()
-    _, tape = record(step)
-    times = {"kernel by kernel": timed(step), "taped": timed(tape.replay)}
+    _, graph = record(step)
+    times = {"kernel by kernel": timed(step), "taped": timed(graph.replay)}
     names = {getattr(native, kind)._address: kind for kind in KINDS}
     by_kind: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
-    calls = [call for _, held in tape._held for call in held]
+    calls = [call for _, held in graph._held for call in held]
     for index, call in enumerate(calls):
         by_kind["head" if index == len(calls) - 1 else names[call[0]]].append(call)
     for kind, some in by_kind.items():
-        alone = Tape()
+        alone = CpuGraph()
         alone._kernels = some
         alone.close()
         times[f"{kind} x {len(some)}"] = timed(alone.replay)

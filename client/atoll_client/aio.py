@@ -210,7 +210,7 @@ class AsyncClient:
         **options: Any,
     ) -> Generation:
         """The answer to a conversation; the model's own template makes the prompt."""
-        return await self._whole(Prompt(messages=kserve, tools=tools), model, options)
+        return await self._whole(Prompt(messages=messages, tools=tools), model, options)
 
     async def stream(
         self,

@@ -30,7 +30,7 @@ TOOLS = [{"type": "function", "function": {"name": "look"}}]
 
 
 def said(message: Any) -> tuple[str, str, list[str]]:
-    """(model, flags, contents of the kserve) of a request."""
+    """(model, flags, contents of the messages) of a request."""
     flags = "".join(
         letter for name, letter in (("sequence_start", "S"), ("sequence_end", "E"))
         if message.parameters[name].bool_param

@@ -1,4 +1,4 @@
-"""Short texts alone are replayed from tapes, and get what they get without."""
+"""Short texts alone are replayed from graphs, and get what they get without."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def random_ids(count: int, seed: int) -> list[int]:
 def test_every_trunk_is_replayed(variant: Variant, dtype: str, tmp_path: Path) -> None:
     write(variant, tmp_path)
     encoder = Embedder(tmp_path, Settings(dtype=dtype))
-    tapes: Any = encoder.hidden.tapes
+    graphs: Any = encoder.hidden.graphs
     found: list[Tensor] = []
     with torch.inference_mode():
         texts = [batch(random_ids(n, seed)) for seed in range(5) for n in (3, 17)]
         for text in texts:
             found.append(encoder.hidden(text))
-        assert tapes.num_checked == 2
+        assert graphs.num_checked == 2
         # All at the end: no later text has changed an earlier one's states.
         for text, hidden in zip(texts, found, strict=True):
             assert torch.equal(hidden, encoder.trunk(text))
 
 
 def test_padding_tokens_are_counted_anew(tmp_path: Path) -> None:
-    """Where they stand decides the positions, so these are no part of what a tape keeps."""
+    """Where they stand decides the positions, so these are no part of what a graph keeps."""
     write(next(v for v in TRUNKS if v.name.startswith("roberta")), tmp_path)
     encoder = Embedder(tmp_path, Settings())
     with torch.inference_mode():
         for ids in ([0, 5, 6, 2], [0, 7, 8, 2], [0, 1, 6, 2], [0, 6, 1, 2], [1, 1, 6, 1]):
             assert torch.equal(encoder.hidden(batch(ids)), encoder.trunk(batch(ids)))
-    assert encoder.hidden.tapes is not None and encoder.hidden.tapes.num_checked == 1
+    assert encoder.hidden.graphs is not None and encoder.hidden.graphs.num_checked == 1
 
 
 def test_the_same_text_again_and_again(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_same_text_again_and_again(tmp_path: Path) -> None:
         for ids in ([0], [7, 7, 7], [VOCAB - 1] * 5):
             expected = encoder.trunk(batch(ids))
             assert all(torch.equal(encoder.hidden(batch(ids)), expected) for _ in range(4))
-    assert encoder.hidden.tapes is not None and encoder.hidden.tapes.num_checked == 3
+    assert encoder.hidden.graphs is not None and encoder.hidden.graphs.num_checked == 3
 
 
 def test_types_of_tokens_are_theirs(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_types_of_tokens_are_theirs(tmp_path: Path) -> None:
             for types in (None, [0, 0, 0, 1], [0, 1, 1, 1]):
                 text = batch(random_ids(4, seed), types=types)
                 assert torch.equal(encoder.hidden(text), encoder.trunk(text))
-    assert encoder.hidden.tapes is not None and encoder.hidden.tapes.num_checked == 2
+    assert encoder.hidden.graphs is not None and encoder.hidden.graphs.num_checked == 2
 
 
 def test_others_take_the_plain_way() -> None:
@@ -99,11 +99,11 @@ def test_others_take_the_plain_way() -> None:
         for _ in range(4):
             for other in others:
                 assert len(short(other)) == len(other.input_ids)
-    assert len(calls) == 12 and short.tapes is not None and short.tapes.num_checked == 0
-    assert ShortTexts(trunk, CPU, torch.float16).tapes is None
+    assert len(calls) == 12 and short.graphs is not None and short.graphs.num_checked == 0
+    assert ShortTexts(trunk, CPU, torch.float16).graphs is None
     dispatch.configure(disable_custom_kernels=True)
     try:
-        assert ShortTexts(trunk, CPU, torch.float32).tapes is None
+        assert ShortTexts(trunk, CPU, torch.float32).graphs is None
     finally:
         dispatch.configure()
 

@@ -120,7 +120,7 @@ def test_a_conversation_keeps_the_decoder_only_for_the_same_input(
         sink = _add(core, "r", ids, session="s")
         run(core)
         assert sink.ids == _answers(make_core(model), [ids])[0]
-    core.scheduler.parking.forget("s")
+    core.scheduler.session_cache.forget("s")
     assert core.stats().num_used_blocks == 0
 
 

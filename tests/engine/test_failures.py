@@ -227,7 +227,7 @@ def _answer(engine: Engine, count: int = 4) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("part", "method"), [("scheduler", "add"), ("scheduler.parking", "expire")]
+    ("part", "method"), [("scheduler", "add"), ("scheduler.session_cache", "expire")]
 )
 def test_a_bug_outside_the_step_ends_requests_and_not_the_thread(
     failing: Any, part: str, method: str
@@ -246,8 +246,8 @@ def test_an_engine_that_goes_on_failing_says_that_it_is_not_healthy(failing: Any
     """What the watchdog reads, which then loads the model again."""
     engine, patch = failing
     _answer(engine)
-    patch.setattr(engine._core.scheduler.parking, "expire", _fails)
-    patch.setattr("atoll.engine.scheduler.Parking.expire", _fails)
+    patch.setattr(engine._core.scheduler.session_cache, "expire", _fails)
+    patch.setattr("atoll.engine.scheduler.SessionCache.expire", _fails)
     engine._thread.join(20)
     assert "failed 5 times in a row" in str(engine.failure)
     with pytest.raises(NotReady, match="is not healthy"):

@@ -26,7 +26,7 @@ from atoll.engine.core import EngineCore
 from atoll.engine.request import Request, SamplingOptions
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.decode_graphs import buckets, refusal
-from atoll.runner.model_runner import Runner
+from atoll.runner.model_runner import ModelRunner
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 
@@ -52,14 +52,14 @@ class Recorded:
 
     def __init__(self, model: Any, max_batch_size: int | None, **options: Any) -> None:
         self.core: EngineCore = make_core(model, num_blocks=128, **options)
-        self.runner: Runner = self.core._runner
+        self.runner: ModelRunner = self.core._runner
         for tensor in itertools.chain.from_iterable(self.runner.kv_cache):
             tensor.fill_(7.0)
         if max_batch_size is not None:
             self.runner.buffer_decoding(max_batch_size)
         self.logits: list[Tensor] = []
         self.num_buffered = 0
-        forward, steps = self.runner.forward, self.runner.decode_steps
+        forward, steps = self.runner.forward, self.runner.decode_graphs
 
         def recorded(plan: Any) -> Any:
             self.num_buffered += steps is not None and steps.takes(plan)
@@ -204,7 +204,7 @@ def test_capture_goes_from_the_largest_in_one_pool(
     llama: Any, fake_cuda: list[tuple[Any, ...]]
 ) -> None:
     recorded = Recorded(llama, 20)
-    steps: Any = recorded.runner.decode_steps
+    steps: Any = recorded.runner.decode_graphs
     steps._tapes = None
     ran: list[int] = []
     step = steps._step
@@ -228,7 +228,7 @@ def test_without_a_capture_steps_run_one_by_one(
 
     monkeypatch.setattr(torch.cuda, "graph", fails)
     recorded, plain = Recorded(llama, 8), Recorded(llama, None)
-    steps: Any = recorded.runner.decode_steps
+    steps: Any = recorded.runner.decode_graphs
     steps._tapes = None
     steps.capture()
     assert steps.num_captured == 0
@@ -240,7 +240,7 @@ def test_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_wanted:
     sizes: list[int] = []
     write(VARIANTS["llama"], tmp_path)
     monkeypatch.setattr(loader, "refusal", lambda *_: None)
-    monkeypatch.setattr(Runner, "buffer_decoding", lambda self, size: sizes.append(size))
+    monkeypatch.setattr(ModelRunner, "buffer_decoding", lambda self, size: sizes.append(size))
     settings = Settings(cuda_graphs=is_wanted, max_batch_size=7, max_batch_total_tokens=64)
     loader.load_engine(settings, tmp_path)
     assert sizes == [7] * is_wanted
@@ -260,8 +260,8 @@ def test_replayed_steps_equal_eager_ones(kind: str, tmp_path: Path) -> None:
         runs.append((recorded.generate(False), recorded))
     (plain_ids, plain), (ids, captured) = runs
     assert refusal(model, device, dtype) is None
-    assert captured.runner.decode_steps is not None
-    assert captured.runner.decode_steps.num_captured == len(buckets(64))
+    assert captured.runner.decode_graphs is not None
+    assert captured.runner.decode_graphs.num_captured == len(buckets(64))
     assert ids == plain_ids and captured.num_buffered >= 8
     for found, expected in zip(captured.logits, plain.logits, strict=True):
         assert torch.allclose(found, expected, atol=1e-4)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from atoll.models.registry import DECODERS, Checkpoint
-from atoll.runner.decode_graphs import DecodeSteps, refusal
+from atoll.runner.decode_graphs import DecodeGraphs, refusal
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities
@@ -74,14 +74,14 @@ def raw_config(kind: str, folder: Path) -> Any:
     return Checkpoint.open(folder).raw
 
 
-def steps_of(kind: str, folder: Path, scheme: str = "dense") -> tuple[Any, DecodeSteps]:
+def steps_of(kind: str, folder: Path, scheme: str = "dense") -> tuple[Any, DecodeGraphs]:
     model: Any = random_model(
         raw_config(kind, folder), DECODERS, LoadOptions(torch.bfloat16, DEVICE, scheme)
     )
     spec = model.cache_spec()
     shape = (8, 16, spec.num_kv_heads, spec.head_dim)
     pair = (torch.zeros(shape, device=DEVICE), torch.zeros(shape, device=DEVICE))
-    return model, DecodeSteps(model, (pair,) * spec.num_layers, DEVICE, 4)
+    return model, DecodeGraphs(model, (pair,) * spec.num_layers, DEVICE, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

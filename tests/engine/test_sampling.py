@@ -11,7 +11,7 @@ from driving import EchoModel, generate, make_core, request
 from scipy import stats
 from torch import Tensor
 
-from atoll.engine.request import SamplingOptions, Sequence, Token
+from atoll.engine.request import RequestState, SamplingOptions, Token
 from atoll.errors import GenerationError
 from atoll.sampling import Sampler, fused
 from atoll.sampling import sampler as sampler_module
@@ -44,10 +44,10 @@ def contexts() -> list[tuple[list[int], list[int]]]:
 
 def sequences(
     contexts: list[tuple[list[int], list[int]]], options: list[dict[str, Any]]
-) -> list[Sequence]:
+) -> list[RequestState]:
     made = []
     for (prompt, output), chosen in zip(contexts, options, strict=True):
-        sequence = Sequence(request(prompt, 100, **chosen)[0])
+        sequence = RequestState(request(prompt, 100, **chosen)[0])
         sequence.token_ids += output
         made.append(sequence)
     return made
@@ -64,7 +64,7 @@ def reference(
     return torch.stack(rows)
 
 
-def process(made: list[Sequence], logits: Tensor) -> Tensor:
+def process(made: list[RequestState], logits: Tensor) -> Tensor:
     ours = logits.clone()
     Processors(Watermark(VOCAB, 0.5, 2.0)).process(ours, made)
     return ours

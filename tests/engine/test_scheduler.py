@@ -89,7 +89,7 @@ def test_random_schedules(schedule: dict[str, Any]) -> None:
         else:
             assert isinstance(sink.error, Cancelled)
             assert sink.ids == expected[: len(sink.ids)]
-    core.scheduler.parking.expire(-1)
+    core.scheduler.session_cache.expire(-1)
     assert core.stats().num_used_blocks == 0
 
 
@@ -286,8 +286,8 @@ def test_a_conversation_prefills_only_what_is_new() -> None:
         history = prompt + sink.ids
     # The new text, the last token of the answer before it, and the answer but its last token.
     assert computed == [7 + 5, 3 + 1 + 5, 5 + 1 + 5]
-    assert core.stats().num_parked == 1 and core.stats().num_used_blocks > 0
-    core.scheduler.parking.forget("s")
+    assert core.stats().num_kept_sessions == 1 and core.stats().num_used_blocks > 0
+    core.scheduler.session_cache.forget("s")
     assert core.stats().num_used_blocks == 0
 
 
@@ -337,9 +337,9 @@ def test_idle_conversations_give_way_to_requests() -> None:
     core = make_core(model, num_blocks=10, prefix_caching=False)
     core.add(request([1] * 10, 4, session_id="s")[0])
     run(core)
-    assert core.stats().num_parked == 1
+    assert core.stats().num_kept_sessions == 1
     assert generate(core, [[2] * 30], max_new_tokens=8) == [model.echo([2] * 30, 8)]
-    assert core.stats().num_parked == 0 and core.stats().num_preemptions == 0
+    assert core.stats().num_kept_sessions == 0 and core.stats().num_preemptions == 0
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,7 +7,7 @@ import torch
 from driving import VOCAB, EchoModel, generate, load, make_core, request, run, save_llama
 from torch import Tensor
 
-from atoll.engine.request import Sequence
+from atoll.engine.request import RequestState
 from atoll.engine.speculation import NgramDraft
 
 
@@ -28,7 +28,7 @@ class UncertainModel(LoopModel):
 
 def test_guesses_what_followed_before() -> None:
     def guess(ids: list[int], count: int, room: int = 100) -> list[int]:
-        return NgramDraft(count)(Sequence(request(ids, room)[0]))
+        return NgramDraft(count)(RequestState(request(ids, room)[0]))
 
     assert guess([1, 2, 3, 4, 9, 1, 2, 3], 3) == [4, 9, 1]
     assert guess([1, 2, 3, 4, 9, 2, 3], 2) == [4, 9]

@@ -1,4 +1,4 @@
-"""Decoding steps by tapes: used only after they gave what plain steps give, and then equal."""
+"""Decoding steps by graphs: used only after they gave what plain steps give, and then equal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from atoll.engine.request import Request, SamplingOptions
 from atoll.runner.decode_graphs import _are_other
 from atoll_kernels.cpu import native
-from atoll_kernels.cpu.graph_cache import Taped
+from atoll_kernels.cpu.graph_cache import CheckedGraphs
 
 VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
 SIZES = (3, 1)
@@ -49,7 +49,7 @@ def answers(model: Any, kind: str, is_taped: bool) -> tuple[list[list[int]], lis
             name = f"{count}-{index}"
             core.add(Request(name, prompt, options, sinks[-1], encoder_ids=encoder))
         run(core)
-    steps = runner.decode_steps
+    steps = runner.decode_graphs
     return [sink.ids for sink in sinks], logits, 0 if steps is None else steps.num_captured
 
 
@@ -68,7 +68,7 @@ def test_every_architecture_is_replayed(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_tape_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
-    """A step that decides by a value on the host, which a tape cannot see.
+    """A step that decides by a value on the host, which a graph cannot see.
 
     What the replay of the check wrote to the cache is written anew, too.
     """
@@ -79,7 +79,7 @@ def test_a_tape_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> No
         cache.copy_(lengths * longest)
         return cache.clone(), lengths.float()
 
-    steps, found = Taped(step, _are_other), []
+    steps, found = CheckedGraphs(step, _are_other), []
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for length in (1, 2, 3, 4):
             lengths.fill_(length)
@@ -96,7 +96,7 @@ def test_the_check_waits_for_other_lengths() -> None:
         calls.append(size)
         return lengths.float(), lengths.float()
 
-    steps = Taped(step, _are_other)
+    steps = CheckedGraphs(step, _are_other)
     with torch.inference_mode():
         for values in ([5, 0], [5, 0], [5, 0], [5, 6], [4, 7]):
             lengths.copy_(torch.tensor(values))
@@ -115,7 +115,7 @@ def test_values_that_are_no_numbers_are_equal() -> None:
     def step(size: int) -> tuple[Tensor, Tensor]:
         return lengths / 0.0 * 0.0, lengths.float()
 
-    steps = Taped(step, _are_other)
+    steps = CheckedGraphs(step, _are_other)
     with torch.inference_mode():
         for length in (1, 2, 3):
             lengths.fill_(length)
@@ -130,7 +130,7 @@ def test_what_depends_on_data_runs_plainly(caplog: pytest.LogCaptureFixture) -> 
     def step(size: int) -> tuple[Tensor, Tensor]:
         return lengths[lengths > 1], lengths.float()
 
-    steps = Taped(step, _are_other)
+    steps = CheckedGraphs(step, _are_other)
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for length in (1, 2, 3):
             lengths.fill_(length)

@@ -88,11 +88,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     base = tmp_path_factory.mktemp("versions")
     root, sources = base / "models", base / "sources"
     found = {("one", "1"): _encoder(sources / "a", 1), ("one", "2"): _encoder(sources / "b", 2)}
-    # Weights in the versions' folders, and nothing said about them.
+    # WeightMap in the versions' folders, and nothing said about them.
     entry = _entry(root, "one", sources / "a", None, ALL)
     shutil.copytree(sources / "a", entry / "1", dirs_exist_ok=True)
     shutil.copytree(sources / "b", entry / "2", dirs_exist_ok=True)
-    # Weights beside the config for all versions but the one that has its own.
+    # WeightMap beside the config for all versions but the one that has its own.
     entry = _entry(root, "beside", sources / "b", ".", ALL)
     shutil.copytree(sources / "b", entry, dirs_exist_ok=True)
     shutil.copytree(sources / "a", entry / "1", dirs_exist_ok=True)

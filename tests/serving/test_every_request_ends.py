@@ -164,7 +164,7 @@ def test_a_generator_ends_every_request(
             finalize(model)
             assert model.engine.stats().num_used_blocks == 0
         assert model.engine.stats().num_running == model.engine.stats().num_waiting == 0
-        assert not model.outbox._open and model.admission.num_held == 0
+        assert not model.streamer._open and model.admission.num_held == 0
 
 
 @PROFILE

@@ -17,7 +17,7 @@ from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers.attention import CacheSpec, PagedBatch
 from atoll.models.registry import Checkpoint, load_decoder
-from atoll.runner.model_runner import Runner
+from atoll.runner.model_runner import ModelRunner
 from atoll.sampling import Sampler
 from atoll.sampling.processors import Processors
 from atoll.sampling.watermark import Watermark
@@ -96,7 +96,7 @@ def make_core(
     **limits: Any,
 ) -> EngineCore:
     """An engine without a thread."""
-    runner = Runner(model, num_blocks, block_size, device, dtype)
+    runner = ModelRunner(model, num_blocks, block_size, device, dtype)
     sampler = Sampler(Processors(Watermark(vocab_size, 0.5, 2.0)))
     window = model.cache_spec().sliding_window
     return EngineCore(

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 from triton.runtime import interpreter
 
-from atoll.runner.decode_graphs import DecodeSteps
+from atoll.runner.decode_graphs import DecodeGraphs
 from atoll_kernels.backends import Capabilities
 from atoll_kernels.gpu import attention
 
@@ -187,7 +187,7 @@ def _install() -> None:
     card = Capabilities("pretended", "interpreter", "interpreter")
     Capabilities.of = classmethod(lambda cls, device: card)  # type: ignore[assignment,method-assign]
     attention.capabilities_of = lambda device: card
-    DecodeSteps.capture = lambda self: None  # type: ignore[method-assign]
+    DecodeGraphs.capture = lambda self: None  # type: ignore[method-assign]
     interpreter.GridExecutor.__call__ = _launched(interpreter.GridExecutor.__call__)
     Tensor.__getitem__ = _indexed(Tensor)  # type: ignore[method-assign]
     torch.tensor = _tensor(torch.tensor)

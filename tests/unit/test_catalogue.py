@@ -26,7 +26,7 @@ from atoll.errors import ConfigError, UnsupportedModel
 from atoll.models.config_facts import ENCODER_TYPES
 from atoll.models.detect import GENERATOR_TYPES
 from atoll.models.registry import DECODERS, ENCODERS
-from atoll.serving.triton.tensor_specs import WIRES
+from atoll.serving.triton.tensor_specs import TASK_TENSORS
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import resolve
 
@@ -70,7 +70,7 @@ def test_differences_name_changed_missing_and_foreign_files(tmp_path: Path) -> N
 
 def test_rendered_config_matches_the_wire_and_the_settings(tmp_path: Path) -> None:
     for entry in ENTRIES:
-        config, wire = parse(render(entry)["config.pbtxt"]), WIRES[entry.task]
+        config, wire = parse(render(entry)["config.pbtxt"]), TASK_TENSORS[entry.task]
         assert (config.name, config.backend) == (entry.name, "python")
         assert config.max_batch_size == wire.max_batch_size
         assert config.model_transaction_policy.decoupled == wire.decoupled

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from atoll.serving.triton.auto_complete import complete
-from atoll.serving.triton.tensor_specs import WIRES
+from atoll.serving.triton.tensor_specs import TASK_TENSORS
 
 
 class Config:
@@ -35,12 +35,12 @@ class Config:
         self.given["model_transaction_policy"] = policy
 
 
-@pytest.mark.parametrize("task", sorted(WIRES))
+@pytest.mark.parametrize("task", sorted(TASK_TENSORS))
 def test_an_empty_config_gets_the_tensors_of_its_task(task: str) -> None:
     """An entry with backend and model_id alone was loaded with no inputs at all: an embedder
     refused every tensor, and a generator said that ``text_input`` was empty."""
     found = complete(Config(), task).given
-    wire = WIRES[task]
+    wire = TASK_TENSORS[task]
     assert [tensor["name"] for tensor in found["input"]] == [t.name for t in wire.inputs]
     assert [tensor["name"] for tensor in found["output"]] == [t.name for t in wire.outputs]
     assert all(type(dim) is int for tensor in found["output"] for dim in tensor["dims"])

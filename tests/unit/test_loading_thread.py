@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from atoll.serving.triton.instance import on_passing_thread
+from atoll.serving.triton.instance import in_temporary_thread
 
 # In a process of its own: the tests' has pools already. A pool's threads go with their owner's.
 _SCRIPT = """
 import os, time, torch
-from atoll.serving.triton.instance import on_passing_thread
+from atoll.serving.triton.instance import in_temporary_thread
 
 torch.set_num_threads(2)
 tasks = lambda: len(os.listdir("/proc/self/task"))
 product = lambda: torch.randn(512, 512, 64).sum().item()
 before = tasks()
-during = on_passing_thread(lambda: (product(), tasks())[1])
+during = in_temporary_thread(lambda: (product(), tasks())[1])
 for _ in range(100):
     if tasks() == before:
         break
@@ -36,9 +36,9 @@ def test_workers_end_with_the_thread() -> None:
 
 
 def test_result_and_error_come_through() -> None:
-    assert on_passing_thread(divmod, 7, 2) == (3, 1)
+    assert in_temporary_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        on_passing_thread(divmod, 7, 0)
+        in_temporary_thread(divmod, 7, 0)
 
 
 @pytest.mark.parametrize(

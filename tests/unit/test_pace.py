@@ -2,7 +2,7 @@
 
 import pytest
 
-from atoll.serving.triton.send_throttle import Pace
+from atoll.serving.triton.send_throttle import SendThrottle
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from atoll.serving.triton.send_throttle import Pace
     ],
 )
 def test_rests_in_proportion_to_the_work(worked: float, rest: float) -> None:
-    pace = Pace()
+    pace = SendThrottle()
     assert pace.left(100.0) == 0, "nothing was sent yet"
     pace.worked(100.0, 100.0 + worked)
     assert pace.left(100.0 + worked) == pytest.approx(rest)

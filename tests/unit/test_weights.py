@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from atoll.errors import WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
 from atoll.weights.load import LoadOptions, load_weights
-from atoll.weights.weight_map import Either, Reorder, Transposed, Weights
+from atoll.weights.weight_map import FirstOf, Reorder, Transposed, WeightMap
 
 
 class Tiny(nn.Module):
@@ -23,7 +23,7 @@ class Tiny(nn.Module):
         self.blocks = nn.ModuleList([Linear(4, 6, rows=(2, 4)) for _ in range(2)])
 
 
-TABLE = Weights(
+TABLE = WeightMap(
     anchor="emb",
     prefixes=("", "net."),
     modules={"embed": "emb", "norm": "ln", "blocks.{i}": ("h.{i}.a", "h.{i}.b")},
@@ -39,7 +39,7 @@ def _tensors(prefix: str = "") -> dict[str, Tensor]:
     return {prefix + name: torch.randn(shape) for name, shape in shapes.items()}
 
 
-def _load(folder: Path, table: Weights = TABLE) -> Tiny:
+def _load(folder: Path, table: WeightMap = TABLE) -> Tiny:
     with torch.device("meta"):
         model = Tiny()
     load_weights(model, table, folder, LoadOptions())
@@ -141,8 +141,8 @@ def test_reorder_transpose_either(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     rows = torch.tensor([5, 4, 3, 2, 1, 0])
     turned = Reorder(Transposed("h.{i}.w"), lambda config: rows)
-    modules = {**TABLE.modules, "blocks.{i}": Either(("h.{i}.a", "h.{i}.b"), turned)}
-    model = _load(tmp_path, Weights(anchor="emb", modules=modules))
+    modules = {**TABLE.modules, "blocks.{i}": FirstOf(("h.{i}.a", "h.{i}.b"), turned)}
+    model = _load(tmp_path, WeightMap(anchor="emb", modules=modules))
     x = torch.randn(3, 4)
     expected = (x @ tensors["h.0.w.weight"] + tensors["h.0.w.bias"])[:, rows]
     torch.testing.assert_close(model.blocks[0](x), expected)

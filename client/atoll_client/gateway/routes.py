@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll_client.gateway import shape_routing, vertex
+from atoll_client.gateway import shape_routing as shapes
+from atoll_client.gateway import vertex
 from atoll_client.gateway.core import documentation
 from atoll_client.gateway.core.web import EVENTS, JSON, TEXT, Route
 from atoll_client.gateway.kserve import routes as kserve
@@ -26,7 +27,7 @@ _GENERATE = {"inputs": _TEXT, "parameters": {"max_new_tokens": 20}}
 _PAIRS = {"query": _TEXT, "documents": ["Deep learning is...", "cheese"]}
 # What POST / tells apart, and what it answers.
 _ROOT_BODIES = (
-    tei_body.EmbedBody, tei_body.EmbedSparseBody, shape_routing.ClassificationBody, tei_body.RerankBody,
+    tei_body.EmbedBody, tei_body.EmbedSparseBody, shapes.ClassificationBody, tei_body.RerankBody,
     rerankers_schemas.CohereBody, tei_body.SimilarityBody, tgi_body.GenerateBody,
     openai_chat.ChatBody, openai_completions.CompletionsBody,
 )  # fmt: skip
@@ -109,7 +110,7 @@ ROUTES: tuple[Route, ...] = (
         answers={JSON: list[tei_answers.Prediction] | list[list[tei_answers.Prediction]]},
     ),
     Route(
-        "POST", "/rerank", shape_routing.rerank, "tei", "Scores of texts for a query", shape_routing.AnyBody,
+        "POST", "/rerank", shapes.rerank, "tei", "Scores of texts for a query", shapes.AnyBody,
         example={"query": _TEXT, "texts": ["Deep learning is...", "cheese"]},
         bodies=(tei_body.RerankBody, rerankers_schemas.CohereBody),
         answers={JSON: list[tei_answers.RankedText] | openai_answers.Reranked},
@@ -125,7 +126,7 @@ ROUTES: tuple[Route, ...] = (
         example={"ids": [101, 2054, 102]}, answers={JSON: list[str]},
     ),
     Route(
-        "POST", "/tokenize", shape_routing.tokenize, "tei", "Tokens of texts", shape_routing.AnyBody,
+        "POST", "/tokenize", shapes.tokenize, "tei", "Tokens of texts", shapes.AnyBody,
         example={"inputs": _TEXT}, bodies=(tei_body.TokenizeBody, tgi_body.GenerateBody),
         answers={JSON: list[list[tei_answers.TokenPlace]] | list[tei_answers.SimpleToken]},
     ),
@@ -144,8 +145,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     *(
         Route(
-            "POST", path, shape_routing.root, "tgi", "By the body's shape and the models served",
-            shape_routing.AnyBody, example={"inputs": _TEXT}, bodies=_ROOT_BODIES, answers=_ROOT_ANSWERS,
+            "POST", path, shapes.root, "tgi", "By the body's shape and the models served",
+            shapes.AnyBody, example={"inputs": _TEXT}, bodies=_ROOT_BODIES, answers=_ROOT_ANSWERS,
         )
         for path in ("/", "/invocations")
     ),
@@ -157,16 +158,16 @@ ROUTES: tuple[Route, ...] = (
     # KServe
     *kserve.ROUTES,
     # All of them, and the gateway's own
-    Route("GET", "/info", shape_routing.info, "tei", "What is served", uncounted=True,
+    Route("GET", "/info", shapes.info, "tei", "What is served", uncounted=True,
           answers={JSON: tei_answers.Info}),
     *(
-        Route("GET", path, shape_routing.health, "tei", "Whether a server is ready", public=True,
+        Route("GET", path, shapes.health, "tei", "Whether a server is ready", public=True,
               answers={TEXT: str})
         for path in ("/health", "/ping", "/v1/health/ready")
     ),
-    Route("GET", "/v1/health/live", shape_routing.live, "tei", "Whether the gateway is up", public=True,
+    Route("GET", "/v1/health/live", shapes.live, "tei", "Whether the gateway is up", public=True,
           answers={TEXT: str}),
-    Route("GET", "/metrics", shape_routing.metrics, "tei", "Prometheus metrics", public=True,
+    Route("GET", "/metrics", shapes.metrics, "tei", "Prometheus metrics", public=True,
           answers={TEXT: str}),
     Route("GET", "/", documentation.page, "tei", "A page for browsers", uncounted=True,
           answers={"text/html": str, TEXT: str}),

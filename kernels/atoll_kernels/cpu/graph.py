@@ -2,8 +2,8 @@
 
 A decoding step is some hundred calls of a few microseconds of work each, and as many microseconds
 of Python between them. ``record`` runs a function over tensors that stay where they are and notes
-every native kernel with its arguments, and every operation of torch; ``Tape.replay`` repeats them
-over the same memory, the kernels between two operations of torch in one call.
+every native kernel with its arguments, and every operation of torch; ``CpuGraph.replay`` repeats
+them over the same memory, the kernels between two operations of torch in one call.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Unrepeatable(Exception):
     """The function asked for a value or a shape that depends on the data."""
 
 
-class Tape:
-    """What a function did, over memory that the tape keeps."""
+class CpuGraph:
+    """What a function did, over memory that the graph keeps."""
 
     def __init__(self) -> None:
         self._segments: list[Callable[[], object]] = []
@@ -83,7 +83,7 @@ class Tape:
         self._kernels = []
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory of the tape, reused by it as soon as no tensor of the recording holds it."""
+        """Memory of the graph, reused by it as soon as no tensor of the recording holds it."""
         num_bytes = math.prod(shape) * dtype.itemsize
         size = -(-max(num_bytes, 1) // _ALIGNMENT) * _ALIGNMENT
         free = self._free[size]
@@ -97,9 +97,9 @@ class Tape:
 class _Recorder(TorchDispatchMode):
     """Notes what torch computes; views and fresh memory are as good the next time."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, graph: CpuGraph) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._tape = tape
+        self._graph = graph
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -113,17 +113,17 @@ class _Recorder(TorchDispatchMode):
             raise Unrepeatable(str(func))
         out = func(*args, **kwargs)
         if func._schema.is_mutable:
-            self._tape.operation(lambda: func(*args, **kwargs))
+            self._graph.operation(lambda: func(*args, **kwargs))
         elif func not in _EMPTIES and not _are_views(out, (args, kwargs)):
             if isinstance(out, Tensor):
-                self._tape.operation(lambda: out.copy_(func(*args, **kwargs)))
+                self._graph.operation(lambda: out.copy_(func(*args, **kwargs)))
             else:
-                self._tape.operation(lambda: _copy(out, func(*args, **kwargs)))
+                self._graph.operation(lambda: _copy(out, func(*args, **kwargs)))
         return out
 
 
-def record(function: Callable[[], R]) -> tuple[R, Tape]:
-    """Runs a function on this thread; what it returns, and the tape that computes it again.
+def record(function: Callable[[], R]) -> tuple[R, CpuGraph]:
+    """Runs a function on this thread; what it returns, and the graph that computes it again.
 
     Its Python runs only now: whatever it does with values of tensors on the host is not noticed.
     Call it, and ``replay``, in inference mode.
@@ -131,26 +131,26 @@ def record(function: Callable[[], R]) -> tuple[R, Tape]:
     Raises:
         Unrepeatable: an operation's result has a shape that depends on the data, or is a number.
     """
-    tape = Tape()
-    _local.tape = tape
+    graph = CpuGraph()
+    _local.graph = graph
     try:
-        with _Recorder(tape):
+        with _Recorder(graph):
             result = function()
     finally:
-        _local.tape = None
-    tape.close()
-    return result, tape
+        _local.graph = None
+    graph.close()
+    return result, graph
 
 
-def recording() -> Tape | None:
-    """The tape that this thread records on."""
-    return getattr(_local, "tape", None)
+def recording() -> CpuGraph | None:
+    """The graph that this thread records on."""
+    return getattr(_local, "graph", None)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """``torch.empty``, in memory of the tape if one is recorded."""
-    tape = getattr(_local, "tape", None)
-    return torch.empty(shape, dtype=dtype) if tape is None else tape.empty(shape, dtype)
+    """``torch.empty``, in memory of the graph if one is recorded."""
+    graph = getattr(_local, "graph", None)
+    return torch.empty(shape, dtype=dtype) if graph is None else graph.empty(shape, dtype)
 
 
 def _copy(kept: Any, found: Any) -> None:

@@ -1,9 +1,9 @@
-"""Steps of a few shapes, each recorded on a tape, checked, and from then on replayed.
+"""Steps of a few shapes, each recorded on a graph, checked, and from then on replayed.
 
     plain -> recorded -> checked against a plain step -> replayed
 
-A tape repeats what a step did, so whatever Python decided by a value is decided for good. That a
-model does not do so is not taken on trust: a tape is used only after it gave what the same step
+A graph repeats what a step did, so whatever Python decided by a value is decided for good. That a
+model does not do so is not taken on trust: a graph is used only after it gave what the same step
 gives without it, from other inputs than those of the recording.
 """
 
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from atoll_kernels import dispatch
 from atoll_kernels.cpu import native
-from atoll_kernels.cpu.graph import Tape, Unrepeatable, record
+from atoll_kernels.cpu.graph import CpuGraph, Unrepeatable, record
 
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 Outputs = tuple[Tensor, ...]
 # The values that a step's course might depend on.
-Witness = npt.NDArray[np.integer[Any]]
+GraphInputs = npt.NDArray[np.integer[Any]]
 
 
 def refusal(dtype: torch.dtype) -> str | None:
@@ -46,13 +46,13 @@ def refusal(dtype: torch.dtype) -> str | None:
 
 @dataclass
 class _Recorded:
-    tape: Tape
+    graph: CpuGraph
     outputs: Outputs
-    witness: Witness
+    inputs: GraphInputs
     is_checked: bool = False
 
 
-class Taped(Generic[K]):
+class CheckedGraphs(Generic[K]):
     """``step(shape)`` computes over buffers of that shape, which never move.
 
     is_other: whether inputs differ from a recording's in all that a step's course might depend on.
@@ -60,7 +60,7 @@ class Taped(Generic[K]):
     """
 
     def __init__(
-        self, step: Callable[[K], Outputs], is_other: Callable[[Witness, Witness], bool]
+        self, step: Callable[[K], Outputs], is_other: Callable[[GraphInputs, GraphInputs], bool]
     ) -> None:
         self._step, self._is_other = step, is_other
         self._recorded: dict[K, _Recorded] = {}
@@ -76,34 +76,34 @@ class Taped(Generic[K]):
         recorded = self._recorded.get(shape)
         return recorded is not None and not recorded.is_checked
 
-    def run(self, shape: K, witness: Witness) -> Outputs:
+    def run(self, shape: K, inputs: GraphInputs) -> Outputs:
         """A step; the next one of that shape overwrites what this one returns."""
         recorded = self._recorded.get(shape)
         if recorded is not None and recorded.is_checked:
-            recorded.tape.replay()
+            recorded.graph.replay()
             return recorded.outputs
         if self._is_given_up or not self._is_warm:
-            # What is made once (tables of angles) is no part of a tape.
+            # What is made once (tables of angles) is no part of a graph.
             self._is_warm = True
             return self._step(shape)
         if recorded is None:
-            return self._record(shape, witness)
-        return self._check(shape, recorded, witness)
+            return self._record(shape, inputs)
+        return self._check(shape, recorded, inputs)
 
-    def _record(self, shape: K, witness: Witness) -> Outputs:
+    def _record(self, shape: K, inputs: GraphInputs) -> Outputs:
         try:
-            outputs, tape = record(lambda: self._step(shape))
+            outputs, graph = record(lambda: self._step(shape))
         except Unrepeatable as error:
             self._give_up(f"{error} depends on the data")
             return self._step(shape)
-        self._recorded[shape] = _Recorded(tape, outputs, witness.copy())
+        self._recorded[shape] = _Recorded(graph, outputs, inputs.copy())
         return outputs
 
-    def _check(self, shape: K, recorded: _Recorded, witness: Witness) -> Outputs:
+    def _check(self, shape: K, recorded: _Recorded, inputs: GraphInputs) -> Outputs:
         expected = self._step(shape)
-        if not self._is_other(witness, recorded.witness):
+        if not self._is_other(inputs, recorded.inputs):
             return expected
-        recorded.tape.replay()
+        recorded.graph.replay()
         recorded.is_checked = all(map(_are_equal, recorded.outputs, expected))
         if not recorded.is_checked:
             self._give_up("a replayed step differs from a plain one")

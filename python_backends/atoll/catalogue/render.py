@@ -14,7 +14,7 @@ from pathlib import Path
 from atoll.catalogue.entries import Entry
 from atoll.catalogue.pipelines import Pipeline
 from atoll.errors import UnsupportedModel
-from atoll.serving.triton.tensor_specs import WIRES, TensorSpec, Wire
+from atoll.serving.triton.tensor_specs import TASK_TENSORS, TaskTensors, TensorSpec
 
 CONFIG = "config.pbtxt"
 MODEL = "1/model.py"
@@ -64,7 +64,7 @@ def render(entry: Entry | Pipeline, is_own: bool = False) -> Mapping[str, str]:
         raise UnsupportedModel(
             f"{entry.model_id}: task {entry.task!r} is not served; served: {sorted(TEMPLATES)}"
         )
-    template, wire = TEMPLATES[entry.task], WIRES[entry.task]
+    template, wire = TEMPLATES[entry.task], TASK_TENSORS[entry.task]
     header = _OWN_HEADER if is_own else _HEADER
     return {CONFIG: header + _config(entry, template, wire), MODEL: _model(entry, template)}
 
@@ -108,7 +108,7 @@ def _plain(text: str) -> str:
     return text.replace("\\", "/").replace('"', "'")
 
 
-def _config(entry: Entry, template: Template, wire: Wire) -> str:
+def _config(entry: Entry, template: Template, wire: TaskTensors) -> str:
     rows = int(entry.settings.get("max_client_batch_size", wire.max_batch_size))
     parts = [
         f'name: {_quoted(entry.name)}\nbackend: "python"\n'

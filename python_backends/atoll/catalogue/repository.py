@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
-from atoll.serving.triton.tensor_specs import WIRES
+from atoll.serving.triton.tensor_specs import TASK_TENSORS
 from atoll.weights.versions import served_versions, version_model_id
 
 
@@ -99,7 +99,7 @@ def _task(config: Any) -> str | None:
     """The task with exactly these tensors and this transaction policy."""
     inputs = {tensor.name for tensor in config.input}
     outputs = {tensor.name for tensor in config.output}
-    for task, wire in WIRES.items():
+    for task, wire in TASK_TENSORS.items():
         if (
             inputs == {t.name for t in wire.inputs}
             and outputs == {t.name for t in wire.outputs}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.encoder_config import EncoderSpec
+from atoll.encoders.encoder_config import EncoderConfig
 from atoll.encoders.heads import ClassificationHead, DenseHead, MaskedLanguageHead
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.pooling import normalized, pool
@@ -102,7 +102,7 @@ class Encoder:
         self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
-        self.spec = EncoderSpec.read(folder, checkpoint.raw, settings, trunk.max_length)
+        self.spec = EncoderConfig.read(folder, checkpoint.raw, settings, trunk.max_length)
 
     @torch.inference_mode()
     def warm_up(self, max_batch_tokens: int) -> None:

@@ -46,7 +46,7 @@ class SpladeSpec(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
+class EncoderConfig:
     """Pooling, length, prompts and labels.
 
     pooling: "splade", or keys of POOLING_MODES joined by "+". max_length: tokens, special ones
@@ -77,7 +77,7 @@ class EncoderSpec:
     @classmethod
     def read(
         cls, folder: Path, raw: Mapping[str, Any], settings: Settings, max_positions: int
-    ) -> EncoderSpec:
+    ) -> EncoderConfig:
         """Settings win over the files; CLS is what a model without files is pooled by.
 
         Raises:

@@ -14,36 +14,36 @@ from torch import Tensor, nn
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
 from atoll.weights.json_fields import ConfigKeys, Fields
-from atoll.weights.layer_tensors import Group, Mismatch
+from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import Either, Weights
+from atoll.weights.weight_map import FirstOf, WeightMap
 from atoll_kernels import activate
 
 # BERT's names, then RoBERTa's.
 CLASSIFIERS = (
-    Weights(
+    WeightMap(
         anchor="classifier",
         modules={
-            "dense": Either("pooler.dense", "bert.pooler.dense"),
+            "dense": FirstOf("pooler.dense", "bert.pooler.dense"),
             "classifier": "classifier",
         },
     ),
-    Weights(
+    WeightMap(
         anchor="classifier.out_proj",
         modules={"dense": "classifier.dense", "classifier": "classifier.out_proj"},
     ),
 )
 MASKED_LANGUAGE = (
-    Weights(
+    WeightMap(
         anchor="cls.predictions.transform.dense",
         modules={
             "dense": "cls.predictions.transform.dense",
             "norm": "cls.predictions.transform.LayerNorm",
         },
     ),
-    Weights(
+    WeightMap(
         anchor="lm_head.dense",
         modules={
             "dense": "lm_head.dense",
@@ -51,7 +51,7 @@ MASKED_LANGUAGE = (
         },
     ),
 )
-DENSE = Weights(anchor="linear", modules={"linear": "linear"})
+DENSE = WeightMap(anchor="linear", modules={"linear": "linear"})
 
 # Class in a sentence-transformers Dense config -> activation.
 _DENSE_ACTIVATIONS = {
@@ -114,7 +114,7 @@ class MaskedLanguageHead(nn.Module):
             head.activation = "gelu"  # RoBERTa's head has no other, whatever hidden_act says
         load_weights(head, MASKED_LANGUAGE, folder, options)
         stem = "lm_head" if "lm_head.dense.weight" in reader else "cls.predictions"
-        own = Group(reader, "", f"{stem}.decoder", None, "decoder")
+        own = LayerTensors(reader, "", f"{stem}.decoder", None, "decoder")
         words: Embedding = trunk.words
         with torch.device("meta"):
             decoder = Linear(c.hidden_size, c.vocab_size)
@@ -123,7 +123,7 @@ class MaskedLanguageHead(nn.Module):
         if words is not trunk.words:
             words.load(own, options)
         # Newer files repeat the bias beside the decoder's weight, older ones have it above.
-        above = Group(reader, "", stem, None, "decoder")
+        above = LayerTensors(reader, "", stem, None, "decoder")
         decoder.load_tied(words, own if own.has("bias") else above, options)
         head.decoder = decoder
         return head

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from atoll.engine.blocks import BlockManager
-from atoll.engine.request import FinishReason, Request, Sequence, Token
+from atoll.engine.request import FinishReason, Request, RequestState, Token
 from atoll.engine.scheduler import ScheduledSequence, Scheduler, SchedulerLimits
 from atoll.errors import AtollError, GenerationError, ValidationError
 from atoll.runner.batch import StepOutput
-from atoll.runner.model_runner import Runner
+from atoll.runner.model_runner import ModelRunner
 from atoll.sampling import Sampled, Sampler, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 
-Draft = Callable[[Sequence], list[int]]
+Draft = Callable[[RequestState], list[int]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EngineStats:
     num_cached_blocks: int
     num_running: int
     num_waiting: int
-    num_parked: int
+    num_kept_sessions: int
     num_steps: int
     num_forward_tokens: int
     num_preemptions: int
@@ -53,7 +53,7 @@ class EngineCore:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: ModelRunner,
         sampler: Sampler,
         limits: SchedulerLimits,
         *,
@@ -64,7 +64,7 @@ class EngineCore:
         self._prefix_caching = prefix_caching
         self._limits = limits
         self.scheduler = Scheduler(self._new_blocks(), limits)
-        self._sequences: dict[str, Sequence] = {}
+        self._sequences: dict[str, RequestState] = {}
         self._num_steps = self._num_forward_tokens = self._num_failed_steps = 0
         self._num_drafted = self._num_accepted = 0
 
@@ -86,7 +86,7 @@ class EngineCore:
     def add(self, request: Request) -> None:
         """Queues a request."""
         try:
-            sequence = Sequence(request, self._key_length(request))
+            sequence = RequestState(request, self._key_length(request))
         except Exception as error:  # its grammar
             request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
             return
@@ -141,7 +141,7 @@ class EngineCore:
         sequences = [item.sequence for item in plan if item.samples]
         return self._sampler.sample(sequences, output.logits) if sequences else []
 
-    def _score_prompt(self, sequence: Sequence, hidden: Tensor) -> None:
+    def _score_prompt(self, sequence: RequestState, hidden: Tensor) -> None:
         """Log-probabilities of the prompt tokens that follow this chunk's rows."""
         first = sequence.num_computed_tokens
         if first == 0:
@@ -175,7 +175,7 @@ class EngineCore:
                 self._fail(sequence, GenerationError(f"{type(error).__name__}: {error}"))
         self._num_steps += bool(plan)
 
-    def _deliver(self, sequence: Sequence, tokens: list[Token], num_computed: int) -> None:
+    def _deliver(self, sequence: RequestState, tokens: list[Token], num_computed: int) -> None:
         """``num_computed`` tokens came from the text; each further one is an accepted guess."""
         sequence.draft = []
         if sequence.first_token is None:
@@ -194,7 +194,7 @@ class EngineCore:
             self.scheduler.finish(sequence)
             sequence.request.sink.finished(sequence.outcome(reason))
 
-    def _accept(self, sequence: Sequence, token: Token) -> FinishReason | None:
+    def _accept(self, sequence: RequestState, token: Token) -> FinishReason | None:
         """Hands a token to the sink; returns why the text ends with it, if it does."""
         options = sequence.request.options
         if sequence.matcher is not None:
@@ -211,7 +211,7 @@ class EngineCore:
             return FinishReason.LENGTH
         return None
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def _fail(self, sequence: RequestState, error: Exception) -> None:
         try:
             if self._sequences.pop(sequence.request.request_id, None) is not None:
                 self.scheduler.drop(sequence)
@@ -230,7 +230,7 @@ class EngineCore:
         self._runner.reset()
         self.scheduler.reset(self._new_blocks())
 
-    def _no_room(self, sequence: Sequence) -> ValidationError:
+    def _no_room(self, sequence: RequestState) -> ValidationError:
         blocks, encoder_ids = self.scheduler.blocks, sequence.request.encoder_ids
         needed = [blocks.num_blocks_for(n) for n in (len(encoder_ids), sequence.num_tokens + 1)]
         return ValidationError(
@@ -251,7 +251,7 @@ class EngineCore:
             num_cached_blocks=blocks.num_cached,
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
-            num_parked=len(scheduler.parking),
+            num_kept_sessions=len(scheduler.session_cache),
             num_steps=self._num_steps,
             num_forward_tokens=self._num_forward_tokens,
             num_preemptions=scheduler.num_preemptions,

@@ -25,7 +25,7 @@ from atoll.runner.decode_graphs import refusal
 from atoll.runner.lora import attach_adapters
 from atoll.runner.lora_config import LoraConfig
 from atoll.runner.memory import alone_on, longest_request, num_cache_blocks
-from atoll.runner.model_runner import Decoder, Runner
+from atoll.runner.model_runner import Decoder, ModelRunner
 from atoll.sampling import Sampler
 from atoll.sampling.processors import Processors
 from atoll.sampling.watermark import Watermark
@@ -98,7 +98,9 @@ def load_engine(
     decoder = cast(Decoder, model)
     with alone_on(options.device):
         num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
-        runner = Runner(decoder, num_blocks, settings.block_size, options.device, options.dtype)
+        runner = ModelRunner(
+            decoder, num_blocks, settings.block_size, options.device, options.dtype
+        )
         runner.adapters = adapters
         _capture(runner, settings)
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
@@ -150,7 +152,7 @@ def _attach(
     return attach_adapters(model, tables, checkpoint.folder, folders, options.dtype)
 
 
-def _capture(runner: Runner, settings: Settings) -> None:
+def _capture(runner: ModelRunner, settings: Settings) -> None:
     """Decoding steps as graphs or tapes, where they are wanted and possible."""
     reason = refusal(runner.model, runner.device, runner.dtype)
     if settings.cuda_graphs and reason is None:

@@ -1,7 +1,7 @@
 """What the engine is asked, what it keeps while it answers, and what it gives back.
 
-A request is frozen; its running state is a ``Sequence``, owned by the engine thread. Text is not
-known here: a ``Sink`` turns tokens into text and says when a stop string has been reached.
+A request is frozen; its running state is a ``RequestState``, owned by the engine thread. Text is
+not known here: a ``Sink`` turns tokens into text and says when a stop string has been reached.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Request:
         return (self.adapter_id, self.encoder_ids) if self.encoder_ids else self.adapter_id
 
 
-class Sequence:
+class RequestState:
     """A request on its way: its tokens, how many of them are in the cache, and where.
 
     token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from atoll.engine.blocks import BlockManager, OutOfBlocks
-from atoll.engine.request import Sequence
-from atoll.engine.session_cache import Parking
+from atoll.engine.request import RequestState
+from atoll.engine.session_cache import SessionCache
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ScheduledSequence(NamedTuple):
     of the text, so that the step chooses what follows.
     """
 
-    sequence: Sequence
+    sequence: RequestState
     num_new_tokens: int
     samples: bool
 
@@ -52,19 +52,19 @@ class Scheduler:
 
     def __init__(self, blocks: BlockManager, limits: SchedulerLimits) -> None:
         self.blocks, self.limits = blocks, limits
-        self.parking = Parking(blocks)
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # oldest first
+        self.session_cache = SessionCache(blocks)
+        self.waiting: deque[RequestState] = deque()
+        self.running: list[RequestState] = []  # oldest first
         self.num_preemptions = 0
-        self._unfit: list[Sequence] = []
+        self._unfit: list[RequestState] = []
         self._steps_since_admission = 0
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: RequestState) -> None:
         """Queues a new sequence."""
         self.waiting.append(sequence)
 
     def schedule(
-        self, draft: Callable[[Sequence], list[int]] | None = None
+        self, draft: Callable[[RequestState], list[int]] | None = None
     ) -> list[ScheduledSequence]:
         """The next step; mutates block tables. ``draft`` guesses tokens of decoding sequences."""
         preemptions = self.num_preemptions
@@ -83,7 +83,7 @@ class Scheduler:
         running = set(self.running)
         return [item for item in plan if item.sequence in running]
 
-    def take_unfit(self) -> list[Sequence]:
+    def take_unfit(self) -> list[RequestState]:
         """Sequences that no longer wait nor run: alone, with all blocks, they found no room."""
         unfit, self._unfit = self._unfit, []
         return unfit
@@ -97,7 +97,7 @@ class Scheduler:
         most = self.limits.max_mixed_prefill_tokens
         return max(most, most * num_kept_waiting // num_decoding)
 
-    def advance(self, sequence: Sequence, num_computed: int) -> None:
+    def advance(self, sequence: RequestState, num_computed: int) -> None:
         """Records that so many more tokens are in the cache, and what can be shared or freed."""
         sequence.num_computed_tokens += num_computed
         sequence.is_encoded = True
@@ -107,15 +107,15 @@ class Scheduler:
             # The next query, at position ``computed``, sees ``window`` keys, itself included.
             self.blocks.release_before(table, computed - self.limits.sliding_window + 1)
 
-    def finish(self, sequence: Sequence) -> None:
+    def finish(self, sequence: RequestState) -> None:
         """Removes a sequence; a conversation's blocks are kept for its next turn."""
         self._remove(sequence)
         session = sequence.request.session_id
         if session is not None and sequence.num_computed_tokens:
-            self.parking.park(session, sequence)
+            self.session_cache.keep(session, sequence)
         self._release(sequence)
 
-    def drop(self, sequence: Sequence) -> None:
+    def drop(self, sequence: RequestState) -> None:
         """Removes a sequence that ends without an answer."""
         self._remove(sequence)
         self._release(sequence)
@@ -126,19 +126,19 @@ class Scheduler:
             self._release(sequence)
         self.waiting.extendleft(reversed(self.running))
         self.running.clear()
-        self.blocks, self.parking = blocks, Parking(blocks)
+        self.blocks, self.session_cache = blocks, SessionCache(blocks)
 
     def check_integrity(self) -> None:
         """Asserts that no block is lost, and that no sequence waits with blocks."""
         tables = [t for s in self.running for t in (s.table, s.cross_table)]
-        tables += self.parking.tables()
+        tables += self.session_cache.tables()
         assert all(len(s.table) == len(s.cross_table) == 0 for s in self.waiting)
         self.blocks.check_integrity(tables)
 
     def _decode(
         self,
-        sequence: Sequence,
-        draft: Callable[[Sequence], list[int]] | None,
+        sequence: RequestState,
+        draft: Callable[[RequestState], list[int]] | None,
         plan: list[ScheduledSequence],
     ) -> None:
         """One token, and the draft if there are blocks for it without taking another's."""
@@ -152,7 +152,7 @@ class Scheduler:
         if self._reserve(sequence, count):
             plan.append(ScheduledSequence(sequence, count, True))
 
-    def _prefill(self, sequence: Sequence, budget: int, plan: list[ScheduledSequence]) -> int:
+    def _prefill(self, sequence: RequestState, budget: int, plan: list[ScheduledSequence]) -> int:
         """A chunk of what is missing; returns its length."""
         count = min(sequence.num_pending_tokens, budget)
         sequence.draft = []
@@ -197,18 +197,18 @@ class Scheduler:
         )
         return due and len(self.running) < limits.max_batch_size
 
-    def _open(self, sequence: Sequence) -> bool:
+    def _open(self, sequence: RequestState) -> bool:
         """Takes over cached blocks if the rest of the text has room too; else takes nothing."""
         session, found = sequence.request.session_id, 0
         if not sequence.wants_prompt_logprobs:  # those need every row of the prompt
-            found = self.parking.take(session, sequence) if session is not None else 0
+            found = self.session_cache.resume(session, sequence) if session is not None else 0
             found = found or self.blocks.share_prefix(sequence.table, sequence.token_ids)
         sequence.num_computed_tokens = found
         # Running sequences grow: without a block for each, the newcomer would be preempted at once.
         encoder_ids = sequence.request.encoder_ids
         needed = self._num_blocks_at_once(sequence) - len(sequence.table) + len(self.running)
         needed += self.blocks.num_blocks_for(len(encoder_ids))
-        while needed > self.blocks.num_free and self.parking.evict():
+        while needed > self.blocks.num_free and self.session_cache.evict():
             continue
         if needed <= self.blocks.num_free:
             self.blocks.grow(sequence.cross_table, len(encoder_ids))
@@ -216,7 +216,7 @@ class Scheduler:
         self._release(sequence)
         return False
 
-    def _num_blocks_at_once(self, sequence: Sequence) -> int:
+    def _num_blocks_at_once(self, sequence: RequestState) -> int:
         """Blocks that the whole text takes, counting those behind a sliding window as released."""
         num_tokens = sequence.num_tokens
         if self.limits.sliding_window is not None:
@@ -224,7 +224,7 @@ class Scheduler:
             num_tokens = min(num_tokens, sequence.num_computed_tokens + seen)
         return self.blocks.num_blocks_for(num_tokens)
 
-    def _reserve(self, sequence: Sequence, count: int) -> bool:
+    def _reserve(self, sequence: RequestState, count: int) -> bool:
         """Blocks for ``count`` more tokens, if need be from idle conversations and younger ones.
 
         False: the sequence itself was the youngest, and waits again.
@@ -233,7 +233,7 @@ class Scheduler:
             try:
                 self.blocks.grow(sequence.table, sequence.num_computed_tokens + count)
             except OutOfBlocks:
-                if self.parking.evict():
+                if self.session_cache.evict():
                     continue
                 youngest = self.running[-1]
                 if youngest is self.running[0]:
@@ -245,26 +245,26 @@ class Scheduler:
             else:
                 return True
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: RequestState) -> None:
         self.running.remove(sequence)
         self._release(sequence)
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
 
-    def _give_up(self, sequence: Sequence) -> None:
+    def _give_up(self, sequence: RequestState) -> None:
         """Preempting the only sequence would start it over for ever."""
         self.running.remove(sequence)
         self._release(sequence)
         self._unfit.append(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: RequestState) -> None:
         """Gives back all of a sequence's blocks; what they held is computed again if need be."""
         self.blocks.release(sequence.table)
         self.blocks.release(sequence.cross_table)
         sequence.num_computed_tokens = 0
         sequence.is_encoded = not sequence.request.encoder_ids
 
-    def _remove(self, sequence: Sequence) -> None:
+    def _remove(self, sequence: RequestState) -> None:
         for held in (self.running, self.waiting):
             if sequence in held:
                 held.remove(sequence)

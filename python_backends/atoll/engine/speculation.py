@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
-from atoll.engine.request import Sequence
+from atoll.engine.request import RequestState
 
 # Longer matches guess better; single tokens match too often to be right.
 _LENGTHS = (3, 2)
@@ -42,9 +42,9 @@ class NgramDraft:
 
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens
-        self._indices: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
+        self._indices: WeakKeyDictionary[RequestState, _Index] = WeakKeyDictionary()
 
-    def __call__(self, sequence: Sequence) -> list[int]:
+    def __call__(self, sequence: RequestState) -> list[int]:
         """Nothing where the next logits depend on tokens that are not certain yet."""
         options = sequence.request.options
         if options.changes_logits or sequence.matcher is not None:

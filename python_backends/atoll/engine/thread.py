@@ -88,7 +88,7 @@ class Engine:
 
     def forget_session(self, session_id: str) -> None:
         """Frees what an idle conversation keeps in the cache."""
-        self._call(lambda: self._core.scheduler.parking.forget(session_id))
+        self._call(lambda: self._core.scheduler.session_cache.forget(session_id))
 
     def stats(self) -> EngineStats:
         """May be called from any thread; the numbers need not be of the same step."""
@@ -143,7 +143,7 @@ class Engine:
         """
         is_well = self._run_calls()
         try:
-            self._core.scheduler.parking.expire(self._session_timeout_s)
+            self._core.scheduler.session_cache.expire(self._session_timeout_s)
             if self._core.is_busy:
                 self._core.step()
         except Exception as error:

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2_grpc as rpc
 
 from atoll.catalogue import ServedModel
 from atoll.errors import NotReady
-from atoll.serving.triton.tensor_specs import WIRES, TensorSpec, Wire
+from atoll.serving.triton.tensor_specs import TASK_TENSORS, TaskTensors, TensorSpec
 
 _TEXT = b"Is anybody there?"
 # Optional inputs that the request has, by task.
@@ -72,7 +72,7 @@ class Probe:
                 self._check_version(model, version, timeout_s)
 
     def _check_version(self, model: ServedModel, version: str, timeout_s: float) -> None:
-        wire = WIRES.get(model.task or "")
+        wire = TASK_TENSORS.get(model.task or "")
         if wire is None:
             request = pb.ModelReadyRequest(name=model.name, version=version)
             if not self._stub.ModelReady(request, timeout=timeout_s).ready:
@@ -114,7 +114,7 @@ def _as_not_ready(name: str) -> Iterator[None]:
         raise NotReady(f"model {name!r}: {error.details() or error.code().name}") from error
 
 
-def _request(model: ServedModel, version: str, wire: Wire) -> Any:
+def _request(model: ServedModel, version: str, wire: TaskTensors) -> Any:
     request = pb.ModelInferRequest(model_name=model.name, model_version=version)
     # Models of ours leave it out of their metrics.
     request.parameters["canary"].bool_param = True

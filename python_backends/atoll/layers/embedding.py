@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.weights.layer_tensors import Group
+from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 
 
@@ -19,12 +19,12 @@ class Embedding(nn.Module):
         """ids: (tokens,) int64 -> (tokens, dim)."""
         return F.embedding(ids, self.weight)
 
-    def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads the table; see ``Group.get`` for the errors."""
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads the table; see ``LayerTensors.get`` for the errors."""
         weight = group.get("weight", self.weight.shape)
         self.weight = nn.Parameter(weight.to(options.device, options.dtype), requires_grad=False)
 
-    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Shares another table."""
         assert isinstance(source.weight, nn.Parameter)
         self.weight = source.weight

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-from atoll.weights.layer_tensors import Group
+from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantized_layers import Shape, expand, is_quantized, packed_codes
 
@@ -53,8 +53,8 @@ class Linear(nn.Module):
         assert self.packed is not None, "load() comes first"
         return self.packed.tensors[0].device
 
-    def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads, expands, converts and packs the weight; see ``Group.get`` for the errors."""
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads, expands, converts and packs the weight; errors as in ``LayerTensors.get``."""
         shape = (self.out_features, self.in_features)
         bias = group.bias(self.out_features, self.bias is not None, self.rows)
         # The head decides between words: at 4 bits it costs more quality than all other layers.
@@ -73,7 +73,7 @@ class Linear(nn.Module):
         weight = expand(group, stored, options.quantization, options.dtype, options.device)
         self._pack(weight, bias, options, is_head)
 
-    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Shares the weight of an embedding; a bias is the layer's own."""
         assert isinstance(source.weight, Tensor)
         bias = group.bias(self.out_features, self.bias is not None)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-from atoll.weights.layer_tensors import Group
+from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 
 
@@ -27,8 +27,8 @@ class LayerNorm(nn.Module):
         """The normalised rows, and the sum ``x + residual`` that the next block adds to."""
         return kernels.layer_norm(x, self.weight, self.bias, self.eps, residual)
 
-    def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads what the config promises; see ``Group.get`` and ``Group.bias`` for the errors."""
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads what the config promises; errors as in ``LayerTensors.get`` and ``bias``."""
         if self.weight is None:
             group.refuse("weight")
         else:
@@ -36,7 +36,7 @@ class LayerNorm(nn.Module):
         bias = group.bias(self.hidden_size, self.bias is not None)
         self.bias = None if bias is None else _kept(bias, options)
 
-    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Norms are never tied."""
         raise AssertionError("a norm cannot be tied")
 
@@ -57,12 +57,12 @@ class RMSNorm(nn.Module):
         """The normalised rows, and the sum ``x + residual`` that the next block adds to."""
         return kernels.rms_norm(x, self.weight, self.eps, residual)
 
-    def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads the scale; see ``Group.get`` and ``Group.bias`` for the errors."""
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads the scale; see ``LayerTensors.get`` and ``LayerTensors.bias`` for the errors."""
         self.weight = _read(group, "weight", self.hidden_size, options)
         group.bias(self.hidden_size, is_expected=False)
 
-    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Norms are never tied."""
         raise AssertionError("a norm cannot be tied")
 
@@ -71,7 +71,7 @@ def _parameter(size: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(size), requires_grad=False)
 
 
-def _read(group: Group, suffix: str, size: int, options: LoadOptions) -> nn.Parameter:
+def _read(group: LayerTensors, suffix: str, size: int, options: LoadOptions) -> nn.Parameter:
     return _kept(group.get(suffix, (size,)), options)
 
 

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from atoll.weights.layer_tensors import Group
+from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 
 
@@ -29,15 +29,15 @@ class RelativeBias(nn.Module):
         assert self.table is not None, "load() comes first"
         return self.table
 
-    def load(self, group: Group, options: LoadOptions) -> None:
-        """Reads the buckets and spreads them; see ``Group.get`` for the errors."""
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads the buckets and spreads them; see ``LayerTensors.get`` for the errors."""
         weight = group.get("weight", self.weight.shape).to(options.dtype)
         self.weight = nn.Parameter(weight.to(options.device), requires_grad=False)
         distance = torch.arange(-self.max_distance, self.max_distance + 1)
         buckets = bucket(distance, len(weight), self.max_distance, self.bidirectional)
         self.table = weight[buckets].t().float().contiguous().to(options.device)
 
-    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None:
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Biases are never tied."""
         raise AssertionError("a relative bias cannot be tied")
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
 from atoll.models.config_fields import heads, known_activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="embeddings.word_embeddings",
     complete=("encoder.layer.",),
     # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
@@ -156,5 +156,5 @@ class Model(nn.Module):
         is_word = batch.input_ids.ne(offset - 1).long()
         before = is_word.cumsum(0) - is_word
         firsts = torch.arange(len(before), device=before.device) - batch.positions
-        # Not before[firsts]: a tape cannot repeat what may be a mask.
+        # Not before[firsts]: a graph cannot repeat what may be a mask.
         return (before - before.index_select(0, firsts) + 1) * is_word + (offset - 1)

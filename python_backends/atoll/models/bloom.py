@@ -15,10 +15,10 @@ from atoll.layers.attention import CacheSpec
 from atoll.models.config_fields import heads
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Reorder, Weights
+from atoll.weights.weight_map import Reorder, WeightMap
 from atoll_kernels.attention import alibi_slopes
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="word_embeddings",
     complete=("h.",),
     prefixes=("transformer.", ""),

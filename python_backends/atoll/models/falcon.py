@@ -17,17 +17,17 @@ from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Either, Reorder, Weights
+from atoll.weights.weight_map import FirstOf, Reorder, WeightMap
 from atoll_kernels.attention import alibi_slopes
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="word_embeddings",
     complete=("h.",),
     prefixes=("transformer.", ""),
     modules={
         "embed": "word_embeddings",
-        "blocks.{i}.norm1": Either("h.{i}.ln_attn", "h.{i}.input_layernorm"),
-        "blocks.{i}.norm2": Either("h.{i}.ln_mlp", "h.{i}.post_attention_layernorm"),
+        "blocks.{i}.norm1": FirstOf("h.{i}.ln_attn", "h.{i}.input_layernorm"),
+        "blocks.{i}.norm2": FirstOf("h.{i}.ln_mlp", "h.{i}.post_attention_layernorm"),
         "blocks.{i}.qkv": Reorder(
             "h.{i}.self_attention.query_key_value",
             lambda c: grouped_qkv(c.num_heads, c.num_kv_heads, c.head_dim),

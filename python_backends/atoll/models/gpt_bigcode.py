@@ -17,7 +17,7 @@ from atoll.layers.attention import CacheSpec
 from atoll.models.config_fields import activation, heads
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Either, Reorder, Source, Transposed, Weights
+from atoll.weights.weight_map import FirstOf, Reorder, Source, Transposed, WeightMap
 
 
 def _rows(config: "Config") -> Tensor:
@@ -31,7 +31,7 @@ def _matrix(source: Source) -> Source:
     return Transposed(source, when=lambda config: config.is_conv1d)
 
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="wte",
     complete=("h.",),
     buffers=(".attn.bias",),
@@ -40,7 +40,7 @@ WEIGHTS = Weights(
         "embed": "wte",
         "positions": "wpe",
         "blocks.{i}.norm1": "h.{i}.ln_1",
-        "blocks.{i}.qkv": Either(
+        "blocks.{i}.qkv": FirstOf(
             Reorder(_matrix("h.{i}.attn.c_attn"), _rows),
             _matrix(("h.{i}.attn.q_attn", "h.{i}.attn.kv_attn")),
         ),

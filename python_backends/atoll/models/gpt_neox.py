@@ -15,9 +15,9 @@ from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Either, Reorder, Weights
+from atoll.weights.weight_map import FirstOf, Reorder, WeightMap
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="embed_in",
     complete=("layers.",),
     buffers=(".attention.bias",),
@@ -35,7 +35,7 @@ WEIGHTS = Weights(
         "blocks.{i}.down": "layers.{i}.mlp.dense_4h_to_h",
         "norm": "final_layer_norm",
         # transformers 5 may save it under the name that other families have.
-        "lm_head": Either("/embed_out", "/lm_head"),
+        "lm_head": FirstOf("/embed_out", "/lm_head"),
     },
     tied={"lm_head": "embed"},
     input_scales={"blocks.{i}.down": "layers.{i}.mlp.act"},

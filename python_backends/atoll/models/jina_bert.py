@@ -15,10 +15,10 @@ from atoll.errors import UnsupportedModel
 from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
 from atoll.models.config_fields import heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 from atoll_kernels.attention import alibi_slopes
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="embeddings.word_embeddings",
     complete=("encoder.layer.",),
     prefixes=("", "bert."),

@@ -16,9 +16,9 @@ from atoll.layers.linear import fused_qkv
 from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="embed_tokens",
     complete=("layers.",),
     prefixes=("model.", ""),

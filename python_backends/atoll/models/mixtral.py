@@ -17,9 +17,9 @@ from atoll.layers.moe import MixtureOfExperts
 from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Either, Weights
+from atoll.weights.weight_map import FirstOf, WeightMap
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="embed_tokens",
     complete=("layers.",),
     prefixes=("model.", ""),
@@ -32,15 +32,15 @@ WEIGHTS = Weights(
         ),
         "blocks.{i}.out": "layers.{i}.self_attn.o_proj",
         "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
-        "blocks.{i}.moe.router": Either(
+        "blocks.{i}.moe.router": FirstOf(
             "layers.{i}.block_sparse_moe.gate", "layers.{i}.mlp.gate"
         ),
-        "blocks.{i}.moe.experts.{e}.gate_up": Either(
+        "blocks.{i}.moe.experts.{e}.gate_up": FirstOf(
             ("layers.{i}.block_sparse_moe.experts.{e}.w1",
              "layers.{i}.block_sparse_moe.experts.{e}.w3"),
             "layers.{i}.mlp.experts.gate_up_proj[{e}]",
         ),
-        "blocks.{i}.moe.experts.{e}.down": Either(
+        "blocks.{i}.moe.experts.{e}.down": FirstOf(
             "layers.{i}.block_sparse_moe.experts.{e}.w2",
             "layers.{i}.mlp.experts.down_proj[{e}]",
         ),

@@ -16,10 +16,10 @@ from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatc
 from atoll.layers.attention import CacheSpec
 from atoll.models.config_fields import heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 from atoll_kernels.attention import alibi_slopes
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="wte",
     complete=("blocks.",),
     prefixes=("transformer.", ""),

@@ -15,9 +15,9 @@ from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatc
 from atoll.layers.attention import CacheSpec
 from atoll.models.config_fields import activation, heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="embed_tokens",
     complete=("layers.",),
     prefixes=("model.decoder.", "decoder."),

@@ -17,11 +17,11 @@ from atoll.layers.linear import fused_qkv
 from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 
 
-def _mixer(block: str, embed: str, head: str) -> Weights:
-    return Weights(
+def _mixer(block: str, embed: str, head: str) -> WeightMap:
+    return WeightMap(
         anchor=embed,
         complete=(block.partition("{")[0],),
         modules={
@@ -38,7 +38,7 @@ def _mixer(block: str, embed: str, head: str) -> Weights:
 
 
 WEIGHTS = (
-    Weights(
+    WeightMap(
         anchor="embed_tokens",
         complete=("layers.",),
         prefixes=("model.", ""),

@@ -21,7 +21,7 @@ from atoll.layers.attention import CacheSpec, EncoderInput
 from atoll.layers.relative import RelativeBias
 from atoll.models.config_fields import known_activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import Either, Source, Weights
+from atoll.weights.weight_map import FirstOf, Source, WeightMap
 
 
 def _stack(ours: str, theirs: str, mlp: int) -> dict[str, Source]:
@@ -32,7 +32,7 @@ def _stack(ours: str, theirs: str, mlp: int) -> dict[str, Source]:
         f"{ours}.{{i}}.qkv": tuple(f"{block}.0.SelfAttention.{x}" for x in "qkv"),
         f"{ours}.{{i}}.out": f"{block}.0.SelfAttention.o",
         f"{ours}.{{i}}.mlp_norm": f"{last}.layer_norm",
-        f"{ours}.{{i}}.up": Either(
+        f"{ours}.{{i}}.up": FirstOf(
             (f"{last}.DenseReluDense.wi_0", f"{last}.DenseReluDense.wi_1"),
             f"{last}.DenseReluDense.wi",
         ),
@@ -42,13 +42,13 @@ def _stack(ours: str, theirs: str, mlp: int) -> dict[str, Source]:
     }
 
 
-WEIGHTS = Weights(
+WEIGHTS = WeightMap(
     anchor="encoder.final_layer_norm",
     complete=("encoder.block.", "decoder.block."),
     # The first releases have one that was never used.
     buffers=(".EncDecAttention.relative_attention_bias.weight",),
     modules={
-        "embed": Either("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        "embed": FirstOf("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
         **_stack("encoder", "encoder", 1),
         **_stack("decoder", "decoder", 2),
         "decoder.{i}.cross_norm": "decoder.block.{i}.layer.1.layer_norm",

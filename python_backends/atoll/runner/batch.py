@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atoll.engine.blocks import BlockTable
-from atoll.engine.request import Sequence as Running
+from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers import PackedBatch, PagedBatch
 from atoll.layers.attention import CrossBatch, EncoderInput
@@ -73,7 +73,7 @@ def build_batch(
 
 
 def build_encoder_input(
-    sequences: Sequence[Running],
+    sequences: Sequence[RequestState],
     kv_cache: tuple[tuple[Tensor, Tensor], ...],
     block_size: int,
     device: torch.device,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from atoll.engine.blocks import BlockTable
-from atoll.engine.request import Sequence as Running
+from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers import PagedBatch
 from atoll.layers.attention import CrossBatch
@@ -59,8 +59,8 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     return None if backend == "atoll" else f"attention by {backend} reads lengths on the host"
 
 
-class DecodeSteps:
-    """The buffers of a model's decoding steps, and the graphs or tapes over them."""
+class DecodeGraphs:
+    """The buffers of a model's decoding steps, and the graphs or graphs over them."""
 
     def __init__(
         self,
@@ -85,12 +85,14 @@ class DecodeSteps:
         self._batches = {size: self._batch(size, max_positions) for size in self.buckets}
         self._outputs: tuple[Tensor, Tensor] | None = None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._tapes = graph_cache.Taped(self._compute, _are_other) if device.type == "cpu" else None
+        self._cpu_graphs = (
+            graph_cache.CheckedGraphs(self._compute, _are_other) if device.type == "cpu" else None
+        )
 
     @property
     def num_captured(self) -> int:
         """Buckets that are replayed."""
-        return len(self._graphs) if self._tapes is None else self._tapes.num_checked
+        return len(self._graphs) if self._cpu_graphs is None else self._cpu_graphs.num_checked
 
     def takes(self, plan: Sequence[ScheduledSequence]) -> bool:
         """Whether a step is one of these: one token for each sequence, each of which samples."""
@@ -104,8 +106,8 @@ class DecodeSteps:
         count = len(plan)
         bucket = next(size for size in self.buckets if size >= count)
         self._fill(plan)
-        if self._tapes is not None:
-            hidden, logits = self._tapes.run(bucket, self._lengths.host[0, :bucket])
+        if self._cpu_graphs is not None:
+            hidden, logits = self._cpu_graphs.run(bucket, self._lengths.host[0, :bucket])
             return StepOutput(hidden[:count], logits[:count])
         if bucket in self._graphs:
             self._graphs[bucket].replay()
@@ -183,7 +185,7 @@ class DecodeSteps:
             cross=cross,
         )
 
-    def _has_room(self, sequence: Running) -> bool:
+    def _has_room(self, sequence: RequestState) -> bool:
         return max(len(sequence.table), len(sequence.cross_table)) <= self._table.host.shape[1]
 
     def _fill(self, plan: Sequence[ScheduledSequence]) -> None:
@@ -207,7 +209,7 @@ class DecodeSteps:
         self._lengths.upload()
 
 
-def _are_other(lengths: graph_cache.Witness, recorded: graph_cache.Witness) -> bool:
+def _are_other(lengths: graph_cache.GraphInputs, recorded: graph_cache.GraphInputs) -> bool:
     """Whether every text has another length than in a recording; rows of padding have none."""
     used = (lengths > 0) | (recorded > 0)
     return bool((lengths != recorded)[used].all())

@@ -22,10 +22,10 @@ from atoll.errors import ConfigError, WeightError
 from atoll.layers import Linear
 from atoll.layers.adapted import AdaptedLinear, AdapterSlots, Delta
 from atoll.runner.lora_config import LoraConfig
-from atoll.weights.layer_tensors import Group
+from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import layout
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import Weights
+from atoll.weights.weight_map import WeightMap
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weig
 
 def attach_adapters(
     model: nn.Module,
-    tables: Weights | Sequence[Weights],
+    tables: WeightMap | Sequence[WeightMap],
     folder: Path,
     adapters: Mapping[str, Path],
     dtype: torch.dtype,
@@ -56,7 +56,7 @@ def attach_adapters(
         if isinstance(m, Linear) and table.find(n) and n != "lm_head"
     }
     groups = {
-        n: Group(reader, prefix, source, model.config, n)
+        n: LayerTensors(reader, prefix, source, model.config, n)
         for n in layers
         if (source := table.find(n)) is not None
     }
@@ -145,7 +145,7 @@ class _Adapter:
                 f"by r or rank_pattern of adapter_config.json it is {rank}"
             )
 
-    def delta(self, group: Group, layer: Linear) -> Delta | None:
+    def delta(self, group: LayerTensors, layer: Linear) -> Delta | None:
         """What it adds to one of our layers; None if it leaves the layer alone.
 
         group: where the layer's own weight is in the checkpoint.
@@ -177,7 +177,7 @@ class _Adapter:
                 b[:, start : start + own.shape[1]] = own * self._config.scale_of(name)
                 start += own.shape[1]
             tensors[f"{name}.weight"] = b.t() if is_turned else b
-        stand_in: Any = _StandIn(self.folder, tensors)
+        stand_in: Any = _OverlayReader(self.folder, tensors)
         placed = replace(group, reader=stand_in, source=group.chosen_source())
         return Delta(a, placed.get("weight", (layer.out_features, len(a)), layer.rows))
 
@@ -190,8 +190,8 @@ class _Adapter:
 
 
 @dataclass(frozen=True)
-class _StandIn:
-    """A checkpoint of B matrices under the names of the weights they change, for ``Group``."""
+class _OverlayReader:
+    """B matrices under the names of the weights they change, as ``LayerTensors`` reads them."""
 
     folder: Path
     tensors: Mapping[str, Tensor]

@@ -20,7 +20,7 @@ from atoll.engine.core import EngineCore
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.errors import ConfigError
-from atoll.runner.model_runner import Decoder, Runner
+from atoll.runner.model_runner import Decoder, ModelRunner
 from atoll.sampling import Sampler
 from atoll.sampling.processors import Processors
 from atoll.sampling.watermark import Watermark
@@ -119,7 +119,7 @@ def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: 
     if is_cuda:
         requests += [(min(count, 2), {"do_sample": True, **draw}) for draw in _DRAWS]
     blocks = BlockManager(2 * (count // settings.block_size + 2), settings.block_size)
-    runner = Runner(model, blocks.num_blocks, settings.block_size, device, options.dtype)
+    runner = ModelRunner(model, blocks.num_blocks, settings.block_size, device, options.dtype)
     before = torch.cuda.memory_allocated(device) if is_cuda else 0
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(device)
@@ -128,7 +128,7 @@ def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: 
         SchedulerLimits(max_batch_prefill_tokens=max(count, 2)),
     )  # fmt: skip
     for length, draw in requests:
-        ids, nobody = (0,) * length, _Nobody()
+        ids, nobody = (0,) * length, _NullSink()
         sampling = SamplingOptions(max_new_tokens=2, **draw)
         prompt, encoder = (ids, ()) if start is None else ((start,), ids)
         core.add(Request("warm-up", prompt, sampling, nobody, encoder_ids=encoder))
@@ -143,7 +143,7 @@ def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: 
     return torch.cuda.max_memory_allocated(device) - before if is_cuda else 0
 
 
-class _Nobody:
+class _NullSink:
     """The warm-up's sink. error: what the request ended with."""
 
     error: Exception | None = None

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.engine.request import Sequence as Running
+from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers.adapted import AdapterSlots
 from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
 from atoll.runner.batch import StepBatch, StepOutput, build_batch, build_encoder_input
-from atoll.runner.decode_graphs import DecodeSteps
+from atoll.runner.decode_graphs import DecodeGraphs
 
 
 class Decoder(Protocol):
@@ -40,7 +40,7 @@ class EncoderDecoder(Decoder, Protocol):
     def encode(self, batch: EncoderInput) -> None: ...
 
 
-class Runner:
+class ModelRunner:
     """Runs plans on one device."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Runner:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
         self.adapters: AdapterSlots | None = None
-        self.decode_steps: DecodeSteps | None = None
+        self.decode_graphs: DecodeGraphs | None = None
         self._max_batch_size = 0
         self.kv_cache = self._allocate()
 
@@ -68,13 +68,13 @@ class Runner:
 
     def buffer_decoding(self, max_batch_size: int) -> None:
         """Lets decoding steps of up to so many sequences run over buffers that never move, and
-        replays them as graphs or tapes. The adapters must be attached before."""
+        replays them as graphs or graphs. The adapters must be attached before."""
         if self.adapters is not None:
             self.adapters.assign([None], [1], self.device)
         self._max_batch_size = max_batch_size
-        self.decode_steps = DecodeSteps(self.model, self.kv_cache, self.device, max_batch_size)
+        self.decode_graphs = DecodeGraphs(self.model, self.kv_cache, self.device, max_batch_size)
         if self.device.type == "cuda":
-            self.decode_steps.capture()
+            self.decode_graphs.capture()
 
     def reset(self) -> None:
         """A fresh cache after a failed step, which may have left anything in the old one."""
@@ -85,7 +85,7 @@ class Runner:
                 tensor.zero_()
             return
         self.kv_cache = ()
-        has_steps, self.decode_steps = self.decode_steps is not None, None
+        has_steps, self.decode_graphs = self.decode_graphs is not None, None
         self.kv_cache = self._allocate()
         if has_steps:
             # Tapes are cheap to record again; zeros would make all of the cache resident.
@@ -101,13 +101,13 @@ class Runner:
             model.encode(build_encoder_input(fresh, self.kv_cache, self.block_size, self.device))
         self._assign_adapters([i.sequence for i in plan], [i.num_new_tokens for i in plan])
         is_adapted = self.adapters is not None and bool(self.adapters.rows)
-        if self.decode_steps is not None and not is_adapted and self.decode_steps.takes(plan):
-            return self.decode_steps.run(plan)
+        if self.decode_graphs is not None and not is_adapted and self.decode_graphs.takes(plan):
+            return self.decode_graphs.run(plan)
         batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
         hidden = self.model(batch.paged)
         return StepOutput(hidden, self.model.logits(hidden[batch.rows]))
 
-    def _assign_adapters(self, sequences: Sequence[Running], counts: Sequence[int]) -> None:
+    def _assign_adapters(self, sequences: Sequence[RequestState], counts: Sequence[int]) -> None:
         if self.adapters is not None:
             chosen = [sequence.request.adapter_id for sequence in sequences]
             self.adapters.assign(chosen, counts, self.device)

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atoll.engine.request import SamplingOptions
-from atoll.engine.request import Sequence as TokenSequence
+from atoll.engine.request import RequestState, SamplingOptions
 from atoll.sampling.grammar import mask
 from atoll.sampling.watermark import Watermark
 
@@ -28,7 +27,7 @@ class Processors:
     def __init__(self, watermark: Watermark) -> None:
         self._watermark = watermark
 
-    def process(self, logits: Tensor, owners: Sequence[TokenSequence]) -> None:
+    def process(self, logits: Tensor, owners: Sequence[RequestState]) -> None:
         """Mutates logits (rows, vocab); ``owners`` is the sequence of each row."""
         changing = [(r, s) for r, s in enumerate(owners) if s.request.options.changes_logits]
         if changing:
@@ -43,14 +42,14 @@ class Processors:
             mask(logits, rows, matchers)
             _delay_ends(logits, [(r, s) for r, s in changing if s.matcher is not None])
 
-    def watermark(self, scores: Tensor, owners: Sequence[TokenSequence]) -> None:
+    def watermark(self, scores: Tensor, owners: Sequence[RequestState]) -> None:
         """Mutates warped scores (rows, vocab) of the rows that are watermarked."""
         for row, sequence in enumerate(owners):
             if sequence.request.options.watermark:
                 self._watermark.apply(scores[row], sequence.token_ids[-1])
 
 
-Rows = Sequence[tuple[int, TokenSequence]]
+Rows = Sequence[tuple[int, RequestState]]
 
 
 def _bias(logits: Tensor, rows: Rows) -> None:
@@ -95,7 +94,7 @@ def _penalize_frequency(logits: Tensor, rows: Rows) -> None:
     logits.view(-1)[at] -= torch.from_numpy(np.concatenate(amounts)).to(logits.device)
 
 
-def _repeated_ngrams(sequence: TokenSequence) -> list[int]:
+def _repeated_ngrams(sequence: RequestState) -> list[int]:
     """Tokens that would complete an n-gram that the text already holds."""
     size, ids = sequence.request.options.no_repeat_ngram_size, sequence.token_ids
     if size == 0 or len(ids) < size:
@@ -105,7 +104,7 @@ def _repeated_ngrams(sequence: TokenSequence) -> list[int]:
     return [ids[end] for end in ends if ids[end - size + 1 : end] == tail]
 
 
-def _early_ends(sequence: TokenSequence) -> list[int]:
+def _early_ends(sequence: RequestState) -> list[int]:
     """Ending tokens, as long as the answer is shorter than min_new_tokens.
 
     A grammar comes first: see ``_delay_ends``.
@@ -124,13 +123,13 @@ def _delay_ends(logits: Tensor, rows: Rows) -> None:
             logits[row] = torch.where(can_go_on, others, logits[row])
 
 
-def _too_early(sequence: TokenSequence) -> list[int]:
+def _too_early(sequence: RequestState) -> list[int]:
     options: SamplingOptions = sequence.request.options
     is_long_enough = sequence.num_output_tokens >= options.min_new_tokens
     return [] if is_long_enough else sorted(options.ending_token_ids)
 
 
-def _ban(logits: Tensor, rows: Rows, banned: Callable[[TokenSequence], list[int]]) -> None:
+def _ban(logits: Tensor, rows: Rows, banned: Callable[[RequestState], list[int]]) -> None:
     indices = [row * logits.shape[1] + token for row, s in rows for token in banned(s)]
     if indices:
         logits.view(-1)[torch.tensor(indices, device=logits.device)] = float("-inf")

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atoll.engine.request import SamplingOptions, Token
-from atoll.engine.request import Sequence as TokenSequence
+from atoll.engine.request import RequestState, SamplingOptions, Token
 from atoll.errors import GenerationError
 from atoll.sampling.fused import draw_fused, is_fused
 from atoll.sampling.logprobs import describe
@@ -32,7 +31,7 @@ class Sampler:
     def __init__(self, processors: Processors) -> None:
         self._processors = processors
 
-    def sample(self, sequences: Sequence[TokenSequence], logits: Tensor) -> list[Sampled]:
+    def sample(self, sequences: Sequence[RequestState], logits: Tensor) -> list[Sampled]:
         """What each sequence's text continues with.
 
         logits: (rows, vocab) float32, ``1 + len(draft)`` rows for each sequence; may be mutated.
@@ -46,7 +45,7 @@ class Sampler:
         return _verified(sequences, tokens, usable.tolist())
 
     def _general(
-        self, sequences: Sequence[TokenSequence], owners: list[TokenSequence], logits: Tensor
+        self, sequences: Sequence[RequestState], owners: list[RequestState], logits: Tensor
     ) -> tuple[list[Token], Tensor]:
         options = [s.request.options for s in owners]
         usable = logits.amax(-1).isfinite()
@@ -65,8 +64,8 @@ class Sampler:
     def _choose(
         self,
         logits: Tensor,
-        sequences: Sequence[TokenSequence],
-        owners: list[TokenSequence],
+        sequences: Sequence[RequestState],
+        owners: list[RequestState],
         options: list[SamplingOptions],
     ) -> Tensor:
         """(rows,) int64."""
@@ -90,7 +89,7 @@ class Sampler:
             ids[sampling] = drawn
         return ids
 
-    def _draw(self, rows: Tensor, owners: list[TokenSequence], uniforms: Tensor) -> Tensor:
+    def _draw(self, rows: Tensor, owners: list[RequestState], uniforms: Tensor) -> Tensor:
         """(rows,) int64: in one kernel what it can draw, the rest by sorting."""
         options = [owner.request.options for owner in owners]
         fused = [i for i, o in enumerate(options) if is_fused(o, rows.device)]
@@ -104,7 +103,7 @@ class Sampler:
         ids[rest] = self._warp_and_draw(rows[rest], [owners[i] for i in rest], uniforms[rest])
         return ids
 
-    def _warp_and_draw(self, rows: Tensor, owners: list[TokenSequence], uniforms: Tensor) -> Tensor:
+    def _warp_and_draw(self, rows: Tensor, owners: list[RequestState], uniforms: Tensor) -> Tensor:
         """(rows,) int64; the same token, whether by way of the few that top-k leaves or of all."""
         options = [owner.request.options for owner in owners]
         parameters = WarperParameters.of(options, rows.shape[-1], rows.device)
@@ -119,7 +118,7 @@ class Sampler:
         return draw(rows, uniforms)
 
 
-def _uniforms(sequences: Sequence[TokenSequence]) -> list[float]:
+def _uniforms(sequences: Sequence[RequestState]) -> list[float]:
     """One number per row, from the seed and the row's place in the output."""
     return [
         uniform(s.request.options.seed, s.num_output_tokens + offset)
@@ -129,7 +128,7 @@ def _uniforms(sequences: Sequence[TokenSequence]) -> list[float]:
 
 
 def _verified(
-    sequences: Sequence[TokenSequence], tokens: list[Token], usable: list[bool]
+    sequences: Sequence[RequestState], tokens: list[Token], usable: list[bool]
 ) -> list[Sampled]:
     """Splits the rows by sequence; a token counts as long as the draft before it was right."""
     results: list[Sampled] = []

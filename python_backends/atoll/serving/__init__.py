@@ -8,14 +8,14 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "ClassifyModel": "score",
+    "ClassifyModel": "classify",
     "EmbedModel": "embed",
     "GenerateModel": "generate",
-    "RerankModel": "score",
+    "RerankModel": "classify",
     "RetrieveRerankModel": "pipeline",
     "SessionModel": "session",
     "SparseModel": "embed",
-    "TokensModel": "tokens",
+    "TokensModel": "tokenize",
 }
 
 
@@ -23,4 +23,4 @@ def __getattr__(name: str) -> Any:
     """The class of that name, from the module that holds it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.tasks.{_MODULES[name]}"), name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from atoll.engine.request import Request, SamplingOptions
 from atoll.engine.thread import Engine
 from atoll.sampling.grammar import Grammar
-from atoll.serving.requests.generation_request import Call
+from atoll.serving.requests.generation_request import GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Submission:
     prompt_ids: what the model continues. encoder_ids: what an encoder-decoder reads instead.
     """
 
-    call: Call
+    call: GenerationRequest
     prompt_ids: tuple[int, ...]
     sampling: SamplingOptions
     encoder_ids: tuple[int, ...] = ()
@@ -66,11 +66,11 @@ class Submission:
         )
 
 
-def cancel(call: Call, engine: Engine) -> None:
+def cancel(call: GenerationRequest, engine: Engine) -> None:
     """Ends all of a call's answers."""
     for index in range(len(call.choices)):
         engine.cancel(_name(call, index))
 
 
-def _name(call: Call, index: int) -> str:
+def _name(call: GenerationRequest, index: int) -> str:
     return f"{call.request_id}.{index}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import ALIASES, Either, Reorder, Source, Transposed
+from atoll.weights.weight_map import ALIASES, FirstOf, Reorder, Source, Transposed
 
 
 class Mismatch(WeightError):
@@ -29,7 +29,7 @@ _STACKED = re.compile(r"\[(\d+)\]$")
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerTensors:
     """The tensors of one of our modules, in the checkpoint's dtype and our order."""
 
     reader: CheckpointReader
@@ -184,7 +184,7 @@ class Group:
         return (source,) if isinstance(source, str) else tuple(source)  # type: ignore[arg-type]
 
     def _chosen(self, source: Source) -> Source:
-        if not isinstance(source, Either):
+        if not isinstance(source, FirstOf):
             return source
         # Of a source that is there in part the rest is missing.
         for matches, suffixes in ((all, ("weight", "qweight")), (any, _SUFFIXES)):
@@ -210,7 +210,7 @@ class Group:
         """What else the file might have called a tensor that is missing."""
         old = [a for a in ALIASES.get(suffix, ())[1:] if self._has_any(a)]
         aliases = [f"{self._full(part)}.{alias}" for alias in old]
-        sources = self.source.sources if isinstance(self.source, Either) else ()
+        sources = self.source.sources if isinstance(self.source, FirstOf) else ()
         rest = [other for source in sources for other in self._parts(source)]
         if part not in rest or suffix != "weight":
             rest = []

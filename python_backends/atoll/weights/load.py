@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from atoll.errors import WeightError
-from atoll.weights.layer_tensors import Group, Mismatch
+from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import ALIASES, Weights
+from atoll.weights.weight_map import ALIASES, WeightMap
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,13 @@ class LoadOptions:
 class Loadable(Protocol):
     """A module that owns tensors: Linear, Embedding, a norm."""
 
-    def load(self, group: Group, options: LoadOptions) -> None: ...
+    def load(self, group: LayerTensors, options: LoadOptions) -> None: ...
 
-    def load_tied(self, source: nn.Module, group: Group, options: LoadOptions) -> None: ...
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None: ...
 
 
 def load_weights(
-    model: nn.Module, tables: Weights | Sequence[Weights], folder: Path, options: LoadOptions
+    model: nn.Module, tables: WeightMap | Sequence[WeightMap], folder: Path, options: LoadOptions
 ) -> None:
     """Fills every loadable module of ``model``; ``model.config`` is handed to row orders.
 
@@ -66,7 +66,7 @@ def load_weights(
         if source is None:
             raise Mismatch(f"{folder}: this layout has no {name}, which config.json asks for")
         divisors = table.find_input_scales(name)
-        group = Group(reader, prefix, source, model.config, name, divisors)
+        group = LayerTensors(reader, prefix, source, model.config, name, divisors)
         kinds = ("weight", "qweight", "qzeros", "scales")
         present = any(group.has_part(part, kind) for part in group.parts() for kind in kinds)
         if not present and name in table.tied:
@@ -79,13 +79,15 @@ def load_weights(
     _report_left_over(reader, table, prefix)
 
 
-def layout(reader: CheckpointReader, tables: Weights | Sequence[Weights]) -> tuple[Weights, str]:
+def layout(
+    reader: CheckpointReader, tables: WeightMap | Sequence[WeightMap]
+) -> tuple[WeightMap, str]:
     """The table of this checkpoint, and the prefix of its names.
 
     Raises:
         WeightError: the anchor is under none of the prefixes.
     """
-    tables = (tables,) if isinstance(tables, Weights) else tables
+    tables = (tables,) if isinstance(tables, WeightMap) else tables
     for table in tables:
         prefix = table.prefix(reader)
         if prefix is not None:
@@ -104,7 +106,7 @@ def _copy_from_file(module: Any) -> None:
             parameter.data = parameter.data.clone()
 
 
-def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
+def _require_tying(config: Any, folder: Path, name: str, group: LayerTensors) -> None:
     if not getattr(config, "tie_word_embeddings", True):
         wanted = ", ".join(f"{part}.weight" for part in group.full_names())
         raise Mismatch(
@@ -112,7 +114,7 @@ def _require_tying(config: Any, folder: Path, name: str, group: Group) -> None:
         )
 
 
-def _report_left_over(reader: CheckpointReader, table: Weights, prefix: str) -> None:
+def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str) -> None:
     """Fails on tensors of layers that the model lacks; logs tensors of other heads.
 
     A sixth layer in the file of a model configured with five means that one of them is wrong.
@@ -130,7 +132,7 @@ def _report_left_over(reader: CheckpointReader, table: Weights, prefix: str) -> 
         logger.info("%s: %d tensors are not used: %s", reader.folder, len(left), left[:6])
 
 
-def _layer_patterns(table: Weights, prefix: str) -> list[str]:
+def _layer_patterns(table: WeightMap, prefix: str) -> list[str]:
     patterns = []
     for source in table.modules.values():
         for part in _flat(source):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 from atoll.weights import awq, gptq
-from atoll.weights.layer_tensors import Group, Mismatch
+from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.quantization import Quantization
 
 
@@ -41,13 +41,13 @@ class Codes(NamedTuple):
         return self.codes.shape[1], self.codes.shape[0]
 
 
-def is_quantized(group: Group, part: str) -> bool:
+def is_quantized(group: LayerTensors, part: str) -> bool:
     """Whether a part has a tensor that only quantised layers have."""
     return any(group.has_part(part, suffix) for suffix in ("qweight", "qzeros", "scales"))
 
 
 def packed_codes(
-    group: Group, shape: Shape, quantization: Quantization | None, device: torch.device
+    group: LayerTensors, shape: Shape, quantization: Quantization | None, device: torch.device
 ) -> Codes | None:
     """The 4-bit codes of a quantised layer, parts and order included.
 
@@ -75,7 +75,7 @@ def packed_codes(
 
 
 def expand(
-    group: Group,
+    group: LayerTensors,
     shape: Shape,
     quantization: Quantization | None,
     dtype: torch.dtype,
@@ -107,13 +107,13 @@ def expand(
     return weight if rows is None else weight[rows.to(device)]
 
 
-def _shares(group: Group, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
+def _shares(group: LayerTensors, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
     """The parts, and (out_features, in_features) of each."""
     shares = group.shares(shape.out_features, shape.rows)
     return [(p, (s, shape.in_features)) for p, s in zip(group.parts(), shares, strict=True)]
 
 
-def _input_scales(group: Group, shape: Shape, quantization: Quantization) -> Tensor | None:
+def _input_scales(group: LayerTensors, shape: Shape, quantization: Quantization) -> Tensor | None:
     """Divisors of the inputs, (in_features,): AWQ always writes them where a family has a place."""
     source = group.input_scales_source
     if source is None or (quantization.method != "awq" and not group.has_part(source, "scales")):
@@ -122,7 +122,7 @@ def _input_scales(group: Group, shape: Shape, quantization: Quantization) -> Ten
 
 
 def _expand(
-    group: Group, part: str, shape: tuple[int, int], quantization: Quantization,
+    group: LayerTensors, part: str, shape: tuple[int, int], quantization: Quantization,
     dtype: torch.dtype, device: torch.device,
 ) -> Tensor:  # fmt: skip
     q = quantization
@@ -135,7 +135,7 @@ def _expand(
 
 
 def _codes(
-    group: Group, part: str, shape: tuple[int, int], quantization: Quantization,
+    group: LayerTensors, part: str, shape: tuple[int, int], quantization: Quantization,
     device: torch.device,
 ) -> Codes:  # fmt: skip
     q = quantization
@@ -147,7 +147,7 @@ def _codes(
 
 
 def _stored(
-    group: Group, part: str, shape: tuple[int, int], quantization: Quantization,
+    group: LayerTensors, part: str, shape: tuple[int, int], quantization: Quantization,
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(qweight, qzeros, scales, the group of each input), as the config says that they are.
@@ -169,7 +169,7 @@ def _stored(
     return qweight, qzeros, scales, _groups(group, part, num_inputs, q).to(device)
 
 
-def _groups(group: Group, part: str, num_inputs: int, quantization: Quantization) -> Tensor:
+def _groups(group: LayerTensors, part: str, num_inputs: int, quantization: Quantization) -> Tensor:
     """The group of each input, (num_inputs,) int64."""
     q = quantization
     in_order = torch.arange(num_inputs) // (q.group_size if q.group_size > 0 else num_inputs)
@@ -185,7 +185,7 @@ def _groups(group: Group, part: str, num_inputs: int, quantization: Quantization
 
 
 def _tensor(
-    group: Group, part: str, suffix: str, shape: tuple[int, ...], quantization: Quantization
+    group: LayerTensors, part: str, suffix: str, shape: tuple[int, ...], quantization: Quantization
 ) -> Tensor:
     """One tensor of a layer, of this shape and of the kind that its suffix tells."""
     found = group.shape(part, suffix)
@@ -200,7 +200,7 @@ def _tensor(
 
 
 def _contradiction(
-    group: Group, part: str, suffix: str, needed: str, quantization: Quantization
+    group: LayerTensors, part: str, suffix: str, needed: str, quantization: Quantization
 ) -> WeightError:
     q = quantization
     return WeightError(

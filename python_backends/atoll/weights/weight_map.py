@@ -10,7 +10,7 @@ A source is one of:
 - ``("a", "b", "c")``: several, concatenated along the output features;
 - ``Reorder(source, rows)``: output features permuted (fused QKV orders);
 - ``Transposed(source)``: stored as (in_features, out_features), GPT-2's Conv1D;
-- ``Either(source, ...)``: the first that the checkpoint has;
+- ``FirstOf(source, ...)``: the first that the checkpoint has;
 - ``"name[3]"``: slice 3 of a stack of matrices, whose name has no suffix (fused experts).
 
 A name gets the checkpoint's prefix (``bert.``, ``transformer.``) unless it starts with ``/``.
@@ -50,7 +50,7 @@ class Transposed:
 
 
 @dataclass(frozen=True)
-class Either:
+class FirstOf:
     """The first source whose weight the checkpoint has."""
 
     sources: tuple[Source, ...]
@@ -59,11 +59,11 @@ class Either:
         object.__setattr__(self, "sources", sources)
 
 
-Source = str | tuple[str, ...] | Reorder | Transposed | Either
+Source = str | tuple[str, ...] | Reorder | Transposed | FirstOf
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightMap:
     """Where a model's tensors are in a checkpoint.
 
     prefixes: tried in order; the first under which a tensor exists for ``anchor`` is used.
@@ -127,6 +127,6 @@ def _fill(source: Source, indices: list[str]) -> Source:
         return Reorder(_fill(source.source, indices), source.rows)
     if isinstance(source, Transposed):
         return Transposed(_fill(source.source, indices), source.when)
-    if isinstance(source, Either):
-        return Either(*(_fill(s, indices) for s in source.sources))
+    if isinstance(source, FirstOf):
+        return FirstOf(*(_fill(s, indices) for s in source.sources))
     return tuple(_fill(part, indices) for part in source)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A tape computes from new inputs what the function it was recorded from computes."""
+"""A graph computes from new inputs what the function it was recorded from computes."""
 
 import threading
 from collections.abc import Callable
@@ -47,16 +47,16 @@ def layers(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_replayed_equals_run(dtype: torch.dtype) -> None:
     run, x = layers(dtype), torch.randn(ROWS, WIDTH).to(dtype)
-    found, tape = record(lambda: run(x))
+    found, graph = record(lambda: run(x))
     assert torch.equal(found, run(x))
-    assert tape.num_kernels >= 4 and recording() is None
+    assert graph.num_kernels >= 4 and recording() is None
     for _ in range(3):
         x.copy_(torch.randn(ROWS, WIDTH))
         expected = run(x)
         assert not torch.equal(found, expected)
-        # Memory that others take in between is not the tape's.
+        # Memory that others take in between is not the graph's.
         others = [torch.randn(ROWS, n * WIDTH) for n in (1, 2, 4) for _ in range(20)]
-        tape.replay()
+        graph.replay()
         assert torch.equal(found, expected)
         del others
 
@@ -72,11 +72,11 @@ def test_memory_is_used_again() -> None:
             y = kernels.rms_norm(y, weight, 1e-6)[0] + 0
         return first, y
 
-    (first, _), tape = record(run)
+    (first, _), graph = record(run)
     expected = run()[0].clone()
-    tape.replay()
+    graph.replay()
     assert torch.equal(first, expected)
-    assert sum(map(len, tape._free.values())) <= 2
+    assert sum(map(len, graph._free.values())) <= 2
 
 
 def test_memory_has_one_owner_at_a_time() -> None:
@@ -99,9 +99,9 @@ def test_operations_of_torch_alone() -> None:
         values, indices = x.topk(2)
         return x[1:3].reshape(-1).exp(), values, indices
 
-    found, tape = record(run)
+    found, graph = record(run)
     x.copy_(torch.randn(4, 6))
-    tape.replay()
+    graph.replay()
     total = kept.clone()
     for a, b in zip(found, run(), strict=True):
         assert torch.equal(a, b)
@@ -132,6 +132,6 @@ def test_other_threads_are_not_recorded() -> None:
         thread.join()
         return empty((2, 3), torch.bfloat16)
 
-    found, tape = record(run)
-    assert tape.num_kernels == 0 and tape._segments == []
+    found, graph = record(run)
+    assert graph.num_kernels == 0 and graph._segments == []
     assert found.shape == (2, 3) and found.dtype is torch.bfloat16

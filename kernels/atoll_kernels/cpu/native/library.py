@@ -33,8 +33,8 @@ class Kernel:
     def __call__(self, *values: float) -> None:
         arguments = self._pack(*values)
         self._function(arguments)
-        if (tape := recording()) is not None:
-            tape.kernel(self._address, arguments)
+        if (graph := recording()) is not None:
+            graph.kernel(self._address, arguments)
 
 
 @dataclass(frozen=True)

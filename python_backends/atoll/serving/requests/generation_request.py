@@ -1,7 +1,8 @@
 """Requests that are being answered: tokens from the engine's thread, text for the sender's.
 
-A ``Call`` is one Triton request; it has one ``Choice`` for each answer that is generated (``n``,
-``best_of``). The engine's thread only adds to them, under a lock; the outbox takes what has come.
+A ``GenerationRequest`` is one Triton request; it has one ``Completion`` for each answer that is
+generated (``n``, ``best_of``). The engine's thread only adds to them, under a
+lock; the response streamer takes what has come.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from atoll.engine.request import FinishReason, Outcome, Token
-from atoll.serving.triton.response_sender import Sender
+from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.answer import AnswerText
 
 
 @dataclass(frozen=True)
-class Returned:
+class OutputFlags:
     """What a response carries besides the text."""
 
     finish_reason: bool = False
@@ -43,10 +44,10 @@ class TokenText(NamedTuple):
     is_first: bool = False
 
 
-class Choice:
+class Completion:
     """One answer, as the engine's ``Sink``."""
 
-    def __init__(self, call: Call, answer: AnswerText) -> None:
+    def __init__(self, call: GenerationRequest, answer: AnswerText) -> None:
         self._call, self._answer = call, answer
         self._uncertain: deque[TokenText] = deque()
         self._gained: list[TokenText] = []
@@ -114,7 +115,7 @@ class Choice:
         return "length" if self.outcome.reason is FinishReason.LENGTH else "stop"
 
 
-class Call:
+class GenerationRequest:
     """One Triton request with its response sender.
 
     num_answers: how many are generated, of which ``num_returned`` are returned.
@@ -129,14 +130,14 @@ class Call:
     def __init__(
         self,
         request_id: str,
-        sender: Sender,
+        sender: ResponseSender,
         *,
         stream: bool,
         num_answers: int,
         num_returned: int,
-        returned: Returned,
+        returned: OutputFlags,
         limit_s: float | None,
-        on_change: Callable[[Call], None],
+        on_change: Callable[[GenerationRequest], None],
     ) -> None:
         self.request_id, self.sender = request_id, sender
         self.stream, self.num_answers, self.num_returned = stream, num_answers, num_returned
@@ -145,7 +146,7 @@ class Call:
         self.prompt_texts: Sequence[str] = ()
         self.lock = threading.Lock()
         self.is_preparing = False
-        self.choices: Sequence[Choice] = ()
+        self.choices: Sequence[Completion] = ()
         self.prompt_tokens: list[TokenText] = []
         self.error: Exception | None = None
         # When it came, and when its tokens were given to the engine.
@@ -163,14 +164,14 @@ class Call:
             return True
         return bool(self.choices) and all(c.outcome is not None for c in self.choices)
 
-    def moved(self, choice: Choice) -> None:
+    def moved(self, choice: Completion) -> None:
         """A choice has a new token."""
         self.num_tokens_unpolled += 1
         self._start_rest()
         if self.stream or self.num_tokens_unpolled >= POLL_TOKENS:
             self._on_change(self)
 
-    def ended(self, choice: Choice) -> None:
+    def ended(self, choice: Completion) -> None:
         """A choice has ended well."""
         self._start_rest()
         if self.is_done:
@@ -181,7 +182,7 @@ class Call:
         self.error = self.error or error
         self._on_change(self)
 
-    def best(self) -> Sequence[Choice]:
+    def best(self) -> Sequence[Completion]:
         """The answers that are returned, best first where there are more than asked for."""
         if self.num_returned == len(self.choices):
             return self.choices

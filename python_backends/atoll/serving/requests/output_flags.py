@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from atoll.serving.requests.generation_request import Returned
+from atoll.serving.requests.generation_request import OutputFlags
 from atoll.serving.requests.sampling_options import GenerateOptions
 from atoll.serving.triton import tensors
 
 # Boolean inputs that may also come as request parameters.
-_RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(Returned))
+_RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(OutputFlags))
 FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 Flags = dict[str, bool | None]
 
@@ -24,15 +24,15 @@ def read_flags(request: Any, parameters: dict[str, Any]) -> Flags:
     return {name: _flag(request, parameters, name) for name in FLAGS}
 
 
-def returned_by(flags: Flags, options: GenerateOptions) -> Returned:
+def returned_by(flags: Flags, options: GenerateOptions) -> OutputFlags:
     """What the flags ask for; without a flag for log-probabilities, options decide."""
     by_option = {
         "return_logprobs": options.sampling.logprobs,
         "return_prompt_logprobs": options.sampling.prompt_logprobs,
     }
     wanted = {**flags, **{k: v for k, v in by_option.items() if flags[k] is None}}
-    return Returned(
-        **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(Returned)}
+    return OutputFlags(
+        **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(OutputFlags)}
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll.serving.requests.generation_request import Call, Choice, TokenText
+from atoll.serving.requests.generation_request import Completion, GenerationRequest, TokenText
 from atoll.serving.triton.tensors import Array
 from atoll.text.vocabulary import Vocabulary
 
@@ -16,7 +16,7 @@ from atoll.text.vocabulary import Vocabulary
 _LEAST_LOGPROB = -9999.0
 
 
-def final_response(call: Call, vocabulary: Vocabulary) -> dict[str, Array]:
+def final_response(call: GenerationRequest, vocabulary: Vocabulary) -> dict[str, Array]:
     """The whole answer, or the end of a stream; the text may be empty, the response is not."""
     choices = call.best()
     gained = [choice.take() for choice in choices]
@@ -24,7 +24,7 @@ def final_response(call: Call, vocabulary: Vocabulary) -> dict[str, Array]:
 
 
 def stream_response(
-    call: Call, vocabulary: Vocabulary, empty: bool = False
+    call: GenerationRequest, vocabulary: Vocabulary, empty: bool = False
 ) -> dict[str, Array] | None:
     """What a stream has gained; None if that is nothing a client can use yet."""
     choice = call.choices[0]
@@ -36,8 +36,8 @@ def stream_response(
 
 
 def _outputs(
-    call: Call,
-    choices: Sequence[Choice],
+    call: GenerationRequest,
+    choices: Sequence[Completion],
     gained: Sequence[Sequence[TokenText]],
     vocabulary: Vocabulary,
 ) -> dict[str, Array]:

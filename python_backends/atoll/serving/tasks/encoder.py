@@ -21,19 +21,19 @@ from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
 from atoll.errors import AtollError, EmptyInputError, NotReady, Overloaded, ValidationError
 from atoll.models.load_options import prepare_process
-from atoll.serving.model_ops import Control
+from atoll.serving.model_ops import ModelOps
 from atoll.serving.requests.encoder_request import Reply, Work
 from atoll.serving.triton import latency_breakdown, tensors
 from atoll.serving.triton.auto_complete import complete
 from atoll.serving.triton.instance import (
     checkpoint_folder,
     end_without_teardown,
+    in_temporary_thread,
     instance_settings,
-    on_passing_thread,
 )
 from atoll.serving.triton.metrics import COUNTS, Metrics
-from atoll.serving.triton.response_sender import Sender
-from atoll.serving.triton.shutdown import Ending
+from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.shutdown import Shutdown
 from atoll.text.text_encoder import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ class EncoderModel:
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
         folder = checkpoint_folder(args, settings)
         prepare_process(settings)
-        encoder, forward = on_passing_thread(self._load, folder, settings)
+        encoder, forward = in_temporary_thread(self._load, folder, settings)
         self.loaded = encoder
         tokenizer = Tokenizer.load(folder)
         spec = encoder.spec
@@ -98,7 +98,7 @@ class EncoderModel:
             "max_client_batch_size": tensors.max_rows(args["model_config"], self._max_rows),
             **self.facts(),
         }
-        self.control = Control(
+        self.control = ModelOps(
             settings, tokenizer, facts, is_batched=self.is_batched, cancel=self.cancel
         )
         self._replies: WeakValueDictionary[str, Reply] = WeakValueDictionary()
@@ -107,7 +107,7 @@ class EncoderModel:
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.long_texts = ThreadPoolExecutor(1, thread_name_prefix="atoll-long-texts")
         self.engine.start()
-        self.ending = Ending(self._end)
+        self.ending = Shutdown(self._end)
 
     def load(self, folder: Any, settings: Settings) -> tuple[Encoder, Forward]:
         """The encoder of the task and what runs its packs."""
@@ -137,7 +137,7 @@ class EncoderModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = Sender(request, is_decoupled=False)
+            sender = ResponseSender(request, is_decoupled=False)
             try:
                 if self.control.answer(request, sender, self._refuse):
                     continue
@@ -268,7 +268,7 @@ class EncoderModel:
             ids = ids[-limit:] if work.direction == "left" else ids[:limit]
         return Encoded(ids, None)
 
-    def _refuse(self, sender: Sender, error: BaseException) -> None:
+    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self._count_failure(error)

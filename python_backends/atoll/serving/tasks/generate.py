@@ -1,6 +1,6 @@
 """Text generation as a decoupled Triton model: tensors to engine requests, answers to responses.
 
-``execute`` checks, tokenizes, enqueues and returns; tokens leave through the outbox. Every request
+``execute`` checks, tokenizes, enqueues and returns; tokens leave through the response streamer. Every request
 gets exactly one response with FINAL, whatever happens to it.
 """
 
@@ -16,9 +16,9 @@ from atoll.engine.loader import load_engine
 from atoll.errors import Cancelled, Overloaded, ValidationError
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.admission import Admission
-from atoll.serving.model_ops import Control
+from atoll.serving.model_ops import ModelOps
 from atoll.serving.preparation import PreparationPool
-from atoll.serving.requests.generation_request import Call, Choice
+from atoll.serving.requests.generation_request import Completion, GenerationRequest
 from atoll.serving.requests.limits import TIMEOUT, fitted, time_limit
 from atoll.serving.requests.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.requests.output_flags import FLAGS, Flags, read_flags, returned_by
@@ -35,12 +35,12 @@ from atoll.serving.triton.generate_metrics import GenerateMetrics
 from atoll.serving.triton.instance import (
     checkpoint_folder,
     end_without_teardown,
+    in_temporary_thread,
     instance_settings,
-    on_passing_thread,
 )
-from atoll.serving.triton.response_sender import Sender
-from atoll.serving.triton.response_streamer import Outbox
-from atoll.serving.triton.shutdown import Ending
+from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_streamer import ResponseStreamer
+from atoll.serving.triton.shutdown import Shutdown
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
 from atoll.text.detokenizer import Detokenizer
@@ -70,17 +70,19 @@ class GenerateModel:
         self.tokenizer = Tokenizer.load(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer)
         self.metrics = GenerateMetrics(args["model_name"])
-        self.outbox = Outbox(
+        self.streamer = ResponseStreamer(
             self.tokenizer.vocabulary, lambda call: cancel(call, self.engine), self.closed,
             self._tick, self._overdue,
         )  # fmt: skip
-        loaded = on_passing_thread(load_engine, self.settings, folder, on_step=self.outbox.flush)
+        loaded = in_temporary_thread(
+            load_engine, self.settings, folder, on_step=self.streamer.flush
+        )
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
         facts = {
             "task": "generate", "model_version": args["model_version"],
             **loaded.facts, **dataclasses.asdict(self.limits),
         }  # fmt: skip
-        self.control = Control(
+        self.control = ModelOps(
             self.settings, self.tokenizer, facts,
             chat=self.template, is_batched=False, cancel=self.cancel, forget=self.forget,
         )  # fmt: skip
@@ -88,16 +90,16 @@ class GenerateModel:
         self.admission = Admission(self.settings.max_concurrent_requests)
         self.preparation = PreparationPool()
         self._ids = itertools.count()
-        self._sessions: WeakValueDictionary[str, Call] = WeakValueDictionary()
-        self._requests: WeakValueDictionary[str, Call] = WeakValueDictionary()
+        self._sessions: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
+        self._requests: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
         self.engine.start()
-        self.outbox.start()
-        self.ending = Ending(self._end)
+        self.streamer.start()
+        self.ending = Shutdown(self._end)
 
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = Sender(request)
+            sender = ResponseSender(request)
             try:
                 if not self.control.answer(request, sender, self._refuse):
                     self.start(request, sender)
@@ -113,9 +115,9 @@ class GenerateModel:
         self.control.close()
         self.preparation.close()
         self.engine.stop()
-        self.outbox.stop()
+        self.streamer.stop()
 
-    def start(self, request: Any, sender: Sender) -> None:
+    def start(self, request: Any, sender: ResponseSender) -> None:
         """Takes a request in and hands it to the engine, by way of the preparation pool if its
         prompt is long or it has a grammar.
 
@@ -136,7 +138,7 @@ class GenerateModel:
         if request_id := request.request_id():
             self._requests[request_id] = call
         self.metrics.opened(call)
-        self.outbox.open(call)
+        self.streamer.open(call)
         prepare = partial(self._prepare, call, flags, options, prompt, session_id, constraint)
         try:
             if constraint is None and prompt.num_characters <= _INLINE_CHARACTERS:
@@ -148,7 +150,7 @@ class GenerateModel:
 
     def _prepare(
         self,
-        call: Call,
+        call: GenerationRequest,
         flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
@@ -200,20 +202,20 @@ class GenerateModel:
         )
         return flags, _without(options, self.limits.banned_tokens)
 
-    def closed(self, call: Call) -> None:
+    def closed(self, call: GenerationRequest) -> None:
         """A call has had its last response."""
         self.admission.leave(call.num_answers)
         self.metrics.closed(call)
 
-    def _refuse(self, sender: Sender, error: BaseException) -> None:
+    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self.metrics.refused(error)
         sender.fail(error)
 
     def _call(
-        self, sender: Sender, flags: Flags, options: GenerateOptions, limit_s: float | None
-    ) -> Call:
+        self, sender: ResponseSender, flags: Flags, options: GenerateOptions, limit_s: float | None
+    ) -> GenerationRequest:
         """The call of a request that can be answered, as far as can be told without its tokens."""
         self._check_adapter(options.adapter_id)
         stream = bool(flags["stream"])
@@ -222,15 +224,15 @@ class GenerateModel:
         if stream and flags["exclude_input_in_output"] is False:
             raise ValidationError("exclude_input_in_output is false; a stream has no input")
         returned = returned_by(flags, options)
-        return Call(
+        return GenerationRequest(
             str(next(self._ids)), sender, stream=stream, num_answers=options.best_of,
             num_returned=options.n, returned=returned, limit_s=limit_s,
-            on_change=self.outbox.changed,
+            on_change=self.streamer.changed,
         )  # fmt: skip
 
     def _complete(
         self,
-        call: Call,
+        call: GenerationRequest,
         flags: Flags,
         options: GenerateOptions,
         prompt: Prompt,
@@ -254,7 +256,7 @@ class GenerateModel:
             detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens)
             stops = StopStrings(options.stop, options.include_stop, options.sampling.min_new_tokens)
             answer = AnswerText(detokenizer, stops, self.tokenizer.cleans_up)
-            choices.append(Choice(call, answer))
+            choices.append(Completion(call, answer))
         call.choices = choices
 
     def _check_adapter(self, adapter_id: str | None) -> None:
@@ -263,7 +265,7 @@ class GenerateModel:
         elif adapter_id is not None:
             raise ValidationError(f"adapter_id is {adapter_id!r}; no adapters are loaded")
 
-    def _overdue(self, call: Call, waited_s: float) -> Exception | None:
+    def _overdue(self, call: GenerationRequest, waited_s: float) -> Exception | None:
         limit_s = self.settings.max_preparation_s
         if not call.choices and waited_s > limit_s:
             if call.is_preparing:

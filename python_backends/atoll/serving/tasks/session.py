@@ -29,8 +29,8 @@ from atoll.errors import ConfigError, NotReady, ValidationError
 from atoll.serving import model_ops
 from atoll.serving.requests.transcript import Transcript
 from atoll.serving.triton import tensors
-from atoll.serving.triton.response_sender import Sender
-from atoll.serving.triton.shutdown import Ending
+from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class _Conversation:
 
     session_id: str
     transcript: Transcript = field(default_factory=Transcript)
-    waiting: deque[tuple[Any, Sender]] = field(default_factory=deque)
+    waiting: deque[tuple[Any, ResponseSender]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
 
@@ -84,13 +84,13 @@ class SessionModel:
         self._conversations: dict[str, _Conversation] = {}
         self._lock, self._is_closed = threading.Lock(), False
         self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session")
-        self.ending = Ending(self._finish_turns)
+        self.ending = Shutdown(self._finish_turns)
 
     def execute(self, requests: list[Any]) -> None:
         """Never blocks: turns of one conversation are worked on in order, others beside them."""
         self._expire()
         for request in requests:
-            sender, key = Sender(request), str(request.correlation_id())
+            sender, key = ResponseSender(request), str(request.correlation_id())
             with self._lock:
                 if request.flags() & _START:
                     self._begin(key)
@@ -116,7 +116,9 @@ class SessionModel:
         if earlier is not None:
             self._threads.submit(self._forget, earlier)
 
-    def _add(self, key: str, conversation: _Conversation, request: Any, sender: Sender) -> None:
+    def _add(
+        self, key: str, conversation: _Conversation, request: Any, sender: ResponseSender
+    ) -> None:
         """Under the lock."""
         conversation.since = time.monotonic()
         conversation.waiting.append((request, sender))
@@ -156,7 +158,7 @@ class SessionModel:
                 del self._conversations[key]
         self._forget(conversation)
 
-    def _answer(self, request: Any, sender: Sender, conversation: _Conversation) -> None:
+    def _answer(self, request: Any, sender: ResponseSender, conversation: _Conversation) -> None:
         """One turn: the generator's responses are passed on, the last of them with FINAL.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll.encoders.encoder_config import EncoderSpec
+from atoll.encoders.encoder_config import EncoderConfig
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.models import registry
 from atoll.models.detect import decide
@@ -31,7 +31,7 @@ class TokensModel:
         decide(folder, settings, "embed")
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw
         trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
-        self.spec = EncoderSpec.read(folder, raw, settings, trunk.max_length)
+        self.spec = EncoderConfig.read(folder, raw, settings, trunk.max_length)
         tokenizer = Tokenizer.load(folder)
         self.truncation_side = tokenizer.truncation_side
         self.encoder = TextEncoder(tokenizer.core, self.spec.max_length)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.serving.triton.tensor_specs import WIRES, TensorSpec
+from atoll.serving.triton.tensor_specs import TASK_TENSORS, TensorSpec
 
 
 def complete(config: Any, task: str) -> Any:
@@ -18,7 +18,7 @@ def complete(config: Any, task: str) -> Any:
     given = config.as_dict()
     if given.get("input") or given.get("output"):
         return config
-    wire = WIRES[task]
+    wire = TASK_TENSORS[task]
     config.set_max_batch_size(wire.max_batch_size)
     for spec in wire.inputs:
         config.add_input({**_tensor(spec), "optional": spec.optional})

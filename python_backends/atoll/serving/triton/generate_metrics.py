@@ -7,7 +7,7 @@ import time
 
 from atoll.engine.core import EngineStats
 from atoll.errors import AtollError, Cancelled
-from atoll.serving.requests.generation_request import Call
+from atoll.serving.requests.generation_request import GenerationRequest
 from atoll.serving.triton import latency_breakdown
 from atoll.serving.triton.metrics import COUNTS, Metrics
 
@@ -18,7 +18,7 @@ _GAUGES = {
     "num_blocks": ("atoll_kv_blocks", "blocks of the KV cache"),
     "num_used_blocks": ("atoll_kv_blocks_used", "blocks that requests hold"),
     "num_cached_blocks": ("atoll_kv_blocks_cached", "blocks that hold a shareable prefix"),
-    "num_parked": ("atoll_conversations", "idle conversations that hold blocks"),
+    "num_kept_sessions": ("atoll_conversations", "idle conversations that hold blocks"),
 }
 _COUNTERS = {
     "num_steps": ("atoll_engine_steps_total", "forward passes"),
@@ -37,7 +37,7 @@ _COUNTERS = {
 
 
 class GenerateMetrics:
-    """Called on the outbox's thread, ``opened`` and ``refused`` on Triton's.
+    """Called on the response streamer's thread, ``opened`` and ``refused`` on Triton's.
 
     What is computed for canaries alone is not counted.
     """
@@ -80,13 +80,13 @@ class GenerateMetrics:
         kind = error.error_type if isinstance(error, AtollError) else "internal"
         self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
 
-    def opened(self, call: Call) -> None:
+    def opened(self, call: GenerationRequest) -> None:
         """A request was taken in."""
         with self._lock:
             self._num_open[call.sender.is_canary] += 1
             self._was_open[call.sender.is_canary] = True
 
-    def closed(self, call: Call) -> None:
+    def closed(self, call: GenerationRequest) -> None:
         """A request has had its last response."""
         with self._lock:
             self._num_open[call.sender.is_canary] -= 1
@@ -104,7 +104,7 @@ class GenerateMetrics:
             m.count("atoll_requests_succeeded_total", "requests answered in full")
         self._observe(call)
 
-    def _observe(self, call: Call) -> None:
+    def _observe(self, call: GenerationRequest) -> None:
         outcome = call.choices[0].outcome if call.choices else None
         if outcome is None:
             return

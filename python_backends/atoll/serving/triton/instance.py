@@ -28,7 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def on_passing_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def in_temporary_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """``function(*args, **kwargs)``, whose thread and workers are gone afterwards.
 
     Raises what it raises.

@@ -1,7 +1,7 @@
 """The thread that sends: the engine's thread never waits for a client or for Triton.
 
-While it is busy, or rests (``Pace``), tokens of a stream gather and leave together: a slow client
-or a loaded machine gets fewer and larger responses instead of slowing the engine down.
+While it is busy, or rests (``SendThrottle``), tokens of a stream gather and leave together: a slow
+client or a loaded machine gets fewer and larger responses instead of slowing the engine down.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from atoll.errors import Cancelled, NotReady
-from atoll.serving.requests.generation_request import POLL_TOKENS, Call
+from atoll.serving.requests.generation_request import POLL_TOKENS, GenerationRequest
 from atoll.serving.requests.responses import final_response, stream_response
-from atoll.serving.triton.send_throttle import Pace
+from atoll.serving.triton.send_throttle import SendThrottle
 from atoll.serving.triton.tensors import FINAL
 from atoll.text.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ _POLLS_PER_INTERVAL = 16
 _IDLE_INTERVAL_S = 1.0
 
 
-class Outbox:
+class ResponseStreamer:
     """Sends what calls have gained, and cancels those whose client has left.
 
     cancel: told the call. closed: told every call once, after its last response. tick: called a few
@@ -42,10 +42,10 @@ class Outbox:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        cancel: Callable[[Call], None],
-        closed: Callable[[Call], None],
+        cancel: Callable[[GenerationRequest], None],
+        closed: Callable[[GenerationRequest], None],
         tick: Callable[[], None],
-        overdue: Callable[[Call, float], Exception | None],
+        overdue: Callable[[GenerationRequest, float], Exception | None],
     ) -> None:
         self._vocabulary = vocabulary
         self._cancel, self._closed, self._tick = cancel, closed, tick
@@ -53,12 +53,14 @@ class Outbox:
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._urgent = threading.Event()
-        self._pace = Pace()
-        self._changed: dict[Call, None] = {}
-        self._marked: dict[Call, None] = {}  # to be looked at when the engine's step has ended
-        self._open: dict[Call, None] = {}
+        self._pace = SendThrottle()
+        self._changed: dict[GenerationRequest, None] = {}
+        self._marked: dict[
+            GenerationRequest, None
+        ] = {}  # to be looked at when the engine's step has ended
+        self._open: dict[GenerationRequest, None] = {}
         self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="atoll-outbox", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="atoll-streamer", daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -72,14 +74,14 @@ class Outbox:
         if self._thread.is_alive():
             self._thread.join()
 
-    def open(self, call: Call) -> None:
+    def open(self, call: GenerationRequest) -> None:
         """Watches a call until it is closed, which it may be already."""
         with self._lock:
             if not call.is_closed:
                 self._open[call] = None
         self._event.set()  # from here on the thread looks around by itself
 
-    def changed(self, call: Call) -> None:
+    def changed(self, call: GenerationRequest) -> None:
         """Marks a call; ``flush`` wakes the thread, and an error does. First and last tokens wait
         for no rest."""
         has_failed = call.error is not None
@@ -134,7 +136,9 @@ class Outbox:
         except Exception:
             logger.exception("the engine could not be counted; answers go on")
 
-    def _guarded(self, function: Callable[[Call], None], call: Call) -> None:
+    def _guarded(
+        self, function: Callable[[GenerationRequest], None], call: GenerationRequest
+    ) -> None:
         """A response that cannot be made or sent ends its call, never the thread."""
         try:
             function(call)
@@ -144,7 +148,7 @@ class Outbox:
             call.sender.fail(call.error)
             self._end(call)
 
-    def _end(self, call: Call) -> None:
+    def _end(self, call: GenerationRequest) -> None:
         """After the last response of a call that the engine may still work on."""
         try:
             self._cancel(call)
@@ -152,7 +156,7 @@ class Outbox:
         except Exception:
             logger.exception("request %s: its end could not be noted", call.request_id)
 
-    def _attend(self, call: Call) -> None:
+    def _attend(self, call: GenerationRequest) -> None:
         if call.is_closed:
             return
         if call.error is not None:
@@ -168,12 +172,12 @@ class Outbox:
             if call.num_tokens_unpolled >= POLL_TOKENS:
                 self._poll(call)
 
-    def _send(self, call: Call, response: Any, flags: int = 0) -> None:
+    def _send(self, call: GenerationRequest, response: Any, flags: int = 0) -> None:
         if response is not None:
             call.has_answered = True
             call.sender.send(response, flags)
 
-    def _close(self, call: Call) -> None:
+    def _close(self, call: GenerationRequest) -> None:
         with self._lock:
             if call.is_closed:
                 return
@@ -181,7 +185,7 @@ class Outbox:
             self._open.pop(call, None)
         self._closed(call)
 
-    def _poll(self, call: Call) -> None:
+    def _poll(self, call: GenerationRequest) -> None:
         call.num_tokens_unpolled = 0
         if call.sender.is_cancelled():
             call.fail(Cancelled("the client has left"))
@@ -195,7 +199,7 @@ class Outbox:
         for call in calls:
             self._guarded(self._look_after, call)
 
-    def _look_after(self, call: Call) -> None:
+    def _look_after(self, call: GenerationRequest) -> None:
         if call.is_closed:
             return
         waited = time.monotonic() - call.arrival

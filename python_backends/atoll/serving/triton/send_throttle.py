@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pace:
+class SendThrottle:
     """How long sending rests after it has worked: 9 times as long, and 50 ms at most.
 
     Every response costs the cores that the engine computes on: with 32 streams on two cores, a

@@ -17,7 +17,7 @@ SIGNAL = signal.SIGUSR1
 _STUB = "triton_python_backend_stub"
 
 
-class Ending:
+class Shutdown:
     """``end`` answers what is open and ends the threads; it is called once, by whoever is first."""
 
     def __init__(self, end: Callable[[], None]) -> None:

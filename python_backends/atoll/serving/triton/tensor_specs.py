@@ -31,7 +31,7 @@ CONTROL = TensorSpec("control", "STRING", (-1,))
 
 
 @dataclass(frozen=True)
-class Wire:
+class TaskTensors:
     """What goes in and out of a model of one task.
 
     max_batch_size: rows in one request; 0: tensors have no batch axis.
@@ -48,7 +48,7 @@ _TEXT = TensorSpec("text_input", "STRING", (1,), optional=True)
 _COUNT = TensorSpec("num_input_tokens", "UINT32", (1,))
 
 # One of text_input and input_ids has to be there; rows of input_ids are filled up with -1.
-EMBED = Wire(
+EMBED = TaskTensors(
     inputs=(_TEXT, TensorSpec("input_ids", "INT32", (-1,), optional=True)),
     outputs=(
         TensorSpec("embedding", "FP32", ("embedding",)),
@@ -64,7 +64,7 @@ EMBED = Wire(
 _TEXTS = TensorSpec("text_input", "STRING", (-1, 1), optional=True)
 _COUNTS = TensorSpec("num_input_tokens", "UINT32", (-1, 1))
 
-SPARSE = Wire(
+SPARSE = TaskTensors(
     inputs=(_TEXTS, TensorSpec("input_ids", "INT32", (-1, -1), optional=True)),
     outputs=(
         TensorSpec("indices", "INT32", (-1,)),
@@ -75,7 +75,7 @@ SPARSE = Wire(
     ),
 )
 
-RERANK = Wire(
+RERANK = TaskTensors(
     inputs=(TensorSpec("query", "STRING", (-1, 1), optional=True), _TEXTS),
     outputs=(
         TensorSpec("score", "FP32", (-1, 1)),
@@ -85,7 +85,7 @@ RERANK = Wire(
     ),
 )
 
-CLASSIFY = Wire(
+CLASSIFY = TaskTensors(
     inputs=(_TEXTS, TensorSpec("text_pair", "STRING", (-1, 1), optional=True)),
     outputs=(
         TensorSpec("score", "FP32", (-1, "labels")), TensorSpec("logit", "FP32", (-1, "labels")),
@@ -96,7 +96,7 @@ CLASSIFY = Wire(
 # vllm_backend's names, then our own from ``return_num_cached_tokens`` on. One of text_input,
 # messages and input_ids has to be there. Lists are tensors since Triton's /generate takes only
 # scalars as parameters.
-GENERATE = Wire(
+GENERATE = TaskTensors(
     inputs=(
         TensorSpec("text_input", "STRING", (1,), optional=True),
         TensorSpec("stream", "BOOL", (1,), optional=True),
@@ -131,7 +131,7 @@ GENERATE = Wire(
     decoupled=True,
 )
 
-WIRES: Mapping[str, Wire] = {
+TASK_TENSORS: Mapping[str, TaskTensors] = {
     "classify": CLASSIFY,
     "embed": EMBED,
     "rerank": RERANK,

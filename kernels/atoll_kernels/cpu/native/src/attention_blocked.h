@@ -89,7 +89,7 @@ struct Attention {
             for (; j < end; ++j, at += token) rows[j] = at;
         }
     }
-    void locate_later(const Item& next, Later<T>& keys, Later<T>& values) const {
+    void locate_later(const Item& next, Prefetched<T>& keys, Prefetched<T>& values) const {
         keys.count = values.count = std::min(kBlock, next.k1 - next.k0);
         locate_keys(next, next.k0, keys.count, keys.rows);
         locate_values(next, next.k0, values.count, values.rows);
@@ -105,7 +105,7 @@ struct Attention {
     static int64_t padded(int64_t keys) { return (keys + kPad - 1) / kPad * kPad; }
 
     // Keys as panels (words, W keys); those beyond the last are zero.
-    void pack_keys(const T* const* keys, int64_t count, Later<T>& later, uint32_t* out) const {
+    void pack_keys(const T* const* keys, int64_t count, Prefetched<T>& later, uint32_t* out) const {
         fetch(keys, 0, kAhead, count, D);
         for (int64_t j = 0; j < padded(count); j += W, out += words * W) {
             fetch(keys, j + kAhead, j + kAhead + W, count, D);
@@ -130,7 +130,7 @@ struct Attention {
     }
 
     // Values as panels of W features: (panel, kBlock / kPer words of keys, W).
-    void pack_values(const T* const* values, int64_t count, Later<T>& later, uint32_t* out) const {
+    void pack_values(const T* const* values, int64_t count, Prefetched<T>& later, uint32_t* out) const {
         fetch(values, 0, kAhead, count, D);
         for (int64_t j = 0; j < padded(count); j += kPer) {
             fetch(values, j + kAhead, j + kAhead + kPer, count, D);
@@ -219,7 +219,7 @@ struct Attention {
         auto maxima = scratch.take<float>(rows), sums = scratch.take<float>(rows);
         auto bias = scratch.take<float>(biased ? group * bias_row : 0);
         const T *key[kBlock], *value[kBlock];
-        Later<T> later_keys, later_values;
+        Prefetched<T> later_keys, later_values;
         load_queries(item, queries);
         std::fill_n(values, rows * panels, Floats{});
         std::fill_n(maxima, rows, -INFINITY);

@@ -28,7 +28,7 @@ struct FewRows {
     // in a row, or 0 if their number is not known or the last is not whole.
     template <int Vectors>
     void score(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
-               Later<T>& later, Floats* scores) const {
+               Prefetched<T>& later, Floats* scores) const {
         const int64_t vectors = Vectors ? Vectors : a.vectors();
         for (int64_t j = 0; j < count; j += W) {
             const T* row[W];
@@ -54,7 +54,7 @@ struct FewRows {
     }
 
     void score_all(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
-                   Later<T>& later, Floats* scores) const {
+                   Prefetched<T>& later, Floats* scores) const {
         switch (a.words % W ? 0 : a.words / W) {
             case 1: return score<1>(queries, rows, keys, count, later, scores);
             case 2: return score<2>(queries, rows, keys, count, later, scores);
@@ -68,7 +68,7 @@ struct FewRows {
     // pairs are in the order that interleaving gives, until `arrange`.
     template <int R, int V>
     INLINE void add(const uint32_t* powers, const T* const* values, int64_t first, int64_t last,
-                    int64_t start, Later<T>& later, Floats* sums) const {
+                    int64_t start, Prefetched<T>& later, Floats* sums) const {
         Floats s[R][V][kPer];
         const int64_t row = a.vectors() * kPer;
         sums += start * kPer;
@@ -110,7 +110,7 @@ struct FewRows {
 
     template <int R = kFewRows>
     void add_all(int64_t rows, const uint32_t* powers, const T* const* values, int64_t first,
-                 int64_t last, Later<T>& later, Floats* sums) const {
+                 int64_t last, Prefetched<T>& later, Floats* sums) const {
         if constexpr (R > 1)
             if (rows < R) return add_all<R - 1>(rows, powers, values, first, last, later, sums);
         constexpr int V = 4 / kPer;
@@ -147,7 +147,7 @@ struct FewRows {
         auto bias = scratch.take<float>(biased ? a.group * bias_row : 0);
         float maxima[kFewRows], totals[kFewRows] = {};
         const T *key[kBlock], *value[kBlock];
-        Later<T> later_keys, later_values;
+        Prefetched<T> later_keys, later_values;
         a.load_queries(item, queries);
         std::fill_n(sums, rows * width, Floats{});
         std::fill_n(maxima, rows, -INFINITY);

@@ -24,7 +24,7 @@ INLINE void fetch(const T* const* rows, int64_t first, int64_t last, int64_t cou
 
 // Rows that a thread will probably want next: `count` of them are left to be fetched.
 template <class T>
-struct Later {
+struct Prefetched {
     const T* rows[kBlock];
     int64_t count = 0;
 
