@@ -1,7 +1,7 @@
 """Text generation as a decoupled Triton model: tensors to engine requests, answers to responses.
 
-``execute`` checks, tokenizes, enqueues and returns; tokens leave through the response streamer. Every request
-gets exactly one response with FINAL, whatever happens to it.
+``execute`` checks, tokenizes, enqueues and returns; tokens leave through the response streamer.
+Every request gets exactly one response with FINAL, whatever happens to it.
 """
 
 from __future__ import annotations
