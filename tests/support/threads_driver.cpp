@@ -1,4 +1,4 @@
-// Jobs of every shape on the pool of threads.h: ends with 0 if every task was done once.
+// Jobs of every shape on the pool of thread_pool.h: ends with 0 if every task was done once.
 #include "thread_pool.h"
 
 #include <sys/wait.h>

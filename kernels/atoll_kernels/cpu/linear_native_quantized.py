@@ -3,7 +3,7 @@
 Rows of x get a scale for every group of inputs and not one for the row: a few large activations,
 which every language model has, then cost only their own group its steps. Weights of 4 bits stay so
 in memory and are widened in registers, at any number of rows; where the CPU has AMX, many rows meet
-them in bfloat16 (native/src/widened.h).
+them in bfloat16 (native/src/linear_int4_amx.h).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TILED_GROUPS = (128, 64)
 _INT4_GROUPS = (32, 64, 128)
 _DTYPES = (torch.float32, torch.bfloat16)
 
-# As numbered in native/src/grouped.cpp; others follow as an op of their own.
+# As numbered in native/src/linear_quantized.cpp; others follow as an op of their own.
 _KINDS = {
     None: -1, "gelu": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "silu": 2,
     "swish": 2, "relu": 3, "tanh": 4,

@@ -37,7 +37,7 @@ SHAPES = (
     (200, 40, 256),
     (300, 40, 64),
 )
-# As in widened.h: so many rows meet 4-bit weights as bfloat16 where the CPU has AMX.
+# As in linear_int4_amx.h: so many rows meet 4-bit weights as bfloat16 where the CPU has AMX.
 LEAST_WIDENED = 12
 
 

@@ -28,7 +28,7 @@ def test_every_task_is_done_once(
     program = tmp_path / "threads"
     compiler = ["g++", "-std=c++17", "-pthread", "-g1", *flags, f"-I{SOURCES}"]
     subprocess.run(
-        [*compiler, str(DRIVER), str(SOURCES / "threads.cpp"), "-o", str(program)], check=True
+        [*compiler, str(DRIVER), str(SOURCES / "thread_pool.cpp"), "-o", str(program)], check=True
     )
     arguments = [str(program), str(jobs), str(callers), str(forks)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)

@@ -10,7 +10,7 @@
 // What the zeros add is the same for all outputs of a row: it is put in once, in floats, and products
 // are of weights as they are stored.
 //
-// Where the CPU has AMX, 8 bits go by whole tiles, and 4 bits as widened.h says.
+// Where the CPU has AMX, 8 bits go by whole tiles, and 4 bits as linear_int4_amx.h says.
 
 #include <algorithm>
 
