@@ -24,6 +24,7 @@ from atoll.encoders.packer import Item, batch_of
 from atoll.layers import PagedBatch
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
+from atoll.runner.kv_cache import allocate
 from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
@@ -100,12 +101,8 @@ class LanguageModel:
         checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
         options = load_options(Settings(dtype=dtype), checkpoint.raw)
         self.model = cast(Any, load_decoder(checkpoint, options))
-        spec = self.model.cache_spec()
-        shape = (1, WINDOW, spec.num_kv_heads, spec.head_dim)
-        self.kv_cache = tuple(
-            (torch.zeros(shape, dtype=options.dtype), torch.zeros(shape, dtype=options.dtype))
-            for _ in range(spec.num_layers)
-        )
+        specs = self.model.cache_specs()
+        self.kv_cache = allocate(specs, 1, WINDOW, options.dtype, options.device)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """(tokens, vocab) float32."""
@@ -113,10 +110,10 @@ class LanguageModel:
         batch = PagedBatch(
             input_ids=torch.tensor(ids),
             positions=torch.arange(len(ids)),
-            slot_mapping=torch.arange(len(ids)),
+            slot_mappings=(torch.arange(len(ids)),),
             cu_seqlens_q=torch.tensor([0, len(ids)], dtype=torch.int32),
             seq_lens=count,
-            block_table=torch.zeros(1, 1, dtype=torch.int32),
+            block_tables=(torch.zeros(1, 1, dtype=torch.int32),),
             kv_cache=self.kv_cache,
             max_position=len(ids) - 1,
             prompt_lens=count,

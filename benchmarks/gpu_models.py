@@ -27,9 +27,11 @@ from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers import Linear, PackedBatch
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.registry import DECODERS, ENCODERS
-from atoll.runner.model_runner import Decoder, ModelRunner
-from atoll.sampling import Sampler
+from atoll.runner.kv_cache import bytes_per_token
+from atoll.runner.model import Decoder
+from atoll.runner.model_runner import ModelRunner
 from atoll.sampling.processors import Processors
+from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
@@ -161,10 +163,10 @@ def _model(bench: Bench, raw: Mapping[str, Any], table: Mapping[str, str], dtype
 
 
 def _core(runner: ModelRunner, prefill_tokens: int) -> EngineCore:
-    config, spec = runner.model.config, runner.model.cache_spec()
+    config, specs = runner.model.config, runner.model.cache_specs()
     limits = SchedulerLimits(
         max_batch_size=512, max_batch_prefill_tokens=prefill_tokens,
-        max_mixed_prefill_tokens=prefill_tokens, sliding_window=spec.sliding_window,
+        max_mixed_prefill_tokens=prefill_tokens, sliding_window=specs[0].window,
     )  # fmt: skip
     sampler = Sampler(Processors(Watermark(config.vocab_size, 0.5, 2.0)))
     return EngineCore(runner, sampler, limits, prefix_caching=False)
@@ -237,15 +239,15 @@ def _work(model: Any, rows: int) -> Work:
             used, read = shares.get(id(module), (1.0, 1.0))
             parameters += used * module.in_features * module.out_features
             num_bytes += read * sum(t.nbytes for t in module.packed.tensors)
-    c, spec = model.config, model.cache_spec()
-    return Work(parameters, num_bytes, 4.0 * spec.num_layers * c.num_heads * spec.head_dim)
+    c, specs = model.config, model.cache_specs()
+    return Work(parameters, num_bytes, 4.0 * len(specs) * c.num_heads * specs[0].head_dim)
 
 
 def _decode_limit(bench: Bench, model: Any, batch: int, context: int) -> float:
     """Microseconds of a step."""
-    work, spec = _work(model, batch), model.cache_spec()
-    seen = context if spec.sliding_window is None else min(context, spec.sliding_window)
-    num_bytes = work.weight_bytes + batch * seen * spec.bytes_per_token(DTYPES["bf16"])
+    work, specs = _work(model, batch), model.cache_specs()
+    seen = min(context, specs[0].window or context)
+    num_bytes = work.weight_bytes + batch * seen * bytes_per_token(specs, DTYPES["bf16"])
     flops = batch * (2 * work.parameters + work.attention_flops * seen)
     return bench.peaks.limit_us("bf16", flops, num_bytes)
 
@@ -263,8 +265,8 @@ def _prefill(bench: Bench, raw: Mapping[str, Any]) -> Row:
             _submit(core, model.config.vocab_size, count, length, 1)
             times.append(_timed(bench, partial(_step, core)))
     us, work, tokens = statistics.median(times[-5:]), _work(model, count * length), count * length
-    spec, head = model.cache_spec(), model.config.vocab_size * model.config.hidden_size
-    seen = length if spec.sliding_window is None else min(length, spec.sliding_window)
+    specs, head = model.cache_specs(), model.config.vocab_size * model.config.hidden_size
+    seen = min(length, specs[0].window or length)
     pairs = count * (length * seen - seen * (seen - 1) / 2)
     flops = 2 * tokens * (work.parameters - head) + 2 * count * head + work.attention_flops * pairs
     limit = bench.peaks.limit_us("bf16", flops, work.weight_bytes)

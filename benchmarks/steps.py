@@ -22,6 +22,7 @@ from atoll.config import Settings
 from atoll.layers import PagedBatch
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
+from atoll.runner.kv_cache import allocate
 from atoll.weights.files import resolve
 from atoll_kernels.cpu.graph import CpuGraph, record
 from atoll_kernels.cpu.native import library
@@ -48,20 +49,22 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
     checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
     options = load_options(Settings(dtype=dtype), checkpoint.raw)
     model: torch.nn.Module = load_decoder(checkpoint, options)
-    spec = model.cache_spec()  # type: ignore[operator]
+    specs = model.cache_specs()  # type: ignore[operator]
     per_text = -(-LENGTH // BLOCK_SIZE)
-    shape = (2, rows * per_text, BLOCK_SIZE, spec.num_kv_heads, spec.head_dim)
-    caches = [torch.randn(shape).to(options.dtype).unbind() for _ in range(spec.num_layers)]
+    cache = allocate(specs, rows * per_text, BLOCK_SIZE, options.dtype, options.device)
+    for layer in cache:
+        layer.keys.normal_()
+        layer.values.normal_()
     blocks = torch.arange(rows * per_text, dtype=torch.int32).view(rows, per_text)
     last = LENGTH - 1
     batch = PagedBatch(
         input_ids=torch.randint(0, 40000, (rows,)),
         positions=torch.full((rows,), last),
-        slot_mapping=blocks[:, last // BLOCK_SIZE].long() * BLOCK_SIZE + last % BLOCK_SIZE,
+        slot_mappings=(blocks[:, last // BLOCK_SIZE].long() * BLOCK_SIZE + last % BLOCK_SIZE,),
         cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32),
         seq_lens=torch.full((rows,), LENGTH, dtype=torch.int32),
-        block_table=blocks,
-        kv_cache=tuple((k, v) for k, v in caches),
+        block_tables=(blocks,),
+        kv_cache=cache,
         max_position=last,
         prompt_lens=torch.full((rows,), 64, dtype=torch.int32),
     )

@@ -53,8 +53,9 @@ class Recorded:
     def __init__(self, model: Any, max_batch_size: int | None, **options: Any) -> None:
         self.core: EngineCore = make_core(model, num_blocks=128, **options)
         self.runner: ModelRunner = self.core._runner
-        for tensor in itertools.chain.from_iterable(self.runner.kv_cache):
-            tensor.fill_(7.0)
+        for layer in self.runner.kv_cache:
+            layer.keys.fill_(7.0)
+            layer.values.fill_(7.0)
         if max_batch_size is not None:
             self.runner.buffer_decoding(max_batch_size)
         self.logits: list[Tensor] = []
@@ -97,7 +98,7 @@ def test_buffered_steps_equal_plain_ones(model: Any, max_batch_size: int) -> Non
         assert float((found - expected).abs().max()) <= limit
     caches = zip(buffered.runner.kv_cache, plain.runner.kv_cache, strict=True)
     for found, expected in itertools.chain.from_iterable(
-        zip(*pair, strict=True) for pair in caches
+        zip(*(layer[:2] for layer in pair), strict=True) for pair in caches
     ):
         assert torch.equal(found == 7.0, expected == 7.0), "padding was written"
         assert torch.allclose(found, expected, atol=2e-5)
@@ -151,9 +152,9 @@ def test_a_failed_step_leaves_the_cache_where_it_is(llama: Any, max_batch_size: 
     """
     recorded = Recorded(llama, max_batch_size)
     recorded.runner.device = torch.device("cuda")
-    before = [t.data_ptr() for pair in recorded.runner.kv_cache for t in pair]
+    before = [t.data_ptr() for layer in recorded.runner.kv_cache for t in layer[:2]]
     recorded.runner.reset()
-    tensors = list(itertools.chain.from_iterable(recorded.runner.kv_cache))
+    tensors = [t for layer in recorded.runner.kv_cache for t in layer[:2]]
     assert [t.data_ptr() for t in tensors] == before
     assert all(not t.any() for t in tensors)
 
@@ -205,7 +206,7 @@ def test_capture_goes_from_the_largest_in_one_pool(
 ) -> None:
     recorded = Recorded(llama, 20)
     steps: Any = recorded.runner.decode_graphs
-    steps._tapes = None
+    steps._cpu_graphs = None
     ran: list[int] = []
     step = steps._step
     steps._step = lambda bucket: (ran.append(bucket), step(bucket))
@@ -229,7 +230,7 @@ def test_without_a_capture_steps_run_one_by_one(
     monkeypatch.setattr(torch.cuda, "graph", fails)
     recorded, plain = Recorded(llama, 8), Recorded(llama, None)
     steps: Any = recorded.runner.decode_graphs
-    steps._tapes = None
+    steps._cpu_graphs = None
     steps.capture()
     assert steps.num_captured == 0
     assert recorded.generate(False) == plain.generate(False)

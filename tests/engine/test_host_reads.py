@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from atoll.models.registry import DECODERS, Checkpoint
 from atoll.runner.decode_graphs import DecodeGraphs, refusal
+from atoll.runner.kv_cache import allocate
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities
@@ -78,10 +79,8 @@ def steps_of(kind: str, folder: Path, scheme: str = "dense") -> tuple[Any, Decod
     model: Any = random_model(
         raw_config(kind, folder), DECODERS, LoadOptions(torch.bfloat16, DEVICE, scheme)
     )
-    spec = model.cache_spec()
-    shape = (8, 16, spec.num_kv_heads, spec.head_dim)
-    pair = (torch.zeros(shape, device=DEVICE), torch.zeros(shape, device=DEVICE))
-    return model, DecodeGraphs(model, (pair,) * spec.num_layers, DEVICE, 4)
+    cache = allocate(model.cache_specs(), 8, 16, torch.float32, DEVICE)
+    return model, DecodeGraphs(model, cache, DEVICE, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

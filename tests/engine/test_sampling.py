@@ -13,10 +13,11 @@ from torch import Tensor
 
 from atoll.engine.request import RequestState, SamplingOptions, Token
 from atoll.errors import GenerationError
-from atoll.sampling import Sampler, fused
+from atoll.sampling import fused
 from atoll.sampling import sampler as sampler_module
 from atoll.sampling.processors import Processors
 from atoll.sampling.random import uniform
+from atoll.sampling.sampler import Sampler
 from atoll.sampling.selection import draw, most_likely
 from atoll.sampling.warpers import WarperParameters, shortlist, warp
 from atoll.sampling.watermark import Watermark

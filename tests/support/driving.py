@@ -18,8 +18,8 @@ from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers.attention import CacheSpec, PagedBatch
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.model_runner import ModelRunner
-from atoll.sampling import Sampler
 from atoll.sampling.processors import Processors
+from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 
@@ -98,7 +98,7 @@ def make_core(
     """An engine without a thread."""
     runner = ModelRunner(model, num_blocks, block_size, device, dtype)
     sampler = Sampler(Processors(Watermark(vocab_size, 0.5, 2.0)))
-    window = model.cache_spec().sliding_window
+    window = model.cache_specs()[0].window
     return EngineCore(
         runner, sampler, SchedulerLimits(sliding_window=window, **limits),
         prefix_caching=prefix_caching, draft=draft,
@@ -173,22 +173,23 @@ class EchoModel:
         self.vocab_size, self.window = vocab_size, window
         self.forwards = 0
 
-    def cache_spec(self) -> CacheSpec:
-        return CacheSpec(1, 1, 1, self.window)
+    def cache_specs(self) -> list[CacheSpec]:
+        return [CacheSpec(1, 1, self.window)]
 
     def __call__(self, batch: PagedBatch) -> Tensor:
         self.forwards += 1
-        (keys, values), block_size = batch.kv_cache[0], batch.kv_cache[0][0].shape[1]
-        assert len(batch.slot_mapping.unique()) == len(batch.slot_mapping), "a slot written twice"
-        keys.view(-1)[batch.slot_mapping] = batch.input_ids.to(keys.dtype)
-        values.view(-1)[batch.slot_mapping] = batch.positions.to(values.dtype)
+        (keys, values, _), block_size = batch.kv_cache[0], batch.kv_cache[0].keys.shape[1]
+        slots = batch.slot_mappings[0]
+        assert len(slots.unique()) == len(slots), "a slot written twice"
+        keys.view(-1)[slots] = batch.input_ids.to(keys.dtype)
+        values.view(-1)[slots] = batch.positions.to(values.dtype)
         out, starts = [], batch.cu_seqlens_q.tolist()
         for row, length in enumerate(batch.seq_lens.tolist()):
             new = starts[row + 1] - starts[row]
             for end in range(length - new + 1, length + 1):
                 first = 0 if self.window is None else max(0, end - self.window)
                 at = torch.arange(first, end)
-                blocks = batch.block_table[row].long()[at // block_size]
+                blocks = batch.block_tables[0][row].long()[at // block_size]
                 assert (blocks >= 0).all(), "a block inside the window was released"
                 assert values[blocks, at % block_size].view(-1).tolist() == at.tolist()
                 out.append(self._next(keys[blocks, at % block_size].view(-1).long().tolist()))

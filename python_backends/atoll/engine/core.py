@@ -20,7 +20,8 @@ from atoll.engine.scheduler import ScheduledSequence, Scheduler, SchedulerLimits
 from atoll.errors import AtollError, GenerationError, ValidationError
 from atoll.runner.batch import StepOutput
 from atoll.runner.model_runner import ModelRunner
-from atoll.sampling import Sampled, Sampler, prompt_logprobs
+from atoll.sampling.logprobs import prompt_logprobs
+from atoll.sampling.sampler import Sampled, Sampler
 
 logger = logging.getLogger(__name__)
 

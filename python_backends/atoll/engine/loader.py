@@ -22,12 +22,14 @@ from atoll.models.detect import decide
 from atoll.models.load_options import load_options, prepare_process, rescaled
 from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
 from atoll.runner.decode_graphs import refusal
+from atoll.runner.kv_cache import group_windows
 from atoll.runner.lora import attach_adapters
 from atoll.runner.lora_config import LoraConfig
 from atoll.runner.memory import alone_on, longest_request, num_cache_blocks
-from atoll.runner.model_runner import Decoder, ModelRunner
-from atoll.sampling import Sampler
+from atoll.runner.model import Decoder
+from atoll.runner.model_runner import ModelRunner
 from atoll.sampling.processors import Processors
+from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.adapters import adapter_folders
 from atoll.weights.load import LoadOptions
@@ -107,7 +109,7 @@ def load_engine(
     core = EngineCore(
         runner,
         Sampler(Processors(watermark)),
-        _scheduler_limits(settings, options.device, decoder.cache_spec().sliding_window),
+        _scheduler_limits(settings, options.device, group_windows(decoder.cache_specs())[0]),
         prefix_caching=settings.prefix_caching,
         draft=NgramDraft(settings.speculate) if settings.speculate else None,
     )

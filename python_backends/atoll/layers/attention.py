@@ -27,6 +27,18 @@ class PackedBatch:
     token_type_ids: Tensor | None = None
 
 
+class LayerCache(NamedTuple):
+    """One layer's part of the KV cache; layers of a group have their blocks at the same places.
+
+    keys, values: (num_blocks, block_size, num_kv_heads, key or value width). group: whose block
+    table and slots say where a sequence's tokens are.
+    """
+
+    keys: Tensor
+    values: Tensor
+    group: int = 0
+
+
 @dataclass(frozen=True)
 class CrossBatch:
     """Where the keys and values of each sequence's encoder output live, for cross-attention.
@@ -48,17 +60,18 @@ class EncoderInput:
 
     packed: PackedBatch
     slot_mapping: Tensor
-    kv_cache: tuple[tuple[Tensor, Tensor], ...]
+    kv_cache: tuple[LayerCache, ...]
 
 
 @dataclass(frozen=True)
 class PagedBatch:
     """New tokens of several sequences, and where their keys and values live.
 
-    input_ids, positions: (tokens,) int64. slot_mapping: (tokens,) int64, -1 writes nothing.
+    input_ids, positions: (tokens,) int64.
+    slot_mappings: for each group of layers (tokens,) int64, -1 writes nothing.
     cu_seqlens_q: (num_seqs + 1,) int32. seq_lens: (num_seqs,) int32, new tokens included.
-    block_table: (num_seqs, max_blocks) int32.
-    kv_cache: per layer, keys and values (num_blocks, block_size, num_kv_heads, head_dim).
+    block_tables: for each group of layers (num_seqs, max_blocks) int32.
+    kv_cache: by layer.
     max_position: the largest position in the batch, known on the host.
     prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
         dynamic rope scaling looks at it. None: prompts are not split.
@@ -67,11 +80,11 @@ class PagedBatch:
 
     input_ids: Tensor
     positions: Tensor
-    slot_mapping: Tensor
+    slot_mappings: tuple[Tensor, ...]
     cu_seqlens_q: Tensor
     seq_lens: Tensor
-    block_table: Tensor
-    kv_cache: tuple[tuple[Tensor, Tensor], ...]
+    block_tables: tuple[Tensor, ...]
+    kv_cache: tuple[LayerCache, ...]
     max_position: int
     prompt_lens: Tensor | None = None
     cross: CrossBatch | None = None
@@ -87,16 +100,25 @@ class Rotation(NamedTuple):
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What the KV cache of a decoder must hold for one token."""
+    """What the KV cache must hold for one token of one layer.
 
-    num_layers: int
+    head_dim: width of a key. value_dim: width of a value, where that is another. window: tokens
+    that a query sees, itself included; None: all. shared_with: the earlier layer whose keys and
+    values this one reads, instead of having its own.
+    """
+
     num_kv_heads: int
     head_dim: int
-    sliding_window: int | None = None
+    window: int | None = None
+    value_dim: int | None = None
+    shared_with: int | None = None
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Keys and values of all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+        """Key and value of the layer; none where another layer has them."""
+        if self.shared_with is not None:
+            return 0
+        width = self.head_dim + (self.value_dim or self.head_dim)
+        return self.num_kv_heads * width * dtype.itemsize
 
 
 class PackedAttention(nn.Module):
@@ -167,14 +189,15 @@ class PagedAttention(nn.Module):
         Mutates the layer's cache, and q and k if they are rotated. Returns (tokens, num_heads *
         head_dim).
         """
-        k_cache, v_cache = batch.kv_cache[self.layer]
+        k_cache, v_cache, group = batch.kv_cache[self.layer]
+        slots, table = batch.slot_mappings[group], batch.block_tables[group]
         self.alibi_slopes = _on(self.alibi_slopes, q.device)
         if rotation is None:
-            kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+            kernels.write_kv(k, v, k_cache, v_cache, slots)
         else:
-            kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, batch.slot_mapping)
+            kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, slots)
         out = kernels.paged_attention(
-            q, k_cache, v_cache, batch.block_table, batch.cu_seqlens_q, batch.seq_lens,
+            q, k_cache, v_cache, table, batch.cu_seqlens_q, batch.seq_lens,
             scale=self.scale, window=self.window, alibi_slopes=self.alibi_slopes,
             relative_bias=relative_bias,
         )  # fmt: skip
@@ -183,7 +206,7 @@ class PagedAttention(nn.Module):
     def cross(self, q: Tensor, batch: PagedBatch) -> Tensor:
         """Attention to the encoder's outputs, which ``write`` put there; shapes as in forward."""
         assert batch.cross is not None, "an encoder-decoder needs cross"
-        k_cache, v_cache = batch.kv_cache[self.layer]
+        k_cache, v_cache, _ = batch.kv_cache[self.layer]
         out = kernels.paged_attention(
             q, k_cache, v_cache, batch.cross.block_table, batch.cu_seqlens_q, batch.cross.seq_lens,
             scale=self.scale, causal=False,
@@ -192,7 +215,8 @@ class PagedAttention(nn.Module):
 
     def write(self, k: Tensor, v: Tensor, batch: EncoderInput) -> None:
         """Stores keys and values of encoder outputs; mutates the layer's cache."""
-        kernels.write_kv(k, v, *batch.kv_cache[self.layer], batch.slot_mapping)
+        k_cache, v_cache, _ = batch.kv_cache[self.layer]
+        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
 
 
 def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from atoll.cgroup import available_memory
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import PagedBatch
-from atoll.layers.attention import CacheSpec, EncoderInput
+from atoll.layers.attention import CacheSpec, EncoderInput, LayerCache
 from atoll.models.fallback_choice import choose, read_config, shown
 from atoll.weights.load import LoadOptions
 from atoll.weights.reader import CheckpointReader
@@ -120,9 +120,9 @@ class Model(nn.Module):
         per_token = 2 * text.num_hidden_layers * text.hidden_size * dtype.itemsize
         self._max_cached = int(_free_bytes(model.device) * _MEMORY_SHARE) // per_token
 
-    def cache_spec(self) -> CacheSpec:
+    def cache_specs(self) -> list[CacheSpec]:
         """The paged cache holds token ids."""
-        return CacheSpec(1, 1, _NUM_DIGITS)
+        return [CacheSpec(1, _NUM_DIGITS)]
 
     def encode(self, batch: EncoderInput) -> None:
         """Notes the encoder's inputs; ``forward`` runs the encoder when it first needs it."""
@@ -130,9 +130,9 @@ class Model(nn.Module):
 
     def forward(self, batch: PagedBatch) -> Tensor:
         """(tokens, vocab): the logits, since transformers' heads cannot be had apart."""
-        _write(batch.kv_cache, batch.slot_mapping, batch.input_ids)
+        _write(batch.kv_cache, batch.slot_mappings[0], batch.input_ids)
         starts = batch.cu_seqlens_q.tolist()
-        texts = _read(batch.kv_cache, batch.block_table, batch.seq_lens)
+        texts = _read(batch.kv_cache, batch.block_tables[0], batch.seq_lens)
         inputs: list[tuple[int, ...]] = [()] * len(texts)
         if batch.cross is not None:
             inputs = _read(batch.kv_cache, batch.cross.block_table, batch.cross.seq_lens)
@@ -209,18 +209,18 @@ def _first_token(model: Any, raw: Any) -> int:
     return next((int(token) for token in found if token is not None), 0)
 
 
-def _write(kv_cache: tuple[tuple[Tensor, Tensor], ...], slots: Tensor, ids: Tensor) -> None:
-    keys = kv_cache[0][0]
+def _write(kv_cache: tuple[LayerCache, ...], slots: Tensor, ids: Tensor) -> None:
+    keys = kv_cache[0].keys
     digits = ids.unsqueeze(1) // _BASE ** torch.arange(_NUM_DIGITS, device=ids.device) % _BASE
     kept = slots >= 0
     keys.view(-1, _NUM_DIGITS)[slots[kept]] = digits[kept].to(keys.dtype)
 
 
 def _read(
-    kv_cache: tuple[tuple[Tensor, Tensor], ...], block_table: Tensor, lengths: Tensor
+    kv_cache: tuple[LayerCache, ...], block_table: Tensor, lengths: Tensor
 ) -> list[tuple[int, ...]]:
     """The token ids of every sequence."""
-    keys = kv_cache[0][0]
+    keys = kv_cache[0].keys
     powers = _BASE ** torch.arange(_NUM_DIGITS, device=keys.device)
     found = []
     for blocks, length in zip(block_table.long(), lengths.tolist(), strict=True):

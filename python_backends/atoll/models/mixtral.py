@@ -156,7 +156,7 @@ class Model(nn.Module):
         out: Tensor = self.lm_head(hidden)
         return out.float()
 
-    def cache_spec(self) -> CacheSpec:
+    def cache_specs(self) -> list[CacheSpec]:
         """What a token needs in the KV cache."""
         c = self.config
-        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim, c.sliding_window)
+        return [CacheSpec(c.num_kv_heads, c.head_dim, c.sliding_window)] * c.num_layers

@@ -197,7 +197,7 @@ class Model(nn.Module):
         out: Tensor = self.lm_head(hidden)
         return out.float() * self.config.logit_scale
 
-    def cache_spec(self) -> CacheSpec:
+    def cache_specs(self) -> list[CacheSpec]:
         """What a token needs in the KV cache."""
         c = self.config
-        return CacheSpec(c.num_layers, c.num_kv_heads, c.head_dim)
+        return [CacheSpec(c.num_kv_heads, c.head_dim)] * c.num_layers

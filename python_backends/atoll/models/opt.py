@@ -152,7 +152,7 @@ class Model(nn.Module):
         out: Tensor = self.lm_head(hidden)
         return out.float()
 
-    def cache_spec(self) -> CacheSpec:
+    def cache_specs(self) -> list[CacheSpec]:
         """What a token needs in the KV cache."""
         c = self.config
-        return CacheSpec(c.num_layers, c.num_heads, c.hidden_size // c.num_heads)
+        return [CacheSpec(c.num_heads, c.hidden_size // c.num_heads)] * c.num_layers

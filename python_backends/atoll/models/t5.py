@@ -245,7 +245,7 @@ class Model(nn.Module):
         out: Tensor = self.lm_head(hidden)
         return out.float()
 
-    def cache_spec(self) -> CacheSpec:
+    def cache_specs(self) -> list[CacheSpec]:
         """What a decoder token, and likewise an encoder token, needs in the KV cache."""
         c = self.config
-        return CacheSpec(c.num_layers, c.num_heads, c.head_dim)
+        return [CacheSpec(c.num_heads, c.head_dim)] * c.num_layers

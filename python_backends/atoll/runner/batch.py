@@ -14,7 +14,7 @@ from atoll.engine.blocks import BlockTable
 from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers import PackedBatch, PagedBatch
-from atoll.layers.attention import CrossBatch, EncoderInput
+from atoll.layers.attention import CrossBatch, EncoderInput, LayerCache
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,7 +41,7 @@ class StepOutput:
 
 def build_batch(
     plan: Sequence[ScheduledSequence],
-    kv_cache: tuple[tuple[Tensor, Tensor], ...],
+    kv_cache: tuple[LayerCache, ...],
     block_size: int,
     device: torch.device,
 ) -> StepBatch:
@@ -60,10 +60,10 @@ def build_batch(
     paged = PagedBatch(
         input_ids=_tensor(_input_ids(plan), device),
         positions=_tensor(positions, device),
-        slot_mapping=_tensor(slots, device),
+        slot_mappings=(_tensor(slots, device),),
         cu_seqlens_q=_tensor(cu_seqlens.astype(np.int32), device),
         seq_lens=_tensor(lengths.astype(np.int32), device),
-        block_table=_tensor(table, device),
+        block_tables=(_tensor(table, device),),
         kv_cache=kv_cache,
         max_position=int(lengths.max()) - 1,
         prompt_lens=_tensor(_text_lengths(plan), device),
@@ -74,7 +74,7 @@ def build_batch(
 
 def build_encoder_input(
     sequences: Sequence[RequestState],
-    kv_cache: tuple[tuple[Tensor, Tensor], ...],
+    kv_cache: tuple[LayerCache, ...],
     block_size: int,
     device: torch.device,
 ) -> EncoderInput:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +24,12 @@ from atoll.engine.blocks import BlockTable
 from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers import PagedBatch
-from atoll.layers.attention import CrossBatch
+from atoll.layers.attention import CrossBatch, LayerCache
 from atoll.runner.batch import StepOutput
+from atoll.runner.model import Decoder
 from atoll_kernels import dispatch
 from atoll_kernels.backends import AttentionSpec, Capabilities, choose
 from atoll_kernels.cpu import graph_cache
-
-if TYPE_CHECKING:
-    from atoll.runner.model_runner import Decoder
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +51,13 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
         return f"{', '.join(sorted(readers))} reads on the host what the device computed"
     if device.type == "cpu":
         return graph_cache.refusal(dtype)
-    spec, policy = AttentionSpec("decode", dtype, model.cache_spec().head_dim), dispatch.policy
-    wanted = policy.attention_backend
-    backend = choose(Capabilities.of(device), spec, policy.wishes, wanted).backend
-    return None if backend == "atoll" else f"attention by {backend} reads lengths on the host"
+    policy, capabilities = dispatch.policy, Capabilities.of(device)
+    for head_dim in {spec.head_dim for spec in model.cache_specs()}:
+        spec = AttentionSpec("decode", dtype, head_dim)
+        backend = choose(capabilities, spec, policy.wishes, policy.attention_backend).backend
+        if backend != "atoll":
+            return f"attention by {backend} reads lengths on the host"
+    return None
 
 
 class DecodeGraphs:
@@ -65,13 +66,13 @@ class DecodeGraphs:
     def __init__(
         self,
         model: Decoder,
-        kv_cache: tuple[tuple[Tensor, Tensor], ...],
+        kv_cache: tuple[LayerCache, ...],
         device: torch.device,
         max_batch_size: int,
     ) -> None:
         """Reads and writes ``kv_cache``, which must stay where it is."""
         self._model, self._device, self._kv_cache = model, device, kv_cache
-        num_blocks, self._block_size = kv_cache[0][0].shape[:2]
+        num_blocks, self._block_size = kv_cache[0].keys.shape[:2]
         self.buckets = buckets(max_batch_size, "cpu" if device.type == "cpu" else "cuda")
         max_positions = int(model.config.max_positions)
         has_encoder = getattr(model.config, "decoder_start_token_id", None) is not None
@@ -175,10 +176,10 @@ class DecodeGraphs:
         return PagedBatch(
             input_ids=ids,
             positions=positions,
-            slot_mapping=slots,
+            slot_mappings=(slots,),
             cu_seqlens_q=self._ends[: size + 1],
             seq_lens=texts,
-            block_table=self._table.device[:size],
+            block_tables=(self._table.device[:size],),
             kv_cache=self._kv_cache,
             max_position=max_positions - 1,
             prompt_lens=prompts,

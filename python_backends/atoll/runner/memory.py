@@ -20,9 +20,11 @@ from atoll.engine.core import EngineCore
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.errors import ConfigError
-from atoll.runner.model_runner import Decoder, ModelRunner
-from atoll.sampling import Sampler
+from atoll.runner.kv_cache import bytes_per_token
+from atoll.runner.model import Decoder
+from atoll.runner.model_runner import ModelRunner
 from atoll.sampling.processors import Processors
+from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 
@@ -46,9 +48,9 @@ def num_cache_blocks(
     Raises:
         ConfigError: not even one request of ``max_total_tokens`` fits.
     """
-    device, spec = options.device, model.cache_spec()
+    device = options.device
     num_extra = _num_extra_blocks(model)
-    per_token = spec.bytes_per_token(options.dtype)
+    per_token = bytes_per_token(model.cache_specs(), options.dtype)
     per_block = per_token * settings.block_size
     longest = min(settings.max_total_tokens or max_positions, max_positions)
     num_activation_bytes = _warm_up(settings, model, options, longest)

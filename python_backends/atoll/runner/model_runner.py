@@ -5,39 +5,19 @@ Knows tensors and devices; knows neither requests' options nor text.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers.adapted import AdapterSlots
-from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
+from atoll.layers.attention import LayerCache
 from atoll.runner.batch import StepBatch, StepOutput, build_batch, build_encoder_input
 from atoll.runner.decode_graphs import DecodeGraphs
-
-
-class Decoder(Protocol):
-    """What an architecture's ``Model`` offers; its config has vocab_size and max_positions."""
-
-    config: Any
-
-    def __call__(self, batch: PagedBatch) -> Tensor: ...
-
-    def logits(self, hidden: Tensor) -> Tensor: ...
-
-    def cache_spec(self) -> CacheSpec: ...
-
-
-class EncoderDecoder(Decoder, Protocol):
-    """What it offers if requests have ``encoder_ids``: ``encode`` runs before their first step."""
-
-    def encode(self, batch: EncoderInput) -> None: ...
+from atoll.runner.kv_cache import allocate
+from atoll.runner.model import Decoder, EncoderDecoder
 
 
 class ModelRunner:
@@ -58,13 +38,9 @@ class ModelRunner:
         self._max_batch_size = 0
         self.kv_cache = self._allocate()
 
-    def _allocate(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        spec = self.model.cache_spec()
-        shape = (self.num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim)
-        return tuple(
-            (_zeros(shape, self.dtype, self.device), _zeros(shape, self.dtype, self.device))
-            for _ in range(spec.num_layers)
-        )
+    def _allocate(self) -> tuple[LayerCache, ...]:
+        specs = self.model.cache_specs()
+        return allocate(specs, self.num_blocks, self.block_size, self.dtype, self.device)
 
     def buffer_decoding(self, max_batch_size: int) -> None:
         """Lets decoding steps of up to so many sequences run over buffers that never move, and
@@ -81,8 +57,9 @@ class ModelRunner:
         if self.device.type == "cuda":
             # Graphs know where the cache is; and the failed step's frames still hold the old one,
             # beside which there may be no room for another.
-            for tensor in itertools.chain.from_iterable(self.kv_cache):
-                tensor.zero_()
+            for layer in self.kv_cache:
+                layer.keys.zero_()
+                layer.values.zero_()
             return
         self.kv_cache = ()
         has_steps, self.decode_graphs = self.decode_graphs is not None, None
@@ -111,16 +88,3 @@ class ModelRunner:
         if self.adapters is not None:
             chosen = [sequence.request.adapter_id for sequence in sequences]
             self.adapters.assign(chosen, counts, self.device)
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that cost nothing until they are used: on the CPU, pages that calloc has not touched.
-
-    ``torch.zeros`` writes them all: 10 s and as many GB of resident memory as the cache may take.
-    """
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    num_bytes, alignment = math.prod(shape) * dtype.itemsize, 64
-    raw = np.zeros(num_bytes + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)

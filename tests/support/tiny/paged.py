@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atoll.layers import PackedBatch, PagedBatch
 from atoll.layers.attention import CrossBatch, EncoderInput
+from atoll.runner.kv_cache import allocate
 
 
 class PagedRunner:
@@ -25,13 +26,11 @@ class PagedRunner:
         self.model, self.block_size = model, block_size
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
-        spec = model.cache_spec()
-        shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+        self.kv_cache = allocate(model.cache_specs(), num_blocks, block_size, dtype, DEVICE)
         # Poisoned: reading a slot that nothing wrote must show.
-        self.kv_cache = tuple(
-            tuple(torch.full(shape, x, dtype=dtype, device=DEVICE) for x in (7.0, -9.0))
-            for _ in range(spec.num_layers)
-        )
+        for layer in self.kv_cache:
+            layer.keys.fill_(7.0)
+            layer.values.fill_(-9.0)
         self._free = list(range(num_blocks))
         random.Random(0).shuffle(self._free)
         self.cross_tables: dict[str, list[int]] = {}
@@ -88,10 +87,10 @@ class PagedRunner:
             PagedBatch(
                 input_ids=_longs(ids),
                 positions=_longs(positions),
-                slot_mapping=_longs(slots),
+                slot_mappings=(_longs(slots),),
                 cu_seqlens_q=_ints(starts),
                 seq_lens=_ints(lengths),
-                block_table=_table([self.tables[n] for n in chunks]),
+                block_tables=(_table([self.tables[n] for n in chunks]),),
                 kv_cache=self.kv_cache,
                 max_position=max(positions),
                 prompt_lens=_ints(whole),

@@ -1,0 +1,27 @@
+"""What the runner asks of a model: the interface of every architecture's ``Model``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
+
+
+class Decoder(Protocol):
+    """What an architecture's ``Model`` offers; its config has vocab_size and max_positions."""
+
+    config: Any
+
+    def __call__(self, batch: PagedBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def cache_specs(self) -> list[CacheSpec]: ...
+
+
+class EncoderDecoder(Decoder, Protocol):
+    """What it offers if requests have ``encoder_ids``: ``encode`` runs before their first step."""
+
+    def encode(self, batch: EncoderInput) -> None: ...
