@@ -187,7 +187,7 @@ async def own_microseconds() -> float:
     gateway, server = Gateway(GatewaySettings(), ROUTES), Instant("127.0.0.1:1")
     server.is_ready = True
     server.models = {EMBEDDER: Served(ModelInfo(EMBEDDER, "embed", {"dimensions": 384}), True)}
-    gateway.pool.servers = [server]
+    gateway.context.pool.servers = [server]
     headers = [(b"host", b"localhost:8080"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/embed", "headers": headers}
     spent = []

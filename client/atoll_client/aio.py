@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from atoll_client import discovery, kserve, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.batching import in_parts
+from atoll_client.connect import connect
 from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import (
     NotFound,
@@ -33,7 +34,6 @@ from atoll_client.kserve import Message
 from atoll_client.retry import Tries
 from atoll_client.sequences import Sequences, Turn
 from atoll_client.tasks import Prompt
-from atoll_client.transport import connect
 from atoll_client.types import (
     Chunk,
     Embeddings,

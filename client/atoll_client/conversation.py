@@ -12,9 +12,9 @@ what the server took of it, so the next one begins a new sequence with everythin
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from atoll_client.errors import (
     AtollError,
@@ -23,15 +23,31 @@ from atoll_client.errors import (
     Unreached,
     UnsupportedModel,
 )
-from atoll_client.sequences import Turn
+from atoll_client.sequences import Sequences, Turn
 from atoll_client.tasks import Prompt
 from atoll_client.types import Chunk
 
-if TYPE_CHECKING:
-    from atoll_client.aio import AsyncClient
-
 Said = dict[str, Any]
 Way = tuple[Prompt, Turn | None]
+
+
+class GeneratesText(Protocol):
+    """What a conversation needs of a client."""
+
+    _sequences: Sequences
+
+    def _chunks(
+        self,
+        prompt: Prompt,
+        model: str | None,
+        options: Mapping[str, Any],
+        stream: bool,
+        turn: Turn | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """An answer, or a session entry's to one turn."""
+
+    async def _session_entry(self, model: str | None) -> str | None:
+        """The entry that keeps conversations with a model."""
 
 
 class AsyncConversation:
@@ -47,7 +63,7 @@ class AsyncConversation:
     """
 
     def __init__(
-        self, client: AsyncClient, model: str | None, system: str | None, session: bool | None
+        self, client: GeneratesText, model: str | None, system: str | None, session: bool | None
     ) -> None:
         self._client, self._model, self._wanted = client, model, session
         self.messages: list[Said] = []

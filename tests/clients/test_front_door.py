@@ -154,7 +154,7 @@ def test_headers_that_are_wrong_are_left_out_and_the_request_is_answered() -> No
 def test_bodies_of_all_requests_together_have_a_limit() -> None:
     async def scenario() -> None:
         async with gateway("127.0.0.1:1", max_held_bytes=1000) as http:
-            app = http._transport.app  # type: ignore[attr-defined]
+            admission = http._transport.app.context.admission  # type: ignore[attr-defined]
             goes_on = asyncio.Event()
 
             async def slow() -> AsyncIterator[bytes]:
@@ -163,13 +163,13 @@ def test_bodies_of_all_requests_together_have_a_limit() -> None:
                 yield b'"}'
 
             first = asyncio.create_task(http.post("/embed", content=slow()))
-            while app.held.num_bytes < 700:
+            while admission.num_bytes < 700:
                 await asyncio.sleep(0.01)
             second = await http.post("/embed", json={"inputs": "a" * 400})
             assert second.status_code == 429 and "max_held_bytes is 1000" in second.text
             goes_on.set()
             assert (await first).status_code == 503
-            assert app.held.num_bytes == app.num_open == 0
+            assert admission.num_bytes == admission.num_open == 0
 
     asyncio.run(scenario())
 

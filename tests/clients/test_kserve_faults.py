@@ -141,7 +141,7 @@ def test_a_client_that_reads_nothing_is_left(is_stream: bool) -> None:
             triton.generate, triton.embed = much, large
             settings = GatewaySettings(server=triton.address, write_timeout_s=0.3)
             app = application(settings)
-            await app.pool.start()
+            await app.context.pool.start()
             path, body = STREAM if is_stream else INFER
             inbox: asyncio.Queue[Any] = asyncio.Queue()
             raw = httpx.Request("POST", "http://x", json=body).content
@@ -156,7 +156,8 @@ def test_a_client_that_reads_nothing_is_left(is_stream: bool) -> None:
             scope = {"type": "http", "method": "POST", "path": path, "headers": []}
             await asyncio.wait_for(app(scope, inbox.get, send), 20)
             # The start, and what the socket took; then it was given up, and nothing is held.
-            assert len(sent) == 3 and (app.num_open, app.held.num_bytes) == (0, 0)
-            await app.pool.stop()
+            admission = app.context.admission
+            assert len(sent) == 3 and (admission.num_open, admission.num_bytes) == (0, 0)
+            await app.context.pool.stop()
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from atoll_client.errors import Overloaded
-from atoll_client.gateway.core.app import Gateway
+from atoll_client.gateway.core.admission import Admission
 from atoll_client.gateway.core.models import Models
 from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.types import ModelInfo
@@ -25,12 +25,11 @@ def test_the_limit_follows_the_models(own: int, of_models: tuple[int, ...], limi
         for i, count in enumerate(of_models)
     }
     pool: Any = SimpleNamespace(models=lambda: infos)
-    gateway = Gateway(GatewaySettings(max_concurrent_requests=own), ())
-    gateway.models = Models(pool, ())
+    admission = Admission(GatewaySettings(max_concurrent_requests=own), Models(pool, ()))
     refused = pytest.raises(Overloaded, match=f"max_concurrent_requests is {limit}$")
-    with gateway.admitted(limit - 1), gateway.admitted(), refused:
-        gateway.admitted().__enter__()
-    assert gateway.num_open == 0
+    with admission.admitted(limit - 1), admission.admitted(), refused:
+        admission.admitted().__enter__()
+    assert admission.num_open == 0
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,13 @@ def test_every_field_has_a_row_with_a_reason(route: Any) -> None:
         assert row.effect == "refused" or row.values, row
 
 
-def _request(body: Any, dialect: str = "openai", setting: str = "dialect") -> Request:
-    gateway: Any = SimpleNamespace(settings=SimpleNamespace(unknown_fields=setting))
+def _context(setting: str = "dialect") -> Any:
+    return SimpleNamespace(settings=SimpleNamespace(unknown_fields=setting))
+
+
+def _request(body: Any, dialect: str = "openai") -> Request:
     route: Any = SimpleNamespace(dialect=dialect, path="/x")
-    return Request(gateway, "POST", "/x", {}, orjson.dumps(body), "id", 0.0, route=route)
+    return Request("POST", "/x", {}, orjson.dumps(body), "id", 0.0, route=route)
 
 
 REFUSED: list[tuple[Any, str, str]] = [
@@ -128,7 +131,7 @@ REFUSED: list[tuple[Any, str, str]] = [
 def test_what_is_refused_is_named(fields: Any, param: str, code: str) -> None:
     """With its value, and by OpenAI's words for what is wrong with it."""
     with pytest.raises(ValidationError) as caught:
-        read(_request({**ASKED, **fields}), ChatBody)
+        read(_request({**ASKED, **fields}), _context(), ChatBody)
     assert (caught.value.param, caught.value.code) == (param, code)
     assert f"`{param}`" in str(caught.value)
 
@@ -136,7 +139,7 @@ def test_what_is_refused_is_named(fields: Any, param: str, code: str) -> None:
 def test_a_value_without_any_of_a_fields_types() -> None:
     for prompt in (["a", 5], 5, {"a": 1}, True):
         with pytest.raises(ValidationError, match="`prompt` is .*; expected .*text") as caught:
-            read(_request({"prompt": prompt}), CompletionsBody)
+            read(_request({"prompt": prompt}), _context(), CompletionsBody)
         assert caught.value.param == "prompt"
 
 
@@ -149,7 +152,7 @@ def test_a_value_without_any_of_a_fields_types() -> None:
     ],
 )
 def test_what_changes_nothing_is_taken(fields: Any) -> None:
-    read(_request({**ASKED, **fields}), ChatBody)
+    read(_request({**ASKED, **fields}), _context(), ChatBody)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +166,12 @@ def test_unknown_fields_are_refused_or_reported(
     dialect: str, setting: str, is_refused: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = {"inputs": "a", "parameters": {"details": True, "foo": 1}, "bar": {"a": None}}
-    request = _request(asked, dialect, setting)
+    request, context = _request(asked, dialect), _context(setting)
     if is_refused:
         with pytest.raises(ValidationError, match="`bar` is unknown"):
-            read(request, GenerateBody)
+            read(request, context, GenerateBody)
     else:
-        body = read(request, GenerateBody)
+        body = read(request, context, GenerateBody)
         assert request.unknown_fields == ["bar", "parameters.foo"] == list(unknown(body))
         assert "bar" in caplog.text and "parameters.foo" in caplog.text
 

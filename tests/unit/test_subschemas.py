@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from atoll_client.gateway.core.constraints import json_schema
 from atoll_client.gateway.openai.chat import ChatBody
+from atoll_client.gateway.openai.constraints import json_schema
 from atoll_client.gateway.openai.subschemas import moved
 from atoll_client.gateway.openai.tools import ToolChoice
 

@@ -55,15 +55,18 @@ def test_a_text_is_gone_through_once() -> None:
     assert Text.num_slices == 0
 
 
-def _request(rows: Any) -> Any:
+def _request() -> Any:
+    return SimpleNamespace(model=None, labels={})
+
+
+def _context(rows: Any) -> Any:
     async def ask(model: str, question: Any) -> Any:
         return rows
 
     model = ModelInfo("m", "embed", {"max_input_tokens": 100})
     models = SimpleNamespace(find=lambda names, kinds: model)
     pool = SimpleNamespace(ask=ask)
-    gateway = SimpleNamespace(models=models, pool=pool)
-    return SimpleNamespace(gateway=gateway, model=None, labels={})
+    return SimpleNamespace(models=models, pool=pool)
 
 
 def test_others_are_answered_while_tokens_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +82,7 @@ def test_others_are_answered_while_tokens_are_written(monkeypatch: pytest.Monkey
 
     async def main() -> Any:
         body = TokenizeBody(inputs="a" * 20_000)
-        work = asyncio.create_task(tei.tokenize(_request([[_token(0, 1)]]), body))
+        work = asyncio.create_task(tei.tokenize(_request(), _context([[_token(0, 1)]]), body))
         while not begun.is_set():
             await asyncio.sleep(0.005)
         go_on.set()
@@ -94,19 +97,20 @@ def test_long_lists_are_asked_about_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     """A list of 2 MB, in one answer, took half a gigabyte of the model's memory, which stayed."""
     monkeypatch.setattr(tokens, "_PART_CHARACTERS", 25)
     asked: list[list[str]] = []
-    request = _request([])
+    context = _context([])
 
     async def ask(model: str, question: Any) -> Any:
         asked.append(question["inputs"])
         return [[_token(0, len(text))] for text in question["inputs"]]
 
-    request.gateway.pool.ask = ask
+    context.pool.ask = ask
     texts = ["a" * 10, "é" * 10, "b" * 10, "c" * 40, "d", "e"]
-    answer = asyncio.run(tei.tokenize(request, TokenizeBody(inputs=texts)))
+    answer = asyncio.run(tei.tokenize(_request(), context, TokenizeBody(inputs=texts)))
     assert [len(part) for part in asked] == [2, 1, 1, 2]
     assert [row[0]["stop"] for row in json.loads(answer.body)] == [10, 20, 10, 40, 1, 1]
 
 
 def test_texts_beyond_teis_limit_are_refused() -> None:
     with pytest.raises(TooMuch, match="less than 25000 characters. Given: 25001"):
-        asyncio.run(tei.tokenize(_request([]), TokenizeBody(inputs=["a", "a" * 25_001])))
+        body = TokenizeBody(inputs=["a", "a" * 25_001])
+        asyncio.run(tei.tokenize(_request(), _context([]), body))

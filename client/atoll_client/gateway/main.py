@@ -78,7 +78,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
         """Says where it listens, which a user of the command cannot know otherwise."""
         await super().startup(sockets)
         if self.started:
-            settings = self._gateway.settings
+            settings = self._gateway.context.settings
             grpc = f", gRPC on port {settings.grpc_port}" if settings.grpc_port else ""
             logger.info("listening on http://%s:%d%s", settings.hostname, settings.port, grpc)
 

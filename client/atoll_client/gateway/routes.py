@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from atoll_client.gateway import documentation, vertex
 from atoll_client.gateway import shape_routing as shapes
-from atoll_client.gateway import vertex
-from atoll_client.gateway.core import documentation
 from atoll_client.gateway.core.web import EVENTS, JSON, TEXT, Route
 from atoll_client.gateway.kserve import routes as kserve
 from atoll_client.gateway.openai import answers as openai_answers

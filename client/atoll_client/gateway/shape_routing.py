@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atoll_client import scores, tasks
 from atoll_client.errors import MalformedRequest, NotReady, ValidationError
 from atoll_client.gateway.core import encoders
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch
 from atoll_client.gateway.core.fields import NoEffect, Refused
 from atoll_client.gateway.core.metrics import CONTENT_TYPE
@@ -70,9 +71,9 @@ class Kind(NamedTuple):
     dialect: str
 
 
-async def root(request: Request, body: AnyBody) -> Answer:
+async def root(request: Request, context: Context, body: AnyBody) -> Answer:
     """POST / and /invocations: by the body's shape, then by the models served."""
-    return await _answer(request, kind_of(request, _fields(request)))
+    return await _answer(request, context, kind_of(request, context, _fields(request)))
 
 
 def speak(request: Request, dialect: str) -> None:
@@ -81,12 +82,12 @@ def speak(request: Request, dialect: str) -> None:
     request.route = dataclasses.replace(request.route, dialect=dialect)
 
 
-async def _answer(request: Request, kind: Kind) -> Answer:
+async def _answer(request: Request, context: Context, kind: Kind) -> Answer:
     speak(request, kind.dialect)
-    return await kind.handler(request, read(request, kind.body))
+    return await kind.handler(request, context, read(request, context, kind.body))
 
 
-def kind_of(request: Request, fields: dict[str, Any]) -> Kind:
+def kind_of(request: Request, context: Context, fields: dict[str, Any]) -> Kind:
     """What POST / does with a body.
 
     Raises:
@@ -101,7 +102,7 @@ def kind_of(request: Request, fields: dict[str, Any]) -> Kind:
         return _rerank_kind(fields)
     if isinstance(inputs, dict) and "source_sentence" in inputs:
         return Kind(tei.similarity, tei_body.SimilarityBody, "tei")
-    task = _task(request, fields)
+    task = _task(request, context, fields)
     if task == "generate":
         return Kind(tgi.compatible, tgi_body.GenerateBody, "tgi")
     if task in ("classify", "rerank"):
@@ -118,9 +119,9 @@ def _rerank_kind(fields: dict[str, Any]) -> Kind:
     return Kind(tei.rerank, tei_body.RerankBody, "tei")
 
 
-def _task(request: Request, fields: dict[str, Any]) -> str:
+def _task(request: Request, context: Context, fields: dict[str, Any]) -> str:
     """The task of the model that is named, else what the fields suggest, else the first served."""
-    models = request.gateway.models
+    models = context.models
     named = request.model or fields.get("model")
     found = models.named(named) if isinstance(named, str) else None
     if found is not None:
@@ -140,32 +141,32 @@ def _task(request: Request, fields: dict[str, Any]) -> str:
     return model.task
 
 
-async def classification(request: Request, body: ClassificationBody) -> Reply:
+async def classification(request: Request, context: Context, body: ClassificationBody) -> Reply:
     """POST / of a classifier: as /predict, but always nested, as Hugging Face's clients read it."""
-    model = tei.find(request, body.model, ("classify", "rerank"))
+    model = tei.find(request, context, body.model, ("classify", "rerank"))
     pairs, _ = tei.pairs_of(body.inputs)
-    check_batch(request, len(pairs), model)
+    check_batch(request, context, len(pairs), model)
     wanted = body.parameters
-    logits, _ = await tei.logits_of(request, model, pairs, body)
+    logits, _ = await tei.logits_of(request, context, model, pairs, body)
     asked = "identity" if wanted.function_to_apply == "none" else wanted.function_to_apply
     activation = asked or scores.activation_of(model, logits.shape[-1], body.raw_scores)
     rows = scores.of_labels(logits, activation)
     return reply([tei.labels_of(model, row)[: wanted.top_k] for row in rows])
 
 
-async def rerank(request: Request, body: AnyBody) -> Answer:
+async def rerank(request: Request, context: Context, body: AnyBody) -> Answer:
     """POST /rerank, TEI's or Cohere's."""
-    return await _answer(request, _rerank_kind(_fields(request)))
+    return await _answer(request, context, _rerank_kind(_fields(request)))
 
 
-async def tokenize(request: Request, body: AnyBody) -> Answer:
+async def tokenize(request: Request, context: Context, body: AnyBody) -> Answer:
     """POST /tokenize, TEI's or TGI's.
 
     TGI's if the model that is named generates, or if ``parameters`` is there, or if only
     generators are served.
     """
     fields = _fields(request)
-    models = request.gateway.models
+    models = context.models
     named = request.model or fields.get("model")
     found = models.named(named) if isinstance(named, str) else None
     task = found.task if found else None
@@ -175,28 +176,28 @@ async def tokenize(request: Request, body: AnyBody) -> Answer:
         default = models.default((*tasks.ENCODER_TASKS, "generate"))
         task = default.task if default else "embed"
     if task == "generate" and isinstance(fields.get("inputs"), str):
-        return await _answer(request, Kind(tgi.tokenize, tgi_body.GenerateBody, "tgi"))
-    return await _answer(request, Kind(tei.tokenize, tei_body.TokenizeBody, "tei"))
+        return await _answer(request, context, Kind(tgi.tokenize, tgi_body.GenerateBody, "tgi"))
+    return await _answer(request, context, Kind(tei.tokenize, tei_body.TokenizeBody, "tei"))
 
 
-async def info(request: Request, body: None) -> Reply:
+async def info(request: Request, context: Context, body: None) -> Reply:
     """GET /info: a generator's as TGI's, another model's as TEI's; both if both are served."""
-    models = request.gateway.models
+    models = context.models
     if request.model is not None:
         model = models.named(request.model)
         assert model is not None
-        return reply(_info(request, model))
+        return reply(_info(context, model))
     first = models.default(("generate",)), models.default(tasks.ENCODER_TASKS)
     found: dict[str, Any] = {}
     for model in first:
         if model is not None:
-            found = {**_info(request, model), **found}
+            found = {**_info(context, model), **found}
     if not found:
         raise NotReady("no server is ready")
     return reply({**found, "models": [m.name for m in models.all()]})
 
 
-def _info(request: Request, model: ModelInfo) -> dict[str, Any]:
+def _info(context: Context, model: ModelInfo) -> dict[str, Any]:
     facts = model.facts
     shared = {
         "model_id": model.public_id,
@@ -204,7 +205,7 @@ def _info(request: Request, model: ModelInfo) -> dict[str, Any]:
         "model_dtype": facts.get("dtype"),
         "served_model_name": model.name,
         "max_concurrent_requests": facts.get("max_concurrent_requests"),
-        "max_client_batch_size": encoders.batch_limit(request, model),
+        "max_client_batch_size": encoders.batch_limit(context, model),
         "version": facts.get("version"),
         "sha": None,
         "docker_label": None,
@@ -242,21 +243,21 @@ def _model_type(model: ModelInfo) -> dict[str, Any]:
     return {"reranker" if model.task == "rerank" else "classifier": labels}
 
 
-async def health(request: Request, body: None) -> Reply:
+async def health(request: Request, context: Context, body: None) -> Reply:
     """GET /health: 200 while a server answers and has a model."""
-    if not request.gateway.pool.is_ready:
+    if not context.pool.is_ready:
         raise NotReady("unhealthy")
     return Reply(b"", content_type="text/plain")
 
 
-async def live(request: Request, body: None) -> Reply:
+async def live(request: Request, context: Context, body: None) -> Reply:
     """GET /v1/health/live: this process answers."""
     return Reply(b"", content_type="text/plain")
 
 
-async def metrics(request: Request, body: None) -> Reply:
+async def metrics(request: Request, context: Context, body: None) -> Reply:
     """GET /metrics."""
-    return Reply(await request.gateway.metrics.page(), content_type=CONTENT_TYPE)
+    return Reply(await context.metrics.page(), content_type=CONTENT_TYPE)
 
 
 def _fields(request: Request) -> dict[str, Any]:

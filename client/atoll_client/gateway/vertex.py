@@ -14,6 +14,7 @@ import orjson
 
 from atoll_client.errors import EmptyInputError
 from atoll_client.gateway import shape_routing
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import batch_limit, check_batch
 from atoll_client.gateway.core.fields import Refused
 from atoll_client.gateway.core.schemas import Strict, read
@@ -29,15 +30,15 @@ class VertexBody(Strict):
     parameters: Annotated[Any, Refused("each instance has its own", ({},))] = None
 
 
-async def vertex(request: Request, body: VertexBody) -> Reply:
+async def vertex(request: Request, context: Context, body: VertexBody) -> Reply:
     """A prediction for each instance; the first failure ends the others."""
     if not body.instances:
         raise EmptyInputError("`instances` cannot be empty")
     # Each may be for another model.
-    models = request.gateway.models.all()
-    model = max(models, key=lambda one: batch_limit(request, one), default=None)
-    check_batch(request, len(body.instances), model)
-    work = [asyncio.ensure_future(_predict(request, one)) for one in body.instances]
+    models = context.models.all()
+    model = max(models, key=lambda one: batch_limit(context, one), default=None)
+    check_batch(request, context, len(body.instances), model)
+    work = [asyncio.ensure_future(_predict(request, context, one)) for one in body.instances]
     try:
         return reply({"predictions": list(await asyncio.gather(*work))})
     finally:
@@ -45,16 +46,16 @@ async def vertex(request: Request, body: VertexBody) -> Reply:
             task.cancel()
 
 
-async def _predict(request: Request, instance: dict[str, Any]) -> Any:
+async def _predict(request: Request, context: Context, instance: dict[str, Any]) -> Any:
     # A prediction is a whole answer.
     instance = {name: value for name, value in instance.items() if name != "stream"}
     own = dataclasses.replace(request, body=dump(instance), labels={})
-    kind = shape_routing.kind_of(own, instance)
+    kind = shape_routing.kind_of(own, context, instance)
     # POST / nests labels, for clients that TEI's own shape is not for.
     handler: Handler = tei.predict if kind.handler is shape_routing.classification else kind.handler
     for one in (request, own):
         shape_routing.speak(one, kind.dialect)
-    answer = await handler(own, read(own, kind.body))
+    answer = await handler(own, context, read(own, context, kind.body))
     assert isinstance(answer, Reply), "a request without stream has a whole answer"
     return _shortened(orjson.loads(answer.body))
 

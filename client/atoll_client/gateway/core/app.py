@@ -7,57 +7,37 @@ cancelled, and with it the call to the server: before the first token as well as
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady, Overloaded
+from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady
 from atoll_client.gateway.core import error_formats
-from atoll_client.gateway.core.headers import Keys, read_headers, request_id
-from atoll_client.gateway.core.metrics import Metrics
-from atoll_client.gateway.core.models import Models
-from atoll_client.gateway.core.pool import Pool
-from atoll_client.gateway.core.request_body import ClientLeft, HeldBytes, read_body
-from atoll_client.gateway.core.request_log import RequestLog
+from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.headers import read_headers, request_id
+from atoll_client.gateway.core.request_body import ClientLeft, read_body
 from atoll_client.gateway.core.schemas import read
 from atoll_client.gateway.core.sending import ending, send_events, send_reply
-from atoll_client.gateway.core.settings import GatewaySettings, listed
-from atoll_client.gateway.core.tracing import Telemetry
+from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.core.web import Handler, Receive, Reply, Request, Route, Scope, Send
 from atoll_client.gateway.kserve import routes as kserve
-from atoll_client.gateway.kserve.upstream import Upstream
 from atoll_client.gateway.tei.grpc_server import Services
 
 logger = logging.getLogger(__name__)
 
 _WATCH_AFTER_S = 0.03
-# A gateway without a limit of its own holds so many requests, and more if its models do.
-_LEAST_REQUESTS = 2048
 
 
 class Gateway:
-    """Routes and what they share: the servers, their models, metrics."""
+    """Finds routes and answers; ``context`` is what all of them share."""
 
     def __init__(self, settings: GatewaySettings, routes: Iterable[Route]) -> None:
-        self.settings = settings
-        self.pool = Pool(settings.servers, settings.health_interval_s, settings.request_timeout_s)
-        self.upstream = Upstream(self.pool, settings.request_timeout_s, settings.health_interval_s)
-        self.models = Models(self.pool, listed(settings.default_model))
-        self.metrics = Metrics(listed(settings.metrics_url))
-        self.telemetry = Telemetry(settings.otlp_endpoint, settings.otlp_service_name)
-        self.request_log = RequestLog(settings.log_requests)
-        self.routes = list(routes)
-        self._table = {(route.method, route.path): route for route in self.routes}
-        self._methods = _methods_by_path(self.routes)
-        self.keys = Keys(settings.api_key)
-        self.held = HeldBytes(settings.max_held_bytes)
-        self.num_open = 0
+        self.context = Context.of(settings, tuple(routes))
+        self._table = {(route.method, route.path): route for route in routes}
+        self._methods = _methods_by_path(routes)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Of all routes, as JSON; made when it is asked for.
-        self.description: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -83,51 +63,49 @@ class Gateway:
         Any thread may call. For requests of processes that have ended, which no server answers.
         """
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.pool.lose, models, sent_before)
+            self._loop.call_soon_threadsafe(self.context.pool.lose, models, sent_before)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         self._loop = asyncio.get_running_loop()
-        await self.pool.start()
+        await self.context.pool.start()
         try:
             services = await self._start_services()
         except RuntimeError as error:
-            await self.pool.stop()
-            text = f"grpc_port {self.settings.grpc_port} cannot be listened on: {error}"
+            await self.context.pool.stop()
+            text = f"grpc_port {self.context.settings.grpc_port} cannot be listened on: {error}"
             await send({"type": "lifespan.startup.failed", "message": text})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if services is not None:
             await services.stop()
-        await self.pool.stop()
-        await self.metrics.close()
-        await self.telemetry.close()
+        await self.context.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start_services(self) -> Services | None:
-        if not self.settings.grpc_port:
+        if not self.context.settings.grpc_port:
             return None
-        services = Services(self)
+        services = Services(self.context)
         await services.start()
         return services
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = read_headers(scope["headers"])
         request = Request(
-            self, scope["method"], scope["path"], headers, b"", request_id(headers),
+            scope["method"], scope["path"], headers, b"", request_id(headers),
             time.perf_counter(), query=scope.get("query_string", b""),
         )  # fmt: skip
         status = 500
-        with self.telemetry.span(request) as span:
+        with self.context.tracer.span(request) as span:
             try:
                 status = await self._handle(request, receive, send)
             except ClientLeft:
                 status = 499
             finally:
                 span.end(request, status)
-                self.metrics.finished(request, status)
-                self.request_log.finished(request, status)
+                self.context.metrics.finished(request, status)
+                self.context.request_log.finished(request, status)
 
     async def _handle(self, request: Request, receive: Receive, send: Send) -> int:
         """The status that was sent."""
@@ -136,51 +114,33 @@ class Gateway:
                 request.route = self._find(request)
             except AtollError:
                 # Who has no key does not learn which addresses exist.
-                self.keys.check(request.headers.get("authorization", ""))
+                self.context.keys.check(request.headers.get("authorization", ""))
                 raise
             if not request.route.public:
-                self.keys.check(request.headers.get("authorization", ""))
+                self.context.keys.check(request.headers.get("authorization", ""))
             if request.route.public or request.route.uncounted:
                 # Probes and metrics are wanted most when the gateway is full.
                 return await self._read_and_run(request, receive, send)
-            with self.admitted():
+            with self.context.admission.admitted():
                 return await self._read_and_run(request, receive, send)
         except ClientLeft:
             raise
         except asyncio.CancelledError:
-            return await send_reply(request, error_formats.explain(request, ending()), send)
-        except AtollError as error:
-            return await send_reply(request, error_formats.explain(request, error), send)
+            refusal: AtollError = ending()
         except Exception as error:
-            logger.exception("request %s: %s", request.request_id, request.path)
-            problem = AtollError(f"{type(error).__name__}: {error}")
-            return await send_reply(request, error_formats.explain(request, problem), send)
-
-    @contextlib.contextmanager
-    def admitted(self, count: int = 1) -> Iterator[None]:
-        """Counts a request, or ``count`` answers to one, for as long as it is held.
-
-        Raises:
-            Overloaded: there are too many.
-        """
-        limit = self.settings.max_concurrent_requests
-        limit = limit or max(_LEAST_REQUESTS, self.models.num_held_at_most())
-        if self.num_open + count > limit:
-            raise Overloaded(
-                f"{self.num_open} requests are held; max_concurrent_requests is {limit}"
-            )
-        self.num_open += count
-        try:
-            yield
-        finally:
-            self.num_open -= count
+            if not isinstance(error, AtollError):
+                logger.exception("request %s: %s", request.request_id, request.path)
+            refusal = error_formats.as_ours(error)
+        return await send_reply(
+            request, self.context, error_formats.explain(request, refusal), send
+        )
 
     async def _read_and_run(self, request: Request, receive: Receive, send: Send) -> int:
         assert request.route is not None
-        limit = request.route.body_limit(self.settings)
-        with self.held.of_one() as held:
+        limit = request.route.body_limit(self.context.settings)
+        with self.context.admission.held() as held:
             request.body = await read_body(
-                receive, request.headers, limit, self.settings.body_timeout_s, held
+                receive, request.headers, limit, self.context.settings.body_timeout_s, held
             )
             with _cancelled_with_client(request, receive):
                 return await self._run(request, send)
@@ -188,11 +148,11 @@ class Gateway:
     async def _run(self, request: Request, send: Send) -> int:
         route = request.route
         assert route is not None
-        body = read(request, route.body) if route.body is not None else None
-        answer = await route.handler(request, body)
+        body = read(request, self.context, route.body) if route.body is not None else None
+        answer = await route.handler(request, self.context, body)
         if isinstance(answer, Reply):
-            return await send_reply(request, answer, send)
-        return await send_events(request, answer, send)
+            return await send_reply(request, self.context, answer, send)
+        return await send_events(request, self.context, answer, send)
 
     def _find(self, request: Request) -> Route:
         """The route of the path, or of what follows ``/{model}``."""
@@ -200,7 +160,7 @@ class Gateway:
         route = self._route(request, path)
         if route is not None:
             return route
-        name, rest = self.models.split(path)
+        name, rest = self.context.models.split(path)
         if name is not None:
             request.model = name
             path = self._pattern(request, rest)
@@ -212,7 +172,7 @@ class Gateway:
             if request.method == "OPTIONS":
                 return Route("OPTIONS", path, _options(allowed), "tei", path)
             raise MethodNotAllowed(f"{path} does not answer to {request.method}", allowed)
-        if not self.pool.is_ready and any(
+        if not self.context.pool.is_ready and any(
             path.endswith(end) for end in self._methods if end != "/"
         ):
             # What stands before it may be a model of the server that is not there now.
@@ -232,7 +192,7 @@ class Gateway:
 
 
 def _options(allowed: Sequence[str]) -> Handler:
-    async def answer(request: Request, body: None) -> Reply:
+    async def answer(request: Request, context: Context, body: None) -> Reply:
         return Reply(b"", content_type="text/plain", headers={"allow": ", ".join(allowed)})
 
     return answer

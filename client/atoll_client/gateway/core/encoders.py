@@ -16,6 +16,7 @@ import numpy as np
 
 from atoll_client import tasks
 from atoll_client.errors import GenerationError, TooMuch, ValidationError
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Request
 from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
@@ -47,10 +48,10 @@ class Truncation:
 
 
 async def embed(
-    request: Request, model: ModelInfo, items: Items, parameters: Parameters
+    request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
 ) -> Embeddings:
     """Dense vectors of texts or token ids."""
-    pool = request.gateway.pool
+    pool = context.pool
 
     async def part(some: Sequence[Any]) -> Embeddings:
         answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
@@ -66,10 +67,10 @@ async def embed(
 
 
 async def embed_all(
-    request: Request, model: ModelInfo, items: Items, parameters: Parameters
+    request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
 ) -> list[Floats]:
     """A vector for each token, (tokens, width) for each text."""
-    pool = request.gateway.pool
+    pool = context.pool
     asked = {**parameters, "return_token_embeddings": True}
 
     async def part(some: Sequence[Any]) -> list[Floats]:
@@ -81,10 +82,10 @@ async def embed_all(
 
 
 async def embed_sparse(
-    request: Request, model: ModelInfo, items: Items, parameters: Parameters
+    request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
 ) -> tuple[list[SparseVector], int]:
     """Sparse vectors, and how many tokens were read."""
-    pool = request.gateway.pool
+    pool = context.pool
 
     async def part(some: Sequence[Any]) -> tuple[list[SparseVector], int]:
         answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
@@ -97,13 +98,14 @@ async def embed_sparse(
 
 async def rerank(
     request: Request,
+    context: Context,
     model: ModelInfo,
     query: str | Sequence[str],
     texts: Sequence[str],
     parameters: Parameters,
 ) -> tuple[Floats, int]:
     """Logits (texts, 1), and how many tokens were read; several queries: one for each text."""
-    pool = request.gateway.pool
+    pool = context.pool
     queries = [query] * len(texts) if isinstance(query, str) else query
 
     async def part(some: Sequence[tuple[str, str]]) -> tuple[Floats, int]:
@@ -119,6 +121,7 @@ async def rerank(
 
 async def classify(
     request: Request,
+    context: Context,
     model: ModelInfo,
     pairs: Sequence[tuple[str, str | None]],
     parameters: Parameters,
@@ -127,7 +130,7 @@ async def classify(
 
     Texts with and without a partner go in separate requests: a tensor has no gaps.
     """
-    pool = request.gateway.pool
+    pool = context.pool
 
     async def part(some: Sequence[tuple[int, str, str | None]]) -> tuple[Any, Floats, int]:
         firsts = [first for _, first, _ in some]
@@ -171,21 +174,25 @@ def read_items(model: ModelInfo, inputs: Inputs, field: str = "inputs") -> Items
     return cast(Items, items)
 
 
-def batch_limit(request: Request, model: ModelInfo | None) -> int:
+def batch_limit(context: Context, model: ModelInfo | None) -> int:
     """Texts in one request on TEI's routes: the gateway's own setting, else the model's."""
-    own = request.gateway.settings.max_client_batch_size
+    own = context.settings.max_client_batch_size
     of_model = model.facts.get("client_batch_limit") if model is not None else None
     return own or int(of_model or DEFAULT_BATCH_LIMIT)
 
 
 def check_batch(
-    request: Request, count: int, model: ModelInfo | None = None, field: str | None = None
+    request: Request,
+    context: Context,
+    count: int,
+    model: ModelInfo | None = None,
+    field: str | None = None,
 ) -> None:
     """Raises TooMuch: more inputs than TEI's routes take. model: None if there are several.
 
     field: that holds them.
     """
-    limit = batch_limit(request, model)
+    limit = batch_limit(context, model)
     request.labels["method"] = "batch" if count > 1 else "single"
     if count > limit:
         request.labels["failure"] = "batch_size"

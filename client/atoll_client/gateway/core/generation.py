@@ -10,6 +10,7 @@ from typing import Any
 
 from atoll_client import kserve, tasks
 from atoll_client.errors import AtollError, ValidationError
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Request
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
@@ -38,14 +39,14 @@ class Job:
         return replace(self, sampling={**self.sampling, "seed": (int(seed) + index) % 2**63})
 
 
-async def stream(request: Request, job: Job) -> AsyncGenerator[Chunk, None]:
+async def stream(request: Request, context: Context, job: Job) -> AsyncGenerator[Chunk, None]:
     """Chunks as they come; the last one has a finish reason."""
     message = tasks.generate(
         job.model.name, job.prompt, job.sampling, stream=True, wanted=job.wanted,
         request_id=request.request_id,
     )  # fmt: skip
     ended = False
-    responses = request.gateway.pool.stream(message, request.metadata)
+    responses = context.pool.stream(message, request.metadata)
     async with contextlib.aclosing(responses):
         async for response in responses:
             for chunk in kserve.read_chunks(response):
@@ -55,14 +56,14 @@ async def stream(request: Request, job: Job) -> AsyncGenerator[Chunk, None]:
         raise Incomplete("the answer ended before it was complete")
 
 
-async def complete(request: Request, job: Job) -> list[Chunk]:
+async def complete(request: Request, context: Context, job: Job) -> list[Chunk]:
     """Whole answers: one, or as many as the sampling option ``n`` says."""
     message = tasks.generate(
         job.model.name, job.prompt, job.sampling, stream=False, wanted=job.wanted,
         request_id=request.request_id,
     )  # fmt: skip
     found: list[Chunk] = []
-    responses = request.gateway.pool.stream(message, request.metadata)
+    responses = context.pool.stream(message, request.metadata)
     async with contextlib.aclosing(responses):
         async for response in responses:
             found += kserve.read_chunks(response)
@@ -71,12 +72,12 @@ async def complete(request: Request, job: Job) -> list[Chunk]:
     return found
 
 
-async def complete_all(request: Request, jobs: Sequence[Job]) -> list[Chunk]:
+async def complete_all(request: Request, context: Context, jobs: Sequence[Job]) -> list[Chunk]:
     """One answer for each job, at the same time; the first failure ends the others."""
     if len(jobs) == 1:
-        return (await complete(request, jobs[0]))[:1]
-    with request.gateway.admitted(len(jobs) - 1):
-        work = [asyncio.create_task(complete(request, job)) for job in jobs]
+        return (await complete(request, context, jobs[0]))[:1]
+    with context.admission.admitted(len(jobs) - 1):
+        work = [asyncio.create_task(complete(request, context, job)) for job in jobs]
         try:
             return [chunks[0] for chunks in await asyncio.gather(*work)]
         finally:
@@ -84,23 +85,27 @@ async def complete_all(request: Request, jobs: Sequence[Job]) -> list[Chunk]:
 
 
 async def stream_all(
-    request: Request, jobs: Sequence[Job]
+    request: Request, context: Context, jobs: Sequence[Job]
 ) -> AsyncGenerator[tuple[int, Chunk], None]:
     """Chunks of several answers as they come, with the number of the answer."""
     if len(jobs) == 1:
-        async with contextlib.aclosing(stream(request, jobs[0])) as chunks:
+        async with contextlib.aclosing(stream(request, context, jobs[0])) as chunks:
             async for chunk in chunks:
                 yield 0, chunk
         return
-    with request.gateway.admitted(len(jobs) - 1):
-        async with contextlib.aclosing(_joined(request, jobs)) as joined:
+    with context.admission.admitted(len(jobs) - 1):
+        async with contextlib.aclosing(_joined(request, context, jobs)) as joined:
             async for pair in joined:
                 yield pair
 
 
-async def _joined(request: Request, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Chunk], None]:
+async def _joined(
+    request: Request, context: Context, jobs: Sequence[Job]
+) -> AsyncGenerator[tuple[int, Chunk], None]:
     queue: asyncio.Queue[tuple[int, Chunk | None] | BaseException] = asyncio.Queue()
-    work = [asyncio.create_task(_pump(request, i, job, queue)) for i, job in enumerate(jobs)]
+    work = [
+        asyncio.create_task(_pump(request, context, i, job, queue)) for i, job in enumerate(jobs)
+    ]
     try:
         num_open = len(work)
         while num_open:
@@ -123,9 +128,11 @@ async def _ended(work: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*work, return_exceptions=True)
 
 
-async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any]) -> None:
+async def _pump(
+    request: Request, context: Context, index: int, job: Job, queue: asyncio.Queue[Any]
+) -> None:
     try:
-        async with contextlib.aclosing(stream(request, job)) as chunks:
+        async with contextlib.aclosing(stream(request, context, job)) as chunks:
             async for chunk in chunks:
                 queue.put_nowait((index, chunk))
         queue.put_nowait((index, None))
@@ -133,13 +140,13 @@ async def _pump(request: Request, index: int, job: Job, queue: asyncio.Queue[Any
         queue.put_nowait(error)
 
 
-def check_answers(request: Request, model: ModelInfo, num_prompts: int, num_answers: int) -> None:
+def check_answers(context: Context, model: ModelInfo, num_prompts: int, num_answers: int) -> None:
     """Raises ValidationError: one request asks for more answers than one may.
 
     num_answers: to each prompt.
     """
     held = int(model.facts.get("max_concurrent_requests") or num_prompts * num_answers)
-    limit, name = request.gateway.settings.max_answers, "max_answers"
+    limit, name = context.settings.max_answers, "max_answers"
     if held < limit:
         limit, name = held, "the model's max_concurrent_requests"
     if num_prompts * num_answers > limit:

@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from atoll_client.errors import AtollError, MalformedRequest, TooLarge
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.headers import request_id
 from atoll_client.gateway.core.web import Request, Route
 
@@ -56,43 +57,43 @@ def read_message(kind: Any, limit: int, raw: bytes) -> Any:
 
 @contextlib.asynccontextmanager
 async def answered(
-    gateway: Any,
+    context: Context,
     path: str,
-    context: Any,
+    call: Any,
     dialect: str = "tei",
     labels: Mapping[str, str] | None = None,
     code: CodeOf = code_of,
     is_counted: bool = True,
 ) -> AsyncIterator[Request]:
-    """One call, its errors turned into statuses.
+    """One call of gRPC's, its errors turned into statuses.
 
     is_counted: it is one request; otherwise each of its messages is one for itself.
     """
-    headers = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
+    headers = {k: v for k, v in call.invocation_metadata() if isinstance(v, str)}
     request = Request(
-        gateway, "POST", path, headers, b"", request_id(headers), time.perf_counter(),
+        "POST", path, headers, b"", request_id(headers), time.perf_counter(),
         headers.get("model"), Route("POST", path, _none, dialect, path), dict(labels or {}),
     )  # fmt: skip
     status = 499
-    with gateway.telemetry.span(request) as span:
+    with context.tracer.span(request) as span:
         try:
-            gateway.keys.check(headers.get("authorization", ""))
-            with gateway.admitted() if is_counted else _uncounted():
+            context.keys.check(headers.get("authorization", ""))
+            with context.admission.admitted() if is_counted else _uncounted():
                 yield request
             status = 200
         except AtollError as error:
             status = error.http_status
             request.labels["error"] = error.error_type
-            await context.abort(code(error), str(error))
+            await call.abort(code(error), str(error))
         except grpc.aio.AbortError:
             raise
         except Exception as error:
             status = 500
             logger.exception("request %s: %s", request.request_id, path)
-            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+            await call.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             span.end(request, status)
-            gateway.metrics.finished(request, status)
+            context.metrics.finished(request, status)
 
 
 @contextlib.contextmanager
@@ -100,5 +101,5 @@ def _uncounted() -> Iterator[None]:
     yield
 
 
-async def _none(request: Request, body: Any) -> Any:
+async def _none(request: Request, context: Context, body: Any) -> Any:
     raise AssertionError("gRPC methods are not called by route")

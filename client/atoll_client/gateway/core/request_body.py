@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-from atoll_client.errors import BodyTimeout, Overloaded, TooLarge
+from atoll_client.errors import BodyTimeout, TooLarge
 from atoll_client.gateway.core.web import Receive
 
 
 class ClientLeft(Exception):
     """Nobody is there to read an answer."""
-
-
-class HeldBytes:
-    """Bytes of all requests that are being read or answered. ``limit``: how many there may be."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.num_bytes = 0
-
-    @contextlib.contextmanager
-    def of_one(self) -> Iterator[Callable[[int], None]]:
-        """Counts the bytes of one request, which a call of the value adds, until the block ends.
-
-        The call raises Overloaded if there are too many in all.
-        """
-        own = 0
-
-        def add(num_bytes: int) -> None:
-            nonlocal own
-            if self.num_bytes + num_bytes > self._limit:
-                raise Overloaded(
-                    f"requests of {self.num_bytes} bytes are held; max_held_bytes is {self._limit}"
-                )
-            own += num_bytes
-            self.num_bytes += num_bytes
-
-        try:
-            yield add
-        finally:
-            self.num_bytes -= own
 
 
 async def read_body(

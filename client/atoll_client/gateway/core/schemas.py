@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import unknown
 from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.web import Request
@@ -77,7 +78,7 @@ def _given(checked: Any, value: Any) -> Any:
     return value
 
 
-def read(request: Request, kind: type[Body]) -> Body:
+def read(request: Request, context: Context, kind: type[Body]) -> Body:
     """The request's body, checked.
 
     Raises:
@@ -95,16 +96,16 @@ def read(request: Request, kind: type[Body]) -> Body:
     except pydantic.ValidationError as error:
         raise first_problem(error, given, kind) from None
     if isinstance(body, Strict):
-        _report(request, list(unknown(body)))
+        _report(request, context, list(unknown(body)))
     return body
 
 
-def _report(request: Request, names: list[str]) -> None:
+def _report(request: Request, context: Context, names: list[str]) -> None:
     """Refuses unknown fields, or says that they have been left out."""
     if not names:
         return
     assert request.route is not None
-    if _are_refused(request.gateway.settings.unknown_fields, request.route.dialect):
+    if _are_refused(context.settings.unknown_fields, request.route.dialect):
         raise ValidationError(
             f"`{names[0]}` is unknown here; the fields of {request.route.path} are listed in "
             "/openapi.json",

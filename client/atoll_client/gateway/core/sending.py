@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from atoll_client.errors import AtollError, NotReady
 from atoll_client.gateway.core import error_formats
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.request_body import ClientLeft
 from atoll_client.gateway.core.sse import EventStream
 from atoll_client.gateway.core.web import Events, Reply, Request, Send
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 _LARGE_BYTES = 65_536
 
 
-async def send_reply(request: Request, answer: Reply, send: Send) -> int:
+async def send_reply(request: Request, context: Context, answer: Reply, send: Send) -> int:
     """A whole answer; its status.
 
     Raises:
@@ -35,7 +36,7 @@ async def send_reply(request: Request, answer: Reply, send: Send) -> int:
         await send({"type": "http.response.body", "body": body})
         return answer.status
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    timeout_s = request.gateway.settings.write_timeout_s
+    timeout_s = context.settings.write_timeout_s
     try:
         # Returns when the client has taken most of it: until then, the request counts.
         await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), timeout_s)
@@ -45,7 +46,7 @@ async def send_reply(request: Request, answer: Reply, send: Send) -> int:
     return answer.status
 
 
-async def send_events(request: Request, answer: Events, send: Send) -> int:
+async def send_events(request: Request, context: Context, answer: Events, send: Send) -> int:
     """A stream of events; its status.
 
     Raises:
@@ -62,7 +63,7 @@ async def send_events(request: Request, answer: Events, send: Send) -> int:
 
     stream = EventStream(
         answer, send, functools.partial(_start, request), on_stuck=leave,
-        write_timeout_s=request.gateway.settings.write_timeout_s,
+        write_timeout_s=context.settings.write_timeout_s,
     )  # fmt: skip
     async with contextlib.aclosing(answer.items), stream:  # type: ignore[type-var]
         try:

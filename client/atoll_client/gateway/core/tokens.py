@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar, cast
 
 from atoll_client.errors import TooMuch
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Request, dump
 from atoll_client.types import ModelInfo, TextToken
 
@@ -26,30 +27,43 @@ _PART_CHARACTERS = 50_000
 
 
 async def decode(
-    request: Request, model: ModelInfo, ids: list[list[int]], *, skip_special_tokens: bool
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    ids: list[list[int]],
+    *,
+    skip_special_tokens: bool,
 ) -> list[str]:
     """Texts of token ids."""
     question = {"op": "decode", "ids": ids, "skip_special_tokens": skip_special_tokens}
-    return cast(list[str], await request.gateway.pool.ask(model.name, question))
+    return cast(list[str], await context.pool.ask(model.name, question))
 
 
 async def tokenize(
-    request: Request, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool = True
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    texts: Sequence[str],
+    add_special_tokens: bool = True,
 ) -> list[list[dict[str, Any]]]:
     """Tokens of texts, as the model gives them; start and stop count characters."""
     question = {
         "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
     }  # fmt: skip
-    return cast(list[list[dict[str, Any]]], await request.gateway.pool.ask(model.name, question))
+    return cast(list[list[dict[str, Any]]], await context.pool.ask(model.name, question))
 
 
 async def tokenized(
-    request: Request, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    texts: Sequence[str],
+    add_special_tokens: bool,
 ) -> bytes:
     """JSON of each text's tokens, whose places count bytes; made part by part."""
     found: list[bytes] = []
     for part in _parts(texts):
-        rows = await tokenize(request, model, part, add_special_tokens)
+        rows = await tokenize(request, context, model, part, add_special_tokens)
         # Without the brackets of the list.
         found.append((await apart(part, lambda p, r: dump(in_bytes(p, r)), part, rows))[1:-1])
     return b"[" + b",".join(found) + b"]"

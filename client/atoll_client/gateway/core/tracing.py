@@ -27,7 +27,7 @@ class Span(Protocol):
     def end(self, request: Request, status: int) -> None: ...
 
 
-class Telemetry:
+class Tracer:
     """Makes spans. Args as OTLP names them; an empty endpoint turns everything off."""
 
     def __init__(self, endpoint: str, service_name: str) -> None:

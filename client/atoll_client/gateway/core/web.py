@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from pydantic import BaseModel
 
 from atoll_client.gateway.core.headers import trace_context
 from atoll_client.gateway.core.settings import GatewaySettings
-
-if TYPE_CHECKING:
-    from atoll_client.gateway.core.app import Gateway
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -39,7 +36,6 @@ class Request:
     unknown_fields: of its body, left out.
     """
 
-    gateway: Gateway
     method: str
     path: str
     headers: Mapping[str, str]
@@ -86,10 +82,11 @@ class Events:
 
 
 Answer = Reply | Events
-Handler = Callable[[Request, Any], Awaitable[Answer]]
+# Of a request, the gateway's context and the body that was read.
+Handler = Callable[[Request, Any, Any], Awaitable[Answer]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """One route of one dialect. ``body``: how its JSON is read; None for routes without one.
 

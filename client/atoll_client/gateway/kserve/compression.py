@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 
 from atoll_client.errors import MalformedRequest, TooLarge, ValidationError
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request
 
 # wbits of zlib: gzip's own header, or zlib's, which HTTP calls deflate.
@@ -19,7 +20,7 @@ _SMALLEST = 1024
 _LONG = 100_000
 
 
-async def decompressed(request: Request) -> bytes:
+async def decompressed(request: Request, context: Context) -> bytes:
     """A request's body as it was before its client packed it.
 
     Raises:
@@ -32,7 +33,7 @@ async def decompressed(request: Request) -> bytes:
     if name not in _FORMATS:
         raise ValidationError(f"Content-Encoding is '{name[:50]}'; known: gzip, deflate")
     assert request.route is not None
-    limit = request.route.body_limit(request.gateway.settings)
+    limit = request.route.body_limit(context.settings)
     if len(request.body) < _LONG:
         return _unpack(request.body, name, limit)
     return await asyncio.to_thread(_unpack, request.body, name, limit)

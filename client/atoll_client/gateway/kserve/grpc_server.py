@@ -15,6 +15,7 @@ from atoll_client.errors import (
     TooLarge,
     UnsupportedModel,
 )
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.grpc_calls import answered, code_of, read_message
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, check_version
@@ -46,9 +47,9 @@ def kserve_code(error: AtollError) -> grpc.StatusCode:
 class InferenceService:
     """The service's methods. ``handler`` is what a server is given."""
 
-    def __init__(self, gateway: Any) -> None:
-        self._gateway = gateway
-        self._upstream = gateway.upstream
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._upstream = context.upstream
 
     def handler(self) -> Any:
         """All methods by name; what is closed is refused by name."""
@@ -70,25 +71,23 @@ class InferenceService:
     def _unary(self, name: str, method: Method) -> Any:
         kind, answer_kind = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
 
-        async def answer(raw: bytes, context: Any) -> Message:
+        async def answer(raw: bytes, call: Any) -> Message:
             path = f"/{SERVICE}/{name}"
-            async with answered(
-                self._gateway, path, context, "kserve", None, kserve_code
-            ) as request:
-                limit = self._gateway.settings.tensor_payload_limit
+            async with answered(self._context, path, call, "kserve", None, kserve_code) as request:
+                limit = self._context.settings.tensor_payload_limit
                 message = read_message(kind, limit, raw)
-                request.deadline_s = context.time_remaining()
-                with self._gateway.held.of_one() as held:
+                request.deadline_s = call.time_remaining()
+                with self._context.admission.held() as held:
                     held(len(raw))
                     return await method(request, message)
 
         return grpc.unary_unary_rpc_method_handler(answer, None, answer_kind.SerializeToString)
 
-    async def _live(self, raw: bytes, context: Any) -> bytes:
+    async def _live(self, raw: bytes, call: Any) -> bytes:
         return bytes(pb.ServerLiveResponse(live=True).SerializeToString())
 
-    async def _ready(self, raw: bytes, context: Any) -> bytes:
-        is_ready = self._gateway.pool.is_ready
+    async def _ready(self, raw: bytes, call: Any) -> bytes:
+        is_ready = self._context.pool.is_ready
         return bytes(pb.ServerReadyResponse(ready=is_ready).SerializeToString())
 
     async def _server_metadata(self, request: Request, message: Message) -> Message:
@@ -128,17 +127,17 @@ class InferenceService:
         signature.check(message)
         message.parameters.pop(EMPTY_FINAL, None)
         return await self._upstream.infer(
-            signature, message, remaining_s(self._gateway, request), request.metadata
+            signature, message, remaining_s(request, self._context), request.metadata
         )
 
-    async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
+    async def _stream(self, messages: AsyncIterator[bytes], call: Any) -> AsyncIterator[Message]:
         path = f"/{SERVICE}/ModelStreamInfer"
         async with answered(
-            self._gateway, path, context, "kserve", {"method": "stream"}, kserve_code,
+            self._context, path, call, "kserve", {"method": "stream"}, kserve_code,
             is_counted=False,
         ) as request:  # fmt: skip
-            request.deadline_s = context.time_remaining()
-            async with MessageStream(self._gateway, request) as stream:
+            request.deadline_s = call.time_remaining()
+            async with MessageStream(request, self._context) as stream:
                 async for response in stream.answers(messages):
                     yield response
 

@@ -13,6 +13,7 @@ from atoll_client.errors import (
     UnsupportedModel,
     ValidationError,
 )
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Answer, Events, Reply, Request, Route, dump, reply
 from atoll_client.gateway.kserve import generate
 from atoll_client.gateway.kserve.compression import compressed, decompressed
@@ -48,63 +49,62 @@ def pattern(request: Request, path: str) -> str:
     return _CLOSED_PATH if _CLOSED.fullmatch(path) else path
 
 
-async def live(request: Request, body: None) -> Reply:
+async def live(request: Request, context: Context, body: None) -> Reply:
     """Whether this process answers."""
     return Reply(b"", content_type="text/plain")
 
 
-async def ready(request: Request, body: None) -> Reply:
+async def ready(request: Request, context: Context, body: None) -> Reply:
     """Whether a server answers and has a model."""
-    if not request.gateway.pool.is_ready:
+    if not context.pool.is_ready:
         raise NotReady("no server is ready")
     return Reply(b"", content_type="text/plain")
 
 
-async def server(request: Request, body: None) -> Reply:
+async def server(request: Request, context: Context, body: None) -> Reply:
     """Name, version and extensions."""
-    return reply(as_json(await request.gateway.upstream.server_metadata()))
+    return reply(as_json(await context.upstream.server_metadata()))
 
 
-async def model_ready(request: Request, body: None) -> Reply:
+async def model_ready(request: Request, context: Context, body: None) -> Reply:
     """Whether a model can be asked."""
-    if not await request.gateway.upstream.is_model_ready(_name(request), request.version):
+    if not await context.upstream.is_model_ready(_name(request), request.version):
         raise MalformedRequest("Model version not ready")
     return Reply(b"", content_type="text/plain")
 
 
-async def model_metadata(request: Request, body: None) -> Reply:
+async def model_metadata(request: Request, context: Context, body: None) -> Reply:
     """A model's tensors."""
-    upstream = request.gateway.upstream
+    upstream = context.upstream
     found = await upstream.inquire("ModelMetadata", _name(request), request.version)
     return reply(as_json(found))
 
 
-async def model_config(request: Request, body: None) -> Reply:
+async def model_config(request: Request, context: Context, body: None) -> Reply:
     """A model's config."""
-    upstream = request.gateway.upstream
+    upstream = context.upstream
     found = await upstream.inquire("ModelConfig", _name(request), request.version)
     return reply(as_json(found.config))
 
 
-async def statistics(request: Request, body: None) -> Reply:
+async def statistics(request: Request, context: Context, body: None) -> Reply:
     """Counts and durations of a model or of all."""
-    found = await request.gateway.upstream.statistics(request.model or "", request.version)
+    found = await context.upstream.statistics(request.model or "", request.version)
     return reply(as_json(found))
 
 
-async def index(request: Request, body: None) -> Reply:
+async def index(request: Request, context: Context, body: None) -> Reply:
     """The models that are loaded."""
-    found = await request.gateway.upstream.statistics("", "")
+    found = await context.upstream.statistics("", "")
     return reply([
         {"name": one.name, "version": one.version, "state": "READY"} for one in found.model_stats
     ])  # fmt: skip
 
 
-async def infer(request: Request, body: None) -> Reply:
+async def infer(request: Request, context: Context, body: None) -> Reply:
     """One response, in JSON or with binary tensors."""
-    gateway = request.gateway
-    raw = await decompressed(request)
-    signature = await gateway.upstream.signature(_name(request), request.version)
+    raw = await decompressed(request, context)
+    signature = await context.upstream.signature(_name(request), request.version)
     if signature.is_decoupled:
         raise UnsupportedModel(
             "HTTP end point doesn't support models with decoupled transaction policy"
@@ -114,20 +114,20 @@ async def infer(request: Request, body: None) -> Reply:
         raise ValidationError(f"{HEADER_LENGTH} is '{length[:50]}'; it must be a number of bytes")
     asked = read_request(
         raw, None if length is None else int(length), signature, request.version,
-        gateway.settings.payload_limit,
+        context.settings.payload_limit,
     )  # fmt: skip
     signature.check(asked.message)
-    response = await gateway.upstream.infer(
-        signature, asked.message, gateway.settings.request_timeout_s, request.metadata
+    response = await context.upstream.infer(
+        signature, asked.message, context.settings.request_timeout_s, request.metadata
     )
     return await compressed(request, write_response(response, asked.wants_binary))
 
 
-async def generate_one(request: Request, body: None) -> Reply:
+async def generate_one(request: Request, context: Context, body: None) -> Reply:
     """A JSON object in, one out."""
-    signature, message = await _generation(request)
-    upstream = request.gateway.upstream
-    rest = (signature, message, request.gateway.settings.request_timeout_s, request.metadata)
+    signature, message = await _generation(request, context)
+    upstream = context.upstream
+    rest = (signature, message, context.settings.request_timeout_s, request.metadata)
     if not signature.is_decoupled:
         return reply(write_generated(await upstream.infer(*rest)))
     if signature.is_ours:
@@ -135,11 +135,11 @@ async def generate_one(request: Request, body: None) -> Reply:
     return reply(write_generated(await generate.only(upstream.exchange(*rest))))
 
 
-async def generate_stream(request: Request, body: None) -> Answer:
+async def generate_stream(request: Request, context: Context, body: None) -> Answer:
     """A JSON object in, an event for each response out."""
-    signature, message = await _generation(request)
-    upstream = request.gateway.upstream
-    rest = (signature, message, request.gateway.settings.request_timeout_s, request.metadata)
+    signature, message = await _generation(request, context)
+    upstream = context.upstream
+    rest = (signature, message, context.settings.request_timeout_s, request.metadata)
     if not signature.is_decoupled:
         return Events(_one_event(upstream.infer(*rest)), _event_of)
     is_plain = signature.is_ours and not generate.ask_for_kinds(message)
@@ -151,18 +151,17 @@ async def _one_event(response: Awaitable[Any]) -> AsyncIterator[bytes]:
     yield dump(write_generated(await response))
 
 
-async def closed(request: Request, body: None) -> Reply:
+async def closed(request: Request, context: Context, body: None) -> Reply:
     """What of a server's interface is not for clients."""
     match = _CLOSED.fullmatch(request.path.rstrip("/"))
     name = _NAMES[(match[1] or match[2])] if match else request.path
     raise NotOffered(f"{name}: not offered by the gateway")
 
 
-async def _generation(request: Request) -> tuple[Any, Any]:
-    raw = await decompressed(request)
-    gateway = request.gateway
-    signature = await gateway.upstream.signature(_name(request), request.version)
-    found = read_json(raw, gateway.settings.payload_limit)
+async def _generation(request: Request, context: Context) -> tuple[Any, Any]:
+    raw = await decompressed(request, context)
+    signature = await context.upstream.signature(_name(request), request.version)
+    found = read_json(raw, context.settings.payload_limit)
     message = generate.read_generate(found, signature, request.version)
     signature.check(message)
     return signature, message

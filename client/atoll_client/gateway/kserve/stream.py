@@ -15,6 +15,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import AtollError, Overloaded
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.grpc_calls import logger, read_message
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, FINAL, check_version
@@ -27,9 +28,9 @@ _AS_STATUS = "triton_grpc_error"
 class MessageStream:
     """One stream; ``async with`` ends what is at work when it is left."""
 
-    def __init__(self, gateway: Any, request: Request) -> None:
-        self._gateway, self._request = gateway, request
-        self._settings = gateway.settings
+    def __init__(self, request: Request, context: Context) -> None:
+        self._request, self._context = request, context
+        self._settings = context.settings
         self._free = asyncio.Semaphore(self._settings.grpc_max_parallel_stream_requests)
         # One at a time: a task that has a response waits until the client has taken the last.
         self._out: asyncio.Queue[Message | AtollError | None] = asyncio.Queue(1)
@@ -115,7 +116,8 @@ class MessageStream:
         try:
             if isinstance(message, AtollError):
                 raise message
-            with self._gateway.admitted(), self._gateway.held.of_one() as held:
+            admission = self._context.admission
+            with admission.admitted(), admission.held() as held:
                 held(num_bytes)
                 if before is not None:
                     await asyncio.wait([before])
@@ -128,11 +130,11 @@ class MessageStream:
             await self._fail(problem, request_id, turn, caller)
 
     async def _infer(self, message: Message, turn: _Turn, caller: asyncio.Task[Any]) -> None:
-        upstream = self._gateway.upstream
+        upstream = self._context.upstream
         check_version(message.model_version)
         signature = await upstream.signature(message.model_name, message.model_version)
         signature.check(message)
-        rest = (remaining_s(self._gateway, self._request), self._request.metadata)
+        rest = (remaining_s(self._request, self._context), self._request.metadata)
         if signature.is_decoupled:
             turn.leave()
             async with contextlib.aclosing(upstream.exchange(signature, message, *rest)) as found:
@@ -170,9 +172,9 @@ class MessageStream:
             put.cancel()
 
 
-def remaining_s(gateway: Any, request: Request) -> float:
+def remaining_s(request: Request, context: Context) -> float:
     """Seconds until an answer is given up: the gateway's, or the client's if that is less."""
-    limit: float = gateway.settings.request_timeout_s
+    limit = context.settings.request_timeout_s
     return limit if request.deadline_s is None else max(0.0, min(limit, request.deadline_s))
 
 

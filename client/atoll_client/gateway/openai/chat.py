@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
-from atoll_client.gateway.core.constraints import constraint
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import Refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
 from atoll_client.gateway.core.web import Answer, Events, Request, dump, reply
+from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.openai.errors import openai_words
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
@@ -65,12 +66,12 @@ class _Chat:
     has_usage: bool = False
 
 
-async def chat(request: Request, body: ChatBody) -> Answer:
+async def chat(request: Request, context: Context, body: ChatBody) -> Answer:
     """A choice for each of ``n`` answers."""
     request.labels["kind"] = "tgi"
-    model = find(request, body.model, ("generate",))
+    model = find(request, context, body.model, ("generate",))
     _check(body)
-    check_answers(request, model, 1, body.n)
+    check_answers(context, model, 1, body.n)
     tools = [tool.given() for tool in body.tools or ()]
     choice = ToolChoice.read(body.tools or (), body.tool_choice)
     messages = with_objects([message.given() for message in body.messages])
@@ -86,9 +87,9 @@ async def chat(request: Request, body: ChatBody) -> Answer:
     head = identity(kind, body.model or model.name, "chatcmpl")
     found = _Chat(body, jobs, choice, head, usage_wanted(body))
     if body.stream:
-        return Events(_events(request, found), failure)
+        return Events(_events(request, context, found), failure)
     with openai_words(model, body, "messages"):
-        chunks = await complete_all(request, jobs)
+        chunks = await complete_all(request, context, jobs)
     choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
     return reply({**head, "choices": choices, "usage": usage(chunks)})
 
@@ -147,12 +148,12 @@ def _deltas(found: _Chat) -> Deltas:
     )
 
 
-async def _events(request: Request, found: _Chat) -> AsyncIterator[bytes]:
+async def _events(request: Request, context: Context, found: _Chat) -> AsyncIterator[bytes]:
     writers = [_deltas(found) for _ in found.jobs]
     ends: dict[int, Chunk] = {}
     nothing = {"usage": None} if found.has_usage else {}
     with openai_words(found.jobs[0].model, found.body, "messages"):
-        async for index, chunk in stream_all(request, found.jobs):
+        async for index, chunk in stream_all(request, context, found.jobs):
             if chunk.finish_reason:
                 ends[index] = chunk
             for piece in writers[index].write(chunk):

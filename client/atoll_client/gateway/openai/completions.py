@@ -9,7 +9,7 @@ from pydantic import Field
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import encoders, tokens
-from atoll_client.gateway.core.constraints import constraint
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import Refused
 from atoll_client.gateway.core.generation import (
     Job,
@@ -20,6 +20,7 @@ from atoll_client.gateway.core.generation import (
 )
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Answer, Events, Request, dump, reply
+from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.errors import openai_words
 from atoll_client.gateway.openai.sampling import (
     failure,
@@ -48,21 +49,21 @@ class CompletionsBody(SamplingFields):
     prompt_embeds: Annotated[Any, Refused("prompts are texts or token ids")] = None
 
 
-async def completions(request: Request, body: CompletionsBody) -> Answer:
+async def completions(request: Request, context: Context, body: CompletionsBody) -> Answer:
     """A choice for each of ``n`` answers to each prompt, of ``best_of`` that are written."""
     request.labels["kind"] = "tgi"
-    model = find(request, body.model, ("generate",))
+    model = find(request, context, body.model, ("generate",))
     _check(body)
     items, _ = batch(body.prompt, "prompt")
-    encoders.check_batch(request, len(items), model, "prompt")
-    check_answers(request, model, len(items), body.best_of or body.n)
+    encoders.check_batch(request, context, len(items), model, "prompt")
+    check_answers(context, model, len(items), body.best_of or body.n)
     jobs = _jobs(request, body, model, items)
-    echoes = await _echoes(request, body, model, items)
+    echoes = await _echoes(request, context, body, model, items)
     head = identity("text_completion", body.model or model.name, "cmpl")
     if body.stream:
-        return Events(_events(request, body, jobs, echoes, head), failure)
+        return Events(_events(request, context, body, jobs, echoes, head), failure)
     with openai_words(model, body, "prompt"):
-        chunks = await complete_all(request, jobs)
+        chunks = await complete_all(request, context, jobs)
     if _is_echo_only(body):
         chunks = [_without_output(chunk) for chunk in chunks]
     best = _best(chunks, body)
@@ -98,7 +99,10 @@ def _is_echo_only(body: CompletionsBody) -> bool:
 
 
 def _jobs(
-    request: Request, body: CompletionsBody, model: ModelInfo, items: encoders.Items
+    request: Request,
+    body: CompletionsBody,
+    model: ModelInfo,
+    items: encoders.Items,
 ) -> list[Job]:
     """As many for each prompt as there are answers to choose from."""
     options = sampling(body, model, request, constraint(body))
@@ -136,7 +140,11 @@ def _best(chunks: list[Chunk], body: CompletionsBody) -> list[Chunk]:
 
 
 async def _echoes(
-    request: Request, body: CompletionsBody, model: ModelInfo, items: encoders.Items
+    request: Request,
+    context: Context,
+    body: CompletionsBody,
+    model: ModelInfo,
+    items: encoders.Items,
 ) -> list[str]:
     """What stands before each prompt's answers."""
     if not body.echo:
@@ -146,11 +154,12 @@ async def _echoes(
         raise _wrong("echo", f"does not go with `logprobs`: {reason}")
     if isinstance(items[0], str):
         return [str(item) for item in items]
-    return await tokens.decode(request, model, items, skip_special_tokens=False)
+    return await tokens.decode(request, context, model, items, skip_special_tokens=False)
 
 
 async def _events(
     request: Request,
+    context: Context,
     body: CompletionsBody,
     jobs: list[Job],
     echoes: list[str],
@@ -161,7 +170,7 @@ async def _events(
     has_usage = usage_wanted(body)
     nothing = {"usage": None} if has_usage else {}
     with openai_words(jobs[0].model, body, "prompt"):
-        async for index, chunk in stream_all(request, jobs):
+        async for index, chunk in stream_all(request, context, jobs):
             if _is_echo_only(body):
                 chunk = _without_output(chunk)
             if chunk.finish_reason:

@@ -8,6 +8,7 @@ from typing import Any
 
 from atoll_client.errors import NotFound
 from atoll_client.gateway.core import encoders
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
 from atoll_client.gateway.tei.errors import exact_messages
@@ -15,9 +16,9 @@ from atoll_client.gateway.tei.routes import check_dimensions, check_prompt, find
 from atoll_client.types import Floats, ModelInfo
 
 
-async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
+async def embeddings(request: Request, context: Context, body: EmbeddingsBody) -> Reply:
     """Vectors, of length 1 unless told otherwise; base64 holds little-endian float32."""
-    model = find(request, body.model, ("embed",))
+    model = find(request, context, body.model, ("embed",))
     items = encoders.read_items(model, body.input, "input")
     check_dimensions(model, body.dimensions)
     check_prompt(model, items, body.prompt_name)
@@ -29,7 +30,7 @@ async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
         "normalize": None if body.normalize else False,
     }
     with exact_messages(model, "input"):
-        found = await encoders.embed(request, model, items, parameters)
+        found = await encoders.embed(request, context, model, items, parameters)
     count = sum(found.num_tokens.tolist())
     is_base64 = body.encoding_format == "base64"
     data = [
@@ -40,19 +41,19 @@ async def embeddings(request: Request, body: EmbeddingsBody) -> Reply:
     return reply({"object": "list", "data": data, "model": model.name, "usage": usage})
 
 
-async def models(request: Request, body: None) -> Reply:
+async def models(request: Request, context: Context, body: None) -> Reply:
     """Every model, and every LoRA adapter as a model of its own."""
     data = []
-    for model in request.gateway.models.all():
+    for model in context.models.all():
         data.append(_card(model, model.name, None))
         data += [_card(model, name, model.name) for name in model.adapters]
     return reply({"object": "list", "data": data})
 
 
-async def model(request: Request, body: None) -> Reply:
+async def model(request: Request, context: Context, body: None) -> Reply:
     """One model, by the end of the path."""
     name = request.path.split("/v1/models/", 1)[1]
-    found = request.gateway.models.named(name)
+    found = context.models.named(name)
     if found is None:
         raise NotFound(f"model {name!r} is not served")
     return reply(_card(found, name, found.name if name in found.adapters else None))

@@ -10,9 +10,9 @@ from typing import Any
 import atoll_client
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import error_formats
-from atoll_client.gateway.core.constraints import Constraint
 from atoll_client.gateway.core.generation import given
 from atoll_client.gateway.core.web import Request, dump
+from atoll_client.gateway.openai.constraints import Constraint
 from atoll_client.gateway.openai.schemas import SamplingFields
 from atoll_client.types import Chunk, ModelInfo
 

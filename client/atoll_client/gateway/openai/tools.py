@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway.core.constraints import Constraint, json_schema, schema_of
+from atoll_client.gateway.openai.constraints import Constraint, json_schema, schema_of
 from atoll_client.gateway.openai.messages import Choice, Tool
 from atoll_client.gateway.openai.subschemas import moved
 

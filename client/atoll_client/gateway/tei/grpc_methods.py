@@ -12,6 +12,7 @@ import numpy as np
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, NotReady, ValidationError
 from atoll_client.gateway.core import encoders, tokens
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import Truncation, check_batch
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei import routes as tei
@@ -27,7 +28,7 @@ _MODEL_TYPES = {
 }  # fmt: skip
 
 
-def methods(schema: Schema) -> dict[str, Callable[[Request, Any], Awaitable[Any]]]:
+def methods(schema: Schema) -> dict[str, Callable[[Request, Context, Any], Awaitable[Any]]]:
     """The unary methods by name; streams repeat them."""
     found = {
         "Info": info, "Embed": embed, "EmbedSparse": embed_sparse, "EmbedAll": embed_all,
@@ -37,9 +38,9 @@ def methods(schema: Schema) -> dict[str, Callable[[Request, Any], Awaitable[Any]
     return {name: partial(method, schema) for name, method in found.items()}
 
 
-async def info(schema: Schema, request: Request, message: Any) -> Any:
+async def info(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Facts of the encoder that is named, else of the first one served."""
-    models = request.gateway.models
+    models = context.models
     model = models.named(request.model) if request.model else models.default(_ANY)
     if model is None:
         raise NotReady("no server is ready")
@@ -54,14 +55,14 @@ async def info(schema: Schema, request: Request, message: Any) -> Any:
         max_input_length=model.max_input_tokens,
         max_batch_tokens=facts.get("max_batch_tokens"),
         max_batch_requests=facts.get("max_batch_requests"),
-        max_client_batch_size=encoders.batch_limit(request, model),
+        max_client_batch_size=encoders.batch_limit(context, model),
         tokenization_workers=facts.get("tokenization_workers"),
     )
 
 
-async def embed(schema: Schema, request: Request, message: Any) -> Any:
+async def embed(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector; as in every proto3 message, ``normalize`` is false unless it is set."""
-    model = tei.find(request, None, ("embed",))
+    model = tei.find(request, context, None, ("embed",))
     dimensions = message.dimensions if message.HasField("dimensions") else None
     tei.check_dimensions(model, dimensions)
     parameters = {
@@ -71,18 +72,18 @@ async def embed(schema: Schema, request: Request, message: Any) -> Any:
     }
     began = time.perf_counter()
     with exact_messages(model):
-        found = await encoders.embed(request, model, _texts(message.inputs), parameters)
+        found = await encoders.embed(request, context, model, _texts(message.inputs), parameters)
     metadata = _metadata(schema, request, began, sum(found.num_tokens.tolist()), message.inputs)
     return schema["EmbedResponse"](embeddings=found.vectors[0].tolist(), metadata=metadata)
 
 
-async def embed_sparse(schema: Schema, request: Request, message: Any) -> Any:
+async def embed_sparse(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The entries of one sparse vector."""
-    model = tei.find(request, None, ("sparse",))
+    model = tei.find(request, context, None, ("sparse",))
     began = time.perf_counter()
     with exact_messages(model):
         (row,), count = await encoders.embed_sparse(
-            request, model, _texts(message.inputs), _truncation(message).parameters()
+            request, context, model, _texts(message.inputs), _truncation(message).parameters()
         )
     pairs = zip(*map(np.ndarray.tolist, row), strict=True)
     return schema["EmbedSparseResponse"](
@@ -91,13 +92,13 @@ async def embed_sparse(schema: Schema, request: Request, message: Any) -> Any:
     )
 
 
-async def embed_all(schema: Schema, request: Request, message: Any) -> Any:
+async def embed_all(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector for each token."""
-    model = tei.find(request, None, ("embed",))
+    model = tei.find(request, context, None, ("embed",))
     began = time.perf_counter()
     with exact_messages(model):
         (rows,) = await encoders.embed_all(
-            request, model, _texts(message.inputs), _truncation(message).parameters()
+            request, context, model, _texts(message.inputs), _truncation(message).parameters()
         )
     return schema["EmbedAllResponse"](
         token_embeddings=[{"embeddings": row} for row in rows.tolist()],
@@ -105,9 +106,9 @@ async def embed_all(schema: Schema, request: Request, message: Any) -> Any:
     )
 
 
-async def predict(schema: Schema, request: Request, message: Any) -> Any:
+async def predict(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Labels of a text or of a pair, the best first."""
-    model = tei.find(request, None, ("classify", "rerank"))
+    model = tei.find(request, context, None, ("classify", "rerank"))
     inputs = message.inputs if isinstance(message.inputs, str) else list(message.inputs)
     if not isinstance(inputs, str) and len(inputs) != 2:
         raise ValidationError(f"`inputs` must hold 2 texts. Given: {len(inputs)}")
@@ -119,60 +120,68 @@ async def predict(schema: Schema, request: Request, message: Any) -> Any:
     )
     pairs, _ = tei.pairs_of(inputs)
     began = time.perf_counter()
-    found, count = await tei.scored(request, model, pairs, body)
+    found, count = await tei.scored(request, context, model, pairs, body)
     return schema["PredictResponse"](
         predictions=tei.labels_of(model, found[0]),
         metadata=_metadata(schema, request, began, count, *filter(None, pairs[0])),
     )
 
 
-async def rerank(schema: Schema, request: Request, message: Any) -> Any:
+async def rerank(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Texts by score."""
-    return await _ranked(schema, request, message, list(message.texts))
+    return await _ranked(schema, request, context, message, list(message.texts))
 
 
-async def rerank_rows(schema: Schema, request: Request, rows: Sequence[Any]) -> Any:
+async def rerank_rows(
+    schema: Schema, request: Request, context: Context, rows: Sequence[Any]
+) -> Any:
     """Texts by score, one from each message of a stream; the first one's options count."""
     if not rows:
         raise EmptyInputError("`texts` cannot be empty")
-    return await _ranked(schema, request, rows[0], [row.text for row in rows])
+    return await _ranked(schema, request, context, rows[0], [row.text for row in rows])
 
 
-async def tokenize(schema: Schema, request: Request, message: Any) -> Any:
+async def tokenize(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Tokens of one text; start and stop count bytes."""
-    model = tei.find(request, None, _ANY)
+    model = tei.find(request, context, None, _ANY)
     (text,) = _texts(message.inputs)
     if message.HasField("prompt_name"):
         text = tei.prompt_of(model, message.prompt_name) + text
     tokens.check_length(model, [text])
-    rows = await tokens.tokenize(request, model, [text], message.add_special_tokens)
+    rows = await tokens.tokenize(request, context, model, [text], message.add_special_tokens)
     return await tokens.apart(
         [text], lambda: schema["EncodeResponse"](tokens=tokens.in_bytes([text], rows)[0])
     )
 
 
-async def decode(schema: Schema, request: Request, message: Any) -> Any:
+async def decode(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The text of token ids."""
-    model = tei.find(request, None, _ANY)
+    model = tei.find(request, context, None, _ANY)
     if not message.ids:
         raise EmptyInputError("`ids` cannot be empty")
     (text,) = await tokens.decode(
-        request, model, [list(message.ids)], skip_special_tokens=message.skip_special_tokens
+        request,
+        context,
+        model,
+        [list(message.ids)],
+        skip_special_tokens=message.skip_special_tokens,
     )
     return schema["DecodeResponse"](text=text)
 
 
-async def _ranked(schema: Schema, request: Request, message: Any, texts: list[str]) -> Any:
-    model: ModelInfo = tei.find(request, None, ("rerank",))
+async def _ranked(
+    schema: Schema, request: Request, context: Context, message: Any, texts: list[str]
+) -> Any:
+    model: ModelInfo = tei.find(request, context, None, ("rerank",))
     if not texts:
         raise EmptyInputError("`texts` cannot be empty")
     if not message.query or not all(texts):
         raise EmptyInputError("`inputs` cannot be empty")
-    check_batch(request, len(texts), model)
+    check_batch(request, context, len(texts), model)
     began = time.perf_counter()
     with exact_messages(model):
         found, count = await tei.ranked(
-            request, model, message.query, texts, _truncation(message).parameters(),
+            request, context, model, message.query, texts, _truncation(message).parameters(),
             message.raw_scores,
         )  # fmt: skip
     ranks = [

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch
 from atoll_client.gateway.core.grpc_calls import answered, read_message
 from atoll_client.gateway.core.web import Request
@@ -24,19 +25,19 @@ from atoll_client.gateway.tei import grpc_methods as rpc_methods
 from atoll_client.gateway.tei import grpc_schema
 from atoll_client.gateway.tei import routes as tei
 
-# (a request, the call's message) -> fields of the response; "metadata" is added for all of them.
+# (a request, the context, the call's message) -> the response.
 _SINGLE, _BATCH = {"method": "single"}, {"method": "batch"}
-Method = Callable[[Request, Any], Awaitable[Any]]
+Method = Callable[[Request, Context, Any], Awaitable[Any]]
 Read = Callable[[bytes], Any]
 
 
 class Services:
     """The gRPC side of a gateway. ``start`` and ``stop`` it in the gateway's event loop."""
 
-    def __init__(self, gateway: Any) -> None:
-        self._gateway = gateway
-        self._limit = gateway.settings.grpc_max_parallel_stream_requests
-        self._largest = max(gateway.settings.payload_limit, gateway.settings.tensor_payload_limit)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._limit = context.settings.grpc_max_parallel_stream_requests
+        self._largest = max(context.settings.payload_limit, context.settings.tensor_payload_limit)
         self._schema = grpc_schema.tei()
         self._methods = rpc_methods.methods(self._schema)
         self._server: Any = None
@@ -47,7 +48,7 @@ class Services:
         Raises:
             RuntimeError: the port is taken.
         """
-        settings = self._gateway.settings
+        settings = self._context.settings
         self._server = grpc.aio.server(
             options=(("grpc.max_receive_message_length", self._largest), ("grpc.so_reuseport", 0)),
         )  # fmt: skip
@@ -69,14 +70,14 @@ class Services:
         found.append(
             grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
         )
-        found.append(InferenceService(self._gateway).handler())
+        found.append(InferenceService(self._context).handler())
         for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
             found.append(_reflection(package, [self._schema, health]))
         return found
 
     def _handler(self, service: str, name: str, types: tuple[str, str]) -> Any:
         kinds = [self._schema[text.split()[-1]] for text in types]
-        read = partial(read_message, kinds[0], self._gateway.settings.payload_limit)
+        read = partial(read_message, kinds[0], self._context.settings.payload_limit)
         # Read inside the call: what cannot be read is a client's error, and counted.
         coders = (None, kinds[1].SerializeToString)
         path = f"/tei.v1.{service}/{name}"
@@ -88,16 +89,16 @@ class Services:
         return grpc.unary_unary_rpc_method_handler(self._unary(path, method, read), *coders)
 
     def _unary(self, path: str, method: Method, read: Read) -> Any:
-        async def answer(raw: bytes, context: Any) -> Any:
-            async with answered(self._gateway, path, context, labels=_SINGLE) as request:
-                return await method(request, read(raw))
+        async def answer(raw: bytes, call: Any) -> Any:
+            async with answered(self._context, path, call, labels=_SINGLE) as request:
+                return await method(request, self._context, read(raw))
 
         return answer
 
     def _stream(self, path: str, method: Method, read: Read) -> Any:
-        async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            async with answered(self._gateway, path, context, labels=_BATCH) as request:
-                one = _each(request, method)
+        async def answer(messages: AsyncIterator[bytes], call: Any) -> AsyncIterator[Any]:
+            async with answered(self._context, path, call, labels=_BATCH) as request:
+                one = _each(request, self._context, method)
                 found: Any = _ordered((read(raw) async for raw in messages), one, self._limit)
                 async with contextlib.aclosing(found):
                     async for response in found:
@@ -106,31 +107,31 @@ class Services:
         return answer
 
     def _rerank_stream(self, path: str, read: Read) -> Any:
-        async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
-            async with answered(self._gateway, path, context, labels=_BATCH) as request:
-                model = tei.find(request, None, ("rerank",))
+        async def answer(messages: AsyncIterator[bytes], call: Any) -> Any:
+            async with answered(self._context, path, call, labels=_BATCH) as request:
+                model = tei.find(request, self._context, None, ("rerank",))
                 rows: list[Any] = []
                 async for raw in messages:
                     rows.append(read(raw))
-                    check_batch(request, len(rows), model)
-                return await rpc_methods.rerank_rows(self._schema, request, rows)
+                    check_batch(request, self._context, len(rows), model)
+                return await rpc_methods.rerank_rows(self._schema, request, self._context, rows)
 
         return answer
 
-    async def _check(self, message: Any, context: Any) -> dict[str, Any]:
-        return {"status": "SERVING" if self._gateway.pool.is_ready else "NOT_SERVING"}
+    async def _check(self, message: Any, call: Any) -> dict[str, Any]:
+        return {"status": "SERVING" if self._context.pool.is_ready else "NOT_SERVING"}
 
 
-def _each(request: Request, method: Method) -> Callable[[Any], Awaitable[Any]]:
+def _each(request: Request, context: Context, method: Method) -> Callable[[Any], Awaitable[Any]]:
     """The method for one message of a stream, which has a clock of its own."""
 
     async def one(message: Any) -> Any:
         own = Request(
-            request.gateway, request.method, request.path, request.headers, b"",
+            request.method, request.path, request.headers, b"",
             request.request_id, time.perf_counter(), request.model, request.route,
             trace=request.trace,
         )  # fmt: skip
-        return await method(own, message)
+        return await method(own, context, message)
 
     return one
 
@@ -168,8 +169,8 @@ async def _ordered(
 
 
 def _unary_unary(schema: grpc_schema.Schema, request: str, response: str, method: Any) -> Any:
-    async def answer(message: Any, context: Any) -> Any:
-        return schema[response](**await method(message, context))
+    async def answer(message: Any, call: Any) -> Any:
+        return schema[response](**await method(message, call))
 
     return grpc.unary_unary_rpc_method_handler(
         answer, schema[request].FromString, schema[response].SerializeToString
@@ -182,7 +183,7 @@ def _reflection(package: str, schemas: list[grpc_schema.Schema]) -> Any:
     files = {name: s.file for s in schemas for name in (s.file.name, *s.symbols())}
     names = [f"{s.package}.{service}" for s in schemas for service in s.services]
 
-    async def answer(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def answer(messages: AsyncIterator[Any], call: Any) -> AsyncIterator[Any]:
         async for message in messages:
             response = own["ServerReflectionResponse"](valid_host=message.host)
             response.original_request.CopyFrom(message)

@@ -11,6 +11,7 @@ import numpy as np
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core import encoders
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.embeddings_schemas import cut
 from atoll_client.gateway.tei.errors import exact_messages
@@ -20,12 +21,12 @@ from atoll_client.scores import Scores
 from atoll_client.types import ModelInfo
 
 
-async def rerank(request: Request, body: CohereBody) -> Reply:
+async def rerank(request: Request, context: Context, body: CohereBody) -> Reply:
     """Documents by relevance, at most ``top_n``."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
-    model = find(request, body.model, ("rerank",))
+    model = find(request, context, body.model, ("rerank",))
     found, count = await _scores(
-        request, model, body.query, texts, body.truncation_().parameters(), body.is_raw
+        request, context, model, body.query, texts, body.truncation_().parameters(), body.is_raw
     )
     results: list[dict[str, Any]] = [
         {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
@@ -46,22 +47,22 @@ async def rerank(request: Request, body: CohereBody) -> Reply:
     )
 
 
-async def ranking(request: Request, body: RankingBody) -> Reply:
+async def ranking(request: Request, context: Context, body: RankingBody) -> Reply:
     """Passages by logit."""
-    model = find(request, body.model, ("rerank",))
+    model = find(request, context, body.model, ("rerank",))
     texts = [passage.text for passage in body.passages]
     # NIM cuts the ends of long ones if nothing is said.
     parameters = cut(body.truncate or "END", None).parameters()
     found, count = await _scores(
-        request, model, body.query.text, texts, parameters, True, "passages"
+        request, context, model, body.query.text, texts, parameters, True, "passages"
     )
     rankings = [{"index": i, "logit": found.values[i]} for i in found.order]
     return reply({"rankings": rankings, "usage": {"prompt_tokens": count, "total_tokens": count}})
 
 
-async def score(request: Request, body: ScoreBody) -> Reply:
+async def score(request: Request, context: Context, body: ScoreBody) -> Reply:
     """A reranker's score of each pair, or an embedder's cosine."""
-    model = find(request, body.model, ("rerank", "embed"))
+    model = find(request, context, body.model, ("rerank", "embed"))
     seconds = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     firsts = [body.text_1] * len(seconds) if isinstance(body.text_1, str) else body.text_1
     if len(firsts) != len(seconds):
@@ -71,7 +72,7 @@ async def score(request: Request, body: ScoreBody) -> Reply:
         )
     if not firsts or not all(firsts) or not all(seconds):
         raise EmptyInputError("`text_1` and `text_2` cannot be empty")
-    values, count = await _pair_scores(request, model, firsts, seconds, body)
+    values, count = await _pair_scores(request, context, model, firsts, seconds, body)
     data = [{"index": i, "object": "score", "score": value} for i, value in enumerate(values)]
     return reply(
         {
@@ -86,15 +87,22 @@ async def score(request: Request, body: ScoreBody) -> Reply:
 
 
 async def _pair_scores(
-    request: Request, model: ModelInfo, firsts: list[str], seconds: list[str], body: ScoreBody
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    firsts: list[str],
+    seconds: list[str],
+    body: ScoreBody,
 ) -> tuple[list[float], int]:
     parameters = body.truncation_().parameters()
     with exact_messages(model, "text_2"):
         if model.task == "rerank":
-            found, count = await ranked(request, model, firsts, seconds, parameters, body.is_raw)
+            found, count = await ranked(
+                request, context, model, firsts, seconds, parameters, body.is_raw
+            )
             return found.values, count
         # A cosine is as it is.
-        vectors = await encoders.embed(request, model, [*firsts, *seconds], parameters)
+        vectors = await encoders.embed(request, context, model, [*firsts, *seconds], parameters)
         half = len(firsts)
         cosines = [
             float(tasks.cosine(np.stack([vectors.vectors[i], vectors.vectors[half + i]]))[0])
@@ -105,6 +113,7 @@ async def _pair_scores(
 
 async def _scores(
     request: Request,
+    context: Context,
     model: ModelInfo,
     query: str,
     texts: list[str],
@@ -116,7 +125,7 @@ async def _scores(
         name = "query" if texts else field
         raise EmptyInputError(f"`{name}` cannot be empty", param=name)
     with exact_messages(model, field):
-        return await ranked(request, model, query, texts, parameters, is_raw)
+        return await ranked(request, context, model, query, texts, parameters, is_raw)
 
 
 def _text(index: int, document: str | dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from atoll_client import scores, tasks
 from atoll_client.errors import EmptyInputError, UnsupportedModel, ValidationError
 from atoll_client.gateway.core import encoders, tokens
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch, read_items, timing_headers
 from atoll_client.gateway.core.schemas import batch
 from atoll_client.gateway.core.web import Reply, Request, reply
@@ -28,43 +29,45 @@ from atoll_client.scores import Scores
 from atoll_client.types import Floats, ModelInfo
 
 
-async def embed(request: Request, body: EmbedBody) -> Reply:
+async def embed(request: Request, context: Context, body: EmbedBody) -> Reply:
     """One vector for each text, in a list also for a single one."""
-    model = find(request, body.model, ("embed",))
+    model = find(request, context, body.model, ("embed",))
     items = read_items(model, body.inputs)
-    check_batch(request, len(items), model)
+    check_batch(request, context, len(items), model)
     check_prompt(model, items, body.prompt_name)
     check_dimensions(model, body.dimensions)
     began = time.perf_counter()
     parameters = _embed_parameters(body)
     with exact_messages(model):
-        found = await encoders.embed(request, model, items, parameters)
+        found = await encoders.embed(request, context, model, items, parameters)
     headers = timing_headers(request, began, sum(found.num_tokens.tolist()), _characters(items))
     return reply(found.vectors, headers)
 
 
-async def embed_all(request: Request, body: EmbedAllBody) -> Reply:
+async def embed_all(request: Request, context: Context, body: EmbedAllBody) -> Reply:
     """One vector for each token of each text, special tokens included."""
-    model = find(request, body.model, ("embed",))
+    model = find(request, context, body.model, ("embed",))
     items = read_items(model, body.inputs)
-    check_batch(request, len(items), model)
+    check_batch(request, context, len(items), model)
     check_prompt(model, items, body.prompt_name)
     began = time.perf_counter()
     with exact_messages(model):
-        rows = await encoders.embed_all(request, model, items, body.truncation_().parameters())
+        rows = await encoders.embed_all(
+            request, context, model, items, body.truncation_().parameters()
+        )
     return reply(rows, timing_headers(request, began, sum(map(len, rows)), _characters(items)))
 
 
-async def embed_sparse(request: Request, body: EmbedSparseBody) -> Reply:
+async def embed_sparse(request: Request, context: Context, body: EmbedSparseBody) -> Reply:
     """One list of index and value for each text."""
-    model = find(request, body.model, ("sparse",))
+    model = find(request, context, body.model, ("sparse",))
     items = read_items(model, body.inputs)
-    check_batch(request, len(items), model)
+    check_batch(request, context, len(items), model)
     check_prompt(model, items, body.prompt_name)
     began = time.perf_counter()
     with exact_messages(model):
         rows, count = await encoders.embed_sparse(
-            request, model, items, body.truncation_().parameters()
+            request, context, model, items, body.truncation_().parameters()
         )
     headers = timing_headers(request, began, count, _characters(items))
     pairs = [
@@ -74,30 +77,36 @@ async def embed_sparse(request: Request, body: EmbedSparseBody) -> Reply:
     return reply(pairs, headers)
 
 
-async def predict(request: Request, body: PredictBody) -> Reply:
+async def predict(request: Request, context: Context, body: PredictBody) -> Reply:
     """Labels with scores, the best first; nested if the inputs are a batch."""
-    model = find(request, body.model, ("classify", "rerank"))
+    model = find(request, context, body.model, ("classify", "rerank"))
     pairs, is_single = pairs_of(body.inputs)
-    check_batch(request, len(pairs), model)
+    check_batch(request, context, len(pairs), model)
     began = time.perf_counter()
-    found, count = await scored(request, model, pairs, body)
+    found, count = await scored(request, context, model, pairs, body)
     headers = timing_headers(request, began, count, sum(len(a) + len(b or "") for a, b in pairs))
     labelled = [labels_of(model, row) for row in found]
     return reply(labelled[0] if is_single else labelled, headers)
 
 
-async def rerank(request: Request, body: RerankBody) -> Reply:
+async def rerank(request: Request, context: Context, body: RerankBody) -> Reply:
     """Scores of texts for a query, the best first."""
-    model = find(request, body.model, ("rerank",))
+    model = find(request, context, body.model, ("rerank",))
     if not body.texts:
         raise EmptyInputError("`texts` cannot be empty")
     if not body.query:
         raise EmptyInputError("`inputs` cannot be empty")
-    check_batch(request, len(body.texts), model)
+    check_batch(request, context, len(body.texts), model)
     began = time.perf_counter()
     with exact_messages(model):
         found, count = await ranked(
-            request, model, body.query, body.texts, body.truncation_().parameters(), body.raw_scores
+            request,
+            context,
+            model,
+            body.query,
+            body.texts,
+            body.truncation_().parameters(),
+            body.raw_scores,
         )
     size = len(body.query) + sum(map(len, body.texts))
     ranks: list[dict[str, Any]] = [{"index": i, "score": found.values[i]} for i in found.order]
@@ -107,53 +116,58 @@ async def rerank(request: Request, body: RerankBody) -> Reply:
     return reply(ranks, timing_headers(request, began, count, size))
 
 
-async def similarity(request: Request, body: SimilarityBody) -> Reply:
+async def similarity(request: Request, context: Context, body: SimilarityBody) -> Reply:
     """Cosine of each sentence with the source."""
-    model = find(request, body.model, ("embed",))
+    model = find(request, context, body.model, ("embed",))
     if not body.inputs.sentences:
         raise EmptyInputError("`inputs.sentences` cannot be empty")
     texts, _ = batch([body.inputs.source_sentence, *body.inputs.sentences])
-    check_batch(request, len(texts), model)
+    check_batch(request, context, len(texts), model)
     began = time.perf_counter()
     with exact_messages(model):
         found = await encoders.embed(
-            request, model, texts, body.parameters.truncation_().parameters()
+            request, context, model, texts, body.parameters.truncation_().parameters()
         )
     headers = timing_headers(request, began, sum(found.num_tokens.tolist()), _characters(texts))
     return reply(tasks.cosine(found.vectors), headers)
 
 
-async def tokenize(request: Request, body: TokenizeBody) -> Reply:
+async def tokenize(request: Request, context: Context, body: TokenizeBody) -> Reply:
     """Tokens of each text; start and stop count bytes."""
-    model = find(request, body.model, (*tasks.ENCODER_TASKS, "generate"))
+    model = find(request, context, body.model, (*tasks.ENCODER_TASKS, "generate"))
     texts, _ = batch(body.inputs)
     prompt = ""
     if body.prompt_name is not None:
         prompt = prompt_of(model, body.prompt_name)
     texts = [prompt + str(text) for text in texts]
     tokens.check_length(model, texts)
-    return Reply(await tokens.tokenized(request, model, texts, body.add_special_tokens))
+    return Reply(await tokens.tokenized(request, context, model, texts, body.add_special_tokens))
 
 
-async def decode(request: Request, body: DecodeBody) -> Reply:
+async def decode(request: Request, context: Context, body: DecodeBody) -> Reply:
     """A text for each list of ids."""
-    model = find(request, body.model, (*tasks.ENCODER_TASKS, "generate"))
+    model = find(request, context, body.model, (*tasks.ENCODER_TASKS, "generate"))
     ids, _ = batch(body.ids, "ids")
     rows: Any = ids
     return reply(
-        await tokens.decode(request, model, rows, skip_special_tokens=body.skip_special_tokens)
+        await tokens.decode(
+            request, context, model, rows, skip_special_tokens=body.skip_special_tokens
+        )
     )
 
 
-def find(request: Request, named: str | None, kinds: tuple[str, ...]) -> ModelInfo:
+def find(
+    request: Request, context: Context, named: str | None, kinds: tuple[str, ...]
+) -> ModelInfo:
     """The model of a request, by path, ``model`` field or task."""
-    model = request.gateway.models.find((request.model, named), kinds)
+    model = context.models.find((request.model, named), kinds)
     request.labels["model"] = model.name
     return model
 
 
 async def ranked(
     request: Request,
+    context: Context,
     model: ModelInfo,
     query: str | list[str],
     texts: list[str],
@@ -161,21 +175,29 @@ async def ranked(
     is_raw: bool = False,
 ) -> tuple[Scores, int]:
     """A reranker's scores of texts, or of pairs, and how many tokens were read."""
-    logits, count = await encoders.rerank(request, model, query, texts, parameters)
+    logits, count = await encoders.rerank(request, context, model, query, texts, parameters)
     return scores.of_texts(logits, scores.activation_of(model, 1, is_raw)), count
 
 
 async def scored(
-    request: Request, model: ModelInfo, pairs: list[tuple[str, str | None]], body: PredictBody
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    pairs: list[tuple[str, str | None]],
+    body: PredictBody,
 ) -> tuple[list[Scores], int]:
     """Scores of every label, by a classifier or by a reranker, which takes pairs only."""
-    logits, count = await logits_of(request, model, pairs, body)
+    logits, count = await logits_of(request, context, model, pairs, body)
     activation = scores.activation_of(model, logits.shape[-1], body.raw_scores)
     return scores.of_labels(logits, activation), count
 
 
 async def logits_of(
-    request: Request, model: ModelInfo, pairs: list[tuple[str, str | None]], body: PredictBody
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    pairs: list[tuple[str, str | None]],
+    body: PredictBody,
 ) -> tuple[Floats, int]:
     """What ``scored`` makes scores of, (texts, labels)."""
     if body.prompt_name is not None:
@@ -186,7 +208,7 @@ async def logits_of(
     parameters = {**body.truncation_().parameters(), "prompt_name": None}
     with exact_messages(model):
         if model.task == "classify":
-            return await encoders.classify(request, model, pairs, parameters)
+            return await encoders.classify(request, context, model, pairs, parameters)
         seconds = [second for _, second in pairs if second is not None]
         if len(seconds) < len(pairs):
             raise UnsupportedModel(
@@ -194,7 +216,7 @@ async def logits_of(
                 "label is served with task=classify"
             )
         firsts = [first for first, _ in pairs]
-        return await encoders.rerank(request, model, firsts, seconds, parameters)
+        return await encoders.rerank(request, context, model, firsts, seconds, parameters)
 
 
 def labels_of(model: ModelInfo, found: Scores) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import error_formats, tokens
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.generation import Job, complete_all, mean_logprob, stream
 from atoll_client.gateway.core.web import Answer, Events, Reply, Request, dump, reply
 from atoll_client.gateway.openai.messages import TemplateFields, check_messages
@@ -25,39 +26,39 @@ class ChatTokenizeBody(TemplateFields):
     model: str | None = None
 
 
-async def generate(request: Request, body: GenerateBody) -> Answer:
+async def generate(request: Request, context: Context, body: GenerateBody) -> Answer:
     """POST /generate: one object."""
-    found, headers = await _generate(request, body)
+    found, headers = await _generate(request, context, body)
     return reply(found, headers)
 
 
-async def generate_stream(request: Request, body: GenerateBody) -> Answer:
+async def generate_stream(request: Request, context: Context, body: GenerateBody) -> Answer:
     """POST /generate_stream: an event for each token."""
-    model = _find(request, body)
+    model = _find(request, context, body)
     check(body, model, is_stream=True)
     job = Job(model, Prompt(text=body.inputs), sampling(body.parameters), Wanted(logprobs=True))
-    return Events(_events(request, job, body), _failure, {"x-compute-type": "triton"})
+    return Events(_events(request, context, job, body), _failure, {"x-compute-type": "triton"})
 
 
-async def compatible(request: Request, body: GenerateBody) -> Answer:
+async def compatible(request: Request, context: Context, body: GenerateBody) -> Answer:
     """POST / and /invocations: a list of one, or events if ``stream`` is set."""
     if body.stream:
-        return await generate_stream(request, body)
-    found, headers = await _generate(request, body)
+        return await generate_stream(request, context, body)
+    found, headers = await _generate(request, context, body)
     return reply([found], headers)
 
 
-async def tokenize(request: Request, body: GenerateBody) -> Reply:
+async def tokenize(request: Request, context: Context, body: GenerateBody) -> Reply:
     """POST /tokenize: a flat list; start and stop count characters."""
-    model = _find(request, body)
+    model = _find(request, context, body)
     texts = [body.inputs]
-    (row,) = await tokens.tokenize(request, model, texts)
+    (row,) = await tokens.tokenize(request, context, model, texts)
     return await tokens.apart(texts, lambda: reply([_simple(token) for token in row]))
 
 
-async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
+async def chat_tokenize(request: Request, context: Context, body: ChatTokenizeBody) -> Reply:
     """POST /chat_tokenize: the prompt that a chat becomes."""
-    model = tei.find(request, body.model, ("generate",))
+    model = tei.find(request, context, body.model, ("generate",))
     check_messages(body.messages)
     messages = with_objects([message.given() for message in body.messages])
     tools = [tool.given() for tool in body.tools or ()]
@@ -65,7 +66,7 @@ async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
         "op": "chat", "messages": messages, "tools": tools or None,
         "options": body.template_options(),
     }  # fmt: skip
-    answer = await request.gateway.pool.ask(model.name, question)
+    answer = await context.pool.ask(model.name, question)
     text, row = answer["text"], answer["tokens"]
 
     def found() -> Reply:
@@ -75,8 +76,10 @@ async def chat_tokenize(request: Request, body: ChatTokenizeBody) -> Reply:
     return await tokens.apart([text], found)
 
 
-async def _generate(request: Request, body: GenerateBody) -> tuple[dict[str, Any], dict[str, str]]:
-    model = _find(request, body)
+async def _generate(
+    request: Request, context: Context, body: GenerateBody
+) -> tuple[dict[str, Any], dict[str, str]]:
+    model = _find(request, context, body)
     p = body.parameters
     check(body, model, is_stream=False)
     has_details = p.details or p.decoder_input_details
@@ -89,7 +92,7 @@ async def _generate(request: Request, body: GenerateBody) -> tuple[dict[str, Any
     jobs = [Job(model, Prompt(text=body.inputs), sampling(p), wanted) for _ in range(best_of)]
     began = time.perf_counter()
     with exact_messages(model, p):
-        chunks = await complete_all(request, jobs)
+        chunks = await complete_all(request, context, jobs)
     ranked = sorted(zip(chunks, jobs, strict=True), key=lambda pair: -mean_logprob(pair[0]))
     (best, job), others = ranked[0], ranked[1:]
     found: dict[str, Any] = {"generated_text": _full(body, best.text)}
@@ -104,10 +107,12 @@ async def _generate(request: Request, body: GenerateBody) -> tuple[dict[str, Any
     return found, _headers(request, body, best, began)
 
 
-async def _events(request: Request, job: Job, body: GenerateBody) -> AsyncIterator[bytes]:
+async def _events(
+    request: Request, context: Context, job: Job, body: GenerateBody
+) -> AsyncIterator[bytes]:
     index, text, last = 0, "", Token(0, "", 0.0, True)
     with exact_messages(job.model, body.parameters):
-        async for chunk in stream(request, job):
+        async for chunk in stream(request, context, job):
             tokens = list(chunk.tokens)
             text += chunk.text
             if chunk.finish_reason and not tokens:
@@ -126,9 +131,9 @@ async def _events(request: Request, job: Job, body: GenerateBody) -> AsyncIterat
                 last = token
 
 
-def _find(request: Request, body: GenerateBody) -> ModelInfo:
+def _find(request: Request, context: Context, body: GenerateBody) -> ModelInfo:
     request.labels["kind"] = "tgi"
-    model = tei.find(request, body.model, ("generate",))
+    model = tei.find(request, context, body.model, ("generate",))
     for name in (request.model, body.model):
         if name in model.adapters and body.parameters.adapter_id is None:
             body.parameters.adapter_id = name

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import html
 import json
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import atoll_client
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, Route, dump
 from atoll_client.gateway.openai.answers import OpenAIError
 from atoll_client.gateway.shape_routing import health
@@ -36,35 +39,36 @@ _NOT_OPENAI = ("422", "424")
 _ERRORS = {"openai": OpenAIError}
 
 
-async def openapi(request: Request, body: None) -> Reply:
+async def openapi(request: Request, context: Context, body: None) -> Reply:
     """The description as JSON, which is made once: it takes a second."""
-    gateway = request.gateway
-    if gateway.description is None:
-        gateway.description = await asyncio.to_thread(lambda: dump(describe(gateway.routes)))
-    return Reply(gateway.description)
+    return Reply(await asyncio.to_thread(_described, context.routes))
 
 
-async def docs(request: Request, body: None) -> Reply:
+async def docs(request: Request, context: Context, body: None) -> Reply:
     """The description as a page without scripts."""
-    rows = "".join(_row(route) for route in request.gateway.routes)
+    rows = "".join(_row(route) for route in context.routes)
     text = _read("docs.html").replace("{{rows}}", rows)
     return Reply(text.encode(), content_type=_HTML)
 
 
-async def page(request: Request, body: None) -> Reply:
+async def page(request: Request, context: Context, body: None) -> Reply:
     """What is served, with a form for each model; a probe that wants no HTML gets /health's."""
     if "text/html" not in request.headers.get("accept", ""):
-        return await health(request, None)
+        return await health(request, context, None)
     models = [
-        {"name": m.name, "task": m.task, "model_id": m.public_id}
-        for m in request.gateway.models.all()
+        {"name": m.name, "task": m.task, "model_id": m.public_id} for m in context.models.all()
     ]
     # "<" would end the script element early.
     data = json.dumps(models).replace("<", "\\u003c")
     return Reply(_read("index.html").replace("{{models}}", data).encode(), content_type=_HTML)
 
 
-def describe(routes: list[Route]) -> dict[str, Any]:
+@functools.cache
+def _described(routes: tuple[Route, ...]) -> bytes:
+    return dump(describe(routes))
+
+
+def describe(routes: Iterable[Route]) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}

@@ -1,0 +1,64 @@
+"""What the gateway holds at once: requests, and the bytes of their bodies, both bounded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from atoll_client.errors import Overloaded
+from atoll_client.gateway.core.models import Models
+from atoll_client.gateway.core.settings import GatewaySettings
+
+# A gateway without a limit of its own holds so many requests, and more if its models do.
+_LEAST_REQUESTS = 2048
+
+
+class Admission:
+    """Counts requests and bytes. ``num_open`` and ``num_bytes`` are what is held now."""
+
+    def __init__(self, settings: GatewaySettings, models: Models) -> None:
+        self._max_requests = settings.max_concurrent_requests
+        self._max_bytes = settings.max_held_bytes
+        self._models = models
+        self.num_open = self.num_bytes = 0
+
+    @contextlib.contextmanager
+    def admitted(self, count: int = 1) -> Iterator[None]:
+        """Counts a request, or ``count`` answers to one, for as long as it is held.
+
+        Raises:
+            Overloaded: there are too many.
+        """
+        limit = self._max_requests or max(_LEAST_REQUESTS, self._models.num_held_at_most())
+        if self.num_open + count > limit:
+            raise Overloaded(
+                f"{self.num_open} requests are held; max_concurrent_requests is {limit}"
+            )
+        self.num_open += count
+        try:
+            yield
+        finally:
+            self.num_open -= count
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Callable[[int], None]]:
+        """Counts the bytes of one request, which a call of the value adds, until the block ends.
+
+        The call raises Overloaded if there are too many in all.
+        """
+        own = 0
+
+        def add(num_bytes: int) -> None:
+            nonlocal own
+            if self.num_bytes + num_bytes > self._max_bytes:
+                raise Overloaded(
+                    f"requests of {self.num_bytes} bytes are held; "
+                    f"max_held_bytes is {self._max_bytes}"
+                )
+            own += num_bytes
+            self.num_bytes += num_bytes
+
+        try:
+            yield add
+        finally:
+            self.num_bytes -= own

@@ -1,0 +1,60 @@
+"""What handlers share: the servers, their models, settings, counters. Made once, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll_client.gateway.core.admission import Admission
+from atoll_client.gateway.core.headers import Keys
+from atoll_client.gateway.core.metrics import Metrics
+from atoll_client.gateway.core.models import Models
+from atoll_client.gateway.core.pool import Pool
+from atoll_client.gateway.core.request_log import RequestLog
+from atoll_client.gateway.core.settings import GatewaySettings, listed
+from atoll_client.gateway.core.tracing import Tracer
+from atoll_client.gateway.core.web import Route
+from atoll_client.gateway.kserve.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler needs besides its request.
+
+    routes: all of them, for the gateway's description of itself. pool: the servers, for Atoll's
+    models. upstream: the same servers, for models of any kind.
+    """
+
+    settings: GatewaySettings
+    routes: tuple[Route, ...]
+    pool: Pool
+    upstream: Upstream
+    models: Models
+    admission: Admission
+    keys: Keys
+    metrics: Metrics
+    tracer: Tracer
+    request_log: RequestLog
+
+    @classmethod
+    def of(cls, settings: GatewaySettings, routes: tuple[Route, ...]) -> Context:
+        """All parts as the settings ask for them; nothing is connected yet."""
+        pool = Pool(settings.servers, settings.health_interval_s, settings.request_timeout_s)
+        models = Models(pool, listed(settings.default_model))
+        return cls(
+            settings,
+            routes,
+            pool,
+            Upstream(pool, settings.request_timeout_s, settings.health_interval_s),
+            models,
+            Admission(settings, models),
+            Keys(settings.api_key),
+            Metrics(listed(settings.metrics_url)),
+            Tracer(settings.otlp_endpoint, settings.otlp_service_name),
+            RequestLog(settings.log_requests),
+        )
+
+    async def close(self) -> None:
+        """Ends the connections to the servers and to the collector."""
+        await self.pool.stop()
+        await self.metrics.close()
+        await self.tracer.close()

@@ -1,0 +1,108 @@
+"""gRPC: the transport of choice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from atoll_client.errors import Unreached, from_grpc
+from atoll_client.grpc_calls import Calls
+from atoll_client.kserve import Message
+from atoll_client.transport import Metadata
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+
+
+class GrpcTransport:
+    """Cancels at once, streams, and takes requests of any size."""
+
+    has_sequences = True
+    notices_leaving = True
+
+    def __init__(self, address: str, metadata: Metadata) -> None:
+        self._address, self._metadata = address, metadata
+        self._channel: grpc.aio.Channel | None = None
+        self._calls: Calls | None = None
+
+    async def close(self) -> None:
+        """See ``Transport``."""
+        if self._calls is not None:
+            await self._calls.close()
+            self._calls = None
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def model_names(self, timeout_s: float) -> list[str]:
+        """See ``Transport``. The index is an administrator's; statistics are everybody's."""
+        request = pb.ModelStatisticsRequest()
+        found = await self._unary("ModelStatistics", request, pb.ModelStatisticsResponse, timeout_s)
+        return sorted({one.name for one in found.model_stats})
+
+    async def metadata(self, name: str, timeout_s: float) -> Any:
+        """See ``Transport``."""
+        request = pb.ModelMetadataRequest(name=name)
+        return await self._unary("ModelMetadata", request, pb.ModelMetadataResponse, timeout_s)
+
+    async def infer(self, message: Message, timeout_s: float) -> Message:
+        """See ``Transport``."""
+        return await self._begun().infer(message, timeout_s, self._metadata)
+
+    async def share(self, name: str, size: int, timeout_s: float) -> None:
+        """See ``Transport``."""
+        request = pb.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
+        answer = pb.SystemSharedMemoryRegisterResponse
+        await self._unary("SystemSharedMemoryRegister", request, answer, timeout_s)
+
+    async def unshare(self, name: str, timeout_s: float) -> None:
+        """See ``Transport``."""
+        request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        answer = pb.SystemSharedMemoryUnregisterResponse
+        await self._unary("SystemSharedMemoryUnregister", request, answer, timeout_s)
+
+    async def responses(
+        self, message: Message, timeout_s: float, canceller: str = ""
+    ) -> AsyncGenerator[Message, None]:
+        """See ``Transport``."""
+        responses = self._begun().responses(message, timeout_s, self._metadata, canceller)
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                yield response
+
+    async def _unary(self, name: str, message: Message, answer: Any, timeout_s: float) -> Any:
+        call = self._open().unary_unary(
+            _SERVICE + name,
+            request_serializer=type(message).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return await call(message, timeout=timeout_s, metadata=self._metadata or None)
+        except grpc.aio.AioRpcError as error:
+            found = from_grpc(error.code(), error.details())
+            if isinstance(found, Unreached):
+                raise Unreached(_unreached(self._address, str(found))) from error
+            raise found from error
+
+    def _begun(self) -> Calls:
+        if self._calls is None:
+            self._calls = Calls(self._open())
+        return self._calls
+
+    def _open(self) -> grpc.aio.Channel:
+        """Connections belong to the event loop that runs when they are made."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        return self._channel
+
+
+def _unreached(address: str, reason: str) -> str:
+    """Names the address as it was given, and the likeliest mistake."""
+    if "http1" in reason.lower():
+        return f"{address} answers over HTTP and not gRPC: give it as http://{address}"
+    return f"no server answers at {address}: {reason.rpartition(': ')[2]}"
