@@ -23,13 +23,13 @@ GENERATOR, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 ASKING = """
 import threading
 import numpy as np
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.tensors import FINAL
 
 class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
-            sender = ResponseSender(request)
+            sender = TritonResponseSender(request)
             has_ended = threading.Event()
             for work in (self.ask, self.answer):
                 threading.Thread(target=work, args=(sender, has_ended), daemon=True).start()

@@ -29,7 +29,7 @@ import numpy as np
 from atoll import __version__
 from atoll.config import Settings
 from atoll.errors import NotReady, UnsupportedModel, ValidationError
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
 from atoll.text.chat_options import ChatOptions
@@ -95,8 +95,8 @@ class ModelOps:
     def answer(
         self,
         request: Any,
-        sender: ResponseSender,
-        fail: Callable[[ResponseSender, BaseException], None],
+        sender: TritonResponseSender,
+        fail: Callable[[TritonResponseSender, BaseException], None],
     ) -> bool:
         """Whether it is a control request, which is then answered, by ``fail`` if it is wrong.
 
@@ -123,8 +123,8 @@ class ModelOps:
     def _reply(
         self,
         question: Any,
-        sender: ResponseSender,
-        fail: Callable[[ResponseSender, BaseException], None],
+        sender: TritonResponseSender,
+        fail: Callable[[TritonResponseSender, BaseException], None],
     ) -> None:
         try:
             if self._is_closed:

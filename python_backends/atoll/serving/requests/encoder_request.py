@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from atoll.encoders.packer import Item
 from atoll.errors import Cancelled
 from atoll.serving.triton import tensors
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.text.text_encoder import Encoded, Texts
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Work:
 class Reply:
     """Collects the rows of one request and sends its response exactly once."""
 
-    def __init__(self, model: EncoderModel, work: Work, sender: ResponseSender) -> None:
+    def __init__(self, model: EncoderModel, work: Work, sender: TritonResponseSender) -> None:
         self.work = work
         self._model, self._sender = model, sender
         # Its arrival, then the end of each part of its time: see ``serving.parts``.

@@ -32,7 +32,7 @@ from atoll.serving.triton.instance import (
     instance_settings,
 )
 from atoll.serving.triton.metrics import COUNTS, Metrics
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.shutdown import Shutdown
 from atoll.text.text_encoder import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
@@ -137,7 +137,7 @@ class EncoderModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = ResponseSender(request, is_decoupled=False)
+            sender = TritonResponseSender(request, is_decoupled=False)
             try:
                 if self.control.answer(request, sender, self._refuse):
                     continue
@@ -268,7 +268,7 @@ class EncoderModel:
             ids = ids[-limit:] if work.direction == "left" else ids[:limit]
         return Encoded(ids, None)
 
-    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
+    def _refuse(self, sender: TritonResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self._count_failure(error)

@@ -38,7 +38,7 @@ from atoll.serving.triton.instance import (
     in_temporary_thread,
     instance_settings,
 )
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.response_streamer import ResponseStreamer
 from atoll.serving.triton.shutdown import Shutdown
 from atoll.text.answer import AnswerText
@@ -99,7 +99,7 @@ class GenerateModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = ResponseSender(request)
+            sender = TritonResponseSender(request)
             try:
                 if not self.control.answer(request, sender, self._refuse):
                     self.start(request, sender)
@@ -117,7 +117,7 @@ class GenerateModel:
         self.engine.stop()
         self.streamer.stop()
 
-    def start(self, request: Any, sender: ResponseSender) -> None:
+    def start(self, request: Any, sender: TritonResponseSender) -> None:
         """Takes a request in and hands it to the engine, by way of the preparation pool if its
         prompt is long or it has a grammar.
 
@@ -207,14 +207,18 @@ class GenerateModel:
         self.admission.leave(call.num_answers)
         self.metrics.closed(call)
 
-    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
+    def _refuse(self, sender: TritonResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self.metrics.refused(error)
         sender.fail(error)
 
     def _call(
-        self, sender: ResponseSender, flags: Flags, options: GenerateOptions, limit_s: float | None
+        self,
+        sender: TritonResponseSender,
+        flags: Flags,
+        options: GenerateOptions,
+        limit_s: float | None,
     ) -> GenerationRequest:
         """The call of a request that can be answered, as far as can be told without its tokens."""
         self._check_adapter(options.adapter_id)

@@ -29,7 +29,7 @@ from atoll.errors import ConfigError, NotReady, ValidationError
 from atoll.serving import model_ops
 from atoll.serving.requests.transcript import Transcript
 from atoll.serving.triton import tensors
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class _Conversation:
 
     session_id: str
     transcript: Transcript = field(default_factory=Transcript)
-    waiting: deque[tuple[Any, ResponseSender]] = field(default_factory=deque)
+    waiting: deque[tuple[Any, TritonResponseSender]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
 
@@ -90,7 +90,7 @@ class SessionModel:
         """Never blocks: turns of one conversation are worked on in order, others beside them."""
         self._expire()
         for request in requests:
-            sender, key = ResponseSender(request), str(request.correlation_id())
+            sender, key = TritonResponseSender(request), str(request.correlation_id())
             with self._lock:
                 if request.flags() & _START:
                     self._begin(key)
@@ -117,7 +117,7 @@ class SessionModel:
             self._threads.submit(self._forget, earlier)
 
     def _add(
-        self, key: str, conversation: _Conversation, request: Any, sender: ResponseSender
+        self, key: str, conversation: _Conversation, request: Any, sender: TritonResponseSender
     ) -> None:
         """Under the lock."""
         conversation.since = time.monotonic()
@@ -158,7 +158,9 @@ class SessionModel:
                 del self._conversations[key]
         self._forget(conversation)
 
-    def _answer(self, request: Any, sender: ResponseSender, conversation: _Conversation) -> None:
+    def _answer(
+        self, request: Any, sender: TritonResponseSender, conversation: _Conversation
+    ) -> None:
         """One turn: the generator's responses are passed on, the last of them with FINAL.
 
         Raises:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _RETRY_S, _MAX_RETRIES = 0.05, 1200
 
 
-class ResponseSender:
+class TritonResponseSender:
     """Sends any number of responses and then nothing more; any thread may call.
 
     The request parameter ``json_errors`` makes an error's message a JSON object with ``error`` and
