@@ -66,6 +66,23 @@ def test_readme_shows_the_measured_figures(monkeypatch: pytest.MonkeyPatch) -> N
             assert f"| {title} |" in text
 
 
+def test_pages_that_name_the_gpu_say_what_ran_there() -> None:
+    """The README said "run and measured on an H200", which was true of the engine and its kernels
+    only: each paragraph and row that names the card says that the server has not run on one."""
+    phases = json.loads((ROOT / "docs" / "benchmarks" / "gpu.json").read_text())["phases"]
+    found = {row["name"]: row["value"] for row in phases["environment"]["rows"]}
+    card = found["name"].split()[-1]
+    named = [
+        line
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if card in line and page.name != "CHANGELOG.md"
+    ]
+    assert len(named) >= 3
+    for line in named:
+        assert re.search(r"(server|served model)( itself)? has not run on a GPU yet", line), line
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
