@@ -22,6 +22,7 @@ from in_process import (
     write_embedder,
     write_generator,
 )  # fmt: skip
+from long_requests import wait_until
 
 from atoll.serving import shared_memory
 from atoll.serving.embed import EmbedModel
@@ -267,6 +268,6 @@ def test_a_session_ends_every_turn(
                 send(session, key, 2)
             assert_ended_once(requests)
             assert [r.sender.error for r in requests[-4:]] == [None] * 4
-            assert not session._conversations
+            wait_until(lambda: not session._conversations, lambda: str(session._conversations))
         else:
             finalize(generator)

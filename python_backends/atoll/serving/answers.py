@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from atoll.engine.request import FinishReason, Outcome, Token
-from atoll.serving.sender import Sender
+from atoll.serving.sender import ResponseSender
 from atoll.text.answer import AnswerText
 
 
@@ -129,7 +129,7 @@ class Call:
     def __init__(
         self,
         request_id: str,
-        sender: Sender,
+        sender: ResponseSender,
         *,
         stream: bool,
         num_answers: int,

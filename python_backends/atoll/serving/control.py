@@ -29,7 +29,7 @@ import numpy as np
 from atoll import __version__
 from atoll.config import Settings
 from atoll.errors import NotReady, UnsupportedModel, ValidationError
-from atoll.serving.sender import Sender
+from atoll.serving.sender import ResponseSender
 from atoll.serving.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
 from atoll.text.chat_options import ChatOptions
@@ -93,7 +93,10 @@ class Control:
         self._thread, self._is_closed = ThreadPoolExecutor(1, "atoll-control"), False
 
     def answer(
-        self, request: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
+        self,
+        request: Any,
+        sender: ResponseSender,
+        fail: Callable[[ResponseSender, BaseException], None],
     ) -> bool:
         """Whether it is a control request, which is then answered, by ``fail`` if it is wrong.
 
@@ -118,7 +121,10 @@ class Control:
         self._thread.shutdown(wait=True)
 
     def _reply(
-        self, question: Any, sender: Sender, fail: Callable[[Sender, BaseException], None]
+        self,
+        question: Any,
+        sender: ResponseSender,
+        fail: Callable[[ResponseSender, BaseException], None],
     ) -> None:
         try:
             if self._is_closed:

@@ -33,7 +33,7 @@ from atoll.serving.loading import (
 )
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.reply import Reply, Work
-from atoll.serving.sender import Sender
+from atoll.serving.sender import ResponseSender, Sender
 from atoll.text.encoding import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
 
@@ -268,7 +268,7 @@ class EncoderModel:
             ids = ids[-limit:] if work.direction == "left" else ids[:limit]
         return Encoded(ids, None)
 
-    def _refuse(self, sender: Sender, error: BaseException) -> None:
+    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self._count_failure(error)

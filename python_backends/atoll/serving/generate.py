@@ -17,6 +17,7 @@ from atoll.engine.loader import load_engine
 from atoll.errors import Cancelled, Overloaded, ValidationError
 from atoll.serving import tensors
 from atoll.serving.admission import Admission
+from atoll.serving.answer_stream import sender_of
 from atoll.serving.answers import Call, Choice
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
@@ -35,7 +36,7 @@ from atoll.serving.preparation import PreparationPool
 from atoll.serving.prompts import Prompt
 from atoll.serving.request_limits import TIMEOUT, fitted, time_limit
 from atoll.serving.sampling import DEFAULT_MAX_TOKENS, GenerateOptions, read_options
-from atoll.serving.sender import Sender
+from atoll.serving.sender import ResponseSender, Sender
 from atoll.serving.submission import Submission, cancel
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
@@ -47,7 +48,7 @@ from atoll.text.tokenizer import Tokenizer
 _SESSION = "session_id"
 # Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
-_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT})
+_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT, tensors.ANSWERS_TO})
 
 
 class GenerateModel:
@@ -93,8 +94,10 @@ class GenerateModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = Sender(request)
+            own = Sender(request)
+            sender: ResponseSender = own
             try:
+                sender = sender_of(own)
                 if not self.control.answer(request, sender, self._refuse):
                     self.start(request, sender)
             except Exception as error:
@@ -111,7 +114,7 @@ class GenerateModel:
         self.engine.stop()
         self.outbox.stop()
 
-    def start(self, request: Any, sender: Sender) -> None:
+    def start(self, request: Any, sender: ResponseSender) -> None:
         """Takes a request in and hands it to the engine, by way of the preparation pool if its
         prompt is long or it has a grammar.
 
@@ -122,6 +125,7 @@ class GenerateModel:
         prompt = Prompt.read(request)
         parameters = tensors.parameters(request, _PARAMETERS)
         session_id = parameters.pop(_SESSION, None)
+        parameters.pop(tensors.ANSWERS_TO, None)
         limit_s = time_limit(request, parameters, self.settings.max_request_s)
         flags, options = self.read(request, parameters, prompt)
         constraint = None if options.grammar is None else read_constraint(*options.grammar)
@@ -201,14 +205,14 @@ class GenerateModel:
         self.admission.leave(call.num_answers)
         self.metrics.closed(call)
 
-    def _refuse(self, sender: Sender, error: BaseException) -> None:
+    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self.metrics.refused(error)
         sender.fail(error)
 
     def _call(
-        self, sender: Sender, flags: Flags, options: GenerateOptions, limit_s: float | None
+        self, sender: ResponseSender, flags: Flags, options: GenerateOptions, limit_s: float | None
     ) -> Call:
         """The call of a request that can be answered, as far as can be told without its tokens."""
         self._check_adapter(options.adapter_id)

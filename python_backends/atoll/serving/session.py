@@ -4,8 +4,9 @@ A sequence is a conversation: each request carries one more turn (``text_input``
 text, ``messages`` are added to the chat), and this model sends the whole of it to the generator,
 which keeps the conversation's key-value blocks between turns and computes only what is new. The
 text is kept here, so a generator that has given the blocks up, or was loaded again, computes them
-from it. No weights are loaded: an entry of this kind costs a small process. Where the generator's
-process ends by itself, the launcher ends this one too: it would wait for answers for ever.
+from it. No weights are loaded: an entry of this kind costs a small process. Answers do not come by
+way of Triton: see ``answer_stream``. Where the generator's process ends by itself, the launcher
+ends this one too: Triton would never say so of a request that was being handed on.
 
 A turn that fails, or whose client leaves, changes nothing: the conversation is as it was before.
 """
@@ -18,15 +19,18 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from atoll.errors import ConfigError, NotReady, ValidationError
-from atoll.serving import control, tensors
+from atoll.errors import Cancelled, ConfigError, NotReady, Overloaded, ValidationError
+from atoll.serving import control, shared_memory, tensors
+from atoll.serving.answer_stream import Answers, Failure
 from atoll.serving.ending import Ending
 from atoll.serving.sender import Sender
 from atoll.serving.transcript import Transcript
@@ -40,19 +44,13 @@ _MAX_TURNS_AT_ONCE = 128
 _GRACE_S = 60.0
 # Inputs that make up the turn; all others are the generator's options and passed on.
 _TURN = ("text_input", "messages", "tools")
+# The generator's parameter that names a conversation.
+_SESSION = "session_id"
 # By it the last response is known, so that FINAL goes with it: some clients miss an empty one.
 _REASON = "return_finish_reason"
 _REASON_OUTPUTS = ("finish_reason", "stop_reason")
 # Asking whether a client has gone costs 28-65 us.
 _POLL_RESPONSES = 8
-
-
-class _Refused(Exception):
-    """The generator's error, to be passed on as it is."""
-
-    def __init__(self, error: Any) -> None:
-        super().__init__(error.message())
-        self.error = error
 
 
 @dataclass
@@ -67,6 +65,14 @@ class _Conversation:
     waiting: deque[tuple[Any, Sender]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
+
+
+class _Refused(Exception):
+    """Triton's error, to be passed on as it is."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error.message())
+        self.error = error
 
 
 class SessionModel:
@@ -142,6 +148,9 @@ class SessionModel:
                 if self._is_closed:
                     raise NotReady("the model is shutting down")
                 self._answer(request, sender, conversation)
+            except Failure as failure:
+                code = getattr(pb_utils.TritonError, failure.code)
+                sender.refuse(pb_utils.TritonError(failure.text, code))
             except _Refused as refused:
                 sender.refuse(refused.error)
             except Exception as error:
@@ -159,7 +168,7 @@ class SessionModel:
         """One turn: the generator's responses are passed on, the last of them with FINAL.
 
         Raises:
-            ValidationError, _Refused: the turn is refused; no final response was sent.
+            Exception: the turn has failed, and the conversation is as it was before.
         """
         turn = {name: tensors.string(request, name) for name in _TURN}
         if request.flags() & _END and not any(turn.values()):
@@ -170,58 +179,69 @@ class SessionModel:
             raise ValidationError("exclude_input_in_output is false; a turn has no whole input")
         wants_reason = bool(tensors.boolean(request, _REASON))
         parameters = json.loads(request.parameters() or "{}")
-        if control.PARAMETER in parameters:
-            raise ValidationError(f"control is set; such questions go to {self.generator}")
+        self._check(parameters)
+        before, said = conversation.transcript, ""
         responses = self._ask(
             {**{name: _texts(text) for name, text in asked.inputs().items()}, **_options(request)},
-            {**_passed_on(parameters), "session_id": conversation.session_id},
+            {**_passed_on(parameters), _SESSION: conversation.session_id},
             request.request_id(),
         )
-        said, failure = "", None
-        for index, response in enumerate(responses, 1):
-            if failure is not None or not response.output_tensors():
-                continue
+        for index, outputs in enumerate(responses, 1):
+            said += outputs["text_output"][0].decode()
+            is_last = bool(outputs["finish_reason"][0])
+            if is_last:
+                # Before the response: a client that has it may send the next turn at once.
+                conversation.transcript = asked.answered(said)
+            if not wants_reason:
+                outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
             try:
-                outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-                said += outputs["text_output"][0].decode()
-                is_last = bool(outputs["finish_reason"][0])
-                if is_last:
-                    # Before the response: a client that has it may send the next turn at once.
-                    conversation.transcript = asked.answered(said)
-                if not wants_reason:
-                    outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
                 sender.send(outputs, tensors.FINAL if is_last else 0)
                 if index % _POLL_RESPONSES == 0 and not is_last and sender.is_cancelled():
-                    self._forget(conversation)
-            except Exception as error:  # the rest of the responses has to be taken all the same
-                failure = error
-        if failure is not None:
-            raise failure
+                    raise Cancelled("the client has left")
+            except Exception:
+                conversation.transcript = before
+                self._forget(conversation)
+                raise
+
+    def _check(self, parameters: dict[str, Any]) -> None:
+        if control.PARAMETER in parameters:
+            raise ValidationError(f"control is set; such questions go to {self.generator}")
+        for name in (_SESSION, tensors.ANSWERS_TO):
+            if name in parameters:
+                raise ValidationError(f"{name} is {parameters[name]!r}; a turn sets it by itself")
 
     def _ask(
         self, inputs: dict[str, tensors.Array], parameters: dict[str, Any], request_id: str = ""
-    ) -> Any:
-        """The generator's responses as they come; it can be told to cancel the request by its id.
+    ) -> Iterator[dict[str, tensors.Array]]:
+        """The generator's outputs as they come; it can be told to cancel the request by its id.
 
         Raises:
-            _Refused: one of them is an error.
+            Failure, NotReady: see ``Answers``.
+            _Refused: Triton did not hand the request on.
+            Overloaded: there is no room for it in shared memory.
         """
-        asked = pb_utils.InferenceRequest(
-            model_name=self.generator,
-            requested_output_names=[],
-            inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-            parameters=parameters,
-            request_id=request_id,
-        )
-        refused = None
-        for response in asked.exec(decoupled=True):
-            if response.has_error():
-                refused = _Refused(response.error())
-            else:
-                yield response
-        # To be raised only now: an iterator that is left before its end crashes the whole server.
-        if refused is not None:
-            raise refused
+        num_bytes = shared_memory.num_bytes(inputs)
+        if not shared_memory.has_room_for_messages():
+            free = shared_memory.free_text()
+            raise Overloaded(f"a turn of {num_bytes} bytes finds no room, with {free}")
+        with closing(Answers()) as answers:
+            asked = pb_utils.InferenceRequest(
+                model_name=self.generator,
+                requested_output_names=[],
+                inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+                parameters={**parameters, tensors.ANSWERS_TO: answers.name},
+                request_id=request_id,
+            )
+            # All are taken: an iterator that is left before its end crashes the whole server.
+            errors = [r.error() for r in asked.exec(decoupled=True) if r.has_error()]
+            if errors and shared_memory.is_exhausted():
+                raise Overloaded(
+                    f"a turn of {num_bytes} bytes could not be handed on, with "
+                    f"{shared_memory.free_text()}: {errors[0].message()}"
+                )
+            if errors:
+                raise _Refused(errors[0])
+            yield from answers
 
     def _forget(self, conversation: _Conversation) -> None:
         """The generator frees the conversation's blocks and ends what it is answering in it."""

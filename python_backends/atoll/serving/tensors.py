@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 JSON_ERRORS = "json_errors"
 # Marks the requests by which the launcher sees whether a model answers.
 CANARY = "canary"
+# Where another model listens for the answer: see ``answer_stream``.
+ANSWERS_TO = "answers_to"
 # Request parameters that are not the model's to know. Triton's ``/generate`` takes the request's id
 # from its body, and hands it on as a parameter, too.
 _NOT_OURS = (JSON_ERRORS, CANARY, "id")
@@ -174,6 +176,12 @@ def failure(error: BaseException, as_json: bool = False) -> Any:
 
 def triton_error(error: BaseException, as_json: bool = False) -> Any:
     """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
+    code, text = error_parts(error, as_json)
+    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+
+
+def error_parts(error: BaseException, as_json: bool = False) -> tuple[str, str]:
+    """(name of the code, text) of any exception."""
     code, kind, text = "INTERNAL", AtollError.error_type, f"{type(error).__name__}: {error}"
     if isinstance(error, AtollError):
         code, kind, text = error.triton_code, error.error_type, str(error)
@@ -181,7 +189,7 @@ def triton_error(error: BaseException, as_json: bool = False) -> Any:
         text = f"{text[:_MAX_MESSAGE_CHARACTERS]} [and {len(text) - _MAX_MESSAGE_CHARACTERS} more]"
     if as_json:
         text = json.dumps({"error": text, "error_type": kind}, ensure_ascii=False)
-    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+    return code, text
 
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
