@@ -30,7 +30,7 @@ ALLOWED = {
         "atoll_client",
     },
 }  # fmt: skip
-ALWAYS = {"errors", "config", "environment", "cgroup", "atoll"}
+ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "atoll"}
 
 # Foreign module -> where it may be imported.
 HOMES = {

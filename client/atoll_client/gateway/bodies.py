@@ -12,14 +12,14 @@ import logging
 import re
 from typing import Any, TypeVar
 
-import orjson
 import pydantic
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
+from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.fields import unknown
 from atoll_client.gateway.http import Request
+from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.problems import first_problem
 
 logger = logging.getLogger(__name__)
@@ -85,13 +85,10 @@ def read(request: Request, kind: type[Body]) -> Body:
     """The request's body, checked.
 
     Raises:
-        MalformedRequest: not JSON. ValidationError: a field that is missing, wrong or not
-            supported, or one that nobody knows, where those are refused.
+        MalformedRequest: not JSON, or a key is given twice. ValidationError: a field that is
+            missing, wrong or not supported, or one that nobody knows, where those are refused.
     """
-    try:
-        given = orjson.loads(request.body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    given = parse(request.body)
     if type(given) is not dict:
         raise ValidationError("the body must be a JSON object")
     if _LONG_NUMBER.search(request.body):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal, NamedTuple
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from atoll_client import scores, tasks
-from atoll_client.errors import MalformedRequest, NotReady, ValidationError
+from atoll_client.errors import NotReady, ValidationError
 from atoll_client.gateway import (
     encoders,
     openai_chat,
@@ -25,6 +24,7 @@ from atoll_client.gateway.bodies import Strict, read
 from atoll_client.gateway.encoders import check_batch
 from atoll_client.gateway.fields import NoEffect, Refused
 from atoll_client.gateway.http import Answer, Handler, Reply, Request, reply
+from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.metrics import CONTENT_TYPE
 from atoll_client.types import ModelInfo
 
@@ -263,10 +263,7 @@ async def metrics(request: Request, body: None) -> Reply:
 
 
 def _fields(request: Request) -> dict[str, Any]:
-    try:
-        found = orjson.loads(request.body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    found = parse(request.body)
     if not isinstance(found, dict):
         raise ValidationError("the body must be a JSON object")
     return {name: value for name, value in found.items() if value is not None}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atoll import json_text
 from atoll.engine.schema import choice_grammar, json_grammar, regex_grammar
 from atoll.errors import ValidationError
 from atoll.text.tokenizer import Tokenizer
@@ -221,7 +222,7 @@ def _formatted(option: str, found: dict[str, Any]) -> tuple[Any, Any]:
 def _object(option: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json_text.loads(value)
         except ValueError as error:
             raise ValidationError(f"{option} is not valid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll import __version__
+from atoll import __version__, json_text
 from atoll.config import Settings
 from atoll.errors import NotReady, UnsupportedModel, ValidationError
 from atoll.serving.sender import ResponseSender
@@ -140,7 +140,7 @@ class Control:
 
     def _ask(self, text: Any) -> Any:
         try:
-            question = json.loads(text)
+            question = json_text.loads(text)
         except (TypeError, ValueError) as error:
             raise ValidationError(f"control is not valid JSON: {error}") from None
         name = question.get("op") if isinstance(question, dict) else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from atoll import json_text
 from atoll.engine.loader import Limits
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving import tensors
@@ -162,7 +162,7 @@ def _json(name: str, text: str | None) -> Any:
     if not text:
         return None
     try:
-        found = json.loads(text)
+        found = json_text.loads(text)
     except ValueError as error:
         raise ValidationError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(found, list) or not found:

@@ -178,7 +178,7 @@ class SessionModel:
         if tensors.boolean(request, "exclude_input_in_output") is False:
             raise ValidationError("exclude_input_in_output is false; a turn has no whole input")
         wants_reason = bool(tensors.boolean(request, _REASON))
-        parameters = json.loads(request.parameters() or "{}")
+        parameters = tensors.all_parameters(request)
         self._check(parameters)
         before, said = conversation.transcript, ""
         responses = self._ask(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+from atoll import json_text
 from atoll.errors import AtollError, ConfigError, ValidationError
 
 Array = npt.NDArray[Any]
@@ -110,15 +111,32 @@ def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> lis
     return None if found is None else [int(item) for item in found.reshape(-1)]
 
 
+def all_parameters(request: Any) -> dict[str, Any]:
+    """The request's parameters as they came, the server's own among them.
+
+    Raises:
+        ValidationError: one is given twice, of which Triton passes on either.
+    """
+    text = request.parameters()
+    if not text:
+        return {}
+    try:
+        found: dict[str, Any] = json_text.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"parameters: {error}") from None
+    return found
+
+
 def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
     """The request's own parameters (KServe ``parameters``), by name.
 
     Raises:
-        ValidationError: a parameter that is not in ``known``; lists those that are. Names that
+        ValidationError: a parameter that is not in ``known``, which lists those that are, or one
+            that is given twice. Names that
             start with ``triton_`` or ``binary_data`` belong to the server and are left out, as are
             ``json_errors``, ``canary`` and ``id``.
     """
-    found = json.loads(request.parameters() or "{}")
+    found = all_parameters(request)
     own = {
         k: v
         for k, v in found.items()

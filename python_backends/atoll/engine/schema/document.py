@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from jsonschema import validators
 
+from atoll import json_text
 from atoll.errors import ValidationError
 
 Path = tuple[str | int, ...]
@@ -62,9 +63,7 @@ class Document:
     def read(cls, source: str) -> Document:
         """From JSON text. Raises ValidationError: no JSON, or a key given twice."""
         try:
-            root = json.loads(
-                source, object_pairs_hook=_unique, parse_constant=_number, parse_float=_number
-            )
+            root = json_text.loads(source, _number)
             json.dumps(root, ensure_ascii=False).encode()  # half a surrogate pair is no text
             return cls(root)
         except RecursionError:
@@ -215,11 +214,3 @@ def _number(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no number that can be written")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key {twice!r} is given twice")
-    return found
