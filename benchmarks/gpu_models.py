@@ -30,7 +30,7 @@ from atoll.engine.sampler.watermark import Watermark
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers import Linear, PackedBatch
 from atoll.layers.moe import MixtureOfExperts
-from atoll.models.registry import DECODERS, ENCODERS
+from atoll.models.families import DECODERS, ENCODERS
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 

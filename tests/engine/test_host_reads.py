@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from atoll.engine.graphs import DecodeSteps, refusal
-from atoll.models.registry import DECODERS, Checkpoint
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities

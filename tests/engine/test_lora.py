@@ -20,7 +20,8 @@ from tiny.decoders import DECODERS as DECODER_VARIANTS
 from atoll.engine.lora import attach_adapters
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers.moe import MixtureOfExperts
-from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint, architecture, load_decoder
 from atoll.weights.load import LoadOptions
 
 COUNT = 20

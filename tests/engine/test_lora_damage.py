@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from atoll.engine.lora import attach_adapters
 from atoll.engine.lora_config import LoraConfig
 from atoll.errors import ConfigError, WeightError
-from atoll.models.registry import DECODERS, Checkpoint, architecture
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint, architecture
 
 # What says how it was made, and nothing about what it is.
 UNREAD = {

@@ -11,7 +11,7 @@ from atoll import errors
 from atoll.catalogue import ENTRIES
 from atoll.cli.model_table import file_of, readme_table
 from atoll.cli.pages import pages
-from atoll.models import registry
+from atoll.models import families
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -28,7 +28,7 @@ def test_readme_lists_every_entry_and_architecture() -> None:
     block = re.search(r"<!-- models:start -->\n(.*)<!-- models:end -->", readme, re.S)
     assert block is not None and readme_table() in block.group(1)
     assert all(f"[{entry.name}]" in readme_table() for entry in ENTRIES)
-    tables = (registry.DECODERS, registry.ENCODERS, registry.ARCHITECTURES, registry.VARIANTS)
+    tables = (families.DECODERS, families.ENCODERS, families.ARCHITECTURES, families.VARIANTS)
     files = {file for table in tables for file in table.values()}
     rows = set(re.findall(r"\| \[(\w+)\.py\]\(python_backends/atoll/models/", readme_table()))
     assert rows == files and {file_of(entry) for entry in ENTRIES} <= files

@@ -27,8 +27,9 @@ from atoll.engine.speculation import NgramDraft
 from atoll.errors import ConfigError, ValidationError
 from atoll.layers.adapted import AdapterSlots
 from atoll.models.detect import decide
+from atoll.models.families import DECODERS
 from atoll.models.options import load_options, prepare_process, rescaled
-from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.models.registry import Checkpoint, architecture, load_decoder
 from atoll.weights.adapters import adapter_folders
 from atoll.weights.load import LoadOptions
 from atoll_kernels.device import prepare
