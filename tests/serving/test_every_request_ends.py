@@ -170,7 +170,9 @@ def test_a_generator_ends_every_request(
 
 @PROFILE
 @given(
-    schedule=steps("embed", "many", "wrong", "cancel", "leave", "no_room", "no_step", "wait"),
+    schedule=steps(
+        "embed", "many", "hurried", "wrong", "cancel", "leave", "no_room", "no_step", "wait"
+    ),
     is_unloaded_at_once=st.booleans(),
 )
 def test_an_encoder_ends_every_request(
@@ -178,10 +180,10 @@ def test_an_encoder_ends_every_request(
 ) -> None:
     memory, requests = SharedMemory(), list[Request]()
 
-    def send(model: Any, texts: list[str]) -> None:
+    def send(model: Any, texts: list[str], timeout: int = 0) -> None:
         request = Request(
             {"text_input": texts}, memory=memory, is_decoupled=False,
-            request_id=f"id-{len(requests)}",
+            request_id=f"id-{len(requests)}", timeout=timeout,
         )  # fmt: skip
         requests.append(request)
         model.execute([request])
@@ -199,6 +201,8 @@ def test_an_encoder_ends_every_request(
         for name, number in schedule:
             if name in ("embed", "many"):
                 send(model, ["a reef"] * (1 if name == "embed" else 100 + number))
+            elif name == "hurried":
+                send(model, ["a reef"] * 100, 10_000 * (number + 1))
             elif name == "wrong":
                 send(model, [""])
             elif name == "cancel":

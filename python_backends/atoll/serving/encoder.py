@@ -7,6 +7,7 @@ how its requests are read and how its answers look.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from atoll.models.options import prepare_process
 from atoll.serving import parts, tensors
 from atoll.serving.completion import complete
 from atoll.serving.control import Control
+from atoll.serving.deadlines import Deadlines
 from atoll.serving.ending import Ending
 from atoll.serving.loading import (
     checkpoint_folder,
@@ -33,6 +35,7 @@ from atoll.serving.loading import (
 )
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.reply import Reply, Work
+from atoll.serving.request_limits import TIMEOUT, time_limit
 from atoll.serving.sender import ResponseSender, Sender
 from atoll.text.encoding import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
@@ -106,6 +109,8 @@ class EncoderModel:
         self._is_closed = False
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.long_texts = ThreadPoolExecutor(1, thread_name_prefix="atoll-long-texts")
+        self.deadlines = Deadlines()
+        self.deadlines.start()
         self.engine.start()
         self.ending = Ending(self._end)
 
@@ -168,6 +173,7 @@ class EncoderModel:
         self.tokenizers.shutdown(wait=True)
         self.long_texts.shutdown(wait=True)
         self.engine.stop()
+        self.deadlines.stop()
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request that nobody waits for; False: none with this id is being answered."""
@@ -222,8 +228,10 @@ class EncoderModel:
             )
 
     def _read(self, request: Any) -> Work:
-        known = self.parameters | {"truncate", "truncation_direction"}
-        return self.read(request, tensors.parameters(request, known))
+        known = self.parameters | {"truncate", "truncation_direction", TIMEOUT}
+        given = tensors.parameters(request, known)
+        limit_s = time_limit(request, given, self.settings.max_request_s)
+        return dataclasses.replace(self.read(request, given), limit_s=limit_s)
 
     def _admit(self) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll.errors import ConfigError, EmptyInputError, GenerationError
 from atoll.serving import tensors
+from atoll.serving.request_limits import TIMEOUT, refuse_time_limit
 
 # Rows in one request to a model: what their entries accept.
 _ROWS = 256
@@ -42,7 +43,8 @@ class RetrieveRerankModel:
             return tensors.failure(error)
 
     async def _answer(self, request: Any) -> Any:
-        given = tensors.parameters(request, {"num_retrieved", "top_k"})
+        given = tensors.parameters(request, {"num_retrieved", "top_k", TIMEOUT})
+        refuse_time_limit(request, given)
         query = tensors.string(request, "query")
         texts = tensors.strings(request, "text_input")
         if not query or not texts:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 import uuid
@@ -32,6 +33,7 @@ from atoll.errors import Cancelled, ConfigError, NotReady, Overloaded, Validatio
 from atoll.serving import control, shared_memory, tensors
 from atoll.serving.answer_stream import Answers, Failure
 from atoll.serving.ending import Ending
+from atoll.serving.request_limits import TIMEOUT, time_limit
 from atoll.serving.sender import Sender
 from atoll.serving.transcript import Transcript
 
@@ -62,7 +64,7 @@ class _Conversation:
 
     session_id: str
     transcript: Transcript = field(default_factory=Transcript)
-    waiting: deque[tuple[Any, Sender]] = field(default_factory=deque)
+    waiting: deque[tuple[Any, Sender, float]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
 
@@ -124,7 +126,7 @@ class SessionModel:
     def _add(self, key: str, conversation: _Conversation, request: Any, sender: Sender) -> None:
         """Under the lock."""
         conversation.since = time.monotonic()
-        conversation.waiting.append((request, sender))
+        conversation.waiting.append((request, sender, conversation.since))
         if not conversation.is_working:
             conversation.is_working = True
             self._threads.submit(self._work, key, conversation)
@@ -143,11 +145,11 @@ class SessionModel:
                 if not conversation.waiting:
                     conversation.is_working = False
                     return
-                request, sender = conversation.waiting.popleft()
+                request, sender, arrival = conversation.waiting.popleft()
             try:
                 if self._is_closed:
                     raise NotReady("the model is shutting down")
-                self._answer(request, sender, conversation)
+                self._answer(request, sender, arrival, conversation)
             except Failure as failure:
                 code = getattr(pb_utils.TritonError, failure.code)
                 sender.refuse(pb_utils.TritonError(failure.text, code))
@@ -164,7 +166,9 @@ class SessionModel:
                 del self._conversations[key]
         self._forget(conversation)
 
-    def _answer(self, request: Any, sender: Sender, conversation: _Conversation) -> None:
+    def _answer(
+        self, request: Any, sender: Sender, arrival: float, conversation: _Conversation
+    ) -> None:
         """One turn: the generator's responses are passed on, the last of them with FINAL.
 
         Raises:
@@ -180,6 +184,7 @@ class SessionModel:
         wants_reason = bool(tensors.boolean(request, _REASON))
         parameters = tensors.all_parameters(request)
         self._check(parameters)
+        _shorten(parameters, time_limit(request, parameters, 0), arrival)
         before, said = conversation.transcript, ""
         responses = self._ask(
             {**{name: _texts(text) for name, text in asked.inputs().items()}, **_options(request)},
@@ -251,6 +256,20 @@ class SessionModel:
                 continue
         except Exception:
             logger.exception("%s: a conversation's blocks stay until they expire", self.generator)
+
+
+def _shorten(parameters: dict[str, Any], limit_s: float | None, arrival: float) -> None:
+    """Leaves the generator what the turns before have left of a turn's time.
+
+    Raises:
+        Cancelled: nothing.
+    """
+    if limit_s is None:
+        return
+    left_s = limit_s - (time.monotonic() - arrival)
+    if left_s <= 0:
+        raise Cancelled(f"the request's time is over, {limit_s:g} s")
+    parameters[TIMEOUT] = math.ceil(left_s * 1e6)
 
 
 def _passed_on(parameters: dict[str, Any]) -> dict[str, str | int | bool]:

@@ -8,17 +8,18 @@ import numpy as np
 
 from atoll.encoders.spec import EncoderSpec
 from atoll.errors import EmptyInputError, ValidationError
-from atoll.models import registry
+from atoll.models import families, registry
 from atoll.models.detect import decide
 from atoll.serving import tensors
 from atoll.serving.embed import PADDING, EmbedModel, counts
 from atoll.serving.loading import checkpoint_folder, instance_settings
+from atoll.serving.request_limits import TIMEOUT, refuse_time_limit
 from atoll.text.encoding import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import transformer_folder
 
 # In an ensemble every step gets the parameters of the request, the encoder's too.
-_PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction"}
+_PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction", TIMEOUT}
 
 
 class TokensModel:
@@ -30,7 +31,7 @@ class TokensModel:
         folder = checkpoint_folder(args, settings)
         decide(folder, settings, "embed")
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw
-        trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
+        trunk: Any = registry.build(registry.architecture(raw, families.ENCODERS), raw)
         self.spec = EncoderSpec.read(folder, raw, settings, trunk.max_length)
         tokenizer = Tokenizer.load(folder)
         self.truncation_side = tokenizer.truncation_side
@@ -48,6 +49,7 @@ class TokensModel:
 
     def _answer(self, request: Any) -> Any:
         given = tensors.parameters(request, _PARAMETERS)
+        refuse_time_limit(request, given)
         truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
         direction = str(given.get("truncation_direction", self.truncation_side)).lower()
         if direction not in ("left", "right"):
