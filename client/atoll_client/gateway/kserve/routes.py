@@ -14,7 +14,7 @@ from atoll_client.errors import (
     ValidationError,
 )
 from atoll_client.gateway.http import Answer, Events, Reply, Request, Route, dump, reply
-from atoll_client.gateway.kserve import generate
+from atoll_client.gateway.kserve import generate, input_text
 from atoll_client.gateway.kserve.compression import compressed, decompressed
 from atoll_client.gateway.kserve.descriptions import as_json
 from atoll_client.gateway.kserve.json_request import read_json, read_request
@@ -108,6 +108,7 @@ async def infer(request: Request, body: None) -> Reply:
     if signature.is_decoupled:
         raise UnsupportedModel(
             "HTTP end point doesn't support models with decoupled transaction policy"
+            + ("; use /generate or /generate_stream" if signature.is_ours else "")
         )
     length = request.headers.get(HEADER_LENGTH)
     if length is not None and not re.fullmatch("[0-9]{1,12}", length):
@@ -116,6 +117,7 @@ async def infer(request: Request, body: None) -> Reply:
         raw, None if length is None else int(length), signature, request.version,
         gateway.settings.payload_limit,
     )  # fmt: skip
+    input_text.adapt(asked.message, signature)
     signature.check(asked.message)
     response = await gateway.upstream.infer(
         signature, asked.message, gateway.settings.request_timeout_s, request.metadata
