@@ -67,5 +67,5 @@ def test_models_of_others_get_what_was_sent(others: Any) -> None:
 
 
 def test_tritons_own_port_names_the_input(served: Served) -> None:
-    answer = httpx.post(f"http://{served.server.http_url}{INFER}", json=_body("input_text", [3]))
+    answer = httpx.post(f"{served.server.http_url}{INFER}", json=_body("input_text", [3]))
     assert answer.status_code == 400 and "input_text" in answer.text

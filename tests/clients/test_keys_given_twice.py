@@ -69,7 +69,7 @@ def test_refused_before_a_stream_and_in_zipped_bodies(http: httpx.Client) -> Non
 @pytest.mark.parametrize("parameters", ['"max_tokens": 1', '"max_tokens": 1, "seed": 3'])
 def test_tritons_own_routes_refuse(served: Served, parameters: str) -> None:
     """Parameters that the gateway does not see: Triton passes both on."""
-    url = f"http://{served.server.http_url}/v2/models"
+    url = f"{served.server.http_url}/v2/models"
     again = f'{{"parameters": {{{parameters}, "max_tokens": 2}}, '
     body = again + '"text_input": "a"}'
     answer = httpx.post(f"{url}/{GENERATOR}/generate", content=body, timeout=60)
