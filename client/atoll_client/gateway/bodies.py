@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
 from atoll_client.gateway.fields import unknown
 from atoll_client.gateway.http import Request
 from atoll_client.gateway.json_text import parse
