@@ -36,6 +36,7 @@ from atoll.serving.loading import (
 from atoll.serving.metrics import COUNTS, Metrics
 from atoll.serving.reply import Reply, Work
 from atoll.serving.request_limits import TIMEOUT, time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.sender import ResponseSender, Sender
 from atoll.text.encoding import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
@@ -64,6 +65,7 @@ class EncoderModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
+        end_without_marks()
         settings = instance_settings(args)
         self.settings = settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS

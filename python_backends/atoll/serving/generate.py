@@ -35,6 +35,7 @@ from atoll.serving.outbox import Outbox
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.prompts import Prompt
 from atoll.serving.request_limits import TIMEOUT, fitted, time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.sampling import DEFAULT_MAX_TOKENS, GenerateOptions, read_options
 from atoll.serving.sender import ResponseSender, Sender
 from atoll.serving.submission import Submission, cancel
@@ -62,6 +63,7 @@ class GenerateModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
+        end_without_marks()
         self.settings = instance_settings(args)
         folder = checkpoint_folder(args, self.settings)
         self.tokenizer = Tokenizer.load(folder)

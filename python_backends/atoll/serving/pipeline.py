@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from atoll.errors import ConfigError, EmptyInputError, GenerationError
 from atoll.serving import tensors
 from atoll.serving.request_limits import TIMEOUT, refuse_time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 
 # Rows in one request to a model: what their entries accept.
 _ROWS = 256
@@ -25,6 +26,7 @@ class RetrieveRerankModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the names of the models; they need not be loaded yet."""
+        end_without_marks()
         parameters = tensors.settings_parameters(args["model_config"])
         try:
             self.embedder, self.reranker = parameters["embedder"], parameters["reranker"]

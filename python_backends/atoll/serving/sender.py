@@ -3,7 +3,8 @@ want of memory leaves a client without an end.
 
 Triton frees what a response sender points to with the final response, and asking a freed one
 whether its client has left is a segmentation fault of the whole server. So every sender is wrapped,
-and one lock keeps sending and asking apart.
+and one lock keeps sending and asking apart. What it does under mutexes that the server locks too is
+prepared for the end of this process (see ``robust_mutexes``).
 
 A final response can be sent once: the backend counts it before it looks for memory. So where shared
 memory is scarce, the data go first and an empty final response, for which there is always room,
@@ -24,6 +25,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll.errors import Overloaded
 from atoll.serving import shared_memory
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.tensors import (
     ANSWERS_TO,
     CANARY,
@@ -138,10 +140,12 @@ class Sender:
         with self._lock:
             if self._is_closed or shared_memory.is_exhausted():
                 return False
+            end_without_marks()
             return bool(self._sender.is_cancelled())
 
     def _put(self, make: Callable[[], Any], num_bytes: int, *, is_last: bool) -> None:
         """Under the lock."""
+        end_without_marks()
         made = make()
         is_direct = is_last and shared_memory.is_plentiful(num_bytes)
         self._is_closed = is_direct  # whatever comes of it: the backend counts it now
@@ -159,6 +163,7 @@ class Sender:
         if num_retries and not shared_memory.has_room_for_messages():
             _later(self.end, num_retries - 1)
             return
+        end_without_marks()
         try:
             self._sender.send(flags=FINAL)
         except Exception:

@@ -34,6 +34,7 @@ from atoll.serving import control, shared_memory, tensors
 from atoll.serving.answer_stream import Answers, Failure
 from atoll.serving.ending import Ending
 from atoll.serving.request_limits import TIMEOUT, time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.sender import Sender
 from atoll.serving.transcript import Transcript
 
@@ -82,6 +83,7 @@ class SessionModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the generator's name; it need not be loaded yet."""
+        end_without_marks()
         parameters = tensors.settings_parameters(args["model_config"])
         if "generator" not in parameters:
             raise ConfigError("parameter 'generator' is missing in config.pbtxt")
@@ -90,7 +92,9 @@ class SessionModel:
         self._idle_s = float(parameters.get("session_timeout_s", "300")) + _GRACE_S
         self._conversations: dict[str, _Conversation] = {}
         self._lock, self._is_closed = threading.Lock(), False
-        self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session")
+        self._threads = ThreadPoolExecutor(
+            _MAX_TURNS_AT_ONCE, "atoll-session", initializer=end_without_marks
+        )
         self.ending = Ending(self._finish_turns)
 
     def execute(self, requests: list[Any]) -> None:

@@ -14,6 +14,7 @@ from atoll.serving import tensors
 from atoll.serving.embed import PADDING, EmbedModel, counts
 from atoll.serving.loading import checkpoint_folder, instance_settings
 from atoll.serving.request_limits import TIMEOUT, refuse_time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.text.encoding import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import transformer_folder
@@ -27,6 +28,7 @@ class TokensModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the tokenizer and the limits; no weights."""
+        end_without_marks()
         self.settings = settings = instance_settings(args)
         folder = checkpoint_folder(args, settings)
         decide(folder, settings, "embed")
