@@ -92,9 +92,7 @@ class SessionModel:
         self._idle_s = float(parameters.get("session_timeout_s", "300")) + _GRACE_S
         self._conversations: dict[str, _Conversation] = {}
         self._lock, self._is_closed = threading.Lock(), False
-        self._threads = ThreadPoolExecutor(
-            _MAX_TURNS_AT_ONCE, "atoll-session", initializer=end_without_marks
-        )
+        self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session", end_without_marks)
         self.ending = Ending(self._finish_turns)
 
     def execute(self, requests: list[Any]) -> None:
