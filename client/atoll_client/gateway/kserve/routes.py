@@ -13,12 +13,28 @@ from atoll_client.errors import (
     UnsupportedModel,
     ValidationError,
 )
-from atoll_client.gateway.http import Answer, Events, Reply, Request, Route, dump, reply
-from atoll_client.gateway.kserve import generate, input_text
+from atoll_client.gateway.http import (
+    EVENTS,
+    JSON,
+    TEXT,
+    Answer,
+    Events,
+    Reply,
+    Request,
+    Route,
+    dump,
+    reply,
+)
+from atoll_client.gateway.kserve import answers, generate, input_text
 from atoll_client.gateway.kserve.compression import compressed, decompressed
 from atoll_client.gateway.kserve.descriptions import as_json
 from atoll_client.gateway.kserve.json_request import read_json, read_request
-from atoll_client.gateway.kserve.json_response import HEADER_LENGTH, write_generated, write_response
+from atoll_client.gateway.kserve.json_response import (
+    BINARY,
+    HEADER_LENGTH,
+    write_generated,
+    write_response,
+)
 
 _MODEL = re.compile(
     r"/v2/models/([^/]+)(?:/versions/([0-9]{1,18}))?"
@@ -33,7 +49,7 @@ _NAMES = {
     "logging": "the server's log settings", "trace": "the server's trace settings",
     "repository/models": "loading and unloading of models",
 }  # fmt: skip
-_CLOSED_PATH = "/v2/{closed}"
+CLOSED = "/v2/{closed}"
 
 
 def pattern(request: Request, path: str) -> str:
@@ -45,19 +61,19 @@ def pattern(request: Request, path: str) -> str:
         request.model, request.version = match[1], match[2] or ""
         version = "/versions/{version}" if match[2] else ""
         return f"/v2/models/{{model}}{version}{f'/{match[3]}' if match[3] else ''}"
-    return _CLOSED_PATH if _CLOSED.fullmatch(path) else path
+    return CLOSED if _CLOSED.fullmatch(path) else path
 
 
 async def live(request: Request, body: None) -> Reply:
     """Whether this process answers."""
-    return Reply(b"", content_type="text/plain")
+    return Reply(b"", content_type=TEXT)
 
 
 async def ready(request: Request, body: None) -> Reply:
     """Whether a server answers and has a model."""
     if not request.gateway.pool.is_ready:
         raise NotReady("no server is ready")
-    return Reply(b"", content_type="text/plain")
+    return Reply(b"", content_type=TEXT)
 
 
 async def server(request: Request, body: None) -> Reply:
@@ -69,7 +85,7 @@ async def model_ready(request: Request, body: None) -> Reply:
     """Whether a model can be asked."""
     if not await request.gateway.upstream.is_model_ready(_name(request), request.version):
         raise MalformedRequest("Model version not ready")
-    return Reply(b"", content_type="text/plain")
+    return Reply(b"", content_type=TEXT)
 
 
 async def model_metadata(request: Request, body: None) -> Reply:
@@ -179,33 +195,73 @@ def _name(request: Request) -> str:
     return request.model
 
 
-def _of_model(method: str, end: str, handler: Any, summary: str) -> tuple[Route, ...]:
+def _of_model(method: str, end: str, handler: Any, summary: str, **rest: Any) -> tuple[Route, ...]:
     """With the version in the path, and without."""
     takes_tensors = method == "POST"
     return tuple(
         Route(
             method, f"/v2/models/{{model}}{version}{end}", handler, "kserve", summary,
-            takes_tensors=takes_tensors,
+            takes_tensors=takes_tensors, **rest,
         )
         for version in ("", "/versions/{version}")
     )  # fmt: skip
 
 
+_READY = {TEXT: str}
+_STATISTICS = {JSON: answers.Statistics}
+_INFER = {
+    "bodies": (answers.InferRequest,),
+    "answers": {JSON: answers.InferResponse, BINARY: bytes},
+    "example": {
+        "inputs": [
+            {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["A coral reef"]}
+        ]
+    },
+}
+_GENERATE: dict[str, Any] = {
+    "bodies": (answers.GenerateRequest,),
+    "example": {"text_input": "A coral reef is", "parameters": {"max_tokens": 8}},
+}
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/v2/health/live", live, "kserve", "Whether the gateway is up", public=True),
-    Route("GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready", public=True),
-    Route("GET", "/v2", server, "kserve", "Name, version and extensions"),
-    Route("GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models"),
-    Route("POST", "/v2/repository/index", index, "kserve", "The models that are loaded"),
-    *_of_model("GET", "", model_metadata, "A model's tensors"),
-    *_of_model("GET", "/ready", model_ready, "Whether a model is ready"),
-    *_of_model("GET", "/config", model_config, "A model's config"),
-    *_of_model("GET", "/stats", statistics, "A model's statistics"),
-    *_of_model("POST", "/infer", infer, "One response of a model"),
-    *_of_model("POST", "/generate", generate_one, "One response, as plain JSON"),
-    *_of_model("POST", "/generate_stream", generate_stream, "Responses as events"),
+    Route(
+        "GET", "/v2/health/live", live, "kserve", "Whether the gateway is up",
+        public=True, answers=_READY,
+    ),
+    Route(
+        "GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready",
+        public=True, answers=_READY,
+    ),
+    Route(
+        "GET", "/v2", server, "kserve", "Name, version and extensions",
+        answers={JSON: answers.ServerDescription},
+    ),
+    Route(
+        "GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models",
+        answers=_STATISTICS,
+    ),
+    Route(
+        "POST", "/v2/repository/index", index, "kserve", "The models that are loaded",
+        answers={JSON: list[answers.LoadedModel]},
+    ),
+    *_of_model(
+        "GET", "", model_metadata, "A model's tensors", answers={JSON: answers.ModelDescription}
+    ),
+    *_of_model("GET", "/ready", model_ready, "Whether a model is ready", answers=_READY),
+    *_of_model(
+        "GET", "/config", model_config, "A model's config", answers={JSON: answers.ModelConfig}
+    ),
+    *_of_model("GET", "/stats", statistics, "A model's statistics", answers=_STATISTICS),
+    *_of_model("POST", "/infer", infer, "One response of a model", **_INFER),
+    *_of_model(
+        "POST", "/generate", generate_one, "One response, as plain JSON",
+        answers={JSON: answers.GenerateResponse}, **_GENERATE,
+    ),
+    *_of_model(
+        "POST", "/generate_stream", generate_stream, "Responses as events",
+        answers={EVENTS: answers.GenerateEvent}, **_GENERATE,
+    ),
     *(
-        Route(method, _CLOSED_PATH, closed, "kserve", "Not offered: shared memory, settings, loads")
+        Route(method, CLOSED, closed, "kserve", "Not offered: shared memory, settings, loads")
         for method in ("GET", "POST")
     ),
-)
+)  # fmt: skip
