@@ -92,8 +92,10 @@ class Config:
 
 def _window(f: Fields, model_type: Any) -> int | None:
     """Mistral's window. Llama has none, though files made from others' may keep the key."""
-    kinds = f.texts("layer_types")
-    if set(kinds) - {"full_attention"} and f.has("sliding_window"):
+    kinds, num_layers = f.texts("layer_types"), f.size("num_hidden_layers", most=MAX_LAYERS)
+    if f.has("layer_types") and len(kinds) != num_layers:
+        raise f.wrong(f"one for each of {num_layers} layers", "layer_types")
+    if set(kinds) - {"full_attention"}:
         raise ConfigError(
             f"config.json: layer_types has {sorted(set(kinds))}; layers that differ in their "
             f"attention are not supported for model_type {model_type!r}"
