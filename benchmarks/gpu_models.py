@@ -26,7 +26,7 @@ from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers import Linear, PackedBatch
 from atoll.layers.moe import MixtureOfExperts
-from atoll.models.registry import DECODERS, ENCODERS
+from atoll.models.families import DECODERS, ENCODERS
 from atoll.runner.kv_cache import bytes_per_token
 from atoll.runner.model import Decoder
 from atoll.runner.model_runner import ModelRunner

@@ -65,10 +65,11 @@ class CallStream:
                     self._keep(response)
                     await self._has_room.wait()
         except grpc.aio.AioRpcError as error:
-            self._error = from_grpc(error.code(), error.details())
+            self._error = from_grpc(error.code(), error.details(), self._message.model_name)
         except asyncio.InvalidStateError:
             # It ended while it was written to.
-            self._error = from_grpc(await self._call.code(), await self._call.details())
+            code, details = await self._call.code(), await self._call.details()
+            self._error = from_grpc(code, details, self._message.model_name)
 
     def _keep(self, response: Message) -> None:
         self._kept.append(response)

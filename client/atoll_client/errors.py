@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -135,6 +136,10 @@ class Unreached(NotReady):
     """The server was not reached: the request can be sent to another one."""
 
 
+class Lost(NotReady):
+    """The connection ended before the answer was complete: the server may have begun with it."""
+
+
 class Unloaded(NotReady):
     """The server takes no requests for the model now: another one may."""
 
@@ -155,6 +160,12 @@ class Cancelled(AtollError):
 
 # A server that ends, or a model that is loaded again, answers so; nothing was begun.
 _GONE = ("no available versions", "stopped accepting")
+# gRPC's words for a connection that ended, other than one that was never made.
+_LOST = (
+    "socket closed", "reset by peer", "broken pipe", "goaway", "stream removed", "end of tcp",
+)  # fmt: skip
+# Triton's, for a process that has ended: an instance is named <model>_<group>_<number>.
+_ENDED = re.compile(r"Stub process '(.+?)(?:_\d+_\d+)?' is not healthy")
 # The server has one code, UNAVAILABLE, for "full" and for "not there": the text tells them apart.
 _FULL = ("are held", "queue", "kv cache", "max_concurrent_requests", "overloaded")
 
@@ -180,15 +191,24 @@ def is_gone(text: str) -> bool:
     return any(word in text.lower() for word in _GONE)
 
 
-def from_grpc(code: grpc.StatusCode, details: str | None) -> AtollError:
-    """The error behind a gRPC status."""
-    text = details or code.name
+def _named(text: str) -> str:
+    """Triton's words for a process that has ended, after those that a client understands."""
+    found = _ENDED.search(text)
+    return f"the process of model {found[1]!r} has ended: {text}" if found else text
+
+
+def from_grpc(code: grpc.StatusCode, details: str | None, model: str = "") -> AtollError:
+    """The error behind a gRPC status. model: the one that was asked."""
+    text = _named(details or code.name)
     lowered = text.lower()
     if is_gone(text):
         return Unloaded(text)
     if "unknown model" in lowered:
         return NotFound(text)
     if code is grpc.StatusCode.UNAVAILABLE:
+        if "failed to connect" not in lowered and any(word in lowered for word in _LOST):
+            what = f"process of model {model!r}" if model else "server"
+            return Lost(f"the {what} is unavailable: the connection was lost ({text})")
         if "connect" in lowered:
             return Unreached(text)
         return Overloaded(text) if is_full(text) else NotReady(text)
@@ -220,6 +240,7 @@ def from_stream(message: str) -> AtollError:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found = json.loads(message)
         return _BY_TYPE.get(found["error_type"], GenerationError)(str(found["error"]))
+    message = _named(message)
     lowered = message.lower()
     if is_gone(message):
         return Unloaded(message)

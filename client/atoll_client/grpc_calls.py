@@ -109,7 +109,7 @@ class Calls:
                 await ended
             return await call
         except grpc.aio.AioRpcError as error:
-            raise from_grpc(error.code(), error.details()) from error
+            raise from_grpc(error.code(), error.details(), message.model_name) from error
         finally:
             timer.cancel()
             if not call.done():

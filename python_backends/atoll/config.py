@@ -166,7 +166,7 @@ class Settings:
     max_request_s: float = _setting(
         3600.0,
         "seconds after which a request is ended, as its client may be gone unseen; 0: never",
-        group="generate", least=0,
+        group="limits", least=0,
     )  # fmt: skip
     disable_grammar_support: bool = _setting(False, "refuse grammars", group="generate")
     watermark_gamma: float = _setting(0.5, "share of green tokens", group="generate", least=0)

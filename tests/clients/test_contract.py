@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from atoll_client.gateway.kserve.routes import CLOSED
 from atoll_client.gateway.routes import ROUTES
 
-# KServe's routes, whose bodies are tensors, have tests of their own.
+# KServe's routes, whose bodies are tensors, have tests of their own for what they take.
 OURS = [route for route in ROUTES if route.dialect in ("openai", "tei", "tgi")]
 POSTS = [route for route in OURS if route.method == "POST"]
 FIELDS = sorted(
@@ -85,10 +87,12 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
     """No operation had a schema for its answer, and four of them none for what they take."""
     description = http.get("/openapi.json").json()
     assert http.get("/api-doc/openapi.json").json() == description
-    for route in OURS:
+    for route in [route for route in ROUTES if route.path != CLOSED]:
         operation = description["paths"][route.path][route.method.lower()]
         assert operation["summary"]
-        assert ("requestBody" in operation) == (route.method == "POST")
+        assert ("requestBody" in operation) == bool(route.kinds)
+        named = [one["name"] for one in operation.get("parameters", ())]
+        assert named == re.findall(r"{(\w+)}", route.path)
         answers = operation["responses"]["200"]
         contents = [*answers.get("content", {}).values()]
         if "requestBody" in operation:
@@ -97,6 +101,7 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
             contents += [one["content"]["application/json"] for one in list(refusals)[1:]]
         assert answers["content"]
         assert all(_described(content["schema"]) for content in contents), route.path
+    assert not [path for path in description["paths"] if path == CLOSED]
     page = http.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert all(f"{route.method} {route.path}" in page.text for route in ROUTES)
@@ -155,6 +160,43 @@ def test_answers_and_examples_are_as_described(http: httpx.Client, scoring: Serv
         if route.method == "GET":
             path = route.path.replace("{model}", EMBEDDER)
             _check_answer(components, paths[route.path]["get"], http.get(path))
+
+
+# A model of each kind; the rest of what a route takes is its example.
+KSERVE = [
+    (route, route.path.replace("{model}", model).replace("{version}", "1"))
+    for route in ROUTES
+    if route.dialect == "kserve" and route.answers
+    for model in ([EMBEDDER, GENERATOR] if "{model}" in route.path else [""])
+]
+
+
+@pytest.mark.parametrize(("route", "path"), KSERVE, ids=[f"{r.method} {p}" for r, p in KSERVE])
+def test_kserve_answers_as_described(http: httpx.Client, route: Any, path: str) -> None:
+    """None of these operations said what it takes and answers, or how its errors look."""
+    description = http.get("/openapi.json").json()
+    operation, components = (
+        description["paths"][route.path][route.method.lower()], description["components"]
+    )  # fmt: skip
+    example = route.example
+    if example is not None:
+        content = operation["requestBody"]["content"]["application/json"]
+        _validator(components, content).validate(example)
+    if "/generate" in path and EMBEDDER in path:
+        example = {"text_input": example["text_input"]}
+    answer = http.request(route.method, path, json=example)
+    # Generators answer over /generate alone.
+    is_refused = GENERATOR in path and path.endswith("/infer")
+    assert answer.status_code == (501 if is_refused else 200), answer.text
+    _check_answer(components, operation, answer)
+    if "{model}" in route.path:
+        broken = http.request(route.method, path.replace("/models/", "/models/no-"), json=example)
+        assert broken.status_code in (400, 404), broken.text
+        _check_answer(components, operation, broken)
+    if route.path.endswith("/infer") and EMBEDDER in path:
+        binary = {**example, "parameters": {"binary_data_output": True}}
+        kind = http.post(path, json=binary).headers["content-type"]
+        assert kind in operation["responses"]["200"]["content"] and "octet" in kind
 
 
 def test_every_example_is_answered(http: httpx.Client, scoring: Served) -> None:

@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from gateways import GENERATOR, Others, Served
+from gateways import EMBEDDER, GENERATOR, Others, Served
 from other_models import KINDS, NUMBERS
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
@@ -322,3 +323,20 @@ def test_atoll_s_own_client_takes_the_gateway_for_a_server(served: Served, over:
             client.generate("a", temperature=-1.0)
         with pytest.raises(NotFound, match="nix"):
             client.generate("a", "nix")
+
+
+@pytest.mark.parametrize(("request_id", "shown"), [("mine", "mine"), ("", "<id_unknown>")])
+def test_an_error_names_the_client_s_own_id(served: Served, request_id: str, shown: str) -> None:
+    """Triton's errors hold the request's id: there it was the one that the gateway had made."""
+    message = pb.ModelInferRequest(model_name=EMBEDDER, id=request_id)
+    with grpc.insecure_channel(served.grpc_address) as channel:
+        infer = channel.unary_unary(
+            f"{SERVICE}ModelInfer", pb.ModelInferRequest.SerializeToString,
+            pb.ModelInferResponse.FromString,
+        )  # fmt: skip
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(message, timeout=60)
+    url = f"{served.url}/v2/models/{EMBEDDER}/infer"
+    answer = httpx.post(url, json={"id": request_id, "inputs": []}, timeout=60)
+    for error in (caught.value.details(), answer.json()["error"]):
+        assert f"[request id: {shown}]" in error

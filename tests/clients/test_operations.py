@@ -190,6 +190,32 @@ def test_no_server_is_ready() -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_whose_connection_is_lost_is_not_sent_to_another_server() -> None:
+    """The first may have begun with it; its client was told "Stream removed (Socket closed)", or
+    was answered by the second."""
+
+    async def scenario() -> None:
+        async with (
+            FakeTriton(MODELS) as one,
+            FakeTriton(MODELS) as two,
+            gateway(one.address, two.address, health_interval_s=0.1) as http,
+        ):
+            for text in ("Stream removed (Socket closed)", "recvmsg:Connection reset by peer"):
+                for path, body in (EMBED, GENERATE, CHAT):
+                    for triton in (one, two):
+                        triton.calls.clear()
+                        triton.embed = _refuse(CODE.UNAVAILABLE, text)
+                        triton.generate = _refuse_stream(CODE.UNAVAILABLE, text)
+                    answer = await http.post(path, json=body)
+                    assert answer.status_code == 503 and text in answer.text
+                    (asked,) = one.calls + two.calls
+                    assert f"the process of model '{asked}' is unavailable" in answer.text
+                    # A server that was lost gets requests again once it has been looked at.
+                    await asyncio.sleep(0.3)
+
+    asyncio.run(scenario())
+
+
 def test_several_servers_of_which_one_goes_away_and_comes_back() -> None:
     async def scenario() -> None:
         async with FakeTriton(MODELS) as one, FakeTriton(MODELS) as two:

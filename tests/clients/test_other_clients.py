@@ -159,6 +159,13 @@ def test_litellm(served: Served, scoring: Served, monkeypatch: pytest.MonkeyPatc
         api_base=f"{served.url}/v2/models/{GENERATOR}/generate",
     )  # fmt: skip
     assert direct.choices[0].message.content
+    direct = litellm.embedding(
+        model=f"triton/{EMBEDDER}", input=["a", "b"],
+        api_base=f"{served.url}/v2/models/{EMBEDDER}/infer",
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        [one["embedding"] for one in direct.data], [one["embedding"] for one in vectors], atol=1e-5
+    )
 
 
 @pytest.mark.slow

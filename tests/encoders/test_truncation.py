@@ -236,6 +236,36 @@ def test_little_of_a_long_text_is_tokenized(family: str, unit: str, direction: s
     assert counting.num_characters == 0
 
 
+@pytest.mark.parametrize("direction", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_endless_words_are_bounded(
+    family: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 MB without a blank were tokenized whole: half a minute on a thread, and 700 MB."""
+    monkeypatch.setattr(encoding_module, "LEAST_LOOKED_THROUGH", 5_000)
+    side = "last" if direction == "left" else "first"
+    for texts in (["x" * 20_000], ["环礁" * 10_000], ["query", "x" * 20_000], [" " * 20_000]):
+        counting: Any = Counting(FAMILIES[family]())
+        text: Any = texts[0] if len(texts) == 1 else tuple(texts)
+        try:
+            (found,) = TextEncoder(counting, 16).encode(
+                [text], name="x", truncate=True, direction=direction
+            )
+        except ValidationError as error:
+            assert f"whose {side} 5000 do not tell which 16 tokens stay" in str(error)
+        else:
+            assert found.ids == _expected(counting.core, texts, 16, direction)
+        assert counting.num_characters <= 25_000
+
+
+def test_the_limit_grows_with_the_model() -> None:
+    encoder = TextEncoder(FAMILIES["byte-level"](), 500)
+    with pytest.raises(ValidationError, match=r"x\[1\] has 200000 .* first 125000 .* 500 tokens"):
+        encoder.encode(["a b", "x" * 200_000], name="x", truncate=True)
+    (found,) = encoder.encode(["x" * 90_000], name="x", truncate=True)
+    assert len(found.ids) == 500
+
+
 def test_chinese_without_blanks_is_cut_where_every_character_is_a_word() -> None:
     for direction in ("left", "right"):
         counting: Any = Counting(_bert())

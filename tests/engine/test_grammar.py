@@ -2,12 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import torch
 from driving import EchoModel, generate, make_core, request, run
+from tiny.tokenizer import write_tokenizer
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models
 from torch import Tensor
@@ -104,6 +106,29 @@ def test_free_and_constrained_rows_in_one_batch(
     run(core)
     assert re.fullmatch(expression, tokenizer.decode(bound_sink.ids))
     assert free_sink.ids == generate(make_core(model, vocab_size=VOCAB), [[5]], max_new_tokens=8)[0]
+
+
+@pytest.mark.parametrize(("is_tiny", "options", "message"), [
+    (True, {}, "the model has no token for the text"),
+    (True, {"do_sample": True}, "the model has no token for the text"),
+    (False, {"no_repeat_ngram_size": 1}, "other options of the request ban every token"),
+])  # fmt: skip
+def test_an_answer_that_cannot_go_on(
+    is_tiny: bool, options: dict[str, Any], message: str, tokenizer: Tokenizer,
+    model: RandomModel, tmp_path: Path,
+) -> None:  # fmt: skip
+    """It failed as if the engine were at fault: "token 95 does not follow the grammar"."""
+    write_tokenizer(tmp_path)
+    letters, size = (Tokenizer.load(tmp_path), 96) if is_tiny else (tokenizer, VOCAB)
+    grammar = GrammarCompiler(letters, size).compile("regex", r"a\\" if is_tiny else "[ab]{60}")
+    core = make_core(EchoModel(size) if is_tiny else model, vocab_size=size)
+    made, sink = request([5], 80, grammar=grammar, eos_token_ids=frozenset([EOS]), **options)
+    other, other_sink = request([5], 8)
+    core.add(made)
+    core.add(other)
+    run(core)
+    assert isinstance(sink.error, ValidationError) and message in str(sink.error)
+    assert len(other_sink.ids) == 8
 
 
 @pytest.mark.parametrize(("expression", "can_go_on"), [(r"[a-c]*", True), (r"(ab|cd)", False)])

@@ -21,7 +21,8 @@ from tiny.t5 import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from atoll.models.registry import DECODERS, Checkpoint
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint
 from atoll.runner.decode_graphs import DecodeGraphs, refusal
 from atoll.runner.kv_cache import allocate
 from atoll.weights.load import LoadOptions

@@ -19,7 +19,8 @@ from tiny.decoders import DECODERS as DECODER_VARIANTS
 
 from atoll.errors import ConfigError, ValidationError, WeightError
 from atoll.layers.moe import MixtureOfExperts
-from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint, architecture, load_decoder
 from atoll.runner.lora import attach_adapters
 from atoll.weights.load import LoadOptions
 

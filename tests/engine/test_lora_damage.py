@@ -18,7 +18,8 @@ from driving import load, save_llama
 from safetensors.torch import load_file, save_file
 
 from atoll.errors import ConfigError, WeightError
-from atoll.models.registry import DECODERS, Checkpoint, architecture
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint, architecture
 from atoll.runner.lora import attach_adapters
 from atoll.runner.lora_config import LoraConfig
 

@@ -114,6 +114,27 @@ KEPT: dict[str, Any] = {
     },
     "names that need escapes": obj(**{'a"\\é\n\u2028/': NULL}),
     "enum": {"enum": ['é"\n', 1.5, 1e30, {"a": [1]}, -3, None, True, "\u2028/"]},
+    "enum and not": {"enum": [1, 2, 3], "not": {"const": 2}},
+    "enum and if": {"enum": [1, "a", "b"], "if": {"type": "string"}, "then": {"const": "b"}},
+    "enum and else": {"enum": [1, "a"], "if": {"type": "string"}, "else": {"minimum": 2}},
+    "enum and contains": {"enum": [[1], [2], [1, 1]], "contains": {"const": 1}},
+    "enum and uniqueItems": {"enum": [[1, 1], [1, 2], "x"], "uniqueItems": True},
+    "const and dependentRequired": {"const": {"a": 1, "b": 2}, "dependentRequired": {"a": ["b"]}},
+    "enum and dependentSchemas": {
+        "enum": [{"a": 1}, {"a": 1, "b": 1}], "dependentSchemas": {"a": {"required": ["b"]}},
+    },
+    "enum and dependencies": {
+        "$schema": DRAFT7, "enum": [{"a": 1}, {"a": 1, "b": 1}], "dependencies": {"a": ["b"]},
+    },
+    "enum inside, not outside": {
+        "allOf": [{"enum": [1, 2]}, {"enum": [2, 3], "not": {"const": 3}}],
+    },
+    "not false": {"type": "integer", "not": False},
+    "required anyway": {**obj(a=INT, b=NULL), "dependentRequired": {"a": ["b"], "c": []}},
+    "required anyway, in draft 7": {
+        "$schema": DRAFT7, **obj(a=INT, b=NULL), "dependencies": {"a": ["b"]},
+    },
+    "no more is asked": {**obj([], a=INT), "dependentSchemas": {"a": True}},
     "enum and type": {"type": "string", "enum": ["a", 1, None]},
     "enum and bounds": {"enum": [1, 5, "x", 9], "minimum": 3, "type": "integer"},
     "enum and const": {"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 3, 4]}, {"const": 3}]},
@@ -204,6 +225,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "not": {"not": {"const": 1}}, "if": {"if": INT, "then": {"minimum": 1}},
         "then": {"then": {"minimum": 1}}, "contains": {"contains": {"const": 1}},
         "minContains": {"minContains": 1}, "uniqueItems": {"type": "array", "uniqueItems": True},
+        "else": {"else": {"minimum": 1}, "enum": [1, 2]},
         "dependentRequired": {"dependentRequired": {"a": ["b"]}},
         "dependentSchemas": {"dependentSchemas": {"a": {}}},
         "dependencies": {"dependencies": {"a": ["b"]}}, "$dynamicRef": {"$dynamicRef": "#x"},
@@ -224,6 +246,50 @@ REFUSED: dict[str, tuple[Any, str]] = {
         },
     }.items()
 }  # fmt: skip
+# Where a keyword can stand. Beside enum and const it is refused or kept.
+PLACES: dict[str, Any] = {
+    "root": lambda found: found,
+    "used definition": lambda found: {"$defs": {"x": found}, "$ref": "#/$defs/x"},
+    "anyOf": lambda found: {"anyOf": [{"type": "null"}, found]},
+    "oneOf": lambda found: {"oneOf": [{"type": "null"}, {"type": "array", **found}]},
+    "allOf": lambda found: {"allOf": [{"type": "array"}, found]},
+    "property called as a keyword": lambda found: obj(**{"not": found, "enum": INT}),
+    "optional property": lambda found: obj([], a=found),
+    "items": lambda found: {"type": "array", "items": found},
+    "prefixItems": lambda found: {"type": "array", "prefixItems": [INT, found]},
+    "additionalProperties": lambda found: {"type": "object", "additionalProperties": found},
+    "patternProperties": lambda found: {"type": "object", "patternProperties": {"^a": found}},
+    "propertyNames": lambda found: {"type": "object", "propertyNames": found},
+    "beside $ref": lambda found: {"$defs": {"x": {"type": "array"}}, "$ref": "#/$defs/x", **found},
+    "nested": lambda found: obj(a={"items": {"anyOf": [{"properties": {"b": found}}]}}),
+}  # fmt: skip
+HARD: dict[str, Any] = {
+    "uniqueItems": {"uniqueItems": True}, "not": {"not": {"const": 1}}, "if": {"if": INT},
+    "then": {"then": INT}, "else": {"else": INT}, "contains": {"contains": INT},
+    "minContains": {"minContains": 1}, "dependentRequired": {"dependentRequired": {"a": ["b"]}},
+    "dependentSchemas": {"dependentSchemas": {"a": INT}},
+    "dependencies": {"dependencies": {"a": ["b"]}}, "maxContains": {"maxContains": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("keyword", HARD)
+def test_keywords_are_refused_wherever_they_count(keyword: str, place: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        json_grammar(json.dumps(PLACES[place](HARD[keyword])))
+    assert f"/{keyword}: {keyword} is not supported" in str(raised.value)
+
+
+def test_values_that_a_keyword_forbids_do_not_come(walker: Walker) -> None:
+    for name, fitting in {
+        "enum and not": [1, 3], "enum and if": [1, "b"], "enum and else": ["a"],
+        "enum and contains": [[1], [1, 1]], "enum and uniqueItems": [[1, 2], "x"],
+        "enum inside, not outside": [2], "enum and dependencies": [{"a": 1, "b": 1}],
+    }.items():  # fmt: skip
+        found = check(walker, KEPT[name], 24)
+        assert [value for value in fitting if value not in found] == []
+
+
 REFUSED |= {
     "unevaluated, seen from inside": (
         {"allOf": [{"unevaluatedProperties": False}, obj(z=INT)]}, "#/allOf/0/unevaluatedProperties"

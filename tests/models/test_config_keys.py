@@ -77,11 +77,11 @@ class _Recorder(dict[str, Any]):
 
 
 def _keys_read(config: Json) -> tuple[Key, ...]:
-    from atoll.models import registry
+    from atoll.models import families, registry
 
     seen: set[Key] = set()
     raw = _Recorder({**registry.DEFAULTS.get(config["model_type"], {}), **config}, (), seen)
-    table = registry.DECODERS if is_known(config, registry.DECODERS) else registry.ENCODERS
+    table = families.DECODERS if is_known(config, families.DECODERS) else families.ENCODERS
     registry.build(registry.architecture(raw, table), raw)
     return tuple(sorted(key for key in seen if _at(config, key[:-1]) is not None))
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from atoll.models.registry import DECODERS, architecture, build
+from atoll.models.families import DECODERS
+from atoll.models.registry import architecture, build
 
 CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
 

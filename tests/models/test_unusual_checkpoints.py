@@ -21,7 +21,8 @@ from tiny.t5 import write_t5
 from atoll.config import Settings
 from atoll.engine.loader import load_engine
 from atoll.errors import ConfigError, WeightError
-from atoll.models.registry import DECODERS, Checkpoint, architecture
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint, architecture
 from atoll.weights.reader import CheckpointReader
 
 COUNT = 16
@@ -87,6 +88,10 @@ CONFIGS: Mapping[str, tuple[Callable[[], Any], tuple[str, ...], Json]] = {
     "yarn with its length outside": (
         LLAMA, OLD_ROPE, {"rope_scaling": YARN, "original_max_position_embeddings": 16},
     ),
+    "llama with another family's window": (LLAMA, (), {"sliding_window": 4}),
+    "llama with a list of layers": (
+        LLAMA, (), {"layer_types": ["full_attention"] * 2, "sliding_window": 4},
+    ),
     "mistral without window": (lambda: decoders._mistral(None), (), {"sliding_window": None}),
     "mpt nulls": (
         decoders._mpt, (), {"attn_config": {"softmax_scale": None, "clip_qkv": None}},
@@ -110,6 +115,17 @@ def test_config(name: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     edit(tmp_path / "config.json", *drop, **changes)
     assert_as_transformers(tmp_path)
+
+
+@pytest.mark.parametrize("build", [LLAMA, lambda: decoders._mistral(7)], ids=["llama", "mistral"])
+def test_layers_of_two_kinds_are_refused(build: Callable[[], Any], tmp_path: Path) -> None:
+    """The window was put on all of them."""
+    build().save_pretrained(tmp_path)
+    keys = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 7}
+    edit(tmp_path / "config.json", **keys)
+    found = Checkpoint.open(tmp_path).raw
+    with pytest.raises(ConfigError, match="layer_types has .*sliding_attention"):
+        architecture(found, DECODERS).Config.from_hf(found)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "mixtral", "t5", "mt5", "llama", "gpt_neox", "phi"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from fault_repository import GENERATOR, record_exit_codes, write_faulty
+from fault_repository import GENERATOR, SESSION, record_exit_codes, write_faulty
 
 from atoll.launcher import ServerProcess
 
@@ -31,7 +31,9 @@ def tensor(name: str, value: str | bool) -> Any:
 class Clients:
     """Requests on one gRPC stream each; ``ends`` has one entry for each: "" or the error."""
 
-    def __init__(self, server: ServerProcess, count: int, **options: Any) -> None:
+    def __init__(
+        self, server: ServerProcess, count: int, model: str = GENERATOR, **options: Any
+    ) -> None:
         self._open = []
         for number in range(count):
             client = triton.InferenceServerClient(server.grpc_url)
@@ -46,7 +48,9 @@ class Clients:
                 tensor("text_input", f"client {number}"), tensor("stream", number % 2 == 0),
                 tensor("sampling_parameters", sampling),
             ]  # fmt: skip
-            client.async_stream_infer(GENERATOR, inputs, enable_empty_final_response=True)
+            is_session = model == SESSION
+            sequence = {"sequence_id": number + 1, "sequence_start": True} if is_session else {}
+            client.async_stream_infer(model, inputs, enable_empty_final_response=True, **sequence)
             self._open.append((client, answers))
 
     def wait_begun(self) -> None:
@@ -82,20 +86,26 @@ def test_a_step_that_fails_and_an_engine_that_dies(
 ) -> None:
     """The engine's thread could die: the model said that it was ready, and answered nobody.
 
-    And a stub ended with a segmentation fault: its metrics were freed after its shared memory.
+    Turns of conversations that had begun their answers were told nothing, and never ended. And a
+    stub ended with a segmentation fault: its metrics were freed after its shared memory.
     """
     codes, faults = tmp_path / "codes", tmp_path / "faults"
     record_exit_codes(monkeypatch, codes)
     repository = write_faulty(tmp_path, slowness_s=0.01)
-    server = start_server(repository=repository, names=(GENERATOR,), watch_interval_s=0.5)
+    names = (GENERATOR, SESSION)
+    server = start_server(repository=repository, names=names, watch_interval_s=0.5)
     codes.unlink(missing_ok=True)  # Triton asks the stub about itself first
 
     clients = Clients(server, NUM_CLIENTS, max_tokens=300)
+    turns = Clients(server, NUM_CLIENTS, SESSION, max_tokens=300)
     clients.wait_begun()
+    turns.wait_begun()
     (faults / "step").touch()
     # Those that had not arrived, or had no part in the step, are answered.
     failed = [end for end in clients.ends() if end]
-    assert failed
+    failed_turns = [end for end in turns.ends() if end]
+    assert failed and failed_turns
+    failed += failed_turns
     assert all("step failed: RuntimeError: a fault of the test" in end for end in failed)
     assert works(server) and server.num_reloads == 0
 

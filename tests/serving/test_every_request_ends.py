@@ -22,6 +22,7 @@ from in_process import (
     write_embedder,
     write_generator,
 )  # fmt: skip
+from long_requests import wait_until
 
 from atoll.serving.tasks.embed import EmbedModel
 from atoll.serving.tasks.generate import GenerateModel
@@ -169,7 +170,9 @@ def test_a_generator_ends_every_request(
 
 @PROFILE
 @given(
-    schedule=steps("embed", "many", "wrong", "cancel", "leave", "no_room", "no_step", "wait"),
+    schedule=steps(
+        "embed", "many", "hurried", "wrong", "cancel", "leave", "no_room", "no_step", "wait"
+    ),
     is_unloaded_at_once=st.booleans(),
 )
 def test_an_encoder_ends_every_request(
@@ -177,10 +180,10 @@ def test_an_encoder_ends_every_request(
 ) -> None:
     memory, requests = SharedMemory(), list[Request]()
 
-    def send(model: Any, texts: list[str]) -> None:
+    def send(model: Any, texts: list[str], timeout: int = 0) -> None:
         request = Request(
             {"text_input": texts}, memory=memory, is_decoupled=False,
-            request_id=f"id-{len(requests)}",
+            request_id=f"id-{len(requests)}", timeout=timeout,
         )  # fmt: skip
         requests.append(request)
         model.execute([request])
@@ -198,6 +201,8 @@ def test_an_encoder_ends_every_request(
         for name, number in schedule:
             if name in ("embed", "many"):
                 send(model, ["a reef"] * (1 if name == "embed" else 100 + number))
+            elif name == "hurried":
+                send(model, ["a reef"] * 100, 10_000 * (number + 1))
             elif name == "wrong":
                 send(model, [""])
             elif name == "cancel":
@@ -267,6 +272,6 @@ def test_a_session_ends_every_turn(
                 send(session, key, 2)
             assert_ended_once(requests)
             assert [r.sender.error for r in requests[-4:]] == [None] * 4
-            assert not session._conversations
+            wait_until(lambda: not session._conversations, lambda: str(session._conversations))
         else:
             finalize(generator)

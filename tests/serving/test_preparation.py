@@ -235,3 +235,16 @@ def test_no_request_takes_longer_than_the_model_allows(loaded: Loaded) -> None:
         late = execute(model, generate("a", max_tokens=200, parameters={"timeout": 10**9}))
         assert "time is over, 0.1 s" in wait(late)[-1].error().message()
         assert code(late) == TritonError.CANCELLED
+
+
+def test_a_prompt_without_end_is_not_tokenized(loaded: Loaded) -> None:
+    """64 MB were tokenized whole to be refused; a prompt that is cut may be longer."""
+    with loaded(max_total_tokens="250") as model:
+        for text, truncate, most in (
+            ("x" * 100_001, None, 100_000),
+            ("y" * 2_000_001, 5, 2_000_000),
+        ):
+            error = answer(model, generate(text, truncate=truncate))[-1].error()
+            assert f"text_input has {len(text)} characters" in error.message()
+            assert error.message().endswith(f"of at most {most} characters")
+        assert not answer(model, generate("a " * 60_000, truncate=5))[-1].has_error()

@@ -182,7 +182,10 @@ class Request:
 
 
 class InferenceRequest:
-    """A request from one model to another; ``MODELS`` has them by name."""
+    """A request from one model to another; ``MODELS`` has them by name.
+
+    Triton 2.51 loses errors that are not a request's only response: who waits for one waits on.
+    """
 
     MODELS: ClassVar[dict[str, Any]] = {}
 
@@ -197,8 +200,11 @@ class InferenceRequest:
     def exec(self, decoupled: bool = False) -> Iterator[InferenceResponse]:
         assert decoupled
         self._model.execute([self._request])
-        while (response := self._request.sender.responses.get(timeout=60)) is not None:
-            yield response
+        responses, is_first = self._request.sender.responses, True
+        while (response := responses.get(timeout=60)) is not None:
+            if is_first or not response.has_error():
+                yield response
+            is_first = False
 
 
 class Logger:

@@ -1,20 +1,21 @@
-"""A program: a server in a mount namespace whose /dev/shm is small, then full, then free again.
+"""A program: a server in a mount namespace whose /dev/shm is small: full, free and full by turns.
 
-Prints a JSON object of how its clients' requests ended; see tests/server/test_faults.py.
+Prints a JSON object of how its clients' requests ended; see test_full_shared_memory.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,39 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import tritonclient.grpc as triton
-from fault_repository import EMBEDDER, GENERATOR, write_faulty
+from fault_repository import EMBEDDER, GENERATOR, SESSION, write_faulty
 
 from atoll.launcher import ServerOptions, ServerProcess
 
 PATIENCE_S = 30.0
 SHM = Path("/dev/shm")
+FILLER = SHM / "filler"
+NUM_TALKS = 6
+
+
+def fill() -> None:
+    """To the last byte."""
+    subprocess.run(
+        ["dd", "if=/dev/zero", f"of={FILLER}", "bs=64k"], capture_output=True, check=False
+    )
+
+
+@contextmanager
+def filling(interval_s: float) -> Iterator[None]:
+    """Full and free by turns."""
+    is_over = threading.Event()
+
+    def work() -> None:
+        while not is_over.wait(interval_s):
+            fill()
+            is_over.wait(interval_s)
+            FILLER.unlink()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    is_over.set()
+    thread.join()
 
 
 def _tensor(name: str, values: list[str] | bool, batched: bool = False) -> Any:
@@ -47,24 +75,26 @@ class Run:
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
         self.never_answered: list[str] = []
+        self.errors = set[str]()
 
-    def stream(self, model: str, size: int, streamed: bool) -> str:
+    def stream(self, size: int, streamed: bool, model: str = GENERATOR, **sequence: Any) -> str:
         """A generator's answer; ``size``: characters of a prompt that comes back."""
         answers: queue.Queue[Any] = queue.Queue()
         client = triton.InferenceServerClient(self.server.grpc_url)
         client.start_stream(lambda result, error: answers.put((result, error)))
-        options = {"max_tokens": 4, "ignore_eos": True, "top_logprobs": 20 if size > 100 else 0}
+        options = {"max_tokens": 40, "ignore_eos": True, "top_logprobs": 20 if size > 100 else 0}
         inputs = [
             _tensor("text_input", ["p" * size]), _tensor("stream", streamed),
             _tensor("sampling_parameters", [json.dumps(options)]),
         ]  # fmt: skip
         if size > 100:
             inputs.append(_tensor("return_prompt_logprobs", True))
-        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        client.async_stream_infer(model, inputs, enable_empty_final_response=True, **sequence)
         try:
             while True:
                 result, error = answers.get(timeout=PATIENCE_S)
                 if error is not None:
+                    self.errors.add(str(error)[:120])
                     return "error"
                 if result.get_response().parameters["triton_final_response"].bool_param:
                     return "answered"
@@ -73,6 +103,12 @@ class Run:
         finally:
             client.stop_stream()
             client.close()
+
+    def turn(self, number: int, size: int, is_first: bool) -> str:
+        """A turn of conversation ``number``."""
+        return self.stream(
+            size, number % 2 == 0, SESSION, sequence_id=number, sequence_start=is_first
+        )
 
     def embed(self, rows: int) -> str:
         """An embedder's answer over gRPC; with many rows, a vector of each token."""
@@ -111,25 +147,28 @@ class Run:
         more = {"return_prompt_logprobs": True, "top_logprobs": 20} if size > 100 else {}
         return self.http(f"{GENERATOR}/generate", {**body, **more})
 
-    def all_at_once(self, is_large: bool, count: int) -> list[str]:
-        """``count`` requests of all kinds, each on a thread; how they ended."""
-        size, rows = (1500, 256) if is_large else (20, 1)
-        kinds: list[Callable[[], str]] = [
-            lambda: self.stream(GENERATOR, size, True),
-            lambda: self.stream(GENERATOR, size, False),
-            lambda: self.embed(rows),
-            lambda: self.infer(rows),
-            lambda: self.generate(size),
-        ]
-        ends = [""] * count
+    def all_at_once(self, is_large: bool, count: int) -> dict[str, list[str]]:
+        """``count`` requests of all kinds, each on a thread; how they ended, by kind."""
+        size, rows = (700, 256) if is_large else (20, 1)
+        kinds: dict[str, Callable[[int], str]] = {
+            "stream": lambda number: self.stream(size, True),
+            "whole": lambda number: self.stream(size, False),
+            "first turn": lambda number: self.turn(1000 + number, size, True),
+            "later turn": lambda number: self.turn(1 + number % NUM_TALKS, size, False),
+            "embed": lambda number: self.embed(rows),
+            "infer": lambda number: self.infer(rows),
+            "generate": lambda number: self.generate(size),
+        }
+        ends: dict[str, list[str]] = {kind: [] for kind in kinds}
 
-        def one(number: int) -> None:
-            kind = number % len(kinds)
-            ends[number] = kinds[kind]()
-            if ends[number] == "never":
-                self.never_answered.append(f"kind {kind}, large: {is_large}")
+        def one(kind: str, number: int) -> None:
+            end = kinds[kind](number)
+            ends[kind].append(end)
+            if end == "never":
+                self.never_answered.append(f"{kind}, large: {is_large}")
 
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+        named = zip(range(count), itertools.cycle(kinds))
+        threads = [threading.Thread(target=one, args=(kind, n)) for n, kind in named]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -139,30 +178,31 @@ class Run:
 
 def main() -> None:
     """Mounts, serves, fills, asks, frees, asks again."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(SHM)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(SHM)], check=True)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         repository = write_faulty(Path(folder))
         options = ServerOptions.on_free_ports(
             repository=repository,
-            names=(GENERATOR, EMBEDDER),
+            names=(GENERATOR, EMBEDDER, SESSION),
             exit_timeout_s=3,
             watch_interval_s=0.0,
         )
         with ServerProcess(options, lambda line: print(line, file=sys.stderr)) as server:
             run = Run(server)
-            filler = SHM / "filler"
-            subprocess.run(
-                ["dd", "if=/dev/zero", f"of={filler}", "bs=64k"], capture_output=True, check=False
-            )
-            found["small"] = run.all_at_once(False, 10)
-            found["large"] = run.all_at_once(True, 15)
+            found["begun"] = [run.turn(number, 20, True) for number in range(1, 1 + NUM_TALKS)]
+            fill()
+            found["small"] = run.all_at_once(False, 14)
+            found["large"] = run.all_at_once(True, 30)
+            found["errors"] = sorted(run.errors)
             found["is_ready"] = run.http(f"{GENERATOR}/generate", {"text_input": "a"}) == "answered"
-            filler.unlink()
-            time.sleep(0.5)
-            found["afterwards"] = run.all_at_once(False, 10) + run.all_at_once(True, 5)
+            FILLER.unlink()
+            with filling(0.1):
+                found["meanwhile"] = [run.all_at_once(is_large, 30) for is_large in (True, False)]
+            found["afterwards"] = [run.all_at_once(is_large, 7) for is_large in (False, True)]
             found["never_answered"] = run.never_answered
             found["is_alive"] = server.num_restarts == 0
+            found["listening"] = Path("/proc/net/unix").read_text().count("@atoll-answers-")
     print(json.dumps(found))
 
 

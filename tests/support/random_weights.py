@@ -44,7 +44,7 @@ class _Noise:
 def random_model(
     raw: Mapping[str, Any], table: Mapping[str, str], options: LoadOptions
 ) -> nn.Module:
-    """The model of a config.json; table: ``registry.DECODERS`` or ``ENCODERS``."""
+    """The model of a config.json; table: ``families.DECODERS`` or ``ENCODERS``."""
     model = build(architecture(raw, table), raw)
     for name, module in model.named_modules():
         if isinstance(module, Loadable):

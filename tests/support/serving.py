@@ -32,8 +32,20 @@ class Serving:
     @property
     def tritonserver(self) -> psutil.Process:
         """The server that runs now."""
+        (found,) = self._tritonservers()
+        return found
+
+    def has_server(self) -> bool:
+        """Whether one runs: one that has ended is started again."""
+        return bool(self._tritonservers())
+
+    def _tritonservers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if child.name() == "tritonserver")
+        return [
+            child
+            for child in children
+            if child.name() == "tritonserver" and child.status() != psutil.STATUS_ZOMBIE
+        ]
 
     def wait_for(self, text: str, count: int = 1) -> None:
         """Until the command has printed it so many times."""

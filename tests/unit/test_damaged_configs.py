@@ -13,7 +13,7 @@ import pytest
 
 from atoll.cli.catalogue import info
 from atoll.errors import AtollError
-from atoll.models import registry
+from atoll.models import families, registry
 
 WRONG = ["text", "8", 0, -1, 1.5, float("nan"), True, [], [3], {"a": 1}, None, 2.0**40]
 SIZES = {
@@ -54,7 +54,7 @@ def _info(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 def _server(folder: Path, is_generator: bool) -> str:
     """What loading the model says of its config."""
-    table = registry.DECODERS if is_generator else registry.ENCODERS
+    table = families.DECODERS if is_generator else families.ENCODERS
     try:
         registry.plan(registry.Checkpoint.open(folder), table)
     except AtollError as error:

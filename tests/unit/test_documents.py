@@ -11,7 +11,7 @@ from atoll import errors
 from atoll.catalogue import ENTRIES
 from atoll.cli.model_table import file_of, readme_table
 from atoll.cli.pages import pages
-from atoll.models import registry
+from atoll.models import families
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -28,7 +28,7 @@ def test_readme_lists_every_entry_and_architecture() -> None:
     block = re.search(r"<!-- models:start -->\n(.*)<!-- models:end -->", readme, re.S)
     assert block is not None and readme_table() in block.group(1)
     assert all(f"[{entry.name}]" in readme_table() for entry in ENTRIES)
-    tables = (registry.DECODERS, registry.ENCODERS, registry.ARCHITECTURES, registry.VARIANTS)
+    tables = (families.DECODERS, families.ENCODERS, families.ARCHITECTURES, families.VARIANTS)
     files = {file for table in tables for file in table.values()}
     rows = set(re.findall(r"\| \[(\w+)\.py\]\(python_backends/atoll/models/", readme_table()))
     assert rows == files and {file_of(entry) for entry in ENTRIES} <= files
@@ -64,6 +64,23 @@ def test_readme_shows_the_measured_figures(monkeypatch: pytest.MonkeyPatch) -> N
         assert (ROOT / "docs" / "benchmarks" / f"{name}.svg").exists()
         for title in json.loads((summary.FOLDER / f"{name}.json").read_text())["races"]:
             assert f"| {title} |" in text
+
+
+def test_pages_that_name_the_gpu_say_what_ran_there() -> None:
+    """The README said "run and measured on an H200", which was true of the engine and its kernels
+    only: each paragraph and row that names the card says that the server has not run on one."""
+    phases = json.loads((ROOT / "docs" / "benchmarks" / "gpu.json").read_text())["phases"]
+    found = {row["name"]: row["value"] for row in phases["environment"]["rows"]}
+    card = found["name"].split()[-1]
+    named = [
+        line
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if card in line and page.name != "CHANGELOG.md"
+    ]
+    assert len(named) >= 3
+    for line in named:
+        assert re.search(r"(server|served model)( itself)? has not run on a GPU yet", line), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

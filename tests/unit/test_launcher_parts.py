@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,6 +16,7 @@ from atoll.catalogue import ServedModel
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher.installation import find_installation
 from atoll.launcher.logs import LogPump
+from atoll.launcher.stubs import Stub
 from atoll.launcher.supervisor import Supervisor
 from atoll.launcher.watchdog import Watchdog
 
@@ -98,6 +100,37 @@ def test_what_only_a_reload_mends(error: str, is_reloaded: bool) -> None:
     watchdog = Watchdog(probe, [model], os.getpid(), 1.0, 5.0)
     watchdog._check(model)
     assert watchdog.num_reloads == int(is_reloaded) == probe.load.call_count
+
+
+def test_a_process_that_ends_as_soon_as_it_is_loaded_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first look after a reload found none, and took that for how it should be."""
+    running = [Stub(1, "m", 0.0), Stub(2, "other", 0.0)]
+    monkeypatch.setattr("atoll.launcher.watchdog.find_stubs", lambda server: list(running))
+    monkeypatch.setattr(Stub, "is_running", lambda self: True)
+    monkeypatch.setattr("atoll.launcher.watchdog._LOOK_S", 0.01)
+    probe: Any = Mock()
+    models = [ServedModel("m", "embed"), ServedModel("other", "embed")]
+    # Two loads whose process ends at once, then one beside a process that is still to end.
+    loads = iter([[], [], [Stub(5, "m", 0.0), Stub(6, "m", 0.0)]])
+    is_back = threading.Event()
+
+    def load(name: str, timeout_s: float) -> None:
+        assert name == "m"
+        running[:] = [stub for stub in running if stub.model != name] + next(loads)
+        if len(running) == 3:
+            is_back.set()
+
+    probe.load.side_effect = load
+    watchdog = Watchdog(probe, models, os.getpid(), 60.0, 5.0)
+    watchdog.start()
+    del running[0]
+    assert is_back.wait(10)
+    running.pop()
+    watchdog._stopped.wait(0.2)
+    watchdog.stop()
+    assert probe.load.call_count == watchdog.num_reloads == 3
 
 
 class _Enough(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -174,6 +175,23 @@ def test_unknown_fields_are_refused_or_reported(
         body = read(request, context, GenerateBody)
         assert request.unknown_fields == ["bar", "parameters.foo"] == list(unknown(body))
         assert "bar" in caplog.text and "parameters.foo" in caplog.text
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [
+    (2**64 - 1, False), (-(2**63), False), (10**22, False), (2**64 + 1, True),
+    (-(2**63) - 1, True), (123456789012345678901234567890, True), (10**308 + 1, True),
+])  # fmt: skip
+def test_integers_that_would_become_others_are_refused(number: int, is_refused: bool) -> None:
+    """A schema's const of more than 64 bits came as a floating-point number, and so did answers."""
+    schema = {"const": number, "title": "9" * 30, "maximum": 0.12345678901234567890123}
+    request = _request({})
+    request.body = json.dumps({"prompt": "a", "guided_json": schema}).encode()
+    if is_refused:
+        with pytest.raises(ValidationError, match="has more than 64 bits"):
+            read(request, CompletionsBody)
+    else:
+        body: Any = read(request, CompletionsBody)
+        assert body.guided_json["const"] == number
 
 
 def test_messages_and_tools_go_on_as_they_came() -> None:

@@ -319,3 +319,39 @@ def test_what_cannot_be_done_is_named(config: Json, message: str, tmp_path: Path
     folder_of(bert(), "bert", tmp_path, tokenizer_config=config)
     with pytest.raises(ConfigError, match=message):
         Tokenizer.load(tmp_path)
+
+
+UNKNOWN = "a \u2603 b \u00a3 cases"
+
+
+@pytest.mark.parametrize("files", [
+    {"tokenizer_config": {"unk_token": "[PAD]"}},
+    {"special_tokens_map": {"unk_token": "[BOS]"}},
+    {"tokenizer_config": {"unk_token": {"content": "[NEW]"}}},
+    {"tokenizer_config": {"unk_token": "[UNK]"}, "special_tokens_map": {"unk_token": "[PAD]"}},
+])  # fmt: skip
+def test_berts_unknown_token_is_named_alike(files: dict[str, Any], tmp_path: Path) -> None:
+    """transformers 5 takes the key beside tokenizer.json, 4 the file's own: other ids."""
+    folder = folder_of(bert(), "bert", tmp_path, **files)
+    with pytest.raises(ConfigError, match=r"model.unk_token is '\[UNK\]', but .* unk_token '\["):
+        Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type", "config"),
+    [
+        (bert, "bert", {"tokenizer_class": "BertTokenizer", "unk_token": "[UNK]"}),
+        (bert, "bert", {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[BOS]"}),
+        (roberta, "roberta", {"tokenizer_class": "RobertaTokenizer", "unk_token": "<pad>"}),
+        (xlm_roberta, "xlm-roberta", {"tokenizer_class": "XLMRobertaTokenizer",
+                                      "unk_token": "<pad>"}),
+        (llama, "llama", {"tokenizer_class": "LlamaTokenizer", "unk_token": "</s>"}),
+        (llama, "llama", {"tokenizer_class": "LlamaTokenizer", "unk_token": "[NEW]"}),
+    ],
+)  # fmt: skip
+def test_other_unknown_tokens_are_the_files(
+    kind: Any, model_type: str, config: Json, tmp_path: Path
+) -> None:
+    more = {"unk_token": "<s>"} if kind is not bert else {}
+    for files in ({}, {"special_tokens_map": more}):
+        check(folder_of(kind(), model_type, tmp_path, tokenizer_config=config, **files), (UNKNOWN,))

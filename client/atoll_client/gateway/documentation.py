@@ -6,6 +6,7 @@ import asyncio
 import functools
 import html
 import json
+import re
 from collections.abc import Iterable
 from importlib import resources
 from typing import Any
@@ -15,7 +16,9 @@ from pydantic.json_schema import JsonSchemaMode
 
 import atoll_client
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.web import Reply, Request, Route, dump
+from atoll_client.gateway.core.web import JSON, Reply, Request, Route, dump
+from atoll_client.gateway.kserve.answers import KServeError
+from atoll_client.gateway.kserve.json_response import BINARY
 from atoll_client.gateway.openai.answers import OpenAIError
 from atoll_client.gateway.shape_routing import health
 from atoll_client.gateway.tei.answers import TeiError
@@ -30,13 +33,15 @@ _TAGS = {
 _STATUSES = {
     "400": "Empty input, or a body that is not JSON; on OpenAI's routes anything that is wrong",
     "401": "API key missing or wrong", "404": "No such model",
-    "413": "Body too large",
+    "408": "The body came too slowly", "413": "Body too large",
     "422": "Validation error", "424": "The model cannot do this, or failed",
-    "429": "Overloaded", "500": "The model's step failed", "503": "Not ready",
+    "429": "Overloaded", "500": "The model's step failed",
+    "501": "The model answers in another way", "503": "Not ready",
     "504": "No answer in time",
 }  # fmt: skip
-_NOT_OPENAI = ("422", "424")
-_ERRORS = {"openai": OpenAIError}
+# Statuses that an interface does not have.
+_LEFT_OUT = {"openai": {"422", "424", "501"}, "kserve": {"422", "424"}}
+_ERRORS: dict[str, type[BaseModel]] = {"openai": OpenAIError, "kserve": KServeError}
 
 
 async def openapi(request: Request, context: Context, body: None) -> Reply:
@@ -73,6 +78,8 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
     for route in routes:
+        if not route.answers:  # it refuses whatever comes
+            continue
         operation: dict[str, Any] = {
             "summary": route.summary,
             "tags": [_TAGS[route.dialect]],
@@ -82,9 +89,11 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
         if not route.public:
             operation["security"] = [{"bearer": []}, {}]
             operation["responses"] |= _errors(route, schemas)
-        if "{model}" in route.path:
+        names = re.findall(r"{(\w+)}", route.path)
+        if names:
             operation["parameters"] = [
-                {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in names
             ]
         if route.kinds:
             operation["requestBody"] = _body(route, schemas)
@@ -105,17 +114,18 @@ def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         kind: {"schema": _schema(answer, schemas, "serialization")}
         for kind, answer in route.answers.items()
     }
-    return {"description": "OK", **({"content": content} if content else {})}
+    return {"description": "OK", "content": content}
 
 
 def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     """Statuses with what they mean; shared routes answer as the interface that was meant."""
-    dialects = {route.dialect, *(("openai",) if route.bodies else ())}
+    is_shared = bool(route.bodies) and route.dialect != "kserve"
+    dialects = {route.dialect, *(("openai",) if is_shared else ())}
     kinds = [_ERRORS.get(dialect, TeiError) for dialect in sorted(dialects)]
     found = [_schema(kind, schemas, "serialization") for kind in dict.fromkeys(kinds)]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
-    content = {"application/json": {"schema": schema}}
-    left_out = _NOT_OPENAI if dialects == {"openai"} else ()
+    content = {JSON: {"schema": schema}}
+    left_out = set.intersection(*(_LEFT_OUT.get(one, {"501"}) for one in dialects))
     return {
         status: {"description": text, "content": content}
         for status, text in _STATUSES.items()
@@ -126,8 +136,10 @@ def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     found = [_schema(kind, schemas, "validation") for kind in route.kinds]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
-    content = {"schema": schema, "example": route.example}
-    return {"required": True, "content": {"application/json": content}}
+    content: dict[str, Any] = {JSON: {"schema": schema, "example": route.example}}
+    if BINARY in route.answers:
+        content[BINARY] = {"schema": _schema(bytes, schemas, "validation")}
+    return {"required": True, "content": content}
 
 
 def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal, NamedTuple
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from atoll_client import scores, tasks
-from atoll_client.errors import MalformedRequest, NotReady, ValidationError
+from atoll_client.errors import NotReady, ValidationError
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch
@@ -17,6 +16,7 @@ from atoll_client.gateway.core.fields import NoEffect, Refused
 from atoll_client.gateway.core.metrics import CONTENT_TYPE
 from atoll_client.gateway.core.schemas import Strict, read
 from atoll_client.gateway.core.web import Answer, Handler, Reply, Request, reply
+from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
 from atoll_client.gateway.tei import rerankers, rerankers_schemas
@@ -261,10 +261,7 @@ async def metrics(request: Request, context: Context, body: None) -> Reply:
 
 
 def _fields(request: Request) -> dict[str, Any]:
-    try:
-        found = orjson.loads(request.body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    found = parse(request.body)
     if not isinstance(found, dict):
         raise ValidationError("the body must be a JSON object")
     return {name: value for name, value in found.items() if value is not None}

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
-from atoll.models.registry import DECODERS, ENCODERS, architecture
+from atoll.models.families import DECODERS, ENCODERS
+from atoll.models.registry import architecture
 
 # What architecture files are called by people, in the order of the table.
 _FAMILIES = {

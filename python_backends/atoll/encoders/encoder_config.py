@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atoll import json_text
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel, ValidationError
 from atoll.models.config_facts import pooling_of
@@ -145,7 +145,7 @@ def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | No
     prompts = {name: text for name, text in named.items() if text is not None}
     if settings.prompts is not None:
         try:
-            found = json.loads(settings.prompts)
+            found = json_text.loads(settings.prompts)
         except ValueError as error:
             raise ConfigError(f"prompts is not valid JSON: {error}") from None
         if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):

@@ -171,6 +171,8 @@ class EngineCore:
             self._num_accepted += num_right
             try:
                 self._deliver(sequence, tokens, count - num_guessed)
+            except ValidationError as error:  # of the options that it was asked with
+                self._fail(sequence, error)
             except Exception as error:  # its sink or its grammar: the others have no part in it
                 logger.exception("request %s failed", sequence.request.request_id)
                 self._fail(sequence, GenerationError(f"{type(error).__name__}: {error}"))

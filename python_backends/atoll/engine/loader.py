@@ -19,8 +19,9 @@ from atoll.engine.thread import Engine
 from atoll.errors import ConfigError, ValidationError
 from atoll.layers.adapted import AdapterSlots
 from atoll.models.detect import decide
+from atoll.models.families import DECODERS
 from atoll.models.load_options import load_options, prepare_process, rescaled
-from atoll.models.registry import DECODERS, Checkpoint, architecture, load_decoder
+from atoll.models.registry import Checkpoint, architecture, load_decoder
 from atoll.runner.decode_graphs import refusal
 from atoll.runner.kv_cache import group_windows
 from atoll.runner.lora import attach_adapters

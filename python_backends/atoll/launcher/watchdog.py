@@ -60,7 +60,8 @@ class Watchdog:
         self._probe, self._models, self._server = probe, models, server
         self._interval_s, self._load_timeout_s = interval_s, load_timeout_s
         self._on_crash, self._on_lost = on_crash, on_lost
-        self._stubs: list[Stub] = []
+        self._num_at_start: Counter[str] = Counter()  # processes of each model
+        self._num_wanted: Counter[str] = Counter()  # of each model that is loaded
         self._stopped = threading.Event()
         self._lock = threading.Lock()  # one reload at a time
         self._reloaded: dict[str, float] = {}  # when, by time.monotonic()
@@ -75,7 +76,8 @@ class Watchdog:
     def start(self) -> None:
         """Starts the threads; a no-op interval of 0 starts none."""
         if self._interval_s > 0:
-            self._stubs = find_stubs(self._server)
+            self._num_at_start = self._num_running()
+            self._num_wanted = Counter(self._num_at_start)
             for thread in self._threads:
                 thread.start()
 
@@ -89,17 +91,19 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(min(_LOOK_S, self._interval_s)):
-            if any(not stub.is_running() for stub in self._stubs):
-                before = Counter(stub.model for stub in self._stubs)
-                for model in self._models:
-                    self._check_process(model, before[model.name])
-            self._stubs = find_stubs(self._server)
+            running = self._num_running()
+            for model in self._models:
+                if running[model.name] < self._num_wanted[model.name]:
+                    self._check_process(model)
 
-    def _check_process(self, model: ServedModel, num_before: int) -> None:
+    def _check_process(self, model: ServedModel) -> None:
         with self._lock:
-            # As many as before: others took the place of those that ended, by a reload.
-            if sum(stub.model == model.name for stub in self._running()) < num_before:
+            # Once more: others may have taken the place of those that ended, by a reload.
+            if self._num_running()[model.name] < self._num_wanted[model.name]:
                 self._bring_back(model, f"model {model.name!r}: its process has ended", True)
+
+    def _num_running(self) -> Counter[str]:
+        return Counter(stub.model for stub in self._running())
 
     def _running(self) -> list[Stub]:
         return [stub for stub in find_stubs(self._server) if stub.is_running()]
@@ -171,6 +175,13 @@ class Watchdog:
         with EndAbandoned(self._server):
             loaded = [name for name in names if self._try(self._probe.load, name)]
         self._missing = (self._missing | set(names)) - set(loaded)
+        running = self._num_running()
+        for name in names:
+            # One that has ended by now is missed, too; one that is still to end counts for nothing.
+            most = self._num_at_start[name]
+            num = max(min(running[name], most), min(1, most))
+            # A load that failed is the canary's business.
+            self._num_wanted[name] = num if name in loaded else 0
         self._reloaded |= dict.fromkeys(loaded, time.monotonic())
         return loaded
 

@@ -17,7 +17,7 @@ from atoll.weights.modules import (
     read_poolings,
 )
 
-# model_type -> what people call it; ``models.registry.ENCODERS`` has a file for each.
+# model_type -> what people call it; ``models.families.ENCODERS`` has a file for each.
 ENCODER_TYPES = {
     "bert": "BERT and JinaBERT v2", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa",
     "camembert": "CamemBERT",

@@ -14,7 +14,7 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models import generation_keys, unsupported
+from atoll.models import families, generation_keys, unsupported
 from atoll.models.config_facts import (
     ENCODER_TYPES,
     HIDDEN_SIZE_KEYS,
@@ -33,13 +33,6 @@ from atoll.weights.modules import (
 )
 from atoll.weights.sentence_keys import check_keys
 
-# ``models.registry.DECODERS`` has a file for each.
-GENERATOR_TYPES = (
-    "bloom", "falcon", "RefinedWeb", "RefinedWebModel", "gpt_bigcode", "gpt_neox", "llama",
-    "mistral", "mixtral", "mixformer-sequential", "mpt", "mt5", "opt", "phi", "phi-msft", "t5",
-)  # fmt: skip
-# A class of a checkpoint's own code that has a file here, under another family's model_type.
-_OWN_CLASSES = ("GPT2LMHeadCustomModel",)
 _GENERATOR_CLASSES = (
     "ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "LMHeadCustomModel", "MTModel",
 )  # fmt: skip
@@ -95,13 +88,13 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         return found
     import torch
 
-    from atoll.models import registry
+    from atoll.models import families, registry
     from atoll.weights.quantization import METHODS, scheme_for
 
     method = settings.quantize
     if method is not None:
         scheme_for(method)
-    table = registry.DECODERS if found.task == "generate" else registry.ENCODERS
+    table = families.DECODERS if found.task == "generate" else families.ENCODERS
     checkpoint = registry.Checkpoint.open(transformer_folder(folder))
     registry.plan(
         checkpoint, table,
@@ -209,7 +202,7 @@ def _task(
         return "embed"
     if _has(names, _GENERATOR_CLASSES) or names[:1] == list(_GENERATOR_TRUNKS):
         return "generate"
-    if not names and model_type in GENERATOR_TYPES:
+    if not names and model_type in families.DECODERS:
         return "generate"
     if not names and model_type:
         from atoll.models import fallback_choice
@@ -233,7 +226,7 @@ def _generator(
     model_type = str(config.get("model_type", ""))
     runs_on, notes = "native", []
     max_tokens = max_tokens_of(folder, config)
-    if names[:1] == list(_OWN_CLASSES) or model_type in GENERATOR_TYPES:
+    if model_type in families.DECODERS or any(n in families.ARCHITECTURES for n in names[:1]):
         unsupported.check_class(folder, config, names, is_asked)
     else:
         from atoll.models import fallback_choice

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from atoll.errors import ConfigError
 from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
 from atoll.layers.attention import CacheSpec
 from atoll.layers.linear import fused_qkv
@@ -81,12 +82,26 @@ class Config:
             eps=f.number("rms_norm_eps", default=1e-6),
             activation=activation(f, "hidden_act", default="silu"),
             max_positions=rope.reach,
-            sliding_window=f.size("sliding_window") if f.has("sliding_window") else None,
+            sliding_window=_window(f, raw.get("model_type")),
             tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             attention_bias=f.flag("attention_bias", default=False),
             mlp_bias=f.flag("mlp_bias", default=False),
             rope=rope,
         )
+
+
+def _window(f: Fields, model_type: Any) -> int | None:
+    """Mistral's window. Llama has none, though files made from others' may keep the key."""
+    kinds, num_layers = f.texts("layer_types"), f.size("num_hidden_layers", most=MAX_LAYERS)
+    if f.has("layer_types") and len(kinds) != num_layers:
+        raise f.wrong(f"one for each of {num_layers} layers", "layer_types")
+    if set(kinds) - {"full_attention"}:
+        raise ConfigError(
+            f"config.json: layer_types has {sorted(set(kinds))}; layers that differ in their "
+            f"attention are not supported for model_type {model_type!r}"
+        )
+    is_windowed = model_type != "llama" and f.has("sliding_window")
+    return f.size("sliding_window") if is_windowed else None
 
 
 class Block(nn.Module):

@@ -1,7 +1,4 @@
-"""Which file implements which architecture name, and how a checkpoint becomes a model.
-
-A variant that only its config tells apart is another name here, never a copied file.
-"""
+"""How a checkpoint becomes a model, by the file that its family has."""
 
 from __future__ import annotations
 
@@ -17,41 +14,13 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models import fallback
+from atoll.models.families import ARCHITECTURES, DECODERS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
 from atoll.weights.layer_tensors import Mismatch
 from atoll.weights.load import LoadOptions, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.quantization import Quantization
 
-# config.json model_type -> file; checked after ARCHITECTURES.
-ENCODERS: Mapping[str, str] = {
-    "bert": "bert",
-    "camembert": "bert",
-    "roberta": "bert",
-    "xlm-roberta": "bert",
-}
-DECODERS: Mapping[str, str] = {
-    "bloom": "bloom",
-    "falcon": "falcon",
-    "gpt_bigcode": "gpt_bigcode",
-    "gpt_neox": "gpt_neox",
-    "llama": "llama",
-    "mistral": "llama",
-    "mixformer-sequential": "phi",
-    "mixtral": "mixtral",
-    "mpt": "mpt",
-    "mt5": "t5",
-    "opt": "opt",
-    "phi": "phi",
-    "phi-msft": "phi",
-    "RefinedWeb": "falcon",
-    "RefinedWebModel": "falcon",
-    "t5": "t5",
-}
-# config.json architectures[0] -> file, for repositories whose model_type says something else.
-ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
-# A (key, value) of config.json -> file, for families that share another one's model_type.
-VARIANTS: Mapping[tuple[str, str], str] = {("position_embedding_type", "alibi"): "jina_bert"}
 _START = "decoder_start_token_id"
 # What transformers' config class of a model_type assumes, where that is not what its file assumes.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atoll import json_text
 from atoll.errors import ValidationError
 from atoll.sampling.schema import choice_grammar, json_grammar, regex_grammar
 from atoll.text.tokenizer import Tokenizer
@@ -36,6 +37,7 @@ class Matcher:
         import xgrammar
 
         self._matcher = xgrammar.GrammarMatcher(compiled, terminate_without_stop_token=not has_end)
+        self._vocab_size = compiled.tokenizer_info.vocab_size
 
     @property
     def is_done(self) -> bool:
@@ -43,9 +45,22 @@ class Matcher:
         return bool(self._matcher.is_terminated())
 
     def advance(self, token_id: int) -> None:
-        """Takes a token that was allowed."""
+        """Takes the token that was chosen.
+
+        Raises:
+            ValidationError: it does not follow, since none could be chosen that does.
+        """
         if not self._matcher.accept_token(token_id):
-            raise ValueError(f"token {token_id} does not follow the grammar")
+            raise ValidationError(f"the answer cannot go on within its grammar: {self._obstacle()}")
+
+    def _obstacle(self) -> str:
+        import xgrammar
+
+        bitmask = xgrammar.allocate_token_bitmask(1, self._vocab_size)
+        self.fill(bitmask, 0)
+        if bitmask.any():
+            return "other options of the request ban every token that it allows here"
+        return "the model has no token for the text that it asks for here"
 
     def fill(self, bitmask: Tensor, row: int) -> None:
         """Marks the allowed tokens in a row of the bitmask."""
@@ -207,7 +222,7 @@ def _formatted(option: str, found: dict[str, Any]) -> tuple[Any, Any]:
 def _object(option: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json_text.loads(value)
         except ValueError as error:
             raise ValidationError(f"{option} is not valid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from atoll import __version__
+from atoll import __version__, json_text
 from atoll.config import Settings
 from atoll.errors import NotReady, UnsupportedModel, ValidationError
-from atoll.serving.triton.response_sender import TritonResponseSender
+from atoll.serving.triton.response_sender import ResponseSender
 from atoll.serving.triton.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
 from atoll.text.chat_options import ChatOptions
@@ -95,8 +95,8 @@ class ModelOps:
     def answer(
         self,
         request: Any,
-        sender: TritonResponseSender,
-        fail: Callable[[TritonResponseSender, BaseException], None],
+        sender: ResponseSender,
+        fail: Callable[[ResponseSender, BaseException], None],
     ) -> bool:
         """Whether it is a control request, which is then answered, by ``fail`` if it is wrong.
 
@@ -123,8 +123,8 @@ class ModelOps:
     def _reply(
         self,
         question: Any,
-        sender: TritonResponseSender,
-        fail: Callable[[TritonResponseSender, BaseException], None],
+        sender: ResponseSender,
+        fail: Callable[[ResponseSender, BaseException], None],
     ) -> None:
         try:
             if self._is_closed:
@@ -140,7 +140,7 @@ class ModelOps:
 
     def _ask(self, text: Any) -> Any:
         try:
-            question = json.loads(text)
+            question = json_text.loads(text)
         except (TypeError, ValueError) as error:
             raise ValidationError(f"control is not valid JSON: {error}") from None
         name = question.get("op") if isinstance(question, dict) else None

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from atoll.errors import ConfigError
 
@@ -91,6 +91,7 @@ def apply(core: Tokenizer, config: Json, model: Json, special: Mapping[str, str]
         core.encode_special_tokens = True
     if kind in _BERT:
         _normalize_as_bert(core, config)
+        _check_unknown(core, special.get("unk_token"))
     elif kind in _BYTE_LEVEL:
         _prefix_bytes(core, bool(_flag(config, "add_prefix_space", False)))
     elif kind in _METASPACE and _flag(config, "add_prefix_space", None) is False:
@@ -133,6 +134,17 @@ def _normalize_as_bert(core: Tokenizer, config: Json) -> None:
         }  # fmt: skip
 
     _rewrite(core, "normalizer", changed)
+
+
+def _check_unknown(core: Tokenizer, named: str | None) -> None:
+    """The token of what is not in the vocabulary: version 4 takes the file's, 5 the named one."""
+    own = getattr(core.model, "unk_token", None)
+    if isinstance(core.model, models.WordPiece) and named is not None and named != own:
+        raise ConfigError(
+            f"tokenizer.json: model.unk_token is {own!r}, but the tokenizer's class or the files "
+            f"beside it say unk_token {named!r}, and transformers' versions differ on which holds: "
+            "make them the same"
+        )
 
 
 def _prefix_bytes(core: Tokenizer, is_prefixed: bool) -> None:

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 # Texts with more characters for each token that the model takes are refused where they may not be
 # cut, as TEI does; to count the tokens of 2 MB takes seconds.
 CHARACTER_LIMIT = 250
+# Of a text that is cut, no more than that is looked through either, or so much: 5 MB without a
+# blank take half a minute and 700 MB.
+LEAST_LOOKED_THROUGH = 100_000
 
 # Texts, or pairs of texts.
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -82,13 +85,14 @@ class TextEncoder:
 
         Raises:
             ValidationError: a text has more than ``max_length`` tokens, or CHARACTER_LIMIT times as
-                many characters, and ``truncate`` is false; or it has a token that the model lacks.
+                many characters, and ``truncate`` is false; or it has a token that the model lacks;
+                or it is cut, and has no end of a word in so many characters.
             EmptyInputError: a text has no token at all, as blanks in some tokenizers; a model that
                 looks at its first token would see another text's.
         """
         rows: list[Any] = list(texts)
         if truncate:
-            encodings = self._encode_pieces(rows, direction == "left", add_special_tokens)
+            encodings = self._encode_pieces(rows, name, direction == "left", add_special_tokens)
         else:
             self._check_characters(rows, name)
             encodings = self._core.encode_batch(rows, add_special_tokens=add_special_tokens)
@@ -110,9 +114,10 @@ class TextEncoder:
         return encoded
 
     def _encode_pieces(
-        self, texts: list[Any], is_left: bool, add_special_tokens: bool
+        self, texts: list[Any], name: str, is_left: bool, add_special_tokens: bool
     ) -> list[Encoding]:
         """Encodings of as much of every text as it takes to know the tokens that stay."""
+        most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * self.max_length)
         size = max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * self.max_length)
         found: dict[int, Encoding] = {}
         while len(found) < len(texts):
@@ -122,8 +127,17 @@ class TextEncoder:
             for index, part, encoding in zip(rows, pieces, encodings, strict=True):
                 if self._is_enough(encoding, texts[index], part, is_left):
                     found[index] = encoding
-            size *= GROWTH
+                elif size == most:
+                    raise self._endless(f"{name}[{index}]", texts[index], most, is_left)
+            size = min(size * GROWTH, most)
         return [found[index] for index in range(len(texts))]
+
+    def _endless(self, name: str, text: Any, most: int, is_left: bool) -> ValidationError:
+        count = sum(map(len, _sequences(text)))
+        return ValidationError(
+            f"{name} has {count} characters, whose {'last' if is_left else 'first'} {most} do not "
+            f"tell which {self.max_length} tokens stay, as where no word ends: send less of it"
+        )
 
     def _is_enough(self, encoding: Encoding, text: Any, part: Any, is_left: bool) -> bool:
         whole, parts = _sequences(text), _sequences(part)

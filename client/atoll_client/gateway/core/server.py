@@ -19,7 +19,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import kserve
-from atoll_client.errors import AtollError, NotReady, Unreached, from_grpc
+from atoll_client.errors import AtollError, Lost, NotReady, Unreached, from_grpc
 from atoll_client.grpc_calls import Calls, Metadata
 from atoll_client.kserve import Message
 from atoll_client.types import ModelInfo
@@ -208,6 +208,6 @@ class Server:
         """A server that is not reached gets no more requests until it answers again."""
         try:
             yield
-        except Unreached:
+        except (Unreached, Lost):
             self.is_ready = False
             raise

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-import orjson
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import MalformedRequest, TooLarge, ValidationError
+from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.signature import Signature
 from atoll_client.gateway.kserve.tensors import SIZES, count_elements, pack
@@ -35,17 +35,15 @@ def read_json(raw: bytes, limit: int) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no JSON.
+        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no JSON object, or a
+            key in it is given twice.
     """
     if len(raw) > limit:
         raise TooLarge(
             f"the request's JSON has {len(raw)} bytes; payload_limit is {limit}. "
             "Send large tensors as binary data"
         )
-    try:
-        found = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"failed to parse the request JSON buffer: {error}") from None
+    found = parse(raw, "failed to parse the request JSON buffer")
     if not isinstance(found, dict):
         raise MalformedRequest("failed to parse the request JSON buffer: it is not an object")
     return found

@@ -14,6 +14,7 @@ from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
 from atoll_client.kserve import Message
 
 HEADER_LENGTH = "inference-header-content-length"
+BINARY = "application/octet-stream"
 
 
 def write_response(response: Message, wants_binary: Callable[[str], bool]) -> Reply:
@@ -42,7 +43,7 @@ def write_response(response: Message, wants_binary: Callable[[str], bool]) -> Re
     if not parts:
         return Reply(head)
     headers = {HEADER_LENGTH: str(len(head))}
-    return Reply(b"".join((head, *parts)), content_type="application/octet-stream", headers=headers)
+    return Reply(b"".join((head, *parts)), content_type=BINARY, headers=headers)
 
 
 def write_generated(response: Message) -> dict[str, Any]:

@@ -14,12 +14,28 @@ from atoll_client.errors import (
     ValidationError,
 )
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.web import Answer, Events, Reply, Request, Route, dump, reply
-from atoll_client.gateway.kserve import generate
+from atoll_client.gateway.core.web import (
+    EVENTS,
+    JSON,
+    TEXT,
+    Answer,
+    Events,
+    Reply,
+    Request,
+    Route,
+    dump,
+    reply,
+)
+from atoll_client.gateway.kserve import answers, generate, input_text
 from atoll_client.gateway.kserve.compression import compressed, decompressed
 from atoll_client.gateway.kserve.descriptions import as_json
 from atoll_client.gateway.kserve.json_request import read_json, read_request
-from atoll_client.gateway.kserve.json_response import HEADER_LENGTH, write_generated, write_response
+from atoll_client.gateway.kserve.json_response import (
+    BINARY,
+    HEADER_LENGTH,
+    write_generated,
+    write_response,
+)
 
 _MODEL = re.compile(
     r"/v2/models/([^/]+)(?:/versions/([0-9]{1,18}))?"
@@ -34,7 +50,7 @@ _NAMES = {
     "logging": "the server's log settings", "trace": "the server's trace settings",
     "repository/models": "loading and unloading of models",
 }  # fmt: skip
-_CLOSED_PATH = "/v2/{closed}"
+CLOSED = "/v2/{closed}"
 
 
 def pattern(request: Request, path: str) -> str:
@@ -46,19 +62,19 @@ def pattern(request: Request, path: str) -> str:
         request.model, request.version = match[1], match[2] or ""
         version = "/versions/{version}" if match[2] else ""
         return f"/v2/models/{{model}}{version}{f'/{match[3]}' if match[3] else ''}"
-    return _CLOSED_PATH if _CLOSED.fullmatch(path) else path
+    return CLOSED if _CLOSED.fullmatch(path) else path
 
 
 async def live(request: Request, context: Context, body: None) -> Reply:
     """Whether this process answers."""
-    return Reply(b"", content_type="text/plain")
+    return Reply(b"", content_type=TEXT)
 
 
 async def ready(request: Request, context: Context, body: None) -> Reply:
     """Whether a server answers and has a model."""
     if not context.pool.is_ready:
         raise NotReady("no server is ready")
-    return Reply(b"", content_type="text/plain")
+    return Reply(b"", content_type=TEXT)
 
 
 async def server(request: Request, context: Context, body: None) -> Reply:
@@ -70,7 +86,7 @@ async def model_ready(request: Request, context: Context, body: None) -> Reply:
     """Whether a model can be asked."""
     if not await context.upstream.is_model_ready(_name(request), request.version):
         raise MalformedRequest("Model version not ready")
-    return Reply(b"", content_type="text/plain")
+    return Reply(b"", content_type=TEXT)
 
 
 async def model_metadata(request: Request, context: Context, body: None) -> Reply:
@@ -108,6 +124,7 @@ async def infer(request: Request, context: Context, body: None) -> Reply:
     if signature.is_decoupled:
         raise UnsupportedModel(
             "HTTP end point doesn't support models with decoupled transaction policy"
+            + ("; use /generate or /generate_stream" if signature.is_ours else "")
         )
     length = request.headers.get(HEADER_LENGTH)
     if length is not None and not re.fullmatch("[0-9]{1,12}", length):
@@ -116,6 +133,7 @@ async def infer(request: Request, context: Context, body: None) -> Reply:
         raw, None if length is None else int(length), signature, request.version,
         context.settings.payload_limit,
     )  # fmt: skip
+    input_text.adapt(asked.message, signature)
     signature.check(asked.message)
     response = await context.upstream.infer(
         signature, asked.message, context.settings.request_timeout_s, request.metadata
@@ -176,33 +194,73 @@ def _name(request: Request) -> str:
     return request.model
 
 
-def _of_model(method: str, end: str, handler: Any, summary: str) -> tuple[Route, ...]:
+def _of_model(method: str, end: str, handler: Any, summary: str, **rest: Any) -> tuple[Route, ...]:
     """With the version in the path, and without."""
     takes_tensors = method == "POST"
     return tuple(
         Route(
             method, f"/v2/models/{{model}}{version}{end}", handler, "kserve", summary,
-            takes_tensors=takes_tensors,
+            takes_tensors=takes_tensors, **rest,
         )
         for version in ("", "/versions/{version}")
     )  # fmt: skip
 
 
+_READY = {TEXT: str}
+_STATISTICS = {JSON: answers.Statistics}
+_INFER = {
+    "bodies": (answers.InferRequest,),
+    "answers": {JSON: answers.InferResponse, BINARY: bytes},
+    "example": {
+        "inputs": [
+            {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["A coral reef"]}
+        ]
+    },
+}
+_GENERATE: dict[str, Any] = {
+    "bodies": (answers.GenerateRequest,),
+    "example": {"text_input": "A coral reef is", "parameters": {"max_tokens": 8}},
+}
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/v2/health/live", live, "kserve", "Whether the gateway is up", public=True),
-    Route("GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready", public=True),
-    Route("GET", "/v2", server, "kserve", "Name, version and extensions"),
-    Route("GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models"),
-    Route("POST", "/v2/repository/index", index, "kserve", "The models that are loaded"),
-    *_of_model("GET", "", model_metadata, "A model's tensors"),
-    *_of_model("GET", "/ready", model_ready, "Whether a model is ready"),
-    *_of_model("GET", "/config", model_config, "A model's config"),
-    *_of_model("GET", "/stats", statistics, "A model's statistics"),
-    *_of_model("POST", "/infer", infer, "One response of a model"),
-    *_of_model("POST", "/generate", generate_one, "One response, as plain JSON"),
-    *_of_model("POST", "/generate_stream", generate_stream, "Responses as events"),
+    Route(
+        "GET", "/v2/health/live", live, "kserve", "Whether the gateway is up",
+        public=True, answers=_READY,
+    ),
+    Route(
+        "GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready",
+        public=True, answers=_READY,
+    ),
+    Route(
+        "GET", "/v2", server, "kserve", "Name, version and extensions",
+        answers={JSON: answers.ServerDescription},
+    ),
+    Route(
+        "GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models",
+        answers=_STATISTICS,
+    ),
+    Route(
+        "POST", "/v2/repository/index", index, "kserve", "The models that are loaded",
+        answers={JSON: list[answers.LoadedModel]},
+    ),
+    *_of_model(
+        "GET", "", model_metadata, "A model's tensors", answers={JSON: answers.ModelDescription}
+    ),
+    *_of_model("GET", "/ready", model_ready, "Whether a model is ready", answers=_READY),
+    *_of_model(
+        "GET", "/config", model_config, "A model's config", answers={JSON: answers.ModelConfig}
+    ),
+    *_of_model("GET", "/stats", statistics, "A model's statistics", answers=_STATISTICS),
+    *_of_model("POST", "/infer", infer, "One response of a model", **_INFER),
+    *_of_model(
+        "POST", "/generate", generate_one, "One response, as plain JSON",
+        answers={JSON: answers.GenerateResponse}, **_GENERATE,
+    ),
+    *_of_model(
+        "POST", "/generate_stream", generate_stream, "Responses as events",
+        answers={EVENTS: answers.GenerateEvent}, **_GENERATE,
+    ),
     *(
-        Route(method, _CLOSED_PATH, closed, "kserve", "Not offered: shared memory, settings, loads")
+        Route(method, CLOSED, closed, "kserve", "Not offered: shared memory, settings, loads")
         for method in ("GET", "POST")
     ),
-)
+)  # fmt: skip

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import kserve
-from atoll_client.errors import NotFound, NotReady, Unloaded, Unreached
+from atoll_client.errors import AtollError, NotFound, NotReady, Unloaded, Unreached
 from atoll_client.gateway.core.pool import Pool, counted
 from atoll_client.gateway.core.server import Server
 from atoll_client.gateway.kserve.classification import classified, take_counts
@@ -134,6 +134,9 @@ class Upstream:
                     return asked.restored(response)
                 except (Unreached, Unloaded) as error:
                     refusal = error
+                except AtollError as error:
+                    error.args = (asked.told(str(error)),)
+                    raise
         raise refusal
 
     async def exchange(
@@ -217,12 +220,17 @@ class _Asked(NamedTuple):
         response.id = self.client_id
         return classified(response, self.counts, self.is_batched)
 
+    def told(self, error: str) -> str:
+        """The server's words to the client, whose id they may hold."""
+        if self.sent_id == self.client_id:
+            return error
+        # The server's own words for a request without an id.
+        return error.replace(self.sent_id, self.client_id or "<id_unknown>")
+
     def restored_part(self, response: Message) -> Message:
         """The same of a stream's response, which may be an error."""
         if response.error_message:
-            if self.sent_id != self.client_id:
-                shown = self.client_id or "<id_unknown>"
-                response.error_message = response.error_message.replace(self.sent_id, shown)
+            response.error_message = self.told(response.error_message)
             response.infer_response.id = self.client_id
         else:
             self.restored(response.infer_response)

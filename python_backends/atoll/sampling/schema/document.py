@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from jsonschema import validators
 
+from atoll import json_text
 from atoll.errors import ValidationError
 
 Path = tuple[str | int, ...]
@@ -35,6 +36,13 @@ _KEPT = frozenset(
         "maxItems", "uniqueItems", "properties", "required", "additionalProperties",
         "patternProperties", "propertyNames", "unevaluatedProperties", "minProperties",
         "maxProperties",
+    }
+)  # fmt: skip
+# Beside ``enum`` or ``const``, each of whose values is tried, they are kept by leaving out.
+_CHECKED = frozenset(
+    {
+        "not", "if", "then", "else", "contains", "uniqueItems", "dependentRequired",
+        "dependentSchemas", "dependencies",
     }
 )  # fmt: skip
 _LISTED_ITEMS = (
@@ -62,9 +70,7 @@ class Document:
     def read(cls, source: str) -> Document:
         """From JSON text. Raises ValidationError: no JSON, or a key given twice."""
         try:
-            root = json.loads(
-                source, object_pairs_hook=_unique, parse_constant=_number, parse_float=_number
-            )
+            root = json_text.loads(source, _number)
             json.dumps(root, ensure_ascii=False).encode()  # half a surrogate pair is no text
             return cls(root)
         except RecursionError:
@@ -123,8 +129,8 @@ class Document:
                 raise refusal(path, name, "inside a schema is not supported")
             if name == "$schema":
                 _validator_of(value, (*path, name))
-        elif name == "uniqueItems":
-            if value and not self._is_single(path):
+        elif name in _CHECKED:
+            if not (self._is_tried(path, name) or self._always_fits(path, name, value)):
                 raise refusal(path, name, "is not supported")
         elif name not in _KEPT and not name.startswith("x-"):
             raise refusal(path, name, "is not supported")
@@ -137,8 +143,24 @@ class Document:
     def _top(self) -> dict[str, Any]:
         return self.root if isinstance(self.root, dict) else {}
 
-    def _is_single(self, path: Path) -> bool:
-        return int(self.at(path).get("maxItems", 2)) <= 1
+    def _is_tried(self, path: Path, name: str) -> bool:
+        """Whether values are listed, and the draft's validator knows the keyword."""
+        needed = "if" if name in ("then", "else") else name
+        found = self.at(path)
+        is_known = needed in self._validator.VALIDATORS and needed in found
+        return is_known and ("enum" in found or "const" in found)
+
+    def _always_fits(self, path: Path, name: str, value: Any) -> bool:
+        """Whether all that fits the rest of the subschema surely fits the keyword, too."""
+        found = self.at(path)
+        if name == "uniqueItems":
+            return not value or int(found.get("maxItems", 2)) <= 1
+        if name == "not":
+            return value is False
+        if name in ("dependentRequired", "dependencies"):
+            required = set(found.get("required", ()))
+            return all(isinstance(v, list) and required.issuperset(v) for v in value.values())
+        return name == "dependentSchemas" and not any(part is not True for part in value.values())
 
     def resolve(self, path: Path, reference: str) -> Path:
         """The path that a ``$ref`` leads to. Raises ValidationError: none in this document."""
@@ -215,11 +237,3 @@ def _number(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no number that can be written")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key {twice!r} is given twice")
-    return found

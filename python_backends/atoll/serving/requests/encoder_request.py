@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ _LOOK_INTERVAL_S = 0.05
 
 @dataclass(frozen=True)
 class Work:
-    """A request as it was read: texts (or pairs) or token ids, and what its task asks for."""
+    """A request as it was read: texts (or pairs) or token ids, and what its task asks for.
+
+    limit_s: seconds after which it is ended.
+    """
 
     name: str
     options: Any
@@ -33,6 +37,7 @@ class Work:
     ids: tuple[list[int], ...] = ()
     truncate: bool = True
     direction: str = "right"
+    limit_s: float | None = None
 
     @property
     def num_rows(self) -> int:
@@ -41,7 +46,10 @@ class Work:
 
 
 class Reply:
-    """Collects the rows of one request and sends its response exactly once."""
+    """Collects the rows of one request and sends its response exactly once.
+
+    Any thread may end it; rows are set on the engine's.
+    """
 
     def __init__(self, model: EncoderModel, work: Work, sender: TritonResponseSender) -> None:
         self.work = work
@@ -54,6 +62,8 @@ class Reply:
         self._rows: list[Any] = [None] * work.num_rows
         self._num_missing = work.num_rows
         self._is_closed = self._is_abandoned = False
+        self._lock = threading.Lock()
+        model.deadlines.add(self.fail, self._moments[0], work.limit_s)
 
     def items(self, encoded: Sequence[Encoded]) -> list[Item]:
         """The request's rows for the engine."""
@@ -87,10 +97,16 @@ class Reply:
         """Whether the client has left, or another row has failed. Asking the server costs 50 us, so
         a request is asked after only once it has waited, and not for each of its rows."""
         now = time.monotonic()
+        has_left = False
         if not self._is_closed and (self._is_abandoned or now >= self._next_look):
             self._next_look = now + _LOOK_INTERVAL_S
-            if self._is_abandoned or self._sender.is_cancelled():
-                self.fail(Cancelled("the client has left"))
+            # Triton ends if it is asked about a request that has had its answer.
+            with self._lock:
+                has_left = not self._is_closed and (
+                    self._is_abandoned or self._sender.is_cancelled()
+                )
+        if has_left:
+            self.fail(Cancelled("the client has left"))
         return self._is_closed
 
     def _setter(self, row: int) -> Callable[[Any], None]:
@@ -103,8 +119,9 @@ class Reply:
             return
         self._rows[row] = result
         self._num_missing -= 1
-        if self._num_missing == 0 and not self._is_closed:
-            self._moments += [min(item.started for item in self._items), time.monotonic()]
+        items = self._items  # none, once it is closed
+        if self._num_missing == 0 and items:
+            self._moments += [min(item.started for item in items), time.monotonic()]
             try:
                 outputs = self._model.answer(self.work, self._rows, self._lengths)
             except Exception as error:
@@ -113,16 +130,19 @@ class Reply:
                 self._close(lambda: self._sender.send(outputs, tensors.FINAL), None)
 
     def _close(self, send: Callable[[], None], error: BaseException | None) -> None:
-        if not self._is_closed:
+        with self._lock:
+            if self._is_closed:
+                return
             self._is_closed = True
-            self._model.release()
-            try:
-                send()
-            except Exception as unsent:
-                logger.exception("an answer could not be sent")
-                error = unsent
-                self._sender.fail(unsent)
-            if not self._sender.is_canary:
-                self._model.count(error, self._moments)
-            # They hold this reply, which would otherwise wait for the collector of cycles.
-            self._items = []
+        self._model.deadlines.remove(self.fail)
+        self._model.release()
+        try:
+            send()
+        except Exception as unsent:
+            logger.exception("an answer could not be sent")
+            error = unsent
+            self._sender.fail(unsent)
+        if not self._sender.is_canary:
+            self._model.count(error, self._moments)
+        # They hold this reply, which would otherwise wait for the collector of cycles.
+        self._items = []

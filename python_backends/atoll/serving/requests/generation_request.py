@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from atoll.engine.request import FinishReason, Outcome, Token
-from atoll.serving.triton.response_sender import TritonResponseSender
+from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.answer import AnswerText
 
 
@@ -130,7 +130,7 @@ class GenerationRequest:
     def __init__(
         self,
         request_id: str,
-        sender: TritonResponseSender,
+        sender: ResponseSender,
         *,
         stream: bool,
         num_answers: int,

@@ -1,15 +1,17 @@
-"""What a generation request may take: tokens and seconds."""
+"""What a request may take: seconds, and tokens of a generation."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atoll.engine.loader import Limits
 from atoll.errors import ValidationError
-from atoll.serving.requests.sampling_options import GenerateOptions
 from atoll.serving.triton import tensors
+
+if TYPE_CHECKING:  # pipelines, which import this, hold no torch
+    from atoll.engine.loader import Limits
+    from atoll.serving.requests.sampling_options import GenerateOptions
 
 # Triton's own parameter, in microseconds, which only some of its ways in read for the model.
 TIMEOUT = "timeout"
@@ -26,6 +28,19 @@ def time_limit(request: Any, parameters: dict[str, Any], most_s: float) -> float
     given = parameters.pop(TIMEOUT, None)
     asked_s = tensors.as_int(TIMEOUT, request.timeout() if given is None else given, 0) / 1e6
     return min((limit for limit in (asked_s, most_s) if limit > 0), default=None)
+
+
+def refuse_time_limit(request: Any, parameters: dict[str, Any]) -> None:
+    """For models that cannot break off what they do. Takes ``timeout`` out of the parameters.
+
+    Raises:
+        ValidationError: the request has a time limit.
+    """
+    limit_s = time_limit(request, parameters, 0)
+    if limit_s is not None:
+        raise ValidationError(
+            f"timeout is {limit_s:g} s; requests to this model have no time limit"
+        )
 
 
 def fitted(

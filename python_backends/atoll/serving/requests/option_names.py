@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from atoll import json_text
 from atoll.errors import ValidationError
 
 # Other names of an option -> its own.
@@ -88,6 +89,6 @@ def json_object(text: str | None) -> dict[str, Any]:
 def parsed(name: str, text: str) -> Any:
     """JSON in an option's text."""
     try:
-        return json.loads(text)
+        return json_text.loads(text)
     except ValueError as error:
         raise ValidationError(f"{name} is not valid JSON: {error}") from None

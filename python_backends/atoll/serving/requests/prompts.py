@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from atoll import json_text
 from atoll.engine.loader import Limits
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.option_names import CHAT_NAMES
@@ -17,7 +17,11 @@ from atoll.text.chat_options import ChatOptions
 from atoll.text.detokenizer import Detokenizer
 from atoll.text.model_quirks import fill_in_the_middle
 from atoll.text.stop_strings import StopStrings
+from atoll.text.text_encoder import CHARACTER_LIMIT, LEAST_LOOKED_THROUGH
 from atoll.text.tokenizer import Tokenizer
+
+# A prompt that is cut to its last tokens is tokenized whole, and refused if it has more.
+_MAX_CUT_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,21 @@ class Prompt:
         if text is None:
             ids = list(self.input_ids or ())
         else:
+            self._check_length(text, options, limits)
             ids = tokenizer.encode(text, add_special_tokens)
         limits.check_ids(self.name, ids)
         return ids
+
+    def _check_length(self, text: str, options: GenerateOptions, limits: Limits) -> None:
+        """Raises ValidationError: more characters than are tokenized to see how long it is."""
+        most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * limits.max_input_tokens)
+        if options.truncate is not None:
+            most = max(_MAX_CUT_CHARACTERS, most)
+        if len(text) > most:
+            raise ValidationError(
+                f"{self.name} has {len(text)} characters; max_input_tokens is "
+                f"{limits.max_input_tokens}, of at most {most} characters"
+            )
 
     def _text(
         self, tokenizer: Tokenizer, template: ChatTemplate | None, options: GenerateOptions
@@ -162,7 +178,7 @@ def _json(name: str, text: str | None) -> Any:
     if not text:
         return None
     try:
-        found = json.loads(text)
+        found = json_text.loads(text)
     except ValueError as error:
         raise ValidationError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(found, list) or not found:

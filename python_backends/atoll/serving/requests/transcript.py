@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from atoll import json_text
 from atoll.errors import EmptyInputError, ValidationError
 
 
@@ -57,7 +58,7 @@ class Transcript:
 
 def _listed(text: str) -> list[Any]:
     try:
-        found = json.loads(text)
+        found = json_text.loads(text)
     except ValueError as error:
         raise ValidationError(f"messages is not valid JSON: {error}") from None
     if not isinstance(found, list) or not found:

@@ -7,6 +7,7 @@ how its requests are read and how its answers look.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -21,8 +22,11 @@ from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.packer import Item
 from atoll.errors import AtollError, EmptyInputError, NotReady, Overloaded, ValidationError
 from atoll.models.load_options import prepare_process
+from atoll.serving.deadlines import Deadlines
 from atoll.serving.model_ops import ModelOps
 from atoll.serving.requests.encoder_request import Reply, Work
+from atoll.serving.requests.limits import TIMEOUT, time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import latency_breakdown, tensors
 from atoll.serving.triton.auto_complete import complete
 from atoll.serving.triton.instance import (
@@ -32,7 +36,7 @@ from atoll.serving.triton.instance import (
     instance_settings,
 )
 from atoll.serving.triton.metrics import COUNTS, Metrics
-from atoll.serving.triton.response_sender import TritonResponseSender
+from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 from atoll.serving.triton.shutdown import Shutdown
 from atoll.text.text_encoder import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
@@ -61,6 +65,7 @@ class EncoderModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
+        end_without_marks()
         settings = instance_settings(args)
         self.settings = settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
@@ -106,6 +111,8 @@ class EncoderModel:
         self._is_closed = False
         self.tokenizers = ThreadPoolExecutor(workers, thread_name_prefix="atoll-tokenizer")
         self.long_texts = ThreadPoolExecutor(1, thread_name_prefix="atoll-long-texts")
+        self.deadlines = Deadlines()
+        self.deadlines.start()
         self.engine.start()
         self.ending = Shutdown(self._end)
 
@@ -168,6 +175,7 @@ class EncoderModel:
         self.tokenizers.shutdown(wait=True)
         self.long_texts.shutdown(wait=True)
         self.engine.stop()
+        self.deadlines.stop()
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request that nobody waits for; False: none with this id is being answered."""
@@ -222,8 +230,10 @@ class EncoderModel:
             )
 
     def _read(self, request: Any) -> Work:
-        known = self.parameters | {"truncate", "truncation_direction"}
-        return self.read(request, tensors.parameters(request, known))
+        known = self.parameters | {"truncate", "truncation_direction", TIMEOUT}
+        given = tensors.parameters(request, known)
+        limit_s = time_limit(request, given, self.settings.max_request_s)
+        return dataclasses.replace(self.read(request, given), limit_s=limit_s)
 
     def _admit(self) -> None:
         with self._lock:
@@ -268,7 +278,7 @@ class EncoderModel:
             ids = ids[-limit:] if work.direction == "left" else ids[:limit]
         return Encoded(ids, None)
 
-    def _refuse(self, sender: TritonResponseSender, error: BaseException) -> None:
+    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self._count_failure(error)

@@ -16,6 +16,7 @@ from atoll.engine.loader import load_engine
 from atoll.errors import Cancelled, Overloaded, ValidationError
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.admission import Admission
+from atoll.serving.answer_stream import sender_of
 from atoll.serving.model_ops import ModelOps
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.requests.generation_request import Completion, GenerationRequest
@@ -28,6 +29,7 @@ from atoll.serving.requests.sampling_options import (
     GenerateOptions,
     read_options,
 )
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.submission import Submission, cancel
 from atoll.serving.triton import tensors
 from atoll.serving.triton.auto_complete import complete
@@ -38,7 +40,7 @@ from atoll.serving.triton.instance import (
     in_temporary_thread,
     instance_settings,
 )
-from atoll.serving.triton.response_sender import TritonResponseSender
+from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 from atoll.serving.triton.response_streamer import ResponseStreamer
 from atoll.serving.triton.shutdown import Shutdown
 from atoll.text.answer import AnswerText
@@ -51,7 +53,7 @@ from atoll.text.tokenizer import Tokenizer
 _SESSION = "session_id"
 # Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
-_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT})
+_PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT, tensors.ANSWERS_TO})
 
 
 class GenerateModel:
@@ -65,6 +67,7 @@ class GenerateModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
+        end_without_marks()
         self.settings = instance_settings(args)
         folder = checkpoint_folder(args, self.settings)
         self.tokenizer = Tokenizer.load(folder)
@@ -99,8 +102,10 @@ class GenerateModel:
     def execute(self, requests: list[Any]) -> None:
         """Never blocks and never raises: a request that cannot start is answered at once."""
         for request in requests:
-            sender = TritonResponseSender(request)
+            own = TritonResponseSender(request)
+            sender: ResponseSender = own
             try:
+                sender = sender_of(own)
                 if not self.control.answer(request, sender, self._refuse):
                     self.start(request, sender)
             except Exception as error:
@@ -117,7 +122,7 @@ class GenerateModel:
         self.engine.stop()
         self.streamer.stop()
 
-    def start(self, request: Any, sender: TritonResponseSender) -> None:
+    def start(self, request: Any, sender: ResponseSender) -> None:
         """Takes a request in and hands it to the engine, by way of the preparation pool if its
         prompt is long or it has a grammar.
 
@@ -128,6 +133,7 @@ class GenerateModel:
         prompt = Prompt.read(request)
         parameters = tensors.parameters(request, _PARAMETERS)
         session_id = parameters.pop(_SESSION, None)
+        parameters.pop(tensors.ANSWERS_TO, None)
         limit_s = time_limit(request, parameters, self.settings.max_request_s)
         flags, options = self.read(request, parameters, prompt)
         constraint = None if options.grammar is None else read_constraint(*options.grammar)
@@ -207,18 +213,14 @@ class GenerateModel:
         self.admission.leave(call.num_answers)
         self.metrics.closed(call)
 
-    def _refuse(self, sender: TritonResponseSender, error: BaseException) -> None:
+    def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""
         if not sender.is_canary:
             self.metrics.refused(error)
         sender.fail(error)
 
     def _call(
-        self,
-        sender: TritonResponseSender,
-        flags: Flags,
-        options: GenerateOptions,
-        limit_s: float | None,
+        self, sender: ResponseSender, flags: Flags, options: GenerateOptions, limit_s: float | None
     ) -> GenerationRequest:
         """The call of a request that can be answered, as far as can be told without its tokens."""
         self._check_adapter(options.adapter_id)

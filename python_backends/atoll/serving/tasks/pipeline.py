@@ -9,6 +9,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from atoll.errors import ConfigError, EmptyInputError, GenerationError
+from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import tensors
 
 # Rows in one request to a model: what their entries accept.
@@ -24,6 +26,7 @@ class RetrieveRerankModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the names of the models; they need not be loaded yet."""
+        end_without_marks()
         parameters = tensors.settings_parameters(args["model_config"])
         try:
             self.embedder, self.reranker = parameters["embedder"], parameters["reranker"]
@@ -42,7 +45,8 @@ class RetrieveRerankModel:
             return tensors.failure(error)
 
     async def _answer(self, request: Any) -> Any:
-        given = tensors.parameters(request, {"num_retrieved", "top_k"})
+        given = tensors.parameters(request, {"num_retrieved", "top_k", TIMEOUT})
+        refuse_time_limit(request, given)
         query = tensors.string(request, "query")
         texts = tensors.strings(request, "text_input")
         if not query or not texts:

@@ -4,8 +4,9 @@ A sequence is a conversation: each request carries one more turn (``text_input``
 text, ``messages`` are added to the chat), and this model sends the whole of it to the generator,
 which keeps the conversation's key-value blocks between turns and computes only what is new. The
 text is kept here, so a generator that has given the blocks up, or was loaded again, computes them
-from it. No weights are loaded: an entry of this kind costs a small process. Where the generator's
-process ends by itself, the launcher ends this one too: it would wait for answers for ever.
+from it. No weights are loaded: an entry of this kind costs a small process. Answers do not come by
+way of Triton: see ``answer_stream``. Where the generator's process ends by itself, the launcher
+ends this one too: Triton would never say so of a request that was being handed on.
 
 A turn that fails, or whose client leaves, changes nothing: the conversation is as it was before.
 """
@@ -14,21 +15,27 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from atoll.errors import ConfigError, NotReady, ValidationError
+from atoll.errors import Cancelled, ConfigError, NotReady, Overloaded, ValidationError
 from atoll.serving import model_ops
+from atoll.serving.answer_stream import Answers, Failure
+from atoll.serving.requests.limits import TIMEOUT, time_limit
 from atoll.serving.requests.transcript import Transcript
-from atoll.serving.triton import tensors
+from atoll.serving.robust_mutexes import end_without_marks
+from atoll.serving.triton import shared_memory, tensors
 from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.shutdown import Shutdown
 
@@ -41,19 +48,13 @@ _MAX_TURNS_AT_ONCE = 128
 _GRACE_S = 60.0
 # Inputs that make up the turn; all others are the generator's options and passed on.
 _TURN = ("text_input", "messages", "tools")
+# The generator's parameter that names a conversation.
+_SESSION = "session_id"
 # By it the last response is known, so that FINAL goes with it: some clients miss an empty one.
 _REASON = "return_finish_reason"
 _REASON_OUTPUTS = ("finish_reason", "stop_reason")
 # Asking whether a client has gone costs 28-65 us.
 _POLL_RESPONSES = 8
-
-
-class _Refused(Exception):
-    """The generator's error, to be passed on as it is."""
-
-    def __init__(self, error: Any) -> None:
-        super().__init__(error.message())
-        self.error = error
 
 
 @dataclass
@@ -65,9 +66,17 @@ class _Conversation:
 
     session_id: str
     transcript: Transcript = field(default_factory=Transcript)
-    waiting: deque[tuple[Any, TritonResponseSender]] = field(default_factory=deque)
+    waiting: deque[tuple[Any, TritonResponseSender, float]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
+
+
+class _Refused(Exception):
+    """Triton's error, to be passed on as it is."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error.message())
+        self.error = error
 
 
 class SessionModel:
@@ -75,6 +84,7 @@ class SessionModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the generator's name; it need not be loaded yet."""
+        end_without_marks()
         parameters = tensors.settings_parameters(args["model_config"])
         if "generator" not in parameters:
             raise ConfigError("parameter 'generator' is missing in config.pbtxt")
@@ -83,7 +93,7 @@ class SessionModel:
         self._idle_s = float(parameters.get("session_timeout_s", "300")) + _GRACE_S
         self._conversations: dict[str, _Conversation] = {}
         self._lock, self._is_closed = threading.Lock(), False
-        self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session")
+        self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session", end_without_marks)
         self.ending = Shutdown(self._finish_turns)
 
     def execute(self, requests: list[Any]) -> None:
@@ -121,7 +131,7 @@ class SessionModel:
     ) -> None:
         """Under the lock."""
         conversation.since = time.monotonic()
-        conversation.waiting.append((request, sender))
+        conversation.waiting.append((request, sender, conversation.since))
         if not conversation.is_working:
             conversation.is_working = True
             self._threads.submit(self._work, key, conversation)
@@ -140,11 +150,14 @@ class SessionModel:
                 if not conversation.waiting:
                     conversation.is_working = False
                     return
-                request, sender = conversation.waiting.popleft()
+                request, sender, arrival = conversation.waiting.popleft()
             try:
                 if self._is_closed:
                     raise NotReady("the model is shutting down")
-                self._answer(request, sender, conversation)
+                self._answer(request, sender, arrival, conversation)
+            except Failure as failure:
+                code = getattr(pb_utils.TritonError, failure.code)
+                sender.refuse(pb_utils.TritonError(failure.text, code))
             except _Refused as refused:
                 sender.refuse(refused.error)
             except Exception as error:
@@ -159,12 +172,16 @@ class SessionModel:
         self._forget(conversation)
 
     def _answer(
-        self, request: Any, sender: TritonResponseSender, conversation: _Conversation
+        self,
+        request: Any,
+        sender: TritonResponseSender,
+        arrival: float,
+        conversation: _Conversation,
     ) -> None:
         """One turn: the generator's responses are passed on, the last of them with FINAL.
 
         Raises:
-            ValidationError, _Refused: the turn is refused; no final response was sent.
+            Exception: the turn has failed, and the conversation is as it was before.
         """
         turn = {name: tensors.string(request, name) for name in _TURN}
         if request.flags() & _END and not any(turn.values()):
@@ -174,59 +191,71 @@ class SessionModel:
         if tensors.boolean(request, "exclude_input_in_output") is False:
             raise ValidationError("exclude_input_in_output is false; a turn has no whole input")
         wants_reason = bool(tensors.boolean(request, _REASON))
-        parameters = json.loads(request.parameters() or "{}")
-        if model_ops.PARAMETER in parameters:
-            raise ValidationError(f"control is set; such questions go to {self.generator}")
+        parameters = tensors.all_parameters(request)
+        self._check(parameters)
+        _shorten(parameters, time_limit(request, parameters, 0), arrival)
+        before, said = conversation.transcript, ""
         responses = self._ask(
             {**{name: _texts(text) for name, text in asked.inputs().items()}, **_options(request)},
-            {**_passed_on(parameters), "session_id": conversation.session_id},
+            {**_passed_on(parameters), _SESSION: conversation.session_id},
             request.request_id(),
         )
-        said, failure = "", None
-        for index, response in enumerate(responses, 1):
-            if failure is not None or not response.output_tensors():
-                continue
+        for index, outputs in enumerate(responses, 1):
+            said += outputs["text_output"][0].decode()
+            is_last = bool(outputs["finish_reason"][0])
+            if is_last:
+                # Before the response: a client that has it may send the next turn at once.
+                conversation.transcript = asked.answered(said)
+            if not wants_reason:
+                outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
             try:
-                outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-                said += outputs["text_output"][0].decode()
-                is_last = bool(outputs["finish_reason"][0])
-                if is_last:
-                    # Before the response: a client that has it may send the next turn at once.
-                    conversation.transcript = asked.answered(said)
-                if not wants_reason:
-                    outputs = {k: v for k, v in outputs.items() if k not in _REASON_OUTPUTS}
                 sender.send(outputs, tensors.FINAL if is_last else 0)
                 if index % _POLL_RESPONSES == 0 and not is_last and sender.is_cancelled():
-                    self._forget(conversation)
-            except Exception as error:  # the rest of the responses has to be taken all the same
-                failure = error
-        if failure is not None:
-            raise failure
+                    raise Cancelled("the client has left")
+            except Exception:
+                conversation.transcript = before
+                self._forget(conversation)
+                raise
+
+    def _check(self, parameters: dict[str, Any]) -> None:
+        if model_ops.PARAMETER in parameters:
+            raise ValidationError(f"control is set; such questions go to {self.generator}")
+        for name in (_SESSION, tensors.ANSWERS_TO):
+            if name in parameters:
+                raise ValidationError(f"{name} is {parameters[name]!r}; a turn sets it by itself")
 
     def _ask(
         self, inputs: dict[str, tensors.Array], parameters: dict[str, Any], request_id: str = ""
-    ) -> Any:
-        """The generator's responses as they come; it can be told to cancel the request by its id.
+    ) -> Iterator[dict[str, tensors.Array]]:
+        """The generator's outputs as they come; it can be told to cancel the request by its id.
 
         Raises:
-            _Refused: one of them is an error.
+            Failure, NotReady: see ``Answers``.
+            _Refused: Triton did not hand the request on.
+            Overloaded: there is no room for it in shared memory.
         """
-        asked = pb_utils.InferenceRequest(
-            model_name=self.generator,
-            requested_output_names=[],
-            inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-            parameters=parameters,
-            request_id=request_id,
-        )
-        refused = None
-        for response in asked.exec(decoupled=True):
-            if response.has_error():
-                refused = _Refused(response.error())
-            else:
-                yield response
-        # To be raised only now: an iterator that is left before its end crashes the whole server.
-        if refused is not None:
-            raise refused
+        num_bytes = shared_memory.num_bytes(inputs)
+        if not shared_memory.has_room_for_messages():
+            free = shared_memory.free_text()
+            raise Overloaded(f"a turn of {num_bytes} bytes finds no room, with {free}")
+        with closing(Answers()) as answers:
+            asked = pb_utils.InferenceRequest(
+                model_name=self.generator,
+                requested_output_names=[],
+                inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+                parameters={**parameters, tensors.ANSWERS_TO: answers.name},
+                request_id=request_id,
+            )
+            # All are taken: an iterator that is left before its end crashes the whole server.
+            errors = [r.error() for r in asked.exec(decoupled=True) if r.has_error()]
+            if errors and shared_memory.is_exhausted():
+                raise Overloaded(
+                    f"a turn of {num_bytes} bytes could not be handed on, with "
+                    f"{shared_memory.free_text()}: {errors[0].message()}"
+                )
+            if errors:
+                raise _Refused(errors[0])
+            yield from answers
 
     def _forget(self, conversation: _Conversation) -> None:
         """The generator frees the conversation's blocks and ends what it is answering in it."""
@@ -236,6 +265,20 @@ class SessionModel:
                 continue
         except Exception:
             logger.exception("%s: a conversation's blocks stay until they expire", self.generator)
+
+
+def _shorten(parameters: dict[str, Any], limit_s: float | None, arrival: float) -> None:
+    """Leaves the generator what the turns before have left of a turn's time.
+
+    Raises:
+        Cancelled: nothing.
+    """
+    if limit_s is None:
+        return
+    left_s = limit_s - (time.monotonic() - arrival)
+    if left_s <= 0:
+        raise Cancelled(f"the request's time is over, {limit_s:g} s")
+    parameters[TIMEOUT] = math.ceil(left_s * 1e6)
 
 
 def _passed_on(parameters: dict[str, Any]) -> dict[str, str | int | bool]:

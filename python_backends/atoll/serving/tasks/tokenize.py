@@ -8,8 +8,10 @@ import numpy as np
 
 from atoll.encoders.encoder_config import EncoderConfig
 from atoll.errors import EmptyInputError, ValidationError
-from atoll.models import registry
+from atoll.models import families, registry
 from atoll.models.detect import decide
+from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.tasks.embed import PADDING, EmbedModel, counts
 from atoll.serving.triton import tensors
 from atoll.serving.triton.instance import checkpoint_folder, instance_settings
@@ -18,7 +20,7 @@ from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import transformer_folder
 
 # In an ensemble every step gets the parameters of the request, the encoder's too.
-_PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction"}
+_PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction", TIMEOUT}
 
 
 class TokensModel:
@@ -26,11 +28,12 @@ class TokensModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the tokenizer and the limits; no weights."""
+        end_without_marks()
         self.settings = settings = instance_settings(args)
         folder = checkpoint_folder(args, settings)
         decide(folder, settings, "embed")
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw
-        trunk: Any = registry.build(registry.architecture(raw, registry.ENCODERS), raw)
+        trunk: Any = registry.build(registry.architecture(raw, families.ENCODERS), raw)
         self.spec = EncoderConfig.read(folder, raw, settings, trunk.max_length)
         tokenizer = Tokenizer.load(folder)
         self.truncation_side = tokenizer.truncation_side
@@ -48,6 +51,7 @@ class TokensModel:
 
     def _answer(self, request: Any) -> Any:
         given = tensors.parameters(request, _PARAMETERS)
+        refuse_time_limit(request, given)
         truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
         direction = str(given.get("truncation_direction", self.truncation_side)).lower()
         if direction not in ("left", "right"):

@@ -45,6 +45,7 @@ class GenerateMetrics:
     def __init__(self, model: str) -> None:
         self._metrics = Metrics(model)
         self._last: EngineStats | None = None
+        self._shown: dict[str, float] = {}  # gauges as they were last set
         self._lock = threading.Lock()
         # Requests that are open, by whether they are canaries, and whether any was since the last
         # look.
@@ -61,19 +62,28 @@ class GenerateMetrics:
         with self._lock:
             was_open = self._was_open
             self._was_open = {kind: number > 0 for kind, number in self._num_open.items()}
-        if last is not None and was_open[True] and not was_open[False]:
+        if was_open[True] and not was_open[False] and not self._is_shown_busy:
             return
         for field, (name, text) in _GAUGES.items():
-            value = getattr(stats, field)
-            if last is None or value != getattr(last, field):
-                self._metrics.set(name, text, value)
-        if last is None or stats.num_used_blocks != last.num_used_blocks:
-            share = stats.num_used_blocks / stats.num_blocks
-            self._metrics.set("atoll_kv_usage", "share of blocks that requests hold", share)
+            self._show(name, text, getattr(stats, field))
+        share = stats.num_used_blocks / stats.num_blocks
+        self._show("atoll_kv_usage", "share of blocks that requests hold", share)
         for field, (name, text) in _COUNTERS.items():
             grown = getattr(stats, field) - (getattr(last, field) if last else 0)
             if grown > 0 or last is None:
                 self._metrics.count(name, text, max(grown, 0))
+
+    @property
+    def _is_shown_busy(self) -> bool:
+        """A request that has ended may be in the engine's step, and ends there beside a canary."""
+        names = (_GAUGES[field][0] for field in ("num_running", "num_waiting"))
+        return any(self._shown.get(name) for name in names)
+
+    def _show(self, name: str, text: str, value: float) -> None:
+        """Not by what has changed since the last look: a canary's looks show nothing."""
+        if self._shown.get(name) != value:
+            self._shown[name] = value
+            self._metrics.set(name, text, value)
 
     def refused(self, error: BaseException) -> None:
         """A request that never reached the engine."""

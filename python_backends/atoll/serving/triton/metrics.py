@@ -19,6 +19,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton.latency_breakdown import counter
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Metrics:
         self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _loop(self) -> None:
+        end_without_marks()
         while not self._is_closed:
             self._wake.wait()
             # First the sleep: what woke the thread is being answered.

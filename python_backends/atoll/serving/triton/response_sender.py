@@ -3,12 +3,14 @@ want of memory leaves a client without an end.
 
 Triton frees what a response sender points to with the final response, and asking a freed one
 whether its client has left is a segmentation fault of the whole server. So every sender is wrapped,
-and one lock keeps sending and asking apart.
+and one lock keeps sending and asking apart. What it does under mutexes that the server locks too is
+prepared for the end of this process (see ``robust_mutexes``).
 
 A final response can be sent once: the backend counts it before it looks for memory. So where shared
 memory is scarce, the data go first and an empty final response, for which there is always room,
-follows; if there is none for the data, an error goes in their place. A model that is not decoupled
-has but one response: then its client hears of the server that there was none.
+follows, later if the pool is used up to the last; if there is none for the data, an error goes in
+their place. A model that is not decoupled has but one response: then its client hears of the server
+that there was none.
 """
 
 from __future__ import annotations
@@ -17,18 +19,42 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import triton_python_backend_utils as pb_utils
 
 from atoll.errors import Overloaded
+from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import shared_memory
-from atoll.serving.triton.tensors import CANARY, FINAL, JSON_ERRORS, Array, response, triton_error
+from atoll.serving.triton.tensors import (
+    ANSWERS_TO,
+    CANARY,
+    FINAL,
+    JSON_ERRORS,
+    Array,
+    response,
+    triton_error,
+)
 
 logger = logging.getLogger(__name__)
 
-# An error that found no room is tried again so often, which is a minute.
+# An error or an end that found no room is tried again so often, which is a minute.
 _RETRY_S, _MAX_RETRIES = 0.05, 1200
+
+
+class ResponseSender(Protocol):
+    """What answers a request needs of what sends them."""
+
+    is_canary: bool
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    def send(self, outputs: Mapping[str, Array], flags: int = 0) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+    def is_cancelled(self) -> bool: ...
 
 
 class TritonResponseSender:
@@ -36,19 +62,21 @@ class TritonResponseSender:
 
     The request parameter ``json_errors`` makes an error's message a JSON object with ``error`` and
     ``error_type``: a stream's response has no room for an error's code. ``canary`` keeps it out of
-    the metrics, so that those of an idle server stand still.
+    the metrics, so that those of an idle server stand still. ``answers_to``: see ``answer_stream``.
     """
 
     def __init__(self, request: Any, *, is_decoupled: bool = True) -> None:
         self._sender, self._is_decoupled = request.get_response_sender(), is_decoupled
         self._lock = threading.Lock()
         self._is_closed = False
-        self._as_json = self.is_canary = False
+        self.as_json = self.is_canary = False
+        self.answers_to: Any = None
         raw = request.parameters() or ""
-        if JSON_ERRORS in raw or CANARY in raw:
+        if any(name in raw for name in (JSON_ERRORS, CANARY, ANSWERS_TO)):
             parameters = json.loads(raw)
-            self._as_json = parameters.get(JSON_ERRORS) is True
+            self.as_json = parameters.get(JSON_ERRORS) is True
             self.is_canary = parameters.get(CANARY) is True
+            self.answers_to = parameters.get(ANSWERS_TO)
 
     @property
     def is_closed(self) -> bool:
@@ -74,7 +102,8 @@ class TritonResponseSender:
                     self._end()
                 reason = f"{type(error).__name__}: {error}"
                 raise Overloaded(
-                    f"an answer of {num_bytes} bytes could not be sent: {reason}"
+                    f"an answer of {num_bytes} bytes could not be sent, with "
+                    f"{shared_memory.free_text()}: {reason}"
                 ) from None
 
     def fail(self, error: BaseException) -> None:
@@ -82,7 +111,7 @@ class TritonResponseSender:
 
         Never raises; does nothing once the last response was sent.
         """
-        self.refuse(triton_error(error, self._as_json))
+        self.refuse(triton_error(error, self.as_json))
 
     def refuse(self, error: Any, num_retries: int = _MAX_RETRIES) -> None:
         """``fail`` with an error of Triton's own kind, as another model answers it."""
@@ -98,9 +127,12 @@ class TritonResponseSender:
                     self._end()
                 else:
                     logger.warning("an error could not be sent, trying again: %s", problem)
-                    again = threading.Timer(_RETRY_S, self.refuse, (error, num_retries - 1))
-                    again.name, again.daemon = "atoll-late-answer", True
-                    again.start()
+                    _later(self.refuse, error, num_retries - 1)
+
+    def end(self, num_retries: int = _MAX_RETRIES) -> None:
+        """Sends a final response without data, later if there is no room for it now."""
+        with self._lock:
+            self._end(num_retries)
 
     def is_cancelled(self) -> bool:
         """Whether the client has left; False once the last response is sent, and while that cannot
@@ -108,10 +140,12 @@ class TritonResponseSender:
         with self._lock:
             if self._is_closed or shared_memory.is_exhausted():
                 return False
+            end_without_marks()
             return bool(self._sender.is_cancelled())
 
     def _put(self, make: Callable[[], Any], num_bytes: int, *, is_last: bool) -> None:
         """Under the lock."""
+        end_without_marks()
         made = make()
         is_direct = is_last and shared_memory.is_plentiful(num_bytes)
         self._is_closed = is_direct  # whatever comes of it: the backend counts it now
@@ -122,10 +156,21 @@ class TritonResponseSender:
         if is_last and not is_direct:
             self._end()
 
-    def _end(self) -> None:
+    def _end(self, num_retries: int = _MAX_RETRIES) -> None:
         """Under the lock: the final response, without data."""
         self._is_closed = True
+        # It cannot be repeated, so it is not tried where it would find no room.
+        if num_retries and not shared_memory.has_room_for_messages():
+            _later(self.end, num_retries - 1)
+            return
+        end_without_marks()
         try:
             self._sender.send(flags=FINAL)
         except Exception:
             logger.exception("a client waits for an end that cannot be sent")
+
+
+def _later(function: Callable[..., None], *arguments: Any) -> None:
+    again = threading.Timer(_RETRY_S, function, arguments)
+    again.name, again.daemon = "atoll-late-answer", True
+    again.start()

@@ -8,6 +8,7 @@ default, of the container) share.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from atoll.serving.triton.tensors import Array
@@ -17,6 +18,8 @@ _FOLDER = "/dev/shm"
 _MARGIN_BYTES = 16 * 2**20
 # By so much the pool grows at least; a message that finds no room ends the whole process.
 _GROWTH_BYTES = 2 * 2**20
+# What a few of the backend's own messages take.
+_MESSAGES_BYTES = 2**16
 
 
 def is_plentiful(num_bytes: int) -> bool:
@@ -27,6 +30,16 @@ def is_plentiful(num_bytes: int) -> bool:
 def is_exhausted() -> bool:
     """Whether the pool cannot grow any more."""
     return _num_free_bytes() < _GROWTH_BYTES
+
+
+def has_room_for_messages() -> bool:
+    """Whether an empty response, or a request between models, will find room."""
+    return not is_exhausted() or _num_free_in_pool() >= _MESSAGES_BYTES
+
+
+def free_text() -> str:
+    """Says in an error how much is free."""
+    return f"{_num_free_bytes()} bytes free in shared memory ({_FOLDER})"
 
 
 def num_bytes(outputs: Mapping[str, Array]) -> int:
@@ -40,3 +53,10 @@ def num_bytes(outputs: Mapping[str, Array]) -> int:
 def _num_free_bytes() -> int:
     found = os.statvfs(_FOLDER)
     return found.f_bavail * found.f_frsize
+
+
+def _num_free_in_pool() -> int:
+    """Of this process's model. Only to be asked while the pool cannot grow: the backend maps a pool
+    that has grown anew, and here without a lock."""
+    found = getattr(sys.modules.get("c_python_backend_utils"), "shared_memory", None)
+    return _MESSAGES_BYTES if found is None else int(found.free_memory())

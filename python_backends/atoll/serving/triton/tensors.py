@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+from atoll import json_text
 from atoll.errors import AtollError, ConfigError, ValidationError
 
 Array = npt.NDArray[Any]
@@ -22,6 +23,8 @@ Array = npt.NDArray[Any]
 JSON_ERRORS = "json_errors"
 # Marks the requests by which the launcher sees whether a model answers.
 CANARY = "canary"
+# Where another model listens for the answer: see ``answer_stream``.
+ANSWERS_TO = "answers_to"
 # Request parameters that are not the model's to know. Triton's ``/generate`` takes the request's id
 # from its body, and hands it on as a parameter, too.
 _NOT_OURS = (JSON_ERRORS, CANARY, "id")
@@ -108,15 +111,32 @@ def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> lis
     return None if found is None else [int(item) for item in found.reshape(-1)]
 
 
+def all_parameters(request: Any) -> dict[str, Any]:
+    """The request's parameters as they came, the server's own among them.
+
+    Raises:
+        ValidationError: one is given twice, of which Triton passes on either.
+    """
+    text = request.parameters()
+    if not text:
+        return {}
+    try:
+        found: dict[str, Any] = json_text.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"parameters: {error}") from None
+    return found
+
+
 def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
     """The request's own parameters (KServe ``parameters``), by name.
 
     Raises:
-        ValidationError: a parameter that is not in ``known``; lists those that are. Names that
+        ValidationError: a parameter that is not in ``known``, which lists those that are, or one
+            that is given twice. Names that
             start with ``triton_`` or ``binary_data`` belong to the server and are left out, as are
             ``json_errors``, ``canary`` and ``id``.
     """
-    found = json.loads(request.parameters() or "{}")
+    found = all_parameters(request)
     own = {
         k: v
         for k, v in found.items()
@@ -174,6 +194,12 @@ def failure(error: BaseException, as_json: bool = False) -> Any:
 
 def triton_error(error: BaseException, as_json: bool = False) -> Any:
     """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
+    code, text = error_parts(error, as_json)
+    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+
+
+def error_parts(error: BaseException, as_json: bool = False) -> tuple[str, str]:
+    """(name of the code, text) of any exception."""
     code, kind, text = "INTERNAL", AtollError.error_type, f"{type(error).__name__}: {error}"
     if isinstance(error, AtollError):
         code, kind, text = error.triton_code, error.error_type, str(error)
@@ -181,7 +207,7 @@ def triton_error(error: BaseException, as_json: bool = False) -> Any:
         text = f"{text[:_MAX_MESSAGE_CHARACTERS]} [and {len(text) - _MAX_MESSAGE_CHARACTERS} more]"
     if as_json:
         text = json.dumps({"error": text, "error_type": kind}, ensure_ascii=False)
-    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+    return code, text
 
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL

@@ -1,0 +1,26 @@
+"""Embeddings as LiteLLM's ``triton/`` models ask for them, which have a signature of their own.
+
+Texts are ``input_text``, in one dimension, and every output is read as a matrix of vectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atoll_client.gateway.kserve.signature import Signature
+
+_THEIRS, _OURS, _VECTORS = "input_text", "text_input", "embedding"
+
+
+def adapt(message: Any, signature: Signature) -> None:
+    """Makes such a request one for an embedder of Atoll's; changes no other."""
+    is_embedder = signature.is_ours and _OURS in signature.inputs and _VECTORS in signature.outputs
+    if not is_embedder or [tensor.name for tensor in message.inputs] != [_THEIRS]:
+        return
+    (texts,) = message.inputs
+    if len(texts.shape) != 1:
+        return
+    texts.name = _OURS
+    texts.shape.append(1)
+    if not message.outputs:
+        message.outputs.add(name=_VECTORS)
