@@ -23,11 +23,13 @@ def short(server: Serving) -> str:
 @pytest.mark.slow
 def test_every_request_is_answered_before_the_end(tmp_path: Path) -> None:
     """Uvicorn broke requests off, Triton waited for its clients and then ended with models loaded,
-    whose clients got no answer."""
+    whose clients got no answer. The gateway's gRPC was stopped last: its process was killed before
+    its clients heard of it."""
     calls = {
         "short": short,
         "chat": lambda server: chat(server, False),
         "chat stream": lambda server: chat(server, True),
+        "gateway grpc": lambda server: infer_stream(server, "gateway-grpc-port"),
         "triton": lambda server: generate(server, False),
         "triton stream": lambda server: generate(server, True),
         "triton grpc": infer_stream,

@@ -55,6 +55,8 @@ class Gateway:
         self.held = HeldBytes(settings.max_held_bytes)
         self.num_open = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._services: Services | None = None
+        self.has_ended_requests = False
         self._loop: asyncio.AbstractEventLoop | None = None
         # Of all routes, as JSON; made when it is asked for.
         self.description: bytes | None = None
@@ -64,16 +66,29 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.add(task)
-            try:
+            with self.endable():
                 await self._answer(scope, receive, send)
-            finally:
-                self._tasks.discard(task)
+
+    @contextlib.contextmanager
+    def endable(self) -> Iterator[None]:
+        """The current task answers a request: ``end_requests`` cancels it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def close_services(self, grace_s: float) -> None:
+        """Takes no new calls over gRPC; those in flight have ``grace_s``."""
+        if self._services is not None:
+            self._services.close(grace_s)
 
     def end_requests(self) -> None:
-        """Answers every request that is still held with 503, a stream with an error event."""
+        """Answers every request that is still held with 503, a stream with an error event, a call
+        over gRPC with UNAVAILABLE."""
+        self.has_ended_requests = True
         for task in self._tasks:
             task.cancel()
 
@@ -90,7 +105,7 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         await self.pool.start()
         try:
-            services = await self._start_services()
+            self._services = await self._start_services()
         except RuntimeError as error:
             await self.pool.stop()
             text = f"grpc_port {self.settings.grpc_port} cannot be listened on: {error}"
@@ -98,8 +113,8 @@ class Gateway:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if services is not None:
-            await services.stop()
+        if self._services is not None:
+            await self._services.stop()
         await self.pool.stop()
         await self.metrics.close()
         await self.telemetry.close()

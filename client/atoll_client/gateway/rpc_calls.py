@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 from atoll_client.errors import AtollError, MalformedRequest, TooLarge
 from atoll_client.gateway.headers import request_id
 from atoll_client.gateway.http import Request, Route
+from atoll_client.gateway.sending import ending
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +79,16 @@ async def answered(
     with gateway.telemetry.span(request) as span:
         try:
             gateway.keys.check(headers.get("authorization", ""))
-            with gateway.admitted() if is_counted else _uncounted():
+            with gateway.endable(), gateway.admitted() if is_counted else _uncounted():
                 yield request
             status = 200
+        except asyncio.CancelledError:
+            if not gateway.has_ended_requests:
+                raise
+            error = ending()
+            status = error.http_status
+            request.labels["error"] = error.error_type
+            await context.abort(code(error), str(error))
         except AtollError as error:
             status = error.http_status
             request.labels["error"] = error.error_type
@@ -93,6 +102,7 @@ async def answered(
         finally:
             span.end(request, status)
             gateway.metrics.finished(request, status)
+            gateway.request_log.finished(request, status)
 
 
 @contextlib.contextmanager
