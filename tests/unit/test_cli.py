@@ -211,5 +211,7 @@ def test_a_model_that_is_named_twice_is_not_served_twice() -> None:
 
 
 def test_hosts_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path)
+    """Each refusal left an empty folder behind, in the folder for temporary files."""
+    code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert code == 1 and "--triton-host" in err
+    assert not [*tmp_path.iterdir()]
