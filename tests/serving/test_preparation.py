@@ -26,6 +26,7 @@ from in_process import (
 from atoll.serving.generate import GenerateModel
 
 SLOW: dict[str, Any] = {"guided_regex": "slow+"}
+LONG = "l" * 20000
 QUICK: dict[str, Any] = {"guided_regex": "[a-c]{3}"}
 Loaded = Callable[..., AbstractContextManager[Any]]
 
@@ -74,19 +75,27 @@ def code(request: Request) -> int:
     return int(error.code())
 
 
-@pytest.mark.parametrize("options", [SLOW, {"text": "l" * 20000}], ids=["grammar", "long prompt"])
-def test_what_is_made_ready_counts_as_held(
-    loaded: Loaded, gate: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At a limit of 2, 500 requests with grammars or long prompts were taken."""
+@pytest.fixture
+def slow_tokens(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of long prompts wait for the gate, too."""
     from atoll.serving.prompts import Prompt
 
     tokenize = Prompt.tokenize
-    monkeypatch.setattr(
-        Prompt, "tokenize",
-        lambda self, *args: (len(self.text or "") > 9000 and gate.wait(PATIENCE_S)) * 0
-        or tokenize(self, *args),
-    )  # fmt: skip
+
+    def slowly(self: Any, *args: Any) -> Any:
+        if len(self.text or "") >= len(LONG):
+            gate.entered.release()
+            assert gate.wait(PATIENCE_S)
+        return tokenize(self, *args)
+
+    monkeypatch.setattr(Prompt, "tokenize", slowly)
+
+
+@pytest.mark.parametrize("options", [SLOW, {"text": LONG}], ids=["grammar", "long prompt"])
+def test_what_is_made_ready_counts_as_held(
+    loaded: Loaded, gate: Any, slow_tokens: None, options: dict[str, Any]
+) -> None:
+    """At a limit of 2, 500 requests with grammars or long prompts were taken."""
     with loaded(max_concurrent_requests="2") as model:
         made = [execute(model, generate(**{"text": "a", **options})) for _ in range(6)]
         for refused in made[2:]:
@@ -138,10 +147,13 @@ def test_a_grammar_that_takes_too_long_is_answered_and_bounded(loaded: Loaded, g
     assert_ended_once(slow)
 
 
-def test_a_request_is_cancelled_while_it_is_made_ready(loaded: Loaded, gate: Any) -> None:
-    """The cancel answered false and was forgotten."""
+@pytest.mark.parametrize("options", [SLOW, {"text": LONG}], ids=["grammar", "long prompt"])
+def test_a_request_is_cancelled_while_it_is_made_ready(
+    loaded: Loaded, gate: Any, slow_tokens: None, options: dict[str, Any]
+) -> None:
+    """While a long prompt was tokenized, the cancel answered false and was forgotten."""
     with loaded() as model:
-        slow = execute(model, generate("a", request_id="mine", **SLOW))
+        slow = execute(model, generate(**{"text": "a", "request_id": "mine", **options}))
         assert gate.entered.acquire(timeout=PATIENCE_S)
         assert told(model, control("cancel", request_id="mine")) is True
         assert code(slow) == TritonError.CANCELLED
@@ -165,7 +177,7 @@ def test_requests_that_are_made_ready_end_with_the_model(loaded: Loaded, gate: A
     """Those that waited for a grammar were lost."""
     with loaded() as model:
         made = [execute(model, generate("a", guided_regex=f"slow{i}")) for i in range(6)]
-        made += [execute(model, generate("l" * 20000)) for _ in range(2)]
+        made += [execute(model, generate(LONG)) for _ in range(2)]
         finalize(model)
         for request in made:
             assert "shutting down" in wait(request)[-1].error().message()
