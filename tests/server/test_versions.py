@@ -196,8 +196,8 @@ def test_only_the_gateway_listens_on_every_network(served: Served) -> None:
     """``--host 0.0.0.0`` opened Triton's ports, too, which ask for no key."""
 
     def addresses(process: psutil.Process) -> dict[int, str]:
-        found = process.net_connections("tcp")
-        return {c.laddr.port: c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
+        found = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        return {address.port: address.ip.removeprefix("::ffff:") for address in found}
 
     server, ports = served.serving, served.serving.ports
     triton = [ports[name] for name in ("http-port", "grpc-port", "metrics-port")]
