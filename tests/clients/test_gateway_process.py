@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import tritonclient.grpc as triton
 from fake_triton import FakeTriton
 from gateways import free_port
 from scripted import run
+from tritonclient.utils import InferenceServerException
 
 from atoll_client.types import ModelInfo
 
@@ -69,6 +71,23 @@ def test_requests_as_text() -> None:
         httpx.get(f"{url}/health?x=1")
     (line,) = (line for line in lines if "/health" in line and "503" in line)
     assert 'method="GET" path="/health"' in line and "status=503" in line
+
+
+def test_calls_over_grpc_are_logged() -> None:
+    """There were lines of requests over HTTP only."""
+    port = free_port()
+    arguments = ("--server=127.0.0.1:1", f"--grpc-port={port}", "--log-requests=json")
+    with (
+        gateway_process(*arguments, "--api-key=secret") as (_, lines),
+        triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
+    ):
+        for headers in ({}, {"authorization": "Bearer secret", "x-request-id": "one"}):
+            with pytest.raises(InferenceServerException):
+                client.get_model_metadata("a-model", headers=headers)
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    path = "/inference.GRPCInferenceService/ModelMetadata"
+    calls = [one for one in logged if one["path"] == path]
+    assert [one["status"] for one in calls] == [401, 503] and calls[1]["id"] == "one"
 
 
 def test_a_form_of_the_log_that_there_is_not() -> None:

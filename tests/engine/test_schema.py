@@ -6,10 +6,8 @@ from typing import Any
 import jsonschema
 import pytest
 from jsonschema.validators import validator_for
+from schemas import DRAFT7, INT, NULL, obj
 from walks import Walker
-
-from atoll.errors import ValidationError
-from atoll.sampling.schema import json_grammar
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +27,6 @@ def check(walker: Walker, schema: Any, count: int = 8) -> list[Any]:
     return values
 
 
-def obj(required: list[str] | None = None, /, **properties: Any) -> dict[str, Any]:
-    """By default all are required."""
-    names = list(properties) if required is None else required
-    return {"type": "object", "properties": properties, "required": names}
-
-
-INT, NULL = {"type": "integer"}, {"type": "null"}
-DRAFT7 = "http://json-schema.org/draft-07/schema#"
 DRAFT2019 = "https://json-schema.org/draft/2019-09/schema"
 NODE = obj(value=INT, next={"anyOf": [{"$ref": "#/$defs/node"}, NULL]})
 KEPT: dict[str, Any] = {
@@ -219,67 +209,6 @@ def test_strings(schema: dict[str, Any], walker: Walker) -> None:
     check(walker, {"type": "string", **schema}, 12)
 
 
-REFUSED: dict[str, tuple[Any, str]] = {
-    name: ({"type": "object", "properties": {"a": schema}}, f"#/properties/a/{name}")
-    for name, schema in {
-        "not": {"not": {"const": 1}}, "if": {"if": INT, "then": {"minimum": 1}},
-        "then": {"then": {"minimum": 1}}, "contains": {"contains": {"const": 1}},
-        "minContains": {"minContains": 1}, "uniqueItems": {"type": "array", "uniqueItems": True},
-        "else": {"else": {"minimum": 1}, "enum": [1, 2]},
-        "dependentRequired": {"dependentRequired": {"a": ["b"]}},
-        "dependentSchemas": {"dependentSchemas": {"a": {}}},
-        "dependencies": {"dependencies": {"a": ["b"]}}, "$dynamicRef": {"$dynamicRef": "#x"},
-        "$recursiveRef": {"$recursiveRef": "#"}, "nullable": {"nullable": True, **INT},
-        "contentEncoding": {"type": "string", "contentEncoding": "base64"},
-        "minlength": {"type": "string", "minlength": 3},
-        "$id": {"$id": "https://example.com/inner"},
-        "oneOf": {"oneOf": [INT, {"type": "number"}]},
-        "multipleOf": {"type": "number", "multipleOf": 0.1},
-        "format": {"type": "string", "format": "idn-email"},
-        "pattern": {"type": "string", "pattern": "^(?=a)b"},
-        "$ref": {"$ref": "https://example.com/a.json"},
-        "patternProperties": {
-            "type": "object", "properties": {"ab": INT}, "patternProperties": {"^a": NULL},
-        },
-        "propertyNames": {
-            **obj(ab=INT), "propertyNames": {"maxLength": 3}, "additionalProperties": INT,
-        },
-    }.items()
-}  # fmt: skip
-# Where a keyword can stand. Beside enum and const it is refused or kept.
-PLACES: dict[str, Any] = {
-    "root": lambda found: found,
-    "used definition": lambda found: {"$defs": {"x": found}, "$ref": "#/$defs/x"},
-    "anyOf": lambda found: {"anyOf": [{"type": "null"}, found]},
-    "oneOf": lambda found: {"oneOf": [{"type": "null"}, {"type": "array", **found}]},
-    "allOf": lambda found: {"allOf": [{"type": "array"}, found]},
-    "property called as a keyword": lambda found: obj(**{"not": found, "enum": INT}),
-    "optional property": lambda found: obj([], a=found),
-    "items": lambda found: {"type": "array", "items": found},
-    "prefixItems": lambda found: {"type": "array", "prefixItems": [INT, found]},
-    "additionalProperties": lambda found: {"type": "object", "additionalProperties": found},
-    "patternProperties": lambda found: {"type": "object", "patternProperties": {"^a": found}},
-    "propertyNames": lambda found: {"type": "object", "propertyNames": found},
-    "beside $ref": lambda found: {"$defs": {"x": {"type": "array"}}, "$ref": "#/$defs/x", **found},
-    "nested": lambda found: obj(a={"items": {"anyOf": [{"properties": {"b": found}}]}}),
-}  # fmt: skip
-HARD: dict[str, Any] = {
-    "uniqueItems": {"uniqueItems": True}, "not": {"not": {"const": 1}}, "if": {"if": INT},
-    "then": {"then": INT}, "else": {"else": INT}, "contains": {"contains": INT},
-    "minContains": {"minContains": 1}, "dependentRequired": {"dependentRequired": {"a": ["b"]}},
-    "dependentSchemas": {"dependentSchemas": {"a": INT}},
-    "dependencies": {"dependencies": {"a": ["b"]}}, "maxContains": {"maxContains": 1},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("keyword", HARD)
-def test_keywords_are_refused_wherever_they_count(keyword: str, place: str) -> None:
-    with pytest.raises(ValidationError) as raised:
-        json_grammar(json.dumps(PLACES[place](HARD[keyword])))
-    assert f"/{keyword}: {keyword} is not supported" in str(raised.value)
-
-
 def test_values_that_a_keyword_forbids_do_not_come(walker: Walker) -> None:
     for name, fitting in {
         "enum and not": [1, 3], "enum and if": [1, "b"], "enum and else": ["a"],
@@ -288,97 +217,6 @@ def test_values_that_a_keyword_forbids_do_not_come(walker: Walker) -> None:
     }.items():  # fmt: skip
         found = check(walker, KEPT[name], 24)
         assert [value for value in fitting if value not in found] == []
-
-
-REFUSED |= {
-    "unevaluated, seen from inside": (
-        {"allOf": [{"unevaluatedProperties": False}, obj(z=INT)]}, "#/allOf/0/unevaluatedProperties"
-    ),
-    "overlapping patterns": (
-        {"type": "object", "patternProperties": {"a": INT, "^b": NULL}}, "#/patternProperties",
-    ),
-    "patterns and others": (
-        {"type": "object", "patternProperties": {"^b": NULL}, "additionalProperties": INT},
-        "#/patternProperties",
-    ),
-    "many free names": ({"type": "object", "minProperties": 2}, "minProperties 2"),
-    "multiples far away": ({"type": "integer", "multipleOf": 7, "minimum": 10}, "#/multipleOf"),
-    "large divisor": ({"type": "integer", "multipleOf": 1001}, "#/multipleOf"),
-    "pattern and length": (
-        {"type": "string", "pattern": "^(ab)*$", "maxLength": 9}, "maxLength beside it",
-    ),
-    "pattern and format": (
-        {"type": "string", "pattern": "^2", "format": "date"}, "at once are not supported",
-    ),
-    "nothing fits": ({"type": "integer", "enum": ["a"]}, "no finite value fits"),
-    "schema false": (False, "no finite value fits"),
-    "required and forbidden": (
-        {"allOf": [{**obj(a=INT), "additionalProperties": False}, obj(b=INT)]}, "no finite value",
-    ),
-    "no end": ({**obj(n={"$ref": "#"})}, "no finite value fits"),
-    "circle": ({"$ref": "#"}, "refers to itself"),
-    "circle of two": (
-        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}},
-         "$ref": "#/$defs/a"}, "refers to itself",
-    ),
-    "dangling": ({"$ref": "#/$defs/none"}, "leads nowhere"),
-    "wrong type": ({"type": "nonsense"}, "'nonsense' is not valid"),
-    "wrong value": (obj(a={"type": "string", "minLength": "3"}), "#/properties/a/minLength"),
-    "wrong bound": ({"maxItems": -1}, "-1 is less than the minimum"),
-    "old draft": (
-        {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer"}, "draft-04",
-    ),
-    "old draft inside": (
-        obj(a={"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer"}),
-        "#/properties/a/$schema",
-    ),
-    "unknown draft": ({"$schema": "https://example.com/mine", **INT}, "example.com/mine"),
-    "prefixItems in draft 7": (
-        {"$schema": DRAFT7, "type": "array", "prefixItems": [INT]}, "#/prefixItems",
-    ),
-    "too many choices": (
-        {"allOf": [{"anyOf": [{"minimum": i} for i in range(30)]} for _ in range(3)]},
-        "combinations",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str) -> None:
-    schema, message = REFUSED[name]
-    with pytest.raises(ValidationError) as raised:
-        json_grammar(json.dumps(schema))
-    assert str(raised.value).startswith("the json_schema is not valid: ")
-    assert message in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("(a)\\1", "a back-reference"), ("^a++$", "possessive"), ("(?<!a)b", "lookbehind"),
-        ("(?!a)b", "lookahead"), ("\\p{L}", "\\p"), ("(?i)a", "flags"), ("a(?i:b)", "flags"),
-        ("a\\b", "\\b inside"), ("a^b", "^ inside"), ("\\Ab", "\\A"), ("(?>a)", "atomic"),
-        ("[]a]", "[]"), ("[^]", "[^]"), ("a{,3}", "{,n}"), ("(unclosed", "cannot be read"),
-        ("[z-a]", "cannot be read"), ("[[:alpha:]]", "[[:"), ("\\cA", "\\c"), ("(a)(?(1)b)", ""),
-    ],
-)  # fmt: skip
-def test_refused_patterns(pattern: str, message: str) -> None:
-    with pytest.raises(ValidationError) as raised:
-        json_grammar(json.dumps({"type": "string", "pattern": pattern}))
-    assert "#/pattern" in str(raised.value) and message in str(raised.value)
-
-
-def test_keys_given_twice_are_refused() -> None:
-    with pytest.raises(ValidationError, match="the key 'minimum' is given twice"):
-        json_grammar('{"minimum": 1, "minimum": 2}')
-
-
-@pytest.mark.parametrize(
-    "source", ['{"const": NaN}', '{"maximum": 1e999}', '["\\ud800"]', "{", "[1]"]
-)
-def test_what_is_no_json_is_refused(source: str) -> None:
-    with pytest.raises(ValidationError, match="the json_schema"):
-        json_grammar(source)
 
 
 def test_the_order_of_properties_is_the_schemas(walker: Walker) -> None:

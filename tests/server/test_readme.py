@@ -195,6 +195,49 @@ def test_own_models(tmp_path: Path) -> None:
         _stop(process)
 
 
+# Commands of the pages that no test runs, by how they start, and why.
+NOT_RUN = {
+    "pip install": "there is no package registry",
+    "docker": "there is no docker",
+    "perf_analyzer": "tests/server/test_perf_analyzer.py runs it where it is installed",
+    "atoll-gateway --server localhost:8001 --port 8080": "tests/clients/test_gateway_process.py",
+    "OTLP_ENDPOINT=": "a collector is away here; tests/clients/test_traces.py has one",
+    "atoll serve --allow-shared-memory": "a server of tests/clients/conftest.py has it",
+    ".venv/bin/atoll serve --model-id ./my-checkpoint": "the README's own, run above",
+    "atoll serve --model-id all-minilm-l6-v2 --model-id bge-reranker-base": "a model is on the hub",
+    "atoll serve --repository model_repository --model-id retrieve-rerank": "a model is on the hub",
+    ".venv/bin/atoll serve --repository model_repository --model-id": "a model is on the hub",
+}
+
+
+def test_pages_have_no_other_commands() -> None:
+    """Blocks of the pages were run by nobody, and nobody said why."""
+    found = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.S):
+            found += block.replace("\\\n", " ").splitlines()
+    assert [command for command in found if not command.startswith(tuple(NOT_RUN))] == []
+    unused = [start for start in NOT_RUN if not any(c.startswith(start) for c in found)]
+    assert unused == []
+
+
+@pytest.mark.parametrize("page", ["client.md", "cookbook.md", "gateway.md", "serve.md"])
+def test_flags_of_the_pages_commands_are_known(page: str) -> None:
+    """What cannot be served here, as the hub has it, is at least a command that exists."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+    lines = [line for block in blocks for line in block.splitlines() if "atoll" in line]
+    for line in lines:
+        program, _, rest = line.removeprefix(".venv/bin/").partition(" ")
+        if program not in ("atoll", "atoll-gateway"):
+            continue
+        command = [str(Path(sys.executable).parent / program)]
+        command += ["serve"] if program == "atoll" else []
+        shown = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60)
+        assert shown.returncode == 0, shown.stderr
+        for flag in re.findall(r"--[a-z-]+", rest):
+            assert flag in shown.stdout, f"{page}: {line}: {flag}"
+
+
 def test_every_command_is_known_here() -> None:
     """A command that is added to the README needs a test above."""
     starts = (

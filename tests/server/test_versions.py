@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import other_models
+import psutil
 import pytest
 import torch
 import transformers as hf
@@ -105,7 +106,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     other_models.write(root)
     shutil.rmtree(sources)
     log = base / "server.log"
-    with serving(base, f"--repository={root}", f"--log-file={log}",
+    with serving(base, f"--repository={root}", f"--log-file={log}", "--host=0.0.0.0",
                  ATOLL_MAX_BATCH_TOTAL_TOKENS="256") as server:  # fmt: skip
         yield Served(server, log, found)
         server.stop(signal.SIGINT)
@@ -189,6 +190,23 @@ def test_models_that_are_not_ours_are_served_beside_ours(served: Served) -> None
     assert not {one["id"] for one in models} & {"echo", "batched", "chain", "repeat", "sequence"}
     answer = _post(served, "port", "/v1/embeddings", {"model": "echo", "input": "a reef"})
     assert answer.status_code == 404 and "echo" in answer.text
+
+
+def test_only_the_gateway_listens_on_every_network(served: Served) -> None:
+    """``--host 0.0.0.0`` opened Triton's ports, too, which ask for no key."""
+
+    def addresses(process: psutil.Process) -> dict[int, str]:
+        found = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        return {address.port: address.ip.removeprefix("::ffff:") for address in found}
+
+    server, ports = served.serving, served.serving.ports
+    triton = [ports[name] for name in ("http-port", "grpc-port", "metrics-port")]
+    assert addresses(server.tritonserver) == dict.fromkeys(triton, "127.0.0.1")
+    listening = dict[int, str]()
+    for process in psutil.Process(server.process.pid).children():
+        listening |= addresses(process)
+    assert listening[ports["port"]] == "0.0.0.0"
+    assert listening[ports["gateway-grpc-port"]] in ("0.0.0.0", "::")
 
 
 def test_a_repository_without_any_model_of_ours(tmp_path: Path) -> None:

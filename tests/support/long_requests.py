@@ -42,15 +42,15 @@ def generate(server: Serving, stream: bool) -> str:
         return f"error: {error!r}"
 
 
-def infer_stream(server: Serving) -> str:
-    """How a stream of Triton's own gRPC port ended."""
+def infer_stream(server: Serving, port: str = "grpc-port") -> str:
+    """How a stream of Triton's own gRPC port ended, or of the gateway's."""
     ended: Future[str] = Future()
 
     def see(result: Any, error: Any) -> None:
         if error is not None and not ended.done():
             ended.set_result(f"error: {error}")
 
-    client = triton.InferenceServerClient(f"127.0.0.1:{server.ports['grpc-port']}")
+    client = triton.InferenceServerClient(f"127.0.0.1:{server.ports[port]}")
     client.start_stream(see)
     inputs = []
     for name, value in (("text_input", "Hi"), ("sampling_parameters", json.dumps(LONG))):

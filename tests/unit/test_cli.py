@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from atoll.catalogue import ENTRIES, ServedModel
-from atoll.cli import checks
+from atoll.cli import checks, serve
+from atoll.cli.app import app
 from atoll.cli.choose import Choice, checkout_repository, choose
 from atoll.cli.examples import example
 from atoll.config import Settings
 from atoll.errors import ConfigError
+from atoll.launcher import free_ports
 from atoll.launcher.libraries import missing_libraries, remedy
 
 ATOLL = Path(sys.executable).with_name("atoll")
@@ -211,5 +214,26 @@ def test_a_model_that_is_named_twice_is_not_served_twice() -> None:
 
 
 def test_hosts_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path)
+    """Each refusal left an empty folder behind, in the folder for temporary files."""
+    code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert code == 1 and "--triton-host" in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_triton_on_another_network_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ports were open to all beside a gateway that asks for a key, without a word."""
+    monkeypatch.setattr(serve, "_run", lambda *_: None)
+    ports = free_ports(5)
+    names = ("port", "gateway-grpc-port", "http-port", "grpc-port", "metrics-port")
+    flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    said = {}
+    for host in ("127.0.0.1", "0.0.0.0"):
+        run = CliRunner().invoke(
+            app, ["serve", f"--triton-host={host}", "--api-key=k", *flags], env={"COLUMNS": "400"}
+        )
+        assert run.exit_code == 0, run.output
+        said[host] = run.stderr
+    assert "warning" not in said["127.0.0.1"]
+    assert "warning: Triton listens on 0.0.0.0" in said["0.0.0.0"]
+    assert "ask for no key, also not for --api-key" in said["0.0.0.0"]
+    assert all(str(port) in said["0.0.0.0"] for port in ports[2:])

@@ -83,6 +83,27 @@ def test_pages_that_name_the_gpu_say_what_ran_there() -> None:
         assert re.search(r"(server|served model)( itself)? has not run on a GPU yet", line), line
 
 
+def test_contributing_names_all_that_an_architecture_needs() -> None:
+    """Whoever added GPT-2 by what it said had 13 tests elsewhere fail."""
+    section = re.search(
+        r"## Add an architecture\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+    )
+    assert section is not None
+    homes = (ROOT, ROOT / "python_backends" / "atoll")
+    named = {}
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", section[1]):
+        (named[name],) = (home / name for home in homes if (home / name).exists())
+    # Each of these has a row for every family, which tests compare with the registry's.
+    assert named.keys() >= {
+        "models/families.py", "models/config_facts.py", "cli/model_table.py",
+        "tests/data/hub_configs/", "tests/models/test_published_sizes.py",
+        "tests/support/tiny/decoders.py", "tests/support/tiny/encoders.py",
+    }  # fmt: skip
+    for tables, name in re.findall(r"((?:`[A-Z_]+`[^`.]*)+) of `([\w/]+\.py)`", section[1]):
+        for table in re.findall(r"`([A-Z_]+)`", tables):
+            assert re.search(rf"^{table}\b", named[name].read_text(), re.M), f"{table} of {name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

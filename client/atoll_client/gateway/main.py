@@ -86,6 +86,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
         """Takes no new requests from here on."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._grace_s, self._gateway.end_requests)
+        self._gateway.close_services(self._grace_s + _ANSWER_S)
         try:
             await super().shutdown(sockets)
         finally:

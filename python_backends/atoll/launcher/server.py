@@ -63,7 +63,7 @@ class ServerProcess:
     def __init__(self, options: ServerOptions, show: Callable[[str], None] | None = None) -> None:
         self.options = options
         self.id = f"atoll-{uuid.uuid4().hex[:12]}"
-        self.scratch = Path(tempfile.mkdtemp(prefix="atoll-"))
+        self.scratch = Path(tempfile.gettempdir()) / self.id  # made by ``start``
         self.models: tuple[ServedModel, ...] = ()
         self.checkpoints: dict[str, dict[str, Path]] = {}
         self.startup_s = 0.0
@@ -72,6 +72,7 @@ class ServerProcess:
         self.on_lost: Callable[[Sequence[str]], None] = lambda names: None
         self._started = 0.0
         self._num_starts = 0
+        self._is_ready = False
         self._show = show or (lambda line: None)
         self._admin_key = secrets.token_hex(16)
         self._process: subprocess.Popen[str] | None = None
@@ -151,7 +152,8 @@ class ServerProcess:
             ConfigError: no server, a missing library, a port in use, nothing to serve, a
                 checkpoint that cannot be had.
         """
-        self._started = time.monotonic()
+        self._started, self._is_ready = time.monotonic(), False
+        self.scratch.mkdir(mode=0o700)
         options = self.options
         installation = find_installation(options.server)
         environment = {**os.environ, **options.environment, **installation.environment()}
@@ -224,6 +226,7 @@ class ServerProcess:
                         raise
                     logger.warning("%s; starting again", str(error).splitlines()[0])
             self._start_again()
+        self._is_ready = True
         self.startup_s = time.monotonic() - self._started
         self._watchdog = Watchdog(
             probe, self.models, self.pid, self.options.watch_interval_s,
@@ -256,7 +259,6 @@ class ServerProcess:
 
     def _start_again(self) -> None:
         self.stop()
-        self.scratch.mkdir()
         self.start()
 
     def kill(self) -> None:
@@ -269,18 +271,18 @@ class ServerProcess:
         """Stops the server and its stubs; removes its shared memory and scratch folder."""
         if self._watchdog is not None:
             self._watchdog.stop()
-        process, is_drained = self._process, False
+        process = self._process
         if self._probe is not None:
-            if process is not None and process.poll() is None:
+            # A server that still loads has no work, and hears nothing until it has loaded.
+            if self._is_ready and process is not None and process.poll() is None:
                 drain(
                     self._probe, self.models, find_stubs(process.pid),
                     self.options.exit_timeout_s, lambda: process.poll() is None,
                 )  # fmt: skip
-                is_drained = True
             self._probe.close()
         if process is not None:
-            # Without models, only idle connections hold it.
-            end_with_children(process, _IDLE_GRACE_S if is_drained else self._grace_s)
+            # Without work, only idle connections or its models' loading hold it.
+            end_with_children(process, _IDLE_GRACE_S)
             if self._log is not None:
                 self._log.join(timeout_s=5)
         reaper.remove_shared_memory(self._shm_prefix)

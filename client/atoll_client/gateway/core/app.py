@@ -36,7 +36,7 @@ class Gateway:
         self.context = Context.of(settings, tuple(routes))
         self._table = {(route.method, route.path): route for route in routes}
         self._methods = _methods_by_path(routes)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._services: Services | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,18 +44,18 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.add(task)
-            try:
+            with self.context.open_requests.answering():
                 await self._answer(scope, receive, send)
-            finally:
-                self._tasks.discard(task)
+
+    def close_services(self, grace_s: float) -> None:
+        """Takes no new calls over gRPC; those in flight have ``grace_s``."""
+        if self._services is not None:
+            self._services.close(grace_s)
 
     def end_requests(self) -> None:
-        """Answers every request that is still held with 503, a stream with an error event."""
-        for task in self._tasks:
-            task.cancel()
+        """Answers every request that is still held with 503, a stream with an error event, a call
+        over gRPC with UNAVAILABLE."""
+        self.context.open_requests.end()
 
     def lose(self, models: Sequence[str], sent_before: float) -> None:
         """Answers what was sent to these models before a moment of ``time.monotonic()`` with 503.
@@ -70,7 +70,7 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         await self.context.pool.start()
         try:
-            services = await self._start_services()
+            self._services = await self._start_services()
         except RuntimeError as error:
             await self.context.pool.stop()
             text = f"grpc_port {self.context.settings.grpc_port} cannot be listened on: {error}"
@@ -78,8 +78,8 @@ class Gateway:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if services is not None:
-            await services.stop()
+        if self._services is not None:
+            await self._services.stop()
         await self.context.close()
         await send({"type": "lifespan.shutdown.complete"})
 

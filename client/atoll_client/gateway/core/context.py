@@ -8,6 +8,7 @@ from atoll_client.gateway.core.admission import Admission
 from atoll_client.gateway.core.headers import Keys
 from atoll_client.gateway.core.metrics import Metrics
 from atoll_client.gateway.core.models import Models
+from atoll_client.gateway.core.open_requests import OpenRequests
 from atoll_client.gateway.core.pool import Pool
 from atoll_client.gateway.core.request_log import RequestLog
 from atoll_client.gateway.core.settings import GatewaySettings, listed
@@ -30,6 +31,7 @@ class Context:
     upstream: Upstream
     models: Models
     admission: Admission
+    open_requests: OpenRequests
     keys: Keys
     metrics: Metrics
     tracer: Tracer
@@ -47,6 +49,7 @@ class Context:
             Upstream(pool, settings.request_timeout_s, settings.health_interval_s),
             models,
             Admission(settings, models),
+            OpenRequests(),
             Keys(settings.api_key),
             Metrics(listed(settings.metrics_url)),
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 from atoll_client.errors import AtollError, MalformedRequest, TooLarge
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.headers import request_id
+from atoll_client.gateway.core.sending import ending
 from atoll_client.gateway.core.web import Request, Route
 
 logger = logging.getLogger(__name__)
@@ -78,9 +80,17 @@ async def answered(
     with context.tracer.span(request) as span:
         try:
             context.keys.check(headers.get("authorization", ""))
-            with context.admission.admitted() if is_counted else _uncounted():
+            counted = context.admission.admitted() if is_counted else contextlib.nullcontext()
+            with context.open_requests.answering(), counted:
                 yield request
             status = 200
+        except asyncio.CancelledError:
+            if not context.open_requests.have_been_ended:
+                raise
+            error = ending()
+            status = error.http_status
+            request.labels["error"] = error.error_type
+            await call.abort(code(error), str(error))
         except AtollError as error:
             status = error.http_status
             request.labels["error"] = error.error_type
@@ -94,11 +104,7 @@ async def answered(
         finally:
             span.end(request, status)
             context.metrics.finished(request, status)
-
-
-@contextlib.contextmanager
-def _uncounted() -> Iterator[None]:
-    yield
+            context.request_log.finished(request, status)
 
 
 async def _none(request: Request, context: Context, body: Any) -> Any:

@@ -32,7 +32,7 @@ Read = Callable[[bytes], Any]
 
 
 class Services:
-    """The gRPC side of a gateway. ``start`` and ``stop`` it in the gateway's event loop."""
+    """The gRPC side of a gateway: ``start``, ``close``, ``stop`` it in the gateway's event loop."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -41,6 +41,7 @@ class Services:
         self._schema = grpc_schema.tei()
         self._methods = rpc_methods.methods(self._schema)
         self._server: Any = None
+        self._closing: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Listens.
@@ -56,9 +57,16 @@ class Services:
         self._server.add_insecure_port(f"{settings.hostname}:{settings.grpc_port}")
         await self._server.start()
 
+    def close(self, grace_s: float) -> None:
+        """Takes no new calls; those in flight have so many seconds."""
+        self._closing = asyncio.ensure_future(self._server.stop(grace_s))
+
     async def stop(self) -> None:
-        """Lets calls in flight end."""
-        await self._server.stop(10.0)
+        """Returns when the calls in flight have ended; at once ends them if it was not closed."""
+        if self._closing is None:
+            self.close(0.0)
+        assert self._closing is not None
+        await self._closing
 
     def _handlers(self) -> list[Any]:
         found = []
