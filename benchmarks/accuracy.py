@@ -21,7 +21,7 @@ from torch import Tensor
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
-from atoll.layers import PagedBatch
+from atoll.layers import Batch
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.kv_cache import allocate
@@ -107,11 +107,11 @@ class LanguageModel:
     def logits(self, ids: Sequence[int]) -> Tensor:
         """(tokens, vocab) float32."""
         count = torch.tensor([len(ids)], dtype=torch.int32)
-        batch = PagedBatch(
+        batch = Batch(
             input_ids=torch.tensor(ids),
             positions=torch.arange(len(ids)),
             slot_mappings=(torch.arange(len(ids)),),
-            cu_seqlens_q=torch.tensor([0, len(ids)], dtype=torch.int32),
+            cu_seqlens=torch.tensor([0, len(ids)], dtype=torch.int32),
             seq_lens=count,
             block_tables=(torch.zeros(1, 1, dtype=torch.int32),),
             kv_cache=self.kv_cache,

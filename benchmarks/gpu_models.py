@@ -24,7 +24,7 @@ from random_weights import random_model
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.scheduler import SchedulerLimits
-from atoll.layers import Linear, PackedBatch
+from atoll.layers import Batch, Linear
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.families import DECODERS, ENCODERS
 from atoll.runner.kv_cache import bytes_per_token
@@ -283,9 +283,9 @@ def _encode(bench: Bench, raw: Mapping[str, Any], length: int) -> Row:
         model = _model(bench, raw, ENCODERS, "fp16")
         c, count = model.config, batch * length
         ends = torch.arange(0, count + 1, length, dtype=torch.int32, device=bench.device)
-        packed = PackedBatch(
+        packed = Batch(
             torch.randint(c.vocab_size, (count,), device=bench.device),
-            torch.arange(length, device=bench.device).repeat(batch), ends,
+            torch.arange(length, device=bench.device).repeat(batch), ends, length - 1,
         )  # fmt: skip
         firsts = ends[:-1].long()
         us, clock = bench.time_us(lambda: model(packed)[firsts].float())

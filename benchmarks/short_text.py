@@ -22,7 +22,7 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 from atoll.serving.triton.instance import in_temporary_thread
 from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def layer_times(folder: Path, embedder: Embedder) -> dict[str, str]:
     encoded = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
     count = len(encoded.ids)
     bounds = torch.tensor([0, count], dtype=torch.int32)
-    batch = PackedBatch(torch.tensor(encoded.ids), torch.arange(count), bounds)
+    batch = Batch(torch.from_numpy(encoded.ids).long(), torch.arange(count), bounds, count - 1)
     trunk = embedder.trunk
     layer = trunk.blocks[0]
     times = {

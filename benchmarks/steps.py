@@ -19,7 +19,7 @@ from accuracy import GENERATOR_ID
 from measure import machine
 
 from atoll.config import Settings
-from atoll.layers import PagedBatch
+from atoll.layers import Batch
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.kv_cache import allocate
@@ -57,11 +57,11 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
         layer.values.normal_()
     blocks = torch.arange(rows * per_text, dtype=torch.int32).view(rows, per_text)
     last = LENGTH - 1
-    batch = PagedBatch(
+    batch = Batch(
         input_ids=torch.randint(0, 40000, (rows,)),
         positions=torch.full((rows,), last),
         slot_mappings=(blocks[:, last // BLOCK_SIZE].long() * BLOCK_SIZE + last % BLOCK_SIZE,),
-        cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32),
+        cu_seqlens=torch.arange(rows + 1, dtype=torch.int32),
         seq_lens=torch.full((rows,), LENGTH, dtype=torch.int32),
         block_tables=(blocks,),
         kv_cache=cache,

@@ -6,19 +6,20 @@ import queue
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
 from atoll.errors import Cancelled, GenerationError
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 
 TIMEOUT_S = 20
 
 
-def _lengths(batch: PackedBatch, items: Sequence[Item]) -> list[object]:
-    if any(item.ids == [666] for item in items):
+def _lengths(batch: Batch, items: Sequence[Item]) -> list[object]:
+    if any(item.ids.tolist() == [666] for item in items):
         raise ValueError("no forward for this text")
     return [len(item.ids) for item in items]
 
@@ -36,7 +37,7 @@ def engine() -> Iterator[EncoderEngine]:
 
 
 def _item(answers: queue.SimpleQueue[object], ids: list[int], **options: Any) -> Item:
-    return Item(ids, options.pop("done", answers.put), None, None, **options)
+    return Item(np.array(ids, np.int32), options.pop("done", answers.put), None, None, **options)
 
 
 def test_answers_that_cannot_be_sent_and_counts_that_fail(engine: EncoderEngine) -> None:

@@ -43,7 +43,12 @@ def _settings(**given: Any) -> Settings:
 
 def _run(encoder: Any, texts: Sequence[list[int]], options: Any, types: Any = None) -> list[Any]:
     items = [
-        Item(ids, lambda result: None, None if types is None else types[i], options)
+        Item(
+            np.array(ids, np.int32),
+            lambda result: None,
+            None if types is None else np.array(types[i], np.int32),
+            options,
+        )  # fmt: skip
         for i, ids in enumerate(texts)
     ]
     with torch.inference_mode():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,8 @@ from atoll.encoders.packer import Item, batch_of, take
 
 
 def item(length: int, type_ids: Sequence[int] | None = None) -> Item:
-    return Item(list(range(1, length + 1)), lambda result: None, type_ids)
+    types = None if type_ids is None else np.array(type_ids, np.int32)
+    return Item(np.arange(1, length + 1, dtype=np.int32), lambda result: None, types)
 
 
 @pytest.mark.parametrize(("max_items", "packs"), [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny.checkpoint import Variant, write
@@ -15,7 +16,7 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.short_text_graphs import MOST_TOKENS, ShortTexts
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 from atoll_kernels import dispatch
 from atoll_kernels.cpu import native
 
@@ -23,8 +24,12 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
 
 
-def batch(*texts: list[int], types: list[int] | None = None) -> PackedBatch:
-    return batch_of([Item(ids, lambda result: None, types) for ids in texts], CPU)
+def batch(*texts: list[int], types: list[int] | None = None) -> Batch:
+    return batch_of([Item(_ints(ids), lambda result: None, _ints(types)) for ids in texts], CPU)
+
+
+def _ints(values: list[int] | None) -> Any:
+    return None if values is None else np.array(values, np.int32)
 
 
 def random_ids(count: int, seed: int) -> list[int]:
@@ -85,7 +90,7 @@ def test_others_take_the_plain_way() -> None:
     """Several texts, long ones and empty ones; and all of them without native kernels."""
     calls: list[int] = []
 
-    def trunk(given: PackedBatch) -> Tensor:
+    def trunk(given: Batch) -> Tensor:
         calls.append(len(given.input_ids))
         return given.input_ids.float().unsqueeze(1) + 1
 
@@ -93,7 +98,7 @@ def test_others_take_the_plain_way() -> None:
     others = [
         batch([5, 6], [7]),
         batch([9] * (MOST_TOKENS + 1)),
-        PackedBatch(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(2)),
+        Batch(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(2), 0),
     ]
     with torch.inference_mode():
         for _ in range(4):
@@ -115,7 +120,7 @@ def test_kept_token_vectors_stay(tmp_path: Path) -> None:
     options, kept = EmbedOptions(return_token_embeddings=True), []
     with torch.inference_mode():
         for seed in range(5):
-            item = Item(random_ids(6, seed), lambda result: None, None, options)
+            item = Item(_ints(random_ids(6, seed)), lambda result: None, None, options)
             result: Any = encoder(batch_of([item], CPU), [item])[0]
             kept.append((result.token_vectors, result.token_vectors.copy()))
     assert all((now == before).all() for now, before in kept)

@@ -193,7 +193,7 @@ def test_a_cut_text_has_the_tokens_of_the_whole(core: Tokenizer, direction: str)
         (found,) = TextEncoder(core, max_length).encode(
             [text], name="x", truncate=True, direction=direction
         )
-        assert found.ids == _expected(core, [text], max_length, direction)
+        assert found.ids.tolist() == _expected(core, [text], max_length, direction)
 
     check()
 
@@ -208,7 +208,7 @@ def test_cut_pairs_have_the_tokens_of_whole_ones(core: Tokenizer, direction: str
         (found,) = TextEncoder(core, max_length).encode(
             [(first, second)], name="x", truncate=True, direction=direction
         )
-        assert found.ids == _expected(core, [first, second], max_length, direction)
+        assert found.ids.tolist() == _expected(core, [first, second], max_length, direction)
 
     check()
 
@@ -254,7 +254,7 @@ def test_endless_words_are_bounded(
         except ValidationError as error:
             assert f"whose {side} 5000 do not tell which 16 tokens stay" in str(error)
         else:
-            assert found.ids == _expected(counting.core, texts, 16, direction)
+            assert found.ids.tolist() == _expected(counting.core, texts, 16, direction)
         assert counting.num_characters <= 25_000
 
 
@@ -288,4 +288,4 @@ def test_texts_without_tokens_are_refused(truncate: bool) -> None:
         with pytest.raises(EmptyInputError, match=r"x\[1\] is .* no token"):
             encoder.encode(texts, name="x", truncate=truncate)
     (found,) = encoder.encode([(" ", "reef")], name="x", truncate=truncate)
-    assert found.ids
+    assert len(found.ids)

@@ -182,7 +182,9 @@ def test_a_five_star_camembert(tmp_path: Path) -> None:
     encoder = Classifier(tmp_path, Settings())
     assert encoder.spec.labels == tuple(stars.values())
     with torch.inference_mode():
-        logits = [model(torch.tensor([e.ids])).logits[0] for e in encode(tmp_path, TEXTS, encoder)]
+        logits = [
+            model(torch.tensor(e.ids[None])).logits[0] for e in encode(tmp_path, TEXTS, encoder)
+        ]
     close(score(tmp_path, TEXTS), torch.stack(logits).softmax(-1))
 
 

@@ -16,7 +16,7 @@ from atoll.config import Settings
 from atoll.encoders import encoder as encoders
 from atoll.encoders.encoder import Embedder
 from atoll.encoders.packer import batch_of
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_packs_of_all_kinds_up_to_the_largest(embedder: Embedder) -> None:
     packs: list[list[int]] = []
     trunk = embedder.trunk
 
-    def hidden(batch: PackedBatch) -> torch.Tensor:
+    def hidden(batch: Batch) -> torch.Tensor:
         packs.append(batch.cu_seqlens.diff().tolist())
         found: torch.Tensor = trunk(batch)
         return found
@@ -56,7 +56,7 @@ def test_packs_of_all_kinds_up_to_the_largest(embedder: Embedder) -> None:
 def test_a_pack_that_does_not_fit_is_told(
     embedder: Embedder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(batch: PackedBatch) -> Any:
+    def fails(batch: Batch) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     embedder.hidden = fails  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from torch import Tensor
 from atoll.config import Settings
 from atoll.engine.thread import Engine
 from atoll.errors import Cancelled, ConfigError, GenerationError, NotReady, Overloaded
-from atoll.layers.attention import PagedBatch
+from atoll.layers.batch import Batch
 from atoll.runner.memory import num_cache_blocks
 from atoll.weights.load import LoadOptions
 
@@ -27,7 +27,7 @@ class BrokenModel(EchoModel):
         self.broken, self.poison = broken, poison
         self._poisoned: list[bool] = []
 
-    def __call__(self, batch: PagedBatch) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         hidden = super().__call__(batch)
         if self.forwards in self.broken:
             raise RuntimeError("out of luck")
@@ -115,7 +115,7 @@ def test_nan_logits_fail_only_their_request(options: dict[str, Any]) -> None:
 
 
 class SlowModel(EchoModel):
-    def __call__(self, batch: PagedBatch) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         time.sleep(0.005)
         return super().__call__(batch)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.scheduler import SchedulerLimits
-from atoll.layers.attention import CacheSpec, PagedBatch
+from atoll.layers.batch import Batch, CacheSpec
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.model_runner import ModelRunner
 from atoll.sampling.processors import Processors
@@ -176,14 +176,14 @@ class EchoModel:
     def cache_specs(self) -> list[CacheSpec]:
         return [CacheSpec(1, 1, self.window)]
 
-    def __call__(self, batch: PagedBatch) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         self.forwards += 1
         (keys, values, _), block_size = batch.kv_cache[0], batch.kv_cache[0].keys.shape[1]
         slots = batch.slot_mappings[0]
         assert len(slots.unique()) == len(slots), "a slot written twice"
         keys.view(-1)[slots] = batch.input_ids.to(keys.dtype)
         values.view(-1)[slots] = batch.positions.to(values.dtype)
-        out, starts = [], batch.cu_seqlens_q.tolist()
+        out, starts = [], batch.cu_seqlens.tolist()
         for row, length in enumerate(batch.seq_lens.tolist()):
             new = starts[row + 1] - starts[row]
             for end in range(length - new + 1, length + 1):

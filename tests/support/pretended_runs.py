@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pretended_gpu  # first: it changes torch
 import torch
 from driving import make_core, request, run
@@ -56,7 +57,8 @@ def vectors(folder: Path, device: torch.device, pooling: str) -> torch.Tensor:
     settings = Settings(str(folder), device=str(device), dtype="float32", pooling=pooling)
     embedder = Embedder(folder, settings)
     options = EmbedOptions(return_token_embeddings=True)
-    items = [Item(ids, print, None, options) for ids in ([7], [3, 4, 5, 6, 8], [9, 2, 4])]
+    texts = ([7], [3, 4, 5, 6, 8], [9, 2, 4])
+    items = [Item(np.array(ids, np.int32), print, None, options) for ids in texts]
     with torch.inference_mode():
         rows: list[Any] = embedder(batch_of(items, device), items)
     parts = [torch.from_numpy(part).flatten() for row in rows for part in row]

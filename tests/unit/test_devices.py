@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,7 +91,7 @@ def test_a_gpu_gets_packs_of_all_that_is_allowed(monkeypatch: pytest.MonkeyPatch
         )
         monkeypatch.setattr(engine, "_run", lambda pack, to=packs: to.append(len(pack)))
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-        engine.submit([Item([1] * PREFERRED_TOKENS, lambda _: None) for _ in range(4)])
+        engine.submit([Item(np.ones(PREFERRED_TOKENS, np.int32), lambda _: None) for _ in range(4)])
         engine.start()
         while sum(packs) < 4:
             time.sleep(0.01)

@@ -24,7 +24,7 @@ from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.pooling import normalized, pool
 from atoll.encoders.short_text_graphs import ShortTexts
 from atoll.errors import ConfigError, GenerationError
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 from atoll.models.detect import decide
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_encoder
@@ -115,7 +115,7 @@ class Encoder:
         whole = (longest,) * (max_batch_tokens // longest)
         try:
             for lengths in (*((min(size, longest),) for size in _WARM_UP_TOKENS), whole):
-                pack = [Item((0,) * length, lambda result: None) for length in lengths]
+                pack = [Item(np.zeros(length, np.int32), lambda result: None) for length in lengths]
                 self.hidden(batch_of(pack, device))
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError as error:
@@ -152,7 +152,7 @@ class Embedder(Encoder):
         asked = self.spec.truncate_dim
         self.truncate_dim = None if asked is None else min(asked, width)
 
-    def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""
         hidden = self.hidden(batch)
         vectors = pool(hidden, batch.cu_seqlens, self.spec.pooling)
@@ -189,7 +189,7 @@ class SparseEmbedder(Encoder):
         super().__init__(folder, settings)
         self.head = MaskedLanguageHead.load(self.folder, self.trunk, self.options)
 
-    def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """A ``SparseVector``, or an error, per item."""
         hidden = self.hidden(batch)
         bounds = batch.cu_seqlens.tolist()
@@ -231,7 +231,7 @@ class Classifier(Encoder):
             self.folder, self.hidden_size, len(self.spec.labels), self.options
         )
 
-    def __call__(self, batch: PackedBatch, items: Sequence[Item]) -> list[object]:
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """A ``Scored``, or an error, per item."""
         hidden = self.hidden(batch)
         logits = self.head(hidden[batch.cu_seqlens[:-1].long()]).float().cpu()

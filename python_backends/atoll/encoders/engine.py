@@ -18,13 +18,13 @@ import torch
 
 from atoll.encoders.packer import PREFERRED_TOKENS, Item, batch_of, take
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 from atoll_kernels.device import enter
 
 logger = logging.getLogger(__name__)
 
 # Runs a pack: the batch and its items in, one result (or error) per item out.
-Forward = Callable[[PackedBatch, Sequence[Item]], Sequence[object]]
+Forward = Callable[[Batch, Sequence[Item]], Sequence[object]]
 
 
 class EncoderEngine:

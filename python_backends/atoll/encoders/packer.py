@@ -10,19 +10,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 
 # A CPU's caches hold packs of this size well, and larger ones gain nothing there; a GPU is done so
 # soon that launches show.
 PREFERRED_TOKENS = 4096
 
+Ids = npt.NDArray[np.int32]
+
 
 @dataclass
 class Item:
-    """One tokenized text on its way.
+    """One tokenized text in the queue.
 
+    ids, type_ids: (tokens,).
     done: called once, on the engine's thread, with the row of results or the error.
     options: what the pooler must know of the request; not read here.
     is_counted: whether it belongs in metrics.
@@ -30,9 +36,9 @@ class Item:
     is_dropped: whether nobody waits for the result any more; asked just before the item is run.
     """
 
-    ids: Sequence[int]
+    ids: Ids
     done: Callable[[Any], None]
-    type_ids: Sequence[int] | None = None
+    type_ids: Ids | None = None
     options: Any = None
     queued: float = field(default=0.0)
     started: float = field(default=0.0)
@@ -56,22 +62,24 @@ def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[I
     return pack
 
 
-def batch_of(pack: Sequence[Item], device: torch.device) -> PackedBatch:
-    """The pack as tensors on ``device``."""
-    lengths = [len(item.ids) for item in pack]
-    ids = [token for item in pack for token in item.ids]
-    positions = [position for length in lengths for position in range(length)]
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
+def batch_of(pack: Sequence[Item], device: torch.device) -> Batch:
+    """The pack as tensors on ``device``; arrays are made on the host and copied once."""
+    counts = np.fromiter((len(item.ids) for item in pack), np.int64, len(pack))
+    cu_seqlens = np.zeros(len(pack) + 1, np.int64)
+    np.cumsum(counts, out=cu_seqlens[1:])
+    positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], counts)
     types = None
     if any(item.type_ids is not None for item in pack):
-        types = [t for item in pack for t in (item.type_ids or [0] * len(item.ids))]
-    return PackedBatch(
-        input_ids=torch.tensor(ids, dtype=torch.int64, device=device),
-        positions=torch.tensor(positions, dtype=torch.int64, device=device),
-        cu_seqlens=torch.tensor(starts, dtype=torch.int32, device=device),
-        token_type_ids=None
-        if types is None
-        else torch.tensor(types, dtype=torch.int64, device=device),
+        rows = [np.zeros_like(i.ids) if i.type_ids is None else i.type_ids for i in pack]
+        types = _tensor(np.concatenate(rows, dtype=np.int64), device)
+    return Batch(
+        input_ids=_tensor(np.concatenate([item.ids for item in pack], dtype=np.int64), device),
+        positions=_tensor(positions, device),
+        cu_seqlens=_tensor(cu_seqlens.astype(np.int32), device),
+        max_position=int(counts.max()) - 1,
+        token_type_ids=types,
     )
+
+
+def _tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 from atoll_kernels.cpu.graph_cache import CheckedGraphs, refusal
 
 # Longer texts compute for so long that calls no longer show, and every length keeps its memory.
 MOST_TOKENS = 64
 
-Trunk = Callable[[PackedBatch], Tensor]
+Trunk = Callable[[Batch], Tensor]
 # Tokens, and whether they have types.
 _Shape = tuple[int, bool]
 
@@ -23,14 +24,14 @@ class ShortTexts:
 
     def __init__(self, trunk: Trunk, device: torch.device, dtype: torch.dtype) -> None:
         self._trunk = trunk
-        self._batches: dict[_Shape, PackedBatch] = {}
+        self._batches: dict[_Shape, Batch] = {}
         self.graphs: CheckedGraphs[_Shape] | None = None
         if device.type == "cpu" and refusal(dtype) is None:
             self.graphs = CheckedGraphs(
                 lambda shape: (trunk(self._batches[shape]),), lambda a, b: bool((a != b).any())
             )
 
-    def __call__(self, batch: PackedBatch) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """(tokens, hidden); see the trunk."""
         count = len(batch.input_ids)
         if self.graphs is None or len(batch.cu_seqlens) != 2 or not 0 < count <= MOST_TOKENS:
@@ -52,9 +53,12 @@ class ShortTexts:
         return hidden.clone()
 
 
-def _copied(batch: PackedBatch) -> PackedBatch:
+def _copied(batch: Batch) -> Batch:
     types = batch.token_type_ids
-    return PackedBatch(
-        batch.input_ids.clone(), batch.positions.clone(), batch.cu_seqlens.clone(),
-        None if types is None else types.clone(),
-    )  # fmt: skip
+    return replace(
+        batch,
+        input_ids=batch.input_ids.clone(),
+        positions=batch.positions.clone(),
+        cu_seqlens=batch.cu_seqlens.clone(),
+        token_type_ids=None if types is None else types.clone(),
+    )

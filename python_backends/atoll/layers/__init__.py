@@ -1,6 +1,7 @@
 """What two or more architectures share."""
 
-from atoll.layers.attention import PackedAttention, PackedBatch, PagedAttention, PagedBatch
+from atoll.layers.attention import PackedAttention, PagedAttention
+from atoll.layers.batch import Batch
 from atoll.layers.embedding import Embedding
 from atoll.layers.linear import Linear
 from atoll.layers.norm import LayerNorm, RMSNorm
@@ -11,9 +12,9 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "PackedAttention",
-    "PackedBatch",
+    "Batch",
     "PagedAttention",
-    "PagedBatch",
+    "Batch",
     "RMSNorm",
     "Rotary",
 ]

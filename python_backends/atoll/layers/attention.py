@@ -1,124 +1,11 @@
-"""What a batch of tokens looks like to a model, and the attention modules over it.
-
-Encoders see packed sequences; decoders see a flat batch of new tokens over a paged KV cache, in
-which a decoding sequence has one token and a prefilling one has a chunk.
-"""
-
-from dataclasses import dataclass
-from typing import NamedTuple
+"""Attention over a batch: bidirectional without a cache, or causal over the paged KV cache."""
 
 import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """Concatenated sequences, without padding.
-
-    input_ids, positions, token_type_ids: (tokens,) int64; positions count from 0 in each sequence.
-    cu_seqlens: (num_seqs + 1,) int32.
-    """
-
-    input_ids: Tensor
-    positions: Tensor
-    cu_seqlens: Tensor
-    token_type_ids: Tensor | None = None
-
-
-class LayerCache(NamedTuple):
-    """One layer's part of the KV cache; layers of a group have their blocks at the same places.
-
-    keys, values: (num_blocks, block_size, num_kv_heads, key or value width). group: whose block
-    table and slots say where a sequence's tokens are.
-    """
-
-    keys: Tensor
-    values: Tensor
-    group: int = 0
-
-
-@dataclass(frozen=True)
-class CrossBatch:
-    """Where the keys and values of each sequence's encoder output live, for cross-attention.
-
-    block_table: (num_seqs, max_blocks) int32. seq_lens: (num_seqs,) int32, encoder tokens.
-    """
-
-    block_table: Tensor
-    seq_lens: Tensor
-
-
-@dataclass(frozen=True)
-class EncoderInput:
-    """Inputs of an encoder-decoder's encoder, and where the cross-attention keys and values go.
-
-    packed: the new inputs, concatenated. slot_mapping: (tokens,) int64. kv_cache: the decoder's,
-    in blocks that belong to the encoder's outputs alone.
-    """
-
-    packed: PackedBatch
-    slot_mapping: Tensor
-    kv_cache: tuple[LayerCache, ...]
-
-
-@dataclass(frozen=True)
-class PagedBatch:
-    """New tokens of several sequences, and where their keys and values live.
-
-    input_ids, positions: (tokens,) int64.
-    slot_mappings: for each group of layers (tokens,) int64, -1 writes nothing.
-    cu_seqlens_q: (num_seqs + 1,) int32. seq_lens: (num_seqs,) int32, new tokens included.
-    block_tables: for each group of layers (num_seqs, max_blocks) int32.
-    kv_cache: by layer.
-    max_position: the largest position in the batch, known on the host.
-    prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
-        dynamic rope scaling looks at it. None: prompts are not split.
-    cross: for an encoder-decoder, whose ``encode`` has run for every sequence of the batch.
-    """
-
-    input_ids: Tensor
-    positions: Tensor
-    slot_mappings: tuple[Tensor, ...]
-    cu_seqlens_q: Tensor
-    seq_lens: Tensor
-    block_tables: tuple[Tensor, ...]
-    kv_cache: tuple[LayerCache, ...]
-    max_position: int
-    prompt_lens: Tensor | None = None
-    cross: CrossBatch | None = None
-
-
-class Rotation(NamedTuple):
-    """How each token's queries and keys are rotated: rows (tokens,) int64 of cos and sin."""
-
-    rows: Tensor
-    cos: Tensor
-    sin: Tensor
-
-
-@dataclass(frozen=True)
-class CacheSpec:
-    """What the KV cache must hold for one token of one layer.
-
-    head_dim: width of a key. value_dim: width of a value, where that is another. window: tokens
-    that a query sees, itself included; None: all. shared_with: the earlier layer whose keys and
-    values this one reads, instead of having its own.
-    """
-
-    num_kv_heads: int
-    head_dim: int
-    window: int | None = None
-    value_dim: int | None = None
-    shared_with: int | None = None
-
-    def bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Key and value of the layer; none where another layer has them."""
-        if self.shared_with is not None:
-            return 0
-        width = self.head_dim + (self.value_dim or self.head_dim)
-        return self.num_kv_heads * width * dtype.itemsize
+from atoll.layers.batch import Batch
+from atoll.layers.rotary import Rotation
 
 
 class PackedAttention(nn.Module):
@@ -136,9 +23,7 @@ class PackedAttention(nn.Module):
         self.scale = head_dim**-0.5 if scale is None else scale
         self.alibi_slopes = alibi_slopes
 
-    def forward(
-        self, qkv: Tensor, batch: PackedBatch, relative_bias: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, qkv: Tensor, batch: Batch, relative_bias: Tensor | None = None) -> Tensor:
         """qkv: (tokens, 3 * num_heads * head_dim), [q; k; v] -> (tokens, num_heads * head_dim)."""
         q, k, v = qkv.view(-1, 3, self.num_heads, self.head_dim).unbind(1)
         self.alibi_slopes = _on(self.alibi_slopes, q.device)
@@ -180,7 +65,7 @@ class PagedAttention(nn.Module):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        batch: PagedBatch,
+        batch: Batch,
         rotation: Rotation | None = None,
         relative_bias: Tensor | None = None,
     ) -> Tensor:
@@ -190,6 +75,7 @@ class PagedAttention(nn.Module):
         head_dim).
         """
         k_cache, v_cache, group = batch.kv_cache[self.layer]
+        assert batch.block_tables is not None and batch.seq_lens is not None
         slots, table = batch.slot_mappings[group], batch.block_tables[group]
         self.alibi_slopes = _on(self.alibi_slopes, q.device)
         if rotation is None:
@@ -197,26 +83,26 @@ class PagedAttention(nn.Module):
         else:
             kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, slots)
         out = kernels.paged_attention(
-            q, k_cache, v_cache, table, batch.cu_seqlens_q, batch.seq_lens,
+            q, k_cache, v_cache, table, batch.cu_seqlens, batch.seq_lens,
             scale=self.scale, window=self.window, alibi_slopes=self.alibi_slopes,
             relative_bias=relative_bias,
         )  # fmt: skip
         return out.flatten(1)
 
-    def cross(self, q: Tensor, batch: PagedBatch) -> Tensor:
+    def cross(self, q: Tensor, batch: Batch) -> Tensor:
         """Attention to the encoder's outputs, which ``write`` put there; shapes as in forward."""
         assert batch.cross is not None, "an encoder-decoder needs cross"
         k_cache, v_cache, _ = batch.kv_cache[self.layer]
         out = kernels.paged_attention(
-            q, k_cache, v_cache, batch.cross.block_table, batch.cu_seqlens_q, batch.cross.seq_lens,
+            q, k_cache, v_cache, batch.cross.block_table, batch.cu_seqlens, batch.cross.seq_lens,
             scale=self.scale, causal=False,
         )  # fmt: skip
         return out.flatten(1)
 
-    def write(self, k: Tensor, v: Tensor, batch: EncoderInput) -> None:
+    def write(self, k: Tensor, v: Tensor, batch: Batch) -> None:
         """Stores keys and values of encoder outputs; mutates the layer's cache."""
         k_cache, v_cache, _ = batch.kv_cache[self.layer]
-        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mappings[0])
 
 
 def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:

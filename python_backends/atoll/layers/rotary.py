@@ -6,13 +6,13 @@ Reads both formats in use: ``rope_theta`` with ``rope_scaling``, and ``rope_para
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from atoll.errors import ConfigError
-from atoll.layers.attention import PagedBatch, Rotation
+from atoll.layers.batch import Batch
 from atoll.weights.json_fields import Fields
 
 _TRAINED = "original_max_position_embeddings"
@@ -111,6 +111,14 @@ class RopeSpec:
         return max(num_prompt_tokens, self.max_positions) if self.kind == "dynamic" else None
 
 
+class Rotation(NamedTuple):
+    """How each token's queries and keys are rotated: rows (tokens,) int64 of cos and sin."""
+
+    rows: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
 class Rotary(nn.Module):
     """How a batch is rotated; the tables grow with the positions asked for."""
 
@@ -121,7 +129,7 @@ class Rotary(nn.Module):
         # Graphs that were captured over a smaller table go on reading it.
         self._outgrown: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: PagedBatch) -> Rotation:
+    def forward(self, batch: Batch) -> Rotation:
         """Rows of the tables for every token."""
         device = batch.positions.device
         exceeds = batch.prompt_lens is not None or batch.max_position >= self.spec.max_positions
@@ -160,7 +168,7 @@ def _frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
     return frequency, 1.0
 
 
-def _dynamic_tables(spec: RopeSpec, batch: PagedBatch) -> tuple[Tensor, Tensor]:
+def _dynamic_tables(spec: RopeSpec, batch: Batch) -> tuple[Tensor, Tensor]:
     """NTK-aware scaling: theta grows once a sequence is longer than the model was trained on.
 
     A prompt is rotated for its own length, each token behind it for the length that ends with it.
@@ -168,8 +176,9 @@ def _dynamic_tables(spec: RopeSpec, batch: PagedBatch) -> tuple[Tensor, Tensor]:
     into steps: chunks, guessed tokens, and what is computed again after a preemption are equal.
     Returns cos and sin of each token, (tokens, dim / 2) float32.
     """
-    counts = batch.cu_seqlens_q.diff().long()
-    prompts = batch.seq_lens if batch.prompt_lens is None else batch.prompt_lens
+    counts = batch.cu_seqlens.diff().long()
+    texts = counts if batch.seq_lens is None else batch.seq_lens
+    prompts = texts if batch.prompt_lens is None else batch.prompt_lens
     prompts = torch.repeat_interleave(prompts, counts, output_size=len(batch.positions))
     lengths = torch.maximum(batch.positions + 1, prompts)
     lengths = lengths.clamp_min(spec.max_positions).double().unsqueeze(1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
+from atoll.layers import Batch, Embedding, LayerNorm, Linear, PackedAttention
 from atoll.models.config_fields import heads, known_activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -108,7 +108,7 @@ class Block(nn.Module):
         self.down = Linear(c.intermediate_size, c.hidden_size)
         self.norm2 = LayerNorm(c.hidden_size, c.eps)
 
-    def forward(self, x: Tensor, batch: PackedBatch) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         x = self.norm1(self.out(self.attention(self.qkv(x), batch)), x)
         out: Tensor = self.norm2(self.down(self.up(x, self.activation)), x)
@@ -132,7 +132,7 @@ class Model(nn.Module):
         """Tokens in the longest sequence."""
         return self.config.max_positions - self.config.position_offset
 
-    def forward(self, batch: PackedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden)."""
         types = batch.token_type_ids
         # Tokenizers of models with a single segment may number the second text of a pair 1.
@@ -144,7 +144,7 @@ class Model(nn.Module):
             x = block(x, batch)
         return x
 
-    def _positions(self, batch: PackedBatch) -> Tensor:
+    def _positions(self, batch: Batch) -> Tensor:
         """Rows of the position table, (tokens,).
 
         RoBERTa's are counted from the ids: a padding token, which a text may spell or end with, is

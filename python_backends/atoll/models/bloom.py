@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
-from atoll.layers.attention import CacheSpec
+from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention
+from atoll.layers.batch import CacheSpec
 from atoll.models.config_fields import heads
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -94,9 +94,7 @@ class Block(nn.Module):
         self.up = Linear(c.hidden_size, 4 * c.hidden_size)
         self.down = Linear(4 * c.hidden_size, c.hidden_size)
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         residual = h if self.residual_after_norm else residual
@@ -118,7 +116,7 @@ class Model(nn.Module):
         self.norm = LayerNorm(config.hidden_size, config.eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
         x, residual = self.embed_norm(self.embed(batch.input_ids)), None
         for block in self.blocks:

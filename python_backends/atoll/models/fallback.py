@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from atoll.cgroup import available_memory
 from atoll.errors import UnsupportedModel, WeightError
-from atoll.layers import PagedBatch
-from atoll.layers.attention import CacheSpec, EncoderInput, LayerCache
+from atoll.layers.batch import Batch, CacheSpec, LayerCache
 from atoll.models.fallback_choice import choose, read_config, shown
 from atoll.weights.load import LoadOptions
 from atoll.weights.reader import CheckpointReader
@@ -124,14 +123,15 @@ class Model(nn.Module):
         """The paged cache holds token ids."""
         return [CacheSpec(1, _NUM_DIGITS)]
 
-    def encode(self, batch: EncoderInput) -> None:
+    def encode(self, batch: Batch) -> None:
         """Notes the encoder's inputs; ``forward`` runs the encoder when it first needs it."""
-        _write(batch.kv_cache, batch.slot_mapping, batch.packed.input_ids)
+        _write(batch.kv_cache, batch.slot_mappings[0], batch.input_ids)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, vocab): the logits, since transformers' heads cannot be had apart."""
         _write(batch.kv_cache, batch.slot_mappings[0], batch.input_ids)
-        starts = batch.cu_seqlens_q.tolist()
+        starts = batch.cu_seqlens.tolist()
+        assert batch.block_tables is not None and batch.seq_lens is not None
         texts = _read(batch.kv_cache, batch.block_tables[0], batch.seq_lens)
         inputs: list[tuple[int, ...]] = [()] * len(texts)
         if batch.cross is not None:

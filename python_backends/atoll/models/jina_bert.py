@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.errors import UnsupportedModel
-from atoll.layers import Embedding, LayerNorm, Linear, PackedAttention, PackedBatch
+from atoll.layers import Batch, Embedding, LayerNorm, Linear, PackedAttention
 from atoll.models.config_fields import heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -106,7 +106,7 @@ class Block(nn.Module):
         self.down = Linear(c.intermediate_size, c.hidden_size)
         self.norm2 = LayerNorm(c.hidden_size, c.eps)
 
-    def forward(self, x: Tensor, batch: PackedBatch) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         x = self.norm1(self.out(self.attention(self.qkv(x), batch)), x)
         gated = self.gate_up.gated(x, self.activation)
@@ -130,7 +130,7 @@ class Model(nn.Module):
         """Tokens in the longest sequence."""
         return self.config.max_positions
 
-    def forward(self, batch: PackedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden)."""
         types = batch.token_type_ids
         is_single = types is None or self.config.num_token_types == 1

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.errors import ConfigError
-from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
-from atoll.layers.attention import CacheSpec
+from atoll.layers import Batch, Embedding, Linear, PagedAttention, RMSNorm, Rotary
+from atoll.layers.batch import CacheSpec
 from atoll.layers.linear import fused_qkv
 from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
@@ -123,9 +123,7 @@ class Block(nn.Module):
         self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
         self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
@@ -147,7 +145,7 @@ class Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
         x, residual = self.embed(batch.input_ids), None
         for block in self.blocks:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.layers import Embedding, Linear, PagedAttention, PagedBatch, RMSNorm, Rotary
-from atoll.layers.attention import CacheSpec
+from atoll.layers import Batch, Embedding, Linear, PagedAttention, RMSNorm, Rotary
+from atoll.layers.batch import CacheSpec
 from atoll.layers.linear import fused_qkv
 from atoll.layers.moe import MixtureOfExperts
 from atoll.layers.rotary import RopeSpec
@@ -119,9 +119,7 @@ class Block(nn.Module):
             c.hidden_size, c.intermediate_size, c.num_experts, c.experts_per_token, c.activation
         )
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
@@ -143,7 +141,7 @@ class Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
         x, residual = self.embed(batch.input_ids), None
         for block in self.blocks:

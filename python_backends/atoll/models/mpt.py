@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.errors import ConfigError
-from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
-from atoll.layers.attention import CacheSpec
+from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention
+from atoll.layers.batch import CacheSpec
 from atoll.models.config_fields import heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -153,9 +153,7 @@ class Block(nn.Module):
         self.up = Linear(c.hidden_size, c.intermediate_size, bias=c.bias)
         self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.bias)
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         qkv = self.qkv(h)
@@ -182,7 +180,7 @@ class Model(nn.Module):
         self.norm = LayerNorm(c.hidden_size, c.eps, bias=c.bias)
         self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
         x, residual = self.embed(batch.input_ids), None
         if self.positions is not None:

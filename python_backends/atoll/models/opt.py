@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch
-from atoll.layers.attention import CacheSpec
+from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention
+from atoll.layers.batch import CacheSpec
 from atoll.models.config_fields import activation, heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -102,7 +102,7 @@ class Block(nn.Module):
         self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.bias)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
+        self, x: Tensor, residual: Tensor | None, batch: Batch
     ) -> tuple[Tensor, Tensor | None]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         if self.is_pre_norm:
@@ -112,7 +112,7 @@ class Block(nn.Module):
         x = self.norm1(self._attend(x, batch), x)
         return self.norm2(self.down(self.up(x, self.activation)), x), None
 
-    def _attend(self, h: Tensor, batch: PagedBatch) -> Tensor:
+    def _attend(self, h: Tensor, batch: Batch) -> Tensor:
         q, k, v = self.attention.split(self.qkv(h))
         out: Tensor = self.out(self.attention(q, k, v, batch))
         return out
@@ -133,7 +133,7 @@ class Model(nn.Module):
         self.norm = LayerNorm(c.hidden_size, 1e-5, affine=c.affine) if c.has_final_norm else None
         self.lm_head = Linear(c.embed_size, c.vocab_size, bias=False)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised where the model has a final norm."""
         x: Tensor = self.embed(batch.input_ids)
         x, residual = x if self.project_in is None else self.project_in(x), None

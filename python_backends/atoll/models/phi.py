@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.layers import Embedding, LayerNorm, Linear, PagedAttention, PagedBatch, Rotary
-from atoll.layers.attention import CacheSpec
+from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention, Rotary
+from atoll.layers.batch import CacheSpec
 from atoll.layers.linear import fused_qkv
 from atoll.layers.rotary import RopeSpec
 from atoll.models.config_fields import activation, check_width, heads
@@ -133,9 +133,7 @@ class Block(nn.Module):
         self.up = Linear(c.hidden_size, c.intermediate_size)
         self.down = Linear(c.intermediate_size, c.hidden_size)
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm.add(x, residual)
         q, k, v = self.attention.split(self.qkv(h))
@@ -158,7 +156,7 @@ class Model(nn.Module):
         self.norm = LayerNorm(config.hidden_size, config.eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
         x, residual = self.embed(batch.input_ids), None
         for block in self.blocks:

@@ -99,7 +99,7 @@ def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
 
 
 def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
-    """A generator with its weights; see ``layers.attention.PagedBatch`` for its input.
+    """A generator with its weights; see ``layers.batch.Batch`` for its input.
 
     What has no file here is left to transformers.
     """
@@ -109,7 +109,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
 
 
 def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
-    """An encoder's trunk with its weights; see ``layers.attention.PackedBatch`` for its input."""
+    """An encoder's trunk with its weights; see ``layers.batch.Batch`` for its input."""
     return _load(checkpoint, ENCODERS, options)
 
 

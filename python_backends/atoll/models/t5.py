@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll.errors import ConfigError
-from atoll.layers import Embedding, Linear, PackedAttention, PagedAttention, PagedBatch, RMSNorm
-from atoll.layers.attention import CacheSpec, EncoderInput
+from atoll.layers import Embedding, Linear, PackedAttention, PagedAttention, RMSNorm
+from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.relative import RelativeBias
 from atoll.models.config_fields import known_activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -162,11 +162,11 @@ class EncoderBlock(_Sublayers):
         self.attention = PackedAttention(config.num_heads, config.head_dim, scale=1.0)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, batch: EncoderInput, bias: Tensor
+        self, x: Tensor, residual: Tensor | None, batch: Batch, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
-        attended = self.out(self.attention(self.qkv(h), batch.packed, bias))
+        attended = self.out(self.attention(self.qkv(h), batch, bias))
         h, residual = self.mlp_norm.add(attended, residual)
         return self.mlp(h), residual
 
@@ -183,14 +183,14 @@ class Block(_Sublayers):
         self.cross_kv = Linear(c.hidden_size, 2 * width, bias=False)
         self.cross_out = Linear(width, c.hidden_size, bias=False)
 
-    def remember(self, encoded: Tensor, batch: EncoderInput) -> None:
+    def remember(self, encoded: Tensor, batch: Batch) -> None:
         """Stores keys and values of the encoder's outputs (tokens, hidden)."""
         heads = (2, self.attention.num_heads, self.attention.head_dim)
         k, v = self.cross_kv(encoded).unflatten(-1, heads).unbind(1)
         self.attention.write(k, v, batch)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, batch: PagedBatch, bias: Tensor
+        self, x: Tensor, residual: Tensor | None, batch: Batch, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
@@ -222,9 +222,9 @@ class Model(nn.Module):
         self.decoder_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance, False)
         self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
 
-    def encode(self, batch: EncoderInput) -> None:
+    def encode(self, batch: Batch) -> None:
         """Runs the encoder and fills the cross-attention part of the cache."""
-        x, residual, bias = self.embed(batch.packed.input_ids), None, self.encoder_bias()
+        x, residual, bias = self.embed(batch.input_ids), None, self.encoder_bias()
         for block in self.encoder:
             x, residual = block(x, residual, batch, bias)
         encoded = self.encoder_norm(x, residual)
@@ -232,7 +232,7 @@ class Model(nn.Module):
             assert isinstance(block, Block)
             block.remember(encoded, batch)
 
-    def forward(self, batch: PagedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
         x, residual, bias = self.embed(batch.input_ids), None, self.decoder_bias()
         for block in self.decoder:

@@ -13,8 +13,7 @@ from torch import Tensor
 from atoll.engine.blocks import BlockTable
 from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
-from atoll.layers import PackedBatch, PagedBatch
-from atoll.layers.attention import CrossBatch, EncoderInput, LayerCache
+from atoll.layers.batch import Batch, CrossBatch, LayerCache
 
 Ints = npt.NDArray[np.int64]
 
@@ -27,7 +26,7 @@ class StepBatch:
     samples, in the order of the plan.
     """
 
-    paged: PagedBatch
+    paged: Batch
     rows: Tensor
 
 
@@ -57,11 +56,11 @@ def build_batch(
     table = _block_table([item.sequence.table for item in plan])
     slots = _slots(table, owners, positions, block_size)
     lengths = computed + counts
-    paged = PagedBatch(
+    paged = Batch(
         input_ids=_tensor(_input_ids(plan), device),
         positions=_tensor(positions, device),
         slot_mappings=(_tensor(slots, device),),
-        cu_seqlens_q=_tensor(cu_seqlens.astype(np.int32), device),
+        cu_seqlens=_tensor(cu_seqlens.astype(np.int32), device),
         seq_lens=_tensor(lengths.astype(np.int32), device),
         block_tables=(_tensor(table, device),),
         kv_cache=kv_cache,
@@ -77,7 +76,7 @@ def build_encoder_input(
     kv_cache: tuple[LayerCache, ...],
     block_size: int,
     device: torch.device,
-) -> EncoderInput:
+) -> Batch:
     """The encoder inputs of new sequences, packed; their blocks are in ``cross_table``."""
     inputs = [sequence.request.encoder_ids for sequence in sequences]
     counts = np.array([len(ids) for ids in inputs], np.int64)
@@ -86,13 +85,14 @@ def build_encoder_input(
     owners = np.repeat(np.arange(len(inputs)), counts)
     positions = np.arange(cu_seqlens[-1]) - cu_seqlens[:-1][owners]
     table = _block_table([sequence.cross_table for sequence in sequences])
-    packed = PackedBatch(
+    return Batch(
         input_ids=_tensor(np.concatenate(inputs).astype(np.int64), device),
         positions=_tensor(positions, device),
         cu_seqlens=_tensor(cu_seqlens.astype(np.int32), device),
+        max_position=int(counts.max()) - 1,
+        slot_mappings=(_tensor(_slots(table, owners, positions, block_size), device),),
+        kv_cache=kv_cache,
     )
-    slots = _slots(table, owners, positions, block_size)
-    return EncoderInput(packed, _tensor(slots, device), kv_cache)
 
 
 def _cross(plan: Sequence[ScheduledSequence], device: torch.device) -> CrossBatch | None:

@@ -23,8 +23,7 @@ from torch import Tensor
 from atoll.engine.blocks import BlockTable
 from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
-from atoll.layers import PagedBatch
-from atoll.layers.attention import CrossBatch, LayerCache
+from atoll.layers.batch import Batch, CrossBatch, LayerCache
 from atoll.runner.batch import StepOutput
 from atoll.runner.model import Decoder
 from atoll_kernels import dispatch
@@ -168,16 +167,16 @@ class DecodeGraphs:
         for kept, value in zip(self._outputs, (hidden, logits), strict=True):
             kept[:bucket].copy_(value)
 
-    def _batch(self, size: int, max_positions: int) -> PagedBatch:
+    def _batch(self, size: int, max_positions: int) -> Batch:
         """The first rows of the buffers."""
         ids, positions, slots = self._longs.device[:, :size].unbind()
         texts, prompts, inputs = self._lengths.device[:, :size].unbind()
         cross = None if self._cross is None else CrossBatch(self._cross.device[:size], inputs)
-        return PagedBatch(
+        return Batch(
             input_ids=ids,
             positions=positions,
             slot_mappings=(slots,),
-            cu_seqlens_q=self._ends[: size + 1],
+            cu_seqlens=self._ends[: size + 1],
             seq_lens=texts,
             block_tables=(self._table.device[:size],),
             kv_cache=self._kv_cache,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.layers.attention import CacheSpec, LayerCache
+from atoll.layers.batch import CacheSpec, LayerCache
 
 
 def group_windows(specs: Sequence[CacheSpec]) -> tuple[int | None, ...]:

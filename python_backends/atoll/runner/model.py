@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from atoll.layers.attention import CacheSpec, EncoderInput, PagedBatch
+from atoll.layers.batch import Batch, CacheSpec
 
 
 class Decoder(Protocol):
@@ -14,7 +14,7 @@ class Decoder(Protocol):
 
     config: Any
 
-    def __call__(self, batch: PagedBatch) -> Tensor: ...
+    def __call__(self, batch: Batch) -> Tensor: ...
 
     def logits(self, hidden: Tensor) -> Tensor: ...
 
@@ -24,4 +24,4 @@ class Decoder(Protocol):
 class EncoderDecoder(Decoder, Protocol):
     """What it offers if requests have ``encoder_ids``: ``encode`` runs before their first step."""
 
-    def encode(self, batch: EncoderInput) -> None: ...
+    def encode(self, batch: Batch) -> None: ...

@@ -13,7 +13,7 @@ import torch
 from atoll.engine.request import RequestState
 from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers.adapted import AdapterSlots
-from atoll.layers.attention import LayerCache
+from atoll.layers.batch import LayerCache
 from atoll.runner.batch import StepBatch, StepOutput, build_batch, build_encoder_input
 from atoll.runner.decode_graphs import DecodeGraphs
 from atoll.runner.kv_cache import allocate

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -38,16 +40,17 @@ CHARACTER_LIMIT = 250
 # blank take half a minute and 700 MB.
 LEAST_LOOKED_THROUGH = 100_000
 
+Ids = npt.NDArray[np.int32]
 # Texts, or pairs of texts.
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text (or pair) as the model sees it."""
+    """One text (or pair) as the model sees it. ids, type_ids: (tokens,)."""
 
-    ids: list[int]
-    type_ids: list[int] | None
+    ids: Ids
+    type_ids: Ids | None
 
 
 class TextEncoder:
@@ -164,22 +167,22 @@ class TextEncoder:
                     "(set truncate=true to cut it)"
                 )
 
-    def _check(self, name: str, ids: list[int], vocab_size: int) -> None:
-        wrong = next((token for token in ids if token >= vocab_size), None)
-        if wrong is not None:
+    def _check(self, name: str, ids: Ids, vocab_size: int) -> None:
+        beyond = ids[ids >= vocab_size]
+        if len(beyond):
+            wrong = int(beyond[0])
             raise ValidationError(
                 f"{name} has the token {self._core.id_to_token(wrong)!r} with id {wrong}; "
                 f"the model's vocabulary has {vocab_size}"
             )
 
     def _encoded(self, encoding: Encoding, direction: str) -> Encoded:
-        ids = encoding.ids
-        types = encoding.type_ids if self._has_token_types else []
+        ids = np.array(encoding.ids, np.int32)
+        types = np.array(encoding.type_ids if self._has_token_types else [], np.int32)
         if len(ids) > self.max_length:
             places = kept(encoding.sequence_ids, self.max_length, is_left=direction == "left")
-            ids = [ids[at] for at in places]
-            types = [types[at] for at in places] if types else types
-        return Encoded(ids, types if any(types) else None)
+            ids, types = ids[places], types[places] if len(types) else types
+        return Encoded(ids, types if types.any() else None)
 
 
 def _sequences(text: Any) -> tuple[str, ...]:

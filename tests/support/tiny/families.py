@@ -17,7 +17,7 @@ import transformers as hf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atoll.layers import PackedBatch
+from atoll.layers import Batch
 from atoll.models.registry import Checkpoint, load_decoder, load_encoder
 from atoll.weights.load import LoadOptions
 from tiny.checkpoint import write
@@ -62,7 +62,7 @@ def _encoder_decoder(folder: Path) -> Tensor:
 def _encoded(folder: Path) -> Tensor:
     model: Any = load_encoder(Checkpoint.open(folder), LoadOptions())
     bounds = torch.tensor([0, len(IDS)], dtype=torch.int32)
-    batch = PackedBatch(torch.tensor(IDS), torch.arange(len(IDS)), bounds)
+    batch = Batch(torch.tensor(IDS), torch.arange(len(IDS)), bounds, len(IDS) - 1)
     out: Tensor = model(batch)
     return out
 

@@ -8,8 +8,7 @@ import torch
 from devices import DEVICE
 from torch import Tensor
 
-from atoll.layers import PackedBatch, PagedBatch
-from atoll.layers.attention import CrossBatch, EncoderInput
+from atoll.layers.batch import Batch, CrossBatch
 from atoll.runner.kv_cache import allocate
 
 
@@ -51,8 +50,11 @@ class PagedRunner:
             ids += tokens
             starts.append(len(ids))
         positions = [i for tokens in inputs.values() for i in range(len(tokens))]
-        packed = PackedBatch(_longs(ids), _longs(positions), _ints(starts))
-        self.model.encode(EncoderInput(packed, _longs(slots), self.kv_cache))
+        batch = Batch(
+            _longs(ids), _longs(positions), _ints(starts), max(positions),
+            slot_mappings=(_longs(slots),), kv_cache=self.kv_cache,
+        )  # fmt: skip
+        self.model.encode(batch)
 
     @torch.inference_mode()
     def step(
@@ -84,11 +86,11 @@ class PagedRunner:
         lengths = [self.lengths[n] for n in chunks]
         whole = [max(n, (prompts or {}).get(k, 0)) for k, n in zip(chunks, lengths, strict=True)]
         hidden = self.model(
-            PagedBatch(
+            Batch(
                 input_ids=_longs(ids),
                 positions=_longs(positions),
                 slot_mappings=(_longs(slots),),
-                cu_seqlens_q=_ints(starts),
+                cu_seqlens=_ints(starts),
                 seq_lens=_ints(lengths),
                 block_tables=(_table([self.tables[n] for n in chunks]),),
                 kv_cache=self.kv_cache,

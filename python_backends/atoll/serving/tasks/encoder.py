@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
@@ -276,7 +278,7 @@ class EncoderModel:
                     f"{work.name}[{row}] has {len(ids)} tokens; the model accepts {limit}"
                 )
             ids = ids[-limit:] if work.direction == "left" else ids[:limit]
-        return Encoded(ids, None)
+        return Encoded(np.array(ids, np.int32), None)
 
     def _refuse(self, sender: ResponseSender, error: BaseException) -> None:
         """Answers a request that was not started."""

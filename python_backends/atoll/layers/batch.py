@@ -1,0 +1,93 @@
+"""What a batch of tokens looks like to a model: one form for encoders and decoders.
+
+The sequences stand one behind the other, without padding. With a paged KV cache a decoding sequence
+has one new token and a prefilling one a chunk of its prompt; without one (``block_tables is None``)
+every sequence is whole.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LayerCache(NamedTuple):
+    """One layer's part of the KV cache; layers of a group have their blocks at the same places.
+
+    keys, values: (num_blocks, block_size, num_kv_heads, key or value width). group: whose block
+    table and slots say where a sequence's tokens are.
+    """
+
+    keys: Tensor
+    values: Tensor
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What the KV cache must hold for one token of one layer.
+
+    head_dim: width of a key. value_dim: width of a value, where that is another. window: tokens
+    that a query sees, itself included; None: all. shared_with: the earlier layer whose keys and
+    values this one reads, instead of having its own.
+    """
+
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
+    value_dim: int | None = None
+    shared_with: int | None = None
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Key and value of the layer; none where another layer has them."""
+        if self.shared_with is not None:
+            return 0
+        width = self.head_dim + (self.value_dim or self.head_dim)
+        return self.num_kv_heads * width * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class CrossBatch:
+    """Where the keys and values of each sequence's encoder output live, for cross-attention.
+
+    block_table: (num_seqs, max_blocks) int32. seq_lens: (num_seqs,) int32, encoder tokens.
+    """
+
+    block_table: Tensor
+    seq_lens: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """New tokens of several sequences, and where their keys and values live, if those are kept.
+
+    input_ids, positions: (tokens,) int64; positions count from 0 in each sequence.
+    cu_seqlens: (num_seqs + 1,) int32, where the new tokens of each sequence begin.
+    max_position: at least the largest position in the batch, known on the host.
+    token_type_ids: (tokens,) int64, segments of a pair; None: all are of the first.
+    prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
+        dynamic rope scaling looks at it. None: prompts are not split.
+
+    With a KV cache:
+
+    seq_lens: (num_seqs,) int32, new tokens included.
+    block_tables: for each group of layers (num_seqs, max_blocks) int32; None: no cache.
+    slot_mappings: for each group of layers (tokens,) int64, -1 writes nothing. An
+        encoder-decoder's encoder, which has no cache of its own, has here where the
+        cross-attention's keys and values go.
+    kv_cache: by layer.
+    cross: for an encoder-decoder, whose ``encode`` has run for every sequence of the batch.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    max_position: int
+    token_type_ids: Tensor | None = None
+    prompt_lens: Tensor | None = None
+    seq_lens: Tensor | None = None
+    block_tables: tuple[Tensor, ...] | None = None
+    slot_mappings: tuple[Tensor, ...] = ()
+    kv_cache: tuple[LayerCache, ...] = ()
+    cross: CrossBatch | None = None
