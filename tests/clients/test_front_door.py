@@ -10,8 +10,9 @@ import httpx
 import pytest
 from fake_triton import FakeTriton
 from scripted import CHAT, EMBED, GENERATE, gateway, post, run
+from starlette.datastructures import Headers
 
-from atoll_client.gateway.core.headers import Keys, read_headers, trace_context
+from atoll_client.gateway.core.headers import Keys, trace_context
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 IDS = TRACE[3:]
@@ -69,10 +70,10 @@ def test_who_has_no_key_learns_nothing_of_addresses() -> None:
 def test_a_key_beyond_ascii() -> None:
     keys = Keys("schlüssel, 鍵")
     for raw in ("Bearer schlüssel".encode(), "bearer schlüssel".encode("latin-1"), "鍵".encode()):
-        keys.check(read_headers([(b"authorization", raw)])["authorization"])
+        keys.check(Headers(raw=[(b"authorization", raw)]))
     for wrong in ("schlussel", "Bearer ", "Basic 鍵", "Bearer schl\x00ssel", "Bearer k,Bearer k"):
         with pytest.raises(Exception, match="missing or wrong"):
-            keys.check(read_headers([(b"authorization", wrong.encode())])["authorization"])
+            keys.check(Headers(raw=[(b"authorization", wrong.encode())]))
 
 
 def test_methods() -> None:
@@ -125,9 +126,9 @@ def test_methods() -> None:
 )
 def test_traces_that_are_w3c_s(parent: str, state: str, found: Any) -> None:
     """Bytes above 127 made the call to the server fail, or never end."""
-    got = trace_context({"traceparent": parent, "tracestate": state})
+    got = trace_context(Headers({"traceparent": parent, "tracestate": state}))
     assert (got.get("traceparent"), got.get("tracestate")) == (found or (None, None))
-    assert trace_context({}) == {}
+    assert trace_context(Headers({})) == {}
 
 
 def test_headers_that_are_wrong_are_left_out_and_the_request_is_answered() -> None:

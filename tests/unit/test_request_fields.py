@@ -91,8 +91,9 @@ def _context(setting: str = "dialect") -> Any:
 
 
 def _request(body: Any, dialect: str = "openai") -> Request:
-    route: Any = SimpleNamespace(dialect=dialect, path="/x")
-    return Request("POST", "/x", {}, orjson.dumps(body), "id", 0.0, route=route)
+    request = Request({"type": "http", "method": "POST", "path": "/x", "headers": []})
+    request.raw, request.dialect, request.route = orjson.dumps(body), dialect, "/x"
+    return request
 
 
 REFUSED: list[tuple[Any, str, str]] = [
@@ -185,12 +186,12 @@ def test_integers_that_would_become_others_are_refused(number: int, is_refused: 
     """A schema's const of more than 64 bits came as a floating-point number, and so did answers."""
     schema = {"const": number, "title": "9" * 30, "maximum": 0.12345678901234567890123}
     request = _request({})
-    request.body = json.dumps({"prompt": "a", "guided_json": schema}).encode()
+    request.raw = json.dumps({"prompt": "a", "guided_json": schema}).encode()
     if is_refused:
         with pytest.raises(ValidationError, match="has more than 64 bits"):
-            read(request, CompletionsBody)
+            read(request, _context(), CompletionsBody)
     else:
-        body: Any = read(request, CompletionsBody)
+        body: Any = read(request, _context(), CompletionsBody)
         assert body.guided_json["const"] == number
 
 

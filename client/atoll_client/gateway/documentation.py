@@ -46,14 +46,14 @@ _ERRORS: dict[str, type[BaseModel]] = {"openai": OpenAIError, "kserve": KServeEr
 
 async def openapi(request: Request, context: Context, body: None) -> Reply:
     """The description as JSON, which is made once: it takes a second."""
-    return Reply(await asyncio.to_thread(_described, context.routes))
+    return Reply(await asyncio.to_thread(_described, context.routes), media_type=JSON)
 
 
 async def docs(request: Request, context: Context, body: None) -> Reply:
     """The description as a page without scripts."""
     rows = "".join(_row(route) for route in context.routes)
     text = _read("docs.html").replace("{{rows}}", rows)
-    return Reply(text.encode(), content_type=_HTML)
+    return Reply(text.encode(), media_type=_HTML)
 
 
 async def page(request: Request, context: Context, body: None) -> Reply:
@@ -65,7 +65,7 @@ async def page(request: Request, context: Context, body: None) -> Reply:
     ]
     # "<" would end the script element early.
     data = json.dumps(models).replace("<", "\\u003c")
-    return Reply(_read("index.html").replace("{{models}}", data).encode(), content_type=_HTML)
+    return Reply(_read("index.html").replace("{{models}}", data).encode(), media_type=_HTML)
 
 
 @functools.cache

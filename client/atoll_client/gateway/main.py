@@ -10,14 +10,12 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import uvicorn
-from starlette.middleware.cors import CORSMiddleware
 
 from atoll_client.gateway.core.app import Gateway
 from atoll_client.gateway.core.connection import LimitedProtocol
-from atoll_client.gateway.core.settings import GatewaySettings, listed
+from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.routes import ROUTES
 
 # By its name: as a program, the module is called __main__.
@@ -30,26 +28,16 @@ _ANSWER_S = 5
 _STDIN = "--exit-with-stdin"
 
 
-def application(settings: GatewaySettings) -> Any:
+def application(settings: GatewaySettings) -> Gateway:
     """The ASGI application."""
-    return _with_cors(Gateway(settings, ROUTES), settings)
-
-
-def _with_cors(gateway: Any, settings: GatewaySettings) -> Any:
-    origins = listed(settings.cors_allow_origin)
-    if origins:
-        return CORSMiddleware(
-            gateway, allow_origins=origins, allow_methods=["*"], allow_headers=["*"],
-            expose_headers=["*"],
-        )  # fmt: skip
-    return gateway
+    return Gateway(settings, ROUTES)
 
 
 def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
     """Runs until SIGINT or SIGTERM, or until the process that started it is gone."""
-    gateway = Gateway(settings, ROUTES)
+    gateway = application(settings)
     config = uvicorn.Config(
-        _with_cors(gateway, settings),
+        gateway,
         host=settings.hostname,
         port=settings.port,
         http=LimitedProtocol,

@@ -50,7 +50,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/models", openai_embeddings.models, "openai", "Models and adapters",
           answers={JSON: openai_answers.ModelList}),
     Route("GET", "/v1/models/{model}", openai_embeddings.model, "openai", "One model",
-          answers={JSON: openai_answers.ModelCard}),
+          pattern="/v1/models/{model:path}", answers={JSON: openai_answers.ModelCard}),
     Route(
         "POST", "/v1/chat/completions", openai_chat.chat, "openai", "Chat",
         openai_chat.ChatBody, example={**_CHAT, "max_tokens": 20},

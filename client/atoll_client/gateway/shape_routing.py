@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from atoll_client import scores, tasks
 from atoll_client.errors import NotReady, ValidationError
@@ -15,7 +15,7 @@ from atoll_client.gateway.core.encoders import check_batch
 from atoll_client.gateway.core.fields import NoEffect, Refused
 from atoll_client.gateway.core.metrics import CONTENT_TYPE
 from atoll_client.gateway.core.schemas import Strict, read
-from atoll_client.gateway.core.web import Answer, Handler, Reply, Request, reply
+from atoll_client.gateway.core.web import Handler, Reply, Request, nothing, reply
 from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
@@ -71,19 +71,14 @@ class Kind(NamedTuple):
     dialect: str
 
 
-async def root(request: Request, context: Context, body: AnyBody) -> Answer:
+async def root(request: Request, context: Context, body: AnyBody) -> Response:
     """POST / and /invocations: by the body's shape, then by the models served."""
     return await _answer(request, context, kind_of(request, context, _fields(request)))
 
 
-def speak(request: Request, dialect: str) -> None:
-    """Makes errors and metrics those of the interface that was meant."""
-    assert request.route is not None
-    request.route = dataclasses.replace(request.route, dialect=dialect)
-
-
-async def _answer(request: Request, context: Context, kind: Kind) -> Answer:
-    speak(request, kind.dialect)
+async def _answer(request: Request, context: Context, kind: Kind) -> Response:
+    # Errors and metrics are those of the interface that was meant.
+    request.dialect = kind.dialect
     return await kind.handler(request, context, read(request, context, kind.body))
 
 
@@ -154,12 +149,12 @@ async def classification(request: Request, context: Context, body: Classificatio
     return reply([tei.labels_of(model, row)[: wanted.top_k] for row in rows])
 
 
-async def rerank(request: Request, context: Context, body: AnyBody) -> Answer:
+async def rerank(request: Request, context: Context, body: AnyBody) -> Response:
     """POST /rerank, TEI's or Cohere's."""
     return await _answer(request, context, _rerank_kind(_fields(request)))
 
 
-async def tokenize(request: Request, context: Context, body: AnyBody) -> Answer:
+async def tokenize(request: Request, context: Context, body: AnyBody) -> Response:
     """POST /tokenize, TEI's or TGI's.
 
     TGI's if the model that is named generates, or if ``parameters`` is there, or if only
@@ -247,21 +242,21 @@ async def health(request: Request, context: Context, body: None) -> Reply:
     """GET /health: 200 while a server answers and has a model."""
     if not context.pool.is_ready:
         raise NotReady("unhealthy")
-    return Reply(b"", content_type="text/plain")
+    return nothing()
 
 
 async def live(request: Request, context: Context, body: None) -> Reply:
     """GET /v1/health/live: this process answers."""
-    return Reply(b"", content_type="text/plain")
+    return nothing()
 
 
 async def metrics(request: Request, context: Context, body: None) -> Reply:
     """GET /metrics."""
-    return Reply(await context.metrics.page(), content_type=CONTENT_TYPE)
+    return Reply(await context.metrics.page(), media_type=CONTENT_TYPE)
 
 
 def _fields(request: Request) -> dict[str, Any]:
-    found = parse(request.body)
+    found = parse(request.raw)
     if not isinstance(found, dict):
         raise ValidationError("the body must be a JSON object")
     return {name: value for name, value in found.items() if value is not None}

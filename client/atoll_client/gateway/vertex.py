@@ -7,7 +7,6 @@ generator writes.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import Annotated, Any
 
 import orjson
@@ -49,12 +48,11 @@ async def vertex(request: Request, context: Context, body: VertexBody) -> Reply:
 async def _predict(request: Request, context: Context, instance: dict[str, Any]) -> Any:
     # A prediction is a whole answer.
     instance = {name: value for name, value in instance.items() if name != "stream"}
-    own = dataclasses.replace(request, body=dump(instance), labels={})
+    own = request.part(dump(instance))
     kind = shape_routing.kind_of(own, context, instance)
     # POST / nests labels, for clients that TEI's own shape is not for.
     handler: Handler = tei.predict if kind.handler is shape_routing.classification else kind.handler
-    for one in (request, own):
-        shape_routing.speak(one, kind.dialect)
+    request.dialect = own.dialect = kind.dialect
     answer = await handler(own, context, read(own, context, kind.body))
     assert isinstance(answer, Reply), "a request without stream has a whole answer"
     return _shortened(orjson.loads(answer.body))

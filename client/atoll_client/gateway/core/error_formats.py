@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.requests import HTTPConnection
+
 from atoll_client.errors import (
     AtollError,
     BodyTimeout,
@@ -19,7 +21,7 @@ from atoll_client.errors import (
     UnsupportedModel,
     ValidationError,
 )
-from atoll_client.gateway.core.web import Reply, Request, dump
+from atoll_client.gateway.core.web import Reply, Request, reply
 
 _TEI = {
     "validation": "Validation", "empty": "Empty", "backend": "Backend", "overloaded": "Overloaded",
@@ -50,10 +52,12 @@ _KSERVE_STATUSES: dict[type[AtollError], int] = {
 }  # fmt: skip
 
 
-def explain(request: Request, error: AtollError) -> Reply:
-    """The reply that tells a client what was wrong."""
+async def explain(connection: HTTPConnection, error: Exception) -> Reply:
+    """The reply that tells a client what was wrong, which an AtollError does."""
+    assert isinstance(error, AtollError)
+    request = Request.of(connection.scope)
     request.labels["error"] = error.error_type
-    dialect = request.route.dialect if request.route else _guess(request.path)
+    dialect = request.dialect or _guess(request.path)
     headers = {}
     if isinstance(error, Overloaded | NotReady):
         headers["retry-after"] = "1"
@@ -65,7 +69,7 @@ def explain(request: Request, error: AtollError) -> Reply:
         headers["allow"] = ", ".join(error.allowed)
     if isinstance(error, BodyTimeout):
         headers["connection"] = "close"
-    return Reply(dump(body(dialect, error)), status(dialect, error), headers=headers)
+    return reply(body(dialect, error), headers, status(dialect, error))
 
 
 def status(dialect: str, error: AtollError) -> int:

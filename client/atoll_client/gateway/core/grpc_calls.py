@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -15,9 +14,8 @@ from google.protobuf.message import DecodeError
 
 from atoll_client.errors import AtollError, MalformedRequest, TooLarge
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.headers import request_id
-from atoll_client.gateway.core.sending import ending
-from atoll_client.gateway.core.web import Request, Route
+from atoll_client.gateway.core.sse import ending
+from atoll_client.gateway.core.web import Request
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +69,15 @@ async def answered(
 
     is_counted: it is one request; otherwise each of its messages is one for itself.
     """
-    headers = {k: v for k, v in call.invocation_metadata() if isinstance(v, str)}
-    request = Request(
-        "POST", path, headers, b"", request_id(headers), time.perf_counter(),
-        headers.get("model"), Route("POST", path, _none, dialect, path), dict(labels or {}),
-    )  # fmt: skip
+    pairs = [(k.encode(), v.encode()) for k, v in call.invocation_metadata() if isinstance(v, str)]
+    request = Request({"type": "http", "method": "POST", "path": path, "headers": pairs})
+    request.route, request.dialect, request.labels = path, dialect, {**(labels or {})}
+    request.model = request.headers.get("model")
     status = 499
     with context.tracer.span(request) as span:
         try:
-            context.keys.check(headers.get("authorization", ""))
-            counted = context.admission.admitted() if is_counted else contextlib.nullcontext()
+            context.keys.check(request.headers)
+            counted = context.admission.admitted(1 if is_counted else 0)
             with context.open_requests.answering(), counted:
                 yield request
             status = 200
@@ -105,7 +102,3 @@ async def answered(
             span.end(request, status)
             context.metrics.finished(request, status)
             context.request_log.finished(request, status)
-
-
-async def _none(request: Request, context: Context, body: Any) -> Any:
-    raise AssertionError("gRPC methods are not called by route")

@@ -10,7 +10,8 @@ import base64
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+
+from starlette.datastructures import Headers
 
 from atoll_client.errors import Unauthorized
 from atoll_client.gateway.core.settings import listed
@@ -18,6 +19,7 @@ from atoll_client.gateway.core.settings import listed
 # Names of authentication schemes are not case-sensitive.
 _BASIC = re.compile("basic +", re.IGNORECASE)
 _BEARER = re.compile("bearer +", re.IGNORECASE)
+_LENGTH = re.compile(r"[0-9]{1,20}")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,256}")
 
 # W3C Trace Context, level 2. A version after 00 may have more fields, which nobody here knows.
@@ -32,28 +34,30 @@ _MAX_TRACE_MEMBERS = 32
 _MAX_TRACE_CHARACTERS = 4096
 
 
-def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by name in lower case; one that comes several times is joined by commas."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in pairs:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        found[name] = f"{found[name]},{value}" if name in found else value
-    return found
+def joined(headers: Headers, name: str) -> str:
+    """A header, joined by commas where it comes several times; nothing where it does not."""
+    return ",".join(headers.getlist(name))
 
 
-def request_id(headers: Mapping[str, str]) -> str:
+def request_id(headers: Headers) -> str:
     """``x-request-id`` if it is printable ASCII of at most 256 characters, else one that is new."""
-    given = headers.get("x-request-id", "")
+    given = joined(headers, "x-request-id")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-def trace_context(headers: Mapping[str, str]) -> dict[str, str]:
+def announced_bytes(headers: Headers) -> int:
+    """Bytes that a body is said to have; 0: unknown."""
+    given = headers.get("content-length", "")
+    return int(given) if _LENGTH.fullmatch(given) else 0
+
+
+def trace_context(headers: Headers) -> dict[str, str]:
     """``traceparent`` and ``tracestate`` as far as they are valid."""
-    match = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip(" \t"))
+    match = _TRACEPARENT.fullmatch(joined(headers, "traceparent").strip(" \t"))
     if match is None or (match[1] == "00" and match[3] is not None):
         return {}
     found = {"traceparent": f"00-{match[2]}"}
-    state = _trace_state(headers.get("tracestate", ""))
+    state = _trace_state(joined(headers, "tracestate"))
     return {**found, "tracestate": state} if state else found
 
 
@@ -74,14 +78,15 @@ class Keys:
     def __init__(self, text: str) -> None:
         self._keys = [key.encode() for key in listed(text)]
 
-    def check(self, authorization: str) -> None:
-        """Compares a header, its bytes read as latin-1; a key beyond ASCII may come as UTF-8 too.
+    def check(self, headers: Headers) -> None:
+        """Compares ``authorization``; a key beyond ASCII may come as UTF-8 or as latin-1.
 
         Raises:
             Unauthorized: the key is missing or wrong.
         """
         if not self._keys:
             return
+        authorization = joined(headers, "authorization")
         scheme = _BEARER.match(authorization)
         text = authorization[scheme.end() :] if scheme else _password(authorization)
         forms = (text.encode("latin-1", "replace"), text.encode())

@@ -78,14 +78,13 @@ class Metrics:
 
     def finished(self, request: Request, status: int) -> None:
         """One request has been answered, or its client has left (status 499)."""
-        route = request.route
-        if route is None or route.public:
+        if not request.route or request.is_public:
             return
         seconds = time.perf_counter() - request.started
-        path = f'path="{route.path}"'
+        path = f'path="{request.route}"'
         self._count("atoll_gateway_requests_total", f'{path},status="{status}"')
         self._observe("atoll_gateway_request_seconds", path, seconds)
-        prefix = _PREFIX.get(request.labels.get("kind", route.dialect))
+        prefix = _PREFIX.get(request.labels.get("kind", request.dialect))
         if prefix is None:
             return
         method = f'method="{request.labels.get("method", "single")}"'

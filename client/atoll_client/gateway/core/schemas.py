@@ -89,11 +89,11 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
         MalformedRequest: not JSON, or a key is given twice. ValidationError: a field that is
             missing, wrong or not supported, or one that nobody knows, where those are refused.
     """
-    given = parse(request.body)
+    given = parse(request.raw)
     if type(given) is not dict:
         raise ValidationError("the body must be a JSON object")
-    if _LONG_NUMBER.search(request.body):
-        _check_integers(request.body)
+    if _LONG_NUMBER.search(request.raw):
+        _check_integers(request.raw)
     try:
         body = kind.model_validate(given)
     except pydantic.ValidationError as error:
@@ -124,10 +124,9 @@ def _report(request: Request, context: Context, names: list[str]) -> None:
     """Refuses unknown fields, or says that they have been left out."""
     if not names:
         return
-    assert request.route is not None
-    if _are_refused(context.settings.unknown_fields, request.route.dialect):
+    if _are_refused(context.settings.unknown_fields, request.dialect):
         raise ValidationError(
-            f"`{names[0]}` is unknown here; the fields of {request.route.path} are listed in "
+            f"`{names[0]}` is unknown here; the fields of {request.route} are listed in "
             "/openapi.json",
             param=names[0], code="unknown_parameter",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A stream of server-sent events on its way to the client, kept alive while it has nothing to say.
+"""Streams of server-sent events, kept alive while they have nothing to say.
 
 The status is held back until the first event, so that a refusal has its own; but not for longer
 than proxies leave a silent connection open. After that a failure is an event like any other.
@@ -7,109 +7,96 @@ than proxies leave a silent connection open. After that a failure is an event li
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
-from collections.abc import Callable, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
 
-from atoll_client.gateway.core.web import Events, Send
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from atoll_client.errors import AtollError, NotReady
+from atoll_client.gateway.core import error_formats
+from atoll_client.gateway.core.web import EVENTS, Request
+
+logger = logging.getLogger(__name__)
 
 # Well below the minute after which many proxies end what is silent.
 _SILENCE_S = 15.0
 _COMMENT = b":\n\n"
 
-Start = Callable[[int, MutableMapping[str, str]], MutableMapping[str, Any]]
 
+class Events(StreamingResponse):
+    """Each item is the data of an event. ``on_error`` makes the last one of a stream that fails.
 
-class EventStream:
-    """``async with``: looks after silence inside; ``write`` events, then ``end``.
-
-    on_stuck: called when the client has not taken an event for ``write_timeout_s``. Until it takes
-    one, no other is asked for, so that one stream holds what a socket holds.
+    headers: besides those of every stream.
     """
+
+    media_type = EVENTS
 
     def __init__(
         self,
-        answer: Events,
-        send: Send,
-        start: Start,
-        *,
-        write_timeout_s: float,
-        on_stuck: Callable[[], None],
+        items: AsyncIterator[bytes],
+        on_error: Callable[[Exception], bytes],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._answer, self._send, self._start = answer, send, start
-        self._write_timeout_s, self._on_stuck = write_timeout_s, on_stuck
-        self._sending_since: float | None = None
-        self.has_begun = False
+        # A proxy that buffers would make a stream of one piece.
+        own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(items, headers={**own, **(headers or {})})
+        self._items, self._on_error = items, on_error
+        self._has_begun = False
         self._last = time.monotonic()
-        self._comment: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> EventStream:
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(self._interval_s, self._look)
-        return self
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream.
 
-    async def __aexit__(self, *reason: object) -> None:
-        self._rest()
+        Raises:
+            Exception: what the first event raised: nothing has been sent then.
+        """
+        request = Request.of(scope)
+        pulse = asyncio.create_task(self._keep_alive(send))
+        try:
+            async with contextlib.aclosing(self._items):  # type: ignore[type-var]
+                async for item in self._items:
+                    await self._write(send, b"data: " + item + b"\n\n")
+        except (Exception, asyncio.CancelledError) as error:
+            # A request that is refused before anything was sent has a status of its own.
+            if request.is_left or not self._has_begun:
+                raise
+            await self._write(send, b"data: " + self._failure(request, error) + b"\n\n")
+        finally:
+            pulse.cancel()
+        await self._begin(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def write(self, data: bytes) -> None:
-        """One event."""
+    def _failure(self, request: Request, error: BaseException) -> bytes:
+        """The data of the event that ends a stream early."""
+        if not isinstance(error, Exception):
+            return self._on_error(ending())
+        if not isinstance(error, AtollError):
+            logger.error("request %s: %s", request.request_id, request.path, exc_info=error)
+        request.labels["error"] = error_formats.as_ours(error).error_type
+        return self._on_error(error)
+
+    async def _write(self, send: Send, data: bytes) -> None:
         self._last = time.monotonic()
-        await self._begin()
-        await self._body(b"data: " + data + b"\n\n")
+        await self._begin(send)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def end(self) -> None:
-        """Nothing follows."""
-        if self._comment is not None:
-            self._comment.cancel()
-        await self._begin()
-        self._sending_since = time.monotonic()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        self._rest()
+    async def _begin(self, send: Send) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **start})
 
-    async def _begin(self) -> None:
-        if self.has_begun:
-            return
-        self.has_begun = True
-        headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            # A proxy that buffers would make a stream of one piece.
-            "x-accel-buffering": "no",
-            **self._answer.headers,
-        }
-        await self._send(self._start(200, headers))
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment whenever nothing was sent for a while."""
+        while True:
+            await asyncio.sleep(self._last + _SILENCE_S - time.monotonic())
+            if time.monotonic() >= self._last + _SILENCE_S:
+                await self._write(send, _COMMENT)
 
-    async def _body(self, data: bytes) -> None:
-        self._sending_since = time.monotonic()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self._sending_since = None
 
-    @property
-    def _interval_s(self) -> float:
-        return min(_SILENCE_S, self._write_timeout_s)
-
-    def _look(self) -> None:
-        """Every few seconds; the timer is not set anew for each of many events."""
-        now = time.monotonic()
-        since = self._sending_since
-        if since is not None:
-            if now - since >= self._write_timeout_s:
-                self._on_stuck()
-            else:
-                self._timer = self._loop.call_later(self._interval_s, self._look)
-            return
-        silent = now - self._last
-        if silent >= _SILENCE_S:
-            self._last, silent = time.monotonic(), 0.0
-            self._comment = self._loop.create_task(self._say_nothing())
-        rest_s = min(_SILENCE_S - silent, self._interval_s)
-        self._timer = self._loop.call_later(rest_s, self._look)
-
-    async def _say_nothing(self) -> None:
-        await self._begin()
-        await self._body(_COMMENT)
-
-    def _rest(self) -> None:
-        self._timer.cancel()
-        if self._comment is not None:
-            self._comment.cancel()
+def ending() -> NotReady:
+    """For requests that are still held when the process has to end."""
+    return NotReady("the gateway is shutting down")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import re
 import zlib
 from collections.abc import Iterator
@@ -29,14 +28,13 @@ async def decompressed(request: Request, context: Context) -> bytes:
     """
     name = request.headers.get("content-encoding", "identity").strip().lower()
     if name == "identity":
-        return request.body
+        return request.raw
     if name not in _FORMATS:
         raise ValidationError(f"Content-Encoding is '{name[:50]}'; known: gzip, deflate")
-    assert request.route is not None
-    limit = request.route.body_limit(context.settings)
-    if len(request.body) < _LONG:
-        return _unpack(request.body, name, limit)
-    return await asyncio.to_thread(_unpack, request.body, name, limit)
+    limit = context.settings.tensor_payload_limit
+    if len(request.raw) < _LONG:
+        return _unpack(request.raw, name, limit)
+    return await asyncio.to_thread(_unpack, request.raw, name, limit)
 
 
 def _unpack(body: bytes, name: str, limit: int) -> bytes:
@@ -59,11 +57,17 @@ async def compressed(request: Request, answer: Reply) -> Reply:
     if name is None or len(answer.body) < _SMALLEST:
         return answer
     if len(answer.body) < _LONG:
-        body = _pack(answer.body, name)
+        answer.body = _pack(answer.body, name)
     else:
-        body = await asyncio.to_thread(_pack, answer.body, name)
-    headers = {**answer.headers, "content-encoding": name, "vary": "accept-encoding"}
-    return dataclasses.replace(answer, body=body, headers=headers)
+        answer.body = await asyncio.to_thread(_pack, answer.body, name)
+    answer.headers.update(
+        {
+            "content-encoding": name,
+            "vary": "accept-encoding",
+            "content-length": f"{len(answer.body)}",
+        }
+    )
+    return answer
 
 
 def _accepted(header: str) -> Iterator[str]:
@@ -74,6 +78,6 @@ def _accepted(header: str) -> Iterator[str]:
             yield name.strip()
 
 
-def _pack(body: bytes, name: str) -> bytes:
+def _pack(body: bytes | memoryview, name: str) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, _FORMATS[name])
     return packer.compress(body) + packer.flush()

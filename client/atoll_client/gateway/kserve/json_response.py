@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atoll_client.errors import GenerationError, ValidationError
-from atoll_client.gateway.core.web import Reply, dump
+from atoll_client.gateway.core.web import JSON, Reply, dump
 from atoll_client.gateway.kserve.parameters import FINAL
 from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
 from atoll_client.kserve import Message
@@ -41,9 +41,9 @@ def write_response(response: Message, wants_binary: Callable[[str], bool]) -> Re
         answer["parameters"] = parameter_values(response)
     head = dump(answer)
     if not parts:
-        return Reply(head)
+        return Reply(head, media_type=JSON)
     headers = {HEADER_LENGTH: str(len(head))}
-    return Reply(b"".join((head, *parts)), content_type=BINARY, headers=headers)
+    return Reply(b"".join((head, *parts)), headers=headers, media_type=BINARY)
 
 
 def write_generated(response: Message) -> dict[str, Any]:

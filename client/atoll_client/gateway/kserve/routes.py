@@ -6,6 +6,9 @@ import re
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.responses import Response
+
 from atoll_client.errors import (
     MalformedRequest,
     NotOffered,
@@ -14,16 +17,16 @@ from atoll_client.errors import (
     ValidationError,
 )
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import (
     EVENTS,
     JSON,
     TEXT,
-    Answer,
-    Events,
     Reply,
     Request,
     Route,
     dump,
+    nothing,
     reply,
 )
 from atoll_client.gateway.kserve import answers, generate, input_text
@@ -37,44 +40,42 @@ from atoll_client.gateway.kserve.json_response import (
     write_response,
 )
 
-_MODEL = re.compile(
-    r"/v2/models/([^/]+)(?:/versions/([0-9]{1,18}))?"
-    r"(?:/(infer|generate|generate_stream|ready|config|stats))?"
-)
-_CLOSED = re.compile(
-    r"/v2/(?:(systemsharedmemory|cudasharedmemory|logging|repository/models)|(?:models/[^/]+/"
-    r"(?:versions/[0-9]+/)?)?(trace))(?:/.*)?"
-)
 _NAMES = {
     "systemsharedmemory": "system shared memory", "cudasharedmemory": "CUDA shared memory",
     "logging": "the server's log settings", "trace": "the server's trace settings",
     "repository/models": "loading and unloading of models",
 }  # fmt: skip
 CLOSED = "/v2/{closed}"
+_CLOSED = re.compile(
+    r"(?:(systemsharedmemory|cudasharedmemory|logging|repository/models)|(?:models/[^/]+/"
+    r"(?:versions/[0-9]+/)?)?(trace))(?:/.*)?"
+)
 
 
-def pattern(request: Request, path: str) -> str:
-    """The route's name of a path below /v2; the model and version that it names are kept."""
-    if path == "/v2/models/stats":
-        return path
-    match = _MODEL.fullmatch(path)
-    if match is not None:
-        request.model, request.version = match[1], match[2] or ""
-        version = "/versions/{version}" if match[2] else ""
-        return f"/v2/models/{{model}}{version}{f'/{match[3]}' if match[3] else ''}"
-    return CLOSED if _CLOSED.fullmatch(path) else path
+class _Version(StringConvertor):
+    regex = "[0-9]{1,18}"
+
+
+class _Closed(StringConvertor):
+    """What follows ``/v2/`` and is not for clients."""
+
+    regex = re.sub(r"\((?!\?)", "(?:", _CLOSED.pattern)
+
+
+register_url_convertor("version", _Version())
+register_url_convertor("closed", _Closed())
 
 
 async def live(request: Request, context: Context, body: None) -> Reply:
     """Whether this process answers."""
-    return Reply(b"", content_type=TEXT)
+    return nothing()
 
 
 async def ready(request: Request, context: Context, body: None) -> Reply:
     """Whether a server answers and has a model."""
     if not context.pool.is_ready:
         raise NotReady("no server is ready")
-    return Reply(b"", content_type=TEXT)
+    return nothing()
 
 
 async def server(request: Request, context: Context, body: None) -> Reply:
@@ -86,7 +87,7 @@ async def model_ready(request: Request, context: Context, body: None) -> Reply:
     """Whether a model can be asked."""
     if not await context.upstream.is_model_ready(_name(request), request.version):
         raise MalformedRequest("Model version not ready")
-    return Reply(b"", content_type=TEXT)
+    return nothing()
 
 
 async def model_metadata(request: Request, context: Context, body: None) -> Reply:
@@ -153,7 +154,7 @@ async def generate_one(request: Request, context: Context, body: None) -> Reply:
     return reply(write_generated(await generate.only(upstream.exchange(*rest))))
 
 
-async def generate_stream(request: Request, context: Context, body: None) -> Answer:
+async def generate_stream(request: Request, context: Context, body: None) -> Response:
     """A JSON object in, an event for each response out."""
     signature, message = await _generation(request, context)
     upstream = context.upstream
@@ -171,8 +172,9 @@ async def _one_event(response: Awaitable[Any]) -> AsyncIterator[bytes]:
 
 async def closed(request: Request, context: Context, body: None) -> Reply:
     """What of a server's interface is not for clients."""
-    match = _CLOSED.fullmatch(request.path.rstrip("/"))
-    name = _NAMES[(match[1] or match[2])] if match else request.path
+    match = _CLOSED.fullmatch(request.path_params["closed"])
+    assert match is not None
+    name = _NAMES[match[1] or match[2]]
     raise NotOffered(f"{name}: not offered by the gateway")
 
 
@@ -200,9 +202,9 @@ def _of_model(method: str, end: str, handler: Any, summary: str, **rest: Any) ->
     return tuple(
         Route(
             method, f"/v2/models/{{model}}{version}{end}", handler, "kserve", summary,
-            takes_tensors=takes_tensors, **rest,
+            takes_tensors=takes_tensors, pattern=f"/v2/models/{{model}}{kind}{end}", **rest,
         )
-        for version in ("", "/versions/{version}")
+        for version, kind in (("", ""), ("/versions/{version}", "/versions/{version:version}"))
     )  # fmt: skip
 
 
@@ -260,7 +262,10 @@ ROUTES: tuple[Route, ...] = (
         answers={EVENTS: answers.GenerateEvent}, **_GENERATE,
     ),
     *(
-        Route(method, CLOSED, closed, "kserve", "Not offered: shared memory, settings, loads")
+        Route(
+            method, CLOSED, closed, "kserve", "Not offered: shared memory, settings, loads",
+            pattern="/v2/{closed:closed}",
+        )
         for method in ("GET", "POST")
     ),
 )  # fmt: skip

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
+from starlette.responses import Response
 
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import Refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
-from atoll_client.gateway.core.web import Answer, Events, Request, dump, reply
+from atoll_client.gateway.core.sse import Events
+from atoll_client.gateway.core.web import Request, dump, reply
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.openai.errors import openai_words
@@ -66,7 +68,7 @@ class _Chat:
     has_usage: bool = False
 
 
-async def chat(request: Request, context: Context, body: ChatBody) -> Answer:
+async def chat(request: Request, context: Context, body: ChatBody) -> Response:
     """A choice for each of ``n`` answers."""
     request.labels["kind"] = "tgi"
     model = find(request, context, body.model, ("generate",))

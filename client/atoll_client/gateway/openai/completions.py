@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from pydantic import Field
+from starlette.responses import Response
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import encoders, tokens
@@ -19,7 +20,8 @@ from atoll_client.gateway.core.generation import (
     stream_all,
 )
 from atoll_client.gateway.core.schemas import Inputs, batch
-from atoll_client.gateway.core.web import Answer, Events, Request, dump, reply
+from atoll_client.gateway.core.sse import Events
+from atoll_client.gateway.core.web import Request, dump, reply
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.errors import openai_words
 from atoll_client.gateway.openai.sampling import (
@@ -49,7 +51,7 @@ class CompletionsBody(SamplingFields):
     prompt_embeds: Annotated[Any, Refused("prompts are texts or token ids")] = None
 
 
-async def completions(request: Request, context: Context, body: CompletionsBody) -> Answer:
+async def completions(request: Request, context: Context, body: CompletionsBody) -> Response:
     """A choice for each of ``n`` answers to each prompt, of ``best_of`` that are written."""
     request.labels["kind"] = "tgi"
     model = find(request, context, body.model, ("generate",))

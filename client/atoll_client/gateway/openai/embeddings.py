@@ -52,7 +52,7 @@ async def models(request: Request, context: Context, body: None) -> Reply:
 
 async def model(request: Request, context: Context, body: None) -> Reply:
     """One model, by the end of the path."""
-    name = request.path.split("/v1/models/", 1)[1]
+    name = request.path_params["model"]
     found = context.models.named(name)
     if found is None:
         raise NotFound(f"model {name!r} is not served")

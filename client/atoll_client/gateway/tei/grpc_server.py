@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -32,7 +31,7 @@ Read = Callable[[bytes], Any]
 
 
 class Services:
-    """The gRPC side of a gateway: ``start``, ``close``, ``stop`` it in the gateway's event loop."""
+    """The gRPC side of a gateway: ``async with`` it in the gateway's event loop, or ``close`` it."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -43,7 +42,7 @@ class Services:
         self._server: Any = None
         self._closing: asyncio.Future[None] | None = None
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Services:
         """Listens.
 
         Raises:
@@ -54,14 +53,19 @@ class Services:
             options=(("grpc.max_receive_message_length", self._largest), ("grpc.so_reuseport", 0)),
         )  # fmt: skip
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
-        self._server.add_insecure_port(f"{settings.hostname}:{settings.grpc_port}")
+        try:
+            self._server.add_insecure_port(f"{settings.hostname}:{settings.grpc_port}")
+        except RuntimeError as error:
+            port = settings.grpc_port
+            raise RuntimeError(f"grpc_port {port} cannot be listened on: {error}") from None
         await self._server.start()
+        return self
 
     def close(self, grace_s: float) -> None:
         """Takes no new calls; those in flight have so many seconds."""
         self._closing = asyncio.ensure_future(self._server.stop(grace_s))
 
-    async def stop(self) -> None:
+    async def __aexit__(self, *reason: object) -> None:
         """Returns when the calls in flight have ended; at once ends them if it was not closed."""
         if self._closing is None:
             self.close(0.0)
@@ -134,12 +138,7 @@ def _each(request: Request, context: Context, method: Method) -> Callable[[Any],
     """The method for one message of a stream, which has a clock of its own."""
 
     async def one(message: Any) -> Any:
-        own = Request(
-            request.method, request.path, request.headers, b"",
-            request.request_id, time.perf_counter(), request.model, request.route,
-            trace=request.trace,
-        )  # fmt: skip
-        return await method(own, context, message)
+        return await method(request.part(), context, message)
 
     return one
 

@@ -7,11 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from starlette.responses import Response
+
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import error_formats, tokens
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.generation import Job, complete_all, mean_logprob, stream
-from atoll_client.gateway.core.web import Answer, Events, Reply, Request, dump, reply
+from atoll_client.gateway.core.sse import Events
+from atoll_client.gateway.core.web import Reply, Request, dump, reply
 from atoll_client.gateway.openai.messages import TemplateFields, check_messages
 from atoll_client.gateway.openai.tools import with_objects
 from atoll_client.gateway.tei import routes as tei
@@ -26,13 +29,13 @@ class ChatTokenizeBody(TemplateFields):
     model: str | None = None
 
 
-async def generate(request: Request, context: Context, body: GenerateBody) -> Answer:
+async def generate(request: Request, context: Context, body: GenerateBody) -> Response:
     """POST /generate: one object."""
     found, headers = await _generate(request, context, body)
     return reply(found, headers)
 
 
-async def generate_stream(request: Request, context: Context, body: GenerateBody) -> Answer:
+async def generate_stream(request: Request, context: Context, body: GenerateBody) -> Response:
     """POST /generate_stream: an event for each token."""
     model = _find(request, context, body)
     check(body, model, is_stream=True)
@@ -40,7 +43,7 @@ async def generate_stream(request: Request, context: Context, body: GenerateBody
     return Events(_events(request, context, job, body), _failure, {"x-compute-type": "triton"})
 
 
-async def compatible(request: Request, context: Context, body: GenerateBody) -> Answer:
+async def compatible(request: Request, context: Context, body: GenerateBody) -> Response:
     """POST / and /invocations: a list of one, or events if ``stream`` is set."""
     if body.stream:
         return await generate_stream(request, context, body)

@@ -1,0 +1,96 @@
+"""Which route a request means: Starlette's router, with a table and with models before the paths.
+
+Most paths have no parameters, and are found in a dictionary. All routes exist below ``/{model}``
+too, whose name may hold a slash and is known only while it is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady
+from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.endpoint import Endpoint
+from atoll_client.gateway.core.web import Handler, Reply, Request, Route, nothing
+
+
+class Table(Router):
+    """The routes of a gateway."""
+
+    def __init__(self, routes: Iterable[Route], context: Context, lifespan: Lifespan[Any]) -> None:
+        self._context = context
+        # By path, what answers to which method, in the order of an ``Allow`` header.
+        self._methods: dict[str, dict[str, ASGIApp]] = {}
+        made = [self._add(route) for route in routes]
+        for path, methods in self._methods.items():
+            allowed = (*methods, "OPTIONS")
+            options = Route("OPTIONS", path, _options(allowed), "tei", path)
+            methods["OPTIONS"] = Endpoint(options, context)
+        self._patterns = [one for one in made if one.param_convertors]
+        super().__init__(made, lifespan=lifespan)
+
+    def _add(self, route: Route) -> StarletteRoute:
+        endpoint = Endpoint(route, self._context)
+        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        self._methods.setdefault(route.path, {}).update(dict.fromkeys(methods, endpoint))
+        return StarletteRoute(route.pattern or route.path, endpoint, methods=methods)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands a request to its route."""
+        if scope["type"] == "lifespan":
+            await self.lifespan(scope, receive, send)
+            return
+        request = Request.of(scope)
+        try:
+            endpoint = self._find(request)
+        except AtollError:
+            # Who has no key does not learn which addresses exist.
+            self._context.keys.check(request.headers)
+            raise
+        await endpoint(scope, receive, send)
+
+    def _find(self, request: Request) -> ASGIApp:
+        """What answers to the path, or to what follows ``/{model}``."""
+        path = request.path.rstrip("/") or "/"
+        methods = self._resolve(request, path)
+        if request.method not in methods:
+            name, path = self._context.models.split(path)
+            if name is not None:
+                request.model = name
+                methods = self._resolve(request, path)
+        if request.method in methods:
+            return methods[request.method]
+        if methods:
+            raise MethodNotAllowed(f"{path} does not answer to {request.method}", tuple(methods))
+        if not self._context.pool.is_ready and any(
+            path.endswith(end) for end in self._methods if end != "/"
+        ):
+            # What stands before it may be a model of the server that is not there now.
+            raise NotReady("no server is ready")
+        raise NoRoute(f"there is no route {request.path}")
+
+    def _resolve(self, request: Request, path: str) -> Mapping[str, ASGIApp]:
+        """What answers to the methods of a path; the request learns the parameters in it."""
+        if path in self._methods:
+            return self._methods[path]
+        for route in self._patterns:
+            match = route.path_regex.match(path)
+            if match is not None:
+                found = match.groupdict()
+                request.scope["path_params"] = found
+                request.model = found.get("model", request.model)
+                request.version = found.get("version", "")
+                return self._methods[route.path_format]
+        return {}
+
+
+def _options(allowed: Iterable[str]) -> Handler:
+    async def answer(request: Request, context: Context, body: None) -> Reply:
+        return nothing({"allow": ", ".join(allowed)})
+
+    return answer
