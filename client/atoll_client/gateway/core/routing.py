@@ -32,6 +32,7 @@ class Table(Router):
             options = Route("OPTIONS", path, _options(allowed), "tei", path)
             methods["OPTIONS"] = Endpoint(options, context)
         self._patterns = [one for one in made if one.param_convertors]
+        self._plain = {one.path_format for one in made if not one.param_convertors}
         super().__init__(made, lifespan=lifespan)
 
     def _add(self, route: Route) -> StarletteRoute:
@@ -76,7 +77,7 @@ class Table(Router):
 
     def _resolve(self, request: Request, path: str) -> Mapping[str, ASGIApp]:
         """What answers to the methods of a path; the request learns the parameters in it."""
-        if path in self._methods:
+        if path in self._plain:
             return self._methods[path]
         for route in self._patterns:
             match = route.path_regex.match(path)
