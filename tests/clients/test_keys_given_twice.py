@@ -14,7 +14,7 @@ from atoll_client.errors import MalformedRequest
 from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.routes import ROUTES
 
-EXAMPLES = {route.path: route.example for route in ROUTES if route.example is not None}
+EXAMPLES = {route.path: route.example for route in ROUTES if route.example and route.body}
 KSERVE: dict[str, Any] = {
     f"/v2/models/{EMBEDDER}/infer": {
         "parameters": {"truncate": False},
