@@ -31,7 +31,7 @@ Read = Callable[[bytes], Any]
 
 
 class Services:
-    """The gRPC side of a gateway: ``async with`` it in the gateway's event loop, or ``close`` it."""
+    """The gRPC side of a gateway: ``async with`` it in the gateway's event loop."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
