@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from measure import machine, versions
+from harness.measure import machine, versions
 from torch import Tensor
 
 from atoll.config import Settings

@@ -1,125 +1,49 @@
-"""The kernels and the engine of this tree beside those of another commit, in turns.
+"""This tree beside another commit, in turns: kernels, the engine, and the models as served.
 
 ``python benchmarks/versions.py main`` checks the commit out into a temporary folder and lets both
-versions take turns, each in a process of its own, through the cases of ``kernels.py`` and SmolLM2's
-generation. It prints the median of every turn's ratio: what the machine's other guests take, they
-take from both. ``--only`` keeps the cases whose titles hold a word.
+versions take turns, each in processes of its own, each with the cases of its own benchmarks: the
+kernels of ``kernels/cpu.py``, SmolLM2's generation in the engine, and both embedded models behind
+``atoll serve``. It prints the median of every turn's ratio: what the machine's other guests take,
+they take from both. ``--only`` keeps the cases whose titles hold a word.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import importlib.util
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from apart import Apart
-from measure import Contestant, Work, machine, versions
+from harness.apart import Apart
+from harness.measure import machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
-STREAMS = (1, 8, 32)
-TOKENS = 64
+_KINDS = ("kernels", "int8", "int4")
 
 
-class Version:
-    """The cases of one kind and version, in a process of their own; built when they are asked for.
+def version(folder: str, kind: str, only: str) -> Callable[..., Any]:
+    """The cases of a tree, as its own ``benchmarks`` has them; runs in a process of its own.
 
     Kernels and an engine in one process would leave workers of both, more than there are cores.
     """
-
-    def __init__(self, folder: str, kind: str, only: str) -> None:
-        sys.path[:0] = [f"{folder}/kernels", f"{folder}/python_backends"]
-        import atoll  # first: it says how threads wait
-        import atoll_kernels
-
-        for module in (atoll, atoll_kernels):
-            assert str(module.__file__).startswith(folder), f"{module.__file__} is not of {folder}"
-        self._cases = _KINDS[kind](only)
-        self._now: Mapping[str, Contestant] = {}
-
-    def __call__(self, name: str | None) -> Any:
-        """None: (title, names of contestants) of the next case, or None after the last.
-
-        A name: how much that contestant of the case does in a second.
-        """
-        if name is None:
-            title, self._now = next(self._cases, ("", {}))
-            return (title, list(self._now)) if title else None
-        work = self._now[name]()
-        assert isinstance(work, Work)
-        return work.units / work.seconds
-
-
-def _kernels(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
-    import torch
-    from kernels_rows import attention_cases, row_cases
-
-    from kernels import linear_cases
-
-    peaks = dict.fromkeys(("fp32", "bf16", "int8", "memory"), 1.0)
-    with torch.inference_mode():
-        for cases in (attention_cases, linear_cases, row_cases):
-            for case in cases(peaks):
-                if only in case.title:
-                    ours = {n: _timed(c) for n, c in case.contestants.items() if "Atoll" in n}
-                    yield case.title, ours
-
-
-def _engines(dtype: str) -> Callable[[str], Iterator[tuple[str, Mapping[str, Contestant]]]]:
-    def cases(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
-        titles = {count: f"SmolLM2, {dtype}, {count} at once" for count in STREAMS}
-        if any(only in title for title in titles.values()):
-            generate = _engine(dtype)
-            for count, title in titles.items():
-                if only in title:
-                    yield title, {"Atoll engine": generate(count)}
-
+    places = ("benchmarks", "benchmarks/kernels", "benchmarks/peers", "kernels", "python_backends")
+    sys.path[:0] = [f"{folder}/{place}" for place in places]
+    # Before the renaming, a tree's cases stood in its versions.py itself.
+    own = Path(folder) / "benchmarks" / "version_cases.py"
+    file = own if own.exists() else own.with_name("versions.py")
+    spec = importlib.util.spec_from_file_location("cases_of_the_tree", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    cases: Callable[..., Any] = module.Version(folder, kind, only)
     return cases
-
-
-_KINDS = {"kernels": _kernels, **{dtype: _engines(dtype) for dtype in ("int8", "int4")}}
-
-
-def _timed(contestant: Contestant) -> Contestant:
-    """``kernel_cases.repeated`` says how much it did in the time of the whole call."""
-    import time
-
-    def run() -> Work:
-        start = time.perf_counter()
-        work = contestant()
-        return work if isinstance(work, Work) else Work(work, time.perf_counter() - start)
-
-    return run
-
-
-def _engine(dtype: str) -> Callable[[int], Contestant]:
-    """Tokens a second, prompts among them, of so many streams."""
-    import time
-
-    from generate_peers import built
-
-    from atoll.weights.files import resolve
-
-    folder = resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
-    generate = built(f"Atoll {dtype}, engine", folder, Path(tempfile.gettempdir()))
-    chance = random.Random(1)
-
-    def contestant(count: int) -> Contestant:
-        def run() -> Work:
-            prompts = [[chance.randrange(100, 40000) for _ in range(TOKENS)] for _ in range(count)]
-            start = time.perf_counter()
-            generate(prompts, TOKENS)
-            return Work(count * TOKENS, time.perf_counter() - start)
-
-        return run
-
-    return contestant
 
 
 @contextmanager
@@ -147,22 +71,47 @@ def main() -> None:
         for kind in _KINDS:
             with ExitStack() as stack:
                 other, ours = (
-                    stack.enter_context(Apart(str(path), Version, str(path), kind, arguments.only))
+                    stack.enter_context(Apart(str(path), version, str(path), kind, arguments.only))
                     for path in (folder, ROOT)
                 )
                 _race(other, ours, arguments.rounds)
+        served_race(folder, arguments.rounds, arguments.only)
 
 
 def _race(other: Apart[Any], ours: Apart[Any], rounds: int) -> None:
     while (case := ours(None)) is not None:
-        other(None)
+        if other(None) != case:
+            print(f"| {case[0]} | | not in both | |", flush=True)
+            continue
         for name in case[1]:
-            turns = [(other(name), ours(name)) for _ in range(rounds + 1)][1:]
-            ratios = sorted(theirs / own for theirs, own in turns)
-            quarter = len(ratios) // 4
-            spread = ratios[-1 - quarter] - ratios[quarter]
-            row = case[0], name, f"{statistics.median(ratios):.2f}", f"{spread:.2f}"
-            print(f"| {' | '.join(row)} |", flush=True)
+            _print(case[0], name, [(other(name), ours(name)) for _ in range(rounds + 1)][1:])
+
+
+def served_race(folder: Path, rounds: int, only: str) -> None:
+    """Both embedded models behind ``atoll serve``, asked over the gateway."""
+    from served_cases import STREAMS, Served, titles
+
+    if not any(only in title for title in titles()):
+        return
+    with Served(folder) as other, Served(ROOT) as ours:
+        for count in STREAMS:
+            for title, work in (("embeddings", "embed"), ("chats, tokens", "chat")):
+                name = f"served {title}, {count} at once"
+                if only in name:
+                    turns = [
+                        (getattr(other, work)(count), getattr(ours, work)(count))
+                        for _ in range(rounds + 1)
+                    ][1:]
+                    _print(name, "atoll serve", turns)
+
+
+def _print(title: str, name: str, turns: list[tuple[float, float]]) -> None:
+    """turns: what the other's and what ours did in a second."""
+    ratios = sorted(theirs / own for theirs, own in turns)
+    quarter = len(ratios) // 4
+    spread = ratios[-1 - quarter] - ratios[quarter]
+    row = title, name, f"{statistics.median(ratios):.2f}", f"{spread:.2f}"
+    print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def build(name, first):
 """
 _PARENT = """
 import os
-from apart import Apart
+from harness.apart import Apart
 from some_peers import build
 
 if __name__ == "__main__":
@@ -50,10 +50,11 @@ if __name__ == "__main__":
 @pytest.fixture
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / "some_peers.py").write_text(_PEERS)
+    monkeypatch.syspath_prepend(BENCHMARKS / "peers")
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("some_peers", None)
-    return importlib.import_module("apart")
+    return importlib.import_module("harness.apart")
 
 
 def build() -> Any:
@@ -126,7 +127,7 @@ def test_ends_with_its_parent(apart: ModuleType, tmp_path: Path) -> None:
 
 
 def test_a_race_takes_the_time_a_contestant_reports(apart: ModuleType) -> None:
-    measure = importlib.import_module("measure")
+    measure = importlib.import_module("harness.measure")
     entrants = {"apart": lambda: measure.Work(30, 2.0), "here": lambda: 30}
     apart_, here = measure.race(entrants, "units/s", rounds=2)
     assert apart_.rates == [15.0, 15.0]
@@ -136,7 +137,10 @@ def test_a_race_takes_the_time_a_contestant_reports(apart: ModuleType) -> None:
 def test_a_page_keeps_the_races_of_another_run_of_the_same_page(
     apart: ModuleType, tmp_path: Path
 ) -> None:
-    generate, measure = importlib.import_module("generate"), importlib.import_module("measure")
+    generate, measure = (
+        importlib.import_module("generate"),
+        importlib.import_module("harness.measure"),
+    )
     cells = {"as fp32": "50%"}
     first = [measure.Result(generate.BASELINE, "tokens/s", [1.0, 3.0], cells)]
     generate.write(tmp_path, "head", {"one": first})

@@ -42,7 +42,7 @@ def test_commands_are_listed() -> None:
 
 def test_every_metric_is_listed() -> None:
     """Names in the sources of ``atoll.serving``, with KIND and PART, and in docs/serve.md."""
-    sources = (ROOT / "python_backends" / "atoll" / "serving").glob("*.py")
+    sources = (ROOT / "python_backends" / "atoll" / "serving").rglob("*.py")
     code = "".join(path.read_text() for path in sources).replace("{kind}", "KIND")
     code = code.replace("{part}", "PART")
     page = (ROOT / "docs" / "serve.md").read_text()

@@ -53,7 +53,13 @@ pytestmark = [
 
 def run(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     """The phases that the file holds after a dry run, and what was printed."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--dry", "--out", str(out)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu" / "gpu.py"),
+        "--dry",
+        "--out",
+        str(out),
+    ]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = json.loads((out / "gpu-dry.json").read_text())

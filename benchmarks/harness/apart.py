@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from measure import Contestant, Work
+from harness.measure import Contestant, Work
 
 Answer = TypeVar("Answer")
 _LEAVE_SECONDS = 10

@@ -1,10 +1,13 @@
-"""Where one short text's time goes in the encoder engine: ``python benchmarks/short_text.py``.
+"""Where one short text's time goes in the encoder engine.
 
+``python benchmarks/kernels/short_text.py`` prints it.
 MiniLM without tritonserver: the whole engine (tokens to vector, over its thread), the trunk's
 forward, and the parts of one layer with their weights in the cache. Medians, and the best call.
 """
 
 from __future__ import annotations
+
+import sys
 
 import atoll  # noqa: F401  # before torch: it says how torch's threads wait
 
@@ -15,8 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
 import torch
-from measure import machine
+from harness.measure import machine
 
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions

@@ -1,9 +1,9 @@
 """What the gateway costs: latency it adds to a short embedding, requests per core, streamed tokens.
 
-``python benchmarks/gateway.py --out docs/benchmarks`` starts a server with the two embedded models
-and a gateway, and writes ``gateway.json`` and ``gateway.md``. Rates are per second of processor
-time of the measured process: they do not depend on what else the machine does, nor on the model.
-Beside the gateway stand its parts alone: the ASGI server with a route that does nothing, and the
+``python benchmarks/serving/gateway.py --out docs/benchmarks`` starts a server with the two embedded
+models and a gateway, and writes ``gateway.json`` and ``gateway.md``. Rates are per second of
+processor time of the measured process: they do not depend on what else the machine does, nor on
+the model. Beside the gateway stand its parts alone: the ASGI server with a route that does nothing, and the
 gRPC call; what is left is the gateway's own.
 """
 
@@ -22,8 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
 import psutil
-from measure import machine, versions
+from harness.measure import machine, versions
 
 from atoll.launcher import ServerProcess, free_ports
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess
@@ -277,7 +280,7 @@ def report(found: dict[str, Any]) -> str:
         "# The gateway's cost", "",
         f"{machine()}; {versions(['uvicorn', 'uvloop', 'grpcio', 'orjson', 'pydantic'])}",
         f"Load average while measuring: {found['load']:.0f}.",
-        "", "`python benchmarks/gateway.py --out docs/benchmarks`", "",
+        "", "`python benchmarks/serving/gateway.py --out docs/benchmarks`", "",
         f"## One short text (`{TEXT}`, 384 values), per second of processor time", "",
         "| | requests | microseconds each |", "|-|-|-|",
         *(f"| {name} | {rate:,.0f} | {1e6 / rate:,.0f} |" for name, rate in rates.items()),

@@ -1,7 +1,7 @@
 """Everything there is to measure on a GPU, in one command and within deadlines.
 
-``python benchmarks/gpu.py --out docs/benchmarks`` runs the phases one after the other, each in a
-process of its own, so that a kernel that breaks the device ends its phase alone:
+``python benchmarks/gpu/gpu.py --out docs/benchmarks`` runs the phases one after the other, each in
+a process of its own, so that a kernel that breaks the device ends its phase alone:
 
     environment   versions, the device, which backend serves what, measured ceilings
     correctness   every kernel against float64
@@ -29,8 +29,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / f) for f in ("kernels", "python_backends", "tests/support")]
+ROOT = Path(__file__).resolve().parents[2]
+_FOLDERS = ("benchmarks", "kernels", "python_backends", "tests/support")
+sys.path[:0] = [str(ROOT / folder) for folder in _FOLDERS]
 
 # A phase and the seconds after which it stops; it is killed when it takes half as long again.
 DEADLINES = {

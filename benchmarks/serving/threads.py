@@ -1,4 +1,4 @@
-"""How the cores are shared: ``python benchmarks/threads.py`` prints what docs/performance.md has.
+"""How the cores are shared; ``python benchmarks/serving/threads.py`` prints it.
 
 SmolLM2 in int8 answers 8 streams through the server, alone and beside MiniLM under load, with
 other numbers of engine threads, of tokenizer threads, and of turns that a worker waits awake
@@ -11,17 +11,22 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+
+sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "peers")]
+
 
 import numpy as np
 from generate import Streams
-from measure import machine
-from serve import EMBEDDER, EMBEDDER_ID, GENERATOR_ID, embed_through_server
-from texts import mixed_lengths, texts
+from harness.measure import machine
+from harness.served import EMBEDDER, EMBEDDER_ID, GENERATOR_ID, embed_through_server
+from harness.texts import mixed_lengths, texts
 
 from atoll.catalogue import entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess

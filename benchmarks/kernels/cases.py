@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from measure import Contestant
+from harness.measure import Contestant
 
 _SECONDS = 0.03
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from apart import started
+from harness.apart import started
 
 # Prompts of equal length, tokens of each answer -> the answers, exactly so long.
 Generate = Callable[[list[list[int]], int], list[list[int]]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from measure import Contestant
+from harness.measure import Contestant
 
 EMBEDDER = "all-minilm-l6-v2"
 EMBEDDER_ID = "sentence-transformers/all-MiniLM-L6-v2"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from apart import started
+from harness.apart import started
 from tokenizers import Tokenizer
 
 Floats = npt.NDArray[np.float32]

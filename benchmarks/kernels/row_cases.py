@@ -1,4 +1,4 @@
-"""Cases of ``benchmarks/kernels.py`` that are no products of weights: norms, gates, attention."""
+"""Cases of ``cpu.py`` that are no products of weights: norms, gates, attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from kernel_cases import Case, repeated
+from cases import Case, repeated
 from torch import Tensor
 
 import atoll_kernels as kernels

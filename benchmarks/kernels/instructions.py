@@ -1,5 +1,5 @@
 """What each instruction set of this CPU makes of the native kernels: ``python
-benchmarks/instructions.py``.
+benchmarks/kernels/instructions.py``.
 
 Linear layers (bfloat16 and bytes) and packed attention of BERT's sizes, one process per
 instruction set, best of the repetitions, GFLOP/s; oneDNN's bfloat16 product beside them.
@@ -14,9 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 
 import torch
-from measure import machine
+from harness.measure import machine
 
 import atoll_kernels as kernels
 from atoll_kernels.cpu import linear_native_dense, linear_native_quantized, linear_onednn

@@ -1,9 +1,9 @@
 """Embeddings through the real server beside the libraries people embed with, in one run.
 
-``python benchmarks/embed.py --out docs/benchmarks`` measures, with every contestant taking turns:
-texts of mixed length with all-MiniLM-L6-v2 and with a model of bge-base's shape (random weights),
-one short text at a time, and the server under perf_analyzer. Every contestant's vectors are
-compared with sentence-transformers' in float32. Every library runs in a process of its own, built
+``python benchmarks/peers/embed.py --out docs/benchmarks`` measures, with every contestant taking
+turns: texts of mixed length with all-MiniLM-L6-v2 and with a model of bge-base's shape (random
+weights), one short text at a time, and the server under perf_analyzer. Every contestant's vectors
+are compared with sentence-transformers' in float32. Every library runs in a process of its own, built
 once, and is timed there: the pipe to it costs it nothing. It writes ``embed.json``, ``.md`` and
 ``.svg``.
 """
@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
 import numpy as np
 import torch
 import tritonclient.grpc as triton
-from apart import contestant
 from embed_peers import Embed, Floats, peers
+from harness.apart import contestant
+from harness.measure import Result, machine, plot, race, save, table, versions
+from harness.served import in_parallel
+from harness.texts import mixed_lengths, texts
 from infinity import served_by_infinity
-from measure import Result, machine, plot, race, save, table, versions
-from serve import in_parallel
-from texts import mixed_lengths, texts
 
 from atoll.catalogue import entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess

@@ -1,23 +1,27 @@
 """Kernels at the shapes of real models, beside torch's own, and as a share of what the machine has.
 
-``python benchmarks/kernels.py --out docs/benchmarks`` lets the implementations of every case take
-turns and writes ``kernels.json``, ``.md`` and ``.svg``. The ceilings, products of large matrices
-and the reading of memory, are measured in the same run.
+``python benchmarks/kernels/cpu.py --out docs/benchmarks`` lets the implementations of every case
+take turns and writes ``kernels.json``, ``.md`` and ``.svg``. The ceilings, products of large
+matrices and the reading of memory, are measured in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
 import torch
 import torch.nn.functional as F
-from kernel_cases import Case, repeated
-from kernels_rows import attention_cases, row_cases
-from measure import Contestant, Result, machine, plot, race, save, table, versions
+from cases import Case, repeated
+from harness.measure import Contestant, Result, machine, plot, race, save, table, versions
+from row_cases import attention_cases, row_cases
 from torch import Tensor
 
 import atoll_kernels as kernels

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import torch
 from gpu_measure import Bench, Row
-from measure import machine, versions
+from harness.measure import machine, versions
 
 from atoll_kernels.backends import AttentionSpec, Wishes, choose
 from atoll_kernels.gpu import launch

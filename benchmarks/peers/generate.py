@@ -1,6 +1,6 @@
 """Text generation through the real server beside the libraries people call directly, in one run.
 
-``python benchmarks/generate.py --models smollm2 1.1b --out docs/benchmarks`` measures
+``python benchmarks/peers/generate.py --models smollm2 1.1b --out docs/benchmarks`` measures
 SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32 requests at once:
 tokens/s, time to the first token, time per token after it, and how much of the answer is the one of
 transformers in float32. All get the same prompts, as token ids, and give answers of the same
@@ -16,6 +16,7 @@ import argparse
 import json
 import queue
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +26,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
 import numpy as np
 import psutil
 import torch
 import tritonclient.grpc as triton
-from apart import Apart, contestant, timed
 from generate_peers import MAX_SEQUENCES, MAX_TOKENS, PEERS, Generate, built, peers
-from measure import Result, machine, plot, race, save, table, versions
+from harness.apart import Apart, contestant, timed
+from harness.measure import Result, machine, plot, race, save, table, versions
 from vllm_peer import vllm
 
 from atoll.catalogue import entry_for, read_model

@@ -1,9 +1,13 @@
-"""A decoding step of SmolLM2 in process: kernel by kernel, taped, and each kind of kernel alone.
+"""A decoding step of SmolLM2: kernel by kernel, replayed as a graph, and each kind of kernel alone.
 
-``python benchmarks/steps.py --dtypes int8 bfloat16 --rows 1 8 32`` prints ms, best (median) of 30.
+``python benchmarks/kernels/steps.py --dtypes int8 bfloat16 --rows 1 8 32`` prints ms, best (median)
+of 30.
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import atoll  # noqa: F401  # before torch: it says how torch's threads wait
 
@@ -14,9 +18,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
 import torch
 from accuracy import GENERATOR_ID
-from measure import machine
+from harness.measure import machine
 
 from atoll.config import Settings
 from atoll.layers import Batch
@@ -75,7 +82,7 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
 
     step()
     _, graph = record(step)
-    times = {"kernel by kernel": timed(step), "taped": timed(graph.replay)}
+    times = {"kernel by kernel": timed(step), "replayed": timed(graph.replay)}
     names = {getattr(native, kind)._address: kind for kind in KINDS}
     by_kind: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
     calls = [call for _, held in graph._held for call in held]

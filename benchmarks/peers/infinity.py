@@ -1,7 +1,7 @@
 """infinity (infinity-emb) as a contestant: its own server in an environment of its own.
 
 Its pins do not go together with ours: ``python -m venv infinity && infinity/bin/pip install
-'infinity-emb[server,torch]' 'click<8.2'``, and ``benchmarks/embed.py --infinity
+'infinity-emb[server,torch]' 'click<8.2'``, and ``benchmarks/peers/embed.py --infinity
 infinity/bin/infinity_emb``.
 """
 

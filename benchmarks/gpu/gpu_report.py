@@ -70,8 +70,9 @@ def page(phases: Phases) -> str:
     if phases.get("environment", {}).get("is_complete"):
         parts.append(_device(phases["environment"]))
     parts.append(
-        "`python benchmarks/gpu.py`. Limits are the least time that products and traffic leave on "
-        "this device, both measured; kernels are timed with the caches emptied before every call."
+        "`python benchmarks/gpu/gpu.py`. Limits are the least time that products and traffic "
+        "leave on this device, both measured; kernels are timed with the caches emptied before "
+        "every call."
     )
     parts.append("![Shares of the device's limits](gpu.svg)")
     for name, phase in phases.items():

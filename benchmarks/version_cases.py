@@ -1,0 +1,105 @@
+"""The cases that ``versions.py`` lets this tree take turns in with another one."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.measure import Contestant, Work
+
+STREAMS = (1, 8, 32)
+TOKENS = 64
+
+
+class Version:
+    """The cases of one kind; built when they are asked for.
+
+    kind: "kernels", or the dtype of SmolLM2 in the engine. only: a word of the cases' titles.
+    """
+
+    def __init__(self, folder: str, kind: str, only: str) -> None:
+        import atoll  # first: it says how threads wait
+        import atoll_kernels
+
+        for module in (atoll, atoll_kernels):
+            assert str(module.__file__).startswith(folder), f"{module.__file__} is not of {folder}"
+        self._cases = _KINDS[kind](only)
+        self._now: Mapping[str, Contestant] = {}
+
+    def __call__(self, name: str | None) -> Any:
+        """None: (title, names of contestants) of the next case, or None after the last.
+
+        A name: how much that contestant of the case does in a second.
+        """
+        if name is None:
+            title, self._now = next(self._cases, ("", {}))
+            return (title, list(self._now)) if title else None
+        work = self._now[name]()
+        assert isinstance(work, Work)
+        return work.units / work.seconds
+
+
+def _kernels(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
+    import torch
+    from cpu import linear_cases
+    from row_cases import attention_cases, row_cases
+
+    peaks = dict.fromkeys(("fp32", "bf16", "int8", "memory"), 1.0)
+    with torch.inference_mode():
+        for cases in (attention_cases, linear_cases, row_cases):
+            for case in cases(peaks):
+                if only in case.title:
+                    ours = {n: _timed(c) for n, c in case.contestants.items() if "Atoll" in n}
+                    yield case.title, ours
+
+
+def _engines(dtype: str) -> Callable[[str], Iterator[tuple[str, Mapping[str, Contestant]]]]:
+    def cases(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
+        titles = {count: f"SmolLM2, {dtype}, {count} at once" for count in STREAMS}
+        if any(only in title for title in titles.values()):
+            generate = _engine(dtype)
+            for count, title in titles.items():
+                if only in title:
+                    yield title, {"Atoll engine": generate(count)}
+
+    return cases
+
+
+_KINDS = {"kernels": _kernels, **{dtype: _engines(dtype) for dtype in ("int8", "int4")}}
+
+
+def _timed(contestant: Contestant) -> Contestant:
+    """``cases.repeated`` says how much it did in the time of the whole call."""
+
+    def run() -> Work:
+        start = time.perf_counter()
+        work = contestant()
+        return work if isinstance(work, Work) else Work(work, time.perf_counter() - start)
+
+    return run
+
+
+def _engine(dtype: str) -> Callable[[int], Contestant]:
+    """Tokens a second, prompts among them, of so many streams."""
+    from generate_peers import built
+
+    from atoll.weights.files import resolve
+
+    folder = resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+    generate = built(f"Atoll {dtype}, engine", folder, Path(tempfile.gettempdir()))
+    chance = random.Random(1)
+
+    def contestant(count: int) -> Contestant:
+        def run() -> Work:
+            prompts = [[chance.randrange(100, 40000) for _ in range(TOKENS)] for _ in range(count)]
+            start = time.perf_counter()
+            generate(prompts, TOKENS)
+            return Work(count * TOKENS, time.perf_counter() - start)
+
+        return run
+
+    return contestant
