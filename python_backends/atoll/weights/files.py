@@ -48,7 +48,7 @@ def resolve(
     found = local_folder(model_id)
     if found is None and revision is None:
         found = embedded_folder(model_id)
-    return found or _download(model_id, revision, cache, with_weights)
+    return found or reachable(str(_download(model_id, revision, cache, with_weights)))
 
 
 def local_folder(model_id: str) -> Path | None:
@@ -81,15 +81,18 @@ def reachable(name: str) -> Path:
 
     Python inside the server takes file names for ASCII, whatever the locale says, and libraries
     differ in how they get round that: a folder of another name is reached by its descriptor, which
-    stays open.
+    stays open. Names from the environment hold bytes as halves of surrogate pairs, which Triton's
+    own functions cannot take.
     """
     path = Path(name).expanduser()
     try:
         os.fsencode(path)
+        str(path).encode()
         return path
     except UnicodeEncodeError:
         with contextlib.suppress(OSError, ValueError):
-            descriptor = os.open(str(path).encode(), os.O_RDONLY | os.O_DIRECTORY)
+            raw = str(path).encode(errors="surrogateescape")
+            descriptor = os.open(raw, os.O_RDONLY | os.O_DIRECTORY)
             return _DESCRIPTORS / str(descriptor)
     return path
 
