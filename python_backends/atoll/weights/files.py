@@ -58,7 +58,7 @@ def local_folder(model_id: str) -> Path | None:
         ConfigError: a path that is no folder, or a folder without config.json.
     """
     path = reachable(model_id)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return converted_folder(path.resolve())
     if not path.is_dir():
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
@@ -99,7 +99,7 @@ def reachable(name: str) -> Path:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is one: a folder with config.json or modules.json, or a GGUF file."""
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return True
     return any((path / name).is_file() for name in ("modules.json", "config.json"))
 
@@ -112,7 +112,7 @@ def _instead(names: Iterable[str], source: str) -> str:
             "; it is an adapter: serve the model that it was made for, with "
             f"--lora-adapters name={source}"
         )
-    files = [name for name in known if name.endswith(".gguf")]
+    files = [name for name in known if name.lower().endswith(".gguf")]
     return f"; it holds GGUF files: give one as the model, as {source}/{files[0]}" if files else ""
 
 
