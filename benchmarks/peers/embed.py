@@ -3,9 +3,9 @@
 ``python benchmarks/peers/embed.py --out docs/benchmarks`` measures, with every contestant taking
 turns: texts of mixed length with all-MiniLM-L6-v2 and with a model of bge-base's shape (random
 weights), one short text at a time, and the server under perf_analyzer. Every contestant's vectors
-are compared with sentence-transformers' in float32. Every library runs in a process of its own, built
-once, and is timed there: the pipe to it costs it nothing. It writes ``embed.json``, ``.md`` and
-``.svg``.
+are compared with sentence-transformers' in float32. Every library runs in a process of its own,
+built once, and is timed there: the pipe to it costs it nothing. It writes ``embed.json``, ``.md``
+and ``.svg``.
 """
 
 from __future__ import annotations

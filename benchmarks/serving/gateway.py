@@ -2,9 +2,9 @@
 
 ``python benchmarks/serving/gateway.py --out docs/benchmarks`` starts a server with the two embedded
 models and a gateway, and writes ``gateway.json`` and ``gateway.md``. Rates are per second of
-processor time of the measured process: they do not depend on what else the machine does, nor on
-the model. Beside the gateway stand its parts alone: the ASGI server with a route that does nothing, and the
-gRPC call; what is left is the gateway's own.
+processor time of the measured process: they do not depend on what else the machine does, nor on the
+model. Beside the gateway stand its parts alone: the ASGI server with a route that does nothing, and
+the gRPC call; what is left is the gateway's own.
 """
 
 from __future__ import annotations

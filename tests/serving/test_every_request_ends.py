@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from fake_backend import Request, SharedMemory
@@ -188,7 +189,10 @@ def test_an_encoder_ends_every_request(
         requests.append(request)
         model.execute([request])
 
-    with running(EmbedModel(), model_id=checkpoints["embedder"]) as model:
+    with (
+        patch.object(shared_memory, "has_room", memory.has_room),
+        running(EmbedModel(), model_id=checkpoints["embedder"]) as model,
+    ):
         forward, num_broken = model.engine._forward, [0]
 
         def breakable(batch: Any, items: Any) -> Any:

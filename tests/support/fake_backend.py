@@ -91,6 +91,14 @@ class SharedMemory:
                 self.num_failed += 1
                 raise TritonModelException("Failed to increase the shared memory pool size")
 
+    def has_room(self, num_bytes: int) -> bool:
+        """What the product asks before it sends an only response."""
+        try:
+            self.allocate()
+        except TritonModelException:
+            return False
+        return True
+
 
 class ResponseSender:
     """Collects the responses of one request; ``ended`` is set by the final one."""
@@ -113,6 +121,8 @@ class ResponseSender:
                 raise TritonModelException("cannot send more than one response")
             if response is None and self._num_counted == 0:
                 raise TritonModelException("cannot send complete final before sending a response")
+            if response is None or not is_final:
+                raise AssertionError("two responses: a crash in Triton if a model had asked")
         if self._is_closed:
             raise TritonModelException("Response sender has been closed")
         self._is_closed = is_final

@@ -1,4 +1,4 @@
-"""A repository of a tiny generator and a tiny embedder, whose faults a test turns on while it runs.
+"""A repository of tiny models, of which the generator's faults are turned on by a test.
 
 Models and code are the product's own. A ``model.py`` of the test's replaces one function of the
 engine by one that first looks into the folder of faults: a file there makes it raise.
@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 from driving import save_llama
 from in_process import write_embedder
+from tiny.checkpoint import write
+from tiny.encoders import classifiers, write_text_files
 from tiny.tokenizer import write_tokenizer
 
 from atoll.catalogue import entry_for, read_model, session, write_repository
+from atoll.catalogue.pipelines import retrieve_rerank
 from atoll.launcher.installation import STUB, Installation
 
 GENERATOR, EMBEDDER, SESSION = "generator", "embedder", "generator-session"
+RERANKER, SEARCH = "reranker", "search"
 
 _GENERATOR_CODE = """
 import os
@@ -53,15 +57,19 @@ exit $code
 def write_faulty(folder: Path, slowness_s: float = 0.0, **settings: str) -> Path:
     """The repository. A file ``step`` or ``thread`` in ``folder / "faults"`` makes the next step of
     the generator fail, or its thread end."""
-    generator, embedder = folder / GENERATOR, folder / EMBEDDER
+    generator, embedder, reranker = (folder / n for n in (GENERATOR, EMBEDDER, RERANKER))
     (folder / "faults").mkdir(parents=True)
     save_llama(generator, max_position_embeddings=4096)
     write_tokenizer(generator)
     write_embedder(embedder)
+    write(classifiers(1)[2], reranker)
+    write_text_files(reranker)
     entries = [
         entry_for(str(generator), read_model(generator), name=GENERATOR, settings=settings),
         entry_for(str(embedder), read_model(embedder), name=EMBEDDER),
+        entry_for(str(reranker), read_model(reranker), name=RERANKER),
         session(GENERATOR),
+        retrieve_rerank(SEARCH, EMBEDDER, RERANKER),
     ]
     repository = folder / "repository"
     write_repository(entries, repository)

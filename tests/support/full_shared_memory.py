@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import tritonclient.grpc as triton
-from fault_repository import EMBEDDER, GENERATOR, SESSION, write_faulty
+from fault_repository import EMBEDDER, GENERATOR, RERANKER, SEARCH, SESSION, write_faulty
 
 from atoll.launcher import ServerOptions, ServerProcess
 
@@ -134,6 +134,12 @@ class Run:
             return "never"
         return "answered"
 
+    def search(self) -> str:
+        """A pipeline's answer, for which it asks two encoders."""
+        query = {"name": "query", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+        texts = {"name": "text_input", "datatype": "BYTES", "shape": [2, 1], "data": ["b", "c"]}
+        return self.http(f"{SEARCH}/infer", {"inputs": [query, texts]})
+
     def infer(self, rows: int) -> str:
         """An embedder's answer over HTTP."""
         texts = {"name": "text_input", "datatype": "BYTES", "shape": [rows, 1]}
@@ -159,6 +165,8 @@ class Run:
             "infer": lambda number: self.infer(rows),
             "generate": lambda number: self.generate(size),
         }
+        if not is_large:
+            kinds["search"] = lambda number: self.search()
         ends: dict[str, list[str]] = {kind: [] for kind in kinds}
 
         def one(kind: str, number: int) -> None:
@@ -184,7 +192,7 @@ def main() -> None:
         repository = write_faulty(Path(folder))
         options = ServerOptions.on_free_ports(
             repository=repository,
-            names=(GENERATOR, EMBEDDER, SESSION),
+            names=(GENERATOR, EMBEDDER, RERANKER, SESSION, SEARCH),
             exit_timeout_s=3,
             watch_interval_s=0.0,
         )
@@ -192,14 +200,14 @@ def main() -> None:
             run = Run(server)
             found["begun"] = [run.turn(number, 20, True) for number in range(1, 1 + NUM_TALKS)]
             fill()
-            found["small"] = run.all_at_once(False, 14)
+            found["small"] = run.all_at_once(False, 16)
             found["large"] = run.all_at_once(True, 30)
             found["errors"] = sorted(run.errors)
             found["is_ready"] = run.http(f"{GENERATOR}/generate", {"text_input": "a"}) == "answered"
             FILLER.unlink()
             with filling(0.1):
                 found["meanwhile"] = [run.all_at_once(is_large, 30) for is_large in (True, False)]
-            found["afterwards"] = [run.all_at_once(is_large, 7) for is_large in (False, True)]
+            found["afterwards"] = [run.all_at_once(is_large, 8) for is_large in (False, True)]
             found["never_answered"] = run.never_answered
             found["is_alive"] = server.num_restarts == 0
             found["listening"] = Path("/proc/net/unix").read_text().count("@atoll-answers-")

@@ -58,8 +58,10 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def test_a_file_is_a_model(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "Tiny-Q8.gguf")
+@pytest.mark.parametrize("name", ["Tiny-Q8.gguf", "Tiny-Q8.GGUF"])
+def test_a_file_is_a_model(name: str, tmp_path: Path) -> None:
+    """Of one in capitals it was said that there is no such folder."""
+    path = write_gguf(tmp_path / name)
     folder = resolve(str(path))
     assert resolve(str(path)) == folder
     entry = entry_of(str(path), {})

@@ -91,7 +91,7 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
         read_model(
             found, settings.get("task"), settings.get("dense_path"), settings.get("pooling")
         ),
-        name=entry_name(name or model_id.removesuffix(".gguf"), taken),
+        name=entry_name(name or _without_ending(model_id), taken),
         revision=revision,
         settings=rest,
     )
@@ -106,3 +106,7 @@ def _is_in_environment(name: str, text: str) -> bool:
 def catalogue_entry(model: str) -> Entry | None:
     """The catalogue's entry of that name or model id."""
     return next((e for e in ENTRIES if model in (e.name, e.model_id)), None)
+
+
+def _without_ending(model_id: str) -> str:
+    return model_id[:-5] if model_id.lower().endswith(".gguf") else model_id

@@ -38,7 +38,7 @@ def convert(source: Path, target: Path, progress: Progress | None = None) -> Non
     try:
         if source.is_dir():
             _convert_bins(source, part, progress)
-        elif source.suffix == ".gguf":
+        elif source.suffix.lower() == ".gguf":
             gguf.convert(source, part, progress)
         else:
             raise ConfigError(f"{source}: expected a folder with .bin files, or a .gguf file")

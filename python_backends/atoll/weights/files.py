@@ -48,7 +48,7 @@ def resolve(
     found = local_folder(model_id)
     if found is None and revision is None:
         found = embedded_folder(model_id)
-    return found or _download(model_id, revision, cache, with_weights)
+    return found or reachable(str(_download(model_id, revision, cache, with_weights)))
 
 
 def local_folder(model_id: str) -> Path | None:
@@ -58,7 +58,7 @@ def local_folder(model_id: str) -> Path | None:
         ConfigError: a path that is no folder, or a folder without config.json.
     """
     path = reachable(model_id)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return converted_folder(path.resolve())
     if not path.is_dir():
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
@@ -81,22 +81,25 @@ def reachable(name: str) -> Path:
 
     Python inside the server takes file names for ASCII, whatever the locale says, and libraries
     differ in how they get round that: a folder of another name is reached by its descriptor, which
-    stays open.
+    stays open. Names from the environment hold bytes as halves of surrogate pairs, which Triton's
+    own functions cannot take.
     """
     path = Path(name).expanduser()
     try:
         os.fsencode(path)
+        str(path).encode()
         return path
     except UnicodeEncodeError:
         with contextlib.suppress(OSError, ValueError):
-            descriptor = os.open(str(path).encode(), os.O_RDONLY | os.O_DIRECTORY)
+            raw = str(path).encode(errors="surrogateescape")
+            descriptor = os.open(raw, os.O_RDONLY | os.O_DIRECTORY)
             return _DESCRIPTORS / str(descriptor)
     return path
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is one: a folder with config.json or modules.json, or a GGUF file."""
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return True
     return any((path / name).is_file() for name in ("modules.json", "config.json"))
 
@@ -109,7 +112,7 @@ def _instead(names: Iterable[str], source: str) -> str:
             "; it is an adapter: serve the model that it was made for, with "
             f"--lora-adapters name={source}"
         )
-    files = [name for name in known if name.endswith(".gguf")]
+    files = [name for name in known if name.lower().endswith(".gguf")]
     return f"; it holds GGUF files: give one as the model, as {source}/{files[0]}" if files else ""
 
 

@@ -9,8 +9,9 @@ prepared for the end of this process (see ``robust_mutexes``).
 A final response can be sent once: the backend counts it before it looks for memory. So where shared
 memory is scarce, the data go first and an empty final response, for which there is always room,
 follows, later if the pool is used up to the last; if there is none for the data, an error goes in
-their place. A model that is not decoupled has but one response: then its client hears of the server
-that there was none.
+their place. A model that is not decoupled has but one response, with which it is final: a second
+one, even empty, would end the whole server if another model had asked. So it is sent only where it
+will find room.
 """
 
 from __future__ import annotations
@@ -98,8 +99,6 @@ class TritonResponseSender:
             try:
                 self._put(lambda: response(outputs), num_bytes, is_last=flags == FINAL)
             except Exception as error:
-                if not (self._is_decoupled or self._is_closed):
-                    self._end()
                 reason = f"{type(error).__name__}: {error}"
                 raise Overloaded(
                     f"an answer of {num_bytes} bytes could not be sent, with "
@@ -123,8 +122,6 @@ class TritonResponseSender:
             except Exception as problem:
                 if self._is_closed or num_retries == 0:
                     logger.exception("a client cannot be told that its request has failed")
-                elif not self._is_decoupled:
-                    self._end()
                 else:
                     logger.warning("an error could not be sent, trying again: %s", problem)
                     _later(self.refuse, error, num_retries - 1)
@@ -145,9 +142,12 @@ class TritonResponseSender:
 
     def _put(self, make: Callable[[], Any], num_bytes: int, *, is_last: bool) -> None:
         """Under the lock."""
+        has_one = not self._is_decoupled
+        if has_one and not shared_memory.has_room(num_bytes):
+            raise MemoryError("there is no room in shared memory")
         end_without_marks()
         made = make()
-        is_direct = is_last and shared_memory.is_plentiful(num_bytes)
+        is_direct = is_last and (has_one or shared_memory.is_plentiful(num_bytes))
         self._is_closed = is_direct  # whatever comes of it: the backend counts it now
         try:
             self._sender.send(made, FINAL if is_direct else 0)

@@ -27,6 +27,13 @@ def is_plentiful(num_bytes: int) -> bool:
     return _num_free_bytes() > 2 * num_bytes + _MARGIN_BYTES
 
 
+def has_room(num_bytes: int) -> bool:
+    """Whether a response of so many bytes finds room now, if nobody else takes it."""
+    if is_exhausted():
+        return _num_free_in_pool() >= 2 * num_bytes + _MESSAGES_BYTES
+    return _num_free_bytes() >= 2 * num_bytes + _GROWTH_BYTES
+
+
 def is_exhausted() -> bool:
     """Whether the pool cannot grow any more."""
     return _num_free_bytes() < _GROWTH_BYTES
@@ -34,7 +41,7 @@ def is_exhausted() -> bool:
 
 def has_room_for_messages() -> bool:
     """Whether an empty response, or a request between models, will find room."""
-    return not is_exhausted() or _num_free_in_pool() >= _MESSAGES_BYTES
+    return has_room(0)
 
 
 def free_text() -> str:
