@@ -39,11 +39,7 @@ ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "atoll"}
 
 # Foreign module -> where it may be imported.
 HOMES = {
-    "triton_python_backend_utils": (
-        "atoll/serving/triton/",
-        "atoll/serving/tasks/pipeline",
-        "atoll/serving/tasks/session",
-    ),
+    "triton_python_backend_utils": ("atoll/serving/triton/",),
     "triton": ("atoll_kernels/gpu/",),
     "transformers": ("atoll/text/", "atoll/models/fallback"),
 }

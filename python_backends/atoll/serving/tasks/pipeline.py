@@ -6,12 +6,11 @@ import asyncio
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
-from atoll.errors import ConfigError, EmptyInputError, GenerationError
+from atoll.errors import ConfigError, EmptyInputError
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
 from atoll.serving.robust_mutexes import end_without_marks
-from atoll.serving.triton import tensors
+from atoll.serving.triton import model_requests, tensors
 
 # Rows in one request to a model: what their entries accept.
 _ROWS = 256
@@ -81,19 +80,9 @@ class RetrieveRerankModel:
         return [np.concatenate(rows).reshape(-1) for rows in found]
 
     async def _ask(self, model: str, outputs: list[str], inputs: dict[str, list[str]]) -> list[Any]:
-        """Outputs of another model.
-
-        Raises:
-            GenerationError: the model answered with an error.
-        """
-        sent = [
-            pb_utils.Tensor(name, np.array([t.encode() for t in texts], dtype=object)[:, None])
+        """Outputs of another model, each with a row for each text."""
+        arrays = {
+            name: np.array([text.encode() for text in texts], dtype=object)[:, None]
             for name, texts in inputs.items()
-        ]
-        asked = pb_utils.InferenceRequest(
-            model_name=model, requested_output_names=outputs, inputs=sent
-        )
-        answer = await asked.async_exec()
-        if answer.has_error():
-            raise GenerationError(f"{model}: {answer.error().message()}")
-        return [pb_utils.get_output_tensor_by_name(answer, o).as_numpy() for o in outputs]
+        }
+        return await model_requests.infer(model, outputs, arrays)

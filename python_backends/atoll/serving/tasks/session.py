@@ -27,15 +27,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
-from atoll.errors import Cancelled, ConfigError, NotReady, Overloaded, ValidationError
+from atoll.errors import Cancelled, ConfigError, NotReady, ValidationError
 from atoll.serving import model_ops
 from atoll.serving.answer_stream import Answers, Failure
 from atoll.serving.requests.limits import TIMEOUT, time_limit
 from atoll.serving.requests.transcript import Transcript
 from atoll.serving.robust_mutexes import end_without_marks
-from atoll.serving.triton import shared_memory, tensors
+from atoll.serving.triton import tensors
+from atoll.serving.triton.model_requests import Refused, hand_on
 from atoll.serving.triton.response_sender import TritonResponseSender
 from atoll.serving.triton.shutdown import Shutdown
 
@@ -69,14 +69,6 @@ class _Conversation:
     waiting: deque[tuple[Any, TritonResponseSender, float]] = field(default_factory=deque)
     is_working: bool = False
     since: float = 0.0
-
-
-class _Refused(Exception):
-    """Triton's error, to be passed on as it is."""
-
-    def __init__(self, error: Any) -> None:
-        super().__init__(error.message())
-        self.error = error
 
 
 class SessionModel:
@@ -156,9 +148,8 @@ class SessionModel:
                     raise NotReady("the model is shutting down")
                 self._answer(request, sender, arrival, conversation)
             except Failure as failure:
-                code = getattr(pb_utils.TritonError, failure.code)
-                sender.refuse(pb_utils.TritonError(failure.text, code))
-            except _Refused as refused:
+                sender.refuse(tensors.named_error(failure.code, failure.text))
+            except Refused as refused:
                 sender.refuse(refused.error)
             except Exception as error:
                 sender.fail(error)
@@ -231,30 +222,12 @@ class SessionModel:
 
         Raises:
             Failure, NotReady: see ``Answers``.
-            _Refused: Triton did not hand the request on.
-            Overloaded: there is no room for it in shared memory.
+            Refused, Overloaded: see ``hand_on``.
         """
-        num_bytes = shared_memory.num_bytes(inputs)
-        if not shared_memory.has_room_for_messages():
-            free = shared_memory.free_text()
-            raise Overloaded(f"a turn of {num_bytes} bytes finds no room, with {free}")
         with closing(Answers()) as answers:
-            asked = pb_utils.InferenceRequest(
-                model_name=self.generator,
-                requested_output_names=[],
-                inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-                parameters={**parameters, tensors.ANSWERS_TO: answers.name},
-                request_id=request_id,
+            hand_on(
+                self.generator, inputs, {**parameters, tensors.ANSWERS_TO: answers.name}, request_id
             )
-            # All are taken: an iterator that is left before its end crashes the whole server.
-            errors = [r.error() for r in asked.exec(decoupled=True) if r.has_error()]
-            if errors and shared_memory.is_exhausted():
-                raise Overloaded(
-                    f"a turn of {num_bytes} bytes could not be handed on, with "
-                    f"{shared_memory.free_text()}: {errors[0].message()}"
-                )
-            if errors:
-                raise _Refused(errors[0])
             yield from answers
 
     def _forget(self, conversation: _Conversation) -> None:

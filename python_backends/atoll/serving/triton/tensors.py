@@ -194,7 +194,11 @@ def failure(error: BaseException, as_json: bool = False) -> Any:
 
 def triton_error(error: BaseException, as_json: bool = False) -> Any:
     """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
-    code, text = error_parts(error, as_json)
+    return named_error(*error_parts(error, as_json))
+
+
+def named_error(code: str, text: str) -> Any:
+    """``pb_utils.TritonError`` by the name of its code."""
     return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
 
 
