@@ -1,6 +1,8 @@
 """The dependency rules: arrows point one way, and each foreign library has one home."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,9 @@ ALLOWED = {
     "layers": {"weights", "atoll_kernels"},
     "models": {"layers", "weights", "atoll_kernels", "text"},
     "text": {"weights"},
-    "sampling": {"engine", "text", "atoll_kernels"},
-    "runner": {"engine", "sampling", "models", "layers", "weights", "text", "atoll_kernels"},
-    "engine": {"runner", "sampling", "models", "layers", "weights", "text", "atoll_kernels"},
+    "sampling": {"text", "atoll_kernels"},
+    "runner": {"sampling", "models", "layers", "weights", "text", "atoll_kernels"},
+    "engine": {"runner", "sampling"},  # BORDER alone
     "encoders": {"models", "layers", "weights", "text", "atoll_kernels"},
     "serving": {
         "engine", "runner", "sampling", "encoders", "models", "text", "layers", "weights",
@@ -36,6 +38,9 @@ ALLOWED = {
     },
 }  # fmt: skip
 ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "atoll"}
+
+# What the engine knows of those that compute: frozen dataclasses of arrays.
+BORDER = {"atoll.runner.step_input", "atoll.sampling.inputs"}
 
 # Foreign module -> where it may be imported.
 HOMES = {
@@ -91,6 +96,26 @@ def test_foreign_libraries_stay_at_home(package: str, path: Path) -> None:
         for library, homes in HOMES.items():
             if module.split(".")[0] == library:
                 assert place.startswith(homes), f"{place} imports {module}"
+
+
+def test_the_engine_knows_the_border_alone() -> None:
+    for path in sorted((PACKAGES["atoll"] / "engine").glob("*.py")):
+        others = {m for m in _imports(path) if _layer(m) in ("runner", "sampling")}
+        assert others <= BORDER, f"{path.name} imports {others - BORDER}"
+
+
+def test_the_engine_needs_no_torch() -> None:
+    """Nor anything that needs it, wherever it is imported on the way."""
+    script = """
+import sys
+sys.modules["torch"] = None
+import importlib, pkgutil
+import atoll.engine
+for module in pkgutil.iter_modules(atoll.engine.__path__):
+    importlib.import_module(f"atoll.engine.{module.name}")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_architectures_do_not_import_each_other() -> None:

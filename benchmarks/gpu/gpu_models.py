@@ -22,15 +22,14 @@ from gpu_measure import DTYPES, Bench, Row, attempt
 from random_weights import random_model
 
 from atoll.engine.core import EngineCore
+from atoll.engine.limits import EngineLimits
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
-from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers import Batch, Linear
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.families import DECODERS, ENCODERS
 from atoll.runner.kv_cache import bytes_per_token
 from atoll.runner.model import Decoder
 from atoll.runner.model_runner import ModelRunner
-from atoll.sampling.processors import Processors
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
@@ -162,14 +161,18 @@ def _model(bench: Bench, raw: Mapping[str, Any], table: Mapping[str, str], dtype
     return random_model({**raw, **sizes}, table, LoadOptions(DTYPES[dtype], bench.device))
 
 
+def _runner(bench: Bench, model: Any, num_blocks: int) -> ModelRunner:
+    sampler = Sampler(Watermark(model.config.vocab_size, 0.5, 2.0))
+    dtype = DTYPES["bf16"]
+    return ModelRunner(cast(Decoder, model), sampler, num_blocks, _BLOCK, bench.device, dtype)
+
+
 def _core(runner: ModelRunner, prefill_tokens: int) -> EngineCore:
-    config, specs = runner.model.config, runner.model.cache_specs()
-    limits = SchedulerLimits(
+    limits = EngineLimits(
         max_batch_size=512, max_batch_prefill_tokens=prefill_tokens,
-        max_mixed_prefill_tokens=prefill_tokens, sliding_window=specs[0].window,
+        max_mixed_prefill_tokens=prefill_tokens,
     )  # fmt: skip
-    sampler = Sampler(Processors(Watermark(config.vocab_size, 0.5, 2.0)))
-    return EngineCore(runner, sampler, limits, prefix_caching=False)
+    return EngineCore(runner, limits, prefix_caching=False)
 
 
 def _submit(core: EngineCore, vocab: int, count: int, length: int, new_tokens: int) -> None:
@@ -185,7 +188,7 @@ def _decode(bench: Bench, model: Any, batch: int) -> Row:
     context, steps, new_tokens = bench.choose((512, 32, 128), (9, 1, 8))
     with _own_kernels(bench):
         blocks = batch * (-(-(context + new_tokens) // _BLOCK) + 1)
-        runner = ModelRunner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
+        runner = _runner(bench, model, blocks)
         core = _core(runner, bench.choose(8192, 64))
         _submit(core, model.config.vocab_size, batch, context, new_tokens)
         while core.scheduler.waiting or any(
@@ -258,7 +261,7 @@ def _prefill(bench: Bench, raw: Mapping[str, Any]) -> Row:
     with _own_kernels(bench):
         model = _model(bench, raw, DECODERS, "bf16")
         blocks = 2 * count * (length // _BLOCK + 2)
-        runner = ModelRunner(cast(Decoder, model), blocks, _BLOCK, bench.device, DTYPES["bf16"])
+        runner = _runner(bench, model, blocks)
         times = []
         for _ in range(bench.choose(6, 1)):
             core = _core(runner, count * length)

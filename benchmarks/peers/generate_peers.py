@@ -128,8 +128,8 @@ class _Answer:
 def _engine(dtype: str) -> Callable[[Path, Path], Generate]:
     def build(folder: Path, cache: Path) -> Generate:
         from atoll.config import Settings
-        from atoll.engine.loader import load_engine
         from atoll.engine.request import Request, SamplingOptions
+        from atoll.serving.engine_loader import load_engine
         from atoll.serving.triton.instance import in_temporary_thread
 
         settings = Settings(

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny.checkpoint import enliven
 
 from atoll.config import Settings
-from atoll.engine.loader import load_engine
 from atoll.errors import UnsupportedModel, WeightError
+from atoll.serving.engine_loader import load_engine
 
 VOCAB, COUNT = 300, 16
 PLAIN: dict[str, Any] = dict(

@@ -21,10 +21,10 @@ from tiny.t5 import write_t5
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.engine import loader
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Request, SamplingOptions
 from atoll.models.registry import Checkpoint, load_decoder
+from atoll.runner import loader
 from atoll.runner.decode_graphs import buckets, refusal
 from atoll.runner.model_runner import ModelRunner
 from atoll.weights.load import LoadOptions
@@ -62,9 +62,9 @@ class Recorded:
         self.num_buffered = 0
         forward, steps = self.runner.forward, self.runner.decode_graphs
 
-        def recorded(plan: Any) -> Any:
-            self.num_buffered += steps is not None and steps.takes(plan)
-            out = forward(plan)
+        def recorded(step: Any) -> Any:
+            self.num_buffered += steps is not None and steps.takes(step)
+            out = forward(step)
             self.logits.append(out.logits.clone())
             return out
 
@@ -243,7 +243,7 @@ def test_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_wanted:
     monkeypatch.setattr(loader, "refusal", lambda *_: None)
     monkeypatch.setattr(ModelRunner, "buffer_decoding", lambda self, size: sizes.append(size))
     settings = Settings(cuda_graphs=is_wanted, max_batch_size=7, max_batch_total_tokens=64)
-    loader.load_engine(settings, tmp_path)
+    loader.load_runner(settings, tmp_path)
     assert sizes == [7] * is_wanted
 
 

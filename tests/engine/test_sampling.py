@@ -11,17 +11,14 @@ from driving import EchoModel, generate, make_core, request
 from scipy import stats
 from torch import Tensor
 
-from atoll.engine.request import RequestState, SamplingOptions, Token
-from atoll.errors import GenerationError
-from atoll.sampling import fused
+from atoll.engine.output import read_tokens
+from atoll.engine.request import RequestState, Token
+from atoll.engine.sampling_rows import SamplingRows
+from atoll.sampling import processors
 from atoll.sampling import sampler as sampler_module
-from atoll.sampling.processors import Processors
-from atoll.sampling.random import uniform
-from atoll.sampling.sampler import Sampler
-from atoll.sampling.selection import draw, most_likely
+from atoll.sampling.sampler import Sampler, draw, is_fused, most_likely, uniforms
 from atoll.sampling.warpers import WarperParameters, shortlist, warp
 from atoll.sampling.watermark import Watermark
-from atoll_kernels import sample
 
 GPU = torch.device("cuda")
 VOCAB = 400
@@ -67,13 +64,30 @@ def reference(
 
 def process(made: list[RequestState], logits: Tensor) -> Tensor:
     ours = logits.clone()
-    Processors(Watermark(VOCAB, 0.5, 2.0)).process(ours, made)
+    processors.process(ours, SamplingRows().build(made))
     return ours
 
 
+def sample(sampler: Sampler, made: list[RequestState], logits: Tensor) -> list[list[Token] | None]:
+    """The tokens of each sequence; None: its logits are not finite."""
+    found = sampler.sample(logits, SamplingRows().build(made))
+    tokens = iter(read_tokens(found.token_ids, found.logprobs))
+    counts = found.num_accepted.tolist()
+    return [[next(tokens) for _ in range(count)] or None for count in counts]
+
+
+def new_sampler() -> Sampler:
+    return Sampler(Watermark(VOCAB, 0.5, 2.0))
+
+
+def parameters_of(options: list[dict[str, Any]], logits: Tensor) -> WarperParameters:
+    made = sequences([([1], [])] * len(options), [{**o, "do_sample": True} for o in options])
+    rows = np.arange(len(options))
+    return WarperParameters.of(SamplingRows().build(made), rows, VOCAB, logits.device)
+
+
 def warped(options: list[dict[str, Any]], logits: Tensor) -> Tensor:
-    chosen = [SamplingOptions(1, **o) for o in options]
-    return warp(logits.clone(), WarperParameters.of(chosen, VOCAB, logits.device))
+    return warp(logits.clone(), parameters_of(options, logits))
 
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:
@@ -190,8 +204,7 @@ def test_order_is_that_of_transformers(
         {**made, "do_sample": True, "logit_bias": ((4, 3.0),), "eos_token_ids": frozenset([2])}
     ] * ROWS
     ours = process(sequences(contexts, options), logits)
-    ours = warp(ours, WarperParameters.of([SamplingOptions(1, **o) for o in options], VOCAB,
-                                          logits.device))  # fmt: skip
+    ours = warp(ours, parameters_of(options, logits))
     assert_same(ours, reference(theirs, contexts, logits))
 
 
@@ -203,7 +216,7 @@ def test_values_too_small_for_float32(option: dict[str, float], top_k: int, logi
     """Scores over such a temperature were infinite, and the vocabulary's last token was drawn."""
     options = [{"do_sample": True, "seed": i, "top_k": top_k, **option} for i in range(ROWS)]
     made = sequences([([1], [])] * ROWS, options)
-    found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits.clone())
+    found = sample(new_sampler(), made, logits.clone())
     assert found == [[Token(i)] for i in logits.argmax(-1).tolist()]
 
 
@@ -214,8 +227,8 @@ def test_a_row_that_is_not_finite_ends_its_sequence_alone(do_sample: bool, logit
     made[1].draft = [int(logits[1].argmax())]
     logits[2, 7] = math.nan
     logits[3] = math.inf
-    found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits[:4])
-    assert [type(result) for result in found] == [list, GenerationError, GenerationError]
+    found = sample(new_sampler(), made, logits[:4])
+    assert [result is None for result in found] == [False, True, True]
 
 
 def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:
@@ -225,7 +238,7 @@ def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) 
     )  # fmt: skip
     made = sequences(contexts, [{"watermark": i % 2 == 0} for i in range(ROWS)])
     ours = logits.clone()
-    Processors(Watermark(VOCAB, 0.5, 2.0)).watermark(ours, made)
+    new_sampler()._mark(ours, SamplingRows().build(made), np.arange(ROWS))
     expected = reference([theirs] * ROWS, contexts, logits)
     assert_same(ours[::2], expected[::2])
     assert torch.equal(ours[1::2], logits[1::2])
@@ -236,7 +249,7 @@ def test_draws_follow_the_distribution() -> None:
     count = 40_000
     row = torch.randn(16, generator=torch.Generator().manual_seed(4))
     row[[2, 5, 15]] = float("-inf")
-    points = torch.tensor([uniform(99, i) for i in range(count)], dtype=torch.float64)
+    points = torch.tensor(uniforms(np.full(count, 99, np.uint64), np.arange(count)))
     found = torch.cat([draw(row.expand(len(p), -1), p) for p in points.split(4000)])
     seen = torch.bincount(found, minlength=16).double()
     expected = row.softmax(-1).double() * count
@@ -254,8 +267,7 @@ def test_a_shortlist_draws_what_the_whole_vocabulary_draws(logits: Tensor) -> No
          "typical_p": 1 - i / 20}
         for i in range(ROWS)
     ]  # fmt: skip
-    options = [SamplingOptions(1, do_sample=True, **o) for o in chosen]  # type: ignore[arg-type]
-    parameters = WarperParameters.of(options, VOCAB, logits.device)
+    parameters = parameters_of(chosen, logits)
     few = shortlist(logits, parameters)
     assert few is not None and few[0].shape == (ROWS, 46)
     whole, scores = warp(logits, parameters), warp(few[0], parameters)
@@ -271,35 +283,36 @@ def test_the_kernel_draws_what_sorting_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where a GPU's kernel draws, here its reference: the same tokens, whatever the batch."""
-    sampler = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0)))
+    sampler = new_sampler()
     limits: list[dict[str, Any]] = [
         {}, {"top_k": 7}, {"top_p": 0.8}, {"top_k": 20, "top_p": 0.5}, {"min_p": 0.1},
         {"typical_p": 0.5, "top_k": 9},
     ]  # fmt: skip
     asked: list[int] = []
 
+    original = sampler_module.kernels.sample
+
     def counted(rows: Tensor, *rest: Any) -> Tensor:
         asked.append(len(rows))
-        return sample(rows, *rest)
+        return original(rows, *rest)
 
-    monkeypatch.setattr(fused.kernels, "sample", counted)
+    monkeypatch.setattr(sampler_module.kernels, "sample", counted)
     for seed in range(20):
         options = [{**o, "do_sample": True, "temperature": 0.7, "seed": seed} for o in limits]
         made = sequences(contexts, options)
-        sorted_out = sampler.sample(made, logits.clone())
+        sorted_out = sample(sampler, made, logits.clone())
         assert not asked
         with monkeypatch.context() as patch:
-            patch.setattr(sampler_module, "is_fused", lambda o, _: fused.is_fused(o, GPU))
-            assert sampler.sample(made, logits.clone()) == sorted_out
-            assert sampler.sample(made[:4], logits[:4].clone()) == sorted_out[:4]
+            patch.setattr(sampler_module, "is_fused", lambda g, rows, _: is_fused(g, rows, GPU))
+            assert sample(sampler, made, logits.clone()) == sorted_out
+            assert sample(sampler, made[:4], logits[:4].clone()) == sorted_out[:4]
         assert asked == [4, 4]
         asked.clear()
 
 
 def test_there_is_no_shortlist_where_top_k_does_not_say_it(logits: Tensor) -> None:
     def of(*ks: int) -> WarperParameters:
-        options = [SamplingOptions(1, do_sample=True, top_k=k) for k in ks]
-        return WarperParameters.of(options, VOCAB, logits.device)
+        return parameters_of([{"top_k": k} for k in ks], logits)
 
     assert shortlist(logits[:2], of(5, 0)) is None
     assert shortlist(logits[:2], of(5, 300)) is None
@@ -308,7 +321,8 @@ def test_there_is_no_shortlist_where_top_k_does_not_say_it(logits: Tensor) -> No
 
 def test_seeds_give_independent_streams() -> None:
     """Neighbouring seeds and positions: uniform each, and without correlation."""
-    table = np.array([[uniform(seed, i) for i in range(300)] for seed in range(60)])
+    seeds = np.arange(60, dtype=np.uint64).repeat(300)
+    table = uniforms(seeds, np.tile(np.arange(300), 60)).reshape(60, 300)
     assert stats.kstest(table.ravel(), "uniform").pvalue > 1e-3
     assert abs(np.corrcoef(table[:-1].ravel(), table[1:].ravel())[0, 1]) < 0.03
     assert abs(np.corrcoef(table[:, :-1].ravel(), table[:, 1:].ravel())[0, 1]) < 0.03
@@ -348,10 +362,10 @@ def test_mixed_batch_keeps_rows_apart(
         {"do_sample": True, "top_k": 2, "seed": 1}, {"logprobs": True, "top_logprobs": 3},
         {"do_sample": True, "watermark": True, "min_p": 0.1, "seed": 3},
     ]  # fmt: skip
-    sampler = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0)))
-    made = sequences(contexts, options)
-    together = sampler.sample(made, logits.clone())
-    alone = [sampler.sample([s], row[None].clone())[0] for s, row in zip(made, logits, strict=True)]
+    sampler, made = new_sampler(), sequences(contexts, options)
+    together = sample(sampler, made, logits.clone())
+    rows = zip(made, logits, strict=True)
+    alone = [sample(sampler, [state], row[None].clone())[0] for state, row in rows]
     assert together == alone
 
 
@@ -359,8 +373,7 @@ def test_logprobs(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -
     """Of the model's own distribution, whatever the processors and the temperature did."""
     options = [{"logprobs": True, "top_logprobs": i, "repetition_penalty": 1.5, "do_sample": True,
                 "temperature": 0.5, "seed": i} for i in range(ROWS)]  # fmt: skip
-    sampler = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0)))
-    results = sampler.sample(sequences(contexts, options), logits.clone())
+    results = sample(new_sampler(), sequences(contexts, options), logits.clone())
     expected = logits.double().log_softmax(-1)
     for row, (tokens, ours) in enumerate(zip(results, expected, strict=True)):
         assert isinstance(tokens, list)

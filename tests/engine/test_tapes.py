@@ -33,8 +33,8 @@ def answers(model: Any, kind: str, is_taped: bool) -> tuple[list[list[int]], lis
         runner.buffer_decoding(8)
     forward = runner.forward
 
-    def kept(plan: Any) -> Any:
-        out = forward(plan)
+    def kept(step: Any) -> Any:
+        out = forward(step)
         logits.append(out.logits.clone())
         return out
 

@@ -19,10 +19,10 @@ from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
 
 from atoll.config import Settings
-from atoll.engine.loader import load_engine
 from atoll.errors import ConfigError, WeightError
 from atoll.models.families import DECODERS
 from atoll.models.registry import Checkpoint, architecture
+from atoll.serving.engine_loader import load_engine
 from atoll.weights.reader import CheckpointReader
 
 COUNT = 16

@@ -13,12 +13,11 @@ from tiny.checkpoint import enliven
 from torch import Tensor
 
 from atoll.engine.core import EngineCore
+from atoll.engine.limits import EngineLimits
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
-from atoll.engine.scheduler import SchedulerLimits
 from atoll.layers.batch import Batch, CacheSpec
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.model_runner import ModelRunner
-from atoll.sampling.processors import Processors
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
@@ -96,13 +95,9 @@ def make_core(
     **limits: Any,
 ) -> EngineCore:
     """An engine without a thread."""
-    runner = ModelRunner(model, num_blocks, block_size, device, dtype)
-    sampler = Sampler(Processors(Watermark(vocab_size, 0.5, 2.0)))
-    window = model.cache_specs()[0].window
-    return EngineCore(
-        runner, sampler, SchedulerLimits(sliding_window=window, **limits),
-        prefix_caching=prefix_caching, draft=draft,
-    )  # fmt: skip
+    sampler = Sampler(Watermark(vocab_size, 0.5, 2.0))
+    runner = ModelRunner(model, sampler, num_blocks, block_size, device, dtype)
+    return EngineCore(runner, EngineLimits(**limits), prefix_caching=prefix_caching, draft=draft)
 
 
 def run(core: EngineCore, max_steps: int = 5000) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 from driving import Collector
 
 from atoll.config import Settings
-from atoll.engine.loader import LoadedEngine, load_engine
 from atoll.engine.request import Request, SamplingOptions
+from atoll.serving.engine_loader import LoadedEngine, load_engine
 
 
 @contextmanager

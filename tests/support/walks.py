@@ -4,6 +4,7 @@ import json
 import random
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -43,11 +44,11 @@ class Walker:
     def write(self, grammar: Grammar, seed: int) -> str | None:
         """One text; None if it did not come to its end."""
         chosen, matcher = random.Random(seed), grammar.matcher()
-        bitmask = torch.zeros(1, -(-NUM_TOKENS // 32), dtype=torch.int32)
+        bitmask = np.zeros((1, -(-NUM_TOKENS // 32)), np.int32)
         ids: list[int] = []
         for step in range(_MOST_TOKENS):
             matcher.fill(bitmask, 0)
-            bits = (bitmask[0].unsqueeze(1) >> self._shifts) & 1
+            bits = (torch.from_numpy(bitmask)[0].unsqueeze(1) >> self._shifts) & 1
             allowed = bits.flatten()[:NUM_TOKENS] == 1
             ending = allowed & self._closing
             if ending.any() and chosen.random() < (0.25 if step < _CALM else 0.9):

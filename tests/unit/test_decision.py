@@ -21,9 +21,9 @@ from atoll.cli.choose import entry_of
 from atoll.cli.serve import _detected
 from atoll.config import Settings
 from atoll.encoders.encoder import Classifier, Embedder, SparseEmbedder
-from atoll.engine.loader import load_engine
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.models.detect import decide, read_model
+from atoll.serving.engine_loader import load_engine
 
 HUB = sorted((Path(__file__).parents[1] / "data" / "hub_configs").glob("*.json"))
 

@@ -15,8 +15,8 @@ from tiny.tokenizer import write_tokenizer
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RustTokenizer
 
-from atoll.engine.loader import Limits
 from atoll.errors import ConfigError, ValidationError
+from atoll.serving.requests.validation import check_ids
 from atoll.text.chat import ChatTemplate
 from atoll.text.sentencepiece import convert
 from atoll.text.tokenizer import Tokenizer
@@ -226,11 +226,11 @@ def test_tokens_beyond_the_vocabulary(tmp_path: Path) -> None:
     core = RustTokenizer.from_file(str(tmp_path / "tokenizer.json"))
     core.add_special_tokens(["[PAD]"])
     core.save(str(tmp_path / "tokenizer.json"))
-    ids, limits = Tokenizer.load(tmp_path).encode("a[PAD]"), Limits(10, 20, vocab_size=95)
+    ids = Tokenizer.load(tmp_path).encode("a[PAD]")
     with pytest.raises(ValidationError, match="token 1 of text_input is 95; the vocabulary has 95"):
-        limits.check_ids("text_input", ids)
+        check_ids("text_input", ids, 95)
     with pytest.raises(ValidationError, match=r"input_ids\[0\] is -1"):
-        limits.check_ids("input_ids", [-1])
+        check_ids("input_ids", [-1], 95)
 
 
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -2,30 +2,59 @@
 
 Not thread-safe; ``engine.Engine`` runs it on a thread of its own. A step that fails answers its
 requests with the error, and the cache starts over: what the failed step wrote is unknown.
+
+    schedule -> StepPlan -> build -> StepInput -> runner -> StepOutput -> apply -> finishes
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
-from atoll.engine.blocks import BlockManager
+from atoll.engine.kv_cache import KVCacheManager
+from atoll.engine.limits import EngineLimits
+from atoll.engine.output import read_tokens
 from atoll.engine.request import FinishReason, Request, RequestState, Token
-from atoll.engine.scheduler import ScheduledSequence, Scheduler, SchedulerLimits
+from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
+from atoll.engine.step_builder import StepInputBuilder
 from atoll.errors import AtollError, GenerationError, ValidationError
-from atoll.runner.batch import StepOutput
-from atoll.runner.model_runner import ModelRunner
-from atoll.sampling.logprobs import prompt_logprobs
-from atoll.sampling.sampler import Sampled, Sampler
+from atoll.runner.step_input import StepInput, StepOutput
 
 logger = logging.getLogger(__name__)
 
 Draft = Callable[[RequestState], list[int]]
+
+
+class Runner(Protocol):
+    """What computes steps: ``runner.model_runner.ModelRunner``.
+
+    windows: of the groups of layers that the cache is for; see ``engine.kv_cache``.
+    """
+
+    num_blocks: int
+    block_size: int
+    windows: tuple[int | None, ...]
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]: ...
+
+    def key_length(self, num_prompt_tokens: int) -> int | None: ...
+
+    def enter_thread(self) -> None: ...
+
+    def run(self, step: StepInput) -> StepOutput: ...
+
+    def reset(self) -> None: ...
+
+
+class Finish(NamedTuple):
+    """A request that has all of its tokens, and why it ends."""
+
+    state: RequestState
+    reason: FinishReason
 
 
 @dataclass(frozen=True)
@@ -50,63 +79,63 @@ class EngineStats:
 
 
 class EngineCore:
-    """Scheduler, runner and sampler, and the sequences they work on."""
+    """Scheduler and runner, and the requests they work on."""
 
     def __init__(
         self,
-        runner: ModelRunner,
-        sampler: Sampler,
-        limits: SchedulerLimits,
+        runner: Runner,
+        limits: EngineLimits,
         *,
         prefix_caching: bool = True,
         draft: Draft | None = None,
     ) -> None:
-        self._runner, self._sampler, self._draft = runner, sampler, draft
+        self._runner, self._draft = runner, draft
         self._prefix_caching = prefix_caching
         self._limits = limits
-        self.scheduler = Scheduler(self._new_blocks(), limits)
-        self._sequences: dict[str, RequestState] = {}
+        self.scheduler = Scheduler(self._new_cache(), limits)
+        self._builder = StepInputBuilder(runner.block_size)
+        self._states: dict[str, RequestState] = {}
         self._num_steps = self._num_forward_tokens = self._num_failed_steps = 0
         self._num_drafted = self._num_accepted = 0
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self._runner.device
-
-    @property
     def num_held(self) -> int:
         """Requests that run or wait."""
-        return len(self._sequences)
+        return len(self._states)
 
     @property
     def is_busy(self) -> bool:
         """True while a request runs or waits."""
-        return bool(self._sequences)
+        return bool(self._states)
+
+    def enter_thread(self) -> None:
+        """To be called first by the thread that steps."""
+        self._runner.enter_thread()
 
     def add(self, request: Request) -> None:
         """Queues a request."""
+        names = self._runner.adapter_names
         try:
-            sequence = RequestState(request, self._key_length(request))
+            sequence = RequestState(
+                request, self._runner.key_length(len(request.prompt_ids)),
+                num_groups=len(self._runner.windows),
+                adapter=names.index(request.adapter_id) if request.adapter_id in names else -1,
+            )  # fmt: skip
         except Exception as error:  # its grammar
             request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
             return
         self.scheduler.add(sequence)
-        self._sequences[request.request_id] = sequence
-
-    def _key_length(self, request: Request) -> int | None:
-        rope = getattr(getattr(self._runner.model, "config", None), "rope", None)
-        return None if rope is None else rope.key_length(len(request.prompt_ids))
+        self._states[request.request_id] = sequence
 
     def cancel(self, request_id: str, error: AtollError) -> None:
         """Ends a request with an error and frees its blocks; nothing happens if it has ended."""
-        sequence = self._sequences.get(request_id)
+        sequence = self._states.get(request_id)
         if sequence is not None:
             self._fail(sequence, error)
 
     def cancel_all(self, error: AtollError) -> None:
         """Ends every request, whatever state they are in. Never raises."""
-        for sequence in list(self._sequences.values()):
+        for sequence in list(self._states.values()):
             try:
                 self._fail(sequence, error)
             except Exception:
@@ -116,86 +145,99 @@ class EngineCore:
         """Ends every request; nothing that the scheduler or the cache held is relied on again."""
         self.cancel_all(error)
         self._runner.reset()
-        self.scheduler = Scheduler(self._new_blocks(), self._limits)
+        self.scheduler = Scheduler(self._new_cache(), self._limits)
 
     def step(self) -> None:
         """Schedules, computes, chooses and delivers; never raises for a request's sake."""
-        plan: list[ScheduledSequence] = []
+        plan: StepPlan = []
         try:
-            plan += self.scheduler.schedule(self._draft)
+            plan = self.scheduler.schedule(self._draft)
             for sequence in self.scheduler.take_unfit():
                 self._fail(sequence, self._no_room(sequence))
-            output = self._runner.forward(plan) if plan else None
-            sampled = self._sample(plan, output) if output else []
-            self._advance(plan, sampled)
+            if plan:
+                output = self._runner.run(self._builder.build(plan, self._states))
+                self._end(self.apply(plan, output))
         except Exception as error:
             self._recover(plan, error)
 
-    @torch.inference_mode()
-    def _sample(self, plan: list[ScheduledSequence], output: StepOutput) -> list[Sampled]:
-        """Tokens of the sequences that reached the end of their text, in the plan's order."""
-        start = 0
-        for sequence, count, _ in plan:
-            if sequence.wants_prompt_logprobs:
-                self._score_prompt(sequence, output.hidden[start : start + count])
-            start += count
-        sequences = [item.sequence for item in plan if item.samples]
-        return self._sampler.sample(sequences, output.logits) if sequences else []
-
-    def _score_prompt(self, sequence: RequestState, hidden: Tensor) -> None:
-        """Log-probabilities of the prompt tokens that follow this chunk's rows."""
-        first = sequence.num_computed_tokens
-        if first == 0:
-            sequence.prompt_logprobs = [Token(sequence.token_ids[0])]
-        following = sequence.token_ids[first + 1 : first + 1 + len(hidden)]
-        count = sequence.request.options.prompt_top_logprobs
-        sequence.prompt_logprobs += prompt_logprobs(
-            hidden, self._runner.model.logits, following, count
-        )
-
-    def _advance(self, plan: list[ScheduledSequence], sampled: list[Sampled]) -> None:
-        """Records what is cached, hands the tokens out, and ends what has come to its end."""
-        results = iter(sampled)
-        for sequence, count, samples in plan:
-            self._num_forward_tokens += count
-            if not samples:
-                self.scheduler.advance(sequence, count)
+    def apply(self, plan: StepPlan, output: StepOutput) -> list[Finish]:
+        """Records what is cached and hands the tokens out; returns what has come to its end."""
+        self._num_steps += 1
+        self._read_prompts(plan, output)
+        sampled = output.sampled
+        tokens = iter(read_tokens(sampled.token_ids, sampled.logprobs) if sampled else ())
+        counts = iter(sampled.num_accepted.tolist() if sampled else ())
+        finishes: list[Finish] = []
+        for row in plan:
+            self._num_forward_tokens += row.num_new_tokens
+            given = [next(tokens) for _ in range(next(counts))] if row.samples else []
+            sequence = self._states.get(row.request_id)
+            if sequence is None:  # another's sink has ended it
                 continue
-            tokens = next(results)
-            if isinstance(tokens, GenerationError):
-                self._fail(sequence, tokens)
+            if not row.samples:
+                self.scheduler.advance(sequence, row.num_new_tokens)
                 continue
-            # Of the draft, only what was accepted counts as computed.
-            num_guessed, num_right = len(sequence.draft), len(tokens) - 1
-            self._num_drafted += num_guessed
-            self._num_accepted += num_right
+            if not given:
+                self._fail(sequence, GenerationError("the model's logits are not finite"))
+                continue
+            self._num_drafted += len(row.draft)
+            self._num_accepted += len(given) - 1
             try:
-                self._deliver(sequence, tokens, count - num_guessed)
+                reason = self._deliver(sequence, given, row)
             except ValidationError as error:  # of the options that it was asked with
                 self._fail(sequence, error)
-            except Exception as error:  # its sink or its grammar: the others have no part in it
-                logger.exception("request %s failed", sequence.request.request_id)
-                self._fail(sequence, GenerationError(f"{type(error).__name__}: {error}"))
-        self._num_steps += bool(plan)
+            except Exception as error:
+                self._fail_alone(sequence, error)
+            else:
+                finishes += [] if reason is None else [Finish(sequence, reason)]
+        return finishes
 
-    def _deliver(self, sequence: RequestState, tokens: list[Token], num_computed: int) -> None:
-        """``num_computed`` tokens came from the text; each further one is an accepted guess."""
+    def _end(self, finishes: Sequence[Finish]) -> None:
+        """Ends requests that have all of their tokens."""
+        for sequence, reason in finishes:
+            request = sequence.request
+            try:
+                del self._states[request.request_id]
+                self.scheduler.finish(sequence)
+                request.sink.finished(sequence.outcome(reason))
+            except Exception as error:
+                self._fail_alone(sequence, error)
+
+    def _read_prompts(self, plan: StepPlan, output: StepOutput) -> None:
+        """Keeps the log-probabilities of prompts until their last chunk."""
+        start = 0
+        for row in plan:
+            sequence = self._states.get(row.request_id)
+            if sequence is None or not sequence.wants_prompt_logprobs:
+                continue
+            first = row.num_computed_tokens
+            if first == 0:
+                sequence.prompt_logprobs = [Token(sequence.token_ids[0])]
+            if row.num_scored:
+                ids = sequence.token_ids[first + 1 : first + 1 + row.num_scored]
+                sequence.prompt_logprobs += read_tokens(ids, output.prompts, start)
+                start += row.num_scored
+
+    def _deliver(
+        self, sequence: RequestState, tokens: list[Token], row: PlannedRequest
+    ) -> FinishReason | None:
+        """The first token follows the text, each further one an accepted guess.
+
+        Of the draft, only what was accepted counts as computed. Returns why the text ends, if so.
+        """
+        num_computed = row.num_new_tokens - len(row.draft)
         sequence.draft = []
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
             if sequence.wants_prompt_logprobs:
                 sequence.request.sink.prompt(sequence.prompt_logprobs)
-        reason = None
         for index, token in enumerate(tokens):
             self.scheduler.advance(sequence, num_computed if index == 0 else 1)
             sequence.token_ids.append(token.id)
             reason = self._accept(sequence, token)
             if reason is not None:
-                break
-        if reason is not None:
-            del self._sequences[sequence.request.request_id]
-            self.scheduler.finish(sequence)
-            sequence.request.sink.finished(sequence.outcome(reason))
+                return reason
+        return None
 
     def _accept(self, sequence: RequestState, token: Token) -> FinishReason | None:
         """Hands a token to the sink; returns why the text ends with it, if it does."""
@@ -216,51 +258,59 @@ class EngineCore:
 
     def _fail(self, sequence: RequestState, error: Exception) -> None:
         try:
-            if self._sequences.pop(sequence.request.request_id, None) is not None:
+            if self._states.pop(sequence.request.request_id, None) is not None:
                 self.scheduler.drop(sequence)
         finally:
             sequence.request.sink.failed(error)
 
-    def _recover(self, plan: list[ScheduledSequence], error: Exception) -> None:
+    def _fail_alone(self, sequence: RequestState, error: Exception) -> None:
+        """Its sink or its grammar has failed: the others have no part in it."""
+        logger.exception("request %s failed", sequence.request.request_id)
+        self._fail(sequence, GenerationError(f"{type(error).__name__}: {error}"))
+
+    def _recover(self, plan: StepPlan, error: Exception) -> None:
         """Fails the requests of the step (all that run, if it never came to a plan)."""
         logger.exception("a step of the engine failed; its requests end and the cache is emptied")
         self._num_failed_steps += 1
         failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
-        affected = [item.sequence for item in plan] or list(self.scheduler.running)
-        for sequence in affected:
-            if sequence.request.request_id in self._sequences:  # not ended earlier in the step
-                self._fail(sequence, failure)
+        affected = [row.request_id for row in plan]
+        affected = affected or [s.request.request_id for s in self.scheduler.running]
+        for request_id in affected:
+            if request_id in self._states:  # not ended earlier in the step
+                self._fail(self._states[request_id], failure)
         self._runner.reset()
-        self.scheduler.reset(self._new_blocks())
+        self.scheduler.reset(self._new_cache())
 
     def _no_room(self, sequence: RequestState) -> ValidationError:
-        blocks, encoder_ids = self.scheduler.blocks, sequence.request.encoder_ids
-        needed = [blocks.num_blocks_for(n) for n in (len(encoder_ids), sequence.num_tokens + 1)]
+        cache, encoder_ids = self.scheduler.cache, sequence.request.encoder_ids
+        needed = [cache.num_blocks_for(n) for n in (len(encoder_ids), sequence.num_tokens + 1)]
         return ValidationError(
-            f"the request needs {sum(needed)} blocks of {blocks.block_size} tokens; the KV cache "
-            f"has {blocks.num_blocks}"
+            f"the request needs {sum(needed)} blocks of {cache.block_size} tokens; the KV cache "
+            f"has {cache.num_blocks}"
         )
 
-    def _new_blocks(self) -> BlockManager:
+    def _new_cache(self) -> KVCacheManager:
         runner = self._runner
-        return BlockManager(runner.num_blocks, runner.block_size, self._prefix_caching)
+        return KVCacheManager(
+            runner.windows, runner.num_blocks, runner.block_size, self._prefix_caching
+        )
 
     def stats(self) -> EngineStats:
         """Reads counters only; may be called from any thread."""
-        scheduler, blocks = self.scheduler, self.scheduler.blocks
+        scheduler, groups = self.scheduler, self.scheduler.cache.groups
         return EngineStats(
-            num_blocks=blocks.num_blocks,
-            num_used_blocks=blocks.num_used,
-            num_cached_blocks=blocks.num_cached,
+            num_blocks=sum(group.num_blocks for group in groups),
+            num_used_blocks=sum(group.num_used for group in groups),
+            num_cached_blocks=sum(group.num_cached for group in groups),
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_kept_sessions=len(scheduler.session_cache),
             num_steps=self._num_steps,
             num_forward_tokens=self._num_forward_tokens,
             num_preemptions=scheduler.num_preemptions,
-            num_evicted_blocks=blocks.stats.num_evicted,
-            num_queried_tokens=blocks.stats.num_queried_tokens,
-            num_hit_tokens=blocks.stats.num_hit_tokens,
+            num_evicted_blocks=sum(group.stats.num_evicted for group in groups),
+            num_queried_tokens=groups[0].stats.num_queried_tokens,
+            num_hit_tokens=groups[0].stats.num_hit_tokens,
             num_drafted_tokens=self._num_drafted,
             num_accepted_tokens=self._num_accepted,
             num_failed_steps=self._num_failed_steps,

@@ -12,8 +12,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from atoll.engine.blocks import BlockTable
-from atoll.sampling.grammar import Grammar
 
 
 class FinishReason(enum.Enum):
@@ -128,6 +130,29 @@ class Sink(Protocol):
         """The request ends without an answer."""
 
 
+class Matcher(Protocol):
+    """One answer's way through its grammar."""
+
+    @property
+    def is_done(self) -> bool:
+        """True once nothing may follow."""
+
+    def advance(self, token_id: int) -> None:
+        """Takes a token that was allowed."""
+
+    def fill(self, bitmask: npt.NDArray[np.int32], row: int) -> None:
+        """Marks the allowed tokens in a row of the bitmask (rows, words)."""
+
+
+class Grammar(Protocol):
+    """What an answer must follow. vocab_size: of its matchers' bitmasks, in bits."""
+
+    vocab_size: int
+
+    def matcher(self) -> Matcher:
+        """A matcher at the beginning of an answer."""
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """One prompt.
@@ -157,27 +182,38 @@ class Request:
 
 
 class RequestState:
-    """A request on its way: its tokens, how many of them are in the cache, and where.
+    """A request that waits or runs: its tokens, how many of them are in the cache, and where.
 
     token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.
-    draft: guessed next tokens, to be verified by the next step. cross_table: the blocks of the
-    encoder's keys and values, which the first step of an encoder-decoder's sequence computes.
+    draft: guessed next tokens, to be verified by the next step. tables: the blocks in each group of
+    layers. cross_table: the blocks of the encoder's keys and values, which the first step of an
+    encoder-decoder's request computes. adapter: the number of its LoRA adapter; -1: none.
     key_length: see ``layers.rotary.RopeSpec.key_length``.
     """
 
-    def __init__(self, request: Request, key_length: int | None = None) -> None:
-        self.request = request
+    def __init__(
+        self,
+        request: Request,
+        key_length: int | None = None,
+        *,
+        num_groups: int = 1,
+        adapter: int = -1,
+    ) -> None:
+        self.request, self.adapter = request, adapter
         self.token_ids = list(request.prompt_ids)
         self.num_prompt_tokens = len(request.prompt_ids)
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.draft: list[int] = []
         root = request.cache_root
-        self.table = BlockTable(root if key_length is None else (root, key_length))
+        self.root = root if key_length is None else (root, key_length)
+        self.tables = tuple(BlockTable(self.root) for _ in range(num_groups))
         self.cross_table = BlockTable()
         self.is_encoded = not request.encoder_ids
         self.prompt_logprobs: list[Token] = []
-        self.matcher = None if request.grammar is None else request.grammar.matcher()
+        self.matcher: Matcher | None = (
+            None if request.grammar is None else request.grammar.matcher()
+        )
         self.scheduled: float | None = None
         self.first_token: float | None = None
 

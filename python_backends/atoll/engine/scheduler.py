@@ -10,49 +10,50 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from atoll.engine.blocks import BlockManager, OutOfBlocks
+import numpy as np
+import numpy.typing as npt
+
+from atoll.engine.blocks import OutOfBlocks
+from atoll.engine.kv_cache import KVCacheManager
+from atoll.engine.limits import EngineLimits
 from atoll.engine.request import RequestState
 from atoll.engine.session_cache import SessionCache
 
 
-@dataclass(frozen=True)
-class SchedulerLimits:
-    """What the scheduler looks at; names as in ``config.Settings``.
+class PlannedRequest(NamedTuple):
+    """What a step does for a request.
 
-    max_mixed_prefill_tokens: prompt tokens in a step in which others decode, so that a long prompt
-        does not stall running streams.
+    num_new_tokens: tokens the model sees after those that are computed, the draft included.
+    samples: whether they reach the end of the text, so that the step chooses what follows.
+    encodes: whether its encoder's input is computed first. num_scored: tokens of the prompt that
+    get a log-probability. block_tables: its blocks in each group of layers, and those of the
+    encoder's keys and values.
     """
 
-    max_batch_size: int = 256
-    max_batch_prefill_tokens: int = 2048
-    max_mixed_prefill_tokens: int = 2048
-    waiting_served_ratio: float = 0.0
-    max_waiting_tokens: int = 20
-    sliding_window: int | None = None
-
-
-class ScheduledSequence(NamedTuple):
-    """A sequence and what a step does for it.
-
-    num_new_tokens: tokens the model sees, the draft included. samples: whether they reach the end
-    of the text, so that the step chooses what follows.
-    """
-
-    sequence: RequestState
+    request_id: str
+    num_computed_tokens: int
     num_new_tokens: int
+    draft: tuple[int, ...]
     samples: bool
+    encodes: bool
+    num_scored: int
+    block_tables: tuple[npt.NDArray[np.int32], ...]
+    cross_table: npt.NDArray[np.int32]
+
+
+StepPlan = Sequence[PlannedRequest]
+_Scheduled = tuple[RequestState, int, bool]
 
 
 class Scheduler:
     """Waiting and running sequences, and the blocks they hold. Not thread-safe."""
 
-    def __init__(self, blocks: BlockManager, limits: SchedulerLimits) -> None:
-        self.blocks, self.limits = blocks, limits
-        self.session_cache = SessionCache(blocks)
+    def __init__(self, cache: KVCacheManager, limits: EngineLimits) -> None:
+        self.cache, self.limits = cache, limits
+        self.session_cache = SessionCache(cache)
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []  # oldest first
         self.num_preemptions = 0
@@ -63,12 +64,10 @@ class Scheduler:
         """Queues a new sequence."""
         self.waiting.append(sequence)
 
-    def schedule(
-        self, draft: Callable[[RequestState], list[int]] | None = None
-    ) -> list[ScheduledSequence]:
+    def schedule(self, draft: Callable[[RequestState], list[int]] | None = None) -> StepPlan:
         """The next step; mutates block tables. ``draft`` guesses tokens of decoding sequences."""
         preemptions = self.num_preemptions
-        plan: list[ScheduledSequence] = []
+        plan: list[_Scheduled] = []
         for sequence in [s for s in self.running if s.num_pending_tokens == 1]:
             self._decode(sequence, draft, plan)
         budget = self.limits.max_batch_prefill_tokens
@@ -81,7 +80,7 @@ class Scheduler:
             self._admit(budget, plan)
         # A sequence that was planned early may have been preempted for an older one.
         running = set(self.running)
-        return [item for item in plan if item.sequence in running]
+        return [_planned(*item) for item in plan if item[0] in running]
 
     def take_unfit(self) -> list[RequestState]:
         """Sequences that no longer wait nor run: alone, with all blocks, they found no room."""
@@ -101,11 +100,7 @@ class Scheduler:
         """Records that so many more tokens are in the cache, and what can be shared or freed."""
         sequence.num_computed_tokens += num_computed
         sequence.is_encoded = True
-        computed, table = sequence.num_computed_tokens, sequence.table
-        self.blocks.commit(table, sequence.token_ids, computed)
-        if self.limits.sliding_window is not None:
-            # The next query, at position ``computed``, sees ``window`` keys, itself included.
-            self.blocks.release_before(table, computed - self.limits.sliding_window + 1)
+        self.cache.commit(sequence.tables, sequence.token_ids, sequence.num_computed_tokens)
 
     def finish(self, sequence: RequestState) -> None:
         """Removes a sequence; a conversation's blocks are kept for its next turn."""
@@ -120,48 +115,46 @@ class Scheduler:
         self._remove(sequence)
         self._release(sequence)
 
-    def reset(self, blocks: BlockManager) -> None:
+    def reset(self, cache: KVCacheManager) -> None:
         """Starts over with an empty cache; running sequences are computed again."""
         for sequence in [*self.running, *self.waiting]:
             self._release(sequence)
         self.waiting.extendleft(reversed(self.running))
         self.running.clear()
-        self.blocks, self.session_cache = blocks, SessionCache(blocks)
+        self.cache, self.session_cache = cache, SessionCache(cache)
 
     def check_integrity(self) -> None:
         """Asserts that no block is lost, and that no sequence waits with blocks."""
-        tables = [t for s in self.running for t in (s.table, s.cross_table)]
-        tables += self.session_cache.tables()
-        assert all(len(s.table) == len(s.cross_table) == 0 for s in self.waiting)
-        self.blocks.check_integrity(tables)
+        held = [s.tables for s in self.running] + self.session_cache.tables()
+        assert not any(len(t) for s in self.waiting for t in (*s.tables, s.cross_table))
+        self.cache.check_integrity(held, [s.cross_table for s in self.running])
 
     def _decode(
         self,
         sequence: RequestState,
         draft: Callable[[RequestState], list[int]] | None,
-        plan: list[ScheduledSequence],
+        plan: list[_Scheduled],
     ) -> None:
         """One token, and the draft if there are blocks for it without taking another's."""
         if sequence not in self.running:
             return
         sequence.draft = draft(sequence) if draft else []
-        needed = self.blocks.num_blocks_for(sequence.num_tokens + len(sequence.draft))
-        if needed - len(sequence.table) > self.blocks.num_free:
+        if not self.cache.has_room(sequence.tables, sequence.num_tokens + len(sequence.draft)):
             sequence.draft = []
         count = 1 + len(sequence.draft)
         if self._reserve(sequence, count):
-            plan.append(ScheduledSequence(sequence, count, True))
+            plan.append((sequence, count, True))
 
-    def _prefill(self, sequence: RequestState, budget: int, plan: list[ScheduledSequence]) -> int:
+    def _prefill(self, sequence: RequestState, budget: int, plan: list[_Scheduled]) -> int:
         """A chunk of what is missing; returns its length."""
         count = min(sequence.num_pending_tokens, budget)
         sequence.draft = []
         if count <= 0 or sequence not in self.running or not self._reserve(sequence, count):
             return 0
-        plan.append(ScheduledSequence(sequence, count, count == sequence.num_pending_tokens))
+        plan.append((sequence, count, count == sequence.num_pending_tokens))
         return count
 
-    def _admit(self, budget: int, plan: list[ScheduledSequence]) -> None:
+    def _admit(self, budget: int, plan: list[_Scheduled]) -> None:
         """Starts waiting sequences, first come first served.
 
         An encoder's input cannot be split: one that exceeds the budget has a step of its own.
@@ -183,7 +176,7 @@ class Scheduler:
             if sequence.scheduled is None:
                 sequence.scheduled = time.monotonic()
                 sequence.num_cached_tokens = sequence.num_computed_tokens
-                self.blocks.count_hit(sequence.num_tokens, sequence.num_computed_tokens)
+                self.cache.count_hit(sequence.num_tokens, sequence.num_computed_tokens)
             budget -= self._prefill(sequence, budget, plan)
             self._steps_since_admission = 0
 
@@ -202,27 +195,26 @@ class Scheduler:
         session, found = sequence.request.session_id, 0
         if not sequence.wants_prompt_logprobs:  # those need every row of the prompt
             found = self.session_cache.resume(session, sequence) if session is not None else 0
-            found = found or self.blocks.share_prefix(sequence.table, sequence.token_ids)
+            found = found or self.cache.share_prefix(sequence.tables, sequence.token_ids)
         sequence.num_computed_tokens = found
-        # Running sequences grow: without a block for each, the newcomer would be preempted at once.
-        encoder_ids = sequence.request.encoder_ids
-        needed = self._num_blocks_at_once(sequence) - len(sequence.table) + len(self.running)
-        needed += self.blocks.num_blocks_for(len(encoder_ids))
-        while needed > self.blocks.num_free and self.session_cache.evict():
+        while not (has_room := self._has_room(sequence)) and self.session_cache.evict():
             continue
-        if needed <= self.blocks.num_free:
-            self.blocks.grow(sequence.cross_table, len(encoder_ids))
-            return True
-        self._release(sequence)
-        return False
+        if has_room:
+            self.cache.grow_cross(sequence.cross_table, len(sequence.request.encoder_ids))
+        else:
+            self._release(sequence)
+        return has_room
 
-    def _num_blocks_at_once(self, sequence: RequestState) -> int:
-        """Blocks that the whole text takes, counting those behind a sliding window as released."""
-        num_tokens = sequence.num_tokens
-        if self.limits.sliding_window is not None:
-            seen = self.limits.sliding_window + self.limits.max_batch_prefill_tokens
-            num_tokens = min(num_tokens, sequence.num_computed_tokens + seen)
-        return self.blocks.num_blocks_for(num_tokens)
+    def _has_room(self, sequence: RequestState) -> bool:
+        """Whether there are blocks for the whole text, and one more for every running sequence.
+
+        Those grow: without a block for each, the newcomer would be preempted at once.
+        """
+        return self.cache.has_room(
+            sequence.tables, sequence.num_tokens,
+            num_cross_tokens=len(sequence.request.encoder_ids), num_spare=len(self.running),
+            num_seen=sequence.num_computed_tokens + self.limits.max_batch_prefill_tokens,
+        )  # fmt: skip
 
     def _reserve(self, sequence: RequestState, count: int) -> bool:
         """Blocks for ``count`` more tokens, if need be from idle conversations and younger ones.
@@ -231,7 +223,7 @@ class Scheduler:
         """
         while True:
             try:
-                self.blocks.grow(sequence.table, sequence.num_computed_tokens + count)
+                self.cache.grow(sequence.tables, sequence.num_computed_tokens + count)
             except OutOfBlocks:
                 if self.session_cache.evict():
                     continue
@@ -259,8 +251,7 @@ class Scheduler:
 
     def _release(self, sequence: RequestState) -> None:
         """Gives back all of a sequence's blocks; what they held is computed again if need be."""
-        self.blocks.release(sequence.table)
-        self.blocks.release(sequence.cross_table)
+        self.cache.release(sequence.tables, sequence.cross_table)
         sequence.num_computed_tokens = 0
         sequence.is_encoded = not sequence.request.encoder_ids
 
@@ -268,3 +259,14 @@ class Scheduler:
         for held in (self.running, self.waiting):
             if sequence in held:
                 held.remove(sequence)
+
+
+def _planned(sequence: RequestState, count: int, samples: bool) -> PlannedRequest:
+    computed, num_scored = sequence.num_computed_tokens, 0
+    if sequence.wants_prompt_logprobs:
+        num_scored = min(count, sequence.num_tokens - computed - 1)
+    return PlannedRequest(
+        sequence.request.request_id, computed, count, tuple(sequence.draft), samples,
+        not sequence.is_encoded, num_scored, tuple(table.blocks for table in sequence.tables),
+        sequence.cross_table.blocks,
+    )  # fmt: skip

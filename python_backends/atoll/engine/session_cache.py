@@ -10,39 +10,40 @@ import time
 from collections import OrderedDict
 from typing import NamedTuple
 
-from atoll.engine.blocks import BlockManager, BlockTable
+from atoll.engine.blocks import BlockTable
+from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.request import RequestState
 
 
 class KeptSession(NamedTuple):
-    """Tokens in the cache, their blocks, and since when nobody has asked (monotonic seconds)."""
+    """Tokens in the cache, their blocks, and since when they are idle (monotonic seconds)."""
 
     token_ids: list[int]
-    table: BlockTable
+    tables: tuple[BlockTable, ...]
     since: float
 
 
 class SessionCache:
     """Conversations by id. Not thread-safe."""
 
-    def __init__(self, blocks: BlockManager) -> None:
-        self._blocks = blocks
+    def __init__(self, cache: KVCacheManager) -> None:
+        self._cache = cache
         self._entries: OrderedDict[str, KeptSession] = OrderedDict()  # longest idle first
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def tables(self) -> list[BlockTable]:
+    def tables(self) -> list[tuple[BlockTable, ...]]:
         """The tables that hold blocks here."""
-        return [entry.table for entry in self._entries.values()]
+        return [entry.tables for entry in self._entries.values()]
 
     def keep(self, session_id: str, sequence: RequestState) -> None:
         """Keeps a finished sequence's blocks; whatever the conversation had here goes."""
         self.forget(session_id)
         tokens = sequence.token_ids[: sequence.num_computed_tokens]
-        self._blocks.truncate(sequence.table, len(tokens))
-        self._entries[session_id] = KeptSession(tokens, sequence.table, time.monotonic())
-        sequence.table = BlockTable(sequence.table.root)
+        self._cache.truncate(sequence.tables, len(tokens))
+        self._entries[session_id] = KeptSession(tokens, sequence.tables, time.monotonic())
+        sequence.tables = self._cache.new_tables(sequence.root)
 
     def resume(self, session_id: str, sequence: RequestState) -> int:
         """Hands the blocks of the common prefix to ``sequence``; returns its tokens."""
@@ -51,14 +52,14 @@ class SessionCache:
             return 0
         limit = min(len(entry.token_ids), sequence.num_tokens - 1)
         common = 0
-        if entry.table.root == sequence.table.root:
+        if entry.tables[0].root == sequence.root:
             while common < limit and entry.token_ids[common] == sequence.token_ids[common]:
                 common += 1
-        if entry.table.num_released and common < len(entry.token_ids):
+        if any(table.num_released for table in entry.tables) and common < len(entry.token_ids):
             common = 0  # what the shorter text would look back at has been given away
-        kept = self._blocks.truncate(entry.table, common)
+        kept = self._cache.truncate(entry.tables, common)
         if kept:
-            sequence.table = entry.table
+            sequence.tables = entry.tables
         return kept
 
     def evict(self) -> bool:
@@ -72,7 +73,7 @@ class SessionCache:
         """Frees what a conversation holds, if anything."""
         entry = self._entries.pop(session_id, None)
         if entry is not None:
-            self._blocks.release(entry.table)
+            self._cache.release(entry.tables)
 
     def expire(self, idle_s: float) -> None:
         """Frees conversations that have been idle longer."""

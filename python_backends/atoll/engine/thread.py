@@ -1,4 +1,4 @@
-"""The engine's thread: takes requests from any thread and steps the core while there is work.
+"""The engine's thread: takes commands from any thread and steps the core while there is work.
 
 ``submit`` and ``cancel`` never block; answers come through each request's sink, on this thread.
 """
@@ -9,11 +9,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from atoll.engine.core import EngineCore, EngineStats
 from atoll.engine.request import Request
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady, Overloaded
-from atoll_kernels.device import enter
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,30 @@ logger = logging.getLogger(__name__)
 _IDLE_S = 1.0
 # A thread that fails so often without a good turn in between helps nobody any more.
 _MAX_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Add:
+    """A new request."""
+
+    request: Request
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A request that is to end with ``Cancelled``."""
+
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """A conversation whose blocks are to be freed."""
+
+    session_id: str
+
+
+Command = Add | Cancel | Forget
 
 
 class Engine:
@@ -40,8 +64,7 @@ class Engine:
         self._core, self._on_step = core, on_step
         self._max_concurrent, self._session_timeout_s = max_concurrent_requests, session_timeout_s
         self._wake = threading.Condition()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._num_arriving = 0
+        self._commands: deque[Command] = deque()
         self._stopping = False
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._loop, name="atoll-engine", daemon=True)
@@ -73,37 +96,33 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise self._not_ready()
-            held = self._core.num_held + self._num_arriving
+            held = self._core.num_held + sum(isinstance(c, Add) for c in self._commands)
             if held >= self._max_concurrent:
                 raise Overloaded(
                     f"{held} requests are held; max_concurrent_requests is {self._max_concurrent}"
                 )
-            self._num_arriving += 1
-            self._calls.append(lambda: self._arrive(request))
+            self._commands.append(Add(request))
             self._wake.notify()
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with ``Cancelled`` before the next step, if it has not ended."""
-        self._call(lambda: self._core.cancel(request_id, Cancelled("the request was cancelled")))
+        self._send(Cancel(request_id))
 
     def forget_session(self, session_id: str) -> None:
         """Frees what an idle conversation keeps in the cache."""
-        self._call(lambda: self._core.scheduler.session_cache.forget(session_id))
+        self._send(Forget(session_id))
 
     def stats(self) -> EngineStats:
         """May be called from any thread; the numbers need not be of the same step."""
         return self._core.stats()
 
-    def _call(self, function: Callable[[], None]) -> None:
-        """Runs a function on the engine's thread, between steps."""
+    def _send(self, command: Command) -> None:
         with self._wake:
-            self._calls.append(function)
+            self._commands.append(command)
             self._wake.notify()
 
-    def _arrive(self, request: Request) -> None:
+    def _add(self, request: Request) -> None:
         """Whatever comes of it, the request's sink is told."""
-        with self._wake:
-            self._num_arriving -= 1
         try:
             self._core.add(request)
         except Exception as error:
@@ -118,7 +137,7 @@ class Engine:
     def _loop(self) -> None:
         num_failures = 0
         try:
-            enter(self._core.device)
+            self._core.enter_thread()
             while self._has_more() and num_failures < _MAX_FAILURES:
                 num_failures = 0 if self._turn() else num_failures + 1
         except BaseException as error:
@@ -131,7 +150,7 @@ class Engine:
     def _has_more(self) -> bool:
         """Sleeps while there is nothing to do. False: stop."""
         with self._wake:
-            if not (self._core.is_busy or self._calls or self._stopping):
+            if not (self._core.is_busy or self._commands or self._stopping):
                 self._wake.wait(_IDLE_S)
             return not self._stopping
 
@@ -141,7 +160,7 @@ class Engine:
         A step recovers from its own failures. What fails here ends every request, since nobody
         knows whose fault it is, and leaves the thread alive.
         """
-        is_well = self._run_calls()
+        is_well = self._run_commands()
         try:
             self._core.scheduler.session_cache.expire(self._session_timeout_s)
             if self._core.is_busy:
@@ -152,17 +171,27 @@ class Engine:
             is_well = False
         return self._tell() and is_well
 
-    def _run_calls(self) -> bool:
-        with self._wake:
-            calls, self._calls = self._calls, deque()
+    def _run_commands(self) -> bool:
         is_well = True
-        for function in calls:
+        while True:
+            with self._wake:
+                if not self._commands:
+                    return is_well
+                command = self._commands.popleft()
             try:
-                function()
+                self._run(command)
             except Exception:
                 logger.exception("the engine could not do what it was asked; it goes on")
                 is_well = False
-        return is_well
+
+    def _run(self, command: Command) -> None:
+        match command:
+            case Add(request):
+                self._add(request)
+            case Cancel(request_id):
+                self._core.cancel(request_id, Cancelled("the request was cancelled"))
+            case Forget(session_id):
+                self._core.scheduler.session_cache.forget(session_id)
 
     def _tell(self) -> bool:
         try:
@@ -176,7 +205,7 @@ class Engine:
         """Ends every request, those that are still to be taken, too."""
         with self._wake:
             self._stopping = True
-        self._run_calls()
+        self._run_commands()
         self._core.cancel_all(self._not_ready())
         self._tell()
 

@@ -1,11 +1,11 @@
 """Decoding steps over buffers that never move, which are captured once and replayed.
 
-A step in which every sequence has one new token runs as the least bucket that holds it: the rows
-beyond the sequences have length 0 and slot -1, which all kernels skip. On a GPU the launches of
+A step in which every request has one new token runs as the least bucket that holds it: the rows
+beyond the requests have length 0 and slot -1, which all kernels skip. On a GPU the launches of
 each bucket are captured at load, the largest first, in one pool of memory. On a CPU a bucket's
 kernels are recorded when it first comes up (``atoll_kernels.cpu.graph_cache``).
 
-    plan -> host arrays -> buffers[:bucket] -> model and head -> outputs[:sequences]
+    step -> buffers[:bucket] -> model and head -> outputs[:requests]
 
 What is captured must not ask the device for a value; ``refusal`` says which models would.
 """
@@ -13,19 +13,14 @@ What is captured must not ask the device for a value; ``refusal`` says which mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.engine.blocks import BlockTable
-from atoll.engine.request import RequestState
-from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers.batch import Batch, CrossBatch, LayerCache
-from atoll.runner.batch import StepOutput
 from atoll.runner.model import Decoder
+from atoll.runner.step_input import StepInput, Words
 from atoll_kernels import dispatch
 from atoll_kernels.backends import AttentionSpec, Capabilities, choose
 from atoll_kernels.cpu import graph_cache
@@ -60,7 +55,7 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 class DecodeGraphs:
-    """The buffers of a model's decoding steps, and the graphs or graphs over them."""
+    """The buffers of a model's decoding steps, and the graphs over them."""
 
     def __init__(
         self,
@@ -76,10 +71,11 @@ class DecodeGraphs:
         max_positions = int(model.config.max_positions)
         has_encoder = getattr(model.config, "decoder_start_token_id", None) is not None
         rows, width = self.buckets[-1], min(-(-max_positions // self._block_size), num_blocks)
-        # Ids, positions and slots; lengths of texts, prompts and encoder inputs.
-        self._longs = _Mirrored((3, rows), torch.int64, device)
+        num_groups = 1 + max(layer.group for layer in kv_cache)
+        # Ids, positions, and the slots of each group; lengths of texts, prompts, encoder inputs.
+        self._longs = _Mirrored((2 + num_groups, rows), torch.int64, device)
         self._lengths = _Mirrored((3, rows), torch.int32, device)
-        self._table = _Mirrored((rows, width), torch.int32, device)
+        self._tables = [_Mirrored((rows, width), torch.int32, device) for _ in range(num_groups)]
         self._cross = _Mirrored((rows, width), torch.int32, device) if has_encoder else None
         self._ends = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self._batches = {size: self._batch(size, max_positions) for size in self.buckets}
@@ -94,28 +90,32 @@ class DecodeGraphs:
         """Buckets that are replayed."""
         return len(self._graphs) if self._cpu_graphs is None else self._cpu_graphs.num_checked
 
-    def takes(self, plan: Sequence[ScheduledSequence]) -> bool:
-        """Whether a step is one of these: one token for each sequence, each of which samples."""
-        return len(plan) <= self.buckets[-1] and all(
-            samples and count == 1 and sequence.is_encoded and self._has_room(sequence)
-            for sequence, count, samples in plan
+    def takes(self, step: StepInput) -> bool:
+        """Whether a step is one of these: one token for each request, each of which samples."""
+        count, width = step.num_rows, self._tables[0].host.shape[1]
+        widest = step.block_tables.shape[-1]
+        if step.cross is not None:
+            widest = max(widest, step.cross.block_tables.shape[-1])
+        is_decoding = len(step.token_ids) == len(step.sampled_tokens) == count
+        return (
+            is_decoding and step.encoder is None and count <= self.buckets[-1] and widest <= width
         )
 
-    def run(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
-        """Computes the plan's tokens; the next call overwrites what this one returns."""
-        count = len(plan)
+    def run(self, step: StepInput) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits of a step; the next call overwrites what this one returns."""
+        count = step.num_rows
         bucket = next(size for size in self.buckets if size >= count)
-        self._fill(plan)
+        self._fill(step)
         if self._cpu_graphs is not None:
             hidden, logits = self._cpu_graphs.run(bucket, self._lengths.host[0, :bucket])
-            return StepOutput(hidden[:count], logits[:count])
+            return hidden[:count], logits[:count]
         if bucket in self._graphs:
             self._graphs[bucket].replay()
         else:
             self._step(bucket)
         assert self._outputs is not None
         hidden, logits = self._outputs
-        return StepOutput(hidden[:count], logits[:count])
+        return hidden[:count], logits[:count]
 
     @torch.inference_mode()
     def capture(self) -> None:
@@ -136,7 +136,8 @@ class DecodeGraphs:
 
     def _capture_all(self, current: torch.cuda.Stream) -> None:
         stream, pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
-        self._fill(())
+        self._clear(0)
+        self._upload(0)
         for bucket in reversed(self.buckets):
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
@@ -169,44 +170,49 @@ class DecodeGraphs:
 
     def _batch(self, size: int, max_positions: int) -> Batch:
         """The first rows of the buffers."""
-        ids, positions, slots = self._longs.device[:, :size].unbind()
+        ids, positions, *slots = self._longs.device[:, :size].unbind()
         texts, prompts, inputs = self._lengths.device[:, :size].unbind()
         cross = None if self._cross is None else CrossBatch(self._cross.device[:size], inputs)
         return Batch(
             input_ids=ids,
             positions=positions,
-            slot_mappings=(slots,),
+            slot_mappings=tuple(slots),
             cu_seqlens=self._ends[: size + 1],
             seq_lens=texts,
-            block_tables=(self._table.device[:size],),
+            block_tables=tuple(table.device[:size] for table in self._tables),
             kv_cache=self._kv_cache,
             max_position=max_positions - 1,
             prompt_lens=prompts,
             cross=cross,
         )
 
-    def _has_room(self, sequence: RequestState) -> bool:
-        return max(len(sequence.table), len(sequence.cross_table)) <= self._table.host.shape[1]
-
-    def _fill(self, plan: Sequence[ScheduledSequence]) -> None:
-        """Writes a plan and the padding behind it into the buffers."""
-        sequences, count = [item.sequence for item in plan], len(plan)
+    def _fill(self, step: StepInput) -> None:
+        """Writes a step and the padding behind it into the buffers."""
+        count = step.num_rows
+        self._clear(count)
         longs, lengths = self._longs.host, self._lengths.host
-        # The rows behind the sequences: nothing is read, nothing is written.
-        longs[:2, count:], longs[2, count:], lengths[:, count:] = 0, -1, 0
-        longs[0, :count] = [s.token_ids[s.num_computed_tokens] for s in sequences]
-        longs[1, :count] = positions = np.array([s.num_computed_tokens for s in sequences], int)
-        lengths[0, :count] = positions + 1
-        lengths[1, :count] = [s.num_prompt_tokens for s in sequences]
-        lengths[2, :count] = [len(s.request.encoder_ids) for s in sequences]
-        _write_tables(self._table, [s.table for s in sequences])
-        if self._cross is not None:
-            _write_tables(self._cross, [s.cross_table for s in sequences])
-        blocks = self._table.host[np.arange(count), positions // self._block_size]
-        longs[2, :count] = blocks.astype(np.int64) * self._block_size
-        longs[2, :count] += positions % self._block_size
-        self._longs.upload()
-        self._lengths.upload()
+        longs[0, :count], longs[1, :count], longs[2:, :count] = (
+            step.token_ids, step.positions, step.slots
+        )  # fmt: skip
+        lengths[0, :count], lengths[1, :count] = step.seq_lens, step.prompt_lens
+        for target, table in zip(self._tables, step.block_tables, strict=True):
+            _write_table(target, table)
+        if self._cross is not None and step.cross is not None:
+            lengths[2, :count] = step.cross.seq_lens
+            _write_table(self._cross, step.cross.block_tables)
+        self._upload(count)
+
+    def _clear(self, count: int) -> None:
+        """The rows behind the first ``count``: nothing is read, nothing is written."""
+        self._longs.host[:2, count:], self._longs.host[2:, count:] = 0, -1
+        self._lengths.host[:, count:] = 0
+        self._lengths.host[2] = 0
+
+    def _upload(self, count: int) -> None:
+        for mirrored in (self._longs, self._lengths):
+            mirrored.upload()
+        for mirrored in (*self._tables, *([] if self._cross is None else [self._cross])):
+            mirrored.upload(count)
 
 
 def _are_other(lengths: graph_cache.GraphInputs, recorded: graph_cache.GraphInputs) -> bool:
@@ -234,8 +240,6 @@ class _Mirrored:
             self.device[:rows].copy_(self._pinned[:rows], non_blocking=True)
 
 
-def _write_tables(target: _Mirrored, tables: Sequence[BlockTable]) -> None:
-    """Entries behind a table's end stay what they were: no length reaches them."""
-    for row, table in zip(target.host, tables, strict=False):
-        row[: len(table)] = table.blocks
-    target.upload(len(tables))
+def _write_table(target: _Mirrored, table: Words) -> None:
+    """Entries behind a row's end may be anything: no length reaches them."""
+    target.host[: len(table), : table.shape[1]] = table

@@ -9,21 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from atoll.cgroup import available_memory
 from atoll.config import Settings
-from atoll.engine.blocks import BlockManager
-from atoll.engine.core import EngineCore
-from atoll.engine.request import Outcome, Request, SamplingOptions, Token
-from atoll.engine.scheduler import SchedulerLimits
 from atoll.errors import ConfigError
 from atoll.runner.kv_cache import bytes_per_token
 from atoll.runner.model import Decoder
 from atoll.runner.model_runner import ModelRunner
-from atoll.sampling.processors import Processors
+from atoll.runner.warm_up import DRAWS, num_blocks, warm_up_steps
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
@@ -34,8 +29,6 @@ logger = logging.getLogger(__name__)
 # unless two requests of full length need more.
 _HOST_LIMIT_BYTES = 4 << 30
 _HOST_WARM_UP_TOKENS = 32
-# Options whose kernels are apart from one another; a GPU compiles each when it first comes up.
-_DRAWS: tuple[dict[str, Any], ...] = ({}, {"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5})
 
 
 def num_cache_blocks(
@@ -117,52 +110,26 @@ def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: 
     most = settings.max_batch_prefill_tokens if is_cuda else _HOST_WARM_UP_TOKENS
     count = max(min(most, longest - 1), 1)
     start = getattr(model.config, "decoder_start_token_id", None)
-    requests: list[tuple[int, dict[str, Any]]] = [(count, {})]
-    if is_cuda:
-        requests += [(min(count, 2), {"do_sample": True, **draw}) for draw in _DRAWS]
-    blocks = BlockManager(2 * (count // settings.block_size + 2), settings.block_size)
-    runner = ModelRunner(model, blocks.num_blocks, settings.block_size, device, options.dtype)
+    size = settings.block_size
+    runner = ModelRunner(
+        model, Sampler(Watermark(model.config.vocab_size, 0.5, 2.0)), num_blocks(count, size), size,
+        device, options.dtype,
+    )  # fmt: skip
     before = torch.cuda.memory_allocated(device) if is_cuda else 0
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    core = EngineCore(
-        runner, Sampler(Processors(Watermark(model.config.vocab_size, 0.5, 2.0))),
-        SchedulerLimits(max_batch_prefill_tokens=max(count, 2)),
-    )  # fmt: skip
-    for length, draw in requests:
-        ids, nobody = (0,) * length, _NullSink()
-        sampling = SamplingOptions(max_new_tokens=2, **draw)
-        prompt, encoder = (ids, ()) if start is None else ((start,), ids)
-        core.add(Request("warm-up", prompt, sampling, nobody, encoder_ids=encoder))
-        while core.is_busy:
-            core.step()
-        if core.stats().num_failed_steps:
+    for length, draw in [(count, None), *((min(count, 2), draw) for draw in DRAWS if is_cuda)]:
+        steps = warm_up_steps(length, size, len(runner.windows), start=start, draw=draw)
+        try:
+            for step in steps:
+                runner.run(step)
+        except Exception as error:
             raise ConfigError(
-                f"a prompt of {length} tokens cannot be run ({nobody.error}); where memory is "
-                "short, lower max_batch_prefill_tokens, which is "
-                f"{settings.max_batch_prefill_tokens}"
-            )
+                f"a prompt of {length} tokens cannot be run (the generation step failed: "
+                f"{type(error).__name__}: {error}); where memory is short, lower "
+                f"max_batch_prefill_tokens, which is {settings.max_batch_prefill_tokens}"
+            ) from error
     return torch.cuda.max_memory_allocated(device) - before if is_cuda else 0
-
-
-class _NullSink:
-    """The warm-up's sink. error: what the request ended with."""
-
-    error: Exception | None = None
-
-    def prompt(self, logprobs: list[Token]) -> None:
-        """Not asked for."""
-
-    def accept(self, token: Token) -> bool:
-        """Goes on."""
-        return False
-
-    def finished(self, outcome: Outcome) -> None:
-        """Done."""
-
-    def failed(self, error: Exception) -> None:
-        """Kept."""
-        self.error = error
 
 
 def _free_bytes(device: torch.device) -> int:

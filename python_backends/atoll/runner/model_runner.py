@@ -1,31 +1,57 @@
-"""The model, its KV cache, and one forward pass over a step's plan.
+"""The model, its KV cache and its sampler: computes steps, and knows neither requests nor text.
 
-Knows tensors and devices; knows neither requests' options nor text.
+A step from beginning to end::
+
+    StepInput                          arrays that the engine made (``runner.step_input``)
+      encoder inputs, if any are new   ``Model.encode`` writes their keys and values to the cache
+      adapters                         which tokens use which LoRA adapter (``layers.adapted``)
+      forward                          a decoding step is a graph that is replayed, over buffers
+                                       that never move (``runner.decode_graphs``); any other one is
+                                       a batch of tensors (``runner.batch``). Every layer writes
+                                       its new keys and values to the blocks, then reads them
+      logits                           of the tokens after which something is chosen
+      prompt log-probabilities         if asked for, from the hidden states (``sampling.logprobs``)
+      sampler                          processors, warpers, choice (``sampling.sampler``)
+    StepOutput                         tokens and log-probabilities, as arrays
+
+Several ranks that split a model compute the same ``StepInput``; nothing here decides anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from atoll.engine.request import RequestState
-from atoll.engine.scheduler import ScheduledSequence
 from atoll.layers.adapted import AdapterSlots
 from atoll.layers.batch import LayerCache
-from atoll.runner.batch import StepBatch, StepOutput, build_batch, build_encoder_input
+from atoll.runner.batch import decoder_batch, encoder_batch
 from atoll.runner.decode_graphs import DecodeGraphs
-from atoll.runner.kv_cache import allocate
+from atoll.runner.kv_cache import allocate, group_windows
 from atoll.runner.model import Decoder, EncoderDecoder
+from atoll.runner.step_input import StepInput, StepOutput, Words
+from atoll.sampling.inputs import TokenLogprobs
+from atoll.sampling.logprobs import prompt_logprobs
+from atoll.sampling.sampler import Sampler
+from atoll_kernels.device import enter
+
+
+class HiddenStates(NamedTuple):
+    """hidden: (tokens, hidden) of every new token; logits: (sampled tokens, vocab) float32."""
+
+    hidden: Tensor
+    logits: Tensor
 
 
 class ModelRunner:
-    """Runs plans on one device."""
+    """Computes steps on one device."""
 
     def __init__(
         self,
         model: Decoder,
+        sampler: Sampler,
         num_blocks: int,
         block_size: int,
         device: torch.device,
@@ -33,18 +59,35 @@ class ModelRunner:
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
+        self.windows = group_windows(model.cache_specs())
         self.adapters: AdapterSlots | None = None
         self.decode_graphs: DecodeGraphs | None = None
+        self._sampler = sampler
         self._max_batch_size = 0
         self.kv_cache = self._allocate()
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """LoRA adapters by the numbers that steps have."""
+        return () if self.adapters is None else self.adapters.names
+
+    def key_length(self, num_prompt_tokens: int) -> int | None:
+        """See ``layers.rotary.RopeSpec.key_length``."""
+        rope = getattr(getattr(self.model, "config", None), "rope", None)
+        found: int | None = None if rope is None else rope.key_length(num_prompt_tokens)
+        return found
+
+    def enter_thread(self) -> None:
+        """To be called first by the thread that runs steps."""
+        enter(self.device)
 
     def _allocate(self) -> tuple[LayerCache, ...]:
         specs = self.model.cache_specs()
         return allocate(specs, self.num_blocks, self.block_size, self.dtype, self.device)
 
     def buffer_decoding(self, max_batch_size: int) -> None:
-        """Lets decoding steps of up to so many sequences run over buffers that never move, and
-        replays them as graphs or graphs. The adapters must be attached before."""
+        """Lets decoding steps of up to so many requests run over buffers that never move, and
+        replays them as graphs. The adapters must be attached before."""
         if self.adapters is not None:
             self.adapters.assign([None], [1], self.device)
         self._max_batch_size = max_batch_size
@@ -62,29 +105,40 @@ class ModelRunner:
                 layer.values.zero_()
             return
         self.kv_cache = ()
-        has_steps, self.decode_graphs = self.decode_graphs is not None, None
+        has_graphs, self.decode_graphs = self.decode_graphs is not None, None
         self.kv_cache = self._allocate()
-        if has_steps:
-            # Tapes are cheap to record again; zeros would make all of the cache resident.
+        if has_graphs:
+            # They are cheap to record again; zeros would make all of the cache resident.
             self.buffer_decoding(self._max_batch_size)
 
     @torch.inference_mode()
-    def forward(self, plan: Sequence[ScheduledSequence]) -> StepOutput:
-        """Computes the plan's new tokens; mutates the cache."""
-        fresh = [item.sequence for item in plan if not item.sequence.is_encoded]
-        if fresh:
-            self._assign_adapters(fresh, [len(s.request.encoder_ids) for s in fresh])
-            model = cast(EncoderDecoder, self.model)
-            model.encode(build_encoder_input(fresh, self.kv_cache, self.block_size, self.device))
-        self._assign_adapters([i.sequence for i in plan], [i.num_new_tokens for i in plan])
-        is_adapted = self.adapters is not None and bool(self.adapters.rows)
-        if self.decode_graphs is not None and not is_adapted and self.decode_graphs.takes(plan):
-            return self.decode_graphs.run(plan)
-        batch: StepBatch = build_batch(plan, self.kv_cache, self.block_size, self.device)
-        hidden = self.model(batch.paged)
-        return StepOutput(hidden, self.model.logits(hidden[batch.rows]))
+    def run(self, step: StepInput) -> StepOutput:
+        """One step; mutates the cache."""
+        hidden, logits = self.forward(step)
+        prompts: TokenLogprobs | None = None
+        if step.prompts is not None:
+            prompts = prompt_logprobs(hidden, self.model.logits, step.prompts)
+        if step.sampling is None:
+            return StepOutput(None, prompts)
+        return StepOutput(self._sampler.sample(logits, step.sampling), prompts)
 
-    def _assign_adapters(self, sequences: Sequence[RequestState], counts: Sequence[int]) -> None:
+    @torch.inference_mode()
+    def forward(self, step: StepInput) -> HiddenStates:
+        """Computes the step's new tokens; mutates the cache."""
+        if step.encoder is not None:
+            self._assign_adapters(step.encoder.adapters, step.encoder.cu_seqlens)
+            model = cast(EncoderDecoder, self.model)
+            model.encode(encoder_batch(step.encoder, self.kv_cache, self.device))
+        self._assign_adapters(step.adapters, step.cu_seqlens)
+        is_adapted = self.adapters is not None and bool(self.adapters.rows)
+        if self.decode_graphs is not None and not is_adapted and self.decode_graphs.takes(step):
+            return HiddenStates(*self.decode_graphs.run(step))
+        hidden = self.model(decoder_batch(step, self.kv_cache, self.device))
+        at = torch.from_numpy(step.sampled_tokens.copy()).to(self.device)
+        return HiddenStates(hidden, self.model.logits(hidden[at]))
+
+    def _assign_adapters(self, numbers: Words, cu_seqlens: Words) -> None:
         if self.adapters is not None:
-            chosen = [sequence.request.adapter_id for sequence in sequences]
-            self.adapters.assign(chosen, counts, self.device)
+            names = self.adapters.names
+            chosen = [None if i < 0 else names[i] for i in numbers.tolist()]
+            self.adapters.assign(chosen, np.diff(cu_seqlens).tolist(), self.device)

@@ -11,14 +11,17 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from atoll import json_text
 from atoll.errors import ValidationError
+from atoll.sampling.inputs import Ints
 from atoll.sampling.schema import choice_grammar, json_grammar, regex_grammar
 from atoll.text.tokenizer import Tokenizer
 
@@ -31,7 +34,7 @@ _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class Matcher:
-    """One answer's way through its grammar. Engine thread only."""
+    """One answer's way through its grammar; see ``engine.request.Matcher``. Engine thread only."""
 
     def __init__(self, compiled: Any, has_end: bool) -> None:
         import xgrammar
@@ -54,49 +57,48 @@ class Matcher:
             raise ValidationError(f"the answer cannot go on within its grammar: {self._obstacle()}")
 
     def _obstacle(self) -> str:
-        import xgrammar
-
-        bitmask = xgrammar.allocate_token_bitmask(1, self._vocab_size)
+        bitmask = np.zeros((1, -(-self._vocab_size // 32)), np.int32)
         self.fill(bitmask, 0)
         if bitmask.any():
             return "other options of the request ban every token that it allows here"
         return "the model has no token for the text that it asks for here"
 
-    def fill(self, bitmask: Tensor, row: int) -> None:
-        """Marks the allowed tokens in a row of the bitmask."""
+    def fill(self, bitmask: npt.NDArray[np.int32], row: int) -> None:
+        """Marks the allowed tokens in a row of the bitmask (rows, words)."""
         self._matcher.fill_next_token_bitmask(bitmask, row)
 
 
 class Grammar:
     """A compiled grammar, shared by all answers that follow it."""
 
-    def __init__(self, compiled: Any, has_end: bool) -> None:
-        self._compiled, self._has_end = compiled, has_end
+    def __init__(self, compiled: Any, has_end: bool, vocab_size: int) -> None:
+        self._compiled, self._has_end, self.vocab_size = compiled, has_end, vocab_size
 
     def matcher(self) -> Matcher:
         """A matcher at the beginning of an answer."""
         return Matcher(self._compiled, self._has_end)
 
 
-def mask(logits: Tensor, rows: Sequence[int], matchers: Sequence[Matcher]) -> None:
-    """Sets the scores of tokens that may not follow to -inf; mutates logits (rows, vocab)."""
+def mask(logits: Tensor, rows: Ints, bitmask: npt.NDArray[np.int32]) -> None:
+    """Sets the scores of tokens that may not follow to -inf; mutates logits (rows, vocab).
+
+    rows, bitmask: as in ``SamplingInput``.
+    """
+    if logits.device.type != "cpu":
+        _mask_on_device(logits, torch.tensor(rows), torch.tensor(bitmask))
+        return
     import xgrammar
 
-    bitmask = xgrammar.allocate_token_bitmask(logits.shape[0], logits.shape[1])
-    for row, matcher in zip(rows, matchers, strict=True):
-        matcher.fill(bitmask, row)
-    if logits.device.type == "cpu":
-        xgrammar.apply_token_bitmask_inplace(logits, bitmask, indices=list(rows))
-    else:
-        _mask_on_device(logits, torch.tensor(rows), bitmask)
+    every = torch.zeros(len(logits), bitmask.shape[1], dtype=torch.int32)
+    every.numpy()[rows] = bitmask
+    xgrammar.apply_token_bitmask_inplace(logits, every, indices=rows.tolist())
 
 
 def _mask_on_device(logits: Tensor, rows: Tensor, bitmask: Tensor) -> None:
     """xgrammar's way on a GPU compiles a kernel while requests wait, or fails for want of a
-    compiler. rows: (masked,) int64; bitmask: (rows, words) int32, bit b of word w for token
-    32w + b; both on the host.
+    compiler. rows: (masked,) int64; bitmask: (masked, words) int32; both on the host.
     """
-    words = bitmask[rows].to(logits.device).unsqueeze(-1)
+    words = bitmask.to(logits.device).unsqueeze(-1)
     bits = (words >> torch.arange(32, dtype=torch.int32, device=logits.device)) & 1
     allowed = bits.flatten(1)[:, : logits.shape[1]] == 1
     at = rows.to(logits.device)
@@ -132,7 +134,7 @@ class GrammarCompiler:
                 self._cached.move_to_end((kind, source))
                 return found
         # Outside the lock: one that takes long is not to hold the others.
-        found = Grammar(self._compile(kind, source), self._has_end)
+        found = Grammar(self._compile(kind, source), self._has_end, self._vocab_size)
         with self._lock:
             self._cached[kind, source] = found
             if len(self._cached) > _MAX_CACHED:

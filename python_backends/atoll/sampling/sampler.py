@@ -7,143 +7,208 @@ the watermark. A batch in which everybody takes the most likely token skips all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atoll.engine.request import RequestState, SamplingOptions, Token
-from atoll.errors import GenerationError
-from atoll.sampling.fused import draw_fused, is_fused
-from atoll.sampling.logprobs import describe
-from atoll.sampling.processors import Processors
-from atoll.sampling.random import uniform
-from atoll.sampling.selection import draw, most_likely
-from atoll.sampling.warpers import WarperParameters, shortlist, warp
+import atoll_kernels as kernels
+from atoll.sampling.inputs import Bools, Floats, Ints, Sampled, SamplingInput, TokenLogprobs
+from atoll.sampling.logprobs import describe, picked, spread
+from atoll.sampling.processors import process
+from atoll.sampling.warpers import WarperParameters, chosen, limits, shortlist, temperatures, warp
+from atoll.sampling.watermark import Watermark
 
-# What a sequence gets: one token, more where its draft was right, or why it cannot go on.
-Sampled = list[Token] | GenerationError
+# Words that are looked at together.
+_PART = 256
+# SplitMix64's increment and multipliers.
+_STEP, _FIRST, _SECOND = (
+    np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 class Sampler:
-    """Chooses tokens. Keeps nothing between steps but tables of the vocabulary's size."""
+    """Chooses tokens. Keeps nothing between steps but the watermark's lists."""
 
-    def __init__(self, processors: Processors) -> None:
-        self._processors = processors
+    def __init__(self, watermark: Watermark) -> None:
+        self._watermark = watermark
 
-    def sample(self, sequences: Sequence[RequestState], logits: Tensor) -> list[Sampled]:
-        """What each sequence's text continues with.
-
-        logits: (rows, vocab) float32, ``1 + len(draft)`` rows for each sequence; may be mutated.
-        """
-        owners = [s for s in sequences for _ in range(1 + len(s.draft))]
-        if all(s.request.options.is_plain_greedy and s.matcher is None for s in sequences):
+    def sample(self, logits: Tensor, given: SamplingInput) -> Sampled:
+        """What each text continues with. logits: (rows, vocab) float32; may be mutated."""
+        if given.is_greedy:
             ids, usable = most_likely(logits)
-            tokens = [Token(i) for i in ids.tolist()]
-        else:
-            tokens, usable = self._general(sequences, owners, logits)
-        return _verified(sequences, tokens, usable.tolist())
-
-    def _general(
-        self, sequences: Sequence[RequestState], owners: list[RequestState], logits: Tensor
-    ) -> tuple[list[Token], Tensor]:
-        options = [s.request.options for s in owners]
+            return _verified(given, ids.cpu().numpy(), usable.cpu().numpy(), None)
         usable = logits.amax(-1).isfinite()
-        wanting = [i for i, o in enumerate(options) if o.logprobs]
-        raw = logits[wanting] if wanting else None
-        self._processors.process(logits, owners)
-        ids = self._choose(logits, sequences, owners, options)
-        tokens = [Token(i) for i in ids.tolist()]
-        if raw is not None:
-            tops = [options[i].top_logprobs for i in wanting]
-            described = describe(raw, [tokens[i].id for i in wanting], tops)
-            for i, token in zip(wanting, described, strict=True):
-                tokens[i] = token
-        return tokens, usable
+        wanting = np.arange(0) if given.num_top is None else np.flatnonzero(given.num_top >= 0)
+        raw = logits[torch.from_numpy(wanting).to(logits.device)] if len(wanting) else None
+        process(logits, given)
+        token_ids: Ints = self._choose(logits, given).cpu().numpy()
+        logprobs = None
+        if raw is not None and given.num_top is not None:
+            num_top = given.num_top[wanting]
+            found = describe(raw, token_ids[wanting], num_top, int(num_top.max()))
+            logprobs = spread(found, wanting, len(token_ids))
+        return _verified(given, token_ids, usable.cpu().numpy(), logprobs)
 
-    def _choose(
-        self,
-        logits: Tensor,
-        sequences: Sequence[RequestState],
-        owners: list[RequestState],
-        options: list[SamplingOptions],
-    ) -> Tensor:
+    def _choose(self, logits: Tensor, given: SamplingInput) -> Tensor:
         """(rows,) int64."""
-        sampling = [i for i, o in enumerate(options) if o.do_sample]
-        scores = logits
-        if sampling:
-            points = _uniforms(sequences)
-            uniforms = torch.tensor(
-                [points[i] for i in sampling], dtype=torch.float64, device=logits.device
-            )
-            rows = scores[sampling] if len(sampling) < len(options) else scores
-            drawn = self._draw(rows, [owners[i] for i in sampling], uniforms)
-            if len(sampling) == len(options):
-                return drawn
-        greedy = [i for i, o in enumerate(options) if not o.do_sample]
-        rest = scores[greedy] if sampling else scores
-        self._processors.watermark(rest, [owners[i] for i in greedy])
-        ids = torch.empty(len(options), dtype=torch.int64, device=logits.device)
-        ids[greedy] = most_likely(rest)[0]
-        if sampling:
-            ids[sampling] = drawn
+        if given.do_sample is None:
+            self._mark(logits, given, np.arange(len(logits)))
+            return most_likely(logits)[0]
+        drawing = np.flatnonzero(given.do_sample)
+        if len(drawing) == len(logits):
+            return self._draw(logits, given, drawing)
+        ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        for rows, choose in (
+            (drawing, self._draw), (np.flatnonzero(~given.do_sample), self._most_likely),
+        ):  # fmt: skip
+            at = torch.from_numpy(rows).to(logits.device)
+            ids[at] = choose(logits[at], given, rows)
         return ids
 
-    def _draw(self, rows: Tensor, owners: list[RequestState], uniforms: Tensor) -> Tensor:
-        """(rows,) int64: in one kernel what it can draw, the rest by sorting."""
-        options = [owner.request.options for owner in owners]
-        fused = [i for i, o in enumerate(options) if is_fused(o, rows.device)]
-        if not fused:
-            return self._warp_and_draw(rows, owners, uniforms)
-        if len(fused) == len(owners):
-            return draw_fused(rows, options, uniforms)
-        rest = [i for i, o in enumerate(options) if not is_fused(o, rows.device)]
-        ids = torch.empty(len(owners), dtype=torch.int64, device=rows.device)
-        ids[fused] = draw_fused(rows[fused], [options[i] for i in fused], uniforms[fused])
-        ids[rest] = self._warp_and_draw(rows[rest], [owners[i] for i in rest], uniforms[rest])
+    def _most_likely(self, scores: Tensor, given: SamplingInput, rows: Ints) -> Tensor:
+        self._mark(scores, given, rows)
+        return most_likely(scores)[0]
+
+    def _draw(self, scores: Tensor, given: SamplingInput, rows: Ints) -> Tensor:
+        """(rows,) int64: in one kernel what it can draw, the rest by sorting.
+
+        scores: those of the rows alone.
+        """
+        assert given.seeds is not None and given.positions is not None
+        points = uniforms(given.seeds[rows], given.positions[rows])
+        fused = is_fused(given, rows, scores.device)
+        if not fused.any():
+            return self._warp_and_draw(scores, given, rows, points)
+        if fused.all():
+            return draw_fused(scores, given, rows, points)
+        ids = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
+        for kept, draw_rows in ((fused, draw_fused), (~fused, self._warp_and_draw)):
+            at = torch.from_numpy(np.flatnonzero(kept)).to(scores.device)
+            ids[at] = draw_rows(scores[at], given, rows[kept], points[kept])
         return ids
 
-    def _warp_and_draw(self, rows: Tensor, owners: list[RequestState], uniforms: Tensor) -> Tensor:
+    def _warp_and_draw(
+        self, scores: Tensor, given: SamplingInput, rows: Ints, points: Floats
+    ) -> Tensor:
         """(rows,) int64; the same token, whether by way of the few that top-k leaves or of all."""
-        options = [owner.request.options for owner in owners]
-        parameters = WarperParameters.of(options, rows.shape[-1], rows.device)
-        is_marked = any(o.watermark for o in options)
-        few = None if is_marked else shortlist(rows, parameters)
+        parameters = WarperParameters.of(given, rows, scores.shape[-1], scores.device)
+        is_marked = given.watermark is not None and bool((given.watermark[rows] >= 0).any())
+        few = None if is_marked else shortlist(scores, parameters)
+        at = torch.tensor(points, device=scores.device)
         if few is not None:
-            scores, ids = few
-            at = draw(warp(scores, parameters), uniforms)
-            return ids.gather(-1, at.unsqueeze(-1)).squeeze(-1)
-        rows = warp(rows, parameters)
-        self._processors.watermark(rows, owners)
-        return draw(rows, uniforms)
+            best, ids = few
+            return ids.gather(-1, draw(warp(best, parameters), at).unsqueeze(-1)).squeeze(-1)
+        scores = warp(scores, parameters)
+        self._mark(scores, given, rows)
+        return draw(scores, at)
+
+    def _mark(self, scores: Tensor, given: SamplingInput, rows: Ints) -> None:
+        """Mutates scores of the rows that are watermarked."""
+        if given.watermark is not None:
+            for row, last_token in enumerate(given.watermark[rows].tolist()):
+                if last_token >= 0:
+                    self._watermark.apply(scores[row], last_token)
 
 
-def _uniforms(sequences: Sequence[RequestState]) -> list[float]:
-    """One number per row, from the seed and the row's place in the output."""
-    return [
-        uniform(s.request.options.seed, s.num_output_tokens + offset)
-        for s in sequences
-        for offset in range(1 + len(s.draft))
-    ]
+def is_fused(given: SamplingInput, rows: Ints, device: torch.device) -> Bools:
+    """(rows,) whether the kernel draws it: on a GPU, unless it has an option that the kernel lacks.
+
+    A matter of the row alone, so that a seed gives the same tokens in any batch.
+    """
+    kept = np.full(len(rows), device.type != "cpu")
+    if given.min_p is not None:
+        kept &= given.min_p[rows] <= 0
+    if given.typical_p is not None:
+        kept &= given.typical_p[rows] >= 1
+    if given.watermark is not None:
+        kept &= given.watermark[rows] < 0
+    return kept
+
+
+def draw_fused(scores: Tensor, given: SamplingInput, rows: Ints, points: Floats) -> Tensor:
+    """(rows,) int64 for scores (rows, vocab) and points (rows,), limited by temperature, top-k and
+    top-p alone."""
+    vocab_size, device = scores.shape[-1], scores.device
+    temperature = temperatures(given.temperature, rows)
+    temperature = np.ones(len(rows)) if temperature is None else temperature
+    ks, ps = limits(given.top_k, rows, vocab_size), chosen(given.top_p, rows)
+    top_k, top_p = None, None
+    if ks is not None and ks.min() < vocab_size:
+        top_k = torch.tensor(ks, dtype=torch.int32, device=device)
+    if ps is not None and ps.min() < 1:
+        top_p = torch.tensor(ps, dtype=torch.float32, device=device)
+    divisors = torch.tensor(temperature, dtype=torch.float32, device=device)
+    return kernels.sample(scores, divisors, top_k, top_p, torch.tensor(points, device=device))
+
+
+def uniforms(seeds: npt.NDArray[np.uint64], positions: Ints) -> Floats:
+    """Numbers in (0, 1), never either end: the 48 high bits of SplitMix64 (Steele et al. 2014).
+
+    A counter-based generator needs no state: a token is the same whatever the batch, after
+    preemption, and whether speculation guessed it or not. The seed is mixed before the position is
+    added, so that neighbouring seeds give unrelated streams.
+    """
+    bits = _mix(_mix(seeds) + (positions.astype(np.uint64) + np.uint64(1)) * _STEP)
+    found: Floats = ((bits >> np.uint64(16)) + 0.5) * 2.0**-48
+    return found
+
+
+def _mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    bits = bits + _STEP
+    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
+    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    return bits ^ (bits >> np.uint64(31))
+
+
+def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows,) int64 ids, and (rows,) bool: whether the row can be used (no NaN, no infinity).
+
+    The first of equals. A maximum hands a NaN through: the check costs nothing beyond the choice.
+    """
+    vocab_size = scores.shape[-1]
+    if scores.device.type != "cpu" or vocab_size <= _PART:
+        best, ids = scores.max(-1)
+        return ids, best.isfinite()
+    # torch's CPU kernel looks for a maximum's place element by element: only in the part that has
+    # it, then, and maxima of parts by vectors. For 32 rows of 49,152: 0.1 ms and not 0.65.
+    whole = vocab_size // _PART * _PART
+    parts = scores[:, :whole].unflatten(1, (-1, _PART)).amax(-1)
+    if whole < vocab_size:
+        parts = torch.cat([parts, scores[:, whole:].amax(-1, keepdim=True)], 1)
+    best, part = parts.max(-1)
+    places = (_PART * part).unsqueeze(1) + torch.arange(_PART)
+    places.clamp_(max=vocab_size - 1)
+    within = scores.gather(1, places).argmax(-1, keepdim=True)
+    return places.gather(1, within).squeeze(1), best.isfinite()
+
+
+def draw(scores: Tensor, points: Tensor) -> Tensor:
+    """Draws by the inverse of the cumulative distribution, in the order of the vocabulary.
+
+    scores: (rows, vocab) float32, -inf for removed tokens. points: (rows,) float64 in (0, 1).
+    Returns (rows,) int64; a token of probability 0 is never drawn.
+    """
+    mass = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+    point = points.unsqueeze(1) * mass[:, -1:]
+    ids = torch.searchsorted(mass, point, right=True)
+    return ids.squeeze(1).clamp(max=scores.shape[-1] - 1)
 
 
 def _verified(
-    sequences: Sequence[RequestState], tokens: list[Token], usable: list[bool]
-) -> list[Sampled]:
-    """Splits the rows by sequence; a token counts as long as the draft before it was right."""
-    results: list[Sampled] = []
-    start = 0
-    for sequence in sequences:
-        draft = sequence.draft
-        rows = range(start, start + 1 + len(draft))
-        start = rows.stop
-        if not all(usable[i] for i in rows):
-            results.append(GenerationError("the model's logits are not finite"))
-            continue
-        accepted = [tokens[rows.start]]
-        for guess, row in zip(draft, rows[1:], strict=True):
-            if accepted[-1].id != guess:
-                break
-            accepted.append(tokens[row])
-        results.append(accepted)
-    return results
+    given: SamplingInput, ids: Ints, usable: Bools, logprobs: TokenLogprobs | None
+) -> Sampled:
+    """A row counts as long as the draft before it was right."""
+    if len(given.draft_ids) == 0:
+        kept, num_accepted = usable, usable.astype(np.int64)
+    else:
+        kept, num_accepted = np.zeros(len(ids), bool), np.zeros(len(given.num_rows), np.int64)
+        start = draft = 0
+        for index, count in enumerate(given.num_rows.tolist()):
+            guesses = given.draft_ids[draft : draft + count - 1]
+            right = (guesses == ids[start : start + count - 1]).cumprod().sum()
+            if usable[start : start + count].all():
+                num_accepted[index] = 1 + right
+                kept[start : start + 1 + right] = True
+            start, draft = start + count, draft + count - 1
+    return Sampled(ids[kept], num_accepted, None if logprobs is None else picked(logprobs, kept))

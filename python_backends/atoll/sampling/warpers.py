@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.engine.request import SamplingOptions
+from atoll.sampling.inputs import Floats, Ints, SamplingInput
 
 # Most nuclei are small: the most likely tokens alone settle top-p without sorting the vocabulary.
 _NUCLEUS = 256
@@ -32,24 +33,37 @@ class WarperParameters:
 
     @classmethod
     def of(
-        cls, options: list[SamplingOptions], vocab_size: int, device: torch.device
+        cls, given: SamplingInput, rows: Ints, vocab_size: int, device: torch.device
     ) -> WarperParameters:
-        """Gathers the options of sampling rows."""
-        ks = [min(o.top_k, vocab_size) or vocab_size for o in options]
-        limited = [k for k in ks if k < vocab_size]
+        """The options of rows that draw."""
+        ks = limits(given.top_k, rows, vocab_size)
+        limited = None if ks is None else ks[ks < vocab_size]
         return cls(
-            temperature=_column(temperatures(options), 1.0, device),
-            top_k=_column([float(k) for k in ks], float(vocab_size), device),
-            k_max=max(limited, default=0),
-            top_p=_column([o.top_p for o in options], 1.0, device),
-            min_p=_column([o.min_p for o in options], 0.0, device),
-            typical_p=_column([o.typical_p for o in options], 1.0, device),
+            temperature=_column(temperatures(given.temperature, rows), 1.0, device),
+            top_k=_column(ks, vocab_size, device),
+            k_max=0 if limited is None or not len(limited) else int(limited.max()),
+            top_p=_column(chosen(given.top_p, rows), 1.0, device),
+            min_p=_column(chosen(given.min_p, rows), 0.0, device),
+            typical_p=_column(chosen(given.typical_p, rows), 1.0, device),
         )
 
 
-def temperatures(options: list[SamplingOptions]) -> list[float]:
-    """What scores are divided by."""
-    return [max(o.temperature, _COLDEST) for o in options]
+def temperatures(temperature: Floats | None, rows: Ints) -> Floats | None:
+    """What scores are divided by; None: by 1."""
+    return None if temperature is None else np.maximum(temperature[rows], _COLDEST)
+
+
+def limits(top_k: Ints | None, rows: Ints, vocab_size: int) -> Ints | None:
+    """How many tokens each row keeps; None: all."""
+    if top_k is None:
+        return None
+    ks = np.minimum(top_k[rows], vocab_size)
+    return np.where(ks == 0, vocab_size, ks)
+
+
+def chosen(values: Floats | None, rows: Ints) -> Floats | None:
+    """Some rows of a column."""
+    return None if values is None else values[rows]
 
 
 def warp(scores: Tensor, parameters: WarperParameters) -> Tensor:
@@ -127,7 +141,7 @@ def _typical(scores: Tensor, p: Tensor) -> Tensor:
     return scores.masked_fill(removed & (p < 1), float("-inf"))
 
 
-def _column(values: list[float], neutral: float, device: torch.device) -> Tensor | None:
-    if all(value == neutral for value in values):
+def _column(values: Floats | Ints | None, neutral: float, device: torch.device) -> Tensor | None:
+    if values is None or (values == neutral).all():
         return None
     return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from atoll.engine.limits import EngineLimits
 from atoll.errors import ValidationError
 from atoll.serving.triton import tensors
 
 if TYPE_CHECKING:  # pipelines, which import this, hold no torch
-    from atoll.engine.loader import Limits
     from atoll.serving.requests.sampling_options import GenerateOptions
 
 # Triton's own parameter, in microseconds, which only some of its ways in read for the model.
@@ -47,7 +47,7 @@ def fitted(
     options: GenerateOptions,
     name: str,
     num_prompt_tokens: int,
-    limits: Limits,
+    limits: EngineLimits,
     flags: Mapping[str, bool | None],
 ) -> GenerateOptions:
     """Options with the number of new tokens that fits, and the log-probabilities that are needed.

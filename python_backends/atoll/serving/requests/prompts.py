@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll import json_text
-from atoll.engine.loader import Limits
+from atoll.engine.limits import EngineLimits
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.option_names import CHAT_NAMES
 from atoll.serving.requests.sampling_options import GenerateOptions
+from atoll.serving.requests.validation import check_ids
 from atoll.serving.triton import tensors
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
@@ -68,7 +69,7 @@ class Prompt:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         options: GenerateOptions,
-        limits: Limits,
+        limits: EngineLimits,
     ) -> list[int]:
         """Token ids, cut to ``truncate`` from the left.
 
@@ -114,7 +115,7 @@ class Prompt:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         options: GenerateOptions,
-        limits: Limits,
+        limits: EngineLimits,
     ) -> list[int]:
         text, add_special_tokens = self._text(tokenizer, template, options)
         if text is None:
@@ -122,10 +123,10 @@ class Prompt:
         else:
             self._check_length(text, options, limits)
             ids = tokenizer.encode(text, add_special_tokens)
-        limits.check_ids(self.name, ids)
+        check_ids(self.name, ids, limits.vocab_size)
         return ids
 
-    def _check_length(self, text: str, options: GenerateOptions, limits: Limits) -> None:
+    def _check_length(self, text: str, options: GenerateOptions, limits: EngineLimits) -> None:
         """Raises ValidationError: more characters than are tokenized to see how long it is."""
         most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * limits.max_input_tokens)
         if options.truncate is not None:

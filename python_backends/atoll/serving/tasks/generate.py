@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from atoll.engine.loader import load_engine
 from atoll.errors import Cancelled, Overloaded, ValidationError
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.admission import Admission
 from atoll.serving.answer_stream import sender_of
+from atoll.serving.engine_loader import load_engine
 from atoll.serving.model_ops import ModelOps
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.requests.generation_request import Completion, GenerationRequest
@@ -82,8 +82,7 @@ class GenerateModel:
         )
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
         facts = {
-            "task": "generate", "model_version": args["model_version"],
-            **loaded.facts, **dataclasses.asdict(self.limits),
+            "task": "generate", "model_version": args["model_version"], **loaded.facts,
         }  # fmt: skip
         self.control = ModelOps(
             self.settings, self.tokenizer, facts,

@@ -1,0 +1,126 @@
+"""The block managers of a model's groups of layers, as one cache.
+
+Layers whose queries see equally far back are a group, with blocks of their own. A request has a
+table in each group; all have the same length, and where a group's window has passed, its blocks are
+given back. A prefix is found only as far as every group has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from atoll.engine.blocks import BlockManager, BlockTable, OutOfBlocks
+
+Tables = tuple[BlockTable, ...]
+
+
+class KVCacheManager:
+    """Hands out blocks of every group together. Not thread-safe.
+
+    windows: tokens that a query sees in each group, itself included; None: all. An
+    encoder-decoder's encoder has its blocks in the first group.
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[int | None],
+        num_blocks: int,
+        block_size: int,
+        prefix_caching: bool = True,
+    ) -> None:
+        self.windows, self.block_size = tuple(windows), block_size
+        self.groups = tuple(BlockManager(num_blocks, block_size, prefix_caching) for _ in windows)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of each group."""
+        return self.groups[0].num_blocks
+
+    def new_tables(self, root: Hashable) -> Tables:
+        """Empty tables of a request whose prefixes are shared below ``root``."""
+        return tuple(BlockTable(root) for _ in self.groups)
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold so many tokens in a group."""
+        return self.groups[0].num_blocks_for(num_tokens)
+
+    def has_room(
+        self,
+        tables: Tables,
+        num_tokens: int,
+        *,
+        num_cross_tokens: int = 0,
+        num_spare: int = 0,
+        num_seen: int | None = None,
+    ) -> bool:
+        """Whether every group has the blocks that a text of ``num_tokens`` lacks, and spare ones.
+
+        num_seen: tokens that there are before a window gives blocks back; beyond them, a group
+        needs blocks for its window alone. None: nothing is given back meanwhile.
+        """
+        num_spare += self.num_blocks_for(num_cross_tokens)
+        for window, group, table in zip(self.windows, self.groups, tables, strict=True):
+            most = num_tokens
+            if window is not None and num_seen is not None:
+                most = min(num_tokens, num_seen + window)
+            if self.num_blocks_for(most) - len(table) + num_spare > group.num_free:
+                return False
+        return True
+
+    def grow(self, tables: Tables, num_tokens: int) -> None:
+        """Appends blocks until the tables hold ``num_tokens``.
+
+        Raises:
+            OutOfBlocks: nothing was appended.
+        """
+        missing = self.num_blocks_for(num_tokens) - len(tables[0])
+        if missing <= 0:
+            return
+        if any(missing > group.num_free for group in self.groups):
+            raise OutOfBlocks
+        for group, table in zip(self.groups, tables, strict=True):
+            group.grow(table, num_tokens)
+
+    def grow_cross(self, table: BlockTable, num_tokens: int) -> None:
+        """The same for an encoder's tokens."""
+        self.groups[0].grow(table, num_tokens)
+
+    def share_prefix(self, tables: Tables, token_ids: Sequence[int]) -> int:
+        """Fills empty tables with the longest prefix that every group has; returns its tokens."""
+        found = [g.share_prefix(t, token_ids) for g, t in zip(self.groups, tables, strict=True)]
+        return self.truncate(tables, min(found))
+
+    def count_hit(self, num_queried_tokens: int, num_hit_tokens: int) -> None:
+        """Adds an admitted request to the statistics."""
+        self.groups[0].count_hit(num_queried_tokens, num_hit_tokens)
+
+    def commit(self, tables: Tables, token_ids: Sequence[int], num_computed: int) -> None:
+        """Registers the blocks that computed tokens have filled, and gives back those that no later
+        query sees."""
+        for window, group, table in zip(self.windows, self.groups, tables, strict=True):
+            group.commit(table, token_ids, num_computed)
+            if window is not None:
+                # The next query, at position ``num_computed``, sees ``window`` keys with its own.
+                group.release_before(table, num_computed - window + 1)
+
+    def truncate(self, tables: Tables, num_tokens: int) -> int:
+        """Gives back what lies behind the first ``num_tokens``; returns how many of them are kept,
+        in every group: see ``BlockManager.truncate``."""
+        while True:
+            kept = [g.truncate(t, num_tokens) for g, t in zip(self.groups, tables, strict=True)]
+            if min(kept) == num_tokens:
+                return num_tokens
+            num_tokens = min(kept)
+
+    def release(self, tables: Tables, cross_table: BlockTable | None = None) -> None:
+        """Gives all blocks back and empties the tables."""
+        for group, table in zip(self.groups, tables, strict=True):
+            group.release(table)
+        if cross_table is not None:
+            self.groups[0].release(cross_table)
+
+    def check_integrity(self, held: Sequence[Tables], cross_tables: Sequence[BlockTable]) -> None:
+        """Asserts that every group's blocks are used exactly by these tables."""
+        for index, group in enumerate(self.groups):
+            group.check_integrity([t[index] for t in held] + list(cross_tables) * (index == 0))
+        assert all(len(t) == len(tables[0]) for tables in held for t in tables)

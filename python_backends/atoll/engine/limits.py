@@ -1,0 +1,29 @@
+"""What requests may ask for, and how much of their work a step takes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLimits:
+    """Limits of a loaded model, for the serving side and the scheduler; names as in
+    ``config.Settings``.
+
+    max_total_tokens: prompt and answer. decoder_start_token_id: of an encoder-decoder, whose answer
+        begins with it. banned_tokens: ids that no answer may hold, whatever a request asks for.
+    max_mixed_prefill_tokens: prompt tokens in a step in which others decode, so that a long prompt
+        does not stall running streams.
+    """
+
+    max_input_tokens: int = sys.maxsize
+    max_total_tokens: int = sys.maxsize
+    vocab_size: int = sys.maxsize
+    decoder_start_token_id: int | None = None
+    banned_tokens: tuple[int, ...] = ()
+    max_batch_size: int = 256
+    max_batch_prefill_tokens: int = 2048
+    max_mixed_prefill_tokens: int = 2048
+    waiting_served_ratio: float = 0.0
+    max_waiting_tokens: int = 20

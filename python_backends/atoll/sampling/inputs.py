@@ -1,0 +1,126 @@
+"""What a step's sampler is told, and what it answers, as arrays: knows neither requests nor torch.
+
+A row is a row of logits. A request that samples has one, and one more for each token of its draft.
+An option that no row uses is None, so that a batch without options is next to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """Tokens of rows: rows, tokens (n,); a token may come more than once."""
+
+    rows: Ints
+    tokens: Ints
+
+
+@dataclass(frozen=True)
+class RowAmounts:
+    """Tokens of rows, and what is done to their scores: rows, tokens, amounts (n,)."""
+
+    rows: Ints
+    tokens: Ints
+    amounts: Singles
+
+
+@dataclass(frozen=True)
+class SamplingInput:
+    """How the tokens of a step are chosen.
+
+    num_rows: (requests,) how many rows each has. draft_ids: (rows - requests,) the drafts, one
+        after the other.
+    do_sample: (rows,) whether a token is drawn; None: nobody draws. seeds, positions: (rows,) what
+        the draws depend on; position 0 is that of the first token of the output.
+    temperature to typical_p: (rows,) looked at where a token is drawn.
+    watermark: (rows,) the token that the green list depends on; -1: no watermark.
+    num_top: (rows,) alternatives that are reported beside the token; -1: no log-probability.
+    bias: added. repetition: penalties of tokens that the text holds. penalties: subtracted.
+    banned: removed. late_ends: removed where the grammar allows another token.
+    bitmask: (constrained, words) int32, bit b of word w for token 32 w + b; masked_rows:
+        (constrained,) whose they are.
+    """
+
+    num_rows: Ints
+    draft_ids: Ints
+    do_sample: Bools | None = None
+    seeds: npt.NDArray[np.uint64] | None = None
+    positions: Ints | None = None
+    temperature: Floats | None = None
+    top_k: Ints | None = None
+    top_p: Floats | None = None
+    min_p: Floats | None = None
+    typical_p: Floats | None = None
+    watermark: Ints | None = None
+    num_top: Ints | None = None
+    bias: RowAmounts | None = None
+    repetition: RowAmounts | None = None
+    penalties: RowAmounts | None = None
+    banned: RowTokens | None = None
+    late_ends: RowTokens | None = None
+    masked_rows: Ints | None = None
+    bitmask: npt.NDArray[np.int32] | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        """True if every token is the argmax of the untouched logits, and nothing else is asked."""
+        options = (
+            self.do_sample, self.num_top, self.watermark, self.bias, self.repetition,
+            self.penalties, self.banned, self.masked_rows,
+        )  # fmt: skip
+        return all(option is None for option in options)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Prompt tokens whose log-probabilities are asked for.
+
+    first_tokens: (prompts,) the row of hidden states before each prompt's first one. num_tokens:
+    (prompts,) how many there are. token_ids: (sum,) which. num_top: (prompts,) alternatives beside
+    each.
+    """
+
+    first_tokens: Ints
+    num_tokens: Ints
+    token_ids: Ints
+    num_top: Ints
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities of tokens.
+
+    logprobs, ranks: (tokens,); rank 1 is the most likely token, 0 stands for a token that nothing
+    is told of. num_top: (tokens,) how many of the alternatives count. top_ids, top_logprobs:
+    (tokens, most alternatives), most likely first.
+    """
+
+    logprobs: Singles
+    ranks: Ints
+    num_top: Ints
+    top_ids: Ints
+    top_logprobs: Singles
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The tokens of a step.
+
+    num_accepted: (requests,) tokens that each gets: one, more where its draft was right; 0: its
+    logits are not finite. token_ids: (accepted,) one request after the other. logprobs: of these
+    tokens, None where nobody asked.
+    """
+
+    token_ids: Ints
+    num_accepted: Ints
+    logprobs: TokenLogprobs | None = None

@@ -1,0 +1,96 @@
+"""A checkpoint as a running engine: the runner, what requests may ask of it, and the scheduler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.config import Settings
+from atoll.engine.core import EngineCore
+from atoll.engine.limits import EngineLimits
+from atoll.engine.speculation import NgramDraft
+from atoll.engine.thread import Engine
+from atoll.errors import ConfigError
+from atoll.layers.adapted import AdapterSlots
+from atoll.runner.loader import LoadedRunner, load_runner
+
+logger = logging.getLogger(__name__)
+
+# Prompt tokens in a step in which others decode: a tenth of a second on a CPU, less on a GPU.
+_MIXED_PREFILL = {"cpu": 128, "cuda": 1024}
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine that is not started yet, what fits into it, and what it is, for people to read."""
+
+    engine: Engine
+    limits: EngineLimits
+    adapters: AdapterSlots | None
+    facts: Mapping[str, Any]
+
+
+def load_engine(
+    settings: Settings, folder: Path, on_step: Callable[[], None] = lambda: None
+) -> LoadedEngine:
+    """Reads the weights and the adapters, warms up, and sizes the cache.
+
+    Raises:
+        ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
+    """
+    loaded = load_runner(settings, folder)
+    runner, limits = loaded.runner, _limits(settings, loaded)
+    core = EngineCore(
+        runner,
+        limits,
+        prefix_caching=settings.prefix_caching,
+        draft=NgramDraft(settings.speculate) if settings.speculate else None,
+    )
+    engine = Engine(
+        core,
+        # Serving counts requests itself; some that it has ended are held here for one more step.
+        max_concurrent_requests=2 * settings.max_concurrent_requests,
+        session_timeout_s=settings.session_timeout_s,
+        on_step=on_step,
+    )
+    logger.info(
+        "%s: %s on %s, KV cache of %d blocks of %d tokens, %s",
+        folder.name, runner.dtype, runner.device, runner.num_blocks, runner.block_size, limits,
+    )  # fmt: skip
+    facts = {
+        **loaded.facts,
+        "max_input_tokens": limits.max_input_tokens,
+        "max_total_tokens": limits.max_total_tokens,
+        "vocab_size": limits.vocab_size,
+        "decoder_start_token_id": limits.decoder_start_token_id,
+        "banned_tokens": limits.banned_tokens,
+    }
+    return LoadedEngine(engine, limits, runner.adapters, facts)
+
+
+def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
+    config = loaded.runner.model.config
+    if settings.max_total_tokens and settings.max_total_tokens > config.max_positions:
+        raise ConfigError(
+            f"max_total_tokens is {settings.max_total_tokens}; "
+            f"the model has {config.max_positions} positions"
+        )
+    total = settings.max_total_tokens or min(loaded.max_cached_tokens, config.max_positions)
+    longest = settings.max_input_tokens or total - 1
+    if longest >= total:
+        raise ConfigError(f"max_input_tokens is {longest}; max_total_tokens is {total}")
+    return EngineLimits(
+        max_input_tokens=longest,
+        max_total_tokens=total,
+        vocab_size=config.vocab_size,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+        banned_tokens=loaded.banned_tokens,
+        max_batch_size=settings.max_batch_size,
+        max_batch_prefill_tokens=settings.max_batch_prefill_tokens,
+        max_mixed_prefill_tokens=_MIXED_PREFILL.get(loaded.runner.device.type, 1024),
+        waiting_served_ratio=settings.waiting_served_ratio,
+        max_waiting_tokens=settings.max_waiting_tokens,
+    )
