@@ -36,7 +36,7 @@ def warm_up_steps(
     if start is not None:
         needed = -(-num_tokens // block_size)
         positions = np.arange(num_tokens)
-        table = np.arange(needed, dtype=np.int32)[None]
+        table = np.arange(needed, dtype=np.int32).reshape(1, -1)  # [None] has a stride of 0
         encoder = EncoderStep(
             np.zeros(num_tokens, np.int64), positions, np.array([0, num_tokens], np.int32),
             slots_of(table, np.zeros(num_tokens, np.int64), positions, block_size),
