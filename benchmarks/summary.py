@@ -18,8 +18,8 @@ DTYPES = ("fp32", "bf16", "int8", "int4")
 # Models of the GPU's page that the README shows.
 GENERATORS = ("Llama-2-7B", "Mistral-7B", "StarCoder", "Falcon-40B")
 HEADINGS = {
-    "embed": "Embeddings, sentences (or texts) a second",
-    "generate": "Generation, tokens a second",
+    "embed": "Embeddings, sentences (or texts) per second",
+    "generate": "Generation, tokens per second",
 }
 
 _BLOCK = re.compile(r"(<!-- benchmarks:start -->\n).*(<!-- benchmarks:end -->)", re.S)
@@ -45,7 +45,7 @@ def _gpu() -> list[str]:
     steps = {(r["model"], r["batch"]): r for r in phases["decode"]["rows"] if "share" in r}
     batches = sorted({batch for _, batch in steps})
     lines = [
-        f"| tokens a second | {' | '.join(f'{batch} at once' for batch in batches)} |",
+        f"| tokens per second | {' | '.join(f'{batch} at once' for batch in batches)} |",
         f"|-|{'-:|' * len(batches)}",
     ]
     for model in GENERATORS:
@@ -58,10 +58,10 @@ def _gpu() -> list[str]:
     )  # fmt: skip
     return [
         f"**On a GPU** ({found['name']}, torch {_version(found['versions'])}, bfloat16, texts in "
-        f"float16, {phases['decode']['started'][:10]}): steps of the engine in a process of its "
-        "own, since a served model has not run on a GPU yet, with 512 tokens of context, and in "
-        "brackets the share of what the card's memory and tensor cores allow. "
-        f"Texts of 512 tokens a second: {texts}. Every kernel and model: "
+        f"float16, {phases['decode']['started'][:10]}): engine steps with 512 tokens of context, "
+        "measured in a separate process, since a served model has not run on a GPU yet. In "
+        "parentheses: the share of what the card's memory and tensor cores allow. "
+        f"Texts of 512 tokens per second: {texts}. All kernels and models: "
         "[GPU](docs/benchmarks/gpu.md).",
         "\n".join(lines),
     ]
@@ -74,8 +74,8 @@ def _version(versions: str) -> str:
 def _table(races: dict[str, list[dict[str, Any]]]) -> str:
     dtypes = [d for d in DTYPES if any(_ours(d) in _medians(race) for race in races.values())]
     has_engine = any(_engine(_medians(race)) for race in races.values())
-    titles = [*dtypes, "best peer", "best of ours / of peers"]
-    titles += ["our engine, in process", "/ of peers"] if has_engine else []
+    titles = [*dtypes, "best peer", "our best / best peer"]
+    titles += ["our engine, in process", "/ best peer"] if has_engine else []
     lines = [
         f"| through the server | {' | '.join(titles)} |",
         f"|-|{'-:|' * len(dtypes)}-|-:|{'-|-:|' if has_engine else ''}",
@@ -121,12 +121,12 @@ def readme(text: str) -> str:
 
 def _intro() -> str:
     return (
-        "Every contestant took turns in one run; the figures are medians of the rounds. Each peer "
-        "runs in a process of its own, Atoll behind tritonserver and gRPC. All contestants, "
-        "spreads, accuracies and latencies: [embeddings](docs/benchmarks/embed.md), "
+        "All systems took turns within one run, and the figures are medians of the rounds. Each "
+        "peer runs in its own process; Atoll runs behind tritonserver and gRPC. All systems with "
+        "their spreads, accuracies and latencies: [embeddings](docs/benchmarks/embed.md), "
         "[generation](docs/benchmarks/generate.md), [kernels](docs/benchmarks/kernels.md), "
-        "[gateway](docs/benchmarks/gateway.md); where the time goes: "
-        "[docs/performance.md](docs/performance.md); what 8 and 4 bits cost in quality: "
+        "[gateway](docs/benchmarks/gateway.md). Where the time goes: "
+        "[docs/performance.md](docs/performance.md). What 8 and 4 bits cost in quality: "
         "[docs/accuracy.md](docs/accuracy.md).\n\n"
     )
 
