@@ -92,7 +92,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         request, status = Request(scope, receive, send), 500
-        request.keep()
+        request.enter()
 
         async def named(message: Message) -> None:
             nonlocal status
@@ -107,6 +107,7 @@ class Observed:
             except ClientDisconnect:
                 status = 499
             finally:
+                request.leave()
                 span.end(request, status)
                 self._context.metrics.finished(request, status)
                 self._context.request_log.finished(request, status)

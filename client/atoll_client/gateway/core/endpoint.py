@@ -41,7 +41,7 @@ class Endpoint:
         try:
             await self._answer(request, receive, send)
         except asyncio.CancelledError:
-            raise (ClientDisconnect() if request.is_left else ending()) from None
+            raise ending() from None
         except (AtollError, ClientDisconnect):
             raise
         except Exception as error:
@@ -53,10 +53,13 @@ class Endpoint:
         with it, before the first token as well as after.
         """
         context, settings = self._context, self._context.settings
-        with context.admission.admitted(self._count), context.admission.held() as hold:
-            await request.read(self._limit, settings.body_timeout_s, hold)
-            with Watch(request, send, settings.write_timeout_s) as watch:
-                kind = self._route.body
-                body = None if kind is None else read(request, context, kind)
-                response = await self._route.handler(request, context, body)
-                await response(request.scope, receive, watch.send)
+        with (
+            context.admission.admitted(self._count), context.admission.held() as hold,
+            Watch(request, settings, send) as watch,
+        ):  # fmt: skip
+            await request.read(self._limit, hold)
+            watch.begin()
+            kind = self._route.body
+            body = None if kind is None else read(request, context, kind)
+            response = await self._route.handler(request, context, body)
+            await response(request.scope, receive, watch.send)

@@ -1,44 +1,68 @@
-"""Ends the work on a request whose client has left, or has stopped reading its answer."""
+"""Ends the work on a request whose client sends too slowly, has left, or does not read."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Send
 
+from atoll_client.errors import BodyTimeout
+from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.core.web import Request
 
 logger = logging.getLogger(__name__)
 
-_WATCH_AFTER_S = 0.03
+# What is answered before needs no watch.
+_FIRST_LOOK_S = 0.03
 _LOOK_S = 15.0
 
 
 class Watch:
-    """``with``: cancels the task inside when the client closes the connection, or takes nothing.
+    """``with``: cancels the task inside when its client is at fault.
 
-    write_timeout_s: how long it may take nothing; it is sent through ``send``. What is
-    answered before ``_WATCH_AFTER_S`` needs no watch: a task for it would be a good part of what a
+    ``begin`` when the body has been read: from then on, a client that closes the connection is
+    noticed. What is sent goes through ``send``, which notices one that takes nothing.
+
+    One timer looks after all of it: timers and tasks for each limit would be a good part of what a
     short embedding costs here.
+
+    Raises:
+        BodyTimeout: the body was not complete in time. ClientDisconnect: nobody reads the answer.
     """
 
-    def __init__(self, request: Request, send: Send, write_timeout_s: float) -> None:
-        self._request, self._send, self._write_timeout_s = request, send, write_timeout_s
+    def __init__(self, request: Request, settings: GatewaySettings, send: Send) -> None:
+        self._request, self._settings, self._send = request, settings, send
+        self._loop = asyncio.get_running_loop()
+        self._is_reading, self._is_late = True, False
         self._sending_since: float | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._receiver: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Watch:
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+        self._task, self._started = asyncio.current_task(), time.monotonic()
+        self._timer = self._loop.call_later(_FIRST_LOOK_S, self._look)
         return self
 
-    def __exit__(self, *reason: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
         self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._receiver is not None:
+            self._receiver.cancel()
+        if kind is None or not issubclass(kind, asyncio.CancelledError):
+            return
+        if self._is_late:
+            limit = f"{self._settings.body_timeout_s:g} s"
+            raise BodyTimeout(f"the body was not complete after {limit}") from None
+        if self._request.is_left:
+            raise ClientDisconnect from None
+
+    def begin(self) -> None:
+        """The body is complete."""
+        self._is_reading = False
+        if time.monotonic() - self._started > _FIRST_LOOK_S:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(_FIRST_LOOK_S, self._look)
 
     async def send(self, message: Message) -> None:
         """Sends on; returns when the connection takes more."""
@@ -46,27 +70,34 @@ class Watch:
         await self._send(message)
         self._sending_since = None
 
-    def _begin(self) -> None:
-        self._watch = asyncio.create_task(self._wait())
-        self._look()
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._is_reading:
+            limit_s, since = self._settings.body_timeout_s, self._started
+        else:
+            limit_s, since = self._settings.write_timeout_s, self._sending_since or now
+            if self._receiver is None:
+                self._receiver = asyncio.create_task(self._receive())
+        if now - since < limit_s:
+            wait_s = min(limit_s - (now - since), _LOOK_S)
+            self._timer = self._loop.call_later(wait_s, self._look)
+        elif self._is_reading:
+            self._is_late = True
+            self._cancel()
+        else:
+            logger.warning("request %s: its client reads nothing", self._request.request_id)
+            self._request.labels["error"] = "cancelled"
+            self._leave()
 
-    async def _wait(self) -> None:
+    async def _receive(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             continue
         self._leave()
 
-    def _look(self) -> None:
-        """Every few seconds; a timer for each of many events would cost more."""
-        since = self._sending_since
-        if since is None or time.monotonic() - since < self._write_timeout_s:
-            interval_s = min(_LOOK_S, self._write_timeout_s)
-            self._timer = asyncio.get_running_loop().call_later(interval_s, self._look)
-            return
-        logger.warning("request %s: its client reads nothing", self._request.request_id)
-        self._request.labels["error"] = "cancelled"
-        self._leave()
-
     def _leave(self) -> None:
         self._request.is_left = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         assert self._task is not None
         self._task.cancel()

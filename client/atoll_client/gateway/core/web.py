@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 import orjson
 from pydantic import BaseModel
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from atoll_client.errors import BodyTimeout, TooLarge
+from atoll_client.errors import TooLarge
 from atoll_client.gateway.core.headers import announced_bytes, request_id, trace_context
 from atoll_client.gateway.core.settings import GatewaySettings
 
@@ -67,9 +66,13 @@ class Request(StarletteRequest):
         found: Request = scope[_KEY]
         return found
 
-    def keep(self) -> None:
+    def enter(self) -> None:
         """Makes it the one of its scope."""
         self.scope[_KEY] = self
+
+    def leave(self) -> None:
+        """Undoes that: two that hold each other would wait for the garbage collector."""
+        del self.scope[_KEY]
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -82,27 +85,23 @@ class Request(StarletteRequest):
         found.raw, found.labels, found.started = raw, {}, time.perf_counter()
         return found
 
-    async def read(self, limit: int, timeout_s: float, hold: Callable[[int], None]) -> None:
+    async def read(self, limit: int, hold: Callable[[int], None]) -> None:
         """Reads the whole body into ``raw``. ``hold`` is told of every byte as it comes.
 
         Raises:
-            TooLarge: it has more than ``limit`` bytes. BodyTimeout: it is not complete in time.
-            ClientDisconnect: it never will be. What ``hold`` raises.
+            TooLarge: it has more than ``limit`` bytes. ClientDisconnect: it will never be complete.
+            What ``hold`` raises.
         """
         announced = announced_bytes(self.headers)
         if announced > limit:
             raise TooLarge(f"the body has {announced} bytes; the limit is {limit}")
         # One buffer: a list of a million pieces would take a hundred times their bytes.
         body = bytearray()
-        try:
-            with anyio.fail_after(timeout_s):
-                async for piece in self.stream():
-                    if len(body) + len(piece) > limit:
-                        raise TooLarge(f"the body has more than {limit} bytes")
-                    hold(len(piece))
-                    body += piece
-        except TimeoutError:
-            raise BodyTimeout(f"the body was not complete after {timeout_s:g} s") from None
+        async for piece in self.stream():
+            if len(body) + len(piece) > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+            hold(len(piece))
+            body += piece
         self.raw = bytes(body)
 
 
