@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atoll_kernels import PackedLinear, reference
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 
 # What a kernel gives, and what float64 gives.
@@ -179,16 +179,15 @@ def _rope_write(sizes: Sizes, rotates: bool, dtype: torch.dtype) -> Pair:
     return (q, k, *caches), (wide_q, wide_k, *exact)
 
 
-def _options(sizes: Sizes, num_heads: int, head_dim: int, mask: str) -> dict[str, Any]:
-    """Keyword arguments of the attention functions."""
+def _options(sizes: Sizes, num_heads: int, head_dim: int, mask: str) -> AttentionArgs:
     chosen = MASKS[mask]
-    return {
-        "scale": head_dim**-0.5,
-        "causal": chosen.get("causal", False),
-        "window": sizes.window if "window" in chosen else None,
-        "alibi_slopes": alibi_slopes(num_heads).to(DEVICE) if "alibi_slopes" in chosen else None,
-        "relative_bias": randn(num_heads, 21, seed=9) if "relative_bias" in chosen else None,
-    }
+    return AttentionArgs(
+        scale=head_dim**-0.5,
+        causal=chosen.get("causal", False),
+        window=sizes.window if "window" in chosen else None,
+        alibi_slopes=alibi_slopes(num_heads).to(DEVICE) if "alibi_slopes" in chosen else None,
+        relative_bias=randn(num_heads, 21, seed=9) if "relative_bias" in chosen else None,
+    )
 
 
 def _ends(lengths: tuple[int, ...]) -> Tensor:
@@ -201,8 +200,8 @@ def _varlen(sizes: Sizes, heads: tuple[int, int, int], mask: str, dtype: torch.d
     qkv = randn(sum(sizes.lengths), num_heads + 2 * num_kv_heads, head_dim, seed=1, dtype=dtype)
     parts = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     given = _options(sizes, num_heads, head_dim, mask)
-    found = _run(flash.varlen, *parts, cu_seqlens, cu_seqlens, **given)
-    exact = reference.varlen_attention(*map(wide, parts), cu_seqlens, cu_seqlens, **given)
+    found = _run(flash.varlen, *parts, cu_seqlens, cu_seqlens, given)
+    exact = reference.varlen_attention(*map(wide, parts), cu_seqlens, cu_seqlens, given)
     return (found,), (exact,)
 
 
@@ -228,16 +227,12 @@ def _paged(
         for seed in (1, 2)
     ]
     q = randn(sum(counts), num_heads, head_dim, seed=3, dtype=dtype)
-    rest = (
-        table.to(DEVICE),
-        _ends(counts),
-        torch.tensor(lengths, dtype=torch.int32, device=DEVICE),
-    )
+    rest = (table.to(DEVICE), torch.tensor(lengths, dtype=torch.int32, device=DEVICE))
     given = _options(sizes, num_heads, head_dim, mask)
     op = flash.paged_decode if is_decode else flash.paged_prefill
-    found = _run(op, q, *caches, *rest, **given)
-    whole = [cache.nan_to_num().double() for cache in caches]
-    return (found,), (reference.paged_attention(q.double(), *whole, *rest, **given),)
+    found = _run(op, q, PagedKV(*caches, *rest), _ends(counts), given)
+    whole = PagedKV(*(cache.nan_to_num().double() for cache in caches), *rest)
+    return (found,), (reference.paged_attention(q.double(), whole, _ends(counts), given),)
 
 
 def _int4(sizes: Sizes, rows: int, act_order: bool, dtype: torch.dtype) -> Pair:

@@ -16,7 +16,7 @@ from gpu_measure import DTYPES, Bench, Row, attempt
 from torch import Tensor
 
 from atoll_kernels import PackedLinear, reference
-from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 
 Call = Callable[[], object]
@@ -168,6 +168,7 @@ def _varlen(
     q, k, v = _projections(bench, heads, batch * length, dtype)
     cu = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=bench.device)
     scale = heads.head_dim**-0.5
+    args = AttentionArgs(scale, causal, window, alibi_slopes=slopes)
     places = torch.arange(length, device=bench.device)
     offset = places - places[:, None]
     hidden = (offset > 0) if causal else torch.zeros_like(offset, dtype=torch.bool)
@@ -196,8 +197,7 @@ def _varlen(
         ),
     }  # fmt: skip
     return Timed(
-        lambda: flash.varlen(q, k, v, cu, cu, scale=scale, causal=causal, window=window,
-                             alibi_slopes=slopes, relative_bias=None),
+        lambda: flash.varlen(q, k, v, cu, cu, args),
         4.0 * batch * heads.num_heads * heads.head_dim * float((~hidden).sum()),
         2.0 * q.nbytes + k.nbytes + v.nbytes, peers,
     )  # fmt: skip
@@ -221,36 +221,31 @@ def _caches(bench: Bench, heads: Heads, num_blocks: int, dtype: torch.dtype) -> 
 
 def _paged(
     bench: Bench, heads: Heads, batch: int, context: int, num_new: int, dtype: torch.dtype
-) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """q, both caches, and the block table (in random order), cu_seqlens and lengths."""
+) -> tuple[Tensor, PagedKV, Tensor]:
+    """q, what it attends to (blocks in random order), and cu_seqlens."""
     blocks = -(-context // _BLOCK)
     caches = _caches(bench, heads, batch * blocks, dtype)
     table = torch.randperm(batch * blocks, device=bench.device).int().view(batch, blocks)
     ends = torch.arange(0, batch * num_new + 1, num_new, dtype=torch.int32, device=bench.device)
     lengths = torch.full((batch,), context, dtype=torch.int32, device=bench.device)
     q = _randn(bench, batch * num_new, heads.num_heads, heads.head_dim, dtype=dtype)
-    return q, caches, (table, ends, lengths)
-
-
-_PLAIN: dict[str, Any] = {
-    "causal": True, "window": None, "alibi_slopes": None, "relative_bias": None,
-}  # fmt: skip
+    return q, PagedKV(*caches, table, lengths), ends
 
 
 def _prefill(heads: Heads, batch: int, bench: Bench, dtype: torch.dtype) -> Timed:
     heads, batch, context, num_new = bench.choose((heads, batch, 2048, 512), (_DRY, 2, 20, 5))
-    q, caches, rest = _paged(bench, heads, batch, context, num_new, dtype)
+    q, kv, ends = _paged(bench, heads, batch, context, num_new, dtype)
     scale = heads.head_dim**-0.5
-    k, v = (x.flatten(0, 1)[: batch * context] for x in caches)
-    ends = rest[1] // num_new * context
+    k, v = (x.flatten(0, 1)[: batch * context] for x in (kv.keys, kv.values))
+    key_ends = ends // num_new * context
     pairs = num_new * (context - num_new) + num_new * (num_new + 1) // 2
     return Timed(
-        lambda: flash.paged_prefill(q, *caches, *rest, scale=scale, **_PLAIN),
+        lambda: flash.paged_prefill(q, kv, ends, AttentionArgs(scale, causal=True)),
         4.0 * batch * heads.num_heads * heads.head_dim * pairs,
         2.0 * q.nbytes + k.nbytes + v.nbytes,
         {
             "torch-flash, not paged": lambda: torch.ops.aten._flash_attention_forward(
-                q, k, v, rest[1], ends, num_new, context, 0.0, True, False, scale=scale
+                q, k, v, ends, key_ends, num_new, context, 0.0, True, False, scale=scale
             )
         },
     )  # fmt: skip
@@ -258,12 +253,13 @@ def _prefill(heads: Heads, batch: int, bench: Bench, dtype: torch.dtype) -> Time
 
 def _decode(heads: Heads, batch: int, context: int, bench: Bench, dtype: torch.dtype) -> Timed:
     heads, batch, context = bench.choose((heads, batch, context), (_DRY, 2, 32))
-    q, caches, rest = _paged(bench, heads, batch, context, 1, dtype)
+    q, kv, ends = _paged(bench, heads, batch, context, 1, dtype)
     scale = heads.head_dim**-0.5
-    k, v = (x.view(batch, context, heads.num_kv_heads, heads.head_dim) for x in caches)
+    shape = (batch, context, heads.num_kv_heads, heads.head_dim)
+    k, v = (x.view(shape) for x in (kv.keys, kv.values))
     query = q.unsqueeze(1)
     return Timed(
-        lambda: flash.paged_decode(q, *caches, *rest, scale=scale, **_PLAIN),
+        lambda: flash.paged_decode(q, kv, ends, AttentionArgs(scale, causal=True)),
         4.0 * batch * context * heads.num_heads * heads.head_dim,
         2.0 * q.nbytes + k.nbytes + v.nbytes,
         {
@@ -272,7 +268,8 @@ def _decode(heads: Heads, batch: int, context: int, bench: Bench, dtype: torch.d
                 enable_gqa=heads.num_heads != heads.num_kv_heads,
             ),
             "flash-attn, not paged": _flash_attn(
-                "flash_attn_with_kvcache", query, k, v, cache_seqlens=rest[2], softmax_scale=scale,
+                "flash_attn_with_kvcache", query, k, v, cache_seqlens=kv.seq_lens,
+                softmax_scale=scale,
             ),
         },
     )  # fmt: skip

@@ -66,13 +66,13 @@ def linear_layers() -> dict[str, float]:
 
 def attention() -> dict[str, float]:
     """Packed sequences of one length, bfloat16."""
-    found = {}
+    found, args = {}, kernels.AttentionArgs(0.1, causal=False)
     for size, length, count in ATTENTION:
         q, k, v = (torch.randn(length * count, HEADS, size).bfloat16() for _ in range(3))
         bounds = torch.arange(0, length * count + 1, length, dtype=torch.int32)
         flops = 4 * HEADS * size * length * length * count
         rate = best(
-            lambda q=q, k=k, v=v, b=bounds: kernels.varlen_attention(q, k, v, b, b, scale=0.1),
+            lambda q=q, k=k, v=v, b=bounds: kernels.varlen_attention(q, k, v, b, b, args),
             flops,
         )
         found[f"attention, {HEADS} heads of {size}, length {length}"] = rate

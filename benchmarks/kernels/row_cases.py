@@ -95,8 +95,9 @@ def _packed(heads: int, dim: int, count: int, length: int) -> dict[str, Work]:
         batch = [x.view(count, length, heads, dim).transpose(1, 2) for x in (q, k, v)]
         made[f"torch {name}"] = partial(F.scaled_dot_product_attention, *batch)
         made[f"Atoll {name}"] = partial(
-            kernels.varlen_attention, q, k, v, bounds, bounds, scale=dim**-0.5
-        )
+            kernels.varlen_attention, q, k, v, bounds, bounds,
+            kernels.AttentionArgs(dim**-0.5, causal=False),
+        )  # fmt: skip
     return made
 
 
@@ -143,4 +144,5 @@ def _decode_by_us(
     q: Tensor, caches: Iterator[Tensor], table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
     k, v = next(caches)
-    return kernels.paged_attention(q, k, v, table, starts, lengths, scale=q.shape[2] ** -0.5)
+    args = kernels.AttentionArgs(q.shape[2] ** -0.5, causal=True)
+    return kernels.paged_attention(q, kernels.PagedKV(k, v, table, lengths), starts, args)

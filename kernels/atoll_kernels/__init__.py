@@ -1,7 +1,13 @@
 """Kernels behind one interface each; the implementation is chosen by device, dtype and policy."""
 
 from atoll_kernels.activation import ACTIVATIONS, activate, gated_activation
-from atoll_kernels.attention import paged_attention, varlen_attention, write_kv
+from atoll_kernels.attention import (
+    AttentionArgs,
+    PagedKV,
+    paged_attention,
+    varlen_attention,
+    write_kv,
+)
 from atoll_kernels.linear import PackedLinear, gated_linear, linear, pack_int4, pack_linear
 from atoll_kernels.moe import PackedExperts, mixture_of_experts, pack_experts
 from atoll_kernels.norm import layer_norm, rms_norm
@@ -10,8 +16,10 @@ from atoll_kernels.sampling import sample
 
 __all__ = [
     "ACTIVATIONS",
+    "AttentionArgs",
     "PackedExperts",
     "PackedLinear",
+    "PagedKV",
     "activate",
     "apply_rope",
     "gated_activation",

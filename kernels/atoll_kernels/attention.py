@@ -1,14 +1,7 @@
-"""Attention over packed sequences, and over a paged KV cache.
+"""Attention over packed sequences, and over a paged KV cache."""
 
-Masks and biases are the same in both, in terms of absolute positions p (query) and j (key):
-
-- ``causal``: j <= p.
-- ``window``: abs(p - j) < window.
-- ``alibi_slopes`` (num_heads,): adds ``-slope * abs(p - j)`` (Press et al. 2022; JinaBERT's
-  symmetric form).
-- ``relative_bias`` (num_heads, 2 * distance + 1): adds ``relative_bias[h, clamp(j - p, -distance,
-  distance) + distance]`` (T5's buckets saturate, so a table of this size is exact).
-"""
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,18 +9,42 @@ from torch import Tensor
 from atoll_kernels import dispatch
 
 
+@dataclass(frozen=True)
+class AttentionArgs:
+    """How scores are scaled, biased and masked, for a query at position p and a key at j.
+
+    scale: multiplies q @ k^T first. softcap: then ``softcap * tanh(score / softcap)``.
+    alibi_slopes (num_heads,): adds ``-slope * abs(p - j)`` (Press et al. 2022; JinaBERT's symmetric
+    form). relative_bias (num_heads, 2 * distance + 1): adds ``relative_bias[h, clamp(j - p,
+    -distance, distance) + distance]`` (T5's buckets saturate, so a table of this size is exact).
+    causal: j <= p. window: abs(p - j) < window.
+    """
+
+    scale: float
+    causal: bool
+    window: int | None = None
+    softcap: float | None = None
+    alibi_slopes: Tensor | None = None
+    relative_bias: Tensor | None = None
+
+
+class PagedKV(NamedTuple):
+    """The keys and values of some sequences in the blocks of a cache.
+
+    keys, values: (num_blocks, block_size, num_kv_heads, head_dim).
+    block_table: (num_seqs, max_blocks) int32; entry b holds positions b*block_size and on. Entries
+        that no visible position needs may be -1.
+    seq_lens: (num_seqs,) int32, keys in the cache. 0 is allowed: a padded row, whose output is 0.
+    """
+
+    keys: Tensor
+    values: Tensor
+    block_table: Tensor
+    seq_lens: Tensor
+
+
 def varlen_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    *,
-    scale: float,
-    causal: bool = False,
-    window: int | None = None,
-    alibi_slopes: Tensor | None = None,
-    relative_bias: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor:
     """Attention over concatenated sequences, without padding.
 
@@ -36,51 +53,27 @@ def varlen_attention(
         k, v: (tokens_k, num_kv_heads, head_dim); num_heads is a multiple of num_kv_heads.
         cu_seqlens_q, cu_seqlens_k: (num_seqs + 1,) int32, on the device of q. Where a sequence has
             fewer queries than keys, its queries are the last positions.
-        scale: multiplies q @ k^T before the bias is added.
 
     Returns:
         (tokens_q, num_heads, head_dim), contiguous, dtype of q. Rows without a visible key are 0.
     """
-    result: Tensor = dispatch.run(
-        "varlen_attention", q, k, v, cu_seqlens_q, cu_seqlens_k, scale=scale, causal=causal,
-        window=window, alibi_slopes=alibi_slopes, relative_bias=relative_bias,
-    )  # fmt: skip
+    result: Tensor = dispatch.run("varlen_attention", q, k, v, cu_seqlens_q, cu_seqlens_k, args)
     return result
 
 
-def paged_attention(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_table: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    *,
-    scale: float,
-    causal: bool = True,
-    window: int | None = None,
-    alibi_slopes: Tensor | None = None,
-    relative_bias: Tensor | None = None,
-) -> Tensor:
+def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
     """Attention of new tokens (one when decoding, many in a chunk of prefill) over the KV cache.
 
     Args:
-        q: (tokens, num_heads, head_dim), the new tokens of all sequences, concatenated.
-        k_cache, v_cache: (num_blocks, block_size, num_kv_heads, head_dim); the new tokens' keys and
-            values are already written.
-        block_table: (num_seqs, max_blocks) int32; entry b holds positions b*block_size and on.
-            Entries that no visible position needs may be -1.
+        q: (tokens, num_heads, head_dim), the new tokens of all sequences, concatenated; those of a
+            sequence are its last positions.
+        kv: the new tokens' keys and values are already written, and counted.
         cu_seqlens_q: (num_seqs + 1,) int32.
-        seq_lens: (num_seqs,) int32, keys in the cache, new ones included; the query rows of a
-            sequence are its last positions. 0 is allowed: a padded row, whose output is 0.
 
     Returns:
         (tokens, num_heads, head_dim), contiguous, dtype of q.
     """
-    result: Tensor = dispatch.run(
-        "paged_attention", q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens, scale=scale,
-        causal=causal, window=window, alibi_slopes=alibi_slopes, relative_bias=relative_bias,
-    )  # fmt: skip
+    result: Tensor = dispatch.run("paged_attention", q, kv, cu_seqlens_q, args)
     return result
 
 

@@ -68,6 +68,7 @@ class AttentionSpec:
     window: bool = False
     alibi: bool = False
     relative_bias: bool = False
+    softcap: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _own(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
         reasons += _flash(c, wishes)
     if spec.head_dim > 256:
         reasons.append(f"head size {spec.head_dim} is more than 256")
-    return reasons
+    return reasons + _softcap(spec)
 
 
 def _flash_attn(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
@@ -167,7 +168,7 @@ def _dao(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
         reasons.append(f"head size {spec.head_dim} is no multiple of 8 up to 256")
     if spec.relative_bias:
         reasons.append("no relative bias")
-    return reasons
+    return reasons + _softcap(spec)
 
 
 def _efficient(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
@@ -183,7 +184,7 @@ def _efficient(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str
         reasons.append(f"no {_name(spec.dtype)}")
     elif spec.head_dim * spec.dtype.itemsize % 16:
         reasons.append(f"rows of head size {spec.head_dim} are not aligned to 16 bytes")
-    return reasons
+    return reasons + _softcap(spec)
 
 
 def _sdpa(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
@@ -205,6 +206,10 @@ def _flash(c: Capabilities, wishes: Wishes) -> list[str]:
     if wishes.use_flash_attention is None and c.is_turing:
         return ["flash attention is off on compute capability 7.5 (USE_FLASH_ATTENTION=True)"]
     return []
+
+
+def _softcap(spec: AttentionSpec) -> list[str]:
+    return ["no soft cap of scores"] if spec.softcap else []
 
 
 def _is_installed(package: str) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 from atoll_kernels.linear import PackedLinear
 
@@ -29,9 +30,11 @@ def _varlen(
     qkv = torch.empty(sum(lengths), num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
     q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     flash.varlen(
-        q, k, v, _cu(*lengths), _cu(*lengths), scale=0.1, causal=causal, window=window,
-        alibi_slopes=torch.empty(num_heads) if alibi else None,
-        relative_bias=torch.empty(num_heads, 257) if relative else None,
+        q, k, v, _cu(*lengths), _cu(*lengths),
+        AttentionArgs(
+            0.1, causal, window, alibi_slopes=torch.empty(num_heads) if alibi else None,
+            relative_bias=torch.empty(num_heads, 257) if relative else None,
+        ),
     )  # fmt: skip
 
 
@@ -42,10 +45,11 @@ def _paged(
     cache = torch.empty(64, 16, num_kv_heads, head_dim, dtype=dtype)
     q = torch.empty(sum(tokens), num_heads, head_dim, dtype=dtype)
     op = flash.paged_decode if decode else flash.paged_prefill
+    table = torch.zeros(len(tokens), width, dtype=torch.int32)
+    slopes = torch.empty(num_heads) if alibi else None
     op(
-        q, cache, cache, torch.zeros(len(tokens), width, dtype=torch.int32), _cu(*tokens),
-        torch.tensor(tokens, dtype=torch.int32), scale=0.1, causal=True, window=window,
-        alibi_slopes=torch.empty(num_heads) if alibi else None, relative_bias=None,
+        q, PagedKV(cache, cache, table, torch.tensor(tokens, dtype=torch.int32)), _cu(*tokens),
+        AttentionArgs(0.1, causal=True, window=window, alibi_slopes=slopes),
     )  # fmt: skip
 
 

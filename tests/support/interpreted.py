@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from atoll_kernels.attention import AttentionArgs, PagedKV
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
@@ -59,7 +62,11 @@ def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def wide(arguments: object) -> object:
-    """Half-precision tensors as float64, anything else as it is."""
+    """Half-precision tensors as float64, also inside of others; anything else as it is."""
+    if isinstance(arguments, AttentionArgs):
+        return replace(arguments, **{k: wide(v) for k, v in vars(arguments).items()})
+    if isinstance(arguments, PagedKV):
+        return PagedKV._make(map(wide, arguments))
     is_float = isinstance(arguments, Tensor) and arguments.is_floating_point()
     return arguments.double() if is_float else arguments  # type: ignore[attr-defined]
 

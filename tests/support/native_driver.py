@@ -7,11 +7,11 @@ Buffers are exact: a read or a write beyond one of them is found.
 from __future__ import annotations
 
 import sys
-from typing import Any
 from unittest import mock
 
 import torch
 
+from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.cpu import (
     activation,
     attention,
@@ -52,20 +52,15 @@ def _attention(dtype: torch.dtype) -> None:
         for causal, window, biased in ((False, None, True), (True, 5, False), (True, None, True)):
             slopes = torch.rand(num_heads) if biased else None
             table = torch.randn(num_heads, 7) if biased else None
-            masks: dict[str, Any] = {
-                "scale": 0.1, "causal": causal, "window": window,
-                "alibi_slopes": slopes, "relative_bias": table,
-            }  # fmt: skip
-            attention.varlen_attention(q, k, v, bounds, bounds, **masks)
+            args = AttentionArgs(0.1, causal, window, alibi_slopes=slopes, relative_bias=table)
+            attention.varlen_attention(q, k, v, bounds, bounds, args)
             for counts, lens in (([1, 1], [0, 33]), ([2], [1500])):
                 blocks = -(-max(lens) // 16)
                 cache = torch.randn(len(lens) * blocks, 16, num_kv_heads, head_dim).to(dtype)
                 order = torch.arange(len(cache), dtype=torch.int32).view(len(lens), blocks)
                 starts = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).int()
-                attention.paged_attention(
-                    q[: sum(counts)], cache, cache, order, starts,
-                    torch.tensor(lens, dtype=torch.int32), **masks,
-                )  # fmt: skip
+                kv = PagedKV(cache, cache, order, torch.tensor(lens, dtype=torch.int32))
+                attention.paged_attention(q[: sum(counts)], kv, starts, args)
 
 
 def _rows(dtype: torch.dtype) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from atoll_kernels import dispatch
+from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.backends import AttentionSpec, Capabilities, Phase, Wishes, choose
 from atoll_kernels.gpu import flash, launch, torch_attention
 
 logger = logging.getLogger(__name__)
 
-Attention = Callable[..., Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, AttentionArgs], Tensor]
 
 _VARLEN: dict[str, Attention] = {
     "atoll": flash.varlen,
@@ -27,53 +27,43 @@ _VARLEN: dict[str, Attention] = {
 
 
 def varlen_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    **options: Any,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor | None:
     """See ``atoll_kernels.varlen_attention``; declines what only SDPA serves."""
-    backend = backend_for(_spec("encode", q, options), q.device)
+    backend = backend_for(_spec("encode", q, args), q.device)
     if backend not in _VARLEN:
         return None
-    return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, args)
 
 
 def paged_attention(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_table: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    **options: Any,
+    q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs
 ) -> Tensor | None:
     """See ``atoll_kernels.paged_attention``; declines what only SDPA serves.
 
     As many tokens as sequences is a decoding step: no length is read to find out.
     """
-    is_decode = q.shape[0] == seq_lens.shape[0]
-    backend = backend_for(_spec("decode" if is_decode else "prefill", q, options), q.device)
+    is_decode = q.shape[0] == kv.seq_lens.shape[0]
+    backend = backend_for(_spec("decode" if is_decode else "prefill", q, args), q.device)
     if backend not in _VARLEN:
         return None
     if backend == "atoll":
         own = flash.paged_decode if is_decode else flash.paged_prefill
-        return own(q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens, **options)
-    k, v, cu_seqlens_k = torch_attention.gather_keys(k_cache, v_cache, block_table, seq_lens)
-    return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+        return own(q, kv, cu_seqlens_q, args)
+    k, v, cu_seqlens_k = torch_attention.gather_keys(kv)
+    return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, args)
 
 
-def _spec(phase: Phase, q: Tensor, options: dict[str, Any]) -> AttentionSpec:
+def _spec(phase: Phase, q: Tensor, args: AttentionArgs) -> AttentionSpec:
     return AttentionSpec(
         phase=phase,
         dtype=q.dtype,
         head_dim=q.shape[-1],
-        causal=options["causal"],
-        window=options["window"] is not None,
-        alibi=options["alibi_slopes"] is not None,
-        relative_bias=options["relative_bias"] is not None,
+        causal=args.causal,
+        window=args.window is not None,
+        alibi=args.alibi_slopes is not None,
+        relative_bias=args.relative_bias is not None,
+        softcap=args.softcap is not None,
     )
 
 

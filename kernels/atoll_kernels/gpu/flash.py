@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
 
+from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.kernels.decode import combine_kernel, decode_kernel
 from atoll_kernels.gpu.kernels.flash import flash_kernel
@@ -19,90 +22,54 @@ _SHORT = 64
 
 
 def varlen(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor:
     """See ``atoll_kernels.varlen_attention``."""
-    return _flash(q, k, v, None, cu_seqlens_q, cu_seqlens_k, scale, causal, window, alibi_slopes,
-                  relative_bias)  # fmt: skip
+    return _flash(q, k, v, None, cu_seqlens_q, cu_seqlens_k, args)
 
 
-def paged_prefill(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_table: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
-) -> Tensor:
+def paged_prefill(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
     """See ``atoll_kernels.paged_attention``; any number of new tokens per sequence."""
-    return _flash(q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens, scale, causal, window,
-                  alibi_slopes, relative_bias)  # fmt: skip
+    return _flash(q, kv.keys, kv.values, kv.block_table, cu_seqlens_q, kv.seq_lens, args)
 
 
-def paged_decode(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_table: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
-) -> Tensor:
+def paged_decode(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
     """See ``atoll_kernels.paged_attention``; right for any batch, fast for one token each."""
     num_tokens, num_heads, head_dim = q.shape
-    num_kv_heads = k_cache.shape[2]
+    num_kv_heads, table = kv.keys.shape[2], kv.block_table
     out = torch.empty((num_tokens, num_heads, head_dim), dtype=q.dtype, device=q.device)
     if num_tokens == 0:
         return out
-    q, k_cache, v_cache = _dense(q), _dense(k_cache), _dense(v_cache)
-    block_d = _block_d(head_dim)
+    q, k_cache, v_cache = _dense(q), _dense(kv.keys), _dense(kv.values)
+    block_size, block_d = k_cache.shape[1], _block_d(head_dim)
     group = num_heads // num_kv_heads
     block_h = max(16, int(triton.next_power_of_2(group)))
     bucket = _bucket(q.dtype, block_d)
     if block_h > 16 and q.dtype.itemsize == 2 and block_d <= 128:
         bucket += "-grouped"
     config = launch.configuration("decode", bucket)
-    splits = num_splits(num_tokens * num_kv_heads, block_table.shape[1] * k_cache.shape[1])
+    splits = num_splits(num_tokens * num_kv_heads, table.shape[1] * block_size)
     rows = num_tokens * num_heads * splits if splits > 1 else 0
     scratch = torch.empty(rows * (block_d + 2), dtype=torch.float32, device=q.device)
     partial, peaks, totals = scratch.split([rows * block_d, rows, rows])
     decode_kernel[(num_tokens, num_kv_heads, splits)](
-        out, partial, peaks, totals, q, k_cache, v_cache, block_table, cu_seqlens_q, seq_lens,
-        _or(alibi_slopes, q), _or(relative_bias, q), seq_lens.shape[0], splits,
-        num_heads, q.stride(0), q.stride(1), k_cache.stride(1), k_cache.stride(2),
-        v_cache.stride(1), v_cache.stride(2), k_cache.stride(0), v_cache.stride(0),
-        k_cache.shape[1], block_table.stride(0), *_bias_shape(relative_bias), window or 0,
-        scale * _LOG2E, head_dim, GROUP=group, IS_SPLIT=splits > 1, CAUSAL=causal,
-        WINDOW=window is not None, ALIBI=alibi_slopes is not None,
-        RELATIVE=relative_bias is not None, PRECISION=launch.precision(q.dtype), BLOCK_H=block_h,
-        BLOCK_N=config.block_n, BLOCK_D=block_d, num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        out=out, partial=partial, peaks=peaks, totals=totals, q=q, k_cache=k_cache,
+        v_cache=v_cache, table=table, cu_seqlens_q=cu_seqlens_q, seq_lens=kv.seq_lens,
+        num_seqs=kv.seq_lens.shape[0], num_splits=splits, num_heads=num_heads,
+        q_stride=q.stride(0), q_head_stride=q.stride(1),
+        k_stride=k_cache.stride(1), k_head_stride=k_cache.stride(2),
+        v_stride=v_cache.stride(1), v_head_stride=v_cache.stride(2),
+        k_block_stride=k_cache.stride(0), v_block_stride=v_cache.stride(0),
+        block_size=block_size, table_stride=table.stride(0), head_dim=head_dim,
+        **_scoring(args, q), GROUP=group, IS_SPLIT=splits > 1,
+        PRECISION=launch.precision(q.dtype), BLOCK_H=block_h, BLOCK_N=config.block_n,
+        BLOCK_D=block_d, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(num_tokens * num_heads,)](
-            out, partial, peaks, totals, head_dim, splits,
-            BLOCK_S=triton.next_power_of_2(splits), BLOCK_D=block_d, num_warps=4,
+            out=out, partial=partial, peaks=peaks, totals=totals, head_dim=head_dim,
+            num_splits=splits, BLOCK_S=triton.next_power_of_2(splits), BLOCK_D=block_d,
+            num_warps=4,
         )  # fmt: skip
     return out
 
@@ -119,8 +86,7 @@ def num_splits(num_programs: int, capacity: int) -> int:
 
 def _flash(
     q: Tensor, k: Tensor, v: Tensor, block_table: Tensor | None, cu_seqlens_q: Tensor,
-    key_ends: Tensor, scale: float, causal: bool, window: int | None, alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
+    key_ends: Tensor, args: AttentionArgs,
 ) -> Tensor:  # fmt: skip
     num_tokens, num_heads, head_dim = q.shape
     num_seqs = cu_seqlens_q.shape[0] - 1
@@ -128,34 +94,53 @@ def _flash(
     if num_tokens == 0 or num_seqs == 0:
         return out
     q, k, v = _dense(q), _dense(k), _dense(v)
-    block_d = _block_d(head_dim)
-    bucket = _bucket(q.dtype, block_d)
-    op = "flash" if block_table is None else "prefill"
-    if op == "prefill" and q.dtype.itemsize == 2 and num_tokens <= 16 * num_seqs:
-        bucket += "-few"
-    is_biased = window is not None or alibi_slopes is not None or relative_bias is not None
-    if op == "flash" and q.dtype.itemsize == 2 and block_d <= 128:
-        if num_tokens <= _SHORT * num_seqs:
-            bucket += "-short"
-        elif is_biased:
-            bucket += "-biased"
-    config = launch.configuration(op, bucket)
+    block_d, paged = _block_d(head_dim), block_table is not None
+    config = _configuration(q, num_seqs, block_d, paged, args)
     num_tiles = num_tokens // config.block_m + num_seqs
-    paged = block_table is not None
     flash_kernel[(num_tiles, num_heads)](
-        out, q, k, v, _or(block_table, cu_seqlens_q), cu_seqlens_q, key_ends,
-        _or(alibi_slopes, q), _or(relative_bias, q), num_seqs, num_tiles,
-        q.stride(0), k.stride(-3), v.stride(-3), q.stride(1), k.stride(-2), v.stride(-2),
-        out.stride(0), block_table.stride(0) if block_table is not None else 0,
-        k.stride(0) if paged else 0, v.stride(0) if paged else 0, k.shape[1] if paged else 1,
-        *_bias_shape(relative_bias), window or 0, scale * _LOG2E, head_dim,
-        GROUP=num_heads // k.shape[-2], CAUSAL=causal, WINDOW=window is not None,
-        ALIBI=alibi_slopes is not None, RELATIVE=relative_bias is not None, PAGED=paged,
-        EVEN_D=block_d == head_dim, PRECISION=launch.precision(q.dtype), BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n, BLOCK_D=block_d,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        out=out, q=q, k=k, v=v, table=_or(block_table, cu_seqlens_q), cu_seqlens_q=cu_seqlens_q,
+        key_ends=key_ends, num_seqs=num_seqs, num_tiles=num_tiles,
+        q_stride=q.stride(0), k_stride=k.stride(-3), v_stride=v.stride(-3),
+        q_head_stride=q.stride(1), k_head_stride=k.stride(-2), v_head_stride=v.stride(-2),
+        out_stride=out.stride(0), table_stride=0 if block_table is None else block_table.stride(0),
+        k_block_stride=k.stride(0) if paged else 0, v_block_stride=v.stride(0) if paged else 0,
+        block_size=k.shape[1] if paged else 1, head_dim=head_dim, **_scoring(args, q),
+        GROUP=num_heads // k.shape[-2], PAGED=paged, EVEN_D=block_d == head_dim,
+        PRECISION=launch.precision(q.dtype), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+        BLOCK_D=block_d, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     return out
+
+
+def _configuration(
+    q: Tensor, num_seqs: int, block_d: int, paged: bool, args: AttentionArgs
+) -> launch.Launch:
+    """Few queries for each sequence, and biases, have rows of their own in the table."""
+    num_tokens, bucket = q.shape[0], _bucket(q.dtype, block_d)
+    if paged:
+        if q.dtype.itemsize == 2 and num_tokens <= 16 * num_seqs:
+            bucket += "-few"
+        return launch.configuration("prefill", bucket)
+    biases = (args.window, args.alibi_slopes, args.relative_bias)
+    if q.dtype.itemsize == 2 and block_d <= 128:
+        if num_tokens <= _SHORT * num_seqs:
+            bucket += "-short"
+        elif any(bias is not None for bias in biases):
+            bucket += "-biased"
+    return launch.configuration("flash", bucket)
+
+
+def _scoring(args: AttentionArgs, q: Tensor) -> dict[str, Any]:
+    """What both kernels are told of scale, biases and masks."""
+    slopes, relative = args.alibi_slopes, args.relative_bias
+    return {
+        "scale": args.scale * _LOG2E, "window": args.window or 0, "slopes": _or(slopes, q),
+        "relative_bias": _or(relative, q),
+        "bias_stride": 0 if relative is None else relative.stride(0),
+        "distance": 0 if relative is None else relative.shape[1] // 2,
+        "CAUSAL": args.causal, "WINDOW": args.window is not None, "ALIBI": slopes is not None,
+        "RELATIVE": relative is not None,
+    }  # fmt: skip
 
 
 def _block_d(head_dim: int) -> int:
@@ -174,9 +159,3 @@ def _dense(x: Tensor) -> Tensor:
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     """A pointer that is never read."""
     return other if tensor is None else tensor
-
-
-def _bias_shape(relative_bias: Tensor | None) -> tuple[int, int]:
-    if relative_bias is None:
-        return 0, 0
-    return relative_bias.stride(0), relative_bias.shape[1] // 2

@@ -4,19 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atoll_kernels.attention import AttentionArgs, PagedKV
+
 
 def varlen_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor:
     out = q.new_zeros(q.shape)
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
@@ -25,37 +17,23 @@ def varlen_attention(
         keys = slice(starts_k[i], starts_k[i + 1])
         if rows.start == rows.stop or keys.start == keys.stop:
             continue
-        out[rows] = _attend(q[rows], k[keys], v[keys], scale, causal, window, alibi_slopes,
-                            relative_bias)  # fmt: skip
+        out[rows] = _attend(q[rows], k[keys], v[keys], args)
     return out
 
 
-def paged_attention(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_table: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
-) -> Tensor:
+def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
     out = q.new_zeros(q.shape)
-    block_size = k_cache.shape[1]
-    starts, lengths = cu_seqlens_q.tolist(), seq_lens.tolist()
+    block_size = kv.keys.shape[1]
+    starts, lengths = cu_seqlens_q.tolist(), kv.seq_lens.tolist()
     for i, length in enumerate(lengths):
         rows = slice(starts[i], starts[i + 1])
         if rows.start == rows.stop or length == 0:
             continue
         # Blocks behind the window may have been freed (-1): they are masked, so any block will do.
-        blocks = block_table[i, : -(-length // block_size)].long().clamp_min(0)
-        k = k_cache[blocks].flatten(0, 1)[:length]
-        v = v_cache[blocks].flatten(0, 1)[:length]
-        out[rows] = _attend(q[rows], k, v, scale, causal, window, alibi_slopes, relative_bias)
+        blocks = kv.block_table[i, : -(-length // block_size)].long().clamp_min(0)
+        k = kv.keys[blocks].flatten(0, 1)[:length]
+        v = kv.values[blocks].flatten(0, 1)[:length]
+        out[rows] = _attend(q[rows], k, v, args)
     return out
 
 
@@ -67,40 +45,47 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
     return True
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int | None,
-    alibi_slopes: Tensor | None, relative_bias: Tensor | None,
-) -> Tensor:  # fmt: skip
+def _attend(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> Tensor:
     """One sequence. q: (queries, num_heads, head_dim), the last positions of the keys."""
-    mask = _bias(q, k.shape[0], causal, window, alibi_slopes, relative_bias)
+    bias, is_grouped = _bias(q, k.shape[0], args), q.shape[1] != k.shape[1]
+    q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
+    if args.softcap is not None:
+        return _capped(q, k, v, bias, args).transpose(0, 1)
     out = F.scaled_dot_product_attention(
-        q.transpose(0, 1).unsqueeze(0), k.transpose(0, 1).unsqueeze(0),
-        v.transpose(0, 1).unsqueeze(0), attn_mask=mask, scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
+        q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=bias, scale=args.scale,
+        enable_gqa=is_grouped,
     )  # fmt: skip
     return out[0].transpose(0, 1)
 
 
-def _bias(
-    q: Tensor, num_keys: int, causal: bool, window: int | None, alibi_slopes: Tensor | None,
-    relative_bias: Tensor | None,
-) -> Tensor | None:  # fmt: skip
+def _capped(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, args: AttentionArgs) -> Tensor:
+    """With ``args.softcap``, which SDPA does not know; (num_heads, queries, head_dim)."""
+    assert args.softcap is not None
+    group = q.shape[0] // k.shape[0]
+    k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+    scores = (q @ k.transpose(1, 2)).to(torch.promote_types(q.dtype, torch.float32)) * args.scale
+    scores = args.softcap * (scores / args.softcap).tanh()
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    # A row without a visible key is 0.
+    return weights.nan_to_num(0).to(v.dtype) @ v
+
+
+def _bias(q: Tensor, num_keys: int, args: AttentionArgs) -> Tensor | None:
     """Additive mask (num_heads or 1, queries, keys), dtype of q; None if nothing is masked."""
-    num_queries = q.shape[0]
-    if num_queries == 1 and window is None and alibi_slopes is None and relative_bias is None:
-        return None
-    if not causal and window is None and alibi_slopes is None and relative_bias is None:
+    num_queries, slopes, relative = q.shape[0], args.alibi_slopes, args.relative_bias
+    is_plain = args.window is None and slopes is None and relative is None
+    if is_plain and (num_queries == 1 or not args.causal):
         return None
     positions = torch.arange(num_keys - num_queries, num_keys, device=q.device).unsqueeze(1)
     offset = torch.arange(num_keys, device=q.device).unsqueeze(0) - positions
     bias = torch.zeros(1, num_queries, num_keys, dtype=torch.float32, device=q.device)
-    if alibi_slopes is not None:
-        bias = bias - alibi_slopes.float().view(-1, 1, 1) * offset.abs()
-    if relative_bias is not None:
-        distance = relative_bias.shape[1] // 2
-        bias = bias + relative_bias.float()[:, offset.clamp(-distance, distance) + distance]
-    if causal:
+    if slopes is not None:
+        bias = bias - slopes.float().view(-1, 1, 1) * offset.abs()
+    if relative is not None:
+        distance = relative.shape[1] // 2
+        bias = bias + relative.float()[:, offset.clamp(-distance, distance) + distance]
+    if args.causal:
         bias = bias.masked_fill(offset > 0, float("-inf"))
-    if window is not None:
-        bias = bias.masked_fill(offset.abs() >= window, float("-inf"))
+    if args.window is not None:
+        bias = bias.masked_fill(offset.abs() >= args.window, float("-inf"))
     return bias.to(q.dtype)

@@ -29,7 +29,10 @@ class PackedAttention(nn.Module):
         self.alibi_slopes = _on(self.alibi_slopes, q.device)
         out = kernels.varlen_attention(
             q, k, v, batch.cu_seqlens, batch.cu_seqlens,
-            scale=self.scale, alibi_slopes=self.alibi_slopes, relative_bias=relative_bias,
+            kernels.AttentionArgs(
+                self.scale, causal=False, alibi_slopes=self.alibi_slopes,
+                relative_bias=relative_bias,
+            ),
         )  # fmt: skip
         return out.flatten(1)
 
@@ -83,9 +86,11 @@ class PagedAttention(nn.Module):
         else:
             kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, slots)
         out = kernels.paged_attention(
-            q, k_cache, v_cache, table, batch.cu_seqlens, batch.seq_lens,
-            scale=self.scale, window=self.window, alibi_slopes=self.alibi_slopes,
-            relative_bias=relative_bias,
+            q, kernels.PagedKV(k_cache, v_cache, table, batch.seq_lens), batch.cu_seqlens,
+            kernels.AttentionArgs(
+                self.scale, causal=True, window=self.window, alibi_slopes=self.alibi_slopes,
+                relative_bias=relative_bias,
+            ),
         )  # fmt: skip
         return out.flatten(1)
 
@@ -94,8 +99,8 @@ class PagedAttention(nn.Module):
         assert batch.cross is not None, "an encoder-decoder needs cross"
         k_cache, v_cache, _ = batch.kv_cache[self.layer]
         out = kernels.paged_attention(
-            q, k_cache, v_cache, batch.cross.block_table, batch.cu_seqlens, batch.cross.seq_lens,
-            scale=self.scale, causal=False,
+            q, kernels.PagedKV(k_cache, v_cache, batch.cross.block_table, batch.cross.seq_lens),
+            batch.cu_seqlens, kernels.AttentionArgs(self.scale, causal=False),
         )  # fmt: skip
         return out.flatten(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,15 +11,13 @@ import torch
 from native import LEVELS, native_level
 from torch import Tensor
 
-from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.cpu import attention
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2e-2}
 LENGTHS = [0, 1, 7, 261, 33]
-PLAIN: dict[str, Any] = {
-    "scale": 0.125, "causal": False, "window": None, "alibi_slopes": None, "relative_bias": None,
-}  # fmt: skip
+PLAIN = AttentionArgs(0.125, causal=False)
 SHAPES = [(4, 4, 32), (6, 2, 80), (48, 1, 64), (3, 3, 256), (12, 12, 10)]
 VARIANTS = ["full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative"]
 
@@ -35,33 +33,33 @@ def cu(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
 
 
-def options(variant: str, num_heads: int, head_dim: int = 64) -> dict[str, Any]:
-    """Keyword arguments; a window that is shorter than any block, slopes of any head count."""
-    chosen = dict(PLAIN, causal="causal" in variant, scale=head_dim**-0.5)
+def options(variant: str, num_heads: int, head_dim: int = 64) -> AttentionArgs:
+    """A window that is shorter than any block, slopes of any head count."""
+    chosen: dict[str, Any] = {"causal": "causal" in variant}
     if "window" in variant:
         chosen["window"] = 5
     if "alibi" in variant:
         chosen["alibi_slopes"] = alibi_slopes(num_heads)
     if variant == "relative":
         chosen["relative_bias"] = torch.randn(num_heads, 41)
-    return chosen
+    return AttentionArgs(head_dim**-0.5, **chosen)
 
 
-def expected(q: Tensor, k: Tensor, v: Tensor, o: Mapping[str, Any]) -> Tensor:
+def expected(q: Tensor, k: Tensor, v: Tensor, o: AttentionArgs) -> Tensor:
     """One sequence in float64: (queries, heads, head_dim), the last positions of the keys."""
     queries, keys = q.shape[0], k.shape[0]
     k, v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * o["scale"]
+    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * o.scale
     offset = torch.arange(keys) - torch.arange(keys - queries, keys).unsqueeze(1)
-    if o["alibi_slopes"] is not None:
-        scores -= o["alibi_slopes"].double().view(-1, 1, 1) * offset.abs()
-    if o["relative_bias"] is not None:
-        reach = o["relative_bias"].shape[1] // 2
-        scores += o["relative_bias"].double()[:, offset.clamp(-reach, reach) + reach]
-    if o["causal"]:
+    if o.alibi_slopes is not None:
+        scores -= o.alibi_slopes.double().view(-1, 1, 1) * offset.abs()
+    if o.relative_bias is not None:
+        reach = o.relative_bias.shape[1] // 2
+        scores += o.relative_bias.double()[:, offset.clamp(-reach, reach) + reach]
+    if o.causal:
         scores = scores.masked_fill(offset > 0, -math.inf)
-    if o["window"] is not None:
-        scores = scores.masked_fill(offset.abs() >= o["window"], -math.inf)
+    if o.window is not None:
+        scores = scores.masked_fill(offset.abs() >= o.window, -math.inf)
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1).nan_to_num(0), v)
 
 
@@ -80,7 +78,7 @@ def test_packed(shape: tuple[int, int, int], variant: str, dtype: torch.dtype) -
     qkv = torch.randn(sum(LENGTHS), num_heads + 2 * num_kv_heads, head_dim).to(dtype)
     q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     o, bounds = options(variant, num_heads, head_dim), cu(LENGTHS)
-    out = attention.varlen_attention(q, k, v, bounds, bounds, **o)
+    out = attention.varlen_attention(q, k, v, bounds, bounds, o)
     sequences = zip(q.split(LENGTHS), k.split(LENGTHS), v.split(LENGTHS), strict=True)
     parts = [expected(*x, o) for x in sequences]
     check(out, torch.cat(parts), dtype)
@@ -94,7 +92,7 @@ def test_packed_with_fewer_queries_than_keys(dtype: torch.dtype) -> None:
     k, v = torch.randn(2, sum(keys), 2, 64).to(dtype)
     for variant in ("full", "causal", "causal-window"):
         o = options(variant, 4)
-        out = attention.varlen_attention(q, k, v, cu(queries), cu(keys), **o)
+        out = attention.varlen_attention(q, k, v, cu(queries), cu(keys), o)
         parts = [
             expected(*x, o) if len(x[1]) else torch.zeros_like(x[0]).double()
             for x in zip(q.split(queries), k.split(keys), v.split(keys), strict=True)
@@ -128,12 +126,12 @@ def test_paged(case: str, variant: str, dtype: torch.dtype) -> None:
         kv = torch.randn(2, length, num_kv_heads, head_dim).to(dtype)
         positions = torch.arange(length)
         caches[:, table[row, positions // size].long(), positions % size] = kv
-        if o["window"] is not None:
+        if o.window is not None:
             # Blocks that no query sees any more may have been given back.
-            table[row, : max(0, (length - len(rows) - o["window"] + 1) // size)] = -1
+            table[row, : max(0, (length - len(rows) - o.window + 1) // size)] = -1
         parts.append(expected(rows, kv[0], kv[1], o))
     lengths = torch.tensor(keys, dtype=torch.int32)
-    out = attention.paged_attention(q, caches[0], caches[1], table, cu(queries), lengths, **o)
+    out = attention.paged_attention(q, PagedKV(*caches, table, lengths), cu(queries), o)
     check(out, torch.cat(parts), dtype)
 
 
@@ -141,7 +139,7 @@ def test_nan_reaches_the_output_of_its_sequence_alone() -> None:
     """A model that overflows must not answer with numbers."""
     q = torch.randn(12, 2, 64)
     q[3] = math.nan
-    out = attention.varlen_attention(q, q, q, cu([6, 6]), cu([6, 6]), **PLAIN)
+    out = attention.varlen_attention(q, q, q, cu([6, 6]), cu([6, 6]), PLAIN)
     assert out is not None
     assert bool(out[3].isnan().all()) and not bool(out[6:].isnan().any())
 
@@ -150,6 +148,8 @@ def test_what_it_declines() -> None:
     q = torch.randn(4, 2, 64)
     bounds = cu([4])
     half = q.half()
-    assert attention.varlen_attention(half, half, half, bounds, bounds, **PLAIN) is None
+    assert attention.varlen_attention(half, half, half, bounds, bounds, PLAIN) is None
+    capped = AttentionArgs(0.125, causal=True, softcap=30.0)
+    assert attention.varlen_attention(q, q, q, bounds, bounds, capped) is None
     odd = torch.randn(4, 2, 63)
-    assert attention.varlen_attention(odd, odd, odd, bounds, bounds, **PLAIN) is None
+    assert attention.varlen_attention(odd, odd, odd, bounds, bounds, PLAIN) is None

@@ -14,6 +14,7 @@ import torch
 from native import LEVELS, native, native_level
 from torch import Tensor
 
+from atoll_kernels.attention import AttentionArgs
 from atoll_kernels.cpu import attention, linear_native_dense, linear_native_quantized
 from atoll_kernels.cpu.int4_groups import quantize_in_bytes
 from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
@@ -88,12 +89,12 @@ def test_attention(lengths: tuple[int, ...]) -> None:
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
     q, k, v = torch.randn(3, sum(lengths), 4, 20)
     last, each = bounds[1:].long() - 1, torch.arange(len(bounds), dtype=torch.int32)
-    masks = {"scale": 0.2, "causal": True, "window": None, "alibi_slopes": None}
+    args = AttentionArgs(0.2, causal=True)
 
     def answers() -> tuple[Tensor | None, Tensor | None]:
         return (
-            attention.varlen_attention(q, k, v, bounds, bounds, relative_bias=None, **masks),
-            attention.varlen_attention(q[last], k, v, each, bounds, relative_bias=None, **masks),
+            attention.varlen_attention(q, k, v, bounds, bounds, args),
+            attention.varlen_attention(q[last], k, v, each, bounds, args),
         )  # fmt: skip
 
     torch.set_num_threads(1)

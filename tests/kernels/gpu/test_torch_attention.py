@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import atoll_kernels as kernels
 from atoll_kernels import reference
-from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.attention import AttentionArgs, alibi_slopes
 from atoll_kernels.gpu import torch_attention
 
 HEADS, DIM = 6, 16
@@ -42,18 +43,31 @@ def test_a_bias_over_padded_sequences(
     generator = torch.Generator().manual_seed(1)
     q = torch.randn(sum(queries), HEADS, DIM, generator=generator)
     k, v = (torch.randn(sum(keys), kv_heads, DIM, generator=generator) for _ in "kv")
-    options = {"causal": False, "window": None, "alibi_slopes": None, "relative_bias": None}
-    options = {**options, **MASKS[mask], "scale": 0.3}
+    options = AttentionArgs(0.3, **{"causal": False, **MASKS[mask]})
     ends = (_ends(*queries), _ends(*keys))
-    found = torch_attention.torch_efficient(q, k, v, *ends, **options)
+    found = torch_attention.torch_efficient(q, k, v, *ends, options)
     wide = (x.double() for x in (q, k, v))
-    exact = reference.varlen_attention(*wide, *ends, **options)
+    exact = reference.varlen_attention(*wide, *ends, options)
     assert float((found - exact).abs().max()) <= 2e-6 * max(1.0, float(exact.abs().max()))
 
 
 def test_rows_without_a_key_are_zero() -> None:
     """The keys behind a sequence are hidden from queries far before them."""
     q, k = torch.ones(9, 1, DIM), torch.ones(2, 1, DIM)
-    given = {"alibi_slopes": None, "relative_bias": None, "scale": 1.0, "causal": True}
-    found = torch_attention.torch_efficient(q, k, k, _ends(9), _ends(2), window=3, **given)
+    given = AttentionArgs(1.0, causal=True, window=3)
+    found = torch_attention.torch_efficient(q, k, k, _ends(9), _ends(2), given)
     assert not found[:7].any() and found[7:].eq(1).all()
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_soft_cap_of_scores(window: int | None) -> None:
+    """No kernel has one: whatever asks for it is the reference's."""
+    q, k, v = torch.randn(3, 9, 4, DIM, dtype=torch.float64, generator=torch.Generator())
+    args = AttentionArgs(0.5, causal=True, window=window, softcap=2.0)
+    found = kernels.varlen_attention(q, k[:, :2], v[:, :2], _ends(9), _ends(9), args)
+    scores = torch.einsum("qhd,khd->hqk", q, k[:, :2].repeat_interleave(2, 1)) * 0.5
+    offset = torch.arange(9) - torch.arange(9)[:, None]
+    hidden = (offset > 0) | (offset <= -(window or 9))
+    weights = (2 * (scores / 2).tanh()).masked_fill(hidden, -torch.inf).softmax(-1)
+    wanted = torch.einsum("hqk,khd->qhd", weights, v[:, :2].repeat_interleave(2, 1))
+    torch.testing.assert_close(found, wanted)

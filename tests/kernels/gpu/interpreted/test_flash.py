@@ -8,7 +8,7 @@ from interpreted import DEVICE, DTYPES, check, randn
 from torch import Tensor
 
 from atoll_kernels import reference
-from atoll_kernels.attention import alibi_slopes
+from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import flash
 
 # Tiles of the interpreter are 16 rows: one row, a tile's end, an empty sequence, several tiles.
@@ -28,14 +28,13 @@ MASKS = {
 SHORT = ("full", "causal-window")
 
 
-def options(num_heads: int, head_dim: int, mask: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of the attention functions."""
-    found = {"causal": False, "window": None, "alibi_slopes": None, "relative_bias": None, **mask}
-    if found["alibi_slopes"]:
+def options(num_heads: int, head_dim: int, mask: dict[str, Any]) -> AttentionArgs:
+    found = {"causal": False, **mask}
+    if "alibi_slopes" in found:
         found["alibi_slopes"] = alibi_slopes(num_heads).to(DEVICE)
-    if found["relative_bias"]:
+    if "relative_bias" in found:
         found["relative_bias"] = randn(num_heads, 21, seed=9)
-    return {"scale": head_dim**-0.5, **found}
+    return AttentionArgs(head_dim**-0.5, **found)
 
 
 def cu_seqlens(*lengths: int) -> Tensor:
@@ -55,7 +54,7 @@ def packed(
 def test_masks(mask: dict[str, Any]) -> None:
     cu = cu_seqlens(*LENGTHS)
     tensors = packed(2, 1, 16, sum(LENGTHS), torch.float32)
-    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu, **options(2, 16, mask))
+    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu, options(2, 16, mask))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -64,7 +63,7 @@ def test_half_precision(dtype: torch.dtype, mask: str) -> None:
     cu = cu_seqlens(5, 33)
     tensors = packed(2, 2, 16, 38, dtype)
     check(flash.varlen, reference.varlen_attention, *tensors, cu, cu,
-          **options(2, 16, MASKS[mask]))  # fmt: skip
+          options(2, 16, MASKS[mask]))  # fmt: skip
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [
@@ -75,7 +74,7 @@ def test_heads(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
     cu = cu_seqlens(19)
     tensors = packed(num_heads, num_kv_heads, head_dim, 19, torch.float32)
     given = options(num_heads, head_dim, MASKS["causal"])
-    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu, **given)
+    check(flash.varlen, reference.varlen_attention, *tensors, cu, cu, given)
 
 
 def test_alibi_of_twelve_heads() -> None:
@@ -83,7 +82,7 @@ def test_alibi_of_twelve_heads() -> None:
     cu = cu_seqlens(20)
     tensors = packed(12, 12, 16, 20, torch.float32)
     check(flash.varlen, reference.varlen_attention, *tensors, cu, cu,
-          **options(12, 16, MASKS["alibi"]))  # fmt: skip
+          options(12, 16, MASKS["alibi"]))  # fmt: skip
 
 
 @pytest.mark.parametrize("mask", ["full", "causal", "causal-window", "relative"])
@@ -91,12 +90,12 @@ def test_fewer_queries_than_keys(mask: str) -> None:
     """The queries of a sequence are its last positions; without keys, rows are zero."""
     q, k, v = packed(2, 1, 16, 70, torch.float32)
     check(flash.varlen, reference.varlen_attention, q[:23], k, v, cu_seqlens(3, 20, 0),
-          cu_seqlens(30, 20, 20), **options(2, 16, MASKS[mask]))  # fmt: skip
+          cu_seqlens(30, 20, 20), options(2, 16, MASKS[mask]))  # fmt: skip
 
 
 def test_rows_without_keys_are_zero() -> None:
     q, k, v = packed(1, 1, 16, 20, torch.float32)
-    out = flash.varlen(q, k, v, cu_seqlens(4, 16), cu_seqlens(0, 16), **options(1, 16, {}))
+    out = flash.varlen(q, k, v, cu_seqlens(4, 16), cu_seqlens(0, 16), options(1, 16, {}))
     assert torch.equal(out[:4], torch.zeros_like(out[:4])) and out[4:].abs().min() > 0
 
 
@@ -105,17 +104,17 @@ def test_neighbours_do_not_leak() -> None:
     q, k, v = (x.clone() for x in packed(1, 1, 16, 40, torch.float32))
     for x in (q, k, v):
         x[20:] = float("nan")
-    out = flash.varlen(q, k, v, cu_seqlens(20, 20), cu_seqlens(20, 20), **options(1, 16, {}))
+    out = flash.varlen(q, k, v, cu_seqlens(20, 20), cu_seqlens(20, 20), options(1, 16, {}))
     alone = flash.varlen(q[:20], k[:20], v[:20], cu_seqlens(20), cu_seqlens(20),
-                         **options(1, 16, {}))  # fmt: skip
+                         options(1, 16, {}))  # fmt: skip
     assert torch.equal(out[:20], alone)
 
 
 def paged(
     lengths: tuple[int, ...], num_kv_heads: int, head_dim: int, dtype: torch.dtype, block_size: int,
     window: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """k_cache, v_cache, block_table, seq_lens; blocks shuffled, unused ones NaN, freed ones -1."""
+) -> PagedKV:  # fmt: skip
+    """Blocks shuffled, unused ones NaN, freed ones -1."""
     needed = [-(-n // block_size) for n in lengths]
     ids = torch.randperm(sum(needed) + 2, generator=torch.Generator().manual_seed(3)).tolist()
     k_cache, v_cache = (
@@ -133,14 +132,13 @@ def paged(
                 values = randn(filled, num_kv_heads, head_dim, seed=seed, dtype=dtype)
                 cache[block, :filled] = values.cpu()
     lens = torch.tensor(lengths, dtype=torch.int32)
-    return k_cache.to(DEVICE), v_cache.to(DEVICE), table.to(DEVICE), lens.to(DEVICE)
+    return PagedKV(k_cache.to(DEVICE), v_cache.to(DEVICE), table.to(DEVICE), lens.to(DEVICE))
 
 
-def clean(k_cache: Tensor, v_cache: Tensor, *rest: Any, **given: Any) -> Tensor:
+def clean(q: Tensor, kv: PagedKV, *rest: Any) -> Tensor:
     """The reference reads block 0 for a freed one, and multiplies what it finds by 0."""
-    caches = (k_cache.nan_to_num(), v_cache.nan_to_num())
-    q, *others = rest
-    return reference.paged_attention(q, *caches, *others, **given)
+    caches = {"keys": kv.keys.nan_to_num(), "values": kv.values.nan_to_num()}
+    return reference.paged_attention(q, kv._replace(**caches), *rest)
 
 
 def run_paged(
@@ -149,16 +147,10 @@ def run_paged(
 ) -> Tensor:  # fmt: skip
     """Compares ``op`` with the float64 reference."""
     num_heads, num_kv_heads, head_dim = shape
-    k_cache, v_cache, table, lens = paged(
-        lengths, num_kv_heads, head_dim, dtype, block_size, mask.get("window")
-    )
+    kv = paged(lengths, num_kv_heads, head_dim, dtype, block_size, mask.get("window"))
     q = randn(sum(counts), num_heads, head_dim, seed=2, dtype=dtype)
-    given = {**options(num_heads, head_dim, {"causal": True, **mask})}
-
-    def ours(k: Tensor, v: Tensor, q: Tensor, *rest: Tensor, **kw: Any) -> Tensor:
-        return op(q, k, v, *rest, **kw)
-
-    return check(ours, clean, k_cache, v_cache, q, table, cu_seqlens(*counts), lens, **given)
+    given = options(num_heads, head_dim, {"causal": True, **mask})
+    return check(op, clean, q, kv, cu_seqlens(*counts), given)
 
 
 PAGED_MASKS = {
@@ -210,10 +202,10 @@ def test_decode_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_long_cache_rows_are_addressed_in_64_bits() -> None:
     """A block table's int64 arithmetic: strides of a cache that is itself a slice."""
-    k_cache, v_cache, table, lens = paged((20,), 2, 16, torch.float32, 16)
-    both = torch.stack((k_cache, v_cache), dim=1)
+    kv = paged((20,), 2, 16, torch.float32, 16)
+    both = torch.stack((kv.keys, kv.values), dim=1)
+    sliced = kv._replace(keys=both[:, 0], values=both[:, 1])
     q = randn(1, 2, 16, seed=2)
     given = options(2, 16, {"causal": True})
-    out = flash.paged_decode(q, both[:, 0], both[:, 1], table, cu_seqlens(1), lens, **given)
-    assert torch.equal(out, flash.paged_decode(q, k_cache, v_cache, table, cu_seqlens(1), lens,
-                                               **given))  # fmt: skip
+    out = flash.paged_decode(q, sliced, cu_seqlens(1), given)
+    assert torch.equal(out, flash.paged_decode(q, kv, cu_seqlens(1), given))
