@@ -165,12 +165,14 @@ class EngineCore:
         self._num_steps += 1
         self._read_prompts(plan, output)
         sampled = output.sampled
-        tokens = iter(read_tokens(sampled.token_ids, sampled.logprobs) if sampled else ())
+        tokens = read_tokens(sampled.token_ids, sampled.logprobs) if sampled else []
         counts = iter(sampled.num_accepted.tolist() if sampled else ())
-        finishes: list[Finish] = []
+        finishes, start = list[Finish](), 0
         for row in plan:
             self._num_forward_tokens += row.num_new_tokens
-            given = [next(tokens) for _ in range(next(counts))] if row.samples else []
+            num_given = next(counts) if row.samples else 0
+            given = tokens[start : start + num_given]
+            start += num_given
             sequence = self._states.get(row.request_id)
             if sequence is None:  # another's sink has ended it
                 continue
@@ -206,16 +208,12 @@ class EngineCore:
     def _read_prompts(self, plan: StepPlan, output: StepOutput) -> None:
         """Keeps the log-probabilities of prompts until their last chunk."""
         start = 0
-        for row in plan:
-            sequence = self._states.get(row.request_id)
-            if sequence is None or not sequence.wants_prompt_logprobs:
-                continue
-            first = row.num_computed_tokens
-            if first == 0:
-                sequence.prompt_logprobs = [Token(sequence.token_ids[0])]
+        for row in plan if output.prompts is not None else ():
             if row.num_scored:
-                ids = sequence.token_ids[first + 1 : first + 1 + row.num_scored]
-                sequence.prompt_logprobs += read_tokens(ids, output.prompts, start)
+                sequence, first = self._states[row.request_id], row.num_computed_tokens + 1
+                ids = sequence.token_ids[first : first + row.num_scored]
+                found = read_tokens(ids, output.prompts, start)
+                sequence.prompt_logprobs = sequence.prompt_logprobs[:first] + found
                 start += row.num_scored
 
     def _deliver(

@@ -210,7 +210,8 @@ class RequestState:
         self.tables = tuple(BlockTable(self.root) for _ in range(num_groups))
         self.cross_table = BlockTable()
         self.is_encoded = not request.encoder_ids
-        self.prompt_logprobs: list[Token] = []
+        # The first token follows nothing.
+        self.prompt_logprobs = [Token(request.prompt_ids[0])]
         self.matcher: Matcher | None = (
             None if request.grammar is None else request.grammar.matcher()
         )

@@ -57,7 +57,7 @@ class SamplingRows:
 
     def build(self, states: list[RequestState]) -> SamplingInput:
         """``1 + len(draft)`` rows for each request."""
-        counts = [1 + len(state.draft) for state in states]
+        counts = [len(state.draft) + 1 for state in states]
         if self._batch.states != states or self._batch.counts != counts:
             self._batch = _batch(states, counts)
         batch, changes = self._batch, dict[str, Any]()

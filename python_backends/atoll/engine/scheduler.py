@@ -46,6 +46,7 @@ class PlannedRequest(NamedTuple):
 
 StepPlan = Sequence[PlannedRequest]
 _Scheduled = tuple[RequestState, int, bool]
+_NO_BLOCKS = np.empty(0, np.int32)
 
 
 class Scheduler:
@@ -262,11 +263,11 @@ class Scheduler:
 
 
 def _planned(sequence: RequestState, count: int, samples: bool) -> PlannedRequest:
-    computed, num_scored = sequence.num_computed_tokens, 0
-    if sequence.wants_prompt_logprobs:
+    computed, request, num_scored = sequence.num_computed_tokens, sequence.request, 0
+    if request.options.prompt_logprobs and sequence.wants_prompt_logprobs:
         num_scored = min(count, sequence.num_tokens - computed - 1)
     return PlannedRequest(
-        sequence.request.request_id, computed, count, tuple(sequence.draft), samples,
-        not sequence.is_encoded, num_scored, tuple(table.blocks for table in sequence.tables),
-        sequence.cross_table.blocks,
+        request.request_id, computed, count, tuple(sequence.draft), samples,
+        not sequence.is_encoded, num_scored, tuple([table.blocks for table in sequence.tables]),
+        sequence.cross_table.blocks if request.encoder_ids else _NO_BLOCKS,
     )  # fmt: skip

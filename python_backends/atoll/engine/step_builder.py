@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,44 +15,60 @@ from atoll.runner.step_input import CrossStep, EncoderStep, StepInput, Words, sl
 from atoll.sampling.inputs import Ints, PromptTokens
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Requests that step together, and what stays the same while they do; see ``StepInput``."""
+
+    states: list[RequestState]
+    prompt_lens: Words
+    adapters: Words
+    encoder_lens: Words
+
+    @classmethod
+    def of(cls, states: list[RequestState]) -> _Batch:
+        columns = zip(
+            *((s.num_prompt_tokens, s.adapter, len(s.request.encoder_ids)) for s in states),
+            strict=True,
+        )
+        return cls(states, *(np.array(column, np.int32) for column in columns))
+
+
 class StepInputBuilder:
     """Makes a ``StepInput`` of a plan and the states of its requests."""
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
         self._sampling = SamplingRows()
+        self._batch: _Batch | None = None
 
     def build(self, plan: StepPlan, all_states: Mapping[str, RequestState]) -> StepInput:
         """The plan must not be empty."""
         states = [all_states[row.request_id] for row in plan]
-        count = len(plan)
-        counts = np.fromiter((row.num_new_tokens for row in plan), np.int64, count)
-        computed = np.fromiter((row.num_computed_tokens for row in plan), np.int64, count)
+        if self._batch is None or self._batch.states != states:
+            self._batch = _Batch.of(states)
+        count, rows = len(plan), np.arange(len(plan))
+        counts = np.array([row.num_new_tokens for row in plan])
+        positions = computed = np.array([row.num_computed_tokens for row in plan])
         starts = _starts(counts)
-        if starts[-1] == count:
-            owners, positions = np.arange(count), computed
-        else:
-            owners = np.repeat(np.arange(count), counts)
+        owners = rows
+        if starts[-1] != count:
+            owners = rows.repeat(counts)
             positions = np.arange(starts[-1]) - (starts[:-1] - computed)[owners]
-        tables = np.stack(
-            [
-                _table([row.block_tables[group] for row in plan])
-                for group in range(len(plan[0].block_tables))
-            ]
-        )
+        tables = _tables([row.block_tables for row in plan])
         sampling = [state for row, state in zip(plan, states, strict=True) if row.samples]
+        is_decoding = starts[-1] == count == len(sampling)
         return StepInput(
             token_ids=_token_ids(plan, states),
             positions=positions,
             cu_seqlens=starts.astype(np.int32),
             seq_lens=(computed + counts).astype(np.int32),
-            prompt_lens=np.fromiter((s.num_prompt_tokens for s in states), np.int32, count),
+            prompt_lens=self._batch.prompt_lens,
             slots=slots_of(tables, owners, positions, self._block_size),
             block_tables=tables,
-            adapters=np.fromiter((s.adapter for s in states), np.int32, count),
-            sampled_tokens=_sampled_tokens(plan, starts),
+            adapters=self._batch.adapters,
+            sampled_tokens=rows if is_decoding else _sampled_tokens(plan, starts),
             encoder=self._encoder([r for r in plan if r.encodes], all_states),
-            cross=_cross(plan, states),
+            cross=_cross(plan, self._batch.encoder_lens),
             sampling=self._sampling.build(sampling) if sampling else None,
             prompts=_prompts(plan, states, starts),
         )
@@ -67,7 +84,7 @@ class StepInputBuilder:
         starts = _starts(counts)
         owners = np.repeat(np.arange(len(inputs)), counts)
         positions = np.arange(starts[-1]) - starts[:-1][owners]
-        table = _table([row.cross_table for row in rows])
+        table = _tables([(row.cross_table,) for row in rows])[0]
         return EncoderStep(
             token_ids=np.concatenate(inputs),
             positions=positions,
@@ -92,17 +109,19 @@ def _token_ids(plan: StepPlan, states: Sequence[RequestState]) -> Ints:
     return np.array(ids, np.int64)
 
 
-def _table(tables: Sequence[npt.NDArray[np.int32]]) -> Words:
-    rows = np.zeros((len(tables), max(len(table) for table in tables)), np.int32)
-    for row, table in zip(rows, tables, strict=True):
-        row[: len(table)] = table
-    return rows
+def _tables(rows: Sequence[Sequence[npt.NDArray[np.int32]]]) -> Words:
+    """Tables of each row, by group, as (groups, rows, blocks)."""
+    width = max([len(table) for tables in rows for table in tables])
+    found = np.zeros((len(rows[0]), len(rows), width), np.int32)
+    for group, kept in enumerate(found):
+        for target, tables in zip(kept, rows, strict=True):
+            table = tables[group]
+            target[: len(table)] = table
+    return found
 
 
 def _sampled_tokens(plan: StepPlan, starts: Ints) -> Ints:
     """The last token of every text at whose end the step is, and those of its draft."""
-    if starts[-1] == len(plan) and all(row.samples for row in plan):
-        return np.arange(len(plan))
     found: list[int] = []
     for row, end in zip(plan, starts[1:].tolist(), strict=True):
         if row.samples:
@@ -110,11 +129,10 @@ def _sampled_tokens(plan: StepPlan, starts: Ints) -> Ints:
     return np.array(found, np.int64)
 
 
-def _cross(plan: StepPlan, states: Sequence[RequestState]) -> CrossStep | None:
-    lengths = np.fromiter((len(s.request.encoder_ids) for s in states), np.int32, len(states))
-    if not lengths.any():
+def _cross(plan: StepPlan, encoder_lens: Words) -> CrossStep | None:
+    if not encoder_lens.any():
         return None
-    return CrossStep(_table([row.cross_table for row in plan]), lengths)
+    return CrossStep(_tables([(row.cross_table,) for row in plan])[0], encoder_lens)
 
 
 def _prompts(plan: StepPlan, states: Sequence[RequestState], starts: Ints) -> PromptTokens | None:

@@ -122,9 +122,8 @@ class ModelRunner:
             return StepOutput(None, prompts)
         return StepOutput(self._sampler.sample(logits, step.sampling), prompts)
 
-    @torch.inference_mode()
     def forward(self, step: StepInput) -> HiddenStates:
-        """Computes the step's new tokens; mutates the cache."""
+        """Computes the step's new tokens, in inference mode; mutates the cache."""
         if step.encoder is not None:
             self._assign_adapters(step.encoder.adapters, step.encoder.cu_seqlens)
             model = cast(EncoderDecoder, self.model)

@@ -111,7 +111,9 @@ def slots_of(tables: Words, owners: Ints, positions: Ints, block_size: int) -> I
 
     tables: (..., rows, blocks) -> (..., tokens).
     """
-    blocks, offsets = np.divmod(positions, block_size)
-    slots: Ints = tables[..., owners, blocks].astype(np.int64) * block_size
-    slots += offsets
+    *groups, num_rows, width = tables.shape
+    at = owners * width + positions // block_size
+    blocks = tables.reshape(*groups, num_rows * width).take(at, axis=-1)
+    slots: Ints = blocks.astype(np.int64) * block_size
+    slots += positions % block_size
     return slots

@@ -28,10 +28,12 @@ _STEP, _FIRST, _SECOND = (
 
 
 class Sampler:
-    """Chooses tokens. Keeps nothing between steps but the watermark's lists."""
+    """Chooses tokens. Keeps nothing between steps that the next step's input does not say."""
 
     def __init__(self, watermark: Watermark) -> None:
         self._watermark = watermark
+        self._columns: tuple[Bools | Floats | Ints | None, ...] = (None,) * 6
+        self._warpers: WarperParameters | None = None
 
     def sample(self, logits: Tensor, given: SamplingInput) -> Sampled:
         """What each text continues with. logits: (rows, vocab) float32; may be mutated."""
@@ -92,7 +94,7 @@ class Sampler:
         self, scores: Tensor, given: SamplingInput, rows: Ints, points: Floats
     ) -> Tensor:
         """(rows,) int64; the same token, whether by way of the few that top-k leaves or of all."""
-        parameters = WarperParameters.of(given, rows, scores.shape[-1], scores.device)
+        parameters = self._parameters(given, rows, scores)
         is_marked = given.watermark is not None and bool((given.watermark[rows] >= 0).any())
         few = None if is_marked else shortlist(scores, parameters)
         at = torch.tensor(points, device=scores.device)
@@ -102,6 +104,19 @@ class Sampler:
         scores = warp(scores, parameters)
         self._mark(scores, given, rows)
         return draw(scores, at)
+
+    def _parameters(self, given: SamplingInput, rows: Ints, scores: Tensor) -> WarperParameters:
+        """Those of the last step, where the same requests draw: their columns are the same."""
+        columns = (
+            given.do_sample, given.temperature, given.top_k, given.top_p, given.min_p,
+            given.typical_p,
+        )  # fmt: skip
+        if any(a is not b for a, b in zip(columns, self._columns, strict=True)):
+            vocab_size, device = scores.shape[-1], scores.device
+            self._warpers = WarperParameters.of(given, rows, vocab_size, device)
+            self._columns = columns
+        assert self._warpers is not None
+        return self._warpers
 
     def _mark(self, scores: Tensor, given: SamplingInput, rows: Ints) -> None:
         """Mutates scores of the rows that are watermarked."""
