@@ -46,7 +46,7 @@ _ERRORS: dict[str, type[BaseModel]] = {"openai": OpenAIError, "kserve": KServeEr
 
 async def openapi(request: Request, context: Context, body: None) -> Reply:
     """The description as JSON, which is made once: it takes a second."""
-    return Reply(await asyncio.to_thread(_described, context.routes), media_type=JSON)
+    return Reply(await asyncio.to_thread(_described, context.routes))
 
 
 async def docs(request: Request, context: Context, body: None) -> Reply:

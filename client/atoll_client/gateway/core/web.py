@@ -108,6 +108,8 @@ class Request(StarletteRequest):
 class Reply(Response):
     """A whole answer. Of a large one, it returns when the client has taken most."""
 
+    media_type = JSON
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self.body) <= _LARGE_BYTES:
             await super().__call__(scope, receive, send)
@@ -165,7 +167,7 @@ def dump(value: Any) -> bytes:
 
 def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
     """A JSON answer."""
-    return Reply(dump(value), status, headers, JSON)
+    return Reply(dump(value), status, headers)
 
 
 def nothing(headers: Mapping[str, str] | None = None) -> Reply:

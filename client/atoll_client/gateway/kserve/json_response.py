@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atoll_client.errors import GenerationError, ValidationError
-from atoll_client.gateway.core.web import JSON, Reply, dump
+from atoll_client.gateway.core.web import Reply, dump
 from atoll_client.gateway.kserve.parameters import FINAL
 from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
 from atoll_client.kserve import Message
@@ -41,7 +41,7 @@ def write_response(response: Message, wants_binary: Callable[[str], bool]) -> Re
         answer["parameters"] = parameter_values(response)
     head = dump(answer)
     if not parts:
-        return Reply(head, media_type=JSON)
+        return Reply(head)
     headers = {HEADER_LENGTH: str(len(head))}
     return Reply(b"".join((head, *parts)), headers=headers, media_type=BINARY)
 
