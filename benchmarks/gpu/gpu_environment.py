@@ -9,7 +9,7 @@ import torch
 from gpu_measure import Bench, Row
 from harness.measure import machine, versions
 
-from atoll_kernels.backends import AttentionSpec, Wishes, choose
+from atoll_kernels.backends import AttentionSpec, KernelPolicy, choose
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.attention import capabilities_of
 
@@ -32,7 +32,7 @@ def environment(bench: Bench) -> Iterator[Row]:
     for phase in ("encode", "prefill", "decode"):
         for head_dim, dtype in ((64, torch.float16), (128, torch.bfloat16), (256, torch.float32)):
             spec = AttentionSpec(phase, dtype, head_dim, causal=phase != "encode")
-            choice = choose(capabilities, spec, Wishes())
+            choice = choose(capabilities, spec, KernelPolicy())
             refused = "".join(f"; not {name}: {reason}" for name, reason in choice.refused)
             yield {
                 "name": f"{phase}, head size {head_dim}, {dtype}",

@@ -34,6 +34,7 @@ from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
+from atoll_kernels.backends import KernelPolicy
 
 _BLOCK = 16
 _LLAMA = {
@@ -147,12 +148,12 @@ class _Silent:
 def _own_kernels(bench: Bench) -> Iterator[None]:
     """The kernels for GPUs, interpreted where there is none."""
     if bench.is_dry:
-        dispatch.configure(family="gpu")
+        dispatch.configure(KernelPolicy(family="gpu"))
     try:
         with torch.inference_mode():
             yield
     finally:
-        dispatch.configure()
+        dispatch.configure(KernelPolicy())
 
 
 def _model(bench: Bench, raw: Mapping[str, Any], table: Mapping[str, str], dtype: str) -> Any:

@@ -81,7 +81,7 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
         return found
 
     step()
-    _, graph = record(step)
+    _, graph = record(step, native.replay)
     times = {"kernel by kernel": timed(step), "replayed": timed(graph.replay)}
     names = {getattr(native, kind)._address: kind for kind in KINDS}
     by_kind: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
@@ -89,7 +89,7 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
     for index, call in enumerate(calls):
         by_kind["head" if index == len(calls) - 1 else names[call[0]]].append(call)
     for kind, some in by_kind.items():
-        alone = CpuGraph()
+        alone = CpuGraph(native.replay)
         alone._kernels = some
         alone.close()
         times[f"{kind} x {len(some)}"] = timed(alone.replay)

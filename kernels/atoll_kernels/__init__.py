@@ -8,6 +8,7 @@ from atoll_kernels.attention import (
     varlen_attention,
     write_kv,
 )
+from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.linear import PackedLinear, gated_linear, linear, pack_int4, pack_linear
 from atoll_kernels.moe import PackedExperts, mixture_of_experts, pack_experts
 from atoll_kernels.norm import layer_norm, rms_norm
@@ -17,6 +18,7 @@ from atoll_kernels.sampling import sample
 __all__ = [
     "ACTIVATIONS",
     "AttentionArgs",
+    "KernelPolicy",
     "PackedExperts",
     "PackedLinear",
     "PagedKV",

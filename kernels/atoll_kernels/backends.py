@@ -72,11 +72,18 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the user asked for. use_flash_attention None: on, except on Turing."""
+class KernelPolicy:
+    """What the user asked for.
+
+    disable_custom_kernels: plain torch everywhere. use_flash_attention None: on, except on Turing.
+    For tests and measurements, family ("cpu", "gpu") replaces the device's own, and
+    attention_backend (a name of ``BACKENDS``) goes before the others where it can serve a call.
+    """
 
     disable_custom_kernels: bool = False
     use_flash_attention: bool | None = None
+    family: str | None = None
+    attention_backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Backend:
 
     name: str
     text: str
-    validate: Callable[[Capabilities, AttentionSpec, Wishes], list[str]]
+    validate: Callable[[Capabilities, AttentionSpec, KernelPolicy], list[str]]
 
 
 def refusal(capabilities: Capabilities) -> str | None:
@@ -116,48 +123,47 @@ def dtype_refusal(capabilities: Capabilities, dtype: torch.dtype) -> str | None:
 
 
 @cache
-def choose(
-    capabilities: Capabilities, spec: AttentionSpec, wishes: Wishes, wanted: str | None = None
-) -> Choice:
-    """The first backend that can serve ``spec``, ``wanted`` before the others; the last always can.
+def choose(capabilities: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> Choice:
+    """The first backend that can serve ``spec``; the last one always can.
 
     Raises:
-        KeyError: ``wanted`` is no backend.
+        KeyError: ``policy.attention_backend`` is no backend.
     """
+    wanted = policy.attention_backend
     refused: list[tuple[str, str]] = []
     named = {backend.name: backend for backend in BACKENDS}
     for backend in BACKENDS if wanted is None else (named[wanted], *BACKENDS):
-        reasons = backend.validate(capabilities, spec, wishes)
+        reasons = backend.validate(capabilities, spec, policy)
         if not reasons:
             return Choice(backend.name, tuple(refused))
         refused.append((backend.name, "; ".join(reasons)))
     raise AssertionError("SDPA serves everything")
 
 
-def _own(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
-    reasons = _custom(c, wishes)
+def _own(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
+    reasons = _custom(c, policy)
     if not c.has_triton:
         reasons.append("triton is not installed")
     if spec.phase != "decode":
-        reasons += _flash(c, wishes)
+        reasons += _flash(c, policy)
     if spec.head_dim > 256:
         reasons.append(f"head size {spec.head_dim} is more than 256")
     return reasons + _softcap(spec)
 
 
-def _flash_attn(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+def _flash_attn(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
     reasons = [] if c.has_flash_attn else ["flash-attn is not installed"]
-    return reasons + _dao(c, spec, wishes)
+    return reasons + _dao(c, spec, policy)
 
 
-def _torch_flash(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+def _torch_flash(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
     reasons = ["torch builds it without ALiBi"] if spec.alibi else []
-    return reasons + _dao(c, spec, wishes)
+    return reasons + _dao(c, spec, policy)
 
 
-def _dao(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+def _dao(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
     """What both builds of flash-attention 2 ask for."""
-    reasons = _custom(c, wishes) + _flash(c, wishes)
+    reasons = _custom(c, policy) + _flash(c, policy)
     if c.vendor != "nvidia" or c.compute_capability < (8, 0):
         reasons.append("needs compute capability 8.0")
     if spec.phase == "decode":
@@ -171,9 +177,9 @@ def _dao(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
     return reasons + _softcap(spec)
 
 
-def _efficient(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+def _efficient(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
     """CUTLASS kernels inside torch: any mask becomes a bias tensor, over padded sequences."""
-    reasons = _custom(c, wishes)
+    reasons = _custom(c, policy)
     if c.vendor != "nvidia":
         reasons.append("NVIDIA only")
     elif c.compute_capability >= (10, 0):
@@ -187,23 +193,23 @@ def _efficient(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str
     return reasons + _softcap(spec)
 
 
-def _sdpa(c: Capabilities, spec: AttentionSpec, wishes: Wishes) -> list[str]:
+def _sdpa(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
     return []
 
 
-def _custom(c: Capabilities, wishes: Wishes) -> list[str]:
+def _custom(c: Capabilities, policy: KernelPolicy) -> list[str]:
     reasons = []
-    if wishes.disable_custom_kernels:
+    if policy.disable_custom_kernels:
         reasons.append("--disable-custom-kernels")
     if c.vendor == "cpu":
         reasons.append("needs a GPU")
     return reasons
 
 
-def _flash(c: Capabilities, wishes: Wishes) -> list[str]:
-    if wishes.use_flash_attention is False:
+def _flash(c: Capabilities, policy: KernelPolicy) -> list[str]:
+    if policy.use_flash_attention is False:
         return ["USE_FLASH_ATTENTION=False"]
-    if wishes.use_flash_attention is None and c.is_turing:
+    if policy.use_flash_attention is None and c.is_turing:
         return ["flash attention is off on compute capability 7.5 (USE_FLASH_ATTENTION=True)"]
     return []
 

@@ -7,6 +7,7 @@ tensors are; each thread begins with the first GPU. So every thread that compute
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -26,7 +27,7 @@ def prepare(device: torch.device) -> None:
     so. After ``dispatch.configure``, before a model is built.
     """
     enter(device)
-    policy = dispatch.policy
+    policy = dispatch.policy()
     if device.type != "cuda" or policy.disable_custom_kernels:
         return
     from atoll_kernels import gpu
@@ -39,7 +40,4 @@ def prepare(device: torch.device) -> None:
             "python3-dev), and a folder to keep what is compiled (TRITON_CACHE_DIR). Reason: %s",
             device, reason,
         )  # fmt: skip
-        dispatch.configure(
-            disable_custom_kernels=True, use_flash_attention=policy.use_flash_attention,
-            family=policy.family, attention_backend=policy.attention_backend,
-        )  # fmt: skip
+        dispatch.configure(replace(policy, disable_custom_kernels=True))

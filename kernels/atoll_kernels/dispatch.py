@@ -1,67 +1,43 @@
 """Which implementation of an op runs.
 
 An op's public function asks ``candidates(op, x)`` for its implementations in order of preference;
-a candidate declines by returning ``None``, and the torch reference, last, never does. The
-process-wide ``policy`` is set once, before a model loads (one process serves one model).
+a candidate declines by returning ``None``, and the torch reference, last, never does. What the user
+asked for is set once, before a model loads (one process serves one model), and only read after.
 """
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 
-from atoll_kernels.backends import Wishes
+from atoll_kernels.backends import KernelPolicy
 
 Op = Callable[..., Any]
 
 
-@dataclass
-class Policy:
-    """What the user asked for.
-
-    ``disable_custom_kernels`` forces the torch reference everywhere (``--disable-custom-kernels``).
-    ``use_flash_attention`` overrides the GPU's default. For tests and measurements, ``family``
-    ("cpu", "gpu") forces what is otherwise chosen by the device, and ``attention_backend`` (a name
-    of ``backends.BACKENDS``) goes before the others where it can serve a call.
-    """
-
-    disable_custom_kernels: bool = False
-    use_flash_attention: bool | None = None
-    family: str | None = None
-    attention_backend: str | None = None
-
-    @property
-    def wishes(self) -> Wishes:
-        """The part that the choice of a GPU's attention depends on."""
-        return Wishes(self.disable_custom_kernels, self.use_flash_attention)
+_policy = KernelPolicy()
 
 
-policy = Policy()
-
-
-def configure(
-    *,
-    disable_custom_kernels: bool = False,
-    use_flash_attention: bool | None = None,
-    family: str | None = None,
-    attention_backend: str | None = None,
-) -> None:
-    """Sets the process-wide policy. Call it before a model is built."""
-    policy.disable_custom_kernels = disable_custom_kernels
-    policy.use_flash_attention = use_flash_attention
-    policy.family, policy.attention_backend = family, attention_backend
+def configure(policy: KernelPolicy) -> None:
+    """Sets the process's policy. Call it before a model is built."""
+    global _policy
+    _policy = policy
     candidates.cache_clear()
+
+
+def policy() -> KernelPolicy:
+    """The process's policy."""
+    return _policy
 
 
 @cache
 def candidates(op: str, device_type: str) -> tuple[Op, ...]:
     """Implementations of ``op`` for tensors on ``device_type``, best first."""
     found: list[Op] = []
-    if not policy.disable_custom_kernels:
-        family = policy.family or ("cpu" if device_type == "cpu" else "gpu")
+    if not _policy.disable_custom_kernels:
+        family = _policy.family or ("cpu" if device_type == "cpu" else "gpu")
         found += _optional(f"atoll_kernels.{family}", op)
     found += _optional("atoll_kernels.reference", op)
     return tuple(found)

@@ -18,6 +18,7 @@ from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.short_text_graphs import MOST_TOKENS, ShortTexts
 from atoll.layers import Batch
 from atoll_kernels import dispatch
+from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.cpu import native
 
 CPU = torch.device("cpu")
@@ -106,11 +107,11 @@ def test_others_take_the_plain_way() -> None:
                 assert len(short(other)) == len(other.input_ids)
     assert len(calls) == 12 and short.graphs is not None and short.graphs.num_checked == 0
     assert ShortTexts(trunk, CPU, torch.float16).graphs is None
-    dispatch.configure(disable_custom_kernels=True)
+    dispatch.configure(KernelPolicy(disable_custom_kernels=True))
     try:
         assert ShortTexts(trunk, CPU, torch.float32).graphs is None
     finally:
-        dispatch.configure()
+        dispatch.configure(KernelPolicy())
 
 
 def test_kept_token_vectors_stay(tmp_path: Path) -> None:

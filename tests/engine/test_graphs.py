@@ -29,6 +29,7 @@ from atoll.runner.decode_graphs import buckets, refusal
 from atoll.runner.model_runner import ModelRunner
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
+from atoll_kernels.backends import KernelPolicy
 
 # Rotary, a sliding window, ALiBi (twice: Falcon's is scaled), experts, rotation by length.
 VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
@@ -163,11 +164,11 @@ def test_refusals(llama: Any) -> None:
     device = torch.device("cpu")
     assert refusal(llama, device, torch.float32) is None
     assert refusal(llama, device, torch.float16) == "no native kernel takes torch.float16"
-    dispatch.configure(disable_custom_kernels=True)
+    dispatch.configure(KernelPolicy(disable_custom_kernels=True))
     try:
         assert "switched off" in str(refusal(llama, device, torch.float32))
     finally:
-        dispatch.configure()
+        dispatch.configure(KernelPolicy())
 
 
 class FakeGraph:

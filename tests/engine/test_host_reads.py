@@ -27,7 +27,7 @@ from atoll.runner.decode_graphs import DecodeGraphs, refusal
 from atoll.runner.kv_cache import allocate
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
-from atoll_kernels.backends import Capabilities
+from atoll_kernels.backends import Capabilities, KernelPolicy
 from atoll_kernels.moe import PackedExperts
 
 DEVICE = torch.device("meta")
@@ -56,7 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(Capabilities, "of", classmethod(lambda cls, device: H200))
     monkeypatch.setattr(JITFunction, "run", lambda self, *_, **__: names.append(self.__name__))
     yield names
-    dispatch.configure()
+    dispatch.configure(KernelPolicy())
 
 
 class NoCopies(TorchDispatchMode):
@@ -117,6 +117,6 @@ def test_readers_are_found_and_refused(tmp_path: Path, launched: list[str]) -> N
     with torch.inference_mode(), pytest.raises(Exception, match="(?i)meta|touches the host"):
         steps._step(4)
     assert "MixtureOfExperts reads on the host" in str(refusal(model, device, torch.bfloat16))
-    dispatch.configure(disable_custom_kernels=True)
+    dispatch.configure(KernelPolicy(disable_custom_kernels=True))
     llama, _ = steps_of("llama", tmp_path)
     assert "attention by sdpa" in str(refusal(llama, device, torch.bfloat16))

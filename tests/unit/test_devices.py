@@ -25,6 +25,7 @@ from atoll.models import load_options
 from atoll.models.load_options import device_of
 from atoll.runner import memory
 from atoll_kernels import dispatch, gpu
+from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.device import enter, prepare
 from atoll_kernels.gpu import selftest
 
@@ -40,7 +41,7 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any]]]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda d: calls.append((here().name, d)))
     yield calls
-    dispatch.configure()
+    dispatch.configure(KernelPolicy())
 
 
 def test_names(entered: list[Any]) -> None:
@@ -105,16 +106,16 @@ def test_kernels_that_do_not_run(
     """Without a C compiler or Python's headers every request failed; plain torch serves it."""
     reasons = ["RuntimeError: Failed to find C compiler"]
     monkeypatch.setattr(gpu, "failure", lambda device: reasons[0])
-    dispatch.configure(use_flash_attention=True)
+    dispatch.configure(KernelPolicy(use_flash_attention=True))
     with caplog.at_level(logging.WARNING):
         prepare(SECOND)
     assert entered == [("MainThread", SECOND)]
-    assert dispatch.policy.disable_custom_kernels and dispatch.policy.use_flash_attention
+    assert dispatch.policy().disable_custom_kernels and dispatch.policy().use_flash_attention
     assert "Failed to find C compiler" in caplog.text and "python3-dev" in caplog.text
-    dispatch.configure()
+    dispatch.configure(KernelPolicy())
     monkeypatch.setattr(gpu, "failure", lambda device: None)
     prepare(SECOND)
-    assert not dispatch.policy.disable_custom_kernels
+    assert not dispatch.policy().disable_custom_kernels
 
 
 def test_the_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

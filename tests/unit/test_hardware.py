@@ -11,17 +11,17 @@ from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.models.load_options import check_device, prepare_process
 from atoll_kernels import dispatch
-from atoll_kernels.backends import AttentionSpec, Capabilities, Wishes, choose, refusal
+from atoll_kernels.backends import AttentionSpec, Capabilities, KernelPolicy, choose, refusal
 
 BY_NAME = {device.name: device for device in DEVICES}
 SERVED = [device for device in DEVICES if refusal(device) is None]
-ON = Wishes(use_flash_attention=True)
+ON = KernelPolicy(use_flash_attention=True)
 
 
 @pytest.fixture(autouse=True)
 def policy() -> Iterator[None]:
     yield
-    dispatch.configure()
+    dispatch.configure(KernelPolicy())
 
 
 def test_old_cards_are_refused_by_name() -> None:
@@ -43,7 +43,7 @@ def test_flash_attention_is_off_on_turing_until_asked_for() -> None:
     turing = BY_NAME["T4"]
     for feature, spec in FEATURES.items():
         if spec["phase"] != "decode":
-            assert backend(turing, feature, Wishes()) == "torch-efficient", feature
+            assert backend(turing, feature, KernelPolicy()) == "torch-efficient", feature
             assert backend(turing, feature, ON) == "atoll", feature
 
 
@@ -51,13 +51,13 @@ def test_flash_attention_is_off_on_turing_until_asked_for() -> None:
 def test_every_feature_is_served_everywhere(device: Capabilities) -> None:
     """Windows, ALiBi and relative biases too, and never by leaving the GPU's kernels by default."""
     for feature in FEATURES:
-        assert backend(device, feature, Wishes()) in ("atoll", "torch-efficient")
-        assert backend(device, feature, Wishes(disable_custom_kernels=True)) == "sdpa"
+        assert backend(device, feature, KernelPolicy()) in ("atoll", "torch-efficient")
+        assert backend(device, feature, KernelPolicy(disable_custom_kernels=True)) == "sdpa"
 
 
 def test_large_heads_leave_reasons() -> None:
     spec = AttentionSpec("decode", torch.float16, head_dim=512)
-    choice = choose(BY_NAME["H100"], spec, Wishes())
+    choice = choose(BY_NAME["H100"], spec, KernelPolicy())
     assert choice.backend == "sdpa"
     assert ("atoll", "head size 512 is more than 256") in choice.refused
 
@@ -76,14 +76,14 @@ def test_a_wanted_backend_goes_first_where_it_can_serve(
     features: dict[str, Any], wanted: str, found: str
 ) -> None:
     spec = AttentionSpec(**{"phase": "prefill", "dtype": torch.float16, "head_dim": 64, **features})
-    assert choose(BY_NAME["H100"], spec, Wishes(), wanted).backend == found
+    assert choose(BY_NAME["H100"], spec, KernelPolicy(attention_backend=wanted)).backend == found
 
 
 @pytest.mark.parametrize("wish", [True, False, None])
 def test_settings_reach_the_kernels(wish: bool | None) -> None:
     settings = Settings(model_id="x", disable_custom_kernels=True, use_flash_attention=wish)
     prepare_process(settings)
-    assert dispatch.policy.wishes == Wishes(True, wish)
+    assert dispatch.policy() == KernelPolicy(True, wish)
     implementation, *others = dispatch.candidates("layer_norm", "cpu")
     assert implementation.__module__.startswith("atoll_kernels.reference") and not others
 

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 R = TypeVar("R")
+Replay = Callable[[ctypes.c_void_p, int], None]
 _ALIGNMENT = 64
 _UNREPEATABLE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 # They give memory, whose contents somebody else writes.
@@ -41,9 +42,13 @@ class Unrepeatable(Exception):
 
 
 class CpuGraph:
-    """What a function did, over memory that the graph keeps."""
+    """What a function did, over memory that the graph keeps.
 
-    def __init__(self) -> None:
+    replay: calls kernels; takes the address of pairs (function, arguments), and their number.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay_kernels = replay
         self._segments: list[Callable[[], object]] = []
         self._kernels: list[tuple[int, bytes]] = []
         # Arguments of kernels, by address.
@@ -70,16 +75,12 @@ class CpuGraph:
         """Makes one call of the kernels that were noted last."""
         if not self._kernels:
             return
-        from atoll_kernels.cpu.native import library
-
-        native = library()
-        assert native is not None, "its kernels were called"
         words = np.empty((len(self._kernels), 2), np.uint64)
         for row, (address, arguments) in zip(words, self._kernels, strict=True):
             row[:] = address, _address(arguments)
         self._held.append((words, self._kernels))
         pointer, count = ctypes.c_void_p(words.ctypes.data), len(words)
-        self._segments.append(lambda: native.replay(pointer, count))
+        self._segments.append(lambda: self._replay_kernels(pointer, count))
         self._kernels = []
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -122,8 +123,10 @@ class _Recorder(TorchDispatchMode):
         return out
 
 
-def record(function: Callable[[], R]) -> tuple[R, CpuGraph]:
+def record(function: Callable[[], R], replay: Replay) -> tuple[R, CpuGraph]:
     """Runs a function on this thread; what it returns, and the graph that computes it again.
+
+    replay: as of ``CpuGraph``.
 
     Its Python runs only now: whatever it does with values of tensors on the host is not noticed.
     Call it, and ``replay``, in inference mode.
@@ -131,7 +134,7 @@ def record(function: Callable[[], R]) -> tuple[R, CpuGraph]:
     Raises:
         Unrepeatable: an operation's result has a shape that depends on the data, or is a number.
     """
-    graph = CpuGraph()
+    graph = CpuGraph(replay)
     _local.graph = graph
     try:
         with _Recorder(graph):

@@ -32,11 +32,12 @@ GraphInputs = npt.NDArray[np.integer[Any]]
 
 
 def refusal(dtype: torch.dtype) -> str | None:
-    """Why steps of this dtype are not taped; None: they are.
+    """Why steps of this dtype are not recorded; None: they are.
 
     Plain torch's attention reads lengths on the host, so native kernels must take every call.
     """
-    if dispatch.policy.disable_custom_kernels or dispatch.policy.family not in (None, "cpu"):
+    policy = dispatch.policy()
+    if policy.disable_custom_kernels or policy.family not in (None, "cpu"):
         return "custom kernels are switched off"
     if native.library() is None:
         return "there are no native kernels here"
@@ -91,8 +92,10 @@ class CheckedGraphs(Generic[K]):
         return self._check(shape, recorded, inputs)
 
     def _record(self, shape: K, inputs: GraphInputs) -> Outputs:
+        library = native.library()
+        assert library is not None, "refusal() asked for it"
         try:
-            outputs, graph = record(lambda: self._step(shape))
+            outputs, graph = record(lambda: self._step(shape), library.replay)
         except Unrepeatable as error:
             self._give_up(f"{error} depends on the data")
             return self._step(shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atoll_kernels import dispatch
 from atoll_kernels.attention import AttentionArgs, PagedKV
-from atoll_kernels.backends import AttentionSpec, Capabilities, Phase, Wishes, choose
+from atoll_kernels.backends import AttentionSpec, Capabilities, KernelPolicy, Phase, choose
 from atoll_kernels.gpu import flash, launch, torch_attention
 
 logger = logging.getLogger(__name__)
@@ -69,15 +69,12 @@ def _spec(phase: Phase, q: Tensor, args: AttentionArgs) -> AttentionSpec:
 
 def backend_for(spec: AttentionSpec, device: torch.device) -> str:
     """The name of the chosen backend; the first time a spec is seen, the choice is logged."""
-    policy = dispatch.policy
-    return _backend_for(spec, device, policy.wishes, policy.attention_backend)
+    return _backend_for(spec, device, dispatch.policy())
 
 
 @cache
-def _backend_for(
-    spec: AttentionSpec, device: torch.device, wishes: Wishes, wanted: str | None
-) -> str:
-    choice = choose(capabilities_of(device), spec, wishes, wanted)
+def _backend_for(spec: AttentionSpec, device: torch.device, policy: KernelPolicy) -> str:
+    choice = choose(capabilities_of(device), spec, policy)
     logger.info("%s on %s: %s", spec, device, choice.backend)
     for name, reason in choice.refused:
         logger.info("  not %s: %s", name, reason)

@@ -11,7 +11,7 @@ from atoll_kernels.backends import (
     BACKENDS,
     AttentionSpec,
     Capabilities,
-    Wishes,
+    KernelPolicy,
     choose,
     dtype_refusal,
     refusal,
@@ -38,11 +38,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "T5's relative bias": {"phase": "prefill", "relative_bias": True},
     "decode": {"phase": "decode"},
 }
-_WISHES = {
-    "by default": Wishes(),
-    "`USE_FLASH_ATTENTION=True`": Wishes(use_flash_attention=True),
-    "`USE_FLASH_ATTENTION=False`": Wishes(use_flash_attention=False),
-    "`--disable-custom-kernels`": Wishes(disable_custom_kernels=True),
+_POLICIES = {
+    "by default": KernelPolicy(),
+    "`USE_FLASH_ATTENTION=True`": KernelPolicy(use_flash_attention=True),
+    "`USE_FLASH_ATTENTION=False`": KernelPolicy(use_flash_attention=False),
+    "`--disable-custom-kernels`": KernelPolicy(disable_custom_kernels=True),
 }
 
 
@@ -52,14 +52,14 @@ def served_dtypes(device: Capabilities) -> list[str]:
     return [name for name, dtype in dtypes.items() if dtype_refusal(device, dtype) is None]
 
 
-def backend(device: Capabilities, feature: str, wishes: Wishes) -> str:
+def backend(device: Capabilities, feature: str, policy: KernelPolicy) -> str:
     """The attention that a feature gets in float16 at head size 128."""
     spec = AttentionSpec(dtype=torch.float16, head_dim=128, **FEATURES[feature])
-    return choose(device, spec, wishes).backend
+    return choose(device, spec, policy).backend
 
 
 def hardware_page() -> str:
-    """docs/hardware.md: a table per wish, devices by features."""
+    """docs/hardware.md: a table per policy, devices by features."""
     lines = [
         "# Hardware",
         "",
@@ -78,8 +78,8 @@ def hardware_page() -> str:
         dtypes = ", ".join(served_dtypes(device)) if reason is None else ""
         lines.append(f"| {device.name} | {device.architecture} | {dtypes} | {reason or 'yes'} |")
     lines += ["", "## Attention on GPUs", "", *_legend()]
-    for title, wishes in _WISHES.items():
-        lines += ["", f"### {title}", "", *_table(wishes)]
+    for title, policy in _POLICIES.items():
+        lines += ["", f"### {title}", "", *_table(policy)]
     return "\n".join([*lines, "", *_NOTES])
 
 
@@ -87,13 +87,13 @@ def _legend() -> list[str]:
     return [f"- `{backend.name}`: {backend.text}" for backend in BACKENDS]
 
 
-def _table(wishes: Wishes) -> list[str]:
+def _table(policy: KernelPolicy) -> list[str]:
     lines = [f"| device | {' | '.join(FEATURES)} |", "|-" * (len(FEATURES) + 1) + "|"]
     for device in DEVICES:
         if refusal(device) is None:
             # flash-attn is never taken for granted: the table is of a plain installation.
             plain = replace(device, has_flash_attn=False)
-            found = (backend(plain, feature, wishes) for feature in FEATURES)
+            found = (backend(plain, feature, policy) for feature in FEATURES)
             lines.append(f"| {device.name} ({device.architecture}) | {' | '.join(found)} |")
     return lines
 

@@ -18,7 +18,7 @@ from atoll.weights.json_fields import Fields, stored_dtype
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import METHODS, scheme_for
 from atoll_kernels import dispatch
-from atoll_kernels.backends import Capabilities, dtype_refusal, refusal
+from atoll_kernels.backends import Capabilities, KernelPolicy, dtype_refusal, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,7 @@ def check_device(capabilities: Capabilities, dtype: torch.dtype) -> None:
 
 def prepare_process(settings: Settings) -> None:
     """Threads and kernels of this process, which serves one model; before the model is built."""
-    dispatch.configure(
-        disable_custom_kernels=settings.disable_custom_kernels,
-        use_flash_attention=settings.use_flash_attention,
-    )
+    dispatch.configure(KernelPolicy(settings.disable_custom_kernels, settings.use_flash_attention))
     # torch counts the host's cores, whatever a container may use of them.
     torch.set_num_threads(settings.num_threads or min(torch.get_num_threads(), num_cores()))
 

@@ -45,10 +45,10 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
         return f"{', '.join(sorted(readers))} reads on the host what the device computed"
     if device.type == "cpu":
         return graph_cache.refusal(dtype)
-    policy, capabilities = dispatch.policy, Capabilities.of(device)
+    policy, capabilities = dispatch.policy(), Capabilities.of(device)
     for head_dim in {spec.head_dim for spec in model.cache_specs()}:
         spec = AttentionSpec("decode", dtype, head_dim)
-        backend = choose(capabilities, spec, policy.wishes, policy.attention_backend).backend
+        backend = choose(capabilities, spec, policy).backend
         if backend != "atoll":
             return f"attention by {backend} reads lengths on the host"
     return None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import atoll_kernels as kernels
 from atoll_kernels import dispatch
+from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.cpu import (
     int4_groups,
     linear_native_dense,
@@ -204,12 +205,12 @@ def test_codes_of_a_checkpoint(group_size: int, is_kept: bool, act_order: bool) 
 @pytest.mark.parametrize("scheme", ["dense", "int8", "int4"])
 def test_custom_kernels_disabled(scheme: str) -> None:
     weight, bias = _layer(64, 96, torch.float32)
-    dispatch.configure(disable_custom_kernels=True)
+    dispatch.configure(KernelPolicy(disable_custom_kernels=True))
     try:
         packed = kernels.pack_linear(weight, bias, scheme)
         found = kernels.linear(_rows(9, 96), packed, "gelu")
     finally:
-        dispatch.configure(disable_custom_kernels=False)
+        dispatch.configure(KernelPolicy(disable_custom_kernels=False))
     assert packed.layout == ("torch" if scheme == "dense" else "torch-int8")
     wanted = _exact(_rows(9, 96), weight, bias, "gelu")
     assert float((found - wanted).abs().max()) < (1e-5 if scheme == "dense" else 0.05)

@@ -6,12 +6,11 @@ import ctypes
 import logging
 import os
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from atoll_kernels.cpu.graph import recording
+from atoll_kernels.cpu.graph import Replay, recording
 from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ class Library:
     rope: Kernel
     linear: Kernel
     grouped: Kernel
-    replay: Callable[[ctypes.c_void_p, int], None]
+    replay: Replay
     width: int
 
     @property
@@ -88,8 +87,8 @@ class Library:
         )
 
 
-def _replay(opened: ctypes.CDLL) -> Callable[[ctypes.c_void_p, int], None]:
-    function: Callable[[ctypes.c_void_p, int], None] = opened.atoll_replay
+def _replay(opened: ctypes.CDLL) -> Replay:
+    function: Replay = opened.atoll_replay
     opened.atoll_replay.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     opened.atoll_replay.restype = None
     return function

@@ -2,17 +2,30 @@
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
 import atoll_kernels as kernels
+from atoll_kernels.cpu import graph as graphs
 from atoll_kernels.cpu import native
-from atoll_kernels.cpu.graph import Unrepeatable, empty, record, recording
+from atoll_kernels.cpu.graph import CpuGraph, Unrepeatable, empty, recording
 
 needs_native = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
 ROWS, WIDTH = 5, 64
+R = TypeVar("R")
+
+
+def record(function: Callable[[], R]) -> tuple[R, CpuGraph]:
+    """What calls no kernels needs none to be recorded."""
+    library = native.library()
+    return graphs.record(function, library.replay if library is not None else _no_kernels)
+
+
+def _no_kernels(calls: object, count: int) -> None:
+    raise AssertionError("there are no native kernels")
 
 
 @pytest.fixture(autouse=True)
