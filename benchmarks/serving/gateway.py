@@ -163,8 +163,9 @@ async def own_microseconds() -> float:
     """
     from tritonclient.grpc import service_pb2 as pb
 
+    from atoll_client.discovery import Found
     from atoll_client.gateway.core.app import Gateway
-    from atoll_client.gateway.core.server import Served, Server
+    from atoll_client.gateway.core.server import Server
     from atoll_client.gateway.core.settings import GatewaySettings
     from atoll_client.gateway.routes import ROUTES
     from atoll_client.types import ModelInfo
@@ -189,7 +190,9 @@ async def own_microseconds() -> float:
 
     gateway, server = Gateway(GatewaySettings(), ROUTES), Instant("127.0.0.1:1")
     server.is_ready = True
-    server.models = {EMBEDDER: Served(ModelInfo(EMBEDDER, "embed", {"dimensions": 384}), True)}
+    server.models = {
+        EMBEDDER: Found(ModelInfo(EMBEDDER, "embed", {"dimensions": 384}), False, True)
+    }
     gateway.context.pool.servers = [server]
     headers = [(b"host", b"localhost:8080"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/embed", "headers": headers}

@@ -59,6 +59,8 @@ async def in_parts(
     items: Sequence[Any], size: int, progress: bool, answer: Callable[[Sequence[Any]], Awaitable[T]]
 ) -> list[T]:
     """The answers to all parts, in order; where one fails, the others are cancelled."""
+    if 0 < len(items) <= size and not progress:
+        return [await answer(items)]
     limit = asyncio.Semaphore(_PARALLEL)
     bar = progress_bar(len(items), progress)
 

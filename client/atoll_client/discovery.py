@@ -58,16 +58,30 @@ class Known:
 async def _found(transport: Transport, control: Control, timeout_s: float) -> dict[str, Found]:
     models, names = {}, await transport.model_names(timeout_s)
     for name in names:
-        shape = read(await transport.metadata(name, timeout_s))
-        if shape is not None:
-            facts = await control(name, *shape, {"op": "info"})
-            info = ModelInfo(name, str(facts.get("task", "")), facts)
-            models[name] = Found(info, *shape, session_of(name, names))
+        found = await describe(name, await transport.metadata(name, timeout_s), control, names)
+        if found is not None:
+            models[name] = found
     return models
 
 
-def read(metadata: Any) -> tuple[bool, bool] | None:
-    """(is_stream, is_batched) from a model's metadata; None: it is not one of Atoll's."""
+async def describe(
+    name: str, metadata: Any, control: Control, served: Collection[str] = ()
+) -> Found | None:
+    """What a model says of itself; None: it is not one of Atoll's.
+
+    metadata: its tensors, ``inputs`` and ``outputs``. served: all models, of which one may take its
+    conversations.
+    """
+    shape = _read(metadata)
+    if shape is None:
+        return None
+    facts = await control(name, *shape, {"op": "info"})
+    info = ModelInfo(name, str(facts.get("task", "")), facts)
+    return Found(info, *shape, _session_of(name, served))
+
+
+def _read(metadata: Any) -> tuple[bool, bool] | None:
+    """(is_stream, is_batched)."""
     names = {output.name for output in metadata.outputs}
     shape = next((list(t.shape) for t in metadata.inputs if t.name == "text_input"), None)
     if "control" not in names or shape is None:
@@ -76,7 +90,7 @@ def read(metadata: Any) -> tuple[bool, bool] | None:
     return "text_output" in names, len(shape) > 1
 
 
-def session_of(name: str, served: Collection[str]) -> str | None:
+def _session_of(name: str, served: Collection[str]) -> str | None:
     """The entry of a generator's conversations, by its name."""
     session = f"{name}-session"
     return session if session in served else None

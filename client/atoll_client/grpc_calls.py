@@ -18,16 +18,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import kserve
+from atoll_client import grpc_channel, kserve
 from atoll_client.call_stream import CallStream, late, wake
 from atoll_client.errors import AtollError, from_grpc, from_stream
 from atoll_client.kserve import Message
 
 Metadata = Sequence[tuple[str, str]]
 
-_SERVICE = "/inference.GRPCInferenceService/"
 # A request may be known to its model only some time after it was sent.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
 _PATIENCE_S = 30.0
@@ -44,16 +42,8 @@ class Calls:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._infer = channel.unary_unary(
-            _SERVICE + "ModelInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelInferResponse.FromString,
-        )
-        self._stream = channel.stream_stream(
-            _SERVICE + "ModelStreamInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )
+        self._infer = grpc_channel.unary(channel, "ModelInfer")
+        self._stream = grpc_channel.stream(channel, "ModelStreamInfer", request="ModelInfer")
         self._left: set[asyncio.Task[None]] = set()
         self._open: dict[str, set[_Open]] = {}
 

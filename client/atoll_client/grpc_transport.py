@@ -12,11 +12,9 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import Unreached, from_grpc
 from atoll_client.grpc_calls import Calls
+from atoll_client.grpc_channel import open_channel, unary
 from atoll_client.kserve import Message
 from atoll_client.transport import Metadata
-
-_SERVICE = "/inference.GRPCInferenceService/"
-_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
 class GrpcTransport:
@@ -42,13 +40,13 @@ class GrpcTransport:
     async def model_names(self, timeout_s: float) -> list[str]:
         """See ``Transport``. The index is an administrator's; statistics are everybody's."""
         request = pb.ModelStatisticsRequest()
-        found = await self._unary("ModelStatistics", request, pb.ModelStatisticsResponse, timeout_s)
+        found = await self._unary("ModelStatistics", request, timeout_s)
         return sorted({one.name for one in found.model_stats})
 
     async def metadata(self, name: str, timeout_s: float) -> Any:
         """See ``Transport``."""
         request = pb.ModelMetadataRequest(name=name)
-        return await self._unary("ModelMetadata", request, pb.ModelMetadataResponse, timeout_s)
+        return await self._unary("ModelMetadata", request, timeout_s)
 
     async def infer(self, message: Message, timeout_s: float) -> Message:
         """See ``Transport``."""
@@ -57,14 +55,12 @@ class GrpcTransport:
     async def share(self, name: str, size: int, timeout_s: float) -> None:
         """See ``Transport``."""
         request = pb.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
-        answer = pb.SystemSharedMemoryRegisterResponse
-        await self._unary("SystemSharedMemoryRegister", request, answer, timeout_s)
+        await self._unary("SystemSharedMemoryRegister", request, timeout_s)
 
     async def unshare(self, name: str, timeout_s: float) -> None:
         """See ``Transport``."""
         request = pb.SystemSharedMemoryUnregisterRequest(name=name)
-        answer = pb.SystemSharedMemoryUnregisterResponse
-        await self._unary("SystemSharedMemoryUnregister", request, answer, timeout_s)
+        await self._unary("SystemSharedMemoryUnregister", request, timeout_s)
 
     async def responses(
         self, message: Message, timeout_s: float, canceller: str = ""
@@ -75,12 +71,8 @@ class GrpcTransport:
             async for response in responses:
                 yield response
 
-    async def _unary(self, name: str, message: Message, answer: Any, timeout_s: float) -> Any:
-        call = self._open().unary_unary(
-            _SERVICE + name,
-            request_serializer=type(message).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
+    async def _unary(self, name: str, message: Message, timeout_s: float) -> Any:
+        call = unary(self._open(), name)
         try:
             return await call(message, timeout=timeout_s, metadata=self._metadata or None)
         except grpc.aio.AioRpcError as error:
@@ -97,7 +89,7 @@ class GrpcTransport:
     def _open(self) -> grpc.aio.Channel:
         """Connections belong to the event loop that runs when they are made."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+            self._channel = open_channel(self._address)
         return self._channel
 
 

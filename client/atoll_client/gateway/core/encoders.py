@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from atoll_client import tasks
+from atoll_client.batching import in_parts
 from atoll_client.errors import GenerationError, TooMuch, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import Inputs, batch
@@ -57,7 +58,7 @@ async def embed(
         answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
         return tasks.read_embeddings(answer)
 
-    parts = await _in_parts(items, model.max_client_batch_size, part)
+    parts = await in_parts(items, model.max_client_batch_size, False, part)
     if len(parts) == 1:
         return parts[0]
     return Embeddings(
@@ -77,7 +78,7 @@ async def embed_all(
         answer = await pool.infer(tasks.embed(model.name, some, asked), request.metadata)
         return tasks.read_token_vectors(answer)
 
-    parts = await _in_parts(items, model.max_client_batch_size, part)
+    parts = await in_parts(items, model.max_client_batch_size, False, part)
     return [rows for part in parts for rows in part]
 
 
@@ -92,7 +93,7 @@ async def embed_sparse(
         rows, counts = tasks.read_sparse(answer)
         return rows, int(counts.sum())
 
-    parts = await _in_parts(items, model.max_client_batch_size, part)
+    parts = await in_parts(items, model.max_client_batch_size, False, part)
     return [row for rows, _ in parts for row in rows], sum(count for _, count in parts)
 
 
@@ -115,7 +116,7 @@ async def rerank(
         return logits, int(counts.sum())
 
     rows = list(zip(queries, texts, strict=True))
-    parts = await _in_parts(rows, model.max_client_batch_size, part)
+    parts = await in_parts(rows, model.max_client_batch_size, False, part)
     return _finite(np.concatenate([s for s, _ in parts])), sum(count for _, count in parts)
 
 
@@ -142,7 +143,7 @@ async def classify(
     rows = [(index, first, second) for index, (first, second) in enumerate(pairs)]
     groups = [[r for r in rows if r[2] is None], [r for r in rows if r[2] is not None]]
     limit = model.max_client_batch_size
-    calls = [_in_parts(group, limit, part) for group in groups if group]
+    calls = [in_parts(group, limit, False, part) for group in groups if group]
     parts = [found for group in await asyncio.gather(*calls) for found in group]
     width = parts[0][1].shape[1]
     logits = np.empty((len(pairs), width), np.float32)
@@ -219,12 +220,3 @@ def _finite(scores: Floats) -> Floats:
     if not np.isfinite(scores).all():
         raise GenerationError("score is NaN")
     return scores
-
-
-async def _in_parts(
-    items: Sequence[Any], limit: int, call: Callable[[Sequence[Any]], Awaitable[T]]
-) -> list[T]:
-    if len(items) <= limit:
-        return [await call(items)]
-    parts = [items[at : at + limit] for at in range(0, len(items), limit)]
-    return list(await asyncio.gather(*(call(part) for part in parts)))

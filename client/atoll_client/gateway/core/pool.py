@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 
 from atoll_client import kserve
+from atoll_client.discovery import Found
 from atoll_client.errors import NotFound, NotReady, Unloaded, Unreached
-from atoll_client.gateway.core.server import Served, Server
+from atoll_client.gateway.core.server import Server
 from atoll_client.grpc_calls import Metadata
 from atoll_client.kserve import Message
 from atoll_client.types import ModelInfo
@@ -36,7 +37,7 @@ class Pool:
         self._addresses = addresses
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._task: asyncio.Task[None] | None = None
-        self._seen: list[Mapping[str, Served]] = []
+        self._seen: list[Mapping[str, Found]] = []
         self._models: Mapping[str, ModelInfo] = {}
 
     async def start(self) -> None:
@@ -97,9 +98,9 @@ class Pool:
     async def ask(self, model: str, question: Mapping[str, Any]) -> Any:
         """A question about a model itself."""
         for server in self._candidates(model):
-            is_batched = server.models[model].is_batched
-            message = kserve.control_request(model, is_batched, question)
-            answer = await server.ask(message, is_batched, self._timeout_s)
+            found = server.models[model]
+            shape = found.is_stream, found.is_batched
+            answer = await server.ask(model, *shape, question, self._timeout_s)
             (raw,) = kserve.outputs(answer)["control"]
             # The tokens of a long text: other requests go on meanwhile.
             if len(raw) > _LARGE_BYTES:

@@ -11,42 +11,28 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import kserve
+from atoll_client import discovery, kserve
+from atoll_client.discovery import Found
 from atoll_client.errors import AtollError, Lost, NotReady, Unreached, from_grpc
 from atoll_client.grpc_calls import Calls, Metadata
+from atoll_client.grpc_channel import open_channel, unary
 from atoll_client.kserve import Message
-from atoll_client.types import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-_SERVICE = "/inference.GRPCInferenceService/"
-_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),
-)
-_PROBE_S = 5.0
+_PROBE_S, _INFO_S = 5.0, 30.0
 # A model whose process has ended is said to be loading for so long, then to be unknown.
 _RETURN_S = 120.0
 _QUESTIONS = (
     "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
     "ModelStatistics",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model on one server."""
-
-    info: ModelInfo
-    is_batched: bool
 
 
 class Server:
@@ -61,22 +47,15 @@ class Server:
         self.address = address
         self.num_outstanding = 0
         self.is_ready = False
-        self.models: Mapping[str, Served] = {}
+        self.models: Mapping[str, Found] = {}
         self.away: frozenset[str] = frozenset()
         self.loaded: frozenset[str] = frozenset()
         self.returning: frozenset[str] = frozenset()
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = open_channel(address, ("grpc.keepalive_time_ms", 60_000))
         self.calls = Calls(self._channel)
-        self._questions = {name: self._question(name) for name in _QUESTIONS}
-
-    def _question(self, name: str) -> Any:
-        return self._channel.unary_unary(
-            _SERVICE + name,
-            request_serializer=getattr(pb, f"{name}Request").SerializeToString,
-            response_deserializer=getattr(pb, f"{name}Response").FromString,
-        )
+        self._questions = {name: unary(self._channel, name) for name in _QUESTIONS}
 
     async def inquire(self, name: str, message: Message, timeout_s: float = _PROBE_S) -> Message:
         """Asks about the server or a model: ``name`` is one of the protocol's methods.
@@ -150,21 +129,23 @@ class Server:
         self.away = gone & self.returning if is_settled else gone
         self.models = {**found, **{name: self.models[name] for name in self.away}}
 
-    async def _ask(self, name: str) -> Served | None:
+    async def _ask(self, name: str) -> Found | None:
         """None: not one of Atoll's models, or not up yet."""
         try:
             metadata = await self.inquire("ModelMetadata", pb.ModelMetadataRequest(name=name))
-            if not any(output.name == "control" for output in metadata.outputs):
-                self._others |= {name}
-                return None
-            shape = next(list(t.shape) for t in metadata.inputs if t.name == "text_input")
-            is_batched = len(shape) > 1
-            question = kserve.control_request(name, is_batched, {"op": "info"})
-            facts = kserve.read_control(await self.ask(question, is_batched, 30.0))
+            found = await discovery.describe(name, metadata, self._control)
         except AtollError as error:
             logger.warning("model %s on %s says nothing: %s", name, self.address, error)
             return None
-        return Served(ModelInfo(name, str(facts.get("task", "")), facts), is_batched)
+        if found is None:
+            self._others |= {name}
+        return found
+
+    async def _control(
+        self, name: str, is_stream: bool, is_batched: bool, question: Mapping[str, Any]
+    ) -> Any:
+        answer = await self.ask(name, is_stream, is_batched, question, _INFO_S)
+        return kserve.read_control(answer)
 
     async def _look_after(self, name: str) -> None:
         """Fails the requests of a model whose process has ended since they were sent.
@@ -174,10 +155,11 @@ class Server:
         served = self.models.get(name)
         if served is None:
             return
-        question = kserve.control_request(name, served.is_batched, {"op": "info"})
+        shape = served.is_stream, served.is_batched
         asked_at = time.monotonic()
         try:
-            facts = kserve.read_control(await self.ask(question, served.is_batched, _PROBE_S))
+            answer = await self.ask(name, *shape, {"op": "info"}, _PROBE_S)
+            facts = kserve.read_control(answer)
             ended_before = asked_at - float(facts.get("uptime_s", math.inf))
         except AtollError as error:
             # Else it is busy, or is being unloaded and still answers what it has.
@@ -194,11 +176,19 @@ class Server:
         if num_lost:
             logger.error("model %s on %s: %d requests are lost", name, self.address, num_lost)
 
-    async def ask(self, question: Message, is_batched: bool, timeout_s: float) -> Message:
-        """Any request with one response, to a model of either kind."""
-        if is_batched:
-            return await self.unary(question, timeout_s)
-        async with contextlib.aclosing(self.stream(question, timeout_s)) as responses:
+    async def ask(
+        self,
+        name: str,
+        is_stream: bool,
+        is_batched: bool,
+        question: Mapping[str, Any],
+        timeout_s: float,
+    ) -> Message:
+        """The response to a question about a model itself."""
+        message = kserve.control_request(name, is_batched, question)
+        if not is_stream:
+            return await self.unary(message, timeout_s)
+        async with contextlib.aclosing(self.stream(message, timeout_s)) as responses:
             async for response in responses:
                 return response
         raise NotReady("the model gave no answer")
