@@ -18,14 +18,14 @@ from atoll.environment import lookup
 from atoll.errors import ConfigError
 
 DTYPES = ("default", "auto", "float32", "bfloat16", "float16", "int8", "int4")
-# Which settings belong together, for people to read.
+# Groups of settings, for the documentation.
 GROUPS = {
     "model": "The model",
     "limits": "Limits",
     "encoder": "Embedders, rerankers and classifiers",
     "generate": "Generators",
 }
-# The words that flags know too.
+# The same words that flags accept.
 _BOOLEANS = dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True) | dict.fromkeys(
     ("false", "0", "f", "no", "n", "off"), False
 )
@@ -37,7 +37,7 @@ def _setting(default: Any, text: str, *, group: str, least: float | None = None)
 
 @dataclass(frozen=True)
 class Settings:
-    """What one model entry runs with. ``model_id`` alone has no default."""
+    """The settings of one model entry. Only ``model_id`` has no default."""
 
     model_id: str = _setting("", "hub id or local folder of the checkpoint", group="model")
     revision: str | None = _setting(None, "branch, tag or commit on the hub", group="model")
@@ -56,8 +56,8 @@ class Settings:
     )
     quantize: str | None = _setting(
         None,
-        "int8 or int4 weights, quantised at load (or TGI's names for them: eetq, bitsandbytes, "
-        "bitsandbytes-nf4, bitsandbytes-fp4); gptq or awq: what the checkpoint has to be",
+        "int8 or int4: quantize weights at load (TGI's names work too: eetq, bitsandbytes, "
+        "bitsandbytes-nf4, bitsandbytes-fp4); gptq or awq: the format the checkpoint must have",
         group="model",
     )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N", group="model")
@@ -66,8 +66,9 @@ class Settings:
         None, "overrides the default, which is off on compute capability 7.5", group="model"
     )
     num_threads: int = _setting(
-        0, "torch threads; 0: the cores at hand, within a container's quota", group="model", least=0
-    )
+        0, "torch threads; 0: all available cores, within a container's quota", group="model",
+        least=0,
+    )  # fmt: skip
     huggingface_hub_cache: str | None = _setting(None, "where downloads go", group="model")
 
     pooling: str | None = _setting(
@@ -79,20 +80,21 @@ class Settings:
     dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
     max_batch_tokens: int = _setting(
         16384,
-        "most tokens in one forward; on CPU texts share it up to 4096, a longer one has it alone",
+        "most tokens in one forward pass; on a CPU, texts are batched up to 4096 tokens, and a "
+        "longer text runs alone",
         group="encoder",
         least=1,
     )
     max_batch_requests: int | None = _setting(
-        None, "most texts in one forward", group="encoder", least=1
+        None, "most texts in one forward pass", group="encoder", least=1
     )
     max_client_batch_size: int | None = _setting(
-        None, "most texts in one request; if unset, 256, and 32 on the gateway's TEI routes",
+        None, "most texts in one request; if unset, 256 (32 on the gateway's TEI routes)",
         group="encoder", least=1,
     )  # fmt: skip
     auto_truncate: bool = _setting(True, "cut long inputs unless told otherwise", group="encoder")
     prompts: str | None = _setting(
-        None, "JSON object of names and texts put before inputs, besides the model's own",
+        None, "JSON object of names and texts to put before inputs, in addition to the model's own",
         group="encoder",
     )  # fmt: skip
     default_prompt_name: str | None = _setting(
@@ -100,10 +102,10 @@ class Settings:
     )
     default_prompt: str | None = _setting(None, "text put before every input", group="encoder")
     tokenization_workers: int = _setting(
-        0, "tokenizer threads; 0: decided by the cores", group="encoder", least=0
+        0, "tokenizer threads; 0: depends on the number of cores", group="encoder", least=0
     )
     max_concurrent_requests: int = _setting(
-        512, "requests held before new ones are refused", group="limits", least=1
+        512, "requests in progress before new ones are refused", group="limits", least=1
     )
 
     max_input_tokens: int | None = _setting(
@@ -111,8 +113,8 @@ class Settings:
     )
     max_total_tokens: int | None = _setting(
         None,
-        "longest prompt and answer together; if unset, the model's positions or, if fewer, what "
-        "the KV cache holds",
+        "longest prompt and answer together; if unset, the model's positions or the size of the KV "
+        "cache, whichever is smaller",
         group="generate",
         least=2,
     )
@@ -125,21 +127,21 @@ class Settings:
     max_batch_size: int = _setting(256, "requests running at once", group="generate", least=1)
     waiting_served_ratio: float = _setting(
         0.0,
-        "waiting prompts per running one from which on they are admitted; 0: at once, since "
+        "admit waiting prompts once there are this many per running request; 0: at once, since "
         "prompts and decoding share steps",
         group="generate",
         least=0,
     )
     max_waiting_tokens: int = _setting(
         20,
-        "steps after which waiting prompts are admitted whatever waiting_served_ratio says",
+        "steps after which waiting prompts are admitted regardless of waiting_served_ratio",
         group="generate",
         least=0,
     )
     max_best_of: int = _setting(2, "largest best_of", group="generate", least=1)
     max_stop_sequences: int = _setting(4, "stop strings in one request", group="generate", least=0)
     max_top_n_tokens: int = _setting(
-        5, "largest top_n_tokens of TGI's routes; top_logprobs may be 20 at least",
+        5, "largest top_n_tokens of TGI's routes; top_logprobs may always be up to 20",
         group="generate", least=0,
     )  # fmt: skip
     block_size: int = _setting(16, "tokens in one KV block", group="generate", least=1)
@@ -160,12 +162,13 @@ class Settings:
     rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
     max_preparation_s: float = _setting(
         30.0,
-        "seconds in which a grammar has to be compiled and a long prompt tokenized",
+        "seconds within which a grammar must be compiled and a long prompt tokenized",
         group="generate", least=0.01,
     )  # fmt: skip
     max_request_s: float = _setting(
         3600.0,
-        "seconds after which a request is ended, as its client may be gone unseen; 0: never",
+        "seconds after which a request is ended, since its client may have disconnected unnoticed; "
+        "0: never",
         group="limits", least=0,
     )  # fmt: skip
     disable_grammar_support: bool = _setting(False, "refuse grammars", group="generate")
@@ -205,7 +208,7 @@ class Settings:
 
 
 def _check(shown: str, setting: Field[Any], value: Any) -> None:
-    """Raises ConfigError: a value out of range; ``shown`` is what the user calls the setting."""
+    """Raises ConfigError: a value out of range; ``shown`` is the user's name for the setting."""
     least = setting.metadata["least"]
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{shown} is {value}; expected a finite number")
@@ -216,10 +219,10 @@ def _check(shown: str, setting: Field[Any], value: Any) -> None:
 
 
 def parse(shown: str, text: str, hint: Any) -> Any:
-    """``text`` as a setting's type; of an optional type, the first member.
+    """Converts ``text`` to a setting's type; for an optional type, to its first member.
 
     Raises:
-        ConfigError: it is none; names the setting as ``shown``.
+        ConfigError: it cannot be converted; names the setting as ``shown``.
     """
     kind = get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
     try:

@@ -1,4 +1,4 @@
-"""The commands, put together; every error of ours becomes one line and exit status 1."""
+"""All commands; each of our errors is printed as one line, with exit status 1."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     help="Serves embedders and text generators from a real Triton Inference Server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # A twin in the environment for every flag that names none itself: ATOLL_<COMMAND>_<FLAG>.
+    # The environment variable of each flag that names none itself: ATOLL_<COMMAND>_<FLAG>.
     context_settings={"auto_envvar_prefix": "ATOLL", "help_option_names": ["-h", "--help"]},
     cls=Group,
 )
@@ -69,7 +69,7 @@ def options(
     ] = False,
 ) -> None:  # fmt: skip
     """Options of every command."""
-    # Before the command's own flags look there.
+    # Before the command's own flags read the environment.
     clean(os.environ)
     for name in unknown_variables(context.command, os.environ):
         logger.warning("%s is set, and nothing reads a variable of that name", name)
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the message says all: ours, or the client's, which need not be installed."""
+    """Whether the message is enough: our own error, or the client's, if it is installed."""
     if isinstance(error, AtollError):
         return True
     client = sys.modules.get("atoll_client.errors")

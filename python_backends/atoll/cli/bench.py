@@ -1,4 +1,4 @@
-"""``atoll bench``: how fast a running server answers, at several numbers of requests at once."""
+"""``atoll bench``: how fast a running server answers, at several levels of concurrency."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ _COLUMNS = {
 def bench(
     model: ServedName,
     concurrency: Annotated[
-        str, typer.Option(help="Requests at once, by commas: a row of the table each.")
+        str, typer.Option(help="Comma-separated levels of concurrency, one row of the table each.")
     ] = "1,4,16",
-    requests: Annotated[int, typer.Option(min=1, help="Requests of each row.")] = 100,
-    words: Annotated[int, typer.Option(min=1, help="Words of each text.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each generated answer.")] = 32,
+    requests: Annotated[int, typer.Option(min=1, help="Requests per row.")] = 100,
+    words: Annotated[int, typer.Option(min=1, help="Words per text.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generated answer.")] = 32,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw throughput and latency here (.svg, .png, .pdf).")
+        Path | None,
+        typer.Option(help="File to plot throughput and latency to (.svg, .png, .pdf)."),
     ] = None,
     own_load: Annotated[
-        bool, typer.Option(help="Load with Atoll's client even where perf_analyzer is installed.")
+        bool, typer.Option(help="Use Atoll's client even if perf_analyzer is installed.")
     ] = False,
     url: Url = URL,
     key: Key = None,
@@ -58,7 +59,7 @@ def bench(
     """Measure a model of a running server with perf_analyzer, or with Atoll's own client."""
     levels = _levels(concurrency)
     draw = _plotter(plot) if plot else None
-    # perf_analyzer tells no key.
+    # perf_analyzer cannot send a key.
     analyzer, tool = _analyzer(own_load or key is not None, url)
     task = served_task(url, model, timeout, key)
     log = Console(stderr=True)
@@ -89,7 +90,7 @@ def bench(
 
 
 def served_task(url: str, model: str, timeout: float, key: str | None = None) -> str:
-    """What a served model is for.
+    """The task of a served model.
 
     Raises:
         ConfigError: no such model of Atoll's is served.
@@ -112,7 +113,7 @@ def _levels(text: str) -> list[int]:
 
 
 def _analyzer(own_load: bool, url: str) -> tuple[PerfAnalyzer | None, str]:
-    """perf_analyzer and what the load is called; None where our own client makes it."""
+    """perf_analyzer and the name of the load generator; None if our own client is used."""
     reason = ""
     if has_http(url):
         reason = "perf_analyzer is used over gRPC only, which streams"
@@ -141,10 +142,10 @@ def _row(level: int, load: Load, task: str, max_tokens: int) -> dict[str, Any]:
 
 
 def _plotter(path: Path) -> Callable[[str, Sequence[dict[str, Any]]], None]:
-    """A function that draws; found before the measuring, so that nothing is measured in vain.
+    """A function that plots, looked up before the measurement so that none is wasted.
 
     Raises:
-        ConfigError: matplotlib is not installed, or there is no folder to write in.
+        ConfigError: matplotlib is not installed, or the folder does not exist.
     """
     try:
         from matplotlib.figure import Figure

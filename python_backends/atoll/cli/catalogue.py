@@ -42,7 +42,7 @@ class _Row:
 
 
 def list_entries(as_json: AsJson = False) -> None:
-    """List the catalogue: tasks, where the weights come from, and whether they are here."""
+    """List the catalogue: tasks, where the weights come from, and whether they are on disk."""
     rows = [
         _Row(e.name, e.task, e.model_type, e.model_id, _source(e), cached(e.model_id, e.revision))
         for e in ENTRIES
@@ -66,14 +66,14 @@ def info(
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a checkpoint is and what would run it; fails, in the server's words, for one that
-    the server would refuse.
+    """Show what a checkpoint is and what would run it; fails with the server's message if the
+    server would refuse it.
     """
     known = catalogue_entry(model)
     folder = resolve(known.model_id if known else model, revision, with_weights=False)
     model_id, own = (known.model_id, dict(known.settings)) if known else (model, {})
     trunk = transformer_folder(folder)
-    # What the server would say to it, with what the environment would tell the server.
+    # What the server would decide, with the settings it would read from the environment.
     detected = decide(folder, Settings.read({"model_id": model_id, **own}))
     facts: dict[str, Any] = {
         "name": known.name if known else entry_name(model),
@@ -92,14 +92,14 @@ def info(
 
 def render(
     folder: Annotated[
-        Path | None, typer.Argument(help="Where to; the checkout's model_repository if left out.")
+        Path | None, typer.Argument(help="Target; by default the checkout's model_repository.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail if a file differs.")
+        bool, typer.Option("--check", help="Write nothing, but fail if a file differs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the model repository of the catalogue's entries."""
+    """Write the catalogue's entries as a model repository."""
     target = folder or checkout_repository()
     if target is None:
         raise ConfigError("there is no checkout with a model_repository; name a folder")
@@ -142,7 +142,7 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
 
 
 def _kernels() -> dict[str, str]:
-    """The first candidate of each op on this machine's device."""
+    """The first candidate for each operation on this machine's device."""
     import torch
 
     from atoll_kernels import dispatch

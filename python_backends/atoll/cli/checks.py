@@ -1,4 +1,4 @@
-"""The doctor's checks: each looks at one thing and reports one or more findings."""
+"""The checks of ``atoll doctor``: each examines one thing and reports one or more findings."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the user said about the server that is to run here."""
+    """The user's options for the server that is to run on this machine."""
 
     server: str | None
     ports: tuple[int, ...]
 
 
 def python(_: Machine) -> Iterator[Finding]:
-    """The stub exists for some versions; our packages support these."""
+    """The stub exists only for some Python versions, which our packages support."""
     version = sys.version_info[:2]
     found = f"{sys.version.split()[0]} ({sys.executable})"
     if version in _PYTHONS:
@@ -85,7 +85,7 @@ def server(machine: Machine) -> Iterator[Finding]:
 
 
 def shared_memory(_: Machine) -> Iterator[Finding]:
-    """Requests and answers travel between server and stubs through /dev/shm."""
+    """Requests and responses pass between server and stubs through /dev/shm."""
     try:
         usage = shutil.disk_usage("/dev/shm")
     except OSError:
@@ -100,7 +100,7 @@ def shared_memory(_: Machine) -> Iterator[Finding]:
 
 
 def memory(_: Machine) -> Iterator[Finding]:
-    """What weights and the KV cache can take."""
+    """The memory available for weights and the KV cache."""
     available = available_memory()
     found = f"{available / _GIB:.1f} GiB available"
     if available >= _MEMORY_GOOD:
@@ -164,7 +164,7 @@ def compilers(_: Machine) -> Iterator[Finding]:
 
 
 def cpu(_: Machine) -> Iterator[Finding]:
-    """Vector instructions that kernels use."""
+    """The vector instructions that kernels use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -181,7 +181,7 @@ def cpu(_: Machine) -> Iterator[Finding]:
 
 
 def weights(_: Machine) -> Iterator[Finding]:
-    """Embedded models, and a cache that can be written."""
+    """The embedded models, and whether the cache is writable."""
     for model in EMBEDDED.values():
         if model.source() is None:
             yield Finding(

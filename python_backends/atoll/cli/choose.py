@@ -1,4 +1,4 @@
-"""From what the user names to what is served: entries, or a repository and names in it."""
+"""Turns the models that the user names into what is served: entries, or names in a repository."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ def checkout_repository() -> Path | None:
 def choose(
     model_ids: Sequence[str], repository: Path | None, settings: Mapping[str, str]
 ) -> Choice:
-    """What to serve. With a repository, ``model_ids`` are names in it; all of it without any.
+    """What to serve. With a repository, ``model_ids`` are names in it; empty means all of it.
 
-    Without model ids and repository: the embedded models, from the checkout's files unless
-    settings change them.
+    With neither, the embedded models, from the checkout's files unless settings change them.
 
     Raises:
         ConfigError, UnsupportedModel: a setting or a model that cannot be used.
@@ -47,7 +46,7 @@ def choose(
     twice = {name for name in model_ids if model_ids.count(name) > 1}
     if twice:
         raise ConfigError(f"--model-id names {', '.join(sorted(twice))} more than once")
-    # Models read the environment themselves: only flags need entries of their own.
+    # Models read the environment themselves: only flags need new entries.
     flags = [name for name, text in settings.items() if not _is_in_environment(name, text)]
     Settings.read({"model_id": "-", **{name: settings[name] for name in flags}})
     if repository is not None:
@@ -59,7 +58,7 @@ def choose(
     if not model_ids:
         own = checkout_repository()
         if own is not None and not flags:
-            # As of every generator that is served by its model id.
+            # As for every generator that is served by its model id.
             sessions = [session(e.name).name for e in embedded if e.task == "generate"]
             return Choice(repository=own, names=(*(e.name for e in embedded), *sessions))
         model_ids = [entry.model_id for entry in embedded]
@@ -98,7 +97,7 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
 
 
 def _is_in_environment(name: str, text: str) -> bool:
-    """Whether a setting comes from the environment, or says the same."""
+    """Whether a setting comes from the environment, or equals it."""
     found, hint = lookup(name, os.environ), get_type_hints(Settings)[name]
     return found is not None and parse(*found, hint) == parse(name, text, hint)
 

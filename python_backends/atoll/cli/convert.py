@@ -1,4 +1,4 @@
-"""``atoll convert``: old weight files to safetensors."""
+"""``atoll convert``: converts old weight files to safetensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def convert(
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a checkpoint's weights as safetensors, which load faster and hold no code."""
+    """Write a checkpoint's weights as safetensors, which load faster and contain no code."""
     from atoll.weights.convert import convert as convert_files
 
     path = Path(source).expanduser()

@@ -1,4 +1,4 @@
-"""``atoll doctor``: what this machine lacks, and what to do about each finding."""
+"""``atoll doctor``: what this machine lacks, and a remedy for each finding."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(
-    http_port: Annotated[
-        int, typer.Option(envvar="ATOLL_HTTP_PORT", help="Port to look at.")
-    ] = 8000,
-    grpc_port: Annotated[
-        int, typer.Option(envvar="ATOLL_GRPC_PORT", help="Port to look at.")
-    ] = 8001,
+    http_port: Annotated[int, typer.Option(envvar="ATOLL_HTTP_PORT", help="Port to check.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(envvar="ATOLL_GRPC_PORT", help="Port to check.")] = 8001,
     metrics_port: Annotated[
-        int, typer.Option(envvar="ATOLL_METRICS_PORT", help="Port to look at.")
+        int, typer.Option(envvar="ATOLL_METRICS_PORT", help="Port to check.")
     ] = 8002,
-    port: Annotated[int, typer.Option(envvar="ATOLL_PORT", help="Port to look at.")] = 8080,
+    port: Annotated[int, typer.Option(envvar="ATOLL_PORT", help="Port to check.")] = 8080,
     gateway_grpc_port: Annotated[
-        int, typer.Option(envvar="ATOLL_GATEWAY_GRPC_PORT", help="Port to look at.")
+        int, typer.Option(envvar="ATOLL_GATEWAY_GRPC_PORT", help="Port to check.")
     ] = 8081,
     server: Annotated[
         str | None,
-        typer.Option(envvar="ATOLL_TRITONSERVER", help="A tritonserver to check, not the wheel's."),
+        typer.Option(
+            envvar="ATOLL_TRITONSERVER", help="A tritonserver to check instead of the wheel's."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine; exit status 1 if something keeps Atoll from running."""
+    """Check this machine; exits with status 1 if something keeps Atoll from running."""
     machine = Machine(server, (http_port, grpc_port, metrics_port, port, gateway_grpc_port))
     findings = [finding for check in CHECKS for finding in check(machine)]
     if as_json:

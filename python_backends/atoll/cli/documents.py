@@ -17,12 +17,13 @@ def settings_page() -> str:
         "Each setting has one name in three places: a flag of `atoll serve` "
         "(`--max-batch-tokens`), "
         "an environment variable (`ATOLL_MAX_BATCH_TOKENS`), and a parameter in an entry's "
-        "config.pbtxt (`max_batch_tokens`). The parameter wins over the environment, and the "
-        "environment over the default. A value that cannot be used stops the model from loading "
-        "and is named in the error.",
+        "config.pbtxt (`max_batch_tokens`). The parameter takes precedence over the environment, "
+        "and the environment over the default. A value that cannot be used keeps the model from "
+        "loading, and the error names it.",
         "",
-        "Variables of TEI and TGI are read without the prefix too, where ours with it is not set: "
-        f"{', '.join(f'`{name}`' for name in _unprefixed())}. No other name is read without it.",
+        "Variables of TEI and TGI are also read without the prefix, unless ours with the prefix is "
+        f"set: {', '.join(f'`{name}`' for name in _unprefixed())}. "
+        "No other name is read without the prefix.",
     ]
     for group, title in GROUPS.items():
         lines += ["", f"## {title}", "", "| setting | default | what it does |", "|-|-|-|"]
@@ -38,7 +39,7 @@ def _unprefixed() -> list[str]:
 
 
 def commands_page() -> str:
-    """docs/cli.md: every command with its arguments, flags and their environment twins.
+    """docs/cli.md: every command with its arguments, flags and their environment variables.
 
     Flags of settings are left to docs/settings.md.
     """
@@ -48,10 +49,10 @@ def commands_page() -> str:
     lines = [
         "# The command line",
         "",
-        "Every flag has a twin in the environment, used where the flag is not given. "
-        "With `--json` (or `ATOLL_JSON=1`) a command prints JSON. A command that fails prints one "
-        "line and ends with status 1; a wrong flag ends it with 2. `atoll --install-completion` "
-        "completes commands and flags in the shell.",
+        "Every flag can also be set by an environment variable, which is used if the flag is not "
+        "given. With `--json` (or `ATOLL_JSON=1`), a command prints JSON. A command that fails "
+        "prints one line and exits with status 1; a wrong flag exits with status 2. `atoll "
+        "--install-completion` sets up completion of commands and flags in the shell.",
         "",
         "| command | what it does |",
         "|-|-|",
@@ -81,7 +82,7 @@ def _command(name: str, command: Any) -> list[str]:
     lines += ["", "| flag | environment | default | what it does |", "|-|-|-|-|"]
     lines += [_flag(name, p) for p in own]
     if len(own) < len(flags):
-        lines += ["", "And a flag for each of the [settings](settings.md)."]
+        lines += ["", "There is also a flag for each of the [settings](settings.md)."]
     return lines
 
 

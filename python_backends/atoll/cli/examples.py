@@ -1,4 +1,4 @@
-"""One request per task that a user can paste into a shell."""
+"""One example request per task, to paste into a shell."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def example(model: ServedModel, http_url: str) -> str:
-    """A curl command that asks the model something; for tensors unknown to us, its metadata."""
+    """A curl command that queries the model; its metadata if we do not know its tensors."""
     url = f"{http_url}/v2/models/{model.name}"
     if model.task is None or model.task not in _REQUESTS:
         return f"curl -s {url}"

@@ -9,14 +9,14 @@ from pydantic import BaseModel
 from atoll_client.gateway.core.fields import Row, table
 from atoll_client.gateway.routes import ROUTES
 
-_TITLES = {"openai": "OpenAI and its relatives", "tei": "TEI", "tgi": "TGI"}
+_TITLES = {"openai": "OpenAI and compatible APIs", "tei": "TEI", "tgi": "TGI"}
 _HEAD = """# Fields of requests
 
-Every field that a route of [the gateway](gateway.md) knows. One that changes answers elsewhere \
-is honoured here or refused by name; null is the same as leaving a field out. A field that stands \
-in no table is unknown: OpenAI's routes refuse it, as OpenAI does; TEI's and TGI's answer, and \
-name it in the header `x-unknown-fields` and in the log. `--unknown-fields refuse` or `report` \
-makes all routes do the same."""
+Every field that a route of [the gateway](gateway.md) knows. A field that changes answers \
+elsewhere is either honoured here or refused by name; null means the same as leaving a field out. \
+A field that is in no table is unknown: OpenAI's routes refuse it, as OpenAI does; TEI's and \
+TGI's ignore it, but name it in the header `x-unknown-fields` and in the log. `--unknown-fields \
+refuse` or `report` makes all routes do the same."""
 
 
 def fields_page() -> str:
@@ -31,9 +31,9 @@ def fields_page() -> str:
 
 
 def _bodies() -> dict[str, dict[type[BaseModel], list[str]]]:
-    """By interface: kinds of bodies, with the routes that take them.
+    """By interface: body models, with the routes that accept them.
 
-    A kind that several interfaces' routes take belongs to the first.
+    A model accepted by routes of several interfaces is listed under the first.
     """
     found: dict[str, dict[type[BaseModel], list[str]]] = {dialect: {} for dialect in _TITLES}
     homes: dict[type[BaseModel], str] = {}
@@ -51,13 +51,13 @@ def _section(rows: Iterable[Row]) -> list[str]:
     lines += [f"| `{r.name}` | {_cell(r.values)} |" for r in rows if r.effect == "honoured"]
     idle = [f"| `{r.name}` | {_cell(r.note)} |" for r in rows if r.effect == "none"]
     if idle:
-        lines += ["", "| without effect | since |", "|-|-|", *idle]
+        lines += ["", "| no effect | because |", "|-|-|", *idle]
     refused = [
         f"| `{r.name}` | {_cell(r.values)} | {_cell(r.note)} |"
         for r in rows if r.effect == "refused"
     ]  # fmt: skip
     if refused:
-        lines += ["", "| refused | unless it is | since |", "|-|-|-|", *refused]
+        lines += ["", "| refused | unless it is | because |", "|-|-|-|", *refused]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""One command-line flag per setting, each with its environment twin, from ``Settings`` itself."""
+"""One command-line flag and environment variable per setting, generated from ``Settings``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PANELS = {
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the flags to ``command``, which gets them as ``settings``: name to text.
 
-    Flags that are not given are not in it, so that the backend's defaults hold.
+    Flags that are not given are left out, so that the backend's defaults apply.
     """
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.name != "settings"]
@@ -60,7 +60,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def unknown_variables(group: Any, environment: Mapping[str, str]) -> list[str]:
-    """Names with our prefix that nothing reads: misspelt ones.
+    """Variables with our prefix that nothing reads, such as misspelt ones.
 
     group: the click command that holds all commands.
     """
@@ -85,8 +85,8 @@ def _listed(names: Any) -> list[str]:
 
 
 def _complete(command: str, parameter: inspect.Parameter) -> None:
-    """Lets a flag of the command's own be ``ATOLL_HOST`` and not only ``ATOLL_SERVE_HOST``, and
-    puts it into its group."""
+    """Lets one of the command's own flags be set by ``ATOLL_HOST`` as well as ``ATOLL_SERVE_HOST``,
+    and puts it into its group."""
     group = next((title for title, names in _PANELS.items() if parameter.name in names), None)
     for option in getattr(parameter.annotation, "__metadata__", ()):
         if isinstance(option, OptionInfo):

@@ -1,4 +1,4 @@
-"""docs/hardware.md: what runs on which device, asked of the registry that decides it."""
+"""docs/hardware.md: what runs on which device, according to the registry that decides it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEVICES = (
     Capabilities("MI210", "amd", "gfx90a"),
     Capabilities("MI100", "amd", "gfx908"),
 )
-# A column of the table -> what its attention asks for beyond the phase.
+# A column of the table -> its attention's features.
 FEATURES: dict[str, dict[str, Any]] = {
     "encoder": {"phase": "encode", "causal": False},
     "encoder, ALiBi": {"phase": "encode", "causal": False, "alibi": True},
@@ -59,13 +59,13 @@ def backend(device: Capabilities, feature: str, policy: KernelPolicy) -> str:
 
 
 def hardware_page() -> str:
-    """docs/hardware.md: a table per policy, devices by features."""
+    """docs/hardware.md: a table of devices and features for each policy."""
     lines = [
         "# Hardware",
         "",
-        "The tables are asked of the registry that chooses at run time "
-        "([backends.py](../kernels/atoll_kernels/backends.py)); at the `INFO` level the log says "
-        "which backend a model got and why each one before it was passed over.",
+        "These tables come from the registry that makes the choice at run time "
+        "([backends.py](../kernels/atoll_kernels/backends.py)). At the `INFO` level, the log shows "
+        "which backend a model uses and why each one before it was rejected.",
         "",
         "## Devices",
         "",
@@ -91,7 +91,7 @@ def _table(policy: KernelPolicy) -> list[str]:
     lines = [f"| device | {' | '.join(FEATURES)} |", "|-" * (len(FEATURES) + 1) + "|"]
     for device in DEVICES:
         if refusal(device) is None:
-            # flash-attn is never taken for granted: the table is of a plain installation.
+            # The table shows a plain installation, without flash-attn.
             plain = replace(device, has_flash_attn=False)
             found = (backend(plain, feature, policy) for feature in FEATURES)
             lines.append(f"| {device.name} ({device.architecture}) | {' | '.join(found)} |")
@@ -102,27 +102,28 @@ _NOTES = (
     "## The other kernels",
     "",
     "Norms, rotary embedding with the KV write, gated activations, 8-bit and 4-bit linear layers "
-    "(GPTQ with and without act-order, AWQ), the experts of Mixtral and top-k/top-p sampling are "
-    "Triton-language kernels on every device of the table, AMD's included. With "
-    "`--disable-custom-kernels` they are plain torch, and 4-bit weights are dequantised at load; "
-    "so they are, and the log says so, where no kernel can be compiled: that takes a C compiler "
-    "and Python's headers (`atoll doctor` looks).",
+    "(GPTQ with and without act-order, AWQ), Mixtral's experts and top-k/top-p sampling are "
+    "Triton-language kernels on every device of the table, including AMD's. With "
+    "`--disable-custom-kernels`, they are plain torch, and 4-bit weights are dequantized at load. "
+    "The same happens, and is logged, if kernels cannot be compiled, which takes a C compiler and "
+    "Python's headers (`atoll doctor` checks for both).",
     "",
     "## Several GPUs, several models",
     "",
-    "A model is on one GPU: the first, or the one that its `device` setting names (`cuda:1`), or "
-    "else the one that Triton gives an instance of `KIND_GPU`. `instance_group` with "
-    "`count: 2`, or two entries in `gpus`, serves a model from that many processes, each with its "
-    "own weights and cache. Generators that share a GPU load one after the other and take "
-    "`memory_fraction` of what is free then: of 80 GiB half, a quarter, an eighth. To share "
-    "evenly, set `max_batch_total_tokens`.",
+    "A model runs on one GPU: the one named by its `device` setting (`cuda:1`), the one that "
+    "Triton assigns to an instance of `KIND_GPU`, or the first. `instance_group` with `count: 2`, "
+    "or with two entries in `gpus`, serves a model from that many processes, each with its own "
+    "weights and cache. Generators that share a GPU are loaded one after the other, and each "
+    "takes `memory_fraction` of what is then free: of 80 GiB a half, a quarter, an eighth. To "
+    "share evenly, set `max_batch_total_tokens`.",
     "",
     "## CPU",
     "",
-    "Native kernels are built with the machine's C++ compiler at first use, for the widest of "
-    "these instruction sets that the CPU and the compiler have: AMX, AVX-512 with bfloat16, "
-    "AVX-512, AVX2, portable C++. "
-    "`ATOLL_CPU_ISA` names a narrower one. Without a compiler plain torch runs, and `atoll doctor` "
-    "says so. For an image, `ATOLL_KERNELS=FOLDER atoll warmup` compiles all of them ahead.",
+    "Native kernels are compiled with the machine's C++ compiler at first use, for the widest of "
+    "these instruction sets that both the CPU and the compiler support: AMX, AVX-512 with "
+    "bfloat16, AVX-512, AVX2, portable C++. "
+    "`ATOLL_CPU_ISA` selects a narrower one. Without a compiler, plain torch is used, and `atoll "
+    "doctor` says so. For an image, `ATOLL_KERNELS=FOLDER atoll warmup` compiles all of them in "
+    "advance.",
     "",
 )

@@ -1,6 +1,6 @@
-"""What ``--help`` prints: flags by group, each with its whole name on a line of its own.
+"""The output of ``--help``: flags by group, each with its full name on its own line.
 
-Typer's own help is a table, which cuts long flags and variables where a terminal has 80 columns.
+Typer's own help is a table, which cuts long flags and variables in a terminal of 80 columns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _PlainHelp:
             found: Any = command.get_command(ctx, name)
             summary = found.get_short_help_str(limit=1000)
             sections.setdefault("Commands", []).append(_described(name, summary, width))
-        # What --help and completion are is read last.
+        # --help and completion come last.
         last = sections.pop("Options", None)
         sections |= {"Options": last} if last else {}
         blocks += [f"{title}:\n" + "\n".join(lines) for title, lines in sections.items()]
@@ -47,11 +47,11 @@ class _PlainHelp:
 
 
 class Command(_PlainHelp, TyperCommand):
-    """A command."""
+    """A command with this help."""
 
 
 class Group(_PlainHelp, TyperGroup):
-    """The commands together."""
+    """A group of commands with this help."""
 
 
 def _described(name: str, text: str, width: int) -> str:
@@ -61,7 +61,7 @@ def _described(name: str, text: str, width: int) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> str:
-    """No word is broken, neither at a hyphen, which flags have."""
+    """Wraps lines without breaking words, not even at a hyphen, since flags have hyphens."""
     return textwrap.fill(
         " ".join(text.split()), width, initial_indent=indent, subsequent_indent=indent,
         break_long_words=False, break_on_hyphens=False,

@@ -1,4 +1,4 @@
-"""``atoll infer`` and ``atoll chat``: ask a running server from the terminal."""
+"""``atoll infer`` and ``atoll chat``: query a running server from the terminal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from atoll_client import Client
 
 MaxTokens = Annotated[
-    int, typer.Option(envvar="ATOLL_MAX_TOKENS", help="Tokens of the longest answer.")
+    int, typer.Option(envvar="ATOLL_MAX_TOKENS", help="Maximum length of an answer in tokens.")
 ]
 Temperature = Annotated[
-    float, typer.Option(envvar="ATOLL_TEMPERATURE", help="0: the likeliest token, always.")
+    float, typer.Option(envvar="ATOLL_TEMPERATURE", help="0: always choose the likeliest token.")
 ]
 
 
@@ -28,11 +28,11 @@ def infer(
     model: ServedName,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="A text; may be repeated. Without it: each line of standard input."),
+        typer.Option(help="A text; may be repeated. By default, each line of standard input."),
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(help="What a reranker, or retrieve-rerank, compares the texts with."),
+        typer.Option(help="The query that a reranker, or retrieve-rerank, scores the texts for."),
     ] = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
@@ -41,9 +41,9 @@ def infer(
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model of a running server for what it gives: vectors, scores, labels or text.
+    """Query a model of a running server: get vectors, scores, labels or text.
 
-    Ensembles and pipelines are asked by the tensors they take. To a NAME-session entry, the texts
+    Ensembles and pipelines are queried by their input tensors. For a NAME-session entry, the texts
     are the turns of one conversation.
     """
     texts = text or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
@@ -71,7 +71,7 @@ def infer(
 def chat(
     model: ServedName,
     system: Annotated[
-        str | None, typer.Option(envvar="ATOLL_SYSTEM", help="What the model is told first.")
+        str | None, typer.Option(envvar="ATOLL_SYSTEM", help="The system message.")
     ] = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.0,
@@ -106,7 +106,7 @@ def chat(
 
 
 def _lines(is_terminal: bool) -> Any:
-    """What is typed, with a prompt in a terminal; empty lines ask nothing."""
+    """Lines of input, with a prompt in a terminal; empty lines are skipped."""
     while True:
         try:
             line = input("> " if is_terminal else "").strip()
@@ -117,7 +117,7 @@ def _lines(is_terminal: bool) -> Any:
 
 
 def _tasks(client: Client) -> dict[str, str]:
-    """Of each model, by every name that it answers to."""
+    """The task of each model, by every name of the model."""
     names = ((found, (found.name, found.model_id, *found.adapters)) for found in client.models())
     return {name: found.task for found, known in names for name in known}
 

@@ -17,17 +17,17 @@ _QUERY = "What is an atoll?"
 
 
 def texts(words: int, count: int = 16) -> list[str]:
-    """Texts of about so many words, none the start of another: no cache answers them."""
+    """Texts of about this many words; none is a prefix of another, so that no cache helps."""
     base = (_SENTENCE * (words // len(_SENTENCE.split()) + 1)).split()
     return [" ".join([f"{number}:", *base[: max(words - 1, 1)]]) for number in range(count)]
 
 
 def rows(task: str, words: int, max_tokens: int) -> list[dict[str, Any]]:
-    """Requests for perf_analyzer: name of a tensor -> its values, or those with their shape, which
-    has to be said where the model leaves it open.
+    """Requests for perf_analyzer: tensor name -> its values, with their shape if the model's is
+    variable.
 
     Raises:
-        ConfigError: there is no load for such a task.
+        ConfigError: there is no load for this task.
     """
     many = texts(words)
     if task == "embed":
@@ -46,7 +46,7 @@ def rows(task: str, words: int, max_tokens: int) -> list[dict[str, Any]]:
 
 
 def _target(url: str) -> str:
-    """Of an address for gRPC, what gRPC takes."""
+    """The target of a gRPC address, as gRPC expects it."""
     from atoll_client.address import parse_address
 
     return parse_address(url).target
@@ -70,7 +70,7 @@ def measure(
     key: str | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> Load:
-    """Sends the load and says what it saw; with our own client where there is no analyzer.
+    """Sends the load and returns the measurements; uses our own client if there is no analyzer.
 
     ``on_ready`` is called before the first request of our own load.
     """
@@ -80,7 +80,7 @@ def measure(
             concurrency=concurrency, requests=requests,
             streaming=task == "generate", timeout_s=timeout_s,
         )  # fmt: skip
-    # Every task has its rows; an unknown one is refused here, too.
+    # Also refuses an unknown task.
     rows(task, words, max_tokens)
     asked = texts(words)
     return asyncio.run(
@@ -111,7 +111,7 @@ async def _own_load(
     async with AsyncClient(
         url, timeout_s=timeout_s, retries=0, metadata=key_metadata(key)
     ) as client:
-        # Asks each model what it is, once.
+        # Looks up each model's task once.
         await client.models()
         on_ready()
 

@@ -9,7 +9,7 @@ from atoll.catalogue import ENTRIES, Entry
 from atoll.models.families import DECODERS, ENCODERS
 from atoll.models.registry import architecture
 
-# What architecture files are called by people, in the order of the table.
+# Display names of the architecture files, in the order of the table.
 _FAMILIES = {
     "bert": "BERT, RoBERTa, CamemBERT, XLM-RoBERTa",
     "jina_bert": "JinaBERT v2 (ALiBi)",
@@ -35,7 +35,7 @@ _TASKS = {
     "embed": "embeddings", "sparse": "sparse embeddings", "rerank": "reranking",
     "classify": "classification", "generate": "generation",
 }  # fmt: skip
-# Fields of config.json that choose a file and that an entry does not carry.
+# Fields of config.json that select a file and that an entry does not have.
 _FIELDS: dict[str, dict[str, Any]] = {
     "jinaai/jina-embeddings-v2": {"position_embedding_type": "alibi"},
     "bigcode/santacoder": {"architectures": ["GPT2LMHeadCustomModel"]},
@@ -53,7 +53,7 @@ def file_of(entry: Entry) -> str:
 
 
 def test_of(file: str) -> str:
-    """The test that holds an architecture to its reference."""
+    """The test that compares an architecture with its reference."""
     return _TESTS.get(file, _TEST_OF_DECODERS)
 
 
@@ -63,25 +63,27 @@ def models_page() -> str:
         "# Models",
         "",
         "Every entry of [model_repository/](../model_repository), the checkpoint it serves, the "
-        "file that implements its architecture, and the test that holds that to transformers (to "
-        "a float64 reference written from the specification where transformers has none). Each "
-        f"folder is also loaded and asked in a real server by [{_FOLDERS_TEST}](../"
-        f"{_FOLDERS_TEST}).",
+        "file that implements its architecture, and the test that compares it with transformers "
+        "(or, if transformers does not have it, with a float64 reference written from the "
+        "specification). "
+        f"[{_FOLDERS_TEST}](../{_FOLDERS_TEST}) also loads and queries each folder in a real "
+        "server.",
         "",
-        "Any other checkpoint of these architectures is served with `atoll serve --model-id`. "
+        "To serve any other checkpoint of these architectures, use `atoll serve --model-id`. "
         "Generators of other architectures run on transformers' AutoModelForCausalLM or "
-        "AutoModelForSeq2SeqLM in the same engine, best effort, and the log says so "
+        "AutoModelForSeq2SeqLM in the same engine on a best-effort basis, and the log says so "
         "([fallback.py](../python_backends/atoll/models/fallback.py), "
-        "[its test](../tests/engine/test_fallback.py)); encoders of other architectures are "
-        "refused by name.",
+        "[its test](../tests/engine/test_fallback.py)). Encoders of other architectures are "
+        "refused with an error that names the architecture.",
         "",
-        "Also refused by name: heads for other tasks (taggers, readers, reward models), ColBERT "
-        "and other vectors of tokens, decoders that rank, classify or embed, models with parts for "
-        "images or sound, a checkpoint's own code, translators whose target language a request "
-        "would have to name (NLLB, mBART 50), adapters beside the weights, and keys of "
-        "generation_config.json that would change every answer. `atoll info` says what a "
-        "checkpoint is and what runs it, or why it is refused, in the server's words; --task says "
-        "what a checkpoint is meant for.",
+        "Also refused, with an error that names the reason: heads for other tasks (token "
+        "classifiers, question answering, reward models), ColBERT and other multi-vector models, "
+        "decoders that rank, classify or embed, models with parts for images or sound, code that "
+        "comes with a checkpoint, translation models whose target language a request would have "
+        "to name (NLLB, mBART 50), adapters next to the weights, and keys of "
+        "generation_config.json that would change every answer. `atoll info` shows what a "
+        "checkpoint is and what runs it, or why the server would refuse it; --task sets what a "
+        "checkpoint is used for.",
         "",
         "| entry | checkpoint | task | architecture | test |",
         "|-|-|-|-|-|",
@@ -97,7 +99,7 @@ def models_page() -> str:
 
 
 def readme_table() -> str:
-    """What stands in the README between its marks: a row per architecture file."""
+    """The README's table between its marks: a row per architecture file."""
     lines = ["| architectures | entries | file | test |", "|-|-|-|-|"]
     for file, families in _FAMILIES.items():
         entries = [entry for entry in ENTRIES if file_of(entry) == file]

@@ -1,4 +1,4 @@
-"""Flags that several commands have, and the client that those commands ask with."""
+"""Flags shared by several commands, and the client that these commands use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Url = Annotated[
     str,
     typer.Option(
         envvar="ATOLL_URL",
-        help="A running server or gateway: host:port of its gRPC, or an http:// address.",
+        help="A running server or gateway: host:port of its gRPC port, or an http:// address.",
     ),
 ]
 Key = Annotated[
     str | None,
-    typer.Option(envvar="ATOLL_KEY", help="The key that a gateway wants (its --api-key)."),
+    typer.Option(envvar="ATOLL_KEY", help="The gateway's key (its --api-key)."),
 ]
 Timeout = Annotated[
-    float, typer.Option(envvar="ATOLL_TIMEOUT", help="Seconds until a request is given up.")
+    float, typer.Option(envvar="ATOLL_TIMEOUT", help="Seconds to wait for a request.")
 ]
 Repository = Annotated[
     Path | None,
-    typer.Option(envvar="ATOLL_REPOSITORY", help="A model repository; the checkout's if left out."),
+    typer.Option(envvar="ATOLL_REPOSITORY", help="A model repository; by default the checkout's."),
 ]
 Revision = Annotated[
     str | None, typer.Option(envvar=variables("revision"), help="Branch, tag or commit on the hub.")
@@ -55,7 +55,7 @@ def repository_folder(folder: Path | None) -> Path:
 
 
 def connect(url: str, timeout: float, key: str | None = None) -> Client:
-    """A client that gives up at once where nothing listens.
+    """A client that fails at once if nothing listens at the address.
 
     Raises:
         ConfigError: the client's package is not installed.
@@ -68,15 +68,15 @@ def connect(url: str, timeout: float, key: str | None = None) -> Client:
 
 
 def key_metadata(key: str | None) -> list[tuple[str, str]]:
-    """What tells a gateway the key."""
+    """The metadata that carries the gateway's key."""
     return [("authorization", f"Bearer {key}")] if key else []
 
 
 def has_http(url: str) -> bool:
-    """Whether a server's address is one for HTTP."""
+    """Whether a server's address is an HTTP address."""
     return url.strip().lower().startswith(("http://", "https://"))
 
 
 def print_json(value: Any) -> None:
-    """What ``--json`` prints: indented, text as it is."""
+    """Prints JSON for ``--json``: indented, without escaping text."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

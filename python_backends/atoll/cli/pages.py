@@ -1,4 +1,4 @@
-"""Writes the pages of a checkout that are rendered from code: ``python -m atoll.cli.pages``."""
+"""Writes the pages of a checkout that are generated from code: ``python -m atoll.cli.pages``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TABLE = re.compile(r"(?<=<!-- models:start -->\n)\|.*?\n(?=\n)", re.DOTALL)
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """What each rendered page of a checkout has to be. root: the checkout's folder."""
+    """The expected text of each generated page of a checkout. root: the checkout's folder."""
     readme = (root / "README.md").read_text()
     return {
         root / "docs" / "settings.md": settings_page(),

@@ -1,6 +1,6 @@
-"""``atoll profile``: where the time of requests goes, from the model's own metrics around a load.
+"""``atoll profile``: where the time of requests goes, from the model's metrics before and after.
 
-Triton's durations end when a model has taken a request, so they tell nothing of its work; the
+Triton's durations end when a model has accepted a request, so they do not cover its work; the
 models count the seconds of each part themselves (``atoll.serving.triton.latency_breakdown``).
 """
 
@@ -29,7 +29,7 @@ _OUTSIDE = "Triton, the gateway if it was asked, the network, the client"
 _REQUESTS = ("atoll_requests_total", "atoll_requests_succeeded_total")
 _BATCHES = ("atoll_batch_tokens_count", "atoll_engine_steps_total")
 _METRICS_PORT = 8002
-# Models carry their metrics over a moment after an answer.
+# Models publish their metrics a moment after an answer.
 _PATIENCE_S = 5.0
 _LINE = re.compile(r'(\w+)\{(?:[^}]*,)?model="((?:[^"\\]|\\.)*)"[^}]*\} (\S+)')
 
@@ -37,15 +37,15 @@ _LINE = re.compile(r'(\w+)\{(?:[^}]*,)?model="((?:[^"\\]|\\.)*)"[^}]*\} (\S+)')
 def profile(
     model: ServedName,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
-    requests: Annotated[int, typer.Option(min=1, help="Requests in all.")] = 100,
-    words: Annotated[int, typer.Option(min=1, help="Words of each text.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each generated answer.")] = 32,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in total.")] = 100,
+    words: Annotated[int, typer.Option(min=1, help="Words per text.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generated answer.")] = 32,
     url: Url = URL,
     key: Key = None,
     metrics_url: Annotated[
         str | None,
         typer.Option(
-            help="The server's or the gateway's page of metrics; without it, port 8002 of the "
+            help="The server's or the gateway's metrics page; by default, port 8002 of the "
             "server's host, or /metrics of the address."
         ),
     ] = None,
@@ -93,16 +93,16 @@ def profile(
 
 
 def _page_of(url: str, metrics_url: str | None, model: str) -> str:
-    """The address of the page for the model's metrics.
+    """The address of the page with the model's metrics.
 
     Raises:
-        ConfigError: none of those that there may be can be read.
+        ConfigError: none of the possible addresses can be read.
     """
     parsed = urlsplit(url if "://" in url else f"grpc://{url}")
     guesses = [f"http://{parsed.hostname or 'localhost'}:{_METRICS_PORT}/metrics"]
     if has_http(url):
         guesses.insert(0, f"{url.rstrip('/')}/metrics")
-    # A model that was never asked has no metrics yet.
+    # A model that has had no request has no metrics yet.
     readable, found = [], ""
     for page in [metrics_url] if metrics_url else guesses:
         try:
@@ -117,10 +117,10 @@ def _page_of(url: str, metrics_url: str | None, model: str) -> str:
 
 
 def _gained(page: str, model: str, before: Mapping[str, float], requests: int) -> dict[str, float]:
-    """What the counters have grown by, once the load's requests are among them.
+    """How much the counters have grown, once they include the load's requests.
 
     Raises:
-        ConfigError: the page tells nothing of the model.
+        ConfigError: the page has nothing about the model.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -143,7 +143,7 @@ def _first(values: Mapping[str, float], names: tuple[str, ...]) -> float:
 
 
 def _counters(page: str, model: str) -> dict[str, float]:
-    """The models' own metrics of one model, by name; of several servers together.
+    """The models' own metrics of one model, by name, summed over servers.
 
     Raises:
         ConfigError: there is no such page.

@@ -27,18 +27,19 @@ def add(
     name: Annotated[
         str | None,
         typer.Option(
-            envvar=variables("served_model_name"), help="Name of the entry; else from the model's."
+            envvar=variables("served_model_name"),
+            help="Name of the entry; by default made from the model's.",
         ),
     ] = None,
     revision: Revision = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE of a setting for this entry; may be repeated."),
+        typer.Option("--set", help="A setting for this entry as NAME=VALUE; may be repeated."),
     ] = None,
-    replace: Annotated[bool, typer.Option(help="Overwrite an entry of that name.")] = False,
+    replace: Annotated[bool, typer.Option(help="Overwrite an existing entry.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model's entry into a repository and show its config."""
+    """Write a model's entry to a repository and show its config."""
     given = {"served_model_name": name, "revision": revision}
     settings = {**_settings(setting or []), **{k: v for k, v in given.items() if v}}
     Settings.read({"model_id": model, **settings}, {})

@@ -1,4 +1,4 @@
-"""What ``atoll infer`` prints: a row for each text that a model was asked with."""
+"""The output of ``atoll infer``: a row for each input text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from atoll.errors import ConfigError
 if TYPE_CHECKING:
     from atoll_client import Client
 
-# Weights of a sparse vector that are worth a look, and numbers of a dense one.
+# How many weights of a sparse vector and numbers of a dense one are shown.
 _SHOWN = 8
 
 
 def of_encoder(
     client: Client, model: str, task: str, texts: list[str], query: str | None
 ) -> list[dict[str, Any]]:
-    """The rows of a model that embeds, reranks or classifies."""
+    """The rows for a model that embeds, reranks or classifies."""
     if task == "embed":
         vectors = client.embed(texts, model)
         return [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, vectors, strict=True)]
@@ -39,12 +39,12 @@ def of_encoder(
 def of_pipeline(
     client: Client, model: str, texts: list[str], query: str | None
 ) -> list[dict[str, Any]]:
-    """The rows of an ensemble, a pipeline or anybody's model that takes ``text_input``.
+    """The rows for an ensemble, a pipeline or any other model that takes ``text_input``.
 
-    A row for each text where the outputs have one, else a row for each output.
+    A row for each text if the outputs have one per text, otherwise a row for each output.
 
     Raises:
-        ConfigError: it takes no texts, or a query that was not given.
+        ConfigError: the model takes no texts, or needs a query that was not given.
     """
     shapes = client.input_shapes(model)
     if "text_input" not in shapes:
@@ -65,7 +65,7 @@ def of_pipeline(
 
 
 def shown(row: dict[str, Any]) -> str:
-    """The answer in a line: long lists are cut."""
+    """The answer on one line; long lists are cut."""
     if "labels" in row:
         return ", ".join(f"{name} {score:.4f}" for name, score in row["labels"].items())
     if "score" in row:
@@ -86,7 +86,7 @@ def _needed(query: str | None, model: str) -> str:
 
 
 def _shaped(texts: list[str], shape: list[int]) -> list[Any]:
-    """Texts as a column where a model has one for each row, else in a row."""
+    """Texts as a column if the model takes one per row, otherwise as a row."""
     return [[text] for text in texts] if len(shape) > 1 else texts
 
 

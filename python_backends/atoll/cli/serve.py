@@ -47,13 +47,13 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Where the gateway listens; 0.0.0.0 for every network.")
+        str, typer.Option(help="Address the gateway listens on; 0.0.0.0 for all networks.")
     ] = "127.0.0.1",
     triton_host: Annotated[
         str,
         typer.Option(
-            help="Where Triton's own three ports listen. They know no key and no limits, and "
-            "some requests end the server: the gateway has KServe too."
+            help="Where Triton's own three ports listen. They have no key and no limits, and "
+            "some requests crash the server: use the gateway, which offers KServe too."
         ),
     ] = "127.0.0.1",
     port: Annotated[
@@ -70,14 +70,14 @@ def serve(
     api_key: Annotated[
         str,
         typer.Option(
-            help="Keys, by commas, of which the gateway wants one as a bearer token.",
+            help="Comma-separated keys; the gateway requires one of them as a bearer token.",
             envvar=variables("api_key"),
         ),
     ] = "",
     cors_allow_origin: Annotated[
         str,
         typer.Option(
-            help="Origins, by commas, that the gateway allows.",
+            help="Comma-separated origins that the gateway allows.",
             envvar=variables("cors_allow_origin"),
         ),
     ] = "",
@@ -99,31 +99,31 @@ def serve(
         ),
     ] = None,
     log_file: Annotated[
-        Path | None, typer.Option(help="Write the server's whole log here.")
+        Path | None, typer.Option(help="Write the server's complete log to this file.")
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show everything the server logs.")
     ] = False,
     startup_timeout: Annotated[
-        float, typer.Option(help="Seconds until every model answers.")
+        float, typer.Option(help="Seconds within which every model must answer.")
     ] = 900,
     exit_timeout: Annotated[
-        int, typer.Option(help="Seconds that requests in flight get when stopping.")
+        int, typer.Option(help="Seconds that running requests get to finish at shutdown.")
     ] = 10,
     watch_interval: Annotated[
         float,
-        typer.Option(help="Seconds between the requests that find crashed models; 0: never."),
+        typer.Option(help="Seconds between requests that detect crashed models; 0: never."),
     ] = 15,
     allow_shared_memory: Annotated[
         bool,
         typer.Option(
             help="Let every client register shared memory of this machine; "
-            "for clients that you trust, beside the server."
+            "only for clients that you trust, on the same machine."
         ),
     ] = False,
     settings: dict[str, str],
 ) -> None:  # fmt: skip
-    """Serve models until Ctrl-C. Settings below hold for every model of this server."""
+    """Serve models until Ctrl-C. The settings below apply to every model of this server."""
     log = Console(stderr=True, soft_wrap=True)
     triton = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
     gateways = {"--port": port, "--gateway-grpc-port": gateway_grpc_port if port else 0}
@@ -169,7 +169,7 @@ def serve(
 def _gateway(
     process: ServerProcess, host: str, port: int, settings: Mapping[str, str]
 ) -> GatewayProcess | None:
-    """The gateway that goes with the server, not started yet; None if it is not wanted.
+    """The server's gateway, not started yet; None if it is turned off.
 
     Raises:
         ConfigError: a package is missing, or the port is in use.
@@ -261,7 +261,7 @@ def _gateway_lines(gateway: GatewayProcess) -> list[str]:
 
 
 def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Console) -> None:
-    """What is served, where, and how to ask it."""
+    """Prints what is served, where, and an example request."""
     rows, notes = [], []
     for model in process.models:
         folders = process.checkpoints.get(model.name, {})
@@ -284,11 +284,11 @@ def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Conso
         *(f"\n{example(model, process.http_url)}" for model in process.models),
         "\nCtrl-C stops everything.",
     ]
-    # Not through the console: it would wrap and colour what people copy.
+    # Not through the console, which would wrap and colour text that users copy.
     print("\n".join(lines), flush=True)
 
 
 def _detected(model: ServedModel, folder: Path) -> Detected:
-    """What the server made of the checkpoint; it has loaded it, as the task of its entry."""
+    """How the server classified the checkpoint, which it has loaded for its entry's task."""
     settings = Settings.read(model.parameters)
     return read_model(folder, model.task, settings.dense_path, settings.pooling)

@@ -1,6 +1,6 @@
-"""Tables on standard output: framed in a terminal that is wide enough, else plain lines.
+"""Tables on standard output: framed if the terminal is wide enough, otherwise plain lines.
 
-No name is ever cut or broken, so that what is printed can be copied, searched and piped on.
+Names are never cut or broken, so that the output can be copied, searched and piped.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ def print_table(
     numbers: bool = False,
     styles: Mapping[str, str] | None = None,
 ) -> None:
-    """Prints rows below the columns' names, which may all be empty.
+    """Prints rows below the column names, which may all be empty.
 
     Args:
-        title: a line above.
-        numbers: columns are aligned at their right.
-        styles: of cells with these texts, in a terminal.
+        title: a line above the table.
+        numbers: columns to align right.
+        styles: the style of cells with a given text, in a terminal.
     """
     console = Console()
     table = Table(title=title or None, title_justify="left", show_header=any(columns))
     for column in columns:
         table.add_column(column, no_wrap=True, justify="right" if numbers else "left")
     for row in rows:
-        # Not markup: a text of the user's own may hold brackets.
+        # Not markup: a user's text may contain brackets.
         table.add_row(*(Text(cell, (styles or {}).get(cell, "")) for cell in row))
     unbounded = console.options.update(width=_UNBOUNDED)
     fits = Measurement.get(console, unbounded, table).maximum <= console.width
@@ -47,7 +47,7 @@ def print_table(
 
 
 def _aligned(rows: Sequence[Sequence[str]], numbers: bool) -> list[str]:
-    """A line for each row, and for each further line of a value of many."""
+    """A line for each row, and one for each further line of a multi-line value."""
     lines = [
         [cell[at] if at < len(cell) else "" for cell in cells]
         for cells in ([value.split("\n") for value in row] for row in rows)

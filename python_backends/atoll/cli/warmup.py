@@ -1,4 +1,4 @@
-"""``atoll warmup``: everything that a first start would wait for, done ahead."""
+"""``atoll warmup``: does in advance everything that a first start would wait for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atoll.weights.progress import progress_bar
 
 @dataclass(frozen=True)
 class _Model:
-    """weights: the kind that a start will read. note: why it is not the fastest kind."""
+    """weights: the format that a start will read. note: why it is not the fastest format."""
 
     model: str
     folder: str
@@ -39,9 +39,9 @@ def warmup(
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download or unpack models' weights and compile the CPU kernels, as for an image.
+    """Download or unpack models' weights and compile the CPU kernels, for example for an image.
 
-    Weights in .bin files are written again as safetensors beside them, which load faster. With
+    Weights in .bin files are also written as safetensors next to them, which load faster. With
     ATOLL_KERNELS, a folder, kernels are compiled into it for every instruction set.
     """
     log = Console(stderr=True)
@@ -69,7 +69,7 @@ def _fetch(model: str, revision: str | None, log: Console) -> _Model:
         folder = resolve(
             known.model_id if known else model, revision or (known.revision if known else None)
         )
-    # Where sentence-transformers keeps the model itself.
+    # The folder in which sentence-transformers keeps the model itself.
     trunk, note = transformer_folder(folder), ""
     if _weights(trunk) == ".bin":
         note = _convert(trunk, model)
@@ -78,7 +78,7 @@ def _fetch(model: str, revision: str | None, log: Console) -> _Model:
 
 
 def _convert(folder: Path, model: str) -> str:
-    """Why nothing was written; empty if it was."""
+    """Why nothing was written; empty if the file was written."""
     from atoll.weights.convert import add_safetensors
 
     try:
@@ -90,10 +90,10 @@ def _convert(folder: Path, model: str) -> str:
 
 
 def _compile() -> tuple[bool, str]:
-    """Whether this machine has kernels, and which.
+    """Which kernels this machine has, if any.
 
     Raises:
-        ConfigError: those for ATOLL_KERNELS cannot be made; an image must not be built without.
+        ConfigError: kernels for ATOLL_KERNELS cannot be compiled; an image must not lack them.
     """
     from atoll_kernels.cpu.native import BuildError, compile_ahead, status
 
@@ -106,7 +106,7 @@ def _compile() -> tuple[bool, str]:
 
 
 def _weights(folder: Path) -> str:
-    """Kind of a checkpoint's weights."""
+    """The format of a checkpoint's weights."""
     kinds = (
         ("*.safetensors", "safetensors"), ("pytorch_model*.bin", ".bin"), ("*.gguf", "GGUF"),
     )  # fmt: skip
