@@ -244,7 +244,7 @@ def _work(model: Any, rows: int) -> Work:
             parameters += used * module.in_features * module.out_features
             num_bytes += read * sum(t.nbytes for t in module.packed.tensors)
     c, specs = model.config, model.cache_specs()
-    return Work(parameters, num_bytes, 4.0 * len(specs) * c.num_heads * specs[0].head_dim)
+    return Work(parameters, num_bytes, 4.0 * len(specs) * c.heads.width)
 
 
 def _decode_limit(bench: Bench, model: Any, batch: int, context: int) -> float:

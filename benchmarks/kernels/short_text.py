@@ -89,12 +89,13 @@ def layer_times(folder: Path, embedder: Embedder) -> dict[str, str]:
         "forward, call by call": timed(lambda: trunk(batch)),
     }
     x = trunk.norm(trunk.words(batch.input_ids), trunk.positions(batch.positions))
-    qkv, wide = layer.qkv(x), layer.up(x, layer.activation)
-    times["a layer: qkv"] = timed(lambda: layer.qkv(x))
-    times["a layer: attention"] = timed(lambda: layer.attention(qkv, batch))
-    times["a layer: out"] = timed(lambda: layer.out(x))
-    times["a layer: up"] = timed(lambda: layer.up(x, layer.activation))
-    times["a layer: down"] = timed(lambda: layer.down(wide))
+    attention, mlp = layer.attention, layer.mlp
+    wide = mlp.up(x, mlp.activation)
+    times["a layer: qkv"] = timed(lambda: attention.qkv(x))
+    times["a layer: attention, with qkv and out"] = timed(lambda: attention(x, batch))
+    times["a layer: out"] = timed(lambda: attention.out(x))
+    times["a layer: up"] = timed(lambda: mlp.up(x, mlp.activation))
+    times["a layer: down"] = timed(lambda: mlp.down(wide))
     times["a layer: each of two norms"] = timed(lambda: layer.norm1(x, x))
     return times
 

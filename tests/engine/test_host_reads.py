@@ -110,7 +110,7 @@ def test_readers_are_found_and_refused(tmp_path: Path, launched: list[str]) -> N
     device = torch.device("cuda", 0)
     model, steps = steps_of("mixtral", tmp_path)
     assert refusal(model, device, torch.bfloat16) is None
-    moe = model.blocks[0].moe
+    moe = model.blocks[0].mlp
     # Packed for plain torch, where the host asks for each expert how many rows it has.
     layers = [(expert.gate_up.packed, expert.down.packed) for expert in moe.experts]
     moe._packed = PackedExperts("loop", layers=tuple(layers))

@@ -1,115 +1,161 @@
-"""Attention over a batch: bidirectional without a cache, or causal over the paged KV cache."""
+"""Attention over a batch, with its projections: with or without a KV cache, causal or not."""
 
-import torch
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
-from atoll.layers.batch import Batch
-from atoll.layers.rotary import Rotation
+from atoll.layers.batch import Batch, CacheSpec
+from atoll.layers.linear import Linear
+from atoll.layers.norm import Norm
+from atoll.layers.relative import RelativeBias
+from atoll.layers.rotary import Rotary, Rotation
 
 
-class PackedAttention(nn.Module):
-    """Bidirectional attention inside each packed sequence."""
+class Heads(NamedTuple):
+    """Query heads, key-value heads, and the features of each."""
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        alibi_slopes: Tensor | None = None,
-        scale: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = num_heads, head_dim
-        self.scale = head_dim**-0.5 if scale is None else scale
-        self.alibi_slopes = alibi_slopes
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
 
-    def forward(self, qkv: Tensor, batch: Batch, relative_bias: Tensor | None = None) -> Tensor:
-        """qkv: (tokens, 3 * num_heads * head_dim), [q; k; v] -> (tokens, num_heads * head_dim)."""
-        q, k, v = qkv.view(-1, 3, self.num_heads, self.head_dim).unbind(1)
-        self.alibi_slopes = _on(self.alibi_slopes, q.device)
-        out = kernels.varlen_attention(
-            q, k, v, batch.cu_seqlens, batch.cu_seqlens,
-            kernels.AttentionArgs(
-                self.scale, causal=False, alibi_slopes=self.alibi_slopes,
-                relative_bias=relative_bias,
-            ),
-        )  # fmt: skip
-        return out.flatten(1)
+    @property
+    def width(self) -> int:
+        """Features of all query heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Features of all keys, or of all values."""
+        return self.num_kv_heads * self.head_dim
 
 
-class PagedAttention(nn.Module):
-    """Causal attention over the paged cache; rotates and writes the new keys and values first."""
+class Attention(nn.Module):
+    """Self-attention: [q; k; v] in one projection, and the projection of what comes out.
+
+    Where the batch has a KV cache, new keys and values are written first and all of a sequence's
+    are read there; without one, the tokens of a sequence see those of the batch.
+    """
 
     def __init__(
         self,
-        layer: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
+        hidden_size: int,
+        heads: Heads,
         *,
-        scale: float | None = None,
+        layer: int = 0,
+        bias: bool = True,
+        causal: bool = True,
         window: int | None = None,
+        scale: float | None = None,
+        rotary: Rotary | None = None,
         alibi_slopes: Tensor | None = None,
+        relative_bias: RelativeBias | None = None,
+        qk_norms: tuple[Norm, Norm] | None = None,
     ) -> None:
+        """layer: whose part of the KV cache it is. bias: of both projections.
+
+        scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
+        or of all heads as one, as wide as they are. The others say how positions enter; masks and
+        biases are as in ``AttentionArgs``.
+        """
         super().__init__()
-        self.layer, self.num_heads = layer, num_heads
-        self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
-        self.scale = head_dim**-0.5 if scale is None else scale
-        self.window, self.alibi_slopes = window, alibi_slopes
+        self.heads, self.layer, self.causal, self.window = heads, layer, causal, window
+        self.scale = heads.head_dim**-0.5 if scale is None else scale
+        self.rotary, self.relative_bias = rotary, relative_bias
+        self.alibi_slopes = alibi_slopes
+        rows = (heads.width, heads.kv_width, heads.kv_width)
+        self.qkv = Linear(hidden_size, sum(rows), bias, rows=rows)
+        self.q_norm = None if qk_norms is None else qk_norms[0]
+        self.k_norm = None if qk_norms is None else qk_norms[1]
+        self.out = Linear(heads.width, hidden_size, bias)
+
+    @property
+    def cache_spec(self) -> CacheSpec:
+        """What a token needs in the KV cache."""
+        return CacheSpec(self.heads.num_kv_heads, self.heads.head_dim, self.window)
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, hidden); mutates the layer's part of the cache."""
+        q, k, v = self.project(x)
+        out: Tensor = self.out(self._attend(q, k, v, batch).flatten(1))
+        return out
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (tokens, heads, head_dim) each; q and k not yet rotated."""
+        q, k, v = self.split(self.qkv(x))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = _normed(q, self.q_norm), _normed(k, self.k_norm)
+        return q, k, v
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[q; k; v] rows as (tokens, heads, head_dim) views."""
-        heads = qkv.view(len(qkv), -1, self.head_dim)
-        q, k, v = heads.split_with_sizes((self.num_heads, self.num_kv_heads, self.num_kv_heads), 1)
+        num_heads, num_kv_heads, head_dim = self.heads
+        rows = qkv.view(len(qkv), -1, head_dim)
+        q, k, v = rows.split_with_sizes((num_heads, num_kv_heads, num_kv_heads), 1)
         return q, k, v
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        batch: Batch,
-        rotation: Rotation | None = None,
-        relative_bias: Tensor | None = None,
-    ) -> Tensor:
-        """q: (tokens, num_heads, head_dim); k, v: (tokens, num_kv_heads, head_dim).
-
-        Mutates the layer's cache, and q and k if they are rotated. Returns (tokens, num_heads *
-        head_dim).
-        """
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        """Mutates q and k if they are rotated; (tokens, num_heads, head_dim)."""
+        if self.alibi_slopes is not None:
+            # Made with the model, before its device is known.
+            self.alibi_slopes = self.alibi_slopes.to(q.device)
+        args = kernels.AttentionArgs(
+            self.scale, self.causal, self.window, alibi_slopes=self.alibi_slopes,
+            relative_bias=None if self.relative_bias is None else self.relative_bias(),
+        )  # fmt: skip
+        rotation: Rotation | None = None if self.rotary is None else self.rotary(batch)
+        if batch.block_tables is None:
+            if rotation is not None:
+                kernels.apply_rope(q, *rotation)
+                kernels.apply_rope(k, *rotation)
+            ends = batch.cu_seqlens
+            return kernels.varlen_attention(q, k, v, ends, ends, args)
+        assert batch.seq_lens is not None, "a batch with block tables has lengths"
         k_cache, v_cache, group = batch.kv_cache[self.layer]
-        assert batch.block_tables is not None and batch.seq_lens is not None
-        slots, table = batch.slot_mappings[group], batch.block_tables[group]
-        self.alibi_slopes = _on(self.alibi_slopes, q.device)
+        slots = batch.slot_mappings[group]
         if rotation is None:
             kernels.write_kv(k, v, k_cache, v_cache, slots)
         else:
             kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, slots)
-        out = kernels.paged_attention(
-            q, kernels.PagedKV(k_cache, v_cache, table, batch.seq_lens), batch.cu_seqlens,
-            kernels.AttentionArgs(
-                self.scale, causal=True, window=self.window, alibi_slopes=self.alibi_slopes,
-                relative_bias=relative_bias,
-            ),
-        )  # fmt: skip
-        return out.flatten(1)
+        kv = kernels.PagedKV(k_cache, v_cache, batch.block_tables[group], batch.seq_lens)
+        return kernels.paged_attention(q, kv, batch.cu_seqlens, args)
 
-    def cross(self, q: Tensor, batch: Batch) -> Tensor:
-        """Attention to the encoder's outputs, which ``write`` put there; shapes as in forward."""
+
+def _normed(x: Tensor, norm: Norm) -> Tensor:
+    """x: (tokens, heads, head_dim), each head or all of a token's together."""
+    rows: Tensor = norm(x.reshape(-1, norm.hidden_size))
+    return rows.view_as(x)
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder's tokens to the encoder's outputs, whose keys and values are cached.
+
+    They are in the same cache as the decoder's own, in blocks of theirs.
+    """
+
+    def __init__(
+        self, hidden_size: int, heads: Heads, *, layer: int, bias: bool, scale: float
+    ) -> None:
+        super().__init__()
+        self.heads, self.layer, self.scale = heads, layer, scale
+        self.q = Linear(hidden_size, heads.width, bias)
+        self.kv = Linear(hidden_size, 2 * heads.kv_width, bias)
+        self.out = Linear(heads.width, hidden_size, bias)
+
+    def store(self, encoded: Tensor, batch: Batch) -> None:
+        """Writes keys and values of the encoder's outputs (tokens, hidden) to the cache."""
+        _, num_kv_heads, head_dim = self.heads
+        k, v = self.kv(encoded).view(-1, 2, num_kv_heads, head_dim).unbind(1)
+        k_cache, v_cache, group = batch.kv_cache[self.layer]
+        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mappings[group])
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, hidden)."""
         assert batch.cross is not None, "an encoder-decoder needs cross"
         k_cache, v_cache, _ = batch.kv_cache[self.layer]
-        out = kernels.paged_attention(
-            q, kernels.PagedKV(k_cache, v_cache, batch.cross.block_table, batch.cross.seq_lens),
-            batch.cu_seqlens, kernels.AttentionArgs(self.scale, causal=False),
-        )  # fmt: skip
-        return out.flatten(1)
-
-    def write(self, k: Tensor, v: Tensor, batch: Batch) -> None:
-        """Stores keys and values of encoder outputs; mutates the layer's cache."""
-        k_cache, v_cache, _ = batch.kv_cache[self.layer]
-        kernels.write_kv(k, v, k_cache, v_cache, batch.slot_mappings[0])
-
-
-def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    """Slopes are made when the model is built, before its device is known."""
-    return tensor if tensor is None or tensor.device == device else tensor.to(device)
+        q = self.q(x).view(len(x), -1, self.heads.head_dim)
+        kv = kernels.PagedKV(k_cache, v_cache, batch.cross.block_table, batch.cross.seq_lens)
+        args = kernels.AttentionArgs(self.scale, causal=False)
+        attended = kernels.paged_attention(q, kv, batch.cu_seqlens, args)
+        out: Tensor = self.out(attended.flatten(1))
+        return out

@@ -87,11 +87,3 @@ class Linear(nn.Module):
         weight = weight.to(options.device, options.dtype)
         bias = None if bias is None else bias.to(options.device, options.dtype)
         self.packed = kernels.pack_linear(weight, bias, scheme, options.group_size)
-
-
-def fused_qkv(
-    in_features: int, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool = True
-) -> Linear:
-    """Queries, keys and values in one projection, stored as one or as three."""
-    rows = (num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim)
-    return Linear(in_features, sum(rows), bias, rows=rows)

@@ -12,16 +12,11 @@ from torch import Tensor, nn
 import atoll_kernels as kernels
 from atoll.layers.adapted import AdaptedLinear
 from atoll.layers.linear import Linear
+from atoll.layers.mlp import GatedMLP
 
 
-class Expert(nn.Module):
-    """A gated MLP."""
-
-    def __init__(self, hidden_size: int, intermediate_size: int, activation: str) -> None:
-        super().__init__()
-        self.activation = activation
-        self.gate_up = Linear(hidden_size, 2 * intermediate_size, bias=False)
-        self.down = Linear(intermediate_size, hidden_size, bias=False)
+class Expert(GatedMLP):
+    """A gated MLP that is told which tokens of the batch it sees."""
 
     def adapted_rows(self, num_rows: int, device: torch.device) -> list[Tensor]:
         """The batch's rows that adapters change in layers which were wrapped after loading."""
@@ -30,7 +25,7 @@ class Expert(nn.Module):
         found = (layer.adapted_rows(num_rows, device) for layer in layers)
         return [rows for rows in found if rows is not None]
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+    def of_tokens(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x: (rows, hidden), of the batch's tokens (rows,) int64 -> (rows, hidden)."""
         known: dict[str, Tensor] = {} if isinstance(self.gate_up, Linear) else {"tokens": tokens}
         return _apply(self.down, self.gate_up.gated(x, self.activation, **known), tokens)
@@ -88,14 +83,15 @@ class MixtureOfExperts(nn.Module):
 
     def _one_by_one(self, x: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
         """With adapters, which are no part of packed weights; x: rows ``tokens`` of the batch."""
+        experts: list[Any] = list(self.experts)
         shares, chosen = logits.float().softmax(-1).topk(self.top_k)
         shares = (shares / shares.sum(-1, keepdim=True)).to(x.dtype)
         out = torch.zeros_like(x)
-        for index, expert in enumerate(self.experts):
+        for index, expert in enumerate(experts):
             rows, places = (chosen == index).nonzero(as_tuple=True)
             if len(rows):
                 weights = shares[rows, places].unsqueeze(1)
-                out.index_add_(0, rows, expert(x[rows], tokens[rows]) * weights)
+                out.index_add_(0, rows, expert.of_tokens(x[rows], tokens[rows]) * weights)
         return out
 
 

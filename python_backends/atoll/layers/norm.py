@@ -67,6 +67,17 @@ class RMSNorm(nn.Module):
         raise AssertionError("a norm cannot be tied")
 
 
+Norm = LayerNorm | RMSNorm
+
+
+class NoNorm(nn.Module):
+    """The end of a model without a final norm."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """``x + residual``, (tokens, hidden_size)."""
+        return x if residual is None else x + residual
+
+
 def _parameter(size: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(size), requires_grad=False)
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atoll.layers import Batch, Embedding, LayerNorm, Linear, PackedAttention
-from atoll.models.config_fields import heads, known_activation
+from atoll.layers import MLP, Attention, Batch, EncoderTrunk, LayerNorm, TrunkConfig
+from atoll.layers.block import PostNormBlock
+from atoll.layers.embedding import Embedding
+from atoll.models.config_fields import known_activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -28,14 +30,14 @@ WEIGHTS = WeightMap(
         "positions": "embeddings.position_embeddings",
         "token_types": "embeddings.token_type_embeddings",
         "norm": "embeddings.LayerNorm",
-        "blocks.{i}.qkv": (
+        "blocks.{i}.attention.qkv": (
             "encoder.layer.{i}.attention.self.query", "encoder.layer.{i}.attention.self.key",
             "encoder.layer.{i}.attention.self.value",
         ),
-        "blocks.{i}.out": "encoder.layer.{i}.attention.output.dense",
+        "blocks.{i}.attention.out": "encoder.layer.{i}.attention.output.dense",
         "blocks.{i}.norm1": "encoder.layer.{i}.attention.output.LayerNorm",
-        "blocks.{i}.up": "encoder.layer.{i}.intermediate.dense",
-        "blocks.{i}.down": "encoder.layer.{i}.output.dense",
+        "blocks.{i}.mlp.up": "encoder.layer.{i}.intermediate.dense",
+        "blocks.{i}.mlp.down": "encoder.layer.{i}.output.dense",
         "blocks.{i}.norm2": "encoder.layer.{i}.output.LayerNorm",
     },
 )  # fmt: skip
@@ -47,21 +49,11 @@ _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
 _ACTIVATIONS = {"gelu_python": "gelu"}
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TrunkConfig):
     """Read from config.json. ``position_offset``: the table's row of a text's first token."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    max_positions: int
     position_offset: int
-    num_token_types: int
-    eps: float
-    activation: str
-    tie_word_embeddings: bool
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -83,8 +75,8 @@ class Config:
             hidden_size=hidden_size,
             intermediate_size=f.size("intermediate_size"),
             num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
-            num_heads=heads(f, hidden_size).num_heads,
-            max_positions=max_positions,
+            heads=read_heads(f, hidden_size),
+            max_length=max_positions - offset,
             position_offset=offset,
             num_token_types=f.size("type_vocab_size", default=2),
             eps=f.number("layer_norm_eps", default=1e-12),
@@ -93,56 +85,29 @@ class Config:
         )
 
 
-class Block(nn.Module):
-    """Attention and MLP, each followed by LayerNorm of the sum."""
+class Model(EncoderTrunk):
+    """Post-norm blocks; learned positions."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
         c = config
-        self.activation = c.activation
-        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size)
-        self.attention = PackedAttention(c.num_heads, c.hidden_size // c.num_heads)
-        self.out = Linear(c.hidden_size, c.hidden_size)
-        self.norm1 = LayerNorm(c.hidden_size, c.eps)
-        self.up = Linear(c.hidden_size, c.intermediate_size)
-        self.down = Linear(c.intermediate_size, c.hidden_size)
-        self.norm2 = LayerNorm(c.hidden_size, c.eps)
 
-    def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """x: (tokens, hidden) -> (tokens, hidden)."""
-        x = self.norm1(self.out(self.attention(self.qkv(x), batch)), x)
-        out: Tensor = self.norm2(self.down(self.up(x, self.activation)), x)
+        def block(layer: int) -> PostNormBlock:
+            return PostNormBlock(
+                Attention(c.hidden_size, c.heads, layer=layer, causal=False),
+                LayerNorm(c.hidden_size, c.eps),
+                MLP(c.hidden_size, c.intermediate_size, c.activation),
+                LayerNorm(c.hidden_size, c.eps),
+            )
+
+        super().__init__(c, block)
+        self.offset = c.position_offset
+        self.positions = Embedding(c.max_length + c.position_offset, c.hidden_size)
+
+    def embedded(self, batch: Batch) -> Tensor:
+        """What the first block sees, (tokens, hidden)."""
+        positions = self.positions(self._positions(batch))
+        out: Tensor = self.norm(self.tokens(batch), positions)
         return out
-
-
-class Model(nn.Module):
-    """Hidden states of packed tokens; pooling and heads are the caller's."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.words = Embedding(config.vocab_size, config.hidden_size)
-        self.positions = Embedding(config.max_positions, config.hidden_size)
-        self.token_types = Embedding(config.num_token_types, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, config.eps)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-
-    @property
-    def max_length(self) -> int:
-        """Tokens in the longest sequence."""
-        return self.config.max_positions - self.config.position_offset
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden)."""
-        types = batch.token_type_ids
-        # Tokenizers of models with a single segment may number the second text of a pair 1.
-        is_single = types is None or self.config.num_token_types == 1
-        segments = self.token_types.weight[0] if is_single else self.token_types(types)
-        words = self.words(batch.input_ids) + segments
-        x: Tensor = self.norm(words, self.positions(self._positions(batch)))
-        for block in self.blocks:
-            x = block(x, batch)
-        return x
 
     def _positions(self, batch: Batch) -> Tensor:
         """Rows of the position table, (tokens,).
@@ -150,11 +115,10 @@ class Model(nn.Module):
         RoBERTa's are counted from the ids: a padding token, which a text may spell or end with, is
         not counted, and its row is its id.
         """
-        offset = self.config.position_offset
-        if not offset:
+        if not self.offset:
             return batch.positions
-        is_word = batch.input_ids.ne(offset - 1).long()
+        is_word = batch.input_ids.ne(self.offset - 1).long()
         before = is_word.cumsum(0) - is_word
         firsts = torch.arange(len(before), device=before.device) - batch.positions
         # Not before[firsts]: a graph cannot repeat what may be a mask.
-        return (before - before.index_select(0, firsts) + 1) * is_word + (offset - 1)
+        return (before - before.index_select(0, firsts) + 1) * is_word + (self.offset - 1)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from atoll.errors import ConfigError
+from atoll.layers.attention import Heads
+from atoll.layers.rotary import RopeSpec
 from atoll.weights.json_fields import Fields
 from atoll_kernels import ACTIVATIONS
-
-
-class Heads(NamedTuple):
-    """Query heads, key-value heads, and the features of each."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
 
 
 def activation(fields: Fields, *names: str, default: str) -> str:
@@ -33,7 +25,7 @@ def known_activation(fields: Fields, activation: str, *names: str) -> str:
     return activation
 
 
-def heads(
+def read_heads(
     fields: Fields,
     hidden_size: int,
     hidden_names: tuple[str, ...] = ("hidden_size",),
@@ -59,6 +51,28 @@ def heads(
     num_kv_heads = fields.size(*kv_names, default=num_heads, nullable=True)
     fields.divided(num_heads, head_names, num_kv_heads, kv_names)
     return Heads(num_heads, num_kv_heads, head_dim)
+
+
+def whole_head_rope(fields: Fields, heads: Heads, theta: float = 10000.0) -> RopeSpec:
+    """The rotation of a family that rotates whole heads, whose width may be ``head_dim``.
+
+    Raises:
+        ConfigError: heads of an odd width, or a scaling that is not known.
+    """
+    check_width(fields, heads.head_dim, heads.head_dim, "head_dim", "num_attention_heads")
+    return RopeSpec.from_hf(fields.raw, heads.head_dim, theta)
+
+
+def check_equal_layers(fields: Fields, num_layers: int) -> None:
+    """Raises ConfigError: layers differ in their attention, or there are not as many as named."""
+    kinds = fields.texts("layer_types")
+    if fields.has("layer_types") and len(kinds) != num_layers:
+        raise fields.wrong(f"one for each of {num_layers} layers", "layer_types")
+    if set(kinds) - {"full_attention"}:
+        raise ConfigError(
+            f"config.json: layer_types has {sorted(set(kinds))}; layers that differ in their "
+            f"attention are not supported for model_type {fields.raw.get('model_type')!r}"
+        )
 
 
 def check_width(fields: Fields, width: int, most: int, *names: str) -> int:

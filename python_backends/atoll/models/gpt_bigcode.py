@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention
-from atoll.layers.batch import CacheSpec
-from atoll.models.config_fields import activation, heads
+from atoll.layers import MLP, Attention, CausalLM, DecoderConfig, Heads, LayerNorm
+from atoll.layers.block import PreNormBlock
+from atoll.layers.embedding import Embedding
+from atoll.layers.linear import Linear
+from atoll.models.config_fields import activation, read_heads
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import FirstOf, Reorder, Source, Transposed, WeightMap
@@ -22,9 +24,9 @@ from atoll.weights.weight_map import FirstOf, Reorder, Source, Transposed, Weigh
 
 def _rows(config: "Config") -> Tensor:
     """Multi-query files hold [q; k; v] as we do; the others interleave the heads."""
-    if config.num_kv_heads == 1:
-        return torch.arange((config.num_heads + 2) * config.head_dim)
-    return grouped_qkv(config.num_heads, config.num_heads, config.head_dim)
+    if config.heads.num_kv_heads == 1:
+        return torch.arange((config.heads.num_heads + 2) * config.heads.head_dim)
+    return grouped_qkv(*config.heads)
 
 
 def _matrix(source: Source) -> Source:
@@ -40,38 +42,27 @@ WEIGHTS = WeightMap(
         "embed": "wte",
         "positions": "wpe",
         "blocks.{i}.norm1": "h.{i}.ln_1",
-        "blocks.{i}.qkv": FirstOf(
+        "blocks.{i}.attention.qkv": FirstOf(
             Reorder(_matrix("h.{i}.attn.c_attn"), _rows),
             _matrix(("h.{i}.attn.q_attn", "h.{i}.attn.kv_attn")),
         ),
-        "blocks.{i}.out": _matrix("h.{i}.attn.c_proj"),
+        "blocks.{i}.attention.out": _matrix("h.{i}.attn.c_proj"),
         "blocks.{i}.norm2": "h.{i}.ln_2",
-        "blocks.{i}.up": _matrix("h.{i}.mlp.c_fc"),
-        "blocks.{i}.down": _matrix("h.{i}.mlp.c_proj"),
+        "blocks.{i}.mlp.up": _matrix("h.{i}.mlp.c_fc"),
+        "blocks.{i}.mlp.down": _matrix("h.{i}.mlp.c_proj"),
         "norm": "ln_f",
         "lm_head": "/lm_head",
     },
     tied={"lm_head": "embed"},
-    input_scales={"blocks.{i}.down": "h.{i}.mlp.act"},
+    input_scales={"blocks.{i}.mlp.down": "h.{i}.mlp.act"},
 )
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
     """Read from config.json; ``is_conv1d`` is SantaCoder's own layout."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    eps: float
-    activation: str
-    max_positions: int
     is_conv1d: bool
-    tie_word_embeddings: bool
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -86,17 +77,13 @@ class Config:
         is_multi_query = head_type == "multiquery" if is_conv1d else is_multi_query
         hidden_names = ("n_embd", "hidden_size")
         hidden_size = f.size(*hidden_names)
-        num_heads, _, head_dim = heads(
-            f, hidden_size, hidden_names, ("n_head", "num_attention_heads")
-        )
+        heads = read_heads(f, hidden_size, hidden_names, ("n_head", "num_attention_heads"))
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
             intermediate_size=f.size("n_inner", default=4 * hidden_size, nullable=True),
             num_layers=f.size("n_layer", "num_hidden_layers", most=MAX_LAYERS),
-            num_heads=num_heads,
-            num_kv_heads=1 if is_multi_query else num_heads,
-            head_dim=head_dim,
+            heads=heads._replace(num_kv_heads=1) if is_multi_query else heads,
             eps=f.number("layer_norm_epsilon", default=1e-5),
             activation=activation(f, "activation_function", default="gelu_pytorch_tanh"),
             max_positions=f.size("n_positions", "max_position_embeddings"),
@@ -105,56 +92,28 @@ class Config:
         )
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP."""
+class QueryAndKeyValue(Attention):
+    """Attention whose projection may be stored in two: queries, and keys with values."""
 
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        c = config
-        self.activation = c.activation
-        self.norm1 = LayerNorm(c.hidden_size, c.eps)
-        width, kv_width = c.num_heads * c.head_dim, 2 * c.num_kv_heads * c.head_dim
-        self.qkv = Linear(c.hidden_size, width + kv_width, rows=(width, kv_width))
-        self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)
-        self.out = Linear(c.hidden_size, c.hidden_size)
-        self.norm2 = LayerNorm(c.hidden_size, c.eps)
-        self.up = Linear(c.hidden_size, c.intermediate_size)
-        self.down = Linear(c.intermediate_size, c.hidden_size)
-
-    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        h, residual = self.norm1.add(x, residual)
-        q, k, v = self.attention.split(self.qkv(h))
-        h, residual = self.norm2.add(self.out(self.attention(q, k, v, batch)), residual)
-        return self.down(self.up(h, self.activation)), residual
+    def __init__(self, hidden_size: int, heads: Heads, layer: int) -> None:
+        super().__init__(hidden_size, heads, layer=layer)
+        rows = (heads.width, 2 * heads.kv_width)
+        self.qkv = Linear(hidden_size, sum(rows), rows=rows)
 
 
-class Model(nn.Module):
-    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+class Model(CausalLM):
+    """Pre-norm blocks; learned positions."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.positions = Embedding(config.max_positions, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
-        self.norm = LayerNorm(config.hidden_size, config.eps)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        c = config
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden), normalised."""
-        x, residual = self.embed(batch.input_ids) + self.positions(batch.positions), None
-        for block in self.blocks:
-            x, residual = block(x, residual, batch)
-        out: Tensor = self.norm(x, residual)
-        return out
+        def block(layer: int) -> PreNormBlock:
+            return PreNormBlock(
+                LayerNorm(c.hidden_size, c.eps),
+                QueryAndKeyValue(c.hidden_size, c.heads, layer),
+                LayerNorm(c.hidden_size, c.eps),
+                MLP(c.hidden_size, c.intermediate_size, c.activation),
+            )
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        out: Tensor = self.lm_head(hidden)
-        return out.float()
-
-    def cache_specs(self) -> list[CacheSpec]:
-        """What a token needs in the KV cache."""
-        c = self.config
-        return [CacheSpec(c.num_kv_heads, c.head_dim)] * c.num_layers
+        positions = Embedding(c.max_positions, c.hidden_size)
+        super().__init__(c, block, LayerNorm(c.hidden_size, c.eps), positions=positions)

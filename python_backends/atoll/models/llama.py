@@ -8,14 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
-from atoll.errors import ConfigError
-from atoll.layers import Batch, Embedding, Linear, PagedAttention, RMSNorm, Rotary
-from atoll.layers.batch import CacheSpec
-from atoll.layers.linear import fused_qkv
-from atoll.layers.rotary import RopeSpec
-from atoll.models.config_fields import activation, check_width, heads
+from atoll.layers import Attention, CausalLM, DecoderConfig, GatedMLP, RMSNorm
+from atoll.layers.block import PreNormBlock
+from atoll.layers.rotary import RopeSpec, Rotary
+from atoll.models.config_fields import activation, check_equal_layers, read_heads, whole_head_rope
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -26,14 +22,14 @@ WEIGHTS = WeightMap(
     modules={
         "embed": "embed_tokens",
         "blocks.{i}.norm1": "layers.{i}.input_layernorm",
-        "blocks.{i}.qkv": (
+        "blocks.{i}.attention.qkv": (
             "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
             "layers.{i}.self_attn.v_proj",
         ),
-        "blocks.{i}.out": "layers.{i}.self_attn.o_proj",
+        "blocks.{i}.attention.out": "layers.{i}.self_attn.o_proj",
         "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
-        "blocks.{i}.gate_up": ("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
-        "blocks.{i}.down": "layers.{i}.mlp.down_proj",
+        "blocks.{i}.mlp.gate_up": ("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
+        "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
         "norm": "norm",
         "lm_head": "/lm_head",
     },
@@ -41,48 +37,36 @@ WEIGHTS = WeightMap(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Config:
-    """Read from config.json; ``head_dim`` may differ from hidden_size / num_heads."""
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Read from config.json. ``sliding_window`` is Mistral's."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    eps: float
-    activation: str
-    max_positions: int
     sliding_window: int | None
-    tie_word_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
     rope: RopeSpec
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ConfigError for a rope scaling that is not known."""
+        """Raises ConfigError for a rope scaling that is not known, and for layers that differ."""
         f = Fields(raw)
         hidden_size = f.size("hidden_size")
-        num_heads, num_kv_heads, head_dim = heads(
-            f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim"
-        )
-        check_width(f, head_dim, head_dim, "head_dim", "num_attention_heads")
-        rope = RopeSpec.from_hf(raw, head_dim)
+        num_layers = f.size("num_hidden_layers", most=MAX_LAYERS)
+        heads = read_heads(f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim")
+        rope = whole_head_rope(f, heads)
+        check_equal_layers(f, num_layers)
+        # Llama has no window, though files made from others' may keep the key.
+        is_windowed = raw.get("model_type") != "llama" and f.has("sliding_window")
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
             intermediate_size=f.size("intermediate_size"),
-            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
+            num_layers=num_layers,
+            heads=heads,
             eps=f.number("rms_norm_eps", default=1e-6),
             activation=activation(f, "hidden_act", default="silu"),
             max_positions=rope.reach,
-            sliding_window=_window(f, raw.get("model_type")),
+            sliding_window=f.size("sliding_window") if is_windowed else None,
             tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             attention_bias=f.flag("attention_bias", default=False),
             mlp_bias=f.flag("mlp_bias", default=False),
@@ -90,75 +74,23 @@ class Config:
         )
 
 
-def _window(f: Fields, model_type: Any) -> int | None:
-    """Mistral's window. Llama has none, though files made from others' may keep the key."""
-    kinds, num_layers = f.texts("layer_types"), f.size("num_hidden_layers", most=MAX_LAYERS)
-    if f.has("layer_types") and len(kinds) != num_layers:
-        raise f.wrong(f"one for each of {num_layers} layers", "layer_types")
-    if set(kinds) - {"full_attention"}:
-        raise ConfigError(
-            f"config.json: layer_types has {sorted(set(kinds))}; layers that differ in their "
-            f"attention are not supported for model_type {model_type!r}"
-        )
-    is_windowed = model_type != "llama" and f.has("sliding_window")
-    return f.size("sliding_window") if is_windowed else None
-
-
-class Block(nn.Module):
-    """Pre-norm attention and gated MLP."""
-
-    def __init__(self, config: Config, layer: int, rotary: Rotary) -> None:
-        super().__init__()
-        c, width = config, config.num_heads * config.head_dim
-        self.activation, self.rotary = c.activation, rotary
-        self.norm1 = RMSNorm(c.hidden_size, c.eps)
-        self.qkv = fused_qkv(
-            c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.attention_bias
-        )
-        self.attention = PagedAttention(
-            layer, c.num_heads, c.num_kv_heads, c.head_dim, window=c.sliding_window
-        )
-        self.out = Linear(width, c.hidden_size, bias=c.attention_bias)
-        self.norm2 = RMSNorm(c.hidden_size, c.eps)
-        self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
-        self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
-
-    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        h, residual = self.norm1.add(x, residual)
-        q, k, v = self.attention.split(self.qkv(h))
-        h, residual = self.norm2.add(
-            self.out(self.attention(q, k, v, batch, self.rotary(batch))), residual
-        )
-        return self.down(self.gate_up.gated(h, self.activation)), residual
-
-
-class Model(nn.Module):
-    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+class Model(CausalLM):
+    """Pre-norm blocks of grouped-query attention and a gated MLP."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        rotary = Rotary(config.rope)
-        self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, i, rotary) for i in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.eps)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        c, rotary = config, Rotary(config.rope)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden), normalised."""
-        x, residual = self.embed(batch.input_ids), None
-        for block in self.blocks:
-            x, residual = block(x, residual, batch)
-        out: Tensor = self.norm(x, residual)
-        return out
+        def block(layer: int) -> PreNormBlock:
+            return PreNormBlock(
+                RMSNorm(c.hidden_size, c.eps),
+                Attention(
+                    c.hidden_size, c.heads, layer=layer, bias=c.attention_bias,
+                    window=c.sliding_window, rotary=rotary,
+                ),
+                RMSNorm(c.hidden_size, c.eps),
+                GatedMLP(
+                    c.hidden_size, c.intermediate_size, c.activation, c.mlp_bias, c.mlp_bias
+                ),
+            )  # fmt: skip
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        out: Tensor = self.lm_head(hidden)
-        return out.float()
-
-    def cache_specs(self) -> list[CacheSpec]:
-        """What a token needs in the KV cache."""
-        c = self.config
-        return [CacheSpec(c.num_kv_heads, c.head_dim, c.sliding_window)] * c.num_layers
+        super().__init__(c, block, RMSNorm(c.hidden_size, c.eps))

@@ -11,9 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention
-from atoll.layers.batch import CacheSpec
-from atoll.models.config_fields import activation, heads
+from atoll.layers import MLP, Attention, Batch, CausalLM, DecoderConfig, LayerNorm
+from atoll.layers.block import PostNormBlock, PreNormBlock
+from atoll.layers.embedding import Embedding
+from atoll.layers.linear import Linear
+from atoll.layers.norm import NoNorm
+from atoll.models.config_fields import activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -27,14 +30,14 @@ WEIGHTS = WeightMap(
         "project_in": "project_in",
         "project_out": "project_out",
         "blocks.{i}.norm1": "layers.{i}.self_attn_layer_norm",
-        "blocks.{i}.qkv": (
+        "blocks.{i}.attention.qkv": (
             "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
             "layers.{i}.self_attn.v_proj",
         ),
-        "blocks.{i}.out": "layers.{i}.self_attn.out_proj",
+        "blocks.{i}.attention.out": "layers.{i}.self_attn.out_proj",
         "blocks.{i}.norm2": "layers.{i}.final_layer_norm",
-        "blocks.{i}.up": "layers.{i}.fc1",
-        "blocks.{i}.down": "layers.{i}.fc2",
+        "blocks.{i}.mlp.up": "layers.{i}.fc1",
+        "blocks.{i}.mlp.down": "layers.{i}.fc2",
         "norm": "final_layer_norm",
         "lm_head": "/lm_head",
     },
@@ -45,23 +48,15 @@ WEIGHTS = WeightMap(
 POSITION_OFFSET = 2
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
     """Read from config.json; ``embed_size`` differs from ``hidden_size`` in OPT-350m."""
 
-    vocab_size: int
-    hidden_size: int
     embed_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    activation: str
-    max_positions: int
     is_pre_norm: bool
     has_final_norm: bool
     bias: bool
     affine: bool
-    tie_word_embeddings: bool
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -75,7 +70,8 @@ class Config:
             embed_size=f.size("word_embed_proj_dim", default=hidden_size, nullable=True),
             intermediate_size=f.size("ffn_dim"),
             num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
-            num_heads=heads(f, hidden_size).num_heads,
+            heads=read_heads(f, hidden_size),
+            eps=1e-5,
             activation=activation(f, "activation_function", default="relu"),
             max_positions=f.size("max_position_embeddings"),
             is_pre_norm=is_pre_norm,
@@ -86,73 +82,39 @@ class Config:
         )
 
 
-class Block(nn.Module):
-    """Attention and MLP; the norms stand before them, or after the sums (350m)."""
-
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        c, head_dim = config, config.hidden_size // config.num_heads
-        self.activation, self.is_pre_norm = c.activation, c.is_pre_norm
-        self.norm1 = LayerNorm(c.hidden_size, 1e-5, affine=c.affine)
-        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size, bias=c.bias)
-        self.attention = PagedAttention(layer, c.num_heads, c.num_heads, head_dim)
-        self.out = Linear(c.hidden_size, c.hidden_size, bias=c.bias)
-        self.norm2 = LayerNorm(c.hidden_size, 1e-5, affine=c.affine)
-        self.up = Linear(c.hidden_size, c.intermediate_size, bias=c.bias)
-        self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.bias)
-
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: Batch
-    ) -> tuple[Tensor, Tensor | None]:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        if self.is_pre_norm:
-            h, residual = self.norm1.add(x, residual)
-            h, residual = self.norm2.add(self._attend(h, batch), residual)
-            return self.down(self.up(h, self.activation)), residual
-        x = self.norm1(self._attend(x, batch), x)
-        return self.norm2(self.down(self.up(x, self.activation)), x), None
-
-    def _attend(self, h: Tensor, batch: Batch) -> Tensor:
-        q, k, v = self.attention.split(self.qkv(h))
-        out: Tensor = self.out(self.attention(q, k, v, batch))
-        return out
-
-
-class Model(nn.Module):
-    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+class Model(CausalLM):
+    """The norms stand before attention and MLP, or after the sums (350m)."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = c = config
+        c = config
+
+        def norm() -> LayerNorm:
+            return LayerNorm(c.hidden_size, c.eps, affine=c.affine)
+
+        def block(layer: int) -> nn.Module:
+            attention = Attention(c.hidden_size, c.heads, layer=layer, bias=c.bias)
+            mlp = MLP(c.hidden_size, c.intermediate_size, c.activation, c.bias)
+            if c.is_pre_norm:
+                return PreNormBlock(norm(), attention, norm(), mlp)
+            return PostNormBlock(attention, norm(), mlp, norm())
+
+        last = norm() if c.has_final_norm else NoNorm()
+        positions = Embedding(c.max_positions + POSITION_OFFSET, c.hidden_size)
+        super().__init__(c, block, last, positions=positions)
         self.embed = Embedding(c.vocab_size, c.embed_size)
-        self.positions = Embedding(c.max_positions + POSITION_OFFSET, c.hidden_size)
+        self.lm_head = Linear(c.embed_size, c.vocab_size, bias=False)
         projects = c.embed_size != c.hidden_size
         self.project_in = Linear(c.embed_size, c.hidden_size, bias=False) if projects else None
         self.project_out = Linear(c.hidden_size, c.embed_size, bias=False) if projects else None
-        self.blocks = nn.ModuleList(Block(c, i) for i in range(c.num_layers))
-        self.norm = LayerNorm(c.hidden_size, 1e-5, affine=c.affine) if c.has_final_norm else None
-        self.lm_head = Linear(c.embed_size, c.vocab_size, bias=False)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden), normalised where the model has a final norm."""
+    def embedded(self, batch: Batch) -> Tensor:
+        """What the first block sees, (tokens, hidden)."""
         x: Tensor = self.embed(batch.input_ids)
-        x, residual = x if self.project_in is None else self.project_in(x), None
-        x = x + self.positions(batch.positions + POSITION_OFFSET)
-        for block in self.blocks:
-            x, residual = block(x, residual, batch)
-        if self.norm is not None:
-            x = self.norm(x, residual)
-        elif residual is not None:
-            x = x + residual
-        return x
+        x = x if self.project_in is None else self.project_in(x)
+        assert self.positions is not None
+        out: Tensor = x + self.positions(batch.positions + POSITION_OFFSET)
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        hidden = hidden if self.project_out is None else self.project_out(hidden)
-        out: Tensor = self.lm_head(hidden)
-        return out.float()
-
-    def cache_specs(self) -> list[CacheSpec]:
-        """What a token needs in the KV cache."""
-        c = self.config
-        return [CacheSpec(c.num_heads, c.hidden_size // c.num_heads)] * c.num_layers
+        return super().logits(hidden if self.project_out is None else self.project_out(hidden))

@@ -9,13 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
-from atoll.layers import Batch, Embedding, LayerNorm, Linear, PagedAttention, Rotary
-from atoll.layers.batch import CacheSpec
-from atoll.layers.linear import fused_qkv
-from atoll.layers.rotary import RopeSpec
-from atoll.models.config_fields import activation, check_width, heads
+from atoll.layers import MLP, Attention, CausalLM, DecoderConfig, LayerNorm
+from atoll.layers.block import ParallelBlock
+from atoll.layers.rotary import RopeSpec, Rotary
+from atoll.models.config_fields import activation, check_width, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -26,11 +23,11 @@ def _mixer(block: str, embed: str, head: str) -> WeightMap:
         complete=(block.partition("{")[0],),
         modules={
             "embed": embed,
-            "blocks.{i}.norm": f"{block}.ln",
-            "blocks.{i}.qkv": f"{block}.mixer.Wqkv",
-            "blocks.{i}.out": f"{block}.mixer.out_proj",
-            "blocks.{i}.up": f"{block}.mlp.fc1",
-            "blocks.{i}.down": f"{block}.mlp.fc2",
+            "blocks.{i}.norm1": f"{block}.ln",
+            "blocks.{i}.attention.qkv": f"{block}.mixer.Wqkv",
+            "blocks.{i}.attention.out": f"{block}.mixer.out_proj",
+            "blocks.{i}.mlp.up": f"{block}.mlp.fc1",
+            "blocks.{i}.mlp.down": f"{block}.mlp.fc2",
             "norm": f"{head}.ln",
             "lm_head": f"{head}.linear",
         },
@@ -44,16 +41,16 @@ WEIGHTS = (
         prefixes=("model.", ""),
         modules={
             "embed": "embed_tokens",
-            "blocks.{i}.norm": "layers.{i}.input_layernorm",
-            "blocks.{i}.qkv": (
+            "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+            "blocks.{i}.attention.qkv": (
                 "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
                 "layers.{i}.self_attn.v_proj",
             ),
-            "blocks.{i}.q_norm": "layers.{i}.self_attn.q_layernorm",
-            "blocks.{i}.k_norm": "layers.{i}.self_attn.k_layernorm",
-            "blocks.{i}.out": "layers.{i}.self_attn.dense",
-            "blocks.{i}.up": "layers.{i}.mlp.fc1",
-            "blocks.{i}.down": "layers.{i}.mlp.fc2",
+            "blocks.{i}.attention.q_norm": "layers.{i}.self_attn.q_layernorm",
+            "blocks.{i}.attention.k_norm": "layers.{i}.self_attn.k_layernorm",
+            "blocks.{i}.attention.out": "layers.{i}.self_attn.dense",
+            "blocks.{i}.mlp.up": "layers.{i}.mlp.fc1",
+            "blocks.{i}.mlp.down": "layers.{i}.mlp.fc2",
             "norm": "final_layernorm",
             "lm_head": "/lm_head",
         },
@@ -64,22 +61,11 @@ WEIGHTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
     """Read from config.json, of transformers or of the first releases."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    eps: float
-    activation: str
-    max_positions: int
     has_qk_norm: bool
-    tie_word_embeddings: bool
     rope: RopeSpec
 
     @classmethod
@@ -88,14 +74,14 @@ class Config:
         f = Fields(raw)
         hidden_names, head_names = ("hidden_size", "n_embd"), ("num_attention_heads", "n_head")
         hidden_size = f.size(*hidden_names)
-        num_heads, num_kv_heads, head_dim = heads(
+        heads = read_heads(
             f, hidden_size, hidden_names, head_names, ("num_key_value_heads", "n_head_kv")
         )
         share = RopeSpec.partial(raw, "partial_rotary_factor", default=0.5)
-        width = f.size("rotary_dim", default=max(1, int(head_dim * share)), nullable=True)
+        width = f.size("rotary_dim", default=max(1, int(heads.head_dim * share)), nullable=True)
         # The first releases rotate 32 features of a head, and all of a head that has fewer.
-        width = min(width, head_dim) if f.has("rotary_dim") else width
-        check_width(f, width, head_dim, "rotary_dim", "partial_rotary_factor")
+        width = min(width, heads.head_dim) if f.has("rotary_dim") else width
+        check_width(f, width, heads.head_dim, "rotary_dim", "partial_rotary_factor")
         positions = f.size("n_positions", default=2048)
         rope = RopeSpec.from_hf(raw, width, max_positions=positions, is_partial=True)
         return cls(
@@ -105,9 +91,7 @@ class Config:
                 "intermediate_size", "n_inner", default=4 * hidden_size, nullable=True
             ),
             num_layers=f.size("num_hidden_layers", "n_layer", most=MAX_LAYERS),
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
+            heads=heads,
             eps=f.number("layer_norm_eps", "layer_norm_epsilon", default=1e-5),
             activation=activation(f, "hidden_act", "activation_function", default="gelu_new"),
             max_positions=rope.reach,
@@ -117,59 +101,20 @@ class Config:
         )
 
 
-class Block(nn.Module):
-    """Attention and MLP of the same normalised input; queries and keys may be, head by head."""
-
-    def __init__(self, config: Config, layer: int, rotary: Rotary) -> None:
-        super().__init__()
-        c = config
-        self.activation, self.rotary = c.activation, rotary
-        self.norm = LayerNorm(c.hidden_size, c.eps)
-        self.qkv = fused_qkv(c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim)
-        self.q_norm = LayerNorm(c.head_dim, c.eps) if c.has_qk_norm else None
-        self.k_norm = LayerNorm(c.head_dim, c.eps) if c.has_qk_norm else None
-        self.attention = PagedAttention(layer, c.num_heads, c.num_kv_heads, c.head_dim)
-        self.out = Linear(c.hidden_size, c.hidden_size)
-        self.up = Linear(c.hidden_size, c.intermediate_size)
-        self.down = Linear(c.intermediate_size, c.hidden_size)
-
-    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        h, residual = self.norm.add(x, residual)
-        q, k, v = self.attention.split(self.qkv(h))
-        if self.q_norm is not None and self.k_norm is not None:
-            q = self.q_norm(q.flatten(0, 1)).view_as(q)
-            k = self.k_norm(k.flatten(0, 1)).view_as(k)
-        attended = self.out(self.attention(q, k, v, batch, self.rotary(batch)))
-        return attended + self.down(self.up(h, self.activation)), residual
-
-
-class Model(nn.Module):
-    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+class Model(CausalLM):
+    """Attention and MLP of the same normalised input."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        rotary = Rotary(config.rope)
-        self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, i, rotary) for i in range(config.num_layers))
-        self.norm = LayerNorm(config.hidden_size, config.eps)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        c, rotary = config, Rotary(config.rope)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden), normalised."""
-        x, residual = self.embed(batch.input_ids), None
-        for block in self.blocks:
-            x, residual = block(x, residual, batch)
-        out: Tensor = self.norm(x, residual)
-        return out
+        def block(layer: int) -> ParallelBlock:
+            norms = LayerNorm(c.heads.head_dim, c.eps), LayerNorm(c.heads.head_dim, c.eps)
+            attention = Attention(
+                c.hidden_size, c.heads, layer=layer, rotary=rotary,
+                qk_norms=norms if c.has_qk_norm else None,
+            )  # fmt: skip
+            mlp = MLP(c.hidden_size, c.intermediate_size, c.activation)
+            return ParallelBlock(LayerNorm(c.hidden_size, c.eps), attention, None, mlp)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        out: Tensor = self.lm_head(hidden)
-        return out.float()
-
-    def cache_specs(self) -> list[CacheSpec]:
-        """What a token needs in the KV cache."""
-        c = self.config
-        return [CacheSpec(c.num_kv_heads, c.head_dim)] * c.num_layers
+        norm = LayerNorm(c.hidden_size, c.eps)
+        super().__init__(c, block, norm, head_bias=True)

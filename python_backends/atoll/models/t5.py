@@ -16,8 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from atoll.errors import ConfigError
-from atoll.layers import Embedding, Linear, PackedAttention, PagedAttention, RMSNorm
-from atoll.layers.batch import Batch, CacheSpec
+from atoll.layers import (
+    Attention,
+    Batch,
+    CrossAttention,
+    DecoderConfig,
+    Embedding,
+    Heads,
+    Linear,
+    RMSNorm,
+)
+from atoll.layers.batch import CacheSpec
+from atoll.layers.block import PreNormBlock, States
+from atoll.layers.mlp import MLP, GatedMLP
+from atoll.layers.norm import Norm
 from atoll.layers.relative import RelativeBias
 from atoll.models.config_fields import known_activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -27,16 +39,15 @@ from atoll.weights.weight_map import FirstOf, Source, WeightMap
 def _stack(ours: str, theirs: str, mlp: int) -> dict[str, Source]:
     """A stack's table; the MLP is the block's last sublayer."""
     block, last = f"{theirs}.block.{{i}}.layer", f"{theirs}.block.{{i}}.layer.{mlp}"
+    gate_up = (f"{last}.DenseReluDense.wi_0", f"{last}.DenseReluDense.wi_1")
     return {
         f"{ours}.{{i}}.norm1": f"{block}.0.layer_norm",
-        f"{ours}.{{i}}.qkv": tuple(f"{block}.0.SelfAttention.{x}" for x in "qkv"),
-        f"{ours}.{{i}}.out": f"{block}.0.SelfAttention.o",
-        f"{ours}.{{i}}.mlp_norm": f"{last}.layer_norm",
-        f"{ours}.{{i}}.up": FirstOf(
-            (f"{last}.DenseReluDense.wi_0", f"{last}.DenseReluDense.wi_1"),
-            f"{last}.DenseReluDense.wi",
-        ),
-        f"{ours}.{{i}}.down": f"{last}.DenseReluDense.wo",
+        f"{ours}.{{i}}.attention.qkv": tuple(f"{block}.0.SelfAttention.{x}" for x in "qkv"),
+        f"{ours}.{{i}}.attention.out": f"{block}.0.SelfAttention.o",
+        f"{ours}.{{i}}.norm2": f"{last}.layer_norm",
+        f"{ours}.{{i}}.mlp.up": FirstOf(f"{last}.DenseReluDense.wi", gate_up),
+        f"{ours}.{{i}}.mlp.gate_up": FirstOf(gate_up, f"{last}.DenseReluDense.wi"),
+        f"{ours}.{{i}}.mlp.down": f"{last}.DenseReluDense.wo",
         f"{ours}_norm": f"{theirs}.final_layer_norm",
         f"{ours}_bias": f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias",
     }
@@ -52,12 +63,12 @@ WEIGHTS = WeightMap(
         **_stack("encoder", "encoder", 1),
         **_stack("decoder", "decoder", 2),
         "decoder.{i}.cross_norm": "decoder.block.{i}.layer.1.layer_norm",
-        "decoder.{i}.cross_q": "decoder.block.{i}.layer.1.EncDecAttention.q",
-        "decoder.{i}.cross_kv": (
+        "decoder.{i}.cross.q": "decoder.block.{i}.layer.1.EncDecAttention.q",
+        "decoder.{i}.cross.kv": (
             "decoder.block.{i}.layer.1.EncDecAttention.k",
             "decoder.block.{i}.layer.1.EncDecAttention.v",
         ),
-        "decoder.{i}.cross_out": "decoder.block.{i}.layer.1.EncDecAttention.o",
+        "decoder.{i}.cross.out": "decoder.block.{i}.layer.1.EncDecAttention.o",
         "lm_head": "lm_head",
     },
     tied={"lm_head": "embed"},
@@ -68,26 +79,16 @@ WEIGHTS = WeightMap(
 _MAX_DISTANCE = 1 << 20
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
     """Read from config.json; heads may be wider or narrower than hidden_size / num_heads."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
     num_encoder_layers: int
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    eps: float
-    activation: str
     is_gated: bool
     num_buckets: int
     max_distance: int
-    max_positions: int
     decoder_start_token_id: int
     scales_output: bool
-    tie_word_embeddings: bool
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -101,6 +102,7 @@ class Config:
         # transformers 5 calls mT5 tied, whose head is its own, and scales nothing.
         is_mt5 = raw.get("model_type") == "mt5"
         vocab_size, num_layers = f.size("vocab_size"), f.size("num_layers", most=MAX_LAYERS)
+        num_heads = f.size("num_heads", "num_attention_heads")
         num_buckets = f.size("relative_attention_num_buckets", default=32)
         distance = f.size("relative_attention_max_distance", default=128, most=_MAX_DISTANCE)
         if num_buckets % 4 or distance <= num_buckets // 2:
@@ -118,8 +120,7 @@ class Config:
             num_layers=f.size(
                 "num_decoder_layers", default=num_layers, nullable=True, most=MAX_LAYERS
             ),
-            num_heads=f.size("num_heads", "num_attention_heads"),
-            head_dim=f.size("d_kv"),
+            heads=Heads(num_heads, num_heads, f.size("d_kv")),
             eps=f.number("layer_norm_epsilon", default=1e-6),
             activation=known_activation(f, named, "feed_forward_proj"),
             is_gated=prefix == "gated",
@@ -133,74 +134,21 @@ class Config:
         )
 
 
-class _Sublayers(nn.Module):
-    """What the blocks of both stacks have: self-attention projections and the MLP."""
+class DecoderBlock(PreNormBlock):
+    """Pre-norm, with attention to the encoder's outputs between the two parts."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        c, width = config, config.num_heads * config.head_dim
-        self.activation, self.is_gated = c.activation, c.is_gated
-        self.norm1 = RMSNorm(c.hidden_size, c.eps)
-        self.qkv = Linear(c.hidden_size, 3 * width, bias=False)
-        self.out = Linear(width, c.hidden_size, bias=False)
-        self.mlp_norm = RMSNorm(c.hidden_size, c.eps)
-        self.up = Linear(c.hidden_size, (1 + c.is_gated) * c.intermediate_size, bias=False)
-        self.down = Linear(c.intermediate_size, c.hidden_size, bias=False)
+    def __init__(
+        self, norm1: Norm, attention: Attention, cross_norm: Norm, cross: CrossAttention,
+        norm2: Norm, mlp: nn.Module,
+    ) -> None:  # fmt: skip
+        super().__init__(norm1, attention, norm2, mlp)
+        self.cross_norm, self.cross = cross_norm, cross
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """x: (tokens, hidden), normalised -> (tokens, hidden)."""
-        h = self.up.gated(x, self.activation) if self.is_gated else self.up(x, self.activation)
-        out: Tensor = self.down(h)
-        return out
-
-
-class EncoderBlock(_Sublayers):
-    """Bidirectional attention and MLP, pre-norm."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.attention = PackedAttention(config.num_heads, config.head_dim, scale=1.0)
-
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: Batch, bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
-        attended = self.out(self.attention(self.qkv(h), batch, bias))
-        h, residual = self.mlp_norm.add(attended, residual)
-        return self.mlp(h), residual
-
-
-class Block(_Sublayers):
-    """Causal attention, attention to the encoder's outputs, and MLP, pre-norm."""
-
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__(config)
-        c, width = config, config.num_heads * config.head_dim
-        self.attention = PagedAttention(layer, c.num_heads, c.num_heads, c.head_dim, scale=1.0)
-        self.cross_norm = RMSNorm(c.hidden_size, c.eps)
-        self.cross_q = Linear(c.hidden_size, width, bias=False)
-        self.cross_kv = Linear(c.hidden_size, 2 * width, bias=False)
-        self.cross_out = Linear(width, c.hidden_size, bias=False)
-
-    def remember(self, encoded: Tensor, batch: Batch) -> None:
-        """Stores keys and values of the encoder's outputs (tokens, hidden)."""
-        heads = (2, self.attention.num_heads, self.attention.head_dim)
-        k, v = self.cross_kv(encoded).unflatten(-1, heads).unbind(1)
-        self.attention.write(k, v, batch)
-
-    def forward(
-        self, x: Tensor, residual: Tensor | None, batch: Batch, bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        h, residual = self.norm1.add(x, residual)
-        q, k, v = self.attention.split(self.qkv(h))
-        h, residual = self.cross_norm.add(
-            self.out(self.attention(q, k, v, batch, relative_bias=bias)), residual
-        )
-        q = self.cross_q(h).view_as(q)
-        attended = self.cross_out(self.attention.cross(q, batch))
-        h, residual = self.mlp_norm.add(attended, residual)
+        h, residual = self.cross_norm.add(self.attention(h, batch), residual)
+        h, residual = self.norm2.add(self.cross(h, batch), residual)
         return self.mlp(h), residual
 
 
@@ -214,29 +162,30 @@ class Model(nn.Module):
         super().__init__()
         self.config = c = config
         self.embed = Embedding(c.vocab_size, c.hidden_size)
-        self.encoder = nn.ModuleList(EncoderBlock(c) for _ in range(c.num_encoder_layers))
-        self.encoder_norm = RMSNorm(c.hidden_size, c.eps)
-        self.encoder_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance, True)
-        self.decoder = nn.ModuleList(Block(c, i) for i in range(c.num_layers))
-        self.decoder_norm = RMSNorm(c.hidden_size, c.eps)
-        self.decoder_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance, False)
+        # Before the blocks, which share it and have no name for it in the table.
+        self.encoder_bias = self._relative_bias(is_bidirectional=True)
+        self.decoder_bias = self._relative_bias(is_bidirectional=False)
+        self.encoder = nn.ModuleList(self._encoder_block() for _ in range(c.num_encoder_layers))
+        self.encoder_norm = self._norm()
+        self.decoder = nn.ModuleList(self._decoder_block(i) for i in range(c.num_layers))
+        self.decoder_norm = self._norm()
         self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
 
     def encode(self, batch: Batch) -> None:
         """Runs the encoder and fills the cross-attention part of the cache."""
-        x, residual, bias = self.embed(batch.input_ids), None, self.encoder_bias()
+        x, residual = self.embed(batch.input_ids), None
         for block in self.encoder:
-            x, residual = block(x, residual, batch, bias)
+            x, residual = block(x, residual, batch)
         encoded = self.encoder_norm(x, residual)
         for block in self.decoder:
-            assert isinstance(block, Block)
-            block.remember(encoded, batch)
+            assert isinstance(block, DecoderBlock)
+            block.cross.store(encoded, batch)
 
     def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
-        x, residual, bias = self.embed(batch.input_ids), None, self.decoder_bias()
+        x, residual = self.embed(batch.input_ids), None
         for block in self.decoder:
-            x, residual = block(x, residual, batch, bias)
+            x, residual = block(x, residual, batch)
         out: Tensor = self.decoder_norm(x, residual)
         return out * self.config.hidden_size**-0.5 if self.config.scales_output else out
 
@@ -247,5 +196,35 @@ class Model(nn.Module):
 
     def cache_specs(self) -> list[CacheSpec]:
         """What a decoder token, and likewise an encoder token, needs in the KV cache."""
+        blocks: list[Any] = list(self.decoder)
+        return [block.attention.cache_spec for block in blocks]
+
+    def _encoder_block(self) -> PreNormBlock:
         c = self.config
-        return [CacheSpec(c.num_heads, c.head_dim)] * c.num_layers
+        attention = Attention(
+            c.hidden_size, c.heads, bias=False, causal=False, scale=1.0,
+            relative_bias=self.encoder_bias,
+        )  # fmt: skip
+        return PreNormBlock(self._norm(), attention, self._norm(), self._mlp())
+
+    def _decoder_block(self, layer: int) -> DecoderBlock:
+        c = self.config
+        attention = Attention(
+            c.hidden_size, c.heads, layer=layer, bias=False, scale=1.0,
+            relative_bias=self.decoder_bias,
+        )  # fmt: skip
+        cross = CrossAttention(c.hidden_size, c.heads, layer=layer, bias=False, scale=1.0)
+        return DecoderBlock(self._norm(), attention, self._norm(), cross, self._norm(), self._mlp())
+
+    def _relative_bias(self, is_bidirectional: bool) -> RelativeBias:
+        c = self.config
+        return RelativeBias(c.heads.num_heads, c.num_buckets, c.max_distance, is_bidirectional)
+
+    def _norm(self) -> RMSNorm:
+        return RMSNorm(self.config.hidden_size, self.config.eps)
+
+    def _mlp(self) -> nn.Module:
+        c = self.config
+        if c.is_gated:
+            return GatedMLP(c.hidden_size, c.intermediate_size, c.activation)
+        return MLP(c.hidden_size, c.intermediate_size, c.activation, bias=False)

@@ -1,0 +1,56 @@
+"""The orders in which a block norms, attends and feeds forward.
+
+Every block takes and gives ``x`` (tokens, hidden) and what is still to be added to it, so that the
+sum is part of the next norm's kernel.
+"""
+
+from torch import Tensor, nn
+
+from atoll.layers.batch import Batch
+from atoll.layers.norm import Norm
+
+States = tuple[Tensor, Tensor | None]
+
+
+class PreNormBlock(nn.Module):
+    """``x += attention(norm1(x))``, then ``x += mlp(norm2(x))``."""
+
+    def __init__(self, norm1: Norm, attention: nn.Module, norm2: Norm, mlp: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        h, residual = self.norm2.add(self.attention(h, batch), residual)
+        return self.mlp(h), residual
+
+
+class ParallelBlock(nn.Module):
+    """``x += attention(norm1(x)) + mlp(norm2(x))``; without a second norm both share the first."""
+
+    def __init__(
+        self, norm1: Norm, attention: nn.Module, norm2: Norm | None, mlp: nn.Module
+    ) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        attended = self.attention(h, batch)
+        h = h if self.norm2 is None else self.norm2(residual)
+        return attended + self.mlp(h), residual
+
+
+class PostNormBlock(nn.Module):
+    """``x = norm1(x + attention(x))``, then ``x = norm2(x + mlp(x))``: nothing is left to add."""
+
+    def __init__(self, attention: nn.Module, norm1: Norm, mlp: nn.Module, norm2: Norm) -> None:
+        super().__init__()
+        self.attention, self.norm1, self.mlp, self.norm2 = attention, norm1, mlp, norm2
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
+        """x: (tokens, hidden) -> (tokens, hidden), None."""
+        x = self.norm1(self.attention(x, batch), x)
+        return self.norm2(self.mlp(x), x), None

@@ -1,0 +1,75 @@
+"""A causal language model from its parts; an architecture says which."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.layers.attention import Heads
+from atoll.layers.batch import Batch, CacheSpec
+from atoll.layers.embedding import Embedding
+from atoll.layers.linear import Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """What the config of every decoder has; a family adds its own.
+
+    max_positions: tokens of the longest text.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    heads: Heads
+    eps: float
+    activation: str
+    max_positions: int
+    tie_word_embeddings: bool
+
+
+class CausalLM(nn.Module):
+    """``forward`` gives hidden states of the new tokens, ``logits`` the scores of chosen rows."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        block: Callable[[int], nn.Module],
+        norm: nn.Module,
+        *,
+        positions: Embedding | None = None,
+        head_bias: bool = False,
+    ) -> None:
+        """block: makes the block of a layer, see ``layers.block``. positions: learned ones."""
+        super().__init__()
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.positions = positions
+        self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
+        self.norm = norm
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, head_bias)
+
+    def embedded(self, batch: Batch) -> Tensor:
+        """What the first block sees, (tokens, hidden)."""
+        x: Tensor = self.embed(batch.input_ids)
+        return x if self.positions is None else x + self.positions(batch.positions)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(tokens, hidden), normalised."""
+        x, residual = self.embedded(batch), None
+        for block in self.blocks:
+            x, residual = block(x, residual, batch)
+        out: Tensor = self.norm(x, residual)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (rows, hidden) -> (rows, vocab) float32."""
+        out: Tensor = self.lm_head(hidden)
+        return out.float()
+
+    def cache_specs(self) -> list[CacheSpec]:
+        """What a token needs in the KV cache, layer by layer."""
+        blocks: list[Any] = list(self.blocks)
+        return [block.attention.cache_spec for block in blocks]
