@@ -14,25 +14,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from atoll_client import discovery, kserve, tasks
+from atoll_client import kserve, tasks
 from atoll_client import shared_memory as shared
-from atoll_client.batching import in_parts
-from atoll_client.connect import connect
+from atoll_client.connection import Connection
 from atoll_client.conversation import AsyncConversation
-from atoll_client.errors import (
-    NotFound,
-    NotReady,
-    Overloaded,
-    Unreached,
-    UnsupportedModel,
-)
 from atoll_client.kserve import Message
-from atoll_client.retry import Tries
-from atoll_client.sequences import Sequences, Turn
+from atoll_client.sequences import Turn
 from atoll_client.tasks import Prompt
 from atoll_client.types import (
     Chunk,
@@ -49,7 +40,7 @@ from atoll_client.types import (
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(Connection):
     """A connection to one server: ``host:port`` of its gRPC endpoint, or an ``http://`` URL.
 
     Args:
@@ -58,19 +49,6 @@ class AsyncClient:
         retries: tries after a refusal (the server is full or cannot be reached), with growing
             pauses. A generation is only tried again if it was refused before it began.
     """
-
-    def __init__(
-        self,
-        address: str = "localhost:8001",
-        *,
-        timeout_s: float = 600.0,
-        retries: int = 3,
-        metadata: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        self.address, self._retries, self._timeout_s = address, retries, timeout_s
-        self._transport = connect(address, tuple(metadata))
-        self._known = discovery.Known()
-        self._sequences = Sequences(self._transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -82,11 +60,6 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-    async def close(self) -> None:
-        """Ends conversations and the connection; requests in flight fail."""
-        await self._sequences.end_all()
-        await self._transport.close()
 
     def within(self, timeout_s: float) -> AsyncClient:
         """The same connection with another deadline: ``client.within(0.5).embed(...)``."""
@@ -300,35 +273,6 @@ class AsyncClient:
                 for chunk in kserve.read_chunks(response):
                     yield chunk
 
-    async def _responses(self, message: Message, generator: str) -> AsyncGenerator[Message, None]:
-        """A generator's responses, asked for again if it was refused before the first."""
-        tries = Tries(self._timeout_s, self._retries)
-        while True:
-            has_begun = False
-            try:
-                answers = self._transport.responses(message, tries.left_s, generator)
-                async with contextlib.aclosing(answers) as responses:
-                    async for response in responses:
-                        has_begun = True
-                        yield response
-                return
-            except (Overloaded, Unreached) as error:
-                if has_begun:
-                    raise
-                await tries.pause(error)
-
-    async def _send(self, message: Message) -> Message:
-        """One request with one response, tried again if it was refused.
-
-        Only refusals are tried again: what a server may have begun is not, whatever it does.
-        """
-        tries = Tries(self._timeout_s, self._retries)
-        while True:
-            try:
-                return await self._transport.infer(message, tries.left_s)
-            except (Overloaded, Unreached) as error:
-                await tries.pause(error)
-
     async def _embed_shared(
         self, info: ModelInfo, texts: Sequence[Any], parameters: kserve.Parameters, progress: bool
     ) -> Floats:
@@ -343,56 +287,3 @@ class AsyncClient:
 
             await self._in_parts(info, range(len(texts)), progress, build, lambda _: None)
             return region.vectors()
-
-    async def _in_parts(
-        self,
-        info: ModelInfo,
-        items: Sequence[Any],
-        progress: bool,
-        build: Callable[[Sequence[Any]], Message],
-        read: Callable[[Message], T],
-    ) -> list[T]:
-        async def answer(part: Sequence[Any]) -> T:
-            return read(await self._send(build(part)))
-
-        return await in_parts(items, info.max_client_batch_size, progress, answer)
-
-    async def _model(self, name: str | None, task: str) -> ModelInfo:
-        return await self._chosen(lambda: discovery.choose(self._known.models, name, task))
-
-    async def _chosen(self, choose: Callable[[], T]) -> T:
-        """Of the known models, and of those that were loaded since, if it is none of these."""
-        await self._find()
-        try:
-            return choose()
-        except (NotFound, UnsupportedModel):
-            await self._find(refresh=True)
-            return choose()
-
-    async def _session_entry(self, model: str | None) -> str | None:
-        """Where a generator's conversations go; None: this transport or server has no such entry.
-
-        Raises:
-            NotFound, UnsupportedModel: as of ``discovery.choose``.
-        """
-        info = await self._model(model, "generate")
-        return self._known.models[info.name].session if self._transport.has_sequences else None
-
-    async def _ask(self, model: str, question: Mapping[str, Any]) -> Any:
-        found = await self._chosen(lambda: discovery.named(self._known.models, model))
-        return await self._control(found.info.name, found.is_stream, found.is_batched, question)
-
-    async def _control(
-        self, name: str, is_stream: bool, is_batched: bool, question: Mapping[str, Any]
-    ) -> Any:
-        message = kserve.control_request(name, is_batched, question)
-        if not is_stream:
-            return kserve.read_control(await self._send(message))
-        answers = self._transport.responses(message, self._timeout_s)
-        async with contextlib.aclosing(answers) as responses:
-            async for response in responses:
-                return kserve.read_control(response)
-        raise NotReady(f"model {name!r} gave no answer")
-
-    async def _find(self, refresh: bool = False) -> None:
-        await self._known.find(self._transport, self._control, self._timeout_s, refresh)

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from atoll_client.errors import TooMuch
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.web import Request, dump
+from atoll_client.gateway.core.web import dump
 from atoll_client.types import ModelInfo, TextToken
 
 T = TypeVar("T")
@@ -27,12 +27,7 @@ _PART_CHARACTERS = 50_000
 
 
 async def decode(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    ids: list[list[int]],
-    *,
-    skip_special_tokens: bool,
+    context: Context, model: ModelInfo, ids: list[list[int]], *, skip_special_tokens: bool
 ) -> list[str]:
     """Texts of token ids."""
     question = {"op": "decode", "ids": ids, "skip_special_tokens": skip_special_tokens}
@@ -40,11 +35,7 @@ async def decode(
 
 
 async def tokenize(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    texts: Sequence[str],
-    add_special_tokens: bool = True,
+    context: Context, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool = True
 ) -> list[list[dict[str, Any]]]:
     """Tokens of texts, as the model gives them; start and stop count characters."""
     question = {
@@ -54,16 +45,12 @@ async def tokenize(
 
 
 async def tokenized(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    texts: Sequence[str],
-    add_special_tokens: bool,
+    context: Context, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool
 ) -> bytes:
     """JSON of each text's tokens, whose places count bytes; made part by part."""
     found: list[bytes] = []
     for part in _parts(texts):
-        rows = await tokenize(request, context, model, part, add_special_tokens)
+        rows = await tokenize(context, model, part, add_special_tokens)
         # Without the brackets of the list.
         found.append((await apart(part, lambda p, r: dump(in_bytes(p, r)), part, rows))[1:-1])
     return b"[" + b",".join(found) + b"]"

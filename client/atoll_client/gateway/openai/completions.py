@@ -156,7 +156,7 @@ async def _echoes(
         raise _wrong("echo", f"does not go with `logprobs`: {reason}")
     if isinstance(items[0], str):
         return [str(item) for item in items]
-    return await tokens.decode(request, context, model, items, skip_special_tokens=False)
+    return await tokens.decode(context, model, items, skip_special_tokens=False)
 
 
 async def _events(

@@ -148,7 +148,7 @@ async def tokenize(schema: Schema, request: Request, context: Context, message: 
     if message.HasField("prompt_name"):
         text = tei.prompt_of(model, message.prompt_name) + text
     tokens.check_length(model, [text])
-    rows = await tokens.tokenize(request, context, model, [text], message.add_special_tokens)
+    rows = await tokens.tokenize(context, model, [text], message.add_special_tokens)
     return await tokens.apart(
         [text], lambda: schema["EncodeResponse"](tokens=tokens.in_bytes([text], rows)[0])
     )
@@ -160,11 +160,7 @@ async def decode(schema: Schema, request: Request, context: Context, message: An
     if not message.ids:
         raise EmptyInputError("`ids` cannot be empty")
     (text,) = await tokens.decode(
-        request,
-        context,
-        model,
-        [list(message.ids)],
-        skip_special_tokens=message.skip_special_tokens,
+        context, model, [list(message.ids)], skip_special_tokens=message.skip_special_tokens
     )
     return schema["DecodeResponse"](text=text)
 

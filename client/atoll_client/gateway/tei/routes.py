@@ -141,7 +141,7 @@ async def tokenize(request: Request, context: Context, body: TokenizeBody) -> Re
         prompt = prompt_of(model, body.prompt_name)
     texts = [prompt + str(text) for text in texts]
     tokens.check_length(model, texts)
-    return Reply(await tokens.tokenized(request, context, model, texts, body.add_special_tokens))
+    return Reply(await tokens.tokenized(context, model, texts, body.add_special_tokens))
 
 
 async def decode(request: Request, context: Context, body: DecodeBody) -> Reply:
@@ -150,9 +150,7 @@ async def decode(request: Request, context: Context, body: DecodeBody) -> Reply:
     ids, _ = batch(body.ids, "ids")
     rows: Any = ids
     return reply(
-        await tokens.decode(
-            request, context, model, rows, skip_special_tokens=body.skip_special_tokens
-        )
+        await tokens.decode(context, model, rows, skip_special_tokens=body.skip_special_tokens)
     )
 
 

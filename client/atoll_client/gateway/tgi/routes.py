@@ -55,7 +55,7 @@ async def tokenize(request: Request, context: Context, body: GenerateBody) -> Re
     """POST /tokenize: a flat list; start and stop count characters."""
     model = _find(request, context, body)
     texts = [body.inputs]
-    (row,) = await tokens.tokenize(request, context, model, texts)
+    (row,) = await tokens.tokenize(context, model, texts)
     return await tokens.apart(texts, lambda: reply([_simple(token) for token in row]))
 
 
