@@ -19,7 +19,7 @@ from atoll.engine.sampler.random import uniform
 from atoll.engine.sampler.selection import draw, most_likely
 from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
 from atoll.engine.sampler.watermark import Watermark
-from atoll.errors import GenerationError
+from atoll.errors import GenerationError, ValidationError
 from atoll_kernels import sample
 
 GPU = torch.device("cuda")
@@ -215,6 +215,34 @@ def test_a_row_that_is_not_finite_ends_its_sequence_alone(do_sample: bool, logit
     logits[3] = math.inf
     found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits[:4])
     assert [type(result) for result in found] == [list, GenerationError, GenerationError]
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_banned_token_is_never_taken(do_sample: bool, logprobs: bool, logits: Tensor) -> None:
+    """Where options left nothing, the first token of the vocabulary was taken."""
+    every = tuple((token, -math.inf) for token in range(VOCAB))
+    ends = {"min_new_tokens": 9, "eos_token_ids": frozenset(range(1, VOCAB))}
+    options: list[dict[str, Any]] = [
+        {"logit_bias": every}, {}, {"no_repeat_ngram_size": 1},
+        {**ends, "logit_bias": ((0, -math.inf),)}, {"logit_bias": every[1:]},
+    ]  # fmt: skip
+    contexts = [([1], []), ([1], []), (list(range(VOCAB)), []), ([1], []), ([1], [])]
+    options = [{**o, "do_sample": do_sample, "logprobs": logprobs} for o in options]
+    made = sequences(contexts, options)
+    found = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(made, logits[:5].clone())
+    assert [type(result) for result in found] == [
+        ValidationError, list, ValidationError, ValidationError, list,
+    ]  # fmt: skip
+    assert "leave none" in str(found[0]) and [t.id for t in found[4]] == [0]
+    # A row of a draft that leaves nothing ends the draft, not the text.
+    draft = sequences([([1], [])], [{"logit_bias": every[1:], "do_sample": do_sample}])
+    draft[0].draft = [0]
+    rows = logits[:2].clone()
+    rows[1, 1:] = 3.0
+    rows[1, 0] = -math.inf
+    (drafted,) = Sampler(Processors(Watermark(VOCAB, 0.5, 2.0))).sample(draft, rows)
+    assert [t.id for t in drafted] == [0]
 
 
 def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:

@@ -161,7 +161,7 @@ class EngineCore:
                 self.scheduler.advance(sequence, count)
                 continue
             tokens = next(results)
-            if isinstance(tokens, GenerationError):
+            if isinstance(tokens, AtollError):
                 self._fail(sequence, tokens)
                 continue
             # Of the draft, only what was accepted counts as computed.

@@ -20,10 +20,10 @@ from atoll.engine.sampler.processors import Processors
 from atoll.engine.sampler.random import uniform
 from atoll.engine.sampler.selection import draw, most_likely
 from atoll.engine.sampler.warpers import WarperParameters, shortlist, warp
-from atoll.errors import GenerationError
+from atoll.errors import AtollError, GenerationError, ValidationError
 
 # What a sequence gets: one token, more where its draft was right, or why it cannot go on.
-Sampled = list[Token] | GenerationError
+Sampled = list[Token] | AtollError
 
 
 class Sampler:
@@ -40,19 +40,25 @@ class Sampler:
         owners = [s for s in sequences for _ in range(1 + len(s.draft))]
         if all(s.request.options.is_plain_greedy and s.matcher is None for s in sequences):
             ids, usable = most_likely(logits)
-            tokens = [Token(i) for i in ids.tolist()]
+            tokens: list[Token | None] = [Token(i) for i in ids.tolist()]
         else:
             tokens, usable = self._general(sequences, owners, logits)
         return _verified(sequences, tokens, usable.tolist())
 
     def _general(
         self, sequences: Sequence[TokenSequence], owners: list[TokenSequence], logits: Tensor
-    ) -> tuple[list[Token], Tensor]:
+    ) -> tuple[list[Token | None], Tensor]:
+        """A token for each row, None where all are banned; and whether the row can be used."""
         options = [s.request.options for s in owners]
         usable = logits.amax(-1).isfinite()
         wanting = [i for i, o in enumerate(options) if o.logprobs]
         raw = logits[wanting] if wanting else None
         self._processors.process(logits, owners)
+        banned = [False] * len(owners)
+        if any(s.request.options.changes_logits or s.matcher is not None for s in owners):
+            is_banned = logits.amax(-1) == float("-inf")
+            logits.masked_fill_(is_banned.unsqueeze(1), 0.0)  # a choice that is not used
+            banned = is_banned.tolist()
         ids = self._choose(logits, sequences, owners, options)
         tokens = [Token(i) for i in ids.tolist()]
         if raw is not None:
@@ -60,7 +66,8 @@ class Sampler:
             described = describe(raw, [tokens[i].id for i in wanting], tops)
             for i, token in zip(wanting, described, strict=True):
                 tokens[i] = token
-        return tokens, usable
+        left = [None if none else token for token, none in zip(tokens, banned, strict=True)]
+        return left, usable
 
     def _choose(
         self,
@@ -129,7 +136,7 @@ def _uniforms(sequences: Sequence[TokenSequence]) -> list[float]:
 
 
 def _verified(
-    sequences: Sequence[TokenSequence], tokens: list[Token], usable: list[bool]
+    sequences: Sequence[TokenSequence], tokens: list[Token | None], usable: list[bool]
 ) -> list[Sampled]:
     """Splits the rows by sequence; a token counts as long as the draft before it was right."""
     results: list[Sampled] = []
@@ -141,10 +148,25 @@ def _verified(
         if not all(usable[i] for i in rows):
             results.append(GenerationError("the model's logits are not finite"))
             continue
-        accepted = [tokens[rows.start]]
+        first = tokens[rows.start]
+        if first is None:
+            results.append(_nothing_left(sequence))
+            continue
+        accepted = [first]
         for guess, row in zip(draft, rows[1:], strict=True):
-            if accepted[-1].id != guess:
+            token = tokens[row]
+            if accepted[-1].id != guess or token is None:
                 break
-            accepted.append(tokens[row])
+            accepted.append(token)
         results.append(accepted)
     return results
+
+
+def _nothing_left(sequence: TokenSequence) -> ValidationError:
+    """Why a text cannot go on where no token has a score."""
+    if sequence.matcher is not None:
+        return sequence.matcher.refusal()
+    return ValidationError(
+        f"the answer cannot go on after {sequence.num_output_tokens} tokens: options of the "
+        "request, and tokens that the model's files ban, leave none"
+    )
