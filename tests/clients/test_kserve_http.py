@@ -251,7 +251,15 @@ def test_binary_data_that_does_not_fit(others: Others) -> None:
         ({"inputs": [{**TWO, "data": {}}]}, "Shape does not match"),
         ({"inputs": [{**TWO, "shape": [True]}]}, "Unable to parse 'shape'"),
         ({"inputs": [{**TWO, "shape": [2.0]}]}, "Unable to parse 'shape'"),
-        ({"inputs": [{**TWO, "shape": [18446744073709551616]}]}, "Unable to parse 'shape'"),
+        ({"inputs": [{**TWO, "shape": [18446744073709551616]}]}, "a dimension of 18446744073709"),
+        ({"inputs": [{**TWO, "data": [1, 2**64 + 1]}]}, "range of INT32: 18446744073709551617"),
+        ({"inputs": [{**TWO, "parameters": {"a": 2**70}}]}, "'a' is 1180591620717411303424, bey"),
+        ({"parameters": {"a": -(2**63) - 1}}, "'a' is -9223372036854775809, beyond 64 bits"),
+        ({"parameters": {"a": 10**30}}, "beyond 64 bits"),
+        ({"parameters": {"timeout": 2**64}}, "'timeout' is 18446744073709551616, beyond 64 bits"),
+        ({"parameters": {"sequence_id": 2**64 + 5}}, "'sequence_id' is 18446744073709551621, bey"),
+        ({"parameters": {"priority": 2**64}}, "'priority' is 18446744073709551616, beyond 64"),
+        ({"id": 10**25}, "Unable to parse 'id'"),
         ({"inputs": [{**TWO, "shape": "2"}]}, "Unable to parse 'shape'"),
         ({"inputs": [TWO, TWO]}, "input 'IN_INT32' is there more than once"),
         ({"inputs": [{**TWO, "surprise": 1}]}, "has no field 'surprise'"),
@@ -292,6 +300,20 @@ def test_binary_data_that_does_not_fit(others: Others) -> None:
 def test_requests_that_are_refused_by_name(others: Others, change: Any, error: str) -> None:
     answer = httpx.post(f"{others.url}/v2/models/echo/infer", json={"inputs": [TWO], **change})
     assert answer.status_code == 400 and error in answer.json()["error"], answer.text
+
+
+def test_numbers_of_many_digits(others: Others) -> None:
+    """JavaScript writes floating-point numbers so; as a parameter 2**64 + 1 became another one."""
+    values = [12345678901234567168, 2**64 + 1, 10**300, -(10**25), 123456789012345670000]
+    tensor = {"name": "IN_FP64", "datatype": "FP64", "shape": [5], "data": values}
+    answer = httpx.post(f"{others.url}/v2/models/echo/infer", json={"inputs": [tensor]})
+    found = {output["name"]: output for output in answer.json()["outputs"]}
+    assert found["OUT_FP64"]["data"] == [float(value) for value in values]
+    for end in ("generate", "generate_stream"):
+        body = {"IN_INT32": [1, 2], "parameters": {"seed": 2**64 + 1}}
+        answer = httpx.post(f"{others.url}/v2/models/echo/{end}", json=body)
+        assert answer.status_code == 400, answer.text
+        assert "'seed' is 18446744073709551617, beyond 64 bits" in answer.json()["error"]
 
 
 def test_values_that_json_cannot_hold(others: Others, client: Any) -> None:

@@ -8,12 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from driving import EchoModel, generate, make_core, request, run
+from driving import VOCAB, EchoModel, generate, make_core, request, run
 from torch import Tensor
 
 from atoll.config import Settings
 from atoll.engine.thread import Engine
-from atoll.errors import Cancelled, ConfigError, GenerationError, NotReady, Overloaded
+from atoll.errors import (
+    Cancelled,
+    ConfigError,
+    GenerationError,
+    NotReady,
+    Overloaded,
+    ValidationError,
+)
 from atoll.layers.batch import Batch
 from atoll.runner.memory import num_cache_blocks
 from atoll.weights.load import LoadOptions
@@ -39,6 +46,17 @@ class BrokenModel(EchoModel):
         logits = super().logits(hidden.clamp_min(0))
         logits[hidden[:, 0] < 0] = float("nan")
         return logits
+
+
+def test_options_that_leave_no_token_end_the_request_by_name() -> None:
+    model = EchoModel()
+    core = make_core(model)
+    every = tuple((token, float("-inf")) for token in range(VOCAB))
+    made, sink = request([1], 10, logit_bias=every)
+    core.add(made)
+    run(core)
+    assert isinstance(sink.error, ValidationError)
+    assert "cannot go on after 0 tokens" in str(sink.error) and "leave none" in str(sink.error)
 
 
 def test_a_failed_step_answers_its_requests_and_the_engine_goes_on() -> None:

@@ -113,6 +113,7 @@ def test_free_and_constrained_rows_in_one_batch(
     (True, {}, "the model has no token for the text"),
     (True, {"do_sample": True}, "the model has no token for the text"),
     (False, {"no_repeat_ngram_size": 1}, "other options of the request ban every token"),
+    (False, {"no_repeat_ngram_size": 1, "do_sample": True, "logprobs": True}, "ban every token"),
 ])  # fmt: skip
 def test_an_answer_that_cannot_go_on(
     is_tiny: bool, options: dict[str, Any], message: str, tokenizer: Tokenizer,

@@ -69,11 +69,11 @@ def process(made: list[RequestState], logits: Tensor) -> Tensor:
 
 
 def sample(sampler: Sampler, made: list[RequestState], logits: Tensor) -> list[list[Token] | None]:
-    """The tokens of each sequence; None: its logits are not finite."""
+    """The tokens of each sequence; None: its logits are not finite, []: its options leave none."""
     found = sampler.sample(logits, SamplingRows().build(made))
     tokens = iter(read_tokens(found.token_ids, found.logprobs))
     counts = found.num_accepted.tolist()
-    return [[next(tokens) for _ in range(count)] or None for count in counts]
+    return [None if count == 0 else [next(tokens) for _ in range(count)] for count in counts]
 
 
 def new_sampler() -> Sampler:
@@ -229,6 +229,32 @@ def test_a_row_that_is_not_finite_ends_its_sequence_alone(do_sample: bool, logit
     logits[3] = math.inf
     found = sample(new_sampler(), made, logits[:4])
     assert [result is None for result in found] == [False, True, True]
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_banned_token_is_never_taken(do_sample: bool, logprobs: bool, logits: Tensor) -> None:
+    """Where options left nothing, the first token of the vocabulary was taken."""
+    every = tuple((token, -math.inf) for token in range(VOCAB))
+    ends = {"min_new_tokens": 9, "eos_token_ids": frozenset(range(1, VOCAB))}
+    options: list[dict[str, Any]] = [
+        {"logit_bias": every}, {}, {"no_repeat_ngram_size": 1},
+        {**ends, "logit_bias": ((0, -math.inf),)}, {"logit_bias": every[1:]},
+    ]  # fmt: skip
+    contexts = [([1], []), ([1], []), (list(range(VOCAB)), []), ([1], []), ([1], [])]
+    options = [{**o, "do_sample": do_sample, "logprobs": logprobs} for o in options]
+    made = sequences(contexts, options)
+    found = sample(new_sampler(), made, logits[:5].clone())
+    assert [result == [] for result in found] == [True, False, True, True, False]
+    assert found[1] and found[4] and [t.id for t in found[4]] == [0]
+    # A row of a draft that leaves nothing ends the draft, not the text.
+    draft = sequences([([1], [])], [{"logit_bias": every[1:], "do_sample": do_sample}])
+    draft[0].draft = [0]
+    rows = logits[:2].clone()
+    rows[1, 1:] = 3.0
+    rows[1, 0] = -math.inf
+    (drafted,) = sample(new_sampler(), draft, rows)
+    assert drafted and [t.id for t in drafted] == [0]
 
 
 def test_watermark(logits: Tensor, contexts: list[tuple[list[int], list[int]]]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat import ChatTemplate
@@ -128,3 +133,74 @@ def test_of_several_templates_without_a_default_none_is_taken() -> None:
         several.render(said("text"))
     assert several.render(said("text"), [{"type": "function"}]) == SAID
     assert ChatTemplate({"rag": CHATML}, {}).render(said("text")) == SAID
+
+
+HUGE = {
+    "a constant": "{{ 'x' * 10**9 }}", "a number": "{{ 'x' * 1000000000 }}",
+    "unused": "{% set a = 'x' * 1000000000 %}hi", "the other way": "{{ 10**9 * 'x' }}",
+    "a list": "{{ [0] * 1000000000 }}", "a tuple": "{{ ((1, 2) * 10**9)|length }}",
+    "a power": "{{ 10**(10**9) }}", "a square": "{% set n = namespace(x=10) %}"
+    "{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "center": "{{ 'x'|center(1000000000) }}", "ljust": "{{ 'x'.ljust(1000000000) }}",
+    "zfill": "{{ '1'.zfill(10**9) }}", "tabs": "{{ '\t'.expandtabs(1000000000) }}",
+    "percent": "{{ '%1000000000d' % 1 }}", "format": "{{ '{:1000000000}'.format(1) }}",
+    "the filter format": "{{ '%1000000000d'|format(1) }}", "a width": "{{ '%*d' % (10**9, 1) }}",
+    "an inner width": "{{ '{:{}}'.format(1, 10**9) }}", "indent": "{{ 'x'|indent(10**9, true) }}",
+    "an indented object": "{{ {'a': 1}|tojson(indent=1000000000) }}",
+    "places": "{{ ('{0}' * 100000).format('x' * 100000) }}",
+    "names": "{{ ('%(a)s' * 100000) % {'a': 'x' * 100000} }}",
+    "slices": "{{ [1]|slice(1000000000)|list }}", "batches": "{{ [1]|batch(10**9, 0)|list }}",
+    "replace": "{{ ('x' * 100000).replace('x', 'y' * 100000) }}",
+    "the filter replace": "{{ ('x' * 100000)|replace('', 'y' * 100000) }}",
+    "join": "{{ (['x'] * 100000)|join('y' * 100000) }}",
+    "join of a text": "{{ ('y' * 100000).join(['x'] * 100000) }}",
+    "join of attributes": "{{ ([{'a': 'x' * 100000}] * 100000)|join(attribute='a') }}",
+    "written": "{{ ['x' * 100000] * 100000 }}",
+    "a text of it": "{{ (['x' * 100000] * 9999)|string }}",
+    "doubled by +": "{% set n = namespace(x='ab') %}"
+    "{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "doubled by ~": "{% set n = namespace(x='ab') %}"
+    "{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "doubled by a block": "{% set n = namespace(x='ab') %}"
+    "{% for i in range(60) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}"
+    "{% set n.x = y %}{% endfor %}",
+    "doubled by a macro": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}"
+    "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = m(n.x) %}{% endfor %}",
+    "written often": "{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}",
+    "lipsum": "{{ lipsum(1000000000) }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_what_would_cost_gigabytes_is_refused(name: str) -> None:
+    """Constants of a template were computed at load, 'x' * 10**9 for a gigabyte."""
+    with memory_limit(1 << 30), pytest.raises(ValidationError, match="the limit is|is an argument"):
+        template(HUGE[name]).render([{"role": "user", "content": "odd"}])
+
+
+@contextlib.contextmanager
+def memory_limit(num_bytes: int) -> Iterator[None]:
+    """So many bytes more than there are now; beyond, MemoryError."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize("source", [
+    "{{ '-' * 80 }}{{ 'a' ~ 1 ~ none ~ ['x'] }}{{ [1] * 3 + [2] }}{{ 2**10 * 3 }}",
+    "{{ 'a'|center(9) }}|{{ '%5.2f|%s' % (1.5, 'x') }}|{{ '%s%%'|format(3) }}|{{ 10 % 3 }}",
+    "{{ '{:>5}|{a}|{{}}'.format(1, a='b') }}{{ 'a.b'.replace('.', '--') }}",
+    "{{ 'aa'|replace('a', 'b', 1) }}",
+    "{{ [1, 'b', none]|join(', ') }}{{ [{'a': 1}]|join(attribute='a') }}{{ '-'.join(['a', 'b']) }}",
+    "{{ {'a': [1, {'b': 'c'}]}|tojson(indent=2) }}{{ 'a\nb'|indent(3, true) }}{{ 'ab'.ljust(4) }}|",
+    "{% macro m(x, n) %}[{{ x }}{{ n }}]{% endmacro %}{{ m('a', 10**12) }}{{ (1, 'a') }}{{ none }}",
+    "{% set s %}a{{ 1.5 }}{% endset %}{{ s + s }}{{ [[1, 2], [3]]|sum(start=[]) }}{{ true }}",
+    "{{ [1, 2, 3]|batch(2, 0)|list }}{{ [1, 2]|slice(2)|list }}{{ undefined_name }}{{ 7 * 1.5 }}",
+])  # fmt: skip
+def test_the_sandbox_says_what_jinjas_own_says(source: str) -> None:
+    own = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    assert template(source).render([]) == own.from_string(source).render().replace("&#39;", "'")

@@ -186,7 +186,9 @@ def test_triton_names_the_gpu(
             "model_instance_device_id": "1",
             "model_repository": str(tmp_path),
             "model_version": "1",
-        }
+            "model_name": "m",
+        },
+        "embed",
     )
     assert found.device == expected
     monkeypatch.delitem(sys.modules, "atoll.serving.triton.tensors", raising=False)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from atoll.catalogue import ENTRIES, write_repository
 from atoll.cli.app import app
 from atoll.cli.choose import choose
 from atoll.cli.flags import unknown_variables
@@ -212,6 +213,7 @@ def test_a_flag_beside_another_value_in_the_environment_is_a_flag(
     assert choose([], None, {"dtype": "bfloat16"}).entries[0].settings["dtype"] == "bfloat16"
     with pytest.raises(ConfigError, match="without --dtype"):
         choose([], tmp_path, {"dtype": "bfloat16"})
+    write_repository([ENTRIES[0]], tmp_path)
     assert choose([], tmp_path, {"dtype": "float32", "max_batch_tokens": "512"}).names == ()
 
 

@@ -1,29 +1,45 @@
-"""JSON from clients, in which no key may be given twice: one of the values would be lost."""
+"""JSON from clients, of which nothing may be lost: of a key that is given twice one value would be,
+and an integer of more than 64 bits would become a floating-point number.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
 
-from atoll_client.errors import MalformedRequest
+from atoll_client.errors import MalformedRequest, ValidationError
+
+# The shortest integers beyond 64 bits.
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 class _GivenTwice(Exception):
     """Holds the key."""
 
 
-def parse(raw: bytes, problem: str = "the body is not valid JSON") -> Any:
-    """What JSON stands for. ``problem`` begins the message of an error.
+def parse(
+    raw: bytes, problem: str = "the body is not valid JSON", *, has_long_integers: bool = False
+) -> Any:
+    """What JSON stands for.
+
+    Args:
+        problem: begins the message of an error.
+        has_long_integers: integers of more than 64 bits are given as they are, for a caller that
+            looks at each; else refused, unless they are what a floating-point number is.
 
     Raises:
         MalformedRequest: it is no JSON, or an object in it has a key twice.
+        ValidationError: an integer has more than 64 bits.
     """
     try:
         found = orjson.loads(raw)
-        if not _are_all_keys_there(raw, found):
-            json.loads(raw, object_pairs_hook=_unique)
+        is_long = _LONG_NUMBER.search(raw) is not None
+        if is_long or not _are_all_keys_there(raw, found):
+            parse_integer = int if has_long_integers else _integer
+            found = json.loads(raw, object_pairs_hook=_unique, parse_int=parse_integer)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"{problem}: {error}") from None
     except RecursionError:
@@ -34,6 +50,15 @@ def parse(raw: bytes, problem: str = "the body is not valid JSON") -> Any:
             f"{problem}: the key {name!r:.100} is given twice", param=name
         ) from None
     return found
+
+
+def _integer(text: str) -> int | float:
+    value = int(text)
+    if -(2**63) <= value < 2**64:
+        return value
+    if float(text) == value:
+        return float(text)
+    raise ValidationError(f"the integer {text[:40]} has more than 64 bits, which is not supported")
 
 
 def _are_all_keys_there(raw: bytes, found: Any) -> bool:

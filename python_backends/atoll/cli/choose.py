@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import get_type_hints
 
 import atoll
-from atoll.catalogue import ENTRIES, Entry, entry_for, entry_name, read_model, session
+from atoll.catalogue import (
+    ENTRIES,
+    Entry,
+    entry_for,
+    entry_name,
+    read_model,
+    read_repository,
+    session,
+)
 from atoll.config import Settings, parse
 from atoll.environment import lookup
 from atoll.errors import ConfigError
+from atoll.models import task_settings
 from atoll.weights.adapters import with_absolute_folders
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import local_folder, resolve
@@ -20,11 +29,15 @@ from atoll.weights.files import local_folder, resolve
 
 @dataclass(frozen=True)
 class Choice:
-    """The part of ``ServerOptions`` that says what is served."""
+    """The part of ``ServerOptions`` that says what is served.
+
+    notes: which of the models a setting is for, where it is not for all of them.
+    """
 
     entries: tuple[Entry, ...] = ()
     repository: Path | None = None
     names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def checkout_repository() -> Path | None:
@@ -51,49 +64,74 @@ def choose(
     Settings.read({"model_id": "-", **{name: settings[name] for name in flags}})
     if repository is not None:
         if flags:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
-            raise ConfigError(f"--repository serves entries as they are, without {names}")
-        return Choice(repository=repository, names=tuple(model_ids))
+            shown = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
+            raise ConfigError(f"--repository serves entries as they are, without {shown}")
+        notes = _told(settings, repository, model_ids)
+        return Choice(repository=repository, names=tuple(model_ids), notes=notes)
     embedded = tuple(entry for entry in ENTRIES if entry.model_id in EMBEDDED)
     if not model_ids:
         own = checkout_repository()
         if own is not None and not flags:
             # As for every generator that is served by its model id.
             sessions = [session(e.name).name for e in embedded if e.task == "generate"]
-            return Choice(repository=own, names=(*(e.name for e in embedded), *sessions))
+            names = (*(e.name for e in embedded), *sessions)
+            return Choice(repository=own, names=names, notes=_told(settings, own, names))
         model_ids = [entry.model_id for entry in embedded]
     if len(model_ids) > 1 and "served_model_name" in settings:
         raise ConfigError("--served-model-name goes with a single --model-id")
     entries: list[Entry] = []
     for model_id in model_ids:
         entries.append(entry_of(model_id, settings, taken=[entry.name for entry in entries]))
-    return Choice(entries=tuple(entries))
+    notes = task_settings.told(settings, {entry.name: entry.task for entry in entries})
+    return Choice(entries=tuple(entries), notes=notes)
 
 
 def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = ()) -> Entry:
-    """The entry of one model: the catalogue's, or read from its checkpoint."""
-    rest = {k: v for k, v in settings.items() if k not in ("revision", "served_model_name")}
-    if rest.get("lora_adapters"):
-        cache = settings.get("huggingface_hub_cache")
-        rest["lora_adapters"] = with_absolute_folders(rest["lora_adapters"], cache)
+    """The entry of one model, with those of the settings that mean something to it: the
+    catalogue's, or read from its checkpoint.
+    """
     known = catalogue_entry(model_id)
     name = settings.get("served_model_name")
     if known is not None and not settings.keys() & {"revision", "task", "dense_path"}:
         own = name or (known.name if known.name not in taken else entry_name(known.name, taken))
-        return replace(known, name=own, settings={**known.settings, **rest})
+        return replace(known, name=own, settings={**known.settings, **_own(settings, known.task)})
     model_id = known.model_id if known else model_id
     folder = local_folder(model_id)
     revision = settings.get("revision")
     found = folder or resolve(model_id, revision, settings.get("huggingface_hub_cache"))
+    detected = read_model(
+        found, settings.get("task"), settings.get("dense_path"), settings.get("pooling")
+    )
     return entry_for(
         str(folder or model_id),
-        read_model(
-            found, settings.get("task"), settings.get("dense_path"), settings.get("pooling")
-        ),
+        detected,
         name=entry_name(name or _without_ending(model_id), taken),
         revision=revision,
-        settings=rest,
+        settings=_own(settings, detected.task),
     )
+
+
+def _own(settings: Mapping[str, str], task: str) -> dict[str, str]:
+    """The parameters of an entry of a task."""
+    own = task_settings.fitting(settings, task)
+    for name in ("revision", "served_model_name"):
+        own.pop(name, None)
+    if own.get("lora_adapters"):
+        cache = settings.get("huggingface_hub_cache")
+        own["lora_adapters"] = with_absolute_folders(own["lora_adapters"], cache)
+    return own
+
+
+def _told(settings: Mapping[str, str], repository: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """As ``task_settings.told``, of the entries of a repository: all of them without names."""
+    if all(task_settings.tasks_of(name) == task_settings.TASKS for name in settings):
+        return ()
+    tasks = {
+        model.name: "embed" if model.kind == "tokens" else model.task
+        for model in read_repository(repository)
+        if not names or model.name in names
+    }
+    return task_settings.told(settings, {name: task for name, task in tasks.items() if task})
 
 
 def _is_in_environment(name: str, text: str) -> bool:

@@ -17,6 +17,7 @@ from atoll.cli.options import AsJson, Repository, Revision, print_json, reposito
 from atoll.config import Settings
 from atoll.environment import variables
 from atoll.errors import ConfigError
+from atoll.models.task_settings import check_parameters
 
 
 def add(
@@ -45,6 +46,7 @@ def add(
     Settings.read({"model_id": model, **settings}, {})
     folder = repository_folder(repository)
     entry = entry_of(model, settings)
+    check_parameters(settings, entry.task, entry.name)
     target = folder / entry.name
     if target.exists() and not replace:
         raise ConfigError(f"{target} exists; --replace overwrites it, --name makes another")

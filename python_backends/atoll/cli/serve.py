@@ -129,6 +129,8 @@ def serve(
     gateways = {"--port": port, "--gateway-grpc-port": gateway_grpc_port if port else 0}
     check_distinct({**gateways, **triton})
     choice = choose(model_id or [], repository, settings)
+    for note in choice.notes:
+        _shown(log)(note)
     process = ServerProcess(
         ServerOptions(
             entries=choice.entries,

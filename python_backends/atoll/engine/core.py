@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
-from atoll.engine.output import read_tokens
+from atoll.engine.output import missing_token, read_tokens
 from atoll.engine.request import FinishReason, Request, RequestState, Token
 from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
 from atoll.engine.step_builder import StepInputBuilder
@@ -171,8 +171,8 @@ class EngineCore:
         for row in plan:
             self._num_forward_tokens += row.num_new_tokens
             num_given = next(counts) if row.samples else 0
-            given = tokens[start : start + num_given]
-            start += num_given
+            given = tokens[start : start + max(num_given, 0)]
+            start += len(given)
             sequence = self._states.get(row.request_id)
             if sequence is None:  # another's sink has ended it
                 continue
@@ -180,7 +180,7 @@ class EngineCore:
                 self.scheduler.advance(sequence, row.num_new_tokens)
                 continue
             if not given:
-                self._fail(sequence, GenerationError("the model's logits are not finite"))
+                self._fail(sequence, missing_token(sequence, num_given))
                 continue
             self._num_drafted += len(row.draft)
             self._num_accepted += len(given) - 1

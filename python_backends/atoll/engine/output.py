@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atoll.engine.request import Token
+from atoll.engine.request import RequestState, Token
+from atoll.errors import AtollError, GenerationError, ValidationError
 from atoll.sampling.inputs import Ints, TokenLogprobs
 
 
@@ -25,3 +26,15 @@ def read_tokens(
             numbers, *(column[rows].tolist() for column in columns), strict=True
         )
     ]
+
+
+def missing_token(sequence: RequestState, num_given: int) -> AtollError:
+    """Why a text got no token in a step; ``num_given`` as in ``Sampled``."""
+    if num_given == 0:
+        return GenerationError("the model's logits are not finite")
+    if sequence.matcher is not None:
+        return sequence.matcher.refusal()
+    return ValidationError(
+        f"the answer cannot go on after {sequence.num_output_tokens} tokens: options of the "
+        "request, and tokens that the model's files ban, leave none"
+    )

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atoll.engine.blocks import BlockTable
+from atoll.errors import ValidationError
 
 
 class FinishReason(enum.Enum):
@@ -142,6 +143,9 @@ class Matcher(Protocol):
 
     def fill(self, bitmask: npt.NDArray[np.int32], row: int) -> None:
         """Marks the allowed tokens in a row of the bitmask (rows, words)."""
+
+    def refusal(self) -> ValidationError:
+        """The error of an answer for which no token is left."""
 
 
 class Grammar(Protocol):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models import families, generation_keys, unsupported
+from atoll.models import families, generation_keys, task_settings, unsupported
 from atoll.models.config_facts import (
     ENCODER_TYPES,
     HIDDEN_SIZE_KEYS,
@@ -83,6 +83,8 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         folder, task or settings.task, settings.dense_path, settings.pooling,
         is_asked=settings.task is not None,
     )  # fmt: skip
+    notes = task_settings.unused(settings, found.task)
+    found = replace(found, notes=(*found.notes, *notes))
     if found.runs_on != "native":
         unsupported.check_settings(folder, found.runs_on, settings)
         return found

@@ -54,7 +54,11 @@ class Matcher:
             ValidationError: it does not follow, since none could be chosen that does.
         """
         if not self._matcher.accept_token(token_id):
-            raise ValidationError(f"the answer cannot go on within its grammar: {self._obstacle()}")
+            raise self.refusal()
+
+    def refusal(self) -> ValidationError:
+        """The error of an answer for which no token is left."""
+        return ValidationError(f"the answer cannot go on within its grammar: {self._obstacle()}")
 
     def _obstacle(self) -> str:
         bitmask = np.zeros((1, -(-self._vocab_size // 32)), np.int32)

@@ -80,6 +80,12 @@ class SamplingInput:
         )  # fmt: skip
         return all(option is None for option in options)
 
+    @property
+    def may_remove_all(self) -> bool:
+        """True if options could leave a row without any token."""
+        options = (self.bias, self.penalties, self.banned, self.late_ends, self.masked_rows)
+        return any(option is not None for option in options)
+
 
 @dataclass(frozen=True)
 class PromptTokens:

@@ -39,18 +39,24 @@ class Sampler:
         """What each text continues with. logits: (rows, vocab) float32; may be mutated."""
         if given.is_greedy:
             ids, usable = most_likely(logits)
-            return _verified(given, ids.cpu().numpy(), usable.cpu().numpy(), None)
+            is_empty = np.zeros(len(logits), bool)
+            return _verified(given, ids.cpu().numpy(), usable.cpu().numpy(), is_empty, None)
         usable = logits.amax(-1).isfinite()
         wanting = np.arange(0) if given.num_top is None else np.flatnonzero(given.num_top >= 0)
         raw = logits[torch.from_numpy(wanting).to(logits.device)] if len(wanting) else None
         process(logits, given)
+        is_empty = np.zeros(len(logits), bool)
+        if given.may_remove_all:
+            empty = logits.amax(-1) == float("-inf")
+            logits.masked_fill_(empty.unsqueeze(1), 0.0)  # a choice that is not used
+            is_empty = empty.cpu().numpy()
         token_ids: Ints = self._choose(logits, given).cpu().numpy()
         logprobs = None
         if raw is not None and given.num_top is not None:
             num_top = given.num_top[wanting]
             found = describe(raw, token_ids[wanting], num_top, int(num_top.max()))
             logprobs = spread(found, wanting, len(token_ids))
-        return _verified(given, token_ids, usable.cpu().numpy(), logprobs)
+        return _verified(given, token_ids, usable.cpu().numpy(), is_empty, logprobs)
 
     def _choose(self, logits: Tensor, given: SamplingInput) -> Tensor:
         """(rows,) int64."""
@@ -211,18 +217,26 @@ def draw(scores: Tensor, points: Tensor) -> Tensor:
 
 
 def _verified(
-    given: SamplingInput, ids: Ints, usable: Bools, logprobs: TokenLogprobs | None
+    given: SamplingInput,
+    ids: Ints,
+    usable: Bools,
+    is_empty: Bools,
+    logprobs: TokenLogprobs | None,
 ) -> Sampled:
-    """A row counts as long as the draft before it was right."""
+    """A row counts as long as the draft before it was right, and if a token was left in it."""
     if len(given.draft_ids) == 0:
-        kept, num_accepted = usable, usable.astype(np.int64)
+        kept = usable & ~is_empty
+        num_accepted = np.where(usable & is_empty, -1, usable.astype(np.int64))
     else:
         kept, num_accepted = np.zeros(len(ids), bool), np.zeros(len(given.num_rows), np.int64)
         start = draft = 0
         for index, count in enumerate(given.num_rows.tolist()):
             guesses = given.draft_ids[draft : draft + count - 1]
-            right = (guesses == ids[start : start + count - 1]).cumprod().sum()
-            if usable[start : start + count].all():
+            is_right = guesses == ids[start : start + count - 1]
+            right = (is_right & ~is_empty[start + 1 : start + count]).cumprod().sum()
+            if is_empty[start] and usable[start : start + count].all():
+                num_accepted[index] = -1
+            elif usable[start : start + count].all():
                 num_accepted[index] = 1 + right
                 kept[start : start + 1 + right] = True
             start, draft = start + count, draft + count - 1

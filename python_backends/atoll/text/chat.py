@@ -15,11 +15,11 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat_content import ContentForm, Message, as_text
 from atoll.text.chat_options import ROLES, ChatOptions, told_calls
+from atoll.text.sandbox import BoundedEnvironment, bounded
 from atoll.text.tokenizer import Tokenizer
 
 _DEFAULT = ChatOptions()
@@ -31,10 +31,10 @@ class ChatTemplate:
     """A compiled template. Of named variants, "default" and "tool_use" are used."""
 
     def __init__(self, variants: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
-        environment.filters["tojson"] = _tojson
+        environment.filters["tojson"] = bounded(_tojson)
         environment.globals.update(raise_exception=_raise, strftime_now=_now)
         try:
             self._variants = {k: environment.from_string(v) for k, v in variants.items()}

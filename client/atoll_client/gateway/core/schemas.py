@@ -7,16 +7,14 @@ setting ``unknown_fields`` makes all routes do one or the other.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from typing import Any, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from atoll_client.errors import EmptyInputError, MalformedRequest, ValidationError
+from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import unknown
 from atoll_client.gateway.core.problems import first_problem
@@ -30,8 +28,6 @@ Body = TypeVar("Body", bound=BaseModel)
 Inputs = str | list[str] | list[int] | list[list[int]]
 # Of one body's unknown fields, so many are named.
 _MAX_NAMED = 20
-# The shortest integers beyond 64 bits.
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 def present(value: Any) -> Any:
@@ -92,8 +88,6 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
     given = parse(request.raw)
     if type(given) is not dict:
         raise ValidationError("the body must be a JSON object")
-    if _LONG_NUMBER.search(request.raw):
-        _check_integers(request.raw)
     try:
         body = kind.model_validate(given)
     except pydantic.ValidationError as error:
@@ -101,23 +95,6 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
     if isinstance(body, Strict):
         _report(request, context, list(unknown(body)))
     return body
-
-
-def _check_integers(raw: bytes) -> None:
-    """Raises ValidationError: an integer was read as a number that it is not.
-
-    Beyond 64 bits integers become floating-point numbers: a JSON schema's ``const`` another one.
-    """
-    try:
-        json.loads(raw, parse_int=_check_integer)
-    except RecursionError:
-        raise MalformedRequest("the body is nested too deeply") from None
-
-
-def _check_integer(text: str) -> None:
-    if -(2**63) <= int(text) < 2**64 or float(text) == int(text):
-        return
-    raise ValidationError(f"the integer {text[:40]} has more than 64 bits, which is not supported")
 
 
 def _report(request: Request, context: Context, names: list[str]) -> None:

@@ -36,14 +36,15 @@ def read_json(raw: bytes, limit: int) -> dict[str, Any]:
 
     Raises:
         TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no JSON object, or a
-            key in it is given twice.
+            key in it is given twice. Integers may have more than 64 bits, which the parameters and
+            datatypes that cannot hold them refuse.
     """
     if len(raw) > limit:
         raise TooLarge(
             f"the request's JSON has {len(raw)} bytes; payload_limit is {limit}. "
             "Send large tensors as binary data"
         )
-    found = parse(raw, "failed to parse the request JSON buffer")
+    found = parse(raw, "failed to parse the request JSON buffer", has_long_integers=True)
     if not isinstance(found, dict):
         raise MalformedRequest("failed to parse the request JSON buffer: it is not an object")
     return found

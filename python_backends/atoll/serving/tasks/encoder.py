@@ -68,7 +68,7 @@ class EncoderModel:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
         end_without_marks()
-        settings = instance_settings(args)
+        settings = instance_settings(args, self.task)
         self.settings = settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
         folder = checkpoint_folder(args, settings)

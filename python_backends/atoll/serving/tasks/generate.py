@@ -68,7 +68,7 @@ class GenerateModel:
         """Loads the model and starts the engine; an exception here is shown by the server."""
         end_without_teardown()
         end_without_marks()
-        self.settings = instance_settings(args)
+        self.settings = instance_settings(args, "generate")
         folder = checkpoint_folder(args, self.settings)
         self.tokenizer = Tokenizer.load(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer)

@@ -29,7 +29,7 @@ class TokensModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the tokenizer and the limits; no weights."""
         end_without_marks()
-        self.settings = settings = instance_settings(args)
+        self.settings = settings = instance_settings(args, "embed")
         folder = checkpoint_folder(args, settings)
         decide(folder, settings, "embed")
         raw = registry.Checkpoint.open(transformer_folder(folder)).raw

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from atoll.config import Settings
+from atoll.models.task_settings import check_parameters
 from atoll.weights.files import resolve
 from atoll.weights.versions import entry_adapters, served_versions, version_model_id
 
@@ -37,14 +38,15 @@ def in_temporary_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwa
         return executor.submit(function, *args, **kwargs).result()
 
 
-def instance_settings(args: Mapping[str, str]) -> Settings:
+def instance_settings(args: Mapping[str, str], task: str) -> Settings:
     """The settings of a model instance, from what ``initialize`` is given.
 
     ``model_id`` is that of its version. Where the device is left open, an instance of kind GPU
     takes the one that Triton gave it.
 
     Raises:
-        ConfigError: a parameter is not known, or has a value that cannot be used.
+        ConfigError: a parameter is not known, has a value that cannot be used, or means nothing
+            to models of the task.
     """
     from atoll.serving.triton import tensors
 
@@ -55,6 +57,7 @@ def instance_settings(args: Mapping[str, str]) -> Settings:
     if adapters := parameters.get("lora_adapters"):
         parameters["lora_adapters"] = entry_adapters(entry, version, adapters)
     settings = Settings.read(parameters)
+    check_parameters(parameters, task, args["model_name"])
     if settings.device == "auto" and args.get("model_instance_kind") == "GPU":
         return replace(settings, device=f"cuda:{args['model_instance_device_id']}")
     return settings
