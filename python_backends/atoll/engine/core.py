@@ -122,10 +122,23 @@ class EngineCore:
                 adapter=names.index(request.adapter_id) if request.adapter_id in names else -1,
             )  # fmt: skip
         except Exception as error:  # its grammar
-            request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
+            request.sink.on_failed(GenerationError(f"{type(error).__name__}: {error}"))
             return
         self.scheduler.add(sequence)
         self._states[request.request_id] = sequence
+
+    def finish(self, request: Request, num_output_tokens: int) -> None:
+        """Ends a request after so many tokens, since a stop string was met in their text.
+
+        What was computed beyond them is taken back, also of a request that has ended meanwhile.
+        """
+        sequence = self._states.get(request.request_id)
+        if sequence is not None:
+            sequence.cut(num_output_tokens)
+            self._end([Finish(sequence, FinishReason.STOP)])
+        elif request.session_id is not None:
+            num_tokens = len(request.prompt_ids) + num_output_tokens - 1
+            self.scheduler.session_cache.shorten(request.session_id, num_tokens)
 
     def cancel(self, request_id: str, error: AtollError) -> None:
         """Ends a request with an error and frees its blocks; nothing happens if it has ended."""
@@ -201,7 +214,7 @@ class EngineCore:
             try:
                 del self._states[request.request_id]
                 self.scheduler.finish(sequence)
-                request.sink.finished(sequence.outcome(reason))
+                request.sink.on_finished(sequence.outcome(reason))
             except Exception as error:
                 self._fail_alone(sequence, error)
 
@@ -228,7 +241,7 @@ class EngineCore:
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
             if sequence.wants_prompt_logprobs:
-                sequence.request.sink.prompt(sequence.prompt_logprobs)
+                sequence.request.sink.on_prompt(sequence.prompt_logprobs)
         for index, token in enumerate(tokens):
             self.scheduler.advance(sequence, num_computed if index == 0 else 1)
             sequence.token_ids.append(token.id)
@@ -242,14 +255,12 @@ class EngineCore:
         options = sequence.request.options
         if sequence.matcher is not None:
             sequence.matcher.advance(token.id)
-        stopped = sequence.request.sink.accept(token)
+        sequence.request.sink.on_token(token)
         if token.id in options.ending_token_ids:
             is_eos = token.id in options.eos_token_ids
             return FinishReason.EOS if is_eos else FinishReason.STOP
         if sequence.matcher is not None and sequence.matcher.is_done:
             return FinishReason.EOS
-        if stopped:
-            return FinishReason.STOP
         if sequence.num_output_tokens >= options.max_new_tokens:
             return FinishReason.LENGTH
         return None
@@ -259,7 +270,7 @@ class EngineCore:
             if self._states.pop(sequence.request.request_id, None) is not None:
                 self.scheduler.drop(sequence)
         finally:
-            sequence.request.sink.failed(error)
+            sequence.request.sink.on_failed(error)
 
     def _fail_alone(self, sequence: RequestState, error: Exception) -> None:
         """Its sink or its grammar has failed: the others have no part in it."""

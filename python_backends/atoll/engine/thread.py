@@ -44,7 +44,15 @@ class Forget:
     session_id: str
 
 
-Command = Add | Cancel | Forget
+@dataclass(frozen=True)
+class Stop:
+    """A request whose answer a stop string has ended, after so many tokens."""
+
+    request: Request
+    num_output_tokens: int
+
+
+Command = Add | Cancel | Forget | Stop
 
 
 class Engine:
@@ -108,6 +116,10 @@ class Engine:
         """Ends a request with ``Cancelled`` before the next step, if it has not ended."""
         self._send(Cancel(request_id))
 
+    def finish(self, request: Request, num_output_tokens: int) -> None:
+        """Ends a request after so many tokens, before the next step; see ``EngineCore.finish``."""
+        self._send(Stop(request, num_output_tokens))
+
     def forget_session(self, session_id: str) -> None:
         """Frees what an idle conversation keeps in the cache."""
         self._send(Forget(session_id))
@@ -127,7 +139,7 @@ class Engine:
             self._core.add(request)
         except Exception as error:
             logger.exception("request %s could not be taken", request.request_id)
-            request.sink.failed(_as_atoll(error))
+            request.sink.on_failed(_as_atoll(error))
 
     def _not_ready(self) -> NotReady:
         if self._failure is None:
@@ -190,6 +202,8 @@ class Engine:
                 self._add(request)
             case Cancel(request_id):
                 self._core.cancel(request_id, Cancelled("the request was cancelled"))
+            case Stop(request, num_output_tokens):
+                self._core.finish(request, num_output_tokens)
             case Forget(session_id):
                 self._core.scheduler.session_cache.forget(session_id)
 

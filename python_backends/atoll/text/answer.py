@@ -24,6 +24,11 @@ class AnswerText:
         self._pending: list[str] = []  # their bytes may continue in the next token
 
     @property
+    def has_stop_strings(self) -> bool:
+        """Whether a token can end the text."""
+        return self._stops.are_any
+
+    @property
     def stop_string(self) -> str | None:
         """The stop string that ended the text."""
         return self._stops.found

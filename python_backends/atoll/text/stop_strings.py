@@ -16,6 +16,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str], include: bool = False, min_tokens: int = 0) -> None:
         self._stops, self._include, self._min_tokens = tuple(stops), include, min_tokens
+        self.are_any = bool(self._stops)
         self._held: list[str] = []
         self._num_tokens = 0
         self.found: str | None = None

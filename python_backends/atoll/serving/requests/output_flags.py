@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
-from atoll.serving.requests.generation_request import OutputFlags
 from atoll.serving.requests.sampling_options import GenerateOptions
 from atoll.serving.triton import tensors
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What a response carries besides the text."""
+
+    finish_reason: bool = False
+    cumulative_logprob: bool = False
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    num_input_tokens: bool = False
+    num_output_tokens: bool = False
+    num_cached_tokens: bool = False
+    token_ids: bool = False
+
 
 # Boolean inputs that may also come as request parameters.
 _RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(OutputFlags))
