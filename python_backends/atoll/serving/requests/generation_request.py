@@ -232,5 +232,5 @@ class GenerationRequest(ServedRequest):
     def _submit(self, up_to: int) -> None:
         assert self._engine is not None
         while self._num_submitted < up_to:
-            self._engine.submit(self._requests[self._num_submitted])
-            self._num_submitted += 1
+            self._num_submitted += 1  # before its first token can come
+            self._engine.submit(self._requests[self._num_submitted - 1])

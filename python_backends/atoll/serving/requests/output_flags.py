@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 Flags = dict[str, bool | None]
 
 
-def read_flags(request: Any, parameters: dict[str, Any]) -> Flags:
+def read_flags(request: Any, parameters: Mapping[str, Any]) -> Flags:
     """All flags of a request; None: it has not set this one.
 
     Raises:
@@ -51,7 +52,7 @@ def returned_by(flags: Flags, options: GenerateOptions) -> OutputFlags:
     )
 
 
-def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
+def _flag(request: Any, parameters: Mapping[str, Any], name: str) -> bool | None:
     """An input tensor, else a request parameter; None if neither is there."""
     found = tensors.boolean(request, name)
     if found is None and parameters.get(name) is not None:
