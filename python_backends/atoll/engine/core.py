@@ -11,43 +11,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
 from atoll.engine.output import read_tokens
 from atoll.engine.request import FinishReason, Request, RequestState, Token
+from atoll.engine.runner import Runner
 from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
+from atoll.engine.stats import EngineStats
 from atoll.engine.step_builder import StepInputBuilder
 from atoll.errors import AtollError, GenerationError, ValidationError
-from atoll.runner.step_input import StepInput, StepOutput
+from atoll.runner.step_input import StepOutput
 
 logger = logging.getLogger(__name__)
 
 Draft = Callable[[RequestState], list[int]]
-
-
-class Runner(Protocol):
-    """What computes steps: ``runner.model_runner.ModelRunner``.
-
-    windows: of the groups of layers that the cache is for; see ``engine.kv_cache``.
-    """
-
-    num_blocks: int
-    block_size: int
-    windows: tuple[int | None, ...]
-
-    @property
-    def adapter_names(self) -> tuple[str, ...]: ...
-
-    def key_length(self, num_prompt_tokens: int) -> int | None: ...
-
-    def enter_thread(self) -> None: ...
-
-    def run(self, step: StepInput) -> StepOutput: ...
-
-    def reset(self) -> None: ...
 
 
 class Finish(NamedTuple):
@@ -55,27 +34,6 @@ class Finish(NamedTuple):
 
     state: RequestState
     reason: FinishReason
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """A snapshot: blocks and sequences now; the rest counted since the start."""
-
-    num_blocks: int
-    num_used_blocks: int
-    num_cached_blocks: int
-    num_running: int
-    num_waiting: int
-    num_kept_sessions: int
-    num_steps: int
-    num_forward_tokens: int
-    num_preemptions: int
-    num_evicted_blocks: int
-    num_queried_tokens: int
-    num_hit_tokens: int
-    num_drafted_tokens: int
-    num_accepted_tokens: int
-    num_failed_steps: int
 
 
 class EngineCore:

@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atoll.engine.core import EngineCore, EngineStats
+from atoll.engine.core import EngineCore
 from atoll.engine.request import Request
+from atoll.engine.stats import EngineStats
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady, Overloaded
 
 logger = logging.getLogger(__name__)
 
 # An idle engine wakes up this often to expire conversations.
 _IDLE_S = 1.0
-# A thread that fails so often without a good turn in between helps nobody any more.
+# A thread that fails so many times in a row is given up.
 _MAX_FAILURES = 5
 
 
@@ -91,7 +92,7 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be submitted any more though nobody has called ``stop``; None: it can."""
+        """Why the engine has ended by itself and takes no requests; None: it has not."""
         return self._failure
 
     def submit(self, request: Request) -> None:
@@ -169,8 +170,8 @@ class Engine:
     def _turn(self) -> bool:
         """What other threads asked for, and a step. False: something failed that no request did.
 
-        A step recovers from its own failures. What fails here ends every request, since nobody
-        knows whose fault it is, and leaves the thread alive.
+        A step recovers from its own failures. What fails here ends every request, since it is not
+        known whose fault it is, and leaves the thread alive.
         """
         is_well = self._run_commands()
         try:
@@ -211,7 +212,7 @@ class Engine:
         try:
             self._on_step()
         except Exception:
-            logger.exception("nobody could be told of a step; the engine goes on")
+            logger.exception("a step could not be reported; the engine goes on")
             return False
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from atoll.engine.core import EngineStats
+from atoll.engine.stats import EngineStats
 from atoll.errors import AtollError, Cancelled
 from atoll.serving.requests.generation_request import GenerationRequest
 from atoll.serving.triton import latency_breakdown
