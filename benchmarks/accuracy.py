@@ -36,12 +36,12 @@ DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 CPU = torch.device("cpu")
 WINDOW = 512
 _NOTE = """
-Of int4, a weight takes 4.5 bits, and 32 / in_features for its output's factors: groups of 32 inputs
-have a scale and an offset of a byte each. On CPUs without instructions for bfloat16 torch's kernel
-takes 6, both in float32. The head stays in int8.
+An int4 weight takes 4.5 bits, plus 32 / in_features for its output's factors: each group of 32
+inputs has a scale and an offset of one byte each. On CPUs without bfloat16 instructions, torch's
+kernel is used, which takes 6 bits, with both in float32. The head stays in int8.
 
-The embedded SmolLM2 was published in 4 bits (GGUF's Q4_1, its head in 8), so that int4 costs it
-little; MiniLM, published in float32, shows what 4 bits cost a model that never saw them.
+The embedded SmolLM2 was published in 4 bits (GGUF's Q4_1, its head in 8 bits), so int4 costs it
+little. MiniLM, published in float32, shows what 4 bits cost a model that was not prepared for them.
 """
 
 
@@ -147,7 +147,7 @@ def report(num_paragraphs: int, num_tokens: int) -> str:
         "",
         f"## Embeddings: all-MiniLM-L6-v2, {len(texts)} paragraphs",
         "",
-        "| dtype | mean cosine with float32 | least | shared of float32's 10 nearest | nearest is "
+        "| dtype | mean cosine with float32 | minimum | share of float32's 10 nearest | nearest is "
         "of the same topic |",
         "|-|-:|-:|-:|-:|",
     ]
@@ -160,7 +160,7 @@ def report(num_paragraphs: int, num_tokens: int) -> str:
         "",
         f"## Generation: SmolLM2-135M-Instruct, {len(ids)} tokens in windows of {WINDOW}",
         "",
-        "| dtype | perplexity | of float32's |",
+        "| dtype | perplexity | relative to float32 |",
         "|-|-:|-:|",
     ]
     base = perplexity(ids, "float32")

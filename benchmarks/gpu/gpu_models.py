@@ -129,17 +129,16 @@ class Work:
 class _Silent:
     """A request's sink."""
 
-    def prompt(self, logprobs: list[Token]) -> None:
+    def on_prompt(self, logprobs: list[Token]) -> None:
         """Not asked for."""
 
-    def accept(self, token: Token) -> bool:
-        """Goes on."""
-        return False
+    def on_token(self, token: Token) -> None:
+        """Not kept."""
 
-    def finished(self, outcome: Outcome) -> None:
+    def on_finished(self, outcome: Outcome) -> None:
         """Done."""
 
-    def failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         """A failing step fails the case."""
         raise error
 

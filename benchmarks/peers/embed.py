@@ -166,8 +166,8 @@ def main() -> None:
     documents = texts(mixed_lengths(arguments.texts, 8, 256))
     races: dict[str, list[Result]] = {}
     method = (
-        "Every library in a process of its own, Atoll's engine like one of them; Atoll as it is "
-        "served, behind tritonserver and gRPC."
+        "Every library runs in its own process, and so does Atoll's engine; Atoll is also measured "
+        "as it is served, behind tritonserver and gRPC."
     )
     parts = [f"{machine()}; {versions(PACKAGES)}", method]
     shapes = {

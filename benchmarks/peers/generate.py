@@ -51,8 +51,8 @@ VLLM = "vLLM CPU bf16"
 PROMPT_TOKENS = 64
 COMPARED_PROMPTS, COMPARED_TOKENS = 32, 32
 METHOD = (
-    f"{PROMPT_TOKENS} tokens in, {{tokens}} out. Every library runs in a process of its own, "
-    "Atoll's engine like one of them; Atoll as it is served, behind tritonserver and gRPC. As "
+    f"{PROMPT_TOKENS} tokens in, {{tokens}} out. Every library runs in its own process, and so "
+    "does Atoll's engine; Atoll is also measured as it is served, behind tritonserver and gRPC. As "
     f"fp32: the share of an answer of {COMPARED_TOKENS} tokens before its first difference to that "
     f"of {REFERENCE}; the mean of {COMPARED_PROMPTS} prompts, answered at once, measured once for "
     "all races of a model."

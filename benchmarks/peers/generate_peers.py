@@ -107,19 +107,18 @@ class _Answer:
         self.ended = threading.Event()
         self.error: Exception | None = None
 
-    def prompt(self, logprobs: object) -> None:
+    def on_prompt(self, logprobs: object) -> None:
         """Not asked for."""
 
-    def accept(self, token: Any) -> bool:
-        """Goes on."""
+    def on_token(self, token: Any) -> None:
+        """Kept."""
         self.ids.append(token.id)
-        return False
 
-    def finished(self, outcome: object) -> None:
+    def on_finished(self, outcome: object) -> None:
         """Done."""
         self.ended.set()
 
-    def failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         """Raised where the answer is waited for."""
         self.error = error
         self.ended.set()

@@ -108,7 +108,7 @@ def test_a_failing_sink_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = EchoModel()
     core = make_core(model)
     made, sink = request([1], 10)
-    monkeypatch.setattr(sink, "accept", lambda token: 1 / 0)
+    monkeypatch.setattr(sink, "on_token", lambda token: 1 / 0)
     other, other_sink = request([2], 10)
     core.add(made)
     core.add(other)

@@ -247,15 +247,21 @@ def test_window_frees_blocks_behind_it() -> None:
     assert max(used) <= 3
 
 
-def test_stopping_sink_and_stop_tokens() -> None:
+def test_stop_strings_and_stop_tokens() -> None:
     model = EchoModel()
     expected = model.echo([5], 10)
     core = make_core(model)
-    made, sink = request([5], 10, sink=Collector(stop_after=4))
-    core.add(made)
-    run(core)
-    assert sink.ids == expected[:4]
-    assert sink.outcome is not None and sink.outcome.reason is FinishReason.STOP
+    for num_late in (0, 1, 3):
+        made, sink = request([5], 10)
+        core.add(made)
+        while len(sink.ids) < 4 + num_late:
+            core.step()
+        core.finish(made, 4)
+        assert run(core) == 0
+        assert sink.ids[:4] == expected[:4] and len(sink.ids) == 4 + num_late
+        assert sink.outcome is not None and sink.outcome.reason is FinishReason.STOP
+        assert sink.outcome.num_output_tokens == 4
+        core.finish(made, 4)  # once more changes nothing
     end = expected[5]
     for options, reason in (
         ({"eos_token_ids": frozenset([end])}, FinishReason.EOS),
@@ -267,6 +273,35 @@ def test_stopping_sink_and_stop_tokens() -> None:
         run(core)
         assert sink.outcome is not None and sink.outcome.reason is reason
         assert len(sink.ids) == (10 if reason is FinishReason.LENGTH else expected.index(end) + 1)
+
+
+@pytest.mark.parametrize("window", [None, 3, 9])
+@pytest.mark.parametrize("is_still_running", [True, False])
+def test_what_was_computed_beyond_a_stop_is_not_kept(
+    window: int | None, is_still_running: bool
+) -> None:
+    model = EchoModel(window=window)
+    core = make_core(model, prefix_caching=False)
+    for num_kept in range(1, 9):
+        prompt = [1, 2, 3, 4, 5, 6, 7]
+        made, sink = request(prompt, 60 if is_still_running else 9, session_id="s")
+        core.add(made)
+        while core.is_busy and len(sink.ids) < 9:
+            core.step()
+        assert core.is_busy == is_still_running
+        core.finish(made, num_kept)
+        core.scheduler.check_integrity()
+        kept = core.scheduler.session_cache._entries.get("s")
+        said = prompt + sink.ids[:num_kept]
+        assert kept is None or kept.token_ids == said[: len(kept.token_ids)]
+        if window is None:
+            assert kept is not None and len(kept.token_ids) == len(said) - 1
+        made, sink = request([*said, 50, 51], 5, session_id="s")
+        core.add(made)
+        run(core)
+        assert sink.ids == model.echo([*said, 50, 51], 5)
+        core.scheduler.session_cache.forget("s")
+    assert core.stats().num_used_blocks == 0
 
 
 def test_a_conversation_prefills_only_what_is_new() -> None:

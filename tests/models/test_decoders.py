@@ -14,6 +14,7 @@ from tiny.decoders import DECODERS, DYNAMIC, VOCAB
 from tiny.paged import PagedRunner
 from torch import Tensor
 
+from atoll.layers import Batch
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.load import LoadOptions
 
@@ -58,6 +59,24 @@ def test_prefill_in_chunks(case: Case) -> None:
     runner = PagedRunner(case.model)
     parts = [runner.step({"a": ids[i:j]})["a"] for i, j in ((0, 3), (3, 4), (4, 15), (15, 21))]
     _assert_close(torch.cat(parts), case.reference.logits(ids))
+
+
+@torch.inference_mode()
+def test_without_a_cache(case: Case) -> None:
+    """Texts as a whole, as an embedder that is a decoder would compute them."""
+    prompts = list(case.prompts.values())
+    counts = torch.tensor([0, *map(len, prompts)])
+    batch = Batch(
+        input_ids=torch.tensor(sum(prompts, []), device=DEVICE),
+        positions=torch.cat([torch.arange(len(ids)) for ids in prompts]).to(DEVICE),
+        cu_seqlens=counts.cumsum(0).int().to(DEVICE),
+        max_position=int(counts.max()) - 1,
+    )
+    logits = case.model.logits(case.model(batch)).cpu().split(counts[1:].tolist())
+    cached = PagedRunner(case.model).step(case.prompts)
+    for found, name in zip(logits, case.prompts, strict=True):
+        _assert_close(found, case.reference.logits(case.prompts[name]))
+        _assert_close(found, cached[name])
 
 
 def test_decode_one_by_one(case: Case) -> None:

@@ -228,7 +228,7 @@ def test_an_encoder_ends_every_request(
             send(model, ["and now?"])
             assert_ended_once(requests[-1:])
             assert requests[-1].sender.error is None and requests[-1].sender.all
-        assert model._num_held == 0
+        assert model.admission.num_held == 0
 
 
 @PROFILE

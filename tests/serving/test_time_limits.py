@@ -83,11 +83,11 @@ def test_a_request_that_waits_is_ended(loaded: Loaded, gate: threading.Event) ->
             assert "the request's time is over, 0.2 s" in late(request)
         patient = texts({"timeout": 10**9})
         model.execute([patient])
-        assert model._num_held == 2
+        assert model.admission.num_held == 2
         gate.set()
         assert not wait(first)[-1].has_error() and not wait(patient)[-1].has_error()
         assert_ended_once([first, patient, *waiting])
-        assert model._num_held == 0 and not model.deadlines._open
+        assert model.admission.num_held == 0 and not model.streamer._open
 
 
 def test_a_request_that_is_computed_is_ended(loaded: Loaded, gate: threading.Event) -> None:

@@ -29,31 +29,29 @@ _ids = itertools.count()
 class Collector:
     """A sink that keeps everything, and asserts that a request ends exactly once."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self) -> None:
         self.tokens: list[Token] = []
         self.prompt_tokens: list[Token] = []
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
         self.ended = threading.Event()
-        self._stop_after = stop_after
 
     @property
     def ids(self) -> list[int]:
         return [token.id for token in self.tokens]
 
-    def prompt(self, logprobs: list[Token]) -> None:
+    def on_prompt(self, logprobs: list[Token]) -> None:
         self.prompt_tokens = logprobs
 
-    def accept(self, token: Token) -> bool:
+    def on_token(self, token: Token) -> None:
         assert not self.ended.is_set(), "a token after the end"
         self.tokens.append(token)
-        return len(self.tokens) == self._stop_after
 
-    def finished(self, outcome: Outcome) -> None:
+    def on_finished(self, outcome: Outcome) -> None:
         self._end()
         self.outcome = outcome
 
-    def failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         self._end()
         self.error = error
 

@@ -163,7 +163,8 @@ def _tensor(make: Any) -> Any:
 def _launched(call: Any) -> Any:
     def launch(self: Any, *args: Any, **kwargs: Any) -> Any:
         _refuse_hosts(args)
-        return call(self, *map(_hosted, args), **kwargs)
+        hosted = {name: _hosted(value) for name, value in kwargs.items()}
+        return call(self, *map(_hosted, args), **hosted)
 
     return launch
 

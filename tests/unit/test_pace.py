@@ -2,7 +2,7 @@
 
 import pytest
 
-from atoll.serving.triton.send_throttle import SendThrottle
+from atoll.serving.triton.response_streamer import SendThrottle
 
 
 @pytest.mark.parametrize(

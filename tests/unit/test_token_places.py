@@ -64,9 +64,8 @@ def _context(rows: Any) -> Any:
         return rows
 
     model = ModelInfo("m", "embed", {"max_input_tokens": 100})
-    models = SimpleNamespace(find=lambda names, kinds: model)
     pool = SimpleNamespace(ask=ask)
-    return SimpleNamespace(models=models, pool=pool)
+    return SimpleNamespace(find=lambda request, named, kinds: model, pool=pool)
 
 
 def test_others_are_answered_while_tokens_are_written(monkeypatch: pytest.MonkeyPatch) -> None:

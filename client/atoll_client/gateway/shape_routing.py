@@ -138,7 +138,7 @@ def _task(request: Request, context: Context, fields: dict[str, Any]) -> str:
 
 async def classification(request: Request, context: Context, body: ClassificationBody) -> Reply:
     """POST / of a classifier: as /predict, but always nested, as Hugging Face's clients read it."""
-    model = tei.find(request, context, body.model, ("classify", "rerank"))
+    model = context.find(request, body.model, ("classify", "rerank"))
     pairs, _ = tei.pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
     wanted = body.parameters

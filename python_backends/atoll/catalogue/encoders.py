@@ -10,7 +10,7 @@ _BGE = {"query": "Represent this sentence for searching relevant passages: "}
 class EncoderEntry(NamedTuple):
     """One checkpoint. ``size`` is the width of its vectors, or its number of labels.
 
-    pooling and prompts are the model card's: not every repository has them in its files.
+    pooling and prompts come from the model card: not every repository has them in its files.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Entries as data: the ones that come with Atoll, and one for any checkpoint."""
+"""Entries as data: those that come with Atoll, and one for any checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Entry:
 
     model_id: hub id, or the absolute path of a checkpoint folder.
     model_type: config.json's, for people to read.
-    dims: sizes that ``serving.wire`` leaves to the checkpoint, by name.
+    dims: sizes that ``tensor_specs`` leaves to the checkpoint, by name.
     settings: config.pbtxt parameters besides model_id and revision, by name in ``Settings``.
     """
 
@@ -32,7 +32,7 @@ class Entry:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, str]:
-        """Everything that config.pbtxt says to the backend."""
+        """All parameters that config.pbtxt passes to the backend."""
         revision = {"revision": self.revision} if self.revision else {}
         return {"model_id": self.model_id, **revision, **self.settings}
 
@@ -61,7 +61,7 @@ def entry_name(model_id: str, taken: Collection[str] = ()) -> str:
     """A name for the repository: the last part of the id, in lower case, made unique."""
     path = Path(model_id)
     last = path.name
-    if path.parent.name == "snapshots":  # inside the hub library's cache the last part is a hash
+    if path.parent.name == "snapshots":  # inside the hub library's cache, the last part is a hash
         last = path.parent.parent.name.split("--")[-1]
     base = re.sub(r"[^a-z0-9._-]", "-", last.lower()).strip(".-") or "model"
     name, count = base, 1

@@ -1,4 +1,4 @@
-"""Generators that come with an entry: TGI's list, with smaller siblings that a laptop can run."""
+"""Generators that come with an entry: TGI's list, with smaller models that a laptop can run."""
 
 from typing import NamedTuple
 

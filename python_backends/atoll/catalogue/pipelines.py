@@ -1,4 +1,4 @@
-"""Entries over other entries: an ensemble, retrieve-then-rerank, conversations of a generator."""
+"""Entries that use other entries: an ensemble, retrieve-then-rerank, conversations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _RENDERED = "# Rendered from atoll.catalogue: change it there, then run `atoll r
 
 @dataclass(frozen=True)
 class Pipeline:
-    """An entry by its files: path inside its folder -> text."""
+    """An entry as its files: path inside its folder -> text."""
 
     name: str
     files: Mapping[str, str]
 
 
 def tokens(name: str, model_id: str) -> Pipeline:
-    """The first step of an ensemble on its own: texts to the ids that the encoder takes."""
+    """The first step of an ensemble as a separate entry: texts to the encoder's input ids."""
     config = f"""name: "{name}"
 backend: "python"
 max_batch_size: 256
@@ -38,7 +38,7 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 
 
 def ensemble(name: str, tokens_name: str, encoder: str, size: int) -> Pipeline:
-    """Text -> tokens -> encoder -> embedding, each step an entry that can be used by itself."""
+    """Text -> tokens -> encoder -> embedding; each step is an entry that can be used alone."""
     config = f"""name: "{name}"
 platform: "ensemble"
 max_batch_size: 256
@@ -67,12 +67,12 @@ ensemble_scheduling {{
   ]
 }}
 """
-    # Triton wants a version folder, git a file in it.
+    # Triton requires a version folder, and git a file in it.
     return Pipeline(name, {"config.pbtxt": _RENDERED + config, "1/.gitkeep": ""})
 
 
 def retrieve_rerank(name: str, embedder: str, reranker: str) -> Pipeline:
-    """A query and documents to the best of them: by vectors first, then by the reranker."""
+    """From a query and documents to the best documents: first by vectors, then by the reranker."""
     config = f"""name: "{name}"
 backend: "python"
 max_batch_size: 0
@@ -91,9 +91,9 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 
 
 def session(generator: str, idle_s: int = 300) -> Pipeline:
-    """Conversations beside a generator: a sequence's requests are turns, its text is kept.
+    """A generator's conversations: a sequence's requests are turns, and its text is kept.
 
-    Token ids cannot be a turn, and questions to the model go to the generator itself.
+    Token ids cannot be a turn, and control requests go to the generator itself.
     """
     name = f"{generator}-session"
     inputs = [t for t in GENERATE.inputs if t.name != "input_ids"]

@@ -1,4 +1,4 @@
-"""An entry's two files, from one template per task; tensors come from ``serving.wire``.
+"""An entry's two files, from one template per task; tensors come from ``tensor_specs``.
 
 A template says which class serves the task and which blocks its config.pbtxt has besides the
 tensors. A new task is one more template.
@@ -29,7 +29,7 @@ _DECOUPLED = "model_transaction_policy {\n  decoupled: true\n}\n"
 
 @dataclass(frozen=True)
 class Template:
-    """How entries of one task are written.
+    """How the entries of one task are written.
 
     description: the docstring of model.py, with the entry's name and model id filled in.
     blocks: config.pbtxt after the tensors.
@@ -53,7 +53,7 @@ def render(entry: Entry | Pipeline, is_own: bool = False) -> Mapping[str, str]:
     """Text of the entry's files by their path inside the entry's folder.
 
     Args:
-        is_own: for a repository of the user's, which ``atoll render`` does not write again.
+        is_own: for a user's repository, which ``atoll render`` does not overwrite.
 
     Raises:
         UnsupportedModel: no template for the entry's task.
@@ -72,7 +72,7 @@ def render(entry: Entry | Pipeline, is_own: bool = False) -> Mapping[str, str]:
 def write_repository(
     entries: Iterable[Entry | Pipeline], folder: Path, is_own: bool = False
 ) -> None:
-    """Writes every entry's files below ``folder``; other files there are left alone.
+    """Writes every entry's files below ``folder``; leaves other files there untouched.
 
     is_own: see ``render``.
     """
@@ -104,7 +104,7 @@ def _model(entry: Entry, template: Template) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that cannot end a docstring."""
+    """The text, changed so that it cannot end a docstring."""
     return text.replace("\\", "/").replace('"', "'")
 
 
@@ -139,7 +139,7 @@ def _tensors(kind: str, specs: Iterable[TensorSpec], entry: Entry) -> str:
 
 
 def _instances(entry: Entry) -> str:
-    """One process. KIND_MODEL leaves the choice of a GPU to the backend, by the device setting."""
+    """One process. KIND_MODEL lets the backend choose the GPU, by the device setting."""
     kind = "KIND_MODEL" if entry.settings.get("device", "").startswith("cuda") else "KIND_CPU"
     return f"instance_group [\n  {{\n    count: 1\n    kind: {kind}\n  }}\n]\n"
 

@@ -1,4 +1,4 @@
-"""Reads a model repository on disk: which entries it has, and what each is for."""
+"""Reads a model repository on disk: which entries it has, and the task of each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from atoll.weights.versions import served_versions, version_model_id
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One entry of a repository. ``task`` is None where its tensors are those of no task.
+    """One entry of a repository. ``task`` is None if its tensors do not match any task.
 
     is_ensemble: Triton itself passes tensors between other entries. versions: those that are
-    served, the highest, which answers where none is named, last. folder: where the entry lies.
-    steps: the entries that an ensemble is made of.
+    served; the last is the highest, which answers if none is named. folder: the entry's folder.
+    steps: the entries that an ensemble consists of.
     """
 
     name: str
@@ -31,14 +31,14 @@ class ServedModel:
 
     @property
     def asked(self) -> frozenset[str]:
-        """Entries whose answers it waits for while it answers; unknown of what is not ours."""
+        """Entries that it calls while it answers; unknown for entries that are not ours."""
         named = {key: self.parameters.get(key, "") for key in ("generator", "embedder", "reranker")}
         is_ours = self.task is None and (named["generator"] or named["reranker"])
         return frozenset(self.steps) | frozenset(filter(None, named.values()) if is_ours else ())
 
     @property
     def kind(self) -> str:
-        """What it is, for people to read: its task, or what it does with other entries."""
+        """What it is, for display: its task, or what it does with other entries."""
         if self.task is not None:
             return self.task
         if self.is_ensemble:
@@ -52,14 +52,14 @@ class ServedModel:
 
     @property
     def model_id(self) -> str | None:
-        """As its config.pbtxt has it; None if the entry is not ours."""
+        """The model id in its config.pbtxt; None if the entry is not ours."""
         return self.parameters.get("model_id", "") if self.task else None
 
     def checkpoint(self, version: str) -> str:
-        """Hub id or folder of what a version runs; "" if the entry is not ours, or does not say.
+        """Hub id or folder of a version's checkpoint; "" if the entry is not ours, or names none.
 
         Raises:
-            ConfigError: there is no such checkpoint, or one too many.
+            ConfigError: there is no such checkpoint, or more than one.
         """
         return version_model_id(self.folder, version, self.model_id or "") if self.task else ""
 

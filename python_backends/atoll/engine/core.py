@@ -11,43 +11,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
 from atoll.engine.output import missing_token, read_tokens
 from atoll.engine.request import FinishReason, Request, RequestState, Token
+from atoll.engine.runner import Runner
 from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
+from atoll.engine.stats import EngineStats
 from atoll.engine.step_builder import StepInputBuilder
 from atoll.errors import AtollError, GenerationError, ValidationError
-from atoll.runner.step_input import StepInput, StepOutput
+from atoll.runner.step_input import StepOutput
 
 logger = logging.getLogger(__name__)
 
 Draft = Callable[[RequestState], list[int]]
-
-
-class Runner(Protocol):
-    """What computes steps: ``runner.model_runner.ModelRunner``.
-
-    windows: of the groups of layers that the cache is for; see ``engine.kv_cache``.
-    """
-
-    num_blocks: int
-    block_size: int
-    windows: tuple[int | None, ...]
-
-    @property
-    def adapter_names(self) -> tuple[str, ...]: ...
-
-    def key_length(self, num_prompt_tokens: int) -> int | None: ...
-
-    def enter_thread(self) -> None: ...
-
-    def run(self, step: StepInput) -> StepOutput: ...
-
-    def reset(self) -> None: ...
 
 
 class Finish(NamedTuple):
@@ -55,27 +34,6 @@ class Finish(NamedTuple):
 
     state: RequestState
     reason: FinishReason
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """A snapshot: blocks and sequences now; the rest counted since the start."""
-
-    num_blocks: int
-    num_used_blocks: int
-    num_cached_blocks: int
-    num_running: int
-    num_waiting: int
-    num_kept_sessions: int
-    num_steps: int
-    num_forward_tokens: int
-    num_preemptions: int
-    num_evicted_blocks: int
-    num_queried_tokens: int
-    num_hit_tokens: int
-    num_drafted_tokens: int
-    num_accepted_tokens: int
-    num_failed_steps: int
 
 
 class EngineCore:
@@ -122,10 +80,23 @@ class EngineCore:
                 adapter=names.index(request.adapter_id) if request.adapter_id in names else -1,
             )  # fmt: skip
         except Exception as error:  # its grammar
-            request.sink.failed(GenerationError(f"{type(error).__name__}: {error}"))
+            request.sink.on_failed(GenerationError(f"{type(error).__name__}: {error}"))
             return
         self.scheduler.add(sequence)
         self._states[request.request_id] = sequence
+
+    def finish(self, request: Request, num_output_tokens: int) -> None:
+        """Ends a request after so many tokens, since a stop string was met in their text.
+
+        What was computed beyond them is taken back, also of a request that has ended meanwhile.
+        """
+        sequence = self._states.get(request.request_id)
+        if sequence is not None:
+            sequence.cut(num_output_tokens)
+            self._end([Finish(sequence, FinishReason.STOP)])
+        elif request.session_id is not None:
+            num_tokens = len(request.prompt_ids) + num_output_tokens - 1
+            self.scheduler.session_cache.shorten(request.session_id, num_tokens)
 
     def cancel(self, request_id: str, error: AtollError) -> None:
         """Ends a request with an error and frees its blocks; nothing happens if it has ended."""
@@ -201,7 +172,7 @@ class EngineCore:
             try:
                 del self._states[request.request_id]
                 self.scheduler.finish(sequence)
-                request.sink.finished(sequence.outcome(reason))
+                request.sink.on_finished(sequence.outcome(reason))
             except Exception as error:
                 self._fail_alone(sequence, error)
 
@@ -228,7 +199,7 @@ class EngineCore:
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
             if sequence.wants_prompt_logprobs:
-                sequence.request.sink.prompt(sequence.prompt_logprobs)
+                sequence.request.sink.on_prompt(sequence.prompt_logprobs)
         for index, token in enumerate(tokens):
             self.scheduler.advance(sequence, num_computed if index == 0 else 1)
             sequence.token_ids.append(token.id)
@@ -242,14 +213,12 @@ class EngineCore:
         options = sequence.request.options
         if sequence.matcher is not None:
             sequence.matcher.advance(token.id)
-        stopped = sequence.request.sink.accept(token)
+        sequence.request.sink.on_token(token)
         if token.id in options.ending_token_ids:
             is_eos = token.id in options.eos_token_ids
             return FinishReason.EOS if is_eos else FinishReason.STOP
         if sequence.matcher is not None and sequence.matcher.is_done:
             return FinishReason.EOS
-        if stopped:
-            return FinishReason.STOP
         if sequence.num_output_tokens >= options.max_new_tokens:
             return FinishReason.LENGTH
         return None
@@ -259,7 +228,7 @@ class EngineCore:
             if self._states.pop(sequence.request.request_id, None) is not None:
                 self.scheduler.drop(sequence)
         finally:
-            sequence.request.sink.failed(error)
+            sequence.request.sink.on_failed(error)
 
     def _fail_alone(self, sequence: RequestState, error: Exception) -> None:
         """Its sink or its grammar has failed: the others have no part in it."""

@@ -105,12 +105,24 @@ class KVCacheManager:
 
     def truncate(self, tables: Tables, num_tokens: int) -> int:
         """Gives back what lies behind the first ``num_tokens``; returns how many of them are kept,
-        in every group: see ``BlockManager.truncate``."""
+        in every group: see ``BlockManager.truncate``. None are where the next query would look
+        back at what a window has given away."""
         while True:
             kept = [g.truncate(t, num_tokens) for g, t in zip(self.groups, tables, strict=True)]
-            if min(kept) == num_tokens:
+            if min(kept) < num_tokens:
+                num_tokens = min(kept)
+            elif self._can_go_on(tables, num_tokens):
                 return num_tokens
-            num_tokens = min(kept)
+            else:
+                num_tokens = 0
+
+    def _can_go_on(self, tables: Tables, num_tokens: int) -> bool:
+        """Whether every group still has the blocks that the query after these tokens sees."""
+        for window, table in zip(self.windows, tables, strict=True):
+            first = 0 if window is None else max(num_tokens - window + 1, 0)
+            if table.num_released * self.block_size > first and num_tokens:
+                return False
+        return True
 
     def release(self, tables: Tables, cross_table: BlockTable | None = None) -> None:
         """Gives all blocks back and empties the tables."""

@@ -1,7 +1,7 @@
 """What the engine is asked, what it keeps while it answers, and what it gives back.
 
 A request is frozen; its running state is a ``RequestState``, owned by the engine thread. Text is
-not known here: a ``Sink`` turns tokens into text and says when a stop string has been reached.
+not known here: who makes text of the tokens says when a stop string has been reached.
 """
 
 from __future__ import annotations
@@ -113,21 +113,21 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Where the engine thread delivers. Exactly one of ``finished`` and ``failed`` comes last.
+    """Where the engine delivers. Exactly one of ``on_finished`` and ``on_failed`` comes last.
 
     The methods run on the engine thread and must return at once.
     """
 
-    def prompt(self, logprobs: list[Token]) -> None:
+    def on_prompt(self, logprobs: list[Token]) -> None:
         """Log-probabilities of the prompt's tokens, if they were asked for; the first has none."""
 
-    def accept(self, token: Token) -> bool:
-        """One token; True ends the request (a stop string)."""
+    def on_token(self, token: Token) -> None:
+        """One token."""
 
-    def finished(self, outcome: Outcome) -> None:
+    def on_finished(self, outcome: Outcome) -> None:
         """All tokens are delivered."""
 
-    def failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         """The request ends without an answer."""
 
 
@@ -241,6 +241,13 @@ class RequestState:
     def wants_prompt_logprobs(self) -> bool:
         """True until the prompt's log-probabilities have been handed out."""
         return self.request.options.prompt_logprobs and self.num_output_tokens == 0
+
+    def cut(self, num_output_tokens: int) -> None:
+        """Takes back what was computed beyond so many tokens of the answer."""
+        del self.token_ids[self.num_prompt_tokens + num_output_tokens :]
+        # Of a text that ends, the last token is not computed.
+        self.num_computed_tokens = min(self.num_computed_tokens, self.num_tokens - 1)
+        self.draft = []
 
     def outcome(self, reason: FinishReason) -> Outcome:
         """What the sink is told at the end."""

@@ -40,10 +40,18 @@ class SessionCache:
     def keep(self, session_id: str, sequence: RequestState) -> None:
         """Keeps a finished sequence's blocks; whatever the conversation had here goes."""
         self.forget(session_id)
-        tokens = sequence.token_ids[: sequence.num_computed_tokens]
-        self._cache.truncate(sequence.tables, len(tokens))
-        self._entries[session_id] = KeptSession(tokens, sequence.tables, time.monotonic())
-        sequence.tables = self._cache.new_tables(sequence.root)
+        kept = self._cache.truncate(sequence.tables, sequence.num_computed_tokens)
+        if kept:
+            tokens = sequence.token_ids[:kept]
+            self._entries[session_id] = KeptSession(tokens, sequence.tables, time.monotonic())
+            sequence.tables = self._cache.new_tables(sequence.root)
+
+    def shorten(self, session_id: str, num_tokens: int) -> None:
+        """Gives back what a conversation holds beyond so many tokens."""
+        entry = self._entries.get(session_id)
+        if entry is not None and num_tokens < len(entry.token_ids):
+            kept = self._cache.truncate(entry.tables, num_tokens)
+            del entry.token_ids[kept:]
 
     def resume(self, session_id: str, sequence: RequestState) -> int:
         """Hands the blocks of the common prefix to ``sequence``; returns its tokens."""
@@ -55,8 +63,6 @@ class SessionCache:
         if entry.tables[0].root == sequence.root:
             while common < limit and entry.token_ids[common] == sequence.token_ids[common]:
                 common += 1
-        if any(table.num_released for table in entry.tables) and common < len(entry.token_ids):
-            common = 0  # what the shorter text would look back at has been given away
         kept = self._cache.truncate(entry.tables, common)
         if kept:
             sequence.tables = entry.tables

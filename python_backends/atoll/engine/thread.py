@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atoll.engine.core import EngineCore, EngineStats
+from atoll.engine.core import EngineCore
 from atoll.engine.request import Request
+from atoll.engine.stats import EngineStats
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady, Overloaded
 
 logger = logging.getLogger(__name__)
 
 # An idle engine wakes up this often to expire conversations.
 _IDLE_S = 1.0
-# A thread that fails so often without a good turn in between helps nobody any more.
+# A thread that fails so many times in a row is given up.
 _MAX_FAILURES = 5
 
 
@@ -44,7 +45,15 @@ class Forget:
     session_id: str
 
 
-Command = Add | Cancel | Forget
+@dataclass(frozen=True)
+class Stop:
+    """A request whose answer a stop string has ended, after so many tokens."""
+
+    request: Request
+    num_output_tokens: int
+
+
+Command = Add | Cancel | Forget | Stop
 
 
 class Engine:
@@ -83,7 +92,7 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be submitted any more though nobody has called ``stop``; None: it can."""
+        """Why the engine has ended by itself and takes no requests; None: it has not."""
         return self._failure
 
     def submit(self, request: Request) -> None:
@@ -108,6 +117,10 @@ class Engine:
         """Ends a request with ``Cancelled`` before the next step, if it has not ended."""
         self._send(Cancel(request_id))
 
+    def finish(self, request: Request, num_output_tokens: int) -> None:
+        """Ends a request after so many tokens, before the next step; see ``EngineCore.finish``."""
+        self._send(Stop(request, num_output_tokens))
+
     def forget_session(self, session_id: str) -> None:
         """Frees what an idle conversation keeps in the cache."""
         self._send(Forget(session_id))
@@ -127,7 +140,7 @@ class Engine:
             self._core.add(request)
         except Exception as error:
             logger.exception("request %s could not be taken", request.request_id)
-            request.sink.failed(_as_atoll(error))
+            request.sink.on_failed(_as_atoll(error))
 
     def _not_ready(self) -> NotReady:
         if self._failure is None:
@@ -157,8 +170,8 @@ class Engine:
     def _turn(self) -> bool:
         """What other threads asked for, and a step. False: something failed that no request did.
 
-        A step recovers from its own failures. What fails here ends every request, since nobody
-        knows whose fault it is, and leaves the thread alive.
+        A step recovers from its own failures. What fails here ends every request, since it is not
+        known whose fault it is, and leaves the thread alive.
         """
         is_well = self._run_commands()
         try:
@@ -190,6 +203,8 @@ class Engine:
                 self._add(request)
             case Cancel(request_id):
                 self._core.cancel(request_id, Cancelled("the request was cancelled"))
+            case Stop(request, num_output_tokens):
+                self._core.finish(request, num_output_tokens)
             case Forget(session_id):
                 self._core.scheduler.session_cache.forget(session_id)
 
@@ -197,7 +212,7 @@ class Engine:
         try:
             self._on_step()
         except Exception:
-            logger.exception("nobody could be told of a step; the engine goes on")
+            logger.exception("a step could not be reported; the engine goes on")
             return False
         return True
 

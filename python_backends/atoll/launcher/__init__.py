@@ -1,4 +1,4 @@
-"""Starts a real tritonserver, watches over it and leaves nothing behind when it stops."""
+"""Starts a real tritonserver, monitors it, and leaves nothing behind when it stops."""
 
 from atoll.launcher.options import ServerOptions
 from atoll.launcher.ports import free_ports

@@ -1,6 +1,6 @@
 """A real request to a model, small enough to be sent every few seconds.
 
-Readiness says nothing about the process behind a model: a crashed one still reports ready.
+Readiness says nothing about a model's process: Triton still reports a crashed one as ready.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atoll.errors import NotReady
 from atoll.serving.triton.tensor_specs import TASK_TENSORS, TaskTensors, TensorSpec
 
 _TEXT = b"Is anybody there?"
-# Optional inputs that the request has, by task.
+# Optional inputs that the request sets, by task.
 _EXTRA = {
     "embed": {"text_input": _TEXT},
     "sparse": {"text_input": _TEXT},
@@ -53,7 +53,7 @@ class Probe:
         self._channel.close()
 
     def server_name(self, timeout_s: float = 2.0) -> str | None:
-        """The server's ``--id``; None while nothing answers."""
+        """The server's ``--id``; None if nothing answers."""
         try:
             metadata = self._stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=timeout_s)
         except grpc.RpcError:
@@ -61,8 +61,8 @@ class Probe:
         return str(metadata.name)
 
     def check(self, model: ServedModel, timeout_s: float = 60.0) -> None:
-        """Sends every version the canary; a model whose tensors are not ours is asked for readiness
-        only.
+        """Sends the canary to every version; for models whose tensors are not ours, it only checks
+        readiness.
 
         Raises:
             NotReady: an error, no answer in time, or an answer that cannot be right.
@@ -84,7 +84,7 @@ class Probe:
             _check_answer(model, answer)
 
     def _check_stream(self, model: ServedModel, request: Any, timeout_s: float) -> None:
-        """All responses are taken: Triton 2.51 may die of a call that is broken off at its end."""
+        """Reads all responses: cancelling a call at its end may crash Triton 2.51."""
         responses = list(self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s))
         if not responses:
             raise NotReady(f"model {model.name!r} gave no answer")
@@ -116,7 +116,7 @@ def _as_not_ready(name: str) -> Iterator[None]:
 
 def _request(model: ServedModel, version: str, wire: TaskTensors) -> Any:
     request = pb.ModelInferRequest(model_name=model.name, model_version=version)
-    # Models of ours leave it out of their metrics.
+    # Our models leave the canary out of their metrics.
     request.parameters["canary"].bool_param = True
     extra = _EXTRA.get(model.task or "", {})
     for spec in wire.inputs:
@@ -133,7 +133,7 @@ def _text(spec: TensorSpec, value: bytes, is_batched: bool) -> Any:
 
 
 def _check_answer(model: ServedModel, answer: Any) -> None:
-    """An answer has outputs, and its floating-point ones are finite."""
+    """Checks that the answer has outputs and that floating-point outputs are finite."""
     if not answer.outputs:
         raise NotReady(f"model {model.name!r} answered without outputs")
     for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):

@@ -12,9 +12,9 @@ from atoll.launcher.options import ServerOptions
 logger = logging.getLogger(__name__)
 
 ADMIN_HEADER = "atoll-admin"
-# Not model-config: perf_analyzer and tritonclient read it, and it gives nothing to write.
+# Not model-config: perf_analyzer and tritonclient read it, and it only allows reading.
 _RESTRICTED = "model-repository,logging,trace"
-# Unless it is allowed: a client could register a stub's own region.
+# Unless allowed by the user: a client could register a stub's own region.
 _SHARED_MEMORY = "shared-memory"
 
 
@@ -39,7 +39,7 @@ def command_line(
         f"--cache-directory={installation.caches}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
-        # Our configs are complete; asking every model for its own costs a second each.
+        # Our configs are complete; auto-completion would take a second per model.
         "--disable-auto-complete-config",
         f"--http-address={options.host}",
         f"--grpc-address={options.host}",
@@ -55,9 +55,9 @@ def command_line(
 
 
 def hide_argument(pid: int, secret: str) -> None:
-    """Overwrites ``secret`` in what ``ps`` shows of a process that has read its arguments.
+    """Overwrites ``secret`` in the command line that ``ps`` shows, once the process has read it.
 
-    Every user of the machine can read /proc/<pid>/cmdline, and the server takes its key in no
+    Every user of the machine can read /proc/<pid>/cmdline, and the server accepts its key in no
     other way.
     """
     try:

@@ -1,6 +1,6 @@
-"""Ends a server's work before the server: what can end in time does, the rest is told so.
+"""Drains a server before it stops: requests that can finish in time do, the rest get an error.
 
-Triton itself would wait for open connections first, even idle ones, and then end with models still
+Triton itself would first wait for open connections, even idle ones, and then end with models still
 loaded and their requests unanswered.
 """
 
@@ -18,7 +18,7 @@ from atoll.serving.triton.shutdown import SIGNAL
 
 _LOOK_S = 0.1
 _ASK_S = 5.0
-# From the signal until a process has answered what it holds.
+# Time from the signal until a process has answered its requests.
 _ANSWER_S = 5.0
 
 
@@ -29,10 +29,10 @@ def drain(
     grace_s: float,
     is_up: Callable[[], bool],
 ) -> None:
-    """Has every model unloaded, which Triton does once nothing of it runs; after ``grace_s``,
-    models end what they hold with an error. Returns early where the server is gone."""
+    """Unloads every model, which Triton does once none of its requests is running; after
+    ``grace_s``, models end their requests with an error. Returns early if the server is gone."""
     for model in models:
-        # One that is not loaded, or a server that hangs: the process is ended anyway.
+        # The model is not loaded, or the server hangs: the process is ended anyway.
         with contextlib.suppress(NotReady):
             probe.unload(model.name, _ASK_S)
     if not _have_ended(stubs, grace_s, is_up):

@@ -1,7 +1,7 @@
-"""The gateway beside the server: a process of its own, started again if it ends by itself.
+"""The gateway next to the server: a separate process, restarted if it ends unexpectedly.
 
-It lives in the distribution ``atoll-client``, which knows nothing of this one: only its command
-line is used here. It ends with this process, whatever ends that, since its input then closes.
+It is part of the distribution ``atoll-client``, which does not depend on this one: only its command
+line is used here. However this process ends, the gateway ends with it, since its input closes.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _MODULE = "atoll_client.gateway.main"
 _NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx")
 _START_S = 30.0
 _RESTART_S = 1.0
-# From the end of the grace until the process is killed.
+# Time from the end of the grace period until the process is killed.
 _END_S = 8.0
 
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """Where the gateway listens and whom it asks.
+    """Where the gateway listens and which servers it uses.
 
-    grace_s: what requests in flight get to end when it stops. settings: others of its own, by name.
+    grace_s: how long running requests may take when it stops. settings: its other settings, by
+        name.
     """
 
     server: str
@@ -50,22 +51,22 @@ class GatewayOptions:
 
     @property
     def client_host(self) -> str:
-        """Where a client on this machine finds it."""
+        """The host at which a client on this machine reaches it."""
         return "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
 
     def environment(self) -> dict[str, str]:
-        """The gateway's settings. Not its command line: others on the machine can read that."""
+        """The gateway's settings. Not on its command line, which others on the machine can read."""
         settings = {
             "server": self.server, "metrics_url": self.metrics_url,
             "hostname": self.host, "port": str(self.port),
             "shutdown_grace_s": str(self.grace_s), **self.settings,
         }  # fmt: skip
-        # Not what is empty: it would hide what the user told the gateway by the same variable.
+        # Empty values are left out: they would hide what the user set in the same variable.
         return {f"ATOLL_GATEWAY_{name.upper()}": value for name, value in settings.items() if value}
 
 
 def missing_packages() -> list[str]:
-    """What has to be installed before a gateway can be started."""
+    """Packages that must be installed before a gateway can be started."""
     missing = []
     for name in _NEEDED:
         try:
@@ -89,12 +90,12 @@ class GatewayProcess:
 
     @property
     def pid(self) -> int:
-        """The process that runs now."""
+        """The id of the running process."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the process and the thread that keeps it running."""
+        """Starts the process and the thread that restarts it."""
         self._process = self._launch()
         self._thread.start()
 
@@ -102,7 +103,7 @@ class GatewayProcess:
         """Returns once it answers.
 
         Raises:
-            NotReady: it did not in time.
+            NotReady: it did not answer in time.
         """
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
@@ -114,17 +115,17 @@ class GatewayProcess:
         raise NotReady(f"the gateway did not answer at {self.options.url} within {_START_S:.0f} s")
 
     def lose(self, models: Sequence[str]) -> None:
-        """Has what was sent to these models before now answered with an error."""
+        """Makes the gateway answer what was sent to these models before now with an error."""
         line = json.dumps({"lost": list(models), "before": time.monotonic()})
         process = self._process
         if process is not None and process.stdin is not None:
-            # One that has ended holds no requests.
+            # A process that has ended has no requests.
             with contextlib.suppress(OSError):
                 process.stdin.write(line.encode() + b"\n")
                 process.stdin.flush()
 
     def stop(self) -> None:
-        """Lets requests in flight end, then ends the process."""
+        """Lets running requests finish, then ends the process."""
         self._stopping.set()
         process = self._process
         if process is None:
@@ -142,7 +143,7 @@ class GatewayProcess:
             [sys.executable, "-m", _MODULE, "--exit-with-stdin"],
             stdin=subprocess.PIPE,
             env={**os.environ, **self.options.environment(), "PYTHONUNBUFFERED": "1"},
-            # Ctrl-C is for the launcher, which then stops the gateway in order.
+            # Ctrl-C is for the launcher, which then stops the gateway cleanly.
             start_new_session=True,
         )
 

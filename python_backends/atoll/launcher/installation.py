@@ -1,8 +1,8 @@
 """Where tritonserver and its Python backend are, and how they are put together.
 
-The wheel ``nvidia-pytriton`` has stubs for several Python versions apart from the backend, which
-looks for its stub beside itself: a folder of our own gets both. The package is located, not
-imported. An installed server (in NVIDIA's container, say) is used as it is.
+The wheel ``nvidia-pytriton`` keeps stubs for several Python versions apart from the backend, which
+expects its stub in its own folder: we create a folder with both. The package is located, not
+imported. An installed server (for example in NVIDIA's container) is used as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Installation:
 
     stub: the Python backend's stub for the running Python.
     libraries: folders to put in front of LD_LIBRARY_PATH.
-    is_wheel: the stub has to be put beside the backend first.
+    is_wheel: the stub must first be put into the backend's folder.
     """
 
     binary: Path
@@ -40,7 +40,7 @@ class Installation:
     is_wheel: bool
 
     def backends(self, scratch: Path) -> Path:
-        """The ``--backend-directory``; for the wheel a new folder inside ``scratch``."""
+        """The ``--backend-directory``; for the wheel, a new folder inside ``scratch``."""
         if not self.is_wheel:
             return self.backend.parent.parent
         folder = scratch / "backends" / "python"
@@ -73,7 +73,7 @@ def find_installation(server: str | None = None) -> Installation:
         server: path of a tritonserver, "system" for the one on PATH, None for the wheel's.
 
     Raises:
-        ConfigError: it, or the stub for this Python, is not there; says what to install.
+        ConfigError: it, or the stub for this Python, is missing; says what to install.
     """
     if server is None:
         spec = importlib.util.find_spec("pytriton")
@@ -94,7 +94,7 @@ def python_folder() -> Path:
     """The folder whose ``python3`` the stub will run.
 
     Raises:
-        ConfigError: its ``python3`` is missing or another Python.
+        ConfigError: its ``python3`` is missing, or is a different Python.
     """
     folder = Path(sys.executable).parent
     python = folder / "python3"

@@ -1,4 +1,4 @@
-"""Which shared libraries a binary lacks: a stub that cannot start makes the server hang forever."""
+"""Which shared libraries a binary lacks: if a stub cannot start, the server hangs forever."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from atoll.errors import ConfigError
 from atoll.launcher.installation import Installation
 
 _MISSING = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
-# Printed instead of "not found" where the C library is too old for the binary.
+# Printed instead of "not found" if the C library is too old for the binary.
 _VERSION = re.compile(r"version `([^']+)' not found")
 
 
 def missing_libraries(binary: Path, environment: Mapping[str, str]) -> list[str]:
-    """Names of the libraries that the loader does not find; [] where there is no ``ldd``."""
+    """Names of the libraries that the loader does not find; [] if there is no ``ldd``."""
     ldd = shutil.which("ldd")
     if ldd is None:
         return []
@@ -30,7 +30,7 @@ def missing_libraries(binary: Path, environment: Mapping[str, str]) -> list[str]
 
 
 def check_libraries(installation: Installation, environment: Mapping[str, str]) -> None:
-    """Raises ConfigError: a library is missing; names it, who needs it, and what to do."""
+    """Raises ConfigError: a library is missing; names it, its user, and a remedy."""
     for binary in (installation.binary, installation.backend, installation.stub):
         missing = missing_libraries(binary, environment)
         if missing:
@@ -41,7 +41,7 @@ def check_libraries(installation: Installation, environment: Mapping[str, str]) 
 
 
 def remedy(library: str) -> str:
-    """What a user does about a missing library."""
+    """How a user can install a missing library."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if library.startswith("libpython"):
         return (

@@ -1,4 +1,4 @@
-"""The server's output: written to a file, its end kept in memory, what matters shown.
+"""The server's output: written to a file, its end kept in memory, important lines shown.
 
 Knows tritonserver's line format and how it reports a model that failed to load.
 """
@@ -15,8 +15,8 @@ from typing import IO
 
 _LINE = re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] (.*)$")
 _FAILED = re.compile(r"^failed to load '(?P<name>.+?)' version \d+: (?P<reason>.*)$", re.DOTALL)
-# Said on every machine without a GPU, when stopping, and of a failed load, whose reason is told
-# once, by whoever waits for the model.
+# Printed on every machine without a GPU, when stopping, and after a failed load, whose reason is
+# reported once, where the load is awaited.
 _NOISE = (
     "CudaDriverHelper has not been initialized",
     "Failed to initialize NVML",
@@ -32,7 +32,7 @@ _TRACE = re.compile(r"^(At:|;|  \S.*\(\d+\): \S+)$")
 class LogPump:
     """Reads the server's output in a thread until it ends.
 
-    show: gets the lines that a user should see.
+    show: called with the lines that a user should see.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LogPump:
         self._stream, self._show, self._verbose = stream, show, verbose
         self._tail: deque[str] = deque(maxlen=200)
         self._failures: dict[str, str] = {}
-        # Set by the first line: by then the server has read its arguments. Set at the end, too.
+        # Set by the first line, by which time the server has read its arguments, and at the end.
         self.has_begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server-log", daemon=True)
         self._thread.start()
@@ -91,7 +91,7 @@ class LogPump:
 
 
 def _unquoted(text: str) -> str:
-    """Newer servers write messages as JSON strings, older ones as they are."""
+    """Newer servers write messages as JSON strings, older ones as plain text."""
     if text.startswith('"'):
         try:
             return str(json.loads(text))
@@ -101,13 +101,13 @@ def _unquoted(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """The exception's own words: without the status code before it and the trace after it."""
+    """The exception's message, without the status code before it and the traceback after it."""
     text = text.split("\n\nAt:\n")[0].strip()
     return re.sub(r"^(Internal|Invalid argument|Unsupported|Unavailable): ", "", text)
 
 
 def _matters(line: str) -> bool:
-    """Errors, and whatever models print themselves; not the server's tables and chatter."""
+    """Errors, and whatever models print themselves, but not the server's tables and messages."""
     if not line.strip() or line.startswith(("+", "|")) or _TRACE.match(line):
         return False
     if any(noise in line for noise in _NOISE):

@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""The options of a server."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ServerOptions:
     names: which of the repository's entries to load; all of them if empty.
     server: a tritonserver binary, "system" for the one on PATH, or None for the wheel's.
     log_file: where the server's output goes; inside the scratch folder if None.
-    startup_timeout_s: for everything until each model has answered.
-    exit_timeout_s: how long requests in flight may take when stopping.
+    startup_timeout_s: time until each model must have answered.
+    exit_timeout_s: how long running requests may take when stopping.
     watch_interval_s: seconds between canary requests; 0: no watchdog.
-    allow_shared_memory: every client may register shared memory; else administrators alone.
+    allow_shared_memory: every client may register shared memory, not only administrators.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -45,11 +45,11 @@ class ServerOptions:
 
     @classmethod
     def on_free_ports(cls, **options: Any) -> ServerOptions:
-        """Options with ports that are free now, for tests and measurements."""
+        """Options with ports that are free now, for tests and benchmarks."""
         http, grpc, metrics = free_ports(3)
         return cls(http_port=http, grpc_port=grpc, metrics_port=metrics, **options)
 
     @property
     def client_host(self) -> str:
-        """Where a client on this machine finds the server."""
+        """The host at which a client on this machine reaches the server."""
         return "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host

@@ -1,6 +1,6 @@
-"""NVIDIA's perf_analyzer: found, given the libraries it lacks, run, and its export read.
+"""NVIDIA's perf_analyzer: finds it, supplies missing libraries, runs it, and reads its export.
 
-The wheel of tritonclient for Linux carries the binary without two libraries that it links: libb64,
+The Linux wheel of tritonclient contains the binary without two libraries that it links: libb64,
 which comes with the server's wheel, and libcudart, from ``nvidia-cuda-runtime-cu12``.
 """
 
@@ -35,12 +35,12 @@ _LIBRARIES = {
 
 @dataclass(frozen=True)
 class Load:
-    """What one run saw.
+    """The measurements of one run.
 
     latencies_s: from sending a request to its last response, sorted.
     first_s: from sending a request to its first response, sorted.
-    responses: of all requests together.
-    duration_s: first request to last response.
+    responses: number of responses to all requests.
+    duration_s: from the first request to the last response.
     """
 
     latencies_s: tuple[float, ...]
@@ -50,7 +50,7 @@ class Load:
 
     @property
     def requests_per_s(self) -> float:
-        """Requests answered in a second."""
+        """Requests answered per second."""
         return len(self.latencies_s) / self.duration_s
 
     @property
@@ -66,14 +66,14 @@ class Load:
 
 @dataclass(frozen=True)
 class PerfAnalyzer:
-    """The binary, and the folders its libraries are in."""
+    """The binary, and the folders with its libraries."""
 
     binary: Path
     libraries: Mapping[str, Path]
 
     @classmethod
     def find(cls) -> PerfAnalyzer:
-        """Raises ConfigError: it or a library of it is not there; says what to install."""
+        """Raises ConfigError: it or one of its libraries is missing; says what to install."""
         found = next((str(path) for path in _PLACES if path.exists()), None) or shutil.which(BINARY)
         if found is None:
             raise ConfigError(
@@ -105,12 +105,12 @@ class PerfAnalyzer:
 
         Args:
             url: host:port of the server's gRPC endpoint.
-            inputs: tensors of each request, taken in turn: name -> values of a row, or
+            inputs: tensors of each request, used in turn: name -> values of a row, or
                 {"content": values, "shape": sizes}.
             streaming: the model is decoupled.
 
         Raises:
-            ConfigError: perf_analyzer failed; says what it printed.
+            ConfigError: perf_analyzer failed; includes what it printed.
         """
         with tempfile.TemporaryDirectory() as scratch:
             data, export = Path(scratch, "inputs.json"), Path(scratch, "export.json")
@@ -124,14 +124,14 @@ class PerfAnalyzer:
                 command, env=self._environment(Path(scratch)), capture_output=True, text=True,
                 timeout=timeout_s,
             )  # fmt: skip
-            # On a loaded machine it can end well and leave an empty file.
+            # On a loaded machine it can succeed and leave an empty file.
             if done.returncode or not export.exists() or not export.stat().st_size:
                 said = (done.stdout + done.stderr).strip()
                 raise ConfigError(f"perf_analyzer ended with {done.returncode}: {said[-1000:]}")
             return _load(json.loads(export.read_text()))
 
     def _environment(self, scratch: Path) -> dict[str, str]:
-        """Links the libraries under the names that the binary asks for."""
+        """Links the libraries under the names that the binary expects."""
         folder = scratch / "libraries"
         folder.mkdir(exist_ok=True)
         for name, path in self.libraries.items():
@@ -154,7 +154,7 @@ def _installed_libraries() -> dict[str, Path]:
 
 
 def _load(export: Mapping[str, Any]) -> Load:
-    """Times in the export are nanoseconds of one clock."""
+    """All times in the export are nanoseconds of the same clock."""
     requests = [r for e in export["experiments"] for r in e["requests"]]
     # A stream's last response may be the empty one that closes it.
     answered = [r for r in requests if r["response_timestamps"]]

@@ -21,7 +21,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen on the port now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -33,7 +33,10 @@ def is_free(host: str, port: int) -> bool:
 
 
 def check_distinct(ports: Mapping[str, int]) -> None:
-    """Args: ports: by the flag that sets them; 0: not used.
+    """Checks that no two ports are equal.
+
+    Args:
+        ports: by the flag that sets them; 0: not used.
 
     Raises:
         ConfigError: two are the same.
@@ -45,7 +48,10 @@ def check_distinct(ports: Mapping[str, int]) -> None:
 
 
 def check_free(host: str, ports: Mapping[str, int]) -> None:
-    """Args: ports: by the flag that sets them.
+    """Checks that all ports are free.
+
+    Args:
+        ports: by the flag that sets them.
 
     Raises:
         ConfigError: one is in use.

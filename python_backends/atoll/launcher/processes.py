@@ -1,4 +1,4 @@
-"""Ends a server with all that it started, and starts the reaper, which does so in our place."""
+"""Ends a server and all of its children, and starts the reaper, which does so if we cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atoll.launcher import reaper
 
 
 def end_with_children(process: subprocess.Popen[str], grace_s: float) -> None:
-    """Asks a server, the leader of its group, to stop; kills what is left after ``grace_s``."""
+    """Asks a server, the leader of its group, to stop; kills the rest after ``grace_s``."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -27,7 +27,7 @@ def end_with_children(process: subprocess.Popen[str], grace_s: float) -> None:
 
 
 def start_reaper(pid: int, grace_s: float, shm_prefix: str, scratch: Path) -> subprocess.Popen[str]:
-    """Isolated and without site-packages, so that it starts in a moment."""
+    """Isolated and without site-packages, so that it starts quickly."""
     arguments = [str(pid), str(grace_s), shm_prefix, str(scratch)]
     return subprocess.Popen(
         [sys.executable, "-I", "-S", reaper.__file__, *arguments],
@@ -41,7 +41,7 @@ def start_reaper(pid: int, grace_s: float, shm_prefix: str, scratch: Path) -> su
 
 
 def dismiss(process: subprocess.Popen[str]) -> None:
-    """Tells a reaper that its work is done, and waits for its end."""
+    """Tells a reaper that it is no longer needed, and waits until it ends."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write("done\n")

@@ -1,4 +1,4 @@
-"""Waits until a server that was started can be used, and says why it cannot."""
+"""Waits until a started server can be used, or reports why it cannot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atoll.launcher.logs import LogPump
 
 
 class Start:
-    """One start of one process. ``deadline``: by ``time.monotonic()``.
+    """One start of one process. ``deadline``: in ``time.monotonic()``.
 
     Every method raises NotReady: a model failed to load, the server ended, or the time is up.
     """
@@ -25,7 +25,7 @@ class Start:
         self._process, self._log, self._probe, self._deadline = process, log, probe, deadline
 
     def wait_for_server(self, server_id: str, http_url: str) -> None:
-        """Until gRPC and HTTP answer; Triton opens HTTP a moment after gRPC."""
+        """Waits until gRPC and HTTP answer; Triton opens HTTP a moment after gRPC."""
         while self._probe.server_name() != server_id:
             self._go_on("the server was not up in time")
             time.sleep(0.05)
@@ -34,7 +34,7 @@ class Start:
             time.sleep(0.01)
 
     def wait_for_models(self, models: Sequence[ServedModel]) -> None:
-        """Until every model has answered a request."""
+        """Waits until every model has answered a request."""
         for model in models:
             self._probe.check(model, timeout_s=max(1.0, self._deadline - time.monotonic()))
 

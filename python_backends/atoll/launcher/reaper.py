@@ -1,8 +1,8 @@
-"""Ends a server whose launcher died without stopping it, and removes what it left.
+"""Ends a server whose launcher died without stopping it, and cleans up after it.
 
-Run as a script with standard input open to the launcher: end of file means that the launcher is
-gone, a line that it has done the work itself. Imports the standard library only, so that waiting
-costs a few megabytes; ``ServerProcess.stop`` uses the same functions.
+Run as a script whose standard input is a pipe from the launcher: end of file means that the
+launcher is gone, a line that it has cleaned up itself. Only imports the standard library, so that
+it takes a few megabytes; ``ServerProcess.stop`` uses the same functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def end_group(leader: int, grace_s: float) -> None:
-    """Asks the process group to stop, and kills what is left after ``grace_s``.
+    """Asks the process group to stop, and kills the rest after ``grace_s``.
 
     A stub whose server was killed ignores the request, hence the second signal.
     """
@@ -37,7 +37,7 @@ def remove_shared_memory(prefix: str) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Whether the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

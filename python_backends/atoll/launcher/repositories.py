@@ -1,4 +1,4 @@
-"""What a server is pointed at: repositories on disk, the models in them, their checkpoints."""
+"""What a server is given: repositories on disk, the models in them, and their checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
     """Repositories to serve and the models to load from them; entries are written to ``scratch``.
 
     Raises:
-        ConfigError: there is no such model, or none at all.
+        ConfigError: there is no such model, or no model at all.
     """
     found = []
     if options.entries:
@@ -33,12 +33,12 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
 
 
 def fetch(model: ServedModel) -> dict[str, Path]:
-    """The checkpoint folder of each version of a model, downloaded or converted if need be.
+    """The checkpoint folder of each version of a model, downloaded or converted if necessary.
 
-    None where the entry is not ours, or leaves its checkpoint to the environment.
+    None if the entry is not ours, or leaves its checkpoint to the environment.
 
     Raises:
-        ConfigError: a version has no checkpoint, or it cannot be had.
+        ConfigError: a version has no checkpoint, or it cannot be obtained.
     """
     cache, revision = (model.parameters.get(name) for name in ("huggingface_hub_cache", "revision"))
     named = {version: model.checkpoint(version) for version in model.versions}

@@ -1,4 +1,4 @@
-"""One tritonserver process: started, waited for, watched over, stopped without remains."""
+"""One tritonserver process: started, awaited, monitored, and stopped with everything cleaned up."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ from atoll.weights.embedded import EMBEDDED
 
 logger = logging.getLogger(__name__)
 
-# A process that the machine does not run for a while as it starts brings down what waits for it.
+# If a process is not scheduled for a while as it starts, the start that waits for it fails.
 _MAX_STARTS = 3
 _ARGUMENTS_READ_S = 10.0
 _IDLE_GRACE_S = 2.0
 
 
 class ServerProcess:
-    """A server for the life of a ``with`` block, or from ``start`` to ``stop``.
+    """A server for the duration of a ``with`` block, or from ``start`` to ``stop``.
 
-    Everything it needs is in a scratch folder of its own, which is also its working directory:
-    the stub puts that first on sys.path, so it must never be a folder with Python packages.
-    A second process, the reaper, ends the server if this one dies.
+    Everything it needs is in its own scratch folder, which is also its working directory: the stub
+    puts that first on sys.path, so it must never be a folder with Python packages. A second
+    process, the reaper, ends the server if this one dies.
 
-    models, checkpoints (folders by model name and version), startup_s, num_restarts: filled in on
-        the way.
-    on_crash: told the name of a model whose process has ended; true if the server is started again
-        for it, false to have the model loaded again.
-    on_lost: told the names of models whose requests, sent before now, the server does not answer.
+    models, checkpoints (folders by model name and version), startup_s, num_restarts: filled in
+        while it starts.
+    on_crash: called with the name of a model whose process has ended; returns true if the server
+        is restarted for it, false to have the model loaded again.
+    on_lost: called with the names of models whose requests, sent before now, get no answer.
 
     Args:
-        show: gets the lines of the server's output that a user should see.
+        show: called with the lines of the server's output that a user should see.
     """
 
     def __init__(self, options: ServerOptions, show: Callable[[str], None] | None = None) -> None:
         self.options = options
         self.id = f"atoll-{uuid.uuid4().hex[:12]}"
-        self.scratch = Path(tempfile.gettempdir()) / self.id  # made by ``start``
+        self.scratch = Path(tempfile.gettempdir()) / self.id  # created by ``start``
         self.models: tuple[ServedModel, ...] = ()
         self.checkpoints: dict[str, dict[str, Path]] = {}
         self.startup_s = 0.0
@@ -121,7 +121,7 @@ class ServerProcess:
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """Header that opens the restricted HTTP APIs; gRPC's has a prefix before the name."""
+        """Header that grants access to the restricted HTTP APIs; gRPC's name has a prefix."""
         return {ADMIN_HEADER: self._admin_key}
 
     @property
@@ -133,7 +133,7 @@ class ServerProcess:
 
     @property
     def num_reloads(self) -> int:
-        """How often the watchdog brought a crashed model back."""
+        """How often the watchdog reloaded a crashed model."""
         return self._watchdog.num_reloads if self._watchdog else 0
 
     @property
@@ -146,11 +146,11 @@ class ServerProcess:
         return self._log.tail(count) if self._log else ""
 
     def start(self) -> None:
-        """Starts the process; ``wait_ready`` tells when it can be used.
+        """Starts the process; ``wait_ready`` returns when it can be used.
 
         Raises:
             ConfigError: no server, a missing library, a port in use, nothing to serve, a
-                checkpoint that cannot be had.
+                checkpoint that cannot be obtained.
         """
         self._started, self._is_ready = time.monotonic(), False
         self.scratch.mkdir(mode=0o700)
@@ -165,7 +165,7 @@ class ServerProcess:
             {f"--{name.replace('_', '-')}": getattr(options, name) for name in ports},
         )
         repositories, self.models = prepare(options, self.scratch)
-        # Here, where progress is seen, not silently inside the stubs.
+        # Here, where progress is shown, not silently inside the stubs.
         self.checkpoints = {m.name: fetch(m) for m in self.models}
         arguments = command_line(
             options,
@@ -202,9 +202,9 @@ class ServerProcess:
         hide_argument(self._process.pid, self._admin_key)
 
     def wait_ready(self) -> None:
-        """Returns once every model has answered a request; then the watchdog begins.
+        """Returns once every model has answered a request; then starts the watchdog.
 
-        A start that failed because a process was not run for a while is made again.
+        A start that failed because a process was not scheduled for a while is repeated.
 
         Raises:
             NotReady: a model failed to load, the server ended, or the time is up.
@@ -237,18 +237,18 @@ class ServerProcess:
 
     @property
     def _has_crashed(self) -> bool:
-        """Whether a signal that nobody sent on purpose ended the server."""
+        """Whether the server was ended by a signal that was not sent deliberately."""
         code = self._process.poll() if self._process is not None else None
         return code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE)
 
     def wait(self) -> int:
-        """Waits for the server to end by itself; its exit status."""
+        """Waits for the server to end by itself; returns its exit status."""
         if self._process is None:
             raise NotReady("the server is not started")
         return self._process.wait()
 
     def restart(self) -> None:
-        """In place of a server that has ended: another one with the same options and ports.
+        """Replaces a server that has ended by another one with the same options and ports.
 
         Raises:
             ConfigError, NotReady: as ``start`` and ``wait_ready``.
@@ -262,7 +262,7 @@ class ServerProcess:
         self.start()
 
     def kill(self) -> None:
-        """Ends the server at once, dropping requests in flight; ``stop`` still has to be called."""
+        """Ends the server at once, dropping running requests; ``stop`` must still be called."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -273,7 +273,7 @@ class ServerProcess:
             self._watchdog.stop()
         process = self._process
         if self._probe is not None:
-            # A server that still loads has no work, and hears nothing until it has loaded.
+            # A server that is still loading has no requests, and cannot react until it has loaded.
             if self._is_ready and process is not None and process.poll() is None:
                 drain(
                     self._probe, self.models, find_stubs(process.pid),
@@ -281,7 +281,7 @@ class ServerProcess:
                 )  # fmt: skip
             self._probe.close()
         if process is not None:
-            # Without work, only idle connections or its models' loading hold it.
+            # Without requests, only idle connections or loading models delay it.
             end_with_children(process, _IDLE_GRACE_S)
             if self._log is not None:
                 self._log.join(timeout_s=5)
@@ -297,5 +297,5 @@ class ServerProcess:
 
     @property
     def _grace_s(self) -> float:
-        """An open stream can hold the server past its own timeout; then it is killed."""
+        """An open stream can keep the server beyond its own timeout; then it is killed."""
         return self.options.exit_timeout_s + 3.0

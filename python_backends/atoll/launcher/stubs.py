@@ -1,7 +1,7 @@
-"""The processes behind a server's models: which there are, which have ended, which hang.
+"""The processes of a server's models: which exist, which have ended, and which hang.
 
 tritonserver starts one stub for each instance of a Python model; its command line names the
-model's file. Reads /proc alone, so that a look every half second costs microseconds.
+model's file. Only reads /proc, so that a check every half second costs microseconds.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from atoll.launcher.installation import STUB
 logger = logging.getLogger(__name__)
 
 _PROC = Path("/proc")
-# Numbers of wait4 and waitid, in which the server stays if it gave up a stub that still runs.
+# Numbers of wait4 and waitid, in which the server blocks if it gave up a stub that still runs.
 _WAITS = {"x86_64": ("61", "247"), "aarch64": ("260", "95")}
-# The server ends a stub by itself within this time after a load that failed.
+# The server ends a stub by itself within this time after a failed load.
 _ABANDONED_S = 10.0
 
 
 @dataclass(frozen=True)
 class Stub:
-    """One process of one model; ``created`` tells it from a later process with its number."""
+    """One process of one model; ``created`` tells it from a later process with the same pid."""
 
     pid: int
     model: str
     created: float
 
     def is_running(self) -> bool:
-        """Whether it has not ended. One that was only stopped runs."""
+        """Whether it has not ended. A stopped process counts as running."""
         try:
             process = psutil.Process(self.pid)
             return (
@@ -55,7 +55,7 @@ class Stub:
                 os.kill(self.pid, signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal, if the process has a handler for it: else the signal would end it."""
+        """Sends a signal if the process has a handler for it; otherwise the signal would end it."""
         with contextlib.suppress(OSError, StopIteration):
             status = (_PROC / str(self.pid) / "status").read_text().splitlines()
             caught = next(line for line in status if line.startswith("SigCgt:"))
@@ -64,7 +64,7 @@ class Stub:
 
 
 def find_stubs(server: int) -> list[Stub]:
-    """The stubs that a server has now."""
+    """The current stubs of a server."""
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(server).children():
@@ -78,11 +78,11 @@ def find_stubs(server: int) -> list[Stub]:
 
 
 def abandoned(server: int, stubs: Iterable[Stub]) -> list[Stub]:
-    """Stubs whose end the server waits for although they run: while a model loads, for ever.
+    """Running stubs whose end the server waits for; while a model loads, it would wait forever.
 
-    Triton before 24.12 gives up a stub that was silent for a second (stopped, or on a machine too
-    busy to run it) and then waits for it to end by itself, which it does not. Empty where /proc
-    does not say what a thread waits for.
+    Triton before 24.12 gives up on a stub that was silent for a second (stopped, or on a machine
+    too busy to run it) and then waits for it to end by itself, which it does not. Empty if /proc
+    does not show what a thread waits for.
     """
     running = {str(stub.pid): stub for stub in stubs if stub.is_running()}
     waited = {argument for argument in _waited_for(server) if argument in running}
@@ -90,19 +90,19 @@ def abandoned(server: int, stubs: Iterable[Stub]) -> list[Stub]:
 
 
 def _waited_for(server: int) -> Iterable[str]:
-    """Process numbers that threads of the server wait for."""
+    """Ids of the processes that threads of the server wait for."""
     numbers = _WAITS.get(platform.machine(), ())
     with contextlib.suppress(OSError):
         for thread in (_PROC / str(server) / "task").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 call, *arguments = (thread / "syscall").read_text().split()
                 if call in numbers:
-                    # waitid has the kind of number before the number.
+                    # waitid takes the kind of id before the id.
                     yield from (str(int(argument, 16)) for argument in arguments[:2])
 
 
 class EndAbandoned:
-    """While models load: ends processes that the server has given up, so that it goes on.
+    """While models load, ends processes that the server has given up on, so that it continues.
 
     names: models whose process was ended.
     """

@@ -1,8 +1,8 @@
-"""Keeps a server running: starts it again when it ended, later and later, and for ever.
+"""Keeps a server running: restarts it whenever it ends, with growing pauses, without limit.
 
-The gateway answers 503 meanwhile. A model whose process crashed is loaded again by the server's
-watchdog; where clients hold connections to the server itself, the server is started again instead,
-since it never answers the requests that a crashed process held.
+Meanwhile the gateway answers 503. A model whose process crashed is loaded again by the server's
+watchdog. If clients are connected to the server itself, the server is restarted instead, since it
+never answers the requests of a crashed process.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from atoll.errors import AtollError
 from atoll.launcher.server import ServerProcess
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
-# A server that ran for so long has recovered: the next pause is the first again.
+# A server that ran for this long has recovered: the pauses start over.
 _RECOVERED_S = 600.0
 
 
 class Supervisor:
-    """``run`` it in the thread that started the server; an exception there ends it.
+    """Call ``run`` in the thread that started the server; an exception there ends it.
 
     Args:
-        own_pids: processes of ours that are connected to the server, such as the gateway's.
-        say: gets a line for everything that happens.
+        own_pids: our processes that are connected to the server, such as the gateway's.
+        say: called with a line for each event.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Supervisor:
         process.on_crash = self._start_again_for
 
     def run(self) -> None:
-        """Never returns by itself."""
+        """Only returns by an exception."""
         pause_s = 0.0
         while True:
             began = time.monotonic()
@@ -56,7 +56,7 @@ class Supervisor:
             pause_s = self._start(pause_s)
 
     def _start(self, pause_s: float) -> float:
-        """Tries until it is up; the pause before the next start."""
+        """Tries until the server is up; returns the pause before the next start."""
         while True:
             self._say(f"starting it again{f' in {pause_s:.0f} s' if pause_s else ''}")
             self._sleep(pause_s)
@@ -80,7 +80,7 @@ class Supervisor:
         return True
 
     def _is_connected_to_others(self) -> bool:
-        """Whether any client but our own processes holds a connection to the server's ports."""
+        """Whether any process other than ours is connected to the server's ports."""
         options = self._process.options
         ports = {options.http_port, options.grpc_port}
         clients = {c.raddr for c in _connections(self._process.pid) if c.laddr.port in ports}

@@ -1,8 +1,9 @@
-"""Reloads models whose process crashed: the server neither restarts them nor reports them.
+"""Reloads models whose process crashed: the server neither restarts nor reports them.
 
-A process that ended is noticed within a moment, by its number; one that still runs and cannot
-answer, by the canary. The server never answers what an ended process held, nor does whoever waits
-for such an answer: so models that ask the one that crashed are loaded again with it.
+A process that has ended is noticed at once, by its pid; one that is running but cannot answer, by
+the canary. The server never answers the requests of a process that has ended, and a model that
+waits for such an answer never answers either. Models that call the crashed one are therefore
+loaded again with it.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ from atoll.launcher.stubs import EndAbandoned, Stub, find_stubs
 
 logger = logging.getLogger(__name__)
 
-# What the server says of a model that only a reload brings back; the second is said while the
-# model is unloaded, after a reload that failed. A GPU's error, other than want of memory, stays
-# with its process: whatever is asked next fails with the same.
+# The server's message for a model that only a reload can repair; the second one appears while the
+# model is unloaded, after a failed reload. A GPU error other than lack of memory persists in its
+# process: every later request fails with the same error.
 _CRASHED = (
     "is not healthy", "has no available versions", "is not found", "CUDA error:", "HIP error:",
     "Triton Error [",
 )  # fmt: skip
-# Triton's words for a process that has ended, or was silent for too long.
+# Triton's message for a process that has ended, or was silent for too long.
 _GIVEN_UP = "Stub process"
 _LOOK_S = 0.5
 
 
 class Watchdog:
-    """A thread that looks for ended processes, and one for each model that sends it a canary each
-    ``interval_s``: a model that does not answer holds up no other.
+    """One thread looks for processes that have ended, and one per model sends it a canary every
+    ``interval_s``, so that a model that does not answer does not delay the others.
 
-    A model that answers late is left alone: it may be busy with others' requests.
+    A model that answers late is left alone: it may be busy with other requests.
 
     Args:
-        server: the server's process number.
-        on_crash: asked before the reload of a model whose process has ended; true if the whole
-            server is started again instead.
-        on_lost: told the names of models whose requests, sent before now, get no answer.
+        server: the server's pid.
+        on_crash: called before the reload of a model whose process has ended; returns true if the
+            whole server is restarted instead.
+        on_lost: called with the names of models whose requests, sent before now, get no answer.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Watchdog:
         self.num_reloads = 0
 
     def start(self) -> None:
-        """Starts the threads; a no-op interval of 0 starts none."""
+        """Starts the threads; none if the interval is 0."""
         if self._interval_s > 0:
             self._num_at_start = self._num_running()
             self._num_wanted = Counter(self._num_at_start)
@@ -82,7 +83,7 @@ class Watchdog:
                 thread.start()
 
     def stop(self) -> None:
-        """Ends the threads; those with a request in flight end after it."""
+        """Ends the threads; one with a request in flight ends after it."""
         self._stopped.set()
         deadline = time.monotonic() + 5.0
         for thread in self._threads:
@@ -98,7 +99,7 @@ class Watchdog:
 
     def _check_process(self, model: ServedModel) -> None:
         with self._lock:
-            # Once more: others may have taken the place of those that ended, by a reload.
+            # Once more: a reload may have replaced those that ended.
             if self._num_running()[model.name] < self._num_wanted[model.name]:
                 self._bring_back(model, f"model {model.name!r}: its process has ended", True)
 
@@ -120,7 +121,7 @@ class Watchdog:
         except NotReady as error:
             reason = str(error)
         if not (model.name in self._missing or any(sign in reason for sign in _CRASHED)):
-            # While something is reloaded, what asks it is not ready either.
+            # While a model is reloaded, models that call it are not ready either.
             if not self._lock.locked():
                 logger.warning("canary: %s", reason)
             return
@@ -129,7 +130,7 @@ class Watchdog:
                 self._bring_back(model, reason, has_lost=_GIVEN_UP in reason)
 
     def _bring_back(self, model: ServedModel, reason: str, has_lost: bool) -> None:
-        """Under the lock. has_lost: what the process held is never answered."""
+        """Call with the lock held. has_lost: the process's requests will never be answered."""
         if self._stopped.is_set():
             return
         if has_lost and self._on_crash(model.name):
@@ -147,7 +148,7 @@ class Watchdog:
             logger.warning("%s back after %.1f s", _are(loaded), seconds)
 
     def _waiting_for(self, model: ServedModel) -> list[ServedModel]:
-        """Models that ask it, or ask one that does."""
+        """Models that call it, directly or through another one."""
         found: list[ServedModel] = []
         names = {model.name}
         while more := [m for m in self._models if m.asked & names and m.name not in names]:
@@ -156,8 +157,8 @@ class Watchdog:
         return found
 
     def _give_up(self, models: Sequence[ServedModel]) -> list[str]:
-        """Ends their processes, which wait for ever; names of those to be loaded again besides the
-        first. An ensemble has no process, and the server loads it with its steps."""
+        """Ends their processes, which would wait forever; returns the names of the other models
+        to be loaded again. An ensemble has no process, and the server loads it with its steps."""
         names = [model.name for model in models]
         for stub in self._running():
             if stub.model in names:
@@ -166,9 +167,9 @@ class Watchdog:
         return [model.name for model in models[1:] if not model.is_ensemble]
 
     def _reload(self, names: Sequence[str]) -> list[str]:
-        """Unload and load; the server refuses to load while the old process is still going.
+        """Unloads and loads; the server refuses to load while the old process is still running.
 
-        Returns the names of those that are loaded.
+        Returns the names of the models that were loaded.
         """
         for name in reversed(names):
             self._try(self._probe.unload, name)
@@ -177,10 +178,10 @@ class Watchdog:
         self._missing = (self._missing | set(names)) - set(loaded)
         running = self._num_running()
         for name in names:
-            # One that has ended by now is missed, too; one that is still to end counts for nothing.
+            # A process that has ended by now counts as lost, too; one that has yet to end does not.
             most = self._num_at_start[name]
             num = max(min(running[name], most), min(1, most))
-            # A load that failed is the canary's business.
+            # The canary handles a failed load.
             self._num_wanted[name] = num if name in loaded else 0
         self._reloaded |= dict.fromkeys(loaded, time.monotonic())
         return loaded

@@ -21,14 +21,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from atoll import __version__, json_text
 from atoll.config import Settings
-from atoll.errors import NotReady, UnsupportedModel, ValidationError
+from atoll.errors import UnsupportedModel, ValidationError
+from atoll.serving.preparation import PreparationPool
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.serving.triton.tensors import FINAL, Array
 from atoll.text.chat import ChatTemplate
@@ -42,18 +43,39 @@ _LIMITS = (
     "max_stop_sequences", "max_top_n_tokens", "max_batch_prefill_tokens", "max_batch_size",
     "disable_grammar_support",
 )  # fmt: skip
-# Longer questions are answered on a thread: to tokenize 2 MB and write it as JSON takes seconds.
+# Longer questions are answered by the pool: to tokenize 2 MB and write it as JSON takes seconds.
 _INLINE_CHARACTERS = 2048
 # Tokens that are written at once.
 _PIECE = 1000
 
 
+Fail = Callable[[ResponseSender, BaseException], None]
+
+
+class _Question:
+    """A control request in the preparation pool."""
+
+    is_preparing = False
+
+    def __init__(self, sender: ResponseSender, fail: Fail) -> None:
+        self.sender, self._fail = sender, fail
+
+    @property
+    def is_done(self) -> bool:
+        return self.sender.is_closed
+
+    def fail(self, error: Exception) -> None:
+        if not self.is_done:
+            self._fail(self.sender, error)
+
+
 class ModelOps:
     """Answers control requests of one model.
 
+    pool: answers long questions. fail: answers wrong ones.
     facts: what only the model knows (task, dtype, max_input_tokens, labels, ...), JSON values.
-    is_batched: whether the entry's tensors have a batch axis. cancel: told the id of a request that
-        nobody waits for. forget: told the conversation that is over, where the model keeps any.
+    is_batched: whether the entry's tensors have a batch axis. cancel: told the id of a request
+        whose client has left. forget: told the conversation that is over, if the model keeps any.
     """
 
     def __init__(
@@ -61,6 +83,8 @@ class ModelOps:
         settings: Settings,
         tokenizer: Tokenizer,
         facts: Mapping[str, Any],
+        pool: PreparationPool,
+        fail: Fail,
         *,
         chat: ChatTemplate | None = None,
         is_batched: bool,
@@ -68,6 +92,7 @@ class ModelOps:
         forget: Callable[[str], None] | None = None,
     ) -> None:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
+        self._pool, self._fail = pool, fail
         self._began = time.monotonic()
         self._info = {
             "version": __version__,
@@ -90,48 +115,25 @@ class ModelOps:
         }
         if forget is not None:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
-        self._thread, self._is_closed = ThreadPoolExecutor(1, "atoll-control"), False
 
-    def answer(
-        self,
-        request: Any,
-        sender: ResponseSender,
-        fail: Callable[[ResponseSender, BaseException], None],
-    ) -> bool:
-        """Whether it is a control request, which is then answered, by ``fail`` if it is wrong.
-
-        A long question is answered later, so that nothing waits for it.
-        """
-        raw = request.parameters()
-        # Most requests have no parameters at all: nothing is parsed for them.
-        if not raw or PARAMETER not in raw:
-            return False
-        question = json.loads(raw).get(PARAMETER)
+    def answer(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
+        """Whether it is a control request, which is then answered, sooner or later."""
+        question = parameters.get(PARAMETER)
         if question is None:
             return False
-        if len(str(question)) <= _INLINE_CHARACTERS:
-            self._reply(question, sender, fail)
-        else:
-            self._thread.submit(self._reply, question, sender, fail)
+        reply = partial(self._reply, question, sender)
+        try:
+            if len(str(question)) <= _INLINE_CHARACTERS:
+                self._pool.check_open()
+                reply()
+            else:
+                self._pool.submit(_Question(sender, self._fail), reply, is_long=True)
+        except Exception as error:
+            self._fail(sender, error)
         return True
 
-    def close(self) -> None:
-        """Refuses what waits and ends the thread, after the question that it is at."""
-        self._is_closed = True
-        self._thread.shutdown(wait=True)
-
-    def _reply(
-        self,
-        question: Any,
-        sender: ResponseSender,
-        fail: Callable[[ResponseSender, BaseException], None],
-    ) -> None:
-        try:
-            if self._is_closed:
-                raise NotReady("the model is shutting down")
-            sender.send(self._outputs(question), FINAL)
-        except Exception as error:
-            fail(sender, error)
+    def _reply(self, question: Any, sender: ResponseSender) -> None:
+        sender.send(self._outputs(question), FINAL)
 
     def _outputs(self, question: Any) -> dict[str, Array]:
         text = _json(self._ask(question))

@@ -1,4 +1,4 @@
-"""Threads that make requests ready for the engine: long prompts tokenized, grammars compiled.
+"""Threads that make requests ready for the engine: texts tokenized, grammars compiled.
 
 What they do cannot be interrupted. So a request that ends meanwhile (its time is over, its client
 has left, the model is unloaded) is answered by others and its work left alone: another thread takes
@@ -11,19 +11,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from atoll.errors import NotReady, Overloaded
+from atoll.serving.robust_mutexes import end_without_marks
 
 logger = logging.getLogger(__name__)
 
-_NUM_THREADS = 2
-# Threads that are busy for nobody; each has a core while it lasts.
+# Threads that are busy with requests that have ended; each has a core while it lasts.
 _MAX_ABANDONED = 4
 
 
 class Preparable(Protocol):
-    """A request on its way to the engine. is_preparing: set once its work has begun."""
+    """A request that is made ready. is_preparing: set once its work has begun."""
 
     is_preparing: bool
 
@@ -35,20 +35,29 @@ class Preparable(Protocol):
         """Has it answered with an error."""
 
 
-Work = Callable[[], None]
+class _Task(NamedTuple):
+    request: Preparable
+    work: Callable[[], None]
+    is_long: bool
 
 
 class PreparationPool:
-    """Runs the work of requests, first come first served; any thread may call."""
+    """Runs the work of requests, first come first served; any thread may call.
 
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Preparable, Work]] = deque()
+    num_threads: for ordinary work. One more thread is for long work, so that it holds up no other.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._waiting: deque[_Task] = deque()
         self._wake = threading.Condition()
-        self._busy: dict[threading.Thread, Preparable | None] = {}
+        self._busy: dict[threading.Thread, _Task | None] = {}
         self._abandoned: set[threading.Thread] = set()
         self._is_closed = False
 
-    def submit(self, request: Preparable, work: Work) -> None:
+    def submit(
+        self, request: Preparable, work: Callable[[], None], *, is_long: bool = False
+    ) -> None:
         """Has ``work`` done, unless the request ends before; the request is told of its errors.
 
         Raises:
@@ -56,23 +65,27 @@ class PreparationPool:
             NotReady: the pool is closed.
         """
         with self._wake:
-            if self._is_closed:
-                raise NotReady("the model is shutting down")
+            self.check_open()
             if len(self._abandoned) >= _MAX_ABANDONED:
                 raise Overloaded(
                     f"{len(self._abandoned)} grammars or prompts that took too long are still "
                     "being worked on"
                 )
-            self._waiting.append((request, work))
-            if len(self._busy) < _NUM_THREADS:
+            self._waiting.append(_Task(request, work, is_long))
+            if len(self._busy) <= self._num_threads:
                 self._add_thread()
-            self._wake.notify()
+            self._wake.notify_all()
+
+    def check_open(self) -> None:
+        """Raises NotReady: the pool is closed."""
+        if self._is_closed:
+            raise NotReady("the model is shutting down")
 
     def relieve(self) -> None:
         """Replaces threads whose request has ended; to be called now and then."""
         with self._wake:
-            for thread, request in list(self._busy.items()):
-                if request is not None and request.is_done:
+            for thread, task in list(self._busy.items()):
+                if task is not None and task.request.is_done:
                     del self._busy[thread]
                     self._abandoned.add(thread)
                     if self._waiting:
@@ -81,16 +94,16 @@ class PreparationPool:
     def close(self) -> None:
         """Ends every request that waits or is being worked on with NotReady, and idle threads.
 
-        Threads that are busy end with what they do; nobody waits for them.
+        Threads that are busy end with what they do, and are not waited for.
         """
         with self._wake:
             self._is_closed = True
-            requests = [request for request, _ in self._waiting]
-            requests += [request for request in self._busy.values() if request is not None]
+            tasks = [*self._waiting, *self._busy.values()]
             self._waiting.clear()
             self._wake.notify_all()
-        for request in requests:
-            request.fail(NotReady("the model is shutting down"))
+        for task in tasks:
+            if task is not None:
+                task.request.fail(NotReady("the model is shutting down"))
 
     def _add_thread(self) -> None:
         """Under the lock."""
@@ -99,28 +112,37 @@ class PreparationPool:
         thread.start()
 
     def _loop(self) -> None:
+        end_without_marks()
         thread = threading.current_thread()
-        while (found := self._take(thread)) is not None:
-            request, work = found
+        while (task := self._take(thread)) is not None:
             try:
-                if not request.is_done:
-                    request.is_preparing = True
-                    work()
+                if not task.request.is_done:
+                    task.request.is_preparing = True
+                    task.work()
             except Exception as error:
-                request.fail(error)
+                task.request.fail(error)
 
-    def _take(self, thread: threading.Thread) -> tuple[Preparable, Work] | None:
+    def _take(self, thread: threading.Thread) -> _Task | None:
         """The next piece of work, once there is one; None: the thread is to end."""
         with self._wake:
             if thread in self._abandoned:
                 self._abandoned.discard(thread)
                 return None
             self._busy[thread] = None
-            while not (self._waiting or self._is_closed):
+            while (task := self._next()) is None and not self._is_closed:
                 self._wake.wait()
-            if not self._waiting:
+            if task is None:
                 del self._busy[thread]
-                return None
-            request, work = self._waiting.popleft()
-            self._busy[thread] = request
-            return request, work
+            else:
+                self._busy[thread] = task
+            return task
+
+    def _next(self) -> _Task | None:
+        """Under the lock: the first piece of work for which a thread may be taken."""
+        busy = [task.is_long for task in self._busy.values() if task is not None]
+        is_free = {True: busy.count(True) < 1, False: busy.count(False) < self._num_threads}
+        for index, task in enumerate(self._waiting):
+            if is_free[task.is_long]:
+                del self._waiting[index]
+                return task
+        return None

@@ -1,9 +1,9 @@
-"""The text of one answer, token by token: the one place that says which text a token stands for.
+"""The text of one answer, token by token: the only place that decides the text of a token.
 
-    token -> characters -> spaces taken out -> cut at a stop string -> the token's text
+    token -> characters -> clean-up of spaces -> cut at a stop string -> the token's text
 
-The texts of all tokens add up to the answer. A token's text is known once nothing that follows can
-change it: until then the token waits, and those behind it.
+The texts of all tokens add up to the answer. A token's text is final once no later token can change
+it; until then, the token and all tokens after it are held back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ class AnswerText:
     def __init__(self, detokenizer: Detokenizer, stops: StopStrings, cleans_up: bool) -> None:
         self._detokenizer, self._stops = detokenizer, stops
         self._clean_up = CleanUp() if cleans_up else None
-        self._pending: list[str] = []  # their bytes may go on in the next token
+        self._pending: list[str] = []  # their bytes may continue in the next token
+
+    @property
+    def has_stop_strings(self) -> bool:
+        """Whether a token can end the text."""
+        return self._stops.are_any
 
     @property
     def stop_string(self) -> str | None:
@@ -30,18 +35,18 @@ class AnswerText:
 
     @property
     def is_at_start(self) -> bool:
-        """Whether no text is before the next token, the prompt's included."""
+        """Whether there is no text before the next token, prompt included."""
         return self._detokenizer.is_at_start
 
     def push(self, token_id: int) -> list[str]:
-        """The texts of the tokens that are certain now."""
+        """The texts of the tokens that are final now."""
         self._pending.append(self._detokenizer.push(token_id))
         if self._detokenizer.has_pending:
             return []
         return self._through(self._flush())
 
     def finish(self) -> list[str]:
-        """The texts of the rest."""
+        """The texts of the remaining tokens."""
         rest = self._detokenizer.finish()
         if self._pending:
             self._pending[-1] += rest

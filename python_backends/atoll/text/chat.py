@@ -1,7 +1,7 @@
-"""Chat messages to a prompt, with the checkpoint's own jinja template in a sandbox.
+"""Turns chat messages into a prompt, with the checkpoint's own jinja template in a sandbox.
 
-Offers templates what transformers offers them: ``raise_exception``, ``strftime_now``, ``tojson``
-without HTML escapes, loop controls, and the ``generation`` block.
+Templates get what transformers provides: ``raise_exception``, ``strftime_now``, ``tojson`` without
+HTML escapes, loop controls, and the ``generation`` block.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The folder's .jinja files, else tokenizer_config.json's ``chat_template``; None: neither.
+        """The folder's .jinja files, or tokenizer_config.json's ``chat_template``; None: neither.
 
         Raises:
             ConfigError: a template that cannot be compiled, or a list of something else.
@@ -65,13 +65,13 @@ class ChatTemplate:
     ) -> str:
         """The prompt; special tokens are part of the text.
 
-        A template that has no place for tools gets them in the last message of the user, one that
-        does not know developers takes what they say as the system's, and one that reads no tool
-        calls has them in the content of the message that made them.
+        If the template has no place for tools, they are added to the user's last message; if it
+        does not know the developer role, that role becomes system; and if it reads no tool calls,
+        they are added to the content of the message that made them.
 
         Raises:
-            ValidationError: messages of the wrong form, options that the template does not read,
-                or the template refuses them.
+            ValidationError: malformed messages, options that the template does not read, or the
+                template refuses them.
         """
         name = self._variant(tools)
         options.check(self._variables[name])
@@ -112,7 +112,7 @@ class ChatTemplate:
             unwanted = [i for i, one in enumerate(given) if _is_printed(one, text)]
             if not unwanted:
                 return text
-        # The template takes parts in some messages, and expects text in these.
+        # The template accepts parts in some messages, but expects text in these.
         for index in unwanted:
             given[index] = as_text(given[index])
         return self._rendered(name, given, tools, options)
@@ -143,7 +143,7 @@ class ChatTemplate:
 
 
 def _words(tree: nodes.Template) -> set[str]:
-    """Texts that a template holds: the roles that it tells apart are among them."""
+    """The string constants of a template, which include the roles that it distinguishes."""
     return {one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)}
 
 
@@ -159,7 +159,7 @@ def _is_printed(message: Message, text: str) -> bool:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Templates by name: chat_template.jinja is the default, a folder holds the others."""
+    """Templates by name: chat_template.jinja is the default, a folder contains the others."""
     found = [file for name in TEMPLATE_FOLDERS for file in sorted((folder / name).glob("*.jinja"))]
     variants = {file.stem: _read(file) for file in found}
     default = folder / "chat_template.jinja"
@@ -176,7 +176,7 @@ def _read(file: Path) -> str:
 
 
 def _named(source: Any) -> dict[str, str]:
-    """Templates by name from one text, a list of named ones, or an object of them."""
+    """Templates by name, from one text, a list of named ones, or an object of them."""
     if source is None or source == "":
         return {}
     if isinstance(source, str):

@@ -1,8 +1,8 @@
-"""The form in which a chat template takes the content of messages: as text, or as parts.
+"""The form in which a chat template accepts the content of messages: as text, or as parts.
 
-Read from the template's syntax tree, as vLLM does it: content that is looped over, or indexed by a
-number, is taken as parts; it is taken as text if it is nowhere, or if the template asks whether it
-is a string.
+Determined from the template's syntax tree, as in vLLM: if content is looped over, or indexed by a
+number, it is accepted as parts; if it never is, or if the template tests whether it is a string, it
+is accepted as text.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _STRING_TESTS = ("string", "mapping", "sequence", "iterable")
 
 @dataclass(frozen=True)
 class ContentForm:
-    """What a template can be given as ``message.content``; at least one of them."""
+    """The forms of ``message.content`` that a template accepts; at least one of them."""
 
     takes_text: bool
     takes_parts: bool
 
     @classmethod
     def of(cls, tree: nodes.Template) -> ContentForm:
-        """The form that the template's own code asks for."""
+        """The form that the template's code expects."""
         names = _names(tree)
         takes_parts = any(_is_content(one, names) for one in _taken_apart(tree))
         tested = (test.node for test in tree.find_all(nodes.Test) if test.name in _STRING_TESTS)
@@ -36,10 +36,10 @@ class ContentForm:
         return cls(takes_text=asks or not takes_parts, takes_parts=takes_parts)
 
     def given(self, index: int, message: Any) -> dict[str, Any]:
-        """A message as the template takes it.
+        """A message in the form that the template accepts.
 
         Raises:
-            ValidationError: no object with a role, or content that is no text; names the part.
+            ValidationError: not an object with a role, or content that is not text; names the part.
         """
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise ValidationError(
@@ -58,7 +58,7 @@ class ContentForm:
 
 
 def as_text(message: Message) -> dict[str, Any]:
-    """The message with its parts, if it has some, joined."""
+    """The message with its parts, if any, joined."""
     content = message["content"]
     is_text = isinstance(content, str)
     return {**message, "content": content if is_text else "".join(p["text"] for p in content)}
@@ -73,14 +73,14 @@ def _check(name: str, part: Any) -> None:
 
 
 def _taken_apart(tree: nodes.Template) -> Iterator[nodes.Node]:
-    """Expressions whose elements are looked at one by one."""
+    """Expressions whose elements are accessed one by one."""
     for loop in tree.find_all(nodes.For):
         yield loop.iter
     methods = {id(call.node) for call in tree.find_all(nodes.Call)}
     members: list[nodes.Getitem | nodes.Getattr] = [*tree.find_all(nodes.Getitem)]
     members += tree.find_all(nodes.Getattr)
     for member in members:
-        # content[0]["text"] is a part's; a character of a text has methods only.
+        # content[0]["text"] belongs to a part; a character of a text only has methods.
         first = member.node
         if isinstance(first, nodes.Getitem) and id(member) not in methods and _is_number(first.arg):
             yield first.node
@@ -91,7 +91,7 @@ def _is_number(node: nodes.Node) -> bool:
 
 
 def _names(tree: nodes.Template) -> set[str]:
-    """Variables that hold a message's content, and macros' parameters that are given it."""
+    """Variables that hold a message's content, and macro parameters that receive it."""
     macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
     names: set[str] = set()
     while True:
@@ -115,7 +115,7 @@ def _given(call: nodes.Call, macro: nodes.Macro, names: set[str]) -> set[str]:
 
 
 def _is_content(node: nodes.Node, names: set[str]) -> bool:
-    """Whether an expression is a message's content as it came, or but for a filter."""
+    """Whether an expression is a message's content, unchanged or passed through a filter."""
     if isinstance(node, nodes.Name):
         return node.name in names
     if isinstance(node, nodes.Getitem):

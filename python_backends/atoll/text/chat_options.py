@@ -1,4 +1,4 @@
-"""What a request may say of its prompt beside the messages: how the template is to render them."""
+"""A request's options for rendering its messages with the chat template."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from atoll.errors import ValidationError
 from atoll.text.chat_content import Message
 
-# Marks the end of the message that is to be continued. The blank at its end shows whether the
-# template trims; transformers does the same.
+# Marks the end of the message to continue. Its trailing space shows whether the template trims;
+# transformers does the same.
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-# Variables that have inputs of their own.
+# Variables that have their own inputs.
 _RESERVED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
-# Roles that every chat may have; a template may name more.
+# Roles that every chat may use; a template may name more.
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-# For templates that have no place for tools, as Text Generation Inference does it.
+# For templates that have no place for tools, as in Text Generation Inference.
 _TOOL_PROMPT = (
     "Functions that may be called are listed above. To call one, answer with a JSON object alone, "
     'of the form {"name": name of the function, "arguments": object of its arguments}.'
@@ -29,9 +29,9 @@ _TOOL_PROMPT = (
 class ChatOptions:
     """How messages become a prompt.
 
-    continue_final_message: the prompt ends where the last message does, for the model to go on.
-    variables: further ones of the template (``chat_template_kwargs``).
-    tool_prompt: is put behind the last message of the user, if there are tools.
+    continue_final_message: the prompt ends with the last message, which the model continues.
+    variables: further variables for the template (``chat_template_kwargs``).
+    tool_prompt: is added after the user's last message if there are tools.
     """
 
     add_generation_prompt: bool = True
@@ -41,10 +41,10 @@ class ChatOptions:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> ChatOptions:
-        """From a request's options by their names; None is as good as absent.
+        """Reads a request's options by name; None means the same as absent.
 
         Raises:
-            ValidationError: one has another type, or two contradict each other.
+            ValidationError: an option has the wrong type, or two contradict each other.
         """
         flags = {}
         for name in ("add_generation_prompt", "continue_final_message"):
@@ -82,7 +82,7 @@ class ChatOptions:
     def told_tools(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], has_place: bool
     ) -> list[Message]:
-        """Messages with the tools, if the template has no place for them, and the tool prompt."""
+        """The messages; with tools and tool prompt if the template has no place for tools."""
         prompt = self.tool_prompt
         text = "" if prompt is None else f"\n---\n{prompt}"
         if not has_place:
@@ -94,10 +94,10 @@ class ChatOptions:
         return _extended(messages, asked[-1] if asked else len(messages) - 1, text)
 
     def tagged(self, messages: Sequence[Message]) -> list[Message]:
-        """Messages of which the last one's end can be found again by ``cut``.
+        """The messages with a mark at the end of the last one, for ``cut``.
 
         Raises:
-            ValidationError: there is nothing that could be continued.
+            ValidationError: there is nothing to continue.
         """
         content = messages[-1].get("content")
         if isinstance(content, str) or (isinstance(content, list) and content):
@@ -111,7 +111,7 @@ class ChatOptions:
         """The prompt up to the end of the message that was tagged.
 
         Raises:
-            ValidationError: the template has left it out.
+            ValidationError: the template has left the message out.
         """
         at = rendered.rfind(_TAG.strip())
         if at < 0:
@@ -123,7 +123,7 @@ class ChatOptions:
 
 
 def told_calls(message: Message) -> Message:
-    """A message whose tool calls, if any, are in its content, as ``_TOOL_PROMPT`` asks for them."""
+    """A message whose tool calls, if any, are in its content, in the form of ``_TOOL_PROMPT``."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list) or not calls:
         return message
@@ -141,7 +141,7 @@ def told_calls(message: Message) -> Message:
 
 
 def _parsed(function: Mapping[str, Any]) -> Any:
-    """The object that a call's arguments are, also if they came as JSON text."""
+    """A call's arguments as an object, parsed if they are JSON text."""
     found = function.get("arguments")
     try:
         return json.loads(found) if isinstance(found, str) else found
@@ -150,7 +150,7 @@ def _parsed(function: Mapping[str, Any]) -> Any:
 
 
 def _extended(messages: Sequence[Message], index: int, text: str) -> list[Message]:
-    """Messages of which one goes on with more text."""
+    """The messages with more text added to one of them."""
     found = list(messages)
     content = found[index].get("content")
     if isinstance(content, list):

@@ -1,7 +1,7 @@
-"""Spaces that transformers takes out of decoded texts, if tokenizer_config.json asks for it.
+"""Spaces that transformers removes from decoded texts if tokenizer_config.json says so.
 
-``clean_up_tokenization_spaces`` is meant for vocabularies of words, where "don't" comes out as
-"do n't"; transformers ignores it for BPE. Here the same is done to a text that comes in pieces.
+``clean_up_tokenization_spaces`` is meant for vocabularies of words, where "don't" is decoded as
+"do n't"; transformers ignores it for BPE. This does the same to a text that arrives in pieces.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ _REPLACEMENTS = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
     (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
-# The end of a text that what follows may make one of them, alone or after others were replaced.
+# An end of a text that later characters may complete to one of them, possibly after replacements.
 _OPEN_END = re.compile(r" [ ']*(?:n'?|[vr])?$")
 _FOR_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 
 
 def is_wanted(config: Mapping[str, Any], core: Tokenizer) -> bool:
-    """By tokenizer_config.json, as transformers reads it."""
+    """Whether tokenizer_config.json asks for it, as transformers reads it."""
     is_bpe = type(core.model).__name__ == "BPE"
     asked = bool(config.get("clean_up_tokenization_spaces"))
     return asked and (not is_bpe or bool(config.get(_FOR_BPE)))
 
 
 def clean_up(text: str) -> str:
-    """A whole text without these spaces."""
+    """A complete text without these spaces."""
     for old, new in _REPLACEMENTS:
         text = text.replace(old, new)
     return text
 
 
 class CleanUp:
-    """The same for the texts of tokens: each keeps its own characters but the spaces taken out.
+    """The same for the texts of tokens: each keeps its own characters except removed spaces.
 
-    Every piece that goes in comes out once, in order, as soon as it is certain.
+    Every piece is returned once, in order, as soon as it is final.
     """
 
     def __init__(self) -> None:
         self._open = ""
-        self._waiting: deque[list[str]] = deque()  # of each piece, what came in and what stays
+        self._waiting: deque[list[str]] = deque()  # of each piece, the characters kept
         self._num_missing: deque[int] = deque()
 
     def push(self, piece: str) -> list[str]:
-        """The pieces that are certain now."""
+        """The pieces that are final now."""
         self._waiting.append([])
         self._num_missing.append(len(piece))
         self._open += piece
@@ -57,7 +57,7 @@ class CleanUp:
         return self._settle(len(self._open) if match is None else match.start())
 
     def finish(self) -> list[str]:
-        """The rest."""
+        """The remaining pieces."""
         return self._settle(len(self._open))
 
     def _settle(self, size: int) -> list[str]:
@@ -78,7 +78,7 @@ class CleanUp:
 
 
 def _kept(text: str) -> list[int]:
-    """Places of the characters that stay: all that is ever taken out are spaces."""
+    """Positions of the characters that remain: only spaces are ever removed."""
     places = list(range(len(text)))
     for old, new in _REPLACEMENTS:
         at = text.find(old)

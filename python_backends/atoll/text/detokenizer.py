@@ -1,13 +1,13 @@
-"""Text from tokens as they come: no broken characters, no lost spaces, nothing held for long.
+"""Text from tokens as they arrive: no broken characters, no lost spaces, little delay.
 
-A token alone has no exact text: its bytes may be half a character, and decoders drop the space
-before the first word. So the text of a token is what it adds to the text before it, prompt
+A single token has no exact text: its bytes may be half a character, and decoders drop the space
+before the first word. The text of a token is therefore what it adds to the text before it, prompt
 included; a character whose bytes are spread over tokens belongs to the one that completes it.
 
-Bytes that never become a character are U+FFFD, as transformers has them: one for a piece of a
-character in byte-level vocabularies, one for each byte in those with byte fallback. There,
-transformers makes U+FFFD of a whole row of byte tokens if one of its bytes is wrong; here the
-characters of the row stay, since they are given out before the wrong byte comes.
+Bytes that never become a character are U+FFFD, as in transformers: one for a piece of a character
+in byte-level vocabularies, one for each byte in those with byte fallback. With byte fallback,
+transformers turns a whole run of byte tokens into U+FFFD if one of its bytes is wrong; here the
+characters of the run are kept, since they are returned before the wrong byte arrives.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from atoll.text.tokenizer import Tokenizer
 from atoll.text.vocabulary import Vocabulary
 
 _MARK = "\ufffd"
-# Tokens decoded in front at least: what a decoder makes of a token may depend on those before.
+# Minimum number of preceding tokens to decode: a token's text may depend on those before it.
 _CONTEXT = 5
-# Bytes of a prompt that are looked at for a character that it begins: more than any has.
+# Bytes at the end of a prompt that may begin a character: more than any character has.
 _LOOK_BACK = 8
-_INCOMPLETE = "unexpected end of data"  # Python's word for bytes that may go on
+_INCOMPLETE = "unexpected end of data"  # Python's error for bytes that may be continued
 
 
 class Detokenizer:
@@ -40,17 +40,17 @@ class Detokenizer:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there are bytes of which the next token may make a character."""
+        """Whether there are bytes that the next token may complete to a character."""
         return bool(self._bytes.pending)
 
     @property
     def is_at_start(self) -> bool:
-        """Whether no text is before the next token, which then may lose its space."""
+        """Whether there is no text before the next token, which may then lose its space."""
         is_blank = self._words.is_empty and not self.has_pending
         return is_blank and not self._vocabulary.is_byte_level
 
     def push(self, token_id: int) -> str:
-        """The text that the token makes certain."""
+        """The text that is final after this token."""
         if not self._is_shown(token_id):
             return ""
         if self._vocabulary.is_byte_level:
@@ -61,7 +61,7 @@ class Detokenizer:
         return self._began(self._bytes.push(part))
 
     def finish(self) -> str:
-        """What was held back: bytes that never became a character show as U+FFFD."""
+        """The text held back: bytes that never became a character are shown as U+FFFD."""
         return self._began(self._bytes.finish())
 
     def _began(self, text: str) -> str:
@@ -98,10 +98,10 @@ def _is_part(part: bytes | None) -> bool:
 
 
 class _Bytes:
-    """UTF-8 as it comes.
+    """Incremental UTF-8 decoder.
 
-    has_one_mark: a piece of a character is one U+FFFD, not one for each byte. pending: what may
-    still become a character; its beginning may be a prompt's, which no U+FFFD is shown for.
+    has_one_mark: a piece of a character is one U+FFFD, not one for each byte. pending: bytes that
+    may still become a character; those that belong to the prompt are never shown as U+FFFD.
     """
 
     def __init__(self, has_one_mark: bool) -> None:
@@ -110,12 +110,12 @@ class _Bytes:
         self._num_from_prompt = 0
 
     def read_prompt(self, parts: Sequence[bytes]) -> None:
-        """A prompt's last bytes, from its end; an unfinished character there may go on."""
+        """Reads a prompt's last bytes, from its end; an incomplete character may be continued."""
         self.push(b"".join(reversed(parts)))
         self._num_from_prompt = len(self.pending)
 
     def push(self, data: bytes, is_end: bool = False) -> str:
-        """The characters that are whole now."""
+        """The characters that are complete now."""
         self.pending += data
         text = ""
         while self.pending:
@@ -129,11 +129,11 @@ class _Bytes:
         return text
 
     def finish(self) -> str:
-        """What never became a character."""
+        """The marks for bytes that never became a character."""
         return self.push(b"", is_end=True)
 
     def _broken(self, size: int) -> str:
-        """The marks of bytes that are no character."""
+        """The marks for bytes that are not a character."""
         count = max(size - self._num_from_prompt, 0)
         if self._has_one_mark:
             count = int(self._num_from_prompt == 0)
@@ -146,10 +146,10 @@ class _Bytes:
 
 
 class _Words:
-    """Tokens of text, decoded behind those before them.
+    """Tokens of text, decoded together with those before them.
 
-    [context ......................] token
-     decoded before: already given   new text
+    [context ..........................] token
+     decoded before: already returned    new text
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -159,16 +159,16 @@ class _Words:
 
     @property
     def is_empty(self) -> bool:
-        """True until there is a text, which other tokens are not the beginning of."""
+        """True until a token of text has arrived; other tokens do not count."""
         return not self._ids
 
     def begin(self) -> None:
-        """The text has begun, though not with a token of text."""
+        """Marks the text as begun, though not by a token of text."""
         if not self._ids:
             self._set([self._vocabulary.anchor])
 
     def push(self, token_id: int) -> str:
-        """What the token adds."""
+        """The text that the token adds."""
         before = self._text
         self._set([*self._ids, token_id])
         new = self._text[len(os.path.commonprefix([before, self._text])) :]
@@ -177,7 +177,7 @@ class _Words:
         return new
 
     def _shorten(self) -> None:
-        """Keeps the latest tokens; some of them must have a text, or the next would be a first."""
+        """Keeps the latest tokens; some must have text, or the next would count as the first."""
         ids = self._ids
         for count in range(_CONTEXT, len(ids) + 1):
             self._set(ids[-count:])

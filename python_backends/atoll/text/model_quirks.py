@@ -1,6 +1,6 @@
-"""What a few model families want done to text, or to the tokenizer, that no JSON file says.
+"""Special treatment of text or tokenizer for a few model families, which no JSON file describes.
 
-Families are told by the tokens in their vocabularies, so that a local copy under any name counts.
+Families are recognized by the tokens in their vocabularies, whatever a local copy is called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SANTACODER_TOKENS = ("<|endoftext|>", "<fim-prefix>", "<fim-middle>", "<fim-suf
 
 
 class MiddleTokens(NamedTuple):
-    """Marks of a prompt whose middle is wanted."""
+    """The marks of a fill-in-the-middle prompt."""
 
     prefix: str
     suffix: str
@@ -46,7 +46,7 @@ def complete(core: Tokenizer, architectures: Sequence[str] | None) -> None:
 
 
 def text_rule(core: Tokenizer) -> TextRule | None:
-    """What is done to a text before it is tokenized; None: nothing."""
+    """The function applied to a text before it is tokenized; None: none."""
     is_galactica = core.token_to_id("[START_DNA]") is not None
     return split_sequences if is_galactica else None
 
@@ -71,9 +71,9 @@ def middle_tokens(core: Tokenizer) -> MiddleTokens | None:
 
 
 def fill_in_the_middle(core: Tokenizer, prefix: str, suffix: str) -> str | None:
-    """The prompt that asks for what stands between ``prefix`` and ``suffix``.
+    """The prompt that asks for the text between ``prefix`` and ``suffix``.
 
-    None: the model was not trained for it.
+    None: the model was not trained for this.
     """
     tokens = middle_tokens(core)
     if tokens is None:

@@ -1,10 +1,10 @@
-"""Keys of tokenizer_config.json that change what tokenizer.json says, by transformers' rules.
+"""Keys of tokenizer_config.json that override tokenizer.json, by transformers' rules.
 
-transformers gives a fast tokenizer the class that tokenizer_config.json or the family names, and
-some classes set parts of it from the keys, or from their own defaults, whatever the file holds. Of
-those parts, the ones that both its versions 4 and 5 set are set here. Parts that only version 5
-builds anew (Llama's, T5's, XLM-R's from their vocabularies) stay the file's, which are those that
-the models were trained with; ``add_bos_token`` and ``add_eos_token`` do nothing beside the file.
+transformers gives a fast tokenizer the class named by tokenizer_config.json or by the family, and
+some classes set parts of it from the keys, or from their own defaults, whatever the file says. The
+parts that both versions 4 and 5 set are set here. Parts that only version 5 rebuilds (Llama's,
+T5's, XLM-R's from their vocabularies) are taken from the file, which has what the models were
+trained with; ``add_bos_token`` and ``add_eos_token`` have no effect next to the file.
 
 Source: transformers' tokenization classes and ``PreTrainedTokenizerBase._from_pretrained``.
 """
@@ -21,26 +21,26 @@ from atoll.errors import ConfigError
 
 Json = Mapping[str, Any]
 
-# model_type -> class, where no file names one.
+# model_type -> class, if no file names one.
 _CLASSES = {
     "bert": "BertTokenizer", "camembert": "CamembertTokenizer", "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer", "mpt": "GPTNeoXTokenizer",
     "opt": "GPT2Tokenizer", "phi": "GPT2Tokenizer", "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }  # fmt: skip
-# Families whose tokenizer.json holds, whatever class tokenizer_config.json names.
+# Families whose tokenizer.json is used as it is, whatever class tokenizer_config.json names.
 _AS_THEY_ARE = ("bloom", "falcon", "gpt_bigcode", "RefinedWeb", "RefinedWebModel")
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
 _BYTE_LEVEL = ("CodeGenTokenizer", "GPT2Tokenizer", "GPTNeoXTokenizer", "RobertaTokenizer")
 _METASPACE = ("CamembertTokenizer", "CodeLlamaTokenizer", "LlamaTokenizer", "XLMRobertaTokenizer")
-# What begins and ends a text, by class.
+# The tokens that begin and end a text, by class.
 _FRAMES = {
     **dict.fromkeys(_BERT, ("cls_token", "sep_token")),
     "RobertaTokenizer": ("cls_token", "sep_token"),
     "XLMRobertaTokenizer": ("bos_token", "eos_token"),
     "CamembertTokenizer": ("bos_token", "eos_token"),
 }
-# Special tokens that a class has though no file names them.
+# Special tokens that a class has even if no file names them.
 _BERT_NAMES = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _ROBERTA_NAMES = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>",
                   "pad": "<pad>", "mask": "<mask>"}  # fmt: skip
@@ -54,7 +54,7 @@ _GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend
 
 
 def class_of(config: Json, model: Json) -> str:
-    """The tokenizer's class without "Fast"; "" for one that takes the file as it is.
+    """The tokenizer's class without "Fast"; "" if it uses the file as it is.
 
     Args:
         config: tokenizer_config.json.
@@ -82,8 +82,8 @@ def apply(core: Tokenizer, config: Json, model: Json, special: Mapping[str, str]
         special: texts of special tokens by name, as the files beside it say.
 
     Raises:
-        ConfigError: a key has a value of another kind, asks for what the file cannot be made to
-            do, or the tokenizer is the checkpoint's own code; names it.
+        ConfigError: a key has a value of the wrong type or asks for something the file does not
+            support, or the tokenizer is the checkpoint's own code; names it.
     """
     kind = class_of(config, model)
     _refuse_code(config, kind)
@@ -120,7 +120,7 @@ def _refuse_code(config: Json, kind: str) -> None:
 
 
 def _normalize_as_bert(core: Tokenizer, config: Json) -> None:
-    """``do_lower_case`` and the like, or their defaults, in place of the file's."""
+    """Applies ``do_lower_case`` and similar keys, or their defaults, instead of the file's."""
     lowercase = _flag(config, "do_lower_case", True)
     accents = _flag(config, "strip_accents", None)
     chinese = _flag(config, "tokenize_chinese_chars", True)
@@ -137,7 +137,7 @@ def _normalize_as_bert(core: Tokenizer, config: Json) -> None:
 
 
 def _check_unknown(core: Tokenizer, named: str | None) -> None:
-    """The token of what is not in the vocabulary: version 4 takes the file's, 5 the named one."""
+    """The unknown token: version 4 uses the file's, version 5 the named one."""
     own = getattr(core.model, "unk_token", None)
     if isinstance(core.model, models.WordPiece) and named is not None and named != own:
         raise ConfigError(
@@ -148,7 +148,7 @@ def _check_unknown(core: Tokenizer, named: str | None) -> None:
 
 
 def _prefix_bytes(core: Tokenizer, is_prefixed: bool) -> None:
-    """Only where the whole splitting is byte-level: a sequence of steps stays as it is."""
+    """Only if the pre-tokenizer is purely byte-level: a sequence of steps is left unchanged."""
     state = _state(core)["pre_tokenizer"]
     if state is not None and state.get("type") == "ByteLevel":
         core.pre_tokenizer = pre_tokenizers.ByteLevel(
@@ -159,7 +159,7 @@ def _prefix_bytes(core: Tokenizer, is_prefixed: bool) -> None:
 
 
 def _remove_prefix(core: Tokenizer) -> None:
-    """A text's first word gets no space in front."""
+    """Removes the space in front of a text's first word."""
 
     def changed(state: dict[str, Any]) -> dict[str, Any]:
         if state.get("type") != "Metaspace":
@@ -171,12 +171,12 @@ def _remove_prefix(core: Tokenizer) -> None:
 
     _rewrite(core, "pre_tokenizer", changed)
     _rewrite(core, "normalizer", lambda s: None if s.get("type") == "Prepend" else s)
-    # Else the decoder would take the first space of a text for one that was put there.
+    # Otherwise the decoder would drop a text's own first space as one that was added.
     _rewrite(core, "decoder", lambda s: None if s.get("type") == "Strip" else changed(s))
 
 
 def _frame(core: Tokenizer, kind: str, special: Mapping[str, str]) -> None:
-    """The tokens around a text, where the files beside tokenizer.json name others than it has."""
+    """Sets the tokens around a text if the other files name different ones than tokenizer.json."""
     empty = core.encode("")
     around = [t for t, is_text in zip(empty.tokens, empty.attention_mask, strict=True) if is_text]
     first, last = (special.get(name) for name in _FRAMES[kind])
@@ -196,7 +196,7 @@ def _frame(core: Tokenizer, kind: str, special: Mapping[str, str]) -> None:
 
 
 def _state(core: Tokenizer) -> dict[str, Any]:
-    """All parts of a tokenizer as its file has them, but the vocabulary.
+    """All parts of a tokenizer as in its file, except the vocabulary.
 
     The library gives no access to the fields of a part.
     """
@@ -211,7 +211,7 @@ def _state(core: Tokenizer) -> dict[str, Any]:
 def _rewrite(
     core: Tokenizer, part: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]
 ) -> None:
-    """Sets a part to its state after ``change``, which is done to every step of a sequence."""
+    """Sets a part to its state after ``change``, which is applied to every step of a sequence."""
     state = _state(core)[part]
     if state is None:
         return

@@ -1,8 +1,8 @@
 """A sentencepiece model file as a Rust tokenizer, for folders without tokenizer.json.
 
-Gives the ids of the sentencepiece library itself, with the special tokens that T5, Llama, XLM-R and
-CamemBERT add. Reads the file's own format, of which it knows the fields that change ids: neither
-sentencepiece nor protobuf is needed, whose versions often do not fit each other.
+Produces the same ids as the sentencepiece library, with the special tokens that T5, Llama, XLM-R
+and CamemBERT add. It parses the fields of the file format that affect ids, so that neither
+sentencepiece nor protobuf is needed, whose versions often conflict.
 
 Source: sentencepiece_model.proto and normalizer.cc of google/sentencepiece; the special tokens are
 those of transformers' convert_slow_tokenizer.py.
@@ -35,9 +35,9 @@ from atoll.weights.json_fields import Fields
 _SPACE = "\u2581"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2
-# What a file of other bytes makes of reading it.
+# Errors raised by parsing a file with other contents.
 _BROKEN = (OSError, ValueError, LookupError, struct.error, AttributeError, TypeError)
-# A family by its tokenizer class (without "Fast"), else by its model_type.
+# A family by its tokenizer class (without "Fast"), or by its model_type.
 _FAMILIES: Mapping[str, str] = {
     "T5Tokenizer": "t5", "MT5Tokenizer": "t5", "t5": "t5", "mt5": "t5",
     "LlamaTokenizer": "llama", "CodeLlamaTokenizer": "llama",
@@ -48,7 +48,7 @@ _FAMILIES: Mapping[str, str] = {
 
 
 class Piece(NamedTuple):
-    """A token of the file; ``kind`` is one of the format's numbers, see above."""
+    """A token of the file; ``kind`` is one of the format's numbers above."""
 
     text: str
     score: float
@@ -64,7 +64,7 @@ class Converted(NamedTuple):
 
 @dataclass
 class _Model:
-    """The fields of ModelProto that change ids, with the format's defaults."""
+    """The fields of ModelProto that affect ids, with the format's defaults."""
 
     pieces: list[Piece] = field(default_factory=list)
     is_bpe: bool = False
@@ -78,7 +78,7 @@ class _Model:
 
 
 def family(tokenizer_class: str | None, model_type: str | None) -> str | None:
-    """How the special tokens of a checkpoint are laid out; None: not known here."""
+    """The family that determines a checkpoint's special tokens; None: unknown."""
     by_class = _FAMILIES.get(str(tokenizer_class).removesuffix("Fast"))
     return by_class or _FAMILIES.get(str(model_type))
 
@@ -87,11 +87,11 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
     """The tokenizer of a model file.
 
     Args:
-        kind: what ``family`` gave.
+        kind: the result of ``family``.
         config: tokenizer_config.json.
 
     Raises:
-        ConfigError: the file is no sentencepiece model of BPE or unigrams.
+        ConfigError: the file is not a sentencepiece model with BPE or unigrams.
     """
     model, fields = _read(path), Fields(config, "tokenizer_config.json")
     special = {
@@ -117,11 +117,11 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
 
 
 def _shifted(kind: str, pieces: list[Piece]) -> list[Piece]:
-    """fairseq's order: its own special tokens before the file's pieces, a mask after them."""
+    """fairseq's order: its own special tokens before the file's pieces, a mask token after them."""
     names: tuple[str, ...]
     if kind == "camembert":
         names = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")
-        # The file's own unknown token is the last of these names; its <s> and </s> stay in use.
+        # The file's own unknown token is the last of these names; its <s> and </s> remain in use.
         rest = pieces[1:]
     else:
         names, rest = ("<s>", "<pad>", "</s>", "<unk>"), pieces[3:]
@@ -133,7 +133,7 @@ def _shifted(kind: str, pieces: list[Piece]) -> list[Piece]:
 
 
 def _assemble(model: _Model, pieces: list[Piece], unk_id: int, legacy: bool) -> Tokenizer:
-    """legacy: every part between special tokens gets the space that sentencepiece puts in front."""
+    """legacy: every part between special tokens gets the space that sentencepiece prepends."""
     own = [piece.text for piece in pieces if piece.kind == _USER_DEFINED]
     if model.is_bpe:
         vocab = {piece.text: index for index, piece in enumerate(pieces)}
@@ -149,7 +149,7 @@ def _assemble(model: _Model, pieces: list[Piece], unk_id: int, legacy: bool) -> 
     if model.adds_prefix and not legacy:
         splits.append(pre_tokenizers.Metaspace(_SPACE, prepend_scheme="first", split=False))
     if own:
-        # Matched after normalisation, longest first, and never split further.
+        # Matched after normalization, longest first, and never split further.
         pattern = "|".join(re.escape(text) for text in sorted(own, key=len, reverse=True))
         splits.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     if splits:
@@ -176,7 +176,7 @@ def _normalizer(model: _Model, prefix: bool) -> Any:
 
 
 def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
-    """sentencepiece merges the pair whose result scores best: every way to build every piece."""
+    """Every way to build every piece: sentencepiece merges the pair whose result scores best."""
     normal = {p.text: (-p.score, index) for index, p in enumerate(pieces) if p.kind == _NORMAL}
     found = [
         (rank, normal[text[:cut]][1], normal[text[cut:]][1], text[:cut], text[cut:])
@@ -188,7 +188,7 @@ def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
 
 
 def _template(kind: str, core: Tokenizer, special: Mapping[str, str], config: Fields) -> Any:
-    """What stands around a text."""
+    """The special tokens around a text."""
     bos, eos = ([special[name]] if name in special else [] for name in ("bos_token", "eos_token"))
     single, pair = [*bos, "$A", *eos], [*bos, "$A", *eos, *eos, "$B", *eos]
     if kind == "t5":
@@ -235,7 +235,7 @@ def _read(path: Path) -> _Model:
 
 
 def _flaw(model: _Model) -> str | None:
-    """What the sentencepiece library would refuse the pieces for."""
+    """Why the sentencepiece library would refuse the pieces."""
     seen: set[str] = set()
     for index, piece in enumerate(model.pieces):
         if not piece.text or piece.text in seen:

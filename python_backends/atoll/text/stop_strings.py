@@ -1,4 +1,4 @@
-"""Where a text that comes in pieces ends: at the first stop string."""
+"""Finds the first stop string in a text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds stop strings in the texts of tokens, and holds back only tokens that may touch one.
+    """Finds stop strings in the texts of tokens; only holds back tokens that may be part of one.
 
-    Every piece that goes in comes out once, in order: whole, or cut where the text ends.
+    Every piece is returned once, in order: whole, or cut where the text ends.
 
     include: whether a stop string is part of the text that it ends. min_tokens: a stop string that
-    ends within so many first tokens is text like any other.
+    ends within this many first tokens is ordinary text.
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False, min_tokens: int = 0) -> None:
         self._stops, self._include, self._min_tokens = tuple(stops), include, min_tokens
+        self.are_any = bool(self._stops)
         self._held: list[str] = []
         self._num_tokens = 0
         self.found: str | None = None
 
     def push(self, piece: str) -> list[str]:
-        """The pieces that are certain now; sets ``found`` at a stop string, when all are."""
+        """The pieces that are final now; at a stop string, sets ``found`` and returns all."""
         if self.found is not None:
             return [""]
         if not self._stops:
@@ -37,12 +38,12 @@ class StopStrings:
         return self._release(len(text) - held)
 
     def finish(self) -> list[str]:
-        """What was held back and turned out to be text."""
+        """The pieces held back that turned out to be ordinary text."""
         held, self._held = self._held, []
         return held
 
     def _end(self, text: str, num_seen: int) -> int | None:
-        """Where the text ends, if a stop string ends in what is new; sets ``found``."""
+        """Where the text ends, if a stop string ends in the new part; sets ``found``."""
         places = [(text.find(s, max(num_seen - len(s) + 1, 0)), -len(s), s) for s in self._stops]
         hits = [place for place in places if place[0] >= 0]
         if not hits:
@@ -70,7 +71,7 @@ class StopStrings:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop``."""
+    """Length of the longest suffix of ``text`` that is a prefix of ``stop``."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-length:]):
             return length

@@ -1,9 +1,9 @@
 """Texts to token ids for encoders: truncation to the model's length, never padding.
 
-Special tokens count into the limit, so that a cut text still ends as the model expects. Of a text
-that is cut, no more is tokenized than it takes (``truncation``). Texts are cut here and not by
-``tokenizers``, which keeps what it cuts off, in windows, for both texts of a pair every window of
-one with every window of the other: two of 30,000 tokens take it 15 seconds. ``encode_batch``
+Special tokens count towards the limit, so that a truncated text still ends as the model expects. Of
+a text that is truncated, only as much as necessary is tokenized (``truncation``). Texts are cut
+here and not by ``tokenizers``, which keeps the rest in windows, and for a pair every window of one
+text with every window of the other: two texts of 30,000 tokens take 15 seconds. ``encode_batch``
 releases the GIL; a loop of ``encode`` does not.
 """
 
@@ -33,11 +33,11 @@ from atoll.text.truncation import (
 
 logger = logging.getLogger(__name__)
 
-# Texts with more characters for each token that the model takes are refused where they may not be
-# cut, as TEI does; to count the tokens of 2 MB takes seconds.
+# Texts with more characters per token of the model's limit are refused if they may not be cut, as
+# in TEI; counting the tokens of 2 MB takes seconds.
 CHARACTER_LIMIT = 250
-# Of a text that is cut, no more than that is looked through either, or so much: 5 MB without a
-# blank take half a minute and 700 MB.
+# Of a text that is cut, at most that much is searched, or this much: 5 MB without a space take half
+# a minute and 700 MB of memory.
 LEAST_LOOKED_THROUGH = 100_000
 
 Ids = npt.NDArray[np.int32]
@@ -56,9 +56,9 @@ class Encoded:
 class TextEncoder:
     """Encodes batches of texts; safe to call from several threads.
 
-    max_length: tokens that the model takes, special tokens included.
-    has_token_types: whether the model is given the segments of a pair.
-    vocab_size: ids for which the model has a vector; None: for all that the tokenizer gives.
+    max_length: tokens that the model accepts, special tokens included.
+    has_token_types: whether the model takes the segments of a pair.
+    vocab_size: number of ids that the model has a vector for; None: all of the tokenizer's.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class TextEncoder:
         Raises:
             ValidationError: a text has more than ``max_length`` tokens, or CHARACTER_LIMIT times as
                 many characters, and ``truncate`` is false; or it has a token that the model lacks;
-                or it is cut, and has no end of a word in so many characters.
-            EmptyInputError: a text has no token at all, as blanks in some tokenizers; a model that
-                looks at its first token would see another text's.
+                or it is cut, and no word ends within that many characters.
+            EmptyInputError: a text has no tokens, like blanks in some tokenizers; a model that uses
+                the first token would use another text's.
         """
         rows: list[Any] = list(texts)
         if truncate:
@@ -119,7 +119,7 @@ class TextEncoder:
     def _encode_pieces(
         self, texts: list[Any], name: str, is_left: bool, add_special_tokens: bool
     ) -> list[Encoding]:
-        """Encodings of as much of every text as it takes to know the tokens that stay."""
+        """Encodings of as much of every text as is needed to determine the remaining tokens."""
         most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * self.max_length)
         size = max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * self.max_length)
         found: dict[int, Encoding] = {}
@@ -156,7 +156,7 @@ class TextEncoder:
         return is_settled(settled, counts, room)
 
     def _check_characters(self, texts: Sequence[Any], name: str) -> None:
-        """Raises ValidationError: a text is so long that it is not even tokenized, as in TEI."""
+        """Raises ValidationError: a text is too long to be tokenized at all, as in TEI."""
         limit = CHARACTER_LIMIT * self.max_length
         for index, text in enumerate(texts):
             count = sum(map(len, _sequences(text)))
@@ -196,8 +196,10 @@ def _pieces(text: Any, size: int, is_left: bool) -> Any:
 
 
 def _short_of(core: RustTokenizer, vocab_size: int) -> int | None:
-    """``vocab_size`` if the tokenizer has ids beyond it: tokens were added, and the model was not
-    resized. One such id would fail the whole pack, and on a GPU the process."""
+    """``vocab_size`` if the tokenizer has ids beyond it: tokens were added, but not to the model.
+
+    One such id would fail the whole batch, and on a GPU the process.
+    """
     largest = max(core.get_vocab(with_added_tokens=True).values(), default=0)
     if largest < vocab_size:
         return None

@@ -1,6 +1,6 @@
-"""That the keys of JSON files about tokens hold what they are for: texts, or objects with flags.
+"""Checks that token keys in JSON files have the right types: texts, or objects with flags.
 
-Whoever reads them then need not look again.
+Later readers need not check again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _MORE = ("additional_special_tokens", "extra_special_tokens")
 
 
 def check_named(file: str, keys: Mapping[str, Any]) -> None:
-    """That tokens are named by texts or objects in tokenizer_config.json or its kind.
+    """Checks that tokenizer_config.json or a similar file names tokens by texts or objects.
 
     Args:
-        file: how errors call it.
+        file: its name in errors.
 
     Raises:
-        ConfigError: one is not; names its key and the value.
+        ConfigError: a token is not; names its key and the value.
     """
     fields = Fields(keys, file)
     fields.text("tokenizer_class", default="", nullable=True)
@@ -49,7 +49,7 @@ def check_named(file: str, keys: Mapping[str, Any]) -> None:
 
 
 def check_ids(file: str, ids: Mapping[str, Any]) -> None:
-    """That added_tokens.json gives every token an id.
+    """Checks that added_tokens.json gives every token an id.
 
     Raises:
         ConfigError: it does not; names the token and the value.

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer: the Rust object, and what its JSON files say around it."""
+"""A checkpoint's tokenizer: the Rust object, and what the JSON files add to it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Tokenizer:
     """The tokenizer of one checkpoint folder.
 
     config: tokenizer_config.json. special_tokens: texts by name (``bos_token``, ...).
-    eos_token_ids: every id that ends a generated text. text_rule: what the family does to a text
-    before it is tokenized, see ``families``. truncation_side: "left" where the end of a text that
-    is too long stays.
+    eos_token_ids: every id that ends a generated text. text_rule: the family's function for texts
+    before they are tokenized, see ``model_quirks``. truncation_side: "left" if the end of a text
+    that is too long is kept.
     """
 
     core: RustTokenizer
@@ -45,7 +45,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Raises ConfigError: the folder has no tokenizer that can be read."""
+        """Raises ConfigError: the folder has no readable tokenizer."""
         sentence = Fields(sentence_config(folder), SENTENCE_FILE)
         is_lower_case = sentence.flag("do_lower_case", default=False, nullable=True)
         config = tokenizer_config(folder)
@@ -69,17 +69,17 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text."""
         text = text if self.text_rule is None else self.text_rule(text)
-        # encode_batch, of one text too: it releases the GIL, encode does not.
+        # encode_batch, even for one text: it releases the GIL, encode does not.
         encoding = self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         return list(encoding.ids)
 
     def shares(
         self, text: str, add_special_tokens: bool = True
     ) -> tuple[list[int], list[str]] | None:
-        """Token ids, and what each token is of the text: they add up to it.
+        """Token ids, and each token's part of the text; the parts add up to the text.
 
-        Tokens that are added to the text are none of it. None: the text itself is changed before
-        it is tokenized.
+        Tokens added to the text have no part in it. None: the text itself is changed before it is
+        tokenized.
         """
         if self.text_rule is not None:
             return None
@@ -93,17 +93,17 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Its tokens, one by one."""
+        """The tokenizer's individual tokens."""
         return Vocabulary(self.core)
 
     @cached_property
     def cleans_up(self) -> bool:
-        """Whether decoded texts lose the spaces that ``clean_up`` takes out."""
+        """Whether ``clean_up`` removes spaces from decoded texts."""
         return is_wanted(self.config, self.core)
 
 
 def _shares(text: str, encoding: Any) -> list[str]:
-    """Parts of ``text`` by the tokens' places in it; what is between two goes with the second.
+    """Splits ``text`` by the tokens' offsets; text between two tokens goes with the second.
 
     A character that is spread over tokens belongs to the last of them.
     """
@@ -118,14 +118,14 @@ def _shares(text: str, encoding: Any) -> list[str]:
 
 
 def _lower(core: RustTokenizer) -> None:
-    """What sentence-transformers' ``do_lower_case`` asks for, whatever tokenizer.json does."""
+    """Applies sentence-transformers' ``do_lower_case``, whatever tokenizer.json does."""
     own = core.normalizer
     after = [] if own is None else [own]
     core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenizer) -> str:
-    """tokenizer_config.json's, else that of tokenizer.json's own truncation, as in transformers."""
+    """tokenizer_config.json's, or else that of tokenizer.json's truncation, as in transformers."""
     own = core.truncation or {}
     given = config.get("truncation_side")
     side = own.get("direction", "right") if given is None else given
@@ -137,14 +137,14 @@ def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenize
     return str(side)
 
 
-# What transformers writes for a smaller vocabulary, where nobody named another.
+# The default that transformers writes, for a smaller vocabulary.
 _GPT2_END = 50256
 
 
 def _eos_token_ids(
     folder: Path, model: Mapping[str, Any], core: RustTokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
-    """generation_config.json's, else config.json's, else the tokenizer's own."""
+    """generation_config.json's, or else config.json's, or else the tokenizer's own."""
     generation = read_object(folder / "generation_config.json")
     size = model.get("vocab_size")
     for name, source in (("generation_config.json", generation), ("config.json", model)):

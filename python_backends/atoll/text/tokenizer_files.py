@@ -1,7 +1,7 @@
-"""Which files of a folder become its tokenizer, and the tokens that its other files add.
+"""Which files of a folder become its tokenizer, and which tokens its other files add.
 
-tokenizer.json comes first, with what the keys of tokenizer_config.json change in it (see
-``overrides``). Without it a sentencepiece model is read here, and the rest (vocab.json with
+tokenizer.json takes precedence, with the changes that keys of tokenizer_config.json make (see
+``overrides``). Without it, a sentencepiece model is read here, and the rest (vocab.json with
 merges.txt, vocab.txt, ...) is left to transformers.
 """
 
@@ -35,7 +35,7 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
         model: config.json.
 
     Raises:
-        ConfigError: there is no tokenizer, or none that can be read; says what to do.
+        ConfigError: there is no tokenizer, or none that can be read; suggests a remedy.
     """
     check_named(f"{folder}/tokenizer_config.json", config)
     path = folder / "special_tokens_map.json"
@@ -66,8 +66,8 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
 def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Texts by name.
 
-    special_tokens_map.json fills what tokenizer_config.json leaves out; beside one of the older
-    kind, without ``added_tokens_decoder``, it wins, as in transformers.
+    special_tokens_map.json adds what tokenizer_config.json leaves out; if the latter is of the
+    older kind, without ``added_tokens_decoder``, the map takes precedence, as in transformers.
     """
     found = {}
     for source in _named(folder, config):
@@ -79,7 +79,7 @@ def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _named(folder: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The files that name special tokens; the later ones win."""
+    """The files that name special tokens; later ones take precedence."""
     files = [read_object(folder / "special_tokens_map.json"), config]
     return files if "added_tokens_decoder" in config else files[::-1]
 
@@ -87,7 +87,7 @@ def _named(folder: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _convert(
     folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]
 ) -> tuple[Converted, bool]:
-    """A tokenizer from other files, and whether its ids are ours to answer for."""
+    """A tokenizer from other files, and whether we are responsible for its ids."""
     file = next((folder / name for name in _SENTENCEPIECE if (folder / name).exists()), None)
     kind = sentencepiece.family(config.get("tokenizer_class"), model.get("model_type"))
     if file is not None and kind is not None:
@@ -124,8 +124,8 @@ def _declare(
 ) -> list[str]:
     """Adds the tokens that the JSON files name and ``core`` lacks, as transformers does.
 
-    Not beyond the model's vocabulary: a padding token that was only ever named would be an id
-    without an embedding. Returns what got another id than its file says.
+    Not beyond the model's vocabulary: a padding token that is named but not in it would be an id
+    without an embedding. Returns the tokens that got a different id than in their file.
     """
     names = _special_entries(folder, config, special)
     tokens = [(_token(entry, names), index) for index, entry in _added(core, folder, config, names)]
@@ -145,9 +145,9 @@ def _declare(
 def _added(
     core: Tokenizer, folder: Path, config: Mapping[str, Any], names: Mapping[str, Any]
 ) -> list[tuple[int, Any]]:
-    """Tokens by id, in its order, that tokenizer_config.json or an old added_tokens.json adds.
+    """Tokens that tokenizer_config.json or an old added_tokens.json adds, in order of their ids.
 
-    tokenizer.json's own entry for an id goes before the old file's, which has no flags.
+    tokenizer.json's own entry for an id takes precedence over the old file's, which has no flags.
     """
     declared = config.get("added_tokens_decoder")
     if declared is not None:
@@ -167,7 +167,7 @@ def _added(
 def _special_entries(
     folder: Path, config: Mapping[str, Any], special: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Text of every special token -> what the files say about it, with flags where they do."""
+    """Text of every special token -> its entry in the files, with flags if they give them."""
     found: dict[str, Any] = {text: text for text in special.values()}
     for source in _named(folder, config):
         more = source.get("additional_special_tokens") or source.get("extra_special_tokens") or ()

@@ -1,10 +1,10 @@
-"""Which tokens of texts that are too long stay, found without tokenizing all of a long text.
+"""Which tokens of texts that are too long are kept, without tokenizing all of a long text.
 
-A text is tokenized by a piece: its first characters, or its last ones if it is cut on the left. The
-tokens of the piece are those of the whole text up to a place that is ``settled``: there, a word as
-the tokenizer splits them ends, and so much of the piece follows that nothing behind its end could
-have moved the place. Where a piece has no such place behind the tokens that stay (a text without
-words, or nearly without tokens), a larger one is taken, in the end the whole text.
+Only a piece of a text is tokenized: its first characters, or its last ones if it is cut on the
+left. The tokens of the piece are those of the whole text up to a position that is ``settled``: a
+word, as the tokenizer splits them, ends there, and enough of the piece follows that nothing beyond
+its end could have moved the position. If a piece has no such position after the tokens to keep (a
+text without words, or with hardly any tokens), a larger piece is used, and finally the whole text.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
-# The first piece has so many characters for each token that stays, and at least so many.
+# Characters of the first piece per token to keep, and their minimum.
 CHARACTERS_PER_TOKEN, LEAST_CHARACTERS = 16, 2048
-# How much larger the next piece is.
+# Growth of the next piece.
 GROWTH = 8
-# Characters and words of a piece near its end that are not trusted.
+# Characters and words near the end of a piece that may differ from the whole text's.
 _MARGIN, _MARGIN_WORDS = 64, 4
-# Splitting by regular expressions starts anew here, wherever it began before.
+# Splitting by regular expressions restarts here, wherever it began.
 _ANEW = re.compile(r"[^\W_]\W+[^\W_]")
 _SOLID = re.compile(r"\S")
-# What sentencepiece writes for a blank.
+# sentencepiece's mark for a space.
 _MARK = "▁"
 
 
 class PieceRules(NamedTuple):
-    """What of a tokenizer decides where its pieces are settled.
+    """The properties of a tokenizer that decide where its pieces are settled.
 
-    margin: characters near the end of a piece that its end may have changed.
-    is_local: whether every character alone says where words end, as BERT's pre-tokenizer has it.
-    has_words: whether where words end is said by characters near by at all. has_marks: whether a
-    word begins at each mark instead, since no token of the vocabulary has one inside: then neither
-    merges nor a most likely way through the text go across it.
+    margin: characters near the end of a piece that may depend on what follows.
+    is_local: whether single characters determine where words end, as in BERT's pre-tokenizer.
+    has_words: whether nearby characters determine where words end. has_marks: whether a word begins
+    at each mark instead, since no token of the vocabulary has one inside; neither merges nor a
+    most likely segmentation then cross a mark.
     """
 
     margin: int
@@ -45,7 +45,7 @@ class PieceRules(NamedTuple):
 
     @classmethod
     def of(cls, core: Tokenizer) -> PieceRules:
-        """Of a tokenizer, whose added tokens may lie across the end of a piece."""
+        """The rules of a tokenizer, whose added tokens may cross the end of a piece."""
         added = core.get_added_tokens_decoder().values()
         longest = max((len(token.content) for token in added), default=0)
         splits = core.pre_tokenizer
@@ -56,12 +56,12 @@ class PieceRules(NamedTuple):
         return cls(_MARGIN + 2 * longest, is_local, has_words, has_marks)
 
     def words(self, encoding: Encoding) -> Sequence[int | None]:
-        """For each token a number that changes where a word ends."""
+        """For each token, a number that changes where a word ends."""
         return _marked(encoding.tokens) if self.has_marks else encoding.word_ids
 
 
 def _is_marked(core: Tokenizer) -> bool:
-    """Whether the model's words are told by sentencepiece's mark."""
+    """Whether sentencepiece's mark separates the model's words."""
     vocabulary = core.get_vocab(with_added_tokens=False)
     return _MARK in vocabulary and not any(_MARK in token.lstrip(_MARK) for token in vocabulary)
 
@@ -77,24 +77,24 @@ def _marked(tokens: Sequence[str]) -> list[int | None]:
 
 
 def piece(text: str, size: int, is_left: bool) -> str:
-    """The part of a text that is tokenized first; ``is_left``: its end stays."""
+    """The part of a text that is tokenized first; ``is_left``: its end is kept."""
     return text[-size:] if is_left else text[:size]
 
 
 def num_settled(
     encoding: Encoding, number: int, part: str, rules: PieceRules, is_left: bool
 ) -> int:
-    """How many tokens of a piece, from the end that stays, are those of the whole text.
+    """How many tokens of a piece, from the end that is kept, are those of the whole text.
 
     Args:
-        number: which of the encoding's two texts the piece is. part: the piece itself.
+        number: which of the encoding's two texts the piece belongs to. part: the piece itself.
     """
     if not (rules.has_words or rules.has_marks):
         return 0
     rows = zip(encoding.sequence_ids, rules.words(encoding), encoding.offsets, strict=True)
     found = [(word, start, stop) for sequence, word, (start, stop) in rows if sequence == number]
     words = [word for word, _, _ in found]
-    # Tokens at which a word begins; the first of the piece may be half a word.
+    # Tokens at which a word begins; the first one of the piece may be half a word.
     begins = [at for at in range(1, len(words)) if words[at] != words[at - 1]]
     if is_left:
         for at in begins[_MARGIN_WORDS:]:
@@ -113,18 +113,18 @@ def num_settled(
 
 
 def is_settled(settled: Sequence[int | None], counts: Sequence[int], room: int) -> bool:
-    """Whether pieces of one text or two are enough for the tokens that stay.
+    """Whether the pieces of one text or two are enough for the tokens to keep.
 
     Args:
         settled: ``num_settled`` of each text; None: all of the text was tokenized.
-        counts: tokens of what was tokenized of each text. room: tokens of both that may stay.
+        counts: number of tokens of each piece. room: tokens of both texts to keep.
     """
     if any(number is not None and number < room for number in settled):
         return False
     half = room // 2
     if len(settled) < 2 or room % 2 == 0 or min(counts) <= half:
         return True
-    # The longer of two gets one token more: it must be known which it is.
+    # The longer of the two gets one more token, so it must be known which one it is.
     first, second = settled
     if first is None and second is None:
         return True
@@ -134,14 +134,14 @@ def is_settled(settled: Sequence[int | None], counts: Sequence[int], room: int) 
 
 
 def kept(sequences: Sequence[int | None], max_length: int, is_left: bool) -> list[int]:
-    """Places of the tokens that stay when the longer of two texts is cut first.
+    """Positions of the tokens to keep when the longer of two texts is cut first.
 
-    sequences: for each token the number of its text, None for those that frame the texts; each text
-    is in one piece. It loses its first tokens if ``is_left``, else its last.
+    sequences: for each token the number of its text, None for special tokens around the texts; each
+    text is contiguous. A text loses its first tokens if ``is_left``, otherwise its last ones.
     """
     counts = [sequences.count(number) for number in (0, 1)]
     room = max(0, max_length - sequences.count(None))
-    # The shorter one has a claim to half of the room, the longer one to the rest.
+    # The shorter text gets up to half of the room, the longer one the rest.
     short = min(*counts, room // 2)
     sizes = [short, min(max(counts), room - short)]
     if counts[0] > counts[1]:

@@ -1,8 +1,8 @@
-"""What single tokens are: their own bytes, the text they stand for, and whether they are special.
+"""What single tokens are: their bytes, their text, and whether they are special.
 
-A token's bytes are told by the tokenizer's decoder. Byte-level BPE (GPT-2, Llama 3, NeoX, Bloom,
+The tokenizer's decoder determines a token's bytes. Byte-level BPE (GPT-2, Llama 3, NeoX, Bloom,
 Falcon) spells every token in bytes; decoders with byte fallback (Llama 2, Mistral, Gemma) have one
-token for each byte beside tokens of text; all others have only tokens of text.
+token for each byte in addition to tokens of text; all others only have tokens of text.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _CACHED_TOKENS = 65536
 
 
 class Vocabulary:
-    """The tokens of one tokenizer, by their ids; an id without a token has no text.
+    """The tokens of one tokenizer, by id; an id without a token has no text.
 
-    is_byte_level: every token is a row of bytes.
+    is_byte_level: every token is a sequence of bytes.
     """
 
     def __init__(self, core: Tokenizer) -> None:
@@ -44,17 +44,17 @@ class Vocabulary:
         return token_id in self._special_ids
 
     def character_part(self, token_id: int) -> bytes | None:
-        """The byte that a token of byte fallback stands for, if no character is that byte alone."""
+        """The byte of a byte-fallback token, unless that byte alone is a character."""
         byte = self._byte(token_id)
         return byte if byte is not None and byte[0] >= 0x80 else None
 
     def decode(self, ids: list[int]) -> str:
-        """The text of tokens, special ones too."""
+        """The text of tokens, including special ones."""
         return str(self._core.decode(ids, skip_special_tokens=False))
 
     @cached_property
     def anchor(self) -> int:
-        """A token of letters: behind it, others have the text that they have within a text."""
+        """A token of letters: after it, other tokens have the text that they have within a text."""
         for token_id in range(self._core.get_vocab_size()):
             if token_id in self and not self.is_special(token_id) and not self._byte(token_id):
                 text = self.decode([token_id])
@@ -63,7 +63,7 @@ class Vocabulary:
         return 0
 
     def _token_bytes(self, token_id: int, is_first: bool = False) -> bytes:
-        """A token's own bytes; is_first: at the beginning of a text, where a space may be lost."""
+        """A token's bytes; is_first: at the beginning of a text, where a space may be lost."""
         token = self._token(token_id)
         if token is None:
             return b""
@@ -74,7 +74,7 @@ class Vocabulary:
         return self._byte(token_id) or self._text(token_id, is_first).encode()
 
     def _shown(self, token_id: int, is_first: bool = False) -> str:
-        r"""A token's text, or ``bytes:\xe2\x82`` where its bytes are no whole characters."""
+        r"""A token's text, or ``bytes:\xe2\x82`` if its bytes are not whole characters."""
         data = self.token_bytes(token_id, is_first)
         try:
             return data.decode()
@@ -95,8 +95,8 @@ class Vocabulary:
 
 
 def _decoder_kinds(core: Tokenizer) -> list[str]:
-    """The decoder's type, or those of the decoders that it is a sequence of."""
-    # The decoder's own state: that of the whole tokenizer is megabytes.
+    """The decoder's type, or the types of the decoders in its sequence."""
+    # Only the decoder's state: the whole tokenizer's takes megabytes.
     return [] if core.decoder is None else _kinds(json.loads(core.decoder.__getstate__()))
 
 
@@ -106,7 +106,7 @@ def _kinds(state: Any) -> list[str]:
 
 
 def _byte_level(token: str) -> bytes:
-    """Each character stands for a byte; a token with one that does not stands for itself."""
+    """Each character represents a byte; a token with another character represents itself."""
     try:
         return bytes(_BYTES[character] for character in token)
     except KeyError:

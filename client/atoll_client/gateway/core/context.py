@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atoll_client.gateway.core.admission import Admission
@@ -13,8 +14,9 @@ from atoll_client.gateway.core.pool import Pool
 from atoll_client.gateway.core.request_log import RequestLog
 from atoll_client.gateway.core.settings import GatewaySettings, listed
 from atoll_client.gateway.core.tracing import Tracer
-from atoll_client.gateway.core.web import Route
+from atoll_client.gateway.core.web import Request, Route
 from atoll_client.gateway.kserve.upstream import Upstream
+from atoll_client.types import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Context:
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),
             RequestLog(settings.log_requests),
         )
+
+    def find(self, request: Request, named: str | None, kinds: Sequence[str]) -> ModelInfo:
+        """The model of a request, by path, ``model`` field or task. Raises as ``Models.find``."""
+        model = self.models.find((request.model, named), kinds)
+        request.labels["model"] = model.name
+        return model
 
     async def close(self) -> None:
         """Ends the connections to the servers and to the collector."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -31,21 +30,13 @@ DEFAULT_BATCH_LIMIT = 32
 _RAW = {"raw_scores": True}
 
 
-@dataclass(frozen=True)
-class Truncation:
-    """How long inputs are cut; None: as the model is set."""
-
-    truncate: bool | None = None
-    direction: str | None = None
-    prompt_name: str | None = None
-
-    def parameters(self) -> Parameters:
-        """As the models name them."""
-        return {
-            "truncate": self.truncate,
-            "truncation_direction": self.direction.lower() if self.direction else None,
-            "prompt_name": self.prompt_name,
-        }
+def truncation(truncate: bool | None, direction: str | None, prompt_name: str | None) -> Parameters:
+    """How inputs are cut and which prompt they get, as the models name it; None: their own."""
+    return {
+        "truncate": truncate,
+        "truncation_direction": direction.lower() if direction else None,
+        "prompt_name": prompt_name,
+    }
 
 
 async def embed(

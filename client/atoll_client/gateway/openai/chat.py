@@ -29,7 +29,6 @@ from atoll_client.gateway.openai.sampling import (
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
 from atoll_client.gateway.openai.tool_reader import END_TAG
 from atoll_client.gateway.openai.tools import ToolChoice, with_objects
-from atoll_client.gateway.tei.routes import find
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
 
@@ -71,7 +70,7 @@ class _Chat:
 async def chat(request: Request, context: Context, body: ChatBody) -> Response:
     """A choice for each of ``n`` answers."""
     request.labels["kind"] = "tgi"
-    model = find(request, context, body.model, ("generate",))
+    model = context.find(request, body.model, ("generate",))
     _check(body)
     check_answers(context, model, 1, body.n)
     tools = [tool.given() for tool in body.tools or ()]

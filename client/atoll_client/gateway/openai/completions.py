@@ -32,7 +32,6 @@ from atoll_client.gateway.openai.sampling import (
     usage_wanted,
 )
 from atoll_client.gateway.openai.schemas import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
-from atoll_client.gateway.tei.routes import find
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
 
@@ -54,7 +53,7 @@ class CompletionsBody(SamplingFields):
 async def completions(request: Request, context: Context, body: CompletionsBody) -> Response:
     """A choice for each of ``n`` answers to each prompt, of ``best_of`` that are written."""
     request.labels["kind"] = "tgi"
-    model = find(request, context, body.model, ("generate",))
+    model = context.find(request, body.model, ("generate",))
     _check(body)
     items, _ = batch(body.prompt, "prompt")
     encoders.check_batch(request, context, len(items), model, "prompt")

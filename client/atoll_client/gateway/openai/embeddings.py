@@ -12,20 +12,20 @@ from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
 from atoll_client.gateway.tei.errors import exact_messages
-from atoll_client.gateway.tei.routes import check_dimensions, check_prompt, find
+from atoll_client.gateway.tei.routes import check_dimensions, check_prompt
 from atoll_client.types import Floats, ModelInfo
 
 
 async def embeddings(request: Request, context: Context, body: EmbeddingsBody) -> Reply:
     """Vectors, of length 1 unless told otherwise; base64 holds little-endian float32."""
-    model = find(request, context, body.model, ("embed",))
+    model = context.find(request, body.model, ("embed",))
     items = encoders.read_items(model, body.input, "input")
     check_dimensions(model, body.dimensions)
     check_prompt(model, items, body.prompt_name)
     # TEI has this route, and counts it with its own.
     request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
     parameters = {
-        **body.truncation_().parameters(),
+        **body.cut(),
         "dimensions": body.dimensions,
         "normalize": None if body.normalize else False,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway.core.encoders import Truncation
+from atoll_client.gateway.core.encoders import Parameters, truncation
 from atoll_client.gateway.core.fields import NoEffect, Refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
 
@@ -21,20 +21,20 @@ _FLOATS = "vectors are float32"
 
 def cut(
     truncate: bool | NimCut | None, direction: str | None, prompt_name: str | None = None
-) -> Truncation:
+) -> Parameters:
     """How inputs are cut.
 
     Raises:
         ValidationError: ``truncate`` names another side than ``direction``.
     """
     if truncate is None or isinstance(truncate, bool):
-        return Truncation(truncate, direction, prompt_name)
+        return truncation(truncate, direction, prompt_name)
     side = _SIDES.get(truncate)
     if side is not None and direction is not None and direction.lower() != side:
         raise ValidationError(
             f"`truncate` is {truncate!r} and the direction {direction!r}", param="truncate"
         )
-    return Truncation(truncate != "NONE", side or direction, prompt_name)
+    return truncation(truncate != "NONE", side or direction, prompt_name)
 
 
 class OtherServers(Strict):
@@ -58,7 +58,7 @@ class OtherServers(Strict):
     truncation_side: Literal["right", "left"] | None = None
     user: Annotated[str | None, NoEffect("users are not told apart")] = None
 
-    def truncation_(self) -> Truncation:
+    def cut(self) -> Parameters:
         """Raises ValidationError: fields that contradict each other."""
         sides = {s.lower() for s in (self.truncation_direction, self.truncation_side) if s}
         if len(sides) > 1:

@@ -13,7 +13,7 @@ from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, NotReady, ValidationError
 from atoll_client.gateway.core import encoders, tokens
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.encoders import Truncation, check_batch
+from atoll_client.gateway.core.encoders import Parameters, check_batch, truncation
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei import routes as tei
 from atoll_client.gateway.tei import schemas as tei_body
@@ -62,11 +62,11 @@ async def info(schema: Schema, request: Request, context: Context, message: Any)
 
 async def embed(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector; as in every proto3 message, ``normalize`` is false unless it is set."""
-    model = tei.find(request, context, None, ("embed",))
+    model = context.find(request, None, ("embed",))
     dimensions = message.dimensions if message.HasField("dimensions") else None
     tei.check_dimensions(model, dimensions)
     parameters = {
-        **_truncation(message).parameters(),
+        **_truncation(message),
         "normalize": None if message.normalize else False,
         "dimensions": dimensions,
     }
@@ -79,11 +79,11 @@ async def embed(schema: Schema, request: Request, context: Context, message: Any
 
 async def embed_sparse(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The entries of one sparse vector."""
-    model = tei.find(request, context, None, ("sparse",))
+    model = context.find(request, None, ("sparse",))
     began = time.perf_counter()
     with exact_messages(model):
         (row,), count = await encoders.embed_sparse(
-            request, context, model, _texts(message.inputs), _truncation(message).parameters()
+            request, context, model, _texts(message.inputs), _truncation(message)
         )
     pairs = zip(*map(np.ndarray.tolist, row), strict=True)
     return schema["EmbedSparseResponse"](
@@ -94,11 +94,11 @@ async def embed_sparse(schema: Schema, request: Request, context: Context, messa
 
 async def embed_all(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector for each token."""
-    model = tei.find(request, context, None, ("embed",))
+    model = context.find(request, None, ("embed",))
     began = time.perf_counter()
     with exact_messages(model):
         (rows,) = await encoders.embed_all(
-            request, context, model, _texts(message.inputs), _truncation(message).parameters()
+            request, context, model, _texts(message.inputs), _truncation(message)
         )
     return schema["EmbedAllResponse"](
         token_embeddings=[{"embeddings": row} for row in rows.tolist()],
@@ -108,7 +108,7 @@ async def embed_all(schema: Schema, request: Request, context: Context, message:
 
 async def predict(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Labels of a text or of a pair, the best first."""
-    model = tei.find(request, context, None, ("classify", "rerank"))
+    model = context.find(request, None, ("classify", "rerank"))
     inputs = message.inputs if isinstance(message.inputs, str) else list(message.inputs)
     if not isinstance(inputs, str) and len(inputs) != 2:
         raise ValidationError(f"`inputs` must hold 2 texts. Given: {len(inputs)}")
@@ -143,7 +143,7 @@ async def rerank_rows(
 
 async def tokenize(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Tokens of one text; start and stop count bytes."""
-    model = tei.find(request, context, None, _ANY)
+    model = context.find(request, None, _ANY)
     (text,) = _texts(message.inputs)
     if message.HasField("prompt_name"):
         text = tei.prompt_of(model, message.prompt_name) + text
@@ -156,7 +156,7 @@ async def tokenize(schema: Schema, request: Request, context: Context, message: 
 
 async def decode(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The text of token ids."""
-    model = tei.find(request, context, None, _ANY)
+    model = context.find(request, None, _ANY)
     if not message.ids:
         raise EmptyInputError("`ids` cannot be empty")
     (text,) = await tokens.decode(
@@ -168,7 +168,7 @@ async def decode(schema: Schema, request: Request, context: Context, message: An
 async def _ranked(
     schema: Schema, request: Request, context: Context, message: Any, texts: list[str]
 ) -> Any:
-    model: ModelInfo = tei.find(request, context, None, ("rerank",))
+    model: ModelInfo = context.find(request, None, ("rerank",))
     if not texts:
         raise EmptyInputError("`texts` cannot be empty")
     if not message.query or not all(texts):
@@ -177,8 +177,7 @@ async def _ranked(
     began = time.perf_counter()
     with exact_messages(model):
         found, count = await tei.ranked(
-            request, context, model, message.query, texts, _truncation(message).parameters(),
-            message.raw_scores,
+            request, context, model, message.query, texts, _truncation(message), message.raw_scores
         )  # fmt: skip
     ranks = [
         {
@@ -203,10 +202,10 @@ def _direction(message: Any) -> Any:
     return "Left" if message.truncation_direction else None
 
 
-def _truncation(message: Any) -> Truncation:
+def _truncation(message: Any) -> Parameters:
     names = message.DESCRIPTOR.fields_by_name
     has_prompt = "prompt_name" in names and message.HasField("prompt_name")
-    return Truncation(
+    return truncation(
         message.truncate, _direction(message), message.prompt_name if has_prompt else None
     )
 

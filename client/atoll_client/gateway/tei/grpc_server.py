@@ -22,7 +22,6 @@ from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.grpc_server import InferenceService
 from atoll_client.gateway.tei import grpc_methods as rpc_methods
 from atoll_client.gateway.tei import grpc_schema
-from atoll_client.gateway.tei import routes as tei
 
 # (a request, the context, the call's message) -> the response.
 _SINGLE, _BATCH = {"method": "single"}, {"method": "batch"}
@@ -121,7 +120,7 @@ class Services:
     def _rerank_stream(self, path: str, read: Read) -> Any:
         async def answer(messages: AsyncIterator[bytes], call: Any) -> Any:
             async with answered(self._context, path, call, labels=_BATCH) as request:
-                model = tei.find(request, self._context, None, ("rerank",))
+                model = self._context.find(request, None, ("rerank",))
                 rows: list[Any] = []
                 async for raw in messages:
                     rows.append(read(raw))

@@ -16,7 +16,7 @@ from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.embeddings_schemas import cut
 from atoll_client.gateway.tei.errors import exact_messages
 from atoll_client.gateway.tei.rerankers_schemas import CohereBody, RankingBody, ScoreBody
-from atoll_client.gateway.tei.routes import find, ranked
+from atoll_client.gateway.tei.routes import ranked
 from atoll_client.scores import Scores
 from atoll_client.types import ModelInfo
 
@@ -24,9 +24,9 @@ from atoll_client.types import ModelInfo
 async def rerank(request: Request, context: Context, body: CohereBody) -> Reply:
     """Documents by relevance, at most ``top_n``."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
-    model = find(request, context, body.model, ("rerank",))
+    model = context.find(request, body.model, ("rerank",))
     found, count = await _scores(
-        request, context, model, body.query, texts, body.truncation_().parameters(), body.is_raw
+        request, context, model, body.query, texts, body.cut(), body.is_raw
     )
     results: list[dict[str, Any]] = [
         {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
@@ -49,10 +49,10 @@ async def rerank(request: Request, context: Context, body: CohereBody) -> Reply:
 
 async def ranking(request: Request, context: Context, body: RankingBody) -> Reply:
     """Passages by logit."""
-    model = find(request, context, body.model, ("rerank",))
+    model = context.find(request, body.model, ("rerank",))
     texts = [passage.text for passage in body.passages]
     # NIM cuts the ends of long ones if nothing is said.
-    parameters = cut(body.truncate or "END", None).parameters()
+    parameters = cut(body.truncate or "END", None)
     found, count = await _scores(
         request, context, model, body.query.text, texts, parameters, True, "passages"
     )
@@ -62,7 +62,7 @@ async def ranking(request: Request, context: Context, body: RankingBody) -> Repl
 
 async def score(request: Request, context: Context, body: ScoreBody) -> Reply:
     """A reranker's score of each pair, or an embedder's cosine."""
-    model = find(request, context, body.model, ("rerank", "embed"))
+    model = context.find(request, body.model, ("rerank", "embed"))
     seconds = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     firsts = [body.text_1] * len(seconds) if isinstance(body.text_1, str) else body.text_1
     if len(firsts) != len(seconds):
@@ -94,7 +94,7 @@ async def _pair_scores(
     seconds: list[str],
     body: ScoreBody,
 ) -> tuple[list[float], int]:
-    parameters = body.truncation_().parameters()
+    parameters = body.cut()
     with exact_messages(model, "text_2"):
         if model.task == "rerank":
             found, count = await ranked(

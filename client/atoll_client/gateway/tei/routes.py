@@ -24,6 +24,7 @@ from atoll_client.gateway.tei.schemas import (
     RerankBody,
     SimilarityBody,
     TokenizeBody,
+    Vectors,
 )
 from atoll_client.scores import Scores
 from atoll_client.types import Floats, ModelInfo
@@ -31,10 +32,8 @@ from atoll_client.types import Floats, ModelInfo
 
 async def embed(request: Request, context: Context, body: EmbedBody) -> Reply:
     """One vector for each text, in a list also for a single one."""
-    model = find(request, context, body.model, ("embed",))
-    items = read_items(model, body.inputs)
-    check_batch(request, context, len(items), model)
-    check_prompt(model, items, body.prompt_name)
+    model = context.find(request, body.model, ("embed",))
+    items = _items(request, context, model, body)
     check_dimensions(model, body.dimensions)
     began = time.perf_counter()
     parameters = _embed_parameters(body)
@@ -46,29 +45,21 @@ async def embed(request: Request, context: Context, body: EmbedBody) -> Reply:
 
 async def embed_all(request: Request, context: Context, body: EmbedAllBody) -> Reply:
     """One vector for each token of each text, special tokens included."""
-    model = find(request, context, body.model, ("embed",))
-    items = read_items(model, body.inputs)
-    check_batch(request, context, len(items), model)
-    check_prompt(model, items, body.prompt_name)
+    model = context.find(request, body.model, ("embed",))
+    items = _items(request, context, model, body)
     began = time.perf_counter()
     with exact_messages(model):
-        rows = await encoders.embed_all(
-            request, context, model, items, body.truncation_().parameters()
-        )
+        rows = await encoders.embed_all(request, context, model, items, body.cut())
     return reply(rows, timing_headers(request, began, sum(map(len, rows)), _characters(items)))
 
 
 async def embed_sparse(request: Request, context: Context, body: EmbedSparseBody) -> Reply:
     """One list of index and value for each text."""
-    model = find(request, context, body.model, ("sparse",))
-    items = read_items(model, body.inputs)
-    check_batch(request, context, len(items), model)
-    check_prompt(model, items, body.prompt_name)
+    model = context.find(request, body.model, ("sparse",))
+    items = _items(request, context, model, body)
     began = time.perf_counter()
     with exact_messages(model):
-        rows, count = await encoders.embed_sparse(
-            request, context, model, items, body.truncation_().parameters()
-        )
+        rows, count = await encoders.embed_sparse(request, context, model, items, body.cut())
     headers = timing_headers(request, began, count, _characters(items))
     pairs = [
         [{"index": i, "value": v} for i, v in zip(*map(np.ndarray.tolist, row), strict=True)]
@@ -79,7 +70,7 @@ async def embed_sparse(request: Request, context: Context, body: EmbedSparseBody
 
 async def predict(request: Request, context: Context, body: PredictBody) -> Reply:
     """Labels with scores, the best first; nested if the inputs are a batch."""
-    model = find(request, context, body.model, ("classify", "rerank"))
+    model = context.find(request, body.model, ("classify", "rerank"))
     pairs, is_single = pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
     began = time.perf_counter()
@@ -91,7 +82,7 @@ async def predict(request: Request, context: Context, body: PredictBody) -> Repl
 
 async def rerank(request: Request, context: Context, body: RerankBody) -> Reply:
     """Scores of texts for a query, the best first."""
-    model = find(request, context, body.model, ("rerank",))
+    model = context.find(request, body.model, ("rerank",))
     if not body.texts:
         raise EmptyInputError("`texts` cannot be empty")
     if not body.query:
@@ -100,13 +91,7 @@ async def rerank(request: Request, context: Context, body: RerankBody) -> Reply:
     began = time.perf_counter()
     with exact_messages(model):
         found, count = await ranked(
-            request,
-            context,
-            model,
-            body.query,
-            body.texts,
-            body.truncation_().parameters(),
-            body.raw_scores,
+            request, context, model, body.query, body.texts, body.cut(), body.raw_scores
         )
     size = len(body.query) + sum(map(len, body.texts))
     ranks: list[dict[str, Any]] = [{"index": i, "score": found.values[i]} for i in found.order]
@@ -118,23 +103,21 @@ async def rerank(request: Request, context: Context, body: RerankBody) -> Reply:
 
 async def similarity(request: Request, context: Context, body: SimilarityBody) -> Reply:
     """Cosine of each sentence with the source."""
-    model = find(request, context, body.model, ("embed",))
+    model = context.find(request, body.model, ("embed",))
     if not body.inputs.sentences:
         raise EmptyInputError("`inputs.sentences` cannot be empty")
     texts, _ = batch([body.inputs.source_sentence, *body.inputs.sentences])
     check_batch(request, context, len(texts), model)
     began = time.perf_counter()
     with exact_messages(model):
-        found = await encoders.embed(
-            request, context, model, texts, body.parameters.truncation_().parameters()
-        )
+        found = await encoders.embed(request, context, model, texts, body.parameters.cut())
     headers = timing_headers(request, began, sum(found.num_tokens.tolist()), _characters(texts))
     return reply(tasks.cosine(found.vectors), headers)
 
 
 async def tokenize(request: Request, context: Context, body: TokenizeBody) -> Reply:
     """Tokens of each text; start and stop count bytes."""
-    model = find(request, context, body.model, (*tasks.ENCODER_TASKS, "generate"))
+    model = context.find(request, body.model, (*tasks.ENCODER_TASKS, "generate"))
     texts, _ = batch(body.inputs)
     prompt = ""
     if body.prompt_name is not None:
@@ -146,21 +129,12 @@ async def tokenize(request: Request, context: Context, body: TokenizeBody) -> Re
 
 async def decode(request: Request, context: Context, body: DecodeBody) -> Reply:
     """A text for each list of ids."""
-    model = find(request, context, body.model, (*tasks.ENCODER_TASKS, "generate"))
+    model = context.find(request, body.model, (*tasks.ENCODER_TASKS, "generate"))
     ids, _ = batch(body.ids, "ids")
     rows: Any = ids
     return reply(
         await tokens.decode(context, model, rows, skip_special_tokens=body.skip_special_tokens)
     )
-
-
-def find(
-    request: Request, context: Context, named: str | None, kinds: tuple[str, ...]
-) -> ModelInfo:
-    """The model of a request, by path, ``model`` field or task."""
-    model = context.models.find((request.model, named), kinds)
-    request.labels["model"] = model.name
-    return model
 
 
 async def ranked(
@@ -203,7 +177,7 @@ async def logits_of(
             raise ValidationError("`prompt_name` cannot be set with dual inputs")
         prompt = prompt_of(model, body.prompt_name)
         pairs = [(prompt + first, None) for first, _ in pairs]
-    parameters = {**body.truncation_().parameters(), "prompt_name": None}
+    parameters = {**body.cut(), "prompt_name": None}
     with exact_messages(model):
         if model.task == "classify":
             return await encoders.classify(request, context, model, pairs, parameters)
@@ -259,9 +233,16 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
         )
 
 
+def _items(request: Request, context: Context, model: ModelInfo, body: Vectors) -> encoders.Items:
+    items = read_items(model, body.inputs)
+    check_batch(request, context, len(items), model)
+    check_prompt(model, items, body.prompt_name)
+    return items
+
+
 def _embed_parameters(body: EmbedBody) -> dict[str, Any]:
     return {
-        **body.truncation_().parameters(),
+        **body.cut(),
         "normalize": None if body.normalize else False,
         "dimensions": body.dimensions,
     }

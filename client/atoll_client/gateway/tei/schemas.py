@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from atoll_client.gateway.core.encoders import Truncation
+from atoll_client.gateway.core.encoders import Parameters, truncation
 from atoll_client.gateway.core.fields import NoEffect, Refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
 
@@ -33,13 +33,13 @@ class Cut(Strict):
     truncation: Annotated[Any, Refused("it is called truncate here")] = None
     truncation_side: Annotated[Any, Refused("it is called truncation_direction here")] = None
 
-    def truncation_(self) -> Truncation:
+    def cut(self) -> Parameters:
         """How inputs are cut, and which prompt they get."""
         name = getattr(self, "prompt_name", None)
-        return Truncation(self.truncate, self.truncation_direction, name)
+        return truncation(self.truncate, self.truncation_direction, name)
 
 
-class _Vectors(Cut):
+class Vectors(Cut):
     """Fields of all routes that give vectors."""
 
     inputs: Inputs
@@ -57,7 +57,7 @@ class _Vectors(Cut):
     user: Annotated[str | None, NoEffect("users are not told apart")] = None
 
 
-class EmbedBody(_Vectors):
+class EmbedBody(Vectors):
     """POST /embed; ``dimensions`` keeps the first values of each vector."""
 
     normalize: bool = True
@@ -67,7 +67,7 @@ class EmbedBody(_Vectors):
     precision: Annotated[Any, Refused("vectors are float32", ("float32",))] = None
 
 
-class EmbedAllBody(_Vectors):
+class EmbedAllBody(Vectors):
     """POST /embed_all."""
 
     normalize: Annotated[Any, Refused("vectors of tokens are as the model has them", (False,))] = (
@@ -77,7 +77,7 @@ class EmbedAllBody(_Vectors):
     encoding_format: Annotated[Any, Refused("vectors are lists of numbers", ("float",))] = None
 
 
-class EmbedSparseBody(_Vectors):
+class EmbedSparseBody(Vectors):
     """POST /embed_sparse."""
 
     normalize: Annotated[Any, Refused("sparse vectors are as the model has them", (False,))] = None

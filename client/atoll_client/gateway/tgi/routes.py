@@ -17,7 +17,6 @@ from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, dump, reply
 from atoll_client.gateway.openai.messages import TemplateFields, check_messages
 from atoll_client.gateway.openai.tools import with_objects
-from atoll_client.gateway.tei import routes as tei
 from atoll_client.gateway.tgi.schemas import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
@@ -61,7 +60,7 @@ async def tokenize(request: Request, context: Context, body: GenerateBody) -> Re
 
 async def chat_tokenize(request: Request, context: Context, body: ChatTokenizeBody) -> Reply:
     """POST /chat_tokenize: the prompt that a chat becomes."""
-    model = tei.find(request, context, body.model, ("generate",))
+    model = context.find(request, body.model, ("generate",))
     check_messages(body.messages)
     messages = with_objects([message.given() for message in body.messages])
     tools = [tool.given() for tool in body.tools or ()]
@@ -136,7 +135,7 @@ async def _events(
 
 def _find(request: Request, context: Context, body: GenerateBody) -> ModelInfo:
     request.labels["kind"] = "tgi"
-    model = tei.find(request, context, body.model, ("generate",))
+    model = context.find(request, body.model, ("generate",))
     for name in (request.model, body.model):
         if name in model.adapters and body.parameters.adapter_id is None:
             body.parameters.adapter_id = name

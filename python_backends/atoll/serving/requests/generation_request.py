@@ -1,36 +1,27 @@
-"""Requests that are being answered: tokens from the engine's thread, text for the sender's.
+"""Requests that are being generated: tokens from the engine, text for the response streamer.
 
 A ``GenerationRequest`` is one Triton request; it has one ``Completion`` for each answer that is
-generated (``n``, ``best_of``). The engine's thread only adds to them, under a
-lock; the response streamer takes what has come.
+generated (``n``, ``best_of``). The engine's thread only puts down what it delivers; text is made
+of it on the response streamer's thread, which alone reads and changes all else.
 """
 
 from __future__ import annotations
 
-import threading
+import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from atoll.engine.request import FinishReason, Outcome, Token
+from atoll.engine.request import FinishReason, Outcome, Request, Token
+from atoll.engine.thread import Engine
+from atoll.serving.requests.output_flags import Flags, OutputFlags, returned_by
+from atoll.serving.requests.prompts import Prompt
+from atoll.serving.requests.sampling_options import GenerateOptions
+from atoll.serving.requests.served_request import Notified, ServedRequest
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.answer import AnswerText
-
-
-@dataclass(frozen=True)
-class OutputFlags:
-    """What a response carries besides the text."""
-
-    finish_reason: bool = False
-    cumulative_logprob: bool = False
-    logprobs: bool = False
-    prompt_logprobs: bool = False
-    num_input_tokens: bool = False
-    num_output_tokens: bool = False
-    num_cached_tokens: bool = False
-    token_ids: bool = False
 
 
 class TokenText(NamedTuple):
@@ -45,62 +36,59 @@ class TokenText(NamedTuple):
 
 
 class Completion:
-    """One answer, as the engine's ``Sink``."""
+    """One answer, as the engine's ``Sink``. outcome: None until it has ended."""
 
-    def __init__(self, call: GenerationRequest, answer: AnswerText) -> None:
-        self._call, self._answer = call, answer
+    def __init__(self, request: GenerationRequest, answer: AnswerText) -> None:
+        self._request, self._answer = request, answer
+        self._delivered: deque[Token | list[Token] | Outcome] = deque()
+        self._is_urgent = True  # the first token, and each one that a stop string may end with
         self._uncertain: deque[TokenText] = deque()
         self._gained: list[TokenText] = []
         self.outcome: Outcome | None = None
         self.num_output_tokens = 0
         self.cumulative_logprob = 0.0
 
+    def on_prompt(self, logprobs: list[Token]) -> None:
+        """See ``Sink``."""
+        self._delivered.append(logprobs)
+
+    def on_token(self, token: Token) -> None:
+        """See ``Sink``."""
+        self._delivered.append(token)
+        self._request.notify(self._is_urgent)
+        self._is_urgent = self._answer.has_stop_strings
+
+    def on_finished(self, outcome: Outcome) -> None:
+        """See ``Sink``."""
+        self._delivered.append(outcome)
+        self._request.notify(True)
+
+    def on_failed(self, error: Exception) -> None:
+        """See ``Sink``."""
+        self._request.fail(error)
+
+    def advance(self) -> int:
+        """Makes text of what was delivered; returns its tokens."""
+        before = self.num_output_tokens
+        while self._delivered:
+            delivered = self._delivered.popleft()
+            if isinstance(delivered, Token):
+                self._take(delivered)
+            elif isinstance(delivered, Outcome):
+                self._end(delivered)
+            else:
+                self._request.take_prompt(delivered)
+        return self.num_output_tokens - before
+
+    def take(self) -> list[TokenText]:
+        """What the answer has gained since the last call; the texts are all of its text."""
+        gained, self._gained = self._gained, []
+        return gained
+
     @property
     def stop_string(self) -> str | None:
         """The stop string that ended the answer."""
         return self._answer.stop_string
-
-    def prompt(self, logprobs: list[Token]) -> None:
-        """See ``Sink``."""
-        tokens, is_first = [], True
-        # Of a flag that says no, the texts were left out.
-        for token, text in zip(logprobs, self._call.prompt_texts, strict=False):
-            tokens.append(TokenText(token, text, is_first))
-            is_first = is_first and not text
-        self._call.prompt_tokens = tokens
-
-    def accept(self, token: Token) -> bool:
-        """See ``Sink``."""
-        self._uncertain.append(TokenText(token, "", self._answer.is_at_start))
-        texts = self._answer.push(token.id)
-        with self._call.lock:
-            self._gain(texts)
-            self.num_output_tokens += 1
-            self.cumulative_logprob += token.logprob or 0.0
-        self._call.moved(self)
-        return self.stop_string is not None
-
-    def finished(self, outcome: Outcome) -> None:
-        """See ``Sink``."""
-        texts = self._answer.finish()
-        with self._call.lock:
-            self._gain(texts)
-            self.outcome = outcome
-        self._call.ended(self)
-
-    def failed(self, error: Exception) -> None:
-        """See ``Sink``."""
-        self._call.fail(error)
-
-    def take(self) -> list[TokenText]:
-        """What the answer has gained since the last call; the texts are all of its text."""
-        with self._call.lock:
-            gained, self._gained = self._gained, []
-        return gained
-
-    def _gain(self, texts: Sequence[str]) -> None:
-        """Under the lock: the texts of the oldest tokens that had none."""
-        self._gained += [self._uncertain.popleft()._replace(text=text) for text in texts]
 
     @property
     def mean_logprob(self) -> float:
@@ -114,86 +102,135 @@ class Completion:
             return ""
         return "length" if self.outcome.reason is FinishReason.LENGTH else "stop"
 
+    def _take(self, token: Token) -> None:
+        if self.stop_string is not None:  # it was computed before the engine knew
+            return
+        self._uncertain.append(TokenText(token, "", self._answer.is_at_start))
+        self._gain(self._answer.push(token.id))
+        self.num_output_tokens += 1
+        self.cumulative_logprob += token.logprob or 0.0
+        if self.stop_string is not None:
+            self._request.stop(self)
 
-class GenerationRequest:
+    def _end(self, outcome: Outcome) -> None:
+        if self.stop_string is not None:  # whatever ended it later
+            outcome = dataclasses.replace(
+                outcome, reason=FinishReason.STOP, num_output_tokens=self.num_output_tokens
+            )
+        self._gain(self._answer.finish())
+        self.outcome = outcome
+
+    def _gain(self, texts: Sequence[str]) -> None:
+        """The texts of the oldest tokens that had none."""
+        self._gained += [self._uncertain.popleft()._replace(text=text) for text in texts]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was read of a request.
+
+    constraint: kind and source of its grammar. session_id: the conversation whose key-value blocks
+    are taken over and kept.
+    """
+
+    prompt: Prompt
+    options: GenerateOptions
+    flags: Flags
+    constraint: tuple[str, str] | None = None
+    session_id: str | None = None
+
+
+class GenerationRequest(ServedRequest):
     """One Triton request with its response sender.
 
-    num_answers: how many are generated, of which ``num_returned`` are returned.
-    limit_s: seconds after which the request ends with an error; None: never.
-    choices: none until the prompt's tokens are there, and what follows from them.
-    is_preparing: True once the request's own work on a thread of the preparation pool has begun.
+    name: what the engine's requests are named by. completions: none until the prompt's tokens are
+    there, and what follows from them. prefix: the input, where it is part of the answer.
     prompt_texts: what each of the prompt's tokens is of its text, if that is asked for.
-    on_change: told, on the engine's thread, when there is something to send or to look at.
-    start_rest: submits the choices after the first, once the first has its prompt in the cache.
     """
 
     def __init__(
-        self,
-        request_id: str,
-        sender: ResponseSender,
-        *,
-        stream: bool,
-        num_answers: int,
-        num_returned: int,
-        returned: OutputFlags,
+        self, name: str, asked: Generation, sender: ResponseSender, streamer: Notified,
         limit_s: float | None,
-        on_change: Callable[[GenerationRequest], None],
-    ) -> None:
-        self.request_id, self.sender = request_id, sender
-        self.stream, self.num_answers, self.num_returned = stream, num_answers, num_returned
-        self.returned, self.limit_s = returned, limit_s
+    ) -> None:  # fmt: skip
+        super().__init__(sender, streamer, num_answers=asked.options.best_of, limit_s=limit_s)
+        self.name, self.asked = name, asked
+        self.is_stream = bool(asked.flags["stream"])
+        self.returned: OutputFlags = returned_by(asked.flags, asked.options)
         self.num_input_tokens, self.prefix = 0, ""
         self.prompt_texts: Sequence[str] = ()
-        self.lock = threading.Lock()
-        self.is_preparing = False
-        self.choices: Sequence[Completion] = ()
         self.prompt_tokens: list[TokenText] = []
-        self.error: Exception | None = None
-        # When it came, and when its tokens were given to the engine.
-        self.arrival = self.submitted = time.monotonic()
-        self.has_answered = False
-        self.is_closed = False
-        self.num_tokens_unpolled = 0
-        self.start_rest: Callable[[], None] | None = None
-        self._on_change = on_change
+        self.completions: Sequence[Completion] = ()
+        self._engine: Engine | None = None
+        self._requests: Sequence[Request] = ()  # the engine's, one for each completion
+        self._num_submitted = 0
 
     @property
-    def is_done(self) -> bool:
-        """True once every answer has ended, or one has failed."""
-        if self.error is not None:
-            return True
-        return bool(self.choices) and all(c.outcome is not None for c in self.choices)
+    def is_complete(self) -> bool:
+        """True once every answer has ended."""
+        return bool(self.completions) and all(c.outcome is not None for c in self.completions)
 
-    def moved(self, choice: Completion) -> None:
-        """A choice has a new token."""
-        self.num_tokens_unpolled += 1
-        self._start_rest()
-        if self.stream or self.num_tokens_unpolled >= POLL_TOKENS:
-            self._on_change(self)
+    def start(self, engine: Engine, requests: Sequence[Request]) -> None:
+        """Submits the first answer; the others follow once its prompt is in the cache.
 
-    def ended(self, choice: Completion) -> None:
-        """A choice has ended well."""
-        self._start_rest()
+        A request that has ended meanwhile (its client has left) is not submitted.
+
+        Raises:
+            Overloaded, NotReady: nothing was submitted.
+        """
+        self._engine, self._requests = engine, requests
         if self.is_done:
-            self._on_change(self)
+            return
+        self.submitted = time.monotonic()
+        self._submit(1)
+        if self.error is not None:
+            self.cancel()
 
-    def fail(self, error: Exception) -> None:
-        """A choice has failed, and with it the request."""
-        self.error = self.error or error
-        self._on_change(self)
+    def advance(self) -> None:
+        """See ``ServedRequest``."""
+        for completion in self.completions:
+            self.num_tokens_unpolled += completion.advance()
+        if 0 < self._num_submitted < len(self._requests) and self.error is None:
+            has_begun = self.completions[0].num_output_tokens > 0
+            try:
+                self._submit(len(self._requests) if has_begun else 1)
+            except Exception as error:
+                self.fail(error)
+
+    def notify(self, is_urgent: bool) -> None:
+        """The engine has delivered something."""
+        self._streamer.notify(self, is_urgent)
+
+    def stop(self, completion: Completion) -> None:
+        """Ends an answer with the tokens that it has."""
+        assert self._engine is not None
+        request = self._requests[self.completions.index(completion)]
+        self._engine.finish(request, completion.num_output_tokens)
+
+    def cancel(self) -> None:
+        """See ``ServedRequest``."""
+        for request in self._requests[: self._num_submitted]:
+            assert self._engine is not None
+            self._engine.cancel(request.request_id)
+
+    def take_prompt(self, logprobs: list[Token]) -> None:
+        """Log-probabilities of the prompt's tokens."""
+        tokens, is_first = [], True
+        # Of a flag that says no, the texts were left out.
+        for token, text in zip(logprobs, self.prompt_texts, strict=False):
+            tokens.append(TokenText(token, text, is_first))
+            is_first = is_first and not text
+        self.prompt_tokens = tokens
 
     def best(self) -> Sequence[Completion]:
         """The answers that are returned, best first where there are more than asked for."""
-        if self.num_returned == len(self.choices):
-            return self.choices
-        ranked = sorted(self.choices, key=lambda choice: -choice.mean_logprob)
-        return ranked[: self.num_returned]
+        num_returned = self.asked.options.n
+        if num_returned == len(self.completions):
+            return self.completions
+        ranked = sorted(self.completions, key=lambda completion: -completion.mean_logprob)
+        return ranked[:num_returned]
 
-    def _start_rest(self) -> None:
-        start, self.start_rest = self.start_rest, None
-        if start is not None and self.error is None:
-            start()
-
-
-# Asking Triton whether a client has gone costs 28-65 us, so it is done every few tokens.
-POLL_TOKENS = 8
+    def _submit(self, up_to: int) -> None:
+        assert self._engine is not None
+        while self._num_submitted < up_to:
+            self._num_submitted += 1  # before its first token can come
+            self._engine.submit(self._requests[self._num_submitted - 1])

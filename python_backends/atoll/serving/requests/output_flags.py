@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from atoll.serving.requests.generation_request import OutputFlags
 from atoll.serving.requests.sampling_options import GenerateOptions
 from atoll.serving.triton import tensors
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What a response carries besides the text."""
+
+    finish_reason: bool = False
+    cumulative_logprob: bool = False
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    num_input_tokens: bool = False
+    num_output_tokens: bool = False
+    num_cached_tokens: bool = False
+    token_ids: bool = False
+
 
 # Boolean inputs that may also come as request parameters.
 _RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(OutputFlags))
@@ -15,7 +31,7 @@ FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
 Flags = dict[str, bool | None]
 
 
-def read_flags(request: Any, parameters: dict[str, Any]) -> Flags:
+def read_flags(request: Any, parameters: Mapping[str, Any]) -> Flags:
     """All flags of a request; None: it has not set this one.
 
     Raises:
@@ -36,7 +52,7 @@ def returned_by(flags: Flags, options: GenerateOptions) -> OutputFlags:
     )
 
 
-def _flag(request: Any, parameters: dict[str, Any], name: str) -> bool | None:
+def _flag(request: Any, parameters: Mapping[str, Any], name: str) -> bool | None:
     """An input tensor, else a request parameter; None if neither is there."""
     found = tensors.boolean(request, name)
     if found is None and parameters.get(name) is not None:

@@ -16,52 +16,56 @@ from atoll.text.vocabulary import Vocabulary
 _LEAST_LOGPROB = -9999.0
 
 
-def final_response(call: GenerationRequest, vocabulary: Vocabulary) -> dict[str, Array]:
-    """The whole answer, or the end of a stream; the text may be empty, the response is not."""
-    choices = call.best()
-    gained = [choice.take() for choice in choices]
-    return _outputs(call, choices, gained, vocabulary)
-
-
-def stream_response(
-    call: GenerationRequest, vocabulary: Vocabulary, empty: bool = False
+def response(
+    request: GenerationRequest, vocabulary: Vocabulary, even_if_empty: bool = False
 ) -> dict[str, Array] | None:
-    """What a stream has gained; None if that is nothing a client can use yet."""
-    choice = call.choices[0]
-    gained = choice.take()
-    wants_tokens = call.returned.token_ids or call.returned.logprobs
-    if not (empty or any(wants_tokens or one.text for one in gained)):
+    """The whole answer, the end of a stream, or what the stream has gained.
+
+    The text of the last response may be empty; before it, None: there is nothing yet that a client
+    can use.
+    """
+    if request.is_complete:
+        completions = request.best()
+        return _outputs(request, completions, [c.take() for c in completions], vocabulary)
+    completion = request.completions[0]
+    if completion.stop_string is not None:  # its end is on the way
         return None
-    return _outputs(call, [choice], [gained], vocabulary)
+    gained = completion.take()
+    wants_tokens = request.returned.token_ids or request.returned.logprobs
+    if not (even_if_empty or any(wants_tokens or one.text for one in gained)):
+        return None
+    return _outputs(request, [completion], [gained], vocabulary)
 
 
 def _outputs(
-    call: GenerationRequest,
-    choices: Sequence[Completion],
+    request: GenerationRequest,
+    completions: Sequence[Completion],
     gained: Sequence[Sequence[TokenText]],
     vocabulary: Vocabulary,
 ) -> dict[str, Array]:
-    returned = call.returned
-    texts = [call.prefix + "".join(one.text for one in tokens) for tokens in gained]
+    returned = request.returned
+    texts = [request.prefix + "".join(one.text for one in tokens) for tokens in gained]
     outputs: dict[str, Array] = {"text_output": _texts(texts)}
     if returned.finish_reason:
-        outputs["finish_reason"] = _texts([c.finish_reason for c in choices])
-        outputs["stop_reason"] = _texts([c.stop_string or "" for c in choices])
+        outputs["finish_reason"] = _texts([c.finish_reason for c in completions])
+        outputs["stop_reason"] = _texts([c.stop_string or "" for c in completions])
     if returned.cumulative_logprob:
-        values = [choice.cumulative_logprob for choice in choices]
+        values = [completion.cumulative_logprob for completion in completions]
         outputs["cumulative_logprob"] = np.array(values, np.float32)
     if returned.logprobs:
         outputs["logprobs"] = _texts([_details(tokens, vocabulary) for tokens in gained])
-    if returned.prompt_logprobs and call.prompt_tokens:
-        outputs["prompt_logprobs"] = _texts([_details(call.prompt_tokens, vocabulary)])
-        call.prompt_tokens = []  # they are sent once
+    if returned.prompt_logprobs and request.prompt_tokens:
+        outputs["prompt_logprobs"] = _texts([_details(request.prompt_tokens, vocabulary)])
+        request.prompt_tokens = []  # they are sent once
     if returned.num_input_tokens:
-        outputs["num_input_tokens"] = np.array([call.num_input_tokens] * len(choices), np.uint32)
+        outputs["num_input_tokens"] = np.array(
+            [request.num_input_tokens] * len(completions), np.uint32
+        )
     if returned.num_output_tokens:
-        counts = [choice.num_output_tokens for choice in choices]
+        counts = [completion.num_output_tokens for completion in completions]
         outputs["num_output_tokens"] = np.array(counts, np.uint32)
     if returned.num_cached_tokens:
-        counts = [c.outcome.num_cached_tokens if c.outcome else 0 for c in choices]
+        counts = [c.outcome.num_cached_tokens if c.outcome else 0 for c in completions]
         outputs["num_cached_tokens"] = np.array(counts, np.uint32)
     if returned.token_ids:
         ids = [one.token.id for tokens in gained for one in tokens]

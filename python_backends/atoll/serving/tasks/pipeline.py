@@ -44,7 +44,9 @@ class RetrieveRerankModel:
             return tensors.failure(error)
 
     async def _answer(self, request: Any) -> Any:
-        given = tensors.parameters(request, {"num_retrieved", "top_k", TIMEOUT})
+        given = tensors.own_parameters(
+            tensors.parsed_parameters(request.parameters()), {"num_retrieved", "top_k", TIMEOUT}
+        )
         refuse_time_limit(request, given)
         query = tensors.string(request, "query")
         texts = tensors.strings(request, "text_input")

@@ -182,7 +182,7 @@ class SessionModel:
         if tensors.boolean(request, "exclude_input_in_output") is False:
             raise ValidationError("exclude_input_in_output is false; a turn has no whole input")
         wants_reason = bool(tensors.boolean(request, _REASON))
-        parameters = tensors.all_parameters(request)
+        parameters = dict(sender.parameters)
         self._check(parameters)
         _shorten(parameters, time_limit(request, parameters, 0), arrival)
         before, said = conversation.transcript, ""

@@ -50,7 +50,7 @@ class TokensModel:
         return responses
 
     def _answer(self, request: Any) -> Any:
-        given = tensors.parameters(request, _PARAMETERS)
+        given = tensors.own_parameters(tensors.parsed_parameters(request.parameters()), _PARAMETERS)
         refuse_time_limit(request, given)
         truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
         direction = str(given.get("truncation_direction", self.truncation_side)).lower()

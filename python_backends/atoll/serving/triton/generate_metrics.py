@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from atoll.engine.core import EngineStats
+from atoll.engine.stats import EngineStats
 from atoll.errors import AtollError, Cancelled
 from atoll.serving.requests.generation_request import GenerationRequest
 from atoll.serving.triton import latency_breakdown
@@ -90,32 +90,32 @@ class GenerateMetrics:
         kind = error.error_type if isinstance(error, AtollError) else "internal"
         self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
 
-    def opened(self, call: GenerationRequest) -> None:
+    def opened(self, request: GenerationRequest) -> None:
         """A request was taken in."""
         with self._lock:
-            self._num_open[call.sender.is_canary] += 1
-            self._was_open[call.sender.is_canary] = True
+            self._num_open[request.sender.is_canary] += 1
+            self._was_open[request.sender.is_canary] = True
 
-    def closed(self, call: GenerationRequest) -> None:
+    def closed(self, request: GenerationRequest) -> None:
         """A request has had its last response."""
         with self._lock:
-            self._num_open[call.sender.is_canary] -= 1
-        if call.sender.is_canary:
+            self._num_open[request.sender.is_canary] -= 1
+        if request.sender.is_canary:
             return
         m = self._metrics
-        m.count("atoll_prompt_tokens_total", "prompt tokens of requests", call.num_input_tokens)
-        for choice in call.choices:
-            m.count("atoll_output_tokens_total", "generated tokens", choice.num_output_tokens)
-        if isinstance(call.error, Cancelled):
+        m.count("atoll_prompt_tokens_total", "prompt tokens of requests", request.num_input_tokens)
+        for completion in request.completions:
+            m.count("atoll_output_tokens_total", "generated tokens", completion.num_output_tokens)
+        if isinstance(request.error, Cancelled):
             m.count("atoll_requests_cancelled_total", "requests whose client went away")
-        elif call.error is not None:
-            self.refused(call.error)
+        elif request.error is not None:
+            self.refused(request.error)
         else:
             m.count("atoll_requests_succeeded_total", "requests answered in full")
-        self._observe(call)
+        self._observe(request)
 
-    def _observe(self, call: GenerationRequest) -> None:
-        outcome = call.choices[0].outcome if call.choices else None
+    def _observe(self, request: GenerationRequest) -> None:
+        outcome = request.completions[0].outcome if request.completions else None
         if outcome is None:
             return
         m, t = self._metrics, outcome.timing
@@ -129,8 +129,14 @@ class GenerateMetrics:
                 "atoll_time_to_first_token_seconds", "arrival to first token",
                 t.first_token - t.arrival,
             )  # fmt: skip
-            if t.scheduled is not None and call.error is None:
-                moments = [call.arrival, call.submitted, t.scheduled, t.first_token, t.finished]
+            if t.scheduled is not None and request.error is None:
+                moments = [
+                    request.arrival,
+                    request.submitted,
+                    t.scheduled,
+                    t.first_token,
+                    t.finished,
+                ]
                 m.count_parts(latency_breakdown.GENERATE, [*moments, time.monotonic()])
             if outcome.num_output_tokens > 1:
                 rest = (t.finished - t.first_token) / (outcome.num_output_tokens - 1)

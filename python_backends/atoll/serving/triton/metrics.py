@@ -71,7 +71,7 @@ class Metrics:
             logger.warning("metric %s: dropped increment %s", name, amount)
 
     def count_parts(self, parts: Mapping[str, str], moments: Sequence[float]) -> None:
-        """Adds a request's time to the parts (see ``serving.parts``) between ``moments``."""
+        """Adds a request's time to the parts (see ``latency_breakdown``) between ``moments``."""
         for part, (began, ended) in zip(parts, pairwise(moments), strict=True):
             text = f"seconds of requests {parts[part]}"
             self.count(counter(part), text, max(ended - began, 0.0))

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import triton_python_backend_utils as pb_utils
 
-from atoll.errors import Overloaded
+from atoll.errors import Overloaded, ValidationError
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import shared_memory
 from atoll.serving.triton.tensors import (
@@ -33,6 +33,7 @@ from atoll.serving.triton.tensors import (
     FINAL,
     JSON_ERRORS,
     Array,
+    parsed_parameters,
     response,
     triton_error,
 )
@@ -61,23 +62,31 @@ class ResponseSender(Protocol):
 class TritonResponseSender:
     """Sends any number of responses and then nothing more; any thread may call.
 
-    The request parameter ``json_errors`` makes an error's message a JSON object with ``error`` and
-    ``error_type``: a stream's response has no room for an error's code. ``canary`` keeps it out of
-    the metrics, so that those of an idle server stand still. ``answers_to``: see ``answer_stream``.
+    It holds the request's parameters, some of which say how it is answered. ``json_errors`` makes
+    an error's message a JSON object with ``error`` and ``error_type``: a stream's response has no
+    room for an error's code. ``canary`` keeps the request out of the metrics, so that those of an
+    idle server stand still. ``answers_to``: see ``answer_stream``.
     """
 
     def __init__(self, request: Any, *, is_decoupled: bool = True) -> None:
         self._sender, self._is_decoupled = request.get_response_sender(), is_decoupled
         self._lock = threading.Lock()
         self._is_closed = False
-        self.as_json = self.is_canary = False
-        self.answers_to: Any = None
-        raw = request.parameters() or ""
-        if any(name in raw for name in (JSON_ERRORS, CANARY, ANSWERS_TO)):
-            parameters = json.loads(raw)
-            self.as_json = parameters.get(JSON_ERRORS) is True
-            self.is_canary = parameters.get(CANARY) is True
-            self.answers_to = parameters.get(ANSWERS_TO)
+        self._parameters, self._error = _parsed(request.parameters())
+        self.as_json = self._parameters.get(JSON_ERRORS) is True
+        self.is_canary = self._parameters.get(CANARY) is True
+        self.answers_to = self._parameters.get(ANSWERS_TO)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The request's parameters as they came, the server's own among them.
+
+        Raises:
+            ValidationError: one is given twice, of which Triton passes on either.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._parameters
 
     @property
     def is_closed(self) -> bool:
@@ -168,6 +177,14 @@ class TritonResponseSender:
             self._sender.send(flags=FINAL)
         except Exception:
             logger.exception("a client waits for an end that cannot be sent")
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], ValidationError | None]:
+    """Parameters, and what is wrong with them, which they say how to tell."""
+    try:
+        return parsed_parameters(text), None
+    except ValidationError as error:
+        return json.loads(text), error
 
 
 def _later(function: Callable[..., None], *arguments: Any) -> None:

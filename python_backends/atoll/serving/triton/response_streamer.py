@@ -1,7 +1,8 @@
-"""The thread that sends: the engine's thread never waits for a client or for Triton.
+"""The thread that answers: no engine ever waits for text, for a client or for Triton.
 
-While it is busy, or rests (``SendThrottle``), tokens of a stream gather and leave together: a slow
-client or a loaded machine gets fewer and larger responses instead of slowing the engine down.
+It makes text of what an engine has delivered, sends it, asks after clients and looks at the clock.
+While it is busy, or rests (``SendThrottle``), tokens of a stream gather and are sent together: a
+slow client or a loaded machine gets fewer and larger responses instead of slowing the engine down.
 """
 
 from __future__ import annotations
@@ -9,57 +10,90 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from atoll.errors import Cancelled, NotReady
-from atoll.serving.requests.generation_request import POLL_TOKENS, GenerationRequest
-from atoll.serving.requests.responses import final_response, stream_response
-from atoll.serving.triton.send_throttle import SendThrottle
-from atoll.serving.triton.tensors import FINAL
-from atoll.text.vocabulary import Vocabulary
+from atoll.serving.requests.served_request import ServedRequest
+from atoll.serving.robust_mutexes import end_without_marks
+from atoll.serving.triton.tensors import FINAL, Array
 
 logger = logging.getLogger(__name__)
 
 # A client of an HTTP stream is only seen to leave after a first response: send an empty one if the
 # first token takes longer than this.
 _FIRST_RESPONSE_S = 0.5
-# Requests without new tokens (waiting, or in a long prompt) are asked after in turn.
+# Asking Triton whether a client has gone costs 28-65 us, so it is done every few tokens, and in
+# turn for requests without new ones (that wait, or are in a long prompt).
+_POLL_TOKENS = 8
 _POLL_INTERVAL_S = 0.05
 _POLLS_PER_INTERVAL = 16
 # Without requests, conversations may still expire: gauges are looked at this often.
 _IDLE_INTERVAL_S = 1.0
 
+P = ParamSpec("P")
+R = TypeVar("R", bound=ServedRequest)
+R_contra = TypeVar("R_contra", bound=ServedRequest, contravariant=True)
 
-class ResponseStreamer:
-    """Sends what calls have gained, and cancels those whose client has left.
 
-    cancel: told the call. closed: told every call once, after its last response. tick: called a few
-    times a second while calls are open, and once they are all closed. overdue: the error of a call
-    that was opened so many seconds ago, if that is too long.
+class SendThrottle:
+    """How long sending rests after it has worked: 9 times as long, and 50 ms at most.
+
+    Every response costs the cores that the engine computes on: with 32 streams on two cores, a
+    response per token takes a fifth of the tokens. The response of a single stream takes less than
+    a tenth of a step, so there every token is sent at once.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        cancel: Callable[[GenerationRequest], None],
-        closed: Callable[[GenerationRequest], None],
-        tick: Callable[[], None],
-        overdue: Callable[[GenerationRequest, float], Exception | None],
-    ) -> None:
-        self._vocabulary = vocabulary
-        self._cancel, self._closed, self._tick = cancel, closed, tick
-        self._overdue = overdue
+    _RESTS, _LONGEST_S = 9.0, 0.05
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def worked(self, start: float, end: float) -> None:
+        """Times of one round of sending, in seconds."""
+        self._until = end + min(self._RESTS * (end - start), self._LONGEST_S)
+
+    def left(self, now: float) -> float:
+        """Seconds of rest to go; 0: none."""
+        return max(self._until - now, 0.0)
+
+
+class Answering(Protocol[R_contra]):
+    """What a model does for the streamer, on its thread."""
+
+    def respond(self, request: R_contra, even_if_empty: bool) -> Mapping[str, Array] | None:
+        """The last response of a request that is complete; of a stream the next, or None."""
+
+    def overdue(self, request: R_contra, waited_s: float) -> Exception | None:
+        """The error of a request that came so many seconds ago, if that is too long."""
+
+    def closing(self, request: R_contra) -> None:
+        """Told once of every request, before its last response."""
+
+    def closed(self, request: R_contra) -> None:
+        """Told once of every request, after its last response."""
+
+    def tick(self) -> None:
+        """Called a few times a second while requests are open, and once they are all closed."""
+
+
+class ResponseStreamer(Generic[R]):
+    """Sends what requests have gained, and ends those whose client has left or whose time is over.
+
+    ``notify`` and ``wake`` may be called by any thread.
+    """
+
+    def __init__(self, model: Answering[R]) -> None:
+        self._model = model
         self._lock = threading.Lock()
-        self._event = threading.Event()
-        self._urgent = threading.Event()
-        self._pace = SendThrottle()
-        self._changed: dict[GenerationRequest, None] = {}
-        self._marked: dict[
-            GenerationRequest, None
-        ] = {}  # to be looked at when the engine's step has ended
-        self._open: dict[GenerationRequest, None] = {}
-        self._stopping = False
+        self._event, self._urgent = threading.Event(), threading.Event()
+        self._throttle = SendThrottle()
+        self._notified: deque[R] = deque()
+        self._is_urgent = self._stopping = False
+        self._unsent: dict[R, None] = {}  # the thread's own
+        self._open: dict[R, None] = {}
         self._thread = threading.Thread(target=self._loop, name="atoll-streamer", daemon=True)
 
     def start(self) -> None:
@@ -74,138 +108,143 @@ class ResponseStreamer:
         if self._thread.is_alive():
             self._thread.join()
 
-    def open(self, call: GenerationRequest) -> None:
-        """Watches a call until it is closed, which it may be already."""
+    def open(self, request: R) -> None:
+        """Watches a request until it is closed, which it may be already."""
         with self._lock:
-            if not call.is_closed:
-                self._open[call] = None
+            if not request.is_closed:
+                self._open[request] = None
         self._event.set()  # from here on the thread looks around by itself
 
-    def changed(self, call: GenerationRequest) -> None:
-        """Marks a call; ``flush`` wakes the thread, and an error does. First and last tokens wait
-        for no rest."""
-        has_failed = call.error is not None
-        with self._lock:
-            if has_failed:
-                self._changed[call] = None
-            else:
-                self._marked[call] = None
-        if call.is_done or not call.has_answered:
-            self._urgent.set()
-        if has_failed:
-            self._event.set()
+    def notify(self, request: R, is_urgent: bool) -> None:
+        """There is something to look at when the thread is woken, after its rest if not urgent."""
+        self._notified.append(request)
+        if is_urgent:
+            self._is_urgent = True
 
-    def flush(self) -> None:
-        """Called after every step of the engine: a last token leaves together with the end."""
-        if self._marked:
-            with self._lock:
-                self._changed |= self._marked
-                self._marked = {}
+    def wake(self) -> None:
+        """Called after every step of an engine: its last token is sent together with the end."""
+        if self._notified:
+            if self._is_urgent:
+                self._urgent.set()
             self._event.set()
 
     def _loop(self) -> None:
+        end_without_marks()
         next_poll = time.monotonic()
         while True:
             self._event.wait(_POLL_INTERVAL_S if self._open else _IDLE_INTERVAL_S)
-            self._urgent.wait(self._pace.left(time.monotonic()))
+            self._urgent.wait(self._throttle.left(time.monotonic()))
             self._urgent.clear()
             self._event.clear()
-            with self._lock:
-                changed, self._changed = self._changed, {}
-            start = time.monotonic()
-            for call in changed:
-                self._guarded(self._attend, call)
-            self._pace.worked(start, time.monotonic())
+            self._is_urgent = False
+            self._work(time.monotonic())
             if time.monotonic() >= next_poll or not self._open:
-                self._poll_some()
-                self._count()
+                self._look_around()
                 next_poll = time.monotonic() + _POLL_INTERVAL_S
-            if self._stopping and not self._changed:
+            if self._stopping and not self._notified:
                 self._refuse_open()
                 return
 
-    def _refuse_open(self) -> None:
-        """The engine has ended all that it knows of; nobody is to wait for what it does not."""
-        for call in list(self._open):
-            call.error = call.error or NotReady("the model is shutting down")
-            self._guarded(self._attend, call)
+    def _work(self, now: float) -> None:
+        """Sends first and last responses at once, others after the rest."""
+        is_resting = self._throttle.left(now) > 0
+        for request in self._take_notified():
+            self._guarded(request.advance, request)
+            self._unsent[request] = None
+        for request in list(self._unsent):
+            if is_resting and request.has_answered and not request.is_done:
+                self._event.set()
+            else:
+                del self._unsent[request]
+                self._guarded(partial(self._attend, request), request)
+        if not is_resting:
+            self._throttle.worked(now, time.monotonic())
 
-    def _count(self) -> None:
-        try:
-            self._tick()
-        except Exception:
-            logger.exception("the engine could not be counted; answers go on")
+    def _take_notified(self) -> list[R]:
+        notified = dict.fromkeys(self._notified.popleft() for _ in range(len(self._notified)))
+        return [request for request in notified if not request.is_closed]
 
-    def _guarded(
-        self, function: Callable[[GenerationRequest], None], call: GenerationRequest
-    ) -> None:
-        """A response that cannot be made or sent ends its call, never the thread."""
-        try:
-            function(call)
-        except Exception as error:
-            logger.exception("request %s: a response could not be sent", call.request_id)
-            call.error = call.error or error
-            call.sender.fail(call.error)
-            self._end(call)
-
-    def _end(self, call: GenerationRequest) -> None:
-        """After the last response of a call that the engine may still work on."""
-        try:
-            self._cancel(call)
-            self._close(call)
-        except Exception:
-            logger.exception("request %s: its end could not be noted", call.request_id)
-
-    def _attend(self, call: GenerationRequest) -> None:
-        if call.is_closed:
-            return
-        if call.error is not None:
-            call.has_answered = True
-            call.sender.fail(call.error)
-            self._end(call)  # of several answers, the others may still be computed
-        elif call.is_done:
-            self._send(call, final_response(call, self._vocabulary), FINAL)
-            self._close(call)
-        else:
-            if call.stream:
-                self._send(call, stream_response(call, self._vocabulary))
-            if call.num_tokens_unpolled >= POLL_TOKENS:
-                self._poll(call)
-
-    def _send(self, call: GenerationRequest, response: Any, flags: int = 0) -> None:
-        if response is not None:
-            call.has_answered = True
-            call.sender.send(response, flags)
-
-    def _close(self, call: GenerationRequest) -> None:
+    def _look_around(self) -> None:
+        """Looks at the clock for all requests, and asks after a few, in turn."""
         with self._lock:
-            if call.is_closed:
-                return
-            call.is_closed = True
-            self._open.pop(call, None)
-        self._closed(call)
+            requests = list(self._open)
+            for request in requests[:_POLLS_PER_INTERVAL]:
+                self._open[request] = self._open.pop(request)  # to the end of the line
+        for index, request in enumerate(requests):
+            is_asked_after = index < _POLLS_PER_INTERVAL
+            self._guarded(partial(self._look_after, request, is_asked_after), request)
+        _quietly(self._model.tick)
 
-    def _poll(self, call: GenerationRequest) -> None:
-        call.num_tokens_unpolled = 0
-        if call.sender.is_cancelled():
-            call.fail(Cancelled("the client has left"))
-
-    def _poll_some(self) -> None:
-        """Asks after a few calls, those not asked the longest first."""
-        with self._lock:
-            calls = list(self._open)[:_POLLS_PER_INTERVAL]
-            for call in calls:
-                self._open[call] = self._open.pop(call)  # to the end of the line
-        for call in calls:
-            self._guarded(self._look_after, call)
-
-    def _look_after(self, call: GenerationRequest) -> None:
-        if call.is_closed:
-            return
-        waited = time.monotonic() - call.arrival
-        error = self._overdue(call, waited)
+    def _look_after(self, request: R, is_asked_after: bool) -> None:
+        waited_s = time.monotonic() - request.arrival
+        error = self._model.overdue(request, waited_s)
         if error is not None:
-            call.fail(error)
-        elif call.stream and call.choices and not call.has_answered and waited > _FIRST_RESPONSE_S:
-            self._send(call, stream_response(call, self._vocabulary, empty=True))
-        self._poll(call)
+            request.fail(error)
+        elif is_asked_after and waited_s > _POLL_INTERVAL_S:
+            if request.is_stream and not request.has_answered and waited_s > _FIRST_RESPONSE_S:
+                self._send(request, even_if_empty=True)
+            self._poll(request)
+
+    def _attend(self, request: R) -> None:
+        if request.is_done:
+            self._finish(request)
+            return
+        if request.is_stream:
+            self._send(request)
+        if request.num_tokens_unpolled >= _POLL_TOKENS:
+            self._poll(request)
+
+    def _send(self, request: R, even_if_empty: bool = False) -> None:
+        outputs = self._model.respond(request, even_if_empty)
+        if outputs is not None:
+            request.has_answered = True
+            request.sender.send(outputs)
+
+    def _poll(self, request: R) -> None:
+        request.num_tokens_unpolled = 0
+        if request.sender.is_cancelled():
+            request.fail(Cancelled("the client has left"))
+
+    def _finish(self, request: R) -> None:
+        """Sends the last response, and tells the model and the engine. Never raises."""
+        with self._lock:
+            if request.is_closed:
+                return
+            request.is_closed = True
+            self._open.pop(request, None)
+        _quietly(self._model.closing, request)
+        error = request.error
+        if error is None:
+            try:
+                request.sender.send(self._model.respond(request, False) or {}, FINAL)
+            except Exception as problem:
+                logger.exception("an answer could not be sent")
+                error = problem
+        request.error = error  # what another thread says now comes too late
+        if error is not None:
+            request.sender.fail(error)
+            _quietly(request.cancel)  # of several answers, the others may still be computed
+        _quietly(self._model.closed, request)
+
+    def _refuse_open(self) -> None:
+        """The engine has ended all that it knows of; what it does not must have an end, too."""
+        for request in list(self._open):
+            request.error = request.error or NotReady("the model is shutting down")
+            self._finish(request)
+
+    def _guarded(self, function: Callable[[], None], request: R) -> None:
+        """A response that cannot be made or sent ends its request, never the thread."""
+        try:
+            function()
+        except Exception as error:
+            logger.exception("a response could not be made or sent")
+            request.error = request.error or error
+            self._finish(request)
+
+
+def _quietly(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """What goes wrong beside a request costs neither its answer nor the thread."""
+    try:
+        function(*args, **kwargs)
+    except Exception:
+        logger.exception("something could not be noted; answers go on")

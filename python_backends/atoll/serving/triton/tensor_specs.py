@@ -26,7 +26,7 @@ class TensorSpec:
     optional: bool = False
 
 
-# Every task answers questions about the model itself: see serving.control.
+# Every task answers questions about the model itself: see serving.model_ops.
 CONTROL = TensorSpec("control", "STRING", (-1,))
 
 

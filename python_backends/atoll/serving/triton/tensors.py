@@ -111,13 +111,12 @@ def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> lis
     return None if found is None else [int(item) for item in found.reshape(-1)]
 
 
-def all_parameters(request: Any) -> dict[str, Any]:
-    """The request's parameters as they came, the server's own among them.
+def parsed_parameters(text: str) -> dict[str, Any]:
+    """A request's parameters as they came, the server's own among them.
 
     Raises:
         ValidationError: one is given twice, of which Triton passes on either.
     """
-    text = request.parameters()
     if not text:
         return {}
     try:
@@ -127,16 +126,15 @@ def all_parameters(request: Any) -> dict[str, Any]:
     return found
 
 
-def parameters(request: Any, known: Iterable[str]) -> dict[str, Any]:
+def own_parameters(found: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """The request's own parameters (KServe ``parameters``), by name.
 
+    Names that start with ``triton_`` or ``binary_data`` belong to the server and are left out, as
+    are ``json_errors``, ``canary`` and ``id``.
+
     Raises:
-        ValidationError: a parameter that is not in ``known``, which lists those that are, or one
-            that is given twice. Names that
-            start with ``triton_`` or ``binary_data`` belong to the server and are left out, as are
-            ``json_errors``, ``canary`` and ``id``.
+        ValidationError: a parameter that is not in ``known``, which lists those that are.
     """
-    found = all_parameters(request)
     own = {
         k: v
         for k, v in found.items()

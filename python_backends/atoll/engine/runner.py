@@ -1,0 +1,29 @@
+"""What the engine asks of whatever computes its steps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from atoll.runner.step_input import StepInput, StepOutput
+
+
+class Runner(Protocol):
+    """What computes steps: ``runner.model_runner.ModelRunner``.
+
+    windows: of the groups of layers that the cache is for; see ``engine.kv_cache``.
+    """
+
+    num_blocks: int
+    block_size: int
+    windows: tuple[int | None, ...]
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]: ...
+
+    def key_length(self, num_prompt_tokens: int) -> int | None: ...
+
+    def enter_thread(self) -> None: ...
+
+    def run(self, step: StepInput) -> StepOutput: ...
+
+    def reset(self) -> None: ...
