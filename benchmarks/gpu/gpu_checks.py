@@ -251,7 +251,7 @@ def _int4(sizes: Sizes, rows: int, act_order: bool, dtype: torch.dtype) -> Pair:
     assert packed is not None, "not packed"
     x = randn(rows, inputs, seed=3, dtype=dtype)
     weight = scales.double()[groups] * (codes - zeros[groups]).double()
-    return (_run(quantized.linear, x, packed, None),), (x.double() @ weight + bias.double(),)
+    return (_run(packed.forward, x),), (x.double() @ weight + bias.double(),)
 
 
 def _int8(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
@@ -262,7 +262,7 @@ def _int8(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
     x = randn(rows, weight.shape[1], seed=3, dtype=dtype)
     codes, scales = packed.tensors
     exact = x.double() @ (codes.double() * scales.double()) + bias.double()
-    return (_run(quantized.linear, x, packed, "gelu"),), (ACTIVATIONS["gelu"](exact),)
+    return (_run(packed.forward, x, "gelu"),), (ACTIVATIONS["gelu"](exact),)
 
 
 def _experts(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
@@ -278,21 +278,18 @@ def _experts(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
     def packed(is_wide: bool) -> list[tuple[PackedLinear, ...]]:
         return [
             tuple(
-                PackedLinear("torch", "dense", w.shape[1], w.shape[0], (w.double(),))
-                if is_wide
-                else PackedLinear("torch", "dense", w.shape[1], w.shape[0], (w,))
+                quantized.GpuDense(w.shape[1], w.shape[0], (w.double() if is_wide else w,), None)
                 for w in side
             )
             for side in sides
         ]
 
     x, logits = randn(rows, hidden, seed=3, dtype=dtype), randn(rows, 8, seed=4, dtype=dtype)
-    exact = reference.mixture_of_experts(
-        x.double(), logits.double(), reference.pack_experts(x, *packed(True)), 2, "silu"
-    )
+    loop = reference.pack_experts(x, *packed(True))
+    exact = loop.forward(x.double(), logits.double(), 2, "silu")
     experts = moe.pack_experts(x, *packed(False))
-    assert experts is not None and exact is not None, "not packed"
-    return (_run(moe.mixture_of_experts, x, logits, experts, 2, "silu"),), (exact,)
+    assert experts is not None, "not packed"
+    return (_run(experts.forward, x, logits, 2, "silu"),), (exact,)
 
 
 def _sample(sizes: Sizes, limits: str, dtype: torch.dtype) -> Pair:

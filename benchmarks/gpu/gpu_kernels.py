@@ -283,7 +283,7 @@ def _quantized(bits: int, rows: int, bench: Bench, dtype: torch.dtype) -> Timed:
     x = _randn(bench, rows, inputs, dtype=dtype)
     num_bytes = float(sum(t.nbytes for t in packed.tensors) + x.nbytes + 2 * rows * outputs)
     return Timed(
-        lambda: quantized.linear(x, packed, None), 2.0 * rows * weight.numel(), num_bytes,
+        lambda: packed.forward(x), 2.0 * rows * weight.numel(), num_bytes,
         {"torch, dense": lambda: F.linear(x, weight)},
     )  # fmt: skip
 
@@ -294,7 +294,7 @@ def _experts(rows: int, bench: Bench, dtype: torch.dtype) -> Timed:
 
     def layers(outputs: int, inputs: int) -> tuple[PackedLinear, ...]:
         weights = [_randn(bench, outputs, inputs, dtype=dtype) * inputs**-0.5 for _ in range(8)]
-        return tuple(PackedLinear("torch", "dense", inputs, outputs, (w,)) for w in weights)
+        return tuple(quantized.GpuDense(inputs, outputs, (w,), None) for w in weights)
 
     sides = (layers(2 * inter, hidden), layers(hidden, inter))
     x, logits = (_randn(bench, rows, n, dtype=dtype) for n in (hidden, 8))
@@ -303,10 +303,10 @@ def _experts(rows: int, bench: Bench, dtype: torch.dtype) -> Timed:
     loop = reference.pack_experts(x, *sides)
     reached = 8 * (1 - (1 - 2 / 8) ** rows)
     return Timed(
-        lambda: moe.mixture_of_experts(x, logits, packed, 2, "silu"),
+        lambda: packed.forward(x, logits, 2, "silu"),
         2.0 * 2 * rows * 3 * hidden * inter,
         reached * 3 * hidden * inter * x.element_size() + 2.0 * x.nbytes,
-        {"torch": lambda: reference.mixture_of_experts(x, logits, loop, 2, "silu")},
+        {"torch": lambda: loop.forward(x, logits, 2, "silu")},
     )  # fmt: skip
 
 

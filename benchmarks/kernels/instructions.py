@@ -48,18 +48,15 @@ def linear_layers() -> dict[str, float]:
     for width, outs in LAYERS:
         weight = (torch.randn(outs, width) * width**-0.5).bfloat16()
         packed = {
-            "bf16": (linear_native_dense.pack(weight, None), linear_native_dense.linear),
-            "bytes": (
-                linear_native_quantized.pack_int8(weight, None),
-                linear_native_quantized.linear,
-            ),
-            "oneDNN bf16": (linear_onednn.pack(weight, None), linear_onednn.linear),
+            "bf16": linear_native_dense.pack(weight, None),
+            "bytes": linear_native_quantized.pack_int8(weight, None),
+            "oneDNN bf16": linear_onednn.pack(weight, None),
         }
         for rows in ROWS:
             x = torch.randn(rows, width).bfloat16()
-            for name, (layer, run) in packed.items():
+            for name, layer in packed.items():
                 if layer is not None:
-                    rate = best(lambda r=run, p=layer, x=x: r(x, p, None), 2 * rows * width * outs)
+                    rate = best(lambda p=layer, x=x: p.forward(x), 2 * rows * width * outs)
                     found.setdefault(f"{name}, {rows} rows", []).append(rate)
     return {title: sum(rates) / len(rates) for title, rates in found.items()}
 

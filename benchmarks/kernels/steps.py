@@ -35,7 +35,7 @@ from atoll_kernels.cpu.graph import CpuGraph, record
 from atoll_kernels.cpu.native import library
 
 BLOCK_SIZE, LENGTH, REPETITIONS = 16, 101, 30
-KINDS = ("attention", "norm", "activation", "rope", "linear", "grouped")
+KINDS = ("attention", "norm", "activation", "rope", "linear", "linear_quantized")
 
 
 def timed(function: Callable[[], object]) -> str:

@@ -1,6 +1,7 @@
 """Pointwise activations and gated linear units."""
 
 from collections.abc import Callable
+from enum import IntEnum
 from functools import partial
 
 import torch.nn.functional as F
@@ -8,17 +9,38 @@ from torch import Tensor
 
 from atoll_kernels import dispatch
 
-# Keys are the names that config.json uses (transformers' ACT2FN).
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_fast": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": lambda x: x.tanh(),
+
+class Activation(IntEnum):
+    """What kernels call them: as in cpu/native/src/epilogue.h and gpu/kernels/activation.py."""
+
+    NONE = 0
+    GELU = 1
+    GELU_TANH = 2
+    RELU = 3
+    SILU = 4
+    TANH = 5
+
+
+# The names that config.json uses (transformers' ACT2FN); None where there is no activation.
+BY_NAME: dict[str | None, Activation] = {
+    None: Activation.NONE,
+    "gelu": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "tanh": Activation.TANH,
 }
+_FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.GELU: F.gelu,
+    Activation.GELU_TANH: partial(F.gelu, approximate="tanh"),
+    Activation.RELU: F.relu,
+    Activation.SILU: F.silu,
+    Activation.TANH: lambda x: x.tanh(),
+}
+ACTIVATIONS = {name: _FUNCTIONS[kind] for name, kind in BY_NAME.items() if name is not None}
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

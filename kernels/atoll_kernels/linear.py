@@ -1,32 +1,44 @@
 """Linear layers whose weights are packed once, at load, for the machine at hand."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from atoll_kernels import dispatch
+from atoll_kernels.activation import gated_activation
 
 SCHEMES = ("dense", "int8", "int4")
 
 
-@dataclass
-class PackedLinear:
-    """A weight in the layout that its implementation wants.
+@dataclass(eq=False)
+class PackedLinear(ABC):
+    """A weight in the layout that one class can multiply.
 
-    ``scheme``: "dense" (the weight's dtype), "int8" (per-channel int8 weights, per-token
-    activations), "int4" (group-wise). ``tensors`` and ``extra`` belong to the implementation
-    named by ``layout``.
+    tensors: the weight and, where it is quantised, its scales and zeros, as the class arranges
+    them. bias: (out_features,).
     """
 
-    layout: str
-    scheme: str
     in_features: int
     out_features: int
     tensors: tuple[Tensor, ...]
-    bias: Tensor | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    bias: Tensor | None
+
+    @property
+    @abstractmethod
+    def scheme(self) -> str:
+        """ "dense" (the weight's dtype), "int8" (int8 weights with a scale per output) or "int4"
+        (groups of inputs share a scale).
+        """
+
+    @abstractmethod
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``linear``."""
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """See ``gated_linear``."""
+        return gated_activation(self.forward(x), activation)
 
 
 def pack_linear(
@@ -66,8 +78,7 @@ def pack_int4(
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None = None) -> Tensor:
     """``activation(x @ weight.T + bias)`` for x (tokens, in_features); dtype of x."""
-    result: Tensor = dispatch.run("linear", x, packed, activation)
-    return result
+    return packed.forward(x, activation)
 
 
 def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor:
@@ -76,5 +87,4 @@ def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor:
     ``packed`` has 2n outputs: the gate's, which ``activation`` takes, and those it multiplies. In
     one kernel where there is one, which rounds the product alone. Returns (tokens, n); dtype of x.
     """
-    result: Tensor = dispatch.run("gated_linear", x, packed, activation)
-    return result
+    return packed.gated(x, activation)

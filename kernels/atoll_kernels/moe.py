@@ -1,7 +1,7 @@
 """A mixture of experts: every token goes through the gated MLPs that its router picks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -9,25 +9,17 @@ from atoll_kernels import dispatch
 from atoll_kernels.linear import PackedLinear
 
 
-@dataclass
-class PackedExperts:
-    """The experts' weights in the layout that ``layout``'s implementation wants.
+class PackedExperts(ABC):
+    """The experts' weights in the layout that one class can multiply.
 
-    loop: the linear layers one by one. gpu: stacked along a first dimension; ``bits`` is 16 for
-    dense weights of any dtype, ``group`` the inputs that share a scale (or a common divisor).
+    reads_on_host: whether the host waits for the experts' counts of rows in every call.
     """
 
-    layout: str
-    layers: tuple[tuple[PackedLinear, PackedLinear], ...] = ()
-    gate_up: tuple[Tensor, ...] = ()
-    down: tuple[Tensor, ...] = ()
-    bits: int = 16
-    group: int = 0
+    reads_on_host = False
 
-    @property
-    def reads_on_host(self) -> bool:
-        """Whether the host waits for the experts' counts of rows in every call."""
-        return self.layout == "loop"
+    @abstractmethod
+    def forward(self, x: Tensor, router_logits: Tensor, top_k: int, activation: str) -> Tensor:
+        """See ``mixture_of_experts``."""
 
 
 def pack_experts(gate_up: Sequence[PackedLinear], down: Sequence[PackedLinear]) -> PackedExperts:
@@ -53,7 +45,4 @@ def mixture_of_experts(
     Returns:
         (tokens, hidden), dtype of x.
     """
-    result: Tensor = dispatch.run(
-        "mixture_of_experts", x, router_logits, experts, top_k, activation
-    )
-    return result
+    return experts.forward(x, router_logits, top_k, activation)

@@ -28,7 +28,7 @@ from atoll.runner.kv_cache import allocate
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities, KernelPolicy
-from atoll_kernels.moe import PackedExperts
+from atoll_kernels.reference.moe import ExpertLoop
 
 DEVICE = torch.device("meta")
 H200 = Capabilities("H200", "nvidia", "sm90", (9, 0))
@@ -113,7 +113,7 @@ def test_readers_are_found_and_refused(tmp_path: Path, launched: list[str]) -> N
     moe = model.blocks[0].mlp
     # Packed for plain torch, where the host asks for each expert how many rows it has.
     layers = [(expert.gate_up.packed, expert.down.packed) for expert in moe.experts]
-    moe._packed = PackedExperts("loop", layers=tuple(layers))
+    moe._packed = ExpertLoop(tuple(layers))
     with torch.inference_mode(), pytest.raises(Exception, match="(?i)meta|touches the host"):
         steps._step(4)
     assert "MixtureOfExperts reads on the host" in str(refusal(model, device, torch.bfloat16))

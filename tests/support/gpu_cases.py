@@ -86,49 +86,49 @@ def _int4(dtype: torch.dtype, rows: int, *, act_order: bool = False, group: int 
         torch.empty(inputs // group, outputs, dtype=torch.float16),
         torch.empty(inputs // group, outputs, dtype=torch.float16),
     )
-    extra = {"group": group, "order": order}
-    packed = PackedLinear("gpu-int4", "int4", inputs, outputs, tensors, None, extra)
-    quantized.linear(torch.empty(rows, inputs, dtype=dtype), packed, None)
+    packed = quantized.GpuInt4(inputs, outputs, tensors, None, group, order)
+    packed.forward(torch.empty(rows, inputs, dtype=dtype))
 
 
-def _widened(layout: str, dtype: torch.dtype, *, act_order: bool = False) -> None:
+def _dequantized(bits: int, dtype: torch.dtype, *, act_order: bool = False) -> None:
     inputs, outputs = 4096, 11008
-    if layout == "gpu-int8":
-        tensors: tuple[Tensor, ...] = (
-            torch.empty(inputs, outputs, dtype=torch.int8), torch.empty(outputs),
-        )  # fmt: skip
-        extra = {}
+    if bits == 8:
+        codes, scale = torch.empty(inputs, outputs, dtype=torch.int8), torch.empty(outputs)
+        packed: quantized.GpuQuantized = quantized.GpuInt8(
+            inputs, outputs, (codes, scale), None, inputs, None
+        )
     else:
         scales = torch.empty(inputs // 128, outputs, dtype=torch.float16)
-        tensors = (torch.empty(inputs // 8, outputs, dtype=torch.int32), scales, scales)
+        words = torch.empty(inputs // 8, outputs, dtype=torch.int32)
         order = torch.zeros(inputs, dtype=torch.int32) if act_order else None
-        extra = {"group": 128, "order": order}
-    packed = PackedLinear(layout, layout[4:], inputs, outputs, tensors, None, extra)
-    quantized.widened(packed, dtype)
+        packed = quantized.GpuInt4(inputs, outputs, (words, scales, scales), None, 128, order)
+    packed.dequantized(dtype)
 
 
 def _dense_row(dtype: torch.dtype) -> None:
-    packed = PackedLinear("torch", "dense", 4096, 512, (torch.empty(512, 4096, dtype=dtype),))
-    quantized.linear(torch.empty(1, 4096, dtype=dtype), packed, "silu")
+    packed = quantized.GpuDense(4096, 512, (torch.empty(512, 4096, dtype=dtype),), None)
+    packed.forward(torch.empty(1, 4096, dtype=dtype), "silu")
 
 
 def _int8(dtype: torch.dtype, rows: int) -> None:
     tensors = (torch.empty(1024, 3072, dtype=torch.int8), torch.empty(3072))
-    packed = PackedLinear("gpu-int8", "int8", 1024, 3072, tensors, torch.empty(3072, dtype=dtype))
-    quantized.linear(torch.empty(rows, 1024, dtype=dtype), packed, "gelu")
+    bias = torch.empty(3072, dtype=dtype)
+    packed = quantized.GpuInt8(1024, 3072, tensors, bias, 1024, None)
+    packed.forward(torch.empty(rows, 1024, dtype=dtype), "gelu")
 
 
 def _experts(dtype: torch.dtype, rows: int, scheme: str = "dense") -> None:
     def layer(inputs: int, outputs: int) -> PackedLinear:
         weight = torch.zeros(outputs, inputs, dtype=dtype)
         packed = quantized.pack_linear(weight, None, scheme, 128)
-        return packed or PackedLinear("torch", "dense", inputs, outputs, (weight,))
+        assert packed is not None
+        return packed
 
     sides = ([layer(256, 512)] * 8, [layer(256, 256)] * 8)
     packed = moe.pack_experts(torch.empty(0), *map(tuple, sides))
     assert packed is not None
     x = torch.empty(rows, 256, dtype=dtype)
-    moe.mixture_of_experts(x, torch.empty(rows, 8, dtype=dtype), packed, 2, "silu")
+    packed.forward(x, torch.empty(rows, 8, dtype=dtype), 2, "silu")
 
 
 def _batches() -> None:
@@ -207,10 +207,10 @@ CASES: dict[str, Callable[[], None]] = {
     "int4-many-fp32": partial(_int4, torch.float32, 512),
     "int8-few": partial(_int8, _HALF, 4),
     "int8-many": partial(_int8, _HALF, 128),
-    "int4-widened": partial(_widened, "gpu-int4", _HALF),
-    "int4-widened-order-bf16": partial(_widened, "gpu-int4", torch.bfloat16, act_order=True),
-    "int8-widened": partial(_widened, "gpu-int8", _HALF),
-    "int8-widened-bf16": partial(_widened, "gpu-int8", torch.bfloat16),
+    "int4-dequantized": partial(_dequantized, 4, _HALF),
+    "int4-dequantized-order-bf16": partial(_dequantized, 4, torch.bfloat16, act_order=True),
+    "int8-dequantized": partial(_dequantized, 8, _HALF),
+    "int8-dequantized-bf16": partial(_dequantized, 8, torch.bfloat16),
     "gemv": partial(_dense_row, _HALF),
     "gemv-bf16": partial(_dense_row, torch.bfloat16),
     "gemv-fp32": partial(_dense_row, torch.float32),

@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 
+import atoll_kernels as kernels
 from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.cpu import (
     activation,
@@ -39,7 +40,7 @@ def main(level_name: str, sanitizers: str) -> None:
         _attention(dtype)
         _rows(dtype)
         _linear(dtype, library.width)
-        _grouped(dtype)
+        _quantized(dtype)
     print("clean")
 
 
@@ -68,7 +69,7 @@ def _rows(dtype: torch.dtype) -> None:
         x, weight = torch.randn(rows, width).to(dtype), torch.randn(width).to(dtype)
         norm.layer_norm(x, weight, weight, 1e-5, x)
         norm.rms_norm(x, weight, 1e-5, None)
-        for name in activation.KINDS:
+        for name in kernels.ACTIVATIONS:
             activation.activate(x, name)
             activation.gated_activation(x[:, : width // 2 * 2], name)
     qkv, cache = torch.randn(5, 4, 10).to(dtype), torch.zeros(2, 2, 4, 1, 10, dtype=dtype)
@@ -82,12 +83,10 @@ def _linear(dtype: torch.dtype, width: int) -> None:
         x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outs, inputs).to(dtype)
         bias = torch.randn(outs)
         if dtype == torch.float32 or width == 16:
-            linear_native_dense.linear(
-                x, linear_native_dense.pack_floats(weight, bias, width), None
-            )
+            linear_native_dense.pack_floats(weight, bias, width).forward(x)
 
 
-def _grouped(dtype: torch.dtype) -> None:
+def _quantized(dtype: torch.dtype) -> None:
     for outs, inputs in ((5, 32), (40, 352)):
         weight, bias = torch.randn(outs, inputs), torch.randn(outs)
         layers = [
@@ -97,7 +96,7 @@ def _grouped(dtype: torch.dtype) -> None:
         ]
         for rows in (1, 8, 270):
             for layer in layers:
-                linear_native_quantized.linear(torch.randn(rows, inputs).to(dtype), layer, "gelu")
+                layer.forward(torch.randn(rows, inputs).to(dtype), "gelu")
 
 
 if __name__ == "__main__":

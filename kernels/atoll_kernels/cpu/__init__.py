@@ -2,7 +2,7 @@
 
 from atoll_kernels.cpu.activation import activate, gated_activation
 from atoll_kernels.cpu.attention import paged_attention, varlen_attention
-from atoll_kernels.cpu.linear import gated_linear, linear, pack_int4, pack_linear
+from atoll_kernels.cpu.linear import pack_int4, pack_linear
 from atoll_kernels.cpu.norm import layer_norm, rms_norm
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
 
@@ -10,9 +10,7 @@ __all__ = [
     "activate",
     "apply_rope",
     "gated_activation",
-    "gated_linear",
     "layer_norm",
-    "linear",
     "pack_int4",
     "pack_linear",
     "paged_attention",

@@ -5,16 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atoll_kernels.activation import BY_NAME, Activation
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
-
-_DTYPES = (torch.float32, torch.bfloat16)
-
-# As numbered in native/src/epilogue.h; a name that is not here is left to torch.
-KINDS = {
-    "gelu": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "silu": 2, "swish": 2,
-    "relu": 3,
-}  # fmt: skip
+from atoll_kernels.cpu.native.arguments import DTYPES
 
 
 def activate(x: Tensor, activation: str) -> Tensor | None:
@@ -31,8 +25,9 @@ def gated_activation(x: Tensor, activation: str) -> Tensor | None:
 
 
 def _run(x: Tensor, activation: str, is_gated: bool) -> Tensor | None:
-    native, kind = library(), KINDS.get(activation)
-    if native is None or kind is None or x.dtype not in _DTYPES:
+    native, kind = library(), BY_NAME.get(activation)
+    # torch's tanh is more exact near 0.
+    if native is None or kind in (None, Activation.TANH) or x.dtype not in DTYPES:
         return None
     rows, width = x.shape
     out = empty((rows, width // 2 if is_gated else width), x.dtype)

@@ -8,8 +8,7 @@ from torch import Tensor
 from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
-
-_DTYPES = (torch.float32, torch.bfloat16)
+from atoll_kernels.cpu.native.arguments import address, are_native
 
 
 def varlen_attention(
@@ -49,7 +48,7 @@ def _attend(
     q_token, q_head, _ = q.stride()
     native.attention(
         q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), cu_seqlens_q.data_ptr(),
-        key_ends.data_ptr(), _address(table), _address(slopes), _address(relative),
+        key_ends.data_ptr(), address(table), address(slopes), address(relative),
         q_token, q_head, *strides,
         len(cu_seqlens_q) - 1, num_heads, k.shape[-2], head_dim, args.causal, args.window or 0,
         0 if relative is None else relative.shape[1] // 2, torch.get_num_threads(),
@@ -60,16 +59,11 @@ def _attend(
 
 def _fits(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> bool:
     """bfloat16 is read in pairs, which an odd head size would break."""
-    if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype or q.shape[2] % 2:
+    head_dim = q.shape[2]
+    if args.softcap is not None or v.shape[-1] != head_dim or head_dim % 2:
         return False
-    if args.softcap is not None or v.shape[-1] != q.shape[2]:
-        return False
-    return q.stride(2) == k.stride(-1) == v.stride(-1) == 1
+    return are_native(q, k, v)
 
 
 def _floats(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float().contiguous()
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()

@@ -1,6 +1,4 @@
-"""Linear layers on CPU: which implementation packs a weight, and which runs a packed one."""
-
-from collections.abc import Callable
+"""Linear layers on CPU: which layout a weight is packed in."""
 
 import torch
 from torch import Tensor
@@ -13,14 +11,6 @@ from atoll_kernels.cpu import (
     linear_torch_int4,
 )
 from atoll_kernels.linear import PackedLinear
-
-_FORWARD: dict[str, Callable[[Tensor, PackedLinear, str | None], Tensor]] = {
-    linear_onednn.LAYOUT: linear_onednn.linear,
-    linear_onednn_int8.LAYOUT: linear_onednn_int8.linear,
-    linear_native_dense.LAYOUT: linear_native_dense.linear,
-    linear_native_quantized.LAYOUT: linear_native_quantized.linear,
-    linear_torch_int4.LAYOUT: linear_torch_int4.linear,
-}
 
 
 def pack_linear(
@@ -47,21 +37,6 @@ def pack_int4(
         return None
     native = linear_native_quantized.pack_arranged(found, bias) if dtype == torch.bfloat16 else None
     return native or linear_torch_int4.pack_arranged(found, bias, dtype)
-
-
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:
-    """See ``atoll_kernels.linear``; declines layouts that are not its own."""
-    forward = _FORWARD.get(packed.layout)
-    return None if forward is None else forward(x, packed, activation)
-
-
-def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
-    """See ``atoll_kernels.gated_linear``; declines layouts that have no such product."""
-    if packed.layout == linear_native_quantized.LAYOUT:
-        return linear_native_quantized.gated_linear(x, packed, activation)
-    if packed.layout == linear_native_dense.LAYOUT:
-        return linear_native_dense.gated_linear(x, packed, activation)
-    return None
 
 
 def _pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:

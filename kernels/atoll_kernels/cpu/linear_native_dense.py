@@ -4,18 +4,57 @@ At hundreds of rows it is as fast as oneDNN, and up to twice as fast at a few, w
 more than its work.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.cpu.activation import KINDS
+from atoll_kernels.activation import ACTIVATIONS, BY_NAME, Activation
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.native.arguments import address
+from atoll_kernels.cpu.native.library import Library
 from atoll_kernels.linear import PackedLinear
 
-LAYOUT = "native"
-_NO_ACTIVATION = -1
+
+@dataclass(eq=False)
+class NativeDense(PackedLinear):
+    """tensors: panels, see ``_panels``. bias: float32, of whole panels. dtype: of the weights."""
+
+    dtype: torch.dtype
+    scheme = "dense"
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        if x.dtype is not self.dtype:
+            return self.forward(x.to(self.dtype), activation).to(x.dtype)
+        if activation == "tanh":
+            return ACTIVATIONS[activation](self._run(x, Activation.NONE, is_gated=False))
+        return self._run(x, BY_NAME[activation], is_gated=False)
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """See ``atoll_kernels.gated_linear``; two kernels unless halves are whole pairs of panels.
+
+        Tiles finish a product beside the next one: with them, halves are not in registers together.
+        """
+        native = _library()
+        is_fused = not native.has_tiles and self.out_features % (4 * native.width) == 0
+        if not is_fused or x.dtype is not self.dtype or activation == "tanh":
+            return super().gated(x, activation)
+        return self._run(x, BY_NAME[activation], is_gated=True)
+
+    def _run(self, x: Tensor, kind: Activation, is_gated: bool) -> Tensor:
+        # Contiguous rows begin at whole words, which the kernel reads.
+        rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
+        num_rows, in_features = x.shape
+        out = empty((num_rows, self.out_features // (1 + is_gated)), x.dtype)
+        _library().linear(
+            rows.data_ptr(), self.tensors[0].data_ptr(), address(self.bias), out.data_ptr(),
+            num_rows, in_features, out.shape[1], in_features, kind, is_gated,
+            x.dtype is torch.bfloat16, torch.get_num_threads(),
+        )  # fmt: skip
+        return out
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
@@ -33,58 +72,19 @@ def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
     return pack_floats(weight, bias, native.width) if is_fast else None
 
 
-def pack_floats(weight: Tensor, bias: Tensor | None, width: int) -> PackedLinear:
+def pack_floats(weight: Tensor, bias: Tensor | None, width: int) -> NativeDense:
     """Panels of ``width`` outputs; two bfloat16 inputs of an output side by side."""
     out_features, in_features = weight.shape
     panels = _panels(weight, width)
     # Copied: a bias that is mapped from a file would keep all of the file mapped.
     wide = None if bias is None else F.pad(bias.float(), (0, -out_features % width)).clone()
-    extra = {"dtype": weight.dtype}
-    return PackedLinear(LAYOUT, "dense", in_features, out_features, (panels,), wide, extra)
+    return NativeDense(in_features, out_features, (panels,), wide, weight.dtype)
 
 
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
-    """See ``atoll_kernels.linear``."""
-    native = library()
-    assert native is not None, "pack() found it"
-    dtype = packed.extra["dtype"]
-    if x.dtype is not dtype:
-        return linear(x.to(dtype), packed, activation).to(x.dtype)
-    kind = _NO_ACTIVATION if activation is None else KINDS.get(activation, _NO_ACTIVATION)
-    out = _run(x, packed, kind, is_gated=False)
-    if activation is not None and kind == _NO_ACTIVATION:
-        return ACTIVATIONS[activation](out)
-    return out
-
-
-def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
-    """See ``atoll_kernels.gated_linear``; None unless both halves are whole pairs of panels.
-
-    Tiles finish a product beside the next one: with them, halves are not in registers together.
-    """
-    native = library()
-    assert native is not None, "pack() found it"
-    if native.has_tiles or x.dtype is not packed.extra["dtype"] or activation not in KINDS:
-        return None
-    if packed.out_features % (4 * native.width):
-        return None
-    return _run(x, packed, KINDS[activation], is_gated=True)
-
-
-def _run(x: Tensor, packed: PackedLinear, kind: int, is_gated: bool) -> Tensor:
-    native = library()
-    assert native is not None, "pack() found it"
-    # Contiguous rows begin at whole words, which the kernel reads.
-    rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
-    num_rows, in_features = x.shape
-    out = empty((num_rows, packed.out_features // (1 + is_gated)), x.dtype)
-    bias = 0 if packed.bias is None else packed.bias.data_ptr()
-    native.linear(
-        rows.data_ptr(), packed.tensors[0].data_ptr(), bias, out.data_ptr(), num_rows, in_features,
-        out.shape[1], in_features, kind, is_gated, x.dtype is torch.bfloat16,
-        torch.get_num_threads(),
-    )  # fmt: skip
-    return out
+def _library() -> Library:
+    found = library()
+    assert found is not None, "pack() found it"
+    return found
 
 
 def _aligned(x: Tensor) -> Tensor:

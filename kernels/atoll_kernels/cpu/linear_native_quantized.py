@@ -8,32 +8,76 @@ them in bfloat16 (native/src/linear_int4_amx.h).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.activation import BY_NAME
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.int4_groups import Groups, quantize_in_bytes
 from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.linear_torch_int4 import Arranged
 from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.native.arguments import DTYPES, address
+from atoll_kernels.cpu.native.library import Library
 from atoll_kernels.linear import PackedLinear
 
-LAYOUT = "native-grouped"
 # Inputs that share a scale in a row of x; 4-bit weights have groups of their own.
 # Wider ones are a little faster and less exact: with up to 256, SmolLM2 loses 1.6% and not 1.0.
 _INT8_GROUPS = (128, 96, 64)
 # Of whole rows of AMX's tiles; others would be multiplied without them.
 _TILED_GROUPS = (128, 64)
 _INT4_GROUPS = (32, 64, 128)
-_DTYPES = (torch.float32, torch.bfloat16)
 
-# As numbered in native/src/linear_quantized.cpp; others follow as an op of their own.
-_KINDS = {
-    None: -1, "gelu": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "silu": 2,
-    "swish": 2, "relu": 3, "tanh": 4,
-}  # fmt: skip
+
+@dataclass(eq=False)
+class _NativeQuantized(PackedLinear):
+    """group: inputs that share a scale. order: of the inputs, if they are not sorted by group."""
+
+    group: int
+    order: Tensor | None
+    bits: ClassVar[int]
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        if x.dtype not in DTYPES:
+            return self.forward(x.float(), activation).to(x.dtype)
+        return self._run(x if x.stride(1) == 1 else x.contiguous(), activation, is_gated=False)
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """See ``atoll_kernels.gated_linear``; two kernels unless halves are whole blocks."""
+        is_whole = self.out_features % (2 * _block()) == 0
+        if not is_whole or _library().has_tiles or x.dtype not in DTYPES or x.stride(1) != 1:
+            return super().gated(x, activation)
+        return self._run(x, activation, is_gated=True)
+
+    def _run(self, x: Tensor, activation: str | None, is_gated: bool) -> Tensor:
+        if self.order is not None:
+            x = x.index_select(1, self.order)
+        weight, scales, *factors = self.tensors
+        out = empty((x.shape[0], self.out_features // (1 + is_gated)), x.dtype)
+        _library().linear_quantized(
+            x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
+            factors[0].data_ptr() if factors else 0, address(self.bias), x.shape[0],
+            self.in_features, self.out_features, x.stride(0), self.group, self.bits,
+            BY_NAME[activation], is_gated, x.dtype == torch.bfloat16, torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+class NativeInt8(_NativeQuantized):
+    """tensors: blocks of bytes, see ``pack8``, and scales (out_features,) float32."""
+
+    scheme, bits = "int8", 8
+
+
+class NativeInt4(_NativeQuantized):
+    """tensors: blocks of nibbles, see ``pack4``, scales with zeros, and their factors if bytes."""
+
+    scheme, bits = "int4", 4
 
 
 def pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
@@ -56,9 +100,7 @@ def pack_arranged(found: Arranged, bias: Tensor | None) -> PackedLinear | None:
     size = found.codes.shape[1] // found.scales.shape[1]
     if not is_fast() or size not in _INT4_GROUPS:
         return None
-    packed = pack4(Groups(found.codes, found.scales, found.zeros), bias)
-    packed.extra["order"] = found.order
-    return packed
+    return pack4(Groups(found.codes, found.scales, found.zeros), bias, found.order)
 
 
 def is_fast() -> bool:
@@ -67,7 +109,7 @@ def is_fast() -> bool:
     return native is not None and native.has_vnni
 
 
-def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
+def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> NativeInt8:
     """codes: (out_features, in_features) int8. scales: (out_features,) float32."""
     block = _block()
     out_features, in_features = codes.shape
@@ -78,14 +120,12 @@ def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedLinear:
     padding = (0, -in_features % group, 0, -out_features % block)
     padded = F.pad(codes.view(torch.uint8) ^ 128, padding)
     words = padded.view(-1, block, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
-    extra = {"bits": 8, "group": group}
-    return PackedLinear(
-        LAYOUT, "int8", in_features, out_features, (words, scales.float()), _wide(bias), extra
-    )
+    tensors = (words, scales.float())
+    return NativeInt8(in_features, out_features, tensors, _wide(bias), group, None)
 
 
-def pack4(groups: Groups, bias: Tensor | None) -> PackedLinear:
-    """Scales and zeros of floats are rounded to bfloat16."""
+def pack4(groups: Groups, bias: Tensor | None, order: Tensor | None = None) -> NativeInt4:
+    """Scales and zeros of floats are rounded to bfloat16. order: of the inputs, or None."""
     block = _block()
     out_features, in_features = groups.codes.shape
     padded = F.pad(groups.codes.to(torch.uint8), (0, 0, 0, -out_features % block))
@@ -100,10 +140,8 @@ def pack4(groups: Groups, bias: Tensor | None) -> PackedLinear:
             _by_block(groups.scales, groups.zeros.view(torch.uint8), torch.uint8),
             _by_block(of_scales, of_zeros, torch.bfloat16),
         )
-    extra = {"bits": 4, "group": in_features // groups.scales.shape[1]}
-    return PackedLinear(
-        LAYOUT, "int4", in_features, out_features, (words, *tensors), _wide(bias), extra
-    )
+    size = in_features // groups.scales.shape[1]
+    return NativeInt4(in_features, out_features, (words, *tensors), _wide(bias), size, order)
 
 
 def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,51 +152,15 @@ def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
     return padded.view(2, -1, block, scales.shape[1]).permute(1, 3, 0, 2).contiguous()
 
 
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
-    """See ``atoll_kernels.linear``."""
-    if x.dtype not in _DTYPES or x.stride(1) != 1:
-        return linear(x.float().contiguous(), packed, activation).to(x.dtype)
-    out = _run(x, packed, activation, is_gated=False)
-    return out if activation in _KINDS or activation is None else ACTIVATIONS[activation](out)
-
-
-def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor | None:
-    """See ``atoll_kernels.gated_linear``; None unless both halves are whole blocks of outputs.
-
-    Tiles multiply block after block: with them, halves are not in registers together.
-    """
-    native = library()
-    assert native is not None, "what packed the weight is there"
-    is_whole = packed.out_features % (2 * _block()) == 0
-    if not is_whole or native.has_tiles or activation not in _KINDS:
-        return None
-    if x.dtype not in _DTYPES or x.stride(1) != 1:
-        return None
-    return _run(x, packed, activation, is_gated=True)
-
-
-def _run(x: Tensor, packed: PackedLinear, activation: str | None, is_gated: bool) -> Tensor:
-    native = library()
-    assert native is not None, "what packed the weight is there"
-    if (order := packed.extra.get("order")) is not None:
-        x = x.index_select(1, order)
-    weight, scales, *factors = packed.tensors
-    out = empty((x.shape[0], packed.out_features // (1 + is_gated)), x.dtype)
-    native.grouped(
-        x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
-        factors[0].data_ptr() if factors else 0,
-        0 if packed.bias is None else packed.bias.data_ptr(), x.shape[0], packed.in_features,
-        packed.out_features, x.stride(0), packed.extra["group"], packed.extra["bits"],
-        _KINDS.get(activation, -1), is_gated, x.dtype == torch.bfloat16, torch.get_num_threads(),
-    )  # fmt: skip
-    return out
+def _library() -> Library:
+    found = library()
+    assert found is not None, "what packs a weight has looked"
+    return found
 
 
 def _block() -> int:
     """Outputs in a block of the packed weights: two vectors."""
-    native = library()
-    assert native is not None, "the caller has looked"
-    return 2 * native.width
+    return 2 * _library().width
 
 
 def _wide(bias: Tensor | None) -> Tensor | None:

@@ -5,25 +5,40 @@ what one token of a decoder costs, and in float32 at hundreds of rows by 1.2-2x,
 on processors that are not Intel's (docs/benchmarks/kernels.md).
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from atoll_kernels.activation import BY_NAME, Activation
 from atoll_kernels.linear import PackedLinear
 
-LAYOUT = "onednn"
-
-# Our names of activations -> oneDNN's post-op and its algorithm.
-FUSED = {
-    None: ("none", ""),
-    "gelu": ("gelu", "none"),
-    "gelu_new": ("gelu", "tanh"),
-    "gelu_fast": ("gelu", "tanh"),
-    "gelu_pytorch_tanh": ("gelu", "tanh"),
-    "relu": ("relu", ""),
-    "silu": ("swish", ""),
-    "swish": ("swish", ""),
-    "tanh": ("tanh", ""),
+# oneDNN's post-op and its algorithm.
+_POST_OPS = {
+    Activation.NONE: ("none", ""),
+    Activation.GELU: ("gelu", "none"),
+    Activation.GELU_TANH: ("gelu", "tanh"),
+    Activation.RELU: ("relu", ""),
+    Activation.SILU: ("swish", ""),
+    Activation.TANH: ("tanh", ""),
 }
+
+
+@dataclass(eq=False)
+class OneDnnDense(PackedLinear):
+    """tensors: the weight in oneDNN's layout, opaque to other ops. dtype: of the product."""
+
+    dtype: torch.dtype
+    scheme = "dense"
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``; the activation runs inside the product."""
+        post_op, algorithm = _POST_OPS[BY_NAME[activation]]
+        rows = x.to(self.dtype).contiguous()
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self.tensors[0], self.bias, post_op, [], algorithm
+        )
+        return out.to(x.dtype)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype | None:
@@ -42,7 +57,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype | None:
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
-    """Reorders (out_features, in_features) floats; the result is opaque to other ops."""
+    """Reorders (out_features, in_features) floats; None where oneDNN is missing."""
     dtype = compute_dtype(weight.dtype)
     if dtype is None or not weight.numel():
         return None
@@ -50,15 +65,4 @@ def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
     # Copied: a bias that is mapped from a file would keep all of the file mapped.
     bias = None if bias is None else bias.to(dtype, copy=True)
-    extra = {"dtype": dtype}
-    return PackedLinear(LAYOUT, "dense", in_features, out_features, (packed,), bias, extra)
-
-
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
-    """See ``atoll_kernels.linear``; the activation runs inside the product."""
-    post_op, algorithm = FUSED[activation]
-    rows = x.to(packed.extra["dtype"]).contiguous()
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(
-        rows, packed.tensors[0], packed.bias, post_op, [], algorithm
-    )
-    return out.to(x.dtype)
+    return OneDnnDense(in_features, out_features, (packed,), bias, dtype)

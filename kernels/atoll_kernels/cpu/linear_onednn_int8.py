@@ -7,14 +7,33 @@ and gives float32; the scale of each row, the bias and the activation come after
 quarter of float32's memory, and one row costs the time to read them.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.linear import PackedLinear
 
-LAYOUT = "onednn-int8"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(eq=False)
+class OneDnnInt8(PackedLinear):
+    """tensors: codes in oneDNN's layout, scales and zeros. levels: see ``activation_levels``."""
+
+    levels: int
+    scheme = "int8"
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        weight, scales, zeros = self.tensors
+        rows, row_scales = quantize_rows(x, self.levels)
+        products = torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, self.levels + 1, weight, scales, zeros, None, 1.0, 0, torch.float32,
+            "none", [], "",
+        )  # fmt: skip
+        return scaled(products, row_scales, self.bias, activation, x.dtype)
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
@@ -26,19 +45,8 @@ def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
     packed = torch.ops.onednn.qlinear_prepack(codes, None)
     zeros = torch.zeros(out_features, dtype=torch.int32)
     bias = None if bias is None else bias.to(torch.float32, copy=True)
-    tensors, extra = (packed, scales, zeros), {"levels": activation_levels()}
-    return PackedLinear(LAYOUT, "int8", in_features, out_features, tensors, bias, extra)
-
-
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
-    """See ``atoll_kernels.linear``."""
-    weight, scales, zeros = packed.tensors
-    levels = packed.extra["levels"]
-    rows, row_scales = quantize_rows(x, levels)
-    products = torch.ops.onednn.qlinear_pointwise(
-        rows, 1.0, levels + 1, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return scaled(products, row_scales, packed.bias, activation, x.dtype)
+    tensors = (packed, scales, zeros)
+    return OneDnnInt8(in_features, out_features, tensors, bias, activation_levels())
 
 
 def activation_levels() -> int:

@@ -4,6 +4,7 @@ It takes scales and zeros of the dtype of x alone: 5 bits a weight with groups o
 float32. See ``int4_groups`` for the formula.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,31 @@ from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.cpu.int4_groups import quantize
 from atoll_kernels.linear import PackedLinear
 
-LAYOUT = "torch-int4"
 GROUP_SIZES = (32, 64, 128, 256)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(eq=False)
+class TorchInt4(PackedLinear):
+    """tensors: words of codes, and scales with zeros, as torch's kernel takes them.
+
+    order: of the inputs, if they are not sorted by group.
+    """
+
+    group_size: int
+    order: Tensor | None
+    scheme = "int4"
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        words, scales_and_zeros = self.tensors
+        rows = x.contiguous() if self.order is None else x.index_select(1, self.order)
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, words, self.group_size, scales_and_zeros
+        )
+        if self.bias is not None:
+            out.add_(self.bias)
+        return out if activation is None else ACTIVATIONS[activation](out)
 
 
 def pack(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
@@ -64,19 +87,6 @@ def pack_arranged(found: Arranged, bias: Tensor | None, dtype: torch.dtype) -> P
     return _packed(found.codes, found.scales.t(), found.zeros.t(), size, bias, dtype, found.order)
 
 
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor:
-    """See ``atoll_kernels.linear``."""
-    words, scales_and_zeros = packed.tensors
-    order = packed.extra["order"]
-    rows = x.contiguous() if order is None else x.index_select(1, order)
-    out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-        rows, words, packed.extra["group_size"], scales_and_zeros
-    )
-    if packed.bias is not None:
-        out.add_(packed.bias)
-    return out if activation is None else ACTIVATIONS[activation](out)
-
-
 def _fits(out_features: int, in_features: int, group_size: int) -> bool:
     """Whether torch's kernel takes the shape."""
     return out_features % 16 == 0 and group_size in GROUP_SIZES and in_features % group_size == 0
@@ -90,6 +100,5 @@ def _packed(
     words = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int().contiguous(), 1)
     both = torch.stack([scales.to(dtype), zeros.to(dtype)], dim=-1).contiguous()
     bias = None if bias is None else bias.to(dtype, copy=True)
-    extra = {"group_size": group_size, "order": order}
     out_features, in_features = codes.shape
-    return PackedLinear(LAYOUT, "int4", in_features, out_features, (words, both), bias, extra)
+    return TorchInt4(in_features, out_features, (words, both), bias, group_size, order)

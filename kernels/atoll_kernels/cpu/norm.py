@@ -7,8 +7,7 @@ from torch import Tensor
 
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
-
-_DTYPES = (torch.float32, torch.bfloat16)
+from atoll_kernels.cpu.native.arguments import DTYPES, address
 
 
 def layer_norm(
@@ -32,7 +31,7 @@ def _norm(
     """Rows may be strided; everything has the dtype of x."""
     native = library()
     dtype = x.dtype
-    if native is None or dtype not in _DTYPES or x.dim() != 2 or x.stride(1) != 1:
+    if native is None or dtype not in DTYPES or x.dim() != 2 or x.stride(1) != 1:
         return None
     if weight is not None and weight.dtype != dtype or bias is not None and bias.dtype != dtype:
         return None
@@ -43,12 +42,8 @@ def _norm(
             return None
         total, residual_row = empty((rows, width), dtype), residual.stride(0)
     native.norm(
-        x.data_ptr(), _address(residual), _address(weight), _address(bias), out.data_ptr(),
+        x.data_ptr(), address(residual), address(weight), address(bias), out.data_ptr(),
         total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms,
         dtype == torch.bfloat16, torch.get_num_threads(), eps,
     )  # fmt: skip
     return out, total
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.native import library
-
-_DTYPES = (torch.float32, torch.bfloat16)
+from atoll_kernels.cpu.native.arguments import are_native
 
 
 def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """See ``atoll_kernels.apply_rope``."""
     native = library()
-    if native is None or not _fits(x, x, x) or not _tables_fit(cos, sin):
+    if native is None or not are_native(x) or not _tables_fit(cos, sin):
         return None
     tokens, num_heads, head_dim = x.shape
     token, head, _ = x.stride()
@@ -30,7 +29,7 @@ def write_kv(
 ) -> bool | None:
     """See ``atoll_kernels.write_kv``."""
     native = library()
-    if native is None or not _fits(k, k, v) or not _cache_fits(k, k_cache, v_cache):
+    if native is None or not are_native(k, v) or not _cache_fits(k, k_cache, v_cache):
         return None
     tokens, num_kv_heads, head_dim = k.shape
     native.rope(
@@ -55,7 +54,7 @@ def rope_write_kv(
 ) -> bool | None:
     """See ``atoll_kernels.rope_write_kv``."""
     native = library()
-    if native is None or not _fits(q, k, v) or not _tables_fit(cos, sin):
+    if native is None or not are_native(q, k, v) or not _tables_fit(cos, sin):
         return None
     if not _cache_fits(k, k_cache, v_cache):
         return None
@@ -67,12 +66,6 @@ def rope_write_kv(
         head_dim, cos.shape[1], q.dtype == torch.bfloat16, torch.get_num_threads(),
     )  # fmt: skip
     return True
-
-
-def _fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
-        return False
-    return q.stride(2) == k.stride(2) == v.stride(2) == 1
 
 
 def _tables_fit(cos: Tensor, sin: Tensor) -> bool:

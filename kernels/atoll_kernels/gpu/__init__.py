@@ -10,9 +10,9 @@ from atoll_kernels.gpu.selftest import failure
 if find_spec("triton") is not None:
     from atoll_kernels.gpu.activation import activate, gated_activation
     from atoll_kernels.gpu.attention import paged_attention, varlen_attention
-    from atoll_kernels.gpu.moe import mixture_of_experts, pack_experts
+    from atoll_kernels.gpu.moe import pack_experts
     from atoll_kernels.gpu.norm import layer_norm, rms_norm
-    from atoll_kernels.gpu.quantized import linear, pack_int4, pack_linear
+    from atoll_kernels.gpu.quantized import pack_int4, pack_linear
     from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
     from atoll_kernels.gpu.sampling import sample
 
@@ -22,8 +22,6 @@ if find_spec("triton") is not None:
         "apply_rope",
         "gated_activation",
         "layer_norm",
-        "linear",
-        "mixture_of_experts",
         "pack_experts",
         "pack_int4",
         "pack_linear",

@@ -6,7 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
-from atoll_kernels.gpu.kernels.activation import CODES, activation_kernel
+from atoll_kernels.activation import BY_NAME
+from atoll_kernels.gpu.kernels.activation import activation_kernel
 
 _BLOCK = 1024
 
@@ -28,12 +29,12 @@ def gated_activation(x: Tensor, activation: str) -> Tensor | None:
 
 
 def _run(x: Tensor, activation: str, width: int, *, is_gated: bool) -> Tensor | None:
-    if activation not in CODES or x.dtype == torch.float64:
+    if activation not in BY_NAME or x.dtype == torch.float64:
         return None
     out = torch.empty((x.shape[0], width), dtype=x.dtype, device=x.device)
     if out.numel():
         activation_kernel[(x.shape[0], triton.cdiv(width, _BLOCK))](
-            out, x, x.stride(0), width, CODE=CODES[activation], GATED=is_gated, BLOCK=_BLOCK,
-            num_warps=4,
+            out=out, x=x, x_stride=x.stride(0), width=width, CODE=BY_NAME[activation].value,
+            GATED=is_gated, BLOCK=_BLOCK, num_warps=4,
         )  # fmt: skip
     return out

@@ -171,7 +171,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
         "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
     },
-    ("widen", "half"): {
+    ("dequantize", "half"): {
         "sm75": Launch(0, 128, 32), _A: Launch(0, 128, 32), "sm90": Launch(0, 128, 32),
         "gfx90a": Launch(0, 128, 32),
     },
@@ -205,7 +205,7 @@ _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
     "quantized": Launch(16, 32, 32),
     "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
-    "widen": Launch(0, 16, 32),
+    "dequantize": Launch(0, 16, 32),
 }  # fmt: skip
 
 
@@ -236,6 +236,13 @@ def configuration(op: str, bucket: str) -> Launch:
 def buckets(op: str) -> tuple[str, ...]:
     """Every bucket of an op, for the tests."""
     return tuple(bucket for name, bucket in _TABLE if name == op)
+
+
+def dividing(depth: int, group: int) -> int:
+    """``depth`` halved until it divides ``group``, so that a tile lies in one group of scales."""
+    while group % depth:
+        depth //= 2
+    return depth
 
 
 def num_processors() -> int:

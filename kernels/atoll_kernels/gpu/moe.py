@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -12,7 +14,7 @@ from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.activation import gated_activation
 from atoll_kernels.gpu.kernels.matmul import matmul_kernel
 from atoll_kernels.gpu.kernels.routing import group_kernel, route_kernel
-from atoll_kernels.gpu.quantized import LAYOUTS, tile
+from atoll_kernels.gpu.quantized import GpuDense, GpuQuantized, tile
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import PackedExperts
 
@@ -24,47 +26,72 @@ def pack_experts(
     first: Tensor, gate_up: tuple[PackedLinear, ...], down: tuple[PackedLinear, ...]
 ) -> PackedExperts | None:
     """See ``atoll_kernels.pack_experts``; declines layers of two kinds, with a bias or an order."""
-    sides = (gate_up, down)
-    layouts = {(layer.layout, layer.extra.get("group")) for side in sides for layer in side}
-    bits = {"torch": 16, **LAYOUTS}.get(gate_up[0].layout)
-    if len(layouts) > 1 or bits is None or any(not _is_plain(x) for side in sides for x in side):
+    layers = [layer for layer in (*gate_up, *down) if isinstance(layer, (GpuDense, GpuQuantized))]
+    if len(layers) < len(gate_up) + len(down) or len({type(layer) for layer in layers}) > 1:
+        return None
+    if any(x.bias is not None or getattr(x, "order", None) is not None for x in layers):
+        return None
+    groups, bits = {layer.group for layer in layers}, layers[0].bits
+    if bits == 4 and len(groups) > 1:
         return None
     # Tiles of weights are cut so that they divide this: 0 is divided by all.
-    group = gate_up[0].extra.get("group", 0)
-    if bits == 8:
-        group = math.gcd(gate_up[0].in_features, down[0].in_features)
-    return PackedExperts("gpu", (), _stack(gate_up), _stack(down), bits, group)
+    return StackedExperts(_stack(gate_up), _stack(down), bits, math.gcd(*groups))
 
 
-def mixture_of_experts(
-    x: Tensor, router_logits: Tensor, experts: PackedExperts, top_k: int, activation: str
-) -> Tensor | None:
-    """See ``atoll_kernels.mixture_of_experts``."""
-    num_tokens, hidden = x.shape
-    if experts.layout != "gpu" or x.stride(-1) != 1 or router_logits.stride(-1) != 1:
-        return None
-    if num_tokens == 0:
-        return x.new_empty((0, hidden))
-    num_experts, num_slots = router_logits.shape[1], num_tokens * top_k
-    chosen, shares = route(router_logits, top_k)
-    config = tile("experts", x, num_slots // num_experts, experts.group)
-    # The worst case: every expert's last tile holds a single row.
-    num_tiles = min(num_slots, num_experts) + num_slots // config.block_m
-    grouping = torch.empty(num_tiles * (config.block_m + 2), dtype=torch.int32, device=x.device)
-    tile_experts, tile_rows = grouping[:num_tiles], grouping[num_tiles : 2 * num_tiles]
-    slots = grouping[2 * num_tiles :]
-    group_kernel[(1,)](
-        slots, tile_experts, tile_rows, chosen, num_slots, num_experts, num_tiles,
-        BLOCK_M=config.block_m, BLOCK_E=triton.next_power_of_2(max(num_experts, 8)), CHUNK=_CHUNK,
-        num_warps=4,
-    )  # fmt: skip
-    plan = (slots, tile_experts, tile_rows)
-    gate_up = _product(x, experts.gate_up, plan, config, num_slots, top_k, experts, None)
-    gated = gated_activation(gate_up, activation)
-    if gated is None:
-        return None
-    down = _product(gated, experts.down, plan, config, num_slots, 1, experts, shares)
-    return down.view(num_tokens, top_k, hidden).sum(1)
+@dataclass(eq=False)
+class StackedExperts(PackedExperts):
+    """Weights stacked along a first dimension; see ``GpuDense`` and ``GpuQuantized``.
+
+    bits: 16 for dense weights of any dtype. group: the inputs that share a scale, or a common
+    divisor of their numbers.
+    """
+
+    gate_up: tuple[Tensor, ...]
+    down: tuple[Tensor, ...]
+    bits: int
+    group: int
+
+    def forward(self, x: Tensor, router_logits: Tensor, top_k: int, activation: str) -> Tensor:
+        """See ``atoll_kernels.mixture_of_experts``."""
+        num_tokens, hidden = x.shape
+        if num_tokens == 0:
+            return x.new_empty((0, hidden))
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        logits = router_logits
+        logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+        chosen, shares = route(logits, top_k)
+        num_experts, num_slots = logits.shape[1], num_tokens * top_k
+        config = tile("experts", x, num_slots // num_experts, self.group)
+        plan = _grouped(chosen, num_experts, config)
+        gate_up = self._product(x, self.gate_up, plan, config, top_k, None)
+        gated = gated_activation(gate_up, activation)
+        assert gated is not None, "contiguous, and no float64"
+        down = self._product(gated, self.down, plan, config, 1, shares)
+        return down.view(num_tokens, top_k, hidden).sum(1)
+
+    def _product(
+        self, x: Tensor, weights: tuple[Tensor, ...], plan: _Plan, config: launch.Launch,
+        divide: int, shares: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """(num_slots, out): slot s is row s // divide of x through its expert."""
+        words, rest = weights[0], weights[1:]
+        num_inputs = x.shape[1]
+        num_outputs, num_slots = words.shape[1 if self.bits == 16 else 2], x.shape[0] * divide
+        scales, zeros = rest if len(rest) == 2 else (*rest, *rest) if rest else (x, x)
+        out = torch.empty((num_slots, num_outputs), dtype=x.dtype, device=x.device)
+        num_tiles = plan.tile_experts.shape[0]
+        matmul_kernel[(triton.cdiv(num_outputs, config.block_n), num_tiles, 1)](
+            out=out, x=x, words=words, scales=scales, zeros=zeros, order=words, bias=out,
+            slots=plan.slots, tile_experts=plan.tile_experts, tile_rows=plan.tile_rows,
+            shares=x if shares is None else shares, num_rows=num_slots, num_columns=num_outputs,
+            num_inputs=num_inputs, group=max(self.group, 1), x_stride=x.stride(0),
+            words_stride=words.stride(0), scales_stride=scales.stride(0) if rest else 0,
+            divide=divide, EXPERTS=True, ORDER=False, BIAS=False, SHARES=shares is not None,
+            CODE=0, BITS=self.bits, HALF=x.dtype == torch.float16, SPLITS=1,
+            PRECISION=launch.precision(x.dtype), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+            BLOCK_K=config.block_k, num_warps=config.num_warps, num_stages=config.num_stages,
+        )  # fmt: skip
+        return out
 
 
 def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -73,15 +100,35 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     chosen = torch.empty(num_tokens * top_k, dtype=torch.int32, device=logits.device)
     shares = torch.empty(num_tokens * top_k, dtype=torch.float32, device=logits.device)
     route_kernel[(triton.cdiv(num_tokens, _BLOCK_T),)](
-        chosen, shares, logits, num_tokens, num_experts, logits.stride(0), TOP_K=top_k,
+        chosen=chosen, shares=shares, logits=logits, num_tokens=num_tokens,
+        num_experts=num_experts, stride=logits.stride(0), TOP_K=top_k,
         BLOCK_T=_BLOCK_T, BLOCK_E=triton.next_power_of_2(max(num_experts, 8)),
         BLOCK_K=triton.next_power_of_2(top_k), num_warps=2,
     )  # fmt: skip
     return chosen, shares
 
 
-def _is_plain(layer: PackedLinear) -> bool:
-    return layer.bias is None and layer.extra.get("order") is None
+class _Plan(NamedTuple):
+    """Which rows of which expert a tile has: see ``group_kernel``."""
+
+    slots: Tensor
+    tile_experts: Tensor
+    tile_rows: Tensor
+
+
+def _grouped(chosen: Tensor, num_experts: int, config: launch.Launch) -> _Plan:
+    """chosen: (num_slots,) int32, the expert of each slot."""
+    num_slots, block_m = len(chosen), config.block_m
+    # The worst case: every expert's last tile holds a single row.
+    num_tiles = min(num_slots, num_experts) + num_slots // block_m
+    memory = torch.empty(num_tiles * (block_m + 2), dtype=torch.int32, device=chosen.device)
+    tile_experts, tile_rows, slots = memory.split([num_tiles, num_tiles, num_tiles * block_m])
+    group_kernel[(1,)](
+        slots=slots, tile_experts=tile_experts, tile_rows=tile_rows, chosen=chosen,
+        num_slots=num_slots, num_experts=num_experts, num_tiles=num_tiles, BLOCK_M=block_m,
+        BLOCK_E=triton.next_power_of_2(max(num_experts, 8)), CHUNK=_CHUNK, num_warps=4,
+    )  # fmt: skip
+    return _Plan(slots, tile_experts, tile_rows)
 
 
 def _stack(layers: tuple[PackedLinear, ...]) -> tuple[Tensor, ...]:
@@ -90,26 +137,3 @@ def _stack(layers: tuple[PackedLinear, ...]) -> tuple[Tensor, ...]:
     for index, layer in enumerate(layers):
         layer.tensors = tuple(stack[index] for stack in stacks)
     return stacks
-
-
-def _product(
-    x: Tensor, weights: tuple[Tensor, ...], plan: tuple[Tensor, Tensor, Tensor],
-    config: launch.Launch, num_slots: int, divide: int, experts: PackedExperts,
-    shares: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """(num_slots, out): slot s is row s // divide of x through its expert."""
-    words, rest = weights[0], weights[1:]
-    bits = experts.bits
-    num_inputs, num_outputs = x.shape[1], words.shape[1] if bits == 16 else words.shape[2]
-    scales, zeros = rest if len(rest) == 2 else (*rest, *rest) if rest else (x, x)
-    out = torch.empty((num_slots, num_outputs), dtype=x.dtype, device=x.device)
-    matmul_kernel[(triton.cdiv(num_outputs, config.block_n), plan[1].shape[0], 1)](
-        out, x, words, scales, zeros, words, out, *plan, x if shares is None else shares,
-        num_slots, num_outputs, num_inputs, max(experts.group, 1), x.stride(0),
-        words.stride(0), scales.stride(0) if rest else 0, divide, EXPERTS=True, ORDER=False,
-        BIAS=False, SHARES=shares is not None, CODE=0, BITS=bits,
-        HALF=x.dtype == torch.float16, SPLITS=1, PRECISION=launch.precision(x.dtype),
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        num_warps=config.num_warps, num_stages=config.num_stages,
-    )  # fmt: skip
-    return out

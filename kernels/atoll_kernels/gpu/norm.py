@@ -41,9 +41,11 @@ def _norm(
         return out, total
     block = triton.next_power_of_2(hidden)
     norm_kernel[(num_tokens,)](
-        out, total, x, x if residual is None else residual, x if weight is None else weight,
-        x if bias is None else bias, x.stride(0), 0 if residual is None else residual.stride(0),
-        hidden, eps, RMS=is_rms, RESIDUAL=residual is not None, WEIGHT=weight is not None,
-        BIAS=bias is not None, BLOCK=block, num_warps=min(16, max(1, block // 512)),
+        out=out, sums=total, x=x, residual=x if residual is None else residual,
+        weight=x if weight is None else weight, bias=x if bias is None else bias,
+        x_stride=x.stride(0), residual_stride=0 if residual is None else residual.stride(0),
+        hidden=hidden, eps=eps, RMS=is_rms, RESIDUAL=residual is not None,
+        WEIGHT=weight is not None, BIAS=bias is not None, BLOCK=block,
+        num_warps=min(16, max(1, block // 512)),
     )  # fmt: skip
     return out, total

@@ -1,35 +1,146 @@
 """Linear layers: 8-bit and 4-bit weights, and any weights for a single row.
 
-Dense products of more rows are cuBLAS's, through the reference; and so are those of very many rows
-with quantised weights, which are widened for them: a product of ours widens each weight once for
-every tile of rows.
+Dense products of more rows are cuBLAS's, through torch; and so are those of very many rows with
+quantised weights, which are dequantised for them: a product of ours does so once for every tile of
+rows.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import triton
 from torch import Tensor
 
+from atoll_kernels.activation import BY_NAME
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.activation import activate
-from atoll_kernels.gpu.gemv import gemv
-from atoll_kernels.gpu.kernels.activation import CODES
-from atoll_kernels.gpu.kernels.matmul import add_splits_kernel, matmul_kernel, widen_kernel
+from atoll_kernels.gpu.gemv import dense_row, int4_row
+from atoll_kernels.gpu.kernels.matmul import add_splits_kernel, dequantize_kernel, matmul_kernel
 from atoll_kernels.linear import PackedLinear
+from atoll_kernels.reference.linear import TorchDense
 
-LAYOUTS = {"gpu-int8": 8, "gpu-int4": 4}
 _MAX_SPLITS = 16
 _WAVES = 4
 _ADD_BLOCK = 512
-# Rows from which writing and reading the widened weights takes less time than it saves.
-_WIDENED_ROWS = 256
+# Rows from which writing and reading the dequantised weights takes less time than it saves.
+_CUBLAS_ROWS = 256
+
+
+class GpuDense(TorchDense):
+    """tensors: the weight (out_features, in_features) as checkpoints have it."""
+
+    bits, group = 16, 0
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        row = None
+        if x.shape[0] == 1:
+            row = dense_row(x, self.tensors[0], self.bias, activation)
+        return super().forward(x, activation) if row is None else row
+
+
+@dataclass(eq=False)
+class GpuQuantized(PackedLinear):
+    """group: inputs that share a scale. order (in_features,) int32: of the inputs by group."""
+
+    group: int
+    order: Tensor | None
+    bits: ClassVar[int]
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        if x.shape[0] >= _CUBLAS_ROWS and x.dtype.itemsize == 2:
+            weight = self.dequantized(x.dtype)
+            plain = x @ weight if self.bias is None else torch.addmm(self.bias, x, weight)
+            done = plain if activation is None else activate(plain, activation)
+            assert done is not None, "contiguous, and no float64"
+            return done
+        out = torch.empty((x.shape[0], self.out_features), dtype=x.dtype, device=x.device)
+        if out.numel():
+            self._multiply(x, out, activation)
+        return out
+
+    def _multiply(self, x: Tensor, out: Tensor, activation: str | None) -> None:
+        words, scales, zeros = self._operands()
+        config = tile("quantized", x, x.shape[0], self.group)
+        rows = triton.cdiv(x.shape[0], config.block_m)
+        columns = triton.cdiv(self.out_features, config.block_n)
+        splits = _splits(rows, columns, self.in_features // config.block_k)
+        target = out
+        if splits > 1:
+            target = torch.empty((splits, *out.shape), dtype=torch.float32, device=x.device)
+        has_bias, code = self.bias is not None, BY_NAME[activation].value
+        bias = out if self.bias is None else self.bias
+        matmul_kernel[(columns, rows, splits)](
+            out=target, x=x, words=words, scales=scales, zeros=zeros,
+            order=words if self.order is None else self.order, bias=bias, slots=words,
+            tile_experts=words, tile_rows=words, shares=scales, num_rows=x.shape[0],
+            num_columns=self.out_features, num_inputs=self.in_features, group=self.group,
+            x_stride=x.stride(0), words_stride=0, scales_stride=0, divide=1, EXPERTS=False,
+            ORDER=self.order is not None, BIAS=has_bias and splits == 1, SHARES=False,
+            CODE=code if splits == 1 else 0, BITS=self.bits, HALF=x.dtype == torch.float16,
+            SPLITS=splits, PRECISION=launch.precision(x.dtype), BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n, BLOCK_K=config.block_k, num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )  # fmt: skip
+        if splits > 1:
+            add_splits_kernel[(x.shape[0], triton.cdiv(self.out_features, _ADD_BLOCK))](
+                out=out, partial=target, bias=bias, num_rows=x.shape[0],
+                num_columns=self.out_features, SPLITS=splits, BIAS=has_bias, CODE=code,
+                BLOCK=_ADD_BLOCK, num_warps=4,
+            )  # fmt: skip
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The weights (in_features, out_features) in ``dtype``, float16 or bfloat16."""
+        words, scales, zeros = self._operands()
+        shape = (self.in_features, self.out_features)
+        out = torch.empty(shape, dtype=dtype, device=words.device)
+        config = launch.configuration("dequantize", "half")
+        depth = launch.dividing(config.block_k, self.group)
+        dequantize_kernel[(triton.cdiv(shape[1], config.block_n), shape[0] // depth)](
+            out=out, words=words, scales=scales, zeros=zeros,
+            order=words if self.order is None else self.order, num_columns=shape[1],
+            num_inputs=shape[0], group=self.group, ORDER=self.order is not None, BITS=self.bits,
+            HALF=dtype == torch.float16, BLOCK_K=depth, BLOCK_N=config.block_n,
+            num_warps=config.num_warps,
+        )  # fmt: skip
+        return out
+
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Words, scales, and zeros or what is not read."""
+        words, scales, *zeros = self.tensors
+        return words, scales, zeros[0] if zeros else scales
+
+
+class GpuInt8(GpuQuantized):
+    """tensors: codes (in_features, out_features) int8 and scales (out_features,) float32."""
+
+    scheme, bits = "int8", 8
+
+
+class GpuInt4(GpuQuantized):
+    """tensors: words (in_features / 8, out_features) int32, scales and zeros by group."""
+
+    scheme, bits = "int4", 4
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """See ``atoll_kernels.linear``."""
+        row = None
+        if x.shape[0] == 1:
+            row = int4_row(x, self.tensors, self.group, self.order, self.bias, activation)
+        return super().forward(x, activation) if row is None else row
 
 
 def pack_linear(
     weight: Tensor, bias: Tensor | None, scheme: str, group_size: int
 ) -> PackedLinear | None:
-    """See ``atoll_kernels.pack_linear``; declines dense weights."""
+    """See ``atoll_kernels.pack_linear``; declines shapes that tiles do not divide."""
+    if scheme == "dense":
+        return GpuDense(weight.shape[1], weight.shape[0], (weight,), bias)
     if scheme == "int8" and weight.shape[1] % 16 == 0:
         return _pack_int8(weight, bias)
     if scheme == "int4" and weight.shape[1] % group_size == 0:
@@ -56,81 +167,15 @@ def pack_int4(
     words = _pack_nibbles(codes if is_sorted else codes[order])
     # Zeros are small integers and exact in any dtype; scales keep the dtype that they came in.
     kept = (words, scales.contiguous(), zeros.to(torch.float16).contiguous())
-    extra = {"group": size, "dtype": dtype, "order": None if is_sorted else order.int()}
-    return PackedLinear("gpu-int4", "int4", num_inputs, num_outputs, kept, bias, extra)
-
-
-def linear(x: Tensor, packed: PackedLinear, activation: str | None) -> Tensor | None:
-    """See ``atoll_kernels.linear``; declines dense weights, unless x is a single row."""
-    if x.shape[0] == 1:
-        row = gemv(x, packed, activation)
-        if row is not None:
-            return row
-    if packed.layout not in LAYOUTS or x.stride(-1) != 1:
-        return None
-    if x.shape[0] >= _WIDENED_ROWS and x.dtype.itemsize == 2:
-        weight = widened(packed, x.dtype)
-        plain = x @ weight if packed.bias is None else torch.addmm(packed.bias, x, weight)
-        return plain if activation is None else activate(plain, activation)
-    out = torch.empty((x.shape[0], packed.out_features), dtype=x.dtype, device=x.device)
-    if not out.numel():
-        return out
-    bits, order = LAYOUTS[packed.layout], packed.extra.get("order")
-    group = packed.extra.get("group", packed.in_features)
-    config = tile("quantized", x, x.shape[0], group)
-    rows = triton.cdiv(x.shape[0], config.block_m)
-    columns = triton.cdiv(packed.out_features, config.block_n)
-    splits = _splits(rows, columns, packed.in_features // config.block_k)
-    target = out
-    if splits > 1:
-        target = torch.empty((splits, *out.shape), dtype=torch.float32, device=x.device)
-    words, scales, *zeros = packed.tensors
-    has_bias, code = packed.bias is not None, CODES[activation] if activation else 0
-    bias = out if packed.bias is None else packed.bias
-    matmul_kernel[(columns, rows, splits)](
-        target, x, words, scales, zeros[0] if zeros else scales, words if order is None else order,
-        bias, words, words, words, scales, x.shape[0], packed.out_features, packed.in_features,
-        group, x.stride(0), 0, 0, 1, EXPERTS=False, ORDER=order is not None,
-        BIAS=has_bias and splits == 1, SHARES=False, CODE=code if splits == 1 else 0, BITS=bits,
-        HALF=x.dtype == torch.float16, SPLITS=splits, PRECISION=launch.precision(x.dtype),
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        num_warps=config.num_warps, num_stages=config.num_stages,
-    )  # fmt: skip
-    if splits > 1:
-        add_splits_kernel[(x.shape[0], triton.cdiv(packed.out_features, _ADD_BLOCK))](
-            out, target, bias, x.shape[0], packed.out_features, SPLITS=splits, BIAS=has_bias,
-            CODE=code, BLOCK=_ADD_BLOCK, num_warps=4,
-        )  # fmt: skip
-    return out
-
-
-def widened(packed: PackedLinear, dtype: torch.dtype) -> Tensor:
-    """The weights (in_features, out_features) in ``dtype``, float16 or bfloat16."""
-    words, scales, *zeros = packed.tensors
-    shape = (packed.in_features, packed.out_features)
-    out = torch.empty(shape, dtype=dtype, device=words.device)
-    order, group = packed.extra.get("order"), packed.extra.get("group", packed.in_features)
-    config = launch.configuration("widen", "half")
-    depth = config.block_k
-    while group % depth:
-        depth //= 2
-    widen_kernel[(triton.cdiv(shape[1], config.block_n), shape[0] // depth)](
-        out, words, scales, zeros[0] if zeros else scales, words if order is None else order,
-        shape[1], shape[0], group, ORDER=order is not None, BITS=LAYOUTS[packed.layout],
-        HALF=dtype == torch.float16, BLOCK_K=depth, BLOCK_N=config.block_n,
-        num_warps=config.num_warps,
-    )  # fmt: skip
-    return out
+    kept_order = None if is_sorted else order.int()
+    return GpuInt4(num_inputs, num_outputs, kept, bias, size, kept_order)
 
 
 def tile(op: str, x: Tensor, rows_per_weight: int, group: int) -> launch.Launch:
     """The table's row, its depth cut so that a tile of weights lies in one group of scales."""
     few = "few" if rows_per_weight <= 32 else "many"
     config = launch.configuration(op, f"{launch.width(x.dtype)}-{few}")
-    depth = config.block_k
-    while group % depth:
-        depth //= 2
-    return config._replace(block_k=depth)
+    return config._replace(block_k=launch.dividing(config.block_k, group))
 
 
 def _splits(row_tiles: int, column_tiles: int, num_steps: int) -> int:
@@ -147,7 +192,7 @@ def _pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear:
     wide = weight.float()
     scales = wide.abs().amax(1).clamp_min(1e-12) / 127
     codes = (wide / scales[:, None]).round().to(torch.int8).t().contiguous()
-    return PackedLinear("gpu-int8", "int8", in_features, out_features, (codes, scales), bias)
+    return GpuInt8(in_features, out_features, (codes, scales), bias, in_features, None)
 
 
 def _quantize_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:

@@ -20,9 +20,12 @@ def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor
     num_blocks = triton.cdiv(num_heads, _BLOCK_H)
     if num_tokens:
         rope_kernel[(num_tokens, num_blocks)](
-            x, x, x, x, x, positions, positions, cos, sin, x.stride(0), x.stride(1), 0, 0, 0, 0,
-            0, 0, num_heads, 0, half, head_dim, num_blocks, KEYS=False, WRITE=False,
-            BLOCK_H=_BLOCK_H, BLOCK_HALF=triton.next_power_of_2(half), BLOCK_D=16, num_warps=2,
+            q=x, k=x, v=x, k_cache=x, v_cache=x, positions=positions, slots=positions, cos=cos,
+            sin=sin, q_stride=x.stride(0), q_head_stride=x.stride(1), k_stride=0, k_head_stride=0,
+            v_stride=0, v_head_stride=0, cache_stride=0, cache_head_stride=0, num_heads=num_heads,
+            num_kv_heads=0, half=half, head_dim=head_dim, num_q_blocks=num_blocks, KEYS=False,
+            WRITE=False, BLOCK_H=_BLOCK_H, BLOCK_HALF=triton.next_power_of_2(half), BLOCK_D=16,
+            num_warps=2,
         )  # fmt: skip
     return x
 
@@ -49,10 +52,13 @@ def rope_write_kv(
     num_kv_blocks = triton.cdiv(num_kv_heads, _BLOCK_H)
     if num_tokens:
         rope_kernel[(num_tokens, num_q_blocks + num_kv_blocks)](
-            q, k, v, k_cache, v_cache, positions, slot_mapping, cos, sin, q.stride(0), q.stride(1),
-            k.stride(0), k.stride(1), v.stride(0), v.stride(1), k_cache.stride(1),
-            k_cache.stride(2), num_heads, num_kv_heads, half, head_dim, num_q_blocks, KEYS=True,
-            WRITE=True, BLOCK_H=_BLOCK_H, BLOCK_HALF=triton.next_power_of_2(half),
+            q=q, k=k, v=v, k_cache=k_cache, v_cache=v_cache, positions=positions,
+            slots=slot_mapping, cos=cos, sin=sin, q_stride=q.stride(0), q_head_stride=q.stride(1),
+            k_stride=k.stride(0), k_head_stride=k.stride(1), v_stride=v.stride(0),
+            v_head_stride=v.stride(1), cache_stride=k_cache.stride(1),
+            cache_head_stride=k_cache.stride(2), num_heads=num_heads, num_kv_heads=num_kv_heads,
+            half=half, head_dim=head_dim, num_q_blocks=num_q_blocks, KEYS=True, WRITE=True,
+            BLOCK_H=_BLOCK_H, BLOCK_HALF=triton.next_power_of_2(half),
             BLOCK_D=triton.next_power_of_2(head_dim), num_warps=2,
         )  # fmt: skip
     return True
@@ -67,9 +73,11 @@ def write_kv(
     num_tokens, num_kv_heads, head_dim = k.shape
     if num_tokens:
         write_kv_kernel[(num_tokens, triton.cdiv(num_kv_heads, _BLOCK_H))](
-            k, v, k_cache, v_cache, slot_mapping, k.stride(0), k.stride(1), v.stride(0),
-            v.stride(1), k_cache.stride(1), k_cache.stride(2), num_kv_heads, head_dim,
-            BLOCK_H=_BLOCK_H, BLOCK_D=triton.next_power_of_2(head_dim), num_warps=2,
+            k=k, v=v, k_cache=k_cache, v_cache=v_cache, slots=slot_mapping, k_stride=k.stride(0),
+            k_head_stride=k.stride(1), v_stride=v.stride(0), v_head_stride=v.stride(1),
+            cache_stride=k_cache.stride(1), cache_head_stride=k_cache.stride(2),
+            num_kv_heads=num_kv_heads, head_dim=head_dim, BLOCK_H=_BLOCK_H,
+            BLOCK_D=triton.next_power_of_2(head_dim), num_warps=2,
         )  # fmt: skip
     return True
 

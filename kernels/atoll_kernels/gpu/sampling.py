@@ -26,8 +26,10 @@ def sample(
     if num_rows:
         block = max(16, int(triton.next_power_of_2(vocab_size)))
         sample_kernel[(num_rows,)](
-            ids, logits, temperature, temperature if top_k is None else top_k,
-            temperature if top_p is None else top_p, uniforms, logits.stride(0), vocab_size,
+            ids=ids, logits=logits, temperatures=temperature,
+            top_ks=temperature if top_k is None else top_k,
+            top_ps=temperature if top_p is None else top_p, uniforms=uniforms,
+            stride=logits.stride(0), vocab_size=vocab_size,
             TOP_K=top_k is not None, TOP_P=top_p is not None, WHOLE=block <= _MAX_WHOLE,
             BLOCK_V=block if block <= _MAX_WHOLE else 1,
             BLOCK=256 if launch.architecture() == "interpreter" else min(block, _BLOCK),

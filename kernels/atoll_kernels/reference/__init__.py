@@ -2,8 +2,8 @@
 
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
-from atoll_kernels.reference.linear import gated_linear, linear, pack_int4, pack_linear
-from atoll_kernels.reference.moe import mixture_of_experts, pack_experts
+from atoll_kernels.reference.linear import pack_int4, pack_linear
+from atoll_kernels.reference.moe import pack_experts
 from atoll_kernels.reference.norm import layer_norm, rms_norm
 from atoll_kernels.reference.rope import apply_rope, rope_write_kv
 from atoll_kernels.reference.sampling import sample
@@ -12,10 +12,7 @@ __all__ = [
     "activate",
     "apply_rope",
     "gated_activation",
-    "gated_linear",
     "layer_norm",
-    "linear",
-    "mixture_of_experts",
     "pack_experts",
     "pack_int4",
     "pack_linear",

@@ -28,7 +28,12 @@ from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 from atoll.weights.modules import transformer_folder
 
-_OPS = ("varlen_attention", "paged_attention", "linear", "layer_norm", "rms_norm", "apply_rope")
+# What is shown -> the operation that decides it: what packs a linear layer also runs it.
+_OPS = {
+    **{op: op for op in ("varlen_attention", "paged_attention")},
+    "linear": "pack_linear",
+    **{op: op for op in ("layer_norm", "rms_norm", "apply_rope")},
+}
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def _kernels() -> dict[str, str]:
     from atoll_kernels import dispatch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {op: dispatch.candidates(op, device)[0].__module__ for op in _OPS}
+    return {name: dispatch.candidates(op, device)[0].__module__ for name, op in _OPS.items()}
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from atoll_kernels.cpu import (
     linear_onednn_int8,
     linear_torch_int4,
 )
+from atoll_kernels.reference.linear import TorchDense, TorchInt8
 
 ROWS = (0, 1, 3, 8, 33, 512)
 SHAPES = ((1, 1), (33, 17), (130, 70), (96, 384))
@@ -56,7 +57,7 @@ def test_dense(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     weight, bias = _layer(*shape, dtype)
     for added in (None, bias):
         packed = kernels.pack_linear(weight, added)
-        assert packed.layout == linear_onednn.LAYOUT
+        assert isinstance(packed, linear_onednn.OneDnnDense)
         for num_rows in ROWS:
             x = _rows(num_rows, shape[1], dtype)
             for activation in REFERENCES if num_rows in (0, 3, 33) else (None,):
@@ -89,7 +90,7 @@ def test_without_onednn_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     weight, bias = _layer(33, 17, torch.float32)
     packed = kernels.pack_linear(weight, bias)
-    assert packed.layout == "torch"
+    assert isinstance(packed, TorchDense)
     torch.testing.assert_close(
         kernels.linear(_rows(3, 17), packed, "gelu"),
         _exact(_rows(3, 17), weight, bias, "gelu").float(),
@@ -139,7 +140,7 @@ def test_int8_without_vnni_cannot_saturate(monkeypatch: pytest.MonkeyPatch) -> N
     weight, _ = _layer(33, 70, torch.float32)
     packed = linear_onednn_int8.pack(weight, None)
     assert packed is not None
-    rows, _ = linear_onednn_int8.quantize_rows(_rows(9, 70), packed.extra["levels"])
+    rows, _ = linear_onednn_int8.quantize_rows(_rows(9, 70), packed.levels)
     assert int(rows.max()) * 127 * 2 < 2**15
     found, wanted = kernels.linear(_rows(9, 70), packed), _rows(9, 70) @ weight.t()
     assert float((found - wanted).abs().max()) < 0.1
@@ -188,7 +189,7 @@ def test_codes_of_a_checkpoint(group_size: int, is_kept: bool, act_order: bool) 
         groups = groups[torch.randperm(128, generator=generator)]
     bias = torch.randn(48, generator=generator)
     packed = kernels.pack_int4(codes, zeros, scales, groups, bias, torch.float32)
-    assert (packed.layout == linear_torch_int4.LAYOUT) == is_kept
+    assert isinstance(packed, linear_torch_int4.TorchInt4) == is_kept
     weight = scales.double()[groups] * (codes - zeros[groups])
     x = _rows(5, 128)
     wanted = x.double() @ weight + bias.double()
@@ -211,6 +212,6 @@ def test_custom_kernels_disabled(scheme: str) -> None:
         found = kernels.linear(_rows(9, 96), packed, "gelu")
     finally:
         dispatch.configure(KernelPolicy(disable_custom_kernels=False))
-    assert packed.layout == ("torch" if scheme == "dense" else "torch-int8")
+    assert isinstance(packed, TorchDense if scheme == "dense" else TorchInt8)
     wanted = _exact(_rows(9, 96), weight, bias, "gelu")
     assert float((found - wanted).abs().max()) < (1e-5 if scheme == "dense" else 0.05)

@@ -10,6 +10,7 @@ import torch
 from native import LEVELS, native, native_level
 from torch import Tensor
 
+import atoll_kernels as kernels
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.cpu import linear_native_dense
 from atoll_kernels.cpu.native.build import Level
@@ -49,7 +50,7 @@ def test_float(shape: tuple[int, int, int], activation: str | None, level: Level
         weight = (torch.randn(outs, width) / math.sqrt(width)).to(dtype)
         bias = torch.randn(outs).to(dtype) if activation != "relu" else None
         packed = linear_native_dense.pack_floats(weight, bias, native(level).width)
-        out = linear_native_dense.linear(x, packed, activation)
+        out = packed.forward(x, activation)
         _close(out, _exact(x, weight, bias, activation), dtype)
 
 
@@ -62,7 +63,7 @@ def test_any_number_of_rows(width: int, level: Level) -> None:
         packed = linear_native_dense.pack_floats(weight, bias, native(level).width)
         wide = _exact(x, weight, bias, "gelu")
         for rows in range(1, 71):
-            _close(linear_native_dense.linear(x[:rows], packed, "gelu"), wide[:rows], dtype)
+            _close(packed.forward(x[:rows], "gelu"), wide[:rows], dtype)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9, 64, 130])
@@ -76,18 +77,21 @@ def test_gated(rows: int, has_bias: bool, level: Level) -> None:
         x = torch.randn(rows, in_features).to(dtype)
         gate, up = _exact(x, weight, bias, None).chunk(2, dim=1)
         for activation in ("gelu", "silu", "relu"):
-            found = linear_native_dense.gated_linear(x, packed, activation)
+            found = packed.gated(x, activation)
             if library.has_tiles:
-                assert found is None
+                two = kernels.gated_activation(packed.forward(x), activation)
+                assert torch.equal(found, two)
                 continue
-            assert found is not None and found.dtype == dtype
+            assert found.dtype == dtype
             _close(found, ACTIVATIONS[activation](gate) * up, dtype)
 
 
 def test_gates_that_share_panels_are_left_to_two_kernels(level: Level) -> None:
     library = native(level)
     packed = linear_native_dense.pack_floats(torch.randn(2 * 40 + 2, 16), None, library.width)
-    assert linear_native_dense.gated_linear(torch.randn(3, 16), packed, "silu") is None
+    x = torch.randn(3, 16)
+    two = kernels.gated_activation(packed.forward(x), "silu")
+    assert torch.equal(packed.gated(x, "silu"), two)
 
 
 def test_gelu_of_extremes(level: Level) -> None:
@@ -96,7 +100,7 @@ def test_gelu_of_extremes(level: Level) -> None:
     x = torch.cat([values, -values])[:, None]
     packed = linear_native_dense.pack_floats(torch.ones(1, 1), None, native(level).width)
     wide = ACTIVATIONS["gelu"](x.double()).where(x != -math.inf, 0)
-    found = linear_native_dense.linear(x, packed, "gelu").double()
+    found = packed.forward(x, "gelu").double()
     torch.testing.assert_close(found, wide, rtol=2e-6, atol=2e-7, equal_nan=True)
 
 
@@ -112,18 +116,18 @@ def _close(out: Tensor, wide: Tensor, dtype: torch.dtype) -> None:
 
 
 def test_pack_takes_what_it_is_good_at(level: Level) -> None:
-    kernels, weight = native(level), torch.randn(64, 32)
+    library, weight = native(level), torch.randn(64, 32)
     wide, narrow = (
         linear_native_dense.pack(weight, None),
         linear_native_dense.pack(weight.bfloat16(), None),
     )
-    assert (wide is not None) == (kernels.width == 16)
-    assert (narrow is not None) == kernels.has_bf16
+    assert (wide is not None) == (library.width == 16)
+    assert (narrow is not None) == library.has_bf16
     assert linear_native_dense.pack(weight.bfloat16()[:, :31], None) is None
     assert linear_native_dense.pack(weight.half(), None) is None
     for chosen in (wide, narrow):
         if chosen is not None:
             x = torch.randn(2, 32)
-            half = linear_native_dense.linear(x.half(), chosen, None)
+            half = chosen.forward(x.half())
             assert half.dtype == torch.float16
             torch.testing.assert_close(half.float(), x @ weight.t(), rtol=0.05, atol=0.1)

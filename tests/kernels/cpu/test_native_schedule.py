@@ -55,18 +55,18 @@ def test_dense(shape: tuple[int, int, int], level: Level) -> None:
     x, weight = torch.randn(rows, width), torch.randn(outs, width) / math.sqrt(width)
     packed = linear_native_dense.pack_floats(weight, torch.randn(outs), native(level).width)
     torch.set_num_threads(1)
-    alone = linear_native_dense.linear(x, packed, "silu")
+    alone = packed.forward(x, "silu")
     assert bool(torch.isfinite(alone).all())
     for num_threads in THREADS:
         torch.set_num_threads(num_threads)
         # Cuts of rows and panels follow the threads, and with them the order of sums.
-        together = linear_native_dense.linear(x, packed, "silu")
+        together = packed.forward(x, "silu")
         torch.testing.assert_close(together, alone, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_grouped(shape: tuple[int, int, int], bits: int) -> None:
+def test_quantized(shape: tuple[int, int, int], bits: int) -> None:
     rows, outs, width = shape
     width -= width % 32
     x, weight = torch.randn(rows, width), torch.randn(outs, width)
@@ -76,11 +76,11 @@ def test_grouped(shape: tuple[int, int, int], bits: int) -> None:
         else linear_native_quantized.pack4(quantize_in_bytes(weight, 32), torch.randn(outs))
     )
     torch.set_num_threads(1)
-    alone = linear_native_quantized.linear(x, packed, None)
+    alone = packed.forward(x)
     assert bool(torch.isfinite(alone).all())
     for num_threads in THREADS:
         torch.set_num_threads(num_threads)
-        assert torch.equal(linear_native_quantized.linear(x, packed, None), alone)
+        assert torch.equal(packed.forward(x), alone)
 
 
 @pytest.mark.parametrize("lengths", [(1700,), (1, 600, 33), (7,) * 19], ids=str)

@@ -29,7 +29,7 @@ TENSOR_CORES = {
 }  # fmt: skip
 CASES = [
     "flash-d128", "decode-d128", "layer-norm", "rope", "int4-few-order",
-    "int8-many", "int4-widened-order-bf16", "gemv", "gemv-int4", "experts-int4-few", "sample",
+    "int8-many", "int4-dequantized-order-bf16", "gemv", "gemv-int4", "experts-int4-few", "sample",
 ]  # fmt: skip
 PRODUCTS = {"flash_kernel", "decode_kernel", "matmul_kernel"}
 # Bytes of a local variable that float32 at the largest head size may lose to memory.

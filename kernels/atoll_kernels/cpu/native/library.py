@@ -50,7 +50,7 @@ class Library:
     activation: Kernel
     rope: Kernel
     linear: Kernel
-    grouped: Kernel
+    linear_quantized: Kernel
     replay: Replay
     width: int
 
@@ -81,7 +81,7 @@ class Library:
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
             linear=Kernel(opened, "atoll_linear", 12, 0),
-            grouped=Kernel(opened, "atoll_grouped", 16, 0),
+            linear_quantized=Kernel(opened, "atoll_linear_quantized", 16, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
         )

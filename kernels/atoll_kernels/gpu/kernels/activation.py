@@ -3,16 +3,10 @@
 import triton
 import triton.language as tl
 
-# What config.json calls them -> the branch that computes them.
-CODES = {
-    "gelu": 1, "gelu_new": 2, "gelu_fast": 2, "gelu_pytorch_tanh": 2, "relu": 3, "silu": 4,
-    "swish": 4, "tanh": 5,
-}  # fmt: skip
-
 
 @triton.jit
 def apply_activation(x, CODE: tl.constexpr):
-    """tanh(y) is 2 * sigmoid(2y) - 1: the interpreter has no tanh."""
+    """CODE: an ``Activation``. tanh(y) is 2 * sigmoid(2y) - 1: the interpreter has no tanh."""
     if CODE == 1:
         x = 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
     elif CODE == 2:

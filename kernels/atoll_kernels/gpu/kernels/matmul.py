@@ -58,7 +58,7 @@ def _weights(
 
 
 @triton.jit
-def widen_kernel(
+def dequantize_kernel(
     out, words, scales, zeros, order, num_columns, num_inputs, group, ORDER: tl.constexpr,
     BITS: tl.constexpr, HALF: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from atoll_kernels import PackedLinear, reference
 from atoll_kernels.gpu import moe, quantized
-from atoll_kernels.moe import PackedExperts
+from atoll_kernels.reference.linear import TorchInt8
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def dense(weight: Tensor) -> PackedLinear:
-    return PackedLinear("torch", "dense", weight.shape[1], weight.shape[0], (weight,))
+    return quantized.GpuDense(weight.shape[1], weight.shape[0], (weight,), None)
 
 
 def experts_of(num: int, hidden: int, inter: int, dtype: torch.dtype) -> list[list[PackedLinear]]:
@@ -26,9 +26,7 @@ def expected_of(x: Tensor, logits: Tensor, sides: list[list[PackedLinear]], top_
     """The reference in float64."""
     wide = [[dense(layer.tensors[0].double()) for layer in side] for side in sides]
     packed = reference.pack_experts(x, *map(tuple, wide))
-    out = reference.mixture_of_experts(x.double(), logits.double(), packed, top_k, "silu")
-    assert out is not None
-    return out
+    return packed.forward(x.double(), logits.double(), top_k, "silu")
 
 
 @each_dtype
@@ -41,8 +39,7 @@ def test_equals_the_experts_one_by_one(
     expected = expected_of(x, logits, sides, top_k)
     packed = moe.pack_experts(x, *map(tuple, sides))
     assert packed is not None
-    found = moe.mixture_of_experts(x, logits, packed, top_k, "silu")
-    assert found is not None
+    found = packed.forward(x, logits, top_k, "silu")
     assert_close(found, expected)
 
 
@@ -54,8 +51,7 @@ def test_one_expert_takes_all() -> None:
     expected = expected_of(x, logits, sides, 1)
     packed = moe.pack_experts(x, *map(tuple, sides))
     assert packed is not None
-    found = moe.mixture_of_experts(x, logits, packed, 1, "silu")
-    assert found is not None
+    found = packed.forward(x, logits, 1, "silu")
     assert_close(found, expected)
 
 
@@ -72,14 +68,13 @@ def test_quantised_experts(dtype: torch.dtype, scheme: str) -> None:
 
     def expand(layer: PackedLinear) -> PackedLinear:
         eye = torch.eye(layer.in_features, device=DEVICE)
-        return dense(quantized.linear(eye, layer, None).t())
+        return dense(layer.forward(eye).t())
 
     expanded = [[expand(layer) for layer in side] for side in sides]
     expected = expected_of(x, logits, expanded, 2)
     packed = moe.pack_experts(x, *map(tuple, sides))
-    assert packed is not None and packed.bits == int(scheme[3:])
-    found = moe.mixture_of_experts(x, logits, packed, 2, "silu")
-    assert found is not None
+    assert isinstance(packed, moe.StackedExperts) and packed.bits == int(scheme[3:])
+    found = packed.forward(x, logits, 2, "silu")
     assert_close(found, expected)
 
 
@@ -115,7 +110,5 @@ def test_declines_layers_that_differ() -> None:
     gate_up, down = experts_of(2, 16, 16, torch.float32)
     gate_up[1].bias = randn(32, seed=1)
     assert moe.pack_experts(down[0].tensors[0], tuple(gate_up), tuple(down)) is None
-    loop = PackedExperts("loop")
-    assert (
-        moe.mixture_of_experts(randn(1, 16, seed=1), randn(1, 2, seed=1), loop, 1, "silu") is None
-    )
+    foreign = TorchInt8(16, 16, (gate_up[0].tensors[0],), None)
+    assert moe.pack_experts(down[0].tensors[0], (foreign, foreign), tuple(down)) is None

@@ -43,10 +43,9 @@ def test_int4(
 ) -> None:
     parts = codes_of(inputs, outputs, group, act_order)
     packed = quantized.pack_int4(*parts, None, dtype)
-    assert packed is not None and packed.layout == "gpu-int4"
+    assert isinstance(packed, quantized.GpuInt4)
     x = randn(rows, inputs, seed=1, dtype=dtype)
-    found = quantized.linear(x, packed, None)
-    assert found is not None
+    found = packed.forward(x)
     assert_close(found, x.double() @ expanded(*parts))
 
 
@@ -63,8 +62,7 @@ def test_bias_activation_and_splits(
     x = randn(5, 128, seed=1, dtype=dtype)
     expected = x.double() @ expanded(*parts) + bias.double()
     expected = expected if activation is None else ACTIVATIONS[activation](expected)
-    found = quantized.linear(x, packed, activation)
-    assert found is not None
+    found = packed.forward(x, activation)
     assert_close(found, expected)
 
 
@@ -78,8 +76,7 @@ def test_int8(dtype: torch.dtype, rows: int) -> None:
     codes, scales = packed.tensors
     stands_for = codes.double() * scales.double()
     assert (stands_for.t() - weight.double()).abs().max() <= scales.max() / 2 + 1e-7
-    found = quantized.linear(x, packed, "gelu")
-    assert found is not None
+    found = packed.forward(x, "gelu")
     exact = x.double() @ stands_for + bias.double()
     assert_close(found, ACTIVATIONS["gelu"](exact))
 
@@ -87,10 +84,10 @@ def test_int8(dtype: torch.dtype, rows: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_many_rows_meet_widened_weights(
+def test_many_rows_meet_dequantised_weights(
     dtype: torch.dtype, act_order: bool, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantized, "_WIDENED_ROWS", 5)
+    monkeypatch.setattr(quantized, "_CUBLAS_ROWS", 5)
     bias = randn(40, seed=2, dtype=dtype)
     if bits == 4:
         parts = codes_of(192, 40, 16, act_order)
@@ -100,11 +97,10 @@ def test_many_rows_meet_widened_weights(
         assert packed is not None
         weight = packed.tensors[0].double() * packed.tensors[1].double()
     assert packed is not None
-    assert_close(quantized.widened(packed, dtype), weight)
+    assert_close(packed.dequantized(dtype), weight)
     x = randn(5, 192, seed=1, dtype=dtype)
     for layer, added in ((packed, bias.double()), (replace(packed, bias=None), 0.0)):
-        found = quantized.linear(x, layer, "silu")
-        assert found is not None
+        found = layer.forward(x, "silu")
         assert_close(found, ACTIVATIONS["silu"](x.double() @ weight + added))
 
 
@@ -114,8 +110,7 @@ def test_quantising_to_int4_stays_within_half_a_step(dtype: torch.dtype) -> None
     packed = quantized.pack_linear(weight, None, "int4", 32)
     assert packed is not None and packed.tensors[0].numel() * 4 == weight.numel() // 2
     identity = torch.eye(64, dtype=dtype, device=DEVICE)
-    found = quantized.linear(identity, packed, None)
-    assert found is not None
+    found = packed.forward(identity)
     steps = packed.tensors[1].double().t().repeat_interleave(32, dim=1)
     error = (found.double().t() - weight.double()).abs()
     assert (error <= 0.51 * steps + 0.02 * weight.double().abs() + 1e-3).all()
@@ -128,16 +123,26 @@ def test_refuses_what_it_cannot_tile() -> None:
     assert quantized.pack_int4(codes, zeros, scales, one, None, DTYPES[1]) is None
     odd = codes_of(48, 16, 24, False)
     assert quantized.pack_int4(*odd, None, DTYPES[1]) is None
-    foreign = PackedLinear("native", "dense", 8, 8, ())
-    assert quantized.linear(randn(1, 8, seed=1), foreign, None) is None
-    dense = PackedLinear("torch", "dense", 8, 8, (randn(8, 8, seed=2),))
-    assert quantized.linear(randn(2, 8, seed=1), dense, None) is None, "cuBLAS's"
-    assert quantized.pack_linear(randn(8, 8, seed=1), None, "dense", 32) is None
+    assert quantized.pack_linear(randn(8, 24, seed=1), None, "int8", 32) is None
+    assert quantized.pack_linear(randn(8, 24, seed=1), None, "int4", 32) is None
 
 
-def _dense(dtype: torch.dtype, inputs: int, outputs: int, bias: Tensor) -> PackedLinear:
+def test_dense_rows_are_cublas_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a single one."""
+    rows: list[int] = []
+    monkeypatch.setattr(quantized, "dense_row", lambda x, *_: rows.append(len(x)))
+    weight = randn(8, 8, seed=2)
+    packed = quantized.pack_linear(weight, None, "dense", 32)
+    assert packed is not None
+    for num_rows in (1, 2):
+        x = randn(num_rows, 8, seed=1)
+        assert torch.equal(packed.forward(x), torch.nn.functional.linear(x, weight))
+    assert rows == [1]
+
+
+def _dense(dtype: torch.dtype, inputs: int, outputs: int, bias: Tensor) -> quantized.GpuDense:
     weight = randn(outputs, inputs, seed=1, dtype=dtype)
-    return PackedLinear("torch", "dense", inputs, outputs, (weight,), bias)
+    return quantized.GpuDense(inputs, outputs, (weight,), bias)
 
 
 @each_dtype
@@ -159,15 +164,19 @@ def test_a_single_row(
         packed, weight = quantized.pack_int4(*parts, bias, dtype), expanded(*parts)
     assert packed is not None
     x = randn(1, packed.in_features, seed=3, dtype=dtype)
-    found = gemv.gemv(x, packed, "silu")
-    assert found is not None
+    monkeypatch.setattr(quantized.TorchDense, "forward", _never)
+    monkeypatch.setattr(quantized.GpuQuantized, "forward", _never)
+    found = packed.forward(x, "silu")
     assert_close(found, ACTIVATIONS["silu"](x.double() @ weight + bias.double()))
-    plain = quantized.linear(x, replace(packed, bias=None), None)
-    assert plain is not None
+    plain = replace(packed, bias=None).forward(x)
     assert_close(plain, x.double() @ weight)
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("a single row has a kernel of its own")
 
 
 def test_no_rows() -> None:
     packed = quantized.pack_int4(*codes_of(64, 40, 32, False), None, torch.float32)
-    found = quantized.linear(randn(0, 64, seed=1), packed, None)
-    assert found is not None and found.shape == (0, 40)
+    found = packed.forward(randn(0, 64, seed=1))
+    assert found.shape == (0, 40)

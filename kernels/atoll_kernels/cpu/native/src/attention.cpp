@@ -1,5 +1,5 @@
 // Attention over packed sequences and over a paged cache: cuts the work into items of similar cost
-// and gives them to threads, the dearest first.
+// and gives them to threads, the longest first.
 
 #include "attention_decode.h"
 #include "thread_pool.h"
@@ -81,11 +81,11 @@ void attend(const AttentionArgs& args) {
     for (int64_t i = 0; i < p.num_parts; ++i, next += rows * (row + 2))
         partials.push_back({next + rows * row, next + rows * (row + 1), (Floats*)next});
     const int64_t count = p.items.size();
-    const FewRows<T, Policy> few{a};
+    const DecodeAttention<T, Policy> decode{a};
     const auto run = [&](int64_t i, int64_t next) {
         const Item& item = p.items[i];
         const Item* then = next < count ? &p.items[next] : nullptr;
-        item.count * a.group <= kFewRows ? few.run(item, then, partials.data())
+        item.count * a.group <= kMaxDecodeRows ? decode.run(item, then, partials.data())
                                          : a.run(item, then, partials.data());
     };
     const bool is_small = p.cost * a.group * a.D < kSmall;

@@ -199,8 +199,8 @@ struct Attention {
         return factor;
     }
 
-    // next: what this thread will probably do afterwards, or null. It is fetched meanwhile, since
-    // caches hold no more than the weights that come between two calls.
+    // next: the item that this thread will probably take next, or null. Its first keys and values
+    // are prefetched: between two calls, weights evict everything else from the caches.
     void run(const Item& item, const Item* next, Partial* partials) const {
         const int64_t keys = num_keys(item.sequence), rows = item.count * group;
         const int64_t offset = keys - num_queries(item.sequence) + item.first;

@@ -1,12 +1,12 @@
-// Attention of a few rows, as in decoding: keys and values are read where they lie, once. To arrange
-// them for products of tiles would take longer than the products.
+// Attention of a few rows, as in decoding: keys and values are read where they are, once. Packing
+// them for the blocked products would take longer than the products.
 #pragma once
 
 #include "attention_blocked.h"
 
 namespace kernels {
 
-constexpr int64_t kFewRows = 4;
+constexpr int64_t kMaxDecodeRows = 4;
 
 // Adds the products of W words to W sums.
 INLINE Floats dot(Float32, Floats sums, Words a, Words b) {
@@ -19,7 +19,7 @@ INLINE Floats dot(Bfloat16, Floats sums, Words a, Words b) {
 #endif
 
 template <class T, class Policy>
-struct FewRows {
+struct DecodeAttention {
     using Base = Attention<T, Policy>;
     static constexpr int kPer = Base::kPer;
     const Base& a;
@@ -108,7 +108,7 @@ struct FewRows {
         }
     }
 
-    template <int R = kFewRows>
+    template <int R = kMaxDecodeRows>
     void add_all(int64_t rows, const uint32_t* powers, const T* const* values, int64_t first,
                  int64_t last, Prefetched<T>& later, Floats* sums) const {
         if constexpr (R > 1)
@@ -141,11 +141,11 @@ struct FewRows {
         const int64_t bias_row = item.count + kBlock + W;
         Scratch scratch;
         auto queries = scratch.take<uint32_t>(rows * a.words + W);
-        auto scores = scratch.take<Floats>(kFewRows * kBlock / W);
+        auto scores = scratch.take<Floats>(kMaxDecodeRows * kBlock / W);
         const int64_t width = a.vectors() * kPer;  // vectors in a row of sums
         auto sums = scratch.take<Floats>(rows * width);
         auto bias = scratch.take<float>(biased ? a.group * bias_row : 0);
-        float maxima[kFewRows], totals[kFewRows] = {};
+        float maxima[kMaxDecodeRows], totals[kMaxDecodeRows] = {};
         const T *key[kBlock], *value[kBlock];
         Prefetched<T> later_keys, later_values;
         a.load_queries(item, queries);

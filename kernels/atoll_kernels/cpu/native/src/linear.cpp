@@ -35,7 +35,7 @@ struct Biases {
     }
 };
 
-// Takes the sums of products to `out`, some rows at a time: beside the next product.
+// Writes the sums of a product to `out`, some rows at a time, while the next product is computed.
 template <class T, class Function>
 class Finish {
   public:
@@ -57,8 +57,8 @@ class Finish {
             store_pair(out_, function_(sums_[0] + bias_.left) * (up[0] + other.left),
                        function_(sums_[1] + bias_.right) * (up[1] + other.right));
     }
-    INLINE void share() { outs_ == 2 * W ? whole(std::min(share_, left_)) : rest(); }
-    void rest() { outs_ == 2 * W ? whole(left_) : partial(); }
+    INLINE void step() { outs_ == 2 * W ? whole(std::min(share_, left_)) : complete(); }
+    void complete() { outs_ == 2 * W ? whole(left_) : partial(); }
 
   private:
     INLINE void whole(int64_t n) {
@@ -92,7 +92,7 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
     const int64_t words = a.width / Policy::kPerWord, x_words = a.x_row / Policy::kPerWord;
     const int64_t panels = (a.outs + W - 1) / W, most = tiled ? kMostRows : kTileRows;
     const int64_t cuts = (last - first + most - 1) / most, rows = (last - first + cuts - 1) / cuts;
-    const int64_t calls = std::max<int64_t>(1, words / kTileWords - 1);  // of `share` in a product
+    const int64_t calls = std::max<int64_t>(1, words / kTileWords - 1);  // of `step` in a product
     Floats sums[2][kMostRows * 2];  // by turns: of this product, and of the one being finished
     bool turn = false;
     Tiles tiles;
@@ -116,8 +116,8 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
             return finish.gated(sums[0], sums[1], row, rows, pair);
         }
         const int64_t row =
-            multiplied(cut, pair, 0, sums[turn], [&]() INLINED { finish.share(); });
-        finish.rest();
+            multiplied(cut, pair, 0, sums[turn], [&]() INLINED { finish.step(); });
+        finish.complete();
         finish.start(sums[turn], row, rows, pair, (rows + calls - 1) / calls);
         turn = !turn;
     };
@@ -128,11 +128,11 @@ void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t las
         for (int64_t pair = start; pair < end; ++pair)
             for (int64_t cut = 0; cut < cuts; ++cut) product(cut, pair);
     }
-    finish.rest();
+    finish.complete();
 }
 
-// An item is some rows and some panels, so that few rows are many too. Items of the same panels
-// follow each other: these stay in the second cache.
+// An item is some rows and some panels, so that few rows also make many items. Items of the same
+// panels follow each other: the panels stay in the second cache.
 template <class Policy, class T>
 void product(const LinearArgs& a) {
     const int64_t pairs = (a.outs + 2 * W - 1) / (2 * W);

@@ -1,8 +1,8 @@
-// Linear layers with 4-bit weights for many rows, where the CPU has AMX: weights become bfloat16,
-// some inputs of a block of outputs at a time, and are multiplied with x by whole tiles.
+// Linear layers with 4-bit weights for many rows, where the CPU has AMX: weights are dequantised to
+// bfloat16, some inputs of a block of outputs at a time, and multiplied with x by whole tiles.
 //
-// A group of 32 inputs is half of what a tile holds of bytes, and the sums of every group become
-// floats: as products of bytes, 512 rows take 2.5 times as long.
+// Products of bytes would fill half a tile with a group of 32 inputs, and convert the sums of every
+// group to floats: 512 rows would take 2.5 times as long.
 #pragma once
 
 #include "linear_quantized.h"
@@ -13,13 +13,13 @@ namespace kernels {
 
 #if defined(__AMX_TILE__)
 
-constexpr int64_t kLeastWidened = 12;  // rows that are worth it
-constexpr int64_t kWideChunk = 256;    // rows that weights are widened for
+constexpr int64_t kLeastAmxRows = 12;  // rows that are worth it
+constexpr int64_t kWideChunk = 256;    // rows that meet dequantised weights
 constexpr int64_t kWideInputs = 256;   // inputs at a time, whole groups: they stay in the L1 cache
-using WideRow = uint32_t[kBlock];      // two inputs of each output
+using InputRow = uint32_t[kBlock];      // two inputs of each output
 
-INLINE bool goes_widened(const GroupedArgs& a) {
-    return a.bits == 4 && a.rows >= kLeastWidened && has_tiles();
+INLINE bool is_int4_by_amx(const QuantizedArgs& a) {
+    return a.bits == 4 && a.rows >= kLeastAmxRows && has_tiles();
 }
 
 // The upper halves of two floats side by side, rounded to nearest; ties go away from zero.
@@ -28,7 +28,7 @@ INLINE Words side_by_side(Floats low, Floats high) {
 }
 
 // Eight inputs, a word of codes for each output, as bfloat16.
-INLINE void widen_eight(Words codes, Floats scale, Floats offset, int v, WideRow* to) {
+INLINE void dequantize_eight(Words codes, Floats scale, Floats offset, int v, InputRow* to) {
     const auto levels = (__m512)to_floats(iota(-8));
     // The instruction looks at the lowest 4 bits alone.
     const auto weight = [&](int shift) {
@@ -42,30 +42,30 @@ INLINE void widen_eight(Words codes, Floats scale, Floats offset, int v, WideRow
 }
 
 // Groups first .. last of a block, whose codes begin at w.
-INLINE void widen_groups(const uint8_t* w, const GroupScales& scales, int64_t first, int64_t last,
-                         int64_t group, WideRow* to) {
+INLINE void dequantize_groups(const uint8_t* w, const GroupScales& scales, int64_t first, int64_t last,
+                         int64_t group, InputRow* to) {
     for (int64_t g = first; g < last; ++g)
         for (int v = 0; v < kVectors; ++v) {
             const Floats scale = scales.scale(g, v), offset = scales.offset(g, v);
             for (int64_t i = g * group / 8; i < (g + 1) * group / 8; ++i)
-                widen_eight(load_raw<Words>(w + 4 * (i * kBlock + W * v)), scale, offset, v,
+                dequantize_eight(load_raw<Words>(w + 4 * (i * kBlock + W * v)), scale, offset, v,
                             to + 4 * i - first * group / 2);
         }
 }
 
 // Rows first .. last of x, at most a chunk, by a block of outputs.
 template <class T>
-void block_widened(const GroupedArgs& a, const bf16* x, int64_t x_row, int64_t first, int64_t last,
+void dequantized_block(const QuantizedArgs& a, const bf16* x, int64_t x_row, int64_t first, int64_t last,
                    int64_t block) {
     const int64_t groups = a.in_features / a.group, step = kWideInputs / a.group;
     const uint8_t* w = (const uint8_t*)a.weights + block * a.in_features * kBlock / 2;
     const GroupScales scales(a, groups, block);
-    alignas(64) WideRow wide[kWideInputs / 2];
+    alignas(64) InputRow wide[kWideInputs / 2];
     Floats y[kWideChunk][kVectors];
     Tiles tiles;
     for (int64_t g = 0; g < groups; g += step) {
         const int64_t end = g + step < groups ? g + step : groups, inputs = (end - g) * a.group;
-        widen_groups(w, scales, g, end, a.group, wide);
+        dequantize_groups(w, scales, g, end, a.group, wide);
         for (int64_t r = first; r < last; r += kMostRows) {
             const int64_t rows = last - r < kMostRows ? last - r : kMostRows;
             const auto from = (const uint32_t*)(x + r * x_row + g * a.group);
@@ -77,7 +77,7 @@ void block_widened(const GroupedArgs& a, const bf16* x, int64_t x_row, int64_t f
 }
 
 template <class T>
-void run_widened(const GroupedArgs& a) {
+void run_int4_by_amx(const QuantizedArgs& a) {
     Scratch scratch;
     const bool is_copied = !std::is_same_v<T, bf16> || a.x_row % 2;
     bf16* copy = is_copied ? scratch.take<bf16>(a.rows * a.in_features) : nullptr;
@@ -94,7 +94,7 @@ void run_widened(const GroupedArgs& a) {
         });
     for_tasks({chunks * blocks, a.threads}, is_small, [&](int64_t task) {
         const int64_t first = task / blocks * kWideChunk, last = first + kWideChunk;
-        block_widened<T>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
+        dequantized_block<T>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
     });
 }
 

@@ -7,10 +7,10 @@
 //   8 bits: y[n] = scale[n] * sum_g x_scale[g] * dot_g          dot_g = sum (w - zero) * x
 //   4 bits: y[n] = sum_g x_scale[g] * (scale[g, n] * dot_g + offset[g, n] * sum_g x)
 //
-// What the zeros add is the same for all outputs of a row: it is put in once, in floats, and products
-// are of weights as they are stored.
+// What the zeros add is the same for all outputs of a row: it is added once, in floats, and weights are
+// multiplied as they are stored.
 //
-// Where the CPU has AMX, 8 bits go by whole tiles, and 4 bits as linear_int4_amx.h says.
+// Where the CPU has AMX, 8 bits are multiplied by whole tiles, and 4 bits by linear_int4_amx.h.
 
 #include <algorithm>
 
@@ -27,7 +27,7 @@ constexpr int64_t kChunk = 96;  // rows that meet a block of weights before the 
 // Rows that are multiplied together: sums of 8 bits may leave their registers, groups are long.
 template <int Bits>
 constexpr int64_t kMostTogether = Bits == 8 ? 8 : 6;
-// Shares of the work for each thread: one that was kept from its core leaves some to the others.
+// Shares of the work for each thread: one that was descheduled leaves some to the others.
 constexpr int64_t kShares = 8;
 constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched ahead
 
@@ -51,7 +51,7 @@ INLINE Ints dot(Ints sum, Words weights, int32_t x) {
 }
 
 template <class T>
-void quantize(const T* x, const GroupedArgs& a, const Quantized& q, int64_t row) {
+void quantize(const T* x, const QuantizedArgs& a, const Quantized& q, int64_t row) {
     const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     float all = 0;
     for (int64_t g = 0; g < q.groups; ++g) {
@@ -85,7 +85,7 @@ void quantize(const T* x, const GroupedArgs& a, const Quantized& q, int64_t row)
 // Rows first .. first + Rows of a block of outputs, before scales of 8 bits and bias. ahead: bytes
 // from weights to others that are fetched meanwhile.
 template <int Bits, int Rows>
-INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const uint8_t* w,
+INLINE void tile(const QuantizedArgs& a, const Quantized& q, int64_t first, const uint8_t* w,
                  int64_t ahead, const GroupScales& scales, Floats (&y)[Rows][kVectors]) {
     constexpr int kStep = Bits == 8 ? 4 : 8;
     const int8_t* x = q.codes + first * q.stride;
@@ -139,12 +139,12 @@ INLINE void tile(const GroupedArgs& a, const Quantized& q, int64_t first, const 
     }
 }
 
-// Rows first .. first + rows of a block of outputs. turn: how many times it had rows before. The
-// first ones wait for its weights, and fetch those a little ahead; the second ones fetch the next
-// block's, which the first ones will not wait for. Not inlined: all cuts in one function get worse
+// Rows first .. first + rows of a block of outputs. turn: how many times the block had rows before. In
+// the first turn its weights come from memory, and are prefetched a little ahead; the second turn
+// prefetches those of the next block. Not inlined: one function for all numbers of rows would spill
 // registers.
 template <class T, int Bits, int Rows = kMostTogether<Bits>>
-__attribute__((noinline)) void rows_of_block(const GroupedArgs& a, const Quantized& q,
+__attribute__((noinline)) void rows_of_block(const QuantizedArgs& a, const Quantized& q,
                                              int64_t first, int64_t rows, int64_t block,
                                              int64_t turn) {
     if constexpr (Rows > 1)
@@ -177,7 +177,7 @@ INLINE void add_group(const Quantized& q, int64_t first, int64_t rows, int64_t g
 // Rows first .. last, at most a chunk, of a block of 8 bits: group by group, so that its weights
 // stay close.
 template <class T>
-void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last,
+void block_by_tiles(const QuantizedArgs& a, const Quantized& q, int64_t first, int64_t last,
                     int64_t block) {
     const auto w = (const uint32_t*)((const uint8_t*)a.weights + block * q.stride * kBlock);
     Floats y[kChunk][kVectors];
@@ -198,7 +198,7 @@ void block_by_tiles(const GroupedArgs& a, const Quantized& q, int64_t first, int
 #endif
 
 template <class T, int Bits>
-void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t last, int64_t block) {
+void block_of(const QuantizedArgs& a, const Quantized& q, int64_t first, int64_t last, int64_t block) {
 #if defined(__AMX_TILE__)
     const bool is_whole = a.group % (4 * kTileWords) == 0;  // rows of tiles hold no other group
     if (Bits == 8 && is_whole && last - first >= kLeastTiled && has_tiles())
@@ -213,13 +213,13 @@ void block_of(const GroupedArgs& a, const Quantized& q, int64_t first, int64_t l
 }
 
 template <class T>
-void run(const GroupedArgs& a) {
+void run(const QuantizedArgs& a) {
 #if defined(__AMX_TILE__)
-    if (goes_widened(a)) return run_widened<T>(a);
+    if (is_int4_by_amx(a)) return run_int4_by_amx<T>(a);
 #endif
     Scratch scratch;
     const int64_t groups = (a.in_features + a.group - 1) / a.group, stride = groups * a.group;
-    // Few rows are quantised by every thread for itself: waiting for another would take longer.
+    // Every thread quantises few rows for itself: waiting for another thread would take longer.
     const bool is_few = a.rows <= 8;
     const int64_t rows = a.rows * (is_few ? a.threads : 1), scales = rows * groups;
     const Quantized shared = {scratch.take<int8_t>(rows * stride), scratch.take<float>(scales),
@@ -234,7 +234,7 @@ void run(const GroupedArgs& a) {
     };
     if (!is_few)
         for_tasks({a.rows, a.threads}, is_small, [&](int64_t r) { quantize_row(shared, r); });
-    // Of a single chunk all tasks are alike: long pieces of weights first, shorter ones later.
+    // In a single chunk all tasks are alike: long pieces of weights first, shorter ones later.
     const Share tasks = {chunks * blocks, a.threads, share, chunks == 1 ? INT64_MAX : share};
     bool* is_quantized = scratch.take<bool>(a.threads);
     std::fill_n(is_quantized, a.threads, false);
@@ -258,6 +258,6 @@ void run(const GroupedArgs& a) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void atoll_grouped(const GroupedArgs* args) {
+extern "C" __attribute__((visibility("default"))) void atoll_linear_quantized(const QuantizedArgs* args) {
     args->is_bf16 ? run<bf16>(*args) : run<float>(*args);
 }

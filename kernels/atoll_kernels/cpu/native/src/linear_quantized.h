@@ -1,15 +1,16 @@
-// What linear layers with 8- and 4-bit weights share: their operands, and the ends of their sums.
+// What linear layers with 8- and 4-bit weights share: their arguments, and how sums become outputs.
 #pragma once
 
+#include "epilogue.h"
 #include "row_loops.h"
 
 namespace kernels {
 
 // Filled by atoll_kernels/cpu/linear_native_quantized.py. scales: of 8 bits (outputs,) float; of 4 bits
 // (blocks, groups, {scale, offset}, 2 W), in bf16, or in bytes, the offset's signed, which factors
-// (blocks, {scale, offset}, 2 W) bf16 multiply. kind: of activation, -1 for none. is_gated: out has
+// (blocks, {scale, offset}, 2 W) bf16 multiply. kind: the activation. is_gated: out has
 // half of the outputs, the activation of each times the one so many further on; whole blocks.
-struct GroupedArgs {
+struct QuantizedArgs {
     int64_t x, out, weights, scales, factors, bias, rows, in_features, out_features, x_row, group,
         bits, kind, is_gated, is_bf16, threads;
     int64_t width() const { return is_gated ? out_features / 2 : out_features; }
@@ -22,7 +23,7 @@ constexpr int kVectors = 2, kBlock = kVectors * W;
 // What the groups of a block of 4-bit weights are scaled by, and their offsets.
 class GroupScales {
   public:
-    GroupScales(const GroupedArgs& a, int64_t groups, int64_t block) : is_bytes_(a.factors) {
+    GroupScales(const QuantizedArgs& a, int64_t groups, int64_t block) : is_bytes_(a.factors) {
         constexpr int64_t size = 2 * kBlock;
         stride_ = is_bytes_ ? size : size * sizeof(bf16);
         start_ = (const uint8_t*)a.scales + block * groups * stride_;
@@ -48,22 +49,11 @@ class GroupScales {
     Floats factors_[2 * kVectors];
 };
 
-INLINE Floats activated(Floats y, int64_t kind) {
-    switch (kind) {  // as numbered in atoll_kernels/cpu/linear_native_quantized.py
-        case 0: return gelu(y);
-        case 1: return gelu_tanh(y);
-        case 2: return silu(y);
-        case 3: return max(Floats{}, y);
-        case 4: return splat(2.0f) * sigmoid(splat(2.0f) * y) - splat(1.0f);
-        default: return y;
-    }
-}
-
 // What the sums of n outputs from `at` on are multiplied by and what is added to them.
 template <int Bits>
 struct Ends {
     Floats scale, bias;
-    Ends(const GroupedArgs& a, int64_t at, int64_t n)
+    Ends(const QuantizedArgs& a, int64_t at, int64_t n)
         : scale(Bits == 8 ? read((const float*)a.scales + at, n) : splat(1.0f)),
           bias(a.bias ? read((const float*)a.bias + at, n) : Floats{}) {}
     INLINE Floats of(Floats y) const { return y * scale + bias; }
@@ -72,7 +62,7 @@ struct Ends {
 // Scales of 8 bits, bias and activation of rows first .. first + rows of a block. up: the sums of
 // what gated outputs are multiplied by, or null.
 template <class T, int Bits>
-INLINE void finish(const GroupedArgs& a, int64_t first, int64_t rows, int64_t block,
+INLINE void finish(const QuantizedArgs& a, int64_t first, int64_t rows, int64_t block,
                    const Floats (*y)[kVectors], const Floats (*up)[kVectors] = nullptr) {
     const int64_t width = a.width();
     for (int v = 0; v < kVectors; ++v) {

@@ -1,4 +1,4 @@
-// Kernels one after the other, as they were called once.
+// Calls recorded kernels one after the other.
 #include <cstdint>
 
 namespace {

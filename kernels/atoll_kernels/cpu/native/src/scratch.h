@@ -1,4 +1,4 @@
-// Working memory of a thread: kept between calls, handed out piece by piece.
+// A thread's working memory, which is kept between calls.
 #pragma once
 
 #include <cstdint>

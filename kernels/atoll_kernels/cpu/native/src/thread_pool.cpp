@@ -1,9 +1,8 @@
-// A pool of workers in which nobody waits for a worker that has not come.
+// A fork-join pool. The caller starts at once; a worker that wakes late finds no work left.
 //
-// OpenMP ends a parallel region when every thread has come to its end: a worker that is kept from
-// its core, by another process or a neighbour of the machine, keeps the others waiting although they
-// could do its work. Here a region ends when its tasks are done: who comes late finds none left. Only
-// who is kept from its core in the middle of a piece is waited for.
+// An OpenMP parallel region ends when every thread has reached its end, so a worker that the system
+// has descheduled delays all others, although they could do its work. Here a region ends when its
+// tasks are done: only a worker that is descheduled in the middle of a piece delays the caller.
 
 #include "thread_pool.h"
 
@@ -23,13 +22,13 @@ namespace kernels {
 
 namespace {
 
-// Turns that a worker waits awake for the next job: 50 to 100 us, more than lies between two kernels
-// of a forward pass.
-constexpr int kAwakeTurns = 2000;
-// Turns that a caller waits for others' last pieces before it offers them its core.
-constexpr int kPoliteTurns = 2000;
+// Spins of a worker before it sleeps: 50 to 100 us, more than lies between two kernels of a forward
+// pass.
+constexpr int kSpinsBeforeSleep = 2000;
+// Spins of a caller that waits for others' last pieces before it yields its core.
+constexpr int kSpinsBeforeYield = 2000;
 
-inline void rest() {
+inline void pause_cpu() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -40,22 +39,23 @@ inline void rest() {
 class Pool {
   public:
     void run(const Share& share, Work work, const void* context) {
-        // Workers are busy with another thread's job: alone is sooner than after it.
+        // The workers are busy with another thread's job: working alone takes less than waiting.
         if (is_taken_.test_and_set(std::memory_order_acquire))
             return work(context, 0, share.count, 0);
-        hire(share.threads - 1);
-        open(share, work, context);
-        take_part(0);
-        for (int turn = 1; left_.load(std::memory_order_acquire) > 0; ++turn)
-            turn % kPoliteTurns ? rest() : (void)sched_yield();
+        start_workers(share.threads - 1);
+        publish(share, work, context);
+        work_on_job(0);
+        for (int spin = 1; left_.load(std::memory_order_acquire) > 0; ++spin)
+            spin % kSpinsBeforeYield ? pause_cpu() : (void)sched_yield();
         is_taken_.clear(std::memory_order_release);
     }
 
   private:
     static constexpr uint64_t kNext = UINT32_MAX;  // the half of claimed_ that counts tasks
 
-    // Signals are for the threads of the program. Who cannot be hired is done without.
-    void hire(int64_t wanted) {
+    // With all signals blocked: they are for the program's own threads. If the system allows no more
+    // threads, those that there are do the work.
+    void start_workers(int64_t wanted) {
         if (workers_ >= wanted) return;
         sigset_t all, before;
         sigfillset(&all);
@@ -68,8 +68,9 @@ class Pool {
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
 
-    // In between no task can be claimed: who still looks at the job before may read halves of this.
-    void open(const Share& share, Work work, const void* context) {
+    // No task can be claimed in between: a worker that still looks at the last job may see some
+    // fields of the new one.
+    void publish(const Share& share, Work work, const void* context) {
         const uint64_t job = (claimed_.load(std::memory_order_relaxed) >> 32) + 1;
         const auto set = [](auto& shared, auto value) {
             shared.store(value, std::memory_order_release);
@@ -83,8 +84,8 @@ class Pool {
         if (sleepers_.load() > 0) syscall(SYS_futex, &job_, FUTEX_WAKE_PRIVATE, INT_MAX);
     }
 
-    // Takes pieces until there are none.
-    void take_part(int64_t thread) {
+    // Takes pieces until none are left.
+    void work_on_job(int64_t thread) {
         for (uint64_t claimed = claimed_.load();;) {
             const int64_t next = claimed & kNext, left = count_.load() - next;
             const int64_t threads = threads_.load();
@@ -93,7 +94,7 @@ class Pool {
             const int64_t size = std::min(left, std::max(least_.load(), std::min(most_.load(), even)));
             const Work work = work_;
             const void* context = context_;
-            // Fails if another took of it, or if what was read is not of one job.
+            // Fails if another thread took some, or if the fields read belong to two jobs.
             if (!claimed_.compare_exchange_weak(claimed, claimed + size)) continue;
             work(context, next, next + size, thread);
             left_.fetch_sub(size, std::memory_order_release);
@@ -103,14 +104,14 @@ class Pool {
 
     void serve(int64_t thread) {
         for (uint32_t seen = 0;;) {
-            take_part(thread);
+            work_on_job(thread);
             seen = next_job(seen);
         }
     }
 
     uint32_t next_job(uint32_t seen) {
         for (;;) {
-            for (int turn = 0; turn < kAwakeTurns; ++turn, rest())
+            for (int spin = 0; spin < kSpinsBeforeSleep; ++spin, pause_cpu())
                 if (const uint32_t job = job_.load(); job != seen) return job;
             sleepers_.fetch_add(1);
             syscall(SYS_futex, &job_, FUTEX_WAIT_PRIVATE, seen, nullptr);

@@ -6,9 +6,9 @@
 
 namespace kernels {
 
-// Tasks 0 .. count, fewer than 2^32, handed out from the front. A piece is what is left over the
-// number of threads, but `least` tasks at least and `most` at most: long runs of memory first,
-// short ones later, so that a thread that came late takes fewer.
+// Tasks 0 .. count, fewer than 2^32, handed out from the front. A piece is what is left divided by
+// the number of threads, but at least `least` and at most `most` tasks: long runs of memory first,
+// short ones later, so that a thread that starts late takes fewer.
 struct Share {
     int64_t count, threads, least = 1, most = INT64_MAX;
 };
@@ -19,7 +19,7 @@ using Work = void (*)(const void* context, int64_t first, int64_t last, int64_t 
 // Returns when every task is done. least <= most.
 void run_shared(const Share& share, Work work, const void* context);
 
-// Calls body(first, last, thread) for all pieces; nothing is shared where is_small.
+// Calls body(first, last, thread) for all pieces; on this thread alone if is_small.
 template <class Body>
 inline void for_pieces(const Share& share, bool is_small, const Body& body) {
     if (is_small || share.threads < 2 || share.count <= share.least)

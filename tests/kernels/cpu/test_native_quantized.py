@@ -19,7 +19,7 @@ from atoll_kernels.linear import PackedLinear
 DTYPES = (torch.float32, torch.bfloat16)
 EPS = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
 # (rows, out_features, in_features): tiles and blocks that are not full, more rows than a chunk, and
-# more inputs than are widened at a time.
+# more inputs than are dequantised at a time.
 SHAPES = (
     (0, 8, 64),
     (1, 33, 64),
@@ -38,7 +38,7 @@ SHAPES = (
     (300, 40, 64),
 )
 # As in linear_int4_amx.h: so many rows meet 4-bit weights as bfloat16 where the CPU has AMX.
-LEAST_WIDENED = 12
+LEAST_AMX_ROWS = 12
 
 
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)
@@ -80,7 +80,7 @@ def dense_of(groups: Groups, size: int) -> Tensor:
 
 def as_multiplied(dense: Tensor, packed: PackedLinear, rows: int, level: Level) -> Tensor:
     """What the kernel makes of the weights; ties between two bfloat16 go away from zero."""
-    if level.name != "amx" or packed.scheme != "int4" or rows < LEAST_WIDENED:
+    if level.name != "amx" or packed.scheme != "int4" or rows < LEAST_AMX_ROWS:
         return dense
     bits = dense.float().view(torch.int32) + 0x8000
     return (bits & ~0xFFFF).view(torch.float32).double()
@@ -98,7 +98,7 @@ def test_equals_its_weights(dtype: torch.dtype, shape: tuple[int, int, int], lev
             sums = sums if added is None else sums + added.double()
             for activation in (None, "gelu", "gelu_new", "relu", "silu", "tanh"):
                 act = kernels.ACTIVATIONS.get(activation or "", lambda v: v)
-                found, wanted = linear_native_quantized.linear(x, packed, activation), act(sums)
+                found, wanted = packed.forward(x, activation), act(sums)
                 assert found.dtype == dtype and found.shape == wanted.shape
                 assert bool(((found - wanted).abs() <= EPS[dtype] * (1 + sums.abs())).all())
 
@@ -114,12 +114,13 @@ def test_gated(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) ->
             sums = x.double() @ dense.t() + (0 if added is None else added.double())
             gate, up = sums.chunk(2, dim=1)
             for activation in ("gelu", "silu", "relu"):
-                found = linear_native_quantized.gated_linear(x, packed, activation)
+                found = packed.gated(x, activation)
                 if level.name == "amx":
-                    assert found is None
+                    two = kernels.gated_activation(packed.forward(x), activation)
+                    assert torch.equal(found, two)
                     continue
                 wanted = kernels.ACTIVATIONS[activation](gate) * up
-                assert found is not None and found.dtype == dtype and found.shape == wanted.shape
+                assert found.dtype == dtype and found.shape == wanted.shape
                 limit = EPS[dtype] * (1 + gate.abs()) * (1 + up.abs())
                 assert bool(((found - wanted).abs() <= limit).all())
 
@@ -127,7 +128,6 @@ def test_gated(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) ->
 def test_gates_that_share_a_block_of_outputs_are_left_to_two_kernels() -> None:
     x, weight = torch.randn(3, 64), torch.randn(2 * 33, 64)
     packed = linear_native_quantized.pack8(*quantize_weight(weight), None)
-    assert linear_native_quantized.gated_linear(x, packed, "silu") is None
     found = kernels.gated_linear(x, packed, "silu")
     assert torch.equal(found, kernels.gated_activation(kernels.linear(x, packed), "silu"))
 
@@ -149,9 +149,7 @@ def test_bytes_of_a_weight(in_features: int) -> None:
 def test_int8_of_any_width(in_features: int) -> None:
     x, weight = on_grid(9, in_features, torch.float32), torch.randn(20, in_features)
     codes, scales = quantize_weight(weight)
-    found = linear_native_quantized.linear(
-        x, linear_native_quantized.pack8(codes, scales, None), None
-    )
+    found = linear_native_quantized.pack8(codes, scales, None).forward(x)
     wanted = x.double() @ (codes.double() * scales[:, None]).t()
     assert bool(((found - wanted).abs() <= 3e-6 * (100 + wanted.abs())).all())
 
@@ -162,9 +160,7 @@ def test_a_large_value_costs_its_group_alone() -> None:
     x[:, :256] = 0
     x[:, 3] = 4000
     codes, scales = quantize_weight(weight)
-    found = linear_native_quantized.linear(
-        x, linear_native_quantized.pack8(codes, scales, None), None
-    )
+    found = linear_native_quantized.pack8(codes, scales, None).forward(x)
     wanted = x.double() @ (codes.double() * scales[:, None]).t()
     assert bool(((found - wanted).abs() <= 3e-6 * (100 + wanted.abs())).all())
 
@@ -173,9 +169,9 @@ def test_other_layouts_dtypes_and_activations() -> None:
     codes, scales = quantize_weight(torch.randn(40, 64))
     packed = linear_native_quantized.pack8(codes, scales, None)
     x = on_grid(6, 200, torch.float32)[:, 64:128]
-    wanted = linear_native_quantized.linear(x.contiguous(), packed, None)
-    assert torch.equal(linear_native_quantized.linear(x, packed, None), wanted)
-    half = linear_native_quantized.linear(x.half(), packed, None)
+    wanted = packed.forward(x.contiguous())
+    assert torch.equal(packed.forward(x), wanted)
+    half = packed.forward(x.half())
     assert half.dtype == torch.float16
     torch.testing.assert_close(half, wanted.half())
 
@@ -184,8 +180,8 @@ def test_other_layouts_dtypes_and_activations() -> None:
 def test_rows_inside_of_others(distance: int) -> None:
     x = on_grid(20, distance, torch.bfloat16)[:, 64:128]
     for packed, _ in packings(torch.randn(40, 64), None):
-        wanted = linear_native_quantized.linear(x.contiguous(), packed, None)
-        assert torch.equal(linear_native_quantized.linear(x, packed, None), wanted)
+        wanted = packed.forward(x.contiguous())
+        assert torch.equal(packed.forward(x), wanted)
 
 
 @pytest.mark.parametrize("rows", [9, 20])
@@ -194,10 +190,10 @@ def test_what_is_not_finite_stays_so_in_its_row(bad: float, rows: int) -> None:
     weight = torch.randn(40, 64)
     x = on_grid(rows, 64, torch.float32)
     for packed, _ in packings(weight, None):
-        clean = linear_native_quantized.linear(x, packed, None)
+        clean = packed.forward(x)
         spoilt = x.clone()
         spoilt[4, 40] = bad
-        found = linear_native_quantized.linear(spoilt, packed, None)
+        found = packed.forward(spoilt)
         assert not bool(torch.isfinite(found[4]).any())
         others = [row for row in range(rows) if row != 4]
         assert torch.equal(found[others], clean[others])
@@ -206,6 +202,4 @@ def test_what_is_not_finite_stays_so_in_its_row(bad: float, rows: int) -> None:
 def test_rows_of_zeros() -> None:
     for packed, _ in packings(torch.randn(40, 64), None):
         for rows in (9, 20):
-            assert not bool(
-                linear_native_quantized.linear(torch.zeros(rows, 64), packed, None).any()
-            )
+            assert not bool(packed.forward(torch.zeros(rows, 64)).any())
