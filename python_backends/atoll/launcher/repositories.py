@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from atoll.catalogue import ServedModel, read_repository, session, write_repository
 from atoll.errors import ConfigError
 from atoll.launcher.options import ServerOptions
 from atoll.weights.files import resolve
+
+# Triton's Python backend has a shell start its processes, and quotes no path.
+_UNQUOTED = re.compile(r"[\s'\"\\$`&|;<>()*?\[\]{}~#!]")
 
 
 def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[ServedModel, ...]]:
@@ -22,6 +26,7 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
         write_repository([*options.entries, *sessions], scratch / "models")
         found.append(scratch / "models")
     if options.repository is not None:
+        check_path(str(options.repository.resolve()), "the path of the model repository")
         found.append(options.repository.resolve())
     there = {model.name: model for folder in found for model in read_repository(folder)}
     missing = [name for name in options.names if name not in there]
@@ -29,7 +34,19 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
         raise ConfigError(f"there is no model {', '.join(missing)} to serve")
     if not there:
         raise ConfigError("there is no model to serve")
+    for name in options.names or there:
+        check_path(there[name].folder.name, "the name of an entry's folder")
     return found, tuple(there[name] for name in options.names or there)
+
+
+def check_path(path: str, what: str) -> None:
+    """Raises ConfigError: a process of a model could not be started from that path."""
+    found = _UNQUOTED.search(path)
+    if found:
+        raise ConfigError(
+            f"{what} is {path!r}: Triton cannot start models' processes there, for the character "
+            f"{found[0]!r}; choose another"
+        )
 
 
 def fetch(model: ServedModel) -> dict[str, Path]:

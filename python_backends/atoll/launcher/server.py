@@ -30,7 +30,7 @@ from atoll.launcher.options import ServerOptions
 from atoll.launcher.ports import check_free
 from atoll.launcher.processes import dismiss, end_with_children, start_reaper
 from atoll.launcher.readiness import Start
-from atoll.launcher.repositories import fetch, prepare
+from atoll.launcher.repositories import check_path, fetch, prepare
 from atoll.launcher.stubs import EndAbandoned, find_stubs
 from atoll.launcher.watchdog import Watchdog
 from atoll.weights.embedded import EMBEDDED
@@ -153,6 +153,7 @@ class ServerProcess:
                 checkpoint that cannot be obtained.
         """
         self._started, self._is_ready = time.monotonic(), False
+        check_path(tempfile.gettempdir(), "the folder for temporary files (TMPDIR)")
         self.scratch.mkdir(mode=0o700)
         options = self.options
         installation = find_installation(options.server)
