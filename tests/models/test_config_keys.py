@@ -80,7 +80,7 @@ def _keys_read(config: Json) -> tuple[Key, ...]:
     from atoll.models import families, registry
 
     seen: set[Key] = set()
-    raw = _Recorder({**registry.DEFAULTS.get(config["model_type"], {}), **config}, (), seen)
+    raw = _Recorder({**families.DEFAULTS.get(config["model_type"], {}), **config}, (), seen)
     table = families.DECODERS if is_known(config, families.DECODERS) else families.ENCODERS
     registry.build(registry.architecture(raw, table), raw)
     return tuple(sorted(key for key in seen if _at(config, key[:-1]) is not None))

@@ -162,7 +162,7 @@ def _tensor(make: Any) -> Any:
 
 def _launched(call: Any) -> Any:
     def launch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _refuse_hosts(args)
+        _refuse_hosts((args, kwargs))
         hosted = {name: _hosted(value) for name, value in kwargs.items()}
         return call(self, *map(_hosted, args), **hosted)
 

@@ -23,8 +23,7 @@ from atoll.catalogue import (
 )
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models.config_facts import ENCODER_TYPES
-from atoll.models.families import ENCODERS
+from atoll.models.families import ENCODER_NAMES, ENCODERS
 from atoll.serving.triton.tensor_specs import TASK_TENSORS
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import resolve
@@ -177,7 +176,7 @@ def test_modules_decide_over_the_architecture(tmp_path: Path) -> None:
 
 
 def test_the_families_that_are_named_have_files() -> None:
-    assert set(ENCODER_TYPES) == set(ENCODERS)
+    assert set(ENCODER_NAMES) == set(ENCODERS)
 
 
 def test_unusable_configs_are_named(tmp_path: Path) -> None:

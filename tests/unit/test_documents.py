@@ -28,7 +28,7 @@ def test_readme_lists_every_entry_and_architecture() -> None:
     block = re.search(r"<!-- models:start -->\n(.*)<!-- models:end -->", readme, re.S)
     assert block is not None and readme_table() in block.group(1)
     assert all(f"[{entry.name}]" in readme_table() for entry in ENTRIES)
-    tables = (families.DECODERS, families.ENCODERS, families.ARCHITECTURES, families.VARIANTS)
+    tables = (families.DECODERS, families.ENCODERS, families.CLASSES, families.VARIANTS)
     files = {file for table in tables for file in table.values()}
     rows = set(re.findall(r"\| \[(\w+)\.py\]\(python_backends/atoll/models/", readme_table()))
     assert rows == files and {file_of(entry) for entry in ENTRIES} <= files
@@ -95,8 +95,7 @@ def test_contributing_names_all_that_an_architecture_needs() -> None:
         (named[name],) = (home / name for home in homes if (home / name).exists())
     # Each of these has a row for every family, which tests compare with the registry's.
     assert named.keys() >= {
-        "models/families.py", "models/config_facts.py", "cli/model_table.py",
-        "tests/data/hub_configs/", "tests/models/test_published_sizes.py",
+        "models/families.py", "tests/data/hub_configs/", "tests/models/test_published_sizes.py",
         "tests/support/tiny/decoders.py", "tests/support/tiny/encoders.py",
     }  # fmt: skip
     for tables, name in re.findall(r"((?:`[A-Z_]+`[^`.]*)+) of `([\w/]+\.py)`", section[1]):

@@ -6,30 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
-from atoll.models.families import DECODERS, ENCODERS
+from atoll.models.families import DECODERS, ENCODERS, FAMILIES
 from atoll.models.registry import architecture
 
-# Display names of the architecture files, in the order of the table.
-_FAMILIES = {
-    "bert": "BERT, RoBERTa, CamemBERT, XLM-RoBERTa",
-    "jina_bert": "JinaBERT v2 (ALiBi)",
-    "llama": "Llama, Llama 2, Code Llama, Mistral, SmolLM2",
-    "mixtral": "Mixtral",
-    "falcon": "Falcon 7B, 40B, RW",
-    "mpt": "MPT",
-    "phi": "Phi",
-    "gpt_bigcode": "SantaCoder, StarCoder",
-    "gpt_neox": "GPT-NeoX, Pythia",
-    "opt": "OPT, Galactica",
-    "bloom": "BLOOM",
-    "t5": "T5, FLAN-T5",
-}
-_TESTS = {
-    "bert": "tests/encoders/test_numerics.py",
-    "jina_bert": "tests/encoders/test_numerics.py",
-    "t5": "tests/models/test_t5.py",
-}
-_TEST_OF_DECODERS = "tests/models/test_decoders.py"
 _FOLDERS_TEST = "tests/server/test_repository.py"
 _TASKS = {
     "embed": "embeddings", "sparse": "sparse embeddings", "rerank": "reranking",
@@ -50,11 +29,6 @@ def file_of(entry: Entry) -> str:
             raw.update(more)
     table = DECODERS if entry.task == "generate" else ENCODERS
     return architecture(raw, table).__name__.rpartition(".")[2]
-
-
-def test_of(file: str) -> str:
-    """The test that compares an architecture with its reference."""
-    return _TESTS.get(file, _TEST_OF_DECODERS)
 
 
 def models_page() -> str:
@@ -88,12 +62,14 @@ def models_page() -> str:
         "| entry | checkpoint | task | architecture | test |",
         "|-|-|-|-|-|",
     ]
+    tests = {family.file: family.test for family in FAMILIES}
     for entry in sorted(ENTRIES, key=_order):
         file = file_of(entry)
+        test = tests[file]
         lines.append(
             f"| [{entry.name}](../model_repository/{entry.name}) | {entry.model_id} "
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "
-            f"| [{test_of(file).rpartition('/')[2]}](../{test_of(file)}) |"
+            f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
     return "\n".join(lines) + "\n"
 
@@ -101,12 +77,13 @@ def models_page() -> str:
 def readme_table() -> str:
     """The README's table between its marks: a row per architecture file."""
     lines = ["| architectures | entries | file | test |", "|-|-|-|-|"]
-    for file, families in _FAMILIES.items():
+    for family in FAMILIES:
+        file, test = family.file, family.test
         entries = [entry for entry in ENTRIES if file_of(entry) == file]
         lines.append(
-            f"| {families} | {_links(entries)} "
+            f"| {family.title} | {_links(entries)} "
             f"| [{file}.py](python_backends/atoll/models/{file}.py) "
-            f"| [{test_of(file).rpartition('/')[2]}]({test_of(file)}) |"
+            f"| [{test.rpartition('/')[2]}]({test}) |"
         )
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from atoll.layers import MLP, Attention, Batch, EncoderTrunk, LayerNorm, TrunkConfig
 from atoll.layers.block import PostNormBlock
 from atoll.layers.embedding import Embedding
+from atoll.models.config_facts import OFFSET_TYPES
 from atoll.models.config_fields import known_activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -43,8 +44,6 @@ WEIGHTS = WeightMap(
 )  # fmt: skip
 
 
-# Model types whose position table begins after the padding token's id.
-_OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
 # Other names of one and the same activation.
 _ACTIVATIONS = {"gelu_python": "gelu"}
 
@@ -65,7 +64,7 @@ class Config(TrunkConfig):
         named = f.text("hidden_act", default="gelu")
         vocab_size, hidden_size = f.size("vocab_size"), f.size("hidden_size")
         offset = 0
-        if f.raw.get("model_type") in _OFFSET_TYPES:
+        if f.raw.get("model_type") in OFFSET_TYPES:
             offset = f.token("pad_token_id", vocab_size=vocab_size, default=1) + 1
         max_positions = f.size("max_position_embeddings")
         if max_positions <= offset:

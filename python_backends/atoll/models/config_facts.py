@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
+from atoll.models.families import ENCODERS
 from atoll.weights.json_fields import Fields
 from atoll.weights.modules import (
     POOLING_MODES,
@@ -17,13 +18,8 @@ from atoll.weights.modules import (
     read_poolings,
 )
 
-# model_type -> what people call it; ``models.families.ENCODERS`` has a file for each.
-ENCODER_TYPES = {
-    "bert": "BERT and JinaBERT v2", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa",
-    "camembert": "CamemBERT",
-}  # fmt: skip
-# Their positions begin after the padding token's id.
-_OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
+# Model types whose position table begins after the padding token's id.
+OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
 HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model")
 _MAX_TOKENS_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
@@ -79,9 +75,9 @@ def embedding_size(
 def max_tokens_of(folder: Path, config: Mapping[str, Any]) -> int | None:
     """Tokens of the longest text by the files; None where they do not say."""
     positions = first_size(config, _MAX_TOKENS_KEYS)
-    if positions is not None and config.get("model_type") in _OFFSET_TYPES:
+    if positions is not None and config.get("model_type") in OFFSET_TYPES:
         positions -= Fields(config).count("pad_token_id", default=1, nullable=True) + 1
-    own = length_limit(folder) if config.get("model_type") in ENCODER_TYPES else None
+    own = length_limit(folder) if config.get("model_type") in ENCODERS else None
     limits = [limit for limit in (own, positions) if limit]
     return min(limits) if limits else None
 

@@ -16,7 +16,6 @@ from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.models import families, generation_keys, task_settings, unsupported
 from atoll.models.config_facts import (
-    ENCODER_TYPES,
     HIDDEN_SIZE_KEYS,
     embedding_size,
     first_size,
@@ -39,7 +38,7 @@ _GENERATOR_CLASSES = (
 # Generators whose config.json names the trunk.
 _GENERATOR_TRUNKS = ("BloomModel",)
 _SUPPORTED = "supported encoders are " + ", ".join(
-    f"{name} ({model_type})" for model_type, name in ENCODER_TYPES.items()
+    f"{name} ({model_type})" for model_type, name in families.ENCODER_NAMES.items()
 )
 _ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 
@@ -197,7 +196,7 @@ def _task(
         return "embed"
     if labels or saved == "CrossEncoder" or "LogitScore" in kinds:
         return "classify" if len(labels) > 1 else "rerank"
-    if model_type in ENCODER_TYPES:
+    if model_type in families.ENCODERS:
         return "embed"
     # T5EncoderModel has the model_type of a generator.
     if _has(names, ("EncoderModel",)):
@@ -228,7 +227,7 @@ def _generator(
     model_type = str(config.get("model_type", ""))
     runs_on, notes = "native", []
     max_tokens = max_tokens_of(folder, config)
-    if model_type in families.DECODERS or any(n in families.ARCHITECTURES for n in names[:1]):
+    if model_type in families.DECODERS or any(n in families.CLASSES for n in names[:1]):
         unsupported.check_class(folder, config, names, is_asked)
     else:
         from atoll.models import fallback_choice
@@ -266,7 +265,7 @@ def _check_encoder(
     folder: Path, config: Mapping[str, Any], names: Sequence[str], task: str
 ) -> None:
     model_type = str(config.get("model_type", ""))
-    if model_type not in ENCODER_TYPES:
+    if model_type not in families.ENCODERS:
         raise UnsupportedModel(
             f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "
             f"{_SUPPORTED}"

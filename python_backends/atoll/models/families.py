@@ -1,37 +1,110 @@
-"""Which file implements which architecture name.
+"""Which file implements which checkpoints: the one table of architectures.
 
-A variant that only its config tells apart is another name here, never a copied file. Nothing heavy
-is imported, as commands read this that load no model.
+The registry, detection and the rendered docs read it. A variant that only its config tells apart is
+another name here, never a copied file. Nothing heavy is imported, as commands read this that load
+no model.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-# config.json model_type -> file; checked after ARCHITECTURES.
-ENCODERS: Mapping[str, str] = {
-    "bert": "bert",
-    "camembert": "bert",
-    "roberta": "bert",
-    "xlm-roberta": "bert",
+
+@dataclass(frozen=True)
+class Family:
+    """A file of ``atoll.models``, and the checkpoints that it implements.
+
+    file: without ``.py``. title: what people call them, in the README's table.
+    model_types: of config.json. names: what error messages call each, if it is an encoder.
+    classes: config.json's architectures[0] of repositories whose model_type says something else.
+    variant: a (key, value) of config.json, for families that share another one's model_type.
+    class_prefixes: by model_type, how its classes begin where they are not called as it is.
+    defaults: by model_type, what transformers' config class assumes where the file does not.
+    test: what holds the file to its reference.
+    """
+
+    file: str
+    title: str
+    model_types: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    is_encoder: bool = False
+    classes: tuple[str, ...] = ()
+    variant: tuple[str, str] | None = None
+    class_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    test: str = "tests/models/test_decoders.py"
+
+
+_FALCON = ("RW", "Falcon")
+
+# In the order of the README's table.
+FAMILIES = (
+    Family(
+        "bert", "BERT, RoBERTa, CamemBERT, XLM-RoBERTa",
+        ("bert", "roberta", "xlm-roberta", "camembert"),
+        ("BERT and JinaBERT v2", "RoBERTa", "XLM-RoBERTa", "CamemBERT"),
+        is_encoder=True, test="tests/encoders/test_numerics.py",
+    ),
+    Family(
+        "jina_bert", "JinaBERT v2 (ALiBi)", (), is_encoder=True,
+        variant=("position_embedding_type", "alibi"), test="tests/encoders/test_numerics.py",
+    ),
+    Family(
+        "llama", "Llama, Llama 2, Code Llama, Mistral, SmolLM2",
+        ("llama", "mistral"),
+        defaults={
+            "mistral": {
+                "num_key_value_heads": 8, "sliding_window": 4096,
+                "max_position_embeddings": 131072,
+            },
+        },
+    ),
+    Family(
+        "mixtral", "Mixtral", ("mixtral",),
+        defaults={"mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072}},
+    ),
+    Family(
+        "falcon", "Falcon 7B, 40B, RW", ("falcon", "RefinedWeb", "RefinedWebModel"),
+        class_prefixes={"falcon": _FALCON, "RefinedWeb": _FALCON, "RefinedWebModel": _FALCON},
+    ),
+    Family("mpt", "MPT", ("mpt",)),
+    Family(
+        "phi", "Phi", ("phi", "phi-msft", "mixformer-sequential"),
+        class_prefixes={"phi-msft": ("Phi",), "mixformer-sequential": ("MixFormerSequential",)},
+    ),
+    Family(
+        "gpt_bigcode", "SantaCoder, StarCoder", ("gpt_bigcode",),
+        classes=("GPT2LMHeadCustomModel",),
+        class_prefixes={"gpt2": ("GPT2LMHeadCustomModel",)},
+    ),
+    Family("gpt_neox", "GPT-NeoX, Pythia", ("gpt_neox",)),
+    Family("opt", "OPT, Galactica", ("opt",)),
+    Family("bloom", "BLOOM", ("bloom",)),
+    Family(
+        "t5", "T5, FLAN-T5", ("t5", "mt5"),
+        defaults={"mt5": {"feed_forward_proj": "gated-gelu"}}, test="tests/models/test_t5.py",
+    ),
+)  # fmt: skip
+
+
+def _files(is_encoder: bool) -> dict[str, str]:
+    return {k: f.file for f in FAMILIES if f.is_encoder == is_encoder for k in f.model_types}
+
+
+# model_type -> file; looked at after CLASSES and VARIANTS.
+ENCODERS: Mapping[str, str] = _files(is_encoder=True)
+DECODERS: Mapping[str, str] = _files(is_encoder=False)
+# model_type -> what an error message calls it.
+ENCODER_NAMES: Mapping[str, str] = {
+    kind: name
+    for f in FAMILIES
+    if f.is_encoder
+    for kind, name in zip(f.model_types, f.names, strict=True)
 }
-DECODERS: Mapping[str, str] = {
-    "bloom": "bloom",
-    "falcon": "falcon",
-    "gpt_bigcode": "gpt_bigcode",
-    "gpt_neox": "gpt_neox",
-    "llama": "llama",
-    "mistral": "llama",
-    "mixformer-sequential": "phi",
-    "mixtral": "mixtral",
-    "mpt": "mpt",
-    "mt5": "t5",
-    "opt": "opt",
-    "phi": "phi",
-    "phi-msft": "phi",
-    "RefinedWeb": "falcon",
-    "RefinedWebModel": "falcon",
-    "t5": "t5",
-}
-# config.json architectures[0] -> file, for repositories whose model_type says something else.
-ARCHITECTURES: Mapping[str, str] = {"GPT2LMHeadCustomModel": "gpt_bigcode"}
-# A (key, value) of config.json -> file, for families that share another one's model_type.
-VARIANTS: Mapping[tuple[str, str], str] = {("position_embedding_type", "alibi"): "jina_bert"}
+# architectures[0] -> file.
+CLASSES: Mapping[str, str] = {name: f.file for f in FAMILIES for name in f.classes}
+# A (key, value) of config.json -> file.
+VARIANTS: Mapping[tuple[str, str], str] = {f.variant: f.file for f in FAMILIES if f.variant}
+# By model_type, of all families.
+CLASS_PREFIXES = {kind: names for f in FAMILIES for kind, names in f.class_prefixes.items()}
+DEFAULTS = {kind: values for f in FAMILIES for kind, values in f.defaults.items()}

@@ -14,7 +14,7 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models import fallback
-from atoll.models.families import ARCHITECTURES, DECODERS, ENCODERS, VARIANTS
+from atoll.models.families import CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
 from atoll.weights.layer_tensors import Mismatch
 from atoll.weights.load import LoadOptions, load_weights
@@ -22,14 +22,6 @@ from atoll.weights.modules import read_object
 from atoll.weights.quantization import Quantization
 
 _START = "decoder_start_token_id"
-# What transformers' config class of a model_type assumes, where that is not what its file assumes.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "mistral": {
-        "num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072
-    },
-    "mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
-    "mt5": {"feed_forward_proj": "gated-gelu"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,13 +64,13 @@ def architecture(raw: Mapping[str, Any], table: Mapping[str, str]) -> ModuleType
         raise UnsupportedModel(f"{shown} is not supported; known: {sorted(table)}")
     variants = VARIANTS if table is ENCODERS else {}
     variant = next((f for (key, value), f in variants.items() if raw.get(key) == value), None)
-    file = ARCHITECTURES.get(_class_name(raw)) or variant or table[kind]
+    file = CLASSES.get(_class_name(raw)) or variant or table[kind]
     return importlib.import_module(f"atoll.models.{file}")
 
 
 def is_known(raw: Mapping[str, Any], table: Mapping[str, str]) -> bool:
     """Whether ``architecture`` has a file for a config.json."""
-    is_decoder = table is DECODERS and _class_name(raw) in ARCHITECTURES
+    is_decoder = table is DECODERS and _class_name(raw) in CLASSES
     return is_decoder or str(raw.get("model_type")) in table
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models.families import CLASS_PREFIXES
 from atoll.weights.modules import read_object
 
 # Classes whose trunk gives vectors; other endings are heads for other tasks.
@@ -23,12 +24,6 @@ _OTHER_SENSES = re.compile(
     r"(vision|visual|image|video|audio|speech|acoustic|talker|codec|vocoder).*_config|visual|"
     r"(mm_)?vision_tower|audio_encoder|speech_encoder"
 )
-# How the classes of a model_type begin, where they are not called as it is.
-_CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
-    "RefinedWeb": ("RW", "Falcon"), "RefinedWebModel": ("RW", "Falcon"),
-    "falcon": ("RW", "Falcon"), "gpt2": ("GPT2LMHeadCustomModel",),
-    "mixformer-sequential": ("MixFormerSequential",), "phi-msft": ("Phi",),
-}  # fmt: skip
 _HEADS = ("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "ForConditionalGeneration")
 # A card's own word for what a model is for.
 _CARD_TASK = re.compile(r"^pipeline_tag:\s*[\"']?([\w-]+)", re.MULTILINE)
@@ -129,7 +124,7 @@ def check_class(
     if not names:
         return
     name = names[0]
-    begins = _CLASS_NAMES.get(model_type, (model_type.replace("_", "").replace("-", ""),))
+    begins = CLASS_PREFIXES.get(model_type, (model_type.replace("_", "").replace("-", ""),))
     is_ours = name.lower().startswith(tuple(part.lower() for part in begins))
     code = _own_code(config)
     if not is_ours and (code or not is_asked):
