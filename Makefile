@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made once and again when the requirements change.
-#   make serve ARGS="--model-id ./checkpoint"     make test ARGS="tests/unit -x"
+#   make serve ARGS="--model-id ./checkpoint"     make test ARGS="tests/text -x"
 
 PYTHON ?= python3
 VENV := .venv

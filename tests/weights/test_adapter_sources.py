@@ -7,8 +7,9 @@ from driving import save_llama
 
 from atoll.cli.choose import entry_of
 from atoll.config import Settings
-from atoll.engine import loader
 from atoll.errors import ConfigError
+from atoll.runner import loader
+from atoll.serving.engine_loader import load_engine
 from atoll.weights.adapters import adapter_folders, parse_adapters, with_absolute_folders
 
 
@@ -81,4 +82,4 @@ def test_wrong_adapters_are_told_before_the_model_loads(
     monkeypatch.setattr(loader, "load_decoder", lambda *_: pytest.fail("the model was loaded"))
     for setting, message in (("x=./none", "no folder"), ("x=./a", "LOHA")):
         with pytest.raises(ConfigError, match=message):
-            loader.load_engine(Settings(lora_adapters=setting), folders / "base")
+            load_engine(Settings(lora_adapters=setting), folders / "base")
