@@ -31,7 +31,7 @@ from atoll.weights.files import local_folder, resolve
 class Choice:
     """The part of ``ServerOptions`` that says what is served.
 
-    notes: which of the models a setting is for, where it is not for all of them.
+    notes: which models a setting applies to, if it does not apply to all of them.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -87,8 +87,8 @@ def choose(
 
 
 def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = ()) -> Entry:
-    """The entry of one model, with those of the settings that mean something to it: the
-    catalogue's, or read from its checkpoint.
+    """The entry of one model, with the settings that apply to it: the catalogue's, or one read from
+    its checkpoint.
     """
     known = catalogue_entry(model_id)
     name = settings.get("served_model_name")
@@ -112,7 +112,7 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
 
 
 def _own(settings: Mapping[str, str], task: str) -> dict[str, str]:
-    """The parameters of an entry of a task."""
+    """The parameters for an entry with this task."""
     own = task_settings.fitting(settings, task)
     for name in ("revision", "served_model_name"):
         own.pop(name, None)
@@ -123,7 +123,7 @@ def _own(settings: Mapping[str, str], task: str) -> dict[str, str]:
 
 
 def _told(settings: Mapping[str, str], repository: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """As ``task_settings.told``, of the entries of a repository: all of them without names."""
+    """``task_settings.told`` for the named entries of a repository, or for all if none is named."""
     if all(task_settings.tasks_of(name) == task_settings.TASKS for name in settings):
         return ()
     tasks = {

@@ -10,7 +10,7 @@ from atoll.errors import ConfigError
 from atoll.launcher.options import ServerOptions
 from atoll.weights.files import resolve
 
-# Triton's Python backend has a shell start its processes, and quotes no path.
+# Triton's Python backend starts its processes through a shell, without quoting paths.
 _UNQUOTED = re.compile(r"[\s'\"\\$`&|;<>()*?\[\]{}~#!]")
 
 
@@ -40,7 +40,7 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
 
 
 def check_path(path: str, what: str) -> None:
-    """Raises ConfigError: a process of a model could not be started from that path."""
+    """Raises ConfigError: a model's process cannot be started from this path."""
     found = _UNQUOTED.search(path)
     if found:
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""The sandbox of chat templates: jinja's, with a limit on the size of what a template makes.
+"""The sandbox for chat templates: jinja's, with a limit on the size of what a template produces.
 
-Jinja's own keeps a template from reaching Python, but ``'x' * 10**9`` costs a gigabyte, where the
-template is compiled already, as constants are computed there. Here whatever makes a value longer
-than those that it is made of is looked at before it is done: operators, paddings, formats,
-replacements, and the joining and writing of values.
+Jinja's sandbox keeps a template from reaching Python, but ``'x' * 10**9`` takes a gigabyte, even
+when the template is compiled, since constants are computed then. Here every operation that makes a
+value longer than its inputs is checked before it runs: operators, padding, formatting, replacing,
+and joining and writing of values.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jinja2.utils import generate_lorem_ipsum, pass_environment
 # More than the longest prompt of any model.
 MAX_CHARACTERS = 10_000_000
 _MAX_BITS = 100_000
-# Of a value that is neither a text nor made of others, a number say.
+# For a value that is neither a text nor a container, such as a number.
 _PLAIN_LENGTH = 8
 _NUMBER = re.compile("[0-9]{1,20}")
-# A width that an argument says: "%*d", "{:{}}".
+# A width given by an argument: "%*d", "{:{}}".
 _OPEN_WIDTH = re.compile(r"%[-+ #0.0-9]*\*|\{[^{}]*:[^{}]*\{")
-# Filters, and methods of texts, of which a number says how long the result is.
+# Filters and string methods for which a number determines the length of the result.
 _PADDING_FILTERS = ("center", "indent", "slice", "batch", "tojson", "wordwrap", "pprint", "string")
 _PADDING_METHODS = ("center", "ljust", "rjust", "zfill", "expandtabs")
 
@@ -47,7 +47,7 @@ class _Code(CodeGenerator):
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Raises SecurityError for a text or list beyond ``MAX_CHARACTERS``, wherever it is made."""
 
-    # An operator that is looked at is none that is computed as the template is compiled.
+    # Operators that are intercepted are not computed when the template is compiled.
     intercepted_binops = frozenset(("*", "**", "+", "%"))
     code_generator_class = _Code
 
@@ -58,7 +58,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.globals["lipsum"] = bounded(generate_lorem_ipsum)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """What an operator makes of two values."""
+        """The result of an operator on two values."""
         if operator == "*":
             _check_product(left, right)
         elif operator == "**":
@@ -70,7 +70,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **named: Any) -> Any:  # noqa: N805
-        """Calls what a template calls."""
+        """Performs a template's call."""
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
             if name in _PADDING_METHODS:
@@ -96,12 +96,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
-        """What was written, joined: a template's whole text, a macro's, a block's."""
+        """Joins what was written: a template's whole text, a macro's, a block's."""
         return "".join(_bounded(parts))
 
     @staticmethod
     def joined(parts: Iterable[Any]) -> str:
-        """Values that ``~`` stands between."""
+        """Joins the operands of ``~``."""
         return "".join(map(str, _bounded(parts)))
 
 
@@ -113,7 +113,7 @@ def _check(size: int) -> None:
 
 
 def _length(value: Any) -> int:
-    """About as many characters as a value is written with; stops counting beyond the limit."""
+    """Approximate length of a value as text; stops counting beyond the limit."""
     if isinstance(value, str):
         return len(value)
     if not isinstance(value, Mapping | list | tuple | set):
@@ -151,7 +151,7 @@ def _check_bits(size: int) -> None:
 
 
 def _check_numbers(values: Iterable[Any]) -> None:
-    """Of a call: its numbers are lengths, and its other values are written."""
+    """Checks a call whose numbers are lengths and whose other values are written."""
     for value in values:
         _check(value if isinstance(value, int) else _length(value))
 
@@ -171,7 +171,7 @@ def _check_replacement(text: str, old: Any, new: Any) -> None:
 
 
 def _bounded(parts: Iterable[Any], between: str = "") -> Iterator[Any]:
-    """The same, of a bounded length in all; ``between`` stands between two of them."""
+    """The same values, with a bound on their total length; ``between`` separates them."""
     size = 0
     for part in parts:
         size += len(between) + _length(part)
