@@ -14,10 +14,6 @@ PACKAGES = (
     ROOT / "kernels" / "atoll_kernels",
     ROOT / "client" / "atoll_client",
 )
-# Packages that are not yet free of circles. To be emptied, never added to.
-EXEMPT = (
-    "atoll.engine", "atoll.runner", "atoll.sampling", "atoll.serving",
-)  # fmt: skip
 
 
 def _modules() -> dict[str, Path]:
@@ -70,9 +66,4 @@ def test_no_module_imports_itself_through_others() -> None:
         for name, names in reached.items()
         if name in names
     }
-    new = [names for names in map(sorted, circles) if not all(map(_is_exempt, names))]
-    assert not new, new
-
-
-def _is_exempt(name: str) -> bool:
-    return any(f"{name}.".startswith(f"{package}.") for package in EXEMPT)
+    assert not circles, circles

@@ -136,7 +136,7 @@ def test_files_stay_chapters() -> None:
     long = {
         str(path.relative_to(ROOT)): count
         for _, path in _files()
-        if (count := len(path.read_text().splitlines())) > 400
+        if (count := len(path.read_text().splitlines())) > 300
     }
     assert not long
 

@@ -55,9 +55,7 @@ class ServerProcess:
     on_crash: called with the name of a model whose process has ended; returns true if the server
         is restarted for it, false to have the model loaded again.
     on_lost: called with the names of models whose requests, sent before now, get no answer.
-
-    Args:
-        show: called with the lines of the server's output that a user should see.
+    show: called with the lines of the server's output that a user should see.
     """
 
     def __init__(self, options: ServerOptions, show: Callable[[str], None] | None = None) -> None:

@@ -269,11 +269,9 @@ def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
     is_control = _control_test(kind) if is_json else lambda token: False
     vocabulary = ["" if i in special or is_control(t) else t for i, t in enumerate(vocabulary)]
     info = xgrammar.TokenizerInfo(
-        vocabulary[:vocab_size],
-        kind,
-        vocab_size=vocab_size,
+        vocabulary[:vocab_size], kind, vocab_size=vocab_size,
         stop_token_ids=sorted(tokenizer.eos_token_ids) or None,
-    )
+    )  # fmt: skip
     return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
 
 
@@ -298,6 +296,5 @@ def _vocab_type(description: dict[str, Any]) -> Any:
     kinds = {d.get("type") for d in [decoder, *decoder.get("decoders", ())]}
     if "ByteLevel" in kinds:
         return xgrammar.VocabType.BYTE_LEVEL
-    if kinds & {"ByteFallback", "Metaspace"}:
-        return xgrammar.VocabType.BYTE_FALLBACK
-    return xgrammar.VocabType.RAW
+    has_bytes = kinds & {"ByteFallback", "Metaspace"}
+    return xgrammar.VocabType.BYTE_FALLBACK if has_bytes else xgrammar.VocabType.RAW
