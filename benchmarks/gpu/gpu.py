@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOLDERS = ("benchmarks", "kernels", "python_backends", "tests/support")
+_FOLDERS = ("benchmarks", "benchmarks/peers", "kernels", "python_backends", "tests/support")
 sys.path[:0] = [str(ROOT / folder) for folder in _FOLDERS]
 
 # A phase and the seconds after which it stops; it is killed when it takes half as long again.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -184,6 +185,16 @@ class Run:
         return ends
 
 
+def listening(patience_s: float = 20.0) -> int:
+    """Sockets on which conversations await answers; ended conversations are being forgotten yet."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        count = Path("/proc/net/unix").read_text().count("@atoll-answers-")
+        if not count or time.monotonic() > deadline:
+            return count
+        time.sleep(0.2)
+
+
 def main() -> None:
     """Mounts, serves, fills, asks, frees, asks again."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(SHM)], check=True)
@@ -210,7 +221,7 @@ def main() -> None:
             found["afterwards"] = [run.all_at_once(is_large, 8) for is_large in (False, True)]
             found["never_answered"] = run.never_answered
             found["is_alive"] = server.num_restarts == 0
-            found["listening"] = Path("/proc/net/unix").read_text().count("@atoll-answers-")
+            found["listening"] = listening()
     print(json.dumps(found))
 
 

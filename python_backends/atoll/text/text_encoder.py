@@ -130,6 +130,11 @@ class TextEncoder:
             for index, part, encoding in zip(rows, pieces, encodings, strict=True):
                 if self._is_enough(encoding, texts[index], part, is_left):
                     found[index] = encoding
+                elif size == most and self._has_words(encoding, texts[index], part, is_left):
+                    # Which of two texts is the longer one decides who keeps an odd token.
+                    whole = [texts[index]]
+                    special = add_special_tokens
+                    found[index] = self._core.encode_batch(whole, add_special_tokens=special)[0]
                 elif size == most:
                     raise self._endless(f"{name}[{index}]", texts[index], most, is_left)
             size = min(size * GROWTH, most)
@@ -143,17 +148,28 @@ class TextEncoder:
         )
 
     def _is_enough(self, encoding: Encoding, text: Any, part: Any, is_left: bool) -> bool:
-        whole, parts = _sequences(text), _sequences(part)
-        if all(len(p) == len(w) for p, w in zip(parts, whole, strict=True)):
+        settled = self._settled(encoding, text, part, is_left)
+        if all(number is None for number in settled):
             return True
-        sequences = encoding.sequence_ids
-        settled = [
+        counts = [encoding.sequence_ids.count(number) for number in range(len(settled))]
+        return is_settled(settled, counts, self._room(encoding))
+
+    def _has_words(self, encoding: Encoding, text: Any, part: Any, is_left: bool) -> bool:
+        """Whether the first tokens of each text are known, however long they are."""
+        settled = self._settled(encoding, text, part, is_left)
+        return all(number is None or number >= self._room(encoding) for number in settled)
+
+    def _settled(self, encoding: Encoding, text: Any, part: Any, is_left: bool) -> list[int | None]:
+        """``num_settled`` of each text; None: all of it was tokenized."""
+        pairs = enumerate(zip(_sequences(part), _sequences(text), strict=True))
+        return [
             None if len(p) == len(w) else num_settled(encoding, number, p, self._rules, is_left)
-            for number, (p, w) in enumerate(zip(parts, whole, strict=True))
+            for number, (p, w) in pairs
         ]
-        counts = [sequences.count(number) for number in range(len(parts))]
-        room = max(0, self.max_length - sequences.count(None))
-        return is_settled(settled, counts, room)
+
+    def _room(self, encoding: Encoding) -> int:
+        """Tokens of texts, beside the special ones."""
+        return max(0, self.max_length - encoding.sequence_ids.count(None))
 
     def _check_characters(self, texts: Sequence[Any], name: str) -> None:
         """Raises ValidationError: a text is too long to be tokenized at all, as in TEI."""
