@@ -5,8 +5,10 @@ Prints a JSON object of how its clients' requests ended; see test_full_shared_me
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -43,12 +45,19 @@ def fill() -> None:
 
 @contextmanager
 def filling(interval_s: float) -> Iterator[None]:
-    """Full and free by turns."""
+    """Full and free by turns.
+
+    Fills under the lock of the models: an encoder has one response, which Triton 2.51 loses if
+    others take the memory between the look at it and the send.
+    """
     is_over = threading.Event()
 
     def work() -> None:
         while not is_over.wait(interval_s):
+            folder = os.open(FILLER.parent, os.O_RDONLY)
+            fcntl.flock(folder, fcntl.LOCK_EX)
             fill()
+            os.close(folder)
             is_over.wait(interval_s)
             FILLER.unlink()
 

@@ -152,16 +152,17 @@ class TritonResponseSender:
     def _put(self, make: Callable[[], Any], num_bytes: int, *, is_last: bool) -> None:
         """Under the lock."""
         has_one = not self._is_decoupled
-        if has_one and not shared_memory.has_room(num_bytes):
-            raise MemoryError("there is no room in shared memory")
-        end_without_marks()
-        made = make()
-        is_direct = is_last and (has_one or shared_memory.is_plentiful(num_bytes))
-        self._is_closed = is_direct  # whatever comes of it: the backend counts it now
-        try:
-            self._sender.send(made, FINAL if is_direct else 0)
-        finally:
-            del made  # it holds the memory that what follows may need
+        with shared_memory.held(num_bytes):
+            if has_one and not shared_memory.has_room(num_bytes):
+                raise MemoryError("there is no room in shared memory")
+            end_without_marks()
+            made = make()
+            is_direct = is_last and (has_one or shared_memory.is_plentiful(num_bytes))
+            self._is_closed = is_direct  # whatever comes of it: the backend counts it now
+            try:
+                self._sender.send(made, FINAL if is_direct else 0)
+            finally:
+                del made  # it holds the memory that what follows may need
         if is_last and not is_direct:
             self._end()
 

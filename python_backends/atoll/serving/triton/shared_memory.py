@@ -7,9 +7,12 @@ default, of the container) share.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 
 from atoll.serving.triton.tensors import Array
 
@@ -20,6 +23,28 @@ _MARGIN_BYTES = 16 * 2**20
 _GROWTH_BYTES = 2 * 2**20
 # What a few of the backend's own messages take.
 _MESSAGES_BYTES = 2**16
+# How long the lock is tried to be had.
+_PATIENCE_S = 1.0
+
+
+@contextlib.contextmanager
+def held(num_bytes: int) -> Iterator[None]:
+    """Keeps other models' processes from taking what this one finds free, where memory is scarce.
+
+    An advisory lock (``flock``) on the folder; what is not ours does not know it. One who holds it
+    for long (a process that is stopped) is not waited for.
+    """
+    if is_plentiful(num_bytes):
+        yield
+        return
+    folder = os.open(_FOLDER, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _is_locked(folder) and time.monotonic() < deadline:
+            time.sleep(_PATIENCE_S / 1000)
+        yield
+    finally:
+        os.close(folder)
 
 
 def is_plentiful(num_bytes: int) -> bool:
@@ -55,6 +80,14 @@ def num_bytes(outputs: Mapping[str, Array]) -> int:
         sum(len(item) for item in array.flat) if array.dtype == object else array.nbytes
         for array in outputs.values()
     )
+
+
+def _is_locked(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _num_free_bytes() -> int:
