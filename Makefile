@@ -8,7 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt
 ARGS ?=
 # Files share the cores; threads that wait give theirs away, or every test would wait for them.
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# Tests of servers leave a third of the time of two cores to others.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 .PHONY: help serve test lint format type docs clean
 
