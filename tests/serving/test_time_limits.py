@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,7 +149,9 @@ def test_a_turn_has_its_time(
         second, third = turn(parameters={"timeout": 200_000}), turn(parameters={"timeout": 10**9})
         model.execute([first, second, third])
         assert "time is over, 0." in late(first)
-        assert "time is over, 0.2 s" in late(second)
+        # Its own limit, or what the turn before has left of it.
+        left = re.search(r"time is over, (0\.\d+) s", late(second))
+        assert left is not None and float(left[1]) <= 0.2
         gate.set()
         assert not wait(third)[-1].has_error()
         assert_ended_once([first, second, third])
