@@ -85,6 +85,9 @@ class EncoderRequest(ServedRequest):
         if self._num_missing == 0:
             self._call_attention()
 
+    def advance(self) -> None:
+        """Nothing: rows are kept as the engine gives them."""
+
     def cancel(self) -> None:
         """Lets the items go, which the engine drops."""
         self._items = []

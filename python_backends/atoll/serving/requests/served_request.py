@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from atoll.serving.triton.response_sender import ResponseSender
@@ -16,7 +17,7 @@ class Notified(Protocol):
     def wake(self) -> None: ...
 
 
-class ServedRequest:
+class ServedRequest(ABC):
     """A request that was read. Any thread may end it; the response streamer sends.
 
     num_answers: how many it counts as. limit_s: seconds after which it ends with an error; None:
@@ -39,9 +40,9 @@ class ServedRequest:
         self._streamer = streamer
 
     @property
+    @abstractmethod
     def is_complete(self) -> bool:
         """True once there is all that its last response needs."""
-        raise NotImplementedError
 
     @property
     def is_done(self) -> bool:
@@ -53,9 +54,11 @@ class ServedRequest:
         self.error = self.error or error
         self._call_attention()
 
+    @abstractmethod
     def advance(self) -> None:
         """Takes in what the engine has delivered; on the response streamer's thread."""
 
+    @abstractmethod
     def cancel(self) -> None:
         """Has the engine stop working on it."""
 

@@ -6,6 +6,7 @@ Texts of many requests share a pack, and a request is answered when its last tex
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,30 +78,30 @@ class EncoderModel(ServedModel[EncoderRequest]):
         }
         self.begin(args, self.engine, metrics, facts, num_preparing=workers)
 
+    @abstractmethod
     def load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
         """The encoder of the task and what runs its packs."""
-        raise NotImplementedError
 
     def _load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
         encoder, forward = self.load(folder, settings)
         encoder.warm_up(settings.max_batch_tokens)
         return encoder, forward
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the task adds to the answer to a control request for ``info``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """The task's tensors; ``given`` holds the request's parameters.
 
         Raises:
             ValidationError: names the field, the value and the limit.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
         """Output tensors from the results of all rows and their token counts."""
-        raise NotImplementedError
 
     def read_request(
         self, request: Any, parameters: Mapping[str, Any], sender: ResponseSender

@@ -10,6 +10,7 @@ happens to it.
 from __future__ import annotations
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ class TaskMetrics(Protocol[R_contra]):
     def close(self) -> None: ...
 
 
-class ServedModel(Generic[R]):
+class ServedModel(ABC, Generic[R]):
     """Base of the classes that ``model.py`` exports as ``TritonPythonModel``.
 
     cancelled: what a request is told that was cancelled by its id.
@@ -85,10 +86,11 @@ class ServedModel(Generic[R]):
         """Called by Triton before ``initialize``, in a process of its own."""
         return complete(config, cls.task)
 
+    @abstractmethod
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model and starts the engine; an exception here is shown by the server."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_request(
         self, request: Any, parameters: Mapping[str, Any], sender: ResponseSender
     ) -> R:
@@ -97,23 +99,22 @@ class ServedModel(Generic[R]):
         Raises:
             ValidationError: names the field, the value and the limit.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def effort(self, request: R) -> Effort:
         """How much work it is to prepare a request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, request: R) -> None:
         """On any thread: makes a request what the engine takes, and submits it.
 
         Raises:
             AtollError: what the request is to end with.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def respond(self, request: R, even_if_empty: bool) -> Mapping[str, Array] | None:
         """See ``Answering``."""
-        raise NotImplementedError
 
     def open(self, args: dict[str, str]) -> Path:
         """First in ``initialize``: settings and tokenizer; returns the checkpoint's folder."""
