@@ -127,10 +127,11 @@ def _phase(name: str) -> Callable[..., Iterator[dict[str, object]]]:
 
         return timings
     import gpu_models
+    import gpu_served
 
     phases = {
         "decode": gpu_models.decoding, "prefill": gpu_models.prefill,
-        "encoder": gpu_models.encoders, "server": gpu_models.serving,
+        "encoder": gpu_models.encoders, "server": gpu_served.serving,
     }  # fmt: skip
     return phases[name]
 

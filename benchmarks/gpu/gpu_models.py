@@ -6,15 +6,12 @@ time that their weights, their cache and their products leave.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -42,10 +39,12 @@ _LLAMA = {
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
     "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
 }  # fmt: skip
+
 _MISTRAL = {
     **_LLAMA, "model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8,
     "max_position_embeddings": 32768, "sliding_window": 4096,
 }  # fmt: skip
+
 GENERATORS: dict[str, Mapping[str, Any]] = {
     "Llama-2-7B": _LLAMA,
     "Mistral-7B": _MISTRAL,
@@ -63,10 +62,12 @@ GENERATORS: dict[str, Mapping[str, Any]] = {
         "sliding_window": None,
     },
 }  # fmt: skip
+
 _BERT = {
     "model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "intermediate_size": 3072,
     "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512,
 }  # fmt: skip
+
 EMBEDDERS: dict[str, Mapping[str, Any]] = {
     "bge-base": _BERT,
     "bge-large": {
@@ -74,12 +75,14 @@ EMBEDDERS: dict[str, Mapping[str, Any]] = {
         "num_attention_heads": 16,
     },
 }  # fmt: skip
+
 _DRY = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
     "n_embd": 32, "n_layer": 1, "n_head": 2, "n_inner": 48, "n_positions": 128,
     "sliding_window": 16, "num_local_experts": 3, "num_kv_heads": 1,
 }  # fmt: skip
+
 # Shares of the limit that are aimed at.
 DECODE_GOALS = {1: 0.75, 64: 0.6, 256: 0.55}
 ENCODER_GOALS = {512: 0.5}
@@ -300,66 +303,3 @@ def _encode(bench: Bench, raw: Mapping[str, Any], length: int) -> Row:
         "batch": batch, "us": us, "clock": clock, "sequences_per_s": 1e6 * batch / us,
         "limit_sequences_per_s": 1e6 * batch / limit, "share": limit / us,
     }  # fmt: skip
-
-
-def serving(bench: Bench) -> Iterator[Row]:
-    """Rows: model, dtype, concurrency, tokens_per_s, first_token_ms, per_token_ms."""
-    missing = [p for p in ("tritonclient", "transformers") if importlib.util.find_spec(p) is None]
-    if missing:
-        yield {"model": "a Llama, served", "skipped": f"{', '.join(missing)} not installed"}
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield from _served(bench, Path(scratch))
-
-
-def _served(bench: Bench, scratch: Path) -> Iterator[Row]:
-    from generate import Streams, served
-
-    name, dtype = bench.choose(("Llama 1.1B", "bf16"), ("tiny Llama", "fp32"))
-    folder = _tiny_llama(scratch) if bench.is_dry else _llama(scratch, bench.device)
-    length, new_tokens = bench.choose((64, 64), (8, 4))
-    with served(folder, [dtype], cache_tokens=None) as server:
-        for concurrency in bench.choose((1, 32, 128), (2,)):
-            streams = Streams(server.grpc_url, dtype)
-            prompts = torch.randint(3, bench.choose(20000, 96), (concurrency, length)).tolist()
-            streams.generate(prompts, new_tokens)
-            streams.times.first.clear()
-            streams.times.between.clear()
-            start = time.perf_counter()
-            answers = streams.generate(prompts, new_tokens)
-            seconds = time.perf_counter() - start
-            yield {
-                "model": f"{name}, served", "dtype": dtype, "concurrency": concurrency,
-                "tokens_per_s": sum(map(len, answers)) / seconds,
-                "first_token_ms": 1e3 * statistics.median(streams.times.first),
-                "per_token_ms": 1e3 * statistics.median(streams.times.between),
-            }  # fmt: skip
-
-
-def _llama(folder: Path, device: torch.device) -> Path:
-    """A checkpoint of TinyLlama's sizes with random weights; words are numbers."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
-        num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-    )  # fmt: skip
-    with device:
-        LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
-    tokenizer = Tokenizer(WordLevel({str(i): i for i in range(32000)}, unk_token="0"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def _tiny_llama(folder: Path) -> Path:
-    from driving import save_llama
-    from tiny.tokenizer import write_tokenizer
-
-    save_llama(folder)
-    write_tokenizer(folder)
-    return folder

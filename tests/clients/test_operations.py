@@ -18,11 +18,9 @@ import grpc
 import httpx
 import pytest
 from fake_triton import FakeTriton, Refusal, chunk
-from scripted import CHAT, EMBED, GENERATE, MODELS, gateway, post, run
+from scripted import CHAT, CODE, EMBED, GENERATE, post, refuse, refuse_stream, run
 
 from atoll_client.gateway.core.settings import GatewaySettings
-
-CODE = grpc.StatusCode
 
 REFUSALS: list[tuple[grpc.StatusCode, str, int, str, str, str]] = [
     (CODE.INVALID_ARGUMENT, "bad", 422, "Validation", "validation", "invalid_request_error"),
@@ -41,6 +39,7 @@ REFUSALS: list[tuple[grpc.StatusCode, str, int, str, str, str]] = [
     (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "Backend", "timeout", "server_error"),
     (CODE.UNKNOWN, "?", 500, "Backend", "generation", "server_error"),
 ]  # fmt: skip
+
 # Where OpenAI's own servers answer otherwise.
 OPENAI_STATUSES = {"bad": 400, "cannot": 400, "the step failed": 500}
 
@@ -48,7 +47,7 @@ OPENAI_STATUSES = {"bad": 400, "cannot": 400, "the step failed": 500}
 def test_every_refusal_in_every_dialect() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         for code, text, status, tei, tgi, openai in REFUSALS:
-            triton.embed, triton.generate = _refuse(code, text), _refuse_stream(code, text)
+            triton.embed, triton.generate = refuse(code, text), refuse_stream(code, text)
             for (path, body), kind in ((EMBED, tei), (GENERATE, tgi), (CHAT, openai)):
                 for stream in (False, True):
                     answer = await http.post(path, json={**body, "stream": stream})
@@ -176,95 +175,6 @@ def test_an_answer_that_takes_too_long() -> None:
     run(scenario, request_timeout_s=0.2)
 
 
-def test_no_server_is_ready() -> None:
-    async def scenario() -> None:
-        async with gateway("127.0.0.1:9") as http:
-            for path, body in (EMBED, GENERATE, CHAT):
-                answer = await http.post(path, json=body)
-                assert answer.status_code == 503 and "no server is ready" in answer.text
-            health = await http.get("/health")
-            assert (health.status_code, health.json()["error_type"]) == (503, "Unhealthy")
-            assert (await http.get("/v1/health/live")).status_code == 200
-            assert (await http.get("/v1/models")).json()["data"] == []
-
-    asyncio.run(scenario())
-
-
-def test_a_request_whose_connection_is_lost_is_not_sent_to_another_server() -> None:
-    """The first may have begun with it; its client was told "Stream removed (Socket closed)", or
-    was answered by the second."""
-
-    async def scenario() -> None:
-        async with (
-            FakeTriton(MODELS) as one,
-            FakeTriton(MODELS) as two,
-            gateway(one.address, two.address, health_interval_s=0.1) as http,
-        ):
-            for text in ("Stream removed (Socket closed)", "recvmsg:Connection reset by peer"):
-                for path, body in (EMBED, GENERATE, CHAT):
-                    for triton in (one, two):
-                        triton.calls.clear()
-                        triton.embed = _refuse(CODE.UNAVAILABLE, text)
-                        triton.generate = _refuse_stream(CODE.UNAVAILABLE, text)
-                    answer = await http.post(path, json=body)
-                    assert answer.status_code == 503 and text in answer.text
-                    (asked,) = one.calls + two.calls
-                    assert f"the process of model '{asked}' is unavailable" in answer.text
-                    # A server that was lost gets requests again once it has been looked at.
-                    await asyncio.sleep(0.3)
-
-    asyncio.run(scenario())
-
-
-def test_several_servers_of_which_one_goes_away_and_comes_back() -> None:
-    async def scenario() -> None:
-        async with FakeTriton(MODELS) as one, FakeTriton(MODELS) as two:
-            addresses = (one.address, "127.0.0.1:9", two.address)
-            async with gateway(*addresses, health_interval_s=0.1) as http:
-                # The least busy gets the next.
-                one.embed = two.embed = fake_triton.never
-                held = [asyncio.create_task(post(http, EMBED)) for _ in range(4)]
-                while len(one.calls) + len(two.calls) < 4:
-                    await asyncio.sleep(0.01)
-                assert (len(one.calls), len(two.calls)) == (2, 2)
-                for task in held:
-                    task.cancel()
-                await asyncio.gather(*held, return_exceptions=True)
-                one.embed = two.embed = fake_triton.vectors
-                await one.stop()
-                # The connection has ended (what is sent into a dying one may have been taken, and
-                # is not retried), nobody has tried it yet, and still every request is answered.
-                await asyncio.sleep(0.05)
-                for path, body in (EMBED, GENERATE, CHAT):
-                    assert (await http.post(path, json=body)).status_code == 200
-                assert (await http.get("/health")).status_code == 200
-                two.models = {}
-                await asyncio.sleep(0.3)
-                assert (await http.get("/health")).status_code == 503
-                two.models = MODELS
-                await asyncio.sleep(0.3)
-                assert (await post(http, EMBED)).status_code == 200
-
-    asyncio.run(scenario())
-
-
-def test_servers_with_different_models() -> None:
-    async def scenario() -> None:
-        one, two = {"a": MODELS["vectors"]}, {"b": MODELS["words"]}
-        async with (
-            FakeTriton(one) as first,
-            FakeTriton(two) as second,
-            gateway(first.address, second.address) as http,
-        ):
-            models = (await http.get("/v1/models")).json()["data"]
-            assert [model["id"] for model in models] == ["a", "b"]
-            assert (await post(http, EMBED)).status_code == 200
-            assert (await http.post("/b/generate", json=GENERATE[1])).status_code == 200
-            assert (first.calls, second.calls) == (["a"], ["b"])
-
-    asyncio.run(scenario())
-
-
 def test_keys() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "one"}):
@@ -326,21 +236,6 @@ def test_request_ids_and_traces_are_passed_on() -> None:
     run(scenario)
 
 
-def test_a_named_default_wins_over_the_alphabet() -> None:
-    async def scenario() -> None:
-        models = {"a": MODELS["vectors"], "b": MODELS["vectors"]}
-        async with (
-            FakeTriton(models) as triton,
-            gateway(triton.address, default_model="b") as http,
-        ):
-            await post(http, EMBED)
-            await http.post("/embed", json={**EMBED[1], "model": "a"})
-            await http.post("/a/embed", json=EMBED[1])
-        assert triton.calls == ["b", "a", "a"]
-
-    asyncio.run(scenario())
-
-
 def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
     text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)`( \*)? \|", text, re.MULTILINE))
@@ -357,18 +252,3 @@ def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
         assert GatewaySettings.read([flag], {}) == GatewaySettings.read((), {name: value})
     with pytest.raises(SystemExit):
         GatewaySettings.read(["--unknown-fields=drop"], {})
-
-
-def _refuse(code: grpc.StatusCode, text: str) -> Any:
-    async def embed(message: Any) -> Any:
-        raise Refusal(code, text)
-
-    return embed
-
-
-def _refuse_stream(code: grpc.StatusCode, text: str) -> Any:
-    async def generate(message: Any) -> AsyncIterator[Any]:
-        raise Refusal(code, text)
-        yield
-
-    return generate

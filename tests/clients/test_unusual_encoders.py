@@ -9,76 +9,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import numpy as np
 import openai
 import pytest
-import torch
 import tritonclient.grpc as triton
-from gateways import Served, fronted
+from gateways import Served
 from huggingface_hub import InferenceClient
-from safetensors.torch import load_file, save_file
 from scored import reference
-from tiny.checkpoint import write
-from tiny.encoders import MASKED, TRUNKS, classifiers, write_text_files
-from tiny.sentence import update
 from tokenizers import Tokenizer
-from transformers import AutoModel
+from unusual_encoders import (
+    KINDS,
+    LONG,
+    encoders_served,
+    logits_of,
+    post,
+    refused,
+    vectors_of,
+    write_encoders,
+)
 
-from atoll.cli.choose import entry_of
-from atoll.launcher import ServerProcess
-from atoll.launcher.options import ServerOptions
 from atoll_client import Client
-from atoll_client.errors import ValidationError
-from atoll_client.gateway.tei import grpc_schema
-
-QUERY = "abc def"
-TEXTS = ["ghi", "abc abc def", "zzz", "abc", "(x)", "QQ Q"]
-LONG = "".join(chr(33 + i % 80) for i in range(150))
-KINDS = {
-    "steep": ("rerank", classifiers(1)[0]), "steep-labels": ("classify", classifiers(4)[0]),
-    "bare": ("embed", TRUNKS[0]), "bare-sparse": ("sparse", MASKED),
-}  # fmt: skip
-
-
-def _make_steep(folder: Path, least: float) -> None:
-    """Logits far beyond those whose sigmoids float32 tells apart."""
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
-    tensors["classifier.weight"] *= 2
-    tensors["classifier.bias"] = tensors["classifier.bias"] + least
-    save_file(tensors, file, {"format": "pt"})
 
 
 @pytest.fixture(scope="module")
 def bare_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints whose tokenizers add nothing, and keep the end of a long text."""
-    found = {}
-    for name, (_, variant) in KINDS.items():
-        folder = found[name] = tmp_path_factory.mktemp(name) / name
-        write(variant, folder)
-        prompts = {"query": "Q: "} if name == "bare" else None
-        write_text_files(folder, "cls" if name == "bare" else None, prompts)
-        update(folder / "tokenizer.json", post_processor=None)
-        update(folder / "tokenizer_config.json", truncation_side="left")
-    _make_steep(found["steep"], 27.0)
-    _make_steep(found["steep-labels"], 45.0)
-    update(found["steep-labels"] / "config.json", problem_type="multi_label_classification")
-    return found
+    return write_encoders(tmp_path_factory.mktemp("encoders"), KINDS)
 
 
 @pytest.fixture(scope="module")
 def bare(bare_folders: dict[str, Path]) -> Iterator[Served]:
-    """All of them; the embedder and the reranker take 40 texts in a request."""
-    more = {"max_client_batch_size": "40"}
-    settings: dict[str, dict[str, str]] = {"bare": more, "steep": more}
-    entries = tuple(
-        entry_of(str(folder), {"task": KINDS[name][0], **settings.get(name, {})})
-        for name, folder in bare_folders.items()
-    )
-    options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
-    with ServerProcess(options) as server, fronted(server) as served:
+    with encoders_served(bare_folders) as served:
         yield served
 
 
@@ -90,21 +51,12 @@ def http(bare: Served) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def logits(bare_folders: dict[str, Path]) -> Any:
-    """Of the reranker, (texts,), float64."""
-    return reference(bare_folders["steep"], [(QUERY, t) for t in TEXTS])[:, 0].astype(float)
+    return logits_of(bare_folders)
 
 
 @pytest.fixture(scope="module")
 def vector(bare_folders: dict[str, Path]) -> Any:
-    """vector(ids): the embedder's for token ids, by transformers."""
-    model = AutoModel.from_pretrained(bare_folders["bare"]).eval()
-
-    def found(ids: list[int], normalize: bool = True) -> Any:
-        with torch.inference_mode():
-            first = model(torch.tensor([ids])).last_hidden_state[0, 0].numpy()
-        return first / np.linalg.norm(first) if normalize else first
-
-    return found
+    return vectors_of(bare_folders["bare"])
 
 
 @pytest.fixture(scope="module")
@@ -113,133 +65,19 @@ def ids_of(bare_folders: dict[str, Path]) -> Any:
     return lambda text: core.encode(text).ids
 
 
-def _post(http: httpx.Client, path: str, body: Any) -> Any:
-    response = http.post(path, json=body)
-    assert response.status_code == 200, response.text
-    return response.json()
-
-
-def _refused(http: httpx.Client, path: str, body: Any, status: int, *words: str) -> Any:
-    response = http.post(path, json=body)
-    assert response.status_code == status, response.text
-    assert all(word in response.text for word in words), response.text
-    return response.json()
-
-
-def test_rerankers_order_is_that_of_the_logits(
-    http: httpx.Client, bare: Served, logits: Any
-) -> None:
-    """Logits from 25 to 32: all scores were 1.0, in the order of the input, and the best text was
-    cut off by top_n."""
-    order = np.argsort(-logits, kind="stable").tolist()
-    assert order != sorted(order) and logits.min() > 20
-    exact = 1 / (1 + np.exp(-logits))
-
-    def check(indices: list[int], scores: list[float], expected: Any) -> None:
-        assert indices == order[: len(indices)]
-        assert scores == sorted(scores, reverse=True) and len(set(scores)) == len(scores)
-        np.testing.assert_allclose(scores, expected[indices], rtol=1e-6)
-
-    body = {"query": QUERY, "texts": TEXTS}
-    for path in ("/rerank", "/", "/steep/rerank"):
-        ranks = _post(http, path, body)
-        check([r["index"] for r in ranks], [r["score"] for r in ranks], exact)
-    ranks = _post(http, "/rerank", {**body, "raw_scores": True})
-    check([r["index"] for r in ranks], [r["score"] for r in ranks], logits)
-    (ranks,) = _post(http, "/vertex", {"instances": [body]})["predictions"]
-    check([r["index"] for r in ranks], [r["score"] for r in ranks], exact)
-    cohere = {"query": QUERY, "documents": TEXTS, "top_n": 2}
-    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
-        found = _post(http, path, cohere)["results"]
-        assert len(found) == 2
-        check([r["index"] for r in found], [r["relevance_score"] for r in found], exact)
-        raw = _post(http, path, {**cohere, "use_activation": False})["results"]
-        check([r["index"] for r in raw], [r["relevance_score"] for r in raw], logits)
-    nim = {"query": {"text": QUERY}, "passages": [{"text": t} for t in TEXTS]}
-    found = _post(http, "/v1/ranking", nim)["rankings"]
-    check([r["index"] for r in found], [r["logit"] for r in found], logits)
-    pairs = _post(http, "/v1/score", {"text_1": QUERY, "text_2": TEXTS})["data"]
-    scores = [pair["score"] for pair in pairs]
-    check(np.argsort(-np.array(scores)).tolist(), sorted(scores, reverse=True), exact)
-    for address in (bare.server.grpc_url, bare.server.http_url):
-        with Client(address) as client:
-            best = client.rerank(QUERY, TEXTS, top_n=2)
-            check([rank.index for rank in best], [rank.score for rank in best], exact)
-            with pytest.raises(ValidationError, match="top_n is 0"):
-                client.rerank(QUERY, TEXTS, top_n=0)
-
-
-def test_the_models_own_answer_has_the_logits(bare: Served, logits: Any) -> None:
-    """KServe's scores are float32; whoever sorts them needs more."""
-    with triton.InferenceServerClient(bare.server.grpc_url) as client:
-        inputs = []
-        for name, texts in (("query", [QUERY]), ("text_input", TEXTS)):
-            tensor = triton.InferInput(name, [len(texts), 1], "BYTES")
-            tensor.set_data_from_numpy(np.array(texts, dtype=object).reshape(-1, 1))
-            inputs.append(tensor)
-        answer = client.infer("steep", inputs)
-    np.testing.assert_allclose(answer.as_numpy("logit")[:, 0], logits, rtol=1e-5)
-    np.testing.assert_allclose(answer.as_numpy("score"), 1.0, atol=1e-6)
-
-
-def test_labels_are_in_the_order_of_the_logits(
-    http: httpx.Client, bare_folders: dict[str, Path]
-) -> None:
-    rows = reference(bare_folders["steep-labels"], [("abc", None), ("abc", "def")]).astype(float)
-    assert rows.min() > 37  # float64's sigmoid is 1, too
-    to = {"model": "steep-labels"}
-    for inputs, row in ((["abc", "def"], rows[1]), ("abc", rows[0])):
-        labels = [f"LABEL_{i}" for i in np.argsort(-row, kind="stable")]
-        found = _post(http, "/predict", {"inputs": inputs, **to})
-        assert [one["label"] for one in found] == labels
-        scores = [one["score"] for one in found]
-        assert scores == sorted(scores, reverse=True) and len(set(scores)) == len(scores)
-        np.testing.assert_allclose(scores, 1.0, atol=1e-9)
-        for kind in ("sigmoid", "softmax", "none"):
-            body = {"inputs": inputs, "parameters": {"function_to_apply": kind, "top_k": 3}, **to}
-            (found,) = _post(http, "/", body)
-            assert [one["label"] for one in found] == labels[:3]
-            if kind == "softmax":
-                chances = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
-                scores = [one["score"] for one in found]
-                np.testing.assert_allclose(scores, np.sort(chances)[::-1][:3], rtol=1e-4)
-
-
-def _requests(bare: Served, model: str) -> int:
-    with triton.InferenceServerClient(bare.server.grpc_url) as client:
-        (found,) = client.get_inference_statistics(model).model_stats
-        return int(found.inference_stats.success.count)
-
-
-def test_pairs_are_one_request(http: httpx.Client, bare: Served, bare_folders: Any) -> None:
-    """Each pair was a request of its own, one after the other."""
-    pairs = [(f"q{i % 7}", TEXTS[i % 6]) for i in range(30)]
-    expected = 1 / (1 + np.exp(-reference(bare_folders["steep"], list(pairs))[:, 0].astype(float)))
-    before = _requests(bare, "steep")
-    rows = _post(http, "/predict", {"inputs": [list(p) for p in pairs], "model": "steep"})
-    assert _requests(bare, "steep") - before == 1
-    np.testing.assert_allclose([row[0]["score"] for row in rows], expected, rtol=1e-6)
-    body = {"text_1": [p[0] for p in pairs], "text_2": [p[1] for p in pairs], "model": "steep"}
-    scores = [one["score"] for one in _post(http, "/v1/score", body)["data"]]
-    assert _requests(bare, "steep") - before == 2
-    np.testing.assert_allclose(scores, expected, rtol=1e-6)
-    _post(http, "/rerank", {"query": QUERY, "texts": [text for _, text in pairs]})
-    assert _requests(bare, "steep") - before == 3
-
-
 def test_texts_without_tokens_are_refused(
     http: httpx.Client, vector: Any, ids_of: Any, bare: Served
 ) -> None:
     """Their vector was that of the text behind them, of another request even."""
-    _refused(http, "/embed", {"inputs": [" ", "coral reef"]}, 422, "`inputs[0]`", "no token")
-    _refused(http, "/embed", {"inputs": ["coral", "\n\t"]}, 422, "`inputs[1]`", "no token")
-    _refused(http, "/embed_all", {"inputs": " "}, 422, "no token")
-    _refused(http, "/v1/embeddings", {"input": ["a", " "]}, 400, "`input[1]`", "no token")
-    _refused(http, "/embed_sparse", {"inputs": " "}, 422, "no token")
-    _refused(http, "/predict", {"inputs": " ", "model": "steep-labels"}, 422, "no token")
-    _refused(http, "/rerank", {"query": " ", "texts": ["a", "  "]}, 422, "no token")
-    _refused(http, "/v2/rerank", {"query": " ", "documents": ["a", "  "]}, 400, "`documents[1]`")
-    (found,) = _post(http, "/embed", {"inputs": "coral reef"})
+    refused(http, "/embed", {"inputs": [" ", "coral reef"]}, 422, "`inputs[0]`", "no token")
+    refused(http, "/embed", {"inputs": ["coral", "\n\t"]}, 422, "`inputs[1]`", "no token")
+    refused(http, "/embed_all", {"inputs": " "}, 422, "no token")
+    refused(http, "/v1/embeddings", {"input": ["a", " "]}, 400, "`input[1]`", "no token")
+    refused(http, "/embed_sparse", {"inputs": " "}, 422, "no token")
+    refused(http, "/predict", {"inputs": " ", "model": "steep-labels"}, 422, "no token")
+    refused(http, "/rerank", {"query": " ", "texts": ["a", "  "]}, 422, "no token")
+    refused(http, "/v2/rerank", {"query": " ", "documents": ["a", "  "]}, 400, "`documents[1]`")
+    (found,) = post(http, "/embed", {"inputs": "coral reef"})
     np.testing.assert_allclose(found, vector(ids_of("coral reef")), atol=1e-5)
     with triton.InferenceServerClient(bare.server.grpc_url) as client:
         for ids in (np.zeros((1, 0)), np.array([[-1]]), np.array([[5, -1, 7]])):
@@ -254,11 +92,11 @@ def test_the_end_of_a_long_text_is_kept(
 ) -> None:
     """tokenizer_config.json says ``"truncation_side": "left"``: it was not read."""
     ids = ids_of(LONG)
-    (found,) = _post(http, "/embed", {"inputs": LONG})
+    (found,) = post(http, "/embed", {"inputs": LONG})
     np.testing.assert_allclose(found, vector(ids[-70:]), atol=1e-5)
-    (found,) = _post(http, "/embed", {"inputs": LONG, "truncation_direction": "Right"})
+    (found,) = post(http, "/embed", {"inputs": LONG, "truncation_direction": "Right"})
     np.testing.assert_allclose(found, vector(ids[:70]), atol=1e-5)
-    (found,) = _post(http, "/embed", {"inputs": ids})
+    (found,) = post(http, "/embed", {"inputs": ids})
     np.testing.assert_allclose(found, vector(ids[-70:]), atol=1e-5)
     core = Tokenizer.from_file(str(bare_folders["steep"] / "tokenizer.json"))
     core.enable_truncation(70, direction="left")
@@ -266,9 +104,9 @@ def test_the_end_of_a_long_text_is_kept(
     text = core.decode(kept.ids).replace(" ", "")
     assert text == "abc" + LONG[-67:]
     logits = reference(bare_folders["steep"], [("abc", LONG[-67:])])[0, 0]
-    (found,) = _post(http, "/rerank", {"query": "abc", "texts": [LONG], "raw_scores": True})
+    (found,) = post(http, "/rerank", {"query": "abc", "texts": [LONG], "raw_scores": True})
     assert found["score"] == pytest.approx(float(logits), rel=1e-5)
-    (labels,) = _post(
+    (labels,) = post(
         http, "/predict", {"inputs": [[LONG]], "raw_scores": True, "model": "steep-labels"}
     )
     row = reference(bare_folders["steep-labels"], [(LONG[-70:], None)])[0]
@@ -294,20 +132,20 @@ def test_token_ids_are_taken_as_they_are(
     one = client.embeddings.create(model="bare", input=rows[0])
     np.testing.assert_allclose(one.data[0].embedding, expected[0], atol=1e-5)
     assert one.usage.total_tokens == 5
-    np.testing.assert_allclose(_post(http, "/embed", {"inputs": rows}), expected, atol=1e-5)
-    assert np.shape(_post(http, "/embed_all", {"inputs": [rows[0]]})) == (1, 5, 48)
+    np.testing.assert_allclose(post(http, "/embed", {"inputs": rows}), expected, atol=1e-5)
+    assert np.shape(post(http, "/embed_all", {"inputs": [rows[0]]})) == (1, 5, 48)
     for address in (bare.server.grpc_url, bare.server.http_url):
         with Client(address) as own:
             np.testing.assert_allclose(own.embed(rows, model="bare"), expected, atol=1e-5)
             np.testing.assert_allclose(own.embed(rows[1], model="bare"), expected[1], atol=1e-5)
-    (sparse,) = _post(http, "/embed_sparse", {"inputs": [[40, 50]]})
+    (sparse,) = post(http, "/embed_sparse", {"inputs": [[40, 50]]})
     assert sparse and all(one["value"] > 0 for one in sparse)
     for inputs, place in (([5, 96], "[1]"), ([[5], [6, 7, -1]], "[1][2]"), ([2**40], "[0]")):
         words = (f"`input{place}`", "0 to 95")
-        error = _refused(http, "/v1/embeddings", {"input": inputs}, 400, *words)["error"]
+        error = refused(http, "/v1/embeddings", {"input": inputs}, 400, *words)["error"]
         assert (error["param"], error["type"]) == ("input", "invalid_request_error")
-        _refused(http, "/embed", {"inputs": inputs}, 422, f"`inputs{place}`", "0 to 95")
-    _refused(
+        refused(http, "/embed", {"inputs": inputs}, 422, f"`inputs{place}`", "0 to 95")
+    refused(
         http, "/embed", {"inputs": [5, 6], "prompt_name": "query"}, 422, "prompt_name", "token ids"
     )
 
@@ -353,56 +191,36 @@ def test_embeddings_take_teis_options(bare: Served, vector: Any, ids_of: Any) ->
 
 def test_a_models_own_limit_holds_on_the_routes(http: httpx.Client) -> None:
     """``atoll serve --max-client-batch-size 128``, and 33 texts: the routes' limit stayed 32."""
-    assert len(_post(http, "/embed", {"inputs": ["a"] * 40})) == 40
+    assert len(post(http, "/embed", {"inputs": ["a"] * 40})) == 40
     words = ("batch size 41 > maximum allowed batch size 40",)
-    error = _refused(http, "/embed", {"inputs": ["a"] * 41}, 422, *words)
+    error = refused(http, "/embed", {"inputs": ["a"] * 41}, 422, *words)
     assert error["error_type"] == "Validation"
     assert http.get("/bare/info").json()["max_client_batch_size"] == 40
-    assert len(_post(http, "/rerank", {"query": "q", "texts": ["a"] * 40})) == 40
-    assert len(_post(http, "/vertex", {"instances": [{"inputs": "a"}] * 40})["predictions"]) == 40
-    _refused(http, "/vertex", {"instances": [{"inputs": "a"}] * 41}, 422, "batch size 40")
+    assert len(post(http, "/rerank", {"query": "q", "texts": ["a"] * 40})) == 40
+    assert len(post(http, "/vertex", {"instances": [{"inputs": "a"}] * 40})["predictions"]) == 40
+    refused(http, "/vertex", {"instances": [{"inputs": "a"}] * 41}, 422, "batch size 40")
     body = {"inputs": [["a"]] * 33, "model": "steep-labels"}
-    _refused(http, "/predict", body, 422, "batch size 32")
+    refused(http, "/predict", body, 422, "batch size 32")
     assert http.get("/steep-labels/info").json()["max_client_batch_size"] == 32
     # OpenAI's route has no such limit: what is more than a model takes goes in parts.
-    assert len(_post(http, "/v1/embeddings", {"input": ["a"] * 90})["data"]) == 90
-
-
-def test_streams_over_grpc_have_the_models_limit_and_order(bare: Served, logits: Any) -> None:
-    schema = grpc_schema.tei()
-    with grpc.insecure_channel(bare.grpc_address) as channel:
-        call = channel.stream_unary(
-            "/tei.v1.Rerank/RerankStream",
-            request_serializer=schema["RerankStreamRequest"].SerializeToString,
-            response_deserializer=schema["RerankResponse"].FromString,
-        )
-
-        def ranks(count: int) -> list[int]:
-            texts = (TEXTS * 7)[:count]
-            rows = [schema["RerankStreamRequest"](query=QUERY, text=text) for text in texts]
-            return [rank.index for rank in call(iter(rows), timeout=30).ranks]
-
-        assert ranks(6) == np.argsort(-logits, kind="stable").tolist()
-        assert len(ranks(40)) == 40
-        with pytest.raises(grpc.RpcError, match="batch size 41"):
-            ranks(41)
+    assert len(post(http, "/v1/embeddings", {"input": ["a"] * 90})["data"]) == 90
 
 
 def test_prompts_of_a_request(http: httpx.Client, vector: Any, ids_of: Any) -> None:
     body = {"inputs": "abc", "prompt_name": "query"}
-    (found,) = _post(http, "/embed", body)
+    (found,) = post(http, "/embed", body)
     np.testing.assert_allclose(found, vector(ids_of("Q: abc")), atol=1e-5)
     pair = {"source_sentence": "abc", "sentences": ["xyz"]}
     plain = vector(ids_of("abc")) @ vector(ids_of("xyz"))
     prompted = vector(ids_of("Q: abc")) @ vector(ids_of("Q: xyz"))
-    assert _post(http, "/similarity", {"inputs": pair}) == pytest.approx([plain], abs=1e-5)
+    assert post(http, "/similarity", {"inputs": pair}) == pytest.approx([plain], abs=1e-5)
     asked = {"inputs": pair, "parameters": {"prompt_name": "query"}}
-    assert _post(http, "/similarity", asked) == pytest.approx([prompted], abs=1e-5)
+    assert post(http, "/similarity", asked) == pytest.approx([prompted], abs=1e-5)
     words = ("`prompt_name`", "'nix'")
-    _refused(http, "/embed", {"inputs": "abc", "prompt_name": "nix"}, 422, *words)
-    _refused(http, "/predict", {"inputs": "a", "prompt_name": "nix", "model": "steep-labels"}, 422,
+    refused(http, "/embed", {"inputs": "abc", "prompt_name": "nix"}, 422, *words)
+    refused(http, "/predict", {"inputs": "a", "prompt_name": "nix", "model": "steep-labels"}, 422,
              *words)  # fmt: skip
-    _refused(http, "/rerank", {"query": "q", "texts": ["a"], "prompt_name": "query"}, 422,
+    refused(http, "/rerank", {"query": "q", "texts": ["a"], "prompt_name": "query"}, 422,
              "prompt_name")  # fmt: skip
 
 
@@ -446,7 +264,7 @@ def test_what_cannot_be_done_is_refused_by_name(
     http: httpx.Client, path: str, body: Any, field: str
 ) -> None:
     status = 400 if path.startswith(("/v1", "/v2")) else 422
-    _refused(http, path, body, status, f"`{field}`")
+    refused(http, path, body, status, f"`{field}`")
 
 
 def test_unknown_fields_are_named_or_refused(http: httpx.Client) -> None:
@@ -462,15 +280,15 @@ def test_unknown_fields_are_named_or_refused(http: httpx.Client) -> None:
         ("/v1/embeddings", {"input": "a"}), ("/v1/rerank", {"query": "q", "documents": ["a"]}),
         ("/v1/score", {"text_1": "a", "text_2": "b"}),
     ):  # fmt: skip
-        _refused(http, path, {**body, "nonsense": 1}, 400, "`nonsense`", "unknown_parameter")
+        refused(http, path, {**body, "nonsense": 1}, 400, "`nonsense`", "unknown_parameter")
 
 
 def test_long_texts_hold_nobody_up(http: httpx.Client, vector: Any, ids_of: Any) -> None:
     """2 MB to /embed were tokenized whole; here that is answered with the tokens of the end."""
     text = "coral reef " * 150_000
-    (found,) = _post(http, "/embed", {"inputs": text})
+    (found,) = post(http, "/embed", {"inputs": text})
     np.testing.assert_allclose(found, vector(ids_of(text[-400:])[-70:]), atol=1e-5)
     body = json.dumps({"inputs": "你" * 17_000, "model": "bare"})
     (tokens,) = http.post("/tokenize", content=body).json()
     assert len(tokens) == 17_000 and tokens[-1]["stop"] == 51_000
-    _refused(http, "/tokenize", {"inputs": "你" * 17_501, "model": "bare"}, 422, "17500", "17501")
+    refused(http, "/tokenize", {"inputs": "你" * 17_501, "model": "bare"}, 422, "17500", "17501")

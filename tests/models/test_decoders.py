@@ -10,7 +10,8 @@ import pytest
 import torch
 from devices import DEVICE
 from tiny.checkpoint import Reference, Variant, write
-from tiny.decoders import DECODERS, DYNAMIC, VOCAB
+from tiny.decoders import DECODERS
+from tiny.llamas import DYNAMIC, VOCAB
 from tiny.paged import PagedRunner
 from torch import Tensor
 

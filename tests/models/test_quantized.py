@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Variant, write
-from tiny.decoders import DECODERS, VOCAB
+from tiny.decoders import DECODERS
+from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.quantize import ACTIVATIONS, Packing, is_layer, pack_layer, quantize
 

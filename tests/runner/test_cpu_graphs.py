@@ -11,7 +11,8 @@ import pytest
 import torch
 from driving import Collector, load, make_core, run
 from tiny.checkpoint import write
-from tiny.decoders import DECODERS, DYNAMIC
+from tiny.decoders import DECODERS
+from tiny.llamas import DYNAMIC
 from tiny.t5 import write_t5
 from torch import Tensor
 

@@ -16,7 +16,7 @@ import torch
 from random_weights import random_model
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS as VARIANTS
-from tiny.decoders import DYNAMIC
+from tiny.llamas import DYNAMIC
 from tiny.t5 import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

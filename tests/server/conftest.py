@@ -10,13 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
+from small_models import STREAM, StartServer
 
+from atoll.catalogue import Entry, render
 from atoll.launcher import ServerOptions, ServerProcess
 
 # Short, since tests close their connections; no watchdog, whose requests would be counted.
 DEFAULTS: dict[str, Any] = {"exit_timeout_s": 3, "watch_interval_s": 0.0}
-
-StartServer = Callable[..., ServerProcess]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,3 +72,22 @@ def _belongs(process: psutil.Process, server_id: str, scratch: Path) -> bool:
         return False
     is_alive = bool(words) and process.status() != psutil.STATUS_ZOMBIE
     return is_alive and (server_id in words or f"{scratch}/" in words)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Callable[..., Path]:
+    """A repository whose entries have our tensors and the code given by name."""
+
+    def write(**models: str) -> Path:
+        for name, code in models.items():
+            task = "generate" if code == STREAM else "embed"
+            entry = Entry(name, "x", task, "bert", dims={"embedding": 4})
+            folder = tmp_path / "models" / name
+            (folder / "1").mkdir(parents=True)
+            config = render(entry)["config.pbtxt"]
+            # No model_id: there is no checkpoint to fetch.
+            (folder / "config.pbtxt").write_text(config[: config.index("\nparameters {")])
+            (folder / "1" / "model.py").write_text(code)
+        return tmp_path / "models"
+
+    return write

@@ -26,15 +26,18 @@ KINDS = (
     "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16",
     "FP32", "FP64", "STRING",
 )  # fmt: skip
+
 # Values that tell datatypes apart.
 NUMBERS: dict[str, Any] = {
     "BOOL": np.array([True, False]), "FP16": np.array([0.5, -2], np.float16),
     "FP32": np.array([0.1, 3e38], np.float32), "FP64": np.array([0.1, -1e300]),
     "STRING": np.array([b"an atoll", "環礁".encode(), b""], dtype=object),
 }  # fmt: skip
+
 for _kind in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"):
     _limits = np.iinfo(_kind.lower())
     NUMBERS[_kind] = np.array([_limits.min, _limits.max], _kind.lower())
+
 _HEAD = """
 import json
 import threading
@@ -46,6 +49,7 @@ import triton_python_backend_utils as pb
 
 class TritonPythonModel:
 """
+
 _ECHO = """
     def initialize(self, args):
         self.config = json.loads(args["model_config"])
@@ -69,6 +73,7 @@ _ECHO = """
             made.append(pb.Tensor("TOLD", np.array([text], dtype=object)))
         return made
 """
+
 _SUM = """
     def initialize(self, args):
         self.sums = {}
@@ -84,6 +89,7 @@ _SUM = """
             found.append(pb.InferenceResponse([pb.Tensor("OUT", value)]))
         return found
 """
+
 _REPEAT = """
     def execute(self, requests):
         for request in requests:
@@ -109,10 +115,12 @@ _REPEAT = """
         print("repeat: done", flush=True)
         sender.send(flags=final)
 """
+
 _CONTROL = (
     'control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START '
     "int32_false_true: [ 0, 1 ] } ] } ]"
 )
+
 _STEP = (
     'step [ { model_name: "repeat" model_version: -1 input_map { key: "IN" value: "IN" } '
     'output_map { key: "OUT" value: "OUT" } } ]'
@@ -225,3 +233,6 @@ class OtherServer:
                 return True
         except OSError:
             return False
+
+
+TWO = {"name": "IN_INT32", "datatype": "INT32", "shape": [2], "data": [1, 2]}

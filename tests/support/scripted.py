@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+import grpc
 import httpx
-from fake_triton import FakeTriton
+from fake_triton import FakeTriton, Refusal
 
 from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.main import application
@@ -18,6 +19,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "words": {"task": "generate", "max_total_tokens": 64},
     "order": {"task": "rerank"},
 }
+
 EMBED = ("/embed", {"inputs": "a"})
 GENERATE = ("/generate", {"inputs": "a"})
 CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
@@ -58,3 +60,21 @@ async def post(http: httpx.AsyncClient, request: tuple[str, Any]) -> httpx.Respo
     """One of the requests above."""
     path, body = request
     return await http.post(path, json=body)
+
+
+CODE = grpc.StatusCode
+
+
+def refuse(code: grpc.StatusCode, text: str) -> Any:
+    async def embed(message: Any) -> Any:
+        raise Refusal(code, text)
+
+    return embed
+
+
+def refuse_stream(code: grpc.StatusCode, text: str) -> Any:
+    async def generate(message: Any) -> AsyncIterator[Any]:
+        raise Refusal(code, text)
+        yield
+
+    return generate

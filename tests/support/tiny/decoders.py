@@ -15,107 +15,7 @@ from torch import Tensor
 from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
-
-VOCAB = 96
-
-
-def _llama(**changes: Any) -> Any:
-    values = dict(
-        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**{**values, **changes}))
-
-
-def _rope(kind: str, **options: Any) -> dict[str, Any]:
-    return {"rope_type": kind, "rope_theta": 10000.0, **options}
-
-
-LLAMA_OLD = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB,
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 64,
-    "num_key_value_heads": 2, "tie_word_embeddings": False, "rope_scaling": None,
-}  # fmt: skip
-LLAMA3 = {
-    "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
-
-
-def _scaled(kind: str, old_name: str = "type", **options: Any) -> Variant:
-    return Variant(
-        f"llama-{kind}", lambda: _llama(rope_parameters=_rope(kind, **options)),
-        config={**LLAMA_OLD, "rope_scaling": {old_name: kind, **options}},
-    )  # fmt: skip
-
-
-def _without(prefix: str) -> Any:
-    return lambda tensors: {name.removeprefix(prefix): t for name, t in tensors.items()}
-
-
-def _with_buffers(name: str, shape: tuple[int, ...]) -> Any:
-    return lambda tensors: {**tensors, **{name.format(i): torch.ones(shape) for i in range(2)}}
-
-
-LLAMA = (
-    Variant("llama", _llama),
-    Variant("llama-mha-old", lambda: _llama(num_key_value_heads=4), config={
-        k: v for k, v in LLAMA_OLD.items() if k != "num_key_value_heads"
-    }, rename=_with_buffers("model.layers.{}.self_attn.rotary_emb.inv_freq", (8,))),
-    Variant("llama-no-prefix", _llama, rename=_without("model.")),
-    Variant("llama-biases", lambda: _llama(attention_bias=True, mlp_bias=True)),
-    Variant("llama-tied", lambda: _llama(tie_word_embeddings=True)),
-    Variant("llama-head-dim", lambda: _llama(head_dim=24)),
-    Variant("llama-theta", lambda: _llama(rope_parameters=_rope("default", rope_theta=1e6)),
-            config={**LLAMA_OLD, "rope_theta": 1e6}),
-    _scaled("linear", factor=2.0),
-    _scaled("llama3", "rope_type", **LLAMA3),
-    _scaled("yarn", "rope_type", **YARN),
-)  # fmt: skip
-# Judged on prompts alone: transformers' own state makes decoding depend on what ran before.
-DYNAMIC = _scaled("dynamic", factor=2.0)
-
-
-def _mistral(window: int | None) -> Any:
-    return hf.MistralForCausalLM(hf.MistralConfig(
-        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        sliding_window=window,
-    ))  # fmt: skip
-
-
-def _mixtral() -> Any:
-    return hf.MixtralForCausalLM(hf.MixtralConfig(
-        vocab_size=VOCAB, hidden_size=64, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2,
-        max_position_embeddings=64, experts_implementation="eager",
-    ))  # fmt: skip
-
-
-def _fused_experts(tensors: Tensors) -> Tensors:
-    out = {n.replace("block_sparse_moe.gate", "mlp.gate"): t
-           for n, t in tensors.items() if ".experts." not in n}  # fmt: skip
-    for i in range(2):
-        base = f"model.layers.{i}.block_sparse_moe.experts"
-        experts = range(5)
-        gate_up = [
-            torch.cat([tensors[f"{base}.{e}.w1.weight"], tensors[f"{base}.{e}.w3.weight"]])
-            for e in experts
-        ]
-        down = [tensors[f"{base}.{e}.w2.weight"] for e in experts]
-        out[f"model.layers.{i}.mlp.experts.gate_up_proj"] = torch.stack(gate_up)
-        out[f"model.layers.{i}.mlp.experts.down_proj"] = torch.stack(down)
-    return out
-
-
-MISTRAL = (
-    Variant("mistral-window", lambda: _mistral(7)),
-    Variant("mistral-full", lambda: _mistral(None)),
-    Variant("mixtral", _mixtral),
-    Variant("mixtral-fused", _mixtral, rename=_fused_experts),
-)
+from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
 
 
 def _bloom(**changes: Any) -> Any:
@@ -128,10 +28,11 @@ BLOOM_OLD = {
     "n_embed": 96, "num_attention_heads": 6, "n_layer": 2, "layer_norm_epsilon": 1e-5,
     "seq_length": 64, "apply_residual_connection_post_layernorm": False, "offset_alibi": 100,
 }  # fmt: skip
+
 BLOOM = (
     Variant("bloom", _bloom),
     Variant("bloom-old-6-heads", lambda: _bloom(hidden_size=96, n_head=6),
-            rename=_without("transformer."), config=BLOOM_OLD),
+            rename=without("transformer."), config=BLOOM_OLD),
     Variant("bloom-residual-after-norm",
             lambda: _bloom(apply_residual_connection_post_layernorm=True)),
 )  # fmt: skip
@@ -147,7 +48,7 @@ def _opt(**changes: Any) -> Any:
 
 OPT = (
     Variant("opt", _opt),
-    Variant("opt-decoder-prefix", _opt, rename=_without("model.")),
+    Variant("opt-decoder-prefix", _opt, rename=without("model.")),
     Variant("opt-350m", lambda: _opt(do_layer_norm_before=False, word_embed_proj_dim=32)),
     Variant("opt-no-final-norm", lambda: _opt(_remove_final_layer_norm=True)),
     Variant("galactica", lambda: _opt(activation_function="gelu")),
@@ -170,12 +71,13 @@ NEOX_OLD = {
     "hidden_act": "gelu_fast", "layer_norm_eps": 1e-5, "rotary_pct": 0.25,
     "rotary_emb_base": 5000, "max_position_embeddings": 64, "tie_word_embeddings": False,
 }  # fmt: skip
+
 NEOX = (
     Variant("gpt-neox", _neox),
     Variant("gpt-neox-sequential", lambda: _neox(use_parallel_residual=False)),
-    Variant("gpt-neox-old", lambda: _neox(hidden_act="gelu_fast", rope_parameters=_rope(
+    Variant("gpt-neox-old", lambda: _neox(hidden_act="gelu_fast", rope_parameters=rope(
         "default", rope_theta=5000.0, partial_rotary_factor=0.25)), config=NEOX_OLD,
-        rename=_with_buffers("gpt_neox.layers.{}.attention.masked_bias", ())),
+        rename=with_buffers("gpt_neox.layers.{}.attention.masked_bias", ())),
 )  # fmt: skip
 
 
@@ -249,6 +151,7 @@ FALCON_OLD = {
     "vocab_size": VOCAB, "hidden_size": 64, "n_head": 4, "n_layer": 2, "layer_norm_epsilon": 1e-5,
     "apply_residual_connection_post_layernorm": False, "auto_map": {"AutoConfig": "x.RWConfig"},
 }  # fmt: skip
+
 GROUPED: dict[str, Any] = dict(new_decoder_architecture=True, num_kv_heads=2)
 FALCON = (
     Variant("falcon-7b", _falcon, rename=_repeat_head),
@@ -321,7 +224,7 @@ def _grouped_heads(num_kv_heads: int) -> Any:
 QK_NAMES = {f"transformer.blocks.{i}.attn.{n}_ln.weight": (64,) for i in range(2) for n in "qk"}
 MPT = (
     Variant("mpt", _mpt),
-    Variant("mpt-no-prefix-clip", lambda: _mpt(clip_qkv=0.5), rename=_without("transformer.")),
+    Variant("mpt-no-prefix-clip", lambda: _mpt(clip_qkv=0.5), rename=without("transformer.")),
     Variant("mpt-storywriter", _mpt, hooks=_bias_max_16,
             update={"attn_config": {"alibi": True, "alibi_bias_max": 16}}),
     Variant("mpt-softmax-scale", lambda: _mpt(softmax_scale=0.4)),

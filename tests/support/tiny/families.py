@@ -21,8 +21,9 @@ from atoll.layers import Batch
 from atoll.models.registry import Checkpoint, load_decoder, load_encoder
 from atoll.weights.load import LoadOptions
 from tiny.checkpoint import write
-from tiny.decoders import DECODERS, VOCAB
+from tiny.decoders import DECODERS
 from tiny.encoders import TRUNKS, JinaReference
+from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
 

@@ -1,0 +1,204 @@
+"""Every entry of model_repository/ over a tiny checkpoint of its architecture, a group of them in a
+server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import save_file
+from tiny.checkpoint import enliven, write
+from tiny.decoders import DECODERS
+from tiny.encoders import JinaReference, write_text_files
+from tiny.t5 import write_t5
+from tiny.tokenizer import write_tokenizer
+
+from atoll.catalogue import ENTRIES, Entry, read_repository
+from atoll.launcher import ServerOptions, ServerProcess
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+MODELS = {model.name: model for model in read_repository(REPOSITORY)}
+ENTRIES_BY_NAME = {entry.name: entry for entry in ENTRIES}
+GENERATORS = sorted(name for name, model in MODELS.items() if model.task == "generate")
+# Entries that others are made of come with them.
+PIPELINES = [
+    "all-minilm-l6-v2", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2-ensemble",
+    "bge-reranker-base", "retrieve-rerank",
+]  # fmt: skip
+
+# All alike but for the generator's name: test_sessions talks to one of them.
+SESSIONS = [f"{name}-session" for name in GENERATORS]
+ENCODERS = sorted(MODELS.keys() - set(GENERATORS) - set(PIPELINES) - set(SESSIONS))
+# Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
+GROUP_SIZE = 8
+GROUPS = [
+    PIPELINES,
+    *(ENCODERS[i : i + GROUP_SIZE] for i in range(0, len(ENCODERS), GROUP_SIZE)),
+    *(GENERATORS[i : i + GROUP_SIZE] for i in range(0, len(GENERATORS), GROUP_SIZE)),
+]
+
+TEXTS = ["An atoll is a ring", "of coral"]
+# Tokens: more than can leave together while the sender waits for its turn on a loaded machine.
+COUNT = 32
+PROMPT = "An atoll is"
+# The hub's name of a repository, as a pattern -> the layout that it has.
+DECODER_LAYOUTS = {
+    "bigscience/": "bloom-old-6-heads",
+    "codellama/": "llama-theta",
+    "tiiuae/falcon-40b": "falcon-40b-old",
+    "tiiuae/": "falcon-7b",
+    "facebook/galactica": "galactica-large",
+    "facebook/opt": "opt",
+    "EleutherAI/": "gpt-neox-old",
+    "meta-llama/|huggyllama/|HuggingFaceTB/": "llama-mha-old",
+    "mistralai/Mistral": "mistral-full",
+    "mistralai/Mixtral": "mixtral",
+    "mosaicml/": "mpt",
+    "microsoft/phi": "phi",
+    "bigcode/santacoder": "santacoder-split",
+    "bigcode/starcoder": "starcoder",
+}
+
+ENCODER_CLASSES = {
+    "xlm-roberta": (hf.XLMRobertaConfig, hf.XLMRobertaModel),
+    "camembert": (hf.CamembertConfig, hf.CamembertModel),
+    "roberta": (hf.RobertaConfig, hf.RobertaModel),
+    "bert": (hf.BertConfig, hf.BertModel),
+}
+
+BY_NAME = {variant.name: variant for variant in DECODERS}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded entry. reference: what ``_decoder`` or ``_encoder`` returned for its checkpoint."""
+
+    server: ServerProcess
+    name: str
+    checkpoint: Path
+    reference: Callable[..., torch.Tensor] | None
+
+
+def _decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
+    """Writes a tiny generator; returns (prompt, answer) -> the logits that the answer is from."""
+    write_tokenizer(folder)
+    if "t5" in model_id:
+        t5 = write_t5("flan-t5", folder)
+
+        @torch.inference_mode()
+        def encoded(prompt: list[int], answer: list[int]) -> torch.Tensor:
+            out = t5(
+                input_ids=torch.tensor([prompt]),
+                decoder_input_ids=torch.tensor([[0, *answer[:-1]]]),
+            )
+            found: torch.Tensor = out.logits[0]
+            return found
+
+        return encoded
+    name = next(v for pattern, v in DECODER_LAYOUTS.items() if re.match(pattern, model_id))
+    decoder = write(BY_NAME[name], folder)
+    return lambda prompt, answer: decoder.logits(prompt + answer)[len(prompt) - 1 : -1]
+
+
+def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
+    """Writes a tiny encoder as wide as its entry says; returns ids -> its hidden states."""
+    write_text_files(folder)
+    size = entry.dims["embedding"] if entry.task == "embed" else 48
+    if "jina-embeddings-v2" in entry.model_id:
+        jina = JinaReference(12 if size % 12 == 0 else 8, hidden=size, layers=1)
+        save_file(jina.tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(jina.config))
+        return jina.hidden
+    options = dict(
+        vocab_size=96, hidden_size=size, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=70, type_vocab_size=1, pad_token_id=0,
+    )  # fmt: skip
+    config, model = ENCODER_CLASSES[entry.model_type]
+    if entry.task in ("rerank", "classify"):
+        model = getattr(hf, model.__name__.replace("Model", "ForSequenceClassification"))
+        options["num_labels"] = entry.dims.get("labels", 1)
+    elif entry.task == "sparse":
+        model = getattr(hf, model.__name__.replace("Model", "ForMaskedLM"))
+    built = model(config(**options)).eval()
+    enliven(built)
+    built.save_pretrained(folder)
+
+    @torch.inference_mode()
+    def hidden(ids: list[int]) -> torch.Tensor:
+        found: torch.Tensor = built(torch.tensor([ids])).last_hidden_state[0]
+        return found
+
+    return hidden
+
+
+def _checkpoint(name: str, folder: Path) -> Callable[..., torch.Tensor] | None:
+    """The tiny checkpoint of an entry; a pipeline's step takes its encoder's."""
+    folder.mkdir(parents=True)
+    entry = ENTRIES_BY_NAME.get(name) or ENTRIES_BY_NAME.get(name.removesuffix("-tokens"))
+    if entry is None:
+        return None
+    if entry.task == "generate":
+        return _decoder(entry.model_id, folder)
+    return _encoder(entry, folder)
+
+
+def _scratch_copy(name: str, checkpoint: Path, target: Path) -> None:
+    """The committed folder, its model_id replaced."""
+    shutil.copytree(REPOSITORY / name, target / name)
+    path = target / name / "config.pbtxt"
+    text, count = re.subn(
+        r'(key: "model_id"\s+value \{ string_value: )"[^"]*"',
+        lambda match: f"{match[1]}{json.dumps(str(checkpoint))}",
+        path.read_text(),
+    )
+    assert count <= 1
+    path.write_text(text)
+
+
+@contextmanager
+def _served(names: list[str], base: Path) -> Iterator[dict[str, Served]]:
+    """The entries in one server, each over a tiny checkpoint."""
+    references = {}
+    for name in names:
+        references[name] = _checkpoint(name, base / "checkpoints" / name)
+        _scratch_copy(name, base / "checkpoints" / name, base / "models")
+    options = ServerOptions.on_free_ports(
+        repository=base / "models", watch_interval_s=0.0, exit_timeout_s=3,
+        environment={"ATOLL_MAX_BATCH_TOTAL_TOKENS": "1024", "ATOLL_NUM_THREADS": "1"},
+    )  # fmt: skip
+    with ServerProcess(options) as server:
+        yield {
+            name: Served(server, name, base / "checkpoints" / name, reference)
+            for name, reference in references.items()
+        }
+
+
+class Groups:
+    """Starts the server of a group when a test asks for it, and stops the one before."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders, self._stack = folders, ExitStack()
+        self._index, self._served = -1, dict[str, Served]()
+
+    def of(self, name: str) -> dict[str, Served]:
+        """The entries of the group that ``name`` is in."""
+        index = next(i for i, names in enumerate(GROUPS) if name in names)
+        if index != self._index:
+            self.close()
+            base = self._folders.mktemp("repository")
+            self._served = self._stack.enter_context(_served(GROUPS[index], base))
+            self._index = index
+        return self._served
+
+    def close(self) -> None:
+        """Stops the server that runs."""
+        self._index = -1
+        self._stack.close()
