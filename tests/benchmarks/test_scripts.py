@@ -16,7 +16,8 @@ before = list(sys.path)
 for script in sys.argv[1:]:
     sys.path[:] = [str(Path(script).parent), *before]
     for name, module in list(sys.modules.items()):
-        if "/benchmarks/" in str(getattr(module, "__file__", "")):
+        places = [getattr(module, "__file__", ""), *getattr(module, "__path__", ())]
+        if any("/benchmarks/" in str(place) for place in places):
             del sys.modules[name]  # what another script found
     try:
         runpy.run_path(script, run_name="imported")
