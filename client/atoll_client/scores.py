@@ -7,7 +7,6 @@ the last place does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +49,7 @@ def of_labels(logits: Floats, activation: str) -> list[Scores]:
 def _scores(logits: Doubles, values: Doubles, activation: str) -> Scores:
     order: list[int] = np.argsort(-logits, kind="stable").tolist()
     if activation != "identity":
-        _set_apart(values, logits, order, 0.0 if activation == "tanh" else 0.5)
+        values = _set_apart(values, logits, 0.0 if activation == "tanh" else 0.5)
     return Scores(values.tolist(), order)
 
 
@@ -81,16 +80,14 @@ def apply(logits: Doubles, activation: str) -> Doubles:
     return found
 
 
-def _set_apart(values: Doubles, logits: Doubles, order: Sequence[int], middle: float) -> None:
-    """Changes scores that are equal though their logits are not, away from the nearer bound."""
-    for better, worse in zip(order, order[1:], strict=False):
-        if values[better] > middle and logits[worse] == logits[better]:
-            values[worse] = values[better]
-        elif values[better] > middle and values[worse] >= values[better]:
-            values[worse] = np.nextafter(values[better], -np.inf)
-    backwards = order[::-1]
-    for worse, better in zip(backwards, backwards[1:], strict=False):
-        if values[worse] <= middle and logits[worse] == logits[better]:
-            values[better] = values[worse]
-        elif middle >= values[worse] >= values[better]:
-            values[better] = np.nextafter(values[worse], np.inf)
+def _set_apart(values: Doubles, logits: Doubles, middle: float) -> Doubles:
+    """The values, equal for equal logits only; what is changed goes away from the nearer bound."""
+    _, first, which = np.unique(logits, return_index=True, return_inverse=True)
+    rising = values[first]
+    if not (np.diff(rising) > 0).all():
+        above = int(np.searchsorted(np.maximum.accumulate(rising), middle, side="right"))
+        for i in range(len(rising) - 2, above - 1, -1):
+            rising[i] = min(rising[i], np.nextafter(rising[i + 1], -np.inf))
+        for i in range(1, len(rising)):
+            rising[i] = max(rising[i], np.nextafter(rising[i - 1], np.inf))
+    return rising[which]

@@ -16,7 +16,8 @@ before = list(sys.path)
 for script in sys.argv[1:]:
     sys.path[:] = [str(Path(script).parent), *before]
     for name, module in list(sys.modules.items()):
-        places = [getattr(module, "__file__", ""), *getattr(module, "__path__", ())]
+        spec = getattr(module, "__spec__", None)
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
         if any("/benchmarks/" in str(place) for place in places):
             del sys.modules[name]  # what another script found
     try:

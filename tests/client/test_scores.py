@@ -44,6 +44,18 @@ def test_another_logit_is_another_score(activation: str) -> None:
     check()
 
 
+@pytest.mark.parametrize("noise", [(0, 0, 1), (1, 0, 0), (0, 1, -1), (-1, 1, 0)])
+def test_equal_logits_at_the_middle_are_equal_scores(
+    monkeypatch: pytest.MonkeyPatch, noise: tuple[int, ...]
+) -> None:
+    """A vector's lanes and its rest are rounded apart on some processors: 0.5 and 0.5 + 1e-16."""
+    rounded = 0.5 + np.array([noise]) * np.spacing(0.5)
+    monkeypatch.setattr("atoll_client.scores.apply", lambda logits, activation: rounded)
+    (found,) = of_labels(np.array([[0.0, 1.2e-38, 1.2e-38]], np.float32), "sigmoid")
+    assert found.values[0] < found.values[1] == found.values[2]
+    assert found.order == [1, 2, 0]
+
+
 def test_texts_are_no_labels_of_each_other() -> None:
     """A reranker whose files name a softmax scores each text by itself: 1, whatever the logit."""
     found = of_texts(np.array([[1.0], [3.0]], np.float32), "softmax")

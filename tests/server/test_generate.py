@@ -298,10 +298,10 @@ def test_a_long_prompt_holds_nobody_up(embedded_server: ServerProcess) -> None:
         long.ask("coral " * 300_000)
         time.sleep(0.1)
         short.ask(PROMPTS[0], temperature=0, max_tokens=1)
-        _, ids, (answered,) = short.collect()
+        _, ids, times = short.collect()  # on a loaded machine with an empty first response
         refused, _, error = long.answers.get(timeout=120)
     finally:
         long.close()
         short.close()
     assert len(ids) == 1 and "tokens; max_input_tokens is" in str(error)
-    assert answered - started < (refused - started) / 2
+    assert times[-1] - started < (refused - started) / 2
