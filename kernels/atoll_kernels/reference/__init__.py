@@ -2,6 +2,7 @@
 
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
+from atoll_kernels.reference.collectives import all_gather, all_reduce_
 from atoll_kernels.reference.linear import pack_int4, pack_linear
 from atoll_kernels.reference.moe import pack_experts
 from atoll_kernels.reference.norm import layer_norm, rms_norm
@@ -10,6 +11,8 @@ from atoll_kernels.reference.sampling import sample
 
 __all__ = [
     "activate",
+    "all_gather",
+    "all_reduce_",
     "apply_rope",
     "gated_activation",
     "layer_norm",

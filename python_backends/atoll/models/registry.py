@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
+from atoll.layers.parallel import ONE_RANK, Shard, building
 from atoll.models import fallback
 from atoll.models.families import CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
@@ -78,14 +79,14 @@ def _class_name(raw: Mapping[str, Any]) -> str:
     return next(iter(Fields(raw).texts("architectures")), "")
 
 
-def build(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
-    """The model on the meta device: shapes without storage.
+def build(module: ModuleType, raw: Mapping[str, Any], shard: Shard = ONE_RANK) -> nn.Module:
+    """The model on the meta device, or a rank's part of it: shapes without storage.
 
     Raises:
         ConfigError: a field is missing, or has a value that is not supported; names it.
     """
     config = module.Config.from_hf(raw)
-    with torch.device("meta"):
+    with torch.device("meta"), building(shard):
         model: nn.Module = module.Model(config)
     return model
 
@@ -122,11 +123,12 @@ def plan(
     table: Mapping[str, str],
     dtype: torch.dtype | None = None,
     expected_method: str | None = None,
+    shard: Shard = ONE_RANK,
 ) -> Plan:
     """All that decides, before any weight is read, whether a checkpoint can be loaded.
 
     Args:
-        dtype: of the activations, if it is known. expected_method: see ``LoadOptions``.
+        dtype: of the activations, if it is known. expected_method, shard: see ``LoadOptions``.
 
     Raises:
         ConfigError, UnsupportedModel: it cannot; names what is in the way.
@@ -138,7 +140,7 @@ def plan(
     if table is ENCODERS:
         read_labels(checkpoint.raw)
     keys = ConfigKeys(checkpoint.raw)
-    model = build(module, keys)
+    model = build(module, keys, shard)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
     found = None if quantization is None else quantization.method
     if expected_method not in (None, found):
@@ -150,7 +152,7 @@ def plan(
 
 
 def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
-    found = plan(checkpoint, table, options.dtype, options.expected_method)
+    found = plan(checkpoint, table, options.dtype, options.expected_method, options.shard)
     options = replace(options, quantization=found.quantization)
     try:
         load_weights(found.model, found.module.WEIGHTS, checkpoint.folder, options)

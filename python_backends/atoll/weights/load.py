@@ -14,6 +14,7 @@ from torch import nn
 
 from atoll.errors import WeightError
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
+from atoll.weights.parts import ONE_RANK, Shard
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.weight_map import ALIASES, WeightMap
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 class LoadOptions:
     """How weights are held: the activations' dtype, the device, and the linear layers' scheme.
 
-    expected_method: the quantisation that the checkpoint must have (``--quantize gptq``).
+    expected_method: the quantisation that the checkpoint must have (``--quantize gptq``). shard:
+    the rank whose part of the model is loaded; by default there is one.
     """
 
     dtype: torch.dtype = torch.float32
@@ -34,6 +36,7 @@ class LoadOptions:
     group_size: int = 32
     quantization: Quantization | None = None
     expected_method: str | None = None
+    shard: Shard = ONE_RANK
 
 
 @runtime_checkable

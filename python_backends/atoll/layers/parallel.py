@@ -1,0 +1,137 @@
+"""Tensor parallelism: what of a model the rank that is being built holds, and sums over ranks.
+
+Heads, intermediate features and the vocabulary are divided (Shoeybi et al. 2019, Megatron-LM):
+projections into them by outputs, projections out of them by inputs, whose results are partial
+sums. Layers cut themselves when they are made inside ``building``; a block adds the partial sums
+of all ranks with what ``reduction`` gave it. Outside of ``building``, and with one rank, everything
+is whole and nothing is sent.
+
+The ranks' process group is torch.distributed's default one, which the caller has initialised before
+the model is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from torch import Tensor
+
+from atoll.errors import ConfigError
+from atoll.weights.parts import ONE_RANK, Part, Shard
+from atoll_kernels import collectives
+
+__all__ = [
+    "ONE_RANK", "HeadParts", "Part", "Shard", "building", "current", "gather", "heads", "part",
+    "reduction", "refuse_split", "vocabulary",
+]  # fmt: skip
+
+# Vocabulary rows of a rank are a multiple of it, which matrix kernels want.
+_VOCABULARY_MULTIPLE = 8
+
+_building: ContextVar[Shard] = ContextVar("shard", default=ONE_RANK)
+
+
+@contextmanager
+def building(shard: Shard) -> Iterator[None]:
+    """Layers that are made inside hold the part of this rank."""
+    token = _building.set(shard)
+    try:
+        yield
+    finally:
+        _building.reset(token)
+
+
+def current() -> Shard:
+    """The rank that is being built; the only one outside of ``building``."""
+    return _building.get()
+
+
+class HeadParts(NamedTuple):
+    """The heads of a rank. Where there are fewer key-value heads than ranks, several ranks hold
+    the same one, and divide the query heads that belong to it.
+    """
+
+    query: Part
+    kv: Part
+
+
+def heads(num_heads: int, num_kv_heads: int) -> HeadParts:
+    """This rank's share of query and key-value heads.
+
+    Raises:
+        ConfigError: they cannot be divided over the ranks.
+    """
+    rank, size = current().rank, current().size
+    fewer, more = sorted((num_kv_heads, size))
+    if num_heads % size or more % fewer:
+        shown = f"{num_heads} attention heads"
+        if num_kv_heads != num_heads:
+            shown += f" over {num_kv_heads} key-value heads"
+        raise _indivisible(shown)
+    repeats = max(1, size // num_kv_heads)
+    return HeadParts(
+        _share(num_heads, rank, size), _share(num_kv_heads, rank // repeats, size // repeats)
+    )
+
+
+def part(total: int, name: str) -> Part:
+    """This rank's share of a dimension; name: what error messages call its features.
+
+    Raises:
+        ConfigError: it cannot be divided over the ranks.
+    """
+    rank, size = current().rank, current().size
+    if total % size:
+        raise _indivisible(f"{total} {name}")
+    return _share(total, rank, size)
+
+
+def vocabulary(total: int) -> Part:
+    """This rank's share of the vocabulary, filled up so that every rank has as many rows."""
+    rank, size = current().rank, current().size
+    if size == 1:
+        return Part.whole(total)
+    step = _VOCABULARY_MULTIPLE * size
+    count = -(-total // step) * _VOCABULARY_MULTIPLE
+    start, stop = (min(r * count, total) for r in (rank, rank + 1))
+    return Part(total, ((start, stop),), count - (stop - start))
+
+
+def refuse_split(reason: str) -> None:
+    """Raises ConfigError: the model is built for several ranks, which ``reason`` forbids."""
+    if current().is_split:
+        raise ConfigError(f"num_shard is {current().size}; {reason}")
+
+
+def reduction() -> Callable[[Tensor], Tensor]:
+    """What makes partial sums (tokens, hidden) whole, in place: the sum over all ranks."""
+    return _sum_over_ranks if current().is_split else _unchanged
+
+
+def gather(x: Tensor, shard: Shard) -> Tensor:
+    """(rows, features of this rank) -> (rows, features of all ranks), in their order."""
+    if not shard.is_split:
+        return x
+    every = collectives.all_gather(x.contiguous(), shard.size)
+    return every.transpose(0, 1).flatten(1)
+
+
+def _share(total: int, rank: int, size: int) -> Part:
+    count = total // size
+    return Part(total, ((rank * count, (rank + 1) * count),))
+
+
+def _indivisible(shown: str) -> ConfigError:
+    return ConfigError(f"num_shard is {current().size}; {shown} cannot be divided by it")
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    collectives.all_reduce_(x)
+    return x
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
