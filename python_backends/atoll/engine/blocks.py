@@ -1,8 +1,8 @@
-"""The KV cache's blocks: who uses which, and which hold a prefix that others may share.
+"""The KV cache's blocks: which requests use them, and which hold a prefix that can be shared.
 
-A full block is known by what precedes it and the tokens it holds: the key is (content id of the
-block before, token ids). A dict compares keys and not only hashes, so a collision cannot return
-wrong keys and values. A block without users stays cached until it is the least recently used.
+A full block is identified by what precedes it and by its tokens: the key is (content id of the
+previous block, token ids). A dict compares keys and not only hashes, so a collision cannot return
+wrong keys and values. Blocks without users stay cached and are evicted least recently used first.
 
     in use (users > 0)  <->  cached, no user (evictable)  ->  free
 """
@@ -27,8 +27,8 @@ class OutOfBlocks(Exception):
 class BlockTable:
     """The blocks of one sequence, in order; ``RELEASED`` where a sliding window has passed.
 
-    root: prefixes are shared only below the same root. contents: ids of what the committed blocks
-    hold, after the root's; the last is what the next block follows.
+    root: prefixes are shared only below the same root. contents: the root, then the content ids of
+    the committed blocks; the next block's key begins with the last of them.
     """
 
     def __init__(self, root: Hashable = None) -> None:
@@ -82,7 +82,7 @@ class BlockManager:
         self.prefix_caching = prefix_caching
         self.stats = CacheStats()
         self._users = [0] * num_blocks
-        # The last given back is taken first: memory that no one has touched stays untouched.
+        # Blocks that were freed last are reused first, so that untouched memory stays untouched.
         self._free = list(reversed(range(num_blocks)))
         self._evictable: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._cached: dict[tuple[Hashable, tuple[int, ...]], tuple[int, int]] = {}
@@ -105,14 +105,14 @@ class BlockManager:
         return len(self._keys)
 
     def num_blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold so many tokens."""
+        """Blocks needed for ``num_tokens``."""
         return -(-num_tokens // self.block_size)
 
     def share_prefix(self, table: BlockTable, token_ids: Sequence[int]) -> int:
         """Fills an empty table with the cached blocks of the longest known prefix.
 
-        The last token is never among them: its logits have to be computed. Returns the tokens
-        found; ``count_hit`` is told once the sequence is really admitted.
+        The last token is never included, since its logits have to be computed. Returns the number
+        of tokens found; call ``count_hit`` once the sequence is actually admitted.
         """
         assert len(table) == 0, "only a new sequence can take a prefix over"
         if not self.prefix_caching:
@@ -154,7 +154,7 @@ class BlockManager:
         while (table.num_committed + 1) * self.block_size <= num_computed:
             start = table.num_committed * self.block_size
             key = (table.contents[-1], tuple(token_ids[start : start + self.block_size]))
-            # An equal block that another sequence registered first gives the content's id.
+            # If another sequence has registered an equal block, its content id is used.
             known = self._cached.get(key)
             if known is None:
                 block = int(table.blocks[table.num_committed])
@@ -163,9 +163,9 @@ class BlockManager:
             table.contents.append(known[1])
 
     def truncate(self, table: BlockTable, num_tokens: int) -> int:
-        """Gives back what lies behind the first ``num_tokens``; returns how many of them are kept.
+        """Frees everything after the first ``num_tokens``; returns how many tokens are kept.
 
-        Fewer are kept where the cut goes through a registered block: its tokens must not change.
+        Fewer are kept if the cut is inside a registered block, whose tokens must not change.
         """
         if num_tokens < table.num_committed * self.block_size:
             num_tokens -= num_tokens % self.block_size
@@ -179,11 +179,11 @@ class BlockManager:
         return num_tokens
 
     def release(self, table: BlockTable) -> None:
-        """Gives all blocks of a table back and empties it; the last are evicted first."""
+        """Frees all blocks of a table and empties it; its last blocks are evicted first."""
         self.truncate(table, 0)
 
     def release_before(self, table: BlockTable, num_tokens: int) -> None:
-        """Gives back the blocks that hold only tokens before position ``num_tokens``."""
+        """Frees the blocks that hold only tokens before position ``num_tokens``."""
         last = min(num_tokens // self.block_size, len(table))
         for index in range(table.num_released, last):
             self._drop(int(table.blocks[index]))

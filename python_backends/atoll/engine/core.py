@@ -1,7 +1,7 @@
-"""The engine without its thread: requests in, one step after the other, answers to the sinks.
+"""The engine without its thread: takes requests, runs steps, and delivers tokens to the sinks.
 
-Not thread-safe; ``engine.Engine`` runs it on a thread of its own. A step that fails answers its
-requests with the error, and the cache starts over: what the failed step wrote is unknown.
+Not thread-safe; ``engine.Engine`` runs it on its own thread. If a step fails, its requests end with
+the error and the cache is cleared, since it is unknown what the step has written.
 
     schedule -> StepPlan -> build -> StepInput -> runner -> StepOutput -> apply -> finishes
 """
@@ -30,14 +30,14 @@ Draft = Callable[[RequestState], list[int]]
 
 
 class Finish(NamedTuple):
-    """A request that has all of its tokens, and why it ends."""
+    """A request that has all of its tokens, and its finish reason."""
 
     state: RequestState
     reason: FinishReason
 
 
 class EngineCore:
-    """Scheduler and runner, and the requests they work on."""
+    """The scheduler, the runner and the requests in progress."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class EngineCore:
         return bool(self._states)
 
     def enter_thread(self) -> None:
-        """To be called first by the thread that steps."""
+        """Must be called first by the thread that calls ``step``."""
         self._runner.enter_thread()
 
     def add(self, request: Request) -> None:
@@ -86,9 +86,9 @@ class EngineCore:
         self._states[request.request_id] = sequence
 
     def finish(self, request: Request, num_output_tokens: int) -> None:
-        """Ends a request after so many tokens, since a stop string was met in their text.
+        """Ends a request after ``num_output_tokens``, because its text contains a stop string.
 
-        What was computed beyond them is taken back, also of a request that has ended meanwhile.
+        Tokens computed beyond them are discarded, even if the request has ended in the meantime.
         """
         sequence = self._states.get(request.request_id)
         if sequence is not None:
@@ -99,13 +99,13 @@ class EngineCore:
             self.scheduler.session_cache.shorten(request.session_id, num_tokens)
 
     def cancel(self, request_id: str, error: AtollError) -> None:
-        """Ends a request with an error and frees its blocks; nothing happens if it has ended."""
+        """Ends a request with an error and frees its blocks; does nothing if it has ended."""
         sequence = self._states.get(request_id)
         if sequence is not None:
             self._fail(sequence, error)
 
     def cancel_all(self, error: AtollError) -> None:
-        """Ends every request, whatever state they are in. Never raises."""
+        """Ends every request, whatever its state. Never raises."""
         for sequence in list(self._states.values()):
             try:
                 self._fail(sequence, error)
@@ -113,13 +113,13 @@ class EngineCore:
                 logger.exception("request %s left something", sequence.request.request_id)
 
     def restart(self, error: AtollError) -> None:
-        """Ends every request; nothing that the scheduler or the cache held is relied on again."""
+        """Ends every request, and replaces the scheduler and the cache."""
         self.cancel_all(error)
         self._runner.reset()
         self.scheduler = Scheduler(self._new_cache(), self._limits)
 
     def step(self) -> None:
-        """Schedules, computes, chooses and delivers; never raises for a request's sake."""
+        """Schedules, computes, samples and delivers; an error ends the affected requests."""
         plan: StepPlan = []
         try:
             plan = self.scheduler.schedule(self._draft)
@@ -132,7 +132,7 @@ class EngineCore:
             self._recover(plan, error)
 
     def apply(self, plan: StepPlan, output: StepOutput) -> list[Finish]:
-        """Records what is cached and hands the tokens out; returns what has come to its end."""
+        """Records what is cached and delivers the tokens; returns finished requests."""
         self._num_steps += 1
         self._read_prompts(plan, output)
         sampled = output.sampled
@@ -145,7 +145,7 @@ class EngineCore:
             given = tokens[start : start + max(num_given, 0)]
             start += len(given)
             sequence = self._states.get(row.request_id)
-            if sequence is None:  # another's sink has ended it
+            if sequence is None:  # ended by another request's sink
                 continue
             if not row.samples:
                 self.scheduler.advance(sequence, row.num_new_tokens)
@@ -157,7 +157,7 @@ class EngineCore:
             self._num_accepted += len(given) - 1
             try:
                 reason = self._deliver(sequence, given, row)
-            except ValidationError as error:  # of the options that it was asked with
+            except ValidationError as error:  # caused by the request's own options
                 self._fail(sequence, error)
             except Exception as error:
                 self._fail_alone(sequence, error)
@@ -177,7 +177,7 @@ class EngineCore:
                 self._fail_alone(sequence, error)
 
     def _read_prompts(self, plan: StepPlan, output: StepOutput) -> None:
-        """Keeps the log-probabilities of prompts until their last chunk."""
+        """Collects the log-probabilities of prompts until their last chunk is computed."""
         start = 0
         for row in plan if output.prompts is not None else ():
             if row.num_scored:
@@ -190,9 +190,9 @@ class EngineCore:
     def _deliver(
         self, sequence: RequestState, tokens: list[Token], row: PlannedRequest
     ) -> FinishReason | None:
-        """The first token follows the text, each further one an accepted guess.
+        """Appends and delivers the new tokens: one, and one more for each accepted draft token.
 
-        Of the draft, only what was accepted counts as computed. Returns why the text ends, if so.
+        Rejected draft tokens do not count as computed. Returns the finish reason, if there is one.
         """
         num_computed = row.num_new_tokens - len(row.draft)
         sequence.draft = []
@@ -209,7 +209,7 @@ class EngineCore:
         return None
 
     def _accept(self, sequence: RequestState, token: Token) -> FinishReason | None:
-        """Hands a token to the sink; returns why the text ends with it, if it does."""
+        """Passes a token to the sink; returns the finish reason if the text ends with it."""
         options = sequence.request.options
         if sequence.matcher is not None:
             sequence.matcher.advance(token.id)
@@ -231,19 +231,19 @@ class EngineCore:
             sequence.request.sink.on_failed(error)
 
     def _fail_alone(self, sequence: RequestState, error: Exception) -> None:
-        """Its sink or its grammar has failed: the others have no part in it."""
+        """Ends a request whose sink or grammar has failed; other requests are not affected."""
         logger.exception("request %s failed", sequence.request.request_id)
         self._fail(sequence, GenerationError(f"{type(error).__name__}: {error}"))
 
     def _recover(self, plan: StepPlan, error: Exception) -> None:
-        """Fails the requests of the step (all that run, if it never came to a plan)."""
+        """Fails the requests of the step, or all running ones if there was no plan yet."""
         logger.exception("a step of the engine failed; its requests end and the cache is emptied")
         self._num_failed_steps += 1
         failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
         affected = [row.request_id for row in plan]
         affected = affected or [s.request.request_id for s in self.scheduler.running]
         for request_id in affected:
-            if request_id in self._states:  # not ended earlier in the step
+            if request_id in self._states:  # it may have ended earlier in the step
                 self._fail(self._states[request_id], failure)
         self._runner.reset()
         self.scheduler.reset(self._new_cache())

@@ -1,8 +1,8 @@
 """The block managers of a model's groups of layers, as one cache.
 
-Layers whose queries see equally far back are a group, with blocks of their own. A request has a
-table in each group; all have the same length, and where a group's window has passed, its blocks are
-given back. A prefix is found only as far as every group has it.
+Layers with the same attention window form a group with its own blocks. A request has one table per
+group; all tables have the same length, and blocks that a group's window has passed are freed. A
+prefix hit is as long as the shortest hit of any group.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Tables = tuple[BlockTable, ...]
 class KVCacheManager:
     """Hands out blocks of every group together. Not thread-safe.
 
-    windows: tokens that a query sees in each group, itself included; None: all. An
-    encoder-decoder's encoder has its blocks in the first group.
+    windows: for each group, how many tokens a query attends to, itself included; None: all. The
+    encoder of an encoder-decoder has its blocks in the first group.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class KVCacheManager:
         return self.groups[0].num_blocks
 
     def new_tables(self, root: Hashable) -> Tables:
-        """Empty tables of a request whose prefixes are shared below ``root``."""
+        """Empty tables for a request; its prefixes are shared below ``root``."""
         return tuple(BlockTable(root) for _ in self.groups)
 
     def num_blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold so many tokens in a group."""
+        """Blocks needed for ``num_tokens`` in one group."""
         return self.groups[0].num_blocks_for(num_tokens)
 
     def has_room(
@@ -53,10 +53,10 @@ class KVCacheManager:
         num_spare: int = 0,
         num_seen: int | None = None,
     ) -> bool:
-        """Whether every group has the blocks that a text of ``num_tokens`` lacks, and spare ones.
+        """Whether every group has the blocks still needed for ``num_tokens``, and spare ones.
 
-        num_seen: tokens that there are before a window gives blocks back; beyond them, a group
-        needs blocks for its window alone. None: nothing is given back meanwhile.
+        num_seen: tokens present before a window frees blocks; beyond them, a group with a window
+        needs blocks for the window only. None: no blocks are freed in the meantime.
         """
         num_spare += self.num_blocks_for(num_cross_tokens)
         for window, group, table in zip(self.windows, self.groups, tables, strict=True):
@@ -95,18 +95,18 @@ class KVCacheManager:
         self.groups[0].count_hit(num_queried_tokens, num_hit_tokens)
 
     def commit(self, tables: Tables, token_ids: Sequence[int], num_computed: int) -> None:
-        """Registers the blocks that computed tokens have filled, and gives back those that no later
-        query sees."""
+        """Registers the blocks that computed tokens have filled, and frees those that no later
+        query attends to."""
         for window, group, table in zip(self.windows, self.groups, tables, strict=True):
             group.commit(table, token_ids, num_computed)
             if window is not None:
-                # The next query, at position ``num_computed``, sees ``window`` keys with its own.
+                # The next query, at position ``num_computed``, attends to ``window`` keys.
                 group.release_before(table, num_computed - window + 1)
 
     def truncate(self, tables: Tables, num_tokens: int) -> int:
-        """Gives back what lies behind the first ``num_tokens``; returns how many of them are kept,
-        in every group: see ``BlockManager.truncate``. None are where the next query would look
-        back at what a window has given away."""
+        """Frees everything after the first ``num_tokens`` in every group; returns how many tokens
+        are kept (see ``BlockManager.truncate``). None are kept if the next query would attend to
+        blocks that a window has freed."""
         while True:
             kept = [g.truncate(t, num_tokens) for g, t in zip(self.groups, tables, strict=True)]
             if min(kept) < num_tokens:
@@ -117,7 +117,7 @@ class KVCacheManager:
                 num_tokens = 0
 
     def _can_go_on(self, tables: Tables, num_tokens: int) -> bool:
-        """Whether every group still has the blocks that the query after these tokens sees."""
+        """Whether every group still has the blocks that the next query attends to."""
         for window, table in zip(self.windows, tables, strict=True):
             first = 0 if window is None else max(num_tokens - window + 1, 0)
             if table.num_released * self.block_size > first and num_tokens:
@@ -125,7 +125,7 @@ class KVCacheManager:
         return True
 
     def release(self, tables: Tables, cross_table: BlockTable | None = None) -> None:
-        """Gives all blocks back and empties the tables."""
+        """Frees all blocks and empties the tables."""
         for group, table in zip(self.groups, tables, strict=True):
             group.release(table)
         if cross_table is not None:

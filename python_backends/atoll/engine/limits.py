@@ -1,4 +1,4 @@
-"""What requests may ask for, and how much of their work a step takes."""
+"""The limits of requests, and of the work in one step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """Limits of a loaded model, for the serving side and the scheduler; names as in
-    ``config.Settings``.
+    """Limits of a loaded model, for serving and the scheduler; names as in ``config.Settings``.
 
-    max_total_tokens: prompt and answer. decoder_start_token_id: of an encoder-decoder, whose answer
-        begins with it. banned_tokens: ids that no answer may hold, whatever a request asks for.
-    max_mixed_prefill_tokens: prompt tokens in a step in which others decode, so that a long prompt
-        does not stall running streams.
+    max_total_tokens: prompt and answer. decoder_start_token_id: the first token of an
+        encoder-decoder's answers. banned_tokens: ids that are never generated.
+    max_mixed_prefill_tokens: prompt tokens in a step with decoding requests, limited so that a long
+        prompt does not stall running streams.
     """
 
     max_input_tokens: int = sys.maxsize

@@ -12,7 +12,7 @@ from atoll.sampling.inputs import Ints, TokenLogprobs
 def read_tokens(
     ids: Sequence[int] | Ints, found: TokenLogprobs | None, start: int = 0
 ) -> list[Token]:
-    """Tokens with their log-probabilities, which begin at row ``start`` of what was found."""
+    """Tokens with their log-probabilities, which begin at row ``start`` of ``logprobs``."""
     numbers = ids if isinstance(ids, Sequence) else ids.tolist()
     if found is None:
         return [Token(i) for i in numbers]
@@ -29,7 +29,7 @@ def read_tokens(
 
 
 def missing_token(sequence: RequestState, num_given: int) -> AtollError:
-    """Why a text got no token in a step; ``num_given`` as in ``Sampled``."""
+    """The error of a request that got no token in a step; ``num_given`` as in ``Sampled``."""
     if num_given == 0:
         return GenerationError("the model's logits are not finite")
     if sequence.matcher is not None:

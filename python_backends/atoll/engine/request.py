@@ -1,7 +1,7 @@
-"""What the engine is asked, what it keeps while it answers, and what it gives back.
+"""The engine's requests, their state while they run, and what is delivered to their sinks.
 
-A request is frozen; its running state is a ``RequestState``, owned by the engine thread. Text is
-not known here: who makes text of the tokens says when a stop string has been reached.
+A request is frozen; its running state is a ``RequestState``, owned by the engine thread. The engine
+does not know text: whoever detokenizes reports stop strings.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are chosen. Names and meanings are transformers' where it has the option.
+    """How tokens are chosen. Names and meanings are those of transformers where it has the option.
 
-    Without ``do_sample`` the most likely token is taken, and temperature to typical_p are ignored.
+    Without ``do_sample``, decoding is greedy and temperature to typical_p are ignored.
     frequency_penalty, presence_penalty: OpenAI's, over the generated tokens.
-    top_logprobs, prompt_top_logprobs: how many alternatives are reported beside each token, of the
-    answer and of the prompt.
+    top_logprobs, prompt_top_logprobs: number of alternatives reported with each token of the answer
+    and of the prompt.
     """
 
     max_new_tokens: int
@@ -79,7 +79,7 @@ class SamplingOptions:
 
     @property
     def is_plain_greedy(self) -> bool:
-        """True if the token is the argmax of the untouched logits and nothing else is asked."""
+        """True if the argmax of the unchanged logits is all that is needed."""
         return not (self.do_sample or self.logprobs or self.prompt_logprobs or self.changes_logits)
 
     @property
@@ -93,7 +93,7 @@ class SamplingOptions:
 
 
 class Timing(NamedTuple):
-    """Monotonic seconds; None where it did not come to that."""
+    """Monotonic seconds; None: the request did not get that far."""
 
     arrival: float
     scheduled: float | None
@@ -113,57 +113,57 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Where the engine delivers. Exactly one of ``on_finished`` and ``on_failed`` comes last.
+    """Receives a request's tokens. The last call is either ``on_finished`` or ``on_failed``.
 
-    The methods run on the engine thread and must return at once.
+    All methods are called on the engine thread and must return at once.
     """
 
     def on_prompt(self, logprobs: list[Token]) -> None:
-        """Log-probabilities of the prompt's tokens, if they were asked for; the first has none."""
+        """Log-probabilities of the prompt's tokens, if requested; the first token has none."""
 
     def on_token(self, token: Token) -> None:
         """One token."""
 
     def on_finished(self, outcome: Outcome) -> None:
-        """All tokens are delivered."""
+        """All tokens have been delivered."""
 
     def on_failed(self, error: Exception) -> None:
-        """The request ends without an answer."""
+        """The request has failed."""
 
 
 class Matcher(Protocol):
-    """One answer's way through its grammar."""
+    """The state of one answer in its grammar."""
 
     @property
     def is_done(self) -> bool:
-        """True once nothing may follow."""
+        """True once no further token is allowed."""
 
     def advance(self, token_id: int) -> None:
-        """Takes a token that was allowed."""
+        """Accepts the next token."""
 
     def fill(self, bitmask: npt.NDArray[np.int32], row: int) -> None:
         """Marks the allowed tokens in a row of the bitmask (rows, words)."""
 
     def refusal(self) -> ValidationError:
-        """The error of an answer for which no token is left."""
+        """The error of an answer that has no allowed token."""
 
 
 class Grammar(Protocol):
-    """What an answer must follow. vocab_size: of its matchers' bitmasks, in bits."""
+    """A constraint on an answer. vocab_size: of its matchers' bitmasks, in bits."""
 
     vocab_size: int
 
     def matcher(self) -> Matcher:
-        """A matcher at the beginning of an answer."""
+        """A new matcher, at the beginning of an answer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
     """One prompt.
 
-    adapter_id: LoRA adapter, None for the base model. session_id: conversation whose KV blocks are
-    taken over and kept. grammar: what the answer must follow. encoder_ids: the input
-    of an encoder-decoder, whose prompt is the decoder's start token.
+    adapter_id: LoRA adapter; None: the base model. session_id: conversation whose KV blocks are
+    reused, and kept afterwards. grammar: constrains the answer. encoder_ids: the input of an
+    encoder-decoder, whose prompt is the decoder's start token.
     """
 
     request_id: str
@@ -178,20 +178,18 @@ class Request:
 
     @property
     def cache_root(self) -> Hashable:
-        """Prefixes are shared only below the same root: adapters change keys and values.
-
-        So does the encoder's input, for the decoder's.
-        """
+        """Prefixes are shared only below the same root: keys and values depend on the adapter and
+        on the encoder's input."""
         return (self.adapter_id, self.encoder_ids) if self.encoder_ids else self.adapter_id
 
 
 class RequestState:
-    """A request that waits or runs: its tokens, how many of them are in the cache, and where.
+    """A waiting or running request: its tokens, how many of them are in the cache, and where.
 
     token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.
-    draft: guessed next tokens, to be verified by the next step. tables: the blocks in each group of
-    layers. cross_table: the blocks of the encoder's keys and values, which the first step of an
-    encoder-decoder's request computes. adapter: the number of its LoRA adapter; -1: none.
+    draft: guessed next tokens, verified by the next step. tables: the blocks in each group of
+    layers. cross_table: the blocks of the encoder's keys and values, which are computed in the
+    request's first step. adapter: number of the LoRA adapter; -1: none.
     key_length: see ``layers.rotary.RopeSpec.key_length``.
     """
 
@@ -214,7 +212,7 @@ class RequestState:
         self.tables = tuple(BlockTable(self.root) for _ in range(num_groups))
         self.cross_table = BlockTable()
         self.is_encoded = not request.encoder_ids
-        # The first token follows nothing.
+        # The first token has no log-probability.
         self.prompt_logprobs = [Token(request.prompt_ids[0])]
         self.matcher: Matcher | None = (
             None if request.grammar is None else request.grammar.matcher()
@@ -234,23 +232,23 @@ class RequestState:
 
     @property
     def num_pending_tokens(self) -> int:
-        """Tokens that the model has not seen: one when decoding, more in prefill."""
+        """Tokens that are not computed yet: one when decoding, more in prefill."""
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """True until the prompt's log-probabilities have been handed out."""
+        """True until the prompt's log-probabilities have been delivered."""
         return self.request.options.prompt_logprobs and self.num_output_tokens == 0
 
     def cut(self, num_output_tokens: int) -> None:
-        """Takes back what was computed beyond so many tokens of the answer."""
+        """Discards what was computed beyond the answer's first ``num_output_tokens``."""
         del self.token_ids[self.num_prompt_tokens + num_output_tokens :]
-        # Of a text that ends, the last token is not computed.
+        # The last token of a finished text has not been computed.
         self.num_computed_tokens = min(self.num_computed_tokens, self.num_tokens - 1)
         self.draft = []
 
     def outcome(self, reason: FinishReason) -> Outcome:
-        """What the sink is told at the end."""
+        """The outcome for the sink."""
         timing = Timing(self.request.arrival, self.scheduled, self.first_token, time.monotonic())
         num_input_tokens = len(self.request.encoder_ids) or self.num_prompt_tokens
         return Outcome(

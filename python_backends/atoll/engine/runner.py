@@ -1,4 +1,4 @@
-"""What the engine asks of whatever computes its steps."""
+"""The interface of what computes the engine's steps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from atoll.runner.step_input import StepInput, StepOutput
 
 
 class Runner(Protocol):
-    """What computes steps: ``runner.model_runner.ModelRunner``.
+    """Computes steps; implemented by ``runner.model_runner.ModelRunner``.
 
-    windows: of the groups of layers that the cache is for; see ``engine.kv_cache``.
+    windows: of the groups of layers; see ``engine.kv_cache``.
     """
 
     num_blocks: int

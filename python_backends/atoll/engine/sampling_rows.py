@@ -1,7 +1,7 @@
-"""The sampler's input for the requests of a step that are at the end of their text.
+"""The sampler's input for those requests of a step that sample a token.
 
-What follows from the requests' options is kept while the same requests sample, step after step.
-What depends on their texts is made anew, only for those whose options ask for it.
+Arrays that depend only on the requests' options are reused as long as the same requests sample.
+Those that depend on the texts are rebuilt in each step, for the requests whose options need them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from atoll.sampling.inputs import Ints, RowAmounts, RowTokens, SamplingInput
 
 _Row = tuple[int, RequestState]
 
-# Options by their dtype, and the value at which they do nothing.
+# The dtype of each option, and its neutral value.
 _COLUMNS = {
     "temperature": (np.float64, 1.0), "top_k": (np.int64, 0), "top_p": (np.float64, 1.0),
     "min_p": (np.float64, 0.0), "typical_p": (np.float64, 1.0),
@@ -30,9 +30,9 @@ _MAX_SEED = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class _Batch:
-    """Requests that sample, and what stays the same while they do.
+    """Requests that sample, and the arrays that stay the same for them.
 
-    offsets: (rows,) each row's place in its request's draft. The lists hold the rows whose input
+    offsets: (rows,) each row's position in its request's draft. The lists hold the rows whose input
     depends on the text.
     """
 
@@ -48,7 +48,7 @@ class _Batch:
 
 
 class SamplingRows:
-    """Makes a ``SamplingInput`` of request states. Engine thread only."""
+    """Builds a ``SamplingInput`` from request states. Engine thread only."""
 
     def __init__(self) -> None:
         self._batch = _batch([], [])
@@ -113,9 +113,9 @@ class SamplingRows:
         return found.token_ids[kept], amounts
 
     def _banned(self, state: RequestState) -> list[int]:
-        """What would repeat an n-gram, and ends that come too early.
+        """Tokens that would repeat an n-gram, and ending tokens that come too early.
 
-        A grammar comes before the second: see ``SamplingInput.late_ends``.
+        A grammar takes precedence over the latter: see ``SamplingInput.late_ends``.
         """
         size, banned = state.request.options.no_repeat_ngram_size, list[int]()
         if size:
@@ -184,7 +184,7 @@ def _column(states: Sequence[RequestState], value_of: Callable[[RequestState], i
 def _amounts(
     rows: Sequence[_Row], found_by: Callable[[RequestState], tuple[Ints, Any]]
 ) -> RowAmounts | None:
-    """Every row's tokens and their amounts, or the one amount of them all."""
+    """The tokens of every row with their amounts, or with one amount for all."""
     found = [(row, *found_by(state)) for row, state in rows]
     found = [each for each in found if len(each[1])]
     if not found:

@@ -1,9 +1,9 @@
 """Which sequences advance in the next step, and by how many tokens.
 
 There are no prefill and decode phases. Every sequence has tokens and computed tokens, and a step
-lets the second catch up with the first: by one when it decodes, by a chunk while its prompt is
-long. Decoding sequences go first; prompt tokens share what ``max_batch_prefill_tokens`` allows.
-When the cache runs out, the youngest sequence gives its blocks back and is computed again later.
+lets the second catch up with the first: by one token in decoding, by a chunk in a long prompt.
+Decoding sequences go first; prompts share the budget of ``max_batch_prefill_tokens``. When the
+cache is full, the youngest sequence is preempted: its blocks are freed and computed again later.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from atoll.engine.session_cache import SessionCache
 
 
 class PlannedRequest(NamedTuple):
-    """What a step does for a request.
+    """One request's part of a step.
 
-    num_new_tokens: tokens the model sees after those that are computed, the draft included.
-    samples: whether they reach the end of the text, so that the step chooses what follows.
-    encodes: whether its encoder's input is computed first. num_scored: tokens of the prompt that
-    get a log-probability. block_tables: its blocks in each group of layers, and those of the
-    encoder's keys and values.
+    num_new_tokens: tokens to compute, the draft included. samples: whether they reach the end of
+    the text, so that the next token is sampled. encodes: whether the encoder's input is computed
+    first. num_scored: prompt tokens that get a log-probability. block_tables: the request's blocks
+    in each group of layers, and those of the encoder's keys and values.
     """
 
     request_id: str
@@ -66,7 +65,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self, draft: Callable[[RequestState], list[int]] | None = None) -> StepPlan:
-        """The next step; mutates block tables. ``draft`` guesses tokens of decoding sequences."""
+        """Plans the next step; mutates block tables. ``draft`` guesses tokens when decoding."""
         preemptions = self.num_preemptions
         plan: list[_Scheduled] = []
         for sequence in [s for s in self.running if s.num_pending_tokens == 1]:
@@ -79,26 +78,26 @@ class Scheduler:
         self._steps_since_admission += 1
         if preemptions == self.num_preemptions:
             self._admit(budget, plan)
-        # A sequence that was planned early may have been preempted for an older one.
+        # A sequence may have been planned, and then preempted for an older one.
         running = set(self.running)
         return [_planned(*item) for item in plan if item[0] in running]
 
     def take_unfit(self) -> list[RequestState]:
-        """Sequences that no longer wait nor run: alone, with all blocks, they found no room."""
+        """Removes and returns the sequences that do not fit even into an empty cache."""
         unfit, self._unfit = self._unfit, []
         return unfit
 
     def _mixed_budget(self, num_decoding: int) -> int:
-        """Prompt tokens beside so many decoding sequences: more where more wait than decode.
+        """Prompt tokens in a step with decoding sequences; more if more sequences wait than decode.
 
-        To spare one stream a pause, many others would wait for each other.
+        Otherwise many requests would wait so that few streams do not pause.
         """
         num_kept_waiting = len(self.waiting) + len(self.running) - num_decoding
         most = self.limits.max_mixed_prefill_tokens
         return max(most, most * num_kept_waiting // num_decoding)
 
     def advance(self, sequence: RequestState, num_computed: int) -> None:
-        """Records that so many more tokens are in the cache, and what can be shared or freed."""
+        """Records newly cached tokens; their blocks can then be shared or freed."""
         sequence.num_computed_tokens += num_computed
         sequence.is_encoded = True
         self.cache.commit(sequence.tables, sequence.token_ids, sequence.num_computed_tokens)
@@ -136,7 +135,7 @@ class Scheduler:
         draft: Callable[[RequestState], list[int]] | None,
         plan: list[_Scheduled],
     ) -> None:
-        """One token, and the draft if there are blocks for it without taking another's."""
+        """Plans one token, and the draft if there are blocks for it without preempting others."""
         if sequence not in self.running:
             return
         sequence.draft = draft(sequence) if draft else []
@@ -147,7 +146,7 @@ class Scheduler:
             plan.append((sequence, count, True))
 
     def _prefill(self, sequence: RequestState, budget: int, plan: list[_Scheduled]) -> int:
-        """A chunk of what is missing; returns its length."""
+        """Plans a chunk of the tokens that are not computed yet; returns its length."""
         count = min(sequence.num_pending_tokens, budget)
         sequence.draft = []
         if count <= 0 or sequence not in self.running or not self._reserve(sequence, count):
@@ -158,7 +157,7 @@ class Scheduler:
     def _admit(self, budget: int, plan: list[_Scheduled]) -> None:
         """Starts waiting sequences, first come first served.
 
-        An encoder's input cannot be split: one that exceeds the budget has a step of its own.
+        An encoder's input cannot be split: one that exceeds the budget gets a separate step.
         """
         whole_budget = budget
         while self.waiting and budget > 0 and self._is_admission_due():
@@ -192,9 +191,9 @@ class Scheduler:
         return due and len(self.running) < limits.max_batch_size
 
     def _open(self, sequence: RequestState) -> bool:
-        """Takes over cached blocks if the rest of the text has room too; else takes nothing."""
+        """Reuses cached blocks if there is room for the rest of the text; else takes nothing."""
         session, found = sequence.request.session_id, 0
-        if not sequence.wants_prompt_logprobs:  # those need every row of the prompt
+        if not sequence.wants_prompt_logprobs:  # which need every row of the prompt
             found = self.session_cache.resume(session, sequence) if session is not None else 0
             found = found or self.cache.share_prefix(sequence.tables, sequence.token_ids)
         sequence.num_computed_tokens = found
@@ -209,7 +208,7 @@ class Scheduler:
     def _has_room(self, sequence: RequestState) -> bool:
         """Whether there are blocks for the whole text, and one more for every running sequence.
 
-        Those grow: without a block for each, the newcomer would be preempted at once.
+        Without one for each of these, which grow, the new sequence would be preempted at once.
         """
         return self.cache.has_room(
             sequence.tables, sequence.num_tokens,
@@ -218,9 +217,10 @@ class Scheduler:
         )  # fmt: skip
 
     def _reserve(self, sequence: RequestState, count: int) -> bool:
-        """Blocks for ``count`` more tokens, if need be from idle conversations and younger ones.
+        """Allocates blocks for ``count`` more tokens, if necessary by evicting idle conversations
+        and preempting younger sequences.
 
-        False: the sequence itself was the youngest, and waits again.
+        False: the sequence itself was the youngest and has been preempted.
         """
         while True:
             try:
@@ -245,13 +245,13 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _give_up(self, sequence: RequestState) -> None:
-        """Preempting the only sequence would start it over for ever."""
+        """Ends the only sequence, since preempting it would start it over forever."""
         self.running.remove(sequence)
         self._release(sequence)
         self._unfit.append(sequence)
 
     def _release(self, sequence: RequestState) -> None:
-        """Gives back all of a sequence's blocks; what they held is computed again if need be."""
+        """Frees all of a sequence's blocks; their tokens may be computed again later."""
         self.cache.release(sequence.tables, sequence.cross_table)
         sequence.num_computed_tokens = 0
         sequence.is_encoded = not sequence.request.encoder_ids

@@ -1,7 +1,7 @@
 """Blocks that idle conversations keep between their turns.
 
-They are given up before any running sequence is preempted, the longest idle first; the
-conversation is then computed again from its tokens.
+They are evicted before any running sequence is preempted, the longest idle first; the conversation
+is then computed again from its tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from atoll.engine.request import RequestState
 
 
 class KeptSession(NamedTuple):
-    """Tokens in the cache, their blocks, and since when they are idle (monotonic seconds)."""
+    """Tokens in the cache, their blocks, and when they became idle (monotonic seconds)."""
 
     token_ids: list[int]
     tables: tuple[BlockTable, ...]
@@ -38,7 +38,7 @@ class SessionCache:
         return [entry.tables for entry in self._entries.values()]
 
     def keep(self, session_id: str, sequence: RequestState) -> None:
-        """Keeps a finished sequence's blocks; whatever the conversation had here goes."""
+        """Keeps a finished sequence's blocks in place of what the conversation had before."""
         self.forget(session_id)
         kept = self._cache.truncate(sequence.tables, sequence.num_computed_tokens)
         if kept:
@@ -47,14 +47,14 @@ class SessionCache:
             sequence.tables = self._cache.new_tables(sequence.root)
 
     def shorten(self, session_id: str, num_tokens: int) -> None:
-        """Gives back what a conversation holds beyond so many tokens."""
+        """Frees what a conversation holds beyond ``num_tokens``."""
         entry = self._entries.get(session_id)
         if entry is not None and num_tokens < len(entry.token_ids):
             kept = self._cache.truncate(entry.tables, num_tokens)
             del entry.token_ids[kept:]
 
     def resume(self, session_id: str, sequence: RequestState) -> int:
-        """Hands the blocks of the common prefix to ``sequence``; returns its tokens."""
+        """Moves the blocks of the common prefix to ``sequence``; returns its number of tokens."""
         entry = self._entries.pop(session_id, None)
         if entry is None:
             return 0
@@ -69,7 +69,7 @@ class SessionCache:
         return kept
 
     def evict(self) -> bool:
-        """Gives up the longest idle conversation; False if there is none."""
+        """Evicts the longest idle conversation; False if there is none."""
         if not self._entries:
             return False
         self.forget(next(iter(self._entries)))

@@ -1,7 +1,7 @@
 """Guesses the next tokens by looking up what followed the same tokens earlier in the text.
 
-Saxena 2023, prompt lookup decoding. The next step verifies a guess exactly: a token counts only if
-the sampler, with the number that belongs to its position, chooses the same one. So the answer is
+Saxena 2023, prompt lookup decoding. The next step verifies a guess exactly: a token is accepted
+only if the sampler, with the random number of its position, chooses the same one. So the answer is
 the same with and without speculation, greedy or sampled.
 """
 
@@ -16,7 +16,7 @@ _LENGTHS = (3, 2)
 
 
 class _Index:
-    """Where each n-gram of a text was followed by something, last occurrence first."""
+    """The positions after each n-gram of a text, last occurrence first."""
 
     def __init__(self) -> None:
         self._following: dict[tuple[int, ...], int] = {}
@@ -24,7 +24,7 @@ class _Index:
 
     def guess(self, ids: list[int], count: int) -> list[int]:
         """What followed the text's last tokens when they last occurred."""
-        # An n-gram is indexed once something follows it, so that the end never finds itself.
+        # An n-gram is indexed once a token follows it, so that the end never matches itself.
         for end in range(max(self._num_seen, 1), len(ids)):
             for length in _LENGTHS:
                 if end >= length:
@@ -45,7 +45,7 @@ class NgramDraft:
         self._indices: WeakKeyDictionary[RequestState, _Index] = WeakKeyDictionary()
 
     def __call__(self, sequence: RequestState) -> list[int]:
-        """Nothing where the next logits depend on tokens that are not certain yet."""
+        """Empty if the next logits depend on tokens that are not certain yet."""
         options = sequence.request.options
         if options.changes_logits or sequence.matcher is not None:
             return []

@@ -1,4 +1,4 @@
-"""What is counted of an engine, for metrics."""
+"""An engine's numbers for metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A snapshot: blocks and sequences now; the rest counted since the start."""
+    """A snapshot: blocks and sequences are current, all else is counted since the start."""
 
     num_blocks: int
     num_used_blocks: int

@@ -1,4 +1,4 @@
-"""From a plan to the arrays that the runner computes."""
+"""Turns a plan into the arrays that the runner computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atoll.sampling.inputs import Ints, PromptTokens
 
 @dataclass(frozen=True)
 class _Batch:
-    """Requests that step together, and what stays the same while they do; see ``StepInput``."""
+    """The requests of a step, and the arrays that stay the same for them; see ``StepInput``."""
 
     states: list[RequestState]
     prompt_lens: Words
@@ -34,7 +34,7 @@ class _Batch:
 
 
 class StepInputBuilder:
-    """Makes a ``StepInput`` of a plan and the states of its requests."""
+    """Builds a ``StepInput`` from a plan and the states of its requests."""
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
@@ -121,7 +121,7 @@ def _tables(rows: Sequence[Sequence[npt.NDArray[np.int32]]]) -> Words:
 
 
 def _sampled_tokens(plan: StepPlan, starts: Ints) -> Ints:
-    """The last token of every text at whose end the step is, and those of its draft."""
+    """Indices of each sampled text's last token and of its draft tokens."""
     found: list[int] = []
     for row, end in zip(plan, starts[1:].tolist(), strict=True):
         if row.samples:
@@ -136,7 +136,7 @@ def _cross(plan: StepPlan, encoder_lens: Words) -> CrossStep | None:
 
 
 def _prompts(plan: StepPlan, states: Sequence[RequestState], starts: Ints) -> PromptTokens | None:
-    """The prompt tokens that follow each chunk's tokens."""
+    """For each chunk, the prompt tokens that follow its tokens."""
     scored = [at for at, row in enumerate(plan) if row.num_scored]
     if not scored:
         return None

@@ -1,6 +1,6 @@
-"""The engine's thread: takes commands from any thread and steps the core while there is work.
+"""The engine's thread: takes commands from other threads and runs steps while there is work.
 
-``submit`` and ``cancel`` never block; answers come through each request's sink, on this thread.
+``submit`` and ``cancel`` never block; tokens are delivered to each request's sink, on this thread.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from atoll.errors import AtollError, Cancelled, GenerationError, NotReady, Overl
 
 logger = logging.getLogger(__name__)
 
-# An idle engine wakes up this often to expire conversations.
+# How often an idle engine wakes up to expire conversations.
 _IDLE_S = 1.0
-# A thread that fails so many times in a row is given up.
+# After so many failures in a row, the engine ends.
 _MAX_FAILURES = 5
 
 
 @dataclass(frozen=True)
 class Add:
-    """A new request."""
+    """Adds a request."""
 
     request: Request
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """A request that is to end with ``Cancelled``."""
+    """Ends a request with ``Cancelled``."""
 
     request_id: str
 
 
 @dataclass(frozen=True)
 class Forget:
-    """A conversation whose blocks are to be freed."""
+    """Frees a conversation's blocks."""
 
     session_id: str
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A request whose answer a stop string has ended, after so many tokens."""
+    """Ends a request at a stop string, after ``num_output_tokens``."""
 
     request: Request
     num_output_tokens: int
@@ -92,14 +92,14 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine has ended by itself and takes no requests; None: it has not."""
+        """Why the engine has ended and takes no more requests; None: it is running."""
         return self._failure
 
     def submit(self, request: Request) -> None:
-        """Queues a request; its sink hears the rest.
+        """Queues a request; all else goes to its sink.
 
         Raises:
-            Overloaded: ``max_concurrent_requests`` are held already.
+            Overloaded: there are ``max_concurrent_requests`` already.
             NotReady: the engine is stopping, or has failed.
         """
         with self._wake:
@@ -118,7 +118,7 @@ class Engine:
         self._send(Cancel(request_id))
 
     def finish(self, request: Request, num_output_tokens: int) -> None:
-        """Ends a request after so many tokens, before the next step; see ``EngineCore.finish``."""
+        """Ends a request before the next step; see ``EngineCore.finish``."""
         self._send(Stop(request, num_output_tokens))
 
     def forget_session(self, session_id: str) -> None:
@@ -126,7 +126,7 @@ class Engine:
         self._send(Forget(session_id))
 
     def stats(self) -> EngineStats:
-        """May be called from any thread; the numbers need not be of the same step."""
+        """May be called from any thread; the numbers may come from different steps."""
         return self._core.stats()
 
     def _send(self, command: Command) -> None:
@@ -135,7 +135,7 @@ class Engine:
             self._wake.notify()
 
     def _add(self, request: Request) -> None:
-        """Whatever comes of it, the request's sink is told."""
+        """Adds a request to the core; an error goes to its sink."""
         try:
             self._core.add(request)
         except Exception as error:
@@ -168,10 +168,10 @@ class Engine:
             return not self._stopping
 
     def _turn(self) -> bool:
-        """What other threads asked for, and a step. False: something failed that no request did.
+        """Runs the queued commands and a step. False: something other than a request failed.
 
-        A step recovers from its own failures. What fails here ends every request, since it is not
-        known whose fault it is, and leaves the thread alive.
+        A step recovers from its own failures. A failure here ends every request, since its cause
+        is unknown, and the thread goes on.
         """
         is_well = self._run_commands()
         try:
@@ -217,7 +217,7 @@ class Engine:
         return True
 
     def _end(self) -> None:
-        """Ends every request, those that are still to be taken, too."""
+        """Ends every request, including those in the queue."""
         with self._wake:
             self._stopping = True
         self._run_commands()

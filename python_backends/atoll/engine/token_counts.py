@@ -1,4 +1,4 @@
-"""What penalties and bans look at in a text, kept up to date as tokens come."""
+"""Token statistics for penalties and bans, updated as tokens are generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atoll.sampling.inputs import Ints
 
 
 class TokenCounts:
-    """The different tokens of a text, and how often each comes after the prompt."""
+    """The distinct tokens of a text, and how often each occurs after the prompt."""
 
     def __init__(self) -> None:
         self._places: dict[int, int] = {}
@@ -19,16 +19,16 @@ class TokenCounts:
 
     @property
     def token_ids(self) -> Ints:
-        """(different tokens,), in the order of their first places."""
+        """(distinct tokens,), in the order of their first occurrence."""
         return self._ids[: len(self._places)]
 
     @property
     def output_counts(self) -> Ints:
-        """(different tokens,)."""
+        """(distinct tokens,)."""
         return self._counts[: len(self._places)]
 
     def update(self, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
-        """Counts what has been appended to the text since the last call."""
+        """Counts the tokens appended since the last call."""
         for at in range(self._num_seen, len(token_ids)):
             token = token_ids[at]
             place = self._places.setdefault(token, len(self._places))
@@ -41,7 +41,7 @@ class TokenCounts:
 
 
 class RepeatedNgrams:
-    """Where each n-gram of a text goes on, for ``no_repeat_ngram_size``."""
+    """The tokens that followed each n-gram of a text, for ``no_repeat_ngram_size``."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -49,7 +49,7 @@ class RepeatedNgrams:
         self._num_seen = 0
 
     def banned(self, token_ids: Sequence[int]) -> list[int]:
-        """Tokens that would complete an n-gram that the text already holds."""
+        """Tokens that would complete an n-gram that the text already contains."""
         before = self._size - 1
         for end in range(max(self._num_seen, before), len(token_ids)):
             head = tuple(token_ids[end - before : end])

@@ -1,1 +1,1 @@
-"""Computes: the model's forward pass over a step's arrays."""
+"""The model's forward pass over a step's arrays."""

@@ -1,4 +1,4 @@
-"""A step's arrays as the tensors that the model sees; every array is copied once."""
+"""Converts a step's arrays to the model's tensors; every array is copied once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def decoder_batch(step: StepInput, kv_cache: tuple[LayerCache, ...], device: tor
 def encoder_batch(
     step: EncoderStep, kv_cache: tuple[LayerCache, ...], device: torch.device
 ) -> Batch:
-    """The encoder's input, whose keys and values go to blocks of their own."""
+    """The encoder's input; its keys and values have separate blocks."""
     return Batch(
         input_ids=_tensor(step.token_ids, device),
         positions=_tensor(step.positions, device),
@@ -47,6 +47,6 @@ def encoder_batch(
 
 
 def _tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    if not values.flags.writeable:  # a recorded step's; torch warns of tensors that share it
+    if not values.flags.writeable:  # torch warns about tensors that share read-only arrays
         values = values.copy()
     return torch.from_numpy(values).to(device)

@@ -1,13 +1,13 @@
-"""Decoding steps over buffers that never move, which are captured once and replayed.
+"""Decoding steps over buffers at fixed addresses, captured once and replayed.
 
-A step in which every request has one new token runs as the least bucket that holds it: the rows
-beyond the requests have length 0 and slot -1, which all kernels skip. On a GPU the launches of
-each bucket are captured at load, the largest first, in one pool of memory. On a CPU a bucket's
-kernels are recorded when it first comes up (``atoll_kernels.cpu.graph_cache``).
+A step in which every request has one new token runs in the smallest bucket that fits: rows beyond
+the requests have length 0 and slot -1, which all kernels skip. On a GPU the launches of each bucket
+are captured at load, the largest first, in one pool of memory. On a CPU a bucket's kernels are
+recorded when it is first used (``atoll_kernels.cpu.graph_cache``).
 
     step -> buffers[:bucket] -> model and head -> outputs[:requests]
 
-What is captured must not ask the device for a value; ``refusal`` says which models would.
+A captured step must not read a value from the device; ``refusal`` says which models would.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from atoll_kernels.cpu import graph_cache
 
 logger = logging.getLogger(__name__)
 
-# Steps of more sequences compute for so long that launches no longer show.
+# In larger steps the launches are a negligible part of the time.
 MAX_SEQUENCES = {"cuda": 256, "cpu": 32}
 
 
 def buckets(max_batch_size: int, device_type: str = "cuda") -> tuple[int, ...]:
-    """Sizes of captured steps, ascending: 1, 2, 4, 8, 16, 24, ... and the largest batch."""
+    """Sizes of captured steps, ascending: 1, 2, 4, 8, 16, 24, ... up to the largest batch."""
     largest = min(max_batch_size, MAX_SEQUENCES[device_type])
     sizes = [size for size in (1, 2, 4, *range(8, largest, 8)) if size < largest]
     return (*sizes, largest)
@@ -64,7 +64,7 @@ class DecodeGraphs:
         device: torch.device,
         max_batch_size: int,
     ) -> None:
-        """Reads and writes ``kv_cache``, which must stay where it is."""
+        """Reads and writes ``kv_cache``, which must not be moved."""
         self._model, self._device, self._kv_cache = model, device, kv_cache
         num_blocks, self._block_size = kv_cache[0].keys.shape[:2]
         self.buckets = buckets(max_batch_size, "cpu" if device.type == "cpu" else "cuda")
@@ -91,7 +91,7 @@ class DecodeGraphs:
         return len(self._graphs) if self._cpu_graphs is None else self._cpu_graphs.num_checked
 
     def takes(self, step: StepInput) -> bool:
-        """Whether a step is one of these: one token for each request, each of which samples."""
+        """Whether it can run a step: each request has one token and samples."""
         count, width = step.num_rows, self._tables[0].host.shape[1]
         widest = step.block_tables.shape[-1]
         if step.cross is not None:
@@ -119,9 +119,9 @@ class DecodeGraphs:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Captures every bucket; where that fails, steps run launch by launch, and the log says so.
+        """Captures every bucket; if that fails, it is logged and steps are launched one by one.
 
-        Each step runs once before, so that kernels are compiled and everything lazy is made.
+        Each step runs once before, so that kernels are compiled and lazy state is initialized.
         """
         current = torch.cuda.current_stream(self._device)
         try:
@@ -164,7 +164,7 @@ class DecodeGraphs:
                 x.new_empty((rows, x.shape[1])) for x in (hidden, logits)
             )
         assert self._outputs is not None
-        # Copied, so that the buckets' own outputs share the pool's memory.
+        # Copied, so that the outputs of the buckets can share the pool's memory.
         for kept, value in zip(self._outputs, (hidden, logits), strict=True):
             kept[:bucket].copy_(value)
 
@@ -187,7 +187,7 @@ class DecodeGraphs:
         )
 
     def _fill(self, step: StepInput) -> None:
-        """Writes a step and the padding behind it into the buffers."""
+        """Writes a step and its padding into the buffers."""
         count = step.num_rows
         self._clear(count)
         longs, lengths = self._longs.host, self._lengths.host
@@ -203,7 +203,7 @@ class DecodeGraphs:
         self._upload(count)
 
     def _clear(self, count: int) -> None:
-        """The rows behind the first ``count``: nothing is read, nothing is written."""
+        """Makes the rows from ``count`` on padding: kernels read and write nothing for them."""
         self._longs.host[:2, count:], self._longs.host[2:, count:] = 0, -1
         self._lengths.host[:, count:] = 0
         self._lengths.host[2] = 0
@@ -216,16 +216,16 @@ class DecodeGraphs:
 
 
 def _are_other(lengths: graph_cache.GraphInputs, recorded: graph_cache.GraphInputs) -> bool:
-    """Whether every text has another length than in a recording; rows of padding have none."""
+    """Whether every text's length differs from the recording; padding rows have length 0."""
     used = (lengths > 0) | (recorded > 0)
     return bool((lengths != recorded)[used].all())
 
 
 class _Mirrored:
-    """A tensor on the device and its twin on the host, in memory that copies need not wait for.
+    """A tensor on the device and its copy on the host, in pinned memory for asynchronous copies.
 
-    A step's tokens are read before the next one is written, so no copy is overtaken. On a CPU both
-    are one.
+    A step's tokens are read before the next step is written, so no copy is overwritten. On a CPU
+    they are the same tensor.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
@@ -241,5 +241,5 @@ class _Mirrored:
 
 
 def _write_table(target: _Mirrored, table: Words) -> None:
-    """Entries behind a row's end may be anything: no length reaches them."""
+    """Entries beyond a row's end may have any value: they are never read."""
     target.host[: len(table), : table.shape[1]] = table

@@ -1,6 +1,6 @@
-"""Frozen dataclasses of arrays as bytes and back: a table of contents in JSON, then the arrays.
+"""Serializes frozen dataclasses of arrays: a table of contents in JSON, then the arrays.
 
-Other processes and files get steps in this form. No pickle: what is read can only be data.
+Steps are sent to other processes and saved in this form. Unlike pickle, it can only contain data.
 
     length of the table (8 bytes) | [[name, dtype, shape, offset], ...] | arrays, 64 bytes aligned
 """
@@ -41,10 +41,10 @@ def to_bytes(value: Any) -> bytes:
 
 
 def from_bytes(cls: type[T], frame: bytes) -> T:
-    """The dataclass that ``to_bytes`` was given; its arrays are read-only views of the frame.
+    """The dataclass that ``to_bytes`` has written; its arrays are read-only views of the frame.
 
     Raises:
-        ValueError: the frame is cut off, or has a field that the class lacks.
+        ValueError: the frame is truncated, or has a field that the class lacks.
     """
     length = int.from_bytes(frame[:_LENGTH], "little")
     start = _LENGTH + length
@@ -81,7 +81,7 @@ def _filled(prefix: str, cls: Any, arrays: dict[str, npt.NDArray[Any]]) -> Any:
 
 
 def _kinds(cls: Any) -> Mapping[str, Any]:
-    """By field, the dataclass that it holds; None for an array."""
+    """The dataclass that each field holds; None for an array."""
     hints = get_type_hints(cls)
     inner = {name: [hint, *get_args(hint)] for name, hint in hints.items()}
     return {

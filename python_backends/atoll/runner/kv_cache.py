@@ -1,7 +1,7 @@
-"""The memory of the KV cache: a pair of tensors per layer, and the groups that layers form.
+"""The memory of the KV cache: a pair of tensors per layer, and the groups of layers.
 
-Layers with the same window are a group: a sequence has its blocks at the same places in all of
-them, so one block table serves the group.
+Layers with the same window form a group: a sequence has its blocks at the same indices in all of
+them, so that one block table serves the group.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def allocate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[LayerCache, ...]:
-    """The cache of every layer, filled with zeros; a layer that shares one has the other's."""
+    """The cache of every layer, filled with zeros; layers that share one get the same tensors."""
     windows, caches = group_windows(specs), list[LayerCache]()
     for spec in specs:
         if spec.shared_with is not None:
@@ -47,9 +47,9 @@ def allocate(
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that cost nothing until they are used: on the CPU, pages that calloc has not touched.
+    """Zeros that take no memory until they are used: on the CPU, untouched pages from calloc.
 
-    ``torch.zeros`` writes them all: 10 s and as many GB of resident memory as the cache may take.
+    ``torch.zeros`` writes them all, which takes 10 s and makes the whole cache resident.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""A checkpoint as a runner: weights, adapters, cache and sampler."""
+"""Loads a checkpoint into a runner: weights, adapters, cache and sampler."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedRunner:
-    """A runner, and what its checkpoint says.
+    """A runner, and what is known of its checkpoint.
 
-    max_cached_tokens: of a request, however its blocks are shared out. banned_tokens: ids that no
-    answer may hold. facts: for people to read.
+    max_cached_tokens: most tokens of a request, whatever its split into prompt and answer.
+    banned_tokens: ids that are never generated. facts: shown to users.
     """
 
     runner: ModelRunner
@@ -86,7 +86,8 @@ def load_runner(settings: Settings, folder: Path) -> LoadedRunner:
 
 
 def _adapters(settings: Settings) -> dict[str, Path]:
-    """Where the adapters are, each read so far as it can be without the model, which takes long."""
+    """The adapters' folders; each is checked as far as possible before the model, which is slow to
+    load."""
     folders = adapter_folders(settings.lora_adapters, settings.huggingface_hub_cache)
     for folder in folders.values():
         LoraConfig.read(folder)
@@ -103,7 +104,7 @@ def _attach(
 
 
 def _capture(runner: ModelRunner, settings: Settings) -> None:
-    """Decoding steps as graphs, where they are wanted and possible."""
+    """Captures decoding steps as graphs, if this is enabled and possible."""
     reason = refusal(runner.model, runner.device, runner.dtype)
     if settings.cuda_graphs and reason is None:
         runner.buffer_decoding(settings.max_batch_size)

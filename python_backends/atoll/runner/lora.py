@@ -1,9 +1,9 @@
 """LoRA adapters (Hu et al. 2021) on a loaded model: several in one batch, chosen by token.
 
-Architecture files know nothing of it: the linear layers that an adapter names are wrapped after
-loading (``layers.adapted``). Where ours is several of the checkpoint's layers (a fused
-query-key-value projection), A is stacked and B is block-diagonal, its rows in our order, through
-the same table that placed the weights.
+Architecture files are not involved: the linear layers that an adapter names are wrapped after
+loading (``layers.adapted``). If one of our layers combines several of the checkpoint's (a fused
+query-key-value projection), A is stacked and B is block-diagonal with its rows in our order, using
+the same table as the weights.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def attach_adapters(
 ) -> AdapterSlots:
     """Reads the adapters and wraps the layers they change; mutates the model.
 
-    tables: as ``load_weights`` has them. folder: the checkpoint that the model was loaded from.
+    tables: as for ``load_weights``. folder: the checkpoint that the model was loaded from.
 
     Raises:
         ConfigError, WeightError: an adapter that does not fit; names the layer and the reason.
     """
     slots, reader = AdapterSlots(list(adapters)), CheckpointReader(folder)
     table, prefix = layout(reader, tables)
-    # The head sees chosen rows and not the batch's, so it cannot be adapted.
+    # The head computes only selected rows of the batch, so it cannot be adapted.
     layers = {
         n: m
         for n, m in model.named_modules()
@@ -83,7 +83,7 @@ def attach_adapters(
 def _as_in_file(name: str, known: set[str], prefixes: Sequence[str], prefix: str) -> str:
     """A layer's name with the checkpoint's prefix.
 
-    Adapters have the names of transformers' models, the hub's files of BLOOM and OPT shorter ones.
+    Adapters use the names of transformers' models; BLOOM and OPT files on the hub shorter ones.
     """
     if name in known:
         return name
@@ -101,8 +101,8 @@ def _wrap(model: nn.Module, target: str, layer: Linear, slots: AdapterSlots) -> 
 class _Adapter:
     """One PEFT folder: its pairs of matrices by the checkpoint's layer name.
 
-    rename: from a name of transformers' model to the checkpoint's. layers: those of the checkpoint
-    that can be adapted.
+    rename: from the names of transformers' model to the checkpoint's. layers: the checkpoint's
+    layers that can be adapted.
     """
 
     def __init__(self, folder: Path, rename: Callable[[str], str], layers: Iterable[str]) -> None:
@@ -146,9 +146,9 @@ class _Adapter:
             )
 
     def delta(self, group: LayerTensors, layer: Linear) -> Delta | None:
-        """What it adds to one of our layers; None if it leaves the layer alone.
+        """What it adds to one of our layers; None if it does not change the layer.
 
-        group: where the layer's own weight is in the checkpoint.
+        group: where the layer's weight is in the checkpoint.
         """
         names = group.full_names()
         present = [name for name in names if name in self._pairs]
@@ -210,7 +210,7 @@ class _OverlayReader:
 
 
 def _num_outputs(reader: CheckpointReader, name: str, is_turned: bool) -> int:
-    """Output features of a layer in the checkpoint, quantised ones too."""
+    """Output features of a layer in the checkpoint, quantized or not."""
     if f"{name}.scales" in reader:
         return reader.shape(f"{name}.scales")[1]
     return reader.shape(f"{name}.weight")[1 if is_turned else 0]

@@ -1,4 +1,4 @@
-"""adapter_config.json: what a LoRA adapter says about its matrices, in PEFT's format.
+"""adapter_config.json: the description of a LoRA adapter, in PEFT's format.
 
 Source: ``LoraConfig`` of huggingface/peft 0.19 and its defaults.
 """
@@ -15,21 +15,21 @@ from atoll.errors import ConfigError
 from atoll.weights.json_fields import Fields
 from atoll.weights.modules import read_object
 
-# Keys that make an adapter more than pairs of matrices, whatever their value.
+# Keys that are refused with any value, since the adapter is then more than pairs of matrices.
 _UNSUPPORTED = (
     "use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "target_parameters",
     "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "arrow_config",
     "megatron_config", "kasa_config", "monteclora_config",
 )  # fmt: skip
-# The others change the model's own weights before the adapter is added.
+# Other values change the model's own weights before the adapter is added.
 _INITS = (True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """targets: names or ends of names of the layers it changes; a text is a pattern; None: it does
-    not say. layers: numbers of the blocks it is restricted to. The patterns give layers a rank or
-    an alpha of their own.
+    """targets: names, or ends of names, of the layers it changes; a string is a pattern; None: not
+    given. layers: the blocks it is restricted to. The patterns set the rank or alpha of single
+    layers.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class LoraConfig:
 
     @classmethod
     def read(cls, folder: Path) -> LoraConfig:
-        """Raises ConfigError: malformed, or more than LoRA; names the key and the value."""
+        """Raises ConfigError: malformed, or more than plain LoRA; names the key and the value."""
         path = folder / "adapter_config.json"
         fields = Fields(read_object(path), str(path))
         kind = fields.raw.get("peft_type")
@@ -76,12 +76,12 @@ class LoraConfig:
         return int(_by_pattern(self.rank_pattern, name, self.rank))
 
     def scale_of(self, name: str) -> float:
-        """What a layer's product of matrices is multiplied by."""
+        """The factor of a layer's product of matrices."""
         alpha, rank = _by_pattern(self.alpha_pattern, name, self.alpha), self.rank_of(name)
         return float(alpha) / (rank**0.5 if self.is_rank_stabilized else rank)
 
     def targeted(self, names: Iterable[str]) -> set[str]:
-        """Which of the layers it says that it changes."""
+        """Which of the layers it changes."""
         return {name for name in names if self._is_target(name)}
 
     def _is_target(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""How many blocks the KV cache gets: measured while a prompt of full size runs."""
+"""Determines the size of the KV cache, by measuring memory while a prompt of full size runs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _HOST_WARM_UP_TOKENS = 32
 def num_cache_blocks(
     settings: Settings, model: Decoder, options: LoadOptions, max_positions: int
 ) -> int:
-    """``max_batch_total_tokens`` in blocks; where that is not set, from the memory that is left.
+    """``max_batch_total_tokens`` in blocks, or, if it is not set, what fits into free memory.
 
-    Runs the model, so that what its activations need is known and everything lazy is made.
+    Runs the model to measure its activations and to initialize lazy state.
 
     Raises:
         ConfigError: not even one request of ``max_total_tokens`` fits.
@@ -67,7 +67,7 @@ def num_cache_blocks(
 
 
 def longest_request(model: Decoder, num_blocks: int, block_size: int) -> int:
-    """Tokens of prompt and answer that fit into so many blocks, however they are shared out."""
+    """Tokens that fit into ``num_blocks``, whatever their split into prompt and answer."""
     return (num_blocks - _num_extra_blocks(model)) * block_size
 
 
@@ -78,8 +78,8 @@ def _num_extra_blocks(model: Decoder) -> int:
 
 @contextmanager
 def alone_on(device: torch.device) -> Iterator[None]:
-    """Keeps other processes of this machine out: what is free on a GPU must not be taken by
-    another model, or another instance of this one, after it was measured.
+    """Keeps other processes of this machine out: another model or instance must not take free GPU
+    memory after it was measured.
     """
     if device.type != "cuda":
         yield
@@ -100,10 +100,10 @@ def alone_on(device: torch.device) -> Iterator[None]:
 
 
 def _warm_up(settings: Settings, model: Decoder, options: LoadOptions, longest: int) -> int:
-    """Runs the largest prefill there can be, and a decoding step; bytes its activations took.
+    """Runs the largest possible prefill and a decoding step; returns the bytes of its activations.
 
-    On a GPU also short prompts and draws, so that all kernels are compiled. On a CPU a short prompt
-    alone: memory is not measured there, and a long one takes seconds.
+    On a GPU, also short prompts and sampling, so that all kernels are compiled. On a CPU, only a
+    short prompt: memory is not measured there, and a long prompt takes seconds.
     """
     device = options.device
     is_cuda = device.type == "cuda"

@@ -1,4 +1,4 @@
-"""What the runner asks of a model: the interface of every architecture's ``Model``."""
+"""The interface of every architecture's ``Model``, as the runner uses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atoll.layers.batch import Batch, CacheSpec
 
 
 class Decoder(Protocol):
-    """What an architecture's ``Model`` offers; its config has vocab_size and max_positions."""
+    """An architecture's ``Model``; its config has vocab_size and max_positions."""
 
     config: Any
 
@@ -22,6 +22,6 @@ class Decoder(Protocol):
 
 
 class EncoderDecoder(Decoder, Protocol):
-    """What it offers if requests have ``encoder_ids``: ``encode`` runs before their first step."""
+    """A model whose requests have ``encoder_ids``: ``encode`` runs before their first step."""
 
     def encode(self, batch: Batch) -> None: ...

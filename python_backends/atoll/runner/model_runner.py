@@ -2,19 +2,19 @@
 
 A step from beginning to end::
 
-    StepInput                          arrays that the engine made (``runner.step_input``)
+    StepInput                          arrays from the engine (``runner.step_input``)
       encoder inputs, if any are new   ``Model.encode`` writes their keys and values to the cache
       adapters                         which tokens use which LoRA adapter (``layers.adapted``)
-      forward                          a decoding step is a graph that is replayed, over buffers
-                                       that never move (``runner.decode_graphs``); any other one is
-                                       a batch of tensors (``runner.batch``). Every layer writes
-                                       its new keys and values to the blocks, then reads them
-      logits                           of the tokens after which something is chosen
+      forward                          a decoding step replays a graph over fixed buffers
+                                       (``runner.decode_graphs``); any other step is a batch of
+                                       tensors (``runner.batch``). Every layer writes its new
+                                       keys and values to the blocks, then reads them
+      logits                           of the tokens that are sampled after
       prompt log-probabilities         if asked for, from the hidden states (``sampling.logprobs``)
       sampler                          processors, warpers, choice (``sampling.sampler``)
     StepOutput                         tokens and log-probabilities, as arrays
 
-Several ranks that split a model compute the same ``StepInput``; nothing here decides anything.
+All ranks of a split model compute the same ``StepInput``; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ModelRunner:
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
-        """LoRA adapters by the numbers that steps have."""
+        """LoRA adapters; a step refers to them by index."""
         return () if self.adapters is None else self.adapters.names
 
     def key_length(self, num_prompt_tokens: int) -> int | None:
@@ -78,7 +78,7 @@ class ModelRunner:
         return found
 
     def enter_thread(self) -> None:
-        """To be called first by the thread that runs steps."""
+        """Must be called first by the thread that runs steps."""
         enter(self.device)
 
     def _allocate(self) -> tuple[LayerCache, ...]:
@@ -86,8 +86,8 @@ class ModelRunner:
         return allocate(specs, self.num_blocks, self.block_size, self.dtype, self.device)
 
     def buffer_decoding(self, max_batch_size: int) -> None:
-        """Lets decoding steps of up to so many requests run over buffers that never move, and
-        replays them as graphs. The adapters must be attached before."""
+        """Runs decoding steps of up to ``max_batch_size`` over fixed buffers, and replays them as
+        graphs. Adapters must be attached before."""
         if self.adapters is not None:
             self.adapters.assign([None], [1], self.device)
         self._max_batch_size = max_batch_size
@@ -98,8 +98,8 @@ class ModelRunner:
     def reset(self) -> None:
         """A fresh cache after a failed step, which may have left anything in the old one."""
         if self.device.type == "cuda":
-            # Graphs know where the cache is; and the failed step's frames still hold the old one,
-            # beside which there may be no room for another.
+            # Graphs contain the cache's addresses; and the failed step's stack frames still refer
+            # to the old cache, next to which a second one may not fit.
             for layer in self.kv_cache:
                 layer.keys.zero_()
                 layer.values.zero_()
@@ -108,7 +108,7 @@ class ModelRunner:
         has_graphs, self.decode_graphs = self.decode_graphs is not None, None
         self.kv_cache = self._allocate()
         if has_graphs:
-            # They are cheap to record again; zeros would make all of the cache resident.
+            # They are cheap to record again; zeroing would make the whole cache resident.
             self.buffer_decoding(self._max_batch_size)
 
     @torch.inference_mode()

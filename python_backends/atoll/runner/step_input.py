@@ -1,8 +1,8 @@
-"""What one step computes, and what comes of it: plain arrays, the border of engine and runner.
+"""The input and output of one step as plain arrays: the interface between engine and runner.
 
-The engine decides and makes a ``StepInput``; the runner, or several that split a model, computes
-it; the engine applies the ``StepOutput``. Neither knows anything else of the other. A step that was
-written to a file by ``to_bytes`` can be computed again.
+The engine schedules and builds a ``StepInput``; the runner, or several that split a model, computes
+it; the engine applies the ``StepOutput``. They share nothing else. A step that was saved with
+``to_bytes`` can be computed again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Words = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class EncoderStep:
-    """Inputs of an encoder-decoder's encoder that are new in this step, one after the other.
+    """New inputs of an encoder-decoder's encoder, concatenated.
 
     token_ids, positions: (tokens,). cu_seqlens: (inputs + 1,). slots: (tokens,) where the keys and
     values go. adapters: (inputs,) as in ``StepInput``.
@@ -49,15 +49,15 @@ class CrossStep:
 
 @dataclass(frozen=True)
 class StepInput:
-    """New tokens of some requests, a row for each request.
+    """The new tokens of a step's requests, one row per request.
 
-    token_ids, positions: (tokens,), one row after the other. cu_seqlens: (rows + 1,) where they
-        begin. seq_lens: (rows,) tokens of each text, the new ones included. prompt_lens: (rows,).
+    token_ids, positions: (tokens,), rows concatenated. cu_seqlens: (rows + 1,) where they begin.
+    seq_lens: (rows,) tokens of each text, the new ones included. prompt_lens: (rows,).
     slots: (groups, tokens) where keys and values go, for each group of layers.
     block_tables: (groups, rows, blocks).
     adapters: (rows,) numbers of LoRA adapters; -1: none.
-    sampled_tokens: (sampling rows,) tokens of the batch after which the sampler chooses.
-    encoder, cross: of an encoder-decoder. sampling: None where no text is at its end.
+    sampled_tokens: (sampling rows,) indices of the tokens to sample after.
+    encoder, cross: of an encoder-decoder. sampling: None if no request samples.
     """
 
     token_ids: Ints
@@ -91,7 +91,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """sampled: the chosen tokens; None where nothing was. prompts: of ``StepInput.prompts``."""
+    """sampled: the sampled tokens, if any. prompts: log-probabilities of ``StepInput.prompts``."""
 
     sampled: Sampled | None = None
     prompts: TokenLogprobs | None = None
@@ -107,7 +107,7 @@ class StepOutput:
 
 
 def slots_of(tables: Words, owners: Ints, positions: Ints, block_size: int) -> Ints:
-    """Where the tokens at ``positions`` of the rows ``owners`` go in the cache.
+    """The cache slots of the tokens at ``positions`` of the rows ``owners``.
 
     tables: (..., rows, blocks) -> (..., tokens).
     """

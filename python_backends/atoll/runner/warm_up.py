@@ -1,4 +1,4 @@
-"""Steps that a loaded model runs before it serves, made by hand: a prompt, and a token after it."""
+"""The steps that a loaded model runs before it serves: a prompt, and one more token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from atoll.runner.step_input import CrossStep, EncoderStep, StepInput, slots_of
 from atoll.sampling.inputs import SamplingInput
 
-# Options whose kernels are apart from one another; a GPU compiles each when it first comes up.
+# Options with separate kernels; a GPU compiles each on first use.
 DRAWS: tuple[dict[str, Any], ...] = ({}, {"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5})
 
 
@@ -27,10 +27,10 @@ def warm_up_steps(
     start: int | None = None,
     draw: dict[str, Any] | None = None,
 ) -> Iterator[StepInput]:
-    """A prompt of so many zeros and a decoding step.
+    """A prompt of zeros and a decoding step.
 
-    start: the token that an encoder-decoder's answers begin with; the zeros are its input then.
-    draw: options of the tokens' draws; None: greedy.
+    start: the token that an encoder-decoder's answers begin with; the zeros are then its input.
+    draw: sampling options; None: greedy.
     """
     first, cross, encoder = 0, None, None
     if start is not None:

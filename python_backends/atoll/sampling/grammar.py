@@ -1,7 +1,7 @@
-"""Answers that follow a JSON schema, a regular expression or a grammar (through xgrammar).
+"""Answers constrained by a JSON schema, a regular expression or a grammar (through xgrammar).
 
 Compiling may take seconds and never happens on the engine's thread; compiled grammars are cached.
-A ``Matcher`` follows one answer and says which tokens may come next.
+A ``Matcher`` follows one answer and determines which tokens are allowed next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class Matcher:
-    """One answer's way through its grammar; see ``engine.request.Matcher``. Engine thread only."""
+    """One answer's state in its grammar; see ``engine.request.Matcher``. Engine thread only."""
 
     def __init__(self, compiled: Any, has_end: bool) -> None:
         import xgrammar
@@ -44,20 +44,20 @@ class Matcher:
 
     @property
     def is_done(self) -> bool:
-        """True once nothing may follow."""
+        """True once no further token is allowed."""
         return bool(self._matcher.is_terminated())
 
     def advance(self, token_id: int) -> None:
-        """Takes the token that was chosen.
+        """Accepts the sampled token.
 
         Raises:
-            ValidationError: it does not follow, since none could be chosen that does.
+            ValidationError: it is not allowed; no allowed token was available.
         """
         if not self._matcher.accept_token(token_id):
             raise self.refusal()
 
     def refusal(self) -> ValidationError:
-        """The error of an answer for which no token is left."""
+        """The error of an answer that has no allowed token."""
         return ValidationError(f"the answer cannot go on within its grammar: {self._obstacle()}")
 
     def _obstacle(self) -> str:
@@ -73,18 +73,18 @@ class Matcher:
 
 
 class Grammar:
-    """A compiled grammar, shared by all answers that follow it."""
+    """A compiled grammar, shared by all answers that use it."""
 
     def __init__(self, compiled: Any, has_end: bool, vocab_size: int) -> None:
         self._compiled, self._has_end, self.vocab_size = compiled, has_end, vocab_size
 
     def matcher(self) -> Matcher:
-        """A matcher at the beginning of an answer."""
+        """A new matcher, at the beginning of an answer."""
         return Matcher(self._compiled, self._has_end)
 
 
 def mask(logits: Tensor, rows: Ints, bitmask: npt.NDArray[np.int32]) -> None:
-    """Sets the scores of tokens that may not follow to -inf; mutates logits (rows, vocab).
+    """Sets the scores of tokens that are not allowed to -inf; mutates logits (rows, vocab).
 
     rows, bitmask: as in ``SamplingInput``.
     """
@@ -99,8 +99,8 @@ def mask(logits: Tensor, rows: Ints, bitmask: npt.NDArray[np.int32]) -> None:
 
 
 def _mask_on_device(logits: Tensor, rows: Tensor, bitmask: Tensor) -> None:
-    """xgrammar's way on a GPU compiles a kernel while requests wait, or fails for want of a
-    compiler. rows: (masked,) int64; bitmask: (masked, words) int32; both on the host.
+    """Replaces xgrammar's own GPU code, which compiles a kernel while requests wait, or fails
+    without a compiler. rows: (masked,) int64; bitmask: (masked, words) int32; both on the host.
     """
     words = bitmask.to(logits.device).unsqueeze(-1)
     bits = (words >> torch.arange(32, dtype=torch.int32, device=logits.device)) & 1
@@ -137,7 +137,7 @@ class GrammarCompiler:
             if found is not None:
                 self._cached.move_to_end((kind, source))
                 return found
-        # Outside the lock: one that takes long is not to hold the others.
+        # Outside the lock, so that a slow one does not block others.
         found = Grammar(self._compile(kind, source), self._has_end, self._vocab_size)
         with self._lock:
             self._cached[kind, source] = found
@@ -158,7 +158,7 @@ class GrammarCompiler:
             raise ValidationError(f"the {kind} is not valid: {reason}") from error
 
 
-# Where a format has its schema or text, and what OpenAI's ``json_schema`` holds beside it.
+# The member of a format that holds its source, and what OpenAI's ``json_schema`` may hold besides.
 _SOURCES = ("value", "json_schema", "schema")
 _HOLDER = frozenset({"name", "description", "strict", "schema"})
 
@@ -172,7 +172,7 @@ _MAKERS: Mapping[str, Callable[[str], str]] = {
 
 
 def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
-    """(kind, source) of a request's option in any of the forms that clients send; None: no limit.
+    """(kind, source) of a request's option in any form that clients send; None: unconstrained.
 
     TGI's ``grammar`` and huggingface_hub's ``response_format``: {"type", "value"}; OpenAI's
     ``response_format``: {"type": "json_schema", "json_schema": {"schema"}}; vLLM's ``guided_json``,
@@ -208,7 +208,7 @@ def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
 
 
 def _formatted(option: str, found: dict[str, Any]) -> tuple[Any, Any]:
-    """Type and source of a format; no source is None. Raises ValidationError: members beside."""
+    """Type and source (or None) of a format. Raises ValidationError: unknown members."""
     given = {name: value for name, value in found.items() if value is not None}
     kind = given.pop("type", None)
     unknown = [name for name in given if name not in _SOURCES]
@@ -237,7 +237,7 @@ def _object(option: str, value: Any) -> dict[str, Any]:
 
 
 def _schema(option: str, value: Any) -> str:
-    """JSON text; a text is left as it is, so that a key that is given twice is seen."""
+    """The schema as JSON. Text is returned as it is, so that duplicate keys are detected later."""
     _object(option, value)
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -264,8 +264,8 @@ def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
     kind = _vocab_type(json.loads(core.to_str()))
     special = {i for i, token in core.get_added_tokens_decoder().items() if token.special}
     vocabulary = [core.id_to_token(i) or "" for i in range(tokenizer.vocab_size)]
-    # A special token has no text: inside a string it would vanish from the answer. And JSON has no
-    # control characters, which xgrammar lets into a string whose length has limits.
+    # A special token has no text: inside a string it would be missing from the answer. And JSON has
+    # no control characters, which xgrammar accepts in strings with a limited length.
     is_control = _control_test(kind) if is_json else lambda token: False
     vocabulary = ["" if i in special or is_control(t) else t for i, t in enumerate(vocabulary)]
     info = xgrammar.TokenizerInfo(
@@ -276,11 +276,11 @@ def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
 
 
 def _control_test(kind: Any) -> Callable[[str], bool]:
-    """Whether a token, as this vocabulary spells it, has a character below the space."""
+    """Tests whether a token, as this vocabulary spells it, contains a control character."""
     import xgrammar
 
     spelled = {
-        # GPT-2 shows byte b of these as character 256 + b; added tokens are plain text.
+        # GPT-2 writes such a byte b as character 256 + b; added tokens are plain text.
         xgrammar.VocabType.BYTE_LEVEL: "[\x00-\x1f\u0100-\u011f]",
         xgrammar.VocabType.BYTE_FALLBACK: r"[\x00-\x1f]|^<0x[01][0-9A-Fa-f]>$",
     }

@@ -1,7 +1,7 @@
-"""What a step's sampler is told, and what it answers, as arrays: knows neither requests nor torch.
+"""The input and output of a step's sampler, as arrays: knows neither requests nor torch.
 
-A row is a row of logits. A request that samples has one, and one more for each token of its draft.
-An option that no row uses is None, so that a batch without options is next to nothing.
+A row is a row of logits. A request that samples has one row, and one more per token of its draft.
+An option that no row uses is None, so that a batch without options stays small.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RowTokens:
 
 @dataclass(frozen=True)
 class RowAmounts:
-    """Tokens of rows, and what is done to their scores: rows, tokens, amounts (n,)."""
+    """Tokens of rows, and by how much their scores change: rows, tokens, amounts (n,)."""
 
     rows: Ints
     tokens: Ints
@@ -38,17 +38,17 @@ class RowAmounts:
 class SamplingInput:
     """How the tokens of a step are chosen.
 
-    num_rows: (requests,) how many rows each has. draft_ids: (rows - requests,) the drafts, one
-        after the other.
-    do_sample: (rows,) whether a token is drawn; None: nobody draws. seeds, positions: (rows,) what
-        the draws depend on; position 0 is that of the first token of the output.
-    temperature to typical_p: (rows,) looked at where a token is drawn.
+    num_rows: (requests,) how many rows each has. draft_ids: (rows - requests,) the drafts,
+        concatenated.
+    do_sample: (rows,) whether a token is drawn; None: all rows are greedy. seeds, positions:
+        (rows,) determine the random numbers; the output's first token has position 0.
+    temperature to typical_p: (rows,) used where a token is drawn.
     watermark: (rows,) the token that the green list depends on; -1: no watermark.
-    num_top: (rows,) alternatives that are reported beside the token; -1: no log-probability.
-    bias: added. repetition: penalties of tokens that the text holds. penalties: subtracted.
-    banned: removed. late_ends: removed where the grammar allows another token.
+    num_top: (rows,) alternatives reported with the token; -1: no log-probability.
+    bias: added. repetition: penalties of tokens in the text. penalties: subtracted.
+    banned: removed. late_ends: removed unless the grammar allows no other token.
     bitmask: (constrained, words) int32, bit b of word w for token 32 w + b; masked_rows:
-        (constrained,) whose they are.
+        (constrained,) the rows that it applies to.
     """
 
     num_rows: Ints
@@ -73,7 +73,7 @@ class SamplingInput:
 
     @property
     def is_greedy(self) -> bool:
-        """True if every token is the argmax of the untouched logits, and nothing else is asked."""
+        """True if the argmax of the unchanged logits is all that is needed."""
         options = (
             self.do_sample, self.num_top, self.watermark, self.bias, self.repetition,
             self.penalties, self.banned, self.masked_rows,
@@ -89,11 +89,11 @@ class SamplingInput:
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Prompt tokens whose log-probabilities are asked for.
+    """Prompt tokens whose log-probabilities are needed.
 
-    first_tokens: (prompts,) the row of hidden states before each prompt's first one. num_tokens:
-    (prompts,) how many there are. token_ids: (sum,) which. num_top: (prompts,) alternatives beside
-    each.
+    first_tokens: (prompts,) the row of hidden states that predicts each prompt's first token.
+    num_tokens: (prompts,). token_ids: (sum of num_tokens,). num_top: (prompts,) alternatives
+    reported with each token.
     """
 
     first_tokens: Ints
@@ -106,8 +106,8 @@ class PromptTokens:
 class TokenLogprobs:
     """Log-probabilities of tokens.
 
-    logprobs, ranks: (tokens,); rank 1 is the most likely token, 0 stands for a token that nothing
-    is told of. num_top: (tokens,) how many of the alternatives count. top_ids, top_logprobs:
+    logprobs, ranks: (tokens,); rank 1 is the most likely token, 0 means that the token has no
+    log-probability. num_top: (tokens,) how many of the alternatives count. top_ids, top_logprobs:
     (tokens, most alternatives), most likely first.
     """
 
@@ -122,9 +122,9 @@ class TokenLogprobs:
 class Sampled:
     """The tokens of a step.
 
-    num_accepted: (requests,) tokens that each gets: one, more where its draft was right; 0: its
-    logits are not finite. token_ids: (accepted,) one request after the other. logprobs: of these
-    tokens, None where nobody asked.
+    num_accepted: (requests,) tokens that each gets: one, or more if its draft was right; 0: its
+    logits are not finite. token_ids: (accepted,) requests concatenated. logprobs: of these tokens;
+    None if no row needs them.
     """
 
     token_ids: Ints

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from atoll.sampling.inputs import Bools, Ints, PromptTokens, TokenLogprobs
 
-# Rows of a prompt that are scored at once: 64 x 50,000 float32 are 13 MB.
+# Prompt tokens that are scored at once: 64 x 50,000 float32 are 13 MB.
 _ROWS = 64
 
 
 def describe(logits: Tensor, ids: Ints, num_top: Ints, width: int) -> TokenLogprobs:
-    """Tokens with their log-probability, rank and alternatives.
+    """Log-probability, rank and alternatives of the chosen tokens.
 
-    logits: (rows, vocab) float32. ids, num_top: (rows,) the chosen tokens, and how many
-    alternatives count, of ``width``.
+    logits: (rows, vocab) float32. ids, num_top: (rows,) the chosen tokens, and how many of the
+    ``width`` alternatives count.
     """
     chosen = torch.tensor(ids, device=logits.device).unsqueeze(1)
     total = logits.logsumexp(-1, keepdim=True)
@@ -34,7 +34,7 @@ def describe(logits: Tensor, ids: Ints, num_top: Ints, width: int) -> TokenLogpr
 
 
 def spread(found: TokenLogprobs, rows: Ints, num_rows: int) -> TokenLogprobs:
-    """What was found for some rows, among all; of the others nothing is told."""
+    """Results for some rows, spread over all; other rows get no log-probability."""
     values = []
     for field in fields(found):
         known = getattr(found, field.name)
@@ -45,14 +45,14 @@ def spread(found: TokenLogprobs, rows: Ints, num_rows: int) -> TokenLogprobs:
 
 
 def picked(found: TokenLogprobs, rows: Bools) -> TokenLogprobs:
-    """Some of the rows."""
+    """The selected rows."""
     return TokenLogprobs(*(getattr(found, field.name)[rows] for field in fields(found)))
 
 
 def prompt_logprobs(
     hidden: Tensor, logits_of: Callable[[Tensor], Tensor], prompts: PromptTokens
 ) -> TokenLogprobs:
-    """Log-probabilities of prompts' tokens, one prompt after the other.
+    """Log-probabilities of prompts' tokens, prompts concatenated.
 
     hidden: (tokens, hidden).
     """

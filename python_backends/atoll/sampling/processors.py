@@ -1,7 +1,7 @@
 """Changes to the logits before the warpers, as sparse updates of the whole batch.
 
 Every processor is a gather, an operation and a scatter over flat indices ``row * vocab + token``:
-the cost follows the tokens touched, not the vocabulary. Which tokens those are, the step says.
+its cost depends on the number of tokens in the step's input, not on the vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def process(logits: Tensor, given: SamplingInput) -> None:
 
 
 def _delay_ends(logits: Tensor, ends: RowTokens) -> None:
-    """Removes the tokens from the rows in which something else is left."""
+    """Removes the tokens, except from rows in which no other token would be left."""
     rows, owners = np.unique(ends.rows, return_inverse=True)
     flat, at = logits.view(-1), _at(logits, ends)
     scores = flat[at]

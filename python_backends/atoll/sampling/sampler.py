@@ -1,8 +1,8 @@
-"""One step's tokens from one step's logits.
+"""Samples a step's tokens from its logits.
 
-Order, as transformers has it: logit bias, repetition penalty, frequency and presence penalties,
+The order is that of transformers: logit bias, repetition penalty, frequency and presence penalties,
 no-repeat n-grams, minimum length, grammar; then temperature, top-k, top-p, min-p, typical-p; then
-the watermark. A batch in which everybody takes the most likely token skips all of it.
+the watermark. A batch in which every row is greedy skips all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atoll.sampling.processors import process
 from atoll.sampling.warpers import WarperParameters, chosen, limits, shortlist, temperatures, warp
 from atoll.sampling.watermark import Watermark
 
-# Words that are looked at together.
+# Scores per part in ``most_likely``.
 _PART = 256
 # SplitMix64's increment and multipliers.
 _STEP, _FIRST, _SECOND = (
@@ -28,7 +28,7 @@ _STEP, _FIRST, _SECOND = (
 
 
 class Sampler:
-    """Chooses tokens. Keeps nothing between steps that the next step's input does not say."""
+    """Chooses tokens. Stateless, except for what it caches from the last step's input."""
 
     def __init__(self, watermark: Watermark) -> None:
         self._watermark = watermark
@@ -36,7 +36,7 @@ class Sampler:
         self._warpers: WarperParameters | None = None
 
     def sample(self, logits: Tensor, given: SamplingInput) -> Sampled:
-        """What each text continues with. logits: (rows, vocab) float32; may be mutated."""
+        """The next tokens. logits: (rows, vocab) float32; may be mutated."""
         if given.is_greedy:
             ids, usable = most_likely(logits)
             is_empty = np.zeros(len(logits), bool)
@@ -79,9 +79,9 @@ class Sampler:
         return most_likely(scores)[0]
 
     def _draw(self, scores: Tensor, given: SamplingInput, rows: Ints) -> Tensor:
-        """(rows,) int64: in one kernel what it can draw, the rest by sorting.
+        """(rows,) int64: rows that the fused kernel supports by it, the others by sorting.
 
-        scores: those of the rows alone.
+        scores: of these rows only.
         """
         assert given.seeds is not None and given.positions is not None
         points = uniforms(given.seeds[rows], given.positions[rows])
@@ -99,7 +99,7 @@ class Sampler:
     def _warp_and_draw(
         self, scores: Tensor, given: SamplingInput, rows: Ints, points: Floats
     ) -> Tensor:
-        """(rows,) int64; the same token, whether by way of the few that top-k leaves or of all."""
+        """(rows,) int64; the same tokens, whether drawn from top-k's shortlist or from all."""
         parameters = self._parameters(given, rows, scores)
         is_marked = given.watermark is not None and bool((given.watermark[rows] >= 0).any())
         few = None if is_marked else shortlist(scores, parameters)
@@ -112,7 +112,7 @@ class Sampler:
         return draw(scores, at)
 
     def _parameters(self, given: SamplingInput, rows: Ints, scores: Tensor) -> WarperParameters:
-        """Those of the last step, where the same requests draw: their columns are the same."""
+        """Reuses those of the last step if the same requests draw."""
         columns = (
             given.do_sample, given.temperature, given.top_k, given.top_p, given.min_p,
             given.typical_p,
@@ -133,9 +133,9 @@ class Sampler:
 
 
 def is_fused(given: SamplingInput, rows: Ints, device: torch.device) -> Bools:
-    """(rows,) whether the kernel draws it: on a GPU, unless it has an option that the kernel lacks.
+    """(rows,) whether the kernel draws it: on a GPU, if the kernel supports all of its options.
 
-    A matter of the row alone, so that a seed gives the same tokens in any batch.
+    Depends only on the row, so that a seed gives the same tokens in any batch.
     """
     kept = np.full(len(rows), device.type != "cpu")
     if given.min_p is not None:
@@ -148,8 +148,8 @@ def is_fused(given: SamplingInput, rows: Ints, device: torch.device) -> Bools:
 
 
 def draw_fused(scores: Tensor, given: SamplingInput, rows: Ints, points: Floats) -> Tensor:
-    """(rows,) int64 for scores (rows, vocab) and points (rows,), limited by temperature, top-k and
-    top-p alone."""
+    """(rows,) int64 for scores (rows, vocab) and points (rows,); with temperature, top-k and top-p
+    only."""
     vocab_size, device = scores.shape[-1], scores.device
     temperature = temperatures(given.temperature, rows)
     temperature = np.ones(len(rows)) if temperature is None else temperature
@@ -164,7 +164,7 @@ def draw_fused(scores: Tensor, given: SamplingInput, rows: Ints, points: Floats)
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], positions: Ints) -> Floats:
-    """Numbers in (0, 1), never either end: the 48 high bits of SplitMix64 (Steele et al. 2014).
+    """Numbers in (0, 1), both ends excluded: the 48 high bits of SplitMix64 (Steele et al. 2014).
 
     A counter-based generator needs no state: a token is the same whatever the batch, after
     preemption, and whether speculation guessed it or not. The seed is mixed before the position is
@@ -183,16 +183,16 @@ def _mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows,) int64 ids, and (rows,) bool: whether the row can be used (no NaN, no infinity).
+    """(rows,) int64 ids, and (rows,) bool: whether the row is usable (no NaN, no infinity).
 
-    The first of equals. A maximum hands a NaN through: the check costs nothing beyond the choice.
+    Of equal scores, the first. A maximum propagates NaN, so that the check costs nothing extra.
     """
     vocab_size = scores.shape[-1]
     if scores.device.type != "cpu" or vocab_size <= _PART:
         best, ids = scores.max(-1)
         return ids, best.isfinite()
-    # torch's CPU kernel looks for a maximum's place element by element: only in the part that has
-    # it, then, and maxima of parts by vectors. For 32 rows of 49,152: 0.1 ms and not 0.65.
+    # torch's CPU argmax is not vectorized, but its max is: the maximum of each part first, then the
+    # argmax within one part. For 32 rows of 49,152: 0.1 ms instead of 0.65.
     whole = vocab_size // _PART * _PART
     parts = scores[:, :whole].unflatten(1, (-1, _PART)).amax(-1)
     if whole < vocab_size:
@@ -223,7 +223,7 @@ def _verified(
     is_empty: Bools,
     logprobs: TokenLogprobs | None,
 ) -> Sampled:
-    """A row counts as long as the draft before it was right, and if a token was left in it."""
+    """Accepts rows as long as the draft before them was right and they have a token left."""
     if len(given.draft_ids) == 0:
         kept = usable & ~is_empty
         num_accepted = np.where(usable & is_empty, -1, usable.astype(np.int64))

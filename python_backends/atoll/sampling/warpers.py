@@ -14,9 +14,9 @@ from torch import Tensor
 
 from atoll.sampling.inputs import Floats, Ints, SamplingInput
 
-# Most nuclei are small: the most likely tokens alone settle top-p without sorting the vocabulary.
+# Most nuclei are small: the most likely tokens are enough for top-p, without sorting all of them.
 _NUCLEUS = 256
-# Divided by less, scores leave float32's range; all but the most likely token are gone long before.
+# Divided by less, scores exceed float32's range; by then only the most likely token has any mass.
 _COLDEST = 1e-30
 
 
@@ -49,12 +49,12 @@ class WarperParameters:
 
 
 def temperatures(temperature: Floats | None, rows: Ints) -> Floats | None:
-    """What scores are divided by; None: by 1."""
+    """The divisor of the scores; None: 1."""
     return None if temperature is None else np.maximum(temperature[rows], _COLDEST)
 
 
 def limits(top_k: Ints | None, rows: Ints, vocab_size: int) -> Ints | None:
-    """How many tokens each row keeps; None: all."""
+    """The number of tokens that each row keeps; None: all."""
     if top_k is None:
         return None
     ks = np.minimum(top_k[rows], vocab_size)
@@ -85,10 +85,10 @@ def warp(scores: Tensor, parameters: WarperParameters) -> Tensor:
 
 
 def shortlist(scores: Tensor, parameters: WarperParameters) -> tuple[Tensor, Tensor] | None:
-    """What top-k leaves of every row, so that the rest need not look at the whole vocabulary.
+    """The tokens that top-k keeps in every row, so that later steps skip the whole vocabulary.
 
-    Returns scores and token ids (rows, k_max), by id, or None where a row is not limited that far
-    or the cut goes through equal scores, which top-k keeps or removes together.
+    Returns scores and token ids (rows, k_max), by id, or None if a row has no small enough k, or if
+    the cut is between equal scores, which top-k keeps or removes together.
     """
     k = parameters.k_max
     if parameters.top_k is None or k > _NUCLEUS or bool((parameters.top_k > k).any()):
@@ -101,7 +101,7 @@ def shortlist(scores: Tensor, parameters: WarperParameters) -> tuple[Tensor, Ten
 
 
 def _top_k(scores: Tensor, k: Tensor, k_max: int) -> Tensor:
-    """Keeps scores that reach the k-th largest; a k of the vocabulary's size keeps all."""
+    """Keeps scores of at least the k-th largest; k of the vocabulary's size keeps all."""
     best = scores.topk(k_max, dim=-1).values
     least = best.gather(-1, k.long().clamp(max=k_max) - 1)
     least = least.masked_fill(k > k_max, float("-inf"))

@@ -13,9 +13,9 @@ _MAX_LISTS = 512
 
 
 class Watermark:
-    """Green lists of the vocabulary, one per preceding token; the latest are kept.
+    """Green lists of the vocabulary, one per preceding token; the most recent are cached.
 
-    gamma: share of green tokens. delta: what their scores gain.
+    gamma: share of green tokens. delta: added to their scores.
     """
 
     def __init__(self, vocab_size: int, gamma: float, delta: float) -> None:
@@ -23,7 +23,7 @@ class Watermark:
         self._lists: OrderedDict[int, Tensor] = OrderedDict()
 
     def green_list(self, last_token: int) -> Tensor:
-        """(gamma * vocab,) int64, as transformers' ``lefthash`` scheme has it."""
+        """(gamma * vocab,) int64, as in transformers' ``lefthash`` scheme."""
         found = self._lists.get(last_token)
         if found is None:
             generator = torch.Generator().manual_seed(HASHING_KEY * last_token % (2**64 - 1))

@@ -1,4 +1,4 @@
-"""What an answer must follow, as grammars: JSON schemas, regular expressions, choices."""
+"""Grammars from JSON schemas, regular expressions and choices."""
 
 from atoll.sampling.schema.build import choice_grammar, json_grammar, regex_grammar
 

@@ -1,8 +1,8 @@
-"""What a value must fit all at once, taken apart into alternatives without references.
+"""Expands subschemas that must hold together into alternatives without references.
 
 A *set* is a set of paths whose subschemas must all hold. It is expanded by following ``$ref`` and
-``allOf`` and by choosing from each ``anyOf`` and ``oneOf``: a *branch* is one such choice. So a
-keyword beside another is never lost, whoever wrote it.
+``allOf`` and by choosing from each ``anyOf`` and ``oneOf``: a *branch* is one such choice. So no
+keyword gets lost next to another one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Branch:
-    """Subschemas that must all hold, and what follows from them at once.
+    """Subschemas that must all hold, and what follows from them directly.
 
     kinds: types that fit. literals: the only values that fit, as (value,) each; None: any others.
     is_whole: all parts come from one subschema.
@@ -44,11 +44,11 @@ class Branch:
     is_whole: bool
 
     def values(self, keyword: str) -> list[tuple[Path, Any]]:
-        """A keyword's values, with where they stand."""
+        """A keyword's values, with their paths."""
         return [(p.path, p.keywords[keyword]) for p in self.parts if keyword in p.keywords]
 
     def speaks_for_all(self, path: Path) -> bool:
-        """Whether all parts are seen from this one, as its ``unevaluated...`` has to see them."""
+        """Whether this part includes all others, as its ``unevaluated...`` keywords require."""
         before = itertools.takewhile(lambda part: part.path != path, self.parts)
         return self.is_whole and all(part.keywords.keys() <= {"$ref"} for part in before)
 
@@ -70,7 +70,7 @@ class Branches:
         self._exclusive: set[Path] = set()
 
     def of(self, paths: Paths) -> list[Branch]:
-        """Those that some value may fit. Raises ValidationError: a keyword is not kept."""
+        """The branches that are not empty. Raises ValidationError: an unsupported keyword."""
         if paths not in self._found:
             chosen: list[Paths] = [()]
             for path in paths:
@@ -85,7 +85,7 @@ class Branches:
         return [tuple(dict.fromkeys(one + other)) for one, other in itertools.product(some, others)]
 
     def _expanded(self, path: Path, seen: tuple[Path, ...]) -> list[Paths]:
-        """The sets of subschemas that make one up, one set for each choice."""
+        """The sets of subschemas that a subschema consists of, one set for each choice."""
         if path in seen:
             raise refusal(path, "the schema", "refers to itself")
         if len(seen) > _MAX_NESTED:
@@ -126,7 +126,7 @@ class Branches:
                 raise refusal(path, "oneOf", reason)
 
     def _are_apart(self, one: Paths, other: Paths, depth: int) -> bool:
-        """Whether surely no value fits both."""
+        """Whether it is certain that no value fits both."""
         pairs = itertools.product(self.of(one), self.of(other))
         return all(self._apart(a, b, depth) for a, b in pairs)
 

@@ -1,8 +1,8 @@
-"""A JSON schema as a grammar, whose every text is JSON that fits the schema.
+"""Converts a JSON schema to a grammar; every text of the grammar is JSON that fits the schema.
 
-Nothing is approximated: what cannot be said in a grammar is refused by name. Texts may be fewer
-than the values that fit: properties come in the schema's order, objects with ``properties`` have no
-others unless the schema asks for them, and every character has one spelling.
+Nothing is approximated: what a grammar cannot express is refused by name. A grammar may have fewer
+texts than there are valid values: properties come in the schema's order, objects with
+``properties`` have no others unless the schema asks for them, and every character has one spelling.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def json_grammar(source: str) -> str:
     """The grammar of a schema's JSON text, in xgrammar's EBNF.
 
     Raises:
-        ValidationError: no valid schema, or a keyword that cannot be kept; names both.
+        ValidationError: an invalid schema, or a keyword that is not supported; names it.
     """
     document = Document.read(source)
     builder = _Builder(document)
@@ -54,7 +54,7 @@ def json_grammar(source: str) -> str:
 
 
 class _Builder:
-    """Rules for sets of subschemas, each made once; sets that come up meanwhile are done later."""
+    """Builds the rule of each set of subschemas once; newly found sets are queued."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -65,18 +65,18 @@ class _Builder:
         self.rules: dict[str, Expression] = {}
 
     def rules_of(self) -> dict[str, Expression]:
-        """Where further rules go."""
+        """Where other modules add their rules."""
         return self.rules
 
     def value(self, paths: Paths) -> Expression:
-        """A value that fits all of them; of none, any value."""
+        """A value that fits all subschemas of a set; any value if the set is empty."""
         if paths not in self._names:
             self._names[paths] = f"value-{len(self._names)}"
             self._pending.append(paths)
         return Rule(self._names[paths])
 
     def complete(self) -> None:
-        """Makes the rules that are named so far, and those that they name."""
+        """Builds all rules that are referred to."""
         while self._pending:
             paths = self._pending.pop()
             branches = self._branches.of(paths) if paths else [_anything()]
@@ -144,7 +144,7 @@ class _Builder:
         most_behind = None if most is None else most - num_listed
         behind = repeated(concatenation(SEPARATOR, rest), max(least - num_listed, 0), most_behind)
         if listed:
-            # From the last to the first: whatever may be left out takes all that follows with it.
+            # From the last to the first, since an optional item is omitted with all that follow it.
             for index in reversed(range(1, num_listed)):
                 tail = concatenation(SEPARATOR, listed[index], behind)
                 behind = tail if index < least else repeated(tail, 0, 1)
@@ -162,7 +162,7 @@ class _Builder:
         return concatenation(Text("["), inner, Text("]"))
 
     def _item(self, branch: Branch, index: int | None) -> Paths:
-        """What the item at an index, or any behind those listed, has to fit."""
+        """What the item at an index, or any item after those listed, has to fit."""
         found: list[Path] = []
         is_evaluated = False
         for part in branch.parts:
@@ -185,7 +185,7 @@ class _Builder:
 
 
 def _num_listed(keywords: dict[str, Any]) -> int:
-    """Items with a schema of their own."""
+    """The number of items that have their own schema."""
     if "prefixItems" in keywords:
         return len(keywords["prefixItems"])
     items = keywords.get("items")
@@ -198,10 +198,10 @@ def _anything() -> Branch:
 
 
 def regex_grammar(pattern: str) -> str:
-    """The grammar of texts that a regular expression matches whole.
+    """The grammar of texts that a regular expression matches from beginning to end.
 
     Raises:
-        ValidationError: what the expression has that is not supported.
+        ValidationError: names what is not supported in the expression.
     """
     from atoll.sampling.schema.spelling import plain
 

@@ -1,6 +1,6 @@
-"""A JSON schema as a document: its subschemas by path, its references, and what it may hold.
+"""A JSON schema as a document: its subschemas by path, its references and its keywords.
 
-Every keyword is known here: what answers follow, what only describes, and what is refused.
+All keywords are listed here: those that are enforced, those that only describe, and refused ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from atoll.errors import ValidationError
 
 Path = tuple[str | int, ...]
 
-# What says nothing about which values fit.
+# Keywords that do not restrict values.
 _ANNOTATIONS = frozenset(
     {
         "$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "$vocabulary",
@@ -38,7 +38,7 @@ _KEPT = frozenset(
         "maxProperties",
     }
 )  # fmt: skip
-# Beside ``enum`` or ``const``, each of whose values is tried, they are kept by leaving out.
+# Enforced next to ``enum`` or ``const`` by leaving out those of their values that do not fit.
 _CHECKED = frozenset(
     {
         "not", "if", "then", "else", "contains", "uniqueItems", "dependentRequired",
@@ -55,7 +55,7 @@ class Document:
     """A schema that is valid in its draft.
 
     Raises:
-        ValidationError: it is not; says where.
+        ValidationError: it is invalid; says where.
     """
 
     def __init__(self, root: Any) -> None:
@@ -68,10 +68,10 @@ class Document:
 
     @classmethod
     def read(cls, source: str) -> Document:
-        """From JSON text. Raises ValidationError: no JSON, or a key given twice."""
+        """From JSON text. Raises ValidationError: invalid JSON, or a duplicate key."""
         try:
             root = json_text.loads(source, _number)
-            json.dumps(root, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(root, ensure_ascii=False).encode()  # a lone surrogate
             return cls(root)
         except RecursionError:
             raise ValidationError("the json_schema is not valid: it is nested too deeply") from None
@@ -95,24 +95,24 @@ class Document:
         raise ValidationError(f"the json_schema is not valid: {shown(first.path)}: {message}")
 
     def at(self, path: Path) -> Any:
-        """The subschema at a path; what stands there if it is none."""
+        """The subschema, or other value, at a path."""
         found = self.root
         for step in path:
             found = found[step]
         return found
 
     def holds(self, value: Any, path: Path) -> bool:
-        """Whether a value fits a subschema, all of its keywords considered."""
+        """Whether a value fits a subschema with all of its keywords."""
         try:
             return next(iter(self._validator.descend(value, self.at(path))), None) is None
-        except Exception as error:  # a pattern that is none, a reference that leads nowhere
+        except Exception as error:  # an invalid pattern, a dangling reference
             raise refusal(path, "the schema", f"cannot be checked: {error}") from None
 
     def keywords(self, path: Path) -> dict[str, Any]:
-        """The keywords of a subschema that say what fits; False as ``{"enum": []}``.
+        """The keywords of a subschema that restrict values; False as ``{"enum": []}``.
 
         Raises:
-            ValidationError: one that answers would not follow.
+            ValidationError: one that is not supported.
         """
         found = self.at(path)
         if isinstance(found, bool):
@@ -144,14 +144,14 @@ class Document:
         return self.root if isinstance(self.root, dict) else {}
 
     def _is_tried(self, path: Path, name: str) -> bool:
-        """Whether values are listed, and the draft's validator knows the keyword."""
+        """Whether values are listed and the draft's validator knows the keyword."""
         needed = "if" if name in ("then", "else") else name
         found = self.at(path)
         is_known = needed in self._validator.VALIDATORS and needed in found
         return is_known and ("enum" in found or "const" in found)
 
     def _always_fits(self, path: Path, name: str, value: Any) -> bool:
-        """Whether all that fits the rest of the subschema surely fits the keyword, too."""
+        """Whether every value that fits the rest of the subschema certainly fits the keyword."""
         found = self.at(path)
         if name == "uniqueItems":
             return not value or int(found.get("maxItems", 2)) <= 1
@@ -163,7 +163,7 @@ class Document:
         return name == "dependentSchemas" and not any(part is not True for part in value.values())
 
     def resolve(self, path: Path, reference: str) -> Path:
-        """The path that a ``$ref`` leads to. Raises ValidationError: none in this document."""
+        """The path that a ``$ref`` leads to. Raises ValidationError: not in this document."""
         own = self._top.get("$id") or ""
         if isinstance(own, str) and own:
             reference = reference.removeprefix(own.split("#")[0]) or "#"
@@ -201,7 +201,7 @@ class Document:
 
 
 def _validator_of(draft: Any, path: Path) -> Any:
-    """Of what ``$schema`` names. Raises ValidationError: a draft that is not known here."""
+    """The validator of the draft in ``$schema``. Raises ValidationError: an unknown draft."""
     found: Any = validators.validator_for(
         {"$schema": draft} if isinstance(draft, str) else {}, default=validators.Draft3Validator
     )
@@ -211,7 +211,7 @@ def _validator_of(draft: Any, path: Path) -> Any:
 
 
 def refusal(path: Path, what: str, why: str) -> ValidationError:
-    """An error that says where in the schema something cannot be kept; ``what``: a keyword."""
+    """An error that says where the schema has something unsupported; ``what``: a keyword."""
     if re.match(r"\$?[A-Za-z]\w*$", what) and path[-1:] != (what,):
         path = (*path, what)
     return ValidationError(f"the json_schema is not valid: {shown(path)}: {what} {why}")

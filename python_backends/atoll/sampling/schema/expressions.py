@@ -1,7 +1,7 @@
-"""Context-free grammars as data: built by the other modules here, written out as xgrammar's EBNF.
+"""Context-free grammars as data: built by the other modules here, and written as xgrammar's EBNF.
 
-An expression that nothing can match (a schema that is false, a recursion without an end) is taken
-out before the grammar is written, or found to be all there is.
+Expressions that nothing can match (a schema that is false, infinite recursion) are removed before
+the grammar is written; it is an error if nothing else is left.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Characters:
 
 @dataclass(frozen=True)
 class Concatenation:
-    """One after the other."""
+    """All parts, in order."""
 
     parts: tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of them; nothing matches none."""
+    """One of the options; without options, nothing matches."""
 
     parts: tuple[Expression, ...]
 
@@ -59,13 +59,13 @@ class Rule:
 
 
 Expression: TypeAlias = "Text | Characters | Concatenation | Choice | Repeated | Rule"
-# Longer than any answer; xgrammar counts no further.
+# Longer than any answer; xgrammar's own limit.
 _LONGEST = 2**31 - 2
 EMPTY, NOTHING = Text(""), Choice(())
 
 
 def concatenation(*parts: Expression) -> Expression:
-    """One after the other, flat."""
+    """All parts in order; nested concatenations are flattened."""
     flat: list[Expression] = []
     for part in parts:
         if part == NOTHING:
@@ -76,7 +76,7 @@ def concatenation(*parts: Expression) -> Expression:
 
 
 def choice(parts: Iterable[Expression]) -> Expression:
-    """One of them, flat and each once."""
+    """One of the options; nested choices are flattened, and duplicates removed."""
     flat: dict[Expression, None] = {}
     for part in parts:
         flat |= dict.fromkeys(part.parts if isinstance(part, Choice) else (part,))
@@ -84,7 +84,7 @@ def choice(parts: Iterable[Expression]) -> Expression:
 
 
 def repeated(part: Expression, least: int = 0, most: int | None = None) -> Expression:
-    """As ``Repeated``; nothing fits where ``most`` is below ``least``."""
+    """A ``Repeated``, simplified; NOTHING if ``most`` is below ``least``."""
     if least > _LONGEST or (most is not None and most < least):
         return NOTHING
     most = None if most is not None and most > _LONGEST else most
@@ -99,7 +99,7 @@ def repeated(part: Expression, least: int = 0, most: int | None = None) -> Expre
 
 
 def without_dead_ends(rules: Mapping[str, Expression]) -> dict[str, Expression]:
-    """The rules that can be matched by a finite text, and only such parts of them."""
+    """The rules that a finite text can match, without their parts that none can match."""
     alive: set[str] = set()
     while found := {name for name in rules.keys() - alive if _ends(rules[name], alive)}:
         alive |= found
@@ -122,7 +122,7 @@ def _ends(expression: Expression, alive: set[str]) -> bool:
 
 
 def _pruned(expression: Expression, alive: set[str]) -> Expression:
-    """Of an expression that ends."""
+    """Removes what no finite text can match."""
     match expression:
         case Concatenation():
             return concatenation(*(_pruned(part, alive) for part in expression.parts))
@@ -157,7 +157,7 @@ def _shown(expression: Expression) -> str:
             bounds = f"{{{expression.least},{most}}}"
             short = {"{0,}": "*", "{1,}": "+", "{0,1}": "?"}.get(bounds, bounds)
             if short == bounds and isinstance(expression.part, Characters):
-                # xgrammar takes seconds for a hundred of a class, and no time for its opposite's.
+                # xgrammar needs seconds to repeat a class 100 times, but no time for a complement.
                 others = _outside(expression.part.ranges)
                 return f"[^{''.join(map(_range, others))}]{bounds}"
             return _grouped(expression.part) + short
@@ -177,7 +177,7 @@ def _range(bounds: tuple[int, int]) -> str:
 
 
 def _outside(ranges: Ranges) -> Ranges:
-    """All code points but these, surrogates among them."""
+    """All other code points, including surrogates."""
     return union([*complement(ranges), (0xD800, 0xDFFF)])
 
 
@@ -198,7 +198,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """All code points but these, and no surrogates, which UTF-8 cannot hold."""
+    """All other code points, except surrogates, which UTF-8 cannot encode."""
     kept, start = [], 0
     for first, last in [*union([*ranges, (0xD800, 0xDFFF)]), (0x110000, 0x110000)]:
         if start < first:

@@ -1,4 +1,4 @@
-"""Formats of strings, as patterns of texts that are surely of them."""
+"""Formats of strings, as patterns that match only valid texts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FORMATS: Mapping[str, str] = {
     "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
     "uri": _URI,
 }
-# OpenAPI's formats of numbers: bits and whether there is a sign; none for those without bounds.
+# OpenAPI's formats of numbers: (bits, is signed), or None if unbounded.
 NUMBER_FORMATS: Mapping[str, tuple[int, int] | None] = {
     "int8": (-(2**7), 2**7 - 1), "int16": (-(2**15), 2**15 - 1), "int32": (-(2**31), 2**31 - 1),
     "int64": (-(2**63), 2**63 - 1), "uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1),

@@ -19,15 +19,15 @@ from atoll.sampling.schema.expressions import (
     repeated,
 )
 
-# Decimals of so many digits are told apart by a double, which is what readers make of them.
+# Readers parse numbers as doubles, which can distinguish decimals of so many digits.
 _DOUBLE_DIGITS = 15
-# Multiples between bounds are listed, up to so many; without bounds they are counted by remainder.
+# Up to so many multiples between bounds are listed; without bounds, remainders are tracked.
 _MAX_LISTED, _MAX_DIVISOR = 2048, 64
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """low, high: None where there is none. multiples: the whole number of which it is one."""
+    """low, high: None: unbounded. multiples: the whole number that it is a multiple of."""
 
     low: Decimal | None = None
     high: Decimal | None = None
@@ -36,7 +36,7 @@ class Bounds:
     multiple: int = 1
 
     def narrowed(self, low: Decimal | None, high: Decimal | None, *, is_open: bool) -> Bounds:
-        """With a bound more."""
+        """With one more bound."""
         found = self
         if low is not None and (
             found.low is None or (low, is_open) > (found.low, found.is_low_open)
@@ -49,7 +49,7 @@ class Bounds:
         return found
 
     def of_multiples(self, value: int | float) -> Bounds | None:
-        """Also a multiple of ``value``, among whole numbers; None: not a whole number itself."""
+        """Also a multiple of ``value``; None if ``value`` is not a whole number."""
         divisor = Fraction(as_decimal(value))
         if divisor.denominator != 1:
             return None
@@ -57,14 +57,14 @@ class Bounds:
 
 
 class TooManyMultiples(Exception):
-    """There is no short grammar for them."""
+    """There is no short grammar for these multiples."""
 
 
 def integer(bounds: Bounds, rules: dict[str, Expression]) -> Expression:
     """Whole numbers without a fraction; ``rules`` is added to.
 
     Raises:
-        TooManyMultiples: of a large number, between bounds that are far apart or absent.
+        TooManyMultiples: of a large number, with distant or no bounds.
     """
     low, high = _whole(bounds)
     if low is not None and high is not None and low > high:
@@ -88,7 +88,7 @@ def integer(bounds: Bounds, rules: dict[str, Expression]) -> Expression:
 
 
 def number(bounds: Bounds) -> Expression:
-    """Decimals; exponents, which bounds cannot be read from, only where there are none."""
+    """Decimal numbers; with exponents only if there are no bounds."""
     low, high = bounds.low, bounds.high
     if low is None and high is None:
         fraction = repeated(concatenation(Text("."), repeated(_digit(0, 9), 1)), 0, 1)
@@ -149,7 +149,7 @@ def _naturals(low: int, high: int | None) -> Expression:
 
 
 def _same_length(low: str, high: str) -> Expression:
-    """Digits from low to high, as long as both."""
+    """Numbers from low to high, which have the same number of digits."""
     if not low:
         return EMPTY
     rest = len(low) - 1
@@ -193,7 +193,7 @@ def _decimals(
 
 
 def _split(value: Decimal) -> tuple[int, str]:
-    """Whole part, and the digits behind the point without trailing zeros."""
+    """The whole part, and the fraction's digits without trailing zeros."""
     whole, _, digits = f"{value:f}".partition(".")
     return int(whole), digits.rstrip("0")
 
@@ -201,7 +201,7 @@ def _split(value: Decimal) -> tuple[int, str]:
 def _fraction(
     low: str, high: str | None, is_low_open: bool, is_high_open: bool, room: int
 ) -> Expression:
-    """Nothing, or a point and digits: a fraction between low and high (1 if None)."""
+    """An optional point and digits: a fraction between low and high (1 if None)."""
     digits = _digits(low, high, is_low_open, is_high_open, room)
     behind = concatenation(Text("."), digits)
     is_whole_within = not low and not is_low_open and not (high == "" and is_high_open)
@@ -211,9 +211,9 @@ def _fraction(
 def _digits(
     low: str, high: str | None, is_low_open: bool, is_high_open: bool, room: int
 ) -> Expression:
-    """One digit or more of a fraction between low and high, of which the digits before are equal.
+    """One or more digits of a fraction between low and high, whose previous digits are equal.
 
-    low, high: their digits that follow; zeros follow where they end. None: no bound.
+    low, high: their remaining digits, followed by zeros. None: no bound.
     """
     first = int(low[0]) if low else 0
     last = 9 if high is None else int(high[0]) if high else 0
@@ -241,7 +241,7 @@ def _digits(
 def _ending(
     low: str, high: str | None, is_low_open: bool, is_high_open: bool, room: int
 ) -> Expression:
-    """The end of the digits, or more of them."""
+    """Optional further digits."""
     may_end = not low and not is_low_open and not (high == "" and is_high_open)
     if not low and not is_low_open and high is None:
         return repeated(_digit(0, 9), 0, max(room, 0))
@@ -270,5 +270,5 @@ def _digit(first: int, last: int) -> Expression:
 
 
 def as_decimal(value: int | float) -> Decimal:
-    """What JSON wrote."""
+    """The number as written in JSON."""
     return Decimal(repr(value))

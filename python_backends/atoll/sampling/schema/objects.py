@@ -1,4 +1,4 @@
-"""Objects: their properties in order, names that are free, and how many there may be."""
+"""Objects: declared properties in order, other properties, and limits on their number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from atoll.sampling.schema.expressions import (
 from atoll.sampling.schema.spelling import json_character, json_string, other_than
 from atoll.sampling.schema.strings import string_within
 
-# Counted objects need a rule for each property and count.
+# An object with a limited number of properties needs a rule for each property and count.
 _MAX_COUNTED = 10_000
 _COLON, _COMMA = Text(": "), Text(", ")
 
@@ -37,7 +37,7 @@ class _Pair:
 
 
 class Objects:
-    """Makes expressions of branches; ``value`` gives the rule of a set of subschemas."""
+    """Builds the expressions of branches; ``value`` returns the rule of a set of subschemas."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Objects:
         self._num_objects = 0
 
     def expression(self, branch: Branch) -> Expression:
-        """An object that fits. Raises ValidationError: what cannot be kept."""
+        """An object that fits. Raises ValidationError: something is not supported."""
         least, most = branch.most("minProperties") or 0, branch.least("maxProperties")
         required = dict.fromkeys(n for _, names in branch.values("required") for n in names)
         declared = dict.fromkeys(n for _, named in branch.values("properties") for n in named)
@@ -73,7 +73,7 @@ class Objects:
         return self._ordered(pairs, self._free(branch, names, least), least, most, branch)
 
     def _listed_names(self, branch: Branch) -> list[str]:
-        """Names that ``propertyNames`` lists, which are properties like any other then."""
+        """Names that ``propertyNames`` lists, which are then treated as declared properties."""
         found = tuple((*path, "propertyNames") for path, _ in branch.values("propertyNames"))
         options = self._branches.of(found) if found else []
         if not options or any(option.literals is None for option in options):
@@ -116,7 +116,7 @@ class Objects:
         return [(*path, "unevaluatedProperties") for path in found]
 
     def _free(self, branch: Branch, names: list[str], least: int) -> Expression:
-        """A property of another name than those; NOTHING where there shall be none."""
+        """A property with any other name; NOTHING if none is allowed."""
         by_pattern = [
             (path, pattern)
             for path, found in branch.values("patternProperties")
@@ -150,7 +150,7 @@ class Objects:
     def _by_pattern(
         self, branch: Branch, by_pattern: list[tuple[Path, str]], names: list[str], *, is_open: bool
     ) -> Expression:
-        """Properties whose names are of a pattern."""
+        """Properties whose names match a pattern."""
         first = by_pattern[0][0]
         if is_open:
             reason = "beside additionalProperties that is not false is not supported"
@@ -168,7 +168,7 @@ class Objects:
             self._check_apart(first, list(found))
             parts = []
             for pattern, paths in found.items():
-                # A schema without this pattern may forbid all that it does not name.
+                # A schema without this pattern may forbid names that it does not declare.
                 paths = paths + [
                     (*part.path, "additionalProperties")
                     for part in branch.parts
@@ -182,7 +182,7 @@ class Objects:
             raise refusal(first, "patternProperties", str(error)) from None
 
     def _check_apart(self, path: Path, found: list[str]) -> None:
-        """Of several patterns no name may match two."""
+        """Raises ValidationError: a name could match two patterns."""
         begins = [patterns.prefix(pattern) for pattern in found]
         for index, one in enumerate(begins):
             for other in begins[index + 1 :]:
@@ -193,7 +193,7 @@ class Objects:
     def _ordered(
         self, pairs: list[_Pair], free: Expression, least: int, most: int | None, branch: Branch
     ) -> Expression:
-        """Rules by property and by how many came before it, counted only as far as it matters."""
+        """Rules by property and by the number of properties before it, capped where possible."""
         num_required = sum(pair.is_required for pair in pairs)
         least = least if least > num_required else 0
         if most is not None and free == NOTHING and most >= len(pairs):
@@ -230,7 +230,7 @@ class Objects:
 def _rest(
     free: Expression, comma: Expression, count: int, least: int, most: int | None, cap: int
 ) -> Expression:
-    """Free properties behind ``count`` others, of which at least one is free if too few came."""
+    """Undeclared properties after ``count`` others; one is required if ``least`` is not reached."""
     missing = least - count
     if missing > 0 and free == NOTHING:
         return NOTHING
@@ -238,7 +238,7 @@ def _rest(
     if free == NOTHING or (room is not None and room <= 0):
         return EMPTY if missing <= 0 else NOTHING
     if missing > 1:
-        return NOTHING  # a free name may come twice, and counts once
+        return NOTHING  # an undeclared name may occur twice, and counts once
     more = concatenation(
         free, repeated(concatenation(_COMMA, free), 0, None if room is None else room - 1)
     )

@@ -1,7 +1,7 @@
 """Regular expressions as grammars.
 
-Read by Python's own parser, then kept to what Python and ECMAScript understand alike: classes are
-as narrow as the narrower of the two has them, and what only one knows is refused by name.
+Parsed by Python's own parser, then restricted to what Python and ECMAScript have in common: of two
+definitions of a class, the narrower is used, and what only one of them supports is refused by name.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from atoll.sampling.schema.expressions import (
 )
 from atoll.sampling.schema.spelling import ANY, Spelling
 
-# Counted together, nested repetitions multiplied: what a grammar is kept below.
+# The limit of all repetitions in a pattern, where nested ones are multiplied.
 _MAX_REPEATS = 1_000_000
 _DIGIT: Ranges = ((0x30, 0x39),)
 _WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 _SPACE: Ranges = ((0x09, 0x0D), (0x20, 0x20))
-# What either of the two calls a space, or the end of a line.
+# Spaces and line ends by either definition.
 _ANY_SPACE: Ranges = (
     (0x09, 0x0D), (0x1C, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A),
     (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
@@ -47,7 +47,7 @@ _REFUSED = {
 
 
 class PatternError(Exception):
-    """What the pattern has that cannot be kept."""
+    """The pattern contains something that is not supported."""
 
 
 def whole(pattern: str, spelling: Spelling) -> Expression:
@@ -68,7 +68,7 @@ def lengths(pattern: str) -> tuple[int, int | None]:
 
 
 def prefix(pattern: str) -> str:
-    """What every match begins with, if the pattern is anchored at its beginning."""
+    """The text that every match begins with, if the pattern is anchored at its beginning."""
     found = ""
     items = list(parse(pattern))
     if not items or _kind(items[0]) != "AT" or _anchor(items[0]) != "^":
@@ -121,7 +121,7 @@ def parse(pattern: str) -> Any:
 
 
 def _check_syntax(pattern: str) -> None:
-    """What Python's parser takes, and ECMAScript takes otherwise."""
+    """Refuses what Python's parser accepts but ECMAScript reads differently."""
     for token in _TOKEN.findall(pattern):
         if token in ("[]", "[^]"):
             raise PatternError(f"has {token}, which Python and ECMAScript read differently")
@@ -153,7 +153,7 @@ def _branches(tree: Sequence[Any], spelling: Spelling, *, is_search: bool) -> Ex
 
 
 def _alternatives(tree: Sequence[Any]) -> list[list[Any]]:
-    """A pattern's alternatives, also where all of it stands in one group or behind its ``^``."""
+    """A pattern's alternatives, also if they are inside one group or follow a ``^``."""
     items = list(tree)
     for at, item in enumerate(items):
         kind = _kind(item)
@@ -252,7 +252,7 @@ def _ranges(item: Any) -> Ranges:
 
 
 def _category(name: str, *, is_wide: bool) -> Ranges:
-    """\\d, \\w, \\s and their opposites: what both languages mean by it, or either of them."""
+    """\\d, \\w, \\s and their complements, as defined by both languages, or by either (is_wide)."""
     kind = name.removeprefix("CATEGORY_").removeprefix("NOT_")
     narrow = {"DIGIT": _DIGIT, "WORD": _WORD, "SPACE": _SPACE}[kind]
     wide = _ANY_SPACE if kind == "SPACE" else _in_python(kind)

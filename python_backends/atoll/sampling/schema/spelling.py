@@ -1,6 +1,6 @@
-"""How a character is written: as itself, or as inside a string of JSON.
+"""How a character is written: literally, or inside a JSON string.
 
-In JSON every character has one spelling here, so that a name cannot be written in two ways.
+In JSON every character has only one spelling here, so that a name cannot be written in two ways.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _SHORT = {
     0x5C: "\\\\",
 }
 _CONTROL = ((0, 0x1F),)
-# What stands for itself in a string of JSON.
+# Characters that need no escape in a JSON string.
 PLAIN = complement((*_CONTROL, (0x22, 0x22), (0x5C, 0x5C)))
 
 
 def plain(ranges: Ranges) -> Expression:
-    """A character as itself."""
+    """A literal character."""
     return Characters(intersection(ranges, ANY))
 
 
 def json_character(ranges: Ranges) -> Expression:
-    """A character inside a string of JSON."""
+    """A character inside a JSON string."""
     parts: list[Expression] = []
     itself = intersection(ranges, PLAIN)
     if itself:
@@ -65,7 +65,7 @@ def spelled(text: str, spelling: Spelling) -> Expression:
 
 
 def other_than(names: frozenset[str], spelling: Spelling) -> Expression:
-    """Every text but these."""
+    """Every text except these."""
     anything = repeated(spelling(ANY))
     heads = {name[0] for name in names if name}
     parts: list[Expression] = [] if "" in names else [Text("")]

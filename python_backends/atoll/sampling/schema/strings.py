@@ -1,4 +1,4 @@
-"""Strings within lengths, of a pattern or of a format, as what stands between quotation marks."""
+"""The contents of strings with limited lengths, patterns or formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atoll.sampling.schema.spelling import ANY, PLAIN, json_character
 
 
 def string_within(branch: Branch) -> Expression:
-    """What fits the keywords of strings. Raises ValidationError: a combination cannot be kept."""
+    """A string that fits. Raises ValidationError: a combination that is not supported."""
     least, most = branch.most("minLength") or 0, branch.least("maxLength")
     if most is not None and most < least:
         return NOTHING
@@ -64,10 +64,10 @@ def _with_pattern(by_pattern: dict[str, Path], least: int, most: int | None) -> 
 
 
 def _of_class(ranges: Ranges, least: int, most: int | None) -> Expression:
-    """So many characters of a class.
+    """``least`` to ``most`` characters of a class.
 
-    Counted, they are those that stand for themselves, unless there are none: to count what may be
-    one character or an escape of two takes xgrammar seconds a token.
+    If they are counted, only unescaped characters are allowed, if there are any: it takes xgrammar
+    seconds per token to count characters that may be escapes.
     """
     itself = intersection(ranges, PLAIN)
     is_counted = least > 1 or (most is not None and most > 1)
