@@ -1,18 +1,15 @@
 """GPTQ and AWQ checkpoints of every architecture: weights bit for bit, logits of the whole."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
-from tiny.quantize import ACTIVATIONS, Packing, is_layer, pack_layer, quantize
+from tiny.quantize import Packing, pack_layer, quantized_checkpoints
 
 from atoll.config import Settings
 from atoll.errors import ConfigError
@@ -30,41 +27,13 @@ BY_NAME = {v.name: v for v in DECODERS}
 IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(3)).tolist()
 
 
-def _checkpoints(
-    variant: Variant, packing: Packing, folder: Path, left_out: str = ""
-) -> tuple[Path, Path]:
-    """Folders of the quantised checkpoint and of the dense one that it stands for.
-
-    left_out: the end of the names of layers that are not quantised.
-    """
-    dense, packed = folder / "dense", folder / "packed"
-    for path in (dense, packed):
-        path.mkdir()
-        write(variant, path)
-    tensors = load_file(dense / "model.safetensors")
-    names = [n.removesuffix(".weight") for n in tensors if is_layer(n.removesuffix(".weight"))]
-    names = [n for n in names if not left_out or not n.endswith(left_out)]
-    assert len(names) >= 8
-    divisors = ACTIVATIONS.get(variant.name) if packing.method == "awq" else None
-    pattern = "|".join(re.escape(n) for n in names)
-    for path, found in zip(
-        (packed, dense), quantize(tensors, pattern, packing, divisors), strict=True
-    ):
-        contiguous = {name: t.contiguous() for name, t in found.items()}
-        save_file(contiguous, path / "model.safetensors")
-    config = json.loads((packed / "config.json").read_text())
-    config["quantization_config"] = packing.config()
-    (packed / "config.json").write_text(json.dumps(config))
-    return packed, dense
-
-
 def _logits(folder: Path) -> torch.Tensor:
     model = load_decoder(Checkpoint.open(folder), LoadOptions())
     return PagedRunner(model).step({"a": IDS})["a"]
 
 
 def _assert_same(variant: Variant, packing: Packing, folder: Path, left_out: str = "") -> None:
-    packed, dense = _checkpoints(variant, packing, folder, left_out)
+    packed, dense = quantized_checkpoints(variant, packing, folder, left_out)
     torch.testing.assert_close(_logits(packed), _logits(dense), atol=2e-6, rtol=1e-6)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from atoll.models.registry import architecture, build
 from atoll.weights.load import Loadable, LoadOptions
+from atoll.weights.parts import Part
 
 
 class _Noise:
@@ -20,15 +21,18 @@ class _Noise:
 
     input_scales_source = None
 
-    def get(self, suffix: str, shape: Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+    def get(
+        self, suffix: str, shape: Sequence[int | Part], rows: Sequence[int] | None = None
+    ) -> Tensor:
         """Ones and zeros for a norm, small numbers for a matrix, in the options' dtype."""
         given: dict[str, Any] = {"device": self._options.device, "dtype": self._options.dtype}
+        held = [len(Part.of(features)) for features in shape]
         if len(shape) == 1:
-            return torch.full(tuple(shape), float(suffix == "weight"), **given)
-        return torch.randn(tuple(shape), **given) * 0.02
+            return torch.full(held, float(suffix == "weight"), **given)
+        return torch.randn(held, **given) * 0.02
 
     def bias(
-        self, size: int, is_expected: bool, rows: Sequence[int] | None = None
+        self, size: int | Part, is_expected: bool, rows: Sequence[int] | None = None
     ) -> Tensor | None:
         """Zeros, where the module has one."""
         return self.get("bias", (size,)) if is_expected else None
@@ -45,7 +49,7 @@ def random_model(
     raw: Mapping[str, Any], table: Mapping[str, str], options: LoadOptions
 ) -> nn.Module:
     """The model of a config.json; table: ``families.DECODERS`` or ``ENCODERS``."""
-    model = build(architecture(raw, table), raw)
+    model = build(architecture(raw, table), raw, options.shard)
     for name, module in model.named_modules():
         if isinstance(module, Loadable):
             noise: Any = _Noise(name, options)

@@ -5,9 +5,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.layers import parallel
 from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.linear import Linear
 from atoll.layers.norm import Norm
+from atoll.layers.parallel import Part
 from atoll.layers.relative import RelativeBias
 from atoll.layers.rotary import Rotary, Rotation
 
@@ -35,6 +37,8 @@ class Attention(nn.Module):
 
     Where the batch has a KV cache, new keys and values are written first and all of a sequence's
     are read there; without one, the tokens of a sequence see those of the batch.
+
+    Where several ranks split it, each has some of the heads, and gives partial sums.
     """
 
     def __init__(
@@ -52,22 +56,27 @@ class Attention(nn.Module):
         relative_bias: RelativeBias | None = None,
         qk_norms: tuple[Norm, Norm] | None = None,
     ) -> None:
-        """layer: whose part of the KV cache it is. bias: of both projections.
+        """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections.
 
         scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
         or of all heads as one, as wide as they are. The others say how positions enter; masks and
         biases are as in ``AttentionArgs``.
         """
         super().__init__()
-        self.heads, self.layer, self.causal, self.window = heads, layer, causal, window
+        query, kv = parallel.heads(heads.num_heads, heads.num_kv_heads)
+        self.heads = Heads(len(query), len(kv), heads.head_dim)
+        self.layer, self.causal, self.window = layer, causal, window
         self.scale = heads.head_dim**-0.5 if scale is None else scale
         self.rotary, self.relative_bias = rotary, relative_bias
         self.alibi_slopes = alibi_slopes
+        if alibi_slopes is not None and not query.is_whole:
+            self.alibi_slopes = alibi_slopes[query.span]
+        q, k = query.times(heads.head_dim), kv.times(heads.head_dim)
         rows = (heads.width, heads.kv_width, heads.kv_width)
-        self.qkv = Linear(hidden_size, sum(rows), bias, rows=rows)
+        self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)
         self.q_norm = None if qk_norms is None else qk_norms[0]
         self.k_norm = None if qk_norms is None else qk_norms[1]
-        self.out = Linear(heads.width, hidden_size, bias)
+        self.out = Linear(q, hidden_size, bias)
 
     @property
     def cache_spec(self) -> CacheSpec:
@@ -137,10 +146,13 @@ class CrossAttention(nn.Module):
         self, hidden_size: int, heads: Heads, *, layer: int, bias: bool, scale: float
     ) -> None:
         super().__init__()
-        self.heads, self.layer, self.scale = heads, layer, scale
-        self.q = Linear(hidden_size, heads.width, bias)
-        self.kv = Linear(hidden_size, 2 * heads.kv_width, bias)
-        self.out = Linear(heads.width, hidden_size, bias)
+        query, kv = parallel.heads(heads.num_heads, heads.num_kv_heads)
+        self.heads = Heads(len(query), len(kv), heads.head_dim)
+        self.layer, self.scale = layer, scale
+        q, k = query.times(heads.head_dim), kv.times(heads.head_dim)
+        self.q = Linear(hidden_size, q, bias)
+        self.kv = Linear(hidden_size, Part.joined(k, k), bias)
+        self.out = Linear(q, hidden_size, bias)
 
     def store(self, encoded: Tensor, batch: Batch) -> None:
         """Writes keys and values of the encoder's outputs (tokens, hidden) to the cache."""

@@ -1,13 +1,15 @@
 """The orders in which a block norms, attends and feeds forward.
 
 Every block takes and gives ``x`` (tokens, hidden) and what is still to be added to it, so that the
-sum is part of the next norm's kernel.
+sum is part of the next norm's kernel. Attention and MLP give partial sums where several ranks split
+them, which ``reduce`` makes whole; it is here and not in their last layer, as adapters add to that.
 """
 
 from torch import Tensor, nn
 
 from atoll.layers.batch import Batch
 from atoll.layers.norm import Norm
+from atoll.layers.parallel import reduction
 
 States = tuple[Tensor, Tensor | None]
 
@@ -18,12 +20,13 @@ class PreNormBlock(nn.Module):
     def __init__(self, norm1: Norm, attention: nn.Module, norm2: Norm, mlp: nn.Module) -> None:
         super().__init__()
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
+        self.reduce = reduction()
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
-        h, residual = self.norm2.add(self.attention(h, batch), residual)
-        return self.mlp(h), residual
+        h, residual = self.norm2.add(self.reduce(self.attention(h, batch)), residual)
+        return self.reduce(self.mlp(h)), residual
 
 
 class ParallelBlock(nn.Module):
@@ -34,13 +37,14 @@ class ParallelBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
+        self.reduce = reduction()
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
         attended = self.attention(h, batch)
         h = h if self.norm2 is None else self.norm2(residual)
-        return attended + self.mlp(h), residual
+        return self.reduce(attended + self.mlp(h)), residual
 
 
 class PostNormBlock(nn.Module):
@@ -49,8 +53,9 @@ class PostNormBlock(nn.Module):
     def __init__(self, attention: nn.Module, norm1: Norm, mlp: nn.Module, norm2: Norm) -> None:
         super().__init__()
         self.attention, self.norm1, self.mlp, self.norm2 = attention, norm1, mlp, norm2
+        self.reduce = reduction()
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden) -> (tokens, hidden), None."""
-        x = self.norm1(self.attention(x, batch), x)
-        return self.norm2(self.mlp(x), x), None
+        x = self.norm1(self.reduce(self.attention(x, batch)), x)
+        return self.norm2(self.reduce(self.mlp(x)), x), None

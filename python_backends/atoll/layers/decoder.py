@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from atoll.layers.attention import Heads
 from atoll.layers.batch import Batch, CacheSpec
-from atoll.layers.embedding import Embedding
-from atoll.layers.linear import Linear
+from atoll.layers.embedding import Embedding, TokenEmbedding
+from atoll.layers.linear import Head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class CausalLM(nn.Module):
         """block: makes the block of a layer, see ``layers.block``. positions: learned ones."""
         super().__init__()
         self.config = config
-        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.embed = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.positions = positions
         self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
         self.norm = norm
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, head_bias)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head_bias)
 
     def embedded(self, batch: Batch) -> Tensor:
         """What the first block sees, (tokens, hidden)."""

@@ -4,16 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.layers import parallel
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
+from atoll.weights.parts import Part
 
 
 class Embedding(nn.Module):
-    """(num_embeddings, dim) rows, looked up by id."""
+    """(num_embeddings, dim) rows, looked up by id; ``num_embeddings`` may be a rank's part."""
 
-    def __init__(self, num_embeddings: int, dim: int) -> None:
+    def __init__(self, num_embeddings: int | Part, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_embeddings, dim), requires_grad=False)
+        self.rows = Part.of(num_embeddings)
+        self.weight = nn.Parameter(torch.empty(len(self.rows), dim), requires_grad=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids: (tokens,) int64 -> (tokens, dim)."""
@@ -21,10 +24,28 @@ class Embedding(nn.Module):
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads the table; see ``LayerTensors.get`` for the errors."""
-        weight = group.get("weight", self.weight.shape)
+        weight = group.get("weight", (self.rows, self.weight.shape[1]))
         self.weight = nn.Parameter(weight.to(options.device, options.dtype), requires_grad=False)
 
     def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Shares another table."""
         assert isinstance(source.weight, nn.Parameter)
         self.weight = source.weight
+
+
+class TokenEmbedding(Embedding):
+    """Vectors of the vocabulary, whose rows are divided over the ranks."""
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__(parallel.vocabulary(vocab_size), dim)
+        self.reduce = parallel.reduction()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids: (tokens,) int64 -> (tokens, dim) on every rank."""
+        if self.rows.is_whole:
+            return super().forward(ids)
+        held = self.rows.span
+        is_others = (ids < held.start) | (ids >= held.stop)
+        # Of others' words zeros, to which the sum adds their vectors.
+        own = super().forward((ids - held.start).masked_fill(is_others, 0))
+        return self.reduce(own.masked_fill(is_others.unsqueeze(1), 0))

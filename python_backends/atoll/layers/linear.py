@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.layers import parallel
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
+from atoll.weights.parts import Part
 from atoll.weights.quantized_layers import Shape, expand, is_quantized, packed_codes
 
 
@@ -17,21 +19,27 @@ class Linear(nn.Module):
     Built on the meta device; ``load`` fills it. ``quantizable=False`` keeps it dense whatever the
     scheme (small heads). ``rows``: the output features of each part that a fused projection may be
     stored in; equal shares without it.
+
+    Of a layer that several ranks split, ``in_features`` or ``out_features`` is this rank's part
+    (``layers.parallel``). With a part of the inputs the outputs are partial sums, one of which has
+    the bias.
     """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: int | Part,
+        out_features: int | Part,
         bias: bool = True,
         quantizable: bool = True,
         rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.rows = in_features, out_features, rows
+        self.inputs, self.outputs, self.rows = Part.of(in_features), Part.of(out_features), rows
+        self.in_features, self.out_features = len(self.inputs), len(self.outputs)
         self.quantizable = quantizable
-        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        shape = (self.out_features, self.in_features)
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(shape[0]), requires_grad=False) if bias else None
         self.packed: kernels.PackedLinear | None = None
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
@@ -55,8 +63,10 @@ class Linear(nn.Module):
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads, expands, converts and packs the weight; errors as in ``LayerTensors.get``."""
-        shape = (self.out_features, self.in_features)
-        bias = group.bias(self.out_features, self.bias is not None, self.rows)
+        shape = (self.outputs, self.inputs)
+        bias = group.bias(self.outputs, self.bias is not None, self.rows)
+        if self.inputs.span.start > 0:
+            bias = None
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
         source = group.input_scales_source if options.quantization is not None else None
@@ -76,7 +86,7 @@ class Linear(nn.Module):
     def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Shares the weight of an embedding; a bias is the layer's own."""
         assert isinstance(source.weight, Tensor)
-        bias = group.bias(self.out_features, self.bias is not None)
+        bias = group.bias(self.outputs, self.bias is not None)
         self._pack(source.weight.detach(), bias, options, is_head=True)
 
     def _pack(
@@ -87,3 +97,19 @@ class Linear(nn.Module):
         weight = weight.to(options.device, options.dtype)
         bias = None if bias is None else bias.to(options.device, options.dtype)
         self.packed = kernels.pack_linear(weight, bias, scheme, options.group_size)
+
+
+class Head(Linear):
+    """Scores of the vocabulary, whose rows are divided over the ranks."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, bias: bool = False) -> None:
+        super().__init__(hidden_size, parallel.vocabulary(vocab_size), bias)
+        self.shard = parallel.current()
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """x: (rows, hidden) -> (rows, vocab) on every rank."""
+        scores = super().forward(x, activation)
+        if not self.shard.is_split:
+            return scores
+        # In the activations' dtype, and without the rows that only fill a rank's part up.
+        return parallel.gather(scores, self.shard)[:, : self.outputs.total].contiguous()

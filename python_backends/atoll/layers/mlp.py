@@ -1,8 +1,13 @@
-"""The feed-forward part of a block."""
+"""The feed-forward part of a block.
+
+Where several ranks split it, each has a part of the intermediate features, and gives partial sums.
+"""
 
 from torch import Tensor, nn
 
+from atoll.layers import parallel
 from atoll.layers.linear import Linear
+from atoll.layers.parallel import Part
 
 
 class MLP(nn.Module):
@@ -13,8 +18,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.up = Linear(hidden_size, intermediate_size, bias)
-        self.down = Linear(intermediate_size, hidden_size, bias)
+        inner = _inner(intermediate_size)
+        self.up = Linear(hidden_size, inner, bias)
+        self.down = Linear(inner, hidden_size, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
@@ -35,10 +41,15 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.gate_up = Linear(hidden_size, 2 * intermediate_size, gate_bias)
-        self.down = Linear(intermediate_size, hidden_size, down_bias)
+        inner = _inner(intermediate_size)
+        self.gate_up = Linear(hidden_size, Part.joined(inner, inner), gate_bias)
+        self.down = Linear(inner, hidden_size, down_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         out: Tensor = self.down(self.gate_up.gated(x, self.activation))
         return out
+
+
+def _inner(intermediate_size: int) -> Part:
+    return parallel.part(intermediate_size, "intermediate features")

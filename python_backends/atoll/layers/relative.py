@@ -9,29 +9,32 @@ import math
 import torch
 from torch import Tensor, nn
 
+from atoll.layers import parallel
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 
 
 class RelativeBias(nn.Module):
-    """The bias of one stack; its first block owns it and all blocks use it."""
+    """The bias of one stack for this rank's heads; its first block owns it, all blocks use it."""
 
     def __init__(
         self, num_heads: int, num_buckets: int, max_distance: int, bidirectional: bool
     ) -> None:
         super().__init__()
         self.max_distance, self.bidirectional = max_distance, bidirectional
-        self.weight = nn.Parameter(torch.empty(num_buckets, num_heads), requires_grad=False)
+        self.heads = parallel.heads(num_heads, num_heads).query
+        shape = (num_buckets, len(self.heads))
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
         self.table: Tensor | None = None
 
     def forward(self) -> Tensor:
-        """(num_heads, 2 * max_distance + 1) float32, at key position - query position + max."""
+        """(heads, 2 * max_distance + 1) float32, at key position - query position + max."""
         assert self.table is not None, "load() comes first"
         return self.table
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads the buckets and spreads them; see ``LayerTensors.get`` for the errors."""
-        weight = group.get("weight", self.weight.shape).to(options.dtype)
+        weight = group.get("weight", (len(self.weight), self.heads)).to(options.dtype)
         self.weight = nn.Parameter(weight.to(options.device), requires_grad=False)
         distance = torch.arange(-self.max_distance, self.max_distance + 1)
         buckets = bucket(distance, len(weight), self.max_distance, self.bidirectional)

@@ -73,8 +73,8 @@ class AfterNormBlock(PreNormBlock):
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h = self.norm1(x, residual)
-        h = self.norm2(self.attention(h, batch), h)
-        return self.mlp(h), h
+        h = self.norm2(self.reduce(self.attention(h, batch)), h)
+        return self.reduce(self.mlp(h)), h
 
 
 class Model(CausalLM):

@@ -98,7 +98,7 @@ class QueryAndKeyValue(Attention):
     def __init__(self, hidden_size: int, heads: Heads, layer: int) -> None:
         super().__init__(hidden_size, heads, layer=layer)
         rows = (heads.width, 2 * heads.kv_width)
-        self.qkv = Linear(hidden_size, sum(rows), rows=rows)
+        self.qkv = Linear(hidden_size, self.qkv.outputs, rows=rows)
 
 
 class Model(CausalLM):

@@ -14,6 +14,7 @@ from torch import Tensor
 from atoll.errors import ConfigError
 from atoll.layers import MLP, Attention, CausalLM, DecoderConfig, Embedding, LayerNorm
 from atoll.layers.block import PreNormBlock
+from atoll.layers.parallel import refuse_split
 from atoll.models.config_fields import read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -144,6 +145,8 @@ class Model(CausalLM):
 
     def __init__(self, config: Config) -> None:
         c, slopes = config, None
+        if c.has_qk_norm:
+            refuse_split("attn_config.qk_ln is true, and norms over all heads cannot be divided")
         if c.alibi_bias_max is not None:
             slopes = alibi_slopes(c.heads.num_heads, c.alibi_bias_max)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from atoll.layers import MLP, Attention, Batch, CausalLM, DecoderConfig, LayerNorm
 from atoll.layers.block import PostNormBlock, PreNormBlock
-from atoll.layers.embedding import Embedding
-from atoll.layers.linear import Linear
+from atoll.layers.embedding import Embedding, TokenEmbedding
+from atoll.layers.linear import Head, Linear
 from atoll.layers.norm import NoNorm
 from atoll.models.config_fields import activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -101,8 +101,8 @@ class Model(CausalLM):
         last = norm() if c.has_final_norm else NoNorm()
         positions = Embedding(c.max_positions + POSITION_OFFSET, c.hidden_size)
         super().__init__(c, block, last, positions=positions)
-        self.embed = Embedding(c.vocab_size, c.embed_size)
-        self.lm_head = Linear(c.embed_size, c.vocab_size, bias=False)
+        self.embed = TokenEmbedding(c.vocab_size, c.embed_size)
+        self.lm_head = Head(c.embed_size, c.vocab_size)
         projects = c.embed_size != c.hidden_size
         self.project_in = Linear(c.embed_size, c.hidden_size, bias=False) if projects else None
         self.project_out = Linear(c.hidden_size, c.embed_size, bias=False) if projects else None

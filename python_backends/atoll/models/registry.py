@@ -23,6 +23,8 @@ from atoll.weights.modules import read_object
 from atoll.weights.quantization import Quantization
 
 _START = "decoder_start_token_id"
+# More GPUs than one model is divided over anywhere.
+_MOST_RANKS = 64
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,37 @@ def build(module: ModuleType, raw: Mapping[str, Any], shard: Shard = ONE_RANK) -
     """The model on the meta device, or a rank's part of it: shapes without storage.
 
     Raises:
-        ConfigError: a field is missing, or has a value that is not supported; names it.
+        ConfigError: a field is missing, or has a value that is not supported; names it. Or the
+            model cannot be divided over so many ranks; says over how many it can.
     """
     config = module.Config.from_hf(raw)
+    try:
+        return _built(module, config, shard)
+    except ConfigError as error:
+        if not shard.is_split:
+            raise
+        fitting = ", ".join(map(str, shard_sizes(module, config)))
+        raise ConfigError(f"{error}; sizes that fit this model: {fitting}") from error
+
+
+def shard_sizes(module: ModuleType, config: Any) -> list[int]:
+    """Over how many ranks a model can be divided, by what its layers say; 1 always is among them.
+
+    config: a ``Config`` of the module.
+    """
+    shallow = replace(config, num_layers=1)
+    return [size for size in range(1, _MOST_RANKS + 1) if _divides(module, shallow, size)]
+
+
+def _divides(module: ModuleType, config: Any, size: int) -> bool:
+    try:
+        _built(module, config, Shard(0, size))
+    except ConfigError:
+        return False
+    return True
+
+
+def _built(module: ModuleType, config: Any, shard: Shard) -> nn.Module:
     with torch.device("meta"), building(shard):
         model: nn.Module = module.Model(config)
     return model
@@ -97,13 +127,24 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
     What has no file here is left to transformers.
     """
     if not is_known(checkpoint.raw, DECODERS):
+        if options.shard.is_split:
+            raise _one_rank_only(options.shard, checkpoint, "transformers runs this architecture")
         return fallback.load(checkpoint.folder, options)
     return _load(checkpoint, DECODERS, options)
 
 
 def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
     """An encoder's trunk with its weights; see ``layers.batch.Batch`` for its input."""
+    if options.shard.is_split:
+        raise _one_rank_only(options.shard, checkpoint, "it is an encoder")
     return _load(checkpoint, ENCODERS, options)
+
+
+def _one_rank_only(shard: Shard, checkpoint: Checkpoint, reason: str) -> ConfigError:
+    return ConfigError(
+        f"num_shard is {shard.size}; {checkpoint.folder} cannot be divided: {reason}; serve it "
+        "with num_shard 1"
+    )
 
 
 class Plan(NamedTuple):

@@ -21,13 +21,13 @@ from atoll.layers import (
     Batch,
     CrossAttention,
     DecoderConfig,
-    Embedding,
     Heads,
-    Linear,
     RMSNorm,
 )
 from atoll.layers.batch import CacheSpec
 from atoll.layers.block import PreNormBlock, States
+from atoll.layers.embedding import TokenEmbedding
+from atoll.layers.linear import Head
 from atoll.layers.mlp import MLP, GatedMLP
 from atoll.layers.norm import Norm
 from atoll.layers.relative import RelativeBias
@@ -147,9 +147,9 @@ class DecoderBlock(PreNormBlock):
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
-        h, residual = self.cross_norm.add(self.attention(h, batch), residual)
-        h, residual = self.norm2.add(self.cross(h, batch), residual)
-        return self.mlp(h), residual
+        h, residual = self.cross_norm.add(self.reduce(self.attention(h, batch)), residual)
+        h, residual = self.norm2.add(self.reduce(self.cross(h, batch)), residual)
+        return self.reduce(self.mlp(h)), residual
 
 
 class Model(nn.Module):
@@ -161,7 +161,7 @@ class Model(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = c = config
-        self.embed = Embedding(c.vocab_size, c.hidden_size)
+        self.embed = TokenEmbedding(c.vocab_size, c.hidden_size)
         # Before the blocks, which share it and have no name for it in the table.
         self.encoder_bias = self._relative_bias(is_bidirectional=True)
         self.decoder_bias = self._relative_bias(is_bidirectional=False)
@@ -169,7 +169,7 @@ class Model(nn.Module):
         self.encoder_norm = self._norm()
         self.decoder = nn.ModuleList(self._decoder_block(i) for i in range(c.num_layers))
         self.decoder_norm = self._norm()
-        self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
+        self.lm_head = Head(c.hidden_size, c.vocab_size)
 
     def encode(self, batch: Batch) -> None:
         """Runs the encoder and fills the cross-attention part of the cache."""

@@ -155,11 +155,11 @@ class _Adapter:
         if not present:
             return None
         for name in present:
-            if self._pairs[name]["A"].shape[1] != layer.in_features:
+            if self._pairs[name]["A"].shape[1] != layer.inputs.total:
                 raise WeightError(
                     f"{self.folder}: {name}.lora_A.weight takes "
                     f"{self._pairs[name]['A'].shape[1]} features; the model's layer takes "
-                    f"{layer.in_features}"
+                    f"{layer.inputs.total}"
                 )
         a = torch.cat([self._pairs[name]["A"] for name in present])
         self._unused -= set(present)
@@ -179,7 +179,8 @@ class _Adapter:
             tensors[f"{name}.weight"] = b.t() if is_turned else b
         stand_in: Any = _OverlayReader(self.folder, tensors)
         placed = replace(group, reader=stand_in, source=group.chosen_source())
-        return Delta(a, placed.get("weight", (layer.out_features, len(a)), layer.rows))
+        b = placed.get("weight", (layer.outputs, len(a)), layer.rows)
+        return Delta(a[:, layer.inputs.span], b)
 
     def check_all_used(self) -> None:
         """Raises WeightError: the adapter changes layers that the model does not have."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from atoll.errors import WeightError
+from atoll.weights.parts import Part, filled, take
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.weight_map import ALIASES, FirstOf, Reorder, Source, Transposed
 
@@ -55,22 +56,31 @@ class LayerTensors:
         """The source that this checkpoint has, where there are several."""
         return self._chosen(self.source)
 
-    def get(self, suffix: str, shape: Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+    def get(
+        self, suffix: str, shape: Sequence[int | Part], rows: Sequence[int] | None = None
+    ) -> Tensor:
         """One tensor of the module, parts concatenated, rows reordered.
 
         Args:
+            shape: of a vector or a matrix; of a part of it, of which alone the file is read.
             rows: of each part, where there are as many; equal shares otherwise.
 
         Raises:
             WeightError: missing, or of another shape; names the tensor and both shapes.
         """
-        shares = self.shares(shape[0], rows)
+        outputs, *others = map(Part.of, shape)
+        shares = self.shares(outputs.total, rows)
         tensors = [
-            self.part(part, suffix, (share, *shape[1:]))
+            self.part(part, suffix, (share, *(other.total for other in others)))
             for part, share in zip(self.parts(), shares, strict=True)
         ]
-        found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        for inputs in others:
+            tensors = [t if inputs.is_whole else t[:, inputs.span].contiguous() for t in tensors]
         order = self.rows()
+        if not outputs.is_whole:
+            held = outputs.indices() if order is None else order[outputs.indices()]
+            return filled(take(tensors, held), outputs.num_filled)
+        found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return found if order is None else found[order]
 
     def part(self, part: str, suffix: str, shape: Sequence[int]) -> Tensor:
@@ -92,7 +102,7 @@ class LayerTensors:
         return stored.t() if is_turned else stored
 
     def bias(
-        self, size: int, is_expected: bool, rows: Sequence[int] | None = None
+        self, size: int | Part, is_expected: bool, rows: Sequence[int] | None = None
     ) -> Tensor | None:
         """The bias of a module that has one by its config or family; None for one without.
 

@@ -1,4 +1,4 @@
-"""Which features of a layer one of several ranks holds; no tensors, no communication.
+"""Which features of a layer one of several ranks holds, and how they are read.
 
 A rank is a process with a GPU of its own that holds a part of every large matrix. Features are
 counted in our order ([q; k; v], [gate; up]), whatever the order in the files.
@@ -6,6 +6,7 @@ counted in our order ([q; k; v], [gate; up]), whatever the order in the files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,11 @@ class Part:
         return cls(total, ((0, total),))
 
     @classmethod
+    def of(cls, features: int | Part) -> Part:
+        """A part as it is, a number of features as all of them."""
+        return cls.whole(features) if isinstance(features, int) else features
+
+    @classmethod
     def joined(cls, *parts: Part) -> Part:
         """Parts of dimensions that stand one behind the other."""
         ranges: list[tuple[int, int]] = []
@@ -79,10 +85,37 @@ class Part:
         return self.ranges == ((0, self.total),) and not self.num_filled
 
     @property
-    def first(self) -> int:
-        """The first feature held."""
-        return self.ranges[0][0]
+    def span(self) -> slice:
+        """Of a part that is in one piece, where it is."""
+        ((start, stop),) = self.ranges
+        return slice(start, stop)
 
     def indices(self) -> Tensor:
         """The features held, (features,) int64, without the filled ones."""
         return torch.cat([torch.arange(start, stop) for start, stop in self.ranges])
+
+
+def take(tensors: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Rows of tensors that stand one behind the other, copied; no others are read.
+
+    tensors: (rows, ...) each, mapped from a file. rows: (count,) int64, in the order wanted; what
+    follows one another in the files is copied at once.
+    """
+    if not len(rows):
+        return tensors[0][:0].clone()
+    breaks = (rows.diff() != 1).nonzero().flatten() + 1
+    pieces = []
+    for run in rows.tensor_split(breaks):
+        start, stop, first = int(run[0]), int(run[-1]) + 1, 0
+        for tensor in tensors:
+            piece = tensor[max(start - first, 0) : max(stop - first, 0)]
+            pieces += [piece] if len(piece) else []
+            first += len(tensor)
+    return torch.cat(pieces)
+
+
+def filled(tensor: Tensor, count: int) -> Tensor:
+    """With so many rows of zeros behind the others."""
+    if not count:
+        return tensor
+    return torch.cat([tensor, tensor.new_zeros(count, *tensor.shape[1:])])

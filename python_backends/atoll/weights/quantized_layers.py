@@ -16,14 +16,18 @@ from torch import Tensor
 from atoll.errors import WeightError
 from atoll.weights import awq, gptq
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
+from atoll.weights.parts import Part
 from atoll.weights.quantization import Quantization
 
 
 class Shape(NamedTuple):
-    """A linear layer's features; rows: outputs of each part that it may be stored in."""
+    """A linear layer's features, or a rank's part of them.
 
-    out_features: int
-    in_features: int
+    rows: outputs of each part that the whole layer may be stored in.
+    """
+
+    outputs: Part
+    inputs: Part
     rows: Sequence[int] | None = None
 
 
@@ -66,12 +70,12 @@ def packed_codes(
     parts = [_codes(group, p, s, quantization, device) for p, s in _shares(group, shape)]
     if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
         return None
-    rows = group.rows()
+    rows = _held_rows(group, shape)
     codes, zeros, scales = (
         torch.cat(tensors, dim=1) if rows is None else torch.cat(tensors, dim=1)[:, rows.to(device)]
         for tensors in list(zip(*parts, strict=True))[:3]
     )
-    return Codes(codes, zeros, scales, parts[0].groups)
+    return _held_inputs(Codes(codes, zeros, scales, parts[0].groups), shape.inputs)
 
 
 def expand(
@@ -103,14 +107,34 @@ def expand(
     scales = _input_scales(group, shape, quantization)
     if scales is not None:
         weight = (weight.float() / scales.to(device).float()).to(dtype)
-    rows = group.rows()
+    if not shape.inputs.is_whole:
+        weight = weight[:, shape.inputs.span].contiguous()
+    rows = _held_rows(group, shape)
     return weight if rows is None else weight[rows.to(device)]
+
+
+def _held_rows(group: LayerTensors, shape: Shape) -> Tensor | None:
+    """Of the stored outputs those that are held, in our order; None: all, as they are."""
+    order = group.rows()
+    if shape.outputs.is_whole:
+        return order
+    held = shape.outputs.indices()
+    return held if order is None else order[held]
+
+
+def _held_inputs(found: Codes, inputs: Part) -> Codes:
+    """A layer's codes for some of its inputs, with the groups that these belong to."""
+    if inputs.is_whole:
+        return found
+    used, groups = found.groups[inputs.span].unique(return_inverse=True)
+    codes = found.codes[inputs.span].contiguous()
+    return Codes(codes, found.zeros[used], found.scales[used], groups)
 
 
 def _shares(group: LayerTensors, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
     """The parts, and (out_features, in_features) of each."""
-    shares = group.shares(shape.out_features, shape.rows)
-    return [(p, (s, shape.in_features)) for p, s in zip(group.parts(), shares, strict=True)]
+    shares = group.shares(shape.outputs.total, shape.rows)
+    return [(p, (s, shape.inputs.total)) for p, s in zip(group.parts(), shares, strict=True)]
 
 
 def _input_scales(group: LayerTensors, shape: Shape, quantization: Quantization) -> Tensor | None:
@@ -118,7 +142,7 @@ def _input_scales(group: LayerTensors, shape: Shape, quantization: Quantization)
     source = group.input_scales_source
     if source is None or (quantization.method != "awq" and not group.has_part(source, "scales")):
         return None
-    return group.part(source, "scales", (shape.in_features,))
+    return group.part(source, "scales", (shape.inputs.total,))
 
 
 def _expand(

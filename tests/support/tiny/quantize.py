@@ -4,16 +4,19 @@ Beside the packed tensors it returns the weight that they stand for, so that a r
 compared without its own arithmetic.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tiny.checkpoint import Tensors
+from tiny.checkpoint import Tensors, Variant, write
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -117,6 +120,34 @@ def quantize(
                 packed[f"{match.expand(scaled)}.scales"] = factors
                 expanded = expanded / factors
         dense[key] = expanded
+    return packed, dense
+
+
+def quantized_checkpoints(
+    variant: Variant, packing: Packing, folder: Path, left_out: str = ""
+) -> tuple[Path, Path]:
+    """Writes the quantised checkpoint and the dense one that it stands for; their folders.
+
+    left_out: the end of the names of layers that are not quantised.
+    """
+    dense, packed = folder / "dense", folder / "packed"
+    for path in (dense, packed):
+        path.mkdir()
+        write(variant, path)
+    tensors = load_file(dense / "model.safetensors")
+    names = [n.removesuffix(".weight") for n in tensors if is_layer(n.removesuffix(".weight"))]
+    names = [n for n in names if not left_out or not n.endswith(left_out)]
+    assert len(names) >= 8
+    divisors = ACTIVATIONS.get(variant.name) if packing.method == "awq" else None
+    pattern = "|".join(re.escape(n) for n in names)
+    for path, found in zip(
+        (packed, dense), quantize(tensors, pattern, packing, divisors), strict=True
+    ):
+        contiguous = {name: t.contiguous() for name, t in found.items()}
+        save_file(contiguous, path / "model.safetensors")
+    config = json.loads((packed / "config.json").read_text())
+    config["quantization_config"] = packing.config()
+    (packed / "config.json").write_text(json.dumps(config))
     return packed, dense
 
 

@@ -1,0 +1,56 @@
+"""Every decoder over several ranks gives what one rank gives: prompts in chunks, then decoding."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ranks import Job, Ranks, compute
+from tiny.checkpoint import Variant, write
+from tiny.decoders import DECODERS
+from tiny.llamas import VOCAB
+from tiny.t5 import CONFIGS, write_t5
+
+# It normalises all heads at once, and is refused.
+SPLIT = [variant for variant in DECODERS if variant.name != "mpt-qk-norms"]
+# Grouped heads, one key-value head, as many as others; experts; ALiBi; learned positions.
+OF_FOUR = (
+    "llama", "llama-biases", "llama-tied", "mistral-window", "mixtral", "mixtral-fused", "bloom",
+    "opt-350m", "gpt-neox", "starcoder", "bigcode-multi-head", "santacoder-split", "falcon-7b",
+    "falcon-40b", "mpt", "mpt-grouped", "mpt-multi-query", "phi-grouped", "phi-qk-norms",
+)  # fmt: skip
+BY_NAME = {variant.name: variant for variant in DECODERS}
+
+_IDS = torch.randint(3, VOCAB, (40,), generator=torch.Generator().manual_seed(5)).tolist()
+TEXTS = {"a": _IDS[:14], "b": _IDS[14:26], "c": _IDS[26:28]}
+
+
+def _assert_same(ranks: Ranks, job: Job, size: int, tolerance: float = 1e-5) -> None:
+    alone = compute(job)
+    for found in ranks.run(job, size):
+        for name, logits in alone.logits.items():
+            scale = max(1.0, float(logits.std()))
+            np.testing.assert_allclose(
+                found.logits[name], logits, rtol=0, atol=tolerance * scale, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("variant", SPLIT, ids=lambda v: v.name)
+def test_two_ranks(variant: Variant, tmp_path: Path, ranks: Ranks) -> None:
+    write(variant, tmp_path)
+    _assert_same(ranks, Job(tmp_path, TEXTS), 2)
+
+
+@pytest.mark.parametrize("name", OF_FOUR)
+def test_four_ranks(name: str, tmp_path: Path, ranks: Ranks) -> None:
+    write(BY_NAME[name], tmp_path)
+    _assert_same(ranks, Job(tmp_path, TEXTS), 4)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_encoder_decoders(kind: str, size: int, tmp_path: Path, ranks: Ranks) -> None:
+    write_t5(kind, tmp_path)
+    inputs = {"a": _IDS[:21], "b": _IDS[21:24], "c": _IDS[24:]}
+    # Scores are not scaled, so that FLAN-T5 with one rank is as far from exact numbers.
+    _assert_same(ranks, Job(tmp_path, TEXTS, inputs), size, tolerance=5e-5)
