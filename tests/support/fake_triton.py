@@ -34,7 +34,7 @@ class FakeTriton:
     """``async with FakeTriton(facts by model) as triton``; ``embed`` and ``generate`` are scripts.
 
     calls: names of the models that were asked, in order. questions: control requests besides
-    ``info``; ``questioned`` is set by the first.
+    ``info``; ``questioned`` is set by the first. told: their answers by operation.
     """
 
     def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -44,6 +44,7 @@ class FakeTriton:
         self.metadata: list[dict[str, Any]] = []
         self.questions: list[dict[str, Any]] = []
         self.questioned = asyncio.Event()
+        self.told: dict[str, Any] = {}
         self.embed: Embed = vectors
         self.generate: Generate = words
         self.address = ""
@@ -58,6 +59,9 @@ class FakeTriton:
             name: unary(method, request.FromString, response.SerializeToString)
             for name, method, request, response in (
                 ("ServerReady", self._ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
+                ("ServerMetadata", self._server_about, pb.ServerMetadataRequest,
+                 pb.ServerMetadataResponse),
+                ("ModelReady", self._model_ready, pb.ModelReadyRequest, pb.ModelReadyResponse),
                 ("ModelStatistics", self._statistics, pb.ModelStatisticsRequest,
                  pb.ModelStatisticsResponse),
                 ("ModelConfig", self._config, pb.ModelConfigRequest, pb.ModelConfigResponse),
@@ -88,7 +92,16 @@ class FakeTriton:
         return pb.ServerReadyResponse(ready=self.is_ready)
 
     async def _statistics(self, message: Any, context: Any) -> Any:
-        return pb.ModelStatisticsResponse(model_stats=[{"name": name} for name in self.models])
+        stats = {"success": {"count": 1, "ns": 1}}
+        return pb.ModelStatisticsResponse(
+            model_stats=[{"name": name, "inference_stats": stats} for name in self.models]
+        )
+
+    async def _server_about(self, message: Any, context: Any) -> Any:
+        return pb.ServerMetadataResponse(name="triton", version="2", extensions=["statistics"])
+
+    async def _model_ready(self, message: Any, context: Any) -> Any:
+        return pb.ModelReadyResponse(ready=message.name in self.models)
 
     async def _about(self, message: Any, context: Any) -> Any:
         task = self.models[message.name]["task"]
@@ -141,7 +154,7 @@ class FakeTriton:
         if question["op"] != "info":
             self.questions.append(question)
             self.questioned.set()
-            answer = True
+            answer = self.told.get(question["op"], True)
         found = pb.ModelInferResponse()
         _add(found, "control", "BYTES", [json.dumps(answer)])
         return found
@@ -167,8 +180,10 @@ async def never(message: Any) -> Any:
     await asyncio.sleep(60)
 
 
-def chunk(text: str, finish_reason: str = "", cumulative_logprob: float | None = None) -> Any:
-    """A piece of a generation."""
+def chunk(
+    text: str, finish_reason: str = "", cumulative_logprob: float | None = None, **more: str
+) -> Any:
+    """A piece of a generation. more: outputs of texts."""
     found = pb.ModelInferResponse()
     _add(found, "text_output", "BYTES", [text])
     _add(found, "finish_reason", "BYTES", [finish_reason])
@@ -176,6 +191,16 @@ def chunk(text: str, finish_reason: str = "", cumulative_logprob: float | None =
     _add(found, "num_output_tokens", "UINT32", np.array([1]))
     if cumulative_logprob is not None:
         _add(found, "cumulative_logprob", "FP32", np.array([cumulative_logprob]))
+    for name, value in more.items():
+        _add(found, name, "BYTES", [value])
+    return found
+
+
+def response(**outputs: Any) -> Any:
+    """An encoder's answer: arrays of float32 or int32 by name."""
+    found = pb.ModelInferResponse()
+    for name, value in outputs.items():
+        _add(found, name, "FP32" if np.asarray(value).dtype.kind == "f" else "INT32", value)
     return found
 
 

@@ -13,3 +13,15 @@ def obj(required: list[str] | None = None, /, **properties: Any) -> dict[str, An
 
 INT, NULL = {"type": "integer"}, {"type": "null"}
 DRAFT7 = "http://json-schema.org/draft-07/schema#"
+
+
+def closed(schema: Any) -> Any:
+    """The same schema, where objects have no fields but those that it names."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: closed(one) for name, one in schema.items()}
+    if isinstance(found.get("properties"), dict) and "type" in found:
+        found.setdefault("additionalProperties", False)
+    return found

@@ -1,4 +1,4 @@
-"""The gateway's description: OpenAPI, a page of it, and the page that browsers get at ``/``."""
+"""OpenAPI's description of the gateway, as JSON and as a page, and the start page for browsers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
+from typing_extensions import is_typeddict
 
 import atoll_client
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.web import JSON, Reply, Request, Route, dump
-from atoll_client.gateway.kserve.answers import KServeError
+from atoll_client.gateway.core.error_formats import KServeError, OpenAIError, TeiError
+from atoll_client.gateway.core.route import Route
+from atoll_client.gateway.core.web import JSON, Page, Reply, Request, Text, dump
 from atoll_client.gateway.kserve.json_response import BINARY
-from atoll_client.gateway.openai.answers import OpenAIError
 from atoll_client.gateway.shape_routing import health
-from atoll_client.gateway.tei.answers import TeiError
 
-_HTML = "text/html; charset=utf-8"
 _TAGS = {
     "openai": "OpenAI",
     "tei": "Text Embeddings Inference",
@@ -39,33 +38,33 @@ _STATUSES = {
     "501": "The model answers in another way", "503": "Not ready",
     "504": "No answer in time",
 }  # fmt: skip
-# Statuses that an interface does not have.
+# Statuses that do not occur in a dialect.
 _LEFT_OUT = {"openai": {"422", "424", "501"}, "kserve": {"422", "424"}}
-_ERRORS: dict[str, type[BaseModel]] = {"openai": OpenAIError, "kserve": KServeError}
+_ERRORS: dict[str, Any] = {"openai": OpenAIError, "kserve": KServeError}
 
 
-async def openapi(request: Request, context: Context, body: None) -> Reply:
-    """The description as JSON, which is made once: it takes a second."""
+async def openapi(request: Request, context: Context, body: None) -> Reply[dict[str, Any]]:
+    """The description as JSON. It takes a second to make, and is kept."""
     return Reply(await asyncio.to_thread(_described, context.routes))
 
 
-async def docs(request: Request, context: Context, body: None) -> Reply:
+async def docs(request: Request, context: Context, body: None) -> Page:
     """The description as a page without scripts."""
     rows = "".join(_row(route) for route in context.routes)
     text = _read("docs.html").replace("{{rows}}", rows)
-    return Reply(text.encode(), media_type=_HTML)
+    return Page(text)
 
 
-async def page(request: Request, context: Context, body: None) -> Reply:
-    """What is served, with a form for each model; a probe that wants no HTML gets /health's."""
+async def page(request: Request, context: Context, body: None) -> Page | Text:
+    """A page with a form for each model. Probes, which do not accept HTML, get /health."""
     if "text/html" not in request.headers.get("accept", ""):
         return await health(request, context, None)
     models = [
         {"name": m.name, "task": m.task, "model_id": m.public_id} for m in context.models.all()
     ]
-    # "<" would end the script element early.
+    # "</script>" in a name would end the element.
     data = json.dumps(models).replace("<", "\\u003c")
-    return Reply(_read("index.html").replace("{{models}}", data).encode(), media_type=_HTML)
+    return Page(_read("index.html").replace("{{models}}", data))
 
 
 @functools.cache
@@ -78,7 +77,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
     for route in routes:
-        if not route.answers:  # it refuses whatever comes
+        if not route.answers:  # it refuses all requests
             continue
         operation: dict[str, Any] = {
             "summary": route.summary,
@@ -118,8 +117,8 @@ def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
-    """Statuses with what they mean; shared routes answer as the interface that was meant."""
-    is_shared = bool(route.bodies) and route.dialect != "kserve"
+    """Responses by status. Routes of several interfaces have the errors of each."""
+    is_shared = bool(route.handlers)
     dialects = {route.dialect, *(("openai",) if is_shared else ())}
     kinds = [_ERRORS.get(dialect, TeiError) for dialect in sorted(dialects)]
     found = [_schema(kind, schemas, "serialization") for kind in dict.fromkeys(kinds)]
@@ -143,11 +142,11 @@ def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
-    """A reference to a model's schema, which ``schemas`` gets; another type's schema itself."""
+    """A type's schema; for a named type, a reference to its schema, which goes to ``schemas``."""
     found = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", mode=mode)
     for name, inner in found.pop("$defs", {}).items():
         _add(schemas, name, inner)
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+    if not (is_typeddict(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))):
         return found
     _add(schemas, kind.__name__, found)
     return {"$ref": f"#/components/schemas/{kind.__name__}"}

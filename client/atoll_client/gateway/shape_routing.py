@@ -1,4 +1,4 @@
-"""Routes that more than one interface has: what they do is read from the body and the models."""
+"""Routes that several interfaces share: the body and the served models decide what they do."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch
 from atoll_client.gateway.core.fields import NoEffect, Refused
 from atoll_client.gateway.core.metrics import CONTENT_TYPE
+from atoll_client.gateway.core.route import Handler, body_of
 from atoll_client.gateway.core.schemas import Strict, read
-from atoll_client.gateway.core.web import Handler, Reply, Request, nothing, reply
+from atoll_client.gateway.core.web import Reply, Request, Text, nothing, reply
 from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
-from atoll_client.gateway.tei import rerankers, rerankers_schemas
+from atoll_client.gateway.tei import inference, rerankers
 from atoll_client.gateway.tei import routes as tei
-from atoll_client.gateway.tei import schemas as tei_body
+from atoll_client.gateway.tei.answers import Info, Prediction
+from atoll_client.gateway.tei.schemas import PredictBody
 from atoll_client.gateway.tgi import routes as tgi
-from atoll_client.gateway.tgi import schemas as tgi_body
 from atoll_client.types import ModelInfo
 
 _BESIDE = "truncate, truncation_direction and raw_scores stand beside inputs"
-# What only a generator's request, or only an encoder's, has.
+# Fields that only requests to generators, or only those to encoders, have.
 _GENERATOR_FIELDS = ("stream", "messages", "prompt")
 _ENCODER_FIELDS = (
     "truncate", "truncation_direction", "normalize", "prompt_name", "dimensions", "raw_scores",
@@ -35,7 +36,7 @@ _ENCODER_FIELDS = (
 
 
 class AnyBody(BaseModel):
-    """A body whose kind is found out by the route."""
+    """A body of any kind, which the handler tells from its fields."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,68 +58,71 @@ class ClassificationParameters(Strict):
     truncation: Annotated[Any, Refused(_BESIDE)] = None
 
 
-class ClassificationBody(tei_body.PredictBody):
+class ClassificationBody(PredictBody):
     """POST / of a classifier."""
 
     parameters: ClassificationParameters = Field(default_factory=ClassificationParameters)
 
 
 class Kind(NamedTuple):
-    """What a body turned out to be, and whose errors its sender reads."""
+    """The handler of a body, and the dialect of its errors."""
 
     handler: Handler
-    body: type[BaseModel]
     dialect: str
+
+    def read(self, request: Request, context: Context) -> Any:
+        """The request's body, checked. Raises as ``schemas.read``."""
+        body = body_of(self.handler)
+        assert body is not None
+        return read(request, context, body)
 
 
 async def root(request: Request, context: Context, body: AnyBody) -> Response:
-    """POST / and /invocations: by the body's shape, then by the models served."""
+    """POST / and /invocations: by the fields of the body, then by the served models."""
     return await _answer(request, context, kind_of(request, context, _fields(request)))
 
 
 async def _answer(request: Request, context: Context, kind: Kind) -> Response:
-    # Errors and metrics are those of the interface that was meant.
+    # For errors and metrics.
     request.dialect = kind.dialect
-    return await kind.handler(request, context, read(request, context, kind.body))
+    return await kind.handler(request, context, kind.read(request, context))
 
 
 def kind_of(request: Request, context: Context, fields: dict[str, Any]) -> Kind:
     """What POST / does with a body.
 
     Raises:
-        NotReady: nothing is served that could tell.
+        NotReady: it depends on the served models, and there are none.
     """
     inputs = fields.get("inputs")
     if "messages" in fields:
-        return Kind(openai_chat.chat, openai_chat.ChatBody, "openai")
+        return Kind(openai_chat.chat, "openai")
     if "prompt" in fields:
-        return Kind(openai_completions.completions, openai_completions.CompletionsBody, "openai")
+        return Kind(openai_completions.completions, "openai")
     if "query" in fields:
         return _rerank_kind(fields)
     if isinstance(inputs, dict) and "source_sentence" in inputs:
-        return Kind(tei.similarity, tei_body.SimilarityBody, "tei")
+        return Kind(tei.similarity, "tei")
     task = _task(request, context, fields)
     if task == "generate":
-        return Kind(tgi.compatible, tgi_body.GenerateBody, "tgi")
+        return Kind(tgi.compatible, "tgi")
     if task in ("classify", "rerank"):
-        return Kind(classification, ClassificationBody, "tei")
+        return Kind(classification, "tei")
     if task == "sparse":
-        return Kind(tei.embed_sparse, tei_body.EmbedSparseBody, "tei")
-    return Kind(tei.embed, tei_body.EmbedBody, "tei")
+        return Kind(tei.embed_sparse, "tei")
+    return Kind(tei.embed, "tei")
 
 
 def _rerank_kind(fields: dict[str, Any]) -> Kind:
-    """TEI says ``texts``, Cohere ``documents``."""
+    """TEI's field is ``texts``, Cohere's ``documents``."""
     if "documents" in fields:
-        return Kind(rerankers.rerank, rerankers_schemas.CohereBody, "openai")
-    return Kind(tei.rerank, tei_body.RerankBody, "tei")
+        return Kind(rerankers.rerank, "openai")
+    return Kind(tei.rerank, "tei")
 
 
 def _task(request: Request, context: Context, fields: dict[str, Any]) -> str:
-    """The task of the model that is named, else what the fields suggest, else the first served."""
-    models = context.models
-    named = request.model or fields.get("model")
-    found = models.named(named) if isinstance(named, str) else None
+    """The task of the named model, else of the first model that suits the fields."""
+    found = _named(request, context, fields)
     if found is not None:
         return found.task
     parameters = fields.get("parameters")
@@ -130,71 +134,71 @@ def _task(request: Request, context: Context, fields: dict[str, Any]) -> str:
         fields.get("inputs"), list
     )
     order = ("generate",) if is_generator and not is_encoder else tasks.ENCODER_TASKS
-    model = models.default((*order, *tasks.ENCODER_TASKS, "generate"))
+    model = context.models.default((*order, *tasks.ENCODER_TASKS, "generate"))
     if model is None:
         raise NotReady("no server is ready")
     return model.task
 
 
-async def classification(request: Request, context: Context, body: ClassificationBody) -> Reply:
-    """POST / of a classifier: as /predict, but always nested, as Hugging Face's clients read it."""
+def _named(request: Request, context: Context, fields: dict[str, Any]) -> ModelInfo | None:
+    """The model of the path or of the field ``model``."""
+    name = request.model or fields.get("model")
+    return context.models.named(name) if isinstance(name, str) else None
+
+
+async def classification(
+    request: Request, context: Context, body: ClassificationBody
+) -> Reply[list[list[Prediction]]]:
+    """POST / of a classifier: like /predict, but always nested, for Hugging Face's clients."""
     model = context.find(request, body.model, ("classify", "rerank"))
-    pairs, _ = tei.pairs_of(body.inputs)
+    pairs, _ = inference.pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
     wanted = body.parameters
-    logits, _ = await tei.logits_of(request, context, model, pairs, body)
+    logits, _ = await inference.logits_of(request, context, model, pairs, body)
     asked = "identity" if wanted.function_to_apply == "none" else wanted.function_to_apply
     activation = asked or scores.activation_of(model, logits.shape[-1], body.raw_scores)
     rows = scores.of_labels(logits, activation)
-    return reply([tei.labels_of(model, row)[: wanted.top_k] for row in rows])
+    return reply([inference.labels_of(model, row)[: wanted.top_k] for row in rows])
 
 
 async def rerank(request: Request, context: Context, body: AnyBody) -> Response:
-    """POST /rerank, TEI's or Cohere's."""
+    """POST /rerank of TEI or Cohere."""
     return await _answer(request, context, _rerank_kind(_fields(request)))
 
 
 async def tokenize(request: Request, context: Context, body: AnyBody) -> Response:
-    """POST /tokenize, TEI's or TGI's.
+    """POST /tokenize of TEI or TGI.
 
-    TGI's if the model that is named generates, or if ``parameters`` is there, or if only
-    generators are served.
+    TGI's if the named model generates, if the body has ``parameters``, or if only generators are
+    served.
     """
     fields = _fields(request)
-    models = context.models
-    named = request.model or fields.get("model")
-    found = models.named(named) if isinstance(named, str) else None
-    task = found.task if found else None
-    if task is None and "parameters" in fields:
-        task = "generate"
-    if task is None:
-        default = models.default((*tasks.ENCODER_TASKS, "generate"))
-        task = default.task if default else "embed"
+    model = _named(request, context, fields)
+    if model is None and "parameters" not in fields:
+        model = context.models.default((*tasks.ENCODER_TASKS, "generate"))
+    task = model.task if model else "generate" if "parameters" in fields else "embed"
     if task == "generate" and isinstance(fields.get("inputs"), str):
-        return await _answer(request, context, Kind(tgi.tokenize, tgi_body.GenerateBody, "tgi"))
-    return await _answer(request, context, Kind(tei.tokenize, tei_body.TokenizeBody, "tei"))
+        return await _answer(request, context, Kind(tgi.tokenize, "tgi"))
+    return await _answer(request, context, Kind(tei.tokenize, "tei"))
 
 
-async def info(request: Request, context: Context, body: None) -> Reply:
-    """GET /info: a generator's as TGI's, another model's as TEI's; both if both are served."""
+async def info(request: Request, context: Context, body: None) -> Reply[Info]:
+    """GET /info: TGI's fields for a generator, TEI's for an encoder, both if both are served."""
     models = context.models
     if request.model is not None:
         model = models.named(request.model)
         assert model is not None
         return reply(_info(context, model))
-    first = models.default(("generate",)), models.default(tasks.ENCODER_TASKS)
-    found: dict[str, Any] = {}
-    for model in first:
-        if model is not None:
-            found = {**_info(context, model), **found}
+    first = models.default(tasks.ENCODER_TASKS), models.default(("generate",))
+    found = [_info(context, model) for model in first if model is not None]
     if not found:
         raise NotReady("no server is ready")
-    return reply({**found, "models": [m.name for m in models.all()]})
+    return reply({**found[0], **found[-1], "models": [m.name for m in models.all()]})
 
 
-def _info(context: Context, model: ModelInfo) -> dict[str, Any]:
+def _info(context: Context, model: ModelInfo) -> Info:
     facts = model.facts
-    shared = {
+    shared: Info = {
         "model_id": model.public_id,
         "model_sha": facts.get("revision"),
         "model_dtype": facts.get("dtype"),
@@ -238,21 +242,21 @@ def _model_type(model: ModelInfo) -> dict[str, Any]:
     return {"reranker" if model.task == "rerank" else "classifier": labels}
 
 
-async def health(request: Request, context: Context, body: None) -> Reply:
-    """GET /health: 200 while a server answers and has a model."""
+async def health(request: Request, context: Context, body: None) -> Text:
+    """GET /health: 200 as long as a server is reachable and has a model."""
     if not context.pool.is_ready:
         raise NotReady("unhealthy")
     return nothing()
 
 
-async def live(request: Request, context: Context, body: None) -> Reply:
-    """GET /v1/health/live: this process answers."""
+async def live(request: Request, context: Context, body: None) -> Text:
+    """GET /v1/health/live: 200 as long as this process runs."""
     return nothing()
 
 
-async def metrics(request: Request, context: Context, body: None) -> Reply:
+async def metrics(request: Request, context: Context, body: None) -> Text:
     """GET /metrics."""
-    return Reply(await context.metrics.page(), media_type=CONTENT_TYPE)
+    return Text(await context.metrics.page(), media_type=CONTENT_TYPE)
 
 
 def _fields(request: Request) -> dict[str, Any]:

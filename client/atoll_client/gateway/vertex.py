@@ -1,7 +1,6 @@
 """Google Vertex AI's interface, as TEI and TGI offer it: several requests in one body.
 
-Each instance is what POST / takes. Its prediction is what TEI answers, or the text that a
-generator writes.
+Each instance is a body of POST /. Its prediction is TEI's response, or the text of a generator.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from atoll_client.gateway import shape_routing
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import batch_limit, check_batch
 from atoll_client.gateway.core.fields import Refused
-from atoll_client.gateway.core.schemas import Strict, read
-from atoll_client.gateway.core.web import Handler, Reply, Request, dump, reply
+from atoll_client.gateway.core.route import Handler
+from atoll_client.gateway.core.schemas import Strict
+from atoll_client.gateway.core.web import Reply, Request, dump, reply
 from atoll_client.gateway.tei import routes as tei
+from atoll_client.gateway.tei.answers import Predictions
 
 
 class VertexBody(Strict):
@@ -29,11 +30,11 @@ class VertexBody(Strict):
     parameters: Annotated[Any, Refused("each instance has its own", ({},))] = None
 
 
-async def vertex(request: Request, context: Context, body: VertexBody) -> Reply:
-    """A prediction for each instance; the first failure ends the others."""
+async def vertex(request: Request, context: Context, body: VertexBody) -> Reply[Predictions]:
+    """A prediction for each instance; if one fails, the others are cancelled."""
     if not body.instances:
         raise EmptyInputError("`instances` cannot be empty")
-    # Each may be for another model.
+    # Each instance may name another model.
     models = context.models.all()
     model = max(models, key=lambda one: batch_limit(context, one), default=None)
     check_batch(request, context, len(body.instances), model)
@@ -46,20 +47,20 @@ async def vertex(request: Request, context: Context, body: VertexBody) -> Reply:
 
 
 async def _predict(request: Request, context: Context, instance: dict[str, Any]) -> Any:
-    # A prediction is a whole answer.
+    # A prediction is never streamed.
     instance = {name: value for name, value in instance.items() if name != "stream"}
     own = request.part(dump(instance))
     kind = shape_routing.kind_of(own, context, instance)
-    # POST / nests labels, for clients that TEI's own shape is not for.
+    # Labels are nested only for the clients of POST /.
     handler: Handler = tei.predict if kind.handler is shape_routing.classification else kind.handler
     request.dialect = own.dialect = kind.dialect
-    answer = await handler(own, context, read(own, context, kind.body))
-    assert isinstance(answer, Reply), "a request without stream has a whole answer"
+    answer = await handler(own, context, kind.read(own, context))
+    assert isinstance(answer, Reply), "without `stream`, a response is complete"
     return _shortened(orjson.loads(answer.body))
 
 
 def _shortened(found: Any) -> Any:
-    """A generator's text alone, of a choice or of a list of one; anything else as it is."""
+    """Only the text of a generator's response; other responses as they are."""
     if isinstance(found, dict) and found.get("choices"):
         choice = found["choices"][0]
         return choice["message"]["content"] if "message" in choice else choice["text"]

@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from atoll_client.errors import AtollError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.error_formats import explain
+from atoll_client.gateway.core.route import Route
 from atoll_client.gateway.core.routing import Table
 from atoll_client.gateway.core.settings import GatewaySettings, listed
-from atoll_client.gateway.core.web import Request, Route
+from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei.grpc_server import Services
 
 

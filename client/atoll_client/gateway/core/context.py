@@ -12,9 +12,10 @@ from atoll_client.gateway.core.models import Models
 from atoll_client.gateway.core.open_requests import OpenRequests
 from atoll_client.gateway.core.pool import Pool
 from atoll_client.gateway.core.request_log import RequestLog
+from atoll_client.gateway.core.route import Route
 from atoll_client.gateway.core.settings import GatewaySettings, listed
 from atoll_client.gateway.core.tracing import Tracer
-from atoll_client.gateway.core.web import Request, Route
+from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.upstream import Upstream
 from atoll_client.types import ModelInfo
 

@@ -1,14 +1,15 @@
 """Embedding and scoring for every dialect: texts or token ids in, numbers out.
 
-Long lists are split by what a model takes in one request, and the parts run at once. Token ids go
-to the model as they are.
+Long lists are split into parts of what a model accepts in one request, which run concurrently.
+Token ids are passed on unchanged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,19 +20,21 @@ from atoll_client.errors import GenerationError, TooMuch, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Request
+from atoll_client.kserve import Message
 from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
 
+R = TypeVar("R")
 T = TypeVar("T")
 Items = list[str] | list[list[int]]
 Parameters = dict[str, Any]
-# TEI's own.
+# TEI's default.
 DEFAULT_BATCH_LIMIT = 32
-# Scores are made here: in float32 they may all be the same.
+# Scores are computed here, in float64: in float32, they may all be equal.
 _RAW = {"raw_scores": True}
 
 
 def truncation(truncate: bool | None, direction: str | None, prompt_name: str | None) -> Parameters:
-    """How inputs are cut and which prompt they get, as the models name it; None: their own."""
+    """The models' parameters of truncation and of the prompt; None: the model's default."""
     return {
         "truncate": truncate,
         "truncation_direction": direction.lower() if direction else None,
@@ -39,17 +42,29 @@ def truncation(truncate: bool | None, direction: str | None, prompt_name: str | 
     }
 
 
+async def _infer(
+    request: Request,
+    context: Context,
+    model: ModelInfo,
+    rows: Sequence[R],
+    message_of: Callable[[Sequence[R]], Message],
+    read: Callable[[Message], T],
+) -> list[T]:
+    """The responses to all rows, in parts of what the model accepts in one request."""
+
+    async def part(some: Sequence[R]) -> T:
+        return read(await context.pool.infer(message_of(some), request.metadata))
+
+    request.server_started = time.perf_counter()
+    return await in_parts(rows, model.max_client_batch_size, False, part)
+
+
 async def embed(
     request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
 ) -> Embeddings:
     """Dense vectors of texts or token ids."""
-    pool = context.pool
-
-    async def part(some: Sequence[Any]) -> Embeddings:
-        answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
-        return tasks.read_embeddings(answer)
-
-    parts = await in_parts(items, model.max_client_batch_size, False, part)
+    message_of = partial(_embedding, model, parameters)
+    parts = await _infer(request, context, model, items, message_of, tasks.read_embeddings)
     if len(parts) == 1:
         return parts[0]
     return Embeddings(
@@ -62,30 +77,22 @@ async def embed_all(
     request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
 ) -> list[Floats]:
     """A vector for each token, (tokens, width) for each text."""
-    pool = context.pool
-    asked = {**parameters, "return_token_embeddings": True}
-
-    async def part(some: Sequence[Any]) -> list[Floats]:
-        answer = await pool.infer(tasks.embed(model.name, some, asked), request.metadata)
-        return tasks.read_token_vectors(answer)
-
-    parts = await in_parts(items, model.max_client_batch_size, False, part)
+    message_of = partial(_embedding, model, {**parameters, "return_token_embeddings": True})
+    parts = await _infer(request, context, model, items, message_of, tasks.read_token_vectors)
     return [rows for part in parts for rows in part]
 
 
 async def embed_sparse(
     request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
 ) -> tuple[list[SparseVector], int]:
-    """Sparse vectors, and how many tokens were read."""
-    pool = context.pool
+    """Sparse vectors, and the number of input tokens."""
+    message_of = partial(_embedding, model, parameters)
+    parts = await _infer(request, context, model, items, message_of, tasks.read_sparse)
+    return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
 
-    async def part(some: Sequence[Any]) -> tuple[list[SparseVector], int]:
-        answer = await pool.infer(tasks.embed(model.name, some, parameters), request.metadata)
-        rows, counts = tasks.read_sparse(answer)
-        return rows, int(counts.sum())
 
-    parts = await in_parts(items, model.max_client_batch_size, False, part)
-    return [row for rows, _ in parts for row in rows], sum(count for _, count in parts)
+def _embedding(model: ModelInfo, parameters: Parameters, items: Sequence[Any]) -> Message:
+    return tasks.embed(model.name, items, parameters)
 
 
 async def rerank(
@@ -96,19 +103,15 @@ async def rerank(
     texts: Sequence[str],
     parameters: Parameters,
 ) -> tuple[Floats, int]:
-    """Logits (texts, 1), and how many tokens were read; several queries: one for each text."""
-    pool = context.pool
+    """Logits (texts, 1), and the number of input tokens. Several queries: one for each text."""
     queries = [query] * len(texts) if isinstance(query, str) else query
 
-    async def part(some: Sequence[tuple[str, str]]) -> tuple[Floats, int]:
+    def message_of(some: Sequence[tuple[str, str]]) -> Message:
         firsts = query if isinstance(query, str) else [first for first, _ in some]
-        message = tasks.rerank(model.name, firsts, [text for _, text in some], parameters | _RAW)
-        logits, counts = tasks.read_scores(await pool.infer(message, request.metadata))
-        return logits, int(counts.sum())
+        return tasks.rerank(model.name, firsts, [text for _, text in some], parameters | _RAW)
 
     rows = list(zip(queries, texts, strict=True))
-    parts = await in_parts(rows, model.max_client_batch_size, False, part)
-    return _finite(np.concatenate([s for s, _ in parts])), sum(count for _, count in parts)
+    return _scores(await _infer(request, context, model, rows, message_of, tasks.read_scores))
 
 
 async def classify(
@@ -118,36 +121,44 @@ async def classify(
     pairs: Sequence[tuple[str, str | None]],
     parameters: Parameters,
 ) -> tuple[Floats, int]:
-    """Logits of every label, (texts, labels), and how many tokens were read.
+    """Logits of every label, (texts, labels), and the number of input tokens.
 
-    Texts with and without a partner go in separate requests: a tensor has no gaps.
+    Single texts and pairs go in separate requests: a tensor has no gaps.
     """
-    pool = context.pool
 
-    async def part(some: Sequence[tuple[int, str, str | None]]) -> tuple[Any, Floats, int]:
-        firsts = [first for _, first, _ in some]
-        seconds = [second for _, _, second in some if second is not None] or None
-        message = tasks.classify(model.name, firsts, seconds, parameters | _RAW)
-        logits, counts = tasks.read_scores(await pool.infer(message, request.metadata))
-        return [index for index, _, _ in some], logits, int(counts.sum())
+    def message_of(some: Sequence[int]) -> Message:
+        firsts = [pairs[index][0] for index in some]
+        seconds = [second for index in some if (second := pairs[index][1]) is not None]
+        return tasks.classify(model.name, firsts, seconds or None, parameters | _RAW)
 
-    rows = [(index, first, second) for index, (first, second) in enumerate(pairs)]
-    groups = [[r for r in rows if r[2] is None], [r for r in rows if r[2] is not None]]
-    limit = model.max_client_batch_size
-    calls = [in_parts(group, limit, False, part) for group in groups if group]
-    parts = [found for group in await asyncio.gather(*calls) for found in group]
-    width = parts[0][1].shape[1]
-    logits = np.empty((len(pairs), width), np.float32)
-    for indices, found, _ in parts:
-        logits[indices] = found
-    return _finite(logits), sum(count for _, _, count in parts)
+    singles = [index for index, (_, second) in enumerate(pairs) if second is None]
+    others = [index for index, (_, second) in enumerate(pairs) if second is not None]
+    parts = await asyncio.gather(
+        *(
+            _infer(request, context, model, group, message_of, tasks.read_scores)
+            for group in (singles, others)
+            if group
+        )
+    )
+    logits, count = _scores([part for group in parts for part in group])
+    found = np.empty_like(logits)
+    found[[*singles, *others]] = logits
+    return found, count
+
+
+def _scores(parts: Sequence[tuple[Floats, Any]]) -> tuple[Floats, int]:
+    """The logits of all parts, and the number of input tokens."""
+    logits = np.concatenate([part for part, _ in parts])
+    if not np.isfinite(logits).all():
+        raise GenerationError("score is NaN")
+    return logits, sum(int(counts.sum()) for _, counts in parts)
 
 
 def read_items(model: ModelInfo, inputs: Inputs, field: str = "inputs") -> Items:
     """Texts, or lists of token ids.
 
     Raises:
-        EmptyInputError: nothing, or an empty one. ValidationError: an id that the model lacks.
+        EmptyInputError: no inputs, or an empty one. ValidationError: an id out of range.
     """
     items: Any
     items, is_single = batch(inputs, field)
@@ -167,7 +178,7 @@ def read_items(model: ModelInfo, inputs: Inputs, field: str = "inputs") -> Items
 
 
 def batch_limit(context: Context, model: ModelInfo | None) -> int:
-    """Texts in one request on TEI's routes: the gateway's own setting, else the model's."""
+    """The most texts in a request to TEI's routes: the gateway's setting, else the model's."""
     own = context.settings.max_client_batch_size
     of_model = model.facts.get("client_batch_limit") if model is not None else None
     return own or int(of_model or DEFAULT_BATCH_LIMIT)
@@ -180,9 +191,9 @@ def check_batch(
     model: ModelInfo | None = None,
     field: str | None = None,
 ) -> None:
-    """Raises TooMuch: more inputs than TEI's routes take. model: None if there are several.
+    """Raises TooMuch: more inputs than TEI's routes accept.
 
-    field: that holds them.
+    model: None if there are several. field: the one that holds the inputs.
     """
     limit = batch_limit(context, model)
     request.labels["method"] = "batch" if count > 1 else "single"
@@ -191,12 +202,10 @@ def check_batch(
         raise TooMuch(f"batch size {count} > maximum allowed batch size {limit}", param=field)
 
 
-def timing_headers(
-    request: Request, server_started: float, num_tokens: int, num_characters: int
-) -> dict[str, str]:
+def timing_headers(request: Request, num_tokens: int, num_characters: int) -> dict[str, str]:
     """TEI's headers, in milliseconds. Times inside the server are in /metrics, not here."""
     now = time.perf_counter()
-    total, server = 1000 * (now - request.started), 1000 * (now - server_started)
+    total, server = 1000 * (now - request.started), 1000 * (now - request.server_started)
     return {
         "x-compute-type": "triton",
         "x-compute-time": f"{total:.0f}",
@@ -205,9 +214,3 @@ def timing_headers(
         "x-total-time": f"{total:.0f}",
         "x-inference-time": f"{server:.0f}",
     }
-
-
-def _finite(scores: Floats) -> Floats:
-    if not np.isfinite(scores).all():
-        raise GenerationError("score is NaN")
-    return scores

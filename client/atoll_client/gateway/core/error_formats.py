@@ -1,10 +1,11 @@
-"""How an error looks in each interface. One table for statuses (``errors``), one for words here."""
+"""The format of errors in each interface: status and JSON body."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from starlette.requests import HTTPConnection
+from typing_extensions import TypedDict
 
 from atoll_client.errors import (
     AtollError,
@@ -44,16 +45,44 @@ _CODES_OF_CLASSES = (
     (NoRoute, "unknown_url"), (MethodNotAllowed, "method_not_allowed"),
     (MalformedRequest, "invalid_json"), (TooLarge, "request_too_large"),
 )  # fmt: skip
-# TGI knows no word of its own for these.
+# Error types that TGI calls differently.
 _TGI = {"empty": "validation", "backend": "generation"}
-# What a Triton server says, whose statuses are fewer.
+# Triton has fewer statuses.
 _KSERVE_STATUSES: dict[type[AtollError], int] = {
     TooLarge: 413, ValidationError: 400, GenerationError: 500, UnsupportedModel: 501,
 }  # fmt: skip
 
 
-async def explain(connection: HTTPConnection, error: Exception) -> Reply:
-    """The reply that tells a client what was wrong, which an AtollError does."""
+class OpenAIProblem(TypedDict):
+    """What is wrong, with which field, and OpenAI's code for it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(TypedDict):
+    """An error of OpenAI's routes."""
+
+    error: OpenAIProblem
+
+
+class TeiError(TypedDict):
+    """An error of TEI's and TGI's routes."""
+
+    error: str
+    error_type: str
+
+
+class KServeError(TypedDict):
+    """An error of KServe's routes."""
+
+    error: str
+
+
+async def explain(connection: HTTPConnection, error: Exception) -> Reply[Any]:
+    """The response to a request that failed with an AtollError."""
     assert isinstance(error, AtollError)
     request = Request.of(connection.scope)
     request.labels["error"] = error.error_type
@@ -62,7 +91,7 @@ async def explain(connection: HTTPConnection, error: Exception) -> Reply:
     if isinstance(error, Overloaded | NotReady):
         headers["retry-after"] = "1"
     if isinstance(error, Unauthorized):
-        # Browsers ask people for a password, which is the key then.
+        # Makes browsers ask for a password, which is the key.
         is_page = request.path == "/" and request.method == "GET"
         headers["www-authenticate"] = 'Basic realm="Atoll"' if is_page else "Bearer"
     if isinstance(error, MethodNotAllowed):
@@ -73,16 +102,16 @@ async def explain(connection: HTTPConnection, error: Exception) -> Reply:
 
 
 def status(dialect: str, error: AtollError) -> int:
-    """The status of an error, as the interface's own servers choose it."""
+    """The status of an error, as the interface's own servers would set it."""
     if dialect == "openai":
         if isinstance(error, (ValidationError, UnsupportedModel)) and not isinstance(
             error, TooLarge
         ):
             return 400
-        # A step that failed: there, 424 would be the caller's to mend.
+        # OpenAI's clients would take 424 for an error of the caller.
         return 500 if isinstance(error, GenerationError) else error.http_status
     if dialect == "tgi" and isinstance(error, EmptyInputError):
-        # There, an empty input is like anything else that is wrong with a request.
+        # TGI has no status of its own for empty inputs.
         return ValidationError.http_status
     if dialect == "kserve":
         kinds = _KSERVE_STATUSES.items()
@@ -90,26 +119,38 @@ def status(dialect: str, error: AtollError) -> int:
     return error.http_status
 
 
-def body(dialect: str, error: AtollError) -> dict[str, Any]:
+def body(dialect: str, error: AtollError) -> OpenAIError | TeiError | KServeError:
     """The JSON of an error."""
-    message = str(error)
-    kind = error.error_type
     if dialect == "openai":
-        name = _OPENAI.get(kind, "server_error")
-        code = _code_of(error)
-        is_model = code in ("model_not_found", "unsupported_model")
-        param = "model" if is_model and error.param is None else error.param
-        return {"error": {"message": message, "type": name, "param": param, "code": code}}
+        return {"error": openai_problem(error)}
     if dialect == "kserve":
-        return {"error": message}
+        return {"error": str(error)}
+    return typed_error(dialect, error)
+
+
+def typed_error(dialect: str, error: AtollError) -> TeiError:
+    """The JSON of an error for TEI or TGI."""
+    kind = error.error_type
     if dialect == "tei":
-        return {"error": message, "error_type": _TEI.get(kind, "Backend")}
+        return {"error": str(error), "error_type": _TEI.get(kind, "Backend")}
     prefix = "Input validation error: " if kind in ("validation", "empty") else ""
-    return {"error": prefix + message, "error_type": _TGI.get(kind, kind)}
+    return {"error": f"{prefix}{error}", "error_type": _TGI.get(kind, kind)}
+
+
+def openai_problem(error: AtollError) -> OpenAIProblem:
+    """An error as OpenAI describes it."""
+    code = _code_of(error)
+    is_model = code in ("model_not_found", "unsupported_model")
+    return {
+        "message": str(error),
+        "type": _OPENAI.get(error.error_type, "server_error"),
+        "param": "model" if is_model and error.param is None else error.param,
+        "code": code,
+    }
 
 
 def _code_of(error: AtollError) -> str | None:
-    """OpenAI's word for what is wrong."""
+    """OpenAI's code for an error."""
     if error.code is not None:
         return error.code
     found = (code for kind, code in _CODES_OF_CLASSES if isinstance(error, kind))
@@ -117,7 +158,7 @@ def _code_of(error: AtollError) -> str | None:
 
 
 def as_ours(error: Exception) -> AtollError:
-    """Any exception as one that has a status."""
+    """Any exception as an AtollError, which has a status."""
     return (
         error if isinstance(error, AtollError) else AtollError(f"{type(error).__name__}: {error}")
     )

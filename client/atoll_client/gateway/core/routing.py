@@ -1,7 +1,7 @@
-"""Which route a request means: Starlette's router, with a table and with models before the paths.
+"""Finds the route of a request: Starlette's router, with a dictionary for plain paths.
 
-Most paths have no parameters, and are found in a dictionary. All routes exist below ``/{model}``
-too, whose name may hold a slash and is known only while it is served.
+All routes exist below ``/{model}`` too. A model's name may contain a slash, and is known only as
+long as the model is served.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from atoll_client.errors import AtollError, MethodNotAllowed, NoRoute, NotReady
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.endpoint import Endpoint
-from atoll_client.gateway.core.web import Handler, Reply, Request, Route, nothing
+from atoll_client.gateway.core.route import Handler, Route
+from atoll_client.gateway.core.web import Request, Text, nothing
 
 
 class Table(Router):
@@ -24,7 +25,7 @@ class Table(Router):
 
     def __init__(self, routes: Iterable[Route], context: Context, lifespan: Lifespan[Any]) -> None:
         self._context = context
-        # By path, what answers to which method, in the order of an ``Allow`` header.
+        # Path -> method -> application, in the order of the ``Allow`` header.
         self._methods: dict[str, dict[str, ASGIApp]] = {}
         made = [self._add(route) for route in routes]
         for path, methods in self._methods.items():
@@ -42,7 +43,7 @@ class Table(Router):
         return StarletteRoute(route.pattern or route.path, endpoint, methods=methods)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands a request to its route."""
+        """Passes a request to its route."""
         if scope["type"] == "lifespan":
             await self.lifespan(scope, receive, send)
             return
@@ -50,13 +51,13 @@ class Table(Router):
         try:
             endpoint = self._find(request)
         except AtollError:
-            # Who has no key does not learn which addresses exist.
+            # Without a key, a client must not learn which routes exist.
             self._context.keys.check(request.headers)
             raise
         await endpoint(scope, receive, send)
 
     def _find(self, request: Request) -> ASGIApp:
-        """What answers to the path, or to what follows ``/{model}``."""
+        """The application for the path, or for the part after ``/{model}``."""
         path = request.path.rstrip("/") or "/"
         methods = self._resolve(request, path)
         if request.method not in methods:
@@ -71,12 +72,12 @@ class Table(Router):
         if not self._context.pool.is_ready and any(
             path.endswith(end) for end in self._methods if end != "/"
         ):
-            # What stands before it may be a model of the server that is not there now.
+            # The part before may be a model of a server that is not reachable.
             raise NotReady("no server is ready")
         raise NoRoute(f"there is no route {request.path}")
 
     def _resolve(self, request: Request, path: str) -> Mapping[str, ASGIApp]:
-        """What answers to the methods of a path; the request learns the parameters in it."""
+        """The applications of a path by method. Sets the path's parameters in the request."""
         if path in self._plain:
             return self._methods[path]
         for route in self._patterns:
@@ -91,7 +92,7 @@ class Table(Router):
 
 
 def _options(allowed: Iterable[str]) -> Handler:
-    async def answer(request: Request, context: Context, body: None) -> Reply:
+    async def answer(request: Request, context: Context, body: None) -> Text:
         return nothing({"allow": ", ".join(allowed)})
 
     return answer

@@ -1,7 +1,7 @@
-"""Streams of server-sent events, kept alive while they have nothing to say.
+"""Server-sent events, with comments that keep a silent connection open.
 
-The status is held back until the first event, so that a refusal has its own; but not for longer
-than proxies leave a silent connection open. After that a failure is an event like any other.
+The status is held back until the first event, so that a refused request gets its own, but no longer
+than proxies leave a silent connection open. After that, a failure is an event like any other.
 """
 
 from __future__ import annotations
@@ -11,39 +11,45 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Generic, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from atoll_client.errors import AtollError, NotReady
-from atoll_client.gateway.core import error_formats
-from atoll_client.gateway.core.web import EVENTS, Request
+from atoll_client.gateway.core.error_formats import as_ours
+from atoll_client.gateway.core.web import EVENTS, Request, dump
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-# Well below the minute after which many proxies end what is silent.
+# Many proxies close connections that have been silent for a minute.
 _SILENCE_S = 15.0
 _COMMENT = b":\n\n"
 
 
-class Events(StreamingResponse):
-    """Each item is the data of an event. ``on_error`` makes the last one of a stream that fails.
+class Events(StreamingResponse, Generic[T]):
+    """A stream of events, each with a T in JSON as its data.
 
-    headers: besides those of every stream.
+    Args:
+        failed: the last event of a stream that fails.
+        end: the data of an event after the last one of a complete stream, e.g. ``[DONE]``.
+        headers: in addition to those of every stream.
     """
 
     media_type = EVENTS
 
     def __init__(
         self,
-        items: AsyncIterator[bytes],
-        on_error: Callable[[Exception], bytes],
+        items: AsyncIterator[T],
+        failed: Callable[[AtollError], T],
         headers: Mapping[str, str] | None = None,
+        end: bytes = b"",
     ) -> None:
-        # A proxy that buffers would make a stream of one piece.
+        # A buffering proxy would deliver the stream in one piece.
         own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(items, headers={**own, **(headers or {})})
-        self._items, self._on_error = items, on_error
+        super().__init__((), headers={**own, **(headers or {})})
+        self._items, self._failed, self._end = items, failed, end
         self._has_begun = False
         self._last = time.monotonic()
 
@@ -51,16 +57,17 @@ class Events(StreamingResponse):
         """Sends the stream.
 
         Raises:
-            Exception: what the first event raised: nothing has been sent then.
+            Exception: what the first event raised, before anything was sent.
         """
         request = Request.of(scope)
         pulse = asyncio.create_task(self._keep_alive(send))
         try:
             async with contextlib.aclosing(self._items):  # type: ignore[type-var]
                 async for item in self._items:
-                    await self._write(send, b"data: " + item + b"\n\n")
+                    await self._write(send, b"data: " + dump(item) + b"\n\n")
+            if self._end:
+                await self._write(send, b"data: " + self._end + b"\n\n")
         except (Exception, asyncio.CancelledError) as error:
-            # A request that is refused before anything was sent has a status of its own.
             if request.is_left or not self._has_begun:
                 raise
             await self._write(send, b"data: " + self._failure(request, error) + b"\n\n")
@@ -72,11 +79,11 @@ class Events(StreamingResponse):
     def _failure(self, request: Request, error: BaseException) -> bytes:
         """The data of the event that ends a stream early."""
         if not isinstance(error, Exception):
-            return self._on_error(ending())
+            return dump(self._failed(ending()))
         if not isinstance(error, AtollError):
             logger.error("request %s: %s", request.request_id, request.path, exc_info=error)
-        request.labels["error"] = error_formats.as_ours(error).error_type
-        return self._on_error(error)
+        request.labels["error"] = as_ours(error).error_type
+        return dump(self._failed(as_ours(error)))
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._last = time.monotonic()
@@ -90,7 +97,7 @@ class Events(StreamingResponse):
             await send({"type": "http.response.start", **start})
 
     async def _keep_alive(self, send: Send) -> None:
-        """A comment whenever nothing was sent for a while."""
+        """Sends a comment whenever nothing has been sent for a while."""
         while True:
             await asyncio.sleep(self._last + _SILENCE_S - time.monotonic())
             if time.monotonic() >= self._last + _SILENCE_S:
@@ -98,5 +105,5 @@ class Events(StreamingResponse):
 
 
 def ending() -> NotReady:
-    """For requests that are still held when the process has to end."""
+    """The error of requests that are still open when the process has to end."""
     return NotReady("the gateway is shutting down")

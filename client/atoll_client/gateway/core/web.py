@@ -1,56 +1,54 @@
-"""What routes are made of: requests with what the gateway knows of them, whole answers, the table.
+"""HTTP requests with the state that the gateway keeps for each, and complete responses.
 
-Requests and answers are Starlette's; streams of events are in ``sse``.
+Both extend Starlette's classes. Event streams are in ``sse``, routes in ``route``.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import orjson
-from pydantic import BaseModel
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from atoll_client.errors import TooLarge
 from atoll_client.gateway.core.headers import announced_bytes, request_id, trace_context
-from atoll_client.gateway.core.settings import GatewaySettings
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
 TEXT = "text/plain"
 _DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+T = TypeVar("T")
 _KEY = "atoll.request"
-# What a socket takes at once.
+# A body of this size fits into the socket's buffer.
 _LARGE_BYTES = 65_536
 
 
 class Request(StarletteRequest):
-    """An HTTP request, or a call over gRPC as the request that it would be.
+    """An HTTP request, or a gRPC call in the form of one.
 
     Attributes:
         raw: the body, once it has been read.
-        model: from the path ``/{model}/...``, else None. version: a model's, if the path names one.
-        route: the path that it matched. dialect: how errors look: openai, tei, tgi or kserve.
-        is_public: a probe or the like, which is not counted.
-        labels: filled by the handler for metrics and spans.
-        trace: ``traceparent`` of the gateway's own span, if it makes one; else the client's is
-            used.
-        is_left: its client has closed the connection, or does not read.
-        deadline_s: how long a gRPC client waits.
-        unknown_fields: of its body, left out.
+        model, version: from the path; None and "" if the path names none.
+        route: the path of the route. dialect: openai, tei, tgi or kserve: the format of errors.
+        is_public: a probe, for example, which is not counted.
+        labels: set by handlers for metrics and spans.
+        trace: the ``traceparent`` of the gateway's own span; None: the client's is passed on.
+        is_left: the client has closed the connection or has stopped reading.
+        started, server_started: when it arrived, and when a server was asked, on ``perf_counter``.
+        deadline_s: the timeout of a gRPC client.
+        unknown_fields: fields of the body that were ignored.
     """
 
     def __init__(self, scope: Scope, *way: Any) -> None:
         super().__init__(scope, *way)
         self.path: str = scope["path"]
         self.request_id = request_id(self.headers)
-        self.started = time.perf_counter()
+        self.started = self.server_started = time.perf_counter()
         self.raw = b""
         self.model: str | None = None
         self.version, self.route, self.dialect = "", "", ""
@@ -62,40 +60,40 @@ class Request(StarletteRequest):
 
     @classmethod
     def of(cls, scope: Scope) -> Request:
-        """The one that the application made of a scope."""
+        """The request of an ASGI scope."""
         found: Request = scope[_KEY]
         return found
 
     def enter(self) -> None:
-        """Makes it the one of its scope."""
+        """Attaches the request to its scope, where ``of`` finds it."""
         self.scope[_KEY] = self
 
     def leave(self) -> None:
-        """Undoes that: two that hold each other would wait for the garbage collector."""
+        """Detaches it: a reference cycle would be freed only by the garbage collector."""
         del self.scope[_KEY]
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call to a server: whose trace it belongs to."""
+        """The gRPC metadata of every call to a server: the trace context."""
         return tuple((self.trace or trace_context(self.headers)).items())
 
     def part(self, raw: bytes = b"") -> Request:
-        """One of several requests in this one, with a body, a clock and labels of its own."""
+        """A request inside this one, with its own body, labels and start time."""
         found = copy.copy(self)
         found.raw, found.labels, found.started = raw, {}, time.perf_counter()
         return found
 
     async def read(self, limit: int, hold: Callable[[int], None]) -> None:
-        """Reads the whole body into ``raw``. ``hold`` is told of every byte as it comes.
+        """Reads the whole body into ``raw`` and calls ``hold`` with the size of each piece.
 
         Raises:
-            TooLarge: it has more than ``limit`` bytes. ClientDisconnect: it will never be complete.
-            What ``hold`` raises.
+            TooLarge: the body has more than ``limit`` bytes. ClientDisconnect: the client has gone.
+            Whatever ``hold`` raises.
         """
         announced = announced_bytes(self.headers)
         if announced > limit:
             raise TooLarge(f"the body has {announced} bytes; the limit is {limit}")
-        # One buffer: a list of a million pieces would take a hundred times their bytes.
+        # Not a list of pieces: a million tiny ones would take a hundred times their size.
         body = bytearray()
         async for piece in self.stream():
             if len(body) + len(piece) > limit:
@@ -105,8 +103,11 @@ class Request(StarletteRequest):
         self.raw = bytes(body)
 
 
-class Reply(Response):
-    """A whole answer. Of a large one, it returns when the client has taken most."""
+class Reply(Response, Generic[T]):
+    """A complete response whose body is a T in JSON.
+
+    The call returns when most of a large body has been read by the client.
+    """
 
     media_type = JSON
 
@@ -120,44 +121,16 @@ class Reply(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-# Of a request, the gateway's context and the body that was read.
-Handler = Callable[[Request, Any, Any], Awaitable[Response]]
+class Text(Reply[str]):
+    """A response in plain text."""
+
+    media_type = TEXT
 
 
-@dataclass(frozen=True, eq=False)
-class Route:
-    """One route of one dialect. ``body``: how its JSON is read; None for routes without one.
+class Page(Reply[str]):
+    """A response in HTML."""
 
-    pattern: ``path`` with the kinds of its parameters, as Starlette writes them, where they are not
-    all plain. dialect: openai, tei, tgi or kserve: how errors look. public: answered without an API
-    key, and not counted. uncounted: answered however many requests are held, but with a key.
-    takes_tensors: its body may hold binary tensors, for which there is a limit apart. answers: what
-    it answers with, by content type, as types that pydantic knows; that of events is the data of
-    one. bodies: the kinds of body that it tells apart itself, where ``body`` is any.
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    dialect: str
-    summary: str
-    body: type[BaseModel] | None = None
-    public: bool = False
-    uncounted: bool = False
-    example: Any = None
-    takes_tensors: bool = False
-    answers: Mapping[str, Any] = field(default_factory=dict)
-    bodies: tuple[type[BaseModel], ...] = ()
-    pattern: str = ""
-
-    @property
-    def kinds(self) -> tuple[type[BaseModel], ...]:
-        """Every kind of body."""
-        return self.bodies or (() if self.body is None else (self.body,))
-
-    def body_limit(self, settings: GatewaySettings) -> int:
-        """Bytes of the largest body."""
-        return settings.tensor_payload_limit if self.takes_tensors else settings.payload_limit
+    media_type = "text/html"
 
 
 def dump(value: Any) -> bytes:
@@ -165,11 +138,11 @@ def dump(value: Any) -> bytes:
     return orjson.dumps(value, option=_DUMP)
 
 
-def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
-    """A JSON answer."""
+def reply(value: T, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply[T]:
+    """A JSON response."""
     return Reply(dump(value), status, headers)
 
 
-def nothing(headers: Mapping[str, str] | None = None) -> Reply:
-    """An empty answer, of which the status says all."""
-    return Reply(b"", headers={"content-type": TEXT, **(headers or {})})
+def nothing(headers: Mapping[str, str] | None = None) -> Text:
+    """An empty response: the status says everything."""
+    return Text(b"", headers={"content-type": TEXT, **(headers or {})})

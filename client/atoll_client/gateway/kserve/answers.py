@@ -1,41 +1,37 @@
-"""What KServe's routes take and answer: for the gateway's description of itself.
+"""The responses of KServe's routes, for OpenAPI and for the handlers that build them.
 
-A model's own tensors, and the members of ``/generate``, are whatever its config declares.
+Triton's own descriptions are converted from protocol buffers, which may have more fields.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, with_config
+from typing_extensions import NotRequired, TypedDict
 
-# Numbers, texts or truth values, flat or nested as the shape says.
+# Numbers, strings or booleans, flat or nested according to the shape.
 Elements = list[Any]
+_with_more_fields = with_config(ConfigDict(extra="allow"))
 
 
-class KServeError(BaseModel):
-    """An answer that is none."""
-
-    error: str
-
-
-class ServerDescription(BaseModel):
-    """A server and which extensions of the protocol it has."""
+class ServerDescription(TypedDict):
+    """A server and the extensions of the protocol that it supports."""
 
     name: str
     version: str
     extensions: list[str]
 
 
-class TensorDescription(BaseModel):
-    """A tensor that a model takes or gives; -1 is any size."""
+class TensorDescription(TypedDict):
+    """An input or output of a model; a dimension of -1 has any size."""
 
     name: str
     datatype: str
     shape: list[int]
 
 
-class ModelDescription(BaseModel):
+class ModelDescription(TypedDict):
     """A model's versions and tensors."""
 
     name: str
@@ -45,10 +41,9 @@ class ModelDescription(BaseModel):
     outputs: list[TensorDescription]
 
 
-class ModelConfig(BaseModel):
-    """A model's config.pbtxt, completed, as Triton's protocol buffers name its fields."""
-
-    model_config = ConfigDict(extra="allow")
+@_with_more_fields
+class ModelConfig(TypedDict):
+    """A model's completed config.pbtxt, with the field names of Triton's protocol buffers."""
 
     name: str
     backend: str
@@ -57,17 +52,16 @@ class ModelConfig(BaseModel):
     output: list[dict[str, Any]]
 
 
-class Duration(BaseModel):
-    """How often something happened, and the nanoseconds of all together."""
+class Duration(TypedDict):
+    """How often something happened, and the total time in nanoseconds."""
 
     count: int
     ns: int
 
 
-class ModelStatistics(BaseModel):
+@_with_more_fields
+class ModelStatistics(TypedDict):
     """Counts and durations of one version of a model."""
-
-    model_config = ConfigDict(extra="allow")
 
     name: str
     version: str
@@ -78,13 +72,13 @@ class ModelStatistics(BaseModel):
     batch_stats: list[dict[str, int | Duration]]
 
 
-class Statistics(BaseModel):
-    """Of one model or of all."""
+class Statistics(TypedDict):
+    """Statistics of one model or of all models."""
 
     model_stats: list[ModelStatistics]
 
 
-class LoadedModel(BaseModel):
+class LoadedModel(TypedDict):
     """A model in the repository."""
 
     name: str
@@ -92,85 +86,31 @@ class LoadedModel(BaseModel):
     state: str
 
 
-class InferInput(BaseModel):
-    """A tensor; its data are here, or behind the JSON (parameter ``binary_data_size``)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    shape: list[int]
-    datatype: str
-    data: Elements | None = None
-    parameters: dict[str, Any] = {}
-
-
-class InferOutput(BaseModel):
-    """An output that is wanted; parameters ``binary_data``, ``classification``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class InferRequest(BaseModel):
-    """Tensors, by the names of the model's inputs; all outputs if none is named."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str = ""
-    parameters: dict[str, bool | int | float | str] = {}
-    inputs: list[InferInput]
-    outputs: list[InferOutput] = []
-
-
-class InferredOutput(BaseModel):
-    """A tensor; without data if they follow the JSON."""
+class InferredOutput(TypedDict):
+    """A tensor. Without ``data``, its bytes follow the JSON."""
 
     name: str
     datatype: str
     shape: list[int]
-    data: Elements | None = None
-    parameters: dict[str, Any] | None = None
+    data: NotRequired[Elements]
+    parameters: NotRequired[dict[str, Any]]
 
 
-class InferResponse(BaseModel):
-    """The outputs; ``id`` is the request's, if it had one."""
+class ResponseIdentity(TypedDict):
+    """The model, and the id of the request if it has one."""
 
-    id: str | None = None
+    id: NotRequired[str]
     model_name: str
     model_version: str
+
+
+class InferResponse(ResponseIdentity):
+    """The outputs of a model."""
+
     outputs: list[InferredOutput]
-    parameters: dict[str, Any] | None = None
+    parameters: NotRequired[dict[str, Any]]
 
 
-class GenerateRequest(BaseModel):
-    """Members named as the model's inputs are tensors, all others request parameters.
-
-    Those in ``parameters`` are taken as if they stood beside it.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str = ""
-    parameters: dict[str, Any] = {}
-
-
-class GenerateResponse(BaseModel):
-    """An output each, one of a single element as a plain value."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str | None = None
-    model_name: str
-    model_version: str
-
-
-class GenerateEvent(BaseModel):
-    """The data of an event: a response, or the error that ends the stream."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model_name: str | None = None
-    model_version: str | None = None
-    error: str | None = None
+@_with_more_fields
+class GenerateResponse(ResponseIdentity):
+    """The outputs by name; one of a single element is a plain value."""

@@ -1,4 +1,4 @@
-"""Bodies in gzip or deflate, both ways. What unpacks to more than the limit is not unpacked."""
+"""gzip and deflate, of requests and responses. Decompression stops at the limit."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import asyncio
 import re
 import zlib
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from atoll_client.errors import MalformedRequest, TooLarge, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request
 
-# wbits of zlib: gzip's own header, or zlib's, which HTTP calls deflate.
+# zlib's wbits: a gzip header, or a zlib header, which HTTP calls deflate.
 _FORMATS = {"gzip": 31, "deflate": 15}
-# Below, a header costs more than is saved.
+# Shorter responses would gain nothing.
 _SMALLEST = 1024
-# Above, others would wait for it.
+# Longer bodies are compressed on a thread, so that other requests are not delayed.
 _LONG = 100_000
+R = TypeVar("R", bound=Reply[Any])
 
 
 async def decompressed(request: Request, context: Context) -> bytes:
-    """A request's body as it was before its client packed it.
+    """A request's body, decompressed.
 
     Raises:
-        ValidationError: a format that is not known. MalformedRequest: it is not in that format.
-        TooLarge: it unpacks to more than the route takes.
+        ValidationError: the format is unknown. MalformedRequest: the body is not in that format.
+        TooLarge: the decompressed body exceeds the limit.
     """
     name = request.headers.get("content-encoding", "identity").strip().lower()
     if name == "identity":
@@ -50,8 +52,8 @@ def _unpack(body: bytes, name: str, limit: int) -> bytes:
     return found
 
 
-async def compressed(request: Request, answer: Reply) -> Reply:
-    """The answer in the first format that the client takes, if it is long enough for that."""
+async def compressed(request: Request, answer: R) -> R:
+    """The response in the first format that the client accepts, if it is long enough for that."""
     accepted = request.headers.get("accept-encoding", "")
     name = next((name for name in _accepted(accepted) if name in _FORMATS), None)
     if name is None or len(answer.body) < _SMALLEST:
@@ -71,7 +73,7 @@ async def compressed(request: Request, answer: Reply) -> Reply:
 
 
 def _accepted(header: str) -> Iterator[str]:
-    """Names of formats, without those that the client excludes."""
+    """Names of formats, without those that the client rejects (q=0)."""
     for part in header.lower().split(","):
         name, _, quality = part.partition(";")
         if not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality):

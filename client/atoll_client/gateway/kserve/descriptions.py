@@ -1,4 +1,4 @@
-"""A server's description of itself or of a model: protobuf messages as the JSON that it writes."""
+"""Descriptions of a server and its models: protobuf messages in the JSON format of Triton."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.kserve import Message
 
-# What of a server's extensions is behind the gateway, too.
+# The extensions that the gateway offers too.
 _CARRIED = (
     "classification", "sequence", "schedule_policy", "model_configuration", "binary_tensor_data",
     "parameters", "statistics", "generate",
 )  # fmt: skip
 
 
-def as_json(message: Message) -> dict[str, Any]:
-    """All fields under their own names; numbers stay numbers, parts that are not set are out."""
+def as_json(message: Message) -> Any:
+    """All fields by name. Unlike protobuf's own JSON, 64-bit integers are numbers.
+
+    Messages that are not set are left out.
+    """
     found: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):
@@ -45,13 +48,13 @@ def _value(field: Any, value: Any) -> Any:
 
 
 def server_metadata(found: Message) -> Message:
-    """A server's metadata without what the gateway does not carry."""
+    """A server's metadata without the extensions that the gateway does not offer."""
     extensions = [name for name in found.extensions if name in _CARRIED]
     return pb.ServerMetadataResponse(name=found.name, version=found.version, extensions=extensions)
 
 
 def merged(statistics: Sequence[Message]) -> Message:
-    """The statistics of several servers as of one: counts and durations added up."""
+    """The statistics of several servers, with counts and durations added up."""
     total = pb.ModelStatisticsResponse()
     by_version: dict[tuple[str, str], Message] = {}
     for answer in statistics:
@@ -66,7 +69,7 @@ def merged(statistics: Sequence[Message]) -> Message:
 
 
 def _add(total: Message, other: Message) -> None:
-    """Adds numbers; of moments, the later one counts."""
+    """Adds counts and durations; of two points in time, the later one is kept."""
     for field, value in other.ListFields():
         if field.name == "batch_stats":
             known = {one.batch_size: one for one in total.batch_stats}

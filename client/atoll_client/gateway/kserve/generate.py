@@ -1,4 +1,4 @@
-"""The generate extension: a JSON object of inputs and parameters, and outputs as plain values."""
+"""The generate extension: inputs and parameters in one JSON object, outputs as plain values."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import ValidationError, from_stream
-from atoll_client.gateway.core.web import dump
+from atoll_client.gateway.core.error_formats import KServeError
 from atoll_client.gateway.kserve import parameters
+from atoll_client.gateway.kserve.answers import GenerateResponse
 from atoll_client.gateway.kserve.json_response import write_generated
 from atoll_client.gateway.kserve.signature import Declared, Signature
 from atoll_client.gateway.kserve.tensors import pack
 from atoll_client.kserve import Message
 
 _JSON_ERRORS = "json_errors"
-# Inputs of TensorRT-LLM's models, which LiteLLM sends to every model as lists of one empty text.
+# Inputs of TensorRT-LLM's models. LiteLLM sends them to every model, with one empty string.
 _WORDS = ("bad_words", "stop_words")
 _NOT_ONE = (
     "generate expects model to produce exactly 1 response, use generate stream for model that "
@@ -26,13 +27,13 @@ _NOT_ONE = (
 
 
 def read_generate(found: Mapping[str, Any], signature: Signature, version: str) -> Message:
-    """The message of a body: members named as inputs are tensors, all others parameters.
+    """The message of a body. Fields named like inputs are tensors, all others are parameters.
 
-    Members of ``parameters`` are taken as if they were the body's own. Lists of words to ban or to
-    stop at that hold no word ask for nothing: Atoll's models do not see them.
+    The fields of ``parameters`` are read like the body's own. Lists of words to ban or to stop at
+    that are empty, or hold only empty strings, are not passed on to Atoll's models.
 
     Raises:
-        ValidationError: names the member that is wrong.
+        ValidationError: names the wrong field.
     """
     message = pb.ModelInferRequest(model_name=signature.model, model_version=version)
     members = {name: value for name, value in found.items() if name != "parameters"}
@@ -52,7 +53,7 @@ def read_generate(found: Mapping[str, Any], signature: Signature, version: str) 
     message.id = request_id
     for name, value in {**members, **nested}.items():
         if name not in signature.inputs:
-            if signature.is_ours and _asks_for_nothing(name, value):
+            if signature.is_ours and _has_no_words(name, value):
                 continue
             parameters.write(message.parameters, {name: value})
             continue
@@ -64,12 +65,12 @@ def read_generate(found: Mapping[str, Any], signature: Signature, version: str) 
     return message
 
 
-def _asks_for_nothing(name: str, value: Any) -> bool:
+def _has_no_words(name: str, value: Any) -> bool:
     return name in _WORDS and isinstance(value, list) and all(one == "" for one in value)
 
 
 def _shape(name: str, declared: Declared, count: int) -> list[int]:
-    """So many elements in the declared shape: the last open dimension takes what is left."""
+    """The declared shape for ``count`` elements: the last open dimension takes all that remain."""
     shape = list(declared.shape)
     left = count
     for size in shape:
@@ -89,7 +90,7 @@ def _misfit(name: str) -> ValidationError:
 
 
 def ask_for_kinds(message: Message) -> bool:
-    """Makes one of Atoll's models say of which kind an error is; whether its client asked so."""
+    """Makes Atoll's models send the kind of an error. Returns whether the client asked for it."""
     is_asked = _JSON_ERRORS in message.parameters and message.parameters[_JSON_ERRORS].bool_param
     message.parameters[_JSON_ERRORS].bool_param = True
     return bool(is_asked)
@@ -99,7 +100,7 @@ async def only(responses: AsyncGenerator[Message, None]) -> Message:
     """The response of a request that has exactly one.
 
     Raises:
-        ValidationError: it has none, or several; the rest is not computed.
+        ValidationError: it has none or several; in that case, the rest is cancelled.
     """
     first: Message | None = None
     async with contextlib.aclosing(responses):
@@ -116,10 +117,10 @@ async def only(responses: AsyncGenerator[Message, None]) -> Message:
 
 async def events(
     responses: AsyncGenerator[Message, None], *, are_errors_plain: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[GenerateResponse | KServeError]:
     """An event for each response. An error before the first is raised, a later one is an event.
 
-    are_errors_plain: an event shows an error's text, else what the model wrote.
+    are_errors_plain: an event shows only the text of an error, else the model's whole message.
     """
     has_begun = False
     async with contextlib.aclosing(responses):
@@ -129,6 +130,6 @@ async def events(
                 raise from_stream(text)
             has_begun = True
             if text:
-                yield dump({"error": str(from_stream(text)) if are_errors_plain else text})
+                yield {"error": str(from_stream(text)) if are_errors_plain else text}
                 return
-            yield dump(write_generated(response.infer_response))
+            yield write_generated(response.infer_response)

@@ -1,6 +1,6 @@
-"""Embeddings as LiteLLM's ``triton/`` models ask for them, which have a signature of their own.
+"""Embedding requests of LiteLLM's ``triton/`` models, which expect a signature of their own.
 
-Texts are ``input_text``, in one dimension, and every output is read as a matrix of vectors.
+Texts are in ``input_text``, which has one dimension. LiteLLM reads every output as vectors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _THEIRS, _OURS, _VECTORS = "input_text", "text_input", "embedding"
 
 
 def adapt(message: Any, signature: Signature) -> None:
-    """Makes such a request one for an embedder of Atoll's; changes no other."""
+    """Converts such a request to an embedder of Atoll; leaves others unchanged."""
     is_embedder = signature.is_ours and _OURS in signature.inputs and _VECTORS in signature.outputs
     if not is_embedder or [tensor.name for tensor in message.inputs] != [_THEIRS]:
         return

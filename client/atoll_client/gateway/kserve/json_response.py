@@ -1,14 +1,20 @@
-"""A server's response as JSON, with binary tensors behind it where they are wanted."""
+"""A server's response as JSON, followed by binary tensors where they are requested."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from atoll_client.errors import GenerationError, ValidationError
 from atoll_client.gateway.core.web import Reply, dump
+from atoll_client.gateway.kserve.answers import (
+    GenerateResponse,
+    InferredOutput,
+    InferResponse,
+    ResponseIdentity,
+)
 from atoll_client.gateway.kserve.parameters import FINAL
 from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
 from atoll_client.kserve import Message
@@ -17,17 +23,25 @@ HEADER_LENGTH = "inference-header-content-length"
 BINARY = "application/octet-stream"
 
 
-def write_response(response: Message, wants_binary: Callable[[str], bool]) -> Reply:
-    """The reply to an infer request.
+class Tensors(Reply[bytes]):
+    """JSON, followed by binary tensors."""
+
+    media_type = BINARY
+
+
+def write_response(
+    response: Message, wants_binary: Callable[[str], bool]
+) -> Reply[InferResponse] | Tensors:
+    """The response to an infer request.
 
     Raises:
-        ValidationError: an output has no form in JSON. GenerationError: the server's answer is
-            broken.
+        ValidationError: an output cannot be written in JSON. GenerationError: the server's answer
+            is broken.
     """
     parts: list[bytes] = []
     outputs = []
     for output, raw in tensors(response):
-        found: dict[str, Any] = {
+        found: InferredOutput = {
             "name": output.name, "datatype": output.datatype, "shape": list(output.shape),
         }  # fmt: skip
         if wants_binary(output.name):
@@ -36,34 +50,38 @@ def write_response(response: Message, wants_binary: Callable[[str], bool]) -> Re
         else:
             found["data"] = values(output.name, output.datatype, raw)
         outputs.append(found)
-    answer: dict[str, Any] = {**about(response), "outputs": outputs}
-    if response.parameters:
-        answer["parameters"] = parameter_values(response)
+    answer: InferResponse = {
+        **about(response), "outputs": outputs, "parameters": parameter_values(response),
+    }  # fmt: skip
+    if not response.parameters:
+        del answer["parameters"]
     head = dump(answer)
     if not parts:
         return Reply(head)
     headers = {HEADER_LENGTH: str(len(head))}
-    return Reply(b"".join((head, *parts)), headers=headers, media_type=BINARY)
+    return Tensors(b"".join((head, *parts)), headers=headers)
 
 
-def write_generated(response: Message) -> dict[str, Any]:
-    """A response as /generate shows it: tensors of one element as plain values.
+def write_generated(response: Message) -> GenerateResponse:
+    """A response of /generate: tensors of one element are plain values.
 
     Raises:
         As ``write_response``.
     """
     found: dict[str, Any] = {**parameter_values(response), **about(response)}
-    # A stream over gRPC has it always, over HTTP never.
+    # Only streams over gRPC have it.
     found.pop(FINAL, None)
     for output, raw in tensors(response):
         items = values(output.name, output.datatype, raw)
         found[output.name] = items[0] if len(items) == 1 else items
-    return found
+    return cast(GenerateResponse, found)
 
 
-def about(response: Message) -> dict[str, str]:
-    """Whose response it is."""
-    named = {"model_name": response.model_name, "model_version": response.model_version}
+def about(response: Message) -> ResponseIdentity:
+    """The model, and the request's id if it has one."""
+    named: ResponseIdentity = {
+        "model_name": response.model_name, "model_version": response.model_version,
+    }  # fmt: skip
     return {"id": response.id, **named} if response.id else named
 
 
@@ -80,7 +98,7 @@ def tensors(response: Message) -> list[tuple[Any, bytes]]:
     """Outputs with their data.
 
     Raises:
-        GenerationError: shape, datatype and data do not belong together.
+        GenerationError: shape, datatype and data contradict each other.
     """
     if len(response.outputs) != len(response.raw_output_contents):
         raise GenerationError(
@@ -100,7 +118,7 @@ def values(name: str, datatype: str, raw: bytes) -> list[Any]:
     """A tensor's elements, flat.
 
     Raises:
-        ValidationError: JSON has no form for them.
+        ValidationError: they cannot be written in JSON.
     """
     if datatype == "BYTES":
         try:

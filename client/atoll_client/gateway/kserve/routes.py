@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.convertors import StringConvertor, register_url_convertor
-from starlette.responses import Response
 
 from atoll_client.errors import (
+    AtollError,
     MalformedRequest,
     NotOffered,
     NotReady,
@@ -17,28 +17,30 @@ from atoll_client.errors import (
     ValidationError,
 )
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.error_formats import KServeError
+from atoll_client.gateway.core.route import Handler, Route
 from atoll_client.gateway.core.sse import Events
-from atoll_client.gateway.core.web import (
-    EVENTS,
-    JSON,
-    TEXT,
-    Reply,
-    Request,
-    Route,
-    dump,
-    nothing,
-    reply,
+from atoll_client.gateway.core.web import Reply, Request, Text, nothing, reply
+from atoll_client.gateway.kserve import generate, input_text
+from atoll_client.gateway.kserve.answers import (
+    GenerateResponse,
+    InferResponse,
+    LoadedModel,
+    ModelConfig,
+    ModelDescription,
+    ServerDescription,
+    Statistics,
 )
-from atoll_client.gateway.kserve import answers, generate, input_text
 from atoll_client.gateway.kserve.compression import compressed, decompressed
 from atoll_client.gateway.kserve.descriptions import as_json
 from atoll_client.gateway.kserve.json_request import read_json, read_request
 from atoll_client.gateway.kserve.json_response import (
-    BINARY,
     HEADER_LENGTH,
+    Tensors,
     write_generated,
     write_response,
 )
+from atoll_client.gateway.kserve.schemas import GenerateRequest, InferRequest
 
 _NAMES = {
     "systemsharedmemory": "system shared memory", "cudasharedmemory": "CUDA shared memory",
@@ -57,7 +59,7 @@ class _Version(StringConvertor):
 
 
 class _Closed(StringConvertor):
-    """What follows ``/v2/`` and is not for clients."""
+    """The part of a closed path after ``/v2/``."""
 
     regex = re.sub(r"\((?!\?)", "(?:", _CLOSED.pattern)
 
@@ -66,51 +68,49 @@ register_url_convertor("version", _Version())
 register_url_convertor("closed", _Closed())
 
 
-async def live(request: Request, context: Context, body: None) -> Reply:
-    """Whether this process answers."""
+async def live(request: Request, context: Context, body: None) -> Text:
+    """Responds as long as the gateway runs."""
     return nothing()
 
 
-async def ready(request: Request, context: Context, body: None) -> Reply:
-    """Whether a server answers and has a model."""
+async def ready(request: Request, context: Context, body: None) -> Text:
+    """Whether a server is reachable and has a model."""
     if not context.pool.is_ready:
         raise NotReady("no server is ready")
     return nothing()
 
 
-async def server(request: Request, context: Context, body: None) -> Reply:
+async def server(request: Request, context: Context, body: None) -> Reply[ServerDescription]:
     """Name, version and extensions."""
     return reply(as_json(await context.upstream.server_metadata()))
 
 
-async def model_ready(request: Request, context: Context, body: None) -> Reply:
-    """Whether a model can be asked."""
+async def model_ready(request: Request, context: Context, body: None) -> Text:
+    """Whether a model accepts requests."""
     if not await context.upstream.is_model_ready(_name(request), request.version):
         raise MalformedRequest("Model version not ready")
     return nothing()
 
 
-async def model_metadata(request: Request, context: Context, body: None) -> Reply:
-    """A model's tensors."""
-    upstream = context.upstream
-    found = await upstream.inquire("ModelMetadata", _name(request), request.version)
+async def model_metadata(request: Request, context: Context, body: None) -> Reply[ModelDescription]:
+    """A model's inputs and outputs."""
+    found = await context.upstream.inquire("ModelMetadata", _name(request), request.version)
     return reply(as_json(found))
 
 
-async def model_config(request: Request, context: Context, body: None) -> Reply:
+async def model_config(request: Request, context: Context, body: None) -> Reply[ModelConfig]:
     """A model's config."""
-    upstream = context.upstream
-    found = await upstream.inquire("ModelConfig", _name(request), request.version)
+    found = await context.upstream.inquire("ModelConfig", _name(request), request.version)
     return reply(as_json(found.config))
 
 
-async def statistics(request: Request, context: Context, body: None) -> Reply:
+async def statistics(request: Request, context: Context, body: None) -> Reply[Statistics]:
     """Counts and durations of a model or of all."""
     found = await context.upstream.statistics(request.model or "", request.version)
     return reply(as_json(found))
 
 
-async def index(request: Request, context: Context, body: None) -> Reply:
+async def index(request: Request, context: Context, body: None) -> Reply[list[LoadedModel]]:
     """The models that are loaded."""
     found = await context.upstream.statistics("", "")
     return reply([
@@ -118,8 +118,8 @@ async def index(request: Request, context: Context, body: None) -> Reply:
     ])  # fmt: skip
 
 
-async def infer(request: Request, context: Context, body: None) -> Reply:
-    """One response, in JSON or with binary tensors."""
+async def infer(request: Request, context: Context, body: None) -> Reply[InferResponse] | Tensors:
+    """One response, as JSON or with binary tensors."""
     raw = await decompressed(request, context)
     signature = await context.upstream.signature(_name(request), request.version)
     if signature.is_decoupled:
@@ -142,8 +142,8 @@ async def infer(request: Request, context: Context, body: None) -> Reply:
     return await compressed(request, write_response(response, asked.wants_binary))
 
 
-async def generate_one(request: Request, context: Context, body: None) -> Reply:
-    """A JSON object in, one out."""
+async def generate_one(request: Request, context: Context, body: None) -> Reply[GenerateResponse]:
+    """One response, as plain JSON."""
     signature, message = await _generation(request, context)
     upstream = context.upstream
     rest = (signature, message, context.settings.request_timeout_s, request.metadata)
@@ -154,8 +154,10 @@ async def generate_one(request: Request, context: Context, body: None) -> Reply:
     return reply(write_generated(await generate.only(upstream.exchange(*rest))))
 
 
-async def generate_stream(request: Request, context: Context, body: None) -> Response:
-    """A JSON object in, an event for each response out."""
+async def generate_stream(
+    request: Request, context: Context, body: None
+) -> Events[GenerateResponse | KServeError]:
+    """An event for each response."""
     signature, message = await _generation(request, context)
     upstream = context.upstream
     rest = (signature, message, context.settings.request_timeout_s, request.metadata)
@@ -166,12 +168,12 @@ async def generate_stream(request: Request, context: Context, body: None) -> Res
     return Events(generate.events(responses, are_errors_plain=is_plain), _event_of)
 
 
-async def _one_event(response: Awaitable[Any]) -> AsyncIterator[bytes]:
-    yield dump(write_generated(await response))
+async def _one_event(response: Awaitable[Any]) -> AsyncIterator[GenerateResponse]:
+    yield write_generated(await response)
 
 
-async def closed(request: Request, context: Context, body: None) -> Reply:
-    """What of a server's interface is not for clients."""
+async def closed(request: Request, context: Context, body: None) -> NoReturn:
+    """Refuses the parts of a server's interface that are not for clients."""
     match = _CLOSED.fullmatch(request.path_params["closed"])
     assert match is not None
     name = _NAMES[match[1] or match[2]]
@@ -187,8 +189,8 @@ async def _generation(request: Request, context: Context) -> tuple[Any, Any]:
     return signature, message
 
 
-def _event_of(error: Exception) -> bytes:
-    return dump({"error": str(error)})
+def _event_of(error: AtollError) -> KServeError:
+    return {"error": str(error)}
 
 
 def _name(request: Request) -> str:
@@ -196,7 +198,9 @@ def _name(request: Request) -> str:
     return request.model
 
 
-def _of_model(method: str, end: str, handler: Any, summary: str, **rest: Any) -> tuple[Route, ...]:
+def _of_model(
+    method: str, end: str, handler: Handler, summary: str, **rest: Any
+) -> tuple[Route, ...]:
     """With the version in the path, and without."""
     takes_tensors = method == "POST"
     return tuple(
@@ -208,59 +212,25 @@ def _of_model(method: str, end: str, handler: Any, summary: str, **rest: Any) ->
     )  # fmt: skip
 
 
-_READY = {TEXT: str}
-_STATISTICS = {JSON: answers.Statistics}
-_INFER = {
-    "bodies": (answers.InferRequest,),
-    "answers": {JSON: answers.InferResponse, BINARY: bytes},
-    "example": {
-        "inputs": [
-            {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["A coral reef"]}
-        ]
-    },
-}
+_INPUT = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["A coral reef"]}
+_INFER: dict[str, Any] = {"bodies": (InferRequest,), "example": {"inputs": [_INPUT]}}
 _GENERATE: dict[str, Any] = {
-    "bodies": (answers.GenerateRequest,),
+    "bodies": (GenerateRequest,),
     "example": {"text_input": "A coral reef is", "parameters": {"max_tokens": 8}},
 }
 ROUTES: tuple[Route, ...] = (
-    Route(
-        "GET", "/v2/health/live", live, "kserve", "Whether the gateway is up",
-        public=True, answers=_READY,
-    ),
-    Route(
-        "GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready",
-        public=True, answers=_READY,
-    ),
-    Route(
-        "GET", "/v2", server, "kserve", "Name, version and extensions",
-        answers={JSON: answers.ServerDescription},
-    ),
-    Route(
-        "GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models",
-        answers=_STATISTICS,
-    ),
-    Route(
-        "POST", "/v2/repository/index", index, "kserve", "The models that are loaded",
-        answers={JSON: list[answers.LoadedModel]},
-    ),
-    *_of_model(
-        "GET", "", model_metadata, "A model's tensors", answers={JSON: answers.ModelDescription}
-    ),
-    *_of_model("GET", "/ready", model_ready, "Whether a model is ready", answers=_READY),
-    *_of_model(
-        "GET", "/config", model_config, "A model's config", answers={JSON: answers.ModelConfig}
-    ),
-    *_of_model("GET", "/stats", statistics, "A model's statistics", answers=_STATISTICS),
+    Route("GET", "/v2/health/live", live, "kserve", "Whether the gateway is up", public=True),
+    Route("GET", "/v2/health/ready", ready, "kserve", "Whether a server is ready", public=True),
+    Route("GET", "/v2", server, "kserve", "Name, version and extensions"),
+    Route("GET", "/v2/models/stats", statistics, "kserve", "Statistics of all models"),
+    Route("POST", "/v2/repository/index", index, "kserve", "The models that are loaded"),
+    *_of_model("GET", "", model_metadata, "A model's tensors"),
+    *_of_model("GET", "/ready", model_ready, "Whether a model is ready"),
+    *_of_model("GET", "/config", model_config, "A model's config"),
+    *_of_model("GET", "/stats", statistics, "A model's statistics"),
     *_of_model("POST", "/infer", infer, "One response of a model", **_INFER),
-    *_of_model(
-        "POST", "/generate", generate_one, "One response, as plain JSON",
-        answers={JSON: answers.GenerateResponse}, **_GENERATE,
-    ),
-    *_of_model(
-        "POST", "/generate_stream", generate_stream, "Responses as events",
-        answers={EVENTS: answers.GenerateEvent}, **_GENERATE,
-    ),
+    *_of_model("POST", "/generate", generate_one, "One response, as plain JSON", **_GENERATE),
+    *_of_model("POST", "/generate_stream", generate_stream, "Responses as events", **_GENERATE),
     *(
         Route(
             method, CLOSED, closed, "kserve", "Not offered: shared memory, settings, loads",

@@ -7,17 +7,25 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
-from starlette.responses import Response
 
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import Refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
 from atoll_client.gateway.core.sse import Events
-from atoll_client.gateway.core.web import Request, dump, reply
+from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.openai.answers import (
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    CompletionUsage,
+    Identity,
+    StreamError,
+)
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
-from atoll_client.gateway.openai.errors import openai_words
+from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
 from atoll_client.gateway.openai.sampling import (
     failure,
@@ -58,16 +66,18 @@ class ChatBody(TemplateFields, SamplingFields):
 
 @dataclass(frozen=True)
 class _Chat:
-    """One request on its way."""
+    """A request that has been read."""
 
     body: ChatBody
     jobs: list[Job]
     choice: ToolChoice | None
-    head: dict[str, Any]
-    has_usage: bool = False
+    head: Identity
+    has_usage: bool
 
 
-async def chat(request: Request, context: Context, body: ChatBody) -> Response:
+async def chat(
+    request: Request, context: Context, body: ChatBody
+) -> Reply[ChatCompletion] | Events[ChatCompletionChunk | StreamError]:
     """A choice for each of ``n`` answers."""
     request.labels["kind"] = "tgi"
     model = context.find(request, body.model, ("generate",))
@@ -84,15 +94,17 @@ async def chat(request: Request, context: Context, body: ChatBody) -> Response:
         Wanted(logprobs=body.logprobs, num_cached_tokens=True),
     )
     jobs = [job.seeded(index) for index in range(body.n)]
-    kind = "chat.completion.chunk" if body.stream else "chat.completion"
-    head = identity(kind, body.model or model.name, "chatcmpl")
+    head = identity(body.model or model.name, "chatcmpl")
     found = _Chat(body, jobs, choice, head, usage_wanted(body))
     if body.stream:
-        return Events(_events(request, context, found), failure)
-    with openai_words(model, body, "messages"):
+        return Events(_events(request, context, found), failure, end=b"[DONE]")
+    with OpenAIMessages(model, body, "messages"):
         chunks = await complete_all(request, context, jobs)
     choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
-    return reply({**head, "choices": choices, "usage": usage(chunks)})
+    answer: ChatCompletion = {
+        **head, "object": "chat.completion", "choices": choices, "usage": usage(chunks),
+    }  # fmt: skip
+    return reply(answer)
 
 
 def _check(body: ChatBody) -> None:
@@ -119,7 +131,7 @@ def _options(
         bound = choice.constraint(bound)
     options = sampling(body, model, request, bound)
     options |= body.template_options()
-    # None: as many as the context holds.
+    # None: up to the end of the context.
     options["max_tokens"] = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs:
         options["top_logprobs"] = body.top_logprobs
@@ -129,13 +141,13 @@ def _options(
 
 
 def _end_with_call(options: dict[str, Any], model: ModelInfo) -> None:
-    """Behind one call nothing is wanted; where all places for stops are taken, it is left out."""
+    """Stops behind the first call, unless the request has the most stop strings already."""
     stops = options.get("stop", [])
     if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
         options["stop"] = [*stops, END_TAG]
 
 
-def _choice(found: _Chat, index: int, chunk: Chunk) -> dict[str, Any]:
+def _choice(found: _Chat, index: int, chunk: Chunk) -> ChatChoice:
     message, logprobs, reason = whole(_deltas(found).write(chunk))
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
@@ -149,18 +161,28 @@ def _deltas(found: _Chat) -> Deltas:
     )
 
 
-async def _events(request: Request, context: Context, found: _Chat) -> AsyncIterator[bytes]:
+async def _events(
+    request: Request, context: Context, found: _Chat
+) -> AsyncIterator[ChatCompletionChunk]:
     writers = [_deltas(found) for _ in found.jobs]
     ends: dict[int, Chunk] = {}
-    nothing = {"usage": None} if found.has_usage else {}
-    with openai_words(found.jobs[0].model, found.body, "messages"):
+    with OpenAIMessages(found.jobs[0].model, found.body, "messages"):
         async for index, chunk in stream_all(request, context, found.jobs):
             if chunk.finish_reason:
                 ends[index] = chunk
             for piece in writers[index].write(chunk):
-                choice = {"index": index, **piece}
-                yield dump({**found.head, "choices": [choice], **nothing})
+                yield _chunk(found, [{"index": index, **piece}])
     if found.has_usage:
-        counts = usage([ends[i] for i in sorted(ends)])
-        yield dump({**found.head, "choices": [], "usage": counts})
-    yield b"[DONE]"
+        yield _chunk(found, [], usage([ends[i] for i in sorted(ends)]))
+
+
+def _chunk(
+    found: _Chat, choices: list[ChatDelta], counts: CompletionUsage | None = None
+) -> ChatCompletionChunk:
+    """An event. If the last one has the usage, the field is null in the others."""
+    chunk: ChatCompletionChunk = {
+        **found.head, "object": "chat.completion.chunk", "choices": choices, "usage": counts,
+    }  # fmt: skip
+    if not found.has_usage:
+        del chunk["usage"]
+    return chunk

@@ -1,4 +1,4 @@
-"""OpenAI's completions: texts or token ids in, texts out, one choice for each prompt and ``n``."""
+"""OpenAI's completions of texts or token ids: ``n`` choices for each prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from pydantic import Field
-from starlette.responses import Response
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import encoders, tokens
@@ -21,9 +20,17 @@ from atoll_client.gateway.core.generation import (
 )
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.sse import Events
-from atoll_client.gateway.core.web import Request, dump, reply
+from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.openai.answers import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionUsage,
+    Identity,
+    StreamError,
+)
 from atoll_client.gateway.openai.constraints import constraint
-from atoll_client.gateway.openai.errors import openai_words
+from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.sampling import (
     failure,
     identity,
@@ -50,8 +57,10 @@ class CompletionsBody(SamplingFields):
     prompt_embeds: Annotated[Any, Refused("prompts are texts or token ids")] = None
 
 
-async def completions(request: Request, context: Context, body: CompletionsBody) -> Response:
-    """A choice for each of ``n`` answers to each prompt, of ``best_of`` that are written."""
+async def completions(
+    request: Request, context: Context, body: CompletionsBody
+) -> Reply[Completion] | Events[Completion | StreamError]:
+    """``n`` choices for each prompt, the best of ``best_of`` that are generated."""
     request.labels["kind"] = "tgi"
     model = context.find(request, body.model, ("generate",))
     _check(body)
@@ -60,20 +69,27 @@ async def completions(request: Request, context: Context, body: CompletionsBody)
     check_answers(context, model, len(items), body.best_of or body.n)
     jobs = _jobs(request, body, model, items)
     echoes = await _echoes(request, context, body, model, items)
-    head = identity("text_completion", body.model or model.name, "cmpl")
+    head = identity(body.model or model.name, "cmpl")
     if body.stream:
-        return Events(_events(request, context, body, jobs, echoes, head), failure)
-    with openai_words(model, body, "prompt"):
+        events = _events(request, context, body, jobs, echoes, head)
+        return Events(events, failure, end=b"[DONE]")
+    with OpenAIMessages(model, body, "prompt"):
         chunks = await complete_all(request, context, jobs)
     if _is_echo_only(body):
         chunks = [_without_output(chunk) for chunk in chunks]
     best = _best(chunks, body)
     choices = [_Choice(body, i, echoes[i // body.n]).add(chunk) for i, chunk in enumerate(best)]
-    return reply({**head, "choices": choices, "usage": usage(chunks, len(items))})
+    return reply(_completion(head, choices, usage(chunks, len(items))))
+
+
+def _completion(
+    head: Identity, choices: list[CompletionChoice], counts: CompletionUsage | None
+) -> Completion:
+    return {**head, "object": "text_completion", "choices": choices, "usage": counts}
 
 
 def _check(body: CompletionsBody) -> None:
-    """Raises ValidationError: fields that do not go together."""
+    """Raises ValidationError: fields that contradict each other."""
     usage_wanted(body)
     if body.best_of is not None and body.best_of < body.n:
         raise _wrong("best_of", f"is {body.best_of}; the least allowed is `n`, {body.n}")
@@ -105,7 +121,7 @@ def _jobs(
     model: ModelInfo,
     items: encoders.Items,
 ) -> list[Job]:
-    """As many for each prompt as there are answers to choose from."""
+    """For each prompt, as many jobs as there are answers to choose from."""
     options = sampling(body, model, request, constraint(body))
     options["max_tokens"] = 1 if _is_echo_only(body) else body.max_tokens or _DEFAULT_MAX_TOKENS
     if body.suffix:
@@ -129,7 +145,7 @@ def _jobs(
 
 
 def _best(chunks: list[Chunk], body: CompletionsBody) -> list[Chunk]:
-    """The ``n`` likeliest answers to each prompt, by the mean of their tokens, best first."""
+    """The ``n`` most likely answers to each prompt, by mean log-probability, best first."""
     if body.best_of in (None, body.n):
         return chunks
     groups = [chunks[i : i + body.best_of] for i in range(0, len(chunks), body.best_of)]
@@ -147,7 +163,7 @@ async def _echoes(
     model: ModelInfo,
     items: encoders.Items,
 ) -> list[str]:
-    """What stands before each prompt's answers."""
+    """The text before each prompt's answers."""
     if not body.echo:
         return [""] * len(items)
     if body.logprobs is not None and model.facts.get("decoder_start_token_id") is not None:
@@ -164,44 +180,45 @@ async def _events(
     body: CompletionsBody,
     jobs: list[Job],
     echoes: list[str],
-    head: dict[str, Any],
-) -> AsyncIterator[bytes]:
+    head: Identity,
+) -> AsyncIterator[Completion]:
     ends: dict[int, Chunk] = {}
     choices = [_Choice(body, index, echoes[index // body.n]) for index in range(len(jobs))]
     has_usage = usage_wanted(body)
-    nothing = {"usage": None} if has_usage else {}
-    with openai_words(jobs[0].model, body, "prompt"):
+    with OpenAIMessages(jobs[0].model, body, "prompt"):
         async for index, chunk in stream_all(request, context, jobs):
             if _is_echo_only(body):
                 chunk = _without_output(chunk)
             if chunk.finish_reason:
                 ends[index] = chunk
             if choices[index].is_ready(chunk):
-                yield dump({**head, "choices": [choices[index].add(chunk)], **nothing})
+                found = _completion(head, [choices[index].add(chunk)], None)
+                if not has_usage:
+                    del found["usage"]
+                yield found
     if has_usage:
-        found = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
-        yield dump({**head, "choices": [], "usage": found})
-    yield b"[DONE]"
+        counts = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
+        yield _completion(head, [], counts)
 
 
 class _Choice:
-    """One answer, whole or in pieces, behind its prompt if that is wanted."""
+    """One answer, complete or in chunks, after its prompt if that is echoed."""
 
     def __init__(self, body: CompletionsBody, index: int, echo: str) -> None:
         self._body, self._index, self._echo = body, index, echo
         self._length = 0
 
     def is_ready(self, chunk: Chunk) -> bool:
-        """False while the prompt is due and its tokens, which go with it, have not come."""
+        """False while the prompt has to be echoed first and its tokens have not arrived."""
         is_prompt_due = bool(self._echo) and self._body.logprobs is not None
         return not is_prompt_due or bool(chunk.prompt_tokens or chunk.finish_reason)
 
-    def add(self, chunk: Chunk) -> dict[str, Any]:
-        """The next piece of the choice."""
+    def add(self, chunk: Chunk) -> CompletionChoice:
+        """The choice with what the chunk adds to it."""
         echo, self._echo = self._echo, ""
         logprobs = None
         if self._body.logprobs is not None:
-            # The prompt as its tokens spell it, so that their places are right.
+            # The prompt as its tokens spell it: their offsets count from there.
             echo = "".join(token.text for token in chunk.prompt_tokens)
             tokens = [*chunk.prompt_tokens, *chunk.tokens]
             logprobs = _logprobs(tokens, self._body.logprobs, self._length)
@@ -215,7 +232,7 @@ class _Choice:
         }
 
 
-def _logprobs(tokens: list[Token], count: int, offset: int) -> dict[str, Any]:
+def _logprobs(tokens: list[Token], count: int, offset: int) -> CompletionLogprobs:
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -229,9 +246,9 @@ def _logprobs(tokens: list[Token], count: int, offset: int) -> dict[str, Any]:
 
 
 def _top(token: Token, count: int) -> dict[str, float] | None:
-    """The likeliest by their texts, and the token itself, as OpenAI has it.
+    """The most likely tokens and the token itself, by their texts, as OpenAI returns them.
 
-    Two tokens of one text are told apart by their ids.
+    If two tokens have the same text, the second one is named by its id.
     """
     own = next((one.text for one in token.top if one.id == token.id), None)
     found: dict[str, float] = {}
@@ -243,7 +260,7 @@ def _top(token: Token, count: int) -> dict[str, float] | None:
 
 
 def _without_output(chunk: Chunk) -> Chunk:
-    """The prompt's part only: ``max_tokens`` was 0, which a model cannot do."""
+    """The chunk without its text: ``max_tokens`` is 0, and the model generates at least one."""
     return Chunk(
         "", (), "length" if chunk.finish_reason else "", num_input_tokens=chunk.num_input_tokens,
         num_cached_tokens=chunk.num_cached_tokens, prompt_tokens=chunk.prompt_tokens,

@@ -1,24 +1,34 @@
-"""A chat's answer in OpenAI's pieces: role, text, tool calls, log-probabilities, and how it ended.
+"""A chat's answer as OpenAI's deltas: role, text, tool calls, log-probabilities, finish reason.
 
-Whole answers are put together from the same pieces as streamed ones, so that both say the same.
+Complete answers are joined from the same deltas as streamed ones, so that both are the same.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Container, Iterator
-from typing import Any
 
+from atoll_client.gateway.openai.answers import (
+    ChatLogprobs,
+    ChatMessage,
+    MessageDelta,
+    Piece,
+    TokenLogprob,
+    ToolCall,
+    TopLogprob,
+)
 from atoll_client.gateway.openai.tool_reader import Called, Event, Said, ToolReader
 from atoll_client.types import Chunk
 
-Entries = list[dict[str, Any]]
+Entries = list[TokenLogprob]
 
 
 class Deltas:
-    """The deltas of one answer. names: of the tools that it may call; None: it calls none.
+    """The deltas of one answer.
 
-    entries: OpenAI's log-probabilities of a chunk's tokens; None: nobody wants them.
+    Args:
+        names: the tools that it may call; None: it calls none.
+        entries: the log-probabilities of a chunk's tokens; None: not requested.
     """
 
     def __init__(
@@ -31,14 +41,14 @@ class Deltas:
         self._entries = entries
         self._pending: Entries = []
         self._has_begun, self._has_said = False, False
-        # Blanks that belong to the text only if text follows them.
+        # White space that is part of the content only if more content follows.
         self._blank = ""
         self._index = -1
 
-    def write(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """``delta``, ``logprobs`` and ``finish_reason`` of each piece of one more chunk.
+    def write(self, chunk: Chunk) -> list[Piece]:
+        """What one more chunk adds to the answer.
 
-        Tokens whose text is still held back have their log-probabilities with the next piece.
+        The log-probabilities of tokens whose text is still held back come with the next piece.
         """
         found = [] if self._has_begun else [_piece({"role": "assistant", "content": ""})]
         self._has_begun = True
@@ -48,7 +58,7 @@ class Deltas:
         pieces = [_piece(delta) for delta in self._deltas(chunk.text, is_last)]
         if self._pending and (pieces or is_last):
             pieces = pieces or [_piece({"content": ""})]
-            pieces[0]["logprobs"] = {"content": self._pending, "refusal": None}
+            pieces[0]["logprobs"] = _logprobs(self._pending)
             self._pending = []
         found += pieces
         if is_last:
@@ -61,7 +71,7 @@ class Deltas:
             return "tool_calls"
         return chunk.finish_reason
 
-    def _deltas(self, text: str, is_last: bool) -> Iterator[dict[str, Any]]:
+    def _deltas(self, text: str, is_last: bool) -> Iterator[MessageDelta]:
         if self._reader is None:
             if text:
                 yield {"content": text}
@@ -72,7 +82,7 @@ class Deltas:
         if is_last and self._blank and not self._reader.num_calls:
             yield {"content": self._blank}
 
-    def _delta(self, event: Event) -> Iterator[dict[str, Any]]:
+    def _delta(self, event: Event) -> Iterator[MessageDelta]:
         assert self._reader is not None
         if isinstance(event, Said):
             content = self._content(event.text)
@@ -85,11 +95,10 @@ class Deltas:
                 "function": {"name": event.name, "arguments": ""},
             }]}  # fmt: skip
         else:
-            function = {"arguments": event.text}
-            yield {"tool_calls": [{"index": self._index, "function": function}]}
+            yield {"tool_calls": [{"index": self._index, "function": {"arguments": event.text}}]}
 
     def _content(self, text: str) -> str:
-        """Text without the blanks between it and calls."""
+        """The text without the white space between it and calls."""
         text = self._blank + text
         if not self._has_said and self._index >= 0:
             text = text.lstrip()
@@ -99,29 +108,35 @@ class Deltas:
         return kept
 
 
-def whole(pieces: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
-    """Message, log-probabilities and finish reason of all the pieces of an answer."""
-    content, calls, entries, reason = "", [], [], ""
+def whole(pieces: list[Piece]) -> tuple[ChatMessage, ChatLogprobs | None, str]:
+    """Message, log-probabilities and finish reason of all pieces of an answer."""
+    content, reason = "", ""
+    calls: list[ToolCall] = []
+    entries: Entries = []
     for piece in pieces:
         delta = piece["delta"]
         content += delta.get("content", "")
-        entries += (piece["logprobs"] or {}).get("content", [])
+        if piece["logprobs"] is not None:
+            entries += piece["logprobs"]["content"]
         reason = piece["finish_reason"] or reason
         for call in delta.get("tool_calls", ()):
+            function = call["function"]
             if "id" in call:
-                calls.append(
-                    {"id": call["id"], "type": call["type"], "function": {**call["function"]}}
-                )
+                first: ToolCall = {
+                    "id": call["id"], "type": "function",
+                    "function": {"name": function["name"], "arguments": function["arguments"]},
+                }  # fmt: skip
+                calls.append(first)
             else:
-                calls[-1]["function"]["arguments"] += call["function"]["arguments"]
-    message: dict[str, Any] = {"role": "assistant", "content": content}
+                calls[-1]["function"]["arguments"] += function["arguments"]
+    message: ChatMessage = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}
-    return message, {"content": entries, "refusal": None} if entries else None, reason
+    return message, _logprobs(entries) if entries else None, reason
 
 
 def logprobs_of(chunk: Chunk, count: int) -> Entries:
-    """OpenAI's entries for a chunk's tokens, with ``count`` of the likeliest in each place."""
+    """OpenAI's entries for a chunk's tokens, with the ``count`` most likely at each position."""
     return [
         {
             **_entry(token.text, token.logprob, token.bytes),
@@ -131,9 +146,13 @@ def logprobs_of(chunk: Chunk, count: int) -> Entries:
     ]
 
 
-def _entry(text: str, logprob: float | None, data: bytes) -> dict[str, Any]:
+def _logprobs(entries: Entries) -> ChatLogprobs:
+    return {"content": entries, "refusal": None}
+
+
+def _entry(text: str, logprob: float | None, data: bytes) -> TopLogprob:
     return {"token": text, "logprob": logprob, "bytes": list(data)}
 
 
-def _piece(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+def _piece(delta: MessageDelta, reason: str | None = None) -> Piece:
     return {"delta": delta, "logprobs": None, "finish_reason": reason}

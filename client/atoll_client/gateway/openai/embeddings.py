@@ -4,54 +4,61 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Any
 
 from atoll_client.errors import NotFound
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.openai.answers import (
+    Embedding,
+    EmbeddingList,
+    ModelCard,
+    ModelList,
+    input_usage,
+)
 from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
-from atoll_client.gateway.tei.errors import exact_messages
-from atoll_client.gateway.tei.routes import check_dimensions, check_prompt
+from atoll_client.gateway.tei.errors import TeiMessages
+from atoll_client.gateway.tei.inference import check_dimensions, check_prompt
 from atoll_client.types import Floats, ModelInfo
 
 
-async def embeddings(request: Request, context: Context, body: EmbeddingsBody) -> Reply:
-    """Vectors, of length 1 unless told otherwise; base64 holds little-endian float32."""
+async def embeddings(
+    request: Request, context: Context, body: EmbeddingsBody
+) -> Reply[EmbeddingList]:
+    """Vectors, normalized by default; base64 encodes little-endian float32."""
     model = context.find(request, body.model, ("embed",))
     items = encoders.read_items(model, body.input, "input")
     check_dimensions(model, body.dimensions)
     check_prompt(model, items, body.prompt_name)
-    # TEI has this route, and counts it with its own.
+    # TEI has this route too: it counts in TEI's metrics.
     request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
     parameters = {
         **body.cut(),
         "dimensions": body.dimensions,
         "normalize": None if body.normalize else False,
     }
-    with exact_messages(model, "input"):
+    with TeiMessages(model, "input"):
         found = await encoders.embed(request, context, model, items, parameters)
     count = sum(found.num_tokens.tolist())
     is_base64 = body.encoding_format == "base64"
-    data = [
+    data: list[Embedding] = [
         {"object": "embedding", "index": i, "embedding": _packed(row) if is_base64 else row}
         for i, row in enumerate(found.vectors)
     ]
-    usage = {"prompt_tokens": count, "total_tokens": count}
-    return reply({"object": "list", "data": data, "model": model.name, "usage": usage})
+    return reply({"object": "list", "data": data, "model": model.name, "usage": input_usage(count)})
 
 
-async def models(request: Request, context: Context, body: None) -> Reply:
+async def models(request: Request, context: Context, body: None) -> Reply[ModelList]:
     """Every model, and every LoRA adapter as a model of its own."""
-    data = []
+    data: list[ModelCard] = []
     for model in context.models.all():
         data.append(_card(model, model.name, None))
         data += [_card(model, name, model.name) for name in model.adapters]
     return reply({"object": "list", "data": data})
 
 
-async def model(request: Request, context: Context, body: None) -> Reply:
-    """One model, by the end of the path."""
+async def model(request: Request, context: Context, body: None) -> Reply[ModelCard]:
+    """The model that the path names."""
     name = request.path_params["model"]
     found = context.models.named(name)
     if found is None:
@@ -59,7 +66,7 @@ async def model(request: Request, context: Context, body: None) -> Reply:
     return reply(_card(found, name, found.name if name in found.adapters else None))
 
 
-def _card(model: ModelInfo, name: str, parent: str | None) -> dict[str, Any]:
+def _card(model: ModelInfo, name: str, parent: str | None) -> ModelCard:
     return {
         "id": name,
         "object": "model",

@@ -1,21 +1,21 @@
-"""What a model says of a request, in OpenAI's words: which field, and how long a context is."""
+"""A model's errors about a request, in OpenAI's words: the field, and the length of the context."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.gateway.openai.schemas import SamplingFields
 from atoll_client.types import ModelInfo
 
 _TOO_LONG = re.compile(r"has (\d+) tokens(?: and max_tokens is (\d+))?")
 _NAMED = re.compile(r"`?([a-z_]+)((?:\[\d+\]|\.\w+)*)")
 _VARIABLE = re.compile(r"^chat_template_kwargs\.(documents|reasoning_effort)\b")
-# What the models call the prompt.
+# The models' names of the prompt.
 _INPUT = re.compile(r"^(text_input|input_ids)\b")
 _CONSTRAINT = re.compile(r"the (?:json_schema|json_object|regex|grammar) is not valid")
-# Fields by the names that the models have for them.
+# Fields by the models' names for them.
 _FIELDS = {"truncate": "truncate_prompt_tokens"}
 _CONSTRAINTS = (
     "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_grammar",
@@ -23,26 +23,21 @@ _CONSTRAINTS = (
 )  # fmt: skip
 
 
-class openai_words:
-    """``with``: a model's refusals get their ``param`` and ``code``, and OpenAI's "too long".
+class OpenAIMessages(Reworded):
+    """``with``: a model's errors get a ``param`` and a ``code``, and OpenAI's "too long".
 
-    prompt: the field that holds it.
+    prompt: the field that holds the prompt.
     """
 
     def __init__(self, model: ModelInfo, body: SamplingFields, prompt: str) -> None:
         self._model, self._body, self._prompt = model, body, prompt
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, ValidationError) or error.param is not None:
-            return
+    def words(self, error: ValidationError) -> ValidationError:
         found = _TOO_LONG.search(str(error))
         if found:
-            raise self._too_long(int(found[1]), found[2]) from error
+            return self._too_long(int(found[1]), found[2])
         message = _INPUT.sub(self._prompt, _VARIABLE.sub(r"\1", str(error)))
-        raise ValidationError(message, param=self._param(message)) from error
+        return ValidationError(message, param=self._param(message))
 
     def _too_long(self, num_tokens: int, asked: str | None) -> ValidationError:
         most = self._model.facts.get("max_total_tokens")

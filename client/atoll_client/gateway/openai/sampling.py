@@ -1,4 +1,4 @@
-"""What OpenAI's chats and completions have in common: sampling options, usage, identity."""
+"""What chat completions and completions have in common: sampling options, usage, identity."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import atoll_client
-from atoll_client.errors import ValidationError
-from atoll_client.gateway.core import error_formats
+from atoll_client.errors import AtollError, ValidationError
+from atoll_client.gateway.core.error_formats import openai_problem
 from atoll_client.gateway.core.generation import given
-from atoll_client.gateway.core.web import Request, dump
+from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.openai.answers import CompletionUsage, Identity, StreamError
 from atoll_client.gateway.openai.constraints import Constraint
 from atoll_client.gateway.openai.schemas import SamplingFields
 from atoll_client.types import Chunk, ModelInfo
 
 FINGERPRINT = f"atoll-{atoll_client.__version__}"
-# Options that the models call the same.
+# Options that have the same names in the models.
 _SAME_NAMES = (
     "add_special_tokens", "frequency_penalty", "ignore_eos", "include_stop_str_in_output",
     "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "presence_penalty",
@@ -29,17 +30,17 @@ _SAME_NAMES = (
 def sampling(
     body: SamplingFields, model: ModelInfo, request: Request, bound: Constraint | None
 ) -> dict[str, Any]:
-    """As the model names its options. OpenAI's temperature is 1 if it is not given.
+    """The model's sampling options. OpenAI's default temperature is 1.
 
-    bound: what the answer has to follow.
+    bound: the constraint of the answer.
     """
     temperature = 1.0 if body.temperature is None else body.temperature
     adapter = next((n for n in (request.model, body.model) if n in model.adapters), None)
-    options = given(
+    return given(
         (
             ("temperature", temperature),
             ("do_sample", temperature > 0),
-            # A seed may be negative there, not in the model.
+            # OpenAI's seeds may be negative, the model's may not.
             ("seed", None if body.seed is None else body.seed % 2**63),
             ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
             ("truncate", body.truncate_prompt_tokens),
@@ -48,14 +49,13 @@ def sampling(
             *([bound] if bound else ()),
         )
     )
-    return options
 
 
 def usage_wanted(body: SamplingFields) -> bool:
     """Whether a stream ends with its usage.
 
     Raises:
-        ValidationError: options of a stream without one.
+        ValidationError: the request has options of a stream and is none.
     """
     if body.stream_options is None:
         return False
@@ -66,18 +66,17 @@ def usage_wanted(body: SamplingFields) -> bool:
     return body.stream_options.include_usage
 
 
-def identity(kind: str, name: str, prefix: str) -> dict[str, Any]:
-    """The members that begin every answer."""
+def identity(name: str, prefix: str) -> Identity:
+    """The fields that are the same in all chunks of an answer."""
     return {
         "id": f"{prefix}-{secrets.token_hex(12)}",
-        "object": kind,
         "created": int(time.time()),
         "model": name,
         "system_fingerprint": FINGERPRINT,
     }
 
 
-def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> dict[str, Any]:
+def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> CompletionUsage:
     """Tokens of all answers; a prompt counts once for all of its answers."""
     per_prompt = max(len(chunks) // max(num_prompts, 1), 1)
     prompt = sum(chunk.num_input_tokens for chunk in chunks[::per_prompt])
@@ -89,8 +88,6 @@ def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def failure(error: Exception) -> bytes:
-    """The event of a stream that fails; TGI's clients look for the status inside."""
-    found = error_formats.body("openai", error_formats.as_ours(error))
-    found["error"]["http_status_code"] = error_formats.as_ours(error).http_status
-    return dump(found)
+def failure(error: AtollError) -> StreamError:
+    """The event that ends a stream which fails."""
+    return {"error": {**openai_problem(error), "http_status_code": error.http_status}}

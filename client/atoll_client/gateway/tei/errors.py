@@ -1,11 +1,11 @@
-"""What a model says of texts, in TEI's words and with the gateway's names of fields."""
+"""A model's errors about texts, in TEI's words and with the field names of the routes."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from atoll_client.errors import TooMuch, ValidationError
+from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.types import ModelInfo
 
 _TOKENS = re.compile(r" has (\d+) tokens; the model accepts")
@@ -14,35 +14,26 @@ _CHARACTERS = re.compile(r" has (\d+) characters; .* at most (\d+) characters")
 _NAMES = re.compile(r"\b(text_input|input_ids|query)\[(\d+)\]")
 
 
-class exact_messages:
-    """``with``: "too long" as TEI says it, with the numbers of the model's message.
-
-    field: what holds the texts.
-    """
+class TeiMessages(Reworded):
+    """``with``: "too long" as TEI says it. field: the one that holds the texts."""
 
     def __init__(self, model: ModelInfo, field: str = "inputs") -> None:
         self._model, self._field = model, field
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, ValidationError) or error.param is not None:
-            return
+    def words(self, error: ValidationError) -> ValidationError | None:
         message, field = str(error), self._field
         found = _CHARACTERS.search(message)
         if found:
-            raise TooMuch(
-                f"`{field}` must have less than {found[2]} characters. Given: {found[1]}",
-                param=field, code="context_length_exceeded",
-            ) from error  # fmt: skip
+            return self._too_long("characters", found[2], found[1])
         found = _TOKENS.search(message)
         if found:
-            raise TooMuch(
-                f"`{field}` must have less than {self._model.max_input_tokens} tokens. "
-                f"Given: {found[1]}",
-                param=field, code="context_length_exceeded",
-            ) from error  # fmt: skip
+            return self._too_long("tokens", self._model.max_input_tokens, found[1])
         if _NAMES.search(message):
-            named = _NAMES.sub(rf"`{field}[\2]`", message)
-            raise type(error)(named, param=field) from error
+            return type(error)(_NAMES.sub(rf"`{field}[\2]`", message), param=field)
+        return None
+
+    def _too_long(self, unit: str, limit: str | int, given: str) -> TooMuch:
+        return TooMuch(
+            f"`{self._field}` must have less than {limit} {unit}. Given: {given}",
+            param=self._field, code="context_length_exceeded",
+        )  # fmt: skip

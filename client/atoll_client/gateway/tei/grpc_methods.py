@@ -1,4 +1,4 @@
-"""What each ``tei.v1`` method does: a message in, a message out."""
+"""The methods of ``tei.v1``: a message in, a message out."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, NotReady, ValidationError
 from atoll_client.gateway.core import encoders, tokens
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.encoders import Parameters, check_batch, truncation
+from atoll_client.gateway.core.schemas import batch
 from atoll_client.gateway.core.web import Request
-from atoll_client.gateway.tei import routes as tei
-from atoll_client.gateway.tei import schemas as tei_body
-from atoll_client.gateway.tei.errors import exact_messages
+from atoll_client.gateway.tei import inference
 from atoll_client.gateway.tei.grpc_schema import Schema
-from atoll_client.types import ModelInfo
+from atoll_client.gateway.tei.schemas import (
+    EmbedAllBody,
+    EmbedBody,
+    EmbedSparseBody,
+    PredictBody,
+    RerankBody,
+)
 
 _ANY = (*tasks.ENCODER_TASKS, "generate")
 _MODEL_TYPES = {
@@ -29,7 +31,7 @@ _MODEL_TYPES = {
 
 
 def methods(schema: Schema) -> dict[str, Callable[[Request, Context, Any], Awaitable[Any]]]:
-    """The unary methods by name; streams repeat them."""
+    """The unary methods by name; streams call them for each message."""
     found = {
         "Info": info, "Embed": embed, "EmbedSparse": embed_sparse, "EmbedAll": embed_all,
         "Predict": predict, "PredictPair": predict, "Rerank": rerank,
@@ -39,7 +41,7 @@ def methods(schema: Schema) -> dict[str, Callable[[Request, Context, Any], Await
 
 
 async def info(schema: Schema, request: Request, context: Context, message: Any) -> Any:
-    """Facts of the encoder that is named, else of the first one served."""
+    """Facts about the named model, else about the first one."""
     models = context.models
     model = models.named(request.model) if request.model else models.default(_ANY)
     if model is None:
@@ -61,69 +63,44 @@ async def info(schema: Schema, request: Request, context: Context, message: Any)
 
 
 async def embed(schema: Schema, request: Request, context: Context, message: Any) -> Any:
-    """One vector; as in every proto3 message, ``normalize`` is false unless it is set."""
-    model = context.find(request, None, ("embed",))
+    """One vector. As in every proto3 message, ``normalize`` is false unless it is set."""
     dimensions = message.dimensions if message.HasField("dimensions") else None
-    tei.check_dimensions(model, dimensions)
-    parameters = {
-        **_truncation(message),
-        "normalize": None if message.normalize else False,
-        "dimensions": dimensions,
-    }
-    began = time.perf_counter()
-    with exact_messages(model):
-        found = await encoders.embed(request, context, model, _texts(message.inputs), parameters)
-    metadata = _metadata(schema, request, began, sum(found.num_tokens.tolist()), message.inputs)
+    body = EmbedBody(normalize=message.normalize, dimensions=dimensions, **_fields(message))
+    found = await inference.vectors(request, context, body)
+    metadata = _metadata(schema, request, sum(found.num_tokens.tolist()), message.inputs)
     return schema["EmbedResponse"](embeddings=found.vectors[0].tolist(), metadata=metadata)
 
 
 async def embed_sparse(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The entries of one sparse vector."""
-    model = context.find(request, None, ("sparse",))
-    began = time.perf_counter()
-    with exact_messages(model):
-        (row,), count = await encoders.embed_sparse(
-            request, context, model, _texts(message.inputs), _truncation(message)
-        )
-    pairs = zip(*map(np.ndarray.tolist, row), strict=True)
-    return schema["EmbedSparseResponse"](
-        sparse_embeddings=[{"index": index, "value": value} for index, value in pairs],
-        metadata=_metadata(schema, request, began, count, message.inputs),
-    )
+    body = EmbedSparseBody(**_fields(message))
+    (row,), count = await inference.sparse_vectors(request, context, body)
+    metadata = _metadata(schema, request, count, message.inputs)
+    return schema["EmbedSparseResponse"](sparse_embeddings=row, metadata=metadata)
 
 
 async def embed_all(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector for each token."""
-    model = context.find(request, None, ("embed",))
-    began = time.perf_counter()
-    with exact_messages(model):
-        (rows,) = await encoders.embed_all(
-            request, context, model, _texts(message.inputs), _truncation(message)
-        )
+    body = EmbedAllBody(**_fields(message))
+    (rows,) = await inference.token_vectors(request, context, body)
     return schema["EmbedAllResponse"](
         token_embeddings=[{"embeddings": row} for row in rows.tolist()],
-        metadata=_metadata(schema, request, began, len(rows), message.inputs),
+        metadata=_metadata(schema, request, len(rows), message.inputs),
     )
 
 
 async def predict(schema: Schema, request: Request, context: Context, message: Any) -> Any:
-    """Labels of a text or of a pair, the best first."""
+    """Labels of a text or of a pair, best first."""
     model = context.find(request, None, ("classify", "rerank"))
     inputs = message.inputs if isinstance(message.inputs, str) else list(message.inputs)
     if not isinstance(inputs, str) and len(inputs) != 2:
         raise ValidationError(f"`inputs` must hold 2 texts. Given: {len(inputs)}")
-    body = tei_body.PredictBody(
-        inputs=inputs,
-        raw_scores=message.raw_scores,
-        truncate=message.truncate,
-        truncation_direction=_direction(message),
-    )
-    pairs, _ = tei.pairs_of(inputs)
-    began = time.perf_counter()
-    found, count = await tei.scored(request, context, model, pairs, body)
+    body = PredictBody(inputs=inputs, raw_scores=message.raw_scores, **_truncation(message))
+    pairs, _ = inference.pairs_of(inputs)
+    found, count = await inference.scored(request, context, model, pairs, body)
     return schema["PredictResponse"](
-        predictions=tei.labels_of(model, found[0]),
-        metadata=_metadata(schema, request, began, count, *filter(None, pairs[0])),
+        predictions=inference.labels_of(model, found[0]),
+        metadata=_metadata(schema, request, count, *filter(None, pairs[0])),
     )
 
 
@@ -135,18 +112,19 @@ async def rerank(schema: Schema, request: Request, context: Context, message: An
 async def rerank_rows(
     schema: Schema, request: Request, context: Context, rows: Sequence[Any]
 ) -> Any:
-    """Texts by score, one from each message of a stream; the first one's options count."""
+    """Texts by score, one from each message of a stream, with the options of the first."""
     if not rows:
         raise EmptyInputError("`texts` cannot be empty")
     return await _ranked(schema, request, context, rows[0], [row.text for row in rows])
 
 
 async def tokenize(schema: Schema, request: Request, context: Context, message: Any) -> Any:
-    """Tokens of one text; start and stop count bytes."""
+    """Tokens of one text, with byte offsets."""
     model = context.find(request, None, _ANY)
-    (text,) = _texts(message.inputs)
+    text: str = message.inputs
+    batch(text)
     if message.HasField("prompt_name"):
-        text = tei.prompt_of(model, message.prompt_name) + text
+        text = inference.prompt_of(model, message.prompt_name) + text
     tokens.check_length(model, [text])
     rows = await tokens.tokenize(context, model, [text], message.add_special_tokens)
     return await tokens.apart(
@@ -168,54 +146,38 @@ async def decode(schema: Schema, request: Request, context: Context, message: An
 async def _ranked(
     schema: Schema, request: Request, context: Context, message: Any, texts: list[str]
 ) -> Any:
-    model: ModelInfo = context.find(request, None, ("rerank",))
-    if not texts:
-        raise EmptyInputError("`texts` cannot be empty")
-    if not message.query or not all(texts):
+    if texts and not all(texts):
         raise EmptyInputError("`inputs` cannot be empty")
-    check_batch(request, context, len(texts), model)
-    began = time.perf_counter()
-    with exact_messages(model):
-        found, count = await tei.ranked(
-            request, context, model, message.query, texts, _truncation(message), message.raw_scores
-        )  # fmt: skip
-    ranks = [
-        {
-            "index": i,
-            "score": found.values[i],
-            **({"text": texts[i]} if message.return_text else {}),
-        }
-        for i in found.order
-    ]
-    metadata = _metadata(schema, request, began, count, message.query, *texts)
+    body = RerankBody(
+        query=message.query,
+        texts=texts,
+        raw_scores=message.raw_scores,
+        return_text=message.return_text,
+        **_truncation(message),
+    )
+    ranks, count = await inference.ranked_texts(request, context, body)
+    metadata = _metadata(schema, request, count, message.query, *texts)
     return schema["RerankResponse"](ranks=ranks, metadata=metadata)
 
 
-def _texts(text: str) -> list[str]:
-    if not text:
-        raise EmptyInputError("`inputs` cannot be empty")
-    return [text]
+def _truncation(message: Any) -> dict[str, Any]:
+    """Fields of a body. proto3 cannot tell "right" from nothing, which is the model's default."""
+    direction = "Left" if message.truncation_direction else None
+    return {"truncate": message.truncate, "truncation_direction": direction}
 
 
-def _direction(message: Any) -> Any:
-    """Right is what proto3 leaves out, so that it cannot be told from nothing: the model's own."""
-    return "Left" if message.truncation_direction else None
+def _fields(message: Any) -> dict[str, Any]:
+    """Fields of a body with a text and a prompt."""
+    prompt_name = message.prompt_name if message.HasField("prompt_name") else None
+    return {"inputs": message.inputs, "prompt_name": prompt_name, **_truncation(message)}
 
 
-def _truncation(message: Any) -> Parameters:
-    names = message.DESCRIPTOR.fields_by_name
-    has_prompt = "prompt_name" in names and message.HasField("prompt_name")
-    return truncation(
-        message.truncate, _direction(message), message.prompt_name if has_prompt else None
-    )
-
-
-def _metadata(schema: Schema, request: Request, began: float, num_tokens: int, *texts: str) -> Any:
-    """What it took. Times inside the server are in its metrics, not here."""
+def _metadata(schema: Schema, request: Request, num_tokens: int, *texts: str) -> Any:
+    """Counts and times. Times inside the server are in its metrics, not here."""
     now = time.perf_counter()
     return schema["Metadata"](
         compute_chars=sum(map(len, texts)),
         compute_tokens=num_tokens,
         total_time_ns=int(1e9 * (now - request.started)),
-        inference_time_ns=int(1e9 * (now - began)),
+        inference_time_ns=int(1e9 * (now - request.server_started)),
     )

@@ -1,4 +1,4 @@
-"""Reranking as others write it: Cohere and Jina, NVIDIA NIM, and vLLM's pairwise scores."""
+"""Reranking routes of other servers: Cohere and Jina, NVIDIA NIM, and vLLM's pairwise scores."""
 
 from __future__ import annotations
 
@@ -13,55 +13,63 @@ from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.openai.answers import (
+    PairScore,
+    Ranking,
+    Rankings,
+    Relevance,
+    Reranked,
+    ScoreList,
+    input_usage,
+)
 from atoll_client.gateway.openai.embeddings_schemas import cut
-from atoll_client.gateway.tei.errors import exact_messages
+from atoll_client.gateway.tei.errors import TeiMessages
+from atoll_client.gateway.tei.inference import ranked
 from atoll_client.gateway.tei.rerankers_schemas import CohereBody, RankingBody, ScoreBody
-from atoll_client.gateway.tei.routes import ranked
 from atoll_client.scores import Scores
 from atoll_client.types import ModelInfo
 
 
-async def rerank(request: Request, context: Context, body: CohereBody) -> Reply:
-    """Documents by relevance, at most ``top_n``."""
+async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[Reranked]:
+    """Documents by relevance, at most ``top_n`` of them."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
     model = context.find(request, body.model, ("rerank",))
     found, count = await _scores(
         request, context, model, body.query, texts, body.cut(), body.is_raw
     )
-    results: list[dict[str, Any]] = [
+    results: list[Relevance] = [
         {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
     ]
     if body.return_documents:
         for result in results:
             document = body.documents[result["index"]]
-            is_text = isinstance(document, str)
-            result["document"] = {"text": document} if is_text else document
+            result["document"] = {"text": document} if isinstance(document, str) else document
     return reply(
         {
             "id": f"rerank-{secrets.token_hex(12)}",
             "model": model.name,
             "results": results,
-            "usage": {"prompt_tokens": count, "total_tokens": count},
+            "usage": input_usage(count),
             "meta": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": count}},
         }
     )
 
 
-async def ranking(request: Request, context: Context, body: RankingBody) -> Reply:
+async def ranking(request: Request, context: Context, body: RankingBody) -> Reply[Rankings]:
     """Passages by logit."""
     model = context.find(request, body.model, ("rerank",))
     texts = [passage.text for passage in body.passages]
-    # NIM cuts the ends of long ones if nothing is said.
+    # By default, NIM cuts off the ends of long passages.
     parameters = cut(body.truncate or "END", None)
     found, count = await _scores(
         request, context, model, body.query.text, texts, parameters, True, "passages"
     )
-    rankings = [{"index": i, "logit": found.values[i]} for i in found.order]
-    return reply({"rankings": rankings, "usage": {"prompt_tokens": count, "total_tokens": count}})
+    rankings: list[Ranking] = [{"index": i, "logit": found.values[i]} for i in found.order]
+    return reply({"rankings": rankings, "usage": input_usage(count)})
 
 
-async def score(request: Request, context: Context, body: ScoreBody) -> Reply:
-    """A reranker's score of each pair, or an embedder's cosine."""
+async def score(request: Request, context: Context, body: ScoreBody) -> Reply[ScoreList]:
+    """A reranker's score of each pair, or an embedder's cosine similarity."""
     model = context.find(request, body.model, ("rerank", "embed"))
     seconds = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     firsts = [body.text_1] * len(seconds) if isinstance(body.text_1, str) else body.text_1
@@ -73,7 +81,9 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply:
     if not firsts or not all(firsts) or not all(seconds):
         raise EmptyInputError("`text_1` and `text_2` cannot be empty")
     values, count = await _pair_scores(request, context, model, firsts, seconds, body)
-    data = [{"index": i, "object": "score", "score": value} for i, value in enumerate(values)]
+    data: list[PairScore] = [
+        {"index": i, "object": "score", "score": value} for i, value in enumerate(values)
+    ]
     return reply(
         {
             "id": f"score-{secrets.token_hex(12)}",
@@ -81,7 +91,7 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply:
             "created": int(time.time()),
             "model": model.name,
             "data": data,
-            "usage": {"prompt_tokens": count, "total_tokens": count},
+            "usage": input_usage(count),
         }
     )
 
@@ -95,13 +105,12 @@ async def _pair_scores(
     body: ScoreBody,
 ) -> tuple[list[float], int]:
     parameters = body.cut()
-    with exact_messages(model, "text_2"):
+    with TeiMessages(model, "text_2"):
         if model.task == "rerank":
             found, count = await ranked(
                 request, context, model, firsts, seconds, parameters, body.is_raw
             )
             return found.values, count
-        # A cosine is as it is.
         vectors = await encoders.embed(request, context, model, [*firsts, *seconds], parameters)
         half = len(firsts)
         cosines = [
@@ -124,7 +133,7 @@ async def _scores(
     if not texts or not query:
         name = "query" if texts else field
         raise EmptyInputError(f"`{name}` cannot be empty", param=name)
-    with exact_messages(model, field):
+    with TeiMessages(model, field):
         return await ranked(request, context, model, query, texts, parameters, is_raw)
 
 

@@ -39,7 +39,7 @@ class Cut(Strict):
         return truncation(self.truncate, self.truncation_direction, name)
 
 
-class Vectors(Cut):
+class VectorsBody(Cut):
     """Fields of all routes that give vectors."""
 
     inputs: Inputs
@@ -57,7 +57,7 @@ class Vectors(Cut):
     user: Annotated[str | None, NoEffect("users are not told apart")] = None
 
 
-class EmbedBody(Vectors):
+class EmbedBody(VectorsBody):
     """POST /embed; ``dimensions`` keeps the first values of each vector."""
 
     normalize: bool = True
@@ -67,7 +67,7 @@ class EmbedBody(Vectors):
     precision: Annotated[Any, Refused("vectors are float32", ("float32",))] = None
 
 
-class EmbedAllBody(Vectors):
+class EmbedAllBody(VectorsBody):
     """POST /embed_all."""
 
     normalize: Annotated[Any, Refused("vectors of tokens are as the model has them", (False,))] = (
@@ -77,7 +77,7 @@ class EmbedAllBody(Vectors):
     encoding_format: Annotated[Any, Refused("vectors are lists of numbers", ("float",))] = None
 
 
-class EmbedSparseBody(Vectors):
+class EmbedSparseBody(VectorsBody):
     """POST /embed_sparse."""
 
     normalize: Annotated[Any, Refused("sparse vectors are as the model has them", (False,))] = None

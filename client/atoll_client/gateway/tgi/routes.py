@@ -1,4 +1,4 @@
-"""Text Generation Inference's routes, with its shapes, statuses, messages and event streams."""
+"""Text Generation Inference's routes, with its responses, messages and event streams."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.responses import Response
-
-from atoll_client.errors import ValidationError
-from atoll_client.gateway.core import error_formats, tokens
+from atoll_client.errors import AtollError, ValidationError
+from atoll_client.gateway.core import tokens
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.error_formats import TeiError, typed_error
 from atoll_client.gateway.core.generation import Job, complete_all, mean_logprob, stream
+from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.gateway.core.sse import Events
-from atoll_client.gateway.core.web import Reply, Request, dump, reply
+from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.messages import TemplateFields, check_messages
 from atoll_client.gateway.openai.tools import with_objects
+from atoll_client.gateway.tgi.answers import (
+    ChatTokens,
+    Details,
+    Generated,
+    GeneratedEvent,
+    GeneratedToken,
+    Sequence,
+    SequenceDetails,
+    SimpleToken,
+    StreamDetails,
+)
 from atoll_client.gateway.tgi.schemas import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
@@ -28,13 +39,15 @@ class ChatTokenizeBody(TemplateFields):
     model: str | None = None
 
 
-async def generate(request: Request, context: Context, body: GenerateBody) -> Response:
+async def generate(request: Request, context: Context, body: GenerateBody) -> Reply[Generated]:
     """POST /generate: one object."""
     found, headers = await _generate(request, context, body)
     return reply(found, headers)
 
 
-async def generate_stream(request: Request, context: Context, body: GenerateBody) -> Response:
+async def generate_stream(
+    request: Request, context: Context, body: GenerateBody
+) -> Events[GeneratedEvent | TeiError]:
     """POST /generate_stream: an event for each token."""
     model = _find(request, context, body)
     check(body, model, is_stream=True)
@@ -42,24 +55,34 @@ async def generate_stream(request: Request, context: Context, body: GenerateBody
     return Events(_events(request, context, job, body), _failure, {"x-compute-type": "triton"})
 
 
-async def compatible(request: Request, context: Context, body: GenerateBody) -> Response:
-    """POST / and /invocations: a list of one, or events if ``stream`` is set."""
+async def compatible(
+    request: Request, context: Context, body: GenerateBody
+) -> Reply[list[Generated]] | Events[GeneratedEvent | TeiError]:
+    """POST / and /invocations: a list of one object, or events if ``stream`` is set."""
     if body.stream:
         return await generate_stream(request, context, body)
     found, headers = await _generate(request, context, body)
     return reply([found], headers)
 
 
-async def tokenize(request: Request, context: Context, body: GenerateBody) -> Reply:
-    """POST /tokenize: a flat list; start and stop count characters."""
+async def tokenize(
+    request: Request, context: Context, body: GenerateBody
+) -> Reply[list[SimpleToken]]:
+    """POST /tokenize: a flat list of tokens, with character offsets."""
     model = _find(request, context, body)
     texts = [body.inputs]
     (row,) = await tokens.tokenize(context, model, texts)
-    return await tokens.apart(texts, lambda: reply([_simple(token) for token in row]))
+
+    def found() -> Reply[list[SimpleToken]]:
+        return reply([_simple(token) for token in row])
+
+    return await tokens.apart(texts, found)
 
 
-async def chat_tokenize(request: Request, context: Context, body: ChatTokenizeBody) -> Reply:
-    """POST /chat_tokenize: the prompt that a chat becomes."""
+async def chat_tokenize(
+    request: Request, context: Context, body: ChatTokenizeBody
+) -> Reply[ChatTokens]:
+    """POST /chat_tokenize: the prompt that the chat template makes of messages."""
     model = context.find(request, body.model, ("generate",))
     check_messages(body.messages)
     messages = with_objects([message.given() for message in body.messages])
@@ -71,7 +94,7 @@ async def chat_tokenize(request: Request, context: Context, body: ChatTokenizeBo
     answer = await context.pool.ask(model.name, question)
     text, row = answer["text"], answer["tokens"]
 
-    def found() -> Reply:
+    def found() -> Reply[ChatTokens]:
         simple = [_simple(token) for token in row]
         return reply({"tokenize_response": simple, "templated_text": text})
 
@@ -80,7 +103,7 @@ async def chat_tokenize(request: Request, context: Context, body: ChatTokenizeBo
 
 async def _generate(
     request: Request, context: Context, body: GenerateBody
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[Generated, dict[str, str]]:
     model = _find(request, context, body)
     p = body.parameters
     check(body, model, is_stream=False)
@@ -93,43 +116,47 @@ async def _generate(
     )
     jobs = [Job(model, Prompt(text=body.inputs), sampling(p), wanted) for _ in range(best_of)]
     began = time.perf_counter()
-    with exact_messages(model, p):
+    with TgiMessages(model, p):
         chunks = await complete_all(request, context, jobs)
     ranked = sorted(zip(chunks, jobs, strict=True), key=lambda pair: -mean_logprob(pair[0]))
     (best, job), others = ranked[0], ranked[1:]
-    found: dict[str, Any] = {"generated_text": _full(body, best.text)}
+    found: Generated = {"generated_text": _full(body, best.text)}
     if has_details:
-        found["details"] = _details(best, job, p)
-        if others:
-            sequences = [
-                {"generated_text": _full(body, chunk.text), **_details(chunk, other, p)}
-                for chunk, other in others
-            ]
-            found["details"]["best_of_sequences"] = sequences
+        sequences: list[Sequence] = [
+            {"generated_text": _full(body, chunk.text), **_details(chunk, other, p)}
+            for chunk, other in others
+        ]
+        details: Details = {**_details(best, job, p), "best_of_sequences": sequences}
+        if not sequences:
+            del details["best_of_sequences"]
+        found["details"] = details
     return found, _headers(request, body, best, began)
 
 
 async def _events(
     request: Request, context: Context, job: Job, body: GenerateBody
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[GeneratedEvent]:
     index, text, last = 0, "", Token(0, "", 0.0, True)
-    with exact_messages(job.model, body.parameters):
+    with TgiMessages(job.model, body.parameters):
         async for chunk in stream(request, context, job):
             tokens = list(chunk.tokens)
             text += chunk.text
             if chunk.finish_reason and not tokens:
-                # The last token has been sent before its being the last was known.
+                # The last token was sent before it was known to be the last: sent again, empty.
                 tokens = [last._replace(text="", name="", special=True)]
                 index -= 1
             for at, token in enumerate(tokens):
                 index += 1
                 is_last = bool(chunk.finish_reason) and at == len(tokens) - 1
-                event: dict[str, Any] = {"index": index, "token": _token(token)}
+                event: GeneratedEvent = {
+                    "index": index,
+                    "token": _token(token),
+                    "generated_text": _full(body, text) if is_last else None,
+                    "details": _end(chunk, job) if is_last else None,
+                }
                 if job.sampling.get("top_logprobs"):
                     event["top_tokens"] = _top(token, int(job.sampling["top_logprobs"]))
-                event["generated_text"] = _full(body, text) if is_last else None
-                event["details"] = _end(chunk, job) if is_last else None
-                yield dump(event)
+                yield event
                 last = token
 
 
@@ -146,8 +173,8 @@ def _full(body: GenerateBody, text: str) -> str:
     return body.inputs + text if body.parameters.return_full_text else text
 
 
-def _details(chunk: Chunk, job: Job, p: Parameters) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _details(chunk: Chunk, job: Job, p: Parameters) -> SequenceDetails:
+    found: SequenceDetails = {
         "finish_reason": reason(chunk),
         "generated_tokens": chunk.num_output_tokens,
         "seed": job.sampling.get("seed") if does_sample(p) else None,
@@ -161,7 +188,7 @@ def _details(chunk: Chunk, job: Job, p: Parameters) -> dict[str, Any]:
     return found
 
 
-def _end(chunk: Chunk, job: Job) -> dict[str, Any]:
+def _end(chunk: Chunk, job: Job) -> StreamDetails:
     return {
         "finish_reason": reason(chunk),
         "generated_tokens": chunk.num_output_tokens,
@@ -171,18 +198,18 @@ def _end(chunk: Chunk, job: Job) -> dict[str, Any]:
 
 
 def reason(chunk: Chunk) -> str:
-    """TGI's word for how an answer ended."""
+    """TGI's name of the reason why an answer ended."""
     if chunk.finish_reason == "length":
         return "length"
     return "stop_sequence" if chunk.stop_string else "eos_token"
 
 
 def _text(token: Token) -> str:
-    """A special token is shown by its name, though it is no part of the text."""
+    """The text of a token; a special one, which adds none, is shown by its name."""
     return token.name if token.special else token.text
 
 
-def _token(token: Token) -> dict[str, Any]:
+def _token(token: Token) -> GeneratedToken:
     return {
         "id": token.id,
         "text": _text(token),
@@ -191,26 +218,26 @@ def _token(token: Token) -> dict[str, Any]:
     }
 
 
-def _top(token: Token, count: int) -> list[dict[str, Any]]:
+def _top(token: Token, count: int) -> list[GeneratedToken]:
     return [
         {"id": t.id, "text": t.text, "logprob": t.logprob, "special": t.special}
         for t in token.top[:count]
     ]
 
 
-def _simple(token: dict[str, Any]) -> dict[str, Any]:
+def _simple(token: dict[str, Any]) -> SimpleToken:
     return {
         "id": token["id"], "text": token["text"],
         "start": token["start"] or 0, "stop": token["stop"] or 0,
     }  # fmt: skip
 
 
-def _failure(error: Exception) -> bytes:
-    return dump(error_formats.body("tgi", error_formats.as_ours(error)))
+def _failure(error: AtollError) -> TeiError:
+    return typed_error("tgi", error)
 
 
 def _headers(request: Request, body: GenerateBody, chunk: Chunk, began: float) -> dict[str, str]:
-    """Milliseconds, as TGI's; times inside the server are in /metrics, not here."""
+    """TGI's headers, in milliseconds. Times inside the server are in /metrics, not here."""
     now = time.perf_counter()
     total, inference = 1000 * (now - request.started), 1000 * (now - began)
     return {
@@ -226,27 +253,22 @@ def _headers(request: Request, body: GenerateBody, chunk: Chunk, began: float) -
     }
 
 
-class exact_messages:
-    """Says "too long" in TGI's words, with the numbers of the server's message."""
+class TgiMessages(Reworded):
+    """``with``: "too long" in TGI's words, with the numbers of the model's message."""
 
     def __init__(self, model: ModelInfo, p: Parameters) -> None:
         self._model, self._asked = model, sampling(p)["max_tokens"]
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, ValidationError):
-            return
+    def words(self, error: ValidationError) -> ValidationError | None:
         found = re.search(r"has (\d+) tokens", str(error))
         if not found:
-            return
-        total = self._model.facts.get("max_total_tokens")
+            return None
         if "max_total_tokens" in str(error):
-            raise ValidationError(
+            total = self._model.facts.get("max_total_tokens")
+            return ValidationError(
                 f"`inputs` tokens + `max_new_tokens` must be <= {total}. Given: {found[1]} "
                 f"`inputs` tokens and {self._asked} `max_new_tokens`"
-            ) from error
-        raise ValidationError(
+            )
+        return ValidationError(
             f"`inputs` must have less than {self._model.max_input_tokens} tokens. Given: {found[1]}"
-        ) from error
+        )

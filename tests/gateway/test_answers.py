@@ -1,0 +1,168 @@
+"""What every route answers is what OpenAPI says of it, without a field more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fake_triton import FakeTriton, Refusal, chunk, response
+from jsonschema import Draft202012Validator
+from schemas import closed
+from scripted import CODE, gateway
+
+from atoll_client.gateway.core.route import Route
+from atoll_client.gateway.routes import ROUTES
+
+MODELS: dict[str, dict[str, Any]] = {
+    "vectors": {"task": "embed", "dimensions": 4, "pooling": "mean", "dtype": "float32"},
+    "entries": {"task": "sparse"},
+    "order": {"task": "rerank", "revision": "abc"},
+    "labels": {"task": "classify", "labels": ["good", "bad"], "max_batch_tokens": 16384},
+    "words": {"task": "generate", "max_total_tokens": 64, "adapters": ["poet"], "max_best_of": 2},
+}
+TOKEN = {"id": 7, "text": "a", "special": False, "start": 0, "stop": 1}
+SPECIAL = {"id": 1, "text": "[CLS]", "special": True, "start": None, "stop": None}
+TOLD = {
+    "tokenize": [[SPECIAL, TOKEN]], "decode": ["a"], "chat": {"text": "a", "tokens": [TOKEN]},
+}  # fmt: skip
+LOGPROBS = json.dumps(
+    [{
+        "7": {"decoded_token": "one", "logprob": -0.5, "rank": 1},
+        "8": {"decoded_token": "two", "logprob": -1.5, "rank": 2},
+    }]
+)  # fmt: skip
+PROMPT_LOGPROBS = json.dumps([{"5": {"decoded_token": "a", "logprob": None, "rank": None}}])
+TOOL = {"type": "function", "function": {"name": "call", "parameters": {"type": "object"}}}
+CALL = '{"name": "call", "arguments": {"a": 1}}'
+
+CHAT = {"messages": [{"role": "user", "content": "a"}]}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+DETAILS = {"details": True, "decoder_input_details": True, "top_n_tokens": 1}
+BEST = {"best_of": 2, "do_sample": True, "details": True}
+# Bodies besides the example, that are answered.
+BODIES: dict[str, list[dict[str, Any]]] = {
+    "/v1/chat/completions": [
+        {**CHAT, **STREAM, "logprobs": True, "top_logprobs": 1}, {**CHAT, "stream": True},
+        {**CHAT, "logprobs": True, "top_logprobs": 1, "n": 2}, {**CHAT, "tools": [TOOL]},
+        {**CHAT, "tools": [TOOL], "stream": True},
+    ],
+    "/v1/completions": [
+        {"prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": 1}, {"prompt": "a", **STREAM},
+        {"prompt": "a", "stream": True, "logprobs": 1},
+    ],
+    "/v1/embeddings": [{"input": ["a", "b"], "encoding_format": "base64"}],
+    "/v1/rerank": [{"query": "a", "documents": ["a", {"text": "b"}], "return_documents": True}],
+    "/v1/score": [{"text_1": "a", "text_2": "b", "model": "vectors"}],
+    "/predict": [{"inputs": [["a"], ["b"]]}],
+    "/rerank": [
+        {"query": "a", "texts": ["a", "b"], "return_text": True},
+        {"query": "a", "documents": ["a"]},
+    ],
+    "/tokenize": [{"inputs": "a", "model": "words"}],
+    "/generate": [
+        {"inputs": "a", "parameters": DETAILS}, {"inputs": "a", "parameters": BEST},
+    ],
+    "/generate_stream": [{"inputs": "a", "parameters": {"top_n_tokens": 1}}],
+    "/": [
+        {"inputs": "a", "model": name, **stream}
+        for name in MODELS
+        for stream in ({}, *([{"stream": True}] if name == "words" else []))
+        if name != "order"
+    ] + [CHAT, {"prompt": "a"}, {"query": "a", "texts": ["b"]}],
+    "/vertex": [{"instances": [{"inputs": "a", "model": name} for name in ("labels", "words")]}],
+}  # fmt: skip
+
+
+async def _embed(message: Any) -> Any:
+    """Answers of encoders by model."""
+    texts = next(one for one in message.inputs if one.name in ("text_input", "input_ids"))
+    count = texts.shape[0]
+    tokens = np.full((count, 1), 2)
+    if message.model_name == "order":
+        return response(score=np.arange(count, dtype=float)[:, None], num_input_tokens=tokens)
+    if message.model_name == "labels":
+        return response(score=np.full((count, 2), 0.5), num_input_tokens=tokens)
+    if message.model_name == "entries":
+        return response(
+            indices=np.arange(count), values=np.full(count, 0.5), offsets=np.arange(count + 1),
+            num_input_tokens=tokens,
+        )  # fmt: skip
+    vectors = np.full((count, 4), 0.5)
+    rows = np.full((count, 2, 4), 0.5)
+    return response(embedding=vectors, token_embedding=rows, num_input_tokens=tokens)
+
+
+async def _generate(message: Any) -> AsyncIterator[Any]:
+    """Two chunks, or a whole answer, with all that may come with it; a call if there are tools."""
+    inputs = {
+        one.name: raw for one, raw in zip(message.inputs, message.raw_input_contents, strict=True)
+    }
+    text = CALL if "tools" in inputs else "one"
+    more = {"logprobs": LOGPROBS, "prompt_logprobs": PROMPT_LOGPROBS}
+    if inputs.get("stream") == b"\1":
+        yield chunk(text, logprobs=LOGPROBS)
+        yield chunk("", "stop")
+    else:
+        yield chunk(text, "stop", -0.5, **more)
+
+
+async def _breaks(message: Any) -> AsyncIterator[Any]:
+    """A stream that fails after it has begun."""
+    yield chunk("one", logprobs=LOGPROBS)
+    raise Refusal(CODE.INTERNAL, "broken")
+
+
+async def _check(http: httpx.AsyncClient, route: Route, path: str, body: Any) -> httpx.Response:
+    """Asks, and compares the answer with what the gateway says of the route."""
+    description = closed((await http.get("/openapi.json")).json())
+    operation = description["paths"][route.path][route.method.lower()]
+    answer = await http.request(route.method, path, json=body)
+    content = operation["responses"][str(answer.status_code)]["content"]
+    kind = answer.headers["content-type"].split(";")[0]
+    schema = {**content[kind]["schema"], "components": description["components"]}
+    validator = Draft202012Validator(schema)
+    if kind == "application/json":
+        validator.validate(answer.json())
+    if kind == "text/event-stream":
+        lines = answer.text.splitlines()
+        events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert events
+        for event in events:
+            if event != "[DONE]":
+                validator.validate(json.loads(event))
+    return answer
+
+
+def _paths(route: Route) -> list[str]:
+    """The route's path, for a model of each kind if it names one."""
+    if "{model}" not in route.path:
+        return [route.path]
+    models = ("words",) if "/generate" in route.path else ("vectors",)
+    return [route.path.format(model=name, version=1) for name in models]
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.answers], ids=lambda r: r.method + r.path)
+def test_answers_are_as_described(route: Route) -> None:
+    async def main() -> None:
+        async with FakeTriton(MODELS) as triton, gateway(triton.address) as http:
+            triton.embed, triton.generate, triton.told = _embed, _generate, TOLD
+            for path in _paths(route):
+                for body in (route.example, *BODIES.get(route.path, ())):
+                    answer = await _check(http, route, path, body)
+                    assert answer.status_code == 200, (body, answer.text)
+                if route.kinds:
+                    answer = await _check(http, route, path, {"inputs": {}, "messages": 5})
+                    assert answer.status_code >= 400, answer.text
+            if "text/event-stream" in route.answers:
+                triton.generate = _breaks
+                for path in _paths(route):
+                    body = {**route.example, "stream": True, "model": "words"}
+                    answer = await _check(http, route, path, body)
+                    assert "broken" in answer.text
+
+    asyncio.run(main())
