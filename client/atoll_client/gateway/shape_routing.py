@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
@@ -12,7 +12,7 @@ from atoll_client.errors import NotReady, ValidationError
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.metrics import CONTENT_TYPE
 from atoll_client.gateway.core.route import Handler, body_of
 from atoll_client.gateway.core.schemas import Strict, read
@@ -47,15 +47,15 @@ class ClassificationParameters(Strict):
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     top_k: int | None = Field(default=None, ge=1)
 
-    candidate_labels: Annotated[Any, Refused("labels are those of the model")] = None
-    hypothesis_template: Annotated[Any, Refused("labels are those of the model")] = None
-    max_length: Annotated[Any, Refused(_BESIDE)] = None
-    multi_label: Annotated[Any, Refused("function_to_apply says it")] = None
-    padding: Annotated[Any, NoEffect("texts are never padded")] = None
-    raw_scores: Annotated[Any, Refused(_BESIDE)] = None
-    return_all_scores: Annotated[Any, Refused("top_k says it", (True,))] = None
-    truncate: Annotated[Any, Refused(_BESIDE)] = None
-    truncation: Annotated[Any, Refused(_BESIDE)] = None
+    candidate_labels: Any = refused("labels are those of the model")
+    hypothesis_template: Any = refused("labels are those of the model")
+    max_length: Any = refused(_BESIDE)
+    multi_label: Any = refused("function_to_apply says it")
+    padding: Any = no_effect("texts are never padded")
+    raw_scores: Any = refused(_BESIDE)
+    return_all_scores: Any = refused("top_k says it", True)
+    truncate: Any = refused(_BESIDE)
+    truncation: Any = refused(_BESIDE)
 
 
 class ClassificationBody(PredictBody):

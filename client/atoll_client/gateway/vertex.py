@@ -6,7 +6,7 @@ Each instance is a body of POST /. Its prediction is TEI's response, or the text
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 
@@ -14,7 +14,7 @@ from atoll_client.errors import EmptyInputError
 from atoll_client.gateway import shape_routing
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import batch_limit, check_batch
-from atoll_client.gateway.core.fields import Refused
+from atoll_client.gateway.core.fields import refused
 from atoll_client.gateway.core.route import Handler
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.gateway.core.web import Reply, Request, dump, reply
@@ -27,7 +27,7 @@ class VertexBody(Strict):
 
     instances: list[dict[str, Any]]
 
-    parameters: Annotated[Any, Refused("each instance has its own", ({},))] = None
+    parameters: Any = refused("each instance has its own", {})
 
 
 async def vertex(request: Request, context: Context, body: VertexBody) -> Reply[Predictions]:

@@ -1,8 +1,8 @@
-"""What becomes of each field of a request: the table behind checks, OpenAPI and docs/options.md.
+"""The fields of requests, from which checks, OpenAPI and docs/fields.md follow.
 
-A body's class is its table. A plain field is honoured; ``NoEffect`` marks one that changes nothing
-here, ``Refused`` one that changes answers elsewhere and cannot here. What stands in no table is
-unknown: ``unknown`` finds it, ``bodies.read`` decides.
+The class of a body declares them. Plain fields are honoured. ``no_effect`` declares one that
+changes no response here, ``refused`` one that would and is not supported. All others are
+unknown: ``unknown`` finds them, and ``schemas.read`` refuses or reports them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,35 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-# The type of a pydantic error that ``Refused`` raises.
+# The type of the pydantic errors of refused fields.
 REFUSED = "refused"
 
 
-@dataclass(frozen=True)
-class NoEffect:
-    """The field is read, and changes no answer here; ``why`` ends "no effect: ..."."""
+def no_effect(why: str) -> Any:
+    """Declares a field that is accepted and changes no response; ``why`` is shown to users."""
+    return _marked(_NoEffect(why))
 
+
+def refused(why: str, *unless: Any) -> Any:
+    """Declares a field that is refused by name.
+
+    unless: values that are accepted, since they ask for what happens anyway.
+    """
+    return _marked(_Refused(why, unless))
+
+
+def _marked(mark: _NoEffect | _Refused) -> Any:
+    found = Field(None)
+    found.metadata.append(mark)
+    return found
+
+
+@dataclass(frozen=True)
+class _NoEffect:
     why: str
 
     def __get_pydantic_json_schema__(
@@ -34,14 +51,9 @@ class NoEffect:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """The field is refused by name, unless it asks for what happens anyway.
-
-    unless: values that are accepted, since they change nothing.
-    """
-
+class _Refused:
     why: str
-    unless: tuple[Any, ...] = ()
+    unless: tuple[Any, ...]
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -55,7 +67,7 @@ class Refused:
         return {**allowed, "description": f"Not supported: {self.why}."}
 
     def _check(self, value: Any) -> Any:
-        # True equals 1: a flag is no number.
+        # True equals 1, but is not accepted in its place.
         if any(value == one and type(value) is type(one) for one in self.unless):
             return value
         raise PydanticCustomError(REFUSED, "{why}", {"why": self.why})
@@ -63,9 +75,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Row:
-    """One field of a table. name: with those that hold it (``messages[].role``).
+    """One field. name: its path (``messages[].role``).
 
-    effect: honoured, none or refused. values: type and limits, or what is accepted.
+    effect: honoured, none or refused. values: type and limits, or the accepted values.
     """
 
     name: str
@@ -76,7 +88,7 @@ class Row:
 
 @functools.cache
 def table(kind: type[BaseModel], prefix: str = "") -> tuple[Row, ...]:
-    """The fields of a body, each followed by those of the objects that it holds."""
+    """The fields of a body, each followed by the fields of the objects in it."""
     found: list[Row] = []
     schema = kind.model_json_schema()
     for name, field in kind.model_fields.items():
@@ -91,9 +103,9 @@ def table(kind: type[BaseModel], prefix: str = "") -> tuple[Row, ...]:
 
 def _row(name: str, field: FieldInfo, schema: Mapping[str, Any]) -> Row:
     for mark in field.metadata:
-        if isinstance(mark, NoEffect):
+        if isinstance(mark, _NoEffect):
             return Row(name, "none", described(schema), mark.why)
-        if isinstance(mark, Refused):
+        if isinstance(mark, _Refused):
             return Row(name, "refused", described(schema) if mark.unless else "", mark.why)
     return Row(name, "honoured", described(schema), field.description or "")
 
@@ -101,7 +113,7 @@ def _row(name: str, field: FieldInfo, schema: Mapping[str, Any]) -> Row:
 def described(schema: Mapping[str, Any]) -> str:
     """Types and limits of a JSON schema in words."""
     if "enum" in schema or "const" in schema:
-        # Sorted: Python takes literals of another order for the same ones, and keeps either.
+        # Sorted: typing caches literals regardless of their order.
         return " or ".join(sorted(map(_literal, schema.get("enum", [schema.get("const")]))))
     if "anyOf" in schema:
         parts = [described(one) for one in schema["anyOf"] if one.get("type") != "null"]
@@ -126,7 +138,7 @@ _LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def unknown(body: BaseModel, prefix: str = "") -> Iterator[str]:
-    """Names of members that no table has, at any depth."""
+    """Paths of fields that no class declares, at any depth."""
     for name in body.model_extra or ():
         yield prefix + name
     for name in _holders(type(body)):
@@ -141,7 +153,7 @@ def unknown(body: BaseModel, prefix: str = "") -> Iterator[str]:
 
 @functools.cache
 def _holders(kind: type[BaseModel]) -> tuple[str, ...]:
-    """Fields that hold objects with tables of their own."""
+    """Fields that hold models, or lists of them."""
     return tuple(name for name, field in kind.model_fields.items() if _inner(field) is not None)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.fields import Refused
+from atoll_client.gateway.core.fields import refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
@@ -52,16 +52,16 @@ class ChatBody(TemplateFields, SamplingFields):
     tool_choice: str | Choice | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
-    audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
-    echo: Annotated[Any, Refused("an answer does not repeat its prompt", (False,))] = None
-    function_call: Annotated[Any, Refused("it is called tool_choice now")] = None
-    functions: Annotated[Any, Refused("they are called tools now")] = None
-    include_reasoning: Annotated[Any, Refused("answers are not parted", (True,))] = None
-    mm_processor_kwargs: Annotated[Any, Refused(_TEXT_ONLY)] = None
-    modalities: Annotated[Any, Refused(_TEXT_ONLY, (["text"],))] = None
-    moderation: Annotated[Any, Refused("nothing is moderated")] = None
-    verbosity: Annotated[Any, Refused("the models here have no levels", ("medium",))] = None
-    web_search_options: Annotated[Any, Refused("nothing is looked up")] = None
+    audio: Any = refused(_TEXT_ONLY)
+    echo: Any = refused("an answer does not repeat its prompt", False)
+    function_call: Any = refused("it is called tool_choice now")
+    functions: Any = refused("they are called tools now")
+    include_reasoning: Any = refused("answers are not parted", True)
+    mm_processor_kwargs: Any = refused(_TEXT_ONLY)
+    modalities: Any = refused(_TEXT_ONLY, ["text"])
+    moderation: Any = refused("nothing is moderated")
+    verbosity: Any = refused("the models here have no levels", "medium")
+    web_search_options: Any = refused("nothing is looked up")
 
 
 @dataclass(frozen=True)

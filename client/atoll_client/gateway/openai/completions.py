@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core import encoders, tokens
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.fields import Refused
+from atoll_client.gateway.core.fields import refused
 from atoll_client.gateway.core.generation import (
     Job,
     check_answers,
@@ -54,7 +54,7 @@ class CompletionsBody(SamplingFields):
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     suffix: str | None = None
 
-    prompt_embeds: Annotated[Any, Refused("prompts are texts or token ids")] = None
+    prompt_embeds: Any = refused("prompts are texts or token ids")
 
 
 async def completions(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core.encoders import Parameters, truncation
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
 
 # NVIDIA NIM's words for what is cut off, and what they mean elsewhere.
 NimCut = Literal["NONE", "START", "END"]
 _SIDES = {"START": "left", "END": "right"}
 
-_TASK = Refused("prompts are named by prompt_name")
-_CHAT = Refused("chats are not embedded")
+_TASK = "prompts are named by prompt_name"
+_CHAT = "chats are not embedded"
 _CALLED = "it is called {} here"
 _FLOATS = "vectors are float32"
 
@@ -43,20 +43,20 @@ class OtherServers(Strict):
     truncate: bool | NimCut | None = None
     truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
 
-    add_special_tokens: Annotated[
-        Any, Refused("texts have special tokens; token ids are taken as they are", (True,))
-    ] = None
-    cache_salt: Annotated[Any, Refused("nothing is cached")] = None
-    max_length: Annotated[Any, Refused("inputs are cut to what the model takes")] = None
-    mm_processor_kwargs: Annotated[Any, Refused("inputs are texts", ({},))] = None
-    priority: Annotated[Any, Refused("all requests wait in one queue", (0,))] = None
-    request_id: Annotated[Any, Refused("the header x-request-id has it")] = None
-    truncate_prompt_tokens: Annotated[
-        Any, Refused("inputs are cut to what the model takes; -1 says the same", (-1,))
-    ] = None
-    truncation: Annotated[Any, Refused(_CALLED.format("truncate"))] = None
+    add_special_tokens: Any = refused(
+        "texts have special tokens; token ids are taken as they are", True
+    )
+    cache_salt: Any = refused("nothing is cached")
+    max_length: Any = refused("inputs are cut to what the model takes")
+    mm_processor_kwargs: Any = refused("inputs are texts", {})
+    priority: Any = refused("all requests wait in one queue", 0)
+    request_id: Any = refused("the header x-request-id has it")
+    truncate_prompt_tokens: Any = refused(
+        "inputs are cut to what the model takes; -1 says the same", -1
+    )
+    truncation: Any = refused(_CALLED.format("truncate"))
     truncation_side: Literal["right", "left"] | None = None
-    user: Annotated[str | None, NoEffect("users are not told apart")] = None
+    user: str | None = no_effect("users are not told apart")
 
     def cut(self) -> Parameters:
         """Raises ValidationError: fields that contradict each other."""
@@ -83,28 +83,26 @@ class EmbeddingsBody(OtherServers):
     normalize: bool = True
     prompt_name: str | None = None
 
-    add_generation_prompt: Annotated[Any, _CHAT] = None
-    chat_template: Annotated[Any, _CHAT] = None
-    chat_template_kwargs: Annotated[Any, _CHAT] = None
-    continue_final_message: Annotated[Any, _CHAT] = None
-    messages: Annotated[Any, _CHAT] = None
+    add_generation_prompt: Any = refused(_CHAT)
+    chat_template: Any = refused(_CHAT)
+    chat_template_kwargs: Any = refused(_CHAT)
+    continue_final_message: Any = refused(_CHAT)
+    messages: Any = refused(_CHAT)
 
-    embed_dtype: Annotated[Any, Refused(_FLOATS, ("float32",))] = None
-    embedding_type: Annotated[Any, Refused("see encoding_format", ("float",))] = None
-    embedding_types: Annotated[Any, Refused("see encoding_format", (["float"],))] = None
-    endianness: Annotated[Any, Refused("bytes are little-endian", ("little", "native"))] = None
-    input_type: Annotated[Any, _TASK] = None
-    instruction: Annotated[Any, _TASK] = None
-    late_chunking: Annotated[Any, Refused("each input has one vector", (False,))] = None
-    modality: Annotated[Any, Refused("inputs are texts", ("text",))] = None
-    normalized: Annotated[Any, Refused(_CALLED.format("normalize"), (True,))] = None
-    output_dimension: Annotated[Any, Refused(_CALLED.format("dimensions"))] = None
-    output_dtype: Annotated[Any, Refused(_FLOATS, ("float",))] = None
-    pooling: Annotated[
-        Any, Refused("a model pools as it was trained to; the setting pooling changes it")
-    ] = None
-    prompt: Annotated[Any, _TASK] = None
-    return_multivector: Annotated[Any, Refused("see /embed_all", (False,))] = None
-    task: Annotated[Any, _TASK] = None
-    task_type: Annotated[Any, _TASK] = None
-    use_activation: Annotated[Any, Refused(_CALLED.format("normalize"), (True,))] = None
+    embed_dtype: Any = refused(_FLOATS, "float32")
+    embedding_type: Any = refused("see encoding_format", "float")
+    embedding_types: Any = refused("see encoding_format", ["float"])
+    endianness: Any = refused("bytes are little-endian", "little", "native")
+    input_type: Any = refused(_TASK)
+    instruction: Any = refused(_TASK)
+    late_chunking: Any = refused("each input has one vector", False)
+    modality: Any = refused("inputs are texts", "text")
+    normalized: Any = refused(_CALLED.format("normalize"), True)
+    output_dimension: Any = refused(_CALLED.format("dimensions"))
+    output_dtype: Any = refused(_FLOATS, "float")
+    pooling: Any = refused("a model pools as it was trained to; the setting pooling changes it")
+    prompt: Any = refused(_TASK)
+    return_multivector: Any = refused("see /embed_all", False)
+    task: Any = refused(_TASK)
+    task_type: Any = refused(_TASK)
+    use_activation: Any = refused(_CALLED.format("normalize"), True)

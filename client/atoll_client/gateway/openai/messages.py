@@ -5,15 +5,15 @@ Templates print messages and tools, so that they go on in the order in which the
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from atoll_client.errors import ValidationError
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Kept, Strict
 
-_BREAKPOINT = NoEffect("prompts are cached by themselves")
+_BREAKPOINT = "prompts are cached by themselves"
 _TEXT_ONLY = "the models here read text"
 
 
@@ -23,9 +23,9 @@ class Function(Kept):
     name: str = Field(min_length=1)
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[
-        bool | None, NoEffect("a forced call always follows the parameters, another is the model's")
-    ] = None
+    strict: bool | None = no_effect(
+        "a forced call always follows the parameters, another is the model's"
+    )
 
 
 class Tool(Kept):
@@ -33,7 +33,7 @@ class Tool(Kept):
 
     type: Literal["function"] = "function"
     function: Function
-    custom: Annotated[Any, Refused("tools take JSON")] = None
+    custom: Any = refused("tools take JSON")
 
 
 class NamedFunction(Strict):
@@ -62,7 +62,7 @@ class Choice(Strict):
     type: Literal["function", "allowed_tools"] = "function"
     function: NamedFunction | None = None
     allowed_tools: AllowedTools | None = None
-    custom: Annotated[Any, Refused("tools take JSON")] = None
+    custom: Any = refused("tools take JSON")
 
 
 class Part(Kept):
@@ -71,10 +71,10 @@ class Part(Kept):
     type: Literal["text", "refusal"]
     text: str | None = None
     refusal: str | None = None
-    prompt_cache_breakpoint: Annotated[dict[str, Any] | None, _BREAKPOINT] = None
-    image_url: Annotated[Any, Refused(_TEXT_ONLY)] = None
-    input_audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
-    file: Annotated[Any, Refused(_TEXT_ONLY)] = None
+    prompt_cache_breakpoint: dict[str, Any] | None = no_effect(_BREAKPOINT)
+    image_url: Any = refused(_TEXT_ONLY)
+    input_audio: Any = refused(_TEXT_ONLY)
+    file: Any = refused(_TEXT_ONLY)
 
 
 class CalledFunction(Kept):
@@ -90,8 +90,8 @@ class Call(Kept):
     id: str | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
-    index: Annotated[int | None, NoEffect("calls are in order")] = None
-    custom: Annotated[Any, Refused("tools take JSON")] = None
+    index: int | None = no_effect("calls are in order")
+    custom: Any = refused("tools take JSON")
 
 
 class Message(Kept):
@@ -104,10 +104,10 @@ class Message(Kept):
     reasoning_content: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[Call] | None = None
-    annotations: Annotated[Any, NoEffect("answers here have none")] = None
-    audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
-    function_call: Annotated[Any, Refused("it is called tool_calls now")] = None
-    refusal: Annotated[Any, Refused("what was said goes into content")] = None
+    annotations: Any = no_effect("answers here have none")
+    audio: Any = refused(_TEXT_ONLY)
+    function_call: Any = refused("it is called tool_calls now")
+    refusal: Any = refused("what was said goes into content")
 
     def given(self) -> dict[str, Any]:
         """As it came; a part that refuses is text like any other."""
@@ -129,8 +129,8 @@ class TemplateFields(Strict):
     tool_prompt: str | None = None
     tools: list[Tool] | None = None
 
-    chat_template: Annotated[Any, Refused("the model has its own")] = None
-    guideline: Annotated[Any, Refused("chat_template_kwargs holds what templates read")] = None
+    chat_template: Any = refused("the model has its own")
+    guideline: Any = refused("chat_template_kwargs holds what templates read")
 
     def template_options(self) -> dict[str, Any]:
         """As the models name them; what is not said is left to the model."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Strict
 
 # OpenAI's own limit; each answer is a generation of its own.
@@ -14,8 +14,8 @@ MAX_N = 128
 # The most alternatives for each token, OpenAI's limit for chats.
 MAX_TOP_LOGPROBS = 20
 
-_STORED = NoEffect("nothing is stored")
-_CACHED = NoEffect("prompts are cached by themselves, for as long as there is room")
+_STORED = "nothing is stored"
+_CACHED = "prompts are cached by themselves, for as long as there is room"
 _ONE_QUEUE = "all requests wait in one queue"
 _NO_BEAMS = "there is no beam search"
 
@@ -24,8 +24,8 @@ class StreamOptions(Strict):
     """``stream_options``."""
 
     include_usage: bool = False
-    include_obfuscation: Annotated[bool | None, NoEffect("events are never padded")] = None
-    continuous_usage_stats: Annotated[Any, Refused("usage comes at the end", (False,))] = None
+    include_obfuscation: bool | None = no_effect("events are never padded")
+    continuous_usage_stats: Any = refused("usage comes at the end", False)
 
 
 class JsonSchema(Strict):
@@ -33,8 +33,8 @@ class JsonSchema(Strict):
 
     schema_: dict[str, Any] = Field(alias="schema")
     name: str | None = None
-    description: Annotated[str | None, NoEffect("the schema is no part of the prompt")] = None
-    strict: Annotated[bool | None, NoEffect("answers always follow the schema")] = None
+    description: str | None = no_effect("the schema is no part of the prompt")
+    strict: bool | None = no_effect("answers always follow the schema")
 
 
 class ResponseFormat(Strict):
@@ -54,15 +54,13 @@ class StructuredOutputs(Strict):
     choice: list[str] | None = Field(None, min_length=1)
     grammar: str | None = None
     json_object: bool | None = None
-    structural_tag: Annotated[Any, Refused("tags are not followed")] = None
-    whitespace_pattern: Annotated[Any, Refused("blanks between values are fixed")] = None
-    disable_additional_properties: Annotated[
-        Any, Refused("the schema says which properties there are", (False,))
-    ] = None
-    disable_any_whitespace: Annotated[
-        bool | None, NoEffect("blanks between values are always fixed")
-    ] = None
-    disable_fallback: Annotated[bool | None, NoEffect("there is nothing to fall back to")] = None
+    structural_tag: Any = refused("tags are not followed")
+    whitespace_pattern: Any = refused("blanks between values are fixed")
+    disable_additional_properties: Any = refused(
+        "the schema says which properties there are", False
+    )
+    disable_any_whitespace: bool | None = no_effect("blanks between values are always fixed")
+    disable_fallback: bool | None = no_effect("there is nothing to fall back to")
 
 
 class SamplingFields(Strict):
@@ -82,15 +80,15 @@ class SamplingFields(Strict):
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
 
-    metadata: Annotated[dict[str, Any] | None, _STORED] = None
-    prediction: Annotated[dict[str, Any] | None, NoEffect("only the speed depends on it")] = None
-    prompt_cache_key: Annotated[str | None, _CACHED] = None
-    prompt_cache_options: Annotated[dict[str, Any] | None, _CACHED] = None
-    prompt_cache_retention: Annotated[str | None, _CACHED] = None
-    safety_identifier: Annotated[str | None, NoEffect("users are not told apart")] = None
-    service_tier: Annotated[str | None, NoEffect(_ONE_QUEUE)] = None
-    store: Annotated[bool | None, _STORED] = None
-    user: Annotated[str | None, NoEffect("users are not told apart")] = None
+    metadata: dict[str, Any] | None = no_effect(_STORED)
+    prediction: dict[str, Any] | None = no_effect("only the speed depends on it")
+    prompt_cache_key: str | None = no_effect(_CACHED)
+    prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
+    prompt_cache_retention: str | None = no_effect(_CACHED)
+    safety_identifier: str | None = no_effect("users are not told apart")
+    service_tier: str | None = no_effect(_ONE_QUEUE)
+    store: bool | None = no_effect(_STORED)
+    user: str | None = no_effect("users are not told apart")
 
     add_special_tokens: bool | None = None
     guided_choice: list[str] | None = Field(None, min_length=1)
@@ -110,26 +108,26 @@ class SamplingFields(Strict):
     truncate_prompt_tokens: int | None = Field(None, ge=1)
     typical_p: float | None = Field(None, gt=0, le=1)
 
-    guided_decoding_backend: Annotated[Any, NoEffect("there is one implementation")] = None
-    spaces_between_special_tokens: Annotated[
-        bool | None, NoEffect("tokens are joined as the tokenizer joins them")
-    ] = None
+    guided_decoding_backend: Any = no_effect("there is one implementation")
+    spaces_between_special_tokens: bool | None = no_effect(
+        "tokens are joined as the tokenizer joins them"
+    )
 
-    allowed_token_ids: Annotated[Any, Refused("tokens cannot be listed")] = None
-    bad_words: Annotated[Any, Refused("words cannot be banned; see logit_bias", ([],))] = None
-    cache_salt: Annotated[Any, Refused("cached prompts are shared by all callers")] = None
-    early_stopping: Annotated[Any, Refused(_NO_BEAMS, (False,))] = None
-    guided_whitespace_pattern: Annotated[Any, Refused("blanks between values are fixed")] = None
-    kv_transfer_params: Annotated[Any, Refused("caches are not handed on")] = None
-    length_penalty: Annotated[Any, Refused(_NO_BEAMS, (1, 1.0))] = None
-    logits_processors: Annotated[Any, Refused("callers cannot bring code", ([],))] = None
-    min_new_tokens: Annotated[Any, Refused("it is called min_tokens here")] = None
-    max_new_tokens: Annotated[Any, Refused("it is called max_tokens here")] = None
-    num_beams: Annotated[Any, Refused(_NO_BEAMS, (1,))] = None
-    priority: Annotated[Any, Refused(_ONE_QUEUE, (0,))] = None
-    prompt_logprobs: Annotated[Any, Refused("/v1/completions has echo with logprobs")] = None
-    request_id: Annotated[Any, Refused("the header x-request-id has it")] = None
-    return_token_ids: Annotated[Any, Refused("answers are text", (False,))] = None
-    return_tokens_as_token_ids: Annotated[Any, Refused("answers are text", (False,))] = None
-    use_beam_search: Annotated[Any, Refused(_NO_BEAMS, (False,))] = None
-    vllm_xargs: Annotated[Any, Refused("there are no plugins", ({},))] = None
+    allowed_token_ids: Any = refused("tokens cannot be listed")
+    bad_words: Any = refused("words cannot be banned; see logit_bias", [])
+    cache_salt: Any = refused("cached prompts are shared by all callers")
+    early_stopping: Any = refused(_NO_BEAMS, False)
+    guided_whitespace_pattern: Any = refused("blanks between values are fixed")
+    kv_transfer_params: Any = refused("caches are not handed on")
+    length_penalty: Any = refused(_NO_BEAMS, 1, 1.0)
+    logits_processors: Any = refused("callers cannot bring code", [])
+    min_new_tokens: Any = refused("it is called min_tokens here")
+    max_new_tokens: Any = refused("it is called max_tokens here")
+    num_beams: Any = refused(_NO_BEAMS, 1)
+    priority: Any = refused(_ONE_QUEUE, 0)
+    prompt_logprobs: Any = refused("/v1/completions has echo with logprobs")
+    request_id: Any = refused("the header x-request-id has it")
+    return_token_ids: Any = refused("answers are text", False)
+    return_tokens_as_token_ids: Any = refused("answers are text", False)
+    use_beam_search: Any = refused(_NO_BEAMS, False)
+    vllm_xargs: Any = refused("there are no plugins", {})

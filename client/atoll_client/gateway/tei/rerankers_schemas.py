@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.gateway.openai.embeddings_schemas import NimCut, OtherServers
 
-_CHUNKS = Refused("a document is scored as a whole, cut to what the model takes")
-_NO_PROMPT = Refused("a reranker's query has no prompt of its own")
-_RAW = Refused("it is called raw_scores here, the other way round", (True,))
+_CHUNKS = "a document is scored as a whole, cut to what the model takes"
+_NO_PROMPT = "a reranker's query has no prompt of its own"
+_RAW = "it is called raw_scores here, the other way round"
 
 
 class _Scored(OtherServers):
@@ -25,10 +25,10 @@ class _Scored(OtherServers):
     raw_scores: bool = False
     use_activation: bool = True
 
-    activation: Annotated[Any, _RAW] = None
-    instruction: Annotated[Any, _NO_PROMPT] = None
-    prompt_name: Annotated[Any, _NO_PROMPT] = None
-    softmax: Annotated[Any, _RAW] = None
+    activation: Any = refused(_RAW, True)
+    instruction: Any = refused(_NO_PROMPT)
+    prompt_name: Any = refused(_NO_PROMPT)
+    softmax: Any = refused(_RAW, True)
 
     @property
     def is_raw(self) -> bool:
@@ -44,14 +44,14 @@ class CohereBody(_Scored):
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
 
-    max_chunks_per_doc: Annotated[Any, _CHUNKS] = None
-    max_tokens_per_doc: Annotated[Any, _CHUNKS] = None
-    overlap_tokens: Annotated[Any, _CHUNKS] = None
-    rank_fields: Annotated[Any, Refused("a document's text is scored", (["text"],))] = None
-    return_embeddings: Annotated[Any, Refused("a reranker has no vectors", (False,))] = None
-    return_text: Annotated[Any, Refused("it is called return_documents here", (False,))] = None
-    texts: Annotated[Any, Refused("they are called documents here")] = None
-    top_k: Annotated[Any, Refused("it is called top_n here")] = None
+    max_chunks_per_doc: Any = refused(_CHUNKS)
+    max_tokens_per_doc: Any = refused(_CHUNKS)
+    overlap_tokens: Any = refused(_CHUNKS)
+    rank_fields: Any = refused("a document's text is scored", ["text"])
+    return_embeddings: Any = refused("a reranker has no vectors", False)
+    return_text: Any = refused("it is called return_documents here", False)
+    texts: Any = refused("they are called documents here")
+    top_k: Any = refused("it is called top_n here")
 
 
 class Text(Strict):
@@ -59,7 +59,7 @@ class Text(Strict):
 
     text: str
 
-    image: Annotated[Any, Refused("passages are texts")] = None
+    image: Any = refused("passages are texts")
 
 
 class RankingBody(Strict):
@@ -70,8 +70,8 @@ class RankingBody(Strict):
     model: str | None = None
     truncate: NimCut | None = None
 
-    top_n: Annotated[Any, Refused("all passages are returned")] = None
-    user: Annotated[str | None, NoEffect("users are not told apart")] = None
+    top_n: Any = refused("all passages are returned")
+    user: str | None = no_effect("users are not told apart")
 
 
 class ScoreBody(_Scored):
@@ -80,6 +80,6 @@ class ScoreBody(_Scored):
     text_1: str | list[str]
     text_2: str | list[str]
 
-    documents: Annotated[Any, Refused("they are called text_2 here")] = None
-    encoding_format: Annotated[Any, Refused("scores are numbers", ("float",))] = None
-    queries: Annotated[Any, Refused("they are called text_1 here")] = None
+    documents: Any = refused("they are called text_2 here")
+    encoding_format: Any = refused("scores are numbers", "float")
+    queries: Any = refused("they are called text_1 here")

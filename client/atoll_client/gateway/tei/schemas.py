@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from atoll_client.gateway.core.encoders import Parameters, truncation
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
 
 Direction = Literal["Right", "Left", "right", "left"]
 
 _AS_TRAINED = "a model pools as it was trained to; the setting pooling changes it"
-_POOLING = Refused(_AS_TRAINED)
-_LENGTH = Refused("truncate cuts to what the model takes; its setting max_input_tokens is less")
-_SPECIAL = Refused("inputs have special tokens; token ids are taken as they are", (True,))
-_TASK = Refused("prompts are named by prompt_name")
-_PARAMETERS = Refused("options stand beside inputs", ({},))
-_NO_PROMPT = Refused("a reranker's query has no prompt of its own")
-_OPTIONS = NoEffect("nothing is cached, and nothing is waited for")
+_POOLING = _AS_TRAINED
+_LENGTH = "truncate cuts to what the model takes; its setting max_input_tokens is less"
+_SPECIAL = "inputs have special tokens; token ids are taken as they are"
+_TASK = "prompts are named by prompt_name"
+_PARAMETERS = "options stand beside inputs"
+_NO_PROMPT = "a reranker's query has no prompt of its own"
+_OPTIONS = "nothing is cached, and nothing is waited for"
 
 
 class Cut(Strict):
@@ -28,10 +28,10 @@ class Cut(Strict):
     truncate: bool | None = None
     truncation_direction: Direction | None = None
 
-    max_length: Annotated[Any, _LENGTH] = None
-    truncate_prompt_tokens: Annotated[Any, _LENGTH] = None
-    truncation: Annotated[Any, Refused("it is called truncate here")] = None
-    truncation_side: Annotated[Any, Refused("it is called truncation_direction here")] = None
+    max_length: Any = refused(_LENGTH)
+    truncate_prompt_tokens: Any = refused(_LENGTH)
+    truncation: Any = refused("it is called truncate here")
+    truncation_side: Any = refused("it is called truncation_direction here")
 
     def cut(self) -> Parameters:
         """How inputs are cut, and which prompt they get."""
@@ -46,15 +46,15 @@ class VectorsBody(Cut):
     model: str | None = None
     prompt_name: str | None = None
 
-    add_special_tokens: Annotated[Any, _SPECIAL] = None
-    input_type: Annotated[Any, _TASK] = None
-    instruction: Annotated[Any, _TASK] = None
-    options: Annotated[dict[str, Any] | None, _OPTIONS] = None
-    parameters: Annotated[Any, _PARAMETERS] = None
-    pooling: Annotated[Any, _POOLING] = None
-    prompt: Annotated[Any, _TASK] = None
-    task: Annotated[Any, _TASK] = None
-    user: Annotated[str | None, NoEffect("users are not told apart")] = None
+    add_special_tokens: Any = refused(_SPECIAL, True)
+    input_type: Any = refused(_TASK)
+    instruction: Any = refused(_TASK)
+    options: dict[str, Any] | None = no_effect(_OPTIONS)
+    parameters: Any = refused(_PARAMETERS, {})
+    pooling: Any = refused(_POOLING)
+    prompt: Any = refused(_TASK)
+    task: Any = refused(_TASK)
+    user: str | None = no_effect("users are not told apart")
 
 
 class EmbedBody(VectorsBody):
@@ -63,27 +63,25 @@ class EmbedBody(VectorsBody):
     normalize: bool = True
     dimensions: int | None = None
 
-    encoding_format: Annotated[Any, Refused("/v1/embeddings has base64", ("float",))] = None
-    precision: Annotated[Any, Refused("vectors are float32", ("float32",))] = None
+    encoding_format: Any = refused("/v1/embeddings has base64", "float")
+    precision: Any = refused("vectors are float32", "float32")
 
 
 class EmbedAllBody(VectorsBody):
     """POST /embed_all."""
 
-    normalize: Annotated[Any, Refused("vectors of tokens are as the model has them", (False,))] = (
-        None
-    )
-    dimensions: Annotated[Any, Refused("vectors of tokens are not cut")] = None
-    encoding_format: Annotated[Any, Refused("vectors are lists of numbers", ("float",))] = None
+    normalize: Any = refused("vectors of tokens are as the model has them", False)
+    dimensions: Any = refused("vectors of tokens are not cut")
+    encoding_format: Any = refused("vectors are lists of numbers", "float")
 
 
 class EmbedSparseBody(VectorsBody):
     """POST /embed_sparse."""
 
-    normalize: Annotated[Any, Refused("sparse vectors are as the model has them", (False,))] = None
-    dimensions: Annotated[Any, Refused("sparse vectors are not cut")] = None
-    encoding_format: Annotated[Any, Refused("vectors are lists of entries", ("float",))] = None
-    max_active_dims: Annotated[Any, Refused("sparse vectors are not cut")] = None
+    normalize: Any = refused("sparse vectors are as the model has them", False)
+    dimensions: Any = refused("sparse vectors are not cut")
+    encoding_format: Any = refused("vectors are lists of entries", "float")
+    max_active_dims: Any = refused("sparse vectors are not cut")
 
 
 class PredictBody(Cut):
@@ -94,11 +92,11 @@ class PredictBody(Cut):
     model: str | None = None
     prompt_name: str | None = None
 
-    function_to_apply: Annotated[Any, Refused("POST / has it, below parameters")] = None
-    options: Annotated[dict[str, Any] | None, _OPTIONS] = None
-    parameters: Annotated[Any, Refused("POST / has function_to_apply and top_k", ({},))] = None
-    top_k: Annotated[Any, Refused("POST / has it, below parameters")] = None
-    return_all_scores: Annotated[Any, Refused("all scores are returned", (True,))] = None
+    function_to_apply: Any = refused("POST / has it, below parameters")
+    options: dict[str, Any] | None = no_effect(_OPTIONS)
+    parameters: Any = refused("POST / has function_to_apply and top_k", {})
+    top_k: Any = refused("POST / has it, below parameters")
+    return_all_scores: Any = refused("all scores are returned", True)
 
 
 class RerankBody(Cut):
@@ -110,12 +108,12 @@ class RerankBody(Cut):
     return_text: bool = False
     model: str | None = None
 
-    instruction: Annotated[Any, _NO_PROMPT] = None
-    parameters: Annotated[Any, Refused("options stand beside texts", ({},))] = None
-    prompt_name: Annotated[Any, _NO_PROMPT] = None
-    return_documents: Annotated[Any, Refused("it is called return_text here", (False,))] = None
-    top_k: Annotated[Any, Refused("all texts are returned; Cohere's body has top_n")] = None
-    top_n: Annotated[Any, Refused("all texts are returned; Cohere's body has it")] = None
+    instruction: Any = refused(_NO_PROMPT)
+    parameters: Any = refused("options stand beside texts", {})
+    prompt_name: Any = refused(_NO_PROMPT)
+    return_documents: Any = refused("it is called return_text here", False)
+    top_k: Any = refused("all texts are returned; Cohere's body has top_n")
+    top_n: Any = refused("all texts are returned; Cohere's body has it")
 
 
 class SimilarityInputs(Strict):
@@ -138,10 +136,10 @@ class SimilarityBody(Strict):
     parameters: SimilarityParameters = Field(default_factory=SimilarityParameters)
     model: str | None = None
 
-    options: Annotated[dict[str, Any] | None, _OPTIONS] = None
-    truncate: Annotated[Any, Refused("it stands in parameters")] = None
-    truncation_direction: Annotated[Any, Refused("it stands in parameters")] = None
-    prompt_name: Annotated[Any, Refused("it stands in parameters")] = None
+    options: dict[str, Any] | None = no_effect(_OPTIONS)
+    truncate: Any = refused("it stands in parameters")
+    truncation_direction: Any = refused("it stands in parameters")
+    prompt_name: Any = refused("it stands in parameters")
 
 
 class TokenizeBody(Strict):
@@ -152,8 +150,8 @@ class TokenizeBody(Strict):
     prompt_name: str | None = None
     model: str | None = None
 
-    truncate: Annotated[Any, Refused("all tokens are returned", (False,))] = None
-    return_token_strs: Annotated[bool | None, NoEffect("tokens have their text")] = None
+    truncate: Any = refused("all tokens are returned", False)
+    return_token_strs: bool | None = no_effect("tokens have their text")
 
 
 class DecodeBody(Strict):
@@ -163,6 +161,4 @@ class DecodeBody(Strict):
     skip_special_tokens: bool = True
     model: str | None = None
 
-    clean_up_tokenization_spaces: Annotated[
-        Any, Refused("texts are as the tokenizer decodes them")
-    ] = None
+    clean_up_tokenization_spaces: Any = refused("texts are as the tokenizer decodes them")

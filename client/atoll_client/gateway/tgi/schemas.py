@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
-from atoll_client.gateway.core.fields import NoEffect, Refused
+from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.generation import given
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.types import ModelInfo
@@ -59,17 +59,17 @@ class Parameters(Strict):
     min_p: float | None = Field(default=None, ge=0, le=1)
     no_repeat_ngram_size: int | None = Field(default=None, ge=0)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    early_stopping: Annotated[Any, Refused(_NO_BEAMS, (False,))] = None
-    length_penalty: Annotated[Any, Refused(_NO_BEAMS, (1, 1.0))] = None
-    max_length: Annotated[Any, Refused(_CALLED.format("max_new_tokens"))] = None
-    max_time: Annotated[Any, Refused("close the connection instead")] = None
-    max_tokens: Annotated[Any, Refused(_CALLED.format("max_new_tokens"))] = None
-    min_length: Annotated[Any, Refused(_CALLED.format("min_new_tokens"))] = None
-    n: Annotated[Any, Refused(_CALLED.format("best_of"), (1,))] = None
-    num_beams: Annotated[Any, Refused(_NO_BEAMS, (1,))] = None
-    num_return_sequences: Annotated[Any, Refused(_CALLED.format("best_of"), (1,))] = None
-    stop_sequences: Annotated[Any, Refused(_CALLED.format("stop"), ([],))] = None
-    use_cache: Annotated[bool | None, NoEffect("only the speed depends on it")] = None
+    early_stopping: Any = refused(_NO_BEAMS, False)
+    length_penalty: Any = refused(_NO_BEAMS, 1, 1.0)
+    max_length: Any = refused(_CALLED.format("max_new_tokens"))
+    max_time: Any = refused("close the connection instead")
+    max_tokens: Any = refused(_CALLED.format("max_new_tokens"))
+    min_length: Any = refused(_CALLED.format("min_new_tokens"))
+    n: Any = refused(_CALLED.format("best_of"), 1)
+    num_beams: Any = refused(_NO_BEAMS, 1)
+    num_return_sequences: Any = refused(_CALLED.format("best_of"), 1)
+    stop_sequences: Any = refused(_CALLED.format("stop"), [])
+    use_cache: bool | None = no_effect("only the speed depends on it")
 
 
 class GenerateBody(Strict):
