@@ -9,9 +9,11 @@ import contextlib
 import json
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import grpc
+
+E = TypeVar("E", bound="AtollError")
 
 
 class AtollError(Exception):
@@ -35,6 +37,11 @@ class ValidationError(AtollError):
 
     http_status = 422
     error_type = "validation"
+
+    @classmethod
+    def of(cls: type[E], field: str, problem: str, *, code: str | None = None) -> E:
+        """The error of one field, whose name begins the message."""
+        return cls(f"`{field}` {problem}", param=field, code=code)
 
 
 class EmptyInputError(ValidationError):

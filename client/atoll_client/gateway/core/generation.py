@@ -150,10 +150,10 @@ def check_answers(context: Context, model: ModelInfo, num_prompts: int, num_answ
     if held < limit:
         limit, name = held, "the model's max_concurrent_requests"
     if num_prompts * num_answers > limit:
-        raise ValidationError(
-            f"`n` is {num_answers}, for {num_prompts} prompts: {num_prompts * num_answers} answers "
+        raise ValidationError.of(
+            "n",
+            f"is {num_answers}, for {num_prompts} prompts: {num_prompts * num_answers} answers "
             f"in one request; {name} is {limit}",
-            param="n",
         )
 
 

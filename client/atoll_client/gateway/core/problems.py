@@ -77,8 +77,8 @@ def _branch(path: Path, problem: Any) -> Path:
 def _none_of(top: Path, given: Mapping[str, Any], kind: type[BaseModel]) -> ValidationError:
     name = str(top[0])
     expected = described(kind.model_json_schema()["properties"][name])
-    return ValidationError(
-        f"`{name}` is {_shown(given[name])}; expected {expected}", param=name, code="invalid_type"
+    return ValidationError.of(
+        name, f"is {_shown(given[name])}; expected {expected}", code="invalid_type"
     )
 
 
@@ -87,10 +87,11 @@ def _one_of(path: Path, problems: Sequence[Any]) -> ValidationError:
     if not name:
         return ValidationError(first["msg"])
     if first["type"] == REFUSED:
-        return ValidationError(
-            f"`{name}` is {_shown(first['input'])}, which is not supported: {first['msg']}",
-            param=name, code="unsupported_parameter",
-        )  # fmt: skip
+        return ValidationError.of(
+            name,
+            f"is {_shown(first['input'])}, which is not supported: {first['msg']}",
+            code="unsupported_parameter",
+        )
     if first["type"] == "missing":
         return ValidationError(
             f"`{name}`: {first['msg']}", param=name, code="missing_required_parameter"
@@ -103,9 +104,7 @@ def _one_of(path: Path, problems: Sequence[Any]) -> ValidationError:
         message, code = f"expected {expected}", "invalid_type"
     elif message.startswith("Input should be"):
         message = f"expected {message.removeprefix('Input should be ')}"
-    return ValidationError(
-        f"`{name}` is {_shown(first['input'])}; {message}", param=name, code=code
-    )
+    return ValidationError.of(name, f"is {_shown(first['input'])}; {message}", code=code)
 
 
 def written(path: Path) -> str:

@@ -102,11 +102,11 @@ def _report(request: Request, context: Context, names: list[str]) -> None:
     if not names:
         return
     if _are_refused(context.settings.unknown_fields, request.dialect):
-        raise ValidationError(
-            f"`{names[0]}` is unknown here; the fields of {request.route} are listed in "
-            "/openapi.json",
-            param=names[0], code="unknown_parameter",
-        )  # fmt: skip
+        raise ValidationError.of(
+            names[0],
+            f"is unknown here; the fields of {request.route} are listed in /openapi.json",
+            code="unknown_parameter",
+        )
     request.unknown_fields += names[:_MAX_NAMED]
     logger.warning(
         "request %s: %s: unknown fields are not used: %s",
@@ -127,5 +127,5 @@ def batch(inputs: Inputs, field: str = "inputs") -> tuple[list[str] | list[list[
     is_single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], int))
     items: Any = [inputs] if is_single else inputs
     if not items or any(len(item) == 0 for item in items):
-        raise EmptyInputError(f"`{field}` cannot be empty", param=field)
+        raise EmptyInputError.of(field, "cannot be empty")
     return items, is_single

@@ -1,7 +1,7 @@
-"""Tokens of texts and texts of tokens, by a model's own tokenizer.
+"""Tokens of texts and texts of tokens, by the model's tokenizer.
 
-A text may have a million tokens: what is done for each of them is done on a thread, in one pass, so
-that the gateway goes on answering others.
+A text may have a million tokens. Work on each of them is done on a thread, in one pass, so that
+other requests are not delayed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, ParamSpec, TypeVar, cast
 from atoll_client.errors import TooMuch
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import dump
-from atoll_client.types import ModelInfo, TextToken
+from atoll_client.types import ModelInfo
 
 T = TypeVar("T")
 P = ParamSpec("P")
-# TEI's limit: characters of a text for each token that the model takes.
+# TEI's limit of a text's characters, per token of the model's limit.
 CHARACTERS_PER_TOKEN = 250
-# What takes less time than the way to a thread.
+# For shorter texts, a thread would take longer than the work.
 _FEW_CHARACTERS = 4096
-# Characters of the texts that are asked about at once: memory and pauses are those of a part.
+# The most characters in one request to the model: this limits memory and pauses.
 _PART_CHARACTERS = 50_000
 
 
@@ -37,7 +37,7 @@ async def decode(
 async def tokenize(
     context: Context, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool = True
 ) -> list[list[dict[str, Any]]]:
-    """Tokens of texts, as the model gives them; start and stop count characters."""
+    """Tokens of texts, with character offsets."""
     question = {
         "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
     }  # fmt: skip
@@ -47,7 +47,7 @@ async def tokenize(
 async def tokenized(
     context: Context, model: ModelInfo, texts: Sequence[str], add_special_tokens: bool
 ) -> bytes:
-    """JSON of each text's tokens, whose places count bytes; made part by part."""
+    """The tokens of each text with byte offsets, as JSON."""
     found: list[bytes] = []
     for part in _parts(texts):
         rows = await tokenize(context, model, part, add_special_tokens)
@@ -57,7 +57,7 @@ async def tokenized(
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts, as many in each part as have few enough characters together."""
+    """The texts in parts of limited size."""
     part: list[str] = []
     size = 0
     for text in texts:
@@ -70,7 +70,7 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def check_length(model: ModelInfo, texts: Sequence[str]) -> None:
-    """Raises TooMuch: a text is longer than TEI tokenizes."""
+    """Raises TooMuch: a text exceeds TEI's limit for tokenization."""
     limit = CHARACTERS_PER_TOKEN * model.max_input_tokens
     for text in texts:
         if len(text) > limit:
@@ -87,7 +87,7 @@ async def apart(texts: Sequence[str], work: Callable[P, T], *args: P.args, **kwa
 def in_bytes(
     texts: Sequence[str], rows: Sequence[Sequence[dict[str, Any]]]
 ) -> list[list[dict[str, Any]]]:
-    """The tokens of each text with their places in bytes instead of characters."""
+    """The tokens of each text with byte offsets instead of character offsets."""
     return [_in_bytes(text, row) for text, row in zip(texts, rows, strict=True)]
 
 
@@ -102,8 +102,3 @@ def _in_bytes(text: str, tokens: Sequence[dict[str, Any]]) -> list[dict[str, Any
         else {**token, "start": before[token["start"]], "stop": before[token["stop"]]}
         for token in tokens
     ]
-
-
-def text_tokens(rows: Sequence[Sequence[dict[str, Any]]]) -> list[list[TextToken]]:
-    """Tokens as values."""
-    return [[TextToken(**token) for token in row] for row in rows]

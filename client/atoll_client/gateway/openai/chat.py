@@ -109,18 +109,16 @@ async def chat(
 
 def _check(body: ChatBody) -> None:
     if not body.messages:
-        raise EmptyInputError("`messages` cannot be empty", param="messages")
+        raise EmptyInputError.of("messages", "cannot be empty")
     check_messages(body.messages)
     if body.top_logprobs and not body.logprobs:
-        raise ValidationError("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+        raise ValidationError.of("top_logprobs", "needs `logprobs` to be true")
     if None not in (body.max_tokens, body.max_completion_tokens):
-        raise ValidationError(
-            "`max_tokens` and `max_completion_tokens` are set; expected one", param="max_tokens"
-        )
+        raise ValidationError.of("max_tokens", "and `max_completion_tokens` are set; expected one")
     if body.tool_prompt is not None and not body.tools:
-        raise ValidationError("`tool_prompt` is set, but `tools` is empty", param="tool_prompt")
+        raise ValidationError.of("tool_prompt", "is set, but `tools` is empty")
     if body.max_tokens == 0:
-        raise ValidationError("`max_tokens` is 0; the least allowed is 1", param="max_tokens")
+        raise ValidationError.of("max_tokens", "is 0; the least allowed is 1")
 
 
 def _options(

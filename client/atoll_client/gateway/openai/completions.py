@@ -92,23 +92,23 @@ def _check(body: CompletionsBody) -> None:
     """Raises ValidationError: fields that contradict each other."""
     usage_wanted(body)
     if body.best_of is not None and body.best_of < body.n:
-        raise _wrong("best_of", f"is {body.best_of}; the least allowed is `n`, {body.n}")
+        raise ValidationError.of(
+            "best_of", f"is {body.best_of}; the least allowed is `n`, {body.n}"
+        )
     if body.stream and (body.best_of or body.n) > body.n:
-        raise _wrong("best_of", f"is {body.best_of}; a stream has as many answers as `n`, {body.n}")
+        raise ValidationError.of(
+            "best_of", f"is {body.best_of}; a stream has as many answers as `n`, {body.n}"
+        )
     if body.max_tokens == 0 and not body.echo:
-        raise _wrong("max_tokens", "is 0; the least allowed without `echo` is 1")
+        raise ValidationError.of("max_tokens", "is 0; the least allowed without `echo` is 1")
     if body.echo and body.truncate_prompt_tokens is not None:
-        raise _wrong("truncate_prompt_tokens", "does not go with `echo`")
+        raise ValidationError.of("truncate_prompt_tokens", "does not go with `echo`")
     if body.suffix:
         first = body.prompt if isinstance(body.prompt, str) else (body.prompt or [""])[0]
         if not isinstance(first, str):
-            raise _wrong("suffix", "goes with a text; `prompt` is token ids")
+            raise ValidationError.of("suffix", "goes with a text; `prompt` is token ids")
         if body.echo and body.logprobs is not None:
-            raise _wrong("suffix", "does not go with `echo` and `logprobs`")
-
-
-def _wrong(field: str, message: str) -> ValidationError:
-    return ValidationError(f"`{field}` {message}", param=field)
+            raise ValidationError.of("suffix", "does not go with `echo` and `logprobs`")
 
 
 def _is_echo_only(body: CompletionsBody) -> bool:
@@ -168,7 +168,7 @@ async def _echoes(
         return [""] * len(items)
     if body.logprobs is not None and model.facts.get("decoder_start_token_id") is not None:
         reason = "the model reads its prompt apart from what it writes, without probabilities"
-        raise _wrong("echo", f"does not go with `logprobs`: {reason}")
+        raise ValidationError.of("echo", f"does not go with `logprobs`: {reason}")
     if isinstance(items[0], str):
         return [str(item) for item in items]
     return await tokens.decode(context, model, items, skip_special_tokens=False)

@@ -55,10 +55,10 @@ def schema_of(bound: Constraint) -> Any:
     if name == "guided_json":
         return _parsed(value) if isinstance(value, str) else value
     if name != "response_format":
-        raise ValidationError(
-            "`tools` go with answers that follow a JSON schema, since calls are JSON; this one "
+        raise ValidationError.of(
+            "tools",
+            "go with answers that follow a JSON schema, since calls are JSON; this one "
             "follows a regular expression, a grammar or a choice",
-            param="tools",
         )
     return value["json_schema"]["schema"] if "json_schema" in value else {"type": "object"}
 
@@ -88,24 +88,18 @@ def _formatted(given: ResponseFormat | None) -> Constraint | None:
         return None
     if given.type == "regex":
         if not isinstance(value, str):
-            raise ValidationError(
-                "`response_format.value` must be a text for the type regex",
-                param="response_format.value",
-            )
+            raise ValidationError.of("response_format.value", "must be a text for the type regex")
         return "guided_regex", value
     if given.type == "json_object" and value is None:
         return "response_format", {"type": "json_object"}
     if given.type == "json_schema" and not isinstance(value, dict):
-        raise ValidationError(
-            "`response_format.json_schema.schema` must be an object",
-            param="response_format.json_schema.schema",
-        )
+        raise ValidationError.of("response_format.json_schema.schema", "must be an object")
     is_place = name in _PLACES.get(given.type, sources)
     if not isinstance(value, dict) or not is_place:
-        raise ValidationError(
-            f"`response_format.type` is {given.type!r}, which does not go with "
+        raise ValidationError.of(
+            "response_format.type",
+            f"is {given.type!r}, which does not go with "
             f"`response_format.{name or 'value'}` as it is given",
-            param="response_format.type",
         )
     return json_schema(value)
 
@@ -122,9 +116,8 @@ def _structured(given: StructuredOutputs | None) -> Constraint | None:
     }
     named = {name: value for name, value in found.items() if value is not None}
     if len(named) != 1:
-        raise ValidationError(
-            f"`structured_outputs` sets {', '.join(named) or 'none'}; expected one of "
-            f"{', '.join(found)}",
-            param="structured_outputs",
-        )  # fmt: skip
+        raise ValidationError.of(
+            "structured_outputs",
+            f"sets {', '.join(named) or 'none'}; expected one of {', '.join(found)}",
+        )
     return next(iter(named.values()))

@@ -1,4 +1,4 @@
-"""What OpenAI's embeddings route is sent, with what other servers and TEI add to it."""
+"""The body of OpenAI's embeddings route, with the fields that TEI and other servers add."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atoll_client.gateway.core.encoders import Parameters, truncation
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
 
-# NVIDIA NIM's words for what is cut off, and what they mean elsewhere.
+# NVIDIA NIM's names of the end where inputs are cut off.
 NimCut = Literal["NONE", "START", "END"]
 _SIDES = {"START": "left", "END": "right"}
 
@@ -22,23 +22,21 @@ _FLOATS = "vectors are float32"
 def cut(
     truncate: bool | NimCut | None, direction: str | None, prompt_name: str | None = None
 ) -> Parameters:
-    """How inputs are cut.
+    """The models' parameters of truncation and of the prompt.
 
     Raises:
-        ValidationError: ``truncate`` names another side than ``direction``.
+        ValidationError: ``truncate`` and ``direction`` name different sides.
     """
     if truncate is None or isinstance(truncate, bool):
         return truncation(truncate, direction, prompt_name)
     side = _SIDES.get(truncate)
     if side is not None and direction is not None and direction.lower() != side:
-        raise ValidationError(
-            f"`truncate` is {truncate!r} and the direction {direction!r}", param="truncate"
-        )
+        raise ValidationError.of("truncate", f"is {truncate!r} and the direction {direction!r}")
     return truncation(truncate != "NONE", side or direction, prompt_name)
 
 
 class OtherServers(Strict):
-    """How inputs are cut, and fields of vLLM that all its routes for encoders have."""
+    """How inputs are truncated, and fields that all of vLLM's routes for encoders have."""
 
     truncate: bool | NimCut | None = None
     truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
@@ -59,12 +57,15 @@ class OtherServers(Strict):
     user: str | None = no_effect("users are not told apart")
 
     def cut(self) -> Parameters:
-        """Raises ValidationError: fields that contradict each other."""
+        """The models' parameters of truncation and of the prompt.
+
+        Raises:
+            ValidationError: fields contradict each other.
+        """
         sides = {s.lower() for s in (self.truncation_direction, self.truncation_side) if s}
         if len(sides) > 1:
-            raise ValidationError(
-                "`truncation_side` is another one than `truncation_direction`",
-                param="truncation_side",
+            raise ValidationError.of(
+                "truncation_side", "is another one than `truncation_direction`"
             )
         truncate = self.truncate
         if self.truncate_prompt_tokens is not None and truncate is None:

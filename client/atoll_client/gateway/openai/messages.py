@@ -156,9 +156,8 @@ def check_messages(messages: list[Message]) -> None:
         if message.content is None and not is_silent:
             raise _missing(f"{name}.content")
         if message.tool_calls is not None and message.role != "assistant":
-            raise ValidationError(
-                f"`{name}.tool_calls` is set, but `{name}.role` is {message.role!r}",
-                param=f"{name}.tool_calls",
+            raise ValidationError.of(
+                f"{name}.tool_calls", f"is set, but `{name}.role` is {message.role!r}"
             )
         parts = message.content if isinstance(message.content, list) else []
         for place, part in enumerate(parts):

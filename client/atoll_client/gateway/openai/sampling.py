@@ -60,9 +60,7 @@ def usage_wanted(body: SamplingFields) -> bool:
     if body.stream_options is None:
         return False
     if not body.stream:
-        raise ValidationError(
-            "`stream_options` is set, but `stream` is not true", param="stream_options"
-        )
+        raise ValidationError.of("stream_options", "is set, but `stream` is not true")
     return body.stream_options.include_usage
 
 

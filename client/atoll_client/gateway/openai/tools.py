@@ -37,13 +37,13 @@ class ToolChoice:
         if len(functions) < len(tools):
             names = [tool.function.name for tool in tools]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValidationError(f"`tools` has {twice!r} more than once", param="tools")
+            raise ValidationError.of("tools", f"has {twice!r} more than once")
         if choice == "none" or (choice in (None, "auto") and not tools):
             return None
         if choice in (None, "auto"):
             return cls(functions, False)
         if not tools:
-            raise ValidationError("`tool_choice` is set, but `tools` is empty", param="tool_choice")
+            raise ValidationError.of("tool_choice", "is set, but `tools` is empty")
         if choice == "required":
             return cls(functions, True)
         if not isinstance(choice, Choice):
@@ -103,10 +103,9 @@ class ToolChoice:
 def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[str, dict[str, Any]]:
     for name in names:
         if name not in functions:
-            raise ValidationError(
-                f"`tool_choice` names {name!r}; the tools are {list(functions)}",
-                param="tool_choice",
-            )  # fmt: skip
+            raise ValidationError.of(
+                "tool_choice", f"names {name!r}; the tools are {list(functions)}"
+            )
     return {name: functions[name] for name in names}
 
 

@@ -33,7 +33,8 @@ class TeiMessages(Reworded):
         return None
 
     def _too_long(self, unit: str, limit: str | int, given: str) -> TooMuch:
-        return TooMuch(
-            f"`{self._field}` must have less than {limit} {unit}. Given: {given}",
-            param=self._field, code="context_length_exceeded",
-        )  # fmt: skip
+        return TooMuch.of(
+            self._field,
+            f"must have less than {limit} {unit}. Given: {given}",
+            code="context_length_exceeded",
+        )

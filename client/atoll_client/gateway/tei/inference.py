@@ -146,9 +146,7 @@ def prompt_of(model: ModelInfo, name: str) -> str:
     """
     if name not in model.prompts:
         known = ", ".join(sorted(model.prompts)) or "none"
-        raise ValidationError(
-            f"`prompt_name` is {name!r}; the model has: {known}", param="prompt_name"
-        )
+        raise ValidationError.of("prompt_name", f"is {name!r}; the model has: {known}")
     return model.prompts[name]
 
 
@@ -158,9 +156,8 @@ def check_prompt(model: ModelInfo, items: encoders.Items, name: str | None) -> N
         return
     prompt_of(model, name)
     if not isinstance(items[0], str):
-        raise ValidationError(
-            "`prompt_name` cannot be set with token ids, which are taken as they are",
-            param="prompt_name",
+        raise ValidationError.of(
+            "prompt_name", "cannot be set with token ids, which are taken as they are"
         )
 
 
@@ -169,13 +166,12 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
     if dimensions is None:
         return
     if dimensions < 1:
-        raise ValidationError("`dimensions` should be positive", param="dimensions")
+        raise ValidationError.of("dimensions", "should be positive")
     width = int(model.facts.get("dimensions") or dimensions)
     if dimensions > width:
-        raise ValidationError(
-            f"`dimensions` should be smaller than the maximum embedding dimension {width}. "
-            f"Given: {dimensions}",
-            param="dimensions",
+        raise ValidationError.of(
+            "dimensions",
+            f"should be smaller than the maximum embedding dimension {width}. Given: {dimensions}",
         )
 
 

@@ -132,7 +132,7 @@ async def _scores(
 ) -> tuple[Scores, int]:
     if not texts or not query:
         name = "query" if texts else field
-        raise EmptyInputError(f"`{name}` cannot be empty", param=name)
+        raise EmptyInputError.of(name, "cannot be empty")
     with TeiMessages(model, field):
         return await ranked(request, context, model, query, texts, parameters, is_raw)
 
@@ -140,8 +140,5 @@ async def _scores(
 def _text(index: int, document: str | dict[str, Any]) -> str:
     text = document if isinstance(document, str) else document.get("text")
     if not isinstance(text, str):
-        raise ValidationError(
-            f"`documents[{index}]` must be a text, or an object with a text",
-            param=f"documents[{index}]",
-        )
+        raise ValidationError.of(f"documents[{index}]", "must be a text, or an object with a text")
     return text

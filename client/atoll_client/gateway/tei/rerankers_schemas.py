@@ -1,4 +1,4 @@
-"""What reranking routes are sent: Cohere's and Jina's, NVIDIA NIM's, vLLM's pairs."""
+"""The bodies of the reranking routes: Cohere's and Jina's, NVIDIA NIM's, vLLM's pairs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RAW = "it is called raw_scores here, the other way round"
 
 
 class _Scored(OtherServers):
-    """Fields of all routes that give scores.
+    """Fields of all routes that return scores.
 
-    ``use_activation`` is vLLM's: false asks for logits, as ``raw_scores`` does.
+    vLLM's ``use_activation: false`` is the same as ``raw_scores: true``.
     """
 
     model: str | None = None
@@ -32,7 +32,7 @@ class _Scored(OtherServers):
 
     @property
     def is_raw(self) -> bool:
-        """Whether logits are asked for."""
+        """Whether logits are requested instead of scores."""
         return self.raw_scores or not self.use_activation
 
 
@@ -55,7 +55,7 @@ class CohereBody(_Scored):
 
 
 class Text(Strict):
-    """A text in an object, as NIM has them."""
+    """A text in an object, as NIM sends them."""
 
     text: str
 
@@ -75,7 +75,7 @@ class RankingBody(Strict):
 
 
 class ScoreBody(_Scored):
-    """POST /v1/score: texts one by one, or one text with each of the others."""
+    """POST /v1/score: pairs of texts, or one text with each of the others."""
 
     text_1: str | list[str]
     text_2: str | list[str]

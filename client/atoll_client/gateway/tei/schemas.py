@@ -1,4 +1,4 @@
-"""What TEI's routes are sent: each class is the table of a body's fields, see ``fields``."""
+"""The bodies of TEI's routes. ``core.fields`` explains how fields are declared."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ from atoll_client.gateway.core.schemas import Inputs, Strict
 
 Direction = Literal["Right", "Left", "right", "left"]
 
-_AS_TRAINED = "a model pools as it was trained to; the setting pooling changes it"
-_POOLING = _AS_TRAINED
 _LENGTH = "truncate cuts to what the model takes; its setting max_input_tokens is less"
-_SPECIAL = "inputs have special tokens; token ids are taken as they are"
 _TASK = "prompts are named by prompt_name"
-_PARAMETERS = "options stand beside inputs"
 _NO_PROMPT = "a reranker's query has no prompt of its own"
 _OPTIONS = "nothing is cached, and nothing is waited for"
 
 
 class Cut(Strict):
-    """What every body of texts may say of long ones."""
+    """How long inputs are truncated."""
 
     truncate: bool | None = None
     truncation_direction: Direction | None = None
@@ -34,24 +30,26 @@ class Cut(Strict):
     truncation_side: Any = refused("it is called truncation_direction here")
 
     def cut(self) -> Parameters:
-        """How inputs are cut, and which prompt they get."""
+        """The models' parameters of truncation and of the prompt."""
         name = getattr(self, "prompt_name", None)
         return truncation(self.truncate, self.truncation_direction, name)
 
 
 class VectorsBody(Cut):
-    """Fields of all routes that give vectors."""
+    """Fields of all routes that return vectors."""
 
     inputs: Inputs
     model: str | None = None
     prompt_name: str | None = None
 
-    add_special_tokens: Any = refused(_SPECIAL, True)
+    add_special_tokens: Any = refused(
+        "inputs have special tokens; token ids are taken as they are", True
+    )
     input_type: Any = refused(_TASK)
     instruction: Any = refused(_TASK)
     options: dict[str, Any] | None = no_effect(_OPTIONS)
-    parameters: Any = refused(_PARAMETERS, {})
-    pooling: Any = refused(_POOLING)
+    parameters: Any = refused("options stand beside inputs", {})
+    pooling: Any = refused("a model pools as it was trained to; the setting pooling changes it")
     prompt: Any = refused(_TASK)
     task: Any = refused(_TASK)
     user: str | None = no_effect("users are not told apart")
@@ -117,7 +115,7 @@ class RerankBody(Cut):
 
 
 class SimilarityInputs(Strict):
-    """One sentence and those it is compared with."""
+    """A sentence and those that it is compared with."""
 
     source_sentence: str
     sentences: list[str]
