@@ -35,7 +35,7 @@ def refused(why: str, *unless: Any) -> Any:
 
 
 def _marked(mark: _NoEffect | _Refused) -> Any:
-    found = Field(None)
+    found: Any = Field(None)
     found.metadata.append(mark)
     return found
 
