@@ -7,21 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from typing_extensions import TypedDict
 
-from atoll_client.errors import (
-    AtollError,
-    BodyTimeout,
-    EmptyInputError,
-    GenerationError,
-    MalformedRequest,
-    MethodNotAllowed,
-    NoRoute,
-    NotReady,
-    Overloaded,
-    TooLarge,
-    Unauthorized,
-    UnsupportedModel,
-    ValidationError,
-)
+from atoll_client import errors
 from atoll_client.gateway.core.web import Reply, Request, reply
 
 _TEI = {
@@ -42,14 +28,15 @@ _CODES = {
     "timeout": "timeout",
 }  # fmt: skip
 _CODES_OF_CLASSES = (
-    (NoRoute, "unknown_url"), (MethodNotAllowed, "method_not_allowed"),
-    (MalformedRequest, "invalid_json"), (TooLarge, "request_too_large"),
+    (errors.NoRoute, "unknown_url"), (errors.MethodNotAllowed, "method_not_allowed"),
+    (errors.MalformedRequest, "invalid_json"), (errors.TooLarge, "request_too_large"),
 )  # fmt: skip
 # Error types that TGI calls differently.
 _TGI = {"empty": "validation", "backend": "generation"}
 # Triton has fewer statuses.
-_KSERVE_STATUSES: dict[type[AtollError], int] = {
-    TooLarge: 413, ValidationError: 400, GenerationError: 500, UnsupportedModel: 501,
+_KSERVE_STATUSES: dict[type[errors.AtollError], int] = {
+    errors.TooLarge: 413,
+    errors.ValidationError: 400, errors.GenerationError: 500, errors.UnsupportedModel: 501,
 }  # fmt: skip
 
 
@@ -83,43 +70,43 @@ class KServeError(TypedDict):
 
 async def explain(connection: HTTPConnection, error: Exception) -> Reply[Any]:
     """The response to a request that failed with an AtollError."""
-    assert isinstance(error, AtollError)
+    assert isinstance(error, errors.AtollError)
     request = Request.of(connection.scope)
     request.labels["error"] = error.error_type
     dialect = request.dialect or _guess(request.path)
     headers = {}
-    if isinstance(error, Overloaded | NotReady):
+    if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["retry-after"] = "1"
-    if isinstance(error, Unauthorized):
+    if isinstance(error, errors.Unauthorized):
         # Makes browsers ask for a password, which is the key.
         is_page = request.path == "/" and request.method == "GET"
         headers["www-authenticate"] = 'Basic realm="Atoll"' if is_page else "Bearer"
-    if isinstance(error, MethodNotAllowed):
+    if isinstance(error, errors.MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)
-    if isinstance(error, BodyTimeout):
+    if isinstance(error, errors.BodyTimeout):
         headers["connection"] = "close"
     return reply(body(dialect, error), headers, status(dialect, error))
 
 
-def status(dialect: str, error: AtollError) -> int:
+def status(dialect: str, error: errors.AtollError) -> int:
     """The status of an error, as the interface's own servers would set it."""
     if dialect == "openai":
-        if isinstance(error, (ValidationError, UnsupportedModel)) and not isinstance(
-            error, TooLarge
+        if isinstance(error, (errors.ValidationError, errors.UnsupportedModel)) and not isinstance(
+            error, errors.TooLarge
         ):
             return 400
         # OpenAI's clients would take 424 for an error of the caller.
-        return 500 if isinstance(error, GenerationError) else error.http_status
-    if dialect == "tgi" and isinstance(error, EmptyInputError):
+        return 500 if isinstance(error, errors.GenerationError) else error.http_status
+    if dialect == "tgi" and isinstance(error, errors.EmptyInputError):
         # TGI has no status of its own for empty inputs.
-        return ValidationError.http_status
+        return errors.ValidationError.http_status
     if dialect == "kserve":
         kinds = _KSERVE_STATUSES.items()
         return next((code for kind, code in kinds if isinstance(error, kind)), error.http_status)
     return error.http_status
 
 
-def body(dialect: str, error: AtollError) -> OpenAIError | TeiError | KServeError:
+def body(dialect: str, error: errors.AtollError) -> OpenAIError | TeiError | KServeError:
     """The JSON of an error."""
     if dialect == "openai":
         return {"error": openai_problem(error)}
@@ -128,7 +115,7 @@ def body(dialect: str, error: AtollError) -> OpenAIError | TeiError | KServeErro
     return typed_error(dialect, error)
 
 
-def typed_error(dialect: str, error: AtollError) -> TeiError:
+def typed_error(dialect: str, error: errors.AtollError) -> TeiError:
     """The JSON of an error for TEI or TGI."""
     kind = error.error_type
     if dialect == "tei":
@@ -137,7 +124,7 @@ def typed_error(dialect: str, error: AtollError) -> TeiError:
     return {"error": f"{prefix}{error}", "error_type": _TGI.get(kind, kind)}
 
 
-def openai_problem(error: AtollError) -> OpenAIProblem:
+def openai_problem(error: errors.AtollError) -> OpenAIProblem:
     """An error as OpenAI describes it."""
     code = _code_of(error)
     is_model = code in ("model_not_found", "unsupported_model")
@@ -149,7 +136,7 @@ def openai_problem(error: AtollError) -> OpenAIProblem:
     }
 
 
-def _code_of(error: AtollError) -> str | None:
+def _code_of(error: errors.AtollError) -> str | None:
     """OpenAI's code for an error."""
     if error.code is not None:
         return error.code
@@ -157,10 +144,12 @@ def _code_of(error: AtollError) -> str | None:
     return next(found, None) or _CODES.get(error.error_type)
 
 
-def as_ours(error: Exception) -> AtollError:
+def as_ours(error: Exception) -> errors.AtollError:
     """Any exception as an AtollError, which has a status."""
     return (
-        error if isinstance(error, AtollError) else AtollError(f"{type(error).__name__}: {error}")
+        error
+        if isinstance(error, errors.AtollError)
+        else errors.AtollError(f"{type(error).__name__}: {error}")
     )
 
 

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans, one per request, if an endpoint is set; ``traceparent`` is taken over.
+"""OpenTelemetry spans, one per request, if an endpoint is set. They continue the client's trace.
 
-Without an endpoint nothing of OpenTelemetry is imported and a span costs nothing.
+Without an endpoint, OpenTelemetry is not imported.
 """
 
 from __future__ import annotations
@@ -8,27 +8,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from atoll_client.gateway.core.headers import trace_context
 from atoll_client.gateway.core.web import Request
 
-# Until a gateway that ends gives up the spans that a collector has not taken.
+# How long a gateway that ends waits for the collector.
 _CLOSE_S = 3.0
 
 
-class Span(Protocol):
-    """What the application knows of a span."""
-
-    def __enter__(self) -> Span: ...
-
-    def __exit__(self, *reason: object) -> None: ...
-
-    def end(self, request: Request, status: int) -> None: ...
-
-
 class Tracer:
-    """Makes spans. Args as OTLP names them; an empty endpoint turns everything off."""
+    """Makes spans. An empty endpoint turns tracing off."""
 
     def __init__(self, endpoint: str, service_name: str) -> None:
         self._tracer: Any = None
@@ -38,15 +28,13 @@ class Tracer:
 
     def span(self, request: Request) -> Span:
         """The span of one request, to be used in a ``with`` statement."""
-        if self._tracer is None:
-            return _NO_SPAN
-        return _Span(self._tracer, request)
+        return Span(self._tracer, request)
 
     async def close(self) -> None:
-        """Sends what is left, unless the collector is away or slow."""
+        """Sends the remaining spans, unless the collector is slow or unreachable."""
         if self._provider is None:
             return
-        # Blocks, and tries for ten seconds where nobody listens: not a reason to end late.
+        # It blocks, for ten seconds if the collector is unreachable.
         work = threading.Thread(target=self._provider.shutdown, daemon=True)
         work.start()
         ends = time.monotonic() + _CLOSE_S
@@ -70,26 +58,16 @@ class Tracer:
         self._tracer = self._provider.get_tracer("atoll_client.gateway")
 
 
-class _NoSpan:
-    def __enter__(self) -> _NoSpan:
-        return self
+class Span:
+    """``with``: the span of one request; nothing if there is no tracer."""
 
-    def __exit__(self, *reason: object) -> None:
-        return None
-
-    def end(self, request: Request, status: int) -> None:
-        """Nothing to say."""
-
-
-_NO_SPAN = _NoSpan()
-
-
-class _Span:
     def __init__(self, tracer: Any, request: Request) -> None:
+        self._span: Any = None
+        if tracer is None:
+            return
         from opentelemetry.propagate import extract, inject
-        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+        from opentelemetry.trace import SpanKind, set_span_in_context
 
-        self._error = StatusCode.ERROR
         self._span = tracer.start_span(
             f"{request.method} {request.path}",
             context=extract(trace_context(request.headers)),
@@ -98,17 +76,22 @@ class _Span:
         request.trace = {}
         inject(request.trace, context=set_span_in_context(self._span))
 
-    def __enter__(self) -> _Span:
+    def __enter__(self) -> Span:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self._span.end()
+        if self._span is not None:
+            self._span.end()
 
     def end(self, request: Request, status: int) -> None:
-        """Says how it went; a stream that failed was begun with status 200."""
+        """Sets the outcome. A stream that failed has status 200 and an error in its labels."""
+        if self._span is None:
+            return
+        from opentelemetry.trace import StatusCode
+
         self._span.set_attribute("http.response.status_code", status)
         self._span.set_attribute("http.request.id", request.request_id)
         for name, value in request.labels.items():
             self._span.set_attribute(f"atoll.{name}", value)
         if status >= 500 or (status < 400 and "error" in request.labels):
-            self._span.set_status(self._error)
+            self._span.set_status(StatusCode.ERROR)

@@ -9,12 +9,7 @@ import numpy as np
 
 from atoll_client.errors import GenerationError, ValidationError
 from atoll_client.gateway.core.web import Reply, dump
-from atoll_client.gateway.kserve.answers import (
-    GenerateResponse,
-    InferredOutput,
-    InferResponse,
-    ResponseIdentity,
-)
+from atoll_client.gateway.kserve import answers
 from atoll_client.gateway.kserve.parameters import FINAL
 from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
 from atoll_client.kserve import Message
@@ -31,7 +26,7 @@ class Tensors(Reply[bytes]):
 
 def write_response(
     response: Message, wants_binary: Callable[[str], bool]
-) -> Reply[InferResponse] | Tensors:
+) -> Reply[answers.InferResponse] | Tensors:
     """The response to an infer request.
 
     Raises:
@@ -41,7 +36,7 @@ def write_response(
     parts: list[bytes] = []
     outputs = []
     for output, raw in tensors(response):
-        found: InferredOutput = {
+        found: answers.InferredOutput = {
             "name": output.name, "datatype": output.datatype, "shape": list(output.shape),
         }  # fmt: skip
         if wants_binary(output.name):
@@ -50,7 +45,7 @@ def write_response(
         else:
             found["data"] = values(output.name, output.datatype, raw)
         outputs.append(found)
-    answer: InferResponse = {
+    answer: answers.InferResponse = {
         **about(response), "outputs": outputs, "parameters": parameter_values(response),
     }  # fmt: skip
     if not response.parameters:
@@ -62,7 +57,7 @@ def write_response(
     return Tensors(b"".join((head, *parts)), headers=headers)
 
 
-def write_generated(response: Message) -> GenerateResponse:
+def write_generated(response: Message) -> answers.GenerateResponse:
     """A response of /generate: tensors of one element are plain values.
 
     Raises:
@@ -74,12 +69,12 @@ def write_generated(response: Message) -> GenerateResponse:
     for output, raw in tensors(response):
         items = values(output.name, output.datatype, raw)
         found[output.name] = items[0] if len(items) == 1 else items
-    return cast(GenerateResponse, found)
+    return cast(answers.GenerateResponse, found)
 
 
-def about(response: Message) -> ResponseIdentity:
+def about(response: Message) -> answers.ResponseIdentity:
     """The model, and the request's id if it has one."""
-    named: ResponseIdentity = {
+    named: answers.ResponseIdentity = {
         "model_name": response.model_name, "model_version": response.model_version,
     }  # fmt: skip
     return {"id": response.id, **named} if response.id else named

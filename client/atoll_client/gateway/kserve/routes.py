@@ -8,29 +8,13 @@ from typing import Any, NoReturn
 
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from atoll_client.errors import (
-    AtollError,
-    MalformedRequest,
-    NotOffered,
-    NotReady,
-    UnsupportedModel,
-    ValidationError,
-)
+from atoll_client import errors
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.error_formats import KServeError
 from atoll_client.gateway.core.route import Handler, Route
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, Text, nothing, reply
-from atoll_client.gateway.kserve import generate, input_text
-from atoll_client.gateway.kserve.answers import (
-    GenerateResponse,
-    InferResponse,
-    LoadedModel,
-    ModelConfig,
-    ModelDescription,
-    ServerDescription,
-    Statistics,
-)
+from atoll_client.gateway.kserve import answers, generate, input_text
 from atoll_client.gateway.kserve.compression import compressed, decompressed
 from atoll_client.gateway.kserve.descriptions import as_json
 from atoll_client.gateway.kserve.json_request import read_json, read_request
@@ -76,11 +60,13 @@ async def live(request: Request, context: Context, body: None) -> Text:
 async def ready(request: Request, context: Context, body: None) -> Text:
     """Whether a server is reachable and has a model."""
     if not context.pool.is_ready:
-        raise NotReady("no server is ready")
+        raise errors.NotReady("no server is ready")
     return nothing()
 
 
-async def server(request: Request, context: Context, body: None) -> Reply[ServerDescription]:
+async def server(
+    request: Request, context: Context, body: None
+) -> Reply[answers.ServerDescription]:
     """Name, version and extensions."""
     return reply(as_json(await context.upstream.server_metadata()))
 
@@ -88,29 +74,33 @@ async def server(request: Request, context: Context, body: None) -> Reply[Server
 async def model_ready(request: Request, context: Context, body: None) -> Text:
     """Whether a model accepts requests."""
     if not await context.upstream.is_model_ready(_name(request), request.version):
-        raise MalformedRequest("Model version not ready")
+        raise errors.MalformedRequest("Model version not ready")
     return nothing()
 
 
-async def model_metadata(request: Request, context: Context, body: None) -> Reply[ModelDescription]:
+async def model_metadata(
+    request: Request, context: Context, body: None
+) -> Reply[answers.ModelDescription]:
     """A model's inputs and outputs."""
     found = await context.upstream.inquire("ModelMetadata", _name(request), request.version)
     return reply(as_json(found))
 
 
-async def model_config(request: Request, context: Context, body: None) -> Reply[ModelConfig]:
+async def model_config(
+    request: Request, context: Context, body: None
+) -> Reply[answers.ModelConfig]:
     """A model's config."""
     found = await context.upstream.inquire("ModelConfig", _name(request), request.version)
     return reply(as_json(found.config))
 
 
-async def statistics(request: Request, context: Context, body: None) -> Reply[Statistics]:
+async def statistics(request: Request, context: Context, body: None) -> Reply[answers.Statistics]:
     """Counts and durations of a model or of all."""
     found = await context.upstream.statistics(request.model or "", request.version)
     return reply(as_json(found))
 
 
-async def index(request: Request, context: Context, body: None) -> Reply[list[LoadedModel]]:
+async def index(request: Request, context: Context, body: None) -> Reply[list[answers.LoadedModel]]:
     """The models that are loaded."""
     found = await context.upstream.statistics("", "")
     return reply([
@@ -118,18 +108,22 @@ async def index(request: Request, context: Context, body: None) -> Reply[list[Lo
     ])  # fmt: skip
 
 
-async def infer(request: Request, context: Context, body: None) -> Reply[InferResponse] | Tensors:
+async def infer(
+    request: Request, context: Context, body: None
+) -> Reply[answers.InferResponse] | Tensors:
     """One response, as JSON or with binary tensors."""
     raw = await decompressed(request, context)
     signature = await context.upstream.signature(_name(request), request.version)
     if signature.is_decoupled:
-        raise UnsupportedModel(
+        raise errors.UnsupportedModel(
             "HTTP end point doesn't support models with decoupled transaction policy"
             + ("; use /generate or /generate_stream" if signature.is_ours else "")
         )
     length = request.headers.get(HEADER_LENGTH)
     if length is not None and not re.fullmatch("[0-9]{1,12}", length):
-        raise ValidationError(f"{HEADER_LENGTH} is '{length[:50]}'; it must be a number of bytes")
+        raise errors.ValidationError(
+            f"{HEADER_LENGTH} is '{length[:50]}'; it must be a number of bytes"
+        )
     asked = read_request(
         raw, None if length is None else int(length), signature, request.version,
         context.settings.payload_limit,
@@ -142,7 +136,9 @@ async def infer(request: Request, context: Context, body: None) -> Reply[InferRe
     return await compressed(request, write_response(response, asked.wants_binary))
 
 
-async def generate_one(request: Request, context: Context, body: None) -> Reply[GenerateResponse]:
+async def generate_one(
+    request: Request, context: Context, body: None
+) -> Reply[answers.GenerateResponse]:
     """One response, as plain JSON."""
     signature, message = await _generation(request, context)
     upstream = context.upstream
@@ -156,7 +152,7 @@ async def generate_one(request: Request, context: Context, body: None) -> Reply[
 
 async def generate_stream(
     request: Request, context: Context, body: None
-) -> Events[GenerateResponse | KServeError]:
+) -> Events[answers.GenerateResponse | KServeError]:
     """An event for each response."""
     signature, message = await _generation(request, context)
     upstream = context.upstream
@@ -168,7 +164,7 @@ async def generate_stream(
     return Events(generate.events(responses, are_errors_plain=is_plain), _event_of)
 
 
-async def _one_event(response: Awaitable[Any]) -> AsyncIterator[GenerateResponse]:
+async def _one_event(response: Awaitable[Any]) -> AsyncIterator[answers.GenerateResponse]:
     yield write_generated(await response)
 
 
@@ -177,7 +173,7 @@ async def closed(request: Request, context: Context, body: None) -> NoReturn:
     match = _CLOSED.fullmatch(request.path_params["closed"])
     assert match is not None
     name = _NAMES[match[1] or match[2]]
-    raise NotOffered(f"{name}: not offered by the gateway")
+    raise errors.NotOffered(f"{name}: not offered by the gateway")
 
 
 async def _generation(request: Request, context: Context) -> tuple[Any, Any]:
@@ -189,7 +185,7 @@ async def _generation(request: Request, context: Context) -> tuple[Any, Any]:
     return signature, message
 
 
-def _event_of(error: AtollError) -> KServeError:
+def _event_of(error: errors.AtollError) -> KServeError:
     return {"error": str(error)}
 
 

@@ -1,7 +1,7 @@
-"""Requests of KServe's clients on their way to the servers: any model, whoever wrote it.
+"""Sends the requests of KServe's clients to the servers, for models of any kind.
 
-A model of Atoll's is told to cancel a request by its id, which therefore has to be unlike all
-others there: a client's own id is put back into what the client sees.
+Atoll's models cancel requests by their ids, which have to be unique there. So requests are sent
+with ids of the gateway, and responses and errors get the client's own id back.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import NamedTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import kserve
-from atoll_client.errors import AtollError, NotFound, NotReady, Unloaded, Unreached
-from atoll_client.gateway.core.pool import Pool, counted
+from atoll_client.errors import AtollError, NotFound, NotReady
+from atoll_client.gateway.core.pool import Pool, first_response, first_stream, load
 from atoll_client.gateway.core.server import Server
 from atoll_client.gateway.kserve.classification import classified, take_counts
 from atoll_client.gateway.kserve.descriptions import merged, server_metadata
@@ -30,19 +30,16 @@ _CONTROL = "control"
 
 
 class Upstream:
-    """The servers of ``pool``, for requests whose models need not be Atoll's.
-
-    kept_s: how long a model's metadata are taken for true.
-    """
+    """The servers of ``pool``, for models of any kind. kept_s: how long metadata is cached."""
 
     def __init__(self, pool: Pool, timeout_s: float, kept_s: float) -> None:
         self._pool, self._timeout_s, self._kept_s = pool, timeout_s, kept_s
         self._signatures: dict[tuple[str, str, str], tuple[float, Signature]] = {}
-        # (model, a client's id) -> ids under which its requests are known to the model.
+        # (model, a client's id) -> the ids with which its requests were sent to the model.
         self._ids: dict[tuple[str, str], list[str]] = {}
 
     def servers(self, model: str, sequence: str = "") -> list[Server]:
-        """Ready servers that have the model, the least busy first; for a sequence always the same.
+        """Ready servers with the model, the least busy first; for a sequence, always in one order.
 
         Raises:
             NotReady: no server is ready, or the model is loading. NotFound: no server has it.
@@ -57,32 +54,28 @@ class Upstream:
             raise NotFound(f"Request for unknown model: '{model}' is not found")
         if sequence:
             return sorted(having, key=lambda s: zlib.crc32(f"{s.address} {sequence}".encode()))
-        return sorted(having, key=lambda s: s.num_outstanding)
+        return sorted(having, key=load)
 
     async def inquire(self, name: str, model: str, version: str) -> Message:
         """Metadata, config, statistics or readiness of a model, from one server.
 
         Raises:
-            AtollError: as ``servers``, or what the server says.
+            AtollError: as ``servers`` and ``first_response``.
         """
         message = getattr(pb, f"{name}Request")(name=model, version=version)
-        refusal: Exception = NotReady("no server is ready")
-        for server in self.servers(model):
-            try:
-                return await server.inquire(name, message)
-            except (Unreached, Unloaded) as error:
-                refusal = error
-        raise refusal
+        return await first_response(
+            self.servers(model), lambda server: server.inquire(name, message)
+        )
 
     async def server_metadata(self) -> Message:
-        """A ready server's own, as far as the gateway carries it."""
+        """A ready server's metadata, with the extensions that the gateway offers."""
         ready = [server for server in self._pool.servers if server.is_ready]
         if not ready:
             raise NotReady("no server is ready")
         return server_metadata(await ready[0].inquire("ServerMetadata", pb.ServerMetadataRequest()))
 
     async def is_model_ready(self, model: str, version: str) -> bool:
-        """Whether any server says so; no server that knows the model is a no."""
+        """Whether a server has the model and says that it is ready."""
         with contextlib.suppress(NotFound, NotReady):
             return bool((await self.inquire("ModelReady", model, version)).ready)
         return False
@@ -97,7 +90,7 @@ class Upstream:
         return merged(await asyncio.gather(*answers))
 
     async def signature(self, model: str, version: str) -> Signature:
-        """What the model declares.
+        """The model's declared inputs and outputs.
 
         Raises:
             AtollError: as ``inquire``.
@@ -113,7 +106,7 @@ class Upstream:
             server.inquire("ModelConfig", pb.ModelConfigRequest(name=model, version=version)),
         )
         found = Signature.of(metadata, config.config, is_ours=model in server.models)
-        # Only names of models that exist get here; old ones go, so that reloads leave nothing.
+        # Old entries are dropped, so that models that are gone leave nothing behind.
         self._signatures = {k: v for k, v in self._signatures.items() if now - v[0] < 60}
         self._signatures[key] = (now, found)
         return found
@@ -121,55 +114,50 @@ class Upstream:
     async def infer(
         self, signature: Signature, message: Message, timeout_s: float, metadata: Metadata
     ) -> Message:
-        """The response of a model that gives exactly one. ``message`` is changed."""
-        refusal: Exception = NotReady("no server is ready")
+        """The response of a model that sends exactly one. ``message`` is changed."""
         deadline_s = min(timeout_s, self._timeout_s)
+
+        async def call(server: Server) -> Message:
+            with server.noticed():
+                return await server.calls.infer(
+                    message, deadline_s, metadata, can_cancel=signature.is_ours
+                )
+
         with self._known(signature, message) as asked:
-            for server in self.servers(signature.model, _sequence(message)):
-                try:
-                    with counted(server), server.noticed():
-                        response = await server.calls.infer(
-                            message, deadline_s, metadata, can_cancel=signature.is_ours
-                        )
-                    return asked.restored(response)
-                except (Unreached, Unloaded) as error:
-                    refusal = error
-                except AtollError as error:
-                    error.args = (asked.told(str(error)),)
-                    raise
-        raise refusal
+            try:
+                servers = self.servers(signature.model, _sequence(message))
+                return asked.restored(await first_response(servers, call))
+            except AtollError as error:
+                error.args = (asked.told(str(error)),)
+                raise
 
     async def exchange(
         self, signature: Signature, message: Message, timeout_s: float, metadata: Metadata
     ) -> AsyncGenerator[Message, None]:
-        """ModelStreamInferResponses of a decoupled model, errors too; leaving cancels the work.
+        """The ModelStreamInferResponses of a decoupled model, including errors.
 
-        ``message`` is changed.
+        Closing the generator cancels the request. ``message`` is changed.
         """
-        refusal: Exception = NotReady("no server is ready")
         deadline_s = min(timeout_s, self._timeout_s)
+
+        async def call(server: Server) -> AsyncGenerator[Message, None]:
+            responses = server.calls.exchange(
+                message, deadline_s, metadata, can_cancel=signature.is_ours
+            )
+            with server.noticed():
+                async with contextlib.aclosing(responses):
+                    async for response in responses:
+                        yield response
+
         with self._known(signature, message) as asked:
-            for server in self.servers(signature.model, _sequence(message)):
-                has_begun = False
-                responses = server.calls.exchange(
-                    message, deadline_s, metadata, can_cancel=signature.is_ours
-                )
-                try:
-                    with counted(server), server.noticed():
-                        async with contextlib.aclosing(responses):
-                            async for response in responses:
-                                has_begun = True
-                                yield asked.restored_part(response)
-                    return
-                except (Unreached, Unloaded) as error:
-                    if has_begun:
-                        raise
-                    refusal = error
-        raise refusal
+            servers = self.servers(signature.model, _sequence(message))
+            async with contextlib.aclosing(first_stream(servers, call)) as responses:
+                async for response in responses:
+                    yield asked.restored_part(response)
 
     @contextlib.contextmanager
     def _known(self, signature: Signature, message: Message) -> Iterator[_Asked]:
-        """Makes the message what is sent; while it is answered, its id at the model is known."""
+        """Converts the message to what is sent. Until the block ends, ``cancel`` finds its id."""
         client_id = message.id
         counts = take_counts(message)
         if not signature.is_ours:
@@ -187,7 +175,7 @@ class Upstream:
                 self._ids.pop((signature.model, client_id), None)
 
     def _translate(self, message: Message) -> None:
-        """Makes a question to cancel a request by its client's id one by the id that it has."""
+        """In a question to cancel a request, replaces the client's id with the sent one."""
         if _CONTROL not in message.parameters:
             return
         with contextlib.suppress(ValueError, AttributeError, LookupError, TypeError):
@@ -199,7 +187,7 @@ class Upstream:
 
 
 def _sequence(message: Message) -> str:
-    """What keeps the requests of a sequence together; nothing for others."""
+    """The key of the request's sequence; empty if it has none."""
     if "sequence_id" not in message.parameters:
         return ""
     value = message.parameters["sequence_id"]
@@ -208,7 +196,7 @@ def _sequence(message: Message) -> str:
 
 
 class _Asked(NamedTuple):
-    """What a client asked for, where it differs from what is sent. counts: classes by output."""
+    """A request, where it differs from what is sent. counts: requested classes by output."""
 
     client_id: str
     sent_id: str
@@ -216,19 +204,19 @@ class _Asked(NamedTuple):
     is_batched: bool
 
     def restored(self, response: Message) -> Message:
-        """A response as the client's own."""
+        """A response with the client's id and its requested classes."""
         response.id = self.client_id
         return classified(response, self.counts, self.is_batched)
 
     def told(self, error: str) -> str:
-        """The server's words to the client, whose id they may hold."""
+        """An error with the client's id instead of the one that was sent."""
         if self.sent_id == self.client_id:
             return error
-        # The server's own words for a request without an id.
+        # Triton's name of a missing id.
         return error.replace(self.sent_id, self.client_id or "<id_unknown>")
 
     def restored_part(self, response: Message) -> Message:
-        """The same of a stream's response, which may be an error."""
+        """A stream's response, which may be an error, restored."""
         if response.error_message:
             response.error_message = self.told(response.error_message)
             response.infer_response.id = self.client_id

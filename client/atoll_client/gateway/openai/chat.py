@@ -14,15 +14,7 @@ from atoll_client.gateway.core.fields import refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
-from atoll_client.gateway.openai.answers import (
-    ChatChoice,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatDelta,
-    CompletionUsage,
-    Identity,
-    StreamError,
-)
+from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.openai.errors import OpenAIMessages
@@ -71,13 +63,13 @@ class _Chat:
     body: ChatBody
     jobs: list[Job]
     choice: ToolChoice | None
-    head: Identity
+    head: answers.Identity
     has_usage: bool
 
 
 async def chat(
     request: Request, context: Context, body: ChatBody
-) -> Reply[ChatCompletion] | Events[ChatCompletionChunk | StreamError]:
+) -> Reply[answers.ChatCompletion] | Events[answers.ChatCompletionChunk | answers.StreamError]:
     """A choice for each of ``n`` answers."""
     request.labels["kind"] = "tgi"
     model = context.find(request, body.model, ("generate",))
@@ -101,7 +93,7 @@ async def chat(
     with OpenAIMessages(model, body, "messages"):
         chunks = await complete_all(request, context, jobs)
     choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
-    answer: ChatCompletion = {
+    answer: answers.ChatCompletion = {
         **head, "object": "chat.completion", "choices": choices, "usage": usage(chunks),
     }  # fmt: skip
     return reply(answer)
@@ -145,7 +137,7 @@ def _end_with_call(options: dict[str, Any], model: ModelInfo) -> None:
         options["stop"] = [*stops, END_TAG]
 
 
-def _choice(found: _Chat, index: int, chunk: Chunk) -> ChatChoice:
+def _choice(found: _Chat, index: int, chunk: Chunk) -> answers.ChatChoice:
     message, logprobs, reason = whole(_deltas(found).write(chunk))
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
@@ -161,7 +153,7 @@ def _deltas(found: _Chat) -> Deltas:
 
 async def _events(
     request: Request, context: Context, found: _Chat
-) -> AsyncIterator[ChatCompletionChunk]:
+) -> AsyncIterator[answers.ChatCompletionChunk]:
     writers = [_deltas(found) for _ in found.jobs]
     ends: dict[int, Chunk] = {}
     with OpenAIMessages(found.jobs[0].model, found.body, "messages"):
@@ -175,10 +167,10 @@ async def _events(
 
 
 def _chunk(
-    found: _Chat, choices: list[ChatDelta], counts: CompletionUsage | None = None
-) -> ChatCompletionChunk:
+    found: _Chat, choices: list[answers.ChatDelta], counts: answers.CompletionUsage | None = None
+) -> answers.ChatCompletionChunk:
     """An event. If the last one has the usage, the field is null in the others."""
-    chunk: ChatCompletionChunk = {
+    chunk: answers.ChatCompletionChunk = {
         **found.head, "object": "chat.completion.chunk", "choices": choices, "usage": counts,
     }  # fmt: skip
     if not found.has_usage:

@@ -21,14 +21,7 @@ from atoll_client.gateway.core.generation import (
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
-from atoll_client.gateway.openai.answers import (
-    Completion,
-    CompletionChoice,
-    CompletionLogprobs,
-    CompletionUsage,
-    Identity,
-    StreamError,
-)
+from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.sampling import (
@@ -59,7 +52,7 @@ class CompletionsBody(SamplingFields):
 
 async def completions(
     request: Request, context: Context, body: CompletionsBody
-) -> Reply[Completion] | Events[Completion | StreamError]:
+) -> Reply[answers.Completion] | Events[answers.Completion | answers.StreamError]:
     """``n`` choices for each prompt, the best of ``best_of`` that are generated."""
     request.labels["kind"] = "tgi"
     model = context.find(request, body.model, ("generate",))
@@ -83,8 +76,10 @@ async def completions(
 
 
 def _completion(
-    head: Identity, choices: list[CompletionChoice], counts: CompletionUsage | None
-) -> Completion:
+    head: answers.Identity,
+    choices: list[answers.CompletionChoice],
+    counts: answers.CompletionUsage | None,
+) -> answers.Completion:
     return {**head, "object": "text_completion", "choices": choices, "usage": counts}
 
 
@@ -180,8 +175,8 @@ async def _events(
     body: CompletionsBody,
     jobs: list[Job],
     echoes: list[str],
-    head: Identity,
-) -> AsyncIterator[Completion]:
+    head: answers.Identity,
+) -> AsyncIterator[answers.Completion]:
     ends: dict[int, Chunk] = {}
     choices = [_Choice(body, index, echoes[index // body.n]) for index in range(len(jobs))]
     has_usage = usage_wanted(body)
@@ -213,7 +208,7 @@ class _Choice:
         is_prompt_due = bool(self._echo) and self._body.logprobs is not None
         return not is_prompt_due or bool(chunk.prompt_tokens or chunk.finish_reason)
 
-    def add(self, chunk: Chunk) -> CompletionChoice:
+    def add(self, chunk: Chunk) -> answers.CompletionChoice:
         """The choice with what the chunk adds to it."""
         echo, self._echo = self._echo, ""
         logprobs = None
@@ -232,7 +227,7 @@ class _Choice:
         }
 
 
-def _logprobs(tokens: list[Token], count: int, offset: int) -> CompletionLogprobs:
+def _logprobs(tokens: list[Token], count: int, offset: int) -> answers.CompletionLogprobs:
     offsets = []
     for token in tokens:
         offsets.append(offset)

@@ -8,19 +8,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Container, Iterator
 
-from atoll_client.gateway.openai.answers import (
-    ChatLogprobs,
-    ChatMessage,
-    MessageDelta,
-    Piece,
-    TokenLogprob,
-    ToolCall,
-    TopLogprob,
-)
+from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.tool_reader import Called, Event, Said, ToolReader
 from atoll_client.types import Chunk
 
-Entries = list[TokenLogprob]
+Entries = list[answers.TokenLogprob]
 
 
 class Deltas:
@@ -45,7 +37,7 @@ class Deltas:
         self._blank = ""
         self._index = -1
 
-    def write(self, chunk: Chunk) -> list[Piece]:
+    def write(self, chunk: Chunk) -> list[answers.Piece]:
         """What one more chunk adds to the answer.
 
         The log-probabilities of tokens whose text is still held back come with the next piece.
@@ -71,7 +63,7 @@ class Deltas:
             return "tool_calls"
         return chunk.finish_reason
 
-    def _deltas(self, text: str, is_last: bool) -> Iterator[MessageDelta]:
+    def _deltas(self, text: str, is_last: bool) -> Iterator[answers.MessageDelta]:
         if self._reader is None:
             if text:
                 yield {"content": text}
@@ -82,7 +74,7 @@ class Deltas:
         if is_last and self._blank and not self._reader.num_calls:
             yield {"content": self._blank}
 
-    def _delta(self, event: Event) -> Iterator[MessageDelta]:
+    def _delta(self, event: Event) -> Iterator[answers.MessageDelta]:
         assert self._reader is not None
         if isinstance(event, Said):
             content = self._content(event.text)
@@ -108,10 +100,12 @@ class Deltas:
         return kept
 
 
-def whole(pieces: list[Piece]) -> tuple[ChatMessage, ChatLogprobs | None, str]:
+def whole(
+    pieces: list[answers.Piece],
+) -> tuple[answers.ChatMessage, answers.ChatLogprobs | None, str]:
     """Message, log-probabilities and finish reason of all pieces of an answer."""
     content, reason = "", ""
-    calls: list[ToolCall] = []
+    calls: list[answers.ToolCall] = []
     entries: Entries = []
     for piece in pieces:
         delta = piece["delta"]
@@ -122,14 +116,14 @@ def whole(pieces: list[Piece]) -> tuple[ChatMessage, ChatLogprobs | None, str]:
         for call in delta.get("tool_calls", ()):
             function = call["function"]
             if "id" in call:
-                first: ToolCall = {
+                first: answers.ToolCall = {
                     "id": call["id"], "type": "function",
                     "function": {"name": function["name"], "arguments": function["arguments"]},
                 }  # fmt: skip
                 calls.append(first)
             else:
                 calls[-1]["function"]["arguments"] += function["arguments"]
-    message: ChatMessage = {"role": "assistant", "content": content}
+    message: answers.ChatMessage = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}
     return message, _logprobs(entries) if entries else None, reason
@@ -146,13 +140,13 @@ def logprobs_of(chunk: Chunk, count: int) -> Entries:
     ]
 
 
-def _logprobs(entries: Entries) -> ChatLogprobs:
+def _logprobs(entries: Entries) -> answers.ChatLogprobs:
     return {"content": entries, "refusal": None}
 
 
-def _entry(text: str, logprob: float | None, data: bytes) -> TopLogprob:
+def _entry(text: str, logprob: float | None, data: bytes) -> answers.TopLogprob:
     return {"token": text, "logprob": logprob, "bytes": list(data)}
 
 
-def _piece(delta: MessageDelta, reason: str | None = None) -> Piece:
+def _piece(delta: answers.MessageDelta, reason: str | None = None) -> answers.Piece:
     return {"delta": delta, "logprobs": None, "finish_reason": reason}

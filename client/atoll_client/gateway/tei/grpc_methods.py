@@ -13,15 +13,8 @@ from atoll_client.gateway.core import encoders, tokens
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import batch
 from atoll_client.gateway.core.web import Request
-from atoll_client.gateway.tei import inference
+from atoll_client.gateway.tei import inference, schemas
 from atoll_client.gateway.tei.grpc_schema import Schema
-from atoll_client.gateway.tei.schemas import (
-    EmbedAllBody,
-    EmbedBody,
-    EmbedSparseBody,
-    PredictBody,
-    RerankBody,
-)
 
 _ANY = (*tasks.ENCODER_TASKS, "generate")
 _MODEL_TYPES = {
@@ -65,7 +58,7 @@ async def info(schema: Schema, request: Request, context: Context, message: Any)
 async def embed(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector. As in every proto3 message, ``normalize`` is false unless it is set."""
     dimensions = message.dimensions if message.HasField("dimensions") else None
-    body = EmbedBody(normalize=message.normalize, dimensions=dimensions, **_fields(message))
+    body = schemas.EmbedBody(normalize=message.normalize, dimensions=dimensions, **_fields(message))
     found = await inference.vectors(request, context, body)
     metadata = _metadata(schema, request, sum(found.num_tokens.tolist()), message.inputs)
     return schema["EmbedResponse"](embeddings=found.vectors[0].tolist(), metadata=metadata)
@@ -73,7 +66,7 @@ async def embed(schema: Schema, request: Request, context: Context, message: Any
 
 async def embed_sparse(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The entries of one sparse vector."""
-    body = EmbedSparseBody(**_fields(message))
+    body = schemas.EmbedSparseBody(**_fields(message))
     (row,), count = await inference.sparse_vectors(request, context, body)
     metadata = _metadata(schema, request, count, message.inputs)
     return schema["EmbedSparseResponse"](sparse_embeddings=row, metadata=metadata)
@@ -81,7 +74,7 @@ async def embed_sparse(schema: Schema, request: Request, context: Context, messa
 
 async def embed_all(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector for each token."""
-    body = EmbedAllBody(**_fields(message))
+    body = schemas.EmbedAllBody(**_fields(message))
     (rows,) = await inference.token_vectors(request, context, body)
     return schema["EmbedAllResponse"](
         token_embeddings=[{"embeddings": row} for row in rows.tolist()],
@@ -95,7 +88,7 @@ async def predict(schema: Schema, request: Request, context: Context, message: A
     inputs = message.inputs if isinstance(message.inputs, str) else list(message.inputs)
     if not isinstance(inputs, str) and len(inputs) != 2:
         raise ValidationError(f"`inputs` must hold 2 texts. Given: {len(inputs)}")
-    body = PredictBody(inputs=inputs, raw_scores=message.raw_scores, **_truncation(message))
+    body = schemas.PredictBody(inputs=inputs, raw_scores=message.raw_scores, **_truncation(message))
     pairs, _ = inference.pairs_of(inputs)
     found, count = await inference.scored(request, context, model, pairs, body)
     return schema["PredictResponse"](
@@ -148,7 +141,7 @@ async def _ranked(
 ) -> Any:
     if texts and not all(texts):
         raise EmptyInputError("`inputs` cannot be empty")
-    body = RerankBody(
+    body = schemas.RerankBody(
         query=message.query,
         texts=texts,
         raw_scores=message.raw_scores,

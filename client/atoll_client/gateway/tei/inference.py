@@ -10,21 +10,14 @@ from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch, read_items
 from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.tei import schemas
 from atoll_client.gateway.tei.answers import Prediction, RankedText, SparseEntry
 from atoll_client.gateway.tei.errors import TeiMessages
-from atoll_client.gateway.tei.schemas import (
-    EmbedAllBody,
-    EmbedBody,
-    EmbedSparseBody,
-    PredictBody,
-    RerankBody,
-    VectorsBody,
-)
 from atoll_client.scores import Scores
 from atoll_client.types import Embeddings, Floats, ModelInfo
 
 
-async def vectors(request: Request, context: Context, body: EmbedBody) -> Embeddings:
+async def vectors(request: Request, context: Context, body: schemas.EmbedBody) -> Embeddings:
     """Dense vectors of texts or token ids."""
     model, items = _read(request, context, body, "embed")
     check_dimensions(model, body.dimensions)
@@ -37,7 +30,9 @@ async def vectors(request: Request, context: Context, body: EmbedBody) -> Embedd
         return await encoders.embed(request, context, model, items, parameters)
 
 
-async def token_vectors(request: Request, context: Context, body: EmbedAllBody) -> list[Floats]:
+async def token_vectors(
+    request: Request, context: Context, body: schemas.EmbedAllBody
+) -> list[Floats]:
     """A vector for each token, (tokens, width) for each text."""
     model, items = _read(request, context, body, "embed")
     with TeiMessages(model):
@@ -45,7 +40,7 @@ async def token_vectors(request: Request, context: Context, body: EmbedAllBody) 
 
 
 async def sparse_vectors(
-    request: Request, context: Context, body: EmbedSparseBody
+    request: Request, context: Context, body: schemas.EmbedSparseBody
 ) -> tuple[list[list[SparseEntry]], int]:
     """Sparse vectors, and the number of input tokens."""
     model, items = _read(request, context, body, "sparse")
@@ -59,7 +54,7 @@ async def sparse_vectors(
 
 
 async def ranked_texts(
-    request: Request, context: Context, body: RerankBody
+    request: Request, context: Context, body: schemas.RerankBody
 ) -> tuple[list[RankedText], int]:
     """Texts by score, best first, and the number of input tokens."""
     model = context.find(request, body.model, ("rerank",))
@@ -98,7 +93,7 @@ async def scored(
     context: Context,
     model: ModelInfo,
     pairs: list[tuple[str, str | None]],
-    body: PredictBody,
+    body: schemas.PredictBody,
 ) -> tuple[list[Scores], int]:
     """Scores of every label, of a classifier or of a reranker, which takes only pairs."""
     logits, count = await logits_of(request, context, model, pairs, body)
@@ -111,7 +106,7 @@ async def logits_of(
     context: Context,
     model: ModelInfo,
     pairs: list[tuple[str, str | None]],
-    body: PredictBody,
+    body: schemas.PredictBody,
 ) -> tuple[Floats, int]:
     """Logits, (texts, labels), and the number of input tokens."""
     if body.prompt_name is not None:
@@ -176,7 +171,7 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
 
 
 def _read(
-    request: Request, context: Context, body: VectorsBody, task: str
+    request: Request, context: Context, body: schemas.VectorsBody, task: str
 ) -> tuple[ModelInfo, encoders.Items]:
     model = context.find(request, body.model, (task,))
     items = read_items(model, body.inputs)

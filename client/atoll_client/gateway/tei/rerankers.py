@@ -13,15 +13,7 @@ from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Reply, Request, reply
-from atoll_client.gateway.openai.answers import (
-    PairScore,
-    Ranking,
-    Rankings,
-    Relevance,
-    Reranked,
-    ScoreList,
-    input_usage,
-)
+from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.embeddings_schemas import cut
 from atoll_client.gateway.tei.errors import TeiMessages
 from atoll_client.gateway.tei.inference import ranked
@@ -30,14 +22,14 @@ from atoll_client.scores import Scores
 from atoll_client.types import ModelInfo
 
 
-async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[Reranked]:
+async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[answers.Reranked]:
     """Documents by relevance, at most ``top_n`` of them."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
     model = context.find(request, body.model, ("rerank",))
     found, count = await _scores(
         request, context, model, body.query, texts, body.cut(), body.is_raw
     )
-    results: list[Relevance] = [
+    results: list[answers.Relevance] = [
         {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
     ]
     if body.return_documents:
@@ -49,13 +41,13 @@ async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[
             "id": f"rerank-{secrets.token_hex(12)}",
             "model": model.name,
             "results": results,
-            "usage": input_usage(count),
+            "usage": answers.input_usage(count),
             "meta": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": count}},
         }
     )
 
 
-async def ranking(request: Request, context: Context, body: RankingBody) -> Reply[Rankings]:
+async def ranking(request: Request, context: Context, body: RankingBody) -> Reply[answers.Rankings]:
     """Passages by logit."""
     model = context.find(request, body.model, ("rerank",))
     texts = [passage.text for passage in body.passages]
@@ -64,11 +56,11 @@ async def ranking(request: Request, context: Context, body: RankingBody) -> Repl
     found, count = await _scores(
         request, context, model, body.query.text, texts, parameters, True, "passages"
     )
-    rankings: list[Ranking] = [{"index": i, "logit": found.values[i]} for i in found.order]
-    return reply({"rankings": rankings, "usage": input_usage(count)})
+    rankings: list[answers.Ranking] = [{"index": i, "logit": found.values[i]} for i in found.order]
+    return reply({"rankings": rankings, "usage": answers.input_usage(count)})
 
 
-async def score(request: Request, context: Context, body: ScoreBody) -> Reply[ScoreList]:
+async def score(request: Request, context: Context, body: ScoreBody) -> Reply[answers.ScoreList]:
     """A reranker's score of each pair, or an embedder's cosine similarity."""
     model = context.find(request, body.model, ("rerank", "embed"))
     seconds = [body.text_2] if isinstance(body.text_2, str) else body.text_2
@@ -81,7 +73,7 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply[Sc
     if not firsts or not all(firsts) or not all(seconds):
         raise EmptyInputError("`text_1` and `text_2` cannot be empty")
     values, count = await _pair_scores(request, context, model, firsts, seconds, body)
-    data: list[PairScore] = [
+    data: list[answers.PairScore] = [
         {"index": i, "object": "score", "score": value} for i, value in enumerate(values)
     ]
     return reply(
@@ -91,7 +83,7 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply[Sc
             "created": int(time.time()),
             "model": model.name,
             "data": data,
-            "usage": input_usage(count),
+            "usage": answers.input_usage(count),
         }
     )
 

@@ -12,31 +12,23 @@ from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch, timing_headers
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Reply, Request, reply
-from atoll_client.gateway.tei import inference
+from atoll_client.gateway.tei import inference, schemas
 from atoll_client.gateway.tei.answers import Prediction, RankedText, SparseEntry, TokenPlace
 from atoll_client.gateway.tei.errors import TeiMessages
-from atoll_client.gateway.tei.schemas import (
-    DecodeBody,
-    EmbedAllBody,
-    EmbedBody,
-    EmbedSparseBody,
-    PredictBody,
-    RerankBody,
-    SimilarityBody,
-    TokenizeBody,
-)
 
 _ANY_TASK = (*tasks.ENCODER_TASKS, "generate")
 
 
-async def embed(request: Request, context: Context, body: EmbedBody) -> Reply[Vectors]:
+async def embed(request: Request, context: Context, body: schemas.EmbedBody) -> Reply[Vectors]:
     """One vector for each text, in a list even if there is only one."""
     found = await inference.vectors(request, context, body)
     count = sum(found.num_tokens.tolist())
     return reply(found.vectors, timing_headers(request, count, _characters(body.inputs)))
 
 
-async def embed_all(request: Request, context: Context, body: EmbedAllBody) -> Reply[list[Vectors]]:
+async def embed_all(
+    request: Request, context: Context, body: schemas.EmbedAllBody
+) -> Reply[list[Vectors]]:
     """One vector for each token of each text, including special tokens."""
     rows = await inference.token_vectors(request, context, body)
     count = sum(map(len, rows))
@@ -44,7 +36,7 @@ async def embed_all(request: Request, context: Context, body: EmbedAllBody) -> R
 
 
 async def embed_sparse(
-    request: Request, context: Context, body: EmbedSparseBody
+    request: Request, context: Context, body: schemas.EmbedSparseBody
 ) -> Reply[list[list[SparseEntry]]]:
     """A list of entries for each text."""
     rows, count = await inference.sparse_vectors(request, context, body)
@@ -52,7 +44,7 @@ async def embed_sparse(
 
 
 async def predict(
-    request: Request, context: Context, body: PredictBody
+    request: Request, context: Context, body: schemas.PredictBody
 ) -> Reply[list[Prediction] | list[list[Prediction]]]:
     """Labels with scores, best first; nested if the inputs are a batch."""
     model = context.find(request, body.model, ("classify", "rerank"))
@@ -64,14 +56,18 @@ async def predict(
     return reply(labelled[0] if is_single else labelled, headers)
 
 
-async def rerank(request: Request, context: Context, body: RerankBody) -> Reply[list[RankedText]]:
+async def rerank(
+    request: Request, context: Context, body: schemas.RerankBody
+) -> Reply[list[RankedText]]:
     """Scores of texts for a query, best first."""
     ranks, count = await inference.ranked_texts(request, context, body)
     size = len(body.query) + sum(map(len, body.texts))
     return reply(ranks, timing_headers(request, count, size))
 
 
-async def similarity(request: Request, context: Context, body: SimilarityBody) -> Reply[Vector]:
+async def similarity(
+    request: Request, context: Context, body: schemas.SimilarityBody
+) -> Reply[Vector]:
     """Cosine similarity of each sentence with the source sentence."""
     model = context.find(request, body.model, ("embed",))
     if not body.inputs.sentences:
@@ -85,7 +81,7 @@ async def similarity(request: Request, context: Context, body: SimilarityBody) -
 
 
 async def tokenize(
-    request: Request, context: Context, body: TokenizeBody
+    request: Request, context: Context, body: schemas.TokenizeBody
 ) -> Reply[list[list[TokenPlace]]]:
     """Tokens of each text, with byte offsets."""
     model = context.find(request, body.model, _ANY_TASK)
@@ -96,7 +92,7 @@ async def tokenize(
     return Reply(await tokens.tokenized(context, model, texts, body.add_special_tokens))
 
 
-async def decode(request: Request, context: Context, body: DecodeBody) -> Reply[list[str]]:
+async def decode(request: Request, context: Context, body: schemas.DecodeBody) -> Reply[list[str]]:
     """A text for each list of token ids."""
     model = context.find(request, body.model, _ANY_TASK)
     ids: Any

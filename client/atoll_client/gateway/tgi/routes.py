@@ -17,17 +17,7 @@ from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.messages import TemplateFields, check_messages
 from atoll_client.gateway.openai.tools import with_objects
-from atoll_client.gateway.tgi.answers import (
-    ChatTokens,
-    Details,
-    Generated,
-    GeneratedEvent,
-    GeneratedToken,
-    Sequence,
-    SequenceDetails,
-    SimpleToken,
-    StreamDetails,
-)
+from atoll_client.gateway.tgi import answers
 from atoll_client.gateway.tgi.schemas import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
@@ -39,7 +29,9 @@ class ChatTokenizeBody(TemplateFields):
     model: str | None = None
 
 
-async def generate(request: Request, context: Context, body: GenerateBody) -> Reply[Generated]:
+async def generate(
+    request: Request, context: Context, body: GenerateBody
+) -> Reply[answers.Generated]:
     """POST /generate: one object."""
     found, headers = await _generate(request, context, body)
     return reply(found, headers)
@@ -47,7 +39,7 @@ async def generate(request: Request, context: Context, body: GenerateBody) -> Re
 
 async def generate_stream(
     request: Request, context: Context, body: GenerateBody
-) -> Events[GeneratedEvent | TeiError]:
+) -> Events[answers.GeneratedEvent | TeiError]:
     """POST /generate_stream: an event for each token."""
     model = _find(request, context, body)
     check(body, model, is_stream=True)
@@ -57,7 +49,7 @@ async def generate_stream(
 
 async def compatible(
     request: Request, context: Context, body: GenerateBody
-) -> Reply[list[Generated]] | Events[GeneratedEvent | TeiError]:
+) -> Reply[list[answers.Generated]] | Events[answers.GeneratedEvent | TeiError]:
     """POST / and /invocations: a list of one object, or events if ``stream`` is set."""
     if body.stream:
         return await generate_stream(request, context, body)
@@ -67,13 +59,13 @@ async def compatible(
 
 async def tokenize(
     request: Request, context: Context, body: GenerateBody
-) -> Reply[list[SimpleToken]]:
+) -> Reply[list[answers.SimpleToken]]:
     """POST /tokenize: a flat list of tokens, with character offsets."""
     model = _find(request, context, body)
     texts = [body.inputs]
     (row,) = await tokens.tokenize(context, model, texts)
 
-    def found() -> Reply[list[SimpleToken]]:
+    def found() -> Reply[list[answers.SimpleToken]]:
         return reply([_simple(token) for token in row])
 
     return await tokens.apart(texts, found)
@@ -81,7 +73,7 @@ async def tokenize(
 
 async def chat_tokenize(
     request: Request, context: Context, body: ChatTokenizeBody
-) -> Reply[ChatTokens]:
+) -> Reply[answers.ChatTokens]:
     """POST /chat_tokenize: the prompt that the chat template makes of messages."""
     model = context.find(request, body.model, ("generate",))
     check_messages(body.messages)
@@ -94,7 +86,7 @@ async def chat_tokenize(
     answer = await context.pool.ask(model.name, question)
     text, row = answer["text"], answer["tokens"]
 
-    def found() -> Reply[ChatTokens]:
+    def found() -> Reply[answers.ChatTokens]:
         simple = [_simple(token) for token in row]
         return reply({"tokenize_response": simple, "templated_text": text})
 
@@ -103,7 +95,7 @@ async def chat_tokenize(
 
 async def _generate(
     request: Request, context: Context, body: GenerateBody
-) -> tuple[Generated, dict[str, str]]:
+) -> tuple[answers.Generated, dict[str, str]]:
     model = _find(request, context, body)
     p = body.parameters
     check(body, model, is_stream=False)
@@ -120,13 +112,13 @@ async def _generate(
         chunks = await complete_all(request, context, jobs)
     ranked = sorted(zip(chunks, jobs, strict=True), key=lambda pair: -mean_logprob(pair[0]))
     (best, job), others = ranked[0], ranked[1:]
-    found: Generated = {"generated_text": _full(body, best.text)}
+    found: answers.Generated = {"generated_text": _full(body, best.text)}
     if has_details:
-        sequences: list[Sequence] = [
+        sequences: list[answers.Sequence] = [
             {"generated_text": _full(body, chunk.text), **_details(chunk, other, p)}
             for chunk, other in others
         ]
-        details: Details = {**_details(best, job, p), "best_of_sequences": sequences}
+        details: answers.Details = {**_details(best, job, p), "best_of_sequences": sequences}
         if not sequences:
             del details["best_of_sequences"]
         found["details"] = details
@@ -135,7 +127,7 @@ async def _generate(
 
 async def _events(
     request: Request, context: Context, job: Job, body: GenerateBody
-) -> AsyncIterator[GeneratedEvent]:
+) -> AsyncIterator[answers.GeneratedEvent]:
     index, text, last = 0, "", Token(0, "", 0.0, True)
     with TgiMessages(job.model, body.parameters):
         async for chunk in stream(request, context, job):
@@ -148,7 +140,7 @@ async def _events(
             for at, token in enumerate(tokens):
                 index += 1
                 is_last = bool(chunk.finish_reason) and at == len(tokens) - 1
-                event: GeneratedEvent = {
+                event: answers.GeneratedEvent = {
                     "index": index,
                     "token": _token(token),
                     "generated_text": _full(body, text) if is_last else None,
@@ -173,8 +165,8 @@ def _full(body: GenerateBody, text: str) -> str:
     return body.inputs + text if body.parameters.return_full_text else text
 
 
-def _details(chunk: Chunk, job: Job, p: Parameters) -> SequenceDetails:
-    found: SequenceDetails = {
+def _details(chunk: Chunk, job: Job, p: Parameters) -> answers.SequenceDetails:
+    found: answers.SequenceDetails = {
         "finish_reason": reason(chunk),
         "generated_tokens": chunk.num_output_tokens,
         "seed": job.sampling.get("seed") if does_sample(p) else None,
@@ -188,7 +180,7 @@ def _details(chunk: Chunk, job: Job, p: Parameters) -> SequenceDetails:
     return found
 
 
-def _end(chunk: Chunk, job: Job) -> StreamDetails:
+def _end(chunk: Chunk, job: Job) -> answers.StreamDetails:
     return {
         "finish_reason": reason(chunk),
         "generated_tokens": chunk.num_output_tokens,
@@ -209,7 +201,7 @@ def _text(token: Token) -> str:
     return token.name if token.special else token.text
 
 
-def _token(token: Token) -> GeneratedToken:
+def _token(token: Token) -> answers.GeneratedToken:
     return {
         "id": token.id,
         "text": _text(token),
@@ -218,14 +210,14 @@ def _token(token: Token) -> GeneratedToken:
     }
 
 
-def _top(token: Token, count: int) -> list[GeneratedToken]:
+def _top(token: Token, count: int) -> list[answers.GeneratedToken]:
     return [
         {"id": t.id, "text": t.text, "logprob": t.logprob, "special": t.special}
         for t in token.top[:count]
     ]
 
 
-def _simple(token: dict[str, Any]) -> SimpleToken:
+def _simple(token: dict[str, Any]) -> answers.SimpleToken:
     return {
         "id": token["id"], "text": token["text"],
         "start": token["start"] or 0, "stop": token["stop"] or 0,
