@@ -33,8 +33,8 @@ ALLOWED = {
     "launcher": {"catalogue", "serving", "weights", "text"},
     # infer, chat, bench and profile ask a server as every other client does.
     "cli": {
-        "launcher", "catalogue", "serving", "models", "weights", "text", "atoll_kernels",
-        "atoll_client",
+        "launcher", "catalogue", "serving", "runner", "models", "weights", "text",
+        "atoll_kernels", "atoll_client",
     },
 }  # fmt: skip
 ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "atoll"}

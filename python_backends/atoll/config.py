@@ -160,6 +160,27 @@ class Settings:
     )
     rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")
     rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
+    num_shard: int | None = _setting(
+        None,
+        "GPUs that hold the model together, from that of device on; on a CPU, processes",
+        group="generate", least=1,
+    )  # fmt: skip
+    sharded: bool | None = _setting(
+        None, "true: num_shard is the number of GPUs, if unset; false: 1", group="generate"
+    )
+    num_nodes: int = _setting(
+        1,
+        "machines that hold the model together, each with as many ranks; the others run "
+        "`atoll worker`",
+        group="generate", least=1,
+    )  # fmt: skip
+    shard_port: int = _setting(
+        8003, "where workers of other machines connect", group="generate", least=1
+    )
+    shard_timeout_s: float = _setting(
+        120.0, "seconds after which a rank that does not answer counts as lost",
+        group="generate", least=1,
+    )  # fmt: skip
     max_preparation_s: float = _setting(
         30.0,
         "seconds within which a grammar must be compiled and a long prompt tokenized",

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, MutableMapping
 
 PREFIX = "ATOLL_"
+# A folder that whoever started the server removes, whatever happens to the server.
+SCRATCH = "ATOLL_SCRATCH"
 
 # Left out though they document them: HOSTNAME, which in a container is the container's name, and
 # TEI's TASK, which has one value and another meaning.
@@ -29,12 +31,15 @@ TGI = frozenset({
     "MAX_BATCH_PREFILL_TOKENS", "MAX_BATCH_SIZE", "MAX_BATCH_TOTAL_TOKENS", "MAX_BEST_OF",
     "MAX_CLIENT_BATCH_SIZE", "MAX_CONCURRENT_REQUESTS", "MAX_INPUT_LENGTH", "MAX_INPUT_TOKENS",
     "MAX_STOP_SEQUENCES", "MAX_TOP_N_TOKENS", "MAX_TOTAL_TOKENS", "MAX_WAITING_TOKENS", "MODEL_ID",
-    "OTLP_ENDPOINT", "OTLP_SERVICE_NAME", "PAYLOAD_LIMIT", "PORT", "PREFIX_CACHING", "QUANTIZE",
-    "REVISION", "ROPE_FACTOR", "ROPE_SCALING", "SPECULATE", "USE_FLASH_ATTENTION",
+    "NUM_SHARD", "OTLP_ENDPOINT", "OTLP_SERVICE_NAME", "PAYLOAD_LIMIT", "PORT", "PREFIX_CACHING",
+    "QUANTIZE", "REVISION", "ROPE_FACTOR", "ROPE_SCALING", "SHARDED", "SPECULATE",
+    "USE_FLASH_ATTENTION",
     "WAITING_SERVED_RATIO", "WATERMARK_DELTA", "WATERMARK_GAMMA",
 })  # fmt: skip
+# Kubernetes' LeaderWorkerSet tells each pod of a group how many there are.
+LWS = frozenset({"LWS_GROUP_SIZE"})
 # Of those, names that are not the setting's own.
-_OTHER_NAMES = {"max_input_tokens": ("MAX_INPUT_LENGTH",)}
+_OTHER_NAMES = {"max_input_tokens": ("MAX_INPUT_LENGTH",), "num_nodes": ("LWS_GROUP_SIZE",)}
 
 # What Kubernetes puts into every container: a service called "atoll" makes this of ATOLL_PORT.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.IGNORECASE)
@@ -45,7 +50,7 @@ _GRAPH_SIZES = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 def variables(setting: str) -> list[str]:
     """Every name that a setting (or flag) has in the environment; the first that is set wins."""
     names = (setting.upper(), *_OTHER_NAMES.get(setting, ()))
-    return [PREFIX + setting.upper(), *(name for name in names if name in TEI | TGI)]
+    return [PREFIX + setting.upper(), *(name for name in names if name in TEI | TGI | LWS)]
 
 
 def lookup(setting: str, environment: Mapping[str, str]) -> tuple[str, str] | None:

@@ -22,6 +22,7 @@ from atoll.cli.profile import profile
 from atoll.cli.repository import add, remove
 from atoll.cli.serve import serve
 from atoll.cli.warmup import warmup
+from atoll.cli.worker import worker
 from atoll.environment import clean
 from atoll.errors import AtollError
 
@@ -47,6 +48,7 @@ app.command(cls=Command)(bench)
 app.command(cls=Command)(profile)
 app.command(cls=Command)(warmup)
 app.command(cls=Command)(convert)
+app.command(cls=Command)(worker)
 app.command(cls=Command)(doctor)
 app.command(cls=Command)(render)
 

@@ -17,10 +17,10 @@ from atoll.environment import PREFIX, is_service_name, variables
 
 # model_id is a list on the command line.
 _OWN = ("model_id",)
-# Read elsewhere: by weights.embedded, by the kernels, by the gateway, by tests.
+# Read elsewhere: by weights.embedded, the kernels, the gateway, runner.ranks, tests.
 _OTHERS = (
-    "ATOLL_CACHE", "ATOLL_CPU_ISA", "ATOLL_GATEWAY_", "ATOLL_KERNELS", "ATOLL_SOAK_S",
-    "ATOLL_TEST_",
+    "ATOLL_CACHE", "ATOLL_CPU_ISA", "ATOLL_GATEWAY_", "ATOLL_KERNELS", "ATOLL_SCRATCH",
+    "ATOLL_SHARD_KEY", "ATOLL_SOAK_S", "ATOLL_TEST_",
 )  # fmt: skip
 # How --help groups the command's own flags; the others come last.
 _PANELS = {

@@ -21,7 +21,7 @@ from atoll.engine.runner import Runner
 from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
 from atoll.engine.stats import EngineStats
 from atoll.engine.step_builder import StepInputBuilder
-from atoll.errors import AtollError, GenerationError, ValidationError
+from atoll.errors import AtollError, GenerationError, NotReady, ValidationError
 from atoll.runner.step_input import StepOutput
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,14 @@ class EngineCore:
     def enter_thread(self) -> None:
         """Must be called first by the thread that calls ``step``."""
         self._runner.enter_thread()
+
+    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+        """``on_failed`` is called, on another thread, when what computes the steps is lost."""
+        self._runner.watch(on_failed)
+
+    def close(self) -> None:
+        """Ends what computes the steps; to be called after the last one."""
+        self._runner.close()
 
     def add(self, request: Request) -> None:
         """Queues a request."""
@@ -239,7 +247,8 @@ class EngineCore:
         """Fails the requests of the step, or all running ones if there was no plan yet."""
         logger.exception("a step of the engine failed; its requests end and the cache is emptied")
         self._num_failed_steps += 1
-        failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
+        told = f"the generation step failed: {type(error).__name__}: {error}"
+        failure = error if isinstance(error, NotReady) else GenerationError(told)
         affected = [row.request_id for row in plan]
         affected = affected or [s.request.request_id for s in self.scheduler.running]
         for request_id in affected:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+from atoll.errors import NotReady
 from atoll.runner.step_input import StepInput, StepOutput
 
 
@@ -27,3 +29,7 @@ class Runner(Protocol):
     def run(self, step: StepInput) -> StepOutput: ...
 
     def reset(self) -> None: ...
+
+    def watch(self, on_failed: Callable[[NotReady], None]) -> None: ...
+
+    def close(self) -> None: ...

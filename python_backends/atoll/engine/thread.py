@@ -89,6 +89,18 @@ class Engine:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self._core.close()
+
+    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+        """See ``EngineCore.watch``."""
+        self._core.watch(on_failed)
+
+    def give_up(self, reason: str) -> None:
+        """Takes no more requests. The thread, which may be inside a step, is not waited for."""
+        with self._wake:
+            self._failure = self._failure or reason
+            self._stopping = True
+            self._wake.notify()
 
     @property
     def failure(self) -> str | None:
@@ -155,7 +167,7 @@ class Engine:
                 num_failures = 0 if self._turn() else num_failures + 1
         except BaseException as error:
             logger.exception("the engine's thread ends")
-            self._failure = f"its engine ended with {type(error).__name__}: {error}"
+            self.give_up(f"its engine ended with {type(error).__name__}: {error}")
         if num_failures:
             self._failure = f"its engine failed {num_failures} times in a row"
         self._end()

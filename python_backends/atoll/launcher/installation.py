@@ -16,6 +16,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from atoll.environment import SCRATCH
 from atoll.errors import ConfigError
 
 STUB = "triton_python_backend_stub"
@@ -52,10 +53,12 @@ class Installation:
         stub.chmod(stub.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
         return folder.parent
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, scratch: Path | None = None) -> dict[str, str]:
         """PATH and LD_LIBRARY_PATH that make the stub run this Python with its own libraries.
 
         The stub runs the first ``python3`` on PATH; without LIBDIR it may load another libpython.
+
+        scratch: a folder that is removed whatever happens to the server.
         """
         inherited = [p for p in os.environ.get("LD_LIBRARY_PATH", "").split(":") if p]
         libraries = [*map(str, self.libraries), str(sysconfig.get_config_var("LIBDIR"))]
@@ -63,6 +66,8 @@ class Installation:
         return {
             "PATH": f"{python_folder()}:{path}",
             "LD_LIBRARY_PATH": ":".join([*libraries, *inherited]),
+            "PYTHONUNBUFFERED": "1",
+            **({} if scratch is None else {SCRATCH: str(scratch)}),
         }
 
 

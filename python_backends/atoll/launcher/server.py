@@ -155,8 +155,8 @@ class ServerProcess:
         self.scratch.mkdir(mode=0o700)
         options = self.options
         installation = find_installation(options.server)
-        environment = {**os.environ, **options.environment, **installation.environment()}
-        environment["PYTHONUNBUFFERED"] = "1"
+        own = installation.environment(self.scratch)
+        environment = {**os.environ, **options.environment, **own}
         check_libraries(installation, environment)
         ports = ("http_port", "grpc_port", "metrics_port")
         check_free(

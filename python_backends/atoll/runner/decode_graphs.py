@@ -121,10 +121,12 @@ class DecodeGraphs:
         return hidden[:count], logits[:count]
 
     @torch.inference_mode()
-    def capture(self) -> None:
+    def capture(self, may_fail: bool = True) -> None:
         """Captures every bucket; if that fails, it is logged and steps are launched one by one.
 
         Each step runs once before, so that kernels are compiled and lazy state is initialized.
+
+        may_fail: if False, a failure is raised instead.
         """
         current = torch.cuda.current_stream(self._device)
         try:
@@ -133,6 +135,8 @@ class DecodeGraphs:
             # A capture that fails leaves its stream as the current one.
             torch.cuda.set_stream(current)
             self._graphs.clear()
+            if not may_fail:
+                raise
             logger.warning("decoding runs without CUDA graphs: capture failed", exc_info=True)
         else:
             logger.info("decoding is captured for %s sequences", list(self.buckets))

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-from torch import nn
+from typing import Any
 
 from atoll.config import Settings
-from atoll.layers.adapted import AdapterSlots
 from atoll.models.detect import decide
-from atoll.models.families import DECODERS
-from atoll.models.load_options import load_options, prepare_process, rescaled
-from atoll.models.registry import Checkpoint, architecture, load_decoder
+from atoll.models.load_options import device_of
 from atoll.runner.decode_graphs import refusal
-from atoll.runner.lora import attach_adapters
-from atoll.runner.lora_config import LoraConfig
+from atoll.runner.load_model import load_model
 from atoll.runner.memory import alone_on, longest_request, num_cache_blocks
-from atoll.runner.model import Decoder
 from atoll.runner.model_runner import ModelRunner
+from atoll.runner.ranks.layout import RankLayout, settings_of_rank
+from atoll.runner.ranks.leading_runner import LeadingRunner
+from atoll.runner.ranks.team import Team
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
-from atoll.weights.adapters import adapter_folders
-from atoll.weights.load import LoadOptions
-from atoll_kernels.device import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -46,66 +40,73 @@ class LoadedRunner:
 
 
 def load_runner(settings: Settings, folder: Path) -> LoadedRunner:
-    """Reads the weights and the adapters, warms up, and sizes the cache.
+    """Reads the weights and the adapters, warms up, and sizes the cache; on all ranks if
+    ``num_shard`` is set.
 
     Raises:
         ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
+        NotReady: a rank failed meanwhile.
     """
     detected = decide(folder, settings, "generate")
     for note in detected.notes:
         logger.warning("%s: %s", folder, note)
-    checkpoint = rescaled(Checkpoint.open(folder), settings)
-    options = load_options(settings, checkpoint.raw)
-    prepare_process(settings)
-    prepare(options.device)
-    folders = _adapters(settings)
-    model = load_decoder(checkpoint, options)
-    adapters = _attach(model, checkpoint, folders, options)
-    config: Any = model.config
-    decoder = cast(Decoder, model)
+    settings = replace(settings, device=str(device_of(settings.device)))
+    layout = RankLayout.read(settings, device_of(settings.device))
+    if layout.size == 1:
+        return _load(settings, folder, detected.banned_tokens, None)
+    team = Team.start(settings, folder, layout)
+    try:
+        own = settings_of_rank(settings, layout, 0)
+        return _load(own, folder, detected.banned_tokens, team)
+    except BaseException as error:
+        raise team.abandon(error) from error
+
+
+def _load(
+    settings: Settings, folder: Path, banned_tokens: tuple[int, ...], team: Team | None
+) -> LoadedRunner:
+    size = 1 if team is None else team.layout.size
+    loaded = load_model(settings, folder, 0, size)
+    decoder, options, config = loaded.model, loaded.options, loaded.model.config
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
-    with alone_on(options.device):
-        num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
-        runner = ModelRunner(
+    with alone_on([options.device] if team is None else team.layout.devices):
+        if team is None:
+            num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
+        else:
+            team.answers()  # every rank has loaded its weights
+            num_blocks = num_cache_blocks(
+                settings, decoder, options, config.max_positions,
+                make_runner=partial(LeadingRunner, team), least_of_all=team.least_spare_bytes,
+                num_sharing=team.layout.num_local,
+            )  # fmt: skip
+        make = ModelRunner if team is None else partial(LeadingRunner, team)
+        runner = make(
             decoder, Sampler(watermark), num_blocks, settings.block_size, options.device,
             options.dtype,
         )  # fmt: skip
-        runner.adapters = adapters
-        _capture(runner, settings)
+        runner.adapters = loaded.adapters
+        _capture(runner, settings, size)
     capacity = longest_request(decoder, num_blocks, settings.block_size)
+    raw = loaded.checkpoint.raw
     facts = {
-        "model_type": str(checkpoint.raw.get("model_type")),
-        "architectures": checkpoint.raw.get("architectures") or [],
+        "model_type": str(raw.get("model_type")),
+        "architectures": raw.get("architectures") or [],
         "dtype": str(options.dtype).removeprefix("torch."),
         "device": str(options.device),
+        "num_shard": size,
         "max_batch_total_tokens": capacity,
         "adapters": list(runner.adapter_names),
     }
-    banned = tuple(token for token in detected.banned_tokens if token < config.vocab_size)
+    banned = tuple(token for token in banned_tokens if token < config.vocab_size)
     return LoadedRunner(runner, capacity, banned, facts)
 
 
-def _adapters(settings: Settings) -> dict[str, Path]:
-    """The adapters' folders; each is checked as far as possible before the model, which is slow to
-    load."""
-    folders = adapter_folders(settings.lora_adapters, settings.huggingface_hub_cache)
-    for folder in folders.values():
-        LoraConfig.read(folder)
-    return folders
-
-
-def _attach(
-    model: nn.Module, checkpoint: Checkpoint, folders: Mapping[str, Path], options: LoadOptions
-) -> AdapterSlots | None:
-    if not folders:
-        return None
-    tables = architecture(checkpoint.raw, DECODERS).WEIGHTS
-    return attach_adapters(model, tables, checkpoint.folder, folders, options.dtype)
-
-
-def _capture(runner: ModelRunner, settings: Settings) -> None:
+def _capture(runner: ModelRunner, settings: Settings, num_ranks: int) -> None:
     """Captures decoding steps as graphs, if this is enabled and possible."""
     reason = refusal(runner.model, runner.device, runner.dtype)
+    if num_ranks > 1 and runner.device.type == "cpu":
+        # Each process checks its own recordings, and ranks must all make the same decision.
+        reason = "the model has several ranks on a CPU"
     if settings.cuda_graphs and reason is None:
         runner.buffer_decoding(settings.max_batch_size)
     elif settings.cuda_graphs:

@@ -19,12 +19,14 @@ All ranks of a split model compute the same ``StepInput``; nothing is decided he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from atoll.errors import NotReady
 from atoll.layers.adapted import AdapterSlots
 from atoll.layers.batch import LayerCache
 from atoll.runner.batch import decoder_batch, encoder_batch
@@ -45,8 +47,15 @@ class HiddenStates(NamedTuple):
     logits: Tensor
 
 
+class Computed(NamedTuple):
+    """What every rank has of a step: logits as in ``HiddenStates``, and the prompts' scores."""
+
+    logits: Tensor
+    prompts: TokenLogprobs | None
+
+
 class ModelRunner:
-    """Computes steps on one device."""
+    """Computes steps on one device. num_ranks: that split the model, and compute the same."""
 
     def __init__(
         self,
@@ -56,13 +65,14 @@ class ModelRunner:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        num_ranks: int = 1,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
         self.windows = group_windows(model.cache_specs())
         self.adapters: AdapterSlots | None = None
         self.decode_graphs: DecodeGraphs | None = None
-        self._sampler = sampler
+        self._sampler, self._num_ranks = sampler, num_ranks
         self._max_batch_size = 0
         self.kv_cache = self._allocate()
 
@@ -93,7 +103,8 @@ class ModelRunner:
         self._max_batch_size = max_batch_size
         self.decode_graphs = DecodeGraphs(self.model, self.kv_cache, self.device, max_batch_size)
         if self.device.type == "cuda":
-            self.decode_graphs.capture()
+            # Ranks that differ in what they replay would wait for each other.
+            self.decode_graphs.capture(may_fail=self._num_ranks == 1)
 
     def reset(self) -> None:
         """A fresh cache after a failed step, which may have left anything in the old one."""
@@ -114,13 +125,18 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, step: StepInput) -> StepOutput:
         """One step; mutates the cache."""
+        logits, prompts = self.compute(step)
+        if step.sampling is None:
+            return StepOutput(None, prompts)
+        return StepOutput(self._sampler.sample(logits, step.sampling), prompts)
+
+    def compute(self, step: StepInput) -> Computed:
+        """All of a step but the choice of tokens, in inference mode; mutates the cache."""
         hidden, logits = self.forward(step)
         prompts: TokenLogprobs | None = None
         if step.prompts is not None:
             prompts = prompt_logprobs(hidden, self.model.logits, step.prompts)
-        if step.sampling is None:
-            return StepOutput(None, prompts)
-        return StepOutput(self._sampler.sample(logits, step.sampling), prompts)
+        return Computed(logits, prompts)
 
     def forward(self, step: StepInput) -> HiddenStates:
         """Computes the step's new tokens, in inference mode; mutates the cache."""
@@ -135,6 +151,12 @@ class ModelRunner:
         hidden = self.model(decoder_batch(step, self.kv_cache, self.device))
         at = torch.from_numpy(step.sampled_tokens.copy()).to(self.device)
         return HiddenStates(hidden, self.model.logits(hidden[at]))
+
+    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+        """``on_failed`` is called, on another thread, if a rank is lost, and the model with it."""
+
+    def close(self) -> None:
+        """Ends other ranks, if there are any. No step can follow."""
 
     def _assign_adapters(self, numbers: Words, cu_seqlens: Words) -> None:
         if self.adapters is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from atoll.engine.request import Request, SamplingOptions
-from atoll.errors import Cancelled, Overloaded, ValidationError
+from atoll.errors import Cancelled, NotReady, Overloaded, ValidationError
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.engine_loader import load_engine
 from atoll.serving.requests.generation_request import Completion, Generation, GenerationRequest
@@ -26,7 +26,7 @@ from atoll.serving.requests.sampling_options import (
 from atoll.serving.tasks.served_model import Effort, ServedModel
 from atoll.serving.triton import tensors
 from atoll.serving.triton.generate_metrics import GenerateMetrics
-from atoll.serving.triton.instance import in_temporary_thread
+from atoll.serving.triton.instance import end_at_once, in_temporary_thread
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
@@ -38,6 +38,8 @@ _SESSION = "session_id"
 # Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
 _INLINE_CHARACTERS = 16384
 _NUM_PREPARING = 2
+# A process whose ranks are lost answers within it, or not at all.
+_ANSWER_S = 2.0
 _PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT, tensors.ANSWERS_TO})
 
 
@@ -63,6 +65,14 @@ class GenerateModel(ServedModel[GenerationRequest]):
             args, self.engine, self.metrics, loaded.facts,
             num_preparing=_NUM_PREPARING, chat=self.template, forget=self.forget,
         )  # fmt: skip
+        self.engine.watch(self.lost)
+
+    def lost(self, error: NotReady) -> None:
+        """A rank is lost, and the model with it: answers what is open, and ends the process, for
+        a new one to load the model again."""
+        self.engine.give_up(str(error))
+        self.streamer.abandon(error, _ANSWER_S)
+        end_at_once(1)
 
     def read_request(
         self, request: Any, parameters: Mapping[str, Any], sender: ResponseSender

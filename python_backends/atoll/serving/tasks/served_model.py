@@ -53,6 +53,9 @@ class Effort(enum.Enum):
 class TaskEngine(Protocol):
     """An engine that is loaded."""
 
+    @property
+    def failure(self) -> str | None: ...
+
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
@@ -164,6 +167,10 @@ class ServedModel(ABC, Generic[R]):
         """Ends what is running with an error, and the threads."""
         self.ending.finish()
         self._metrics.close()
+
+    def is_ready(self) -> bool:
+        """Asked by Triton from 26.04 on; earlier servers call a model ready whatever it says."""
+        return self._engine.failure is None
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request whose client has left; False: none with this id is being answered."""

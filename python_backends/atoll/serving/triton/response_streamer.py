@@ -108,6 +108,17 @@ class ResponseStreamer(Generic[R]):
         if self._thread.is_alive():
             self._thread.join()
 
+    def abandon(self, error: Exception, within_s: float) -> None:
+        """Ends every open request with the error, then the thread, if it takes no longer."""
+        with self._lock:
+            requests = list(self._open)
+        for request in requests:
+            request.fail(error)
+        self._stopping = True
+        self._urgent.set()
+        self._event.set()
+        self._thread.join(within_s)
+
     def open(self, request: R) -> None:
         """Watches a request until it is closed, which it may be already."""
         with self._lock:

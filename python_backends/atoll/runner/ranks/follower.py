@@ -1,0 +1,224 @@
+"""The process of a rank other than 0: does what rank 0 says, in the order in which it says it.
+
+``python -m atoll.runner.ranks.follower``, as rank 0 and ``atoll worker`` start it. It knows no
+requests, and decides nothing; its standard output is the server's log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from atoll import __version__
+from atoll.config import Settings
+from atoll.errors import AtollError, ConfigError, NotReady
+from atoll.models.load_options import load_options
+from atoll.models.registry import Checkpoint
+from atoll.runner.load_model import LoadedModel, load_model
+from atoll.runner.memory import SpareMemory
+from atoll.runner.model_runner import ModelRunner
+from atoll.runner.ranks import group, messages
+from atoll.runner.ranks.connection import KEY, Address, Peer, connect, shown
+from atoll.runner.ranks.guard import LOST, Guard, Leader, leave
+from atoll.runner.ranks.layout import RankLayout, settings_of_rank
+from atoll.runner.ranks.messages import Message
+from atoll.sampling.sampler import Sampler
+from atoll.sampling.watermark import Watermark
+from atoll.weights.files import resolve
+
+logger = logging.getLogger(__name__)
+
+REFUSED = 2  # exit status: trying again is of no use
+_RETRY_S = 0.5
+_SAY_S = 30.0
+
+
+class Follower:
+    """One rank. rank: of all; local_rank: of those on its machine. host: rank 0's, if another."""
+
+    def __init__(self, peer: Peer, rank: int, local_rank: int, host: str | None) -> None:
+        self._peer, self._rank, self._local_rank, self._host = peer, rank, local_rank, host
+        self._settings = Settings()
+        self._load = messages.Load({}, "", "", "cpu", 1, 1, "")
+        self._folder = Path()
+        self._model: LoadedModel | None = None
+        self._runner: ModelRunner | None = None
+        self._memory: SpareMemory | None = None
+
+    def run(self) -> None:
+        """Until rank 0 says goodbye.
+
+        Raises:
+            EOFError, OSError: rank 0 has gone. Anything else: what was asked could not be done.
+        """
+        while not isinstance(message := self._peer.receive(), messages.Bye):
+            self.handle(message)
+        group.leave()
+
+    @torch.inference_mode()
+    def handle(self, message: Message) -> None:
+        """Does what a message says; most of them are not answered."""
+        match message:
+            case messages.Step(step):
+                self._ready().compute(step)
+            case messages.Load():
+                self._prepare(message)
+                self._peer.send(messages.Done())
+            case messages.Join():
+                self._join()
+                self._peer.send(messages.Done())
+            case messages.Cache(num_blocks, block_size):
+                self._allocate(num_blocks, block_size)
+            case messages.Measure():
+                self._runner = None
+                assert self._memory is not None
+                self._peer.send(messages.Spare(self._memory.read()))
+            case messages.Capture(max_batch_size):
+                self._ready().buffer_decoding(max_batch_size)
+            case messages.Reset():
+                self._ready().reset()
+            case messages.Failed(reason):
+                raise ConfigError(f"rank 0 refuses rank {self._rank}: {reason}")
+            case _:
+                raise ConfigError(f"rank 0 has said {type(message).__name__} to a follower")
+
+    def _ready(self) -> ModelRunner:
+        if self._runner is None:
+            raise ConfigError("rank 0 wants a step, and there is no cache yet")
+        return self._runner
+
+    def _prepare(self, load: messages.Load) -> None:
+        """Checks whatever can be checked before the other ranks wait."""
+        layout = RankLayout(load.size, load.num_nodes, torch.device(load.device))
+        given = Settings(**load.settings)
+        self._load, self._settings = load, settings_of_rank(given, layout, self._local_rank)
+        self._folder = Path(load.folder)
+        if not self._folder.is_dir():
+            self._folder = resolve(given.model_id, given.revision, given.huggingface_hub_cache)
+        config = (self._folder / "config.json").read_bytes()
+        if hashlib.sha256(config).hexdigest() != load.digest:
+            raise ConfigError(f"{self._folder}/config.json is not that of rank 0")
+        load_options(self._settings, Checkpoint.open(self._folder).raw)
+
+    def _join(self) -> None:
+        load, settings = self._load, self._settings
+        device, limit_s = torch.device(settings.device), settings.shard_timeout_s
+        store = group.store_of(load.store, self._host, load.size, limit_s)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        group.join(store, self._rank, load.size, device, limit_s)
+        self._model = load_model(settings, self._folder, self._rank, load.size)
+
+    def _allocate(self, num_blocks: int, block_size: int) -> None:
+        assert self._model is not None
+        self._runner = None  # there may be no room for two
+        model, options = self._model.model, self._model.options
+        sampler = Sampler(Watermark(model.config.vocab_size, 0.5, 2.0))  # never asked
+        self._runner = ModelRunner(
+            model, sampler, num_blocks, block_size, options.device, options.dtype, self._load.size
+        )
+        self._runner.adapters = self._model.adapters
+        num_sharing = self._load.size // self._load.num_nodes
+        self._memory = SpareMemory(options.device, num_sharing)
+
+
+def connect_when_up(address: Address, key: bytes, *, waits: bool) -> Peer:
+    """waits: rank 0 may start later.
+
+    Raises:
+        NotReady: it has another key. OSError: it is not there, and was to be.
+    """
+    said = 0.0
+    while True:
+        try:
+            return connect(address, key)
+        except OSError as error:
+            if not waits:
+                raise
+            if time.monotonic() - said > _SAY_S:
+                said = time.monotonic()
+                logger.warning("rank 0 is waited for at %s: %s", shown(address), error)
+            time.sleep(_RETRY_S)
+
+
+def parse_address(text: str) -> Address:
+    """A socket's path, or HOST:PORT.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if "/" in text:
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--leader is {text!r}; expected HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 after a goodbye, LOST without one, REFUSED."""
+    given = _parsed(arguments)
+    logging.basicConfig(
+        level=logging.WARNING, format=f"rank {given.rank}: %(levelname)s %(name)s: %(message)s"
+    )
+    is_local = given.scratch is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # While a server stops, what is open goes on to its end; rank 0 says when.
+        signal.signal(number, signal.SIG_IGN)
+    leader = Leader(os.getppid(), given.server, given.scratch) if is_local else None
+    address, key = parse_address(given.leader), os.environ.pop(KEY, "").encode()
+    try:
+        peer = connect_when_up(address, key, waits=not is_local)
+    except (AtollError, OSError) as error:
+        logger.error("%s", error)
+        return REFUSED if isinstance(error, NotReady) else LOST
+    guard = Guard(peer, leader)
+    host = None if isinstance(address, str) else address[0]
+    try:
+        peer.send(messages.Hello(given.rank, __version__))
+        guard.start()
+        Follower(peer, given.rank, given.local_rank, host).run()
+    except (EOFError, OSError):
+        leave(leader)
+    except Exception as error:
+        return _told(peer, error)
+    guard.release()
+    return 0
+
+
+def _told(peer: Peer, error: Exception) -> int:
+    """Rank 0 hears of a failure, ends every rank, and answers what is open."""
+    logger.exception("this rank cannot go on")
+    guard_s = 2.0
+    try:
+        peer.send(messages.Failed(f"{type(error).__name__}: {error}"))
+        time.sleep(guard_s)  # rank 0 ends this process; the guard does, if rank 0 has gone
+    except OSError:
+        pass
+    return REFUSED if isinstance(error, ConfigError) else LOST
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--leader", required=True)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--local-rank", type=int, required=True)
+    parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--server", type=int)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As in a stub: libraries would free their data while their threads still run.
+    os._exit(status)

@@ -1,0 +1,94 @@
+"""A follower's second thread: says every second that it lives, and ends it when rank 0 has gone.
+
+The first thread cannot: it may be in a collective whose other ranks have ended, and on a GPU that
+lasts for ever. It also ends a stub whose server was killed: such a stub waits in its own exit,
+holding Python's lock, so that nothing in it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from atoll.runner.ranks import group
+from atoll.runner.ranks.connection import Peer
+from atoll.runner.ranks.messages import Alive
+
+_INTERVAL_S = 1.0
+LOST = 1  # exit status
+
+
+@dataclass(frozen=True)
+class Leader:
+    """Rank 0, as a follower of the same machine knows it.
+
+    pid: rank 0's process. server: the stub's parent; None: rank 0 is no stub. scratch: rank 0's
+    folder, which it can no longer remove when it was killed.
+    """
+
+    pid: int
+    server: int | None
+    scratch: Path
+
+
+class Guard:
+    """Watches from ``start`` until ``release``. leader: None where rank 0 is on another machine."""
+
+    def __init__(self, peer: Peer, leader: Leader | None) -> None:
+        self._peer, self._leader = peer, leader
+        self._is_released = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="atoll-guard", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def release(self) -> None:
+        """The follower ends by itself."""
+        self._is_released.set()
+
+    def _watch(self) -> None:
+        poller = select.poll()
+        # Without POLLIN: messages are the first thread's.
+        poller.register(self._peer.fileno(), select.POLLRDHUP)
+        while not self._is_released.is_set():
+            is_gone = bool(poller.poll(_INTERVAL_S * 1000)) or self._has_lost_leader()
+            try:
+                self._peer.send(Alive())
+            except OSError:
+                is_gone = True
+            if is_gone and not self._is_released.is_set():
+                leave(self._leader)
+
+    def _has_lost_leader(self) -> bool:
+        leader = self._leader
+        if leader is None:
+            return False
+        if os.getppid() != leader.pid:
+            return True
+        if leader.server is None or _parent_of(leader.pid) == leader.server:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(leader.pid, signal.SIGKILL)
+        return True
+
+
+def leave(leader: Leader | None) -> None:
+    """Ends this process at once, and removes what rank 0 may have left."""
+    if leader is not None:
+        shutil.rmtree(leader.scratch, ignore_errors=True)
+    group.remove_shared_memory()
+    os._exit(LOST)
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

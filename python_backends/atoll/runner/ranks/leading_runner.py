@@ -1,0 +1,67 @@
+"""A runner whose followers are told of every step before it computes its own part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from atoll.errors import NotReady
+from atoll.runner.model import Decoder
+from atoll.runner.model_runner import Computed, ModelRunner
+from atoll.runner.ranks.messages import Cache, Capture, Reset, Step
+from atoll.runner.ranks.team import Team
+from atoll.runner.step_input import StepInput
+from atoll.sampling.sampler import Sampler
+
+
+class LeadingRunner(ModelRunner):
+    """Rank 0's. A step that fails on any rank is the end of all of them."""
+
+    def __init__(
+        self,
+        team: Team,
+        model: Decoder,
+        sampler: Sampler,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._team = team
+        team.send(Cache(num_blocks, block_size))
+        num_ranks = team.layout.size
+        super().__init__(model, sampler, num_blocks, block_size, device, dtype, num_ranks)
+
+    def buffer_decoding(self, max_batch_size: int) -> None:
+        """See ``ModelRunner``."""
+        self._team.send(Capture(max_batch_size))
+        super().buffer_decoding(max_batch_size)
+
+    def compute(self, step: StepInput) -> Computed:
+        """See ``ModelRunner``.
+
+        Raises:
+            NotReady: a rank has failed.
+        """
+        self._team.send(Step(dataclasses.replace(step, sampling=None)))
+        try:
+            return super().compute(step)
+        except Exception as error:
+            raise self._team.failed(error) from error
+
+    def reset(self) -> None:
+        """See ``ModelRunner``; raises as ``compute``."""
+        if self._team.failure is not None:
+            raise self._team.failure
+        self._team.send(Reset())
+        super().reset()
+
+    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+        """See ``ModelRunner``."""
+        self._team.watch(on_failed)
+
+    def close(self) -> None:
+        """See ``ModelRunner``."""
+        self._team.close()

@@ -1,0 +1,216 @@
+"""Rank 0's followers: started or waited for, told what to do, watched, and ended.
+
+A follower that ends, fails or is silent for ``shard_timeout_s`` is the end of all: its part of the
+model cannot be replaced. The watching thread then ends the others and tells whoever serves, which
+answers what is open and ends the process; the model is loaded again as a whole.
+
+    start -> Load, Join -> Cache, Step ..., Measure -> Cache, Capture, Step ... -> Bye
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import select
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from atoll.config import Settings
+from atoll.environment import SCRATCH
+from atoll.errors import ConfigError, NotReady
+from atoll.runner.ranks import group, messages
+from atoll.runner.ranks.gathering import Gathering, Link
+from atoll.runner.ranks.layout import RankLayout
+from atoll.runner.ranks.messages import Alive, Bye, Failed, Join, Load, Measure, Message, Spare
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.1
+# From an error to the reason that the watching thread may find for it.
+_REASON_S = 0.3
+_END_S = 5.0
+
+OnFailed = Callable[[NotReady], None]
+
+
+class Team:
+    """Everything that rank 0 has of the other ranks. ``send`` and ``ask`` are for one thread."""
+
+    def __init__(self, settings: Settings, layout: RankLayout) -> None:
+        self.layout, self._timeout_s = layout, settings.shard_timeout_s
+        self._scratch = Path(tempfile.mkdtemp(prefix="atoll-ranks-", dir=os.environ.get(SCRATCH)))
+        self._gathering = Gathering(layout, settings, self._scratch)
+        self._changed = threading.Condition()
+        self._failure: NotReady | None = None
+        self._on_failed: OnFailed | None = None
+        self._is_leaving = False
+        self._thread = threading.Thread(target=self._watch, name="atoll-ranks", daemon=True)
+
+    @classmethod
+    def start(cls, settings: Settings, folder: Path, layout: RankLayout) -> Team:
+        """Returns once every follower is there, knows the model and has joined the process group.
+
+        Raises:
+            ConfigError: a follower cannot be had, or refuses.
+            NotReady: one has ended or failed meanwhile.
+        """
+        team = cls(settings, layout)
+        try:
+            team._gathering.run()
+            team._thread.start()
+            team._introduce(settings, folder)
+        except BaseException as error:
+            raise team.abandon(error) from error
+        return team
+
+    def send(self, message: Message) -> None:
+        """Tells every follower.
+
+        Raises:
+            NotReady: one has failed.
+        """
+        data = messages.to_bytes(message)
+        try:
+            for follower in self._gathering.links.values():
+                follower.peer.send_bytes(data)
+        except OSError as error:
+            raise self.failed(error) from error
+
+    def ask(self, message: Message) -> list[Message]:
+        """Every follower's answer, which may take its time as long as the follower lives.
+
+        Raises:
+            NotReady: one has failed.
+        """
+        self.send(message)
+        return self.answers()
+
+    def answers(self) -> list[Message]:
+        """Waits for the next answer of every follower; raises as ``ask``."""
+        followers = self._gathering.links.values()
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or all(f.answers for f in followers))
+            if self._failure is not None:
+                raise self._failure
+            return [follower.answers.popleft() for follower in followers]
+
+    def least_spare_bytes(self, own: int) -> int:
+        """What every rank's cache may take. own: rank 0's."""
+        found = self.ask(Measure())
+        return min(own, *(answer.num_bytes for answer in found if isinstance(answer, Spare)))
+
+    def failed(self, error: BaseException) -> NotReady:
+        """Ends all followers after an error of this rank, which may come of another one's."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure, _REASON_S)
+        return self._fail(f"rank 0 failed: {type(error).__name__}: {error}")
+
+    def watch(self, on_failed: OnFailed) -> None:
+        """``on_failed`` is called once, on a thread of its own, when a rank fails or has failed."""
+        self._on_failed = on_failed
+
+    @property
+    def failure(self) -> NotReady | None:
+        """Why the ranks are of no more use; None: they are."""
+        return self._failure
+
+    def close(self) -> None:
+        """Ends the followers in order: word, process group, processes."""
+        self._is_leaving = True
+        if self._failure is None:
+            with contextlib.suppress(NotReady):
+                self.send(Bye())
+        group.leave()
+        for process in self._gathering.processes.values():
+            process.end(_END_S)
+        self._end_all()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(_END_S)
+
+    def abandon(self, error: BaseException) -> BaseException:
+        """Ends everything after an error while loading; returns what is to be raised."""
+        found = error if isinstance(error, ConfigError | NotReady) else self.failed(error)
+        self._is_leaving = True
+        self._fail(str(found))
+        self._end_all()
+        group.leave()
+        return self._failure if isinstance(error, NotReady) and self._failure else found
+
+    def _introduce(self, settings: Settings, folder: Path) -> None:
+        """Followers learn of the model, and all join the process group."""
+        layout = self.layout
+        if layout.num_nodes == 1:
+            told, store = group.file_store(self._scratch / "store", layout.size)
+        else:
+            told, store = group.tcp_store(layout.size, self._timeout_s)
+        config = (folder / "config.json").read_bytes()
+        self.ask(
+            Load(
+                dataclasses.asdict(settings), str(folder.resolve()),
+                hashlib.sha256(config).hexdigest(), str(layout.device), layout.size,
+                layout.num_nodes, told,
+            )
+        )  # fmt: skip
+        self.send(Join())
+        group.join(store, 0, layout.size, layout.device, self._timeout_s)
+
+    def _watch(self) -> None:
+        poller = select.poll()
+        by_number = {f.peer.fileno(): f for f in self._gathering.links.values()}
+        for number in by_number:
+            poller.register(number, select.POLLIN)
+        while not self._is_leaving and self._failure is None:
+            for number, _ in poller.poll(_LOOK_S * 1000):
+                self._hear(by_number[number])
+            for follower in by_number.values():
+                if time.monotonic() - follower.last_heard > self._timeout_s:
+                    self._fail(
+                        f"{follower.name} has not answered for {self._timeout_s:g} s "
+                        "(shard_timeout_s)"
+                    )
+        while not self._is_leaving and self._on_failed is None:
+            time.sleep(_LOOK_S)
+        if self._failure is not None and self._on_failed is not None and not self._is_leaving:
+            self._on_failed(self._failure)
+
+    def _hear(self, follower: Link) -> None:
+        try:
+            message = follower.peer.receive()
+        except (EOFError, OSError, ConfigError) as error:
+            if not self._is_leaving:
+                end = follower.process.end(1.0) if follower.process is not None else None
+                self._fail(f"{follower.name} {end or f'is lost: {error!r}'}")
+            return
+        follower.last_heard = time.monotonic()
+        if isinstance(message, Failed):
+            self._fail(f"{follower.name} failed: {message.reason}")
+        elif not isinstance(message, Alive):
+            with self._changed:
+                follower.answers.append(message)
+                self._changed.notify_all()
+
+    def _fail(self, reason: str) -> NotReady:
+        """The first reason stays. Ends every follower: none may wait for another."""
+        with self._changed:
+            if self._failure is None:
+                self._failure = NotReady(f"{reason}; the model has {self.layout.size} ranks")
+                logger.error("%s", self._failure)
+            self._changed.notify_all()
+        self._end_all()
+        return self._failure
+
+    def _end_all(self) -> None:
+        """Leaves nothing behind, however far the followers have come."""
+        for process in self._gathering.processes.values():
+            process.kill()
+        for follower in self._gathering.links.values():
+            follower.peer.close()
+        group.remove_shared_memory()
+        shutil.rmtree(self._scratch, ignore_errors=True)

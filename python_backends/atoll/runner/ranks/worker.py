@@ -1,0 +1,71 @@
+"""The ranks of a further machine: ``atoll worker`` starts them, and starts them again.
+
+They wait until rank 0 is there. When it goes, or one of them fails, all of them end; a model that
+is then loaded again finds them waiting. The first SIGTERM lets them work until rank 0 says goodbye,
+since a group of machines is stopped together, and what is open goes on to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from atoll.runner.ranks.follower import REFUSED, parse_address
+
+logger = logging.getLogger(__name__)
+
+_MODULE = "atoll.runner.ranks.follower"
+_LOOK_S = 0.1
+_PAUSE_S = 1.0
+
+
+class Worker:
+    """Ranks ``first_rank`` and those after it, ``count`` in all. leader: HOST:PORT of rank 0."""
+
+    def __init__(self, leader: str, first_rank: int, count: int) -> None:
+        """Raises ConfigError: ``leader`` is no address."""
+        parse_address(leader)
+        self._leader, self._first, self._count = leader, first_rank, count
+        self._num_asked = 0  # to stop
+
+    def run(self) -> int:
+        """Until it is stopped; returns 1 if rank 0 refuses its ranks, or else 0."""
+        before = signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            while not self._num_asked:
+                if REFUSED in self._run_once():
+                    return 1
+                time.sleep(0.0 if self._num_asked else _PAUSE_S)
+        except KeyboardInterrupt:
+            logger.warning("stopped")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return 0
+
+    def _run_once(self) -> list[int]:
+        """One life of all ranks; their exit statuses."""
+        processes = [self._started(local) for local in range(self._count)]
+        try:
+            while all(process.poll() is None for process in processes) and self._num_asked < 2:
+                time.sleep(_LOOK_S)
+            return [process.poll() or 0 for process in processes]
+        finally:
+            for process in processes:
+                with contextlib.suppress(OSError):
+                    process.kill()
+                process.wait()
+
+    def _started(self, local_rank: int) -> subprocess.Popen[bytes]:
+        rank = self._first + local_rank
+        arguments = [f"--leader={self._leader}", f"--rank={rank}", f"--local-rank={local_rank}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", _MODULE, *arguments], stdin=subprocess.DEVNULL
+        )
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._num_asked += 1
