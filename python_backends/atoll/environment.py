@@ -1,8 +1,8 @@
 """Names of settings in the environment: ours begin with ``ATOLL_``.
 
-Without the prefix only names are read that TEI and TGI document for the same thing, so that their
-users need not change them, and so that ``DEVICE`` or ``BLOCK_SIZE``, which other programs are told
-something by, change nothing here.
+Without the prefix, only names that TEI, TGI and LeaderWorkerSet document for the same thing are
+read, so that their users need not change them, and so that ``DEVICE`` or ``BLOCK_SIZE``, which
+other programs are told something by, change nothing here.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TGI = frozenset({
     "USE_FLASH_ATTENTION",
     "WAITING_SERVED_RATIO", "WATERMARK_DELTA", "WATERMARK_GAMMA",
 })  # fmt: skip
-# Kubernetes' LeaderWorkerSet tells each pod of a group how many there are.
-LWS = frozenset({"LWS_GROUP_SIZE"})
+# Kubernetes' LeaderWorkerSet tells each pod of a group who leads it, its number, and how many.
+LWS = frozenset({"LWS_GROUP_SIZE", "LWS_LEADER_ADDRESS", "LWS_WORKER_INDEX"})
 # Of those, names that are not the setting's own.
 _OTHER_NAMES = {"max_input_tokens": ("MAX_INPUT_LENGTH",), "num_nodes": ("LWS_GROUP_SIZE",)}
 

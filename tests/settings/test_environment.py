@@ -19,7 +19,7 @@ from atoll.cli.app import app
 from atoll.cli.choose import choose
 from atoll.cli.flags import unknown_variables
 from atoll.config import Settings
-from atoll.environment import TEI, TGI, clean, variables
+from atoll.environment import LWS, TEI, TGI, clean, variables
 from atoll.errors import ConfigError
 from atoll.launcher.gateway import GatewayOptions
 from atoll_client.gateway.core.settings import GatewaySettings
@@ -81,7 +81,7 @@ def values() -> dict[str, str]:
     for f in fields(Settings):
         if f.name == "dtype":
             found[f.name] = "bfloat16"
-        elif isinstance(f.default, bool) or f.name == "use_flash_attention":
+        elif isinstance(f.default, bool) or f.name in ("sharded", "use_flash_attention"):
             found[f.name] = str(f.default is not True).lower()
         else:
             found[f.name] = "7"
@@ -108,7 +108,7 @@ def test_a_setting_is_read_by_our_prefix_and_by_documented_names(setting: str) -
 
 
 def test_flags_and_the_gateway_read_the_same_names() -> None:
-    documented = TEI | TGI
+    documented = TEI | TGI | LWS
     for name, command in group().commands.items():
         for flag in command.params:
             twins = [flag.envvar] if isinstance(flag.envvar, str) else flag.envvar or []
@@ -242,4 +242,5 @@ def test_the_page_names_every_variable_that_is_read_without_the_prefix() -> None
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     (line,) = [text for text in page.splitlines() if text.startswith("Variables of TEI")]
     found = set(re.findall(r"`([A-Z_]+)`", line))
-    assert found == {n for f in fields(Settings) for n in variables(f.name) if n in TEI | TGI}
+    known = TEI | TGI | LWS
+    assert found == {n for f in fields(Settings) for n in variables(f.name) if n in known}

@@ -21,8 +21,8 @@ def settings_page() -> str:
         "and the environment over the default. A value that cannot be used keeps the model from "
         "loading, and the error names it.",
         "",
-        "Variables of TEI and TGI are also read without the prefix, unless ours with the prefix is "
-        f"set: {', '.join(f'`{name}`' for name in _unprefixed())}. "
+        "Variables of TEI, TGI and LeaderWorkerSet are also read without the prefix, unless ours "
+        f"with the prefix is set: {', '.join(f'`{name}`' for name in _unprefixed())}. "
         "No other name is read without the prefix.",
     ]
     for group, title in GROUPS.items():

@@ -1,8 +1,8 @@
-"""Rank 0's followers: started or waited for, told what to do, watched, and ended.
+"""Rank 0's view of the followers: starts them, sends them messages, monitors and ends them.
 
-A follower that ends, fails or is silent for ``shard_timeout_s`` is the end of all: its part of the
-model cannot be replaced. The watching thread then ends the others and tells whoever serves, which
-answers what is open and ends the process; the model is loaded again as a whole.
+If a follower ends, fails or is silent for ``shard_timeout_s``, its part of the model is lost. The
+monitoring thread then ends all followers and calls ``on_failed``, which answers the open requests
+and ends the process; the model is loaded again as a whole.
 
     start -> Load, Join -> Cache, Step ..., Measure -> Cache, Capture, Step ... -> Bye
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from atoll.config import Settings
 from atoll.environment import SCRATCH
-from atoll.errors import ConfigError, NotReady
+from atoll.errors import AtollError, ConfigError, NotReady
 from atoll.runner.ranks import group, messages
 from atoll.runner.ranks.gathering import Gathering, Link
 from atoll.runner.ranks.layout import RankLayout
@@ -33,7 +33,7 @@ from atoll.runner.ranks.messages import Alive, Bye, Failed, Join, Load, Measure,
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
-# From an error to the reason that the watching thread may find for it.
+# After an error, the monitoring thread gets so long to find the cause.
 _REASON_S = 0.3
 _END_S = 5.0
 
@@ -41,25 +41,25 @@ OnFailed = Callable[[NotReady], None]
 
 
 class Team:
-    """Everything that rank 0 has of the other ranks. ``send`` and ``ask`` are for one thread."""
+    """The other ranks, as seen by rank 0. Only one thread may call ``send`` and ``ask``."""
 
     def __init__(self, settings: Settings, layout: RankLayout) -> None:
         self.layout, self._timeout_s = layout, settings.shard_timeout_s
         self._scratch = Path(tempfile.mkdtemp(prefix="atoll-ranks-", dir=os.environ.get(SCRATCH)))
         self._gathering = Gathering(layout, settings, self._scratch)
         self._changed = threading.Condition()
-        self._failure: NotReady | None = None
+        self._reason: str | None = None  # why the ranks are lost
         self._on_failed: OnFailed | None = None
         self._is_leaving = False
         self._thread = threading.Thread(target=self._watch, name="atoll-ranks", daemon=True)
 
     @classmethod
     def start(cls, settings: Settings, folder: Path, layout: RankLayout) -> Team:
-        """Returns once every follower is there, knows the model and has joined the process group.
+        """Returns once all followers are connected and the process group is initialized.
 
         Raises:
-            ConfigError: a follower cannot be had, or refuses.
-            NotReady: one has ended or failed meanwhile.
+            ConfigError: followers cannot connect, or there is no key for other machines.
+            NotReady: a follower ended or failed meanwhile.
         """
         team = cls(settings, layout)
         try:
@@ -71,10 +71,10 @@ class Team:
         return team
 
     def send(self, message: Message) -> None:
-        """Tells every follower.
+        """Sends a message to every follower.
 
         Raises:
-            NotReady: one has failed.
+            NotReady: a rank has failed.
         """
         data = messages.to_bytes(message)
         try:
@@ -84,10 +84,10 @@ class Team:
             raise self.failed(error) from error
 
     def ask(self, message: Message) -> list[Message]:
-        """Every follower's answer, which may take its time as long as the follower lives.
+        """Sends a message and returns every follower's answer; waits as long as all are alive.
 
         Raises:
-            NotReady: one has failed.
+            NotReady: a rank has failed.
         """
         self.send(message)
         return self.answers()
@@ -96,35 +96,35 @@ class Team:
         """Waits for the next answer of every follower; raises as ``ask``."""
         followers = self._gathering.links.values()
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or all(f.answers for f in followers))
-            if self._failure is not None:
-                raise self._failure
+            self._changed.wait_for(lambda: self._reason or all(f.answers for f in followers))
+            if self._reason is not None:
+                raise NotReady(self._reason)
             return [follower.answers.popleft() for follower in followers]
 
     def least_spare_bytes(self, own: int) -> int:
-        """What every rank's cache may take. own: rank 0's."""
+        """The minimum over all ranks of the bytes that a cache may use. own: rank 0's."""
         found = self.ask(Measure())
         return min(own, *(answer.num_bytes for answer in found if isinstance(answer, Spare)))
 
     def failed(self, error: BaseException) -> NotReady:
-        """Ends all followers after an error of this rank, which may come of another one's."""
+        """Ends all followers after an error on this rank, whose cause may be another rank."""
         with self._changed:
-            self._changed.wait_for(lambda: self._failure, _REASON_S)
+            self._changed.wait_for(lambda: self._reason, _REASON_S)
         return self._fail(f"rank 0 failed: {type(error).__name__}: {error}")
 
     def watch(self, on_failed: OnFailed) -> None:
-        """``on_failed`` is called once, on a thread of its own, when a rank fails or has failed."""
+        """``on_failed`` is called once, on the monitoring thread, if a rank fails or has failed."""
         self._on_failed = on_failed
 
     @property
     def failure(self) -> NotReady | None:
-        """Why the ranks are of no more use; None: they are."""
-        return self._failure
+        """Why the ranks cannot be used any more; None: they can."""
+        return None if self._reason is None else NotReady(self._reason)
 
     def close(self) -> None:
-        """Ends the followers in order: word, process group, processes."""
+        """Ends the followers: first ``Bye``, then the process group, then the processes."""
         self._is_leaving = True
-        if self._failure is None:
+        if self._reason is None:
             with contextlib.suppress(NotReady):
                 self.send(Bye())
         group.leave()
@@ -135,16 +135,16 @@ class Team:
             self._thread.join(_END_S)
 
     def abandon(self, error: BaseException) -> BaseException:
-        """Ends everything after an error while loading; returns what is to be raised."""
-        found = error if isinstance(error, ConfigError | NotReady) else self.failed(error)
+        """Ends everything after an error while loading; returns the error to be raised."""
+        is_own = isinstance(error, AtollError) or not isinstance(error, Exception)
+        found = error if is_own else self.failed(error)
         self._is_leaving = True
         self._fail(str(found))
-        self._end_all()
         group.leave()
-        return self._failure if isinstance(error, NotReady) and self._failure else found
+        return found
 
     def _introduce(self, settings: Settings, folder: Path) -> None:
-        """Followers learn of the model, and all join the process group."""
+        """Tells the followers about the model; then all ranks join the process group."""
         layout = self.layout
         if layout.num_nodes == 1:
             told, store = group.file_store(self._scratch / "store", layout.size)
@@ -166,7 +166,7 @@ class Team:
         by_number = {f.peer.fileno(): f for f in self._gathering.links.values()}
         for number in by_number:
             poller.register(number, select.POLLIN)
-        while not self._is_leaving and self._failure is None:
+        while not self._is_leaving and self._reason is None:
             for number, _ in poller.poll(_LOOK_S * 1000):
                 self._hear(by_number[number])
             for follower in by_number.values():
@@ -177,8 +177,8 @@ class Team:
                     )
         while not self._is_leaving and self._on_failed is None:
             time.sleep(_LOOK_S)
-        if self._failure is not None and self._on_failed is not None and not self._is_leaving:
-            self._on_failed(self._failure)
+        if self._reason is not None and self._on_failed is not None and not self._is_leaving:
+            self._on_failed(NotReady(self._reason))
 
     def _hear(self, follower: Link) -> None:
         try:
@@ -197,17 +197,18 @@ class Team:
                 self._changed.notify_all()
 
     def _fail(self, reason: str) -> NotReady:
-        """The first reason stays. Ends every follower: none may wait for another."""
+        """Ends every follower, so that none waits for another. The first reason is kept."""
         with self._changed:
-            if self._failure is None:
-                self._failure = NotReady(f"{reason}; the model has {self.layout.size} ranks")
-                logger.error("%s", self._failure)
+            if self._reason is None:
+                self._reason = f"{reason}; the model has {self.layout.size} ranks"
+                if not self._is_leaving:
+                    logger.error("%s", self._reason)
             self._changed.notify_all()
         self._end_all()
-        return self._failure
+        return NotReady(self._reason)
 
     def _end_all(self) -> None:
-        """Leaves nothing behind, however far the followers have come."""
+        """Ends all processes and removes all files, whatever state the followers are in."""
         for process in self._gathering.processes.values():
             process.kill()
         for follower in self._gathering.links.values():
