@@ -1,7 +1,7 @@
 """What a smaller dtype costs in quality: vectors and rankings of MiniLM, perplexity of SmolLM2.
 
 ``python benchmarks/accuracy.py --out docs/accuracy.md`` runs both embedded models in every dtype of
-a CPU. The texts are the help topics that come with Python, so that anyone can run it offline.
+a CPU. The texts are the help topics that come with Python, so it runs offline.
 """
 
 from __future__ import annotations
@@ -11,27 +11,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from harness.measure import machine, versions
+from harness.measure import machine, markdown, versions
+from harness.models import EMBEDDER_ID, GENERATOR_ID, Generator, load_embedder
 from torch import Tensor
 
-from atoll.config import Settings
-from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.encoder import EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.layers import Batch
-from atoll.models.load_options import load_options
-from atoll.models.registry import Checkpoint, load_decoder
-from atoll.runner.kv_cache import allocate
-from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 from atoll_kernels.cpu.native import library
 
-EMBEDDER_ID = "sentence-transformers/all-MiniLM-L6-v2"
-GENERATOR_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 CPU = torch.device("cpu")
 WINDOW = 512
@@ -60,9 +54,7 @@ def paragraphs(count: int) -> tuple[list[str], list[str]]:
 
 def vectors(texts: Sequence[str], dtype: str) -> Tensor:
     """Unit vectors (texts, hidden) float32 of MiniLM in ``dtype``."""
-    folder = resolve(EMBEDDER_ID)
-    embedder = Embedder(folder, Settings(dtype=dtype))
-    encoder = TextEncoder(Tokenizer.load(folder).core, embedder.spec.max_length)
+    embedder, encoder = load_embedder(resolve(EMBEDDER_ID), dtype)
     encoded = encoder.encode(texts, name="texts", truncate=True)
     rows: list[Tensor] = []
     for start in range(0, len(encoded), 32):
@@ -75,17 +67,16 @@ def vectors(texts: Sequence[str], dtype: str) -> Tensor:
     return torch.stack(rows)
 
 
-def ranking(found: Tensor, exact: Tensor, names: Sequence[str]) -> str:
-    """A row: cosines with float32's vectors, neighbours shared with it, and neighbours' topics."""
+def ranking(found: Tensor, exact: Tensor, names: Sequence[str]) -> list[str]:
+    """Cells of a row: cosines with float32's vectors, shared neighbours, neighbours' topics."""
     cosine = F.cosine_similarity(found.double(), exact.double())
     near, wanted = _neighbours(found), _neighbours(exact)
     shared = torch.stack(
         [torch.isin(a, b).float().mean() for a, b in zip(near, wanted, strict=True)]
     )
     same = sum(names[int(row[0])] == name for row, name in zip(near, names, strict=True))
-    return (
-        f"{cosine.mean():.5f} | {cosine.min():.5f} | {shared.mean():.3f} | {same / len(names):.3f}"
-    )
+    cosines = [f"{cosine.mean():.5f}", f"{cosine.min():.5f}"]
+    return [*cosines, f"{shared.mean():.3f}", f"{same / len(names):.3f}"]
 
 
 def _neighbours(rows: Tensor, count: int = 10) -> Tensor:
@@ -94,42 +85,19 @@ def _neighbours(rows: Tensor, count: int = 10) -> Tensor:
     return scores.topk(count).indices
 
 
-class LanguageModel:
-    """SmolLM2 in a dtype, with a cache of one window."""
-
-    def __init__(self, dtype: str) -> None:
-        checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
-        options = load_options(Settings(dtype=dtype), checkpoint.raw)
-        self.model = cast(Any, load_decoder(checkpoint, options))
-        specs = self.model.cache_specs()
-        self.kv_cache = allocate(specs, 1, WINDOW, options.dtype, options.device)
-
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """(tokens, vocab) float32."""
-        count = torch.tensor([len(ids)], dtype=torch.int32)
-        batch = Batch(
-            input_ids=torch.tensor(ids),
-            positions=torch.arange(len(ids)),
-            slot_mappings=(torch.arange(len(ids)),),
-            cu_seqlens=torch.tensor([0, len(ids)], dtype=torch.int32),
-            seq_lens=count,
-            block_tables=(torch.zeros(1, 1, dtype=torch.int32),),
-            kv_cache=self.kv_cache,
-            max_position=len(ids) - 1,
-            prompt_lens=count,
-        )
-        found: Tensor = self.model.logits(self.model(batch))
-        return found
-
-
 def perplexity(ids: Sequence[int], dtype: str) -> float:
     """exp of the mean negative log-likelihood of windows of ``WINDOW`` tokens."""
-    model = LanguageModel(dtype)
-    losses = []
+    model, places = Generator(dtype, 1, WINDOW), torch.arange(WINDOW)
+    count, losses = torch.tensor([WINDOW], dtype=torch.int32), []
     for start in range(0, len(ids) - WINDOW + 1, WINDOW):
-        window = ids[start : start + WINDOW]
-        logits = model.logits(window)[:-1]
-        losses.append(float(F.cross_entropy(logits, torch.tensor(window[1:]))))
+        window = torch.tensor(ids[start : start + WINDOW])
+        batch = Batch(
+            input_ids=window, positions=places, cu_seqlens=torch.tensor([0, WINDOW]).int(),
+            max_position=WINDOW - 1, prompt_lens=count, seq_lens=count,
+            block_tables=(torch.zeros(1, 1).int(),), slot_mappings=(places,),
+            kv_cache=model.kv_cache,
+        )  # fmt: skip
+        losses.append(float(F.cross_entropy(model.logits(batch)[:-1], window[1:])))
     return math.exp(sum(losses) / len(losses))
 
 
@@ -138,6 +106,11 @@ def report(num_paragraphs: int, num_tokens: int) -> str:
     native = library()
     texts, names = paragraphs(num_paragraphs)
     exact = vectors(texts, "float32")
+    rankings = [[dtype, *ranking(vectors(texts, dtype), exact, names)] for dtype in DTYPES]
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    ids = Tokenizer.load(resolve(GENERATOR_ID)).encode(text)[:num_tokens]
+    found = {dtype: perplexity(ids, dtype) for dtype in DTYPES}
+    titles = ("dtype", "mean cosine with float32", "minimum", "share of float32's 10 nearest")
     lines = [
         "# Accuracy of the dtypes on CPU",
         "",
@@ -147,27 +120,15 @@ def report(num_paragraphs: int, num_tokens: int) -> str:
         "",
         f"## Embeddings: all-MiniLM-L6-v2, {len(texts)} paragraphs",
         "",
-        "| dtype | mean cosine with float32 | minimum | share of float32's 10 nearest | nearest is "
-        "of the same topic |",
-        "|-|-:|-:|-:|-:|",
-    ]
-    for dtype in DTYPES:
-        lines.append(f"| {dtype} | {ranking(vectors(texts, dtype), exact, names)} |")
-        print(lines[-1], flush=True)
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    ids = Tokenizer.load(resolve(GENERATOR_ID)).encode(text)[:num_tokens]
-    lines += [
+        markdown((*titles, "nearest is of the same topic"), rankings),
         "",
         f"## Generation: SmolLM2-135M-Instruct, {len(ids)} tokens in windows of {WINDOW}",
         "",
-        "| dtype | perplexity | relative to float32 |",
-        "|-|-:|-:|",
+        markdown(
+            ("dtype", "perplexity", "relative to float32"),
+            ([d, f"{p:.3f}", f"{p / found['float32']:.4f}"] for d, p in found.items()),
+        ),
     ]
-    base = perplexity(ids, "float32")
-    for dtype in DTYPES:
-        found = base if dtype == "float32" else perplexity(ids, dtype)
-        lines.append(f"| {dtype} | {found:.3f} | {found / base:.4f} |")
-        print(lines[-1], flush=True)
     return "\n".join(lines) + "\n" + _NOTE
 
 

@@ -1,4 +1,4 @@
-"""``atoll serve`` of any version of the product, asked through the gateway by plain HTTP."""
+"""``atoll serve`` of any version of the product, queried through the gateway by plain HTTP."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 
-STREAMS = (1, 8, 32)
 TOKENS = 64
 _STARTUP_S = 300
 _WORDS = ("river", "stone", "market", "engine", "winter", "letter", "garden", "signal")
 
 
-def titles() -> Iterator[str]:
-    """Names of the cases."""
-    for count in STREAMS:
-        yield f"served embeddings, {count} at once"
-        yield f"served chats, tokens, {count} at once"
-
-
 class Served:
-    """The two embedded models of the tree at ``folder``, on ports of their own."""
+    """The two embedded models of the tree at ``folder``, on their own ports."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._chance = folder, random.Random(1)
@@ -40,7 +32,7 @@ class Served:
         """Returns once both models answer.
 
         Raises:
-            RuntimeError: the server ended, or was not ready in time; with its last lines.
+            RuntimeError: the server ended or was not ready in time; has the end of its log.
         """
         ports = _free_ports(5)
         names = ("--port", "--http-port", "--grpc-port", "--metrics-port", "--gateway-grpc-port")
@@ -82,19 +74,18 @@ class Served:
             self._process.wait()
 
     def embed(self, count: int) -> float:
-        """Short texts a second, one in each request, ``count`` clients at once."""
+        """Short texts per second, one per request, from ``count`` clients at once."""
         return self._rate(count, self._embed_one, 40)
 
     def chat(self, count: int) -> float:
-        """Tokens a second of streamed chats, ``count`` at once."""
+        """Tokens per second of streamed chats, ``count`` at once."""
         return self._rate(count, self._chat_one, 1)
 
-    def _rate(self, count: int, work: object, each: int) -> float:
-        assert callable(work)
+    def _rate(self, count: int, work: Callable[[], int], each: int) -> float:
         start = time.perf_counter()
         with ThreadPoolExecutor(count) as pool:
             done = sum(pool.map(lambda _: sum(work() for _ in range(each)), range(count)))
-        return float(done / (time.perf_counter() - start))
+        return done / (time.perf_counter() - start)
 
     def _text(self) -> str:
         return " ".join(self._chance.choice(_WORDS) for _ in range(12))

@@ -1,7 +1,7 @@
-"""The README's figures, from the files that the benchmarks left: ``python benchmarks/summary.py``.
+"""The README's figures, from the benchmarks' results: ``python benchmarks/summary.py``.
 
 Each race of docs/benchmarks/*.json becomes a row: the best peer, Atoll in each dtype, and the ratio
-of Atoll's best to that peer. A test keeps the README equal to this.
+of Atoll's best to that peer. A test compares the README with this.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from harness.measure import markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "benchmarks"
 DTYPES = ("fp32", "bf16", "int8", "int4")
-# Models of the GPU's page that the README shows.
+# Models of docs/benchmarks/gpu.md that the README shows.
 GENERATORS = ("Llama-2-7B", "Mistral-7B", "StarCoder", "Falcon-40B")
 HEADINGS = {
     "embed": "Embeddings, sentences (or texts) per second",
@@ -44,14 +46,11 @@ def _gpu() -> list[str]:
     found = {row["name"]: row["value"] for row in phases["environment"]["rows"]}
     steps = {(r["model"], r["batch"]): r for r in phases["decode"]["rows"] if "share" in r}
     batches = sorted({batch for _, batch in steps})
-    lines = [
-        f"| tokens per second | {' | '.join(f'{batch} at once' for batch in batches)} |",
-        f"|-|{'-:|' * len(batches)}",
-    ]
+    rows = []
     for model in GENERATORS:
-        rows = [steps.get((model, batch)) for batch in batches]
-        cells = ["" if r is None else f"{r['tokens_per_s']:,.0f} ({r['share']:.0%})" for r in rows]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
+        own = [steps.get((model, batch)) for batch in batches]
+        cells = ["" if r is None else f"{r['tokens_per_s']:,.0f} ({r['share']:.0%})" for r in own]
+        rows.append([model, *cells])
     texts = ", ".join(
         f"{r['model']} {r['sequences_per_s']:,.0f} ({r['share']:.0%})"
         for r in phases["encoder"]["rows"] if r["length"] == 512
@@ -63,7 +62,7 @@ def _gpu() -> list[str]:
         "parentheses: the share of what the card's memory and tensor cores allow. "
         f"Texts of 512 tokens per second: {texts}. All kernels and models: "
         "[GPU](docs/benchmarks/gpu.md).",
-        "\n".join(lines),
+        markdown(("tokens per second", *(f"{batch} at once" for batch in batches)), rows),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The cases that ``versions.py`` lets this tree take turns in with another one."""
+"""The cases in which ``versions.py`` compares this tree with another one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TOKENS = 64
 
 
 class Version:
-    """The cases of one kind; built when they are asked for.
+    """The cases of one kind, each built when it is needed.
 
     kind: "kernels", or the dtype of SmolLM2 in the engine. only: a word of the cases' titles.
     """
 
     def __init__(self, folder: str, kind: str, only: str) -> None:
-        import atoll  # first: it says how threads wait
+        import atoll  # first: it sets how long threads spin
         import atoll_kernels
 
         for module in (atoll, atoll_kernels):
@@ -31,9 +31,9 @@ class Version:
         self._now: Mapping[str, Contestant] = {}
 
     def __call__(self, name: str | None) -> Any:
-        """None: (title, names of contestants) of the next case, or None after the last.
+        """For None: (title, names of contestants) of the next case, or None after the last.
 
-        A name: how much that contestant of the case does in a second.
+        For a name: the units per second of that contestant of the case.
         """
         if name is None:
             title, self._now = next(self._cases, ("", {}))
@@ -73,7 +73,7 @@ _KINDS = {"kernels": _kernels, **{dtype: _engines(dtype) for dtype in ("int8", "
 
 
 def _timed(contestant: Contestant) -> Contestant:
-    """``cases.repeated`` says how much it did in the time of the whole call."""
+    """A contestant that times itself: ``cases.repeated`` returns units for the whole call."""
 
     def run() -> Work:
         start = time.perf_counter()
@@ -84,7 +84,7 @@ def _timed(contestant: Contestant) -> Contestant:
 
 
 def _engine(dtype: str) -> Callable[[int], Contestant]:
-    """Tokens a second, prompts among them, of so many streams."""
+    """By a number of streams: a contestant that generates, prompts included."""
     from generate_peers import built
 
     from atoll.weights.files import resolve

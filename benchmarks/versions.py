@@ -1,10 +1,10 @@
-"""This tree beside another commit, in turns: kernels, the engine, and the models as served.
+"""This tree compared with another commit: kernels, the engine, and the models as served.
 
 ``python benchmarks/versions.py main`` checks the commit out into a temporary folder and lets both
-versions take turns, each in processes of its own, each with the cases of its own benchmarks: the
-kernels of ``kernels/cpu.py``, SmolLM2's generation in the engine, and both embedded models behind
-``atoll serve``. It prints the median of every turn's ratio: what the machine's other guests take,
-they take from both. ``--only`` keeps the cases whose titles hold a word.
+versions take turns, each in its own processes and with the cases of its own benchmarks: the kernels
+of ``kernels/cpu.py``, SmolLM2's generation in the engine, and both embedded models behind ``atoll
+serve``. It prints the median of the ratios of all turns, since other load on the machine slows both
+down. ``--only`` selects the cases whose titles contain a word.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _KINDS = ("kernels", "int8", "int4")
 
 
 def version(folder: str, kind: str, only: str) -> Callable[..., Any]:
-    """The cases of a tree, as its own ``benchmarks`` has them; runs in a process of its own.
+    """The cases of a tree, as defined by its own ``benchmarks``; runs in its own process.
 
-    Kernels and an engine in one process would leave workers of both, more than there are cores.
+    Kernels and an engine in one process would have more OpenMP workers than there are cores.
     """
     places = ("benchmarks", "benchmarks/kernels", "benchmarks/peers", "kernels", "python_backends")
     sys.path[:0] = [f"{folder}/{place}" for place in places]
-    # Before the renaming, a tree's cases stood in its versions.py itself.
+    # In older trees, versions.py itself has the cases.
     own = Path(folder) / "benchmarks" / "version_cases.py"
     file = own if own.exists() else own.with_name("versions.py")
     spec = importlib.util.spec_from_file_location("cases_of_the_tree", file)
@@ -48,7 +48,7 @@ def version(folder: str, kind: str, only: str) -> Callable[..., Any]:
 
 @contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """The commit's files, in a folder of their own."""
+    """The commit's files, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder).resolve() / "other"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a word of the cases' titles")
     arguments = parser.parse_args()
     print(f"{machine()}; {versions(['torch'])}; this tree beside {arguments.commit}\n")
-    print("| case | | time, of the other's | spread |\n|-|-|-:|-:|", flush=True)
+    print("| case | | share of the other's time | spread |\n|-|-|-:|-:|", flush=True)
     with checked_out(arguments.commit) as folder:
         for kind in _KINDS:
             with ExitStack() as stack:
@@ -88,25 +88,26 @@ def _race(other: Apart[Any], ours: Apart[Any], rounds: int) -> None:
 
 
 def served_race(folder: Path, rounds: int, only: str) -> None:
-    """Both embedded models behind ``atoll serve``, asked over the gateway."""
-    from served_cases import STREAMS, Served, titles
+    """Both embedded models behind ``atoll serve``, through the gateway."""
+    from served_cases import Served
 
-    if not any(only in title for title in titles()):
+    kinds = (("embeddings", Served.embed), ("chats, tokens", Served.chat))
+    cases = [
+        (f"served {title}, {count} at once", work, count)
+        for count in (1, 8, 32)
+        for title, work in kinds
+        if only in f"served {title}, {count} at once"
+    ]
+    if not cases:
         return
     with Served(folder) as other, Served(ROOT) as ours:
-        for count in STREAMS:
-            for title, work in (("embeddings", "embed"), ("chats, tokens", "chat")):
-                name = f"served {title}, {count} at once"
-                if only in name:
-                    turns = [
-                        (getattr(other, work)(count), getattr(ours, work)(count))
-                        for _ in range(rounds + 1)
-                    ][1:]
-                    _print(name, "atoll serve", turns)
+        for title, work, count in cases:
+            turns = [(work(other, count), work(ours, count)) for _ in range(rounds + 1)]
+            _print(title, "atoll serve", turns[1:])
 
 
 def _print(title: str, name: str, turns: list[tuple[float, float]]) -> None:
-    """turns: what the other's and what ours did in a second."""
+    """turns: units per second of the other version and of this one."""
     ratios = sorted(theirs / own for theirs, own in turns)
     quarter = len(ratios) // 4
     spread = ratios[-1 - quarter] - ratios[quarter]

@@ -1,22 +1,22 @@
-"""Everything there is to measure on a GPU, in one command and within deadlines.
+"""All measurements on a GPU, in one command with deadlines.
 
 ``python benchmarks/gpu/gpu.py --out docs/benchmarks`` runs the phases one after the other, each in
-a process of its own, so that a kernel that breaks the device ends its phase alone:
+its own process, so that a kernel that breaks the device only ends its own phase:
 
     environment   versions, the device, which backend serves what, measured ceilings
-    correctness   every kernel against float64
-    kernels       every kernel beside torch and flash-attn, and its share of the device's limit
+    correctness   every kernel compared with float64
+    kernels       every kernel compared with torch, flash-attn and the device's limit
     decode        steps of the engine at 1, 64 and 256 requests
     prefill       prompts through the engine
     encoder       texts through encoders
     server        generation through a real server, where it is installed
 
-``gpu.json`` is written after every row, ``gpu.svg`` and ``gpu.md`` at the end. ``--phase`` runs
-some of them again and keeps the others' results. ``--dry`` does all of it without a GPU, with tiny
-shapes and with the kernels interpreted, and writes ``gpu-dry.json``: it proves the benchmark, it
-measures nothing.
+``gpu.json`` is written after every row, ``gpu.svg`` and ``gpu.md`` at the end. ``--phase`` repeats
+some phases and keeps the results of the others. ``--dry`` runs all of it without a GPU, with tiny
+shapes and interpreted kernels, and writes ``gpu-dry.json``: a test of the benchmark, whose times
+mean nothing.
 
-The checkout is used as it lies there; nothing of it has to be installed.
+The checkout does not have to be installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOLDERS = ("benchmarks", "benchmarks/peers", "kernels", "python_backends", "tests/support")
+_FOLDERS = ("benchmarks", "kernels", "python_backends", "tests/support")
 sys.path[:0] = [str(ROOT / folder) for folder in _FOLDERS]
 
 # A phase and the seconds after which it stops; it is killed when it takes half as long again.
@@ -63,7 +63,7 @@ def main() -> None:
         phases = _run_apart(path, deadlines)
     from gpu_report import page, plot, print_tables
 
-    # What was found is in the file by now, whatever is not installed here.
+    # The results are already saved, even if a package for showing them is missing.
     for show in (
         lambda: print_tables({name: phases[name] for name in deadlines if name in phases}),
         lambda: plot(path.with_suffix(".svg"), phases),
@@ -76,8 +76,8 @@ def main() -> None:
 
 
 def _run(path: Path, is_dry: bool, deadlines: dict[str, float]) -> dict[str, dict[str, object]]:
-    """Runs phases in this process; all phases that the file holds then."""
-    # Whether kernels are interpreted is fixed when they are imported.
+    """Runs phases in this process; returns all phases in the file."""
+    # Kernels read this when they are imported.
     if is_dry:
         os.environ["TRITON_INTERPRET"] = "1"
     import torch
@@ -87,7 +87,7 @@ def _run(path: Path, is_dry: bool, deadlines: dict[str, float]) -> dict[str, dic
         from interpreted import repair_bfloat16
 
         repair_bfloat16()
-        # The interpreter computes exp(-inf) - exp(-inf) where a GPU's mask hides it.
+        # The interpreter also computes exp(-inf) - exp(-inf) for elements that are masked.
         warnings.filterwarnings("ignore", category=RuntimeWarning)
     bench = Bench(is_dry, torch.device("cpu" if is_dry else "cuda"))
     report = Report(path, bench.mode)
@@ -99,7 +99,7 @@ def _run(path: Path, is_dry: bool, deadlines: dict[str, float]) -> dict[str, dic
 
 
 def _run_apart(path: Path, deadlines: dict[str, float]) -> dict[str, dict[str, object]]:
-    """Runs each phase in a process of its own; all phases that the file holds then."""
+    """Runs each phase in its own process; returns all phases in the file."""
     from gpu_measure import Report
 
     for name, deadline in deadlines.items():
@@ -113,7 +113,7 @@ def _run_apart(path: Path, deadlines: dict[str, float]) -> dict[str, dict[str, o
 
 
 def _phase(name: str) -> Callable[..., Iterator[dict[str, object]]]:
-    """Imported when it runs: one that cannot be imported does not keep the others from running."""
+    """A phase, imported when it runs: one that cannot be imported does not affect the others."""
     if name == "environment":
         from gpu_environment import environment
 

@@ -1,7 +1,7 @@
-"""Every kernel for GPUs against float64: dtypes, edge shapes, outputs full of NaN beforehand.
+"""Every GPU kernel compared with float64: dtypes, edge shapes, outputs filled with NaN beforehand.
 
-Errors and tolerances are shares of the largest value of the float64 result, as in the tests of
-``tests/kernels/gpu/interpreted``, at sizes at which a GPU fills its tiles.
+Errors and tolerances are shares of the largest value of the float64 result, as in the tests in
+``tests/kernels/gpu/interpreted``, but at sizes that fill a GPU's tiles.
 """
 
 from __future__ import annotations
@@ -12,54 +12,50 @@ from functools import partial
 from typing import Any
 
 import torch
+from gpu_inputs import Heads, cu_seqlens, dense
 from gpu_measure import DTYPES, Bench, Row, attempt, poisoned
 from interpreted import DEVICE, TOLERANCES, randn, wide
 from torch import Tensor
 
-from atoll_kernels import PackedLinear, reference
+from atoll_kernels import reference
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 
-# What a kernel gives, and what float64 gives.
+# A kernel's results, and those in float64.
 Pair = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 Check = Callable[[torch.dtype], Pair]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shapes of a run. lengths: sequences, one empty. contexts: keys of decoding ones, one 0."""
+    """Shapes of a run. lengths: of sequences, one empty. contexts: keys per sequence, one has 0."""
 
     rows: int
     hidden: int
     lengths: tuple[int, ...]
     contexts: tuple[int, ...]
-    heads: dict[str, tuple[int, int, int]]
+    heads: dict[str, Heads]
     window: int
     inter: int
     vocab: int
 
 
 _HEADS = {
-    "d64": (12, 12, 64), "d80": (8, 8, 80), "gqa-d128": (32, 8, 128), "mqa-48": (48, 1, 128),
-    "d256": (8, 1, 256),
+    "d64": Heads(12, 12, 64), "d80": Heads(8, 8, 80), "gqa-d128": Heads(32, 8, 128),
+    "mqa-48": Heads(48, 1, 128), "d256": Heads(8, 1, 256),
 }  # fmt: skip
-_DRY_HEADS = {"d16": (2, 1, 16), "d80": (1, 1, 80)}
+_DRY_HEADS = {"d16": Heads(2, 1, 16), "d80": Heads(1, 1, 80)}
 FULL = Sizes(129, 4096, (1, 700, 0, 129, 2048), (1, 4000, 0, 513, 128), _HEADS, 256, 1536, 32000)
 DRY = Sizes(3, 48, (17, 0, 1), (1, 20, 0), _DRY_HEADS, 7, 32, 300)
-MASKS: dict[str, dict[str, Any]] = {
-    "full": {}, "causal": {"causal": True}, "window": {"window": True},
-    "causal-window": {"causal": True, "window": True}, "alibi": {"alibi_slopes": True},
-    "causal-alibi": {"causal": True, "alibi_slopes": True}, "relative": {"relative_bias": True},
-}  # fmt: skip
-_PAGED_MASKS = ("causal", "causal-window", "causal-alibi")
+MASKS = ("full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative")
 
 
 def correctness(bench: Bench) -> Iterator[Row]:
     """Rows: kernel, case, dtype, error, tolerance, correct; or why a case failed."""
     seen: set[str] = set()
     for kernel, case, check in _cases(bench.choose(FULL, DRY)):
-        # The interpreter is slow: in a dry run half precision is for the first case of a kernel.
+        # The interpreter is slow: a dry run uses half precision only for a kernel's first case.
         is_whole = not bench.is_dry or kernel not in seen
         seen.add(kernel)
         for name, dtype in DTYPES.items() if is_whole else [("fp32", torch.float32)]:
@@ -70,14 +66,14 @@ def correctness(bench: Bench) -> Iterator[Row]:
 
 def _judge(check: Check, dtype: torch.dtype) -> Row:
     found, expected = check(dtype)
-    # Ids and caches are right or wrong; anything else may be rounded.
+    # Ids must be equal; everything else may be rounded.
     tolerance = TOLERANCES[dtype] if found[0].is_floating_point() else 0.0
     error = max(map(_error, found, expected))
     return {"error": error, "tolerance": tolerance, "correct": error <= tolerance}
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """The largest difference; infinite where a value is missing."""
+    """The largest difference; infinite if a value is missing."""
     assert found.shape == expected.shape, f"{tuple(found.shape)}, not {tuple(expected.shape)}"
     if not found.numel():
         return 0.0
@@ -98,20 +94,16 @@ def _cases(sizes: Sizes) -> Iterator[tuple[str, str, Check]]:
         yield "apply_rope", name, partial(_rope, sizes, half)
     yield "rope_write_kv", "slot -1", partial(_rope_write, sizes, True)
     yield "write_kv", "slot -1", partial(_rope_write, sizes, False)
+    first = next(iter(sizes.heads.values()))
     for mask in MASKS:
-        heads = next(iter(sizes.heads.values()))
-        yield "varlen_attention", mask, partial(_varlen, sizes, heads, mask)
+        yield "varlen_attention", mask, partial(_varlen, sizes, first, mask)
     for name, heads in sizes.heads.items():
         yield "varlen_attention", f"causal {name}", partial(_varlen, sizes, heads, "causal")
         yield "paged_decode", f"causal {name}", partial(_paged, sizes, heads, "causal", True)
-    for mask in _PAGED_MASKS:
-        heads = next(iter(sizes.heads.values()))
-        yield "paged_prefill", mask, partial(_paged, sizes, heads, mask, False)
-        yield (
-            "paged_decode",
-            f"{mask} of several lengths",
-            partial(_paged, sizes, heads, mask, True),
-        )
+    for mask in ("causal", "causal-window", "causal-alibi"):
+        yield "paged_prefill", mask, partial(_paged, sizes, first, mask, False)
+        case = f"{mask} of several lengths"
+        yield "paged_decode", case, partial(_paged, sizes, first, mask, True)
     for rows in (1, sizes.rows):
         for order in (False, True):
             case = f"{rows} rows" + (", act-order" if order else "")
@@ -123,7 +115,7 @@ def _cases(sizes: Sizes) -> Iterator[tuple[str, str, Check]]:
 
 
 def _run(op: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The kernel's answer, its memory poisoned beforehand."""
+    """The kernel's result; memory that it allocates is filled with NaN first."""
     with poisoned():
         found = op(*arguments, **options)
     assert found is not None, "the kernel declined"
@@ -157,7 +149,7 @@ def _rope(sizes: Sizes, half: int, dtype: torch.dtype) -> Pair:
 
 
 def _rope_write(sizes: Sizes, rotates: bool, dtype: torch.dtype) -> Pair:
-    """Every second token is written, at a slot of its own; the others' slot is -1."""
+    """Every second token is written, to its own slot; the slot of the others is -1."""
     rows, block_size = sizes.rows, 16
     q, k, v = randn(rows, 15, 32, seed=1, dtype=dtype).split(5, dim=1)
     slots = torch.arange(rows, device=DEVICE).flip(0)
@@ -179,36 +171,29 @@ def _rope_write(sizes: Sizes, rotates: bool, dtype: torch.dtype) -> Pair:
     return (q, k, *caches), (wide_q, wide_k, *exact)
 
 
-def _options(sizes: Sizes, num_heads: int, head_dim: int, mask: str) -> AttentionArgs:
-    chosen = MASKS[mask]
+def _options(sizes: Sizes, heads: Heads, mask: str) -> AttentionArgs:
     return AttentionArgs(
-        scale=head_dim**-0.5,
-        causal=chosen.get("causal", False),
-        window=sizes.window if "window" in chosen else None,
-        alibi_slopes=alibi_slopes(num_heads).to(DEVICE) if "alibi_slopes" in chosen else None,
-        relative_bias=randn(num_heads, 21, seed=9) if "relative_bias" in chosen else None,
+        scale=heads.scale,
+        causal="causal" in mask,
+        window=sizes.window if "window" in mask else None,
+        alibi_slopes=alibi_slopes(heads.num_heads).to(DEVICE) if "alibi" in mask else None,
+        relative_bias=randn(heads.num_heads, 21, seed=9) if mask == "relative" else None,
     )
 
 
-def _ends(lengths: tuple[int, ...]) -> Tensor:
-    return torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
-
-
-def _varlen(sizes: Sizes, heads: tuple[int, int, int], mask: str, dtype: torch.dtype) -> Pair:
+def _varlen(sizes: Sizes, heads: Heads, mask: str, dtype: torch.dtype) -> Pair:
     num_heads, num_kv_heads, head_dim = heads
-    cu_seqlens = _ends(sizes.lengths)
+    ends = cu_seqlens(sizes.lengths, DEVICE)
     qkv = randn(sum(sizes.lengths), num_heads + 2 * num_kv_heads, head_dim, seed=1, dtype=dtype)
     parts = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
-    given = _options(sizes, num_heads, head_dim, mask)
-    found = _run(flash.varlen, *parts, cu_seqlens, cu_seqlens, given)
-    exact = reference.varlen_attention(*map(wide, parts), cu_seqlens, cu_seqlens, given)
+    given = _options(sizes, heads, mask)
+    found = _run(flash.varlen, *parts, ends, ends, given)
+    exact = reference.varlen_attention(*map(wide, parts), ends, ends, given)
     return (found,), (exact,)
 
 
-def _paged(
-    sizes: Sizes, heads: tuple[int, int, int], mask: str, is_decode: bool, dtype: torch.dtype
-) -> Pair:
-    """Shuffled blocks; what no sequence holds is NaN for the kernel, 0 for the reference."""
+def _paged(sizes: Sizes, heads: Heads, mask: str, is_decode: bool, dtype: torch.dtype) -> Pair:
+    """Shuffled blocks; unused parts are NaN for the kernel and 0 for the reference."""
     num_heads, num_kv_heads, head_dim = heads
     lengths, block_size = sizes.contexts, 16
     counts = tuple(1 if is_decode else min(n, max(n // 3, 1)) for n in lengths)
@@ -228,11 +213,11 @@ def _paged(
     ]
     q = randn(sum(counts), num_heads, head_dim, seed=3, dtype=dtype)
     rest = (table.to(DEVICE), torch.tensor(lengths, dtype=torch.int32, device=DEVICE))
-    given = _options(sizes, num_heads, head_dim, mask)
+    ends, given = cu_seqlens(counts, DEVICE), _options(sizes, heads, mask)
     op = flash.paged_decode if is_decode else flash.paged_prefill
-    found = _run(op, q, PagedKV(*caches, *rest), _ends(counts), given)
+    found = _run(op, q, PagedKV(*caches, *rest), ends, given)
     whole = PagedKV(*(cache.nan_to_num().double() for cache in caches), *rest)
-    return (found,), (reference.paged_attention(q.double(), whole, _ends(counts), given),)
+    return (found,), (reference.paged_attention(q.double(), whole, ends, given),)
 
 
 def _int4(sizes: Sizes, rows: int, act_order: bool, dtype: torch.dtype) -> Pair:
@@ -273,27 +258,18 @@ def _experts(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
         weights = [randn(outputs, inputs, seed=seed + i, dtype=dtype) for i in range(8)]
         return [weight * inputs**-0.5 for weight in weights]
 
-    sides = [layers(2 * inter, hidden, 10), layers(hidden, inter, 50)]
-
-    def packed(is_wide: bool) -> list[tuple[PackedLinear, ...]]:
-        return [
-            tuple(
-                quantized.GpuDense(w.shape[1], w.shape[0], (w.double() if is_wide else w,), None)
-                for w in side
-            )
-            for side in sides
-        ]
-
+    up, down = layers(2 * inter, hidden, 10), layers(hidden, inter, 50)
     x, logits = randn(rows, hidden, seed=3, dtype=dtype), randn(rows, 8, seed=4, dtype=dtype)
-    loop = reference.pack_experts(x, *packed(True))
+    wide_sides = (dense([w.double() for w in side]) for side in (up, down))
+    loop = reference.pack_experts(x, *wide_sides)
     exact = loop.forward(x.double(), logits.double(), 2, "silu")
-    experts = moe.pack_experts(x, *packed(False))
+    experts = moe.pack_experts(x, dense(up), dense(down))
     assert experts is not None, "not packed"
     return (_run(experts.forward, x, logits, 2, "silu"),), (exact,)
 
 
 def _sample(sizes: Sizes, limits: str, dtype: torch.dtype) -> Pair:
-    """Token ids, which must be the sorting reference's."""
+    """Token ids, which must equal those of the reference, which sorts."""
     rows = sizes.rows // 2 + 1
     logits = (2 * randn(rows, sizes.vocab, seed=1)).to(dtype)
     temperature = torch.linspace(0.5, 1.5, rows, device=DEVICE)

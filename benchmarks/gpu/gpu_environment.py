@@ -1,4 +1,4 @@
-"""What a run of the GPU benchmark ran on: versions, the device, chosen backends, ceilings."""
+"""The environment of a GPU benchmark: versions, the device, chosen backends, ceilings."""
 
 from __future__ import annotations
 

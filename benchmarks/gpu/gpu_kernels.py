@@ -1,46 +1,39 @@
-"""Every kernel for GPUs at the shapes of real models, beside torch and flash-attn, and beside the
-least time that its products and its traffic leave on the device.
+"""Every GPU kernel at the shapes of real models, compared with torch, flash-attn and its limit: the
+shortest possible time for its products and memory traffic on the device.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gpu_inputs import Heads, cu_seqlens, dense
 from gpu_measure import DTYPES, Bench, Row, attempt
 from torch import Tensor
 
-from atoll_kernels import PackedLinear, reference
+from atoll_kernels import reference
 from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 
 Call = Callable[[], object]
 _BLOCK = 16
-# Shares of the limit that are aimed at.
+# Shares of the limit to reach.
 GOALS = {"varlen_attention": 0.6, "paged_decode": 0.8}
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A kernel at one shape, its work, and others that do the same."""
+    """A kernel at one shape, its work, and other implementations."""
 
     ours: Call
     flops: float
     num_bytes: float
     peers: Mapping[str, Call] = field(default_factory=dict)
-
-
-class Heads(NamedTuple):
-    """A model's attention."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
 
 
 Build = Callable[[Bench, torch.dtype], Timed]
@@ -53,7 +46,7 @@ def timings(bench: Bench) -> Iterator[Row]:
     """Rows: kernel, case, dtype, us, clock, flops, bytes, limit_us, share, goal, peers."""
     seen: set[str] = set()
     for kernel, case, dtype, build in _cases():
-        # Dry, the sizes of a kernel's cases are the same, and only masks differ.
+        # In a dry run, a kernel's cases have the same sizes; only masks differ.
         if bench.is_dry and kernel in seen and kernel != "varlen_attention":
             continue
         seen.add(kernel)
@@ -123,15 +116,13 @@ def _projections(bench: Bench, heads: Heads, rows: int, dtype: torch.dtype) -> l
 def _norm(is_rms: bool, rows: int, hidden: int, bench: Bench, dtype: torch.dtype) -> Timed:
     rows, hidden = bench.choose((rows, hidden), (4, 64))
     x, residual = (_randn(bench, rows, hidden, dtype=dtype) for _ in range(2))
-    weight, bias = (_randn(bench, hidden, dtype=dtype) for _ in range(2))
-    num_bytes = 4.0 * x.nbytes
-    if is_rms:
-        ours: Call = lambda: norm.rms_norm(x, weight, 1e-6, residual)  # noqa: E731
-        peer: Call = lambda: F.rms_norm(x + residual, (hidden,), weight, 1e-6)  # noqa: E731
-    else:
-        ours = lambda: norm.layer_norm(x, weight, bias, 1e-6, residual)  # noqa: E731
-        peer = lambda: F.layer_norm(x + residual, (hidden,), weight, bias, 1e-6)  # noqa: E731
-    return Timed(ours, 8.0 * x.numel(), num_bytes, {"torch": peer})
+    weights = [_randn(bench, hidden, dtype=dtype) for _ in range(1 if is_rms else 2)]
+    name = "rms_norm" if is_rms else "layer_norm"
+    ours, peer = getattr(norm, name), getattr(F, name)
+    return Timed(
+        lambda: ours(x, *weights, 1e-6, residual), 8.0 * x.numel(), 4.0 * x.nbytes,
+        {"torch": lambda: peer(x + residual, (hidden,), *weights, 1e-6)},
+    )  # fmt: skip
 
 
 def _gated(rows: int, inter: int, bench: Bench, dtype: torch.dtype) -> Timed:
@@ -139,7 +130,7 @@ def _gated(rows: int, inter: int, bench: Bench, dtype: torch.dtype) -> Timed:
     x = _randn(bench, rows, 2 * inter, dtype=dtype)
     gate, up = x.chunk(2, dim=1)
     return Timed(
-        lambda: activation.gated_activation(x, "silu"), 6.0 * gate.numel(), 1.5 * x.nbytes,
+        lambda: activation.gated_activation(x, "silu"), 3.0 * x.numel(), 1.5 * x.nbytes,
         {"torch": lambda: F.silu(gate) * up},
     )  # fmt: skip
 
@@ -166,33 +157,30 @@ def _varlen(
     causal = mask.get("causal", False)
     slopes = alibi_slopes(heads.num_heads).to(bench.device) if "alibi" in mask else None
     q, k, v = _projections(bench, heads, batch * length, dtype)
-    cu = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=bench.device)
-    scale = heads.head_dim**-0.5
-    args = AttentionArgs(scale, causal, window, alibi_slopes=slopes)
+    cu = cu_seqlens([length] * batch, bench.device)
+    args = AttentionArgs(heads.scale, causal, window, alibi_slopes=slopes)
     places = torch.arange(length, device=bench.device)
     offset = places - places[:, None]
-    hidden = (offset > 0) if causal else torch.zeros_like(offset, dtype=torch.bool)
-    if window is not None:
-        hidden = hidden | (offset.abs() >= window)
+    hidden = offset.abs() >= (window or length)
+    if causal:
+        hidden |= offset > 0
     bias = None
     if window is not None or slopes is not None:
-        bias = torch.zeros(1, 1, length, length, device=bench.device)
-        if slopes is not None:
-            bias = bias - slopes.view(1, -1, 1, 1) * offset.abs()
-        bias = bias.masked_fill(hidden, float("-inf")).to(dtype)
+        slope = 0.0 if slopes is None else slopes.view(1, -1, 1, 1)
+        bias = (-slope * offset.abs()).masked_fill(hidden, float("-inf")).to(dtype)
     batched = [x.view(batch, length, -1, heads.head_dim).transpose(1, 2) for x in (q, k, v)]
     side = -1 if window is None else window - 1
     peers: dict[str, Call] = {
         "sdpa": lambda: F.scaled_dot_product_attention(
-            *batched, attn_mask=bias, is_causal=causal and bias is None, scale=scale,
+            *batched, attn_mask=bias, is_causal=causal and bias is None, scale=heads.scale,
             enable_gqa=heads.num_heads != heads.num_kv_heads,
         ),
         "torch-flash": lambda: torch.ops.aten._flash_attention_forward(
-            q, k, v, cu, cu, length, length, 0.0, causal, False, scale=scale,
+            q, k, v, cu, cu, length, length, 0.0, causal, False, scale=heads.scale,
             window_size_left=side, window_size_right=0 if causal else side, alibi_slopes=slopes,
         ),
         "flash-attn": _flash_attn(
-            "flash_attn_varlen_func", q, k, v, cu, cu, length, length, softmax_scale=scale,
+            "flash_attn_varlen_func", q, k, v, cu, cu, length, length, softmax_scale=heads.scale,
             causal=causal, window_size=(side, 0 if causal else side), alibi_slopes=slopes,
         ),
     }  # fmt: skip
@@ -204,14 +192,8 @@ def _varlen(
 
 
 def _flash_attn(name: str, *arguments: Any, **options: Any) -> Call:
-    """A function of the flash-attn package; raises when it is called and not installed."""
-
-    def call() -> object:
-        if importlib.util.find_spec("flash_attn") is None:
-            raise ImportError("flash-attn is not installed")
-        return getattr(importlib.import_module("flash_attn"), name)(*arguments, **options)
-
-    return call
+    """A call of the flash-attn package; raises ImportError if it is not installed."""
+    return lambda: getattr(importlib.import_module("flash_attn"), name)(*arguments, **options)
 
 
 def _caches(bench: Bench, heads: Heads, num_blocks: int, dtype: torch.dtype) -> list[Tensor]:
@@ -222,11 +204,11 @@ def _caches(bench: Bench, heads: Heads, num_blocks: int, dtype: torch.dtype) -> 
 def _paged(
     bench: Bench, heads: Heads, batch: int, context: int, num_new: int, dtype: torch.dtype
 ) -> tuple[Tensor, PagedKV, Tensor]:
-    """q, what it attends to (blocks in random order), and cu_seqlens."""
+    """q, the cache it attends to (blocks in random order), and cu_seqlens."""
     blocks = -(-context // _BLOCK)
     caches = _caches(bench, heads, batch * blocks, dtype)
     table = torch.randperm(batch * blocks, device=bench.device).int().view(batch, blocks)
-    ends = torch.arange(0, batch * num_new + 1, num_new, dtype=torch.int32, device=bench.device)
+    ends = cu_seqlens([num_new] * batch, bench.device)
     lengths = torch.full((batch,), context, dtype=torch.int32, device=bench.device)
     q = _randn(bench, batch * num_new, heads.num_heads, heads.head_dim, dtype=dtype)
     return q, PagedKV(*caches, table, lengths), ends
@@ -235,41 +217,37 @@ def _paged(
 def _prefill(heads: Heads, batch: int, bench: Bench, dtype: torch.dtype) -> Timed:
     heads, batch, context, num_new = bench.choose((heads, batch, 2048, 512), (_DRY, 2, 20, 5))
     q, kv, ends = _paged(bench, heads, batch, context, num_new, dtype)
-    scale = heads.head_dim**-0.5
-    k, v = (x.flatten(0, 1)[: batch * context] for x in (kv.keys, kv.values))
     key_ends = ends // num_new * context
+    k, v = (x.flatten(0, 1)[: batch * context] for x in (kv.keys, kv.values))
     pairs = num_new * (context - num_new) + num_new * (num_new + 1) // 2
     return Timed(
-        lambda: flash.paged_prefill(q, kv, ends, AttentionArgs(scale, causal=True)),
+        lambda: flash.paged_prefill(q, kv, ends, AttentionArgs(heads.scale, causal=True)),
         4.0 * batch * heads.num_heads * heads.head_dim * pairs,
         2.0 * q.nbytes + k.nbytes + v.nbytes,
-        {
-            "torch-flash, not paged": lambda: torch.ops.aten._flash_attention_forward(
-                q, k, v, ends, key_ends, num_new, context, 0.0, True, False, scale=scale
-            )
-        },
+        {"torch-flash, not paged": lambda: torch.ops.aten._flash_attention_forward(
+            q, k, v, ends, key_ends, num_new, context, 0.0, True, False, scale=heads.scale,
+        )},
     )  # fmt: skip
 
 
 def _decode(heads: Heads, batch: int, context: int, bench: Bench, dtype: torch.dtype) -> Timed:
     heads, batch, context = bench.choose((heads, batch, context), (_DRY, 2, 32))
     q, kv, ends = _paged(bench, heads, batch, context, 1, dtype)
-    scale = heads.head_dim**-0.5
     shape = (batch, context, heads.num_kv_heads, heads.head_dim)
     k, v = (x.view(shape) for x in (kv.keys, kv.values))
     query = q.unsqueeze(1)
     return Timed(
-        lambda: flash.paged_decode(q, kv, ends, AttentionArgs(scale, causal=True)),
+        lambda: flash.paged_decode(q, kv, ends, AttentionArgs(heads.scale, causal=True)),
         4.0 * batch * context * heads.num_heads * heads.head_dim,
         2.0 * q.nbytes + k.nbytes + v.nbytes,
         {
             "sdpa, not paged": lambda: F.scaled_dot_product_attention(
-                query.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale,
+                query.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=heads.scale,
                 enable_gqa=heads.num_heads != heads.num_kv_heads,
             ),
             "flash-attn, not paged": _flash_attn(
                 "flash_attn_with_kvcache", query, k, v, cache_seqlens=kv.seq_lens,
-                softmax_scale=scale,
+                softmax_scale=heads.scale,
             ),
         },
     )  # fmt: skip
@@ -281,22 +259,20 @@ def _quantized(bits: int, rows: int, bench: Bench, dtype: torch.dtype) -> Timed:
     packed = quantized.pack_linear(weight, None, f"int{bits}", bench.choose(128, 32))
     assert packed is not None
     x = _randn(bench, rows, inputs, dtype=dtype)
-    num_bytes = float(sum(t.nbytes for t in packed.tensors) + x.nbytes + 2 * rows * outputs)
     return Timed(
-        lambda: packed.forward(x), 2.0 * rows * weight.numel(), num_bytes,
+        lambda: packed.forward(x), 2.0 * rows * weight.numel(),
+        float(sum(t.nbytes for t in packed.tensors) + x.nbytes + 2 * rows * outputs),
         {"torch, dense": lambda: F.linear(x, weight)},
     )  # fmt: skip
 
 
 def _experts(rows: int, bench: Bench, dtype: torch.dtype) -> Timed:
-    """Eight experts, two for each token; the traffic is that of the experts that are reached."""
+    """Eight experts, two for each token; the traffic is that of the experts that are used."""
     rows, hidden, inter = bench.choose((rows, 4096, 14336), (min(rows, 3), 32, 48))
-
-    def layers(outputs: int, inputs: int) -> tuple[PackedLinear, ...]:
-        weights = [_randn(bench, outputs, inputs, dtype=dtype) * inputs**-0.5 for _ in range(8)]
-        return tuple(quantized.GpuDense(inputs, outputs, (w,), None) for w in weights)
-
-    sides = (layers(2 * inter, hidden), layers(hidden, inter))
+    sides = [
+        dense([_randn(bench, n, m, dtype=dtype) * m**-0.5 for _ in range(8)])
+        for n, m in ((2 * inter, hidden), (hidden, inter))
+    ]
     x, logits = (_randn(bench, rows, n, dtype=dtype) for n in (hidden, 8))
     packed = moe.pack_experts(x, *sides)
     assert packed is not None

@@ -1,8 +1,8 @@
-"""How the GPU benchmark times calls, what the device can reach at most, and how results are kept.
+"""How the GPU benchmark times calls, measures the device's ceilings, and stores results.
 
-On a GPU, calls are timed with events and, where they can be captured, replayed from a graph, so
-that launching costs nothing: a model's step is replayed as well. In a dry run everything is the
-same except for the clock and the sizes, and kernels are interpreted on the CPU.
+On a GPU, calls are timed with events and, if they can be captured, replayed from a graph, so that
+launches cost nothing, as in a model's step. A dry run only differs in its clock and sizes, and its
+kernels are interpreted on the CPU.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from typing import Any, TypeVar
 
 import torch
 
-# What a phase finds, one after the other: JSON objects with the same keys within a phase.
+# One result of a phase, as a JSON object; all rows of a phase have the same keys.
 Row = dict[str, Any]
 Case = TypeVar("Case")
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# More than any second-level cache holds.
+# Larger than any second-level cache.
 _FLUSH_BYTES = 256 << 20
 _SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the device reaches at most, measured: FLOP/s by dtype, and bytes/s of memory."""
+    """Measured ceilings of the device: FLOP/s by dtype, and bytes/s of memory."""
 
     flops: Mapping[str, float]
     bytes_per_s: float
 
     def limit_us(self, dtype: str, flops: float, num_bytes: float) -> float:
-        """The least time that products and traffic leave, in microseconds."""
+        """The shortest possible time for products and memory traffic, in microseconds."""
         return 1e6 * max(flops / self.flops[dtype], num_bytes / self.bytes_per_s)
 
 
@@ -53,7 +53,7 @@ class Bench:
 
     @property
     def mode(self) -> str:
-        """``dry`` or ``gpu``, as every phase's JSON has it."""
+        """``dry`` or ``gpu``, as in the JSON of each phase."""
         return "dry" if self.is_dry else "gpu"
 
     def choose(self, full: Case, dry: Case) -> Case:
@@ -82,9 +82,9 @@ class Bench:
         return found, "events" if captured is None else "graph"
 
     def event_us(self, call: Callable[[], object]) -> float:
-        """The median of as many calls as fit the time, each after the caches were overwritten.
+        """The median of as many calls as fit the time, each after the caches were emptied.
 
-        They are overwritten by reads: a call would have to write back what writes leave behind.
+        Reads empty them: after writes, the call would have to write the caches back.
         """
         flush = torch.zeros(_FLUSH_BYTES // 4, dtype=torch.float32, device=self.device)
         once = max(_spans(call, flush, 3))
@@ -92,13 +92,13 @@ class Bench:
         return statistics.median(_spans(call, flush, count))
 
     def release(self) -> None:
-        """Gives the memory of finished cases back."""
+        """Frees the memory of finished cases."""
         if not self.is_dry:
             torch.cuda.empty_cache()
 
 
 def attempt(row: Row, work: Callable[[], Row]) -> Row:
-    """``row`` with what ``work`` finds, or with ``failed``: a failing case does not end a phase."""
+    """``row`` with the results of ``work``, or with ``failed``: an error does not end a phase."""
     try:
         return {**row, **work()}
     except Exception as error:
@@ -107,8 +107,8 @@ def attempt(row: Row, work: Callable[[], Row]) -> Row:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Within, new memory is full of NaN (of the largest integer), so that an output that a kernel
-    leaves out shows."""
+    """Within, new memory is filled with NaN (the largest integer), which shows if a kernel does not
+    write an output."""
     deterministic = torch.utils.deterministic  # type: ignore[attr-defined]
     before = deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -123,7 +123,7 @@ def poisoned() -> Iterator[None]:
 class Report:
     """The JSON file of a run: ``phases`` by name, each with its mode and rows.
 
-    Written after every row, under another name first: a run that is cut off keeps what it has.
+    Written after every row, first under another name, so that an interrupted run keeps its rows.
     """
 
     def __init__(self, path: Path, mode: str) -> None:
@@ -133,7 +133,7 @@ class Report:
             self.phases = json.loads(path.read_text())["phases"]
 
     def run(self, name: str, rows: Iterator[Row], deadline_s: float) -> None:
-        """Replaces a phase by its new rows, as far as they come before the deadline."""
+        """Replaces a phase by its new rows, up to the deadline."""
         start, found = time.monotonic(), list[Row]()
         phase: dict[str, Any] = {
             "mode": self._mode, "started": datetime.now().isoformat(timespec="seconds"),
@@ -166,7 +166,7 @@ def _brief(row: Row) -> str:
 
 
 def _measure_peaks(bench: Bench) -> Peaks:
-    """Products of large matrices; a copy of memory, and a sum that only reads it."""
+    """Products of large matrices, a copy of memory, and a sum, which only reads memory."""
     size = bench.choose(8192, 64)
     flops = {}
     for name, dtype in DTYPES.items():
@@ -174,7 +174,7 @@ def _measure_peaks(bench: Bench) -> Peaks:
         flops[name] = 2e6 * size**3 / bench.time_us(lambda x=x: x @ x)[0]
     source = torch.ones(bench.choose(1 << 30, 1 << 14), dtype=torch.float32, device=bench.device)
     target = torch.empty_like(source)
-    # In a graph a copy may go to the copy engines, which are slower.
+    # In a graph, a copy may use the copy engines, which are slower.
     time_us = _host_us if bench.is_dry else bench.event_us
     copied = 2 * source.nbytes / time_us(lambda: target.copy_(source))
     read = source.nbytes / time_us(source.sum)
@@ -188,7 +188,7 @@ def _host_us(call: Callable[[], object]) -> float:
 
 
 def _captured(call: Callable[[], object]) -> Callable[[], object] | None:
-    """The call's launches as a graph; None where it waits for the device."""
+    """The call's launches as a graph; None if the call waits for the device."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
@@ -199,7 +199,7 @@ def _captured(call: Callable[[], object]) -> Callable[[], object] | None:
         with torch.cuda.graph(graph):
             call()
     except Exception:
-        # A capture that fails leaves its stream as the current one.
+        # After a failed capture, its stream is still the current one.
         torch.cuda.set_stream(torch.cuda.default_stream())
         torch.cuda.synchronize()
         return None

@@ -1,20 +1,23 @@
-"""Whole models on a GPU: decoding and prefill in the engine, encoders, and a server of all that.
+"""Whole models on a GPU: decoding and prefill in the engine, and encoders.
 
-Models have the sizes of published ones and random weights, made on the device. Limits are the least
-time that their weights, their cache and their products leave.
+Models have the sizes of published ones and random weights, made on the device. Limits are the
+shortest possible time for reading their weights and cache, and for their products.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from gpu_inputs import cu_seqlens
 from gpu_measure import DTYPES, Bench, Row, attempt
 from random_weights import random_model
 
@@ -34,34 +37,13 @@ from atoll_kernels import dispatch
 from atoll_kernels.backends import KernelPolicy
 
 _BLOCK = 16
-_LLAMA = {
-    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+# Published configurations, by the files in ``_CONFIGS``.
+GENERATORS = {
+    "Llama-2-7B": "meta-llama__Llama-2-7b-hf", "Mistral-7B": "mistralai__Mistral-7B-v0.1",
+    "StarCoder": "bigcode__starcoder", "Falcon-40B": "tiiuae__falcon-40b",
+    "Mixtral-8x7B": "mistralai__Mixtral-8x7B-Instruct-v0.1",
 }  # fmt: skip
-
-_MISTRAL = {
-    **_LLAMA, "model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8,
-    "max_position_embeddings": 32768, "sliding_window": 4096,
-}  # fmt: skip
-
-GENERATORS: dict[str, Mapping[str, Any]] = {
-    "Llama-2-7B": _LLAMA,
-    "Mistral-7B": _MISTRAL,
-    "StarCoder": {
-        "model_type": "gpt_bigcode", "vocab_size": 49152, "n_embd": 6144, "n_layer": 40,
-        "n_head": 48, "n_inner": 24576, "n_positions": 8192, "multi_query": True,
-    },
-    "Falcon-40B": {
-        "model_type": "falcon", "vocab_size": 65024, "hidden_size": 8192, "num_hidden_layers": 60,
-        "num_attention_heads": 128, "num_kv_heads": 8, "new_decoder_architecture": True,
-        "alibi": False, "bias": False, "parallel_attn": True,
-    },
-    "Mixtral-8x7B": {
-        **_MISTRAL, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2,
-        "sliding_window": None,
-    },
-}  # fmt: skip
+_CONFIGS = Path(__file__).resolve().parents[2] / "tests" / "data" / "hub_configs"
 
 _BERT = {
     "model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "intermediate_size": 3072,
@@ -83,17 +65,17 @@ _DRY = {
     "sliding_window": 16, "num_local_experts": 3, "num_kv_heads": 1,
 }  # fmt: skip
 
-# Shares of the limit that are aimed at.
+# Shares of the limit to reach.
 DECODE_GOALS = {1: 0.75, 64: 0.6, 256: 0.55}
 ENCODER_GOALS = {512: 0.5}
 
 
 def decoding(bench: Bench) -> Iterator[Row]:
-    """Rows: model, dtype, batch, context, graphs (how many were captured), us (a step), us_eager
-    (one without graphs), tokens_per_s, limit_tokens_per_s, share, goal."""
-    for name, raw in GENERATORS.items():
+    """Rows: model, dtype, batch, context, graphs (number captured), us (per step), us_eager
+    (without graphs), tokens_per_s, limit_tokens_per_s, share, goal."""
+    for name, file in GENERATORS.items():
         with _own_kernels(bench):
-            model = _model(bench, raw, DECODERS, "bf16")
+            model = _model(bench, _config(file), DECODERS, "bf16")
         for batch in bench.choose((1, 64, 256), (2,)):
             row: Row = {"model": name, "dtype": "bf16", "batch": batch}
             yield attempt(row, partial(_decode, bench, model, batch))
@@ -104,9 +86,9 @@ def decoding(bench: Bench) -> Iterator[Row]:
 
 def prefill(bench: Bench) -> Iterator[Row]:
     """Rows: model, dtype, prompts, context, us, tokens_per_s, limit_tokens_per_s, share, goal."""
-    for name, raw in GENERATORS.items():
+    for name, file in GENERATORS.items():
         row: Row = {"model": name, "dtype": "bf16", "goal": None}
-        yield attempt(row, partial(_prefill, bench, raw))
+        yield attempt(row, partial(_prefill, bench, _config(file)))
         bench.release()
 
 
@@ -122,7 +104,7 @@ def encoders(bench: Bench) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Work:
-    """What a token costs: parameters that it is multiplied with, and bytes that a step reads."""
+    """A token's cost: the parameters it is multiplied with, and the bytes that a step reads."""
 
     parameters: float
     weight_bytes: float
@@ -133,22 +115,22 @@ class _Silent:
     """A request's sink."""
 
     def on_prompt(self, logprobs: list[Token]) -> None:
-        """Not asked for."""
+        """Ignores the prompt's logprobs."""
 
     def on_token(self, token: Token) -> None:
-        """Not kept."""
+        """Ignores the token."""
 
     def on_finished(self, outcome: Outcome) -> None:
-        """Done."""
+        """Ignores the end."""
 
     def on_failed(self, error: Exception) -> None:
-        """A failing step fails the case."""
+        """Lets a failed step fail the case."""
         raise error
 
 
 @contextmanager
 def _own_kernels(bench: Bench) -> Iterator[None]:
-    """The kernels for GPUs, interpreted where there is none."""
+    """Within, the kernels for GPUs are used; without a GPU, they are interpreted."""
     if bench.is_dry:
         dispatch.configure(KernelPolicy(family="gpu"))
     try:
@@ -156,6 +138,11 @@ def _own_kernels(bench: Bench) -> Iterator[None]:
             yield
     finally:
         dispatch.configure(KernelPolicy())
+
+
+def _config(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((_CONFIGS / f"{file}.json").read_text())
+    return found
 
 
 def _model(bench: Bench, raw: Mapping[str, Any], table: Mapping[str, str], dtype: str) -> Any:
@@ -187,7 +174,7 @@ def _submit(core: EngineCore, vocab: int, count: int, length: int, new_tokens: i
 
 
 def _decode(bench: Bench, model: Any, batch: int) -> Row:
-    """The same requests go on decoding, first launch by launch, then from graphs."""
+    """The same requests are decoded first without graphs, then with them."""
     context, steps, new_tokens = bench.choose((512, 32, 128), (9, 1, 8))
     with _own_kernels(bench):
         blocks = batch * (-(-(context + new_tokens) // _BLOCK) + 1)
@@ -212,7 +199,7 @@ def _decode(bench: Bench, model: Any, batch: int) -> Row:
 
 
 def _median_step(bench: Bench, core: EngineCore, count: int) -> float:
-    """Microseconds; the first step is not counted."""
+    """Microseconds; the first step does not count."""
     return statistics.median([_timed(bench, partial(_step, core)) for _ in range(1 + count)][1:])
 
 
@@ -232,7 +219,7 @@ def _timed(bench: Bench, call: Callable[[], object]) -> float:
 
 
 def _work(model: Any, rows: int) -> Work:
-    """Of a batch of rows; embeddings are looked up, not read."""
+    """The work of a batch of rows; embeddings are looked up, not read."""
     parameters = num_bytes = 0.0
     shares = {}
     for module in model.modules():
@@ -259,7 +246,7 @@ def _decode_limit(bench: Bench, model: Any, batch: int, context: int) -> float:
 
 
 def _prefill(bench: Bench, raw: Mapping[str, Any]) -> Row:
-    """Prompts of equal length in one step; the head sees only their last tokens."""
+    """Prompts of equal length in one step; the head is applied only to their last tokens."""
     count, length = bench.choose((4, 2048), (1, 9))
     with _own_kernels(bench):
         model = _model(bench, raw, DECODERS, "bf16")
@@ -283,12 +270,12 @@ def _prefill(bench: Bench, raw: Mapping[str, Any]) -> Row:
 
 
 def _encode(bench: Bench, raw: Mapping[str, Any], length: int) -> Row:
-    """Forwards of 16384 tokens, and the first token's vector of each text."""
+    """Forward passes of 16384 tokens, including the first token's vector of each text."""
     batch = bench.choose(16384, 12) // length
     with _own_kernels(bench):
         model = _model(bench, raw, ENCODERS, "fp16")
         c, count = model.config, batch * length
-        ends = torch.arange(0, count + 1, length, dtype=torch.int32, device=bench.device)
+        ends = cu_seqlens([length] * batch, bench.device)
         packed = Batch(
             torch.randint(c.vocab_size, (count,), device=bench.device),
             torch.arange(length, device=bench.device).repeat(batch), ends, length - 1,

@@ -1,4 +1,4 @@
-"""What the GPU benchmark found: tables in the terminal, a page, a plot beside the limits."""
+"""Results of the GPU benchmark: tables in the terminal, a page, and a plot."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.measure import markdown
+
 Phases = Mapping[str, Mapping[str, Any]]
 
-# Columns of a phase's table; what a row lacks is left empty.
+# Columns of a phase's table; cells without a value are empty.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "environment": ("name", "value"),
     "correctness": ("kernel", "case", "dtype", "error", "tolerance", "correct", "failed"),
@@ -65,7 +67,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def page(phases: Phases) -> str:
-    """The same as markdown: what it ran on, and a table for each phase that found something."""
+    """The same as markdown: the environment, and a table for each phase that has rows."""
     parts = ["# On a GPU"]
     if phases.get("environment", {}).get("is_complete"):
         parts.append(_device(phases["environment"]))
@@ -101,24 +103,25 @@ def _markdown(name: str, phase: Mapping[str, Any]) -> str:
 
 
 def _errors(phase: Mapping[str, Any]) -> str:
-    """A row per kernel: its cases, and the largest error of each dtype as a share of what the
-    dtype may have."""
+    """A row per kernel: its cases, and the largest error of each dtype as a share of the dtype's
+    tolerance."""
     shares: dict[str, dict[str, list[float]]] = {}
     for row in phase["rows"]:
         share = row["error"] / (row["tolerance"] or 1.0) if "error" in row else float("inf")
         shares.setdefault(row["kernel"], {}).setdefault(row["dtype"], []).append(share)
-    lines = ["| kernel | cases | fp32 | fp16 | bf16 |", "|-|-:|-:|-:|-:|"]
+    rows = []
     for kernel, found in shares.items():
         worst = (f"{max(found[d]):.0%}" if d in found else "" for d in ("fp32", "fp16", "bf16"))
-        lines.append(f"| {kernel} | {sum(map(len, found.values()))} | {' | '.join(worst)} |")
+        rows.append((kernel, str(sum(map(len, found.values()))), *worst))
     return (
         "Against float64, with outputs full of NaN beforehand: the largest error as a share of the "
-        "tolerance (2e-6, 2e-3 and 1e-2 of the largest value).\n\n" + "\n".join(lines)
+        "tolerance (2e-6, 2e-3 and 1e-2 of the largest value).\n\n"
+        + markdown(("kernel", "cases", "fp32", "fp16", "bf16"), rows)
     )
 
 
 def plot(path: Path, phases: Phases) -> None:
-    """Shares of the limit of every measured row, its goal marked, as SVG; nothing without rows."""
+    """Shares of the limit of all measured rows with their goals, as SVG; nothing without rows."""
     import matplotlib
 
     matplotlib.use("svg")

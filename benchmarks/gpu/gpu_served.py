@@ -1,4 +1,4 @@
-"""A Llama behind tritonserver on a GPU, beside the engine alone."""
+"""A Llama behind tritonserver on a GPU."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def serving(bench: Bench) -> Iterator[Row]:
 
 
 def _served(bench: Bench, scratch: Path) -> Iterator[Row]:
-    from generate import Streams, served
+    from harness.served import DTYPES, server_of
+    from harness.streams import Streams
 
     name, dtype = bench.choose(("Llama 1.1B", "bf16"), ("tiny Llama", "fp32"))
     folder = _tiny_llama(scratch) if bench.is_dry else _llama(scratch, bench.device)
     length, new_tokens = bench.choose((64, 64), (8, 4))
-    with served(folder, [dtype], cache_tokens=None) as server:
+    settings = {"dtype": DTYPES[dtype], "prefix_caching": "false"}
+    with server_of({dtype: (folder, settings)}) as server:
         for concurrency in bench.choose((1, 32, 128), (2,)):
             streams = Streams(server.grpc_url, dtype)
             prompts = torch.randint(3, bench.choose(20000, 96), (concurrency, length)).tolist()
@@ -48,19 +50,13 @@ def _served(bench: Bench, scratch: Path) -> Iterator[Row]:
 
 
 def _llama(folder: Path, device: torch.device) -> Path:
-    """A checkpoint of TinyLlama's sizes with random weights; words are numbers."""
+    """TinyLlama's sizes with random weights, and a vocabulary of numbers."""
+    from harness.models import save_random_llama
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
-        num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-    )  # fmt: skip
-    with device:
-        LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    save_random_llama(folder, 32000, device)
     tokenizer = Tokenizer(WordLevel({str(i): i for i in range(32000)}, unk_token="0"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,9 +1,9 @@
-"""A peer in a process of its own, so that no other contestant's threads slow it down.
+"""A peer in its own process, so that the threads of other contestants do not slow it down.
 
-libgomp counts the threads of every OpenMP pool of its process; once they are more than the cores,
-workers no longer wait awake, and each parallel region pays for waking them. And where they do, they
-keep cores from the threads of others that have no OpenMP. A peer is built once,
-sleeps on a pipe between its calls, and ends with its parent. Its calls are timed where they run.
+libgomp counts the threads of all OpenMP pools of its process; once there are more than cores, idle
+workers no longer spin, and each parallel region pays for waking them. Workers that do spin take
+cores from threads that do not use OpenMP. A peer is built once, sleeps on a pipe between its calls,
+and ends with its parent. Its calls are timed in its own process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAVE_SECONDS = 10
 
 @runtime_checkable
 class Timed(Protocol):
-    """A function that times its own calls, where they run."""
+    """A function that times its own calls, for example in another process."""
 
     def timed(self, calls: int, *arguments: Any) -> tuple[Any, float]: ...
 
@@ -35,7 +35,7 @@ class Timed(Protocol):
 class Apart(Generic[Answer]):
     """The function that ``build(*arguments)`` returns, in a process that the context starts.
 
-    ``build`` is a function of a module; what goes in and out of a call is pickled.
+    ``build`` is a module's function; arguments and results of calls are pickled.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Apart(Generic[Answer]):
         )
 
     def __enter__(self) -> Apart[Answer]:
-        """Returns once it is built."""
-        # Atoll sets it for itself (``atoll/__init__.py``); a peer gets its library's default.
+        """Returns once the function is built."""
+        # Atoll sets this variable itself (``atoll/__init__.py``); a peer gets libgomp's default.
         spin = os.environ.get("GOMP_SPINCOUNT")
         if not self._name.startswith("Atoll"):
             os.environ.pop("GOMP_SPINCOUNT", None)
         self._process.start()
         if spin is not None:
             os.environ["GOMP_SPINCOUNT"] = spin
-        # Only the child may hold its end, or its death would not be seen.
+        # If this process kept the child's end open, the end of the child would go unnoticed.
         self._theirs.close()
         self._received()
         return self
@@ -69,12 +69,12 @@ class Apart(Generic[Answer]):
         self._process.join()
 
     def __call__(self, *arguments: Any) -> Answer:
-        """Raises RuntimeError with the text of what went wrong there."""
+        """Raises RuntimeError: the call failed in the process; has its traceback."""
         return self.timed(1, *arguments)[0]
 
     def timed(self, calls: int, *arguments: Any) -> tuple[Answer, float]:
-        """As the function ``timed``, by the child's clock: the pipe takes none of its time."""
-        with suppress(BrokenPipeError):  # what it left behind says more
+        """Like the function ``timed``, by the child's clock, so that the pipe is not included."""
+        with suppress(BrokenPipeError):  # its exit status, or its last answer, says more
             self._pipe.send((calls, arguments))
         found: tuple[Answer, float] = self._received()
         return found
@@ -92,7 +92,7 @@ class Apart(Generic[Answer]):
 
 
 def timed(calls: int, function: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]:
-    """The answer of the last of ``calls`` calls, and the seconds of all of them."""
+    """The result of the last of ``calls`` calls, and the seconds that all of them took."""
     if isinstance(function, Timed):
         found: tuple[Answer, float] = function.timed(calls, *arguments)
         return found
@@ -105,7 +105,7 @@ def timed(calls: int, function: Callable[..., Answer], *arguments: Any) -> tuple
 def contestant(
     units: float, function: Callable[..., object], *arguments: Any, calls: int = 1
 ) -> Contestant:
-    """``units`` are what the calls do together."""
+    """A contestant that calls a function; ``units``: of all its calls together."""
     return lambda: Work(units, timed(calls, function, *arguments)[1])
 
 
@@ -113,9 +113,9 @@ def contestant(
 def started(
     packages: Mapping[str, str], build: Callable[..., Callable[..., Answer]], *arguments: Any
 ) -> Iterator[dict[str, Apart[Answer]]]:
-    """Every peer, by its name, that ``build(name, *arguments)`` makes and whose package is there.
+    """The peers that ``build(name, *arguments)`` makes, by name, if their packages are installed.
 
-    One after the other, so that one at a time holds what conversion and loading take.
+    They are started one after the other, since converting and loading takes memory.
     """
     with ExitStack() as stack:
         peers = {}
@@ -130,8 +130,8 @@ def started(
 def _serve(
     pipe: Connection, build: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]
 ) -> None:
-    """The child: answers until the other end of the pipe is closed."""
-    # Ctrl-C reaches the whole group; the parent decides what it means.
+    """Runs in the child: answers until the other end of the pipe is closed."""
+    # Ctrl-C reaches the whole process group; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     function, error = _attempt(build, *arguments)
     with suppress(EOFError, ConnectionError):
@@ -142,7 +142,7 @@ def _serve(
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
-    """What it returns, or the text of what it raises."""
+    """The function's result, or the traceback of its error."""
     try:
         return function(*arguments), None
     except Exception:

@@ -1,8 +1,8 @@
 """How every benchmark measures: contestants take turns in one run, and medians are compared.
 
-A contestant is a name and a function that does the whole workload once and returns how many units
-(sentences, tokens) it did, or these with the time it took where it runs elsewhere (``apart.py``).
-Turns are interleaved, so that a slow minute of the machine hits all.
+A contestant is a name and a function that does the whole workload once. It returns how many units
+(sentences, tokens) it processed or, if it runs in another process (``apart.py``), a ``Work``. Turns
+are interleaved, so that a slow minute of the machine affects all contestants.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 
 class Work(NamedTuple):
-    """What a contestant did, and the seconds it took by its own clock."""
+    """The units that a contestant processed, and the seconds it took by its own clock."""
 
     units: float
     seconds: float
@@ -69,22 +69,37 @@ def race(contestants: Mapping[str, Contestant], unit: str, rounds: int = 3) -> l
     return list(results.values())
 
 
+def call_times_ms(function: Callable[[], object], count: int) -> list[float]:
+    """Milliseconds of each of ``count`` calls."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table; all columns but the first are aligned right."""
+    lines = [f"| {' | '.join(titles)} |", f"|-|{'-:|' * (len(titles) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def table(results: Sequence[Result], baseline: str) -> str:
     """A markdown table, fastest first, with the ratio to ``baseline``."""
     more = list(dict.fromkeys(title for r in results for title in r.cells))
     base = next(r.median for r in results if r.name == baseline)
     titles = ["", results[0].unit, f"x {baseline}", "spread", *more]
-    lines = [f"| {' | '.join(titles)} |", f"|-|{'-:|' * (len(titles) - 1)}"]
+    rows = []
     for r in sorted(results, key=lambda r: -r.median):
         cells = [r.name, f"{r.median:.1f}", f"{r.median / base:.2f}", f"{r.spread:.0%}"]
-        cells += [r.cells.get(title, "") for title in more]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([*cells, *(r.cells.get(title, "") for title in more)])
+    return markdown(titles, rows)
 
 
 def plot(path: Path, races: Mapping[str, Sequence[Result]], ours: str) -> None:
-    """Horizontal bars of every race, fastest on top, as SVG. Names that begin with ``ours`` stand
-    out."""
+    """Horizontal bars of every race, fastest on top, as SVG; names with the prefix ``ours`` are
+    highlighted."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -120,7 +135,7 @@ def machine() -> str:
 
 
 def versions(packages: Sequence[str]) -> str:
-    """Installed versions of the packages that took part."""
+    """Installed versions of the packages."""
     found = []
     for package in packages:
         try:

@@ -1,61 +1,42 @@
-"""Asking the embedder of a server from a benchmark: many requests at once."""
+"""Checkpoints behind a real server, and an embedder of that server."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as triton
-from harness.measure import Contestant
+from harness.texts import Embed, Floats, in_batches
 
-EMBEDDER = "all-minilm-l6-v2"
-EMBEDDER_ID = "sentence-transformers/all-MiniLM-L6-v2"
-GENERATOR_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+from atoll.catalogue import entry_for, read_model
+from atoll.launcher import ServerOptions, ServerProcess
+
+# Names of dtypes in the results -> their setting.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
 
-def embed_through_server(url: str, documents: list[str], rows: int = 32) -> Contestant:
-    """All documents in requests of ``rows``, eight in flight."""
+def server_of(models: Mapping[str, tuple[Path, Mapping[str, str]]]) -> ServerProcess:
+    """A server, which ``with`` starts.
+
+    models: the checkpoint and the settings of each entry, by its name.
+    """
+    entries = tuple(
+        entry_for(str(folder), read_model(folder), name=name, settings=settings)
+        for name, (folder, settings) in models.items()
+    )
+    return ServerProcess(ServerOptions.on_free_ports(entries=entries, watch_interval_s=0))
+
+
+def through_server(url: str, model: str) -> Embed:
+    """Embeds by requests over gRPC."""
     client = triton.InferenceServerClient(url)
-    batches = [documents[i : i + rows] for i in range(0, len(documents), rows)]
 
-    def run() -> float:
-        def one(batch: list[str]) -> None:
-            data = np.array(batch, dtype=object).reshape(-1, 1)
-            tensor = triton.InferInput("text_input", list(data.shape), "BYTES")
-            tensor.set_data_from_numpy(data)
-            assert client.infer(EMBEDDER, [tensor]).as_numpy("embedding").shape[0] == len(batch)
+    def embed(documents: list[str]) -> Floats:
+        data = np.array(documents, dtype=object).reshape(-1, 1)
+        tensor = triton.InferInput("text_input", list(data.shape), "BYTES")
+        tensor.set_data_from_numpy(data)
+        vectors: Floats = client.infer(model, [tensor]).as_numpy("embedding")
+        return vectors
 
-        in_parallel(batches, one, workers=8)
-        return len(documents)
-
-    return run
-
-
-def in_parallel(items: list[Any], work: Callable[[Any], None], workers: int) -> None:
-    """``work`` on every item by ``workers`` threads; the first error is raised."""
-    todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    errors: list[BaseException] = []
-    for item in items:
-        todo.put(item)
-
-    def loop() -> None:
-        while not errors:
-            try:
-                item = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                work(item)
-            except BaseException as error:
-                errors.append(error)
-
-    threads = [threading.Thread(target=loop) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    return in_batches(embed)

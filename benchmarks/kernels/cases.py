@@ -1,4 +1,4 @@
-"""A race between kernels, and how each of them is timed."""
+"""A race between kernels, and how a kernel is timed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from harness.measure import Contestant
+from harness.measure import Contestant, call_times_ms
 
 _SECONDS = 0.03
 
 
 @dataclass(frozen=True)
 class Case:
-    """One race. ceilings: what each contestant could reach at most, in the unit."""
+    """One race. ceilings: the most that each contestant could reach, in the unit."""
 
     title: str
     unit: str
@@ -24,18 +24,16 @@ class Case:
 
 
 def repeated(work: Callable[[], object], units: float) -> Contestant:
-    """Runs ``work``, ``units`` each time, for a while, and counts what it does at its median pace.
+    """Calls ``work``, of ``units`` each, for a while; the units at the speed of the median call.
 
-    A call during which the machine did something else takes a hundred times as long as the others.
+    A call that was interrupted by another process takes a hundred times as long as the others.
     """
 
     def run() -> float:
         start = time.perf_counter()
         times: list[float] = []
         while len(times) < 5 or time.perf_counter() - start < _SECONDS:
-            before = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - before)
-        return units * (time.perf_counter() - start) / statistics.median(times)
+            times += call_times_ms(work, 1)
+        return 1000 * units * (time.perf_counter() - start) / statistics.median(times)
 
     return run

@@ -1,8 +1,8 @@
-"""Kernels at the shapes of real models, beside torch's own, and as a share of what the machine has.
+"""CPU kernels at the shapes of real models, compared with torch's own and with hardware ceilings.
 
 ``python benchmarks/kernels/cpu.py --out docs/benchmarks`` lets the implementations of every case
-take turns and writes ``kernels.json``, ``.md`` and ``.svg``. The ceilings, products of large
-matrices and the reading of memory, are measured in the same run.
+take turns and writes ``kernels.json``, ``.md`` and ``.svg``. The ceilings (products of large
+matrices, and the bandwidth of reading memory) are measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch import Tensor
 
 import atoll_kernels as kernels
 
-# Weights that a contestant goes through in turn, so that they come from memory as in a model.
+# Total size of the weights that a contestant uses in turn, so that they are read from memory.
 _WEIGHT_BYTES = 96 << 20
 _PEAK_SIZE = 2048
-# Our contestants: their scheme and dtype, what they are multiplied in, and bytes a weight.
+# Our contestants: scheme, dtype of the input, dtype of the products, and bytes per weight.
 OURS = {
     "Atoll fp32": ("dense", torch.float32, "fp32", 4.0),
     "Atoll bf16": ("dense", torch.bfloat16, "bf16", 2.0),
@@ -96,7 +96,7 @@ def measured_ceilings(rounds: int) -> tuple[list[Result], dict[str, float]]:
 
 
 def linear_cases(peaks: Mapping[str, float]) -> Iterator[Case]:
-    """Every layer at every number of rows; weights are packed when a case is reached."""
+    """Every layer with every number of rows; weights are packed when a case is reached."""
     for layer in LAYERS:
         weight = torch.randn(layer.out_features, layer.in_features) * layer.in_features**-0.5
         for rows in layer.rows:
@@ -130,7 +130,7 @@ def _copies(weight: Tensor, width: float) -> int:
 
 
 def _ceiling(peaks: Mapping[str, float], rows: int, unit: str, width: float) -> float:
-    """The less of arithmetic and of reading each weight, ``width`` bytes, once from memory."""
+    """The lower of two limits: arithmetic, and reading each weight (``width`` bytes) once."""
     return min(peaks[unit], 2 * rows * peaks["memory"] / width)
 
 

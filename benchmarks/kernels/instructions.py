@@ -1,8 +1,8 @@
-"""What each instruction set of this CPU makes of the native kernels: ``python
-benchmarks/kernels/instructions.py``.
+"""Speed of the native kernels with each instruction set of this CPU.
 
-Linear layers (bfloat16 and bytes) and packed attention of BERT's sizes, one process per
-instruction set, best of the repetitions, GFLOP/s; oneDNN's bfloat16 product beside them.
+``python benchmarks/kernels/instructions.py`` measures linear layers (bfloat16 and int8) and packed
+attention of BERT's sizes in one process per instruction set, next to oneDNN's bfloat16 product. It
+prints the best of the repetitions in GFLOP/s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 import torch
-from harness.measure import machine
+from harness.measure import call_times_ms, machine, markdown
 
 import atoll_kernels as kernels
 from atoll_kernels.cpu import linear_native_dense, linear_native_quantized, linear_onednn
@@ -34,16 +33,11 @@ HEADS = 12
 
 def best(function: Callable[[], object], flops: float, repetitions: int = 40) -> float:
     """GFLOP/s of the fastest call."""
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return flops / min(seconds) / 1e9
+    return flops / min(call_times_ms(function, repetitions)) / 1e6
 
 
 def linear_layers() -> dict[str, float]:
-    """Rates by a row's title: the mean over ``LAYERS``."""
+    """Rates by title: the mean over ``LAYERS``."""
     found: dict[str, list[float]] = {}
     for width, outs in LAYERS:
         weight = (torch.randn(outs, width) * width**-0.5).bfloat16()
@@ -90,9 +84,8 @@ def main() -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         rates[name] = json.loads(done.stdout.splitlines()[-1])
     print(f"{machine()}, {torch.get_num_threads()} threads\n")
-    print(f"| GFLOP/s | {' | '.join(names)} |\n|-|{'-:|' * len(names)}")
-    for title in rates[names[0]]:
-        print(f"| {title} | {' | '.join(f'{rates[name][title]:.0f}' for name in names)} |")
+    rows = [(title, *(f"{rates[n][title]:.0f}" for n in names)) for title in rates[names[0]]]
+    print(markdown(("GFLOP/s", *names), rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cases of ``cpu.py`` that are no products of weights: norms, gates, attention."""
+"""Cases of ``cpu.py`` other than linear layers: norms, gates, attention."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 import atoll_kernels as kernels
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Copies that a contestant goes through, so that keys and values come from memory.
+# Copies that a contestant uses in turn, so that keys and values are read from memory.
 _CACHES = 6
 _BLOCK_SIZE = 16
 
@@ -22,7 +22,7 @@ Work = Callable[[], object]
 
 
 def row_cases(peaks: Mapping[str, float]) -> Iterator[Case]:
-    """What moves rows: GB/s of all that is read and written at least."""
+    """Memory-bound kernels: GB/s of the least that has to be read and written."""
     norms = (("LayerNorm, MiniLM", 384, 4096), ("RMSNorm, Llama 1.1B", 2048, 32))
     for name, width, rows in norms:
         make = _layer_norms if name.startswith("Layer") else _rms_norms
@@ -34,7 +34,7 @@ def row_cases(peaks: Mapping[str, float]) -> Iterator[Case]:
 
 
 def attention_cases(peaks: Mapping[str, float]) -> Iterator[Case]:
-    """Packed texts by their products, and a decoding step by its bytes of keys and values."""
+    """Packed texts in GFLOP/s, and a decoding step in GB/s of keys and values."""
     for heads, dim, count, length in ((12, 32, 32, 128), (12, 64, 8, 512)):
         title = f"attention, {heads} heads of {dim}, {count} texts of {length} tokens"
         units = 4 * count * heads * length**2 * dim / 1e9
@@ -49,7 +49,7 @@ def attention_cases(peaks: Mapping[str, float]) -> Iterator[Case]:
 def _case(
     title: str, unit: str, peaks: Mapping[str, float] | float, units: float, made: dict[str, Work]
 ) -> Case:
-    """``units`` of one call; of GB/s, those of a byte per number. torch in float32 is the base."""
+    """units: of one call; for GB/s, as if each number took a byte."""
     contestants, ceilings = {}, {}
     for name, work in made.items():
         dtype = name.split()[-1]
@@ -87,7 +87,7 @@ def _gates(rows: int, width: int) -> dict[str, Work]:
 
 
 def _packed(heads: int, dim: int, count: int, length: int) -> dict[str, Work]:
-    """torch's batch needs no padding here, as all texts are of one length."""
+    """torch's batch needs no padding here, since all texts have the same length."""
     made: dict[str, Work] = {}
     bounds = torch.arange(0, (count + 1) * length, length, dtype=torch.int32)
     for name, dtype in DTYPES.items():
@@ -102,7 +102,7 @@ def _packed(heads: int, dim: int, count: int, length: int) -> dict[str, Work]:
 
 
 def _decoding(shape: tuple[int, int, int], count: int, length: int) -> dict[str, Work]:
-    """Blocks in any order for us; for torch, which has no pages, one piece per text."""
+    """Shuffled blocks for our kernel; contiguous texts for torch, which has no paged attention."""
     heads, kv_heads, dim = shape
     made: dict[str, Work] = {}
     num_blocks = count * length // _BLOCK_SIZE

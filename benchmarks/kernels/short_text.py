@@ -1,20 +1,19 @@
-"""Where one short text's time goes in the encoder engine.
+"""Where the time of one short text goes: ``python benchmarks/kernels/short_text.py``.
 
-``python benchmarks/kernels/short_text.py`` prints it.
-MiniLM without tritonserver: the whole engine (tokens to vector, over its thread), the trunk's
-forward, and the parts of one layer with their weights in the cache. Medians, and the best call.
+MiniLM without tritonserver: the whole engine (text to vector, through its thread), the trunk's
+forward pass, and the parts of one layer with their weights in the CPU's caches. It prints the
+median and the fastest call.
 """
 
 from __future__ import annotations
 
 import sys
 
-import atoll  # noqa: F401  # before torch: it says how torch's threads wait
+import atoll  # noqa: F401  # before torch: it sets how long torch's threads spin
 
 # isort: split
 import statistics
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,43 +21,34 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 import torch
-from harness.measure import machine
+from harness.measure import call_times_ms, machine, markdown
+from harness.models import EMBEDDER_ID, load_embedder
 
-from atoll.config import Settings
 from atoll.encoders.encoder import Embedder, EmbedOptions
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
 from atoll.layers import Batch
 from atoll.serving.triton.instance import in_temporary_thread
 from atoll.text.text_encoder import TextEncoder
-from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXT = "How do I bake sourdough bread at home?"
 
 
 def timed(function: Callable[[], object], repetitions: int = 600) -> str:
     """Median and best of the calls, in ms."""
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(1000 * (time.perf_counter() - start))
-    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f})"
+    times = call_times_ms(function, repetitions)
+    return f"{statistics.median(times):.3f} ({min(times):.3f})"
 
 
 def measure(dtype: str) -> dict[str, str]:
-    """Times by what was timed, each on threads that end, as a server's loading does."""
-    folder = resolve(MINILM)
-    embedder = in_temporary_thread(Embedder, folder, Settings(model_id=str(folder), dtype=dtype))
-    times = in_temporary_thread(engine_times, folder, embedder)
-    return times | in_temporary_thread(layer_times, folder, embedder)
+    """Times by name, each measured on a thread that then ends, like the one that loads a model."""
+    loaded = load_embedder(resolve(EMBEDDER_ID), dtype)
+    return in_temporary_thread(engine_times, *loaded) | in_temporary_thread(layer_times, *loaded)
 
 
-def engine_times(folder: Path, embedder: Embedder) -> dict[str, str]:
-    """From the text to its vector, over the engine's thread."""
-    tokenizer = TextEncoder(Tokenizer.load(folder).core, embedder.spec.max_length)
+def engine_times(embedder: Embedder, tokenizer: TextEncoder) -> dict[str, str]:
+    """From the text to its vector, through the engine's thread."""
     engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
     options = EmbedOptions(normalize=True, dimensions=None, return_token_embeddings=False)
 
@@ -75,9 +65,8 @@ def engine_times(folder: Path, embedder: Embedder) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def layer_times(folder: Path, embedder: Embedder) -> dict[str, str]:
-    """The trunk, replayed and call by call, and what a layer is made of."""
-    tokenizer = TextEncoder(Tokenizer.load(folder).core, embedder.spec.max_length)
+def layer_times(embedder: Embedder, tokenizer: TextEncoder) -> dict[str, str]:
+    """The trunk, replayed and call by call, and the parts of a layer."""
     encoded = tokenizer.encode([TEXT], name="text", truncate=True, direction="right")[0]
     count = len(encoded.ids)
     bounds = torch.tensor([0, count], dtype=torch.int32)
@@ -104,9 +93,8 @@ def main() -> None:
     dtypes = ("float32", "bfloat16", "int8")
     found = {dtype: measure(dtype) for dtype in dtypes}
     print(f"{machine()}, {torch.get_num_threads()} threads\n")
-    print(f"| ms, median (best) | {' | '.join(dtypes)} |\n|-|{'-:|' * len(dtypes)}")
-    for name in found[dtypes[0]]:
-        print(f"| {name} | {' | '.join(found[dtype][name] for dtype in dtypes)} |")
+    rows = [(name, *(found[dtype][name] for dtype in dtypes)) for name in found[dtypes[0]]]
+    print(markdown(("ms, median (best)", *dtypes), rows))
 
 
 if __name__ == "__main__":

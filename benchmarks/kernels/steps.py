@@ -1,7 +1,7 @@
 """A decoding step of SmolLM2: kernel by kernel, replayed as a graph, and each kind of kernel alone.
 
-``python benchmarks/kernels/steps.py --dtypes int8 bfloat16 --rows 1 8 32`` prints ms, best (median)
-of 30.
+``python benchmarks/kernels/steps.py --dtypes int8 bfloat16 --rows 1 8 32`` prints milliseconds: the
+best and the median of 30.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import atoll  # noqa: F401  # before torch: it says how torch's threads wait
+import atoll  # noqa: F401  # before torch: it sets how long torch's threads spin
 
 # isort: split
 import argparse
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -22,15 +21,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 import torch
-from accuracy import GENERATOR_ID
-from harness.measure import machine
+from harness.measure import call_times_ms, machine
+from harness.models import Generator
 
-from atoll.config import Settings
 from atoll.layers import Batch
-from atoll.models.load_options import load_options
-from atoll.models.registry import Checkpoint, load_decoder
-from atoll.runner.kv_cache import allocate
-from atoll.weights.files import resolve
 from atoll_kernels.cpu.graph import CpuGraph, record
 from atoll_kernels.cpu.native import library
 
@@ -40,28 +34,17 @@ KINDS = ("attention", "norm", "activation", "rope", "linear", "linear_quantized"
 
 def timed(function: Callable[[], object]) -> str:
     """ms, best (median)."""
-    times = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        function()
-        times.append(1000 * (time.perf_counter() - start))
+    times = call_times_ms(function, REPETITIONS)
     return f"{min(times):.2f} ({statistics.median(times):.2f})"
 
 
 @torch.inference_mode()
 def measure(dtype: str, rows: int) -> dict[str, str]:
-    """Times by what was timed; the last kernel is the head's."""
+    """Times by name; the last kernel of a step is the head's."""
     native = library()
     assert native is not None, "graphs need native kernels"
-    checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
-    options = load_options(Settings(dtype=dtype), checkpoint.raw)
-    model: torch.nn.Module = load_decoder(checkpoint, options)
-    specs = model.cache_specs()  # type: ignore[operator]
     per_text = -(-LENGTH // BLOCK_SIZE)
-    cache = allocate(specs, rows * per_text, BLOCK_SIZE, options.dtype, options.device)
-    for layer in cache:
-        layer.keys.normal_()
-        layer.values.normal_()
+    model = Generator(dtype, rows * per_text, BLOCK_SIZE)
     blocks = torch.arange(rows * per_text, dtype=torch.int32).view(rows, per_text)
     last = LENGTH - 1
     batch = Batch(
@@ -71,14 +54,13 @@ def measure(dtype: str, rows: int) -> dict[str, str]:
         cu_seqlens=torch.arange(rows + 1, dtype=torch.int32),
         seq_lens=torch.full((rows,), LENGTH, dtype=torch.int32),
         block_tables=(blocks,),
-        kv_cache=cache,
+        kv_cache=model.kv_cache,
         max_position=last,
         prompt_lens=torch.full((rows,), 64, dtype=torch.int32),
     )
 
     def step() -> torch.Tensor:
-        found: torch.Tensor = model.logits(model(batch))  # type: ignore[operator]
-        return found
+        return model.logits(batch)
 
     step()
     _, graph = record(step, native.replay)

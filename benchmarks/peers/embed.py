@@ -1,11 +1,10 @@
-"""Embeddings through the real server beside the libraries people embed with, in one run.
+"""Embeddings through the real server next to libraries that people embed with, in one run.
 
 ``python benchmarks/peers/embed.py --out docs/benchmarks`` measures, with every contestant taking
 turns: texts of mixed length with all-MiniLM-L6-v2 and with a model of bge-base's shape (random
 weights), one short text at a time, and the server under perf_analyzer. Every contestant's vectors
-are compared with sentence-transformers' in float32. Every library runs in a process of its own,
-built once, and is timed there: the pipe to it costs it nothing. It writes ``embed.json``, ``.md``
-and ``.svg``.
+are compared with sentence-transformers' in float32. Each library runs in its own process, is built
+once, and is timed there, without the pipe. It writes ``embed.json``, ``.md`` and ``.svg``.
 """
 
 from __future__ import annotations
@@ -14,77 +13,33 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
-import numpy as np
 import torch
-import tritonclient.grpc as triton
-from embed_peers import Embed, Floats, peers
+from embed_peers import peers
 from harness.apart import contestant
-from harness.measure import Result, machine, plot, race, save, table, versions
-from harness.served import in_parallel
-from harness.texts import mixed_lengths, texts
+from harness.measure import Result, machine, markdown, plot, race, save, table, versions
+from harness.models import EMBEDDER_ID
+from harness.served import DTYPES, server_of, through_server
+from harness.texts import Embed, mixed_lengths, texts
 from infinity import served_by_infinity
 
-from atoll.catalogue import entry_for, read_model
-from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.perf_analyzer import PerfAnalyzer
 from atoll.weights.files import resolve
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+_DTYPES = ["fp32", "bf16", "int8"]
 PACKAGES = ["torch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2"]
 BASELINE = "sentence-transformers fp32"
 SHORT = "What is the capital of France?"
-ROWS = 32
-
-
-@contextmanager
-def served(folder: Path, dtypes: Sequence[str]) -> Iterator[ServerProcess]:
-    """One server with an entry per dtype, named by it."""
-    entry = entry_for(str(folder), read_model(folder), name="model")
-    entries = tuple(
-        replace(entry, name=name, settings={**entry.settings, "dtype": DTYPES[name]})
-        for name in dtypes
-    )
-    with ServerProcess(ServerOptions.on_free_ports(entries=entries, watch_interval_s=0)) as server:
-        yield server
-
-
-def through_server(url: str, model: str) -> Embed:
-    """Requests of ``ROWS`` texts over gRPC, eight in flight."""
-    client = triton.InferenceServerClient(url)
-
-    def embed(documents: list[str]) -> Floats:
-        batches = [
-            (start, documents[start : start + ROWS]) for start in range(0, len(documents), ROWS)
-        ]
-        found: dict[int, Floats] = {}
-
-        def one(batch: tuple[int, list[str]]) -> None:
-            start, rows = batch
-            data = np.array(rows, dtype=object).reshape(-1, 1)
-            tensor = triton.InferInput("text_input", list(data.shape), "BYTES")
-            tensor.set_data_from_numpy(data)
-            found[start] = client.infer(model, [tensor]).as_numpy("embedding")
-
-        if len(batches) == 1:
-            one(batches[0])
-        else:
-            in_parallel(batches, one, workers=min(8, len(batches)))
-        return np.concatenate([found[start] for start, _ in batches])
-
-    return embed
 
 
 def mixed(contestants: Mapping[str, Embed], documents: list[str], rounds: int) -> list[Result]:
-    """The race over all documents, with every contestant's least cosine to the baseline."""
+    """The race over all documents, with each contestant's lowest cosine with the baseline."""
     expected = contestants[BASELINE](documents)
     entrants = {
         name: contestant(len(documents), embed, documents) for name, embed in contestants.items()
@@ -117,18 +72,11 @@ def bge_base_shape(cache: Path) -> Path:
     torch.manual_seed(0)
     # ctranslate2's converter asks for a field that transformers no longer writes by itself.
     BertModel(BertConfig(position_embedding_type="absolute")).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(resolve(MINILM))).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(resolve(EMBEDDER_ID))).save_pretrained(folder)
     pooling = folder / "1_Pooling"
     pooling.mkdir(exist_ok=True)
-    (pooling / "config.json").write_text(
-        json.dumps(
-            {
-                "word_embedding_dimension": 768,
-                "pooling_mode_cls_token": True,
-                "pooling_mode_mean_tokens": False,
-            }
-        )
-    )
+    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (pooling / "config.json").write_text(json.dumps({"word_embedding_dimension": 768, **modes}))
     steps = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -138,19 +86,17 @@ def bge_base_shape(cache: Path) -> Path:
     return folder
 
 
-def under_load(url: str, model: str, documents: list[str]) -> list[str]:
-    """perf_analyzer at 1, 8 and 64 requests in flight, one text each: rows of a table."""
+def under_load(url: str, model: str, documents: list[str]) -> str:
+    """A table of perf_analyzer's figures at 1, 8 and 64 requests in flight, one text each."""
     rows = []
     for concurrency in (1, 8, 64):
         report = PerfAnalyzer.find().run(
             url, model, [{"text_input": [text]} for text in documents],
             concurrency=concurrency, requests=max(200, 20 * concurrency),
         )  # fmt: skip
-        rows.append(
-            f"| {concurrency} | {report.requests_per_s:.0f} "
-            f"| {report.p50_ms:.2f} | {report.p99_ms:.2f} |"
-        )
-    return rows
+        times = (f"{ms:.2f}" for ms in (report.p50_ms, report.p99_ms))
+        rows.append((str(concurrency), f"{report.requests_per_s:.0f}", *times))
+    return markdown(("requests in flight", "texts/s", "p50 ms", "p99 ms"), rows)
 
 
 def main() -> None:
@@ -158,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=512)
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=_DTYPES)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "atoll-embed")
     parser.add_argument("--infinity", type=Path, help="the program infinity_emb, if it is to race")
     arguments = parser.parse_args()
@@ -171,14 +117,15 @@ def main() -> None:
     )
     parts = [f"{machine()}; {versions(PACKAGES)}", method]
     shapes = {
-        "all-MiniLM-L6-v2": (resolve(MINILM), "mean", documents),
+        "all-MiniLM-L6-v2": (resolve(EMBEDDER_ID), "mean", documents),
         # A sixth of the texts: each costs eight times as much.
         "bge-base shape": (bge_base_shape(arguments.cache), "cls", documents[::6]),
     }
     for model, (folder, pooling, chosen) in shapes.items():
         print(model, flush=True)
         with ExitStack() as stack:
-            server = stack.enter_context(served(folder, arguments.dtypes))
+            entries = {name: (folder, {"dtype": DTYPES[name]}) for name in arguments.dtypes}
+            server = stack.enter_context(server_of(entries))
             contestants = dict(stack.enter_context(peers(folder, pooling, arguments.cache)))
             if arguments.infinity is not None:
                 infinity = served_by_infinity(arguments.infinity, folder)
@@ -193,11 +140,9 @@ def main() -> None:
             results = latency(contestants, arguments.rounds)
             races[f"{model}, one short text at a time"] = results
             parts.append(f"**{model}: one short text at a time**\n\n{table(results, BASELINE)}")
-            rows = under_load(server.grpc_url, arguments.dtypes[-1], chosen[:256])
-            head = "| requests in flight | texts/s | p50 ms | p99 ms |\n|-|-:|-:|-:|\n"
             parts.append(
                 f"**{model}, {arguments.dtypes[-1]}, perf_analyzer, a text of mixed length per "
-                f"request**\n\n{head}" + "\n".join(rows)
+                f"request**\n\n{under_load(server.grpc_url, arguments.dtypes[-1], chosen[:256])}"
             )
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(arguments.out / "embed.json", races)

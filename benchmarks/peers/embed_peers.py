@@ -1,9 +1,8 @@
 """The libraries that people embed with on a CPU, each used as its documentation advises.
 
-Every peer gets the same tokenizer, sorts by length and pads batches of ``BATCH`` texts, which is
+Every peer gets the same tokenizer, sorts by length and pads batches of ``ROWS`` texts, which is
 what sentence-transformers does; pooling and normalisation are numpy. A peer that is not installed
-is left out, and the report says so. Atoll's engine takes part like a library, beside Atoll as it is
-served.
+is left out, and the report says so. Atoll's engine is measured like a library.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import queue
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -23,15 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from harness.apart import started
+from harness.texts import ROWS, Embed, Floats
 from tokenizers import Tokenizer
 
-Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 # ids and mask (rows, longest) -> hidden states (rows, longest, hidden).
 Hidden = Callable[[Ids, Ids], Floats]
-Embed = Callable[[list[str]], Floats]
 
-BATCH = 32
 MAX_LENGTH = 512
 
 
@@ -47,134 +44,106 @@ def built(name: str, folder: Path, pooling: str, cache: Path) -> Embed:
         return _PEERS[name][1](folder, pooling, cache)
 
 
-def _sentence_transformers(dtype: torch.dtype) -> Callable[[Path, str, Path], Embed]:
-    def build(folder: Path, pooling: str, cache: Path) -> Embed:
-        from sentence_transformers import SentenceTransformer
+def _sentence_transformers(dtype: torch.dtype, folder: Path, pooling: str, cache: Path) -> Embed:
+    from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(str(folder), device="cpu").to(dtype)
+    model = SentenceTransformer(str(folder), device="cpu").to(dtype)
 
-        def embed(texts: list[str]) -> Floats:
-            vectors: Floats = model.encode(
-                texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
-            )
-            return vectors
-
-        return embed
-
-    return build
-
-
-def _engine(dtype: str) -> Callable[[Path, str, Path], Embed]:
-    def build(folder: Path, pooling: str, cache: Path) -> Embed:
-        from atoll.config import Settings
-        from atoll.encoders.encoder import Embedder, EmbedOptions
-        from atoll.encoders.engine import EncoderEngine
-        from atoll.encoders.packer import Item
-        from atoll.serving.triton.instance import in_temporary_thread
-        from atoll.text.text_encoder import TextEncoder
-        from atoll.text.tokenizer import Tokenizer as TextTokenizer
-
-        settings = Settings(model_id=str(folder), dtype=dtype)
-        embedder = in_temporary_thread(Embedder, folder, settings)
-        tokenizer = TextEncoder(TextTokenizer.load(folder).core, embedder.spec.max_length)
-        engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
-        engine.start()
-
-        def embed(texts: list[str]) -> Floats:
-            found: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-            for start in range(0, len(texts), BATCH):
-                rows = tokenizer.encode(texts[start : start + BATCH], name="texts", truncate=True)
-                items = []
-                for index, row in enumerate(rows, start):
-                    done = partial(_put, found, index)
-                    items.append(Item(row.ids, done, row.type_ids, EmbedOptions()))
-                engine.submit(items)
-            results = dict(found.get() for _ in texts)
-            for result in results.values():
-                if isinstance(result, Exception):
-                    raise result
-            return np.stack([results[i].vector for i in range(len(texts))])
-
-        return embed
-
-    return build
-
-
-def _put(found: queue.SimpleQueue[tuple[int, Any]], index: int, result: object) -> None:
-    found.put((index, result))
-
-
-def _onnxruntime(is_int8: bool) -> Callable[[Path, str, Path], Embed]:
-    def build(folder: Path, pooling: str, cache: Path) -> Embed:
-        import onnxruntime
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        path = _onnx(folder, cache)
-        if is_int8:
-            small = path.with_name(f"{path.stem}-int8.onnx")
-            if not small.exists():
-                logging.disable(logging.WARNING)
-                quantize_dynamic(path, small, weight_type=QuantType.QInt8, per_channel=True)
-                logging.disable(logging.NOTSET)
-            path = small
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-
-        def hidden(ids: Ids, mask: Ids) -> Floats:
-            found: Floats = session.run(None, {"ids": ids, "mask": mask})[0]
-            return found
-
-        return _padded(folder, pooling, hidden)
-
-    return build
-
-
-def _openvino(precision: str) -> Callable[[Path, str, Path], Embed]:
-    def build(folder: Path, pooling: str, cache: Path) -> Embed:
-        import openvino
-
-        core = openvino.Core()
-        model = core.compile_model(
-            openvino.convert_model(_onnx(folder, cache)),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": precision,
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "PERFORMANCE_HINT": "LATENCY",
-            },
+    def embed(texts: list[str]) -> Floats:
+        vectors: Floats = model.encode(
+            texts, batch_size=ROWS, normalize_embeddings=True, show_progress_bar=False
         )
-        request = model.create_infer_request()
+        return vectors
 
-        def hidden(ids: Ids, mask: Ids) -> Floats:
-            found: Floats = request.infer({"ids": ids, "mask": mask})[model.outputs[0]]
-            return found
-
-        return _padded(folder, pooling, hidden)
-
-    return build
+    return embed
 
 
-def _ctranslate2(compute_type: str) -> Callable[[Path, str, Path], Embed]:
-    def build(folder: Path, pooling: str, cache: Path) -> Embed:
-        import ctranslate2
+def _engine(dtype: str, folder: Path, pooling: str, cache: Path) -> Embed:
+    from harness.models import load_embedder
 
-        target = cache / f"{folder.name}-ctranslate2"
-        if not target.exists():
-            ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target))
-        encoder = ctranslate2.Encoder(
-            str(target), compute_type=compute_type, intra_threads=torch.get_num_threads()
-        )
+    from atoll.encoders.encoder import EmbedOptions
+    from atoll.encoders.engine import EncoderEngine
+    from atoll.encoders.packer import Item
 
-        def hidden(ids: Ids, mask: Ids) -> Floats:
-            rows = ctranslate2.StorageView.from_array(ids.astype(np.int32))
-            lengths = ctranslate2.StorageView.from_array(mask.sum(1).astype(np.int32))
-            found: Floats = np.array(encoder.forward_batch(rows, lengths).last_hidden_state)
-            return found
+    embedder, tokenizer = load_embedder(folder, dtype)
+    engine = EncoderEngine(embedder, torch.device("cpu"), max_batch_tokens=16384)
+    engine.start()
 
-        return _padded(folder, pooling, hidden)
+    def embed(texts: list[str]) -> Floats:
+        answers: list[Future[Any]] = []
+        for start in range(0, len(texts), ROWS):
+            items = []
+            for row in tokenizer.encode(texts[start : start + ROWS], name="texts", truncate=True):
+                answers.append(Future())
+                items.append(Item(row.ids, answers[-1].set_result, row.type_ids, EmbedOptions()))
+            engine.submit(items)
+        return np.stack([answer.result().vector for answer in answers])
 
-    return build
+    return embed
+
+
+def _onnxruntime(is_int8: bool, folder: Path, pooling: str, cache: Path) -> Embed:
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = _onnx(folder, cache)
+    if is_int8:
+        small = path.with_name(f"{path.stem}-int8.onnx")
+        if not small.exists():
+            logging.disable(logging.WARNING)
+            quantize_dynamic(path, small, weight_type=QuantType.QInt8, per_channel=True)
+            logging.disable(logging.NOTSET)
+        path = small
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+    def hidden(ids: Ids, mask: Ids) -> Floats:
+        found: Floats = session.run(None, {"ids": ids, "mask": mask})[0]
+        return found
+
+    return _padded(folder, pooling, hidden)
+
+
+def _openvino(precision: str, folder: Path, pooling: str, cache: Path) -> Embed:
+    import openvino
+
+    core = openvino.Core()
+    model = core.compile_model(
+        openvino.convert_model(_onnx(folder, cache)),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+    request = model.create_infer_request()
+
+    def hidden(ids: Ids, mask: Ids) -> Floats:
+        found: Floats = request.infer({"ids": ids, "mask": mask})[model.outputs[0]]
+        return found
+
+    return _padded(folder, pooling, hidden)
+
+
+def _ctranslate2(compute_type: str, folder: Path, pooling: str, cache: Path) -> Embed:
+    import ctranslate2
+
+    target = cache / f"{folder.name}-ctranslate2"
+    if not target.exists():
+        ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target))
+    encoder = ctranslate2.Encoder(
+        str(target), compute_type=compute_type, intra_threads=torch.get_num_threads()
+    )
+
+    def hidden(ids: Ids, mask: Ids) -> Floats:
+        rows = ctranslate2.StorageView.from_array(ids.astype(np.int32))
+        lengths = ctranslate2.StorageView.from_array(mask.sum(1).astype(np.int32))
+        found: Floats = np.array(encoder.forward_batch(rows, lengths).last_hidden_state)
+        return found
+
+    return _padded(folder, pooling, hidden)
 
 
 def _padded(folder: Path, pooling: str, hidden: Hidden) -> Embed:
@@ -186,8 +155,8 @@ def _padded(folder: Path, pooling: str, hidden: Hidden) -> Embed:
     def embed(texts: list[str]) -> Floats:
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         vectors: list[Floats] = []
-        for start in range(0, len(order), BATCH):
-            encoded = tokenizer.encode_batch([texts[row] for row in order[start : start + BATCH]])
+        for start in range(0, len(order), ROWS):
+            encoded = tokenizer.encode_batch([texts[row] for row in order[start : start + ROWS]])
             ids = np.array([e.ids for e in encoded], dtype=np.int64)
             mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
             states = hidden(ids, mask)
@@ -236,14 +205,20 @@ def _onnx(folder: Path, cache: Path) -> Path:
 
 
 _PEERS: dict[str, tuple[str, Callable[[Path, str, Path], Embed]]] = {
-    "sentence-transformers fp32": ("sentence_transformers", _sentence_transformers(torch.float32)),
-    "sentence-transformers bf16": ("sentence_transformers", _sentence_transformers(torch.bfloat16)),
-    "onnxruntime fp32": ("onnxruntime", _onnxruntime(is_int8=False)),
-    "onnxruntime int8": ("onnxruntime", _onnxruntime(is_int8=True)),
-    "ctranslate2 fp32": ("ctranslate2", _ctranslate2("float32")),
-    "ctranslate2 int8": ("ctranslate2", _ctranslate2("int8")),
-    "OpenVINO fp32": ("openvino", _openvino("f32")),
-    "OpenVINO bf16": ("openvino", _openvino("bf16")),
-    "Atoll bf16, engine": ("atoll", _engine("bfloat16")),
-    "Atoll int8, engine": ("atoll", _engine("int8")),
+    "sentence-transformers fp32": (
+        "sentence_transformers",
+        partial(_sentence_transformers, torch.float32),
+    ),
+    "sentence-transformers bf16": (
+        "sentence_transformers",
+        partial(_sentence_transformers, torch.bfloat16),
+    ),
+    "onnxruntime fp32": ("onnxruntime", partial(_onnxruntime, False)),
+    "onnxruntime int8": ("onnxruntime", partial(_onnxruntime, True)),
+    "ctranslate2 fp32": ("ctranslate2", partial(_ctranslate2, "float32")),
+    "ctranslate2 int8": ("ctranslate2", partial(_ctranslate2, "int8")),
+    "OpenVINO fp32": ("openvino", partial(_openvino, "f32")),
+    "OpenVINO bf16": ("openvino", partial(_openvino, "bf16")),
+    "Atoll bf16, engine": ("atoll", partial(_engine, "bfloat16")),
+    "Atoll int8, engine": ("atoll", partial(_engine, "int8")),
 }

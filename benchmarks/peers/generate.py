@@ -1,30 +1,26 @@
-"""Text generation through the real server beside the libraries people call directly, in one run.
+"""Text generation through the real server next to libraries that people call directly, in one run.
 
 ``python benchmarks/peers/generate.py --models smollm2 1.1b --out docs/benchmarks`` measures
 SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32 requests at once:
-tokens/s, time to the first token, time per token after it, and how much of the answer is the one of
-transformers in float32. All get the same prompts, as token ids, and give answers of the same
-length. Every library runs in a process of its own, built once, and is timed there: the pipe to it
-costs it nothing. Where memory does not hold all of them, those in float32 stay out, then those of
-``MAY_STAY_OUT``. After every race it writes ``generate.json``, ``.md`` and ``.svg``, and keeps what
-they hold of other races of the day.
+tokens/s, time to the first token, time per token after it, and how much of the answer equals that
+of transformers in float32. All get the same prompts, as token ids, and give answers of the same
+length. Each library runs in its own process, is built once, and is timed there, without the pipe.
+If memory is too small for all of them, those in float32 are left out, then those of
+``MAY_STAY_OUT``. After every race, ``generate.json``, ``.md`` and ``.svg`` are written; they keep
+the other races of the same day.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import queue
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -32,18 +28,17 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import psutil
 import torch
-import tritonclient.grpc as triton
 from generate_peers import MAX_SEQUENCES, MAX_TOKENS, PEERS, Generate, built, peers
 from harness.apart import Apart, contestant, timed
 from harness.measure import Result, machine, plot, race, save, table, versions
+from harness.models import GENERATOR_ID, save_random_llama
+from harness.served import DTYPES, server_of
+from harness.streams import Streams, Times
 from vllm_peer import vllm
 
-from atoll.catalogue import entry_for, read_model
-from atoll.launcher import ServerOptions, ServerProcess
+from atoll.launcher import ServerProcess
 from atoll.weights.files import resolve
 
-SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 PACKAGES = ["torch", "transformers", "ctranslate2", "llama_cpp_python"]
 BASELINE = "transformers bf16"
 REFERENCE = "transformers fp32"
@@ -58,11 +53,10 @@ METHOD = (
     "all races of a model."
 )
 
-
-# Never the best peer where they raced; largest first.
+# Peers that were never the fastest; the largest first.
 MAY_STAY_OUT = ("llama.cpp BF16", "llama.cpp Q8_0", "ctranslate2 int8")
 _BYTES_A_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.1, "Q8_0": 1.1, "int4": 0.6, "Q4_0": 0.6}
-# A process with its libraries, its cache of keys and values and its scratch.
+# A process with its libraries, its KV cache and its scratch memory.
 _GB_A_PROCESS = 1.0
 
 
@@ -79,102 +73,13 @@ MODELS = {
 }
 
 
-@dataclass
-class Times:
-    """Seconds of each request: to the first token, and between one token and the next."""
-
-    first: list[float] = field(default_factory=list)
-    between: list[float] = field(default_factory=list)
-
-
-@contextmanager
-def served(
-    folder: Path, dtypes: Sequence[str], cache_tokens: int | None = MAX_SEQUENCES * MAX_TOKENS
-) -> Iterator[ServerProcess]:
+def served(folder: Path, dtypes: Sequence[str]) -> ServerProcess:
     """One server with an entry per dtype, named by it. No prefix is reused between rounds.
 
-    By default each entry's cache holds what llama.cpp's does, so that all entries and peers fit
-    into memory; None lets an entry find out what there is.
+    Each entry's cache holds as much as llama.cpp's, so that all entries and peers fit into memory.
     """
-    cache = {} if cache_tokens is None else {"max_batch_total_tokens": str(cache_tokens)}
-    entry = entry_for(str(folder), read_model(folder), name="model")
-    entries = tuple(
-        replace(
-            entry,
-            name=name,
-            settings={
-                **entry.settings,
-                "dtype": DTYPES[name],
-                "prefix_caching": "false",
-                **cache,
-            },
-        )
-        for name in dtypes
-    )
-    options = ServerOptions.on_free_ports(entries=entries, watch_interval_s=0)
-    with ServerProcess(options) as server:
-        yield server
-
-
-class Streams:
-    """Requests streamed over gRPC, all at once, each over an open connection of its own."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._url, self._model, self.times = url, model, Times()
-        self._open: list[Stream] = []
-
-    def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:
-        """Greedy answers of ``count`` tokens; adds to ``times``."""
-        while len(self._open) < len(prompts):
-            self._open.append(Stream(self._url, self._model))
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            answers = pool.map(
-                lambda a: a[0].generate(a[1], count), zip(self._open, prompts, strict=False)
-            )
-            ids, first, between = zip(*answers, strict=True)
-        self.times.first += first
-        self.times.between += between
-        return list(ids)
-
-
-class Stream:
-    """One request at a time."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._model = model
-        self._answers: queue.Queue[Any] = queue.Queue()
-        self._client = triton.InferenceServerClient(url)
-        self._client.start_stream(lambda result, error: self._answers.put((result, error)))
-
-    def generate(self, prompt: list[int], count: int) -> tuple[list[int], float, float]:
-        """The ids, the seconds to the first of them, and from one to the next."""
-        sampling = {"temperature": 0, "max_tokens": count, "ignore_eos": True}
-        values: list[tuple[str, str, Any]] = [
-            ("input_ids", "INT32", np.array(prompt, dtype=np.int32)),
-            ("stream", "BOOL", np.array([True])),
-            ("return_token_ids", "BOOL", np.array([True])),
-            ("sampling_parameters", "BYTES", np.array([json.dumps(sampling)], dtype=object)),
-        ]
-        inputs = []
-        for name, kind, array in values:
-            inputs.append(triton.InferInput(name, list(array.shape), kind))
-            inputs[-1].set_data_from_numpy(array)
-        sent = time.perf_counter()
-        self._client.async_stream_infer(self._model, inputs, enable_empty_final_response=True)
-        ids: list[int] = []
-        first = last = sent
-        while True:
-            result, error = self._answers.get(timeout=600)
-            if error is not None:
-                raise error
-            tokens = result.as_numpy("token_ids")
-            if tokens is not None and tokens.size:
-                last = time.perf_counter()
-                first = first if ids else last
-                ids += tokens.tolist()
-            if result.get_response().parameters["triton_final_response"].bool_param:
-                break
-        return ids, first - sent, (last - first) / max(1, len(ids) - 1)
+    given = {"prefix_caching": "false", "max_batch_total_tokens": str(MAX_SEQUENCES * MAX_TOKENS)}
+    return server_of({name: (folder, {"dtype": DTYPES[name], **given}) for name in dtypes})
 
 
 def agreement(found: list[list[int]], expected: list[list[int]]) -> float:
@@ -206,7 +111,7 @@ def measured(
             times = streams[r.name].times
             first, between = statistics.median(times.first), statistics.median(times.between)
         else:
-            # A library's first tokens come together: the time of answers of one token.
+            # A library returns all tokens at once: the first takes as long as an answer of one.
             prefills = [timed(1, contestants[r.name], prompts, 1)[1] for _ in range(rounds)]
             first = statistics.median(prefills)
             between = (len(prompts) * count / r.median - first) / max(1, count - 1)
@@ -217,19 +122,14 @@ def measured(
 
 def random_llama(cache: Path) -> Path:
     """TinyLlama's sizes with random weights in bfloat16, and SmolLM2's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     folder = cache / "llama-1.1b"
     if (folder / "tokenizer.json").exists():
         return folder
-    tokenizer = AutoTokenizer.from_pretrained(str(resolve(SMOLLM2)))
+    tokenizer = AutoTokenizer.from_pretrained(str(resolve(GENERATOR_ID)))
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
-        num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-    )  # fmt: skip
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    save_random_llama(folder, len(tokenizer), torch.device("cpu"))
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -237,8 +137,8 @@ def random_llama(cache: Path) -> Path:
 def fitting(names: Sequence[str], model: Model, available_gb: float) -> list[str]:
     """Those that fit into memory together, mapped weights included.
 
-    Out of the mapped weights of all of them, the kernel would throw away those of the contestant
-    whose turn is longest ago, which would then be read from disk while it is timed.
+    Otherwise, the operating system would evict the mapped weights of the contestant whose turn was
+    longest ago, and they would be read from disk while it is timed.
     """
     kept = list(names)
     for name in (*(n for n in names if "fp32" in n), *(n for n in MAY_STAY_OUT if n in names)):
@@ -255,7 +155,7 @@ def _gb(name: str, model: Model) -> float:
 
 
 def earlier(out: Path, head: str) -> dict[str, list[Result]]:
-    """What another run left in ``out`` for the same page: same machine, date, versions, lengths."""
+    """The races that another run left in ``out`` with the same machine, date, versions, lengths."""
     page, races = out / "generate.md", out / "generate.json"
     if not (page.exists() and races.exists() and page.read_text().startswith(head)):
         return {}
@@ -282,16 +182,16 @@ def write(out: Path, head: str, races: Mapping[str, Sequence[Result]]) -> str:
 def races_of(
     model: str, prompts: list[list[int]], arguments: argparse.Namespace
 ) -> Iterator[tuple[str, list[Result]]]:
-    """Title and results of every race of the model, one after the other."""
+    """Title and results of each race of the model."""
     cache, count = arguments.cache, arguments.tokens
-    folder = resolve(SMOLLM2) if model == "smollm2" else random_llama(cache)
+    folder = resolve(GENERATOR_ID) if model == "smollm2" else random_llama(cache)
     ours = [f"Atoll {dtype}, served" for dtype in arguments.dtypes]
     vllms = [VLLM] if arguments.vllm is not None else []
     available_gb = psutil.virtual_memory().available / (1 << 30)
     racing = fitting([*PEERS, *vllms, *ours], MODELS[model], available_gb)
     dtypes = [d for d in arguments.dtypes if f"Atoll {d}, served" in racing]
     compared = prompts[:COMPARED_PROMPTS]
-    # Before the others, which may not leave it the memory.
+    # Before the others, which may not leave enough memory for it.
     with Apart(REFERENCE, built, REFERENCE, folder, cache) as reference:
         expected = reference(compared, COMPARED_TOKENS)
     with ExitStack() as stack:
@@ -328,7 +228,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache)
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    # Ids of plain words: the first ones of a vocabulary are special tokens.
+    # Ids of ordinary words: the first ones of a vocabulary are special tokens.
     shape = max(COMPARED_PROMPTS, *arguments.concurrency), PROMPT_TOKENS
     prompts = np.random.default_rng(0).integers(1000, 20000, shape).tolist()
     head = f"{machine()}; {versions(PACKAGES)}\n\n{METHOD.format(tokens=arguments.tokens)}"

@@ -1,8 +1,8 @@
 """The libraries that people generate text with on a CPU, all greedy, on the same token ids.
 
-transformers runs static batches; ctranslate2 its own batches; llama.cpp all sequences in one
-``llama_batch`` per step, which is what its server does. Weights are the served checkpoint's.
-Atoll's engine takes part like a library, beside Atoll as it is served.
+transformers runs static batches, ctranslate2 its own batches, llama.cpp all sequences in one
+``llama_batch`` per step, as its server does. All have the weights of the served checkpoint. Atoll's
+engine is measured like a library.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from harness.apart import started
 
-# Prompts of equal length, tokens of each answer -> the answers, exactly so long.
+# Prompts of equal length, tokens per answer -> answers of exactly that length.
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 MAX_SEQUENCES = 32
 MAX_TOKENS = 256
@@ -30,7 +31,7 @@ MAX_TOKENS = 256
 def peers(
     names: Collection[str], folder: Path, cache: Path
 ) -> AbstractContextManager[Mapping[str, Generate]]:
-    """Those of ``PEERS`` with these names that are installed, each in a process of its own."""
+    """Those of ``PEERS`` with these names that are installed, each in its own process."""
     packages = {name: package for name, (package, _) in PEERS.items() if name in names}
     return started(packages, built, folder, cache)
 
@@ -40,63 +41,54 @@ def built(name: str, folder: Path, cache: Path) -> Generate:
     return PEERS[name][1](folder, cache)
 
 
-def _transformers(dtype: torch.dtype) -> Callable[[Path, Path], Generate]:
-    def build(folder: Path, cache: Path) -> Generate:
-        from transformers import AutoModelForCausalLM
+def _transformers(dtype: torch.dtype, folder: Path, cache: Path) -> Generate:
+    from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
-        @torch.inference_mode()
-        def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
-            ids = torch.tensor(prompts)
-            found: torch.Tensor = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
-                min_new_tokens=count, max_new_tokens=count,
-            )  # fmt: skip
-            answers: list[list[int]] = found[:, len(prompts[0]) :].tolist()
-            return answers
+    @torch.inference_mode()
+    def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
+        ids = torch.tensor(prompts)
+        found: torch.Tensor = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
+            min_new_tokens=count, max_new_tokens=count,
+        )  # fmt: skip
+        answers: list[list[int]] = found[:, len(prompts[0]) :].tolist()
+        return answers
 
-        return generate
-
-    return build
+    return generate
 
 
-def _ctranslate2(compute_type: str) -> Callable[[Path, Path], Generate]:
-    def build(folder: Path, cache: Path) -> Generate:
-        import ctranslate2
-        from tokenizers import Tokenizer
+def _ctranslate2(compute_type: str, folder: Path, cache: Path) -> Generate:
+    import ctranslate2
+    from tokenizers import Tokenizer
 
-        target = cache / f"{folder.name}-ctranslate2"
-        if not target.exists():
-            ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target))
-        generator = ctranslate2.Generator(
-            str(target), compute_type=compute_type, intra_threads=torch.get_num_threads()
-        )
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    target = cache / f"{folder.name}-ctranslate2"
+    if not target.exists():
+        ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target))
+    generator = ctranslate2.Generator(
+        str(target), compute_type=compute_type, intra_threads=torch.get_num_threads()
+    )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-        def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
-            words = [[tokenizer.id_to_token(i) for i in prompt] for prompt in prompts]
-            found = generator.generate_batch(
-                words, min_length=count, max_length=count, include_prompt_in_result=False,
-                end_token=[], sampling_topk=1,
-            )  # fmt: skip
-            return [result.sequences_ids[0] for result in found]
+    def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
+        words = [[tokenizer.id_to_token(i) for i in prompt] for prompt in prompts]
+        found = generator.generate_batch(
+            words, min_length=count, max_length=count, include_prompt_in_result=False,
+            end_token=[], sampling_topk=1,
+        )  # fmt: skip
+        return [result.sequences_ids[0] for result in found]
 
-        return generate
-
-    return build
+    return generate
 
 
-def _llama_cpp(kind: str) -> Callable[[Path, Path], Generate]:
-    def build(folder: Path, cache: Path) -> Generate:
-        import llama_cpp
-        from gguf_copy import quantized
+def _llama_cpp(kind: str, folder: Path, cache: Path) -> Generate:
+    import llama_cpp
+    from gguf_copy import quantized
 
-        with _quiet():
-            llama = LlamaCpp(llama_cpp, quantized(folder, cache, kind))
-        return llama.generate
-
-    return build
+    with _quiet():
+        llama = LlamaCpp(llama_cpp, quantized(folder, cache, kind))
+    return llama.generate
 
 
 class _Answer:
@@ -108,50 +100,47 @@ class _Answer:
         self.error: Exception | None = None
 
     def on_prompt(self, logprobs: object) -> None:
-        """Not asked for."""
+        """No prompt's logprobs are requested."""
 
     def on_token(self, token: Any) -> None:
-        """Kept."""
+        """Keeps the token."""
         self.ids.append(token.id)
 
     def on_finished(self, outcome: object) -> None:
-        """Done."""
+        """Ends the answer."""
         self.ended.set()
 
     def on_failed(self, error: Exception) -> None:
-        """Raised where the answer is waited for."""
+        """Keeps the error for the thread that waits."""
         self.error = error
         self.ended.set()
 
 
-def _engine(dtype: str) -> Callable[[Path, Path], Generate]:
-    def build(folder: Path, cache: Path) -> Generate:
-        from atoll.config import Settings
-        from atoll.engine.request import Request, SamplingOptions
-        from atoll.serving.engine_loader import load_engine
-        from atoll.serving.triton.instance import in_temporary_thread
+def _engine(dtype: str, folder: Path, cache: Path) -> Generate:
+    from atoll.config import Settings
+    from atoll.engine.request import Request, SamplingOptions
+    from atoll.serving.engine_loader import load_engine
+    from atoll.serving.triton.instance import in_temporary_thread
 
-        settings = Settings(
-            dtype=dtype, prefix_caching=False, max_batch_total_tokens=MAX_SEQUENCES * MAX_TOKENS
-        )
-        engine = in_temporary_thread(load_engine, settings, folder).engine
-        engine.start()
-        names = itertools.count()
+    settings = Settings(
+        dtype=dtype, prefix_caching=False, max_batch_total_tokens=MAX_SEQUENCES * MAX_TOKENS
+    )
+    engine = in_temporary_thread(load_engine, settings, folder).engine
+    engine.start()
+    names = itertools.count()
 
-        def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
-            answers = [_Answer() for _ in prompts]
-            options = SamplingOptions(max_new_tokens=count)
-            for prompt, answer in zip(prompts, answers, strict=True):
-                engine.submit(Request(f"{next(names)}", tuple(prompt), options, answer))
-            for answer in answers:
-                answer.ended.wait()
-                if answer.error is not None:
-                    raise answer.error
-            return [answer.ids for answer in answers]
+    def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
+        answers = [_Answer() for _ in prompts]
+        options = SamplingOptions(max_new_tokens=count)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            engine.submit(Request(f"{next(names)}", tuple(prompt), options, answer))
+        for answer in answers:
+            answer.ended.wait()
+            if answer.error is not None:
+                raise answer.error
+        return [answer.ids for answer in answers]
 
-        return generate
-
-    return build
+    return generate
 
 
 class LlamaCpp:
@@ -181,7 +170,9 @@ class LlamaCpp:
             for sequence, prompt in enumerate(prompts)
             for position, token in enumerate(prompt)
         ]
-        following = self._prefill(rows)
+        following: list[int] = []
+        for start in range(0, len(rows), 2048):
+            following += self._step(rows[start : start + 2048])
         answers = [[token] for token in following]
         for step in range(count - 1):
             position = len(prompts[0]) + step
@@ -190,14 +181,8 @@ class LlamaCpp:
                 answer.append(token)
         return answers
 
-    def _prefill(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
-        found: list[int] = []
-        for start in range(0, len(rows), 2048):
-            found += self._step(rows[start : start + 2048])
-        return found
-
     def _step(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
-        """Runs (token, position, sequence, wants logits) rows; the best token of those that do."""
+        """Runs (token, position, sequence, needs logits) rows; the best tokens of those that do."""
         batch = self._batch
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, wants_logits) in enumerate(rows):
@@ -217,7 +202,7 @@ class LlamaCpp:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """llama.cpp writes what it converts and loads to standard error."""
+    """Hides what llama.cpp prints on standard error while it converts and loads."""
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
@@ -230,12 +215,12 @@ def _quiet() -> Iterator[None]:
 
 
 PEERS: dict[str, tuple[str, Callable[[Path, Path], Generate]]] = {
-    "transformers fp32": ("transformers", _transformers(torch.float32)),
-    "transformers bf16": ("transformers", _transformers(torch.bfloat16)),
-    "ctranslate2 int8": ("ctranslate2", _ctranslate2("int8")),
-    "llama.cpp BF16": ("llama_cpp", _llama_cpp("BF16")),
-    "llama.cpp Q8_0": ("llama_cpp", _llama_cpp("Q8_0")),
-    "llama.cpp Q4_0": ("llama_cpp", _llama_cpp("Q4_0")),
-    "Atoll int8, engine": ("atoll", _engine("int8")),
-    "Atoll int4, engine": ("atoll", _engine("int4")),
+    "transformers fp32": ("transformers", partial(_transformers, torch.float32)),
+    "transformers bf16": ("transformers", partial(_transformers, torch.bfloat16)),
+    "ctranslate2 int8": ("ctranslate2", partial(_ctranslate2, "int8")),
+    "llama.cpp BF16": ("llama_cpp", partial(_llama_cpp, "BF16")),
+    "llama.cpp Q8_0": ("llama_cpp", partial(_llama_cpp, "Q8_0")),
+    "llama.cpp Q4_0": ("llama_cpp", partial(_llama_cpp, "Q4_0")),
+    "Atoll int8, engine": ("atoll", partial(_engine, "int8")),
+    "Atoll int4, engine": ("atoll", partial(_engine, "int4")),
 }

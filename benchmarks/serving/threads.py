@@ -1,9 +1,9 @@
-"""How the cores are shared; ``python benchmarks/serving/threads.py`` prints it.
+"""How two models share the cores: ``python benchmarks/serving/threads.py`` prints a table.
 
-SmolLM2 in int8 answers 8 streams through the server, alone and beside MiniLM under load, with
-other numbers of engine threads, of tokenizer threads, and of turns that a worker waits awake
-(libgomp's GOMP_SPINCOUNT). Each row is a server of its own; the rows do not take turns, so only
-differences well beyond a few percent mean anything.
+SmolLM2 in int8 answers 8 streams through the server, alone and next to MiniLM under load, with
+different numbers of engine threads, of tokenizer threads, and of iterations for which an idle
+worker spins (libgomp's GOMP_SPINCOUNT). Each row is a server of its own; the rows do not take
+turns, so differences of a few percent mean nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "peers")]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 import numpy as np
-from generate import Streams
-from harness.measure import machine
-from harness.served import EMBEDDER, EMBEDDER_ID, GENERATOR_ID, embed_through_server
+from harness.measure import machine, markdown
+from harness.models import EMBEDDER_ID, GENERATOR_ID
+from harness.served import server_of, through_server
+from harness.streams import Streams
 from harness.texts import mixed_lengths, texts
 
-from atoll.catalogue import entry_for, read_model
-from atoll.launcher import ServerOptions, ServerProcess
+from atoll.launcher import ServerProcess
 from atoll.weights.files import resolve
 
 STREAMS, TOKENS, TEXTS = 8, 64, 256
@@ -37,29 +34,23 @@ CORES = os.cpu_count() or 1
 SPINS = ("100", "1000", "300000")
 
 
-@contextmanager
-def served(spin: str, num_threads: int, tokenizers: int) -> Iterator[str]:
-    """The gRPC address of a server with both models."""
-    entries = []
-    for name, model_id, settings in (
-        (EMBEDDER, EMBEDDER_ID, {"dtype": "int8", "tokenization_workers": str(tokenizers)}),
-        ("generator", GENERATOR_ID, {"dtype": "int8", "prefix_caching": "false"}),
-    ):
-        folder = resolve(model_id)
-        entry = entry_for(str(folder), read_model(folder), name=name)
-        threads = {"num_threads": str(num_threads)}
-        entries.append(replace(entry, settings={**entry.settings, **settings, **threads}))
+def served(spin: str, num_threads: int, tokenizers: int) -> ServerProcess:
+    """A server with both models."""
     os.environ["GOMP_SPINCOUNT"] = spin
-    options = ServerOptions.on_free_ports(entries=tuple(entries), watch_interval_s=0)
-    with ServerProcess(options) as server:
-        yield server.grpc_url
+    both = {"dtype": "int8", "num_threads": str(num_threads)}
+    return server_of(
+        {
+            "embedder": (resolve(EMBEDDER_ID), {**both, "tokenization_workers": str(tokenizers)}),
+            "generator": (resolve(GENERATOR_ID), {**both, "prefix_caching": "false"}),
+        }
+    )
 
 
 def rates(url: str, rounds: int) -> tuple[float, float, float, float]:
-    """Tokens/s alone and beside the embedder, texts/s alone and beside the generator."""
+    """Tokens/s alone and next to the embedder, texts/s alone and next to the generator."""
     prompts = np.random.default_rng(0).integers(1000, 20000, (STREAMS, 64)).tolist()
     streams, documents = Streams(url, "generator"), texts(mixed_lengths(TEXTS, 3, 256))
-    embed = embed_through_server(url, documents)
+    embed = through_server(url, "embedder")
 
     def generated() -> float:
         start = time.perf_counter()
@@ -68,7 +59,7 @@ def rates(url: str, rounds: int) -> tuple[float, float, float, float]:
 
     def embedded() -> float:
         start = time.perf_counter()
-        embed()
+        embed(documents)
         return TEXTS / (time.perf_counter() - start)
 
     generated(), embedded()
@@ -96,13 +87,15 @@ def main() -> None:
     cases = [(spin, CORES, max(1, CORES // 2)) for spin in SPINS]
     cases += [("1000", max(1, CORES // 2), max(1, CORES // 2)), ("1000", CORES, CORES)]
     print(f"{machine()}\n")
-    titles = ("turns awake", "engine threads", "tokenizer threads", "tokens/s", "beside texts")
-    titles += ("texts/s", "beside tokens")
-    print(f"| {' | '.join(titles)} |\n|{'-:|' * len(titles)}")
-    for spin, num_threads, tokenizers in cases:
-        with served(spin, num_threads, tokenizers) as url:
-            cells = [f"{rate:.1f}" for rate in rates(url, rounds)]
-        print(f"| {spin} | {num_threads} | {tokenizers} | {' | '.join(cells)} |", flush=True)
+    titles = (
+        "iterations", "engine threads", "tokenizer threads", "tokens/s", "next to texts",
+        "texts/s", "next to tokens",
+    )  # fmt: skip
+    rows = []
+    for case in cases:
+        with served(*case) as server:
+            rows.append([*map(str, case), *(f"{r:.1f}" for r in rates(server.grpc_url, rounds))])
+    print(markdown(titles, rows))
 
 
 if __name__ == "__main__":
