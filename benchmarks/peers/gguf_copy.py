@@ -10,21 +10,6 @@ import gguf
 import numpy as np
 from safetensors.torch import load_file
 
-_FIELDS = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
 
 def quantized(folder: Path, cache: Path, kind: str) -> Path:
     """The checkpoint as a GGUF file of llama.cpp's type ``kind``, made once."""
@@ -63,12 +48,13 @@ def _write(folder: Path, path: Path) -> None:
     writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     _add_tokenizer(writer, folder, config["vocab_size"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for file in sorted(folder.glob("*.safetensors")):
         for name, tensor in load_file(file).items():
             array = tensor.float().numpy()
             if "q_proj" in name or "k_proj" in name:
                 array = _interleaved(array, kv_heads if "k_proj" in name else heads)
-            writer.add_tensor(_gguf_name(name), np.ascontiguousarray(array))
+            writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -92,11 +78,3 @@ def _interleaved(weight: Any, num_heads: int) -> Any:
     rows, columns = weight.shape
     halves = weight.reshape(num_heads, 2, rows // num_heads // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)
-
-
-def _gguf_name(name: str) -> str:
-    stem, suffix = name.rsplit(".", 1)
-    if stem.startswith("model.layers."):
-        _, _, layer, rest = stem.split(".", 3)
-        return f"blk.{layer}.{_FIELDS[rest]}.{suffix}"
-    return f"{_FIELDS[stem]}.{suffix}"

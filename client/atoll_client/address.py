@@ -1,4 +1,4 @@
-"""Where a server is, as people write it: ``host:port``, or an address with a scheme."""
+"""Parses a server's address: ``host:port``, or one with a scheme."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import NamedTuple
 from atoll_client.errors import ValidationError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-# What gRPC itself knows how to resolve.
+# Schemes that gRPC resolves itself.
 _RESOLVED = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds):", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
 _KNOWN = "host:port of its gRPC, grpc://host:port, or an http:// or https:// address"
 
 
 class Address(NamedTuple):
-    """is_http: over HTTP, where ``target`` is a URL without a slash at its end; else over gRPC,
-    where it is what gRPC calls a target."""
+    """target: over HTTP (``is_http``), a URL without a slash at its end; else gRPC's target."""
 
     is_http: bool
     target: str
 
 
 def parse_address(text: str) -> Address:
-    """Raises ValidationError: it is no address; names it and what is expected."""
+    """Raises ValidationError: it is not an address; names it and what is expected."""
     given = text.strip()
     scheme = _SCHEME.fullmatch(given)
     name, rest = (scheme[1].lower(), scheme[2]) if scheme else ("", given)

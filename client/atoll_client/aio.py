@@ -5,7 +5,7 @@
         async for chunk in client.stream("Once upon a time", max_tokens=50):
             print(chunk.text, end="")
 
-Without ``model`` the server's only model of the task is used. Cancelling the task that awaits an
+Without ``model``, the server's first model for the task is used. Cancelling the task that awaits an
 answer cancels the work on the server.
 """
 
@@ -15,15 +15,13 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from atoll_client import kserve, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.connection import Connection
 from atoll_client.conversation import AsyncConversation
 from atoll_client.kserve import Message
-from atoll_client.sequences import Turn
 from atoll_client.tasks import Prompt
 from atoll_client.types import (
     Chunk,
@@ -37,28 +35,22 @@ from atoll_client.types import (
     TextToken,
 )
 
-T = TypeVar("T")
-
 
 class AsyncClient(Connection):
     """A connection to one server: ``host:port`` of its gRPC endpoint, or an ``http://`` URL.
 
     Args:
-        timeout_s: deadline of each request with all its tries, after which the server is told to
+        timeout_s: deadline of each request including retries, after which the server is told to
             stop; ``within`` sets another for some calls.
-        retries: tries after a refusal (the server is full or cannot be reached), with growing
-            pauses. A generation is only tried again if it was refused before it began.
+        retries: how often a request is repeated after a refusal (the server is full or cannot be
+            reached), with growing pauses. A generation is only repeated if it was refused before it
+            began.
     """
 
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def within(self, timeout_s: float) -> AsyncClient:
@@ -68,7 +60,7 @@ class AsyncClient(Connection):
         return other
 
     async def models(self) -> list[ModelInfo]:
-        """Every model of Atoll's on the server."""
+        """All of Atoll's models on the server."""
         await self._find(refresh=True)
         return [found.info for found in self._known.models.values()]
 
@@ -87,9 +79,9 @@ class AsyncClient(Connection):
         """Vectors: (width,) of one text, (texts, width) of several; float32.
 
         Args:
-            texts: or token ids, of one text or of several, special ones included.
-            shared_memory: the server, on this machine, writes vectors to memory that both map;
-                for long lists, where it was started with ``--allow-shared-memory``.
+            texts: one text or several, or their token ids including special ones.
+            shared_memory: the server writes vectors to memory that both map; for long lists, with a
+                server on this machine that was started with ``--allow-shared-memory``.
         """
         parameters = {
             "normalize": None if normalize else False, "dimensions": dimensions,
@@ -135,7 +127,7 @@ class AsyncClient(Connection):
         truncate: bool | None = None,
         progress: bool = False,
     ) -> list[Rank]:
-        """Texts by their relevance to the query, the best first."""
+        """Texts ranked by their relevance to the query, the best first."""
         parameters = {"raw_scores": True, "truncate": truncate}
         info = await self._model(model, "rerank")
         found = await self._in_parts(
@@ -171,7 +163,7 @@ class AsyncClient(Connection):
     async def generate(
         self, prompt: str | Sequence[int], model: str | None = None, **options: Any
     ) -> Generation:
-        """A whole answer. Options: ``max_tokens``, ``temperature``, ``stop``, ... as documented."""
+        """A complete answer. Options: ``max_tokens``, ``temperature``, ``stop``, and others."""
         return await self._whole(tasks.prompt_of(prompt), model, options)
 
     async def chat(
@@ -182,7 +174,7 @@ class AsyncClient(Connection):
         tools: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> Generation:
-        """The answer to a conversation; the model's own template makes the prompt."""
+        """The answer to a conversation; the model's chat template makes the prompt."""
         return await self._whole(Prompt(messages=messages, tools=tools), model, options)
 
     async def stream(
@@ -193,7 +185,7 @@ class AsyncClient(Connection):
         tools: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come; the prompt is a text, token ids or messages (with tools).
+        """Chunks as they arrive; the prompt is a text, token ids or messages (with tools).
 
         Leaving the loop early cancels the work.
         """
@@ -205,13 +197,13 @@ class AsyncClient(Connection):
     def conversation(
         self, model: str | None = None, system: str | None = None, *, session: bool | None = None
     ) -> AsyncConversation:
-        """A chat that remembers what was said; see ``AsyncConversation``."""
+        """A chat with history; see ``AsyncConversation``."""
         return AsyncConversation(self, model, system, session)
 
     async def tokenize(
         self, texts: Sequence[str], model: str, *, add_special_tokens: bool = True
     ) -> list[list[TextToken]]:
-        """Tokens of texts, by a model's own tokenizer."""
+        """Tokens of texts, from a model's tokenizer."""
         question = {
             "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
         }  # fmt: skip
@@ -219,18 +211,18 @@ class AsyncClient(Connection):
         return [[TextToken(**token) for token in row] for row in rows]
 
     async def decode(self, ids: Sequence[Sequence[int]], model: str) -> list[str]:
-        """Texts of token ids, by a model's own tokenizer."""
+        """Texts of token ids, from a model's tokenizer."""
         question = {"op": "decode", "ids": [list(row) for row in ids]}
         texts: list[str] = await self._ask(model, question)
         return texts
 
     async def input_shapes(self, model: str) -> dict[str, list[int]]:
-        """The inputs of any model on the server, an ensemble too; -1: of any length."""
+        """Shapes of the inputs of any model on the server, by name; -1: any length."""
         about = await self._transport.metadata(model, self._timeout_s)
         return {tensor.name: [int(size) for size in tensor.shape] for tensor in about.inputs}
 
     async def infer(self, model: str, inputs: Mapping[str, Any], **parameters: Any) -> Any:
-        """Any model on the server, an ensemble or a pipeline too, by its tensors' names.
+        """Runs any model on the server, including ensembles and pipelines, by its tensors' names.
 
         Args:
             inputs: numpy arrays, or lists of texts.
@@ -242,36 +234,6 @@ class AsyncClient(Connection):
         for name, value in inputs.items():
             kserve.add_array(message, name, value)
         return kserve.as_text(kserve.outputs(await self._send(message)))
-
-    async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
-        tasks.check_one(options)
-        # In pieces, so that the server sees if the caller leaves; the best of several comes whole.
-        stream = not (self._transport.notices_leaving or {"n", "best_of"} & options.keys())
-        chunks = [chunk async for chunk in self._chunks(prompt, model, options, stream)]
-        return tasks.joined(chunks)
-
-    async def _chunks(
-        self,
-        prompt: Prompt,
-        model: str | None,
-        options: Mapping[str, Any],
-        stream: bool,
-        turn: Turn | None = None,
-    ) -> AsyncGenerator[Chunk, None]:
-        """A generator's answer, or that of its session entry to one turn."""
-        info = await self._model(model, "generate")
-        sampling, wanted, session = tasks.split_options(options)
-        if model in info.adapters:
-            sampling.setdefault("adapter_id", model)
-        message = tasks.generate(
-            info.name, prompt, sampling, stream=stream, wanted=wanted, session=session
-        )
-        if turn is not None:
-            turn.mark(message)
-        async with contextlib.aclosing(self._responses(message, info.name)) as responses:
-            async for response in responses:
-                for chunk in kserve.read_chunks(response):
-                    yield chunk
 
     async def _embed_shared(
         self, info: ModelInfo, texts: Sequence[Any], parameters: kserve.Parameters, progress: bool

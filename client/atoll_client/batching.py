@@ -1,4 +1,4 @@
-"""Long lists in parts, some of them at once, with a bar in the terminal on request."""
+"""Splits long lists into parts, several of which are sent at once; with a progress bar if asked."""
 
 from __future__ import annotations
 
@@ -10,38 +10,18 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _WIDTH = 30
-# How many parts of a long list are on their way at once.
+# Parts of a list that are sent at once.
 _PARALLEL = 4
 
 
-def parts_of(items: Sequence[T], limit: int) -> list[Sequence[T]]:
-    """Pieces of at most ``limit`` items; none of nothing."""
-    return [items[at : at + limit] for at in range(0, len(items), limit)]
-
-
-class Progress:
-    """Counts items; shows nothing."""
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *reason: Any) -> None:
-        return None
-
-    def advance(self, count: int) -> None:
-        """So many more are done."""
-
-
-class _Bar(Progress):
-    """One line on stderr."""
+class _Bar:
+    """A progress bar on one line of stderr."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._began = total, 0, time.monotonic()
 
-    def __exit__(self, *reason: Any) -> None:
-        sys.stderr.write("\n")
-
     def advance(self, count: int) -> None:
+        """Counts that many more items."""
         self._done += count
         filled = _WIDTH * self._done // max(self._total, 1)
         rate = self._done / max(time.monotonic() - self._began, 1e-9)
@@ -50,30 +30,31 @@ class _Bar(Progress):
         sys.stderr.flush()
 
 
-def progress_bar(total: int, is_wanted: bool) -> Progress:
-    """A bar for ``total`` items, or nothing."""
-    return _Bar(total) if is_wanted else Progress()
-
-
 async def in_parts(
     items: Sequence[Any], size: int, progress: bool, answer: Callable[[Sequence[Any]], Awaitable[T]]
 ) -> list[T]:
-    """The answers to all parts, in order; where one fails, the others are cancelled."""
+    """The answers to parts of at most ``size`` items, in order; an error cancels the other parts.
+
+    progress: shows a bar in the terminal.
+    """
     if 0 < len(items) <= size and not progress:
         return [await answer(items)]
     limit = asyncio.Semaphore(_PARALLEL)
-    bar = progress_bar(len(items), progress)
+    bar = _Bar(len(items)) if progress else None
 
     async def one(part: Sequence[Any]) -> T:
         async with limit:
             found = await answer(part)
-        bar.advance(len(part))
+        if bar is not None:
+            bar.advance(len(part))
         return found
 
-    work = [asyncio.ensure_future(one(part)) for part in parts_of(items, size)]
+    parts = [items[at : at + size] for at in range(0, len(items), size)]
+    work = [asyncio.ensure_future(one(part)) for part in parts]
     try:
-        with bar:
-            return list(await asyncio.gather(*work))
+        return list(await asyncio.gather(*work))
     finally:
         for task in work:
             task.cancel()
+        if bar is not None:
+            sys.stderr.write("\n")

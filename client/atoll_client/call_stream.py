@@ -1,4 +1,4 @@
-"""The responses of one streaming call, kept for a caller who is slower or leaves early."""
+"""The responses of one streaming call, buffered for a caller that is slower or leaves early."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import grpc.aio
 from atoll_client.errors import AtollError, DeadlineExceeded, from_grpc
 from atoll_client.kserve import Message
 
-# Bytes of a stream that are kept for a caller who is slower than the server. Beyond, the stream is
-# read no further, and gRPC's flow control holds the server up.
+# Bytes of a stream that are buffered for a caller that is slower than the server. At this size,
+# reading pauses, and gRPC's flow control slows the server down.
 MAX_KEPT_BYTES = 1_000_000
 
 
 class CallStream:
-    """Reads a call to its end in a task of its own: who waits here may be cancelled, a read not."""
+    """Reads a call to its end in its own task: its caller may be cancelled, but a read may not."""
 
     def __init__(self, call: Any, message: Message, timeout_s: float) -> None:
         self._call, self._message = call, message
@@ -50,7 +50,7 @@ class CallStream:
         return response
 
     def leave(self) -> None:
-        """Nobody waits any more: what still comes is dropped."""
+        """Drops all further responses."""
         self._is_left = True
         self._kept.clear()
         self._has_room.set()
@@ -67,7 +67,7 @@ class CallStream:
         except grpc.aio.AioRpcError as error:
             self._error = from_grpc(error.code(), error.details(), self._message.model_name)
         except asyncio.InvalidStateError:
-            # It ended while it was written to.
+            # The call ended while the request was being written.
             code, details = await self._call.code(), await self._call.details()
             self._error = from_grpc(code, details, self._message.model_name)
 
@@ -79,13 +79,13 @@ class CallStream:
         self._notify()
 
     def fail(self, error: AtollError) -> None:
-        """Whoever waits gets this error; what came before it is still handed out."""
+        """Ends the stream with an error, which ``next`` raises after the buffered responses."""
         self._error = self._error or error
         self._has_room.set()
         self._notify()
 
     def _expire(self, timeout_s: float) -> None:
-        # What was kept is given up: who was too slow for it learns of the deadline.
+        # Buffered responses are dropped, so that a slow caller also learns of the deadline.
         self._kept.clear()
         self._num_kept_bytes = 0
         self.fail(late(timeout_s))
@@ -96,7 +96,7 @@ class CallStream:
 
 
 def wake(waiting: asyncio.Future[None]) -> None:
-    """Lets whoever waits go on."""
+    """Resumes the task that waits for the future."""
     if not waiting.done():
         waiting.set_result(None)
 

@@ -14,7 +14,6 @@ import asyncio
 import copy
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from atoll_client.aio import AsyncClient
@@ -25,7 +24,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """See ``AsyncClient`` for the arguments; every method here is its namesake there."""
+    """The methods and their arguments are those of ``AsyncClient``."""
 
     def __init__(
         self,
@@ -45,12 +44,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -68,7 +62,7 @@ class Client:
         return other
 
     def models(self) -> list[ModelInfo]:
-        """Every model of Atoll's on the server."""
+        """All of Atoll's models on the server."""
         return self._run(self._client.models())
 
     def embed(
@@ -89,7 +83,7 @@ class Client:
     def rerank(
         self, query: str, texts: Sequence[str], model: str | None = None, **options: Any
     ) -> list[Rank]:
-        """Texts by their relevance to the query, the best first."""
+        """Texts ranked by their relevance to the query, the best first."""
         return self._run(self._client.rerank(query, texts, model, **options))
 
     def classify(
@@ -101,7 +95,7 @@ class Client:
     def generate(
         self, prompt: str | Sequence[int], model: str | None = None, **options: Any
     ) -> Generation:
-        """A whole answer."""
+        """A complete answer."""
         return self._run(self._client.generate(prompt, model, **options))
 
     def chat(
@@ -116,35 +110,35 @@ class Client:
         model: str | None = None,
         **options: Any,
     ) -> Generator[Chunk, None, None]:
-        """Chunks as they come. Leaving the loop early cancels the work."""
+        """Chunks as they arrive. Leaving the loop early cancels the work."""
         return self._pieces(self._client.stream(prompt, model, **options))
 
     def conversation(
         self, model: str | None = None, system: str | None = None, *, session: bool | None = None
     ) -> Conversation:
-        """A chat that remembers what was said; see ``AsyncConversation``."""
+        """A chat with history; see ``AsyncConversation``."""
         return Conversation(self, self._client.conversation(model, system, session=session))
 
     def tokenize(
         self, texts: Sequence[str], model: str, *, add_special_tokens: bool = True
     ) -> list[list[TextToken]]:
-        """Tokens of texts, by a model's own tokenizer."""
+        """Tokens of texts, from a model's tokenizer."""
         return self._run(self._client.tokenize(texts, model, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Sequence[Sequence[int]], model: str) -> list[str]:
-        """Texts of token ids."""
+        """Texts of token ids, from a model's tokenizer."""
         return self._run(self._client.decode(ids, model))
 
     def input_shapes(self, model: str) -> dict[str, list[int]]:
-        """The inputs of any model on the server, by name; -1: of any length."""
+        """Shapes of the inputs of any model on the server, by name; -1: any length."""
         return self._run(self._client.input_shapes(model))
 
     def infer(self, model: str, inputs: Mapping[str, Any], **parameters: Any) -> Any:
-        """Any model on the server, by its tensors' names."""
+        """Runs any model on the server, by its tensors' names."""
         return self._run(self._client.infer(model, inputs, **parameters))
 
     def _pieces(self, work: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """What an asynchronous stream yields; closing the one closes the other."""
+        """The items of an asynchronous stream, which is closed with this one."""
         end = object()
         try:
             while True:
@@ -156,7 +150,7 @@ class Client:
             self._run(work.aclose())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Ctrl-C while waiting cancels the request, too."""
+        """Waits for the result; Ctrl-C cancels the request as well."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -166,7 +160,7 @@ class Client:
 
 
 class Conversation:
-    """``AsyncConversation`` for this client; see there."""
+    """``AsyncConversation`` for the synchronous client."""
 
     def __init__(self, client: Client, talk: AsyncConversation) -> None:
         self._client, self._talk = client, talk
@@ -174,17 +168,12 @@ class Conversation:
     def __enter__(self) -> Conversation:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """All that was said; may be changed between turns."""
+        """The chat so far; may be changed between turns."""
         return self._talk.messages
 
     @messages.setter
@@ -197,7 +186,7 @@ class Conversation:
         return self._talk.uses_session
 
     def close(self) -> None:
-        """Frees what the server keeps; another turn would begin anew, with everything."""
+        """Frees what the server keeps; a later turn would send all messages again."""
         self._client._run(self._talk.close())
 
     def say(self, text: str, **options: Any) -> str:
@@ -205,7 +194,7 @@ class Conversation:
         return "".join(self.stream(text, **options))
 
     def stream(self, text: str, **options: Any) -> Generator[str, None, None]:
-        """The answer as it comes; what was read of it is remembered if the loop is left early."""
+        """The answer as it arrives; if the loop is left early, the part that was read is kept."""
         return self._client._pieces(self._talk.stream(text, **options))
 
 

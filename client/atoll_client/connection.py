@@ -1,4 +1,4 @@
-"""A client's connection to one server: what is sent, tried again, split, and asked about models."""
+"""A client's connection to one server: sends, repeats and splits requests, and knows its models."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from atoll_client import discovery, kserve
+from atoll_client import discovery, kserve, tasks
 from atoll_client.address import parse_address
 from atoll_client.batching import in_parts
 from atoll_client.errors import NotFound, NotReady, Overloaded, Unreached, UnsupportedModel
 from atoll_client.grpc_transport import GrpcTransport
 from atoll_client.kserve import Message
 from atoll_client.retry import Tries
-from atoll_client.sequences import Sequences
+from atoll_client.sequences import Sequences, Turn
+from atoll_client.tasks import Prompt
 from atoll_client.transport import Metadata, Transport
-from atoll_client.types import ModelInfo
+from atoll_client.types import Chunk, Generation, ModelInfo
 
 T = TypeVar("T")
 
 
 def connect(address: str, metadata: Metadata) -> Transport:
-    """The transport that an address asks for; nothing is sent yet.
+    """The transport for an address; nothing is sent yet.
 
     Raises:
-        ValidationError: it is no address.
+        ValidationError: it is not an address.
     """
     is_http, target = parse_address(address)
     if is_http:
@@ -35,7 +36,7 @@ def connect(address: str, metadata: Metadata) -> Transport:
 
 
 class Connection:
-    """What every task of a client needs."""
+    """What all tasks of a client share."""
 
     def __init__(
         self,
@@ -56,9 +57,9 @@ class Connection:
         await self._transport.close()
 
     async def _send(self, message: Message) -> Message:
-        """One request with one response, tried again if it was refused.
+        """One request with one response, repeated if it was refused.
 
-        Only refusals are tried again: what a server may have begun is not, whatever it does.
+        A request that the server may have begun to work on is never repeated.
         """
         tries = Tries(self._timeout_s, self._retries)
         while True:
@@ -68,7 +69,7 @@ class Connection:
                 await tries.pause(error)
 
     async def _responses(self, message: Message, generator: str) -> AsyncGenerator[Message, None]:
-        """A generator's responses, asked for again if it was refused before the first."""
+        """A generator's responses; the request is repeated if it was refused before the first."""
         tries = Tries(self._timeout_s, self._retries)
         while True:
             has_begun = False
@@ -101,7 +102,7 @@ class Connection:
         return await self._chosen(lambda: discovery.choose(self._known.models, name, task))
 
     async def _chosen(self, choose: Callable[[], T]) -> T:
-        """Of the known models, and of those that were loaded since, if it is none of these."""
+        """The result of ``choose`` on the known models or, if it fails, on those loaded by now."""
         await self._find()
         try:
             return choose()
@@ -110,13 +111,43 @@ class Connection:
             return choose()
 
     async def _session_entry(self, model: str | None) -> str | None:
-        """Where a generator's conversations go; None: this transport or server has no such entry.
+        """The entry for a generator's conversations; None: the server or transport has none.
 
         Raises:
-            NotFound, UnsupportedModel: as of ``discovery.choose``.
+            NotFound, UnsupportedModel: see ``discovery.choose``.
         """
         info = await self._model(model, "generate")
         return self._known.models[info.name].session if self._transport.has_sequences else None
+
+    async def _whole(self, prompt: Prompt, model: str | None, options: Any) -> Generation:
+        tasks.check_one(options)
+        # Streamed, so that the server notices if the caller leaves; not for the best of several.
+        stream = not (self._transport.notices_leaving or {"n", "best_of"} & options.keys())
+        chunks = [chunk async for chunk in self._chunks(prompt, model, options, stream)]
+        return tasks.joined(chunks)
+
+    async def _chunks(
+        self,
+        prompt: Prompt,
+        model: str | None,
+        options: Mapping[str, Any],
+        stream: bool,
+        turn: Turn | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """A generator's answer, or its session entry's answer to one turn."""
+        info = await self._model(model, "generate")
+        sampling, wanted, session = tasks.split_options(options)
+        if model in info.adapters:
+            sampling.setdefault("adapter_id", model)
+        message = tasks.generate(
+            info.name, prompt, sampling, stream=stream, wanted=wanted, session=session
+        )
+        if turn is not None:
+            turn.mark(message)
+        async with contextlib.aclosing(self._responses(message, info.name)) as responses:
+            async for response in responses:
+                for chunk in kserve.read_chunks(response):
+                    yield chunk
 
     async def _ask(self, model: str, question: Mapping[str, Any]) -> Any:
         found = await self._chosen(lambda: discovery.named(self._known.models, model))

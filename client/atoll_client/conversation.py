@@ -1,29 +1,23 @@
-"""A chat that remembers, kept by the server turn by turn where it can be.
+"""A chat with history, which the server keeps between turns if it can.
 
-Where the server has a session entry for the generator, and gRPC leads to it, a conversation is a
-sequence of Triton's: a turn sends only its new text, and the server has the rest. Elsewhere, and
-where the server has lost the conversation, everything that was said is sent; the key-value blocks
-of earlier turns are then found by their contents.
+If the server has a session entry for the generator and is reached over gRPC, a conversation is a
+Triton sequence: a turn sends only its new text. Otherwise, or if the server has lost the
+conversation, all messages are sent, and the server finds the KV blocks of earlier turns by their
+contents.
 
-The client always remembers the whole chat. A turn that was not heard to its end leaves in doubt
-what the server took of it, so the next one begins a new sequence with everything.
+The client always keeps the whole chat. After a turn that was not received completely, it is unknown
+what the server has kept, so the next turn begins a new sequence with all messages.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
-from atoll_client.errors import (
-    AtollError,
-    NotFound,
-    NotReady,
-    Unreached,
-    UnsupportedModel,
-)
-from atoll_client.sequences import Sequences, Turn
+from atoll_client.connection import Connection
+from atoll_client.errors import AtollError, NotFound, NotReady, Unreached, UnsupportedModel
+from atoll_client.sequences import Turn
 from atoll_client.tasks import Prompt
 from atoll_client.types import Chunk
 
@@ -31,39 +25,20 @@ Said = dict[str, Any]
 Way = tuple[Prompt, Turn | None]
 
 
-class GeneratesText(Protocol):
-    """What a conversation needs of a client."""
-
-    _sequences: Sequences
-
-    def _chunks(
-        self,
-        prompt: Prompt,
-        model: str | None,
-        options: Mapping[str, Any],
-        stream: bool,
-        turn: Turn | None = None,
-    ) -> AsyncGenerator[Chunk, None]:
-        """An answer, or a session entry's to one turn."""
-
-    async def _session_entry(self, model: str | None) -> str | None:
-        """The entry that keeps conversations with a model."""
-
-
 class AsyncConversation:
-    """``say`` takes a whole answer, ``stream`` its pieces; both are remembered.
+    """``say`` returns a complete answer, ``stream`` its pieces; both become part of the chat.
 
     Args:
-        session: whether the server keeps the conversation: True insists on it (UnsupportedModel
-            where it cannot), False sends everything each turn, None takes what there is.
+        session: whether the server keeps the conversation: True requires it (UnsupportedModel if it
+            cannot), False sends all messages each turn, None lets the server decide.
 
     Attributes:
-        messages: all that was said; may be changed between turns.
+        messages: the chat so far; may be changed between turns.
         uses_session: whether the last turn went to the session entry; None before the first.
     """
 
     def __init__(
-        self, client: GeneratesText, model: str | None, system: str | None, session: bool | None
+        self, client: Connection, model: str | None, system: str | None, session: bool | None
     ) -> None:
         self._client, self._model, self._wanted = client, model, session
         self.messages: list[Said] = []
@@ -72,22 +47,17 @@ class AsyncConversation:
             self.messages.append({"role": "system", "content": system})
         self._tools: Sequence[Said] | None = None
         self._key: str | None = None
-        # What the server surely has of the conversation; empty: nothing.
+        # The messages that the server certainly has; empty: none.
         self._kept: list[Said] = []
 
     async def __aenter__(self) -> AsyncConversation:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Frees what the server keeps; another turn would begin anew, with everything."""
+        """Frees what the server keeps; a later turn would send all messages again."""
         if self._key is not None:
             await self._client._sequences.end(self._key)
         self._key, self._kept = None, []
@@ -99,7 +69,7 @@ class AsyncConversation:
     async def stream(
         self, text: str, *, tools: Sequence[Said] | None = None, **options: Any
     ) -> AsyncGenerator[str, None]:
-        """The answer as it comes; what was read of it is remembered if the loop is left early.
+        """The answer as it arrives; if the loop is left early, the part that was read is kept.
 
         Args:
             tools: what the model may call, in this turn and later ones.
@@ -126,7 +96,7 @@ class AsyncConversation:
     async def _answer(
         self, asked: list[Said], tools: Sequence[Said] | None, options: dict[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
-        """Tries the ways in turn; the next only where the server has lost the conversation."""
+        """Tries the ways in turn; the next one only if the server has lost the conversation."""
         ways = await self._ways(asked, tools)
         self._kept = []
         for number, (prompt, turn) in enumerate(ways, 1):
@@ -143,7 +113,7 @@ class AsyncConversation:
                     raise
 
     async def _ways(self, asked: list[Said], tools: Sequence[Said] | None) -> list[Way]:
-        """What can be sent, the shortest first: the new messages, or all of them."""
+        """What can be sent, the shortest first: only the new messages, or all of them."""
         self._tools = tools or self._tools
         everything = Prompt(messages=asked, tools=self._tools)
         entry = None
@@ -170,8 +140,8 @@ class AsyncConversation:
 
 
 def _is_lost(error: AtollError) -> bool:
-    """Whether the sequence, or the entry that keeps it, is gone: everything else may be there."""
-    # Triton's words for a sequence that it does not know, and the entry's own; codes differ.
+    """Whether only the sequence, or the entry that keeps it, is gone."""
+    # The messages of Triton and of the entry for an unknown sequence; their codes differ.
     if "START flag" in str(error) or "begin it with START" in str(error):
         return True
     return isinstance(error, NotFound | NotReady) and not isinstance(error, Unreached)

@@ -1,4 +1,4 @@
-"""Which models a server has, what each can do, and which one a call means."""
+"""Which models a server has, what each can do, and which one a call refers to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from atoll_client.types import ModelInfo
 
 @dataclass(frozen=True)
 class Found:
-    """A model and how it is asked: over a stream or not, with a batch axis or not.
+    """A model, and whether its requests are streams and its tensors have a batch axis.
 
-    session: the entry that takes conversations with it turn by turn.
+    session: the entry for conversations with it.
     """
 
     info: ModelInfo
@@ -29,7 +29,7 @@ Control = Callable[[str, bool, bool, Mapping[str, Any]], Awaitable[Any]]
 
 
 class Known:
-    """The models of a server, for all clients that share a connection: found out once."""
+    """The models of a server, looked up once for all clients that share a connection."""
 
     def __init__(self) -> None:
         self.models: Mapping[str, Found] = {}
@@ -38,7 +38,7 @@ class Known:
     async def find(
         self, transport: Transport, control: Control, timeout_s: float, refresh: bool = False
     ) -> None:
-        """Finds the models out, unless that is done; others that need them wait for the first.
+        """Looks the models up unless they are known; concurrent callers wait for the first.
 
         Raises:
             DeadlineExceeded: that took longer than ``timeout_s``.
@@ -67,17 +67,18 @@ async def _found(transport: Transport, control: Control, timeout_s: float) -> di
 async def describe(
     name: str, metadata: Any, control: Control, served: Collection[str] = ()
 ) -> Found | None:
-    """What a model says of itself; None: it is not one of Atoll's.
+    """A model's own description of itself; None: it is not one of Atoll's.
 
-    metadata: its tensors, ``inputs`` and ``outputs``. served: all models, of which one may take its
-    conversations.
+    metadata: its tensors, ``inputs`` and ``outputs``. served: names of all models, among which may
+    be the entry for its conversations.
     """
     shape = _read(metadata)
     if shape is None:
         return None
     facts = await control(name, *shape, {"op": "info"})
     info = ModelInfo(name, str(facts.get("task", "")), facts)
-    return Found(info, *shape, _session_of(name, served))
+    session = f"{name}-session"
+    return Found(info, *shape, session if session in served else None)
 
 
 def _read(metadata: Any) -> tuple[bool, bool] | None:
@@ -86,14 +87,8 @@ def _read(metadata: Any) -> tuple[bool, bool] | None:
     shape = next((list(t.shape) for t in metadata.inputs if t.name == "text_input"), None)
     if "control" not in names or shape is None:
         return None
-    # Generators alone have several responses, and so no batch axis.
+    # Only generators have several responses, and therefore no batch axis.
     return "text_output" in names, len(shape) > 1
-
-
-def _session_of(name: str, served: Collection[str]) -> str | None:
-    """The entry of a generator's conversations, by its name."""
-    session = f"{name}-session"
-    return session if session in served else None
 
 
 def named(models: Mapping[str, Found], name: str) -> Found:
@@ -105,7 +100,7 @@ def named(models: Mapping[str, Found], name: str) -> Found:
 
 
 def choose(models: Mapping[str, Found], name: str | None, task: str) -> ModelInfo:
-    """The model that is named, or the first of the task.
+    """The model with this name or, without a name, the first for the task.
 
     Raises:
         NotFound: no such model. UnsupportedModel: it does something else, or none does this.

@@ -1,6 +1,6 @@
-"""Every error a caller can meet, with the HTTP status and ``error_type`` the gateway shows for it.
+"""All errors that a caller can get, with the gateway's HTTP status and ``error_type`` for each.
 
-The same names and numbers as the server's own; ``from_grpc`` reads them back from a status.
+Names and numbers are the server's; ``from_grpc`` converts a gRPC status back to an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ E = TypeVar("E", bound="AtollError")
 class AtollError(Exception):
     """Base class: an unexpected failure while answering.
 
-    param: the field that is wrong, if it is known. code: OpenAI's word for what is wrong with it.
+    param: the field that is wrong, if known. code: OpenAI's code for the mistake.
     """
 
     http_status: ClassVar[int] = 500
@@ -45,14 +45,14 @@ class ValidationError(AtollError):
 
 
 class EmptyInputError(ValidationError):
-    """The request holds no text at all."""
+    """The request has no text."""
 
     http_status = 400
     error_type = "empty"
 
 
 class MalformedRequest(ValidationError):
-    """The body cannot be read at all."""
+    """The body cannot be parsed."""
 
     http_status = 400
 
@@ -64,7 +64,7 @@ class TooLarge(ValidationError):
 
 
 class TooMuch(ValidationError):
-    """More texts, or longer ones, than are taken."""
+    """More or longer texts than allowed."""
 
     http_status = 422
 
@@ -77,14 +77,14 @@ class Unauthorized(AtollError):
 
 
 class NotFound(AtollError):
-    """There is no such model, or no such route."""
+    """The model or route does not exist."""
 
     http_status = 404
     error_type = "not_found"
 
 
 class NoRoute(NotFound):
-    """No such address, whatever the model."""
+    """No route has this path."""
 
 
 class MethodNotAllowed(AtollError):
@@ -99,7 +99,7 @@ class MethodNotAllowed(AtollError):
 
 
 class NotOffered(AtollError):
-    """A part of a server's interface that is closed to clients."""
+    """This part of the server's interface is closed to clients."""
 
     http_status = 403
     error_type = "validation"
@@ -113,7 +113,7 @@ class BodyTimeout(AtollError):
 
 
 class UnsupportedModel(AtollError):
-    """The model cannot do what is asked: an embedder does not rerank."""
+    """The model does not support the request: an embedder does not rerank."""
 
     http_status = 424
     error_type = "backend"
@@ -140,40 +140,40 @@ class NotReady(AtollError):
 
 
 class Unreached(NotReady):
-    """The server was not reached: the request can be sent to another one."""
+    """The server was not reached, so the request can be sent to another one."""
 
 
 class Lost(NotReady):
-    """The connection ended before the answer was complete: the server may have begun with it."""
+    """The connection ended before the answer was complete; the server may have begun to work."""
 
 
 class Unloaded(NotReady):
-    """The server takes no requests for the model now: another one may."""
+    """The server currently accepts no requests for the model; another one may."""
 
 
 class DeadlineExceeded(AtollError):
-    """The answer did not come in time."""
+    """The answer did not arrive in time."""
 
     http_status = 504
     error_type = "timeout"
 
 
 class Cancelled(AtollError):
-    """The caller went away or cancelled."""
+    """The caller disconnected or cancelled."""
 
     http_status = 499
     error_type = "cancelled"
 
 
-# A server that ends, or a model that is loaded again, answers so; nothing was begun.
+# Messages of a server that is shutting down, or reloads the model; no work was begun.
 _GONE = ("no available versions", "stopped accepting")
-# gRPC's words for a connection that ended, other than one that was never made.
+# gRPC's messages for a connection that ended, as opposed to one that was never made.
 _LOST = (
     "socket closed", "reset by peer", "broken pipe", "goaway", "stream removed", "end of tcp",
 )  # fmt: skip
-# Triton's, for a process that has ended: an instance is named <model>_<group>_<number>.
+# Triton's message for a process that has ended: an instance is named <model>_<group>_<number>.
 _ENDED = re.compile(r"Stub process '(.+?)(?:_\d+_\d+)?' is not healthy")
-# The server has one code, UNAVAILABLE, for "full" and for "not there": the text tells them apart.
+# The server's code for "full" and for "not ready" is UNAVAILABLE: only the text differs.
 _FULL = ("are held", "queue", "kv cache", "max_concurrent_requests", "overloaded")
 
 _BY_CODE: dict[grpc.StatusCode, type[AtollError]] = {
@@ -189,29 +189,29 @@ _BY_CODE: dict[grpc.StatusCode, type[AtollError]] = {
 
 
 def is_full(text: str) -> bool:
-    """Whether an UNAVAILABLE server says that it has too much to do."""
+    """Whether the message of an UNAVAILABLE server says that it is full."""
     return any(word in text.lower() for word in _FULL)
 
 
-def is_gone(text: str) -> bool:
-    """Whether a server says that it has the model, but not now."""
-    return any(word in text.lower() for word in _GONE)
+def without_model(text: str) -> AtollError | None:
+    """The error if a server's message says that it does not have the model, now or at all."""
+    if any(word in text.lower() for word in _GONE):
+        return Unloaded(text)
+    return NotFound(text) if "unknown model" in text.lower() else None
 
 
 def _named(text: str) -> str:
-    """Triton's words for a process that has ended, after those that a client understands."""
+    """The message; if Triton says that a process has ended, the model's name is put first."""
     found = _ENDED.search(text)
     return f"the process of model {found[1]!r} has ended: {text}" if found else text
 
 
 def from_grpc(code: grpc.StatusCode, details: str | None, model: str = "") -> AtollError:
-    """The error behind a gRPC status. model: the one that was asked."""
+    """The error for a gRPC status. model: the one that the request was sent to."""
     text = _named(details or code.name)
     lowered = text.lower()
-    if is_gone(text):
-        return Unloaded(text)
-    if "unknown model" in lowered:
-        return NotFound(text)
+    if (error := without_model(text)) is not None:
+        return error
     if code is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" not in lowered and any(word in lowered for word in _LOST):
             what = f"process of model {model!r}" if model else "server"
@@ -219,10 +219,10 @@ def from_grpc(code: grpc.StatusCode, details: str | None, model: str = "") -> At
         if "connect" in lowered:
             return Unreached(text)
         return Overloaded(text) if is_full(text) else NotReady(text)
-    # A gateway that is full; otherwise the message is larger than it takes.
+    # A gateway is full; otherwise the message is too large.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and is_full(text):
         return Overloaded(text)
-    # A model whose process has died answers INTERNAL until it is loaded again.
+    # A model whose process has ended answers INTERNAL until it is loaded again.
     if code is grpc.StatusCode.INTERNAL and "is not healthy" in lowered:
         return NotReady(text)
     return _BY_CODE.get(code, AtollError)(text)
@@ -239,20 +239,18 @@ _BY_TYPE: dict[str, type[AtollError]] = {
 
 
 def from_stream(message: str) -> AtollError:
-    """The error behind the message of a stream's response, which has no code.
+    """The error for the message of a stream's response, which has no code.
 
-    Atoll's models say what it is if the request's parameter ``json_errors`` is true; Triton's own
-    errors are told by their words.
+    Atoll's models send JSON if the request's parameter ``json_errors`` is true; Triton's own errors
+    are recognized by their text.
     """
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found = json.loads(message)
         return _BY_TYPE.get(found["error_type"], GenerationError)(str(found["error"]))
     message = _named(message)
     lowered = message.lower()
-    if is_gone(message):
-        return Unloaded(message)
-    if "unknown model" in lowered:
-        return NotFound(message)
+    if (error := without_model(message)) is not None:
+        return error
     if "is not healthy" in lowered or "not ready" in lowered:
         return NotReady(message)
     if "queue size" in lowered:

@@ -1,10 +1,10 @@
-"""Inference calls over gRPC that are never broken off while the server may be answering.
+"""Inference calls over gRPC that are never cancelled while the server may be answering.
 
-Two things bring down a whole Triton 2.51: a call that its client cancels at the moment its answer
-is complete, and an error in a stream that was asked for with a status. So a stream's error is read
-from its text here, and a caller that leaves, or whose time is up, leaves the call to a task of its
-own: the model is asked to cancel the request by its id, and what still comes is thrown away. Only a
-call that does not end at all is broken off.
+Two things crash Triton 2.51: a call that its client cancels at the moment its answer is complete,
+and an error in a stream if the client asked for status codes. Therefore a stream's error is read
+from its text, and if a caller leaves or reaches its deadline, the call continues in its own task:
+the model is told to cancel the request by its id, and further responses are dropped. Only a call
+that does not end is cancelled.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from atoll_client.kserve import Message
 
 Metadata = Sequence[tuple[str, str]]
 
-# A request may be known to its model only some time after it was sent.
+# The model may not have received the request yet.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
 _PATIENCE_S = 30.0
-# For models that cannot be told to cancel: their work runs on to its end.
+# For models that cannot cancel by id, whose work runs to its end.
 _LONG_PATIENCE_S = 600.0
 _CLOSE_S = 2.0
 
@@ -37,7 +37,7 @@ _CLOSE_S = 2.0
 class Calls:
     """Calls of one channel; ``close`` it before the channel.
 
-    Messages whose ``id`` is set go to Atoll's models, which know how to cancel by it, unless
+    Messages with an ``id`` go to Atoll's models, which can cancel a request by its id, unless
     ``can_cancel`` is false.
     """
 
@@ -48,13 +48,13 @@ class Calls:
         self._open: dict[str, set[_Open]] = {}
 
     def open_models(self) -> list[str]:
-        """Names of models that requests wait for."""
+        """Names of the models with pending requests."""
         return [name for name, found in self._open.items() if found]
 
     def lose(self, model: str, sent_before: float, error: AtollError) -> int:
-        """Fails what was sent to a model before a moment of ``time.monotonic()``; how many.
+        """Fails requests sent to a model before a time (``time.monotonic()``); returns how many.
 
-        For a server that does not answer the requests of a process that crashed.
+        For servers, which never answer the requests of a process that crashed.
         """
         lost = [one for one in self._open.get(model, ()) if one.sent_at < sent_before]
         for one in lost:
@@ -71,7 +71,7 @@ class Calls:
             self._open[model].discard(one)
 
     async def close(self) -> None:
-        """Waits a little for calls that were left; those that still go on end with the channel."""
+        """Waits briefly for calls that callers have left; the rest ends with the channel."""
         if self._left:
             _, pending = await asyncio.wait(self._left, timeout=_CLOSE_S)
             for task in pending:
@@ -85,10 +85,10 @@ class Calls:
         *,
         can_cancel: bool = True,
     ) -> Message:
-        """The one response of a model that gives one.
+        """The response of a model that gives exactly one.
 
         Raises:
-            AtollError: of the class that the status means; DeadlineExceeded after ``timeout_s``.
+            AtollError: as the status says; DeadlineExceeded after ``timeout_s``.
         """
         call = self._infer(message, metadata=tuple(metadata) or None)
         ended = asyncio.get_running_loop().create_future()
@@ -112,10 +112,10 @@ class Calls:
         """The responses of a decoupled model; closing the generator cancels the work.
 
         Args:
-            canceller: the model that can cancel it, if another than the one that is asked.
+            canceller: the model that can cancel the request, if it is a different one.
 
         Raises:
-            AtollError: of the class that the error means; DeadlineExceeded after ``timeout_s``.
+            AtollError: as the error's text says; DeadlineExceeded after ``timeout_s``.
         """
         message.parameters["json_errors"].bool_param = True
         exchange = self.exchange(message, timeout_s, metadata, canceller)
@@ -134,7 +134,7 @@ class Calls:
         *,
         can_cancel: bool = True,
     ) -> AsyncGenerator[Message, None]:
-        """As ``responses``, but whole ModelStreamInferResponses, those with an error too."""
+        """Like ``responses``, but yields ModelStreamInferResponses, including those with errors."""
         call = self._stream(metadata=tuple(metadata) or None)
         stream = CallStream(call, message, timeout_s)
         try:
@@ -157,7 +157,10 @@ class Calls:
         *,
         can_cancel: bool = True,
     ) -> None:
-        """is_batched: whether the model's tensors have a batch axis; None: it streams."""
+        """Ends a call without its caller.
+
+        is_batched: whether the model's tensors have a batch axis; None: it streams.
+        """
 
         async def cancel() -> bool:
             question = {"op": "cancel", "request_id": message.id}
@@ -175,13 +178,13 @@ class Calls:
         self._keep(asyncio.create_task(_see_off(call, ask, patience_s)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        """A loop alone does not keep its tasks."""
+        """Holds a reference to the task: the event loop only has weak ones."""
         self._left.add(task)
         task.add_done_callback(self._left.discard)
 
 
 async def _see_off(call: Any, cancel: Callable[[], Any] | None, patience_s: float) -> None:
-    """Returns when the call has ended, by being cancelled in the model where that is possible."""
+    """Returns when the call has ended; has the model cancel its request if possible."""
     ended = asyncio.Event()
     call.add_done_callback(lambda _: ended.set())
     until, pause_s = time.monotonic() + patience_s, _FIRST_PAUSE_S
@@ -199,7 +202,7 @@ async def _see_off(call: Any, cancel: Callable[[], Any] | None, patience_s: floa
 
 @dataclass(frozen=True, eq=False)
 class _Open:
-    """A request that waits, since a moment of ``time.monotonic()``."""
+    """A pending request; sent_at: by ``time.monotonic()``."""
 
     sent_at: float
     fail: Callable[[AtollError], None]

@@ -9,12 +9,12 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 _SERVICE = "/inference.GRPCInferenceService/"
-# Messages are as large as their tensors.
+# No limit: messages are as large as their tensors.
 _OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
 def open_channel(address: str, *options: tuple[str, int]) -> grpc.aio.Channel:
-    """A connection, which belongs to the event loop that runs now."""
+    """A connection, which belongs to the running event loop."""
     return grpc.aio.insecure_channel(address, options=(*_OPTIONS, *options))
 
 
@@ -24,7 +24,7 @@ def unary(channel: grpc.aio.Channel, name: str) -> Any:
 
 
 def stream(channel: grpc.aio.Channel, name: str, request: str) -> Any:
-    """A method with streams of both. request: what its requests are those of."""
+    """A method that streams in both directions. request: the method with the same requests."""
     return channel.stream_stream(_SERVICE + name, **_coders(request, name))
 
 

@@ -1,4 +1,4 @@
-"""gRPC: the transport of choice."""
+"""The gRPC transport, which is preferred."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atoll_client.transport import Metadata
 
 
 class GrpcTransport:
-    """Cancels at once, streams, and takes requests of any size."""
+    """Supports immediate cancellation, streaming, and requests of any size."""
 
     has_sequences = True
     notices_leaving = True
@@ -38,7 +38,7 @@ class GrpcTransport:
             self._channel = None
 
     async def model_names(self, timeout_s: float) -> list[str]:
-        """See ``Transport``. The index is an administrator's; statistics are everybody's."""
+        """See ``Transport``. Uses statistics, since the index is restricted to administrators."""
         request = pb.ModelStatisticsRequest()
         found = await self._unary("ModelStatistics", request, timeout_s)
         return sorted({one.name for one in found.model_stats})
@@ -87,14 +87,14 @@ class GrpcTransport:
         return self._calls
 
     def _open(self) -> grpc.aio.Channel:
-        """Connections belong to the event loop that runs when they are made."""
+        """Opens the channel at first use: it belongs to the event loop that is running then."""
         if self._channel is None:
             self._channel = open_channel(self._address)
         return self._channel
 
 
 def _unreached(address: str, reason: str) -> str:
-    """Names the address as it was given, and the likeliest mistake."""
+    """A message with the address as it was given, and the most likely mistake."""
     if "http1" in reason.lower():
         return f"{address} answers over HTTP and not gRPC: give it as http://{address}"
     return f"no server answers at {address}: {reason.rpartition(': ')[2]}"

@@ -1,4 +1,4 @@
-"""HTTP: for networks that let nothing else through. Slower, and a cancel is seen late or never."""
+"""HTTP, for networks without gRPC: slower, and the server notices cancellation late or never."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ from atoll_client.errors import (
     Overloaded,
     TooLarge,
     Unauthorized,
-    Unloaded,
     Unreached,
     UnsupportedModel,
     ValidationError,
     from_stream,
     is_full,
-    is_gone,
+    without_model,
 )
 from atoll_client.kserve import Message
 from atoll_client.transport import Metadata
@@ -157,7 +156,7 @@ class HttpTransport:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length; aiohttp's own have a limit, which a long prompt's details exceed."""
+    """Lines of any length; aiohttp limits their length, and details of a long prompt exceed it."""
     parts: list[bytes] = []
     async for chunk in content.iter_any():
         *ended, rest = chunk.split(b"\n")
@@ -176,7 +175,7 @@ def _parameters(message: Message) -> dict[str, Any]:
 
 
 def _values(message: Message) -> list[tuple[Any, Any]]:
-    """Inputs as JSON values, which is how ``generate_stream`` takes them; scalars unwrapped."""
+    """Inputs as JSON values, as ``generate_stream`` expects them; scalars unwrapped."""
     found = []
     for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
         values = kserve.values(tensor.datatype, raw)
@@ -196,11 +195,7 @@ def _check(status: int, raw: bytes) -> None:
         text = raw.decode("utf-8", "replace")[:500]
     if status == 503 and is_full(text):
         raise Overloaded(text)
-    if is_gone(text):
-        raise Unloaded(text)
-    if "unknown model" in text.lower():
-        raise NotFound(text)
-    raise _ERRORS.get(status, AtollError)(text)
+    raise without_model(text) or _ERRORS.get(status, AtollError)(text)
 
 
 def _response(raw: bytes, head_size: int) -> Message:
@@ -209,7 +204,7 @@ def _response(raw: bytes, head_size: int) -> Message:
     at = head_size
     for output in head.get("outputs", ()):
         size = output.get("parameters", {}).get("binary_data_size")
-        # Written to shared memory instead.
+        # The output was written to shared memory.
         if size is None:
             continue
         message.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
@@ -219,7 +214,7 @@ def _response(raw: bytes, head_size: int) -> Message:
 
 
 def _event(found: dict[str, Any]) -> Message:
-    """One event as a response; tensors of one element arrive as plain values."""
+    """An event as a response; tensors of one element arrive as plain values."""
     if "error" in found:
         raise from_stream(str(found["error"]))
     message = pb.ModelInferResponse(model_name=found.get("model_name", ""))

@@ -1,7 +1,7 @@
 """Requests to a model and its answers, as the server's protobuf messages.
 
-Built and read by hand: for a short text, the general client's numpy detour costs more than the
-call. Knows tensor names and types; does not know connections.
+Built and read without tritonclient's helpers: for a short text, their conversions through numpy
+cost more than the call. Knows tensor names and types, but no connections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from atoll_client.types import Alternative, Chunk, Token
 Message = Any  # protobuf's classes are made at run time
 Parameters = Mapping[str, bool | int | float | str | None]
 
-# KServe's numbers that numpy has.
+# KServe's numeric types that numpy supports.
 _DTYPES = {
     "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
     "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
@@ -34,7 +34,7 @@ _OWN, _COUNT = secrets.token_hex(4), itertools.count()
 
 
 def unique(request_id: str = "") -> str:
-    """An id that no other request has, by which a model can be told to cancel it."""
+    """A unique request id, by which a model can cancel the request."""
     own = f"{_OWN}-{next(_COUNT):x}"
     return f"{request_id}/{own}" if request_id else own
 
@@ -73,7 +73,7 @@ def add_integers(message: Message, name: str, values: Sequence[int]) -> None:
 
 
 def control_request(model: str, is_batched: bool, question: Mapping[str, Any]) -> Message:
-    """A question about the model itself."""
+    """A request for information about the model."""
     message = request(model, {"control": json.dumps(question)})
     add_texts(message, "text_input", [""], [1, 1] if is_batched else [1])
     return message
@@ -88,7 +88,7 @@ def outputs(response: Message) -> dict[str, Any]:
     """Tensors by name: numeric ones as arrays in their shape, BYTES as a flat list of bytes.
 
     Raises:
-        UnsupportedModel: a tensor of numbers that numpy lacks (BF16).
+        UnsupportedModel: a tensor of a type that numpy does not support (BF16).
     """
     found: dict[str, Any] = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
@@ -123,16 +123,16 @@ def values(datatype: str, raw: bytes) -> list[Any]:
 
 
 def packed(datatype: str, items: Sequence[Any]) -> bytes:
-    """The other way round."""
+    """The inverse of ``values``."""
     if datatype == "BYTES":
-        # A lone surrogate, which JSON can carry, has no UTF-8.
+        # A lone surrogate, which JSON allows, has no UTF-8 encoding.
         encoded = [item.encode("utf-8", "replace") for item in items]
         return b"".join(_LENGTH.pack(len(b)) + b for b in encoded)
     return np.asarray(items, _DTYPES[datatype]).tobytes()
 
 
 def read_chunks(response: Message) -> list[Chunk]:
-    """One chunk for each answer that a generator's response holds (more than one if n > 1)."""
+    """One chunk for each answer in a generator's response (more than one if n > 1)."""
     found = outputs(response)
     texts = found.get("text_output", [])
     return [_chunk(found, index, text.decode()) for index, text in enumerate(texts)]
@@ -161,7 +161,7 @@ def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
 
 
 def _own_ids(found: Mapping[str, Any], index: int) -> Sequence[int]:
-    """The ids of one answer: those of several are joined."""
+    """The ids of one answer; the tensor has those of all answers, concatenated."""
     ids, counts = found.get("token_ids", ()), found.get("num_output_tokens", ())
     if len(found.get("text_output", ())) < 2:
         return list(ids)
@@ -170,7 +170,7 @@ def _own_ids(found: Mapping[str, Any], index: int) -> Sequence[int]:
 
 
 def _tokens(text: bytes) -> tuple[Token, ...]:
-    """vLLM's form: per token an object keyed by id, the token itself first."""
+    """Parses vLLM's format: an object per token, keyed by id, with the token itself first."""
     found = []
     for entry in json.loads(text):
         (own, facts), *_ = entry.items()
@@ -201,7 +201,7 @@ def add_array(message: Message, name: str, value: Any) -> None:
     """Any tensor: a numpy array, or a (nested) list of texts or numbers.
 
     Raises:
-        ValidationError: its elements are something else, or no tensor has their type.
+        ValidationError: elements of another type, or of a type that no tensor has.
     """
     try:
         array = np.asarray(value)

@@ -1,4 +1,4 @@
-"""When a refused request is sent again: how often, after which pause, and until when."""
+"""When a refused request is sent again: how often, after which pauses, and until when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atoll_client.errors import AtollError
 
 
 class Tries:
-    """One request's deadline, in seconds from now, and the tries it has after the first."""
+    """A request's deadline, in seconds from now, and the number of tries after the first."""
 
     def __init__(self, timeout_s: float, retries: int) -> None:
         self._ends, self._retries = time.monotonic() + timeout_s, retries
@@ -17,13 +17,13 @@ class Tries:
 
     @property
     def left_s(self) -> float:
-        """Until the deadline; a little at least."""
+        """Seconds until the deadline; always positive."""
         return max(self._ends - time.monotonic(), 0.001)
 
     async def pause(self, error: AtollError) -> None:
-        """Returns when the refused request may be sent again; raises the error where it may not.
+        """Returns when the refused request may be sent again; raises the error if it may not.
 
-        A connection that was reset may have carried the request to its end, so that is final.
+        After a connection reset, the server may already have processed the request.
         """
         pause_s = min(0.2 * 2.0**self._num_failed, 5.0)
         is_spent = self._num_failed >= self._retries or pause_s >= self.left_s

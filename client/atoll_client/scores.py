@@ -1,8 +1,8 @@
-"""What logits mean: scores that never lose the order of the logits.
+"""Scores computed from logits so that different logits always have different scores.
 
-In float32 a sigmoid is 1 from a logit of 17 on, and so is whatever was sorted by it. Scores are
-made here, of the logits, in float64; where even that cannot tell two apart (37 and 40), the unit in
-the last place does.
+In float32, the sigmoid of every logit from 17 on is 1, which would lose their order. Scores are
+therefore computed in float64; if two are still equal (logits of 37 and 40), they are made to differ
+by the unit in the last place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Doubles = npt.NDArray[np.float64]
 class Scores(NamedTuple):
     """Scores of one text's labels, or of the texts of one query.
 
-    order: indices, the best first; equal ones in their order.
+    order: indices, the best first; ties in their original order.
     """
 
     values: list[float]
@@ -29,15 +29,15 @@ class Scores(NamedTuple):
 
 
 def of_texts(logits: Floats, activation: str) -> Scores:
-    """A reranker's, of logits (texts, 1), which are compared with each other."""
+    """A reranker's scores, from logits (texts, 1)."""
     wide = logits.astype(np.float64)
     return _scores(wide.reshape(-1), apply(wide, activation).reshape(-1), activation)
 
 
 def of_labels(logits: Floats, activation: str) -> list[Scores]:
-    """A classifier's, of logits (texts, labels).
+    """A classifier's scores, from logits (texts, labels).
 
-    A single label is a grade or a relevance: there, it is the texts that are compared.
+    A single label is a grade or a relevance, so scores are compared between texts.
     """
     if logits.shape[-1] == 1:
         return [Scores([value], [0]) for value in of_texts(logits, activation).values]
@@ -54,7 +54,7 @@ def _scores(logits: Doubles, values: Doubles, activation: str) -> Scores:
 
 
 def activation_of(model: ModelInfo, num_labels: int, is_raw: bool = False) -> str:
-    """What makes a model's scores: what it says itself, else what most are trained with."""
+    """The activation of a model's scores: its own, or else the one that most are trained with."""
     if is_raw:
         return "identity"
     return str(model.facts.get("activation") or ("sigmoid" if num_labels == 1 else "softmax"))
@@ -64,7 +64,7 @@ def apply(logits: Doubles, activation: str) -> Doubles:
     """identity, sigmoid or tanh of each logit, or softmax over the last axis; float64.
 
     Raises:
-        UnsupportedModel: another name, of a newer server.
+        UnsupportedModel: an unknown name, of a newer server.
     """
     if activation == "identity":
         return logits.copy()
@@ -81,7 +81,7 @@ def apply(logits: Doubles, activation: str) -> Doubles:
 
 
 def _set_apart(values: Doubles, logits: Doubles, middle: float) -> Doubles:
-    """The values, equal for equal logits only; what is changed goes away from the nearer bound."""
+    """Makes values of different logits differ, moving them away from the nearer bound."""
     _, first, which = np.unique(logits, return_index=True, return_inverse=True)
     rising = values[first]
     if not (np.diff(rising) > 0).all():

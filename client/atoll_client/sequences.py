@@ -1,7 +1,7 @@
-"""Triton's sequences, as conversations use them: begun, gone on with, and ended in any case.
+"""Triton sequences for conversations: begun, continued, and always ended.
 
-A server holds a bounded number of sequences, so one whose owner is gone is ended with the next
-turn of another, or when the client closes.
+A server holds a limited number of sequences, so one whose owner no longer exists is ended at the
+next turn of another one, or when the client is closed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from atoll_client.errors import AtollError
 from atoll_client.kserve import Message
 from atoll_client.transport import Transport
 
-# An end that is not heard costs the server some idle minutes, never the caller much time.
+# If the server does not receive the end, it ends the sequence itself after some idle minutes.
 _END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request of a sequence. key: the correlation id; the entry is the model that takes it."""
+    """One request of a sequence. entry: the model it is sent to. key: the correlation id."""
 
     entry: str
     key: str
@@ -40,7 +40,7 @@ class Turn:
 
 
 class Sequences:
-    """Those that one connection has begun and not ended."""
+    """The open sequences of one connection."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -48,14 +48,14 @@ class Sequences:
         self._ownerless: deque[str] = deque()
 
     def key_for(self, owner: object, entry: str) -> str:
-        """A correlation id of its own; the sequence is ended some time after its owner is gone."""
+        """A new correlation id; the sequence is ended some time after its owner is deleted."""
         key = uuid.uuid4().hex
         self._open[key] = entry
         weakref.finalize(owner, self._ownerless.append, key).atexit = False
         return key
 
     async def end(self, key: str) -> None:
-        """Frees what the server keeps for it; that it kept nothing any more is no error."""
+        """Frees what the server keeps for a sequence, which may already have ended."""
         entry = self._open.pop(key, None)
         if entry is None:
             return
@@ -68,10 +68,10 @@ class Sequences:
                     continue
 
     async def end_ownerless(self) -> None:
-        """Ends those whose owners are gone."""
+        """Ends the sequences whose owners were deleted."""
         keys = [self._ownerless.popleft() for _ in range(len(self._ownerless))]
         await asyncio.gather(*map(self.end, keys))
 
     async def end_all(self) -> None:
-        """Ends every one of them."""
+        """Ends all sequences."""
         await asyncio.gather(*map(self.end, list(self._open)))

@@ -1,7 +1,7 @@
-"""Vectors of long lists through memory that client and server both map, on one machine.
+"""Vectors of long lists through shared memory of a client and a server on the same machine.
 
-The server writes each part's vectors where they belong; nothing of them is copied into messages.
-It must be told to allow this: ``atoll serve --allow-shared-memory``.
+The server writes each part's vectors to their place instead of copying them into messages. It has
+to allow this: ``atoll serve --allow-shared-memory``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _FLOAT = 4
 
 
 class Region:
-    """Room for (rows, width) float32, known to the server by ``name``."""
+    """Shared memory for (rows, width) float32, registered with the server as ``name``."""
 
     def __init__(self, memory: SharedMemory, rows: int, width: int) -> None:
         self.name, self.bytes = memory.name, rows * width * _FLOAT
         self._memory, self._shape = memory, (rows, width)
 
     def fill(self, message: Message, rows: Sequence[int]) -> Message:
-        """The request, with its vectors to be written to these consecutive rows."""
+        """Makes a request write its vectors to these consecutive rows."""
         output = message.outputs.add(name="embedding")
         size = self._shape[1] * _FLOAT
         output.parameters["shared_memory_region"].string_param = self.name
@@ -40,7 +40,7 @@ class Region:
         return message
 
     def vectors(self) -> Floats:
-        """A copy, (rows, width): the region goes away."""
+        """A copy, (rows, width), which outlives the region."""
         view: Floats = np.ndarray(self._shape, np.float32, self._memory.buf)
         return view.copy()
 
@@ -49,7 +49,7 @@ class Region:
 async def region(
     transport: Transport, rows: int, width: int, timeout_s: float
 ) -> AsyncIterator[Region]:
-    """A region that the server knows while the block runs.
+    """A region that is registered with the server within the block.
 
     Raises:
         UnsupportedModel: the server does not allow it, or is on another machine.

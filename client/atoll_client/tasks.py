@@ -1,4 +1,4 @@
-"""One request builder and one reader for each task: what clients and the gateway have in common."""
+"""Builds the requests and reads the answers of each task, for the clients and the gateway."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from atoll_client.types import (
 
 # Texts, or the token ids of each.
 Items = Sequence[str] | Sequence[Sequence[int]]
-# Tasks of models that read texts and write none.
+# Tasks of models that do not generate text.
 ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 
 
@@ -46,7 +46,7 @@ def embed(model: str, items: Items, parameters: Parameters) -> Message:
 
 
 def _filled_up(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-    """Rows of ids as one tensor; -1 stands where a row is shorter than the longest."""
+    """Rows of ids as one tensor, padded with -1."""
     found = np.full((len(rows), max(map(len, rows))), -1, np.int32)
     for index, row in enumerate(rows):
         found[index, : len(row)] = row
@@ -60,7 +60,7 @@ def read_embeddings(response: Message) -> Embeddings:
 
 
 def read_token_vectors(response: Message) -> list[Floats]:
-    """A vector for each token of each text, if ``return_token_embeddings`` was asked for."""
+    """A vector for each token of each text; the request had ``return_token_embeddings``."""
     found = kserve.outputs(response)
     counts = found["num_input_tokens"].reshape(-1).tolist()
     return [rows[:count] for rows, count in zip(found["token_embedding"], counts, strict=True)]
@@ -69,8 +69,8 @@ def read_token_vectors(response: Message) -> list[Floats]:
 def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
     """The answer of a sparse embedder, with the counts of input tokens.
 
-    The rows of ``indices`` and ``values`` are joined; ``offsets`` has one more element than there
-    are rows.
+    ``indices`` and ``values`` have all rows concatenated; ``offsets`` has one element more than
+    there are rows.
     """
     found = kserve.outputs(response)
     indices, values = found["indices"].reshape(-1), found["values"].reshape(-1)
@@ -85,7 +85,7 @@ def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
 def rerank(
     model: str, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
 ) -> Message:
-    """A query and texts to one score each; several queries: one for each text."""
+    """A query and texts to a score for each text; several queries: one for each text."""
     message = kserve.request(model, parameters, kserve.unique())
     queries = [query] if isinstance(query, str) else query
     kserve.add_texts(message, "query", queries, [len(queries), 1])
@@ -107,7 +107,7 @@ def classify(
 def read_scores(response: Message) -> tuple[Floats, Any]:
     """Logits of a reranker or classifier, (texts, labels), and token counts.
 
-    The request had ``raw_scores``: made scores by the model, in float32, they may be all the same.
+    The request had ``raw_scores``: the model's own scores are float32, in which many may be equal.
     """
     found = kserve.outputs(response)
     return found["score"], found["num_input_tokens"].reshape(-1)
@@ -115,7 +115,7 @@ def read_scores(response: Message) -> tuple[Floats, Any]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a generator continues: one of text, chat messages (JSON values), and token ids."""
+    """A generator's prompt: a text, chat messages (JSON values), or token ids."""
 
     text: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -125,7 +125,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an answer carries besides text, finish reason and token counts."""
+    """What an answer contains besides text, finish reason and token counts."""
 
     logprobs: bool = False
     prompt_logprobs: bool = False
@@ -179,7 +179,7 @@ def _json(value: Any) -> str:
 
 
 def prompt_of(prompt: Any) -> Prompt:
-    """A text, token ids, or chat messages."""
+    """The prompt given as a text, as token ids, or as chat messages."""
     if isinstance(prompt, str):
         return Prompt(text=prompt)
     if len(prompt) and isinstance(prompt[0], Mapping):
@@ -188,7 +188,7 @@ def prompt_of(prompt: Any) -> Prompt:
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], Wanted, str | None]:
-    """Sampling options, what the answer carries, and the conversation it belongs to."""
+    """Splits options into sampling options, the contents of the answer, and its conversation."""
     sampling = dict(options)
     session = sampling.pop("session", None)
     has_logprobs = _is_asked(sampling.get("logprobs")) or bool(sampling.get("top_logprobs"))
@@ -202,7 +202,7 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], Wanted, s
 
 
 def joined(chunks: Sequence[Chunk]) -> Generation:
-    """All chunks of one answer as a whole."""
+    """The complete answer, from all of its chunks."""
     last = chunks[-1]
     return Generation(
         text="".join(chunk.text for chunk in chunks),
@@ -217,7 +217,7 @@ def joined(chunks: Sequence[Chunk]) -> Generation:
 
 
 def check_one(options: Mapping[str, Any]) -> None:
-    """Raises ValidationError: options ask for several answers, which a generation is not."""
+    """Raises ValidationError: the options ask for several answers."""
     if options.get("n") not in (None, 1):
         raise ValidationError(
             f"n is {options['n']!r}; a generation is one answer: ask again with another seed"
@@ -225,19 +225,23 @@ def check_one(options: Mapping[str, Any]) -> None:
 
 
 def _is_asked(value: Any) -> bool:
-    """True, or vLLM's number of alternatives, of which 0 asks for the token itself."""
+    """Whether it is true, or vLLM's number of alternatives: 0 asks for the token itself."""
     return value is not None and value is not False
 
 
 def stacked(model: ModelInfo, found: Sequence[Embeddings], dimensions: int | None) -> Floats:
-    """The vectors of all parts, (texts, width); the width is the same without any text."""
+    """The vectors of all parts, (texts, width); the width is also known without any texts."""
     width = int(dimensions or model.facts.get("dimensions") or 0)
     nothing = np.empty((0, width), np.float32)
     return np.concatenate([part.vectors for part in found]) if found else nothing
 
 
 def paired(texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[str, str | None]]:
-    """Each text with its second, if there are any; ValidationError: not as many of them."""
+    """Pairs each text with its second one, if there are any.
+
+    Raises:
+        ValidationError: their numbers differ.
+    """
     others: Sequence[str | None] = [None] * len(texts) if pairs is None else pairs
     if len(others) != len(texts):
         raise ValidationError(f"there are {len(texts)} texts, and {len(others)} pairs")
@@ -251,9 +255,9 @@ def ranked(
     is_raw: bool,
     top_n: int | None = None,
 ) -> list[Rank]:
-    """Texts with a reranker's scores, the best first; equal ones in their order.
+    """Texts with a reranker's scores, the best first; ties in their original order.
 
-    parts: what ``read_scores`` gave of each part of the texts.
+    parts: the results of ``read_scores`` for each part of the texts.
 
     Raises:
         ValidationError: ``top_n`` is less than 1.
@@ -270,7 +274,7 @@ def ranked(
 def classified(
     model: ModelInfo, parts: Sequence[tuple[Floats, Any]], is_raw: bool
 ) -> list[list[Label]]:
-    """A classifier's labels of each text; parts: as of ``ranked``."""
+    """A classifier's labels for each text; parts: see ``ranked``."""
     if not parts:
         return []
     logits = np.concatenate([part for part, _ in parts])
@@ -279,6 +283,6 @@ def classified(
 
 
 def labelled(model: ModelInfo, found: Scores) -> list[Label]:
-    """Labels with scores, the best first; equal ones in the model's order."""
+    """Labels with scores, the best first; ties in the model's order."""
     names = model.labels or tuple(f"LABEL_{i}" for i in range(len(found.values)))
     return [Label(names[i], found.values[i]) for i in found.order]

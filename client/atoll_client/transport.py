@@ -1,7 +1,4 @@
-"""What a client needs of a connection, whatever carries it.
-
-Messages are the server's protobuf ones over gRPC and over HTTP alike.
-"""
+"""The interface of the gRPC and HTTP transports; both use the server's protobuf messages."""
 
 from __future__ import annotations
 
@@ -14,38 +11,38 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Transport(Protocol):
-    """What a client needs of a connection. Errors are those of ``errors``.
+    """A connection to a server. All errors are those of ``errors``.
 
-    ``timeout_s`` is a request's deadline: DeadlineExceeded, and the server stops its work.
-    has_sequences: whether ``responses`` can carry correlation ids. notices_leaving: whether the
-    server stops an answer that comes in one piece when the client leaves.
+    After ``timeout_s``, a request raises DeadlineExceeded, and the server stops working on it.
+    has_sequences: whether requests can have correlation ids. notices_leaving: whether the server
+    stops working on an answer that is not streamed when the client disconnects.
     """
 
     has_sequences: bool
     notices_leaving: bool
 
     async def model_names(self, timeout_s: float) -> list[str]:
-        """Every model that is loaded."""
+        """Names of all loaded models."""
 
     async def metadata(self, name: str, timeout_s: float) -> Any:
         """A model's tensors: ``inputs`` and ``outputs`` with name and shape."""
 
     async def infer(self, message: Message, timeout_s: float) -> Message:
-        """The one response of a model that gives one."""
+        """The response of a model that gives exactly one."""
 
     def responses(
         self, message: Message, timeout_s: float, canceller: str = ""
     ) -> AsyncGenerator[Message, None]:
         """The responses of a decoupled model; closing the generator cancels the work.
 
-        canceller: the model that can cancel it, if another than the one that is asked.
+        canceller: the model that can cancel the request, if it is a different one.
         """
 
     async def share(self, name: str, size: int, timeout_s: float) -> None:
-        """Tells the server of POSIX shared memory under ``/name``, of ``size`` bytes."""
+        """Registers POSIX shared memory ``/name`` of ``size`` bytes with the server."""
 
     async def unshare(self, name: str, timeout_s: float) -> None:
-        """Makes the server forget it."""
+        """Unregisters it."""
 
     async def close(self) -> None:
         """Ends the connection."""

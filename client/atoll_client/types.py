@@ -1,4 +1,4 @@
-"""What models are and what they answer: frozen values that clients and the gateway share."""
+"""Immutable descriptions of models and of their answers, for the clients and the gateway."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A served model and what it says of itself.
+    """A served model and its description of itself.
 
-    task: embed, sparse, rerank, classify or generate. facts: everything the model told.
+    task: embed, sparse, rerank, classify or generate. facts: the complete description.
     """
 
     name: str
@@ -31,9 +31,9 @@ class ModelInfo:
 
     @property
     def public_id(self) -> str:
-        """``model_id``, of a folder its name alone: where it lies is nobody's business."""
+        """``model_id``; of a folder only its name, since its path is private."""
         is_folder = self.model_id.startswith(("/", ".", "~", "\\")) or ":" in self.model_id
-        # It splits at slashes of both kinds.
+        # It splits at both kinds of slashes.
         return PureWindowsPath(self.model_id).name if is_folder else self.model_id
 
     @property
@@ -43,22 +43,22 @@ class ModelInfo:
 
     @property
     def max_client_batch_size(self) -> int:
-        """Texts in one request."""
+        """Texts allowed in one request."""
         return int(self.facts.get("max_client_batch_size") or 256)
 
     @property
     def max_input_tokens(self) -> int:
-        """Tokens of the longest input."""
+        """Tokens allowed in an input."""
         return int(self.facts.get("max_input_tokens") or 512)
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """Texts that a ``prompt_name`` puts in front of an input."""
+        """The texts that each ``prompt_name`` puts in front of an input."""
         return self.facts.get("prompts") or {}
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """LoRA adapters, each of which is a model name of its own."""
+        """LoRA adapters, each of which can be used as a model name."""
         return tuple(self.facts.get("adapters") or ())
 
 
@@ -71,7 +71,7 @@ class Embeddings:
 
 
 class SparseVector(NamedTuple):
-    """indices: token ids, rising. values: their weights, all positive."""
+    """indices: token ids, ascending. values: their weights, all positive."""
 
     indices: npt.NDArray[np.int32]
     values: Floats
@@ -104,12 +104,12 @@ class Alternative(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A generated token; ``top`` are the likeliest ones in its place.
+    """A generated token; ``top`` are the likeliest tokens in its place.
 
-    text: what it is of the answer, so that the texts of all tokens add up to it: nothing for a
+    text: its part of the answer, so that the texts of all tokens add up to the answer: empty for a
         special token that is left out, or for a piece of a character that a later token completes.
-    bytes: the token's own, also where they are no whole characters; empty if it is left out.
-    name: the token by itself, where it is left out of the text; else as ``text``.
+    bytes: the token's own, even if they are not whole characters; empty if it is left out.
+    name: the token's own text if it is left out of the answer; otherwise the same as ``text``.
     """
 
     id: int
@@ -123,9 +123,9 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a stream has gained.
+    """The new part of a stream.
 
-    finish_reason: "" until the end; then stop or length. stop_string: the one that ended it.
+    finish_reason: "" until the end; then stop or length. stop_string: the one that ended the text.
     """
 
     text: str
@@ -141,7 +141,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Generation(Chunk):
-    """A whole answer: one chunk that holds everything."""
+    """A complete answer in one chunk."""
 
 
 class TextToken(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from atoll.catalogue.generators import GENERATORS
 from atoll.serving.triton.tensor_specs import GENERATE, TensorSpec
 
-_RENDERED = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
+HEADER = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ ensemble_scheduling {{
 }}
 """
     # Triton requires a version folder, and git a file in it.
-    return Pipeline(name, {"config.pbtxt": _RENDERED + config, "1/.gitkeep": ""})
+    return Pipeline(name, {"config.pbtxt": HEADER + config, "1/.gitkeep": ""})
 
 
 def retrieve_rerank(name: str, embedder: str, reranker: str) -> Pipeline:
@@ -126,13 +126,20 @@ def _tensors(kind: str, specs: Iterable[TensorSpec]) -> str:
     return f"{kind} [\n" + ",\n".join(lines) + "\n]\n"
 
 
-def _python(config: str, model_class: str, description: str) -> dict[str, str]:
-    model = (
-        f'"""{description}"""\n\n'
+def model_file(model_class: str, description: str) -> str:
+    """The text of a model.py."""
+    # The description must not end the docstring.
+    plain = description.replace("\\", "/").replace('"', "'")
+    return (
+        f'"""{plain}"""\n\n'
         f"from atoll.serving import {model_class} as TritonPythonModel\n\n"
         '__all__ = ["TritonPythonModel"]\n'
     )
-    return {"config.pbtxt": _RENDERED + config, "1/model.py": model}
+
+
+def _python(config: str, model_class: str, description: str) -> dict[str, str]:
+    model = model_file(model_class, description)
+    return {"config.pbtxt": HEADER + config, "1/model.py": model}
 
 
 def _parameters(values: Mapping[str, str]) -> str:

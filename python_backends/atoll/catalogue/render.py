@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.catalogue.entries import Entry
-from atoll.catalogue.pipelines import Pipeline
+from atoll.catalogue.pipelines import HEADER, Pipeline, model_file
 from atoll.errors import UnsupportedModel
 from atoll.serving.triton.tensor_specs import TASK_TENSORS, TaskTensors, TensorSpec
 
 CONFIG = "config.pbtxt"
 MODEL = "1/model.py"
 
-_HEADER = "# Rendered from atoll.catalogue: change it there, then run `atoll render`.\n"
 _OWN_HEADER = (
     "# Written by `atoll add`, and yours to change: parameters are settings by their names.\n"
 )
@@ -65,8 +64,12 @@ def render(entry: Entry | Pipeline, is_own: bool = False) -> Mapping[str, str]:
             f"{entry.model_id}: task {entry.task!r} is not served; served: {sorted(TEMPLATES)}"
         )
     template, wire = TEMPLATES[entry.task], TASK_TENSORS[entry.task]
-    header = _OWN_HEADER if is_own else _HEADER
-    return {CONFIG: header + _config(entry, template, wire), MODEL: _model(entry, template)}
+    header = _OWN_HEADER if is_own else HEADER
+    description = template.description.format(model_id=Path(entry.model_id).name)
+    return {
+        CONFIG: header + _config(entry, template, wire),
+        MODEL: model_file(template.model_class, description),
+    }
 
 
 def write_repository(
@@ -92,20 +95,6 @@ def differences(entries: Iterable[Entry | Pipeline], folder: Path) -> list[str]:
         if path.is_file() and "__pycache__" not in path.parts
     }
     return sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-
-
-def _model(entry: Entry, template: Template) -> str:
-    description = template.description.format(model_id=Path(entry.model_id).name)
-    return (
-        f'"""{_plain(description)}"""\n\n'
-        f"from atoll.serving import {template.model_class} as TritonPythonModel\n\n"
-        '__all__ = ["TritonPythonModel"]\n'
-    )
-
-
-def _plain(text: str) -> str:
-    """The text, changed so that it cannot end a docstring."""
-    return text.replace("\\", "/").replace('"', "'")
 
 
 def _config(entry: Entry, template: Template, wire: TaskTensors) -> str:

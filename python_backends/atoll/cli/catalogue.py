@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,31 +36,21 @@ _OPS = {
 }
 
 
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    task: str
-    model_type: str
-    model_id: str
-    source: str
-    is_cached: bool
-
-
 def list_entries(as_json: AsJson = False) -> None:
     """List the catalogue: tasks, where the weights come from, and whether they are on disk."""
-    rows = [
-        _Row(e.name, e.task, e.model_type, e.model_id, _source(e), cached(e.model_id, e.revision))
+    rows: list[dict[str, Any]] = [
+        {
+            "name": e.name, "task": e.task, "model_type": e.model_type, "model_id": e.model_id,
+            "source": _source(e), "is_cached": cached(e.model_id, e.revision),
+        }
         for e in ENTRIES
-    ]
+    ]  # fmt: skip
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json(rows)
         return
     print_table(
         ("model", "task", "architecture", "checkpoint", "from", "here"),
-        [
-            (r.name, r.task, r.model_type, r.model_id, r.source, "yes" if r.is_cached else "no")
-            for r in rows
-        ],
+        [(*list(r.values())[:-1], "yes" if r["is_cached"] else "no") for r in rows],
     )
 
 

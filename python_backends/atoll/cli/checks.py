@@ -45,21 +45,17 @@ class Machine:
 
 def python(_: Machine) -> Iterator[Finding]:
     """The stub exists only for some Python versions, which our packages support."""
-    version = sys.version_info[:2]
     found = f"{sys.version.split()[0]} ({sys.executable})"
-    if version in _PYTHONS:
-        yield Finding("Python", "ok", found)
-    else:
-        yield Finding("Python", "fail", found, "use Python 3.10, 3.11 or 3.12")
+    is_good = sys.version_info[:2] in _PYTHONS
+    yield _judged("Python", is_good, found, "use Python 3.10, 3.11 or 3.12", "fail")
 
 
 def numpy(_: Machine) -> Iterator[Finding]:
     """numpy 2 breaks every text input inside the stub."""
     version = importlib.metadata.version("numpy")
-    if int(version.split(".")[0]) < 2:
-        yield Finding("numpy", "ok", version)
-    else:
-        yield Finding("numpy", "fail", version, "pip install 'numpy<2': the stub breaks with 2")
+    is_good = int(version.split(".")[0]) < 2
+    remedy = "pip install 'numpy<2': the stub breaks with 2"
+    yield _judged("numpy", is_good, version, remedy, "fail")
 
 
 def server(machine: Machine) -> Iterator[Finding]:
@@ -92,31 +88,26 @@ def shared_memory(_: Machine) -> Iterator[Finding]:
         yield Finding("shared memory", "fail", "there is no /dev/shm", "mount a tmpfs there")
         return
     found = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free in /dev/shm"
-    if usage.free >= _SHM_GOOD:
-        yield Finding("shared memory", "ok", found)
-    else:
-        status = "warn" if usage.free >= _SHM_LEAST else "fail"
-        yield Finding("shared memory", status, found, "in Docker: --shm-size=1g")
+    status = "warn" if usage.free >= _SHM_LEAST else "fail"
+    is_good = usage.free >= _SHM_GOOD
+    yield _judged("shared memory", is_good, found, "in Docker: --shm-size=1g", status)
 
 
 def memory(_: Machine) -> Iterator[Finding]:
     """The memory available for weights and the KV cache."""
     available = available_memory()
     found = f"{available / _GIB:.1f} GiB available"
-    if available >= _MEMORY_GOOD:
-        yield Finding("memory", "ok", found)
-    else:
-        yield Finding("memory", "warn", found, "serve fewer models, or lower --memory-fraction")
+    remedy = "serve fewer models, or lower --memory-fraction"
+    yield _judged("memory", available >= _MEMORY_GOOD, found, remedy)
 
 
 def ports(machine: Machine) -> Iterator[Finding]:
     """Ports that ``atoll serve`` would listen on."""
     flags = ("--http-port", "--grpc-port", "--metrics-port", "--port", "--gateway-grpc-port")
     for port, flag in zip(machine.ports, flags, strict=True):
-        if is_free("127.0.0.1", port):
-            yield Finding(f"port {port}", "ok", "free")
-        else:
-            yield Finding(f"port {port}", "warn", "in use", f"serve with another {flag}")
+        is_good = is_free("127.0.0.1", port)
+        found = "free" if is_good else "in use"
+        yield _judged(f"port {port}", is_good, found, f"serve with another {flag}")
 
 
 def torch(_: Machine) -> Iterator[Finding]:
@@ -155,12 +146,8 @@ def compilers(_: Machine) -> Iterator[Finding]:
     from atoll_kernels.cpu.native import status
 
     works, text = status()
-    if works:
-        yield Finding("native CPU kernels", "ok", text)
-    else:
-        yield Finding(
-            "native CPU kernels", "warn", f"{text}; plain torch runs instead", "see the message"
-        )
+    text = text if works else f"{text}; plain torch runs instead"
+    yield _judged("native CPU kernels", works, text, "see the message")
 
 
 def cpu(_: Machine) -> Iterator[Finding]:
@@ -174,10 +161,7 @@ def cpu(_: Machine) -> Iterator[Finding]:
     wanted = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
     there = [name for name in wanted if name in flags]
     found = f"{num_cores()} cores; {', '.join(there) or 'no vector instructions of note'}"
-    if "avx2" in flags:
-        yield Finding("CPU", "ok", found)
-    else:
-        yield Finding("CPU", "warn", found, "without AVX2 models run slowly")
+    yield _judged("CPU", "avx2" in flags, found, "without AVX2 models run slowly")
 
 
 def weights(_: Machine) -> Iterator[Finding]:
@@ -204,6 +188,11 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
 )  # fmt: skip
 
 
+def _judged(name: str, is_good: bool, found: str, remedy: str, status: str = "warn") -> Finding:
+    """A finding that is ok, or has this status and remedy."""
+    return Finding(name, "ok", found) if is_good else Finding(name, status, found, remedy)
+
+
 def _gpu(index: int) -> Finding:
     import torch
 
@@ -216,9 +205,7 @@ def _gpu(index: int) -> Finding:
         f"{free / _GIB:.0f} of {total / _GIB:.0f} GiB free"
     )
     reason = refusal(capabilities)
-    if reason is None:
-        return Finding(f"GPU {index}", "ok", found)
-    return Finding(f"GPU {index}", "warn", found, f"{reason}: serve with --device cpu")
+    return _judged(f"GPU {index}", reason is None, found, f"{reason}: serve with --device cpu")
 
 
 def _gpu_kernels() -> Finding:

@@ -8,25 +8,18 @@ from typing import Any
 
 from atoll.catalogue import ServedModel
 
+
+def _texts(name: str, *texts: str) -> dict[str, Any]:
+    return {"name": name, "shape": [len(texts), 1], "datatype": "BYTES", "data": texts}
+
+
 _EMBED = {
-    "inputs": [
-        {
-            "name": "text_input",
-            "shape": [2, 1],
-            "datatype": "BYTES",
-            "data": ["A man is eating food.", "A man is eating a piece of bread."],
-        }
-    ]
+    "inputs": [_texts("text_input", "A man is eating food.", "A man is eating a piece of bread.")]
 }
 _RERANK = {
     "inputs": [
-        {"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": ["What is an atoll?"]},
-        {
-            "name": "text_input",
-            "shape": [2, 1],
-            "datatype": "BYTES",
-            "data": ["A ring of coral around a lagoon.", "A man is eating food."],
-        },
+        _texts("query", "What is an atoll?"),
+        _texts("text_input", "A ring of coral around a lagoon.", "A man is eating food."),
     ]
 }
 _GENERATE = {

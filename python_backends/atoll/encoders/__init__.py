@@ -1,1 +1,1 @@
-"""From token ids to vectors and scores: packs without padding, pooling, heads."""
+"""From token ids to vectors and scores: batches without padding, pooling, heads."""

@@ -1,7 +1,7 @@
-"""A loaded encoder: the trunk, the head of its task, and what a pack of texts becomes.
+"""A loaded encoder: the trunk and the head of its task, which run batches of texts.
 
-Each ``Forward`` here takes a batch and its items and gives one result per item; what an item's
-request asked for is in ``item.options``.
+Each encoder is called with a batch and its items and returns one result per item, according to the
+options of the item's request (``item.options``).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Floats = npt.NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
-# Quantised layers have a kernel of their own for each of these, short texts one of attention.
+# Quantized layers have separate kernels for each of these sizes, attention one for short texts.
 _WARM_UP_TOKENS = (2, 24, 100, 200)
-# Tokens whose scores of the whole vocabulary are held at once: 512 * 30522 * 4 bytes is 60 MB.
+# Tokens whose scores for the whole vocabulary are in memory at once: 512 * 30522 * 4 bytes = 60 MB.
 _VOCAB_ROWS = 512
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What a request for vectors asks for."""
+    """The options of a request for vectors."""
 
     normalize: bool = True
     dimensions: int | None = None
@@ -53,36 +53,36 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What a request for scores asks for. raw: logits as they are."""
+    """The options of a request for scores. raw: returns the logits."""
 
     raw: bool = False
 
 
 class Embedded(NamedTuple):
-    """A text's vector, and those of its tokens (tokens, hidden) if they were asked for."""
+    """A text's vector, and those of its tokens (tokens, hidden) if requested."""
 
     vector: Floats
     token_vectors: Floats | None
 
 
 class Scored(NamedTuple):
-    """A text's scores (labels,), and the logits that they were made of, which never saturate."""
+    """A text's scores (labels,), and the logits they were computed from, which never saturate."""
 
     scores: Floats
     logits: Floats
 
 
 class SparseVector(NamedTuple):
-    """Words of the vocabulary with a weight above zero."""
+    """The words of the vocabulary with a positive weight."""
 
     indices: npt.NDArray[np.int32]
     values: Floats
 
 
 class Encoder:
-    """The trunk of a checkpoint and what its files say about it.
+    """The trunk of a checkpoint and its configuration.
 
-    folder: where the trunk's files are, which may be below the checkpoint's folder.
+    folder: the folder with the trunk's files, which may be below the checkpoint's folder.
     """
 
     task: ClassVar[str]
@@ -106,8 +106,9 @@ class Encoder:
 
     @torch.inference_mode()
     def warm_up(self, max_batch_tokens: int) -> None:
-        """On a GPU, runs packs of all kinds, so that kernels are compiled before a request waits
-        for them; a pack of full size that does not fit into the memory is told in the log.
+        """On a GPU, runs batches of all sizes, so that kernels are compiled before requests arrive.
+
+        Logs a warning if a batch of full size does not fit into memory.
         """
         device, longest = self.options.device, self.spec.max_length
         if device.type != "cuda":
@@ -123,7 +124,7 @@ class Encoder:
                 "packs of max_batch_tokens, %d, do not fit into the GPU's memory now, and will "
                 "fail if others do not free some: %s", max_batch_tokens, error,
             )  # fmt: skip
-        # Other models may need it first.
+        # Other models may need the memory.
         torch.cuda.empty_cache()
 
 
@@ -180,7 +181,7 @@ class Embedder(Encoder):
 class SparseEmbedder(Encoder):
     """Texts to SPLADE's weights of words (Formal et al. 2021): max of log(1 + relu(score)).
 
-    A checkpoint may ask for the sum over the tokens, and for the logarithm twice.
+    A checkpoint may replace the maximum by the sum, and apply the logarithm twice.
     """
 
     task = "sparse"
@@ -210,7 +211,7 @@ class SparseEmbedder(Encoder):
         return SparseVector(indices.int().numpy(), weights[indices].numpy())
 
     def _pooled(self, scores: Tensor) -> Tensor:
-        """(tokens, vocab) -> (vocab,); the greatest is found before the logarithm, to take few."""
+        """(tokens, vocab) -> (vocab,); the maximum comes before the logarithm, to save work."""
         return self._logs(scores).sum(0) if self.spec.splade.is_sum else scores.amax(0)
 
     def _logs(self, scores: Tensor) -> Tensor:
@@ -252,7 +253,7 @@ class Classifier(Encoder):
 
 
 def _only_greatest(weights: Tensor, count: int) -> Tensor:
-    """All but the ``count`` greatest are zero."""
+    """Sets all but the ``count`` greatest to zero."""
     kept = weights.topk(count).indices
     return torch.zeros_like(weights).scatter(0, kept, weights[kept])
 
@@ -263,7 +264,7 @@ def _finite(rows: Tensor) -> list[bool]:
 
 
 def _cut(vector: Tensor, options: EmbedOptions) -> Tensor:
-    """The first ``dimensions`` values, made a unit vector again if asked (Matryoshka)."""
+    """The first ``dimensions`` values, normalized again if requested (Matryoshka)."""
     if options.dimensions is None:
         return vector
     short = vector[: options.dimensions]

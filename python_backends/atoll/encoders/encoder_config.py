@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files say about turning tokens into vectors and scores."""
+"""A checkpoint's configuration for turning tokens into vectors and scores, from its JSON files."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from atoll.weights.modules import (
 logger = logging.getLogger(__name__)
 
 _SENTENCE_CONFIG = "config_sentence_transformers.json"
-# activation_function of a SpladePooling module -> how often the logarithm is taken.
+# activation_function of a SpladePooling module -> how often the logarithm is applied.
 _SPLADE_LOGS = {"relu": 1, "log1p_relu": 2}
-# What config.json may say that a classifier was trained as.
+# Values of problem_type in a classifier's config.json.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-# What turns logits into scores, by the last part of a class's name.
+# Activations for scores, by the last part of a class's name.
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
-# How names of tokenizers that give no segments begin; PreTrainedTokenizerFast, which transformers
-# 4 wrote, does give them, and TokenizersBackend of transformers 5 does not.
+# Prefixes of tokenizer classes without segments. Unlike TokenizersBackend of transformers 5,
+# PreTrainedTokenizerFast of transformers 4 has segments.
 _WITHOUT_TOKEN_TYPES = ("Roberta", "XLMRoberta", "Camembert", "TokenizersBackend")
 
 
 class SpladeSpec(NamedTuple):
-    """How scores of words become weights. is_sum: of a text's tokens; else their greatest.
+    """How scores of words become weights.
 
-    num_logs: how often log(1 + x) is taken of the positive scores.
+    is_sum: whether weights are summed over a text's tokens; otherwise, the greatest is used.
+    num_logs: how often log(1 + x) is applied to the positive scores.
     """
 
     is_sum: bool = False
@@ -49,15 +50,14 @@ class SpladeSpec(NamedTuple):
 class EncoderConfig:
     """Pooling, length, prompts and labels.
 
-    pooling: "splade", or keys of POOLING_MODES joined by "+". max_length: tokens, special ones
-    included. prompts: text put before an input, by name. steps: what follows the pooling, in order:
-    the folder of a Dense module, or None for a division by the length. labels: in the order of the
-    logits. problem_type: config.json's, or what transformers' pipeline assumes without one.
-    activation: what turns logits into scores, one of the values of ACTIVATIONS.
-    has_token_types: whether the model is given the segments of a pair.
-    splade: read whatever the pooling is. pair_prompt: put before the first text of a pair, and
-    before a single one, where a cross encoder's files say so. truncate_dim: values of a vector that
-    a request gets if it names no number. max_active_dims: words of a sparse one, the weightiest.
+    pooling: "splade", or keys of POOLING_MODES joined by "+". max_length: tokens, including special
+    ones. prompts: texts to put before an input, by name. steps: what follows the pooling, in order:
+    the folder of a Dense module, or None for normalization. labels: in the order of the logits.
+    problem_type: config.json's, or the default of transformers' pipeline. activation: turns logits
+    into scores; one of the values of ACTIVATIONS. has_token_types: whether the model is given the
+    segments of a pair. splade: read for every pooling. pair_prompt: put before a single text and
+    the first text of a pair, if a cross encoder's files say so. truncate_dim: default size of a
+    vector. max_active_dims: number of words in a sparse vector, those with the greatest weights.
     """
 
     pooling: str
@@ -78,12 +78,12 @@ class EncoderConfig:
     def read(
         cls, folder: Path, raw: Mapping[str, Any], settings: Settings, max_positions: int
     ) -> EncoderConfig:
-        """Settings win over the files; CLS is what a model without files is pooled by.
+        """Settings take precedence over the files; the default pooling is CLS.
 
         Raises:
-            ConfigError: a pooling that is not known, a default prompt that the model lacks, or a
-                length beyond ``max_batch_tokens`` where inputs may not be cut.
-            UnsupportedModel: the pooling leaves out prompts, and there are some.
+            ConfigError: an unknown pooling, a default prompt that the model does not have, or a
+                length beyond ``max_batch_tokens`` although inputs may not be truncated.
+            UnsupportedModel: the pooling excludes prompts, and there are some.
         """
         modules = read_modules(folder)
         prompts, default = _prompts(folder, settings)
@@ -112,7 +112,7 @@ class EncoderConfig:
         )
 
     def prompt(self, settings: Settings, name: Any) -> str:
-        """The text that goes before an input, by a request's ``prompt_name`` or the defaults.
+        """The text to put before an input, by a request's ``prompt_name`` or the defaults.
 
         Raises:
             ValidationError: the model has no such prompt.
@@ -128,7 +128,7 @@ class EncoderConfig:
 
 
 def _check_prompt_pooling(folder: Path, modules: Sequence[Module]) -> None:
-    """Raises UnsupportedModel: the pooling leaves out the tokens of the prompt."""
+    """Raises UnsupportedModel: the pooling excludes the tokens of the prompt."""
     for path in (m.path for m in modules if m.kind == "Pooling"):
         if read_object(folder / path / "config.json").get("include_prompt") is False:
             raise UnsupportedModel(
@@ -184,7 +184,7 @@ def _max_length(folder: Path, settings: Settings, max_positions: int) -> int:
 
 
 def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
-    """A SpladePooling module's file; without one, SPLADE v2 (Formal et al. 2021)."""
+    """From a SpladePooling module's file; the default is SPLADE v2 (Formal et al. 2021)."""
     path = next((m.path for m in modules if m.kind == "SpladePooling"), None)
     if path is None:
         return SpladeSpec()
@@ -196,7 +196,7 @@ def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
 
 
 def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple[Path | None, ...]:
-    """The last division by the length is left out: a request says whether it wants one."""
+    """Without a final normalization, which each request turns on or off."""
     if settings.dense_path is not None:
         return (folder / settings.dense_path,)
     after = [m for m in modules[2:] if m.kind != "Dropout"]
@@ -209,9 +209,9 @@ def _activation(
     folder: Path, raw: Mapping[str, Any], labels: tuple[str, ...], problem_type: str,
     task: str | None,
 ) -> str:  # fmt: skip
-    """The one that a cross encoder's files name, else that of transformers' pipeline.
+    """The activation in a cross encoder's files, or else that of transformers' pipeline.
 
-    A reranker's single score is a sigmoid whatever it was trained as, as ``CrossEncoder`` has it.
+    A reranker's single score gets a sigmoid whatever it was trained as, as in ``CrossEncoder``.
     """
     file, fields = _SENTENCE_CONFIG, Fields(raw)
     places = (
@@ -235,7 +235,7 @@ def _activation(
 
 
 def _has_token_types(folder: Path) -> bool:
-    """transformers' rule: the tokenizer's file says it, else the tokenizer's class."""
+    """By transformers' rule: from the tokenizer's file, or else from the tokenizer's class."""
     raw = tokenizer_config(folder)
     fields = Fields(raw, "tokenizer_config.json")
     if fields.has("model_input_names"):

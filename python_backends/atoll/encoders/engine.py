@@ -1,7 +1,7 @@
-"""The encoder engine: one thread that packs waiting texts and runs them.
+"""The encoder engine: one thread that batches waiting texts and runs them.
 
-``submit`` never blocks. Every item is answered exactly once; a forward that fails answers the items
-of its pack, and the engine goes on.
+``submit`` never blocks. Every item is answered exactly once; if a forward pass fails, the items of
+its batch get the error, and the engine continues.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from atoll_kernels.device import enter
 
 logger = logging.getLogger(__name__)
 
-# Runs a pack: the batch and its items in, one result (or error) per item out.
+# Runs a batch with its items; returns a result or an error per item.
 Forward = Callable[[Batch, Sequence[Item]], Sequence[object]]
 
 
 class EncoderEngine:
-    """A queue, a thread and a forward.
+    """A queue, a thread, and the function that runs batches.
 
-    on_pack: called after every pack with its items, their tokens, when it started
+    on_pack: called after every batch with its items, its number of tokens, its start
         (``time.monotonic``) and the seconds it took.
     """
 
@@ -47,18 +47,18 @@ class EncoderEngine:
         is_cpu = device.type == "cpu"
         self._max_tokens = min(max_batch_tokens, PREFERRED_TOKENS) if is_cpu else max_batch_tokens
         self._max_items = max_batch_requests
-        self._waiting: deque[Item] = deque()  # the thread's own
-        # A condition would wake the thread twice: it needs the lock that the waker still holds.
+        self._waiting: deque[Item] = deque()  # only used by the thread
+        # A condition would wake the thread twice, since its notifier still holds the lock.
         self._arrivals: SimpleQueue[Sequence[Item]] = SimpleQueue()
         self._lock = threading.Lock()
         self._is_stopping = False
-        self._pack: list[Item] = []  # being run
+        self._pack: list[Item] = []  # the running batch
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._loop, name="atoll-encoder", daemon=True)
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be submitted any more though nobody has called ``stop``; None: it can."""
+        """Why the engine ended without ``stop``; None: it has not."""
         return self._failure
 
     def start(self) -> None:
@@ -80,7 +80,7 @@ class EncoderEngine:
             self._arrivals.put(items)
 
     def stop(self) -> None:
-        """Answers what waits with NotReady and ends the thread."""
+        """Answers waiting items with NotReady and ends the thread."""
         with self._lock:
             self._is_stopping = True
             self._arrivals.put(())
@@ -113,7 +113,7 @@ class EncoderEngine:
             self._refuse_waiting()
 
     def _turn(self) -> bool:
-        """Takes what has arrived and runs a pack of it. False: stop."""
+        """Runs a batch of the items that have arrived; False: the engine is stopping."""
         if not self._waiting:
             self._waiting.extend(self._arrivals.get())
         self._collect()
@@ -127,7 +127,7 @@ class EncoderEngine:
         return True
 
     def _collect(self) -> None:
-        """Takes over what has arrived, without waiting."""
+        """Moves items that have arrived to the waiting ones, without blocking."""
         with contextlib.suppress(Empty):
             while True:
                 self._waiting.extend(self._arrivals.get_nowait())
@@ -152,7 +152,7 @@ class EncoderEngine:
         seconds = time.monotonic() - start
         for item, result in zip(pack, results, strict=True):
             _answer(item, result)
-        # Somebody waits for the answers, nobody for this.
+        # After the answers, which callers are waiting for.
         try:
             self._on_pack(pack, sum(len(item.ids) for item in pack), start, seconds)
         except Exception:
@@ -160,7 +160,7 @@ class EncoderEngine:
 
 
 def _answer(item: Item, result: object) -> None:
-    """An answer that cannot be taken costs its request, never the engine's thread."""
+    """Answers an item; an error in its callback does not end the engine's thread."""
     try:
         item.done(result)
     except Exception:
@@ -168,7 +168,7 @@ def _answer(item: Item, result: object) -> None:
 
 
 def _is_dropped(item: Item) -> bool:
-    """Answers an item that nobody waits for, instead of running it."""
+    """Whether the client of an item has disconnected; if so, answers it."""
     try:
         if item.is_dropped is None or not item.is_dropped():
             return False

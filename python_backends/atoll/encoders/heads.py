@@ -1,6 +1,6 @@
-"""What sits on an encoder's trunk: classification heads, SPLADE's masked-language head, Dense.
+"""The heads of encoders: classification, SPLADE's masked language head, Dense.
 
-A head is a module with a table of its own, loaded from the same checkpoint as the trunk.
+A head is a module with its own weight map, loaded from the same checkpoint as the trunk.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MASKED_LANGUAGE = (
 )
 DENSE = WeightMap(anchor="linear", modules={"linear": "linear"})
 
-# Class in a sentence-transformers Dense config -> activation.
+# Class in the config of a sentence-transformers Dense module -> activation.
 _DENSE_ACTIVATIONS = {
     "Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"
 }  # fmt: skip
@@ -89,7 +89,7 @@ class ClassificationHead(nn.Module):
 
 
 class MaskedLanguageHead(nn.Module):
-    """A score of every word of the vocabulary for every token: decoder(norm(act(dense))) + bias."""
+    """Scores for every word of the vocabulary per token: decoder(norm(act(dense))) + bias."""
 
     def __init__(self, hidden_size: int, vocab_size: int, eps: float, activation: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class MaskedLanguageHead(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, trunk: Any, options: LoadOptions) -> MaskedLanguageHead:
-        """The decoder shares the trunk's word vectors where the checkpoint has none of its own.
+        """The decoder shares the trunk's word embeddings if the checkpoint has no others.
 
         Raises:
             WeightError: a tensor is missing or misshapen.
@@ -111,7 +111,7 @@ class MaskedLanguageHead(nn.Module):
             head = cls(c.hidden_size, c.vocab_size, c.eps, c.activation)
         reader = CheckpointReader(folder)
         if "lm_head.dense.weight" in reader:
-            head.activation = "gelu"  # RoBERTa's head has no other, whatever hidden_act says
+            head.activation = "gelu"  # RoBERTa's head ignores hidden_act
         load_weights(head, MASKED_LANGUAGE, folder, options)
         stem = "lm_head" if "lm_head.dense.weight" in reader else "cls.predictions"
         own = LayerTensors(reader, "", f"{stem}.decoder", None, "decoder")
@@ -122,7 +122,7 @@ class MaskedLanguageHead(nn.Module):
                 words = Embedding(c.vocab_size, c.hidden_size)
         if words is not trunk.words:
             words.load(own, options)
-        # Newer files repeat the bias beside the decoder's weight, older ones have it above.
+        # Newer files also have the bias next to the decoder's weight, older ones only above it.
         above = LayerTensors(reader, "", stem, None, "decoder")
         decoder.load_tied(words, own if own.has("bias") else above, options)
         head.decoder = decoder
@@ -157,7 +157,7 @@ class DenseHead(nn.Module):
         path = folder / "config.json"
         raw = ConfigKeys(read_object(path))
         fields, default = Fields(raw, str(path)), "sentence_embedding"
-        # sentence-transformers' default; its files name what they mean otherwise.
+        # sentence-transformers' default.
         name = fields.text("activation_function", default="Tanh", nullable=True).rsplit(".", 1)[-1]
         if name not in _DENSE_ACTIVATIONS:
             raise fields.wrong(f"one of {', '.join(_DENSE_ACTIVATIONS)}", "activation_function")

@@ -1,6 +1,6 @@
-"""Which waiting texts go into the next forward, and the batch they make.
+"""Chooses the waiting texts for the next forward pass, and builds the batch.
 
-Texts are concatenated: a pack has as many rows as it has tokens.
+Texts are concatenated without padding: a batch has as many rows as tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from atoll.layers import Batch
 
-# A CPU's caches hold packs of this size well, and larger ones gain nothing there; a GPU is done so
-# soon that launches show.
+# On a CPU, batches of this size fit into the caches, and larger ones are not faster. On a GPU, they
+# are: launches take a noticeable share of the time.
 PREFERRED_TOKENS = 4096
 
 Ids = npt.NDArray[np.int32]
@@ -29,11 +29,11 @@ class Item:
     """One tokenized text in the queue.
 
     ids, type_ids: (tokens,).
-    done: called once, on the engine's thread, with the row of results or the error.
-    options: what the pooler must know of the request; not read here.
-    is_counted: whether it belongs in metrics.
-    queued, started: when the engine took it, and when the pack with it began (``time.monotonic``).
-    is_dropped: whether nobody waits for the result any more; asked just before the item is run.
+    done: called once, on the engine's thread, with the result or the error.
+    options: the request's options for the encoder; not used here.
+    is_counted: whether it counts in metrics.
+    queued, started: when the engine got it, and when its batch began (``time.monotonic``).
+    is_dropped: whether the client has disconnected; called just before the item is run.
     """
 
     ids: Ids
@@ -47,7 +47,7 @@ class Item:
 
 
 def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[Item]:
-    """Removes the next pack from the queue, first come first served; at least one item.
+    """Removes the next batch from the queue, first come, first served; at least one item.
 
     Stops at ``max_tokens`` and at ``max_items``.
     """
@@ -63,7 +63,7 @@ def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[I
 
 
 def batch_of(pack: Sequence[Item], device: torch.device) -> Batch:
-    """The pack as tensors on ``device``; arrays are made on the host and copied once."""
+    """The batch as tensors on ``device``; arrays are built on the host and copied once."""
     counts = np.fromiter((len(item.ids) for item in pack), np.int64, len(pack))
     cu_seqlens = np.zeros(len(pack) + 1, np.int64)
     np.cumsum(counts, out=cu_seqlens[1:])

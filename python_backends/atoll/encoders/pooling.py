@@ -1,6 +1,6 @@
-"""From the hidden states of packed tokens to one vector per text.
+"""From the hidden states of a batch's tokens to one vector per text.
 
-The poolings are sentence-transformers'; several of them give their vectors one behind the other.
+The poolings are those of sentence-transformers; the vectors of several poolings are concatenated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
 
 
 def normalized(vectors: Tensor) -> Tensor:
-    """Every row divided by its length (float32)."""
+    """Every row divided by its norm (float32)."""
     return F.normalize(vectors, dim=-1)
 
 
@@ -45,7 +45,7 @@ def _pool(hidden: Tensor, starts: Tensor, mode: str) -> Tensor:
 
 
 def _reduce(rows: Tensor, lengths: Tensor, kind: str) -> Tensor:
-    # A text alone is answered sooner without segments.
+    # For a single text, this is faster than a segmented reduction.
     if len(lengths) == 1 and kind == "mean":
         return rows.mean(0, keepdim=True)
     return torch.segment_reduce(rows, kind, lengths=lengths, axis=0)

@@ -1,4 +1,4 @@
-"""A short text alone, by a graph: its kernels take less time than the Python that calls them."""
+"""Replays a graph for a single short text, whose kernels take less time than calling them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from atoll.layers import Batch
 from atoll_kernels.cpu.graph_cache import CheckedGraphs, refusal
 
-# Longer texts compute for so long that calls no longer show, and every length keeps its memory.
+# For longer texts, the time of calls is negligible, and every length occupies memory.
 MOST_TOKENS = 64
 
 Trunk = Callable[[Batch], Tensor]
-# Tokens, and whether they have types.
+# Number of tokens, and whether they have types.
 _Shape = tuple[int, bool]
 
 
 class ShortTexts:
-    """A trunk whose batches of a single short text are replayed, once two of their length came."""
+    """A trunk that replays batches of one short text, once it has run two of the same length."""
 
     def __init__(self, trunk: Trunk, device: torch.device, dtype: torch.dtype) -> None:
         self._trunk = trunk
@@ -43,13 +43,13 @@ class ShortTexts:
         if kept.token_type_ids is not None and batch.token_type_ids is not None:
             kept.token_type_ids.copy_(batch.token_type_ids)
         if self.graphs.is_unchecked(shape):
-            # The same text may come again and again, and says nothing about others.
+            # Checked with other ids, since the same text may be repeated.
             ids = batch.input_ids
             kept.input_ids.copy_(torch.where(ids > 0, ids - 1, ids + 1))
             self.graphs.run(shape, kept.input_ids.numpy())
         kept.input_ids.copy_(batch.input_ids)
         (hidden,) = self.graphs.run(shape, kept.input_ids.numpy())
-        # The next text of this length overwrites it.
+        # The next text of this length overwrites the graph's output.
         return hidden.clone()
 
 
