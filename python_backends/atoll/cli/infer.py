@@ -49,14 +49,19 @@ def infer(
     texts = text or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
     if not texts:
         raise ConfigError("no text to ask with: --text, or lines on standard input")
+    options = {"max_tokens": max_tokens, "temperature": temperature}
     with connect(url, timeout, key) as client:
         tasks = _tasks(client)
         task, generator = tasks.get(model), model.removesuffix("-session")
         if task == "generate":
-            _generate(client, model, texts, as_json, max_tokens, temperature)
+            _print_answers(
+                model, texts, as_json,
+                lambda text: (chunk.text for chunk in client.stream(text, model, **options)),
+            )  # fmt: skip
             return
         if task is None and tasks.get(generator) == "generate":
-            _converse(client, generator, texts, as_json, max_tokens, temperature)
+            with client.conversation(generator, session=True) as talk:
+                _print_answers(model, texts, as_json, lambda text: talk.stream(text, **options))
             return
         if task is None:
             rows = of_pipeline(client, model, texts, query)
@@ -120,26 +125,6 @@ def _tasks(client: Client) -> dict[str, str]:
     """The task of each model, by every name of the model."""
     names = ((found, (found.name, found.model_id, *found.adapters)) for found in client.models())
     return {name: found.task for found, known in names for name in known}
-
-
-def _generate(
-    client: Client, model: str, texts: list[str], as_json: bool, max_tokens: int, temperature: float
-) -> None:
-    options = {"max_tokens": max_tokens, "temperature": temperature}
-    _print_answers(
-        model, texts, as_json,
-        lambda text: (chunk.text for chunk in client.stream(text, model, **options)),
-    )  # fmt: skip
-
-
-def _converse(
-    client: Client, model: str, texts: list[str], as_json: bool, max_tokens: int, temperature: float
-) -> None:
-    options = {"max_tokens": max_tokens, "temperature": temperature}
-    with client.conversation(model, session=True) as talk:
-        _print_answers(
-            f"{model}-session", texts, as_json, lambda text: talk.stream(text, **options)
-        )
 
 
 def _print_answers(

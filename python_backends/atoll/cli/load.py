@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from atoll.cli.options import key_metadata
 from atoll.errors import ConfigError
 from atoll.launcher.perf_analyzer import Load, PerfAnalyzer
+
+if TYPE_CHECKING:
+    from atoll_client import AsyncClient
 
 _SENTENCE = "An atoll is a ring of coral that surrounds a lagoon and rises from the open sea. "
 _QUERY = "What is an atoll?"
@@ -82,35 +86,26 @@ def measure(
         )  # fmt: skip
     # Also refuses an unknown task.
     rows(task, words, max_tokens)
-    asked = texts(words)
-    return asyncio.run(
-        _own_load(
-            url, model, task, asked, concurrency, requests, max_tokens, timeout_s, key, on_ready
-        )
-    )
+    from atoll_client import AsyncClient
+
+    client = AsyncClient(url, timeout_s=timeout_s, retries=0, metadata=key_metadata(key))
+    ask = partial(_ask, client, model, task, max_tokens)
+    return asyncio.run(_own_load(client, ask, texts(words), concurrency, requests, on_ready))
 
 
 async def _own_load(
-    url: str,
-    model: str,
-    task: str,
+    client: AsyncClient,
+    ask: Callable[[str], Awaitable[tuple[float, int]]],
     asked: Sequence[str],
     concurrency: int,
     requests: int,
-    max_tokens: int,
-    timeout_s: float,
-    key: str | None,
     on_ready: Callable[[], None],
 ) -> Load:
-    from atoll_client import AsyncClient
-
     latencies: list[float] = []
     firsts: list[float] = []
     responses = 0
     todo = iter(range(requests))
-    async with AsyncClient(
-        url, timeout_s=timeout_s, retries=0, metadata=key_metadata(key)
-    ) as client:
+    async with client:
         # Looks up each model's task once.
         await client.models()
         on_ready()
@@ -118,9 +113,8 @@ async def _own_load(
         async def work() -> None:
             nonlocal responses
             for index in todo:
-                text = asked[index % len(asked)]
                 began = time.perf_counter()
-                first, count = await _ask(client, model, task, text, max_tokens)
+                first, count = await ask(asked[index % len(asked)])
                 latencies.append(time.perf_counter() - began)
                 firsts.append(first - began)
                 responses += count
@@ -131,7 +125,9 @@ async def _own_load(
     return Load(tuple(sorted(latencies)), tuple(sorted(firsts)), responses, duration)
 
 
-async def _ask(client: Any, model: str, task: str, text: str, max_tokens: int) -> tuple[float, int]:
+async def _ask(
+    client: AsyncClient, model: str, task: str, max_tokens: int, text: str
+) -> tuple[float, int]:
     """(time of the first response, responses) of one request."""
     if task == "generate":
         first, count = 0.0, 0
@@ -142,7 +138,9 @@ async def _ask(client: Any, model: str, task: str, text: str, max_tokens: int) -
     if task == "rerank":
         await client.rerank(_QUERY, [text], model)
     else:
-        call = {"embed": client.embed, "sparse": client.embed_sparse, "classify": client.classify}
+        call: dict[str, Any] = {
+            "embed": client.embed, "sparse": client.embed_sparse, "classify": client.classify,
+        }  # fmt: skip
         await call[task]([text], model)
     return time.perf_counter(), 1
 
