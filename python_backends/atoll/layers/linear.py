@@ -10,7 +10,8 @@ from atoll.layers import parallel
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 from atoll.weights.parts import Part
-from atoll.weights.quantized_layers import Shape, expand, is_quantized, packed_codes
+from atoll.weights.quantized_layers import expand, is_quantized, packed_codes
+from atoll.weights.quantized_windows import Shape
 
 
 class Linear(nn.Module):

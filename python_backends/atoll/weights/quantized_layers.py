@@ -2,33 +2,24 @@
 
 Each layer is recognised by its tensors, so that layers left out of the quantisation load as usual.
 Codes of 4 bits are handed to ``pack_int4`` as they are; other weights are expanded at load and
-packed by ``pack_linear`` in the scheme asked for.
+packed by ``pack_linear`` in the scheme asked for. Of a layer that several ranks split, each unpacks
+little more than its own part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from atoll.errors import WeightError
 from atoll.weights import awq, gptq
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
-from atoll.weights.parts import Part
+from atoll.weights.parts import Part, filled
 from atoll.weights.quantization import Quantization
-
-
-class Shape(NamedTuple):
-    """A linear layer's features, or a rank's part of them.
-
-    rows: outputs of each part that the whole layer may be stored in.
-    """
-
-    outputs: Part
-    inputs: Part
-    rows: Sequence[int] | None = None
+from atoll.weights.quantized_windows import Shape, Window, windows, words
 
 
 class Codes(NamedTuple):
@@ -67,15 +58,20 @@ def packed_codes(
         return None
     if not all(is_quantized(group, part) for part in group.parts()):
         return None
-    parts = [_codes(group, p, s, quantization, device) for p, s in _shares(group, shape)]
+    found = windows(group, shape)
+    parts = [_codes(group, window, quantization, device) for window in found.parts]
     if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
         return None
-    rows = _held_rows(group, shape)
     codes, zeros, scales = (
-        torch.cat(tensors, dim=1) if rows is None else torch.cat(tensors, dim=1)[:, rows.to(device)]
+        _held_columns(torch.cat(tensors, dim=1), found.rows, shape.outputs)
         for tensors in list(zip(*parts, strict=True))[:3]
     )
-    return _held_inputs(Codes(codes, zeros, scales, parts[0].groups), shape.inputs)
+    groups = parts[0].groups
+    if found.inputs is not None:
+        # Their groups, where whole, are as good for kernels as the layer's.
+        used, groups = groups[found.inputs].unique(return_inverse=True)
+        codes, zeros, scales = codes[found.inputs].contiguous(), zeros[used], scales[used]
+    return Codes(codes, zeros, scales, groups)
 
 
 def expand(
@@ -100,41 +96,24 @@ def expand(
             f"{group.reader.folder}: {group.name(found, 'qweight')} is quantised, and neither "
             "config.json nor a file beside it says how"
         )
+    held = windows(group, shape)
     weight = torch.cat([
-        _expand(group, part, share, quantization, dtype, device)
-        for part, share in _shares(group, shape)
+        _expand(group, window, quantization, dtype, device) for window in held.parts
     ])  # fmt: skip
     scales = _input_scales(group, shape, quantization)
     if scales is not None:
-        weight = (weight.float() / scales.to(device).float()).to(dtype)
-    if not shape.inputs.is_whole:
-        weight = weight[:, shape.inputs.span].contiguous()
-    rows = _held_rows(group, shape)
-    return weight if rows is None else weight[rows.to(device)]
+        scales = scales[held.parts[0].inputs].to(device)
+        weight = (weight.float() / scales.float()).to(dtype)
+    if held.inputs is not None:
+        weight = weight[:, held.inputs].contiguous()
+    weight = weight if held.rows is None else weight[held.rows.to(device)]
+    return filled(weight, shape.outputs.num_filled)
 
 
-def _held_rows(group: LayerTensors, shape: Shape) -> Tensor | None:
-    """Of the stored outputs those that are held, in our order; None: all, as they are."""
-    order = group.rows()
-    if shape.outputs.is_whole:
-        return order
-    held = shape.outputs.indices()
-    return held if order is None else order[held]
-
-
-def _held_inputs(found: Codes, inputs: Part) -> Codes:
-    """A layer's codes for some of its inputs, with the groups that these belong to."""
-    if inputs.is_whole:
-        return found
-    used, groups = found.groups[inputs.span].unique(return_inverse=True)
-    codes = found.codes[inputs.span].contiguous()
-    return Codes(codes, found.zeros[used], found.scales[used], groups)
-
-
-def _shares(group: LayerTensors, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
-    """The parts, and (out_features, in_features) of each."""
-    shares = group.shares(shape.outputs.total, shape.rows)
-    return [(p, (s, shape.inputs.total)) for p, s in zip(group.parts(), shares, strict=True)]
+def _held_columns(tensor: Tensor, rows: Tensor | None, outputs: Part) -> Tensor:
+    """Of (inputs or groups, outputs) those held, and zeros where the part is filled up."""
+    held = tensor if rows is None else tensor[:, rows.to(tensor.device)]
+    return F.pad(held, (0, outputs.num_filled)) if outputs.num_filled else held
 
 
 def _input_scales(group: LayerTensors, shape: Shape, quantization: Quantization) -> Tensor | None:
@@ -146,24 +125,24 @@ def _input_scales(group: LayerTensors, shape: Shape, quantization: Quantization)
 
 
 def _expand(
-    group: LayerTensors, part: str, shape: tuple[int, int], quantization: Quantization,
-    dtype: torch.dtype, device: torch.device,
+    group: LayerTensors, window: Window, quantization: Quantization, dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:  # fmt: skip
     q = quantization
-    if not is_quantized(group, part):
-        return group.part(part, "weight", shape).to(device, dtype)
-    qweight, qzeros, scales, groups = _stored(group, part, shape, q, device)
+    if not is_quantized(group, window.part):
+        weight = group.part(window.part, "weight", window.shape)
+        return weight[window.outputs, window.inputs].to(device, dtype)
+    qweight, qzeros, scales, groups = _stored(group, window, q, device)
     if q.method == "awq":
         return awq.dequantize(qweight, qzeros, scales, groups, dtype)
     return gptq.dequantize(qweight, qzeros, scales, groups, q.bits, q.zero_offset, dtype)
 
 
 def _codes(
-    group: LayerTensors, part: str, shape: tuple[int, int], quantization: Quantization,
-    device: torch.device,
-) -> Codes:  # fmt: skip
+    group: LayerTensors, window: Window, quantization: Quantization, device: torch.device
+) -> Codes:
     q = quantization
-    qweight, qzeros, scales, groups = _stored(group, part, shape, q, device)
+    qweight, qzeros, scales, groups = _stored(group, window, q, device)
     if q.method == "awq":
         return Codes(awq.unpack(qweight), awq.unpack(qzeros), scales, groups)
     zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, scales.shape[1])
@@ -171,26 +150,32 @@ def _codes(
 
 
 def _stored(
-    group: LayerTensors, part: str, shape: tuple[int, int], quantization: Quantization,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(qweight, qzeros, scales, the group of each input), as the config says that they are.
+    group: LayerTensors, window: Window, quantization: Quantization, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(qweight, qzeros, scales, the group of each input) of a window, as the config says.
 
     Raises:
         WeightError: a tensor is missing, of another shape or kind; names it and the config.
     """
-    q, (num_outputs, num_inputs) = quantization, shape
+    q, part, (num_outputs, num_inputs) = quantization, window.part, window.shape
     num_groups, is_awq = q.num_groups(num_inputs), quantization.method == "awq"
     input_words, output_words = (-(-count * q.bits // 32) for count in (num_inputs, num_outputs))
     packed = (num_inputs, output_words) if is_awq else (input_words, num_outputs)
-    qweight = _tensor(group, part, "qweight", packed, q).to(device)
-    qzeros = _tensor(group, part, "qzeros", (num_groups, output_words), q).to(device)
-    scales = _tensor(group, part, "scales", (num_groups, num_outputs), q).to(device)
+    qweight = _tensor(group, part, "qweight", packed, q)
+    qzeros = _tensor(group, part, "qzeros", (num_groups, output_words), q)
+    scales = _tensor(group, part, "scales", (num_groups, num_outputs), q)
+    of_zeros = words(window.outputs, q.bits)
+    of_weight = (window.inputs, of_zeros)
+    if not is_awq:
+        of_weight = (words(window.inputs, q.bits), window.outputs)
+    qweight, qzeros = qweight[of_weight].to(device), qzeros[:, of_zeros].to(device)
+    scales = scales[:, window.outputs].to(device)
     if q.symmetric and not is_awq:
-        zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, num_outputs)
+        zeros = gptq.unpack_zeros(qzeros, q.bits, q.zero_offset, window.num_outputs)
         if bool((zeros != 1 << (q.bits - 1)).any()):
             raise _contradiction(group, part, "qzeros", "the same zero throughout, as sym says", q)
-    return qweight, qzeros, scales, _groups(group, part, num_inputs, q).to(device)
+    groups = _groups(group, part, num_inputs, q)[window.inputs].to(device)
+    return qweight, qzeros, scales, groups
 
 
 def _groups(group: LayerTensors, part: str, num_inputs: int, quantization: Quantization) -> Tensor:
