@@ -27,7 +27,7 @@ from atoll_client.gateway.tei.schemas import PredictBody
 from atoll_client.gateway.tgi import routes as tgi
 from atoll_client.types import ModelInfo
 
-_BESIDE = "truncate, truncation_direction and raw_scores stand beside inputs"
+_BESIDE = "truncate, truncation_direction and raw_scores are fields next to inputs"
 # Fields that only requests to generators, or only those to encoders, have.
 _GENERATOR_FIELDS = ("stream", "messages", "prompt")
 _ENCODER_FIELDS = (
@@ -50,10 +50,10 @@ class ClassificationParameters(Strict):
     candidate_labels: Any = refused("labels are those of the model")
     hypothesis_template: Any = refused("labels are those of the model")
     max_length: Any = refused(_BESIDE)
-    multi_label: Any = refused("function_to_apply says it")
+    multi_label: Any = refused("function_to_apply has this meaning")
     padding: Any = no_effect("texts are never padded")
     raw_scores: Any = refused(_BESIDE)
-    return_all_scores: Any = refused("top_k says it", True)
+    return_all_scores: Any = refused("top_k has this meaning", True)
     truncate: Any = refused(_BESIDE)
     truncation: Any = refused(_BESIDE)
 

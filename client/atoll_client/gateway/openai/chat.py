@@ -48,12 +48,12 @@ class ChatBody(TemplateFields, SamplingFields):
     echo: Any = refused("an answer does not repeat its prompt", False)
     function_call: Any = refused("it is called tool_choice now")
     functions: Any = refused("they are called tools now")
-    include_reasoning: Any = refused("answers are not parted", True)
+    include_reasoning: Any = refused("answers are not split", True)
     mm_processor_kwargs: Any = refused(_TEXT_ONLY)
     modalities: Any = refused(_TEXT_ONLY, ["text"])
     moderation: Any = refused("nothing is moderated")
-    verbosity: Any = refused("the models here have no levels", "medium")
-    web_search_options: Any = refused("nothing is looked up")
+    verbosity: Any = refused("the models here have no levels of verbosity", "medium")
+    web_search_options: Any = refused("the models here search nothing")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from atoll_client.gateway.core.schemas import Inputs, Strict
 NimCut = Literal["NONE", "START", "END"]
 _SIDES = {"START": "left", "END": "right"}
 
-_TASK = "prompts are named by prompt_name"
+_TASK = "prompts are selected by prompt_name"
 _CHAT = "chats are not embedded"
 _CALLED = "it is called {} here"
 _FLOATS = "vectors are float32"
@@ -42,19 +42,19 @@ class OtherServers(Strict):
     truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
 
     add_special_tokens: Any = refused(
-        "texts have special tokens; token ids are taken as they are", True
+        "special tokens are added to texts, but not to token ids", True
     )
     cache_salt: Any = refused("nothing is cached")
-    max_length: Any = refused("inputs are cut to what the model takes")
+    max_length: Any = refused("inputs are truncated to the model's limit")
     mm_processor_kwargs: Any = refused("inputs are texts", {})
-    priority: Any = refused("all requests wait in one queue", 0)
-    request_id: Any = refused("the header x-request-id has it")
+    priority: Any = refused("all requests wait in the same queue", 0)
+    request_id: Any = refused("it is in the header x-request-id")
     truncate_prompt_tokens: Any = refused(
-        "inputs are cut to what the model takes; -1 says the same", -1
+        "inputs are truncated to the model's limit, as with -1", -1
     )
     truncation: Any = refused(_CALLED.format("truncate"))
     truncation_side: Literal["right", "left"] | None = None
-    user: str | None = no_effect("users are not told apart")
+    user: str | None = no_effect("requests of all users are treated alike")
 
     def cut(self) -> Parameters:
         """The models' parameters of truncation and of the prompt.
@@ -101,7 +101,9 @@ class EmbeddingsBody(OtherServers):
     normalized: Any = refused(_CALLED.format("normalize"), True)
     output_dimension: Any = refused(_CALLED.format("dimensions"))
     output_dtype: Any = refused(_FLOATS, "float")
-    pooling: Any = refused("a model pools as it was trained to; the setting pooling changes it")
+    pooling: Any = refused(
+        "a model uses the pooling it was trained with; the setting pooling changes it"
+    )
     prompt: Any = refused(_TASK)
     return_multivector: Any = refused("see /embed_all", False)
     task: Any = refused(_TASK)

@@ -13,7 +13,7 @@ from atoll_client.errors import ValidationError
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Kept, Strict
 
-_BREAKPOINT = "prompts are cached by themselves"
+_BREAKPOINT = "prompts are cached automatically"
 _TEXT_ONLY = "the models here read text"
 
 
@@ -24,7 +24,7 @@ class Function(Kept):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = no_effect(
-        "a forced call always follows the parameters, another is the model's"
+        "a forced call always follows the parameters; other calls are as the model writes them"
     )
 
 
@@ -33,7 +33,7 @@ class Tool(Kept):
 
     type: Literal["function"] = "function"
     function: Function
-    custom: Any = refused("tools take JSON")
+    custom: Any = refused("the arguments of tools are JSON")
 
 
 class NamedFunction(Strict):
@@ -62,7 +62,7 @@ class Choice(Strict):
     type: Literal["function", "allowed_tools"] = "function"
     function: NamedFunction | None = None
     allowed_tools: AllowedTools | None = None
-    custom: Any = refused("tools take JSON")
+    custom: Any = refused("the arguments of tools are JSON")
 
 
 class Part(Kept):
@@ -91,7 +91,7 @@ class Call(Kept):
     type: Literal["function"] = "function"
     function: CalledFunction
     index: int | None = no_effect("calls are in order")
-    custom: Any = refused("tools take JSON")
+    custom: Any = refused("the arguments of tools are JSON")
 
 
 class Message(Kept):
@@ -104,10 +104,10 @@ class Message(Kept):
     reasoning_content: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[Call] | None = None
-    annotations: Any = no_effect("answers here have none")
+    annotations: Any = no_effect("answers have none here")
     audio: Any = refused(_TEXT_ONLY)
     function_call: Any = refused("it is called tool_calls now")
-    refusal: Any = refused("what was said goes into content")
+    refusal: Any = refused("text belongs in content")
 
     def given(self) -> dict[str, Any]:
         """As it came; a part that refuses is text like any other."""
@@ -130,7 +130,7 @@ class TemplateFields(Strict):
     tools: list[Tool] | None = None
 
     chat_template: Any = refused("the model has its own")
-    guideline: Any = refused("chat_template_kwargs holds what templates read")
+    guideline: Any = refused("variables for templates belong in chat_template_kwargs")
 
     def template_options(self) -> dict[str, Any]:
         """As the models name them; what is not said is left to the model."""

@@ -15,8 +15,8 @@ MAX_N = 128
 MAX_TOP_LOGPROBS = 20
 
 _STORED = "nothing is stored"
-_CACHED = "prompts are cached by themselves, for as long as there is room"
-_ONE_QUEUE = "all requests wait in one queue"
+_CACHED = "prompts are cached automatically, as long as there is memory"
+_ONE_QUEUE = "all requests wait in the same queue"
 _NO_BEAMS = "there is no beam search"
 
 
@@ -25,7 +25,7 @@ class StreamOptions(Strict):
 
     include_usage: bool = False
     include_obfuscation: bool | None = no_effect("events are never padded")
-    continuous_usage_stats: Any = refused("usage comes at the end", False)
+    continuous_usage_stats: Any = refused("usage is sent at the end", False)
 
 
 class JsonSchema(Strict):
@@ -33,7 +33,7 @@ class JsonSchema(Strict):
 
     schema_: dict[str, Any] = Field(alias="schema")
     name: str | None = None
-    description: str | None = no_effect("the schema is no part of the prompt")
+    description: str | None = no_effect("the schema is not added to the prompt")
     strict: bool | None = no_effect("answers always follow the schema")
 
 
@@ -54,13 +54,11 @@ class StructuredOutputs(Strict):
     choice: list[str] | None = Field(None, min_length=1)
     grammar: str | None = None
     json_object: bool | None = None
-    structural_tag: Any = refused("tags are not followed")
-    whitespace_pattern: Any = refused("blanks between values are fixed")
-    disable_additional_properties: Any = refused(
-        "the schema says which properties there are", False
-    )
-    disable_any_whitespace: bool | None = no_effect("blanks between values are always fixed")
-    disable_fallback: bool | None = no_effect("there is nothing to fall back to")
+    structural_tag: Any = refused("tags are not supported")
+    whitespace_pattern: Any = refused("whitespace between values is fixed")
+    disable_additional_properties: Any = refused("the schema defines the properties", False)
+    disable_any_whitespace: bool | None = no_effect("whitespace between values is always fixed")
+    disable_fallback: bool | None = no_effect("there is no fallback")
 
 
 class SamplingFields(Strict):
@@ -81,14 +79,14 @@ class SamplingFields(Strict):
     top_p: float | None = Field(None, gt=0, le=1)
 
     metadata: dict[str, Any] | None = no_effect(_STORED)
-    prediction: dict[str, Any] | None = no_effect("only the speed depends on it")
+    prediction: dict[str, Any] | None = no_effect("it only affects speed")
     prompt_cache_key: str | None = no_effect(_CACHED)
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
     prompt_cache_retention: str | None = no_effect(_CACHED)
-    safety_identifier: str | None = no_effect("users are not told apart")
+    safety_identifier: str | None = no_effect("requests of all users are treated alike")
     service_tier: str | None = no_effect(_ONE_QUEUE)
     store: bool | None = no_effect(_STORED)
-    user: str | None = no_effect("users are not told apart")
+    user: str | None = no_effect("requests of all users are treated alike")
 
     add_special_tokens: bool | None = None
     guided_choice: list[str] | None = Field(None, min_length=1)
@@ -110,23 +108,23 @@ class SamplingFields(Strict):
 
     guided_decoding_backend: Any = no_effect("there is one implementation")
     spaces_between_special_tokens: bool | None = no_effect(
-        "tokens are joined as the tokenizer joins them"
+        "the tokenizer decides how tokens are joined"
     )
 
     allowed_token_ids: Any = refused("tokens cannot be listed")
     bad_words: Any = refused("words cannot be banned; see logit_bias", [])
     cache_salt: Any = refused("cached prompts are shared by all callers")
     early_stopping: Any = refused(_NO_BEAMS, False)
-    guided_whitespace_pattern: Any = refused("blanks between values are fixed")
-    kv_transfer_params: Any = refused("caches are not handed on")
+    guided_whitespace_pattern: Any = refused("whitespace between values is fixed")
+    kv_transfer_params: Any = refused("caches are not transferred")
     length_penalty: Any = refused(_NO_BEAMS, 1, 1.0)
-    logits_processors: Any = refused("callers cannot bring code", [])
+    logits_processors: Any = refused("requests cannot contain code", [])
     min_new_tokens: Any = refused("it is called min_tokens here")
     max_new_tokens: Any = refused("it is called max_tokens here")
     num_beams: Any = refused(_NO_BEAMS, 1)
     priority: Any = refused(_ONE_QUEUE, 0)
     prompt_logprobs: Any = refused("/v1/completions has echo with logprobs")
-    request_id: Any = refused("the header x-request-id has it")
+    request_id: Any = refused("it is in the header x-request-id")
     return_token_ids: Any = refused("answers are text", False)
     return_tokens_as_token_ids: Any = refused("answers are text", False)
     use_beam_search: Any = refused(_NO_BEAMS, False)

@@ -10,9 +10,9 @@ from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.gateway.openai.embeddings_schemas import NimCut, OtherServers
 
-_CHUNKS = "a document is scored as a whole, cut to what the model takes"
-_NO_PROMPT = "a reranker's query has no prompt of its own"
-_RAW = "it is called raw_scores here, the other way round"
+_CHUNKS = "a document is scored as a whole, truncated to the model's limit"
+_NO_PROMPT = "a reranker's query has no separate prompt"
+_RAW = "it is called raw_scores here, with the opposite meaning"
 
 
 class _Scored(OtherServers):
@@ -71,7 +71,7 @@ class RankingBody(Strict):
     truncate: NimCut | None = None
 
     top_n: Any = refused("all passages are returned")
-    user: str | None = no_effect("users are not told apart")
+    user: str | None = no_effect("requests of all users are treated alike")
 
 
 class ScoreBody(_Scored):

@@ -12,10 +12,10 @@ from atoll_client.gateway.core.schemas import Inputs, Strict
 
 Direction = Literal["Right", "Left", "right", "left"]
 
-_LENGTH = "truncate cuts to what the model takes; its setting max_input_tokens is less"
-_TASK = "prompts are named by prompt_name"
-_NO_PROMPT = "a reranker's query has no prompt of its own"
-_OPTIONS = "nothing is cached, and nothing is waited for"
+_LENGTH = "truncate cuts to the model's limit; the setting max_input_tokens lowers it"
+_TASK = "prompts are selected by prompt_name"
+_NO_PROMPT = "a reranker's query has no separate prompt"
+_OPTIONS = "answers are not cached, and models are already loaded"
 
 
 class Cut(Strict):
@@ -43,16 +43,18 @@ class VectorsBody(Cut):
     prompt_name: str | None = None
 
     add_special_tokens: Any = refused(
-        "inputs have special tokens; token ids are taken as they are", True
+        "special tokens are added to texts, but not to token ids", True
     )
     input_type: Any = refused(_TASK)
     instruction: Any = refused(_TASK)
     options: dict[str, Any] | None = no_effect(_OPTIONS)
-    parameters: Any = refused("options stand beside inputs", {})
-    pooling: Any = refused("a model pools as it was trained to; the setting pooling changes it")
+    parameters: Any = refused("options are fields next to inputs", {})
+    pooling: Any = refused(
+        "a model uses the pooling it was trained with; the setting pooling changes it"
+    )
     prompt: Any = refused(_TASK)
     task: Any = refused(_TASK)
-    user: str | None = no_effect("users are not told apart")
+    user: str | None = no_effect("requests of all users are treated alike")
 
 
 class EmbedBody(VectorsBody):
@@ -68,18 +70,18 @@ class EmbedBody(VectorsBody):
 class EmbedAllBody(VectorsBody):
     """POST /embed_all."""
 
-    normalize: Any = refused("vectors of tokens are as the model has them", False)
-    dimensions: Any = refused("vectors of tokens are not cut")
+    normalize: Any = refused("vectors of tokens are returned as the model computes them", False)
+    dimensions: Any = refused("vectors of tokens are not shortened")
     encoding_format: Any = refused("vectors are lists of numbers", "float")
 
 
 class EmbedSparseBody(VectorsBody):
     """POST /embed_sparse."""
 
-    normalize: Any = refused("sparse vectors are as the model has them", False)
-    dimensions: Any = refused("sparse vectors are not cut")
+    normalize: Any = refused("sparse vectors are returned as the model computes them", False)
+    dimensions: Any = refused("sparse vectors are not shortened")
     encoding_format: Any = refused("vectors are lists of entries", "float")
-    max_active_dims: Any = refused("sparse vectors are not cut")
+    max_active_dims: Any = refused("sparse vectors are not shortened")
 
 
 class PredictBody(Cut):
@@ -90,10 +92,10 @@ class PredictBody(Cut):
     model: str | None = None
     prompt_name: str | None = None
 
-    function_to_apply: Any = refused("POST / has it, below parameters")
+    function_to_apply: Any = refused("POST / has it, in parameters")
     options: dict[str, Any] | None = no_effect(_OPTIONS)
     parameters: Any = refused("POST / has function_to_apply and top_k", {})
-    top_k: Any = refused("POST / has it, below parameters")
+    top_k: Any = refused("POST / has it, in parameters")
     return_all_scores: Any = refused("all scores are returned", True)
 
 
@@ -107,7 +109,7 @@ class RerankBody(Cut):
     model: str | None = None
 
     instruction: Any = refused(_NO_PROMPT)
-    parameters: Any = refused("options stand beside texts", {})
+    parameters: Any = refused("options are fields next to texts", {})
     prompt_name: Any = refused(_NO_PROMPT)
     return_documents: Any = refused("it is called return_text here", False)
     top_k: Any = refused("all texts are returned; Cohere's body has top_n")
@@ -135,9 +137,9 @@ class SimilarityBody(Strict):
     model: str | None = None
 
     options: dict[str, Any] | None = no_effect(_OPTIONS)
-    truncate: Any = refused("it stands in parameters")
-    truncation_direction: Any = refused("it stands in parameters")
-    prompt_name: Any = refused("it stands in parameters")
+    truncate: Any = refused("it belongs in parameters")
+    truncation_direction: Any = refused("it belongs in parameters")
+    prompt_name: Any = refused("it belongs in parameters")
 
 
 class TokenizeBody(Strict):
@@ -149,7 +151,7 @@ class TokenizeBody(Strict):
     model: str | None = None
 
     truncate: Any = refused("all tokens are returned", False)
-    return_token_strs: bool | None = no_effect("tokens have their text")
+    return_token_strs: bool | None = no_effect("tokens include their text")
 
 
 class DecodeBody(Strict):
@@ -159,4 +161,4 @@ class DecodeBody(Strict):
     skip_special_tokens: bool = True
     model: str | None = None
 
-    clean_up_tokenization_spaces: Any = refused("texts are as the tokenizer decodes them")
+    clean_up_tokenization_spaces: Any = refused("texts are returned as the tokenizer decodes them")

@@ -69,7 +69,7 @@ class Parameters(Strict):
     num_beams: Any = refused(_NO_BEAMS, 1)
     num_return_sequences: Any = refused(_CALLED.format("best_of"), 1)
     stop_sequences: Any = refused(_CALLED.format("stop"), [])
-    use_cache: bool | None = no_effect("only the speed depends on it")
+    use_cache: bool | None = no_effect("it only affects speed")
 
 
 class GenerateBody(Strict):
