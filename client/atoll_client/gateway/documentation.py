@@ -142,7 +142,7 @@ def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
-    """A type's schema; for a named type, a reference to its schema, which goes to ``schemas``."""
+    """A type's schema; for a named type, a reference to the schema, which ``schemas`` gets."""
     found = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", mode=mode)
     for name, inner in found.pop("$defs", {}).items():
         _add(schemas, name, inner)

@@ -1,5 +1,6 @@
-"""JSON from clients, of which nothing may be lost: of a key that is given twice one value would be,
-and an integer of more than 64 bits would become a floating-point number.
+"""Parses JSON of clients without losing anything.
+
+A key that occurs twice is an error. So is an integer of more than 64 bits that would be rounded.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ import orjson
 
 from atoll_client.errors import MalformedRequest, ValidationError
 
-# The shortest integers beyond 64 bits.
+# Only integers with this many digits can exceed 64 bits.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 class _GivenTwice(Exception):
-    """Holds the key."""
+    """A key occurs twice; its message is the key."""
 
 
 def parse(
     raw: bytes, problem: str = "the body is not valid JSON", *, has_long_integers: bool = False
 ) -> Any:
-    """What JSON stands for.
+    """The value of JSON text.
 
     Args:
-        problem: begins the message of an error.
-        has_long_integers: integers of more than 64 bits are given as they are, for a caller that
-            looks at each; else refused, unless they are what a floating-point number is.
+        problem: the beginning of error messages.
+        has_long_integers: integers of more than 64 bits are returned for the caller to check.
+            Otherwise, they are refused unless a floating-point number has the same value.
 
     Raises:
-        MalformedRequest: it is no JSON, or an object in it has a key twice.
+        MalformedRequest: it is not JSON, or a key occurs twice in an object.
         ValidationError: an integer has more than 64 bits.
     """
     try:
@@ -62,10 +63,10 @@ def _integer(text: str) -> int | float:
 
 
 def _are_all_keys_there(raw: bytes, found: Any) -> bool:
-    """Whether each colon belongs to a key of the objects that stand outside of lists.
+    """Whether there are as many colons as keys in objects outside of lists.
 
-    That is so for most long bodies, token ids say, and to count colons costs far less than to read
-    again with a function for each object, which orjson does not offer.
+    This holds for most long bodies, such as token ids. Counting colons is much faster than parsing
+    again with a check of each object, which orjson does not support.
     """
     num_colons = raw.count(b":")
     objects = [found] if type(found) is dict else []

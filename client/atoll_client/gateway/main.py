@@ -18,13 +18,13 @@ from atoll_client.gateway.core.connection import LimitedProtocol
 from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.routes import ROUTES
 
-# By its name: as a program, the module is called __main__.
+# Run as a program, the module is called __main__.
 logger = logging.getLogger("atoll_client.gateway.main")
 
-# How long the last answers may take to be written when the process ends.
+# How long sending the last responses may take when the process ends.
 _ANSWER_S = 5
-# How a launcher starts it: the gateway ends with the process that started it, and that tells it
-# what the server will not, a JSON object a line: {"lost": [models], "before": time.monotonic()}.
+# A flag for launchers: the gateway ends with the process that started it, which writes a line of
+# JSON if models have crashed: {"lost": [models], "before": time.monotonic()}.
 _STDIN = "--exit-with-stdin"
 
 
@@ -34,7 +34,7 @@ def application(settings: GatewaySettings) -> Gateway:
 
 
 def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
-    """Runs until SIGINT or SIGTERM, or until the process that started it is gone."""
+    """Runs until SIGINT or SIGTERM, or until the process that started it has ended."""
     gateway = application(settings)
     config = uvicorn.Config(
         gateway,
@@ -46,7 +46,7 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
         server_header=False,
         date_header=False,
         lifespan="on",
-        # Requests are ended before it: see _Server.
+        # _Server ends all requests before.
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + _ANSWER_S,
     )
     server = _Server(config, gateway, settings.shutdown_grace_s)
@@ -56,14 +56,14 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
-    """Lets requests in flight end for ``grace_s`` when it stops, then answers the others."""
+    """When it stops, gives open requests ``grace_s`` seconds, and then ends them with an error."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, grace_s: float) -> None:
         super().__init__(config)
         self._gateway, self._grace_s = gateway, grace_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Says where it listens, which a user of the command cannot know otherwise."""
+        """Logs the address."""
         await super().startup(sockets)
         if self.started:
             settings = self._gateway.context.settings
@@ -71,7 +71,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
             logger.info("listening on http://%s:%d%s", settings.hostname, settings.port, grpc)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes no new requests from here on."""
+        """Accepts no more requests."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._grace_s, self._gateway.end_requests)
         self._gateway.close_services(self._grace_s + _ANSWER_S)
@@ -82,7 +82,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 
 
 def _listen(server: uvicorn.Server, gateway: Gateway) -> None:
-    """A pipe's reading end sees its end when the writer is gone, even when that was killed."""
+    """Stops the server at the end of stdin, which comes even if the launcher is killed."""
     for line in sys.stdin.buffer:
         found = json.loads(line)
         gateway.lose(found["lost"], found["before"])
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     exit_with_stdin = _STDIN in given
     if not exit_with_stdin:
-        # A launcher tells its user itself.
+        # A launcher logs the address itself.
         logging.getLogger("atoll_client.gateway").setLevel(logging.INFO)
     settings = GatewaySettings.read([flag for flag in given if flag != _STDIN])
     try:

@@ -1,4 +1,4 @@
-"""What the gateway holds at once: requests, and the bytes of their bodies, both bounded."""
+"""Limits of the number of open requests and of the bytes of their bodies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from atoll_client.errors import Overloaded
 from atoll_client.gateway.core.models import Models
 from atoll_client.gateway.core.settings import GatewaySettings
 
-# A gateway without a limit of its own holds so many requests, and more if its models do.
+# The limit if there is no setting, unless the models accept more.
 _LEAST_REQUESTS = 2048
 
 
 class Admission:
-    """Counts requests and bytes. ``num_open`` and ``num_bytes`` are what is held now."""
+    """Counts open requests (``num_open``) and the bytes of their bodies (``num_bytes``)."""
 
     def __init__(self, settings: GatewaySettings, models: Models) -> None:
         self._max_requests = settings.max_concurrent_requests
@@ -24,7 +24,7 @@ class Admission:
 
     @contextlib.contextmanager
     def admitted(self, count: int = 1) -> Iterator[None]:
-        """Counts a request, or ``count`` answers to one, for as long as it is held.
+        """``with``: counts a request, or ``count`` answers of one.
 
         Raises:
             Overloaded: there are too many.
@@ -42,9 +42,9 @@ class Admission:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """Counts the bytes of one request, which a call of the value adds, until the block ends.
+        """``with``: counts the bytes of one request, which are added by calls of the value.
 
-        The call raises Overloaded if there are too many in all.
+        A call raises Overloaded if all requests together have too many.
         """
         own = 0
 

@@ -1,4 +1,4 @@
-"""The gateway as a Starlette application: its routes, middleware, errors, beginning and end."""
+"""The gateway as a Starlette application: routes, middleware, error responses, lifespan."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from atoll_client.gateway.tei.grpc_server import Services
 
 
 class Gateway(Starlette):
-    """Finds routes and answers; ``context`` is what all of them share."""
+    """The application. ``context`` is what all handlers share."""
 
     def __init__(self, settings: GatewaySettings, routes: Iterable[Route]) -> None:
         self.context = Context.of(settings, tuple(routes))
@@ -50,19 +50,18 @@ class Gateway(Starlette):
                 await super().__call__(scope, receive, send)
 
     def close_services(self, grace_s: float) -> None:
-        """Takes no new calls over gRPC; those in flight have ``grace_s``."""
+        """Accepts no more gRPC calls; open ones have ``grace_s`` seconds to end."""
         if self._services is not None:
             self._services.close(grace_s)
 
     def end_requests(self) -> None:
-        """Answers every request that is still held with 503, a stream with an error event, a call
-        over gRPC with UNAVAILABLE."""
+        """Ends every open request: with 503, an error event, or UNAVAILABLE over gRPC."""
         self.context.open_requests.end()
 
     def lose(self, models: Sequence[str], sent_before: float) -> None:
-        """Answers what was sent to these models before a moment of ``time.monotonic()`` with 503.
+        """Ends requests to models whose processes have ended with 503. Any thread may call.
 
-        Any thread may call. For requests of processes that have ended, which no server answers.
+        sent_before: only those sent before this time of ``time.monotonic()``.
         """
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.context.pool.lose, models, sent_before)
@@ -82,7 +81,7 @@ class Gateway(Starlette):
 
 
 class Observed:
-    """Middleware: each request has an id, a span, a line in the log, and is counted."""
+    """Middleware: gives each request an id and a span, logs and counts it."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app, self._context = app, context
@@ -123,7 +122,7 @@ def _headers(request: Request) -> list[tuple[bytes, bytes]]:
 
 
 class _Brief:
-    """Of a start that failed, Starlette tells with a traceback: its last line says why."""
+    """Reduces Starlette's traceback of a failed start to its last line, which has the reason."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

@@ -1,6 +1,7 @@
-"""HTTP/1.1 connections with limits: uvicorn's protocol bounds neither headers nor chunks nor time.
+"""HTTP/1.1 connections with limits of headers, chunks and time, which uvicorn's protocol lacks.
 
-What exceeds a limit is answered where that is possible, and the connection is closed.
+A request that exceeds one gets an error response where that is possible, and the connection is
+closed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ _MAX_URL_BYTES = 16_384
 _MAX_HEADER_BYTES = 65_536
 _MAX_HEADERS = 256
 _MAX_CHUNKS = 65_536
-# From the first byte of a request, or of a connection, to the end of its headers.
+# From the start of a request or connection to the end of its headers.
 _HEADER_S = 30.0
-# What may still come of a body whose request is answered already, for a client that reads later.
+# How much of a body is still read after the response, for clients that first send all of it.
 _MAX_IGNORED_BYTES = 16_000_000
-# Bytes beside the body: a header that is not complete is kept by the parser, and told to nobody.
+# Bytes besides the body. The parser buffers incomplete headers without calling back.
 _MAX_OTHER_BYTES = 500_000
 
 
@@ -48,7 +49,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             )
 
     def send_400_response(self, msg: str) -> None:
-        """What an exception in one of the callbacks below ends in, too."""
+        """Also called after an exception in one of the callbacks below."""
         if self._refusal is not None:
             self._refuse(self._refusal)
         else:
@@ -65,7 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Those behind a chunked body come here too.
+        # Also called for trailers, after a chunked body.
         self._num_headers += 1
         self._num_header_bytes += len(name) + len(value)
         if self._num_headers > _MAX_HEADERS or self._num_header_bytes > _MAX_HEADER_BYTES:
@@ -98,7 +99,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         self._num_header_bytes = self._num_headers = self._num_chunks = 0
 
     def _refused(self, status: int, text: str) -> _Refused:
-        """To be raised: the parser turns it into an error of its own."""
+        """An exception to raise; the parser turns it into an error of its own."""
         self._refusal = _Refused(status, text)
         return self._refusal
 
@@ -116,7 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             self._refuse(_Refused(408, f"the headers were not complete after {_HEADER_S:g} s"))
 
     def _refuse(self, refusal: _Refused) -> None:
-        """Answers, unless an answer has begun, and closes."""
+        """Responds, unless a response has begun, and closes the connection."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:

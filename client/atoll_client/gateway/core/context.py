@@ -1,4 +1,4 @@
-"""What handlers share: the servers, their models, settings, counters. Made once, never changed."""
+"""What handlers share: settings, servers, models, counters. It is made once and never changed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from atoll_client.types import ModelInfo
 class Context:
     """What a handler needs besides its request.
 
-    routes: all of them, for the gateway's description of itself. pool: the servers, for Atoll's
-    models. upstream: the same servers, for models of any kind.
+    routes: all routes, for OpenAPI. pool: the servers, for Atoll's models. upstream: the servers,
+    for models of any kind.
     """
 
     settings: GatewaySettings
@@ -42,7 +42,7 @@ class Context:
 
     @classmethod
     def of(cls, settings: GatewaySettings, routes: tuple[Route, ...]) -> Context:
-        """All parts as the settings ask for them; nothing is connected yet."""
+        """A context for these settings, which is not connected yet."""
         pool = Pool(settings.servers, settings.health_interval_s, settings.request_timeout_s)
         models = Models(pool, listed(settings.default_model))
         return cls(
@@ -60,13 +60,13 @@ class Context:
         )
 
     def find(self, request: Request, named: str | None, kinds: Sequence[str]) -> ModelInfo:
-        """The model of a request, by path, ``model`` field or task. Raises as ``Models.find``."""
+        """The model of a request by path, ``model`` field or task. Raises as ``Models.find``."""
         model = self.models.find((request.model, named), kinds)
         request.labels["model"] = model.name
         return model
 
     async def close(self) -> None:
-        """Ends the connections to the servers and to the collector."""
+        """Closes the connections to the servers and to the trace collector."""
         await self.pool.stop()
         await self.metrics.close()
         await self.tracer.close()

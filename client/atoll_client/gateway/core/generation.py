@@ -1,4 +1,4 @@
-"""Generation for every dialect: a prompt and options in, chunks out."""
+"""Generation for every dialect: prompts and sampling options in, chunks out."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from atoll_client.types import Chunk, ModelInfo
 
 
 class Incomplete(AtollError):
-    """A generation without its last token: the model ended it, and did not say why."""
+    """A generation that the model ended without a finish reason."""
 
     error_type = "incomplete_generation"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to be generated. ``sampling``: options as the model names them."""
+    """One answer to generate. ``sampling``: options with the model's names."""
 
     model: ModelInfo
     prompt: Prompt
@@ -32,7 +32,7 @@ class Job:
     wanted: Wanted = Wanted()
 
     def seeded(self, index: int) -> Job:
-        """The same for another of ``n`` answers: a given seed moves on, so that they differ."""
+        """The job of another of ``n`` answers: it gets another seed, if there is one."""
         seed = self.sampling.get("seed")
         if seed is None or index == 0:
             return self
@@ -40,7 +40,7 @@ class Job:
 
 
 async def stream(request: Request, context: Context, job: Job) -> AsyncGenerator[Chunk, None]:
-    """Chunks as they come; the last one has a finish reason."""
+    """Chunks of one answer; the last one has a finish reason."""
     message = tasks.generate(
         job.model.name, job.prompt, job.sampling, stream=True, wanted=job.wanted,
         request_id=request.request_id,
@@ -57,7 +57,7 @@ async def stream(request: Request, context: Context, job: Job) -> AsyncGenerator
 
 
 async def complete(request: Request, context: Context, job: Job) -> list[Chunk]:
-    """Whole answers: one, or as many as the sampling option ``n`` says."""
+    """Complete answers: as many as the sampling option ``n``, which is 1 by default."""
     message = tasks.generate(
         job.model.name, job.prompt, job.sampling, stream=False, wanted=job.wanted,
         request_id=request.request_id,
@@ -73,7 +73,7 @@ async def complete(request: Request, context: Context, job: Job) -> list[Chunk]:
 
 
 async def complete_all(request: Request, context: Context, jobs: Sequence[Job]) -> list[Chunk]:
-    """One answer for each job, at the same time; the first failure ends the others."""
+    """One answer for each job, concurrently. If one fails, the others are cancelled."""
     if len(jobs) == 1:
         return (await complete(request, context, jobs[0]))[:1]
     with context.admission.admitted(len(jobs) - 1):
@@ -87,7 +87,7 @@ async def complete_all(request: Request, context: Context, jobs: Sequence[Job]) 
 async def stream_all(
     request: Request, context: Context, jobs: Sequence[Job]
 ) -> AsyncGenerator[tuple[int, Chunk], None]:
-    """Chunks of several answers as they come, with the number of the answer."""
+    """Chunks of several answers, with the index of the answer."""
     if len(jobs) == 1:
         async with contextlib.aclosing(stream(request, context, jobs[0])) as chunks:
             async for chunk in chunks:
@@ -122,7 +122,7 @@ async def _joined(
 
 
 async def _ended(work: Sequence[asyncio.Task[Any]]) -> None:
-    """No task runs on: what the server has taken of a request that failed is free again."""
+    """Cancels the tasks and waits for them, so that servers stop working on a failed request."""
     for task in work:
         task.cancel()
     await asyncio.gather(*work, return_exceptions=True)
@@ -141,10 +141,7 @@ async def _pump(
 
 
 def check_answers(context: Context, model: ModelInfo, num_prompts: int, num_answers: int) -> None:
-    """Raises ValidationError: one request asks for more answers than one may.
-
-    num_answers: to each prompt.
-    """
+    """Raises ValidationError: a request asks for too many answers. num_answers: per prompt."""
     held = int(model.facts.get("max_concurrent_requests") or num_prompts * num_answers)
     limit, name = context.settings.max_answers, "max_answers"
     if held < limit:
@@ -158,10 +155,10 @@ def check_answers(context: Context, model: ModelInfo, num_prompts: int, num_answ
 
 
 def mean_logprob(chunk: Chunk) -> float:
-    """By which the best of several answers is chosen, as OpenAI and TGI do."""
+    """The mean log-probability, by which OpenAI and TGI choose the best of several answers."""
     return (chunk.cumulative_logprob or 0.0) / max(chunk.num_output_tokens, 1)
 
 
 def given(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Options that were set."""
+    """The options that are set."""
     return {name: value for name, value in pairs if value is not None}

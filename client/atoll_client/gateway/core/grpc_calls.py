@@ -1,4 +1,4 @@
-"""One call over gRPC, whatever its service: whose it is, how it is counted, how errors look."""
+"""What all gRPC calls have in common: keys, admission, metrics, and errors as statuses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CodeOf = Callable[[AtollError], grpc.StatusCode]
 
 
 def code_of(error: AtollError) -> grpc.StatusCode:
-    """The status that an error has in TEI's services."""
+    """The status of an error in TEI's services."""
     if isinstance(error, TooLarge):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     return _CODES.get(error.error_type, grpc.StatusCode.INTERNAL)
@@ -45,7 +45,7 @@ def read_message(kind: Any, limit: int, raw: bytes) -> Any:
     """A client's message.
 
     Raises:
-        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no such message.
+        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it cannot be parsed.
     """
     if len(raw) > limit:
         raise TooLarge(f"the message has {len(raw)} bytes; the limit is {limit}")
@@ -65,9 +65,9 @@ async def answered(
     code: CodeOf = code_of,
     is_counted: bool = True,
 ) -> AsyncIterator[Request]:
-    """One call of gRPC's, its errors turned into statuses.
+    """``with``: one gRPC call. Errors end it with their status.
 
-    is_counted: it is one request; otherwise each of its messages is one for itself.
+    is_counted: it counts as one request; otherwise, each of its messages does.
     """
     pairs = [(k.encode(), v.encode()) for k, v in call.invocation_metadata() if isinstance(v, str)]
     request = Request({"type": "http", "method": "POST", "path": path, "headers": pairs})

@@ -1,7 +1,7 @@
-"""Headers of requests: which are taken over, and that they are what their standards say.
+"""Headers of requests that are passed on to servers, checked against their standards.
 
-Whatever goes on to a server becomes gRPC metadata, which a byte above 127 or a control character
-would break. A ``traceparent`` that is not W3C's is ignored, as W3C asks.
+They become gRPC metadata, where a byte above 127 or a control character makes a call fail. An
+invalid ``traceparent`` is ignored, as W3C demands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BEARER = re.compile("bearer +", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,20}")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,256}")
 
-# W3C Trace Context, level 2. A version after 00 may have more fields, which nobody here knows.
+# W3C Trace Context, level 2. Versions after 00 may have more fields.
 _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-[\x21-\x7e]*)?"
 )
@@ -30,29 +30,29 @@ _TRACE_KEY = r"[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a
 _TRACE_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 _TRACE_MEMBER = re.compile(f"(?:{_TRACE_KEY})=(?:{_TRACE_VALUE})")
 _MAX_TRACE_MEMBERS = 32
-# A server takes some 8 KiB of metadata in all.
+# Servers accept about 8 KiB of metadata.
 _MAX_TRACE_CHARACTERS = 4096
 
 
 def joined(headers: Headers, name: str) -> str:
-    """A header, joined by commas where it comes several times; nothing where it does not."""
+    """A header's values, joined by commas; "" if it is missing."""
     return ",".join(headers.getlist(name))
 
 
 def request_id(headers: Headers) -> str:
-    """``x-request-id`` if it is printable ASCII of at most 256 characters, else one that is new."""
+    """``x-request-id`` if it is at most 256 printable ASCII characters, else a new id."""
     given = joined(headers, "x-request-id")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def announced_bytes(headers: Headers) -> int:
-    """Bytes that a body is said to have; 0: unknown."""
+    """The content length in bytes; 0: unknown."""
     given = headers.get("content-length", "")
     return int(given) if _LENGTH.fullmatch(given) else 0
 
 
 def trace_context(headers: Headers) -> dict[str, str]:
-    """``traceparent`` and ``tracestate`` as far as they are valid."""
+    """``traceparent`` and ``tracestate``, if they are valid."""
     match = _TRACEPARENT.fullmatch(joined(headers, "traceparent").strip(" \t"))
     if match is None or (match[1] == "00" and match[3] is not None):
         return {}
@@ -62,7 +62,7 @@ def trace_context(headers: Headers) -> dict[str, str]:
 
 
 def _trace_state(text: str) -> str:
-    """The members; nothing if one is wrong or there are too many."""
+    """The members of ``tracestate``; "" if one is invalid or there are too many."""
     members = [part for part in (part.strip(" \t") for part in text.split(",")) if part]
     keys = {member.partition("=")[0] for member in members}
     is_valid = len(keys) == len(members) <= _MAX_TRACE_MEMBERS and all(
@@ -73,13 +73,13 @@ def _trace_state(text: str) -> str:
 
 
 class Keys:
-    """The API keys, of which one must come with each request that is not public."""
+    """The API keys. Every request that is not public needs one of them."""
 
     def __init__(self, text: str) -> None:
         self._keys = [key.encode() for key in listed(text)]
 
     def check(self, headers: Headers) -> None:
-        """Compares ``authorization``; a key beyond ASCII may come as UTF-8 or as latin-1.
+        """Checks ``authorization``. A non-ASCII key may be encoded as UTF-8 or latin-1.
 
         Raises:
             Unauthorized: the key is missing or wrong.
@@ -95,7 +95,7 @@ class Keys:
 
 
 def _password(authorization: str) -> str:
-    """The password of HTTP's Basic scheme, for which browsers ask; else the whole header."""
+    """The password of HTTP's Basic scheme, which browsers use; else the whole header."""
     scheme = _BASIC.match(authorization)
     if scheme is None:
         return authorization

@@ -1,7 +1,7 @@
-"""``/metrics``: the gateway's own numbers, then the servers', all under names that tools know.
+"""``/metrics``: the gateway's metrics, and those of the servers behind it.
 
-Own: ``te_*`` and ``tgi_*`` as those servers count requests, ``atoll_gateway_*`` for every route.
-The servers' gauges and histograms appear a second time under vLLM's and TGI's names.
+The gateway's: TEI's ``te_*``, TGI's ``tgi_*``, and ``atoll_gateway_*`` for every route. The
+servers' gauges and histograms are repeated with the names that vLLM, TGI and TEI have for them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import httpx
 from atoll_client.gateway.core.web import Request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# TEI's: 35 steps of 1.5 from 15 microseconds.
+# TEI's: from 15 microseconds, each 1.5 times the one before.
 BUCKETS = tuple(1.5e-5 * 1.5**step for step in range(35))
-# A server's metric -> the same under other names.
+# A server's metric -> its other names.
 ALIASES = {
     "atoll_requests_running": ("vllm:num_requests_running", "tgi_batch_current_size"),
     "atoll_requests_waiting": ("vllm:num_requests_waiting", "tgi_queue_size"),
@@ -41,7 +41,7 @@ ALIASES = {
     "atoll_batch_tokens": ("te_batch_next_tokens",),
 }  # fmt: skip
 _PREFIX = {"tei": "te", "tgi": "tgi"}
-# Our kinds of error in the words of those servers' counters, where they have one.
+# Error types that TEI's and TGI's counters call differently.
 _REASONS = {
     "te": {"empty": "validation", "backend": "model_type", "generation": "inference"},
     "tgi": {"empty": "validation", "backend": "generation", "incomplete_generation": "incomplete"},
@@ -68,7 +68,7 @@ class _Histogram:
 
 
 class Metrics:
-    """Counters of one gateway process. ``urls``: the servers' own metrics pages."""
+    """Metrics of one gateway process. ``urls``: the servers' metrics pages."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
@@ -77,7 +77,7 @@ class Metrics:
         self._client: httpx.AsyncClient | None = None
 
     def finished(self, request: Request, status: int) -> None:
-        """One request has been answered, or its client has left (status 499)."""
+        """Counts a request that has ended; status 499: its client has disconnected."""
         if not request.route or request.is_public:
             return
         seconds = time.perf_counter() - request.started
@@ -97,7 +97,7 @@ class Metrics:
             self._count(f"{prefix}_request_failure", f'err="{reason}"')
 
     async def page(self) -> bytes:
-        """The page, in Prometheus' text format."""
+        """The page in Prometheus' text format."""
         pages = await asyncio.gather(*(self._fetch(url) for url in self._urls))
         lines = self._own()
         for url, page in zip(self._urls, pages, strict=True):
@@ -135,12 +135,12 @@ class Metrics:
             response = await self._client.get(url)
             return response.text if response.status_code == 200 else ""
         except httpx.HTTPError:
-            # A server that is down has no numbers; the gateway's own are still wanted.
+            # The gateway's own metrics are shown even if a server is down.
             return ""
 
 
 def _reason(request: Request, prefix: str) -> str:
-    """Why a request failed; a batch that is too large counts by itself at TEI."""
+    """Why a request failed. TEI counts batches that are too large separately."""
     if prefix == "te" and "failure" in request.labels:
         return request.labels["failure"]
     kind = request.labels.get("error", "generation")
@@ -148,7 +148,7 @@ def _reason(request: Request, prefix: str) -> str:
 
 
 def _merged(page: str, server: str | None) -> list[str]:
-    """A server's lines, and again under the other names; ``server`` becomes a label."""
+    """A server's lines, repeated with their other names; ``server`` becomes a label."""
     lines = []
     for line in page.splitlines():
         if not line:
@@ -185,7 +185,7 @@ def _labelled(line: str, server: str) -> str:
 
 
 def _grouped(lines: Sequence[str]) -> list[str]:
-    """Each metric's lines together and its header once, as the format demands."""
+    """The lines of each metric together, with one header, as the format demands."""
     groups: dict[str, list[Any]] = {}
     current = ""
     for line in lines:

@@ -1,4 +1,4 @@
-"""Which model a request means: by its ``model`` field, its path, or the default of the task."""
+"""Finds the model of a request: by its path, its ``model`` field, or the default of the task."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from atoll_client.errors import NotFound, NotReady, UnsupportedModel
 from atoll_client.gateway.core.pool import Pool
 from atoll_client.types import ModelInfo
 
-# Names that clients send when they have none.
+# Names that clients send if they do not choose a model.
 _PLACEHOLDERS = frozenset(("", "tgi", "tei", "dummy", "default"))
-# What people call what a model does.
+# Tasks in words.
 VERBS = {
     "embed": "embed", "sparse": "embed as sparse vectors", "rerank": "rerank",
     "classify": "classify", "generate": "generate text",
@@ -18,7 +18,7 @@ VERBS = {
 
 
 class Models:
-    """The models of all servers. ``defaults``: names that win over the alphabet."""
+    """The models of all servers. ``defaults``: names that come before all others."""
 
     def __init__(self, pool: Pool, defaults: Sequence[str]) -> None:
         self._pool, self._defaults = pool, defaults
@@ -35,19 +35,19 @@ class Models:
         return self._all
 
     def num_held_at_most(self) -> int:
-        """Requests that all models together were started to hold."""
+        """The number of requests that all models together accept."""
         return sum(int(m.facts.get("max_concurrent_requests") or 0) for m in self.all())
 
     def default(self, tasks: Sequence[str]) -> ModelInfo | None:
-        """The model for a task when none is named; earlier tasks win."""
+        """The model of a request that names none; earlier tasks win."""
         models = self.all()
         return next((m for task in tasks for m in models if m.task == task), None)
 
     def find(self, names: Sequence[str | None], tasks: Sequence[str]) -> ModelInfo:
-        """The model of the first name that says something, else the default of ``tasks``.
+        """The model of the first name that is not a placeholder, else the default of ``tasks``.
 
         Raises:
-            NotFound: no such model. UnsupportedModel: it does something else.
+            NotFound: no such model. UnsupportedModel: it has another task.
             NotReady: no server is ready.
         """
         name = next((n for n in names if n is not None and n not in _PLACEHOLDERS), None)
@@ -77,7 +77,7 @@ class Models:
         )
 
     def split(self, path: str) -> tuple[str | None, str]:
-        """A path below ``/{model}``: the model's name, which may hold a slash, and the rest."""
+        """Splits a path into a model's name, which may contain a slash, and the rest."""
         parts = path.split("/")
         for count in (2, 3):
             name = "/".join(parts[1:count])

@@ -1,4 +1,4 @@
-"""Requests that are being answered, each by a task that can be cancelled when the gateway stops."""
+"""The tasks of open requests, which are cancelled when the gateway stops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class OpenRequests:
-    """``have_been_ended``: the gateway stops, and a cancelled task has to say so to its client."""
+    """``have_been_ended``: the gateway stops, and cancelled tasks have to tell their clients."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -17,7 +17,7 @@ class OpenRequests:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """The current task answers a request until the block ends: ``end`` cancels it."""
+        """``with``: the current task handles a request, and ``end`` cancels it."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -27,7 +27,7 @@ class OpenRequests:
             self._tasks.discard(task)
 
     def end(self) -> None:
-        """Cancels every task that answers a request."""
+        """Cancels the tasks of all open requests."""
         self.have_been_ended = True
         for task in self._tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What is wrong with a body, in one sentence: the field, its value, and what is expected."""
+"""pydantic's errors as one sentence: the field, its value, and what is expected."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from atoll_client.gateway.core.fields import REFUSED, described
 
 Path = tuple[str | int, ...]
 
-# Of a value, so many characters are shown.
+# The most characters of a value that are shown.
 _MAX_SHOWN = 80
-# What was expected where a value has another type.
+# The expected type, by the type of pydantic's error.
 _EXPECTED = {
     "string_type": "a text", "int_type": "an integer", "float_type": "a number",
     "bool_type": "true or false", "list_type": "a list", "dict_type": "an object",
@@ -28,10 +28,10 @@ _EXPECTED = {
 def first_problem(
     error: pydantic.ValidationError, given: Mapping[str, Any], kind: type[BaseModel]
 ) -> ValidationError:
-    """One error for all: of the first field that is wrong, what lies deepest.
+    """One error for all: the deepest one of the first wrong field.
 
-    A union reports each of its members. The deepest place is the one that was meant; if several
-    are as deep, the field as a whole has none of its types.
+    pydantic reports an error for each member of a union. The deepest one belongs to the member that
+    was meant; if several are equally deep, the field has none of the union's types.
     """
     problems = [(_place(one, given), one) for one in error.errors(include_url=False)]
     top = problems[0][0][:1]
@@ -46,7 +46,7 @@ def first_problem(
 
 
 def _place(problem: Any, given: Any) -> Path:
-    """A pydantic location without the names of a union's members."""
+    """The location of a pydantic error, without the names of union members."""
     loc: Path = problem["loc"]
     path: list[str | int] = []
     value = given
@@ -67,7 +67,7 @@ def _holds(value: Any, part: str | int) -> bool:
 
 
 def _branch(path: Path, problem: Any) -> Path:
-    """The members of unions that a location goes through."""
+    """The union members in the location of an error."""
     left = list(problem["loc"])
     for part in path:
         left.remove(part)
@@ -108,7 +108,7 @@ def _one_of(path: Path, problems: Sequence[Any]) -> ValidationError:
 
 
 def written(path: Path) -> str:
-    """As OpenAI writes it: ``messages[0].content``."""
+    """A path as OpenAI writes it: ``messages[0].content``."""
     found = ""
     for part in path:
         found += f"[{part}]" if isinstance(part, int) else f".{part}" if found else part

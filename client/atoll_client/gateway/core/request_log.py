@@ -1,6 +1,6 @@
-"""A line for each request, as text or JSON, if ``log_requests`` asks for it.
+"""A log line for each request, as text or JSON, according to ``log_requests``.
 
-What was asked and answered is not in it: prompts and texts stay out of logs.
+It contains neither inputs nor outputs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from atoll_client.gateway.core.web import Request
 
 
 class RequestLog:
-    """Writes to ``stream``. form: text, json, or nothing."""
+    """Writes to ``stream``. form: text, json, or "" for no log."""
 
     def __init__(self, form: str, stream: TextIO | None = None) -> None:
         self._form, self._stream = form, stream or sys.stderr
 
     def finished(self, request: Request, status: int) -> None:
-        """One request that was answered, or whose client left (499)."""
+        """Logs a request that has ended; status 499: its client has disconnected."""
         if not self._form:
             return
         facts = {
@@ -34,7 +34,7 @@ class RequestLog:
             "error": request.labels.get("error", ""),
             "seconds": round(time.perf_counter() - request.started, 6),
         }
-        # JSON in both, so that no path can begin a line of its own.
+        # Values are JSON in both formats, so that a path cannot start a new line.
         line = (
             json.dumps(facts)
             if self._form == "json"

@@ -1,8 +1,8 @@
-"""How bodies are read: nulls are absent, messages name the field, unknown fields are not ignored.
+"""Reads JSON bodies as pydantic models. Nulls count as absent, and errors name the field.
 
-On OpenAI's routes an unknown field is refused, as there. TEI's and TGI's answer, and name it in the
-header ``x-unknown-fields`` and in the log, as their clients may send more than is known here. The
-setting ``unknown_fields`` makes all routes do one or the other.
+OpenAI's routes refuse unknown fields, as OpenAI does. Those of TEI and TGI, whose clients may send
+more, report them in the header ``x-unknown-fields`` and in the log. With the setting
+``unknown_fields``, all routes do the same.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Body = TypeVar("Body", bound=BaseModel)
 
 # A text, texts, token ids, or lists of token ids.
 Inputs = str | list[str] | list[int] | list[list[int]]
-# Of one body's unknown fields, so many are named.
+# The most unknown fields of a body that are named.
 _MAX_NAMED = 20
 
 
 def present(value: Any) -> Any:
-    """An object without its members that are null; anything else as it is.
+    """An object without its null fields; other values as they are.
 
-    What lies deeper may be the caller's own data, a JSON schema say, where a null has a meaning.
+    Deeper levels may be the caller's own data, such as a JSON schema, where null has a meaning.
     """
     if type(value) is not dict:
         return value
@@ -41,7 +41,7 @@ def present(value: Any) -> Any:
 
 
 class Strict(BaseModel):
-    """A body or a part of one. Numbers in text are refused, as TEI and TGI refuse them."""
+    """A body or a part of one. Types are not converted: TEI and TGI refuse "1" for 1, too."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
@@ -52,7 +52,7 @@ class Strict(BaseModel):
 
 
 class Kept(Strict):
-    """A part that is checked here and goes on as it came, for a model's template to read."""
+    """A part that is checked, and passed on as it was sent, for the model's chat template."""
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -64,7 +64,7 @@ class Kept(Strict):
         return found
 
     def given(self) -> dict[str, Any]:
-        """What was sent, in its order, without nulls."""
+        """The object as it was sent, without nulls."""
         return {
             name: _given(getattr(self, name, None), value) for name, value in self._given.items()
         }
@@ -82,8 +82,8 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
     """The request's body, checked.
 
     Raises:
-        MalformedRequest: not JSON, or a key is given twice. ValidationError: a field that is
-            missing, wrong or not supported, or one that nobody knows, where those are refused.
+        MalformedRequest: not JSON, or a key occurs twice. ValidationError: a field is missing,
+            wrong or not supported, or unknown, if unknown fields are refused.
     """
     given = parse(request.raw)
     if type(given) is not dict:
@@ -98,7 +98,7 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
 
 
 def _report(request: Request, context: Context, names: list[str]) -> None:
-    """Refuses unknown fields, or says that they have been left out."""
+    """Refuses unknown fields, or reports that they are ignored."""
     if not names:
         return
     if _are_refused(context.settings.unknown_fields, request.dialect):
@@ -119,10 +119,10 @@ def _are_refused(setting: str, dialect: str) -> bool:
 
 
 def batch(inputs: Inputs, field: str = "inputs") -> tuple[list[str] | list[list[int]], bool]:
-    """``inputs`` as a list of texts or of token ids, and whether it was a single one.
+    """``inputs`` as a list of texts or token ids, and whether there is a single one.
 
     Raises:
-        EmptyInputError: nothing, or an empty text or list of ids.
+        EmptyInputError: no inputs, or an empty text or list of ids.
     """
     is_single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], int))
     items: Any = [inputs] if is_single else inputs

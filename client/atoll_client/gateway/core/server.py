@@ -1,6 +1,6 @@
-"""One Triton server behind the gateway: its connection, what it serves, what it holds.
+"""One Triton server behind the gateway: its connection, its models and its open requests.
 
-Asks the server and its models how they are; who gets a request is the pool's business.
+It checks the server and its models. ``pool`` chooses the server of a request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from atoll_client.kserve import Message
 logger = logging.getLogger(__name__)
 
 _PROBE_S, _INFO_S = 5.0, 30.0
-# A model whose process has ended is said to be loading for so long, then to be unknown.
+# How long a model whose process has ended counts as loading; after that, as unknown.
 _RETURN_S = 120.0
 _QUESTIONS = (
     "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
@@ -36,11 +36,13 @@ _QUESTIONS = (
 
 
 class Server:
-    """One server: its connection, how many requests it holds, and its models by name.
+    """One server.
 
-    away: names of models that it had and has not now, while it loads something or has failed to.
-    loaded: names of all models that it has now, with those that are not Atoll's.
-    returning: names of any models whose process has ended and that are being loaded again.
+    Attributes:
+        num_outstanding: open requests. models: Atoll's models by name.
+        away: names of models that are missing now and may come back.
+        loaded: names of all models that it has now, including those that are not Atoll's.
+        returning: names of models of any kind whose process has ended and that are loading again.
     """
 
     def __init__(self, address: str) -> None:
@@ -58,10 +60,10 @@ class Server:
         self._questions = {name: unary(self._channel, name) for name in _QUESTIONS}
 
     async def inquire(self, name: str, message: Message, timeout_s: float = _PROBE_S) -> Message:
-        """Asks about the server or a model: ``name`` is one of the protocol's methods.
+        """Calls a method of the protocol about the server or a model.
 
         Raises:
-            AtollError: of the class that the status means.
+            AtollError: of the class that corresponds to the status.
         """
         with self.noticed():
             try:
@@ -70,14 +72,14 @@ class Server:
                 raise from_grpc(error.code(), error.details()) from error
 
     async def close(self) -> None:
-        """Ends the connection; requests in flight fail."""
+        """Closes the connection; open requests fail."""
         await self.calls.close()
         await self._channel.close()
 
     async def stream(
         self, message: Message, timeout_s: float, metadata: Metadata = ()
     ) -> AsyncGenerator[Message, None]:
-        """Responses of a decoupled model. Leaving the loop early cancels the work."""
+        """Responses of a decoupled model. Closing the generator cancels the request."""
         with self.noticed():
             responses = self.calls.responses(message, timeout_s, metadata)
             async with contextlib.aclosing(responses):
@@ -85,15 +87,15 @@ class Server:
                     yield response
 
     async def unary(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
-        """The response of a model that gives exactly one."""
+        """The response of a model that sends exactly one."""
         with self.noticed():
             return await self.calls.infer(message, timeout_s, metadata)
 
     async def look(self) -> None:
-        """Finds out whether the server answers and which models it has.
+        """Checks whether the server responds and which models it has.
 
-        Triton says that it is not ready as long as any model is loading, and for good once one has
-        failed to load, whatever the others do. So that is no reason to leave a server out.
+        Triton is not ready while any model is loading, and never again after one has failed to
+        load. So a server that is not ready is used for the models that it has.
         """
         try:
             answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
@@ -109,11 +111,11 @@ class Server:
 
     @property
     def has_models(self) -> bool:
-        """Whether any model can be asked now."""
+        """Whether any model accepts requests now."""
         return len(self.models) > len(self.away) or bool(self._others)
 
     async def _find_models(self, is_settled: bool) -> None:
-        """is_settled: a model that is gone was unloaded, and does not come back by itself."""
+        """is_settled: nothing is loading; models that are missing have been unloaded."""
         statistics = await self.inquire("ModelStatistics", pb.ModelStatisticsRequest())
         names = frozenset(one.name for one in statistics.model_stats)
         self.loaded, self._others = names, self._others & names
@@ -130,7 +132,7 @@ class Server:
         self.models = {**found, **{name: self.models[name] for name in self.away}}
 
     async def _ask(self, name: str) -> Found | None:
-        """None: not one of Atoll's models, or not up yet."""
+        """None: not one of Atoll's models, or it does not respond yet."""
         try:
             metadata = await self.inquire("ModelMetadata", pb.ModelMetadataRequest(name=name))
             found = await discovery.describe(name, metadata, self._control)
@@ -150,7 +152,7 @@ class Server:
     async def _look_after(self, name: str) -> None:
         """Fails the requests of a model whose process has ended since they were sent.
 
-        Triton never answers these, neither while the model is gone nor once it is loaded again.
+        Triton never responds to these, even when the model is loaded again.
         """
         served = self.models.get(name)
         if served is None:
@@ -162,14 +164,14 @@ class Server:
             facts = kserve.read_control(answer)
             ended_before = asked_at - float(facts.get("uptime_s", math.inf))
         except AtollError as error:
-            # Else it is busy, or is being unloaded and still answers what it has.
+            # Otherwise, it is busy, or being unloaded while it completes its requests.
             if "is not healthy" not in str(error):
                 return
             ended_before = asked_at
         self.lose(name, ended_before)
 
     def lose(self, name: str, sent_before: float) -> None:
-        """Fails what was sent to a model before its process ended."""
+        """Fails the requests that were sent to a model before its process ended."""
         self._expected[name] = time.monotonic() + _RETURN_S
         reason = NotReady(f"the process of model {name!r} has ended; it is being loaded again")
         num_lost = self.calls.lose(name, sent_before, reason)
@@ -195,7 +197,7 @@ class Server:
 
     @contextlib.contextmanager
     def noticed(self) -> Iterator[None]:
-        """A server that is not reached gets no more requests until it answers again."""
+        """``with``: an unreachable server is not ready until it responds again."""
         try:
             yield
         except (Unreached, Lost):

@@ -1,4 +1,4 @@
-"""What the gateway is started with: each field is a flag and an environment variable."""
+"""The settings of the gateway: each field is a flag and an environment variable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atoll_client.address import parse_address
 from atoll_client.errors import AtollError
 
 _MAX_PORT = 65535
-# The shortest time, of those that cannot be none.
+# The least value of times that cannot be 0.
 _SHORTEST_S = 0.001
 
 
@@ -21,13 +21,13 @@ def _setting(default: Any, text: str, least: float = 0, most: float = math.inf) 
     return field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
-# The empty one: none.
+# "": no log.
 LOG_FORMATS = ("", "text", "json")
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """Names are TEI's and TGI's where they have one."""
+    """Settings that TEI or TGI have too have the same names there."""
 
     server: str = _setting("127.0.0.1:8001", "gRPC addresses of Triton servers, by commas")
     metrics_url: str = _setting("", "the servers' metrics, by commas; merged into /metrics")
@@ -66,7 +66,7 @@ class GatewaySettings:
     otlp_service_name: str = _setting("atoll-gateway", "the service's name in spans")
 
     def __post_init__(self) -> None:
-        """Raises ValueError: a setting with a value that it cannot have."""
+        """Raises ValueError: a setting has a value that is not allowed."""
         for name, allowed in (("unknown_fields", _UNKNOWN_FIELDS), ("log_requests", LOG_FORMATS)):
             value = getattr(self, name)
             if value not in allowed:
@@ -89,10 +89,10 @@ class GatewaySettings:
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Addresses of the servers, without a scheme: they are asked over gRPC, whatever it was.
+        """Addresses of the servers, without a scheme: the gateway always uses gRPC.
 
         Raises:
-            ValidationError: one of them is no address.
+            ValidationError: one of them is not an address.
         """
         found = (parse_address(text).target for text in listed(self.server))
         return tuple(target.removeprefix("http://") for target in found)
@@ -101,9 +101,9 @@ class GatewaySettings:
     def read(
         cls, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> GatewaySettings:
-        """Flags first, then the environment (``ATOLL_GATEWAY_PORT`` or ``API_KEY``-like names).
+        """Settings from flags, then from the environment (``ATOLL_GATEWAY_PORT``, ``API_KEY``).
 
-        Ends the process where a value cannot be used, as argparse does; says which.
+        A wrong value ends the process with a message, as usual with argparse.
         """
         environment = os.environ if environment is None else environment
         parser = ArgumentParser("atoll-gateway", description=(__doc__ or "").splitlines()[0])
@@ -123,15 +123,15 @@ class GatewaySettings:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Parts between commas."""
+    """The parts of a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _from_environment(name: str, environment: Mapping[str, str], default: Any) -> Any:
-    """Raises ValueError: the value is of another type; names the variable."""
+    """Raises ValueError: the variable's value has another type."""
     for variable in variables(name):
         text = environment.get(variable, "")
-        # Kubernetes tells every container where the service "atoll-gateway" is.
+        # Kubernetes sets ATOLL_GATEWAY_PORT to a URL if a service is called "atoll-gateway".
         if not text or (name.endswith("port") and "://" in text):
             continue
         try:
@@ -143,13 +143,13 @@ def _from_environment(name: str, environment: Mapping[str, str], default: Any) -
 
 
 def variables(name: str) -> tuple[str, ...]:
-    """What a setting is called in the environment; the first that is set wins."""
+    """The environment variables of a setting; the first that is set wins."""
     own = f"ATOLL_GATEWAY_{name.upper()}"
     return (own, f"ATOLL_{name.upper()}", name.upper()) if name in _SHARED else (own,)
 
 
 _UNKNOWN_FIELDS = ("dialect", "refuse", "report")
-# What `atoll serve`, TEI and TGI read too; the others would clash with the server's own.
+# `atoll serve`, TEI and TGI read these too; other names would clash with the server's.
 _SHARED = (
     "api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name",
     "grpc_max_parallel_stream_requests",

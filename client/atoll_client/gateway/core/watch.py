@@ -1,4 +1,4 @@
-"""Ends the work on a request whose client sends too slowly, has left, or does not read."""
+"""Cancels a request whose client sends too slowly, has disconnected, or does not read."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from atoll_client.gateway.core.web import Request
 
 logger = logging.getLogger(__name__)
 
-# What is answered before needs no watch.
+# Requests that are done before are never checked.
 _FIRST_LOOK_S = 0.03
 _LOOK_S = 15.0
 
 
 class Watch:
-    """``with``: cancels the task inside when its client is at fault.
+    """``with``: cancels the task inside if the client is too slow or has gone.
 
-    ``begin`` when the body has been read: from then on, a client that closes the connection is
-    noticed. What is sent goes through ``send``, which notices one that takes nothing.
+    Call ``begin`` when the body has been read: from then on, a disconnected client is noticed. Send
+    through ``send``, so that a client that does not read is noticed.
 
-    One timer looks after all of it: timers and tasks for each limit would be a good part of what a
-    short embedding costs here.
+    There is one timer for all limits: one for each, and tasks, would cost a good part of what a
+    short embedding takes in all.
 
     Raises:
-        BodyTimeout: the body was not complete in time. ClientDisconnect: nobody reads the answer.
+        BodyTimeout: the body was not complete in time. ClientDisconnect: the client has gone, or
+            does not read.
     """
 
     def __init__(self, request: Request, settings: GatewaySettings, send: Send) -> None:
@@ -58,14 +59,14 @@ class Watch:
             raise ClientDisconnect from None
 
     def begin(self) -> None:
-        """The body is complete."""
+        """The body has been read."""
         self._is_reading = False
         if time.monotonic() - self._started > _FIRST_LOOK_S:
             self._timer.cancel()
             self._timer = self._loop.call_later(_FIRST_LOOK_S, self._look)
 
     async def send(self, message: Message) -> None:
-        """Sends on; returns when the connection takes more."""
+        """Sends a message; returns when the connection accepts more."""
         self._sending_since = time.monotonic()
         await self._send(message)
         self._sending_since = None

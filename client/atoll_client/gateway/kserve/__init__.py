@@ -1,5 +1,5 @@
-"""KServe's inference protocol (v2) at the gateway's door, over HTTP and gRPC, for every model.
+"""KServe's inference protocol (v2) over HTTP and gRPC, for models of any kind.
 
-A request is read and checked here, and then sent to a server as a ModelInfer message over gRPC: no
-bytes of a client reach a server's own HTTP front end, whose parser a client could crash.
+Requests are read and checked here, and sent to servers as ModelInfer messages over gRPC. So no
+bytes of a client reach a server's own HTTP front end, whose parser can be made to crash.
 """

@@ -1,6 +1,6 @@
-"""The classification extension: an output's largest values with their places, as texts.
+"""The classification extension: an output's largest values with their indices, as strings.
 
-Computed here, since a server would sort values that are no numbers, which may end it.
+Computed here: a server would sort NaNs too, which may crash it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from atoll_client.kserve import Message
 
 
 def take_counts(message: Message) -> dict[str, int]:
-    """How many classes of which output are asked for; servers are asked for plain values."""
+    """The requested classes by output, removed from the message: servers send plain values."""
     counts = {}
     for output in message.outputs:
         if "classification" in output.parameters:
@@ -26,10 +26,10 @@ def take_counts(message: Message) -> dict[str, int]:
 
 
 def classified(response: Message, counts: Mapping[str, int], is_batched: bool) -> Message:
-    """The response, in which the outputs that were asked for so hold ``value:index`` texts.
+    """The response with ``value:index`` strings in the outputs of ``counts``.
 
     Raises:
-        GenerationError: such an output holds what is no number.
+        GenerationError: such an output contains a NaN.
     """
     if not counts:
         return response
@@ -51,7 +51,7 @@ def classified(response: Message, counts: Mapping[str, int], is_batched: bool) -
 def _best(name: str, row: Any, count: int) -> list[str]:
     if row.dtype.kind == "f" and np.isnan(row).any():
         raise GenerationError(f"output '{name}' holds a value that is not a number")
-    # The largest first, and of equal ones the first.
+    # Descending; equal values in their order.
     order = (row.size - 1 - np.argsort(row[::-1], kind="stable"))[::-1][:count]
     form = "{:.6f}:{}" if row.dtype.kind == "f" else "{}:{}"
     return [form.format(row[index], index) for index in order.tolist()]

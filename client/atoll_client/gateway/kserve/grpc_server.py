@@ -1,4 +1,4 @@
-"""``inference.GRPCInferenceService``: KServe over gRPC, beside TEI's services on the same port."""
+"""``inference.GRPCInferenceService``: KServe over gRPC, on the same port as TEI's services."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Method = Callable[[Request, Message], Awaitable[Message]]
 
 
 def kserve_code(error: AtollError) -> grpc.StatusCode:
-    """The status that a Triton server would give."""
+    """The status that Triton would return."""
     if isinstance(error, (NotOffered, UnsupportedModel)):
         return grpc.StatusCode.UNIMPLEMENTED
     if isinstance(error, TooLarge):
@@ -45,14 +45,14 @@ def kserve_code(error: AtollError) -> grpc.StatusCode:
 
 
 class InferenceService:
-    """The service's methods. ``handler`` is what a server is given."""
+    """The service's methods, as a ``handler`` for a gRPC server."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._upstream = context.upstream
 
     def handler(self) -> Any:
-        """All methods by name; what is closed is refused by name."""
+        """All methods. Closed ones are refused by name."""
         methods: dict[str, Method] = {
             "ServerMetadata": self._server_metadata, "ModelReady": self._model_ready,
             "ModelMetadata": self._about("ModelMetadata"),

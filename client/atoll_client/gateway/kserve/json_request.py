@@ -1,4 +1,4 @@
-"""A request in JSON, with binary tensors behind it or without, as a ModelInfer message."""
+"""Reads JSON requests, with or without binary tensors after the JSON, as ModelInfer messages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _BINARY_SIZE, _BINARY_OUTPUT, _BINARY = "binary_data_size", "binary_data_output"
 
 
 class Asked(NamedTuple):
-    """A request, and which outputs are wanted in binary: those named, else by ``is_binary``."""
+    """A request, and which outputs to send in binary: ``binary`` by name, else ``is_binary``."""
 
     message: Message
     binary: Mapping[str, bool]
     is_binary: bool
 
     def wants_binary(self, output: str) -> bool:
-        """Whether an output's data go behind the JSON."""
+        """Whether an output's data follows the JSON."""
         return self.binary.get(output, self.is_binary)
 
 
@@ -35,9 +35,9 @@ def read_json(raw: bytes, limit: int) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is no JSON object, or a
-            key in it is given twice. Integers may have more than 64 bits, which the parameters and
-            datatypes that cannot hold them refuse.
+        TooLarge: it has more than ``limit`` bytes. MalformedRequest: it is not a JSON object, or a
+            key occurs twice. Integers of more than 64 bits are left to the checks of parameters
+            and datatypes.
     """
     if len(raw) > limit:
         raise TooLarge(
@@ -57,10 +57,10 @@ def read_request(
 
     Args:
         header_length: bytes of the JSON, if tensors follow it; 0: the body is the only input.
-        limit: bytes of the JSON at most.
+        limit: the most bytes of JSON.
 
     Raises:
-        ValidationError: names what is wrong.
+        ValidationError: names the wrong field.
     """
     message = pb.ModelInferRequest(model_name=signature.model, model_version=version)
     if header_length == 0:
@@ -97,7 +97,7 @@ def read_request(
 
 
 def _add_input(message: Message, tensor: dict[str, Any], rest: memoryview) -> int:
-    """How many of the bytes in ``rest`` are its data."""
+    """Adds an input, and returns how many bytes of ``rest`` are its data."""
     name = _text(tensor, "name", "an input")
     what = f"input '{name[:100]}'"
     _check_keys(what, tensor, ("name", "shape", "datatype", "data", "parameters"))
@@ -127,10 +127,10 @@ def _add_input(message: Message, tensor: dict[str, Any], rest: memoryview) -> in
 
 
 def flattened(name: str, data: Any, shape: Sequence[int], count: int) -> list[Any]:
-    """The elements of nested lists of a shape, or of one flat list.
+    """The elements of lists nested according to the shape, or of one flat list.
 
     Raises:
-        ValidationError: they are neither.
+        ValidationError: ``data`` is neither.
     """
     problem = ValidationError(
         f"input '{name}': Unable to parse 'data': Shape does not match true shape of 'data' field"
@@ -155,7 +155,7 @@ def flattened(name: str, data: Any, shape: Sequence[int], count: int) -> list[An
 
 
 def _add_output(message: Message, tensor: dict[str, Any]) -> tuple[str, bool | None]:
-    """The output's name, and whether it is wanted in binary; None: as the others."""
+    """Adds an output. Returns its name, and whether to send it in binary; None: the default."""
     name = _text(tensor, "name", "an output")
     what = f"output '{name[:100]}'"
     _check_keys(what, tensor, ("name", "parameters"))
@@ -163,7 +163,7 @@ def _add_output(message: Message, tensor: dict[str, Any]) -> tuple[str, bool | N
     is_binary = given.pop(_BINARY, None)
     if is_binary is not None and not isinstance(is_binary, bool):
         raise ValidationError(f"{what}: Unable to parse '{_BINARY}': it is not a boolean")
-    # Clients send 0 where they want no classes.
+    # Clients send 0 for no classes.
     if given.get("classification") == 0:
         del given["classification"]
     parameters.write(message.outputs.add(name=name).parameters, given)
@@ -171,7 +171,7 @@ def _add_output(message: Message, tensor: dict[str, Any]) -> tuple[str, bool | N
 
 
 def _add_raw(message: Message, body: bytes, signature: Signature) -> None:
-    """A body that is the model's only input, whose shape follows from its length."""
+    """Adds a body that is the model's only input; its shape follows from its length."""
     if len(signature.inputs) != 1:
         raise ValidationError(
             "Raw request must only have 1 input (found 1) to be deduced but got "

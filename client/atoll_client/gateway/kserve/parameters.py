@@ -1,4 +1,4 @@
-"""Parameters of a request: which there are, of which type, and how JSON's become a message's."""
+"""Parameters of requests: their names and types, and their conversion from JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atoll_client.errors import ValidationError
 FINAL = "triton_final_response"
 EMPTY_FINAL = "triton_enable_empty_final_response"
 _INT64, _UINT64 = 2**63, 2**64
-# A server keeps so much of a text by which requests belong together.
+# Triton truncates longer ids of sequences.
 _MAX_SEQUENCE_ID_BYTES = 128
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 _VERSION = re.compile("[0-9]{0,18}")
@@ -24,10 +24,10 @@ _KINDS = {
 
 
 def write(target: Any, parameters: Mapping[str, Any]) -> None:
-    """Puts parameters from JSON into a message's map; ``check`` says what is wrong with them.
+    """Converts parameters from JSON to a message's map, without the checks of ``check``.
 
     Raises:
-        ValidationError: a value that no parameter can have.
+        ValidationError: no parameter can have such a value.
     """
     for name, value in parameters.items():
         if isinstance(value, bool):
@@ -49,7 +49,7 @@ def _write_integer(target: Any, name: str, value: int) -> None:
     if -_INT64 <= value < _INT64:
         target[name].int64_param = value
     elif name == "sequence_id" and 0 <= value < _UINT64:
-        # An unsigned number in a signed field: the server reads the same bits.
+        # Triton reads the bits of the signed field as an unsigned number.
         target[name].int64_param = value - _UINT64
     elif name == "priority" and 0 <= value < _UINT64:
         target[name].uint64_param = value
@@ -61,7 +61,7 @@ def check(parameters: Any) -> None:
     """Checks a request's parameters.
 
     Raises:
-        ValidationError: names the parameter and what it must be.
+        ValidationError: names the parameter and the expected type or range.
     """
     for name, value in parameters.items():
         choice = value.WhichOneof("parameter_choice")
@@ -98,7 +98,7 @@ def check_id(request_id: str) -> None:
     """Checks a request's id.
 
     Raises:
-        ValidationError: it is too long, or would be cut.
+        ValidationError: it is too long, or contains a zero character.
     """
     _check_text("id", request_id)
     if len(request_id) > 1024:
@@ -109,7 +109,7 @@ def check_version(version: str) -> None:
     """Checks a model's version.
 
     Raises:
-        ValidationError: it is no number.
+        ValidationError: it is not a number.
     """
     if not _VERSION.fullmatch(version):
         raise ValidationError(
@@ -119,13 +119,13 @@ def check_version(version: str) -> None:
 
 
 def _check_text(what: str, text: str) -> None:
-    """Servers take texts up to the first zero, and would lose the rest."""
+    """Raises ValidationError: Triton would cut off the text at a zero character."""
     if "\0" in text:
         raise ValidationError(f"{what} holds a zero character: {text[:50]!r}")
 
 
 def no_shared_memory(what: str) -> ValidationError:
-    """The refusal of shared memory, which belongs to the server's machine, not to its clients."""
+    """The error of requests for shared memory, which belongs to the server's machine."""
     return ValidationError(f"{what}: shared memory is not offered by the gateway")
 
 
@@ -133,7 +133,7 @@ def check_of_tensor(kind: str, name: str, parameters: Any, known: tuple[str, ...
     """Checks the parameters of an input or output.
 
     Raises:
-        ValidationError: shared memory, or one that nobody knows.
+        ValidationError: shared memory, or an unknown parameter.
     """
     for key in parameters:
         if key in _SHARED_MEMORY:

@@ -1,4 +1,4 @@
-"""What a model declares, and whether a request is one for it."""
+"""The declared inputs and outputs of a model, and the check of requests against them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from atoll_client.errors import ValidationError
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.tensors import SIZES, check_data, pack
 
-# Datatypes whose values a server can sort; it ends where it is told to sort texts.
+# Datatypes that classification can sort.
 _SORTED = frozenset(SIZES) - {"BOOL", "FP16", "BF16"}
-# A message's field for each datatype, where values come apart from the binary data.
+# The field of ``contents`` for each datatype, for values outside of raw_input_contents.
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents",
     "INT32": "int_contents", "INT64": "int64_contents", "UINT8": "uint_contents",
@@ -22,7 +22,7 @@ _CONTENTS = {
 
 
 class Declared(NamedTuple):
-    """An input or output; a dimension of -1 may have any size."""
+    """An input or output; a dimension of -1 has any size."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -32,9 +32,10 @@ class Declared(NamedTuple):
 class Signature:
     """A model's inputs and outputs by name.
 
-    required: inputs that every request has. is_batched: the first dimension is the batch. labels:
-    outputs whose classes have names. is_ours: one of Atoll's models, which can be told to cancel a
-    request by its id.
+    Attributes:
+        required: inputs that every request needs. is_batched: the first dimension is the batch.
+        labels: outputs whose classes have names.
+        is_ours: one of Atoll's models, which can cancel a request by its id.
     """
 
     model: str
@@ -48,7 +49,7 @@ class Signature:
 
     @classmethod
     def of(cls, metadata: Any, config: Any, is_ours: bool) -> Signature:
-        """From a server's metadata and config of the model."""
+        """The signature of a model's metadata and config."""
         return cls(
             model=metadata.name,
             inputs=_declared(metadata.inputs),
@@ -61,10 +62,10 @@ class Signature:
         )
 
     def check(self, message: Any) -> None:
-        """Checks a ModelInferRequest, whose data are binary afterwards, and nothing else.
+        """Checks a ModelInferRequest, and converts its data to binary.
 
         Raises:
-            ValidationError: names what is wrong, in the server's own words where it has some.
+            ValidationError: names what is wrong, in Triton's words if it has the same check.
         """
         parameters.check_id(message.id)
         parameters.check(message.parameters)
@@ -105,7 +106,7 @@ class Signature:
         parameters.check_of_tensor("input", tensor.name, tensor.parameters, ())
 
     def _check_required(self, names: Sequence[str], request_id: str) -> None:
-        """A server only counts, and a model with optional inputs gets what it cannot use."""
+        """Triton only counts the inputs, and would call the model without a required one."""
         missing = [name for name in self.required if name not in names]
         if not missing:
             return
@@ -155,7 +156,7 @@ def _check_names(kind: str, names: Sequence[str]) -> None:
 
 
 def _take_contents(tensor: Any) -> bytes:
-    """An input's values in binary; they are gone from the message then."""
+    """Removes an input's ``contents``, and returns them in binary."""
     wanted = _CONTENTS.get(tensor.datatype)
     given = [field.name for field, _ in tensor.contents.ListFields()]
     if any(name != wanted for name in given):

@@ -1,8 +1,8 @@
-"""ModelStreamInfer: many requests over one stream, each for itself, and their responses.
+"""ModelStreamInfer: independent requests over one stream, and their responses.
 
-Responses of models that give one are in the order of the requests; those of decoupled models come
-as they are. Requests of a sequence are sent one after the other. Nothing is read from a server as
-long as the client takes nothing, and no more from a client than may be at work.
+Models with one response respond in the order of the requests, decoupled models as soon as they can.
+Requests of a sequence are sent one after the other. Nothing is read from servers as long as the
+client does not read, and no more requests are read than may be processed concurrently.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, FINAL, check_version
 from atoll_client.kserve import Message
 
-# With this in the call's metadata, an error ends the stream as its status.
+# The metadata key of clients that want an error to end the stream with its status.
 _AS_STATUS = "triton_grpc_error"
 
 
 class MessageStream:
-    """One stream; ``async with`` ends what is at work when it is left."""
+    """One stream. Leaving ``async with`` cancels its requests. Made by the task that reads it."""
 
     def __init__(self, request: Request, context: Context) -> None:
         self._request, self._context = request, context
+        self._caller = asyncio.current_task()
         self._settings = context.settings
         self._free = asyncio.Semaphore(self._settings.grpc_max_parallel_stream_requests)
-        # One at a time: a task that has a response waits until the client has taken the last.
+        # One at a time: a task waits with its response until the client has read the one before.
         self._out: asyncio.Queue[Message | AtollError | None] = asyncio.Queue(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_taken = 0
-        # Done when the response to the message before has been handed over.
+        # Done when the response to the previous message has been passed on.
         self._last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last.set_result(None)
         self._sequences: dict[tuple[str, Any], asyncio.Task[None]] = {}
@@ -52,14 +53,12 @@ class MessageStream:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def answers(self, messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-        """Responses, until the client has ended and all of its requests are answered.
+        """Responses, until the client has closed its side and all requests are done.
 
         Raises:
-            AtollError: a request's, where the client asked for it; what reading a message raises.
+            AtollError: of a request, if the client wants errors as a status.
         """
-        caller = asyncio.current_task()
-        assert caller is not None
-        reader = asyncio.create_task(self._read(messages, caller))
+        reader = asyncio.create_task(self._read(messages))
         self._tasks.add(reader)
         while (found := await self._out.get()) is not None:
             self._num_taken += 1
@@ -68,19 +67,19 @@ class MessageStream:
             yield found
         await reader
 
-    async def _read(self, messages: AsyncIterator[bytes], caller: asyncio.Task[Any]) -> None:
+    async def _read(self, messages: AsyncIterator[bytes]) -> None:
         own = asyncio.current_task()
         try:
             async for raw in messages:
                 await self._free.acquire()
-                self._start(raw, caller)
+                self._start(raw)
         finally:
             while work := [task for task in self._tasks if task is not own]:
                 await asyncio.wait(work)
-            await self._put(None, caller)
+            await self._put(None)
 
-    def _start(self, raw: bytes, caller: asyncio.Task[Any]) -> None:
-        """A task for one message. What it has to wait for are tasks, so that all of them end."""
+    def _start(self, raw: bytes) -> None:
+        """Starts a task for one message. It waits only for other tasks, so that all of them end."""
         message: Message | AtollError
         try:
             message = read_message(pb.ModelInferRequest, self._settings.tensor_payload_limit, raw)
@@ -90,7 +89,7 @@ class MessageStream:
         before = self._sequences.get(key) if key is not None else None
         turn = _Turn(self._last)
         self._last = turn.is_over
-        task = asyncio.create_task(self._answer(message, len(raw), before, turn, caller))
+        task = asyncio.create_task(self._answer(message, len(raw), before, turn))
         if key is not None:
             self._sequences[key] = task
         self._tasks.add(task)
@@ -110,7 +109,6 @@ class MessageStream:
         num_bytes: int,
         before: asyncio.Task[None] | None,
         turn: _Turn,
-        caller: asyncio.Task[Any],
     ) -> None:
         request_id = "" if isinstance(message, AtollError) else message.id
         try:
@@ -121,15 +119,15 @@ class MessageStream:
                 held(num_bytes)
                 if before is not None:
                     await asyncio.wait([before])
-                await self._infer(message, turn, caller)
+                await self._infer(message, turn)
         except AtollError as error:
-            await self._fail(error, request_id, turn, caller)
+            await self._fail(error, request_id, turn)
         except Exception as error:
             logger.exception("request %s: a stream's message", self._request.request_id)
             problem = AtollError(f"{type(error).__name__}: {error}")
-            await self._fail(problem, request_id, turn, caller)
+            await self._fail(problem, request_id, turn)
 
-    async def _infer(self, message: Message, turn: _Turn, caller: asyncio.Task[Any]) -> None:
+    async def _infer(self, message: Message, turn: _Turn) -> None:
         upstream = self._context.upstream
         check_version(message.model_version)
         signature = await upstream.signature(message.model_name, message.model_version)
@@ -139,59 +137,58 @@ class MessageStream:
             turn.leave()
             async with contextlib.aclosing(upstream.exchange(signature, message, *rest)) as found:
                 async for response in found:
-                    await self._put(response, caller)
+                    await self._put(response)
             return
         message.parameters.pop(EMPTY_FINAL, None)
         response = await upstream.infer(signature, message, *rest)
         await turn.come()
         response.parameters[FINAL].bool_param = True
-        await self._put(pb.ModelStreamInferResponse(infer_response=response), caller)
+        await self._put(pb.ModelStreamInferResponse(infer_response=response))
 
-    async def _fail(
-        self, error: AtollError, request_id: str, turn: _Turn, caller: asyncio.Task[Any]
-    ) -> None:
+    async def _fail(self, error: AtollError, request_id: str, turn: _Turn) -> None:
         await turn.come()
         if self._is_status:
-            await self._put(error, caller)
+            await self._put(error)
             return
         about = pb.ModelInferResponse(id=request_id)
         response = pb.ModelStreamInferResponse(error_message=str(error), infer_response=about)
-        await self._put(response, caller)
+        await self._put(response)
 
-    async def _put(self, found: Message | AtollError | None, caller: asyncio.Task[Any]) -> None:
-        """Hands a response over; a client that takes none for too long loses its stream."""
+    async def _put(self, found: Message | AtollError | None) -> None:
+        """Passes a response on. The stream of a client that does not read for too long is ended."""
         put = asyncio.ensure_future(self._out.put(found))
         try:
             while not put.done():
                 taken = self._num_taken
                 await asyncio.wait([put], timeout=self._settings.write_timeout_s)
                 if not put.done() and taken == self._num_taken:
-                    caller.cancel()
+                    assert self._caller is not None
+                    self._caller.cancel()
                     raise Overloaded("the client reads nothing")
         finally:
             put.cancel()
 
 
 def remaining_s(request: Request, context: Context) -> float:
-    """Seconds until an answer is given up: the gateway's, or the client's if that is less."""
+    """The timeout in seconds: the gateway's, or the client's if that is less."""
     limit = context.settings.request_timeout_s
     return limit if request.deadline_s is None else max(0.0, min(limit, request.deadline_s))
 
 
 class _Turn:
-    """A response's place behind the one before it."""
+    """The position of a response in the order of requests."""
 
     def __init__(self, before: asyncio.Future[None]) -> None:
         self._before: asyncio.Future[None] | None = before
         self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def come(self) -> None:
-        """Returns when all before are over; at once for who has left."""
+        """Waits for all responses before; returns at once after ``leave``."""
         if self._before is not None:
             await asyncio.wait([self._before])
 
     def leave(self) -> None:
-        """Who follows does not wait for this one, only for those before it."""
+        """Leaves the order: later responses wait only for those before this one."""
         before, self._before = self._before, None
         if before is not None:
             before.add_done_callback(lambda _: self.is_over.set_result(None))

@@ -1,7 +1,7 @@
-"""Tensors of a request: datatypes, and that shape, datatype and data belong together.
+"""Tensors of requests: datatypes, and the check of data against shape and datatype.
 
-A server trusts what it is told in several places, and ends where that is wrong. So nothing goes on
-whose length is not exactly what its shape and datatype say.
+Triton trusts its clients in several places, and crashes if they are wrong. So only data whose
+length is exactly that of its shape and datatype is passed on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 
 from atoll_client.errors import ValidationError
 
-# Bytes of an element; BYTES elements have a length of their own in front.
+# Bytes of an element. BYTES elements have any length, which precedes them.
 SIZES = {
     "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
     "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8, "BF16": 2,
 }  # fmt: skip
-# What numpy calls them; it has no BF16.
+# numpy's names; it has no BF16.
 DTYPES = {
     "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1",
     "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
@@ -28,17 +28,17 @@ DTYPES = {
 MAX_RANK = 16
 MAX_DIMENSION = 2**31 - 1
 MAX_ELEMENTS = 2**31 - 1
-# Each is looked at, which takes a tenth of a second for so many.
+# Checking each element takes a tenth of a second for this many.
 MAX_BYTES_ELEMENTS = 1_000_000
 _LENGTH = struct.Struct("<I")
 
 
 def count_elements(name: str, shape: Sequence[int]) -> int:
-    """How many elements a tensor of a shape has.
+    """The number of elements of a shape.
 
     Raises:
         ValidationError: too many dimensions, one that is negative or too large, or too many
-            elements, also where another dimension of 0 leaves none.
+            elements, even if another dimension is 0.
     """
     if len(shape) > MAX_RANK:
         raise ValidationError(
@@ -57,10 +57,10 @@ def count_elements(name: str, shape: Sequence[int]) -> int:
 
 
 def check_data(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> None:
-    """Compares a tensor's binary data with what its shape and datatype say.
+    """Checks a tensor's binary data against its shape and datatype.
 
     Raises:
-        ValidationError: they do not fit, or the elements of a BYTES tensor are cut off.
+        ValidationError: the length is wrong, or the elements of a BYTES tensor are incomplete.
     """
     count = count_elements(name, shape)
     if datatype == "BYTES":
@@ -99,10 +99,10 @@ def _check_bytes(name: str, shape: Sequence[int], count: int, raw: bytes) -> Non
 
 
 def pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
-    """Elements, as JSON or a protobuf message hold them, in binary.
+    """Elements from JSON or a protobuf message, in binary.
 
     Raises:
-        ValidationError: an element is of another kind, or beyond its datatype's range.
+        ValidationError: an element has another type, or is out of the datatype's range.
     """
     kinds = set(map(type, values))
     if datatype == "BYTES":

@@ -1,4 +1,4 @@
-"""What an answer is bound to: one of the many fields that OpenAI, vLLM and TGI have for it."""
+"""The constraint of an answer, from one of the fields that OpenAI, vLLM and TGI have for it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from atoll_client.gateway.openai.schemas import ResponseFormat, SamplingFields, 
 # A model's option and its value.
 Constraint = tuple[str, Any]
 
-# Where a format's schema may stand; in any place, for those that are not here.
+# The fields that may hold a format's schema; formats that are not listed allow any.
 _PLACES: dict[str, tuple[str, ...]] = {"text": (), "json_object": ("schema", "value")}
 
 
 def constraint(body: SamplingFields) -> Constraint | None:
-    """The one constraint of a request; None: there is none.
+    """The constraint of a request, or None.
 
     Raises:
-        ValidationError: two fields ask for one, or a field is incomplete.
+        ValidationError: two fields contain one, or a field is incomplete.
     """
     guided = {
         "guided_choice": _option("guided_choice", body.guided_choice),
@@ -40,16 +40,16 @@ def constraint(body: SamplingFields) -> Constraint | None:
 
 
 def json_schema(schema: dict[str, Any]) -> Constraint:
-    """JSON that fits a schema."""
+    """The constraint to JSON that follows a schema."""
     holder = {"name": "answer", "schema": schema}
     return "response_format", {"type": "json_schema", "json_schema": holder}
 
 
 def schema_of(bound: Constraint) -> Any:
-    """The JSON schema that a constraint is.
+    """The JSON schema of a constraint.
 
     Raises:
-        ValidationError: it is a regular expression, a grammar or a list of texts.
+        ValidationError: it is a regular expression, a grammar or a choice.
     """
     name, value = bound
     if name == "guided_json":

@@ -1,6 +1,6 @@
-"""What a chat consists of: messages, tools and the choice of tools, checked and then kept.
+"""The messages, tools and tool choice of a chat.
 
-Templates print messages and tools, so that they go on in the order in which they came.
+Chat templates print messages and tools, so these are passed on as they were sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TEXT_ONLY = "the models here read text"
 
 
 class Function(Kept):
-    """A tool's ``function``. strict: calls that are forced always follow ``parameters``."""
+    """A tool's ``function``."""
 
     name: str = Field(min_length=1)
     description: str | None = None
@@ -37,7 +37,7 @@ class Tool(Kept):
 
 
 class NamedFunction(Strict):
-    """The function that has to be called."""
+    """The function to call."""
 
     name: str
 
@@ -57,7 +57,7 @@ class AllowedTools(Strict):
 
 
 class Choice(Strict):
-    """``tool_choice`` where it is an object."""
+    """``tool_choice`` if it is an object."""
 
     type: Literal["function", "allowed_tools"] = "function"
     function: NamedFunction | None = None
@@ -78,14 +78,14 @@ class Part(Kept):
 
 
 class CalledFunction(Kept):
-    """What an earlier call called; ``arguments`` are JSON text, or the object itself."""
+    """The function of an earlier call. ``arguments`` is JSON text or an object."""
 
     name: str
     arguments: str | dict[str, Any] = "{}"
 
 
 class Call(Kept):
-    """One of an earlier answer's ``tool_calls``."""
+    """One of the ``tool_calls`` of an earlier answer."""
 
     id: str | None = None
     type: Literal["function"] = "function"
@@ -95,7 +95,7 @@ class Call(Kept):
 
 
 class Message(Kept):
-    """One of ``messages``. What it holds besides role and content is the template's to read."""
+    """One of ``messages``. Fields besides role and content are for the chat template."""
 
     role: str
     content: str | list[Part] | None = None
@@ -110,7 +110,7 @@ class Message(Kept):
     refusal: Any = refused("text belongs in content")
 
     def given(self) -> dict[str, Any]:
-        """As it came; a part that refuses is text like any other."""
+        """The message as it was sent, with refusals as text parts."""
         found = super().given()
         if isinstance(self.content, list):
             found["content"] = [_text_part(part) for part in self.content]
@@ -118,7 +118,7 @@ class Message(Kept):
 
 
 class TemplateFields(Strict):
-    """What becomes a prompt, and how. Of ``documents`` and ``reasoning_effort``, templates know."""
+    """Messages and tools, and the options and variables of the chat template."""
 
     messages: list[Message]
     add_generation_prompt: bool | None = None
@@ -133,7 +133,7 @@ class TemplateFields(Strict):
     guideline: Any = refused("variables for templates belong in chat_template_kwargs")
 
     def template_options(self) -> dict[str, Any]:
-        """As the models name them; what is not said is left to the model."""
+        """The options that are set, with the models' names."""
         variables = dict(self.chat_template_kwargs or {})
         for name in ("documents", "reasoning_effort"):
             value = getattr(self, name)
@@ -149,7 +149,7 @@ class TemplateFields(Strict):
 
 
 def check_messages(messages: list[Message]) -> None:
-    """Raises ValidationError: a message without what its role needs, a part without its text."""
+    """Raises ValidationError: a message lacks what its role needs, or a part lacks its text."""
     for index, message in enumerate(messages):
         name = f"messages[{index}]"
         is_silent = message.role == "assistant" and bool(message.tool_calls)

@@ -1,4 +1,4 @@
-"""Fields that OpenAI's chats and completions share, with what other servers add to them."""
+"""Fields of both chat completions and completions, including those that other servers add."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import Field
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Strict
 
-# OpenAI's own limit; each answer is a generation of its own.
+# OpenAI's limit. Each answer is a generation of its own.
 MAX_N = 128
-# The most alternatives for each token, OpenAI's limit for chats.
+# OpenAI's limit for chats.
 MAX_TOP_LOGPROBS = 20
 
 _STORED = "nothing is stored"
@@ -38,7 +38,7 @@ class JsonSchema(Strict):
 
 
 class ResponseFormat(Strict):
-    """``response_format``, as OpenAI writes it; TGI's clients put the schema into ``value``."""
+    """``response_format`` of OpenAI. TGI's clients send the schema in ``value``."""
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
     json_schema: JsonSchema | None = None
@@ -47,7 +47,7 @@ class ResponseFormat(Strict):
 
 
 class StructuredOutputs(Strict):
-    """vLLM's ``structured_outputs``: one of the first five."""
+    """vLLM's ``structured_outputs``: one of the first five fields."""
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
@@ -62,7 +62,7 @@ class StructuredOutputs(Strict):
 
 
 class SamplingFields(Strict):
-    """Fields of both routes: OpenAI's, then those that vLLM and others add."""
+    """Fields of both routes: OpenAI's, then those of vLLM and other servers."""
 
     model: str | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)

@@ -1,10 +1,10 @@
-"""A JSON schema as a part of another one: its references still lead to what they named."""
+"""Embeds a JSON schema in another one, with its references adapted."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Whose values are data, not schemas; and whose values are schemas by name.
+# Keywords whose values are data, and those whose values are schemas by name.
 _DATA = frozenset({"const", "enum", "default", "example", "examples"})
 _BY_NAME = frozenset(
     {"$defs", "definitions", "properties", "patternProperties", "dependentSchemas", "dependencies"}
@@ -12,10 +12,10 @@ _BY_NAME = frozenset(
 
 
 def moved(schema: Any, place: str) -> Any:
-    """``schema`` as it has to be at ``place``, a JSON pointer such as ``#/$defs/0``.
+    """``schema``, adapted for ``place``, a JSON pointer such as ``#/$defs/0``.
 
-    References that count from its own root, its ``$id`` included, count from there; anchors get
-    names of their own, since two schemas may have the same.
+    References relative to its root or its ``$id`` become relative to ``place``. Anchors are
+    renamed, since two schemas may use the same name.
     """
     own = schema.get("$id") if isinstance(schema, dict) else None
     if not isinstance(own, str) or own.startswith("#"):
@@ -24,7 +24,7 @@ def moved(schema: Any, place: str) -> Any:
 
 
 class _Move:
-    """To ``place``, of a schema whose ``$id`` is ``base``."""
+    """Adapts a schema whose ``$id`` is ``base`` for ``place``."""
 
     def __init__(self, place: str, base: str) -> None:
         self._place, self._base = place, base
@@ -48,7 +48,7 @@ class _Move:
             return self._reference(value)
         if name == "$anchor":
             return self._anchor(value)
-        # Drafts 6 and 7 write anchors so.
+        # Anchors in drafts 6 and 7.
         is_anchor = name == "$id" and value.startswith("#")
         return f"#{self._anchor(value[1:])}" if is_anchor else value
 

@@ -1,4 +1,4 @@
-"""The beginning of a JSON object that may be a tool call: whose, and where its arguments are."""
+"""Parses the beginning of a JSON object that may be a tool call, up to its arguments."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MEMBERS = ("name", *_ARGUMENTS, "type", "id", "function")
 
 @dataclass(frozen=True)
 class Head:
-    """What an object's beginning says. at: where its arguments begin, or what is behind it begins.
+    """The beginning of a call.
 
-    arguments: None if they are still to come.
+    at: the index of the arguments, or of the end of the object. arguments: None: not read yet.
     """
 
     name: str
@@ -27,18 +27,18 @@ class Head:
 
 
 class Unclear(Exception):
-    """More has to come before anything can be told."""
+    """More text is needed for a decision."""
 
 
 class NoCall(Exception):
-    """The object is none of a call."""
+    """The object is not a tool call."""
 
 
 def read_head(text: str, names: Container[str], may_lack_arguments: bool) -> Head:
-    """The beginning of an object up to its arguments, or all of it.
+    """Parses an object up to its arguments, or all of it.
 
     Raises:
-        Unclear: more has to come. NoCall: it is something else.
+        Unclear: more text is needed. NoCall: it is not a tool call.
     """
     at = blank(text, 0)
     if text[at] != "{":
@@ -69,7 +69,7 @@ def read_head(text: str, names: Container[str], may_lack_arguments: bool) -> Hea
 def _whole(
     members: dict[str, str], names: Container[str], end: int, may_lack_arguments: bool
 ) -> Head:
-    """A call of an object that is complete."""
+    """The call of a complete object."""
     if "function" in members:
         if members.keys() & {"name", *_ARGUMENTS}:
             raise NoCall
@@ -85,12 +85,12 @@ def _whole(
 
 
 def _argued(members: dict[str, str]) -> list[str]:
-    """Arguments by either of their names."""
+    """The values of the fields for arguments."""
     return [members[key] for key in _ARGUMENTS if key in members]
 
 
 def _written(source: str) -> str:
-    """Arguments as they are handed on: an object as it was written, also inside a text."""
+    """The JSON text of the arguments, which may be an object or JSON in a string."""
     value = json.loads(source)
     if isinstance(value, str):
         return value
@@ -117,7 +117,7 @@ def _expect(text: str, at: int, what: str) -> int:
 
 
 def _text_at(text: str, at: int) -> tuple[str, int]:
-    """A JSON string that begins there, and where it ends."""
+    """The JSON string at an index, and the index of its end."""
     if text[at] != '"':
         raise NoCall
     found = _TEXT.match(text, at)
@@ -139,9 +139,9 @@ def _end_of_value(text: str, at: int) -> int:
 
 
 def blank(text: str, at: int) -> int:
-    """Behind blanks, where something has to stand."""
+    """The index of the next character that is not white space. Raises Unclear: there is none."""
     found = BLANK.match(text, at)
-    assert found is not None, "no blanks are blanks, too"
+    assert found is not None, "the pattern matches the empty string"
     if found.end() == len(text):
         raise Unclear
     return found.end()

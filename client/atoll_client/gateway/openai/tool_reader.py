@@ -1,9 +1,9 @@
-"""Reads an answer as it comes, and tells its tool calls from its text: the same for every split.
+"""Separates tool calls from text while an answer is streamed, regardless of how it is split.
 
-Models write calls as JSON objects of a name and arguments: between ``<tool_call>`` tags (Hermes,
-Qwen, SmolLM), anywhere in an answer, or bare at its beginning, one or a list of them (Llama,
-Mistral). A call is known by its beginning, ``{"name": "f", "arguments": {``, so that its name and
-then its arguments can go on at once, as they were written. What turns out not to be a call is text.
+Models write calls as JSON objects of a name and arguments: between ``<tool_call>`` tags anywhere in
+an answer (Hermes, Qwen, SmolLM), or without tags at its beginning, one or a list of them (Llama,
+Mistral). A call is recognized by its beginning, ``{"name": "f", "arguments": {``. From there on,
+its arguments are passed on as they are generated. Objects that turn out to be no calls are text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from atoll_client.gateway.openai.tool_head import BLANK, Head, NoCall, Unclear, blank, read_head
 
 TAG, END_TAG = "<tool_call>", "</tool_call>"
-# Of an object in JSON: where a string or a bracket is, or a tag, which ends what is broken off.
+# In an object: a string, a bracket, or a tag, which ends an incomplete object.
 _BRACKETS = re.compile(r'["{}\[\]<]')
 _IN_TEXT = re.compile(r'\\.|"', re.DOTALL)
 
@@ -28,13 +28,13 @@ class Said(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A call begins."""
+    """The beginning of a call."""
 
     name: str
 
 
 class Argued(NamedTuple):
-    """The arguments of the last call go on."""
+    """A piece of the arguments of the last call."""
 
     text: str
 
@@ -51,7 +51,7 @@ class _State(Enum):
 
 
 class _Shape(Enum):
-    """Where a call stands."""
+    """The form of a call."""
 
     BARE = auto()
     LIST = auto()
@@ -59,9 +59,9 @@ class _Shape(Enum):
 
 
 class ToolReader:
-    """``feed`` an answer's pieces, then ``finish``; both give what has become clear.
+    """Call ``feed`` with each piece of an answer, and ``finish`` at the end.
 
-    names: of the tools. max_calls: further ones are passed over.
+    names: the tools. max_calls: further calls are dropped.
     """
 
     def __init__(self, names: Container[str], max_calls: int | None = None) -> None:
@@ -69,7 +69,7 @@ class ToolReader:
         self.num_calls = 0
         self._state, self._shape = _State.TEXT, _Shape.BARE
         self._held = ""
-        # What has been taken since the object began, to be said if it is no call.
+        # The text since the beginning of the object, in case that it is not a call.
         self._taken = ""
         self._may_be_bare = True
         self._depth, self._in_text = 0, False
@@ -77,16 +77,16 @@ class ToolReader:
 
     @property
     def is_inside(self) -> bool:
-        """Whether a call's arguments go on."""
+        """Whether the arguments of a call are incomplete."""
         return self._state is _State.ARGUMENTS
 
     def feed(self, text: str) -> Iterator[Event]:
-        """What is clear after one more piece."""
+        """The events of one more piece."""
         self._held += text
         yield from self._run(is_whole=False)
 
     def finish(self) -> Iterator[Event]:
-        """What is left when nothing follows."""
+        """The events at the end of the answer."""
         yield from self._run(is_whole=True)
         rest, self._held = self._held, ""
         if self._state is _State.HEAD:
@@ -131,7 +131,7 @@ class ToolReader:
             raise Unclear
 
     def _begin(self, shape: _Shape, start: int, end: int) -> None:
-        """An object may follow; what is before ``end`` has been taken."""
+        """Begins an object at ``end``; the text before is kept in case that it is not a call."""
         self._taken, self._held = self._held[:end], self._held[end:]
         self._shape, self._state = shape, _State.HEAD
 
@@ -155,7 +155,7 @@ class ToolReader:
         self._state = _State.NEXT
 
     def _read_head(self) -> Head | None:
-        """None: the object is no call, or it ends before it is one."""
+        """None: the object is not a call, or is incomplete."""
         end = self._held.find(END_TAG) if self._shape is _Shape.TAGGED else -1
         text = self._held if end < 0 else self._held[:end]
         try:
@@ -178,7 +178,7 @@ class ToolReader:
             raise Unclear
 
     def _end_of_object(self) -> int:
-        """Where the arguments end in what is held; what is unclear is left for later."""
+        """The index where the arguments end, or how much of them is certain."""
         at = 0
         while found := (_IN_TEXT if self._in_text else _BRACKETS).search(self._held, at):
             at = found.end()
@@ -193,7 +193,7 @@ class ToolReader:
                 self._depth += 1 if found[0] in "{[" else -1
                 if self._depth == 0:
                     return at
-        # A backslash at the end belongs to what follows.
+        # A backslash at the end escapes the next character.
         is_split = self._in_text and self._held[at:].endswith("\\")
         return len(self._held) - is_split
 
@@ -209,12 +209,12 @@ class ToolReader:
         yield from ()
 
     def _next(self, is_whole: bool) -> Iterator[Event]:
-        """Behind an object."""
+        """Reads what follows an object."""
         start = BLANK.match(self._held)
         at = start.end() if start else 0
         rest = self._held[at:]
         if self._shape is _Shape.BARE:
-            # Another may follow, on a line of its own.
+            # Another one may follow on its own line.
             self._state, self._may_be_bare = _State.TEXT, True
         elif self._shape is _Shape.LIST:
             if not rest:
@@ -230,7 +230,7 @@ class ToolReader:
             self._held = rest[len(END_TAG) :]
             self._rest_is_text()
         elif END_TAG.startswith(rest):
-            # Cut off with the answer, or not yet complete.
+            # The end tag is incomplete.
             self._held = "" if is_whole else self._held
             raise Unclear
         elif rest.startswith("{"):
@@ -245,6 +245,6 @@ class ToolReader:
 
 
 def _overlap(text: str, tag: str) -> int:
-    """How many characters at the end of a text may begin a tag."""
+    """The number of characters at the end of a text that may be the beginning of a tag."""
     ends = range(1, min(len(tag), len(text) + 1))
     return max((n for n in ends if tag.startswith(text[-n:])), default=0)

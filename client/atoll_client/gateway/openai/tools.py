@@ -1,6 +1,6 @@
-"""The choice of tools: which may be called, and how a model is made to call one.
+"""The choice of tools: which may be called, and the constraint that forces a call.
 
-``tool_reader`` finds the calls in what it wrote.
+``tool_reader`` finds the calls in an answer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from atoll_client.gateway.openai.subschemas import moved
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Which tools may be called, and whether one has to be.
+    """The tools that may be called, and whether one has to be called.
 
-    functions: OpenAI's ``function`` objects, by name.
+    functions: OpenAI's ``function`` objects by name.
     """
 
     functions: dict[str, dict[str, Any]]
@@ -28,10 +28,10 @@ class ToolChoice:
 
     @classmethod
     def read(cls, tools: Sequence[Tool], choice: str | Choice | None) -> ToolChoice | None:
-        """None: no tools are in play.
+        """The choice of a request; None: no tools may be called.
 
         Raises:
-            ValidationError: two tools of a name, or a choice that is no tool.
+            ValidationError: two tools have the same name, or the choice is not one of them.
         """
         functions = {tool.function.name: tool.function.given() for tool in tools}
         if len(functions) < len(tools):
@@ -63,20 +63,17 @@ class ToolChoice:
         return cls(_named(functions, [choice.function.name]), True)
 
     def constraint(self, bound: Constraint | None) -> Constraint | None:
-        """What an answer has to look like: a call; or a call or what ``bound`` allows.
+        """The constraint of an answer: a call, or either a call or what ``bound`` allows.
 
         Raises:
-            ValidationError: ``bound`` is no JSON schema, which a call cannot be joined with.
+            ValidationError: ``bound`` is not a JSON schema, so it cannot be combined with calls.
         """
         if self.is_forced:
             return json_schema(self._schema(None))
         return None if bound is None else json_schema(self._schema(schema_of(bound)))
 
     def _schema(self, other: Any) -> dict[str, Any]:
-        """A schema of calls, and of anything else that is allowed.
-
-        References inside parameters, and inside the other schema, still lead there.
-        """
+        """The schema of a call, or of a call or ``other``, with references adapted."""
         kinds, definitions = [], {}
         for index, (name, function) in enumerate(self.functions.items()):
             place = f"#/$defs/{index}"
@@ -84,7 +81,7 @@ class ToolChoice:
             definitions[str(index)] = moved(parameters, place)
             call = {
                 "type": "object",
-                # Arguments are an object, also where the parameters do not say so.
+                # Arguments are an object even if the parameters do not say so.
                 "properties": {
                     "name": {"const": name}, "arguments": {"type": "object", "$ref": place},
                 },
@@ -110,7 +107,7 @@ def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[s
 
 
 def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose earlier calls have their arguments as objects: templates print those."""
+    """Messages with the arguments of earlier calls as objects, as chat templates expect them."""
     return [
         {**m, "tool_calls": [_with_object(call) for call in m["tool_calls"]]}
         if isinstance(m.get("tool_calls"), list)

@@ -1,8 +1,8 @@
 """Protobuf messages of the gRPC services, made at run time from the tables below.
 
-No generated code, which would tie the gateway to one major version of protobuf. Each message's
-fields are numbered in the order of the table. Shapes: TEI's public interface (package ``tei.v1``),
-gRPC's health protocol and its server reflection.
+Generated code would tie the gateway to one major version of protobuf. Fields are numbered in the
+order of the tables. The interfaces are TEI's (package ``tei.v1``), gRPC's health protocol and
+gRPC's server reflection.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TEI_ENUMS = {
     "ModelType": ("MODEL_TYPE_EMBEDDING", "MODEL_TYPE_CLASSIFIER", "MODEL_TYPE_RERANKER"),
     "TruncationDirection": ("TRUNCATION_DIRECTION_RIGHT", "TRUNCATION_DIRECTION_LEFT"),
 }
-# Service -> method -> its request and response; "stream" stands before what is a stream.
+# Service -> method -> request and response; "stream" precedes those that are streams.
 _TEI_SERVICES = {
     "Info": {"Info": ("InfoRequest", "InfoResponse")},
     "Embed": {
@@ -92,7 +92,7 @@ _REFLECTION_MESSAGES = {
     "unused, FileDescriptorResponse file_descriptor_response, unused,"
     "ListServiceResponse list_services_response, ErrorResponse error_response",
 }
-# Members of which one is set: a client asks which.
+# The fields of each oneof.
 _REFLECTION_CHOICES = {
     "ServerReflectionRequest": ("message_request", range(3, 8)),
     "ServerReflectionResponse": ("message_response", range(4, 8)),
@@ -100,7 +100,7 @@ _REFLECTION_CHOICES = {
 
 
 class Schema:
-    """One package: its messages by name, its services, and the file that describes it."""
+    """One package: its messages by name, its services, and its file descriptor."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Schema:
         return self._classes[name]
 
     def symbols(self) -> list[str]:
-        """Full names of everything described here."""
+        """The full names of all messages, services, enums and methods."""
         found = [*self._classes, *self.services, *(enum.name for enum in self.file.enum_type)]
         found += [f"{s}.{method}" for s, methods in self.services.items() for method in methods]
         return [f"{self.package}.{name}" for name in found]
@@ -156,7 +156,7 @@ def health() -> Schema:
 
 
 def reflection(package: str) -> Schema:
-    """gRPC's server reflection; clients ask for version v1 or v1alpha of the package."""
+    """gRPC's server reflection; clients use version v1 or v1alpha of the package."""
     methods = {
         "ServerReflectionInfo": (
             "stream ServerReflectionRequest", "stream ServerReflectionResponse",
@@ -187,7 +187,7 @@ def _add_message(
         if choice is not None and number in choice[1]:
             field.oneof_index = 0
         if "optional" in label:
-            # What "optional" means in proto3: a choice of one member.
+            # proto3 implements "optional" as a oneof with one field.
             field.oneof_index = len(message.oneof_decl)
             field.proto3_optional = True
             message.oneof_decl.add(name=f"_{field_name}")

@@ -1,7 +1,7 @@
 """``tei.v1`` over gRPC: Text Embeddings Inference's services, with health and reflection.
 
-One text for each message. Streams are answered in order, with a bounded number in flight. The
-model is the default of the task, or the one that the call's metadata names as ``model``.
+Each message has one text. Streams respond in order, with a limited number of messages in progress.
+The model is the default of the task, or the one that the call's metadata names as ``model``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Read = Callable[[bytes], Any]
 
 
 class Services:
-    """The gRPC side of a gateway: ``async with`` it in the gateway's event loop."""
+    """``async with``: the gRPC server of a gateway, in the gateway's event loop."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class Services:
         self._closing: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Services:
-        """Listens.
+        """Starts the server.
 
         Raises:
             RuntimeError: the port is taken.
@@ -61,11 +61,11 @@ class Services:
         return self
 
     def close(self, grace_s: float) -> None:
-        """Takes no new calls; those in flight have so many seconds."""
+        """Accepts no more calls; open ones have ``grace_s`` seconds to end."""
         self._closing = asyncio.ensure_future(self._server.stop(grace_s))
 
     async def __aexit__(self, *reason: object) -> None:
-        """Returns when the calls in flight have ended; at once ends them if it was not closed."""
+        """Waits for open calls, or cancels them if ``close`` was not called."""
         if self._closing is None:
             self.close(0.0)
         assert self._closing is not None
@@ -89,7 +89,7 @@ class Services:
     def _handler(self, service: str, name: str, types: tuple[str, str]) -> Any:
         kinds = [self._schema[text.split()[-1]] for text in types]
         read = partial(read_message, kinds[0], self._context.settings.payload_limit)
-        # Read inside the call: what cannot be read is a client's error, and counted.
+        # Messages are parsed inside the call, so that errors are counted.
         coders = (None, kinds[1].SerializeToString)
         path = f"/tei.v1.{service}/{name}"
         if name == "RerankStream":
@@ -134,7 +134,7 @@ class Services:
 
 
 def _each(request: Request, context: Context, method: Method) -> Callable[[Any], Awaitable[Any]]:
-    """The method for one message of a stream, which has a clock of its own."""
+    """The method for one message of a stream, which is a request of its own."""
 
     async def one(message: Any) -> Any:
         return await method(request.part(), context, message)
@@ -145,7 +145,7 @@ def _each(request: Request, context: Context, method: Method) -> Callable[[Any],
 async def _ordered(
     messages: AsyncIterator[Any], method: Callable[[Any], Awaitable[Any]], limit: int
 ) -> AsyncIterator[Any]:
-    """Answers in the order of the messages, at most ``limit`` at work."""
+    """Responses in the order of the messages, with at most ``limit`` in progress."""
     queue: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
     free = asyncio.Semaphore(limit)
     tasks: set[asyncio.Task[Any]] = set()
@@ -166,7 +166,7 @@ async def _ordered(
             yield await task
             tasks.discard(task)
             free.release()
-        # A client's messages that could not be read are an error, not their end.
+        # Raises if a message could not be read.
         await reader
     finally:
         for task in (reader, *tasks):
@@ -184,7 +184,7 @@ def _unary_unary(schema: grpc_schema.Schema, request: str, response: str, method
 
 
 def _reflection(package: str, schemas: list[grpc_schema.Schema]) -> Any:
-    """Tells clients what is served, so that they need no proto file."""
+    """Server reflection, so that clients need no proto files."""
     own = grpc_schema.reflection(package)
     files = {name: s.file for s in schemas for name in (s.file.name, *s.symbols())}
     names = [f"{s.package}.{service}" for s in schemas for service in s.services]

@@ -1,8 +1,9 @@
-"""Text Generation Inference's request: its parameters, their limits, and its words for them."""
+"""The bodies of TGI's routes: parameters, their limits, and TGI's error messages."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -13,12 +14,12 @@ from atoll_client.gateway.core.generation import given
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.types import ModelInfo
 
-# TGI before 2.0; later ones go on until the context is full, which few callers mean.
+# As in TGI before 2.0. Later versions generate until the context is full, which is rarely meant.
 DEFAULT_MAX_NEW_TOKENS = 100
 
 
 class Grammar(Strict):
-    """What the answer has to look like."""
+    """The grammar that the answer has to follow."""
 
     type: Literal["json", "json_object", "regex", "json_schema"]
     value: Any
@@ -29,9 +30,9 @@ _CALLED = "it is called {} here"
 
 
 class Parameters(Strict):
-    """``parameters`` of POST /generate: TGI's, then those of Hugging Face's other generators.
+    """``parameters`` of POST /generate: TGI's, then those of transformers and other servers.
 
-    Unset ones are the model's defaults.
+    By default, they are the model's.
     """
 
     adapter_id: str | None = None
@@ -82,27 +83,14 @@ class GenerateBody(Strict):
 
 
 def check(body: GenerateBody, model: ModelInfo, is_stream: bool) -> None:
-    """Raises ValidationError with TGI's message."""
+    """Raises ValidationError with TGI's messages."""
     p = body.parameters
     if not body.inputs:
         raise EmptyInputError("`inputs` cannot be empty")
     _check_best_of(p, int(model.facts.get("max_best_of") or 2), is_stream)
-    _need(p.temperature is None or p.temperature > 0, "`temperature` must be strictly positive")
-    _need(
-        p.repetition_penalty is None or p.repetition_penalty > 0,
-        "`repetition_penalty` must be strictly positive",
-    )
-    _need(
-        p.frequency_penalty is None or -2 <= p.frequency_penalty <= 2,
-        "`frequency_penalty` must be >= -2.0 and <= 2.0",
-    )
-    _need(p.top_k is None or p.top_k > 0, "`top_k` must be strictly positive")
-    _need(p.top_p is None or 0 < p.top_p < 1, "`top_p` must be > 0.0 and < 1.0")
-    _need(p.typical_p is None or 0 < p.typical_p < 1, "`typical_p` must be > 0.0 and < 1.0")
-    _need(
-        p.max_new_tokens is None or p.max_new_tokens > 0,
-        "`max_new_tokens` must be strictly positive",
-    )
+    for name, (is_allowed, words) in _RANGES.items():
+        value = getattr(p, name)
+        _need(value is None or is_allowed(value), f"`{name}` {words}")
     most = int(model.facts.get("max_stop_sequences", 4))
     _need(
         len(p.stop) <= most,
@@ -125,6 +113,20 @@ def check(body: GenerateBody, model: ModelInfo, is_stream: bool) -> None:
     _need(p.seed is None or 0 <= p.seed < 2**64, f"`seed` must be an u64. Given: {p.seed}")
 
 
+_POSITIVE = (lambda value: value > 0), "must be strictly positive"
+_BETWEEN_0_AND_1 = (lambda value: 0 < value < 1), "must be > 0.0 and < 1.0"
+# Parameters whose range does not depend on the model.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": _POSITIVE,
+    "repetition_penalty": _POSITIVE,
+    "frequency_penalty": ((lambda value: -2 <= value <= 2), "must be >= -2.0 and <= 2.0"),
+    "top_k": _POSITIVE,
+    "top_p": _BETWEEN_0_AND_1,
+    "typical_p": _BETWEEN_0_AND_1,
+    "max_new_tokens": _POSITIVE,
+}
+
+
 def _check_best_of(p: Parameters, most: int, is_stream: bool) -> None:
     if p.best_of is None:
         return
@@ -137,42 +139,36 @@ def _check_best_of(p: Parameters, most: int, is_stream: bool) -> None:
 
 
 def does_sample(p: Parameters) -> bool:
-    """Any of the warpers makes a request sample, as well as saying so."""
+    """Whether a request samples: ``do_sample``, or any parameter of sampling, asks for it."""
     return p.do_sample or any(
         value is not None for value in (p.temperature, p.top_k, p.top_p, p.typical_p, p.min_p)
     )
 
 
 def sampling(p: Parameters) -> dict[str, Any]:
-    """As the model names its options. A request that samples gets a seed, so it can be told."""
-    seed = p.seed
-    if does_sample(p) and seed is None:
-        seed = secrets.randbits(63)
+    """The model's sampling options. Requests that sample get a seed, which details contain."""
+    seed = secrets.randbits(63) if does_sample(p) and p.seed is None else p.seed
     return given(
         (
             ("max_tokens", p.max_new_tokens or DEFAULT_MAX_NEW_TOKENS),
             ("do_sample", does_sample(p)),
             ("seed", seed),
-            ("temperature", p.temperature),
-            ("top_k", p.top_k),
-            ("top_p", p.top_p),
-            ("typical_p", p.typical_p),
-            ("repetition_penalty", p.repetition_penalty),
-            ("frequency_penalty", p.frequency_penalty),
-            ("logit_bias", p.logit_bias),
             ("min_tokens", p.min_new_tokens),
-            ("min_p", p.min_p),
-            ("no_repeat_ngram_size", p.no_repeat_ngram_size),
-            ("presence_penalty", p.presence_penalty),
             ("stop", p.stop or None),
             ("include_stop_str_in_output", True if p.stop else None),
-            ("truncate", p.truncate),
             ("watermark", p.watermark or None),
             ("top_logprobs", p.top_n_tokens or None),
-            ("adapter_id", p.adapter_id),
             ("grammar", p.grammar.model_dump() if p.grammar else None),
+            *((name, getattr(p, name)) for name in _SAME_NAMES),
         )
     )
+
+
+# Options that have the same names in the models.
+_SAME_NAMES = (
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty",
+    "logit_bias", "min_p", "no_repeat_ngram_size", "presence_penalty", "truncate", "adapter_id",
+)  # fmt: skip
 
 
 def _need(is_met: bool, message: str) -> None:
