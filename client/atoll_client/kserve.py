@@ -24,10 +24,9 @@ Message = Any  # protobuf's classes are made at run time
 Parameters = Mapping[str, bool | int | float | str | None]
 
 # KServe's numeric types that numpy supports.
-_DTYPES = {
-    "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
-    "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
-    "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+DTYPES = {
+    "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1",
+    "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 _LENGTH = struct.Struct("<I")
 _OWN, _COUNT = secrets.token_hex(4), itertools.count()
@@ -93,20 +92,21 @@ def outputs(response: Message) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.datatype == "BYTES":
-            found[output.name] = list(_elements(raw))
+            found[output.name] = list(elements(raw))
         else:
             found[output.name] = _numbers(output, raw)
     return found
 
 
 def _numbers(output: Message, raw: bytes) -> npt.NDArray[Any]:
-    dtype = _DTYPES.get(output.datatype)
+    dtype = DTYPES.get(output.datatype)
     if dtype is None:
         raise UnsupportedModel(f"output {output.name} is {output.datatype}, which numpy lacks")
     return np.frombuffer(raw, dtype).reshape(list(output.shape))
 
 
-def _elements(raw: bytes) -> Iterator[bytes]:
+def elements(raw: bytes) -> Iterator[bytes]:
+    """The elements of a BYTES tensor."""
     at = 0
     while at < len(raw):
         (length,) = _LENGTH.unpack_from(raw, at)
@@ -118,8 +118,8 @@ def _elements(raw: bytes) -> Iterator[bytes]:
 def values(datatype: str, raw: bytes) -> list[Any]:
     """The elements of a tensor as Python values; texts as str."""
     if datatype == "BYTES":
-        return [item.decode() for item in _elements(raw)]
-    return list(np.frombuffer(raw, _DTYPES[datatype]).tolist())
+        return [item.decode() for item in elements(raw)]
+    return list(np.frombuffer(raw, DTYPES[datatype]).tolist())
 
 
 def packed(datatype: str, items: Sequence[Any]) -> bytes:
@@ -128,7 +128,7 @@ def packed(datatype: str, items: Sequence[Any]) -> bytes:
         # A lone surrogate, which JSON allows, has no UTF-8 encoding.
         encoded = [item.encode("utf-8", "replace") for item in items]
         return b"".join(_LENGTH.pack(len(b)) + b for b in encoded)
-    return np.asarray(items, _DTYPES[datatype]).tobytes()
+    return np.asarray(items, DTYPES[datatype]).tobytes()
 
 
 def read_chunks(response: Message) -> list[Chunk]:
@@ -215,10 +215,10 @@ def add_array(message: Message, name: str, value: Any) -> None:
     else:
         kinds = {"f": "FP", "i": "INT", "u": "UINT"}
         datatype = f"{kinds.get(array.dtype.kind)}{8 * array.dtype.itemsize}"
-    if datatype not in _DTYPES:
+    if datatype not in DTYPES:
         raise ValidationError(f"{name} has dtype {array.dtype}, which no tensor has")
     message.inputs.add(name=name, datatype=datatype, shape=array.shape)
-    message.raw_input_contents.append(np.ascontiguousarray(array, _DTYPES[datatype]).tobytes())
+    message.raw_input_contents.append(np.ascontiguousarray(array, DTYPES[datatype]).tobytes())
 
 
 def _as_text(name: str, item: Any) -> str:

@@ -11,7 +11,7 @@ from atoll_client import scores, tasks
 from atoll_client.errors import NotReady, ValidationError
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.encoders import check_batch
+from atoll_client.gateway.core.encoders import Encoder, check_batch
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.metrics import CONTENT_TYPE
 from atoll_client.gateway.core.route import Handler, body_of
@@ -154,7 +154,7 @@ async def classification(
     pairs, _ = inference.pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
     wanted = body.parameters
-    logits, _ = await inference.logits_of(request, context, model, pairs, body)
+    logits, _ = await inference.logits_of(Encoder(request, context, model), pairs, body)
     asked = "identity" if wanted.function_to_apply == "none" else wanted.function_to_apply
     activation = asked or scores.activation_of(model, logits.shape[-1], body.raw_scores)
     rows = scores.of_labels(logits, activation)

@@ -49,7 +49,7 @@ class Context:
             settings,
             routes,
             pool,
-            Upstream(pool, settings.request_timeout_s, settings.health_interval_s),
+            Upstream(pool, settings.health_interval_s),
             models,
             Admission(settings, models),
             OpenRequests(),

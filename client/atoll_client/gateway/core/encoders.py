@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -42,108 +41,90 @@ def truncation(truncate: bool | None, direction: str | None, prompt_name: str | 
     }
 
 
-async def _infer(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    rows: Sequence[R],
-    message_of: Callable[[Sequence[R]], Message],
-    read: Callable[[Message], T],
-) -> list[T]:
-    """The responses to all rows, in parts of what the model accepts in one request."""
+class Encoder(NamedTuple):
+    """An encoder, as one request uses it."""
 
-    async def part(some: Sequence[R]) -> T:
-        return read(await context.pool.infer(message_of(some), request.metadata))
+    request: Request
+    context: Context
+    model: ModelInfo
 
-    request.server_started = time.perf_counter()
-    return await in_parts(rows, model.max_client_batch_size, False, part)
-
-
-async def embed(
-    request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
-) -> Embeddings:
-    """Dense vectors of texts or token ids."""
-    message_of = partial(_embedding, model, parameters)
-    parts = await _infer(request, context, model, items, message_of, tasks.read_embeddings)
-    if len(parts) == 1:
-        return parts[0]
-    return Embeddings(
-        np.concatenate([one.vectors for one in parts]),
-        np.concatenate([one.num_tokens for one in parts]),
-    )
-
-
-async def embed_all(
-    request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
-) -> list[Floats]:
-    """A vector for each token, (tokens, width) for each text."""
-    message_of = partial(_embedding, model, {**parameters, "return_token_embeddings": True})
-    parts = await _infer(request, context, model, items, message_of, tasks.read_token_vectors)
-    return [rows for part in parts for rows in part]
-
-
-async def embed_sparse(
-    request: Request, context: Context, model: ModelInfo, items: Items, parameters: Parameters
-) -> tuple[list[SparseVector], int]:
-    """Sparse vectors, and the number of input tokens."""
-    message_of = partial(_embedding, model, parameters)
-    parts = await _infer(request, context, model, items, message_of, tasks.read_sparse)
-    return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
-
-
-def _embedding(model: ModelInfo, parameters: Parameters, items: Sequence[Any]) -> Message:
-    return tasks.embed(model.name, items, parameters)
-
-
-async def rerank(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    query: str | Sequence[str],
-    texts: Sequence[str],
-    parameters: Parameters,
-) -> tuple[Floats, int]:
-    """Logits (texts, 1), and the number of input tokens. Several queries: one for each text."""
-    queries = [query] * len(texts) if isinstance(query, str) else query
-
-    def message_of(some: Sequence[tuple[str, str]]) -> Message:
-        firsts = query if isinstance(query, str) else [first for first, _ in some]
-        return tasks.rerank(model.name, firsts, [text for _, text in some], parameters | _RAW)
-
-    rows = list(zip(queries, texts, strict=True))
-    return _scores(await _infer(request, context, model, rows, message_of, tasks.read_scores))
-
-
-async def classify(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    pairs: Sequence[tuple[str, str | None]],
-    parameters: Parameters,
-) -> tuple[Floats, int]:
-    """Logits of every label, (texts, labels), and the number of input tokens.
-
-    Single texts and pairs go in separate requests: a tensor has no gaps.
-    """
-
-    def message_of(some: Sequence[int]) -> Message:
-        firsts = [pairs[index][0] for index in some]
-        seconds = [second for index in some if (second := pairs[index][1]) is not None]
-        return tasks.classify(model.name, firsts, seconds or None, parameters | _RAW)
-
-    singles = [index for index, (_, second) in enumerate(pairs) if second is None]
-    others = [index for index, (_, second) in enumerate(pairs) if second is not None]
-    parts = await asyncio.gather(
-        *(
-            _infer(request, context, model, group, message_of, tasks.read_scores)
-            for group in (singles, others)
-            if group
+    async def embed(self, items: Items, parameters: Parameters) -> Embeddings:
+        """Dense vectors of texts or token ids."""
+        parts = await self._infer(items, self._embedding(parameters), tasks.read_embeddings)
+        if len(parts) == 1:
+            return parts[0]
+        return Embeddings(
+            np.concatenate([one.vectors for one in parts]),
+            np.concatenate([one.num_tokens for one in parts]),
         )
-    )
-    logits, count = _scores([part for group in parts for part in group])
-    found = np.empty_like(logits)
-    found[[*singles, *others]] = logits
-    return found, count
+
+    async def embed_all(self, items: Items, parameters: Parameters) -> list[Floats]:
+        """A vector for each token, (tokens, width) for each text."""
+        message_of = self._embedding({**parameters, "return_token_embeddings": True})
+        parts = await self._infer(items, message_of, tasks.read_token_vectors)
+        return [rows for part in parts for rows in part]
+
+    async def embed_sparse(
+        self, items: Items, parameters: Parameters
+    ) -> tuple[list[SparseVector], int]:
+        """Sparse vectors, and the number of input tokens."""
+        parts = await self._infer(items, self._embedding(parameters), tasks.read_sparse)
+        return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
+
+    async def rerank(
+        self, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
+    ) -> tuple[Floats, int]:
+        """Logits (texts, 1), and the number of input tokens. Several queries: one for each text."""
+        queries = [query] * len(texts) if isinstance(query, str) else query
+
+        def message_of(some: Sequence[tuple[str, str]]) -> Message:
+            firsts = query if isinstance(query, str) else [first for first, _ in some]
+            seconds = [text for _, text in some]
+            return tasks.rerank(self.model.name, firsts, seconds, parameters | _RAW)
+
+        rows = list(zip(queries, texts, strict=True))
+        return _scores(await self._infer(rows, message_of, tasks.read_scores))
+
+    async def classify(
+        self, pairs: Sequence[tuple[str, str | None]], parameters: Parameters
+    ) -> tuple[Floats, int]:
+        """Logits of every label, (texts, labels), and the number of input tokens.
+
+        Single texts and pairs go in separate requests: a tensor has no gaps.
+        """
+
+        def message_of(some: Sequence[int]) -> Message:
+            firsts = [pairs[index][0] for index in some]
+            seconds = [second for index in some if (second := pairs[index][1]) is not None]
+            return tasks.classify(self.model.name, firsts, seconds or None, parameters | _RAW)
+
+        singles = [index for index, (_, second) in enumerate(pairs) if second is None]
+        others = [index for index, (_, second) in enumerate(pairs) if second is not None]
+        groups = [group for group in (singles, others) if group]
+        calls = [self._infer(group, message_of, tasks.read_scores) for group in groups]
+        parts = await asyncio.gather(*calls)
+        logits, count = _scores([part for group in parts for part in group])
+        found = np.empty_like(logits)
+        found[[*singles, *others]] = logits
+        return found, count
+
+    def _embedding(self, parameters: Parameters) -> Callable[[Sequence[Any]], Message]:
+        return lambda items: tasks.embed(self.model.name, items, parameters)
+
+    async def _infer(
+        self,
+        rows: Sequence[R],
+        message_of: Callable[[Sequence[R]], Message],
+        read: Callable[[Message], T],
+    ) -> list[T]:
+        """The responses to all rows, in parts of what the model accepts in one request."""
+        pool, metadata = self.context.pool, self.request.metadata
+
+        async def part(some: Sequence[R]) -> T:
+            return read(await pool.infer(message_of(some), metadata))
+
+        self.request.server_started = time.perf_counter()
+        return await in_parts(rows, self.model.max_client_batch_size, False, part)
 
 
 def _scores(parts: Sequence[tuple[Floats, Any]]) -> tuple[Floats, int]:

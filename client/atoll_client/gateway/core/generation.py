@@ -39,10 +39,18 @@ class Job:
         return replace(self, sampling={**self.sampling, "seed": (int(seed) + index) % 2**63})
 
 
-async def stream(request: Request, context: Context, job: Job) -> AsyncGenerator[Chunk, None]:
-    """Chunks of one answer; the last one has a finish reason."""
+async def stream(
+    request: Request, context: Context, job: Job, *, is_stream: bool = True
+) -> AsyncGenerator[Chunk, None]:
+    """Chunks of one answer; the last one has a finish reason.
+
+    is_stream: whether the model sends chunks as they are generated, or one for a complete answer.
+
+    Raises:
+        Incomplete: no chunk has a finish reason.
+    """
     message = tasks.generate(
-        job.model.name, job.prompt, job.sampling, stream=True, wanted=job.wanted,
+        job.model.name, job.prompt, job.sampling, stream=is_stream, wanted=job.wanted,
         request_id=request.request_id,
     )  # fmt: skip
     ended = False
@@ -56,30 +64,20 @@ async def stream(request: Request, context: Context, job: Job) -> AsyncGenerator
         raise Incomplete("the answer ended before it was complete")
 
 
-async def complete(request: Request, context: Context, job: Job) -> list[Chunk]:
-    """Complete answers: as many as the sampling option ``n``, which is 1 by default."""
-    message = tasks.generate(
-        job.model.name, job.prompt, job.sampling, stream=False, wanted=job.wanted,
-        request_id=request.request_id,
-    )  # fmt: skip
-    found: list[Chunk] = []
-    responses = context.pool.stream(message, request.metadata)
-    async with contextlib.aclosing(responses):
-        async for response in responses:
-            found += kserve.read_chunks(response)
-    if not found or not found[-1].finish_reason:
-        raise Incomplete("the answer ended before it was complete")
-    return found
+async def complete(request: Request, context: Context, job: Job) -> Chunk:
+    """A complete answer."""
+    async with contextlib.aclosing(stream(request, context, job, is_stream=False)) as chunks:
+        return [chunk async for chunk in chunks][0]
 
 
 async def complete_all(request: Request, context: Context, jobs: Sequence[Job]) -> list[Chunk]:
     """One answer for each job, concurrently. If one fails, the others are cancelled."""
     if len(jobs) == 1:
-        return (await complete(request, context, jobs[0]))[:1]
+        return [await complete(request, context, jobs[0])]
     with context.admission.admitted(len(jobs) - 1):
         work = [asyncio.create_task(complete(request, context, job)) for job in jobs]
         try:
-            return [chunks[0] for chunks in await asyncio.gather(*work)]
+            return await asyncio.gather(*work)
         finally:
             await _ended(work)
 

@@ -86,10 +86,12 @@ class Server:
                 async for response in responses:
                     yield response
 
-    async def unary(self, message: Message, timeout_s: float, metadata: Metadata = ()) -> Message:
+    async def unary(
+        self, message: Message, timeout_s: float, metadata: Metadata = (), can_cancel: bool = True
+    ) -> Message:
         """The response of a model that sends exactly one."""
         with self.noticed():
-            return await self.calls.infer(message, timeout_s, metadata)
+            return await self.calls.infer(message, timeout_s, metadata, can_cancel=can_cancel)
 
     async def look(self) -> None:
         """Checks whether the server responds and which models it has.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from atoll_client.errors import GenerationError
-from atoll_client.gateway.kserve.tensors import DTYPES, pack
-from atoll_client.kserve import Message
+from atoll_client.gateway.kserve.tensors import pack
+from atoll_client.kserve import DTYPES, Message
 
 
 def take_counts(message: Message) -> dict[str, int]:

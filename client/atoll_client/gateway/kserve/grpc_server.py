@@ -53,12 +53,16 @@ class InferenceService:
 
     def handler(self) -> Any:
         """All methods. Closed ones are refused by name."""
+        upstream = self._upstream
         methods: dict[str, Method] = {
-            "ServerMetadata": self._server_metadata, "ModelReady": self._model_ready,
-            "ModelMetadata": self._about("ModelMetadata"),
-            "ModelConfig": self._about("ModelConfig"), "ModelStatistics": self._statistics,
-            "RepositoryIndex": self._index, "ModelInfer": self._infer,
-        }  # fmt: skip
+            "ServerMetadata": lambda *_: upstream.server_metadata(),
+            "ModelReady": self._model_ready,
+            "ModelMetadata": lambda _, m: upstream.inquire("ModelMetadata", m.name, m.version),
+            "ModelConfig": lambda _, m: upstream.inquire("ModelConfig", m.name, m.version),
+            "ModelStatistics": lambda _, m: upstream.statistics(m.name, m.version),
+            "RepositoryIndex": self._index,
+            "ModelInfer": self._infer,
+        }
         table = {name: self._unary(name, method) for name, method in methods.items()}
         table |= {name: self._unary(name, _closed(name)) for name in _CLOSED}
         for name, answer in (("ServerLive", self._live), ("ServerReady", self._ready)):
@@ -70,12 +74,14 @@ class InferenceService:
 
     def _unary(self, name: str, method: Method) -> Any:
         kind, answer_kind = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
+        version = "model_version" if name == "ModelInfer" else "version"
 
         async def answer(raw: bytes, call: Any) -> Message:
             path = f"/{SERVICE}/{name}"
             async with answered(self._context, path, call, "kserve", None, kserve_code) as request:
                 limit = self._context.settings.tensor_payload_limit
                 message = read_message(kind, limit, raw)
+                check_version(getattr(message, version, ""))
                 request.deadline_s = call.time_remaining()
                 with self._context.admission.held() as held:
                     held(len(raw))
@@ -90,24 +96,9 @@ class InferenceService:
         is_ready = self._context.pool.is_ready
         return bytes(pb.ServerReadyResponse(ready=is_ready).SerializeToString())
 
-    async def _server_metadata(self, request: Request, message: Message) -> Message:
-        return await self._upstream.server_metadata()
-
     async def _model_ready(self, request: Request, message: Message) -> Message:
-        check_version(message.version)
         is_ready = await self._upstream.is_model_ready(message.name, message.version)
         return pb.ModelReadyResponse(ready=is_ready)
-
-    def _about(self, name: str) -> Method:
-        async def answer(request: Request, message: Message) -> Message:
-            check_version(message.version)
-            return await self._upstream.inquire(name, message.name, message.version)
-
-        return answer
-
-    async def _statistics(self, request: Request, message: Message) -> Message:
-        check_version(message.version)
-        return await self._upstream.statistics(message.name, message.version)
 
     async def _index(self, request: Request, message: Message) -> Message:
         found = await self._upstream.statistics("", "")
@@ -118,7 +109,6 @@ class InferenceService:
         return pb.RepositoryIndexResponse(models=models)
 
     async def _infer(self, request: Request, message: Message) -> Message:
-        check_version(message.model_version)
         signature = await self._upstream.signature(message.model_name, message.model_version)
         if signature.is_decoupled:
             raise UnsupportedModel(

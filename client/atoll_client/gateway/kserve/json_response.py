@@ -11,8 +11,8 @@ from atoll_client.errors import GenerationError, ValidationError
 from atoll_client.gateway.core.web import Reply, dump
 from atoll_client.gateway.kserve import answers
 from atoll_client.gateway.kserve.parameters import FINAL
-from atoll_client.gateway.kserve.tensors import DTYPES, check_data, unpack_bytes
-from atoll_client.kserve import Message
+from atoll_client.gateway.kserve.tensors import check_data
+from atoll_client.kserve import DTYPES, Message, elements
 
 HEADER_LENGTH = "inference-header-content-length"
 BINARY = "application/octet-stream"
@@ -117,7 +117,7 @@ def values(name: str, datatype: str, raw: bytes) -> list[Any]:
     """
     if datatype == "BYTES":
         try:
-            return [item.decode() for item in unpack_bytes(raw)]
+            return [item.decode() for item in elements(raw)]
         except UnicodeDecodeError:
             raise ValidationError(
                 f"output '{name}' holds bytes that are no UTF-8, which JSON cannot hold. "

@@ -25,12 +25,16 @@ from atoll_client.gateway.kserve.json_response import (
     write_response,
 )
 from atoll_client.gateway.kserve.schemas import GenerateRequest, InferRequest
+from atoll_client.gateway.kserve.signature import Signature
+from atoll_client.grpc_calls import Metadata
+from atoll_client.kserve import Message
 
 _NAMES = {
     "systemsharedmemory": "system shared memory", "cudasharedmemory": "CUDA shared memory",
     "logging": "the server's log settings", "trace": "the server's trace settings",
     "repository/models": "loading and unloading of models",
 }  # fmt: skip
+_Call = tuple[Signature, Message, float, Metadata]
 CLOSED = "/v2/{closed}"
 _CLOSED = re.compile(
     r"(?:(systemsharedmemory|cudasharedmemory|logging|repository/models)|(?:models/[^/]+/"
@@ -140,27 +144,20 @@ async def generate_one(
     request: Request, context: Context, body: None
 ) -> Reply[answers.GenerateResponse]:
     """One response, as plain JSON."""
-    signature, message = await _generation(request, context)
-    upstream = context.upstream
-    rest = (signature, message, context.settings.request_timeout_s, request.metadata)
-    if not signature.is_decoupled:
-        return reply(write_generated(await upstream.infer(*rest)))
-    if signature.is_ours:
-        generate.ask_for_kinds(message)
-    return reply(write_generated(await generate.only(upstream.exchange(*rest))))
+    call, _ = await _generation(request, context)
+    if not call[0].is_decoupled:
+        return reply(write_generated(await context.upstream.infer(*call)))
+    return reply(write_generated(await generate.only(context.upstream.exchange(*call))))
 
 
 async def generate_stream(
     request: Request, context: Context, body: None
 ) -> Events[answers.GenerateResponse | KServeError]:
     """An event for each response."""
-    signature, message = await _generation(request, context)
-    upstream = context.upstream
-    rest = (signature, message, context.settings.request_timeout_s, request.metadata)
-    if not signature.is_decoupled:
-        return Events(_one_event(upstream.infer(*rest)), _event_of)
-    is_plain = signature.is_ours and not generate.ask_for_kinds(message)
-    responses = upstream.exchange(*rest)
+    call, is_plain = await _generation(request, context)
+    if not call[0].is_decoupled:
+        return Events(_one_event(context.upstream.infer(*call)), _event_of)
+    responses = context.upstream.exchange(*call)
     return Events(generate.events(responses, are_errors_plain=is_plain), _event_of)
 
 
@@ -176,13 +173,16 @@ async def closed(request: Request, context: Context, body: None) -> NoReturn:
     raise errors.NotOffered(f"{name}: not offered by the gateway")
 
 
-async def _generation(request: Request, context: Context) -> tuple[Any, Any]:
+async def _generation(request: Request, context: Context) -> tuple[_Call, bool]:
+    """The arguments of ``Upstream``'s methods, and whether to show only the text of errors."""
     raw = await decompressed(request, context)
     signature = await context.upstream.signature(_name(request), request.version)
     found = read_json(raw, context.settings.payload_limit)
     message = generate.read_generate(found, signature, request.version)
     signature.check(message)
-    return signature, message
+    is_asked = signature.is_ours and signature.is_decoupled and generate.ask_for_kinds(message)
+    call = (signature, message, context.settings.request_timeout_s, request.metadata)
+    return call, signature.is_ours and not is_asked
 
 
 def _event_of(error: errors.AtollError) -> KServeError:

@@ -14,17 +14,10 @@ from typing import Any
 import numpy as np
 
 from atoll_client.errors import ValidationError
+from atoll_client.kserve import DTYPES
 
-# Bytes of an element. BYTES elements have any length, which precedes them.
-SIZES = {
-    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
-    "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8, "BF16": 2,
-}  # fmt: skip
-# numpy's names; it has no BF16.
-DTYPES = {
-    "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1",
-    "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
+# Bytes of an element. BYTES elements have any length, which precedes them. numpy has no BF16.
+SIZES = {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()} | {"BF16": 2}
 MAX_RANK = 16
 MAX_DIMENSION = 2**31 - 1
 MAX_ELEMENTS = 2**31 - 1
@@ -137,16 +130,6 @@ def pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
     if dtype.kind == "f" and np.isinf(array).any() and not _has_infinity(values):
         raise ValidationError(f"input '{name}' has a value beyond the range of {datatype}")
     return array.tobytes()
-
-
-def unpack_bytes(raw: bytes) -> list[bytes]:
-    """The elements of a BYTES tensor."""
-    found, at = [], 0
-    while at < len(raw):
-        (length,) = _LENGTH.unpack_from(raw, at)
-        found.append(raw[at + 4 : at + 4 + length])
-        at += 4 + length
-    return found
 
 
 def _has_infinity(values: Sequence[Any]) -> bool:

@@ -32,8 +32,8 @@ _CONTROL = "control"
 class Upstream:
     """The servers of ``pool``, for models of any kind. kept_s: how long metadata is cached."""
 
-    def __init__(self, pool: Pool, timeout_s: float, kept_s: float) -> None:
-        self._pool, self._timeout_s, self._kept_s = pool, timeout_s, kept_s
+    def __init__(self, pool: Pool, kept_s: float) -> None:
+        self._pool, self._kept_s = pool, kept_s
         self._signatures: dict[tuple[str, str, str], tuple[float, Signature]] = {}
         # (model, a client's id) -> the ids with which its requests were sent to the model.
         self._ids: dict[tuple[str, str], list[str]] = {}
@@ -115,18 +115,12 @@ class Upstream:
         self, signature: Signature, message: Message, timeout_s: float, metadata: Metadata
     ) -> Message:
         """The response of a model that sends exactly one. ``message`` is changed."""
-        deadline_s = min(timeout_s, self._timeout_s)
-
-        async def call(server: Server) -> Message:
-            with server.noticed():
-                return await server.calls.infer(
-                    message, deadline_s, metadata, can_cancel=signature.is_ours
-                )
-
+        rest = (message, timeout_s, metadata, signature.is_ours)
         with self._known(signature, message) as asked:
             try:
                 servers = self.servers(signature.model, _sequence(message))
-                return asked.restored(await first_response(servers, call))
+                response = await first_response(servers, lambda server: server.unary(*rest))
+                return asked.restored(response)
             except AtollError as error:
                 error.args = (asked.told(str(error)),)
                 raise
@@ -138,11 +132,10 @@ class Upstream:
 
         Closing the generator cancels the request. ``message`` is changed.
         """
-        deadline_s = min(timeout_s, self._timeout_s)
 
         async def call(server: Server) -> AsyncGenerator[Message, None]:
             responses = server.calls.exchange(
-                message, deadline_s, metadata, can_cancel=signature.is_ours
+                message, timeout_s, metadata, can_cancel=signature.is_ours
             )
             with server.noticed():
                 async with contextlib.aclosing(responses):

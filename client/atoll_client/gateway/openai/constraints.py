@@ -11,6 +11,7 @@ from atoll_client.gateway.openai.schemas import ResponseFormat, SamplingFields, 
 # A model's option and its value.
 Constraint = tuple[str, Any]
 
+_GUIDED = ("guided_choice", "guided_grammar", "guided_json", "guided_regex")
 # The fields that may hold a format's schema; formats that are not listed allow any.
 _PLACES: dict[str, tuple[str, ...]] = {"text": (), "json_object": ("schema", "value")}
 
@@ -22,10 +23,7 @@ def constraint(body: SamplingFields) -> Constraint | None:
         ValidationError: two fields contain one, or a field is incomplete.
     """
     guided = {
-        "guided_choice": _option("guided_choice", body.guided_choice),
-        "guided_grammar": _option("guided_grammar", body.guided_grammar),
-        "guided_json": _option("guided_json", body.guided_json),
-        "guided_regex": _option("guided_regex", body.guided_regex),
+        **{name: _option(name, getattr(body, name)) for name in _GUIDED},
         "response_format": _formatted(body.response_format),
         "structured_outputs": _structured(body.structured_outputs),
     }

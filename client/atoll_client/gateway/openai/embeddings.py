@@ -38,7 +38,7 @@ async def embeddings(
         "normalize": None if body.normalize else False,
     }
     with TeiMessages(model, "input"):
-        found = await encoders.embed(request, context, model, items, parameters)
+        found = await encoders.Encoder(request, context, model).embed(items, parameters)
     count = sum(found.num_tokens.tolist())
     is_base64 = body.encoding_format == "base64"
     data: list[Embedding] = [

@@ -11,6 +11,7 @@ from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, NotReady, ValidationError
 from atoll_client.gateway.core import encoders, tokens
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.encoders import Encoder
 from atoll_client.gateway.core.schemas import batch
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei import inference, schemas
@@ -90,7 +91,7 @@ async def predict(schema: Schema, request: Request, context: Context, message: A
         raise ValidationError(f"`inputs` must hold 2 texts. Given: {len(inputs)}")
     body = schemas.PredictBody(inputs=inputs, raw_scores=message.raw_scores, **_truncation(message))
     pairs, _ = inference.pairs_of(inputs)
-    found, count = await inference.scored(request, context, model, pairs, body)
+    found, count = await inference.scored(Encoder(request, context, model), pairs, body)
     return schema["PredictResponse"](
         predictions=inference.labels_of(model, found[0]),
         metadata=_metadata(schema, request, count, *filter(None, pairs[0])),

@@ -77,10 +77,18 @@ class Services:
             table = {name: self._handler(service, name, types) for name, types in methods.items()}
             found.append(grpc.method_handlers_generic_handler(f"tei.v1.{service}", table))
         health = grpc_schema.health()
-        check = _unary_unary(health, "HealthCheckRequest", "HealthCheckResponse", self._check)
-        found.append(
-            grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+
+        async def check(message: Any, call: Any) -> Any:
+            is_ready = self._context.pool.is_ready
+            return health["HealthCheckResponse"](status="SERVING" if is_ready else "NOT_SERVING")
+
+        handler = grpc.unary_unary_rpc_method_handler(
+            check,
+            health["HealthCheckRequest"].FromString,
+            health["HealthCheckResponse"].SerializeToString,
         )
+        table = {"Check": handler}
+        found.append(grpc.method_handlers_generic_handler("grpc.health.v1.Health", table))
         found.append(InferenceService(self._context).handler())
         for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
             found.append(_reflection(package, [self._schema, health]))
@@ -109,8 +117,12 @@ class Services:
     def _stream(self, path: str, method: Method, read: Read) -> Any:
         async def answer(messages: AsyncIterator[bytes], call: Any) -> AsyncIterator[Any]:
             async with answered(self._context, path, call, labels=_BATCH) as request:
-                one = _each(request, self._context, method)
-                found: Any = _ordered((read(raw) async for raw in messages), one, self._limit)
+                found: Any = _ordered(
+                    (read(raw) async for raw in messages),
+                    # Each message is a request of its own.
+                    lambda message: method(request.part(), self._context, message),
+                    self._limit,
+                )
                 async with contextlib.aclosing(found):
                     async for response in found:
                         yield response
@@ -128,18 +140,6 @@ class Services:
                 return await rpc_methods.rerank_rows(self._schema, request, self._context, rows)
 
         return answer
-
-    async def _check(self, message: Any, call: Any) -> dict[str, Any]:
-        return {"status": "SERVING" if self._context.pool.is_ready else "NOT_SERVING"}
-
-
-def _each(request: Request, context: Context, method: Method) -> Callable[[Any], Awaitable[Any]]:
-    """The method for one message of a stream, which is a request of its own."""
-
-    async def one(message: Any) -> Any:
-        return await method(request.part(), context, message)
-
-    return one
 
 
 async def _ordered(
@@ -172,15 +172,6 @@ async def _ordered(
         for task in (reader, *tasks):
             task.cancel()
         await asyncio.gather(reader, *tasks, return_exceptions=True)
-
-
-def _unary_unary(schema: grpc_schema.Schema, request: str, response: str, method: Any) -> Any:
-    async def answer(message: Any, call: Any) -> Any:
-        return schema[response](**await method(message, call))
-
-    return grpc.unary_unary_rpc_method_handler(
-        answer, schema[request].FromString, schema[response].SerializeToString
-    )
 
 
 def _reflection(package: str, schemas: list[grpc_schema.Schema]) -> Any:

@@ -6,9 +6,14 @@ import numpy as np
 
 from atoll_client import scores, tasks
 from atoll_client.errors import EmptyInputError, UnsupportedModel, ValidationError
-from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.encoders import check_batch, read_items
+from atoll_client.gateway.core.encoders import (
+    Encoder,
+    Items,
+    Parameters,
+    check_batch,
+    read_items,
+)
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei import schemas
 from atoll_client.gateway.tei.answers import Prediction, RankedText, SparseEntry
@@ -16,36 +21,39 @@ from atoll_client.gateway.tei.errors import TeiMessages
 from atoll_client.scores import Scores
 from atoll_client.types import Embeddings, Floats, ModelInfo
 
+# A text and the second one of its pair.
+Pair = tuple[str, str | None]
+
 
 async def vectors(request: Request, context: Context, body: schemas.EmbedBody) -> Embeddings:
     """Dense vectors of texts or token ids."""
-    model, items = _read(request, context, body, "embed")
-    check_dimensions(model, body.dimensions)
+    encoder, items = _read(request, context, body, "embed")
+    check_dimensions(encoder.model, body.dimensions)
     parameters = {
         **body.cut(),
         "normalize": None if body.normalize else False,
         "dimensions": body.dimensions,
     }
-    with TeiMessages(model):
-        return await encoders.embed(request, context, model, items, parameters)
+    with TeiMessages(encoder.model):
+        return await encoder.embed(items, parameters)
 
 
 async def token_vectors(
     request: Request, context: Context, body: schemas.EmbedAllBody
 ) -> list[Floats]:
     """A vector for each token, (tokens, width) for each text."""
-    model, items = _read(request, context, body, "embed")
-    with TeiMessages(model):
-        return await encoders.embed_all(request, context, model, items, body.cut())
+    encoder, items = _read(request, context, body, "embed")
+    with TeiMessages(encoder.model):
+        return await encoder.embed_all(items, body.cut())
 
 
 async def sparse_vectors(
     request: Request, context: Context, body: schemas.EmbedSparseBody
 ) -> tuple[list[list[SparseEntry]], int]:
     """Sparse vectors, and the number of input tokens."""
-    model, items = _read(request, context, body, "sparse")
-    with TeiMessages(model):
-        rows, count = await encoders.embed_sparse(request, context, model, items, body.cut())
+    encoder, items = _read(request, context, body, "sparse")
+    with TeiMessages(encoder.model):
+        rows, count = await encoder.embed_sparse(items, body.cut())
     found: list[list[SparseEntry]] = [
         [{"index": i, "value": v} for i, v in zip(*map(np.ndarray.tolist, row), strict=True)]
         for row in rows
@@ -64,9 +72,8 @@ async def ranked_texts(
         raise EmptyInputError("`inputs` cannot be empty")
     check_batch(request, context, len(body.texts), model)
     with TeiMessages(model):
-        found, count = await ranked(
-            request, context, model, body.query, body.texts, body.cut(), body.raw_scores
-        )
+        encoder = Encoder(request, context, model)
+        found, count = await ranked(encoder, body.query, body.texts, body.cut(), body.raw_scores)
     ranks: list[RankedText] = [{"index": i, "score": found.values[i]} for i in found.order]
     if body.return_text:
         for rank in ranks:
@@ -75,40 +82,27 @@ async def ranked_texts(
 
 
 async def ranked(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    query: str | list[str],
-    texts: list[str],
-    parameters: encoders.Parameters,
-    is_raw: bool = False,
+    encoder: Encoder, query: str | list[str], texts: list[str], parameters: Parameters, is_raw: bool
 ) -> tuple[Scores, int]:
     """A reranker's scores of texts, or of pairs, and the number of input tokens."""
-    logits, count = await encoders.rerank(request, context, model, query, texts, parameters)
-    return scores.of_texts(logits, scores.activation_of(model, 1, is_raw)), count
+    logits, count = await encoder.rerank(query, texts, parameters)
+    return scores.of_texts(logits, scores.activation_of(encoder.model, 1, is_raw)), count
 
 
 async def scored(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    pairs: list[tuple[str, str | None]],
-    body: schemas.PredictBody,
+    encoder: Encoder, pairs: list[Pair], body: schemas.PredictBody
 ) -> tuple[list[Scores], int]:
     """Scores of every label, of a classifier or of a reranker, which takes only pairs."""
-    logits, count = await logits_of(request, context, model, pairs, body)
-    activation = scores.activation_of(model, logits.shape[-1], body.raw_scores)
+    logits, count = await logits_of(encoder, pairs, body)
+    activation = scores.activation_of(encoder.model, logits.shape[-1], body.raw_scores)
     return scores.of_labels(logits, activation), count
 
 
 async def logits_of(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    pairs: list[tuple[str, str | None]],
-    body: schemas.PredictBody,
+    encoder: Encoder, pairs: list[Pair], body: schemas.PredictBody
 ) -> tuple[Floats, int]:
     """Logits, (texts, labels), and the number of input tokens."""
+    model = encoder.model
     if body.prompt_name is not None:
         if any(second is not None for _, second in pairs):
             raise ValidationError("`prompt_name` cannot be set with dual inputs")
@@ -117,15 +111,14 @@ async def logits_of(
     parameters = {**body.cut(), "prompt_name": None}
     with TeiMessages(model):
         if model.task == "classify":
-            return await encoders.classify(request, context, model, pairs, parameters)
+            return await encoder.classify(pairs, parameters)
         seconds = [second for _, second in pairs if second is not None]
         if len(seconds) < len(pairs):
             raise UnsupportedModel(
                 f"model {model.name!r} scores pairs; a classifier of single texts with one "
                 "label is served with task=classify"
             )
-        firsts = [first for first, _ in pairs]
-        return await encoders.rerank(request, context, model, firsts, seconds, parameters)
+        return await encoder.rerank([first for first, _ in pairs], seconds, parameters)
 
 
 def labels_of(model: ModelInfo, found: Scores) -> list[Prediction]:
@@ -145,7 +138,7 @@ def prompt_of(model: ModelInfo, name: str) -> str:
     return model.prompts[name]
 
 
-def check_prompt(model: ModelInfo, items: encoders.Items, name: str | None) -> None:
+def check_prompt(model: ModelInfo, items: Items, name: str | None) -> None:
     """Raises ValidationError: the model has no such prompt, or the inputs are token ids."""
     if name is None:
         return
@@ -172,17 +165,15 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
 
 def _read(
     request: Request, context: Context, body: schemas.VectorsBody, task: str
-) -> tuple[ModelInfo, encoders.Items]:
+) -> tuple[Encoder, Items]:
     model = context.find(request, body.model, (task,))
     items = read_items(model, body.inputs)
     check_batch(request, context, len(items), model)
     check_prompt(model, items, body.prompt_name)
-    return model, items
+    return Encoder(request, context, model), items
 
 
-def pairs_of(
-    inputs: str | list[str] | list[list[str]],
-) -> tuple[list[tuple[str, str | None]], bool]:
+def pairs_of(inputs: str | list[str] | list[list[str]]) -> tuple[list[Pair], bool]:
     """Texts with the second one of each pair, and whether there is a single input.
 
     ``[a, b]`` is one pair.

@@ -10,8 +10,8 @@ import numpy as np
 
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError, ValidationError
-from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.encoders import Encoder, Parameters
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.embeddings_schemas import cut
@@ -19,16 +19,14 @@ from atoll_client.gateway.tei.errors import TeiMessages
 from atoll_client.gateway.tei.inference import ranked
 from atoll_client.gateway.tei.rerankers_schemas import CohereBody, RankingBody, ScoreBody
 from atoll_client.scores import Scores
-from atoll_client.types import ModelInfo
 
 
 async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[answers.Reranked]:
     """Documents by relevance, at most ``top_n`` of them."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
     model = context.find(request, body.model, ("rerank",))
-    found, count = await _scores(
-        request, context, model, body.query, texts, body.cut(), body.is_raw
-    )
+    encoder = Encoder(request, context, model)
+    found, count = await _scores(encoder, body.query, texts, body.cut(), body.is_raw)
     results: list[answers.Relevance] = [
         {"index": i, "relevance_score": found.values[i]} for i in found.order[: body.top_n]
     ]
@@ -53,9 +51,8 @@ async def ranking(request: Request, context: Context, body: RankingBody) -> Repl
     texts = [passage.text for passage in body.passages]
     # By default, NIM cuts off the ends of long passages.
     parameters = cut(body.truncate or "END", None)
-    found, count = await _scores(
-        request, context, model, body.query.text, texts, parameters, True, "passages"
-    )
+    encoder = Encoder(request, context, model)
+    found, count = await _scores(encoder, body.query.text, texts, parameters, True, "passages")
     rankings: list[answers.Ranking] = [{"index": i, "logit": found.values[i]} for i in found.order]
     return reply({"rankings": rankings, "usage": answers.input_usage(count)})
 
@@ -72,7 +69,8 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply[an
         )
     if not firsts or not all(firsts) or not all(seconds):
         raise EmptyInputError("`text_1` and `text_2` cannot be empty")
-    values, count = await _pair_scores(request, context, model, firsts, seconds, body)
+    encoder = Encoder(request, context, model)
+    values, count = await _pair_scores(encoder, firsts, seconds, body)
     data: list[answers.PairScore] = [
         {"index": i, "object": "score", "score": value} for i, value in enumerate(values)
     ]
@@ -89,44 +87,30 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply[an
 
 
 async def _pair_scores(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
-    firsts: list[str],
-    seconds: list[str],
-    body: ScoreBody,
+    encoder: Encoder, firsts: list[str], seconds: list[str], body: ScoreBody
 ) -> tuple[list[float], int]:
-    parameters = body.cut()
-    with TeiMessages(model, "text_2"):
-        if model.task == "rerank":
-            found, count = await ranked(
-                request, context, model, firsts, seconds, parameters, body.is_raw
-            )
+    with TeiMessages(encoder.model, "text_2"):
+        if encoder.model.task == "rerank":
+            found, count = await ranked(encoder, firsts, seconds, body.cut(), body.is_raw)
             return found.values, count
-        vectors = await encoders.embed(request, context, model, [*firsts, *seconds], parameters)
-        half = len(firsts)
-        cosines = [
-            float(tasks.cosine(np.stack([vectors.vectors[i], vectors.vectors[half + i]]))[0])
-            for i in range(half)
-        ]
+        vectors = await encoder.embed([*firsts, *seconds], body.cut())
+        pairs = np.split(vectors.vectors, 2)
+        cosines = [float(tasks.cosine(np.stack(pair))[0]) for pair in zip(*pairs, strict=True)]
         return cosines, sum(vectors.num_tokens.tolist())
 
 
 async def _scores(
-    request: Request,
-    context: Context,
-    model: ModelInfo,
+    encoder: Encoder,
     query: str,
     texts: list[str],
-    parameters: dict[str, Any],
+    parameters: Parameters,
     is_raw: bool,
     field: str = "documents",
 ) -> tuple[Scores, int]:
     if not texts or not query:
-        name = "query" if texts else field
-        raise EmptyInputError.of(name, "cannot be empty")
-    with TeiMessages(model, field):
-        return await ranked(request, context, model, query, texts, parameters, is_raw)
+        raise EmptyInputError.of("query" if texts else field, "cannot be empty")
+    with TeiMessages(encoder.model, field):
+        return await ranked(encoder, query, texts, parameters, is_raw)
 
 
 def _text(index: int, document: str | dict[str, Any]) -> str:

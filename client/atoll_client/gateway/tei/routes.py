@@ -6,10 +6,10 @@ from typing import Any
 
 from atoll_client import tasks
 from atoll_client.errors import EmptyInputError
-from atoll_client.gateway.core import encoders, tokens
+from atoll_client.gateway.core import tokens
 from atoll_client.gateway.core.arrays import Vector, Vectors
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.encoders import check_batch, timing_headers
+from atoll_client.gateway.core.encoders import Encoder, check_batch, timing_headers
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.tei import inference, schemas
@@ -50,7 +50,7 @@ async def predict(
     model = context.find(request, body.model, ("classify", "rerank"))
     pairs, is_single = inference.pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
-    found, count = await inference.scored(request, context, model, pairs, body)
+    found, count = await inference.scored(Encoder(request, context, model), pairs, body)
     headers = timing_headers(request, count, sum(len(a) + len(b or "") for a, b in pairs))
     labelled = [inference.labels_of(model, row) for row in found]
     return reply(labelled[0] if is_single else labelled, headers)
@@ -75,7 +75,8 @@ async def similarity(
     texts, _ = batch([body.inputs.source_sentence, *body.inputs.sentences])
     check_batch(request, context, len(texts), model)
     with TeiMessages(model):
-        found = await encoders.embed(request, context, model, texts, body.parameters.cut())
+        encoder = Encoder(request, context, model)
+        found = await encoder.embed(texts, body.parameters.cut())
     count = sum(found.num_tokens.tolist())
     return reply(tasks.cosine(found.vectors), timing_headers(request, count, sum(map(len, texts))))
 
