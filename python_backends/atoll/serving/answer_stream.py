@@ -1,13 +1,13 @@
-"""A generator's answers to another model of ours, over a socket of this machine, past Triton.
+"""A generator's answers to another of our models, over a local socket instead of Triton.
 
 Triton 2.51 loses errors between models: in a stream of responses they do not say which request they
-belong to (python_backend 24.10, ``InferResponse::SaveToSharedMemory``), so that one who waits for
-an end waits for ever, or another is told; and where shared memory is full, Triton makes such errors
-by itself. So a request between our models has but one response, empty and at once, and what was
-asked for comes here.
+belong to (python_backend 24.10, ``InferResponse::SaveToSharedMemory``), so that a caller may wait
+forever or get another request's error; and when shared memory is full, Triton itself produces such
+errors. So a request between our models gets one response through Triton, empty and at once, and the
+actual responses come here.
 
-The model that asks listens under a name that is not known to others, in Linux's abstract namespace,
-where no file is left; only processes of its own user are listened to.
+The calling model listens under a secret name in Linux's abstract namespace, which leaves no file
+behind, and accepts connections only from processes of its own user.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dataclasses import dataclass
 
 from atoll.errors import Cancelled, NotReady, Overloaded, ValidationError
 from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
-from atoll.serving.triton.tensors import ANSWERS_TO, FINAL, Array, error_parts
+from atoll.serving.triton.tensors import ANSWERS_TO, FINAL, Array, Failure, error_parts
 
-# One who does not read must not hold up the thread that answers all others.
+# A caller that does not read must not block the thread that answers all others.
 _SEND_S = 5
-# The generator has connected before Triton's response comes.
+# The generator connects before it responds to Triton.
 _CONNECT_S = 5.0
 _NAME = re.compile(r"atoll-answers-[0-9a-f]{32}")
 _TIME = struct.Struct("ll")  # seconds, microseconds
@@ -42,16 +42,8 @@ class _Response:
     is_last: bool
 
 
-class Failure(Exception):
-    """The generator's error: the name of its code and its text, to be passed on as they are."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(code, text)
-        self.code, self.text = code, text
-
-
 class Answers:
-    """Listens for the answer to one request; ``close`` tells the generator that nobody does."""
+    """Receives the answer to one request; after ``leave`` or ``close`` the generator cancels it."""
 
     def __init__(self) -> None:
         self.name = f"atoll-answers-{uuid.uuid4().hex}"
@@ -60,21 +52,35 @@ class Answers:
         self._listening.listen(1)
         self._listening.settimeout(_CONNECT_S)
         self._connection: socket.socket | None = None
+        self._lock, self._has_left = threading.Lock(), False
+
+    def leave(self) -> None:
+        """Ends the iteration, which raises NotReady; any thread may call, at any time."""
+        with self._lock, contextlib.suppress(OSError):
+            self._has_left = True
+            if self._connection is not None:
+                # Unlike ``close``, this also ends a read in progress.
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """May be called at any time."""
+        """Called by the thread that iterates."""
         self._listening.close()
-        if self._connection is not None:
-            self._connection.close()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        """The outputs of each response, to be called once the request was sent.
+        """The outputs of each response; to be called after the request was sent.
 
         Raises:
             Failure: the generator's error.
-            NotReady: it has ended before its answer.
+            NotReady: the connection has ended before the last response.
         """
-        self._connection = self._accepted()
+        connection = self._accepted()
+        with self._lock:
+            self._connection = connection
+            if self._has_left:
+                raise NotReady("the request has ended")
         with self._connection.makefile("rb") as messages:
             is_last = False
             while not is_last:
@@ -102,7 +108,7 @@ class Answers:
 
 
 class AnswerSender:
-    """Sends a request's responses to the model that listens for them, and none to Triton."""
+    """Sends a request's responses to the model that listens for them instead of to Triton."""
 
     def __init__(self, connection: socket.socket, *, as_json: bool, is_canary: bool) -> None:
         self._as_json, self.is_canary = as_json, is_canary
@@ -111,7 +117,7 @@ class AnswerSender:
 
     @property
     def is_closed(self) -> bool:
-        """True once the last response was sent, or one was not taken."""
+        """True once the last response was sent, or one could not be delivered."""
         return self._connection is None
 
     def send(self, outputs: Mapping[str, Array], flags: int = 0) -> None:
@@ -119,7 +125,7 @@ class AnswerSender:
 
         Raises:
             RuntimeError: the last one was sent before.
-            Cancelled, Overloaded: it was not taken, and the connection is closed.
+            Cancelled, Overloaded: it could not be delivered, and the connection is closed.
         """
         with self._lock:
             if self._connection is None:
@@ -133,12 +139,12 @@ class AnswerSender:
                 self._write(Failure(*error_parts(error, self._as_json)), is_last=True)
 
     def is_cancelled(self) -> bool:
-        """Whether nobody listens any more."""
+        """Whether the caller has closed the connection."""
         with self._lock:
             if self._connection is None:
                 return False
             try:
-                # Nothing is ever sent in this direction.
+                # The caller never sends anything.
                 return not self._connection.recv(1, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return False
@@ -149,7 +155,7 @@ class AnswerSender:
         """Under the lock."""
         connection = self._connection
         assert connection is not None
-        self._connection = None  # what was sent in part cannot be gone on with
+        self._connection = None  # a message that was sent in part cannot be continued
         try:
             connection.sendall(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
         except BlockingIOError:
@@ -165,11 +171,11 @@ class AnswerSender:
 
 
 def sender_of(sender: TritonResponseSender) -> ResponseSender:
-    """What answers a request: its own sender, or one to whoever ``answers_to`` names; then the
-    request has ended at Triton.
+    """The request's own sender, or one to the address in ``answers_to``; then the request is
+    ended at Triton.
 
     Raises:
-        ValidationError: nobody listens there.
+        ValidationError: nothing listens there.
     """
     name = sender.answers_to
     if name is None:
@@ -177,7 +183,7 @@ def sender_of(sender: TritonResponseSender) -> ResponseSender:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValidationError(f"{ANSWERS_TO} is {name!r}; only this server's models set it")
     connection = socket.socket(socket.AF_UNIX)
-    # Of the socket itself: with one of Python's, even a question that must not wait would.
+    # Set on the socket, since Python's own timeout would also apply to MSG_DONTWAIT.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.pack(_SEND_S, 0))
     try:
         connection.connect(f"\0{name}")

@@ -21,7 +21,8 @@ from atoll.errors import EmptyInputError, ValidationError
 from atoll.models.load_options import prepare_process
 from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.requests.limits import TIMEOUT, time_limit
-from atoll.serving.tasks.served_model import Effort, ServedModel
+from atoll.serving.tasks.checkpoint_model import CheckpointModel
+from atoll.serving.tasks.served_model import Effort
 from atoll.serving.triton import tensors
 from atoll.serving.triton.encoder_metrics import EncoderMetrics
 from atoll.serving.triton.instance import in_temporary_thread
@@ -35,7 +36,7 @@ _LONG_CHARACTERS = 200_000
 _MAX_ROWS = 256
 
 
-class EncoderModel(ServedModel[EncoderRequest]):
+class EncoderModel(CheckpointModel[EncoderRequest]):
     """Base of the encoders' classes."""
 
     # Request parameters of the task, besides truncate and truncation_direction.
@@ -45,7 +46,7 @@ class EncoderModel(ServedModel[EncoderRequest]):
 
     def initialize(self, args: dict[str, str]) -> None:
         """See ``ServedModel``."""
-        folder = self.open(args)
+        folder = self.open_checkpoint(args)
         settings = self.settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
         prepare_process(settings)
@@ -76,7 +77,7 @@ class EncoderModel(ServedModel[EncoderRequest]):
             "max_client_batch_size": tensors.max_rows(args["model_config"], self._max_rows),
             **self.facts(),
         }
-        self.begin(args, self.engine, metrics, facts, num_preparing=workers)
+        self.serve(args, self.engine, metrics, facts, num_preparing=workers)
 
     @abstractmethod
     def load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
@@ -130,11 +131,11 @@ class EncoderModel(ServedModel[EncoderRequest]):
             )
         self.engine.submit(request.items(encoded))
 
-    def respond(self, request: EncoderRequest, even_if_empty: bool) -> Mapping[str, Any] | None:
+    def respond(self, request: EncoderRequest, even_if_empty: bool) -> list[dict[str, Any]]:
         """See ``ServedModel``."""
         if not request.is_complete:
-            return None
-        return self.answer(request.work, request.rows, request.lengths)
+            return []
+        return [self.answer(request.work, request.rows, request.lengths)]
 
     def truncation(self, given: dict[str, Any]) -> tuple[bool, str]:
         """``truncate`` and ``truncation_direction`` of a request."""

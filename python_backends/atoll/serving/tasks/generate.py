@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from atoll.engine.request import Request, SamplingOptions
 from atoll.errors import Cancelled, NotReady, Overloaded, ValidationError
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
+from atoll.serving.answer_stream import sender_of
 from atoll.serving.engine_loader import load_engine
 from atoll.serving.requests.generation_request import Completion, Generation, GenerationRequest
 from atoll.serving.requests.limits import TIMEOUT, fitted, time_limit
@@ -23,11 +24,12 @@ from atoll.serving.requests.sampling_options import (
     GenerateOptions,
     read_options,
 )
-from atoll.serving.tasks.served_model import Effort, ServedModel
+from atoll.serving.tasks.checkpoint_model import CheckpointModel
+from atoll.serving.tasks.served_model import Effort
 from atoll.serving.triton import tensors
 from atoll.serving.triton.generate_metrics import GenerateMetrics
 from atoll.serving.triton.instance import end_at_once, in_temporary_thread
-from atoll.serving.triton.response_sender import ResponseSender
+from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
 from atoll.text.detokenizer import Detokenizer
@@ -43,7 +45,7 @@ _ANSWER_S = 2.0
 _PARAMETERS = frozenset({*NAMES, *ALIASES, *NEUTRAL, *FLAGS, _SESSION, TIMEOUT, tensors.ANSWERS_TO})
 
 
-class GenerateModel(ServedModel[GenerationRequest]):
+class GenerateModel(CheckpointModel[GenerationRequest]):
     """What ``model.py`` exports as ``TritonPythonModel``."""
 
     task = "generate"
@@ -53,7 +55,7 @@ class GenerateModel(ServedModel[GenerationRequest]):
 
     def initialize(self, args: dict[str, str]) -> None:
         """See ``ServedModel``."""
-        folder = self.open(args)
+        folder = self.open_checkpoint(args)
         self.template = ChatTemplate.load(folder, self.tokenizer)
         self.metrics = GenerateMetrics(args["model_name"])
         loaded = in_temporary_thread(load_engine, self.settings, folder, self.streamer.wake)
@@ -61,7 +63,7 @@ class GenerateModel(ServedModel[GenerationRequest]):
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
         self._names = map(str, itertools.count())
         self._sessions: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
-        self.begin(
+        self.serve(
             args, self.engine, self.metrics, loaded.facts,
             num_preparing=_NUM_PREPARING, chat=self.template, forget=self.forget,
         )  # fmt: skip
@@ -73,6 +75,10 @@ class GenerateModel(ServedModel[GenerationRequest]):
         self.engine.give_up(str(error))
         self.streamer.abandon(error, _ANSWER_S)
         end_at_once(1)
+
+    def sender(self, own: TritonResponseSender) -> ResponseSender:
+        """See ``ServedModel``: a conversation's turn names another one."""
+        return sender_of(own)
 
     def read_request(
         self, request: Any, parameters: Mapping[str, Any], sender: ResponseSender
@@ -123,11 +129,12 @@ class GenerateModel(ServedModel[GenerationRequest]):
 
     def respond(
         self, request: GenerationRequest, even_if_empty: bool
-    ) -> Mapping[str, tensors.Array] | None:
+    ) -> list[dict[str, tensors.Array]]:
         """See ``ServedModel``."""
         if not request.completions:
-            return None
-        return response(request, self.tokenizer.vocabulary, even_if_empty)
+            return []
+        found = response(request, self.tokenizer.vocabulary, even_if_empty)
+        return [] if found is None else [found]
 
     def forget(self, session_id: str) -> None:
         """Ends what is being answered in a conversation and frees its blocks."""
@@ -151,9 +158,9 @@ class GenerateModel(ServedModel[GenerationRequest]):
             f"{limit_s:g}"
         )
 
-    def opened(self, request: GenerationRequest) -> None:
+    def admit(self, request: GenerationRequest) -> None:
         """See ``ServedModel``."""
-        super().opened(request)
+        super().admit(request)
         if (session_id := request.asked.session_id) is not None:
             self._sessions[session_id] = request
 

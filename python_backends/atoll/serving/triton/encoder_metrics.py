@@ -9,32 +9,21 @@ from atoll.encoders.packer import Item
 from atoll.errors import AtollError
 from atoll.serving.requests.encoder_request import EncoderRequest
 from atoll.serving.triton import latency_breakdown
-from atoll.serving.triton.metrics import COUNTS, Metrics
+from atoll.serving.triton.metrics import COUNTS
+from atoll.serving.triton.request_metrics import RequestMetrics
 
 
-class EncoderMetrics:
-    """Requests on the threads that refuse or close them, packs on the engine's.
-
-    What is computed for canaries alone is not counted.
-    """
-
-    def __init__(self, model: str) -> None:
-        self._metrics = Metrics(model)
-
-    def close(self) -> None:
-        """Carries over the last updates."""
-        self._metrics.close()
+class EncoderMetrics(RequestMetrics[EncoderRequest]):
+    """``computed`` is called on the engine's thread. What is computed only for canaries is not
+    counted."""
 
     def refused(self, error: BaseException) -> None:
-        """A request that never reached the engine."""
+        """See ``RequestMetrics``."""
         kind = error.error_type if isinstance(error, AtollError) else "inference"
         self._metrics.count(f"atoll_{kind}_failures_total", f"requests failed: {kind}")
 
-    def opened(self, request: EncoderRequest) -> None:
-        """Counted once it is closed."""
-
     def closed(self, request: EncoderRequest) -> None:
-        """A request has had its response."""
+        """See ``RequestMetrics``."""
         if request.sender.is_canary:
             return
         if request.error is not None:

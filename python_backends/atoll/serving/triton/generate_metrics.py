@@ -6,10 +6,10 @@ import threading
 import time
 
 from atoll.engine.stats import EngineStats
-from atoll.errors import AtollError, Cancelled
 from atoll.serving.requests.generation_request import GenerationRequest
 from atoll.serving.triton import latency_breakdown
-from atoll.serving.triton.metrics import COUNTS, Metrics
+from atoll.serving.triton.metrics import COUNTS
+from atoll.serving.triton.request_metrics import RequestMetrics
 
 # EngineStats field -> gauge and its help text.
 _GAUGES = {
@@ -36,28 +36,24 @@ _COUNTERS = {
 }
 
 
-class GenerateMetrics:
-    """Called on the response streamer's thread, ``opened`` and ``refused`` on Triton's.
+class GenerateMetrics(RequestMetrics[GenerationRequest]):
+    """Called on the response streamer's thread, ``opened`` and ``refused`` also on Triton's.
 
-    What is computed for canaries alone is not counted.
+    What is computed only for canaries is not counted.
     """
 
     def __init__(self, model: str) -> None:
-        self._metrics = Metrics(model)
+        super().__init__(model)
         self._last: EngineStats | None = None
         self._shown: dict[str, float] = {}  # gauges as they were last set
         self._lock = threading.Lock()
-        # Requests that are open, by whether they are canaries, and whether any was since the last
-        # look.
+        # Open requests, by whether they are canaries, and whether there were any since the last
+        # update.
         self._num_open = {True: 0, False: 0}
         self._was_open = {True: False, False: False}
 
-    def close(self) -> None:
-        """Carries over the last updates."""
-        self._metrics.close()
-
     def update(self, stats: EngineStats) -> None:
-        """Gauges, and counters by what they have grown; only what has changed is touched."""
+        """Updates the gauges and counters that have changed."""
         last, self._last = self._last, stats
         with self._lock:
             was_open = self._was_open
@@ -75,29 +71,24 @@ class GenerateMetrics:
 
     @property
     def _is_shown_busy(self) -> bool:
-        """A request that has ended may be in the engine's step, and ends there beside a canary."""
+        """A request that has ended may still be in the engine's step, next to a canary."""
         names = (_GAUGES[field][0] for field in ("num_running", "num_waiting"))
         return any(self._shown.get(name) for name in names)
 
     def _show(self, name: str, text: str, value: float) -> None:
-        """Not by what has changed since the last look: a canary's looks show nothing."""
+        """Compares with the value that was set last, since updates during canaries are skipped."""
         if self._shown.get(name) != value:
             self._shown[name] = value
             self._metrics.set(name, text, value)
 
-    def refused(self, error: BaseException) -> None:
-        """A request that never reached the engine."""
-        kind = error.error_type if isinstance(error, AtollError) else "internal"
-        self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
-
     def opened(self, request: GenerationRequest) -> None:
-        """A request was taken in."""
+        """See ``RequestMetrics``."""
         with self._lock:
             self._num_open[request.sender.is_canary] += 1
             self._was_open[request.sender.is_canary] = True
 
     def closed(self, request: GenerationRequest) -> None:
-        """A request has had its last response."""
+        """See ``RequestMetrics``."""
         with self._lock:
             self._num_open[request.sender.is_canary] -= 1
         if request.sender.is_canary:
@@ -106,12 +97,7 @@ class GenerateMetrics:
         m.count("atoll_prompt_tokens_total", "prompt tokens of requests", request.num_input_tokens)
         for completion in request.completions:
             m.count("atoll_output_tokens_total", "generated tokens", completion.num_output_tokens)
-        if isinstance(request.error, Cancelled):
-            m.count("atoll_requests_cancelled_total", "requests whose client went away")
-        elif request.error is not None:
-            self.refused(request.error)
-        else:
-            m.count("atoll_requests_succeeded_total", "requests answered in full")
+        super().closed(request)
         self._observe(request)
 
     def _observe(self, request: GenerationRequest) -> None:

@@ -9,15 +9,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll.errors import GenerationError, Overloaded
 from atoll.serving.triton import shared_memory
-from atoll.serving.triton.tensors import Array
-
-
-class Refused(Exception):
-    """Triton did not hand a request on. error: its own, to be passed on as it is."""
-
-    def __init__(self, error: Any) -> None:
-        super().__init__(error.message())
-        self.error = error
+from atoll.serving.triton.tensors import Array, Failure
 
 
 async def infer(model: str, outputs: list[str], inputs: Mapping[str, Array]) -> list[Array]:
@@ -35,10 +27,10 @@ async def infer(model: str, outputs: list[str], inputs: Mapping[str, Array]) -> 
 def hand_on(
     model: str, inputs: Mapping[str, Array], parameters: Mapping[str, Any], request_id: str = ""
 ) -> None:
-    """Sends a request to a decoupled model that answers another way (see ``answer_stream``).
+    """Sends a request to a decoupled model that answers over a socket (see ``answer_stream``).
 
     Raises:
-        Refused: it did not get there.
+        Failure: Triton's error; the request was not delivered.
         Overloaded: there is no room for it in shared memory.
     """
     num_bytes = shared_memory.num_bytes(inputs)
@@ -46,7 +38,7 @@ def hand_on(
         free = shared_memory.free_text()
         raise Overloaded(f"a turn of {num_bytes} bytes finds no room, with {free}")
     asked = _request(model, [], inputs, parameters, request_id)
-    # All are taken: an iterator that is left before its end crashes the whole server.
+    # All are read: an iterator that is not exhausted crashes the whole server.
     errors = [r.error() for r in asked.exec(decoupled=True) if r.has_error()]
     if errors and shared_memory.is_exhausted():
         raise Overloaded(
@@ -54,7 +46,7 @@ def hand_on(
             f"{shared_memory.free_text()}: {errors[0].message()}"
         )
     if errors:
-        raise Refused(errors[0])
+        raise Failure(errors[0].code(), errors[0].message())
 
 
 def _request(

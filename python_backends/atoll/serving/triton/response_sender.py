@@ -1,17 +1,17 @@
-"""A request's responses, so that no order of events in this package brings the server down, and no
-want of memory leaves a client without an end.
+"""Sends a request's responses so that the server cannot crash, and so that every client gets a last
+response even if shared memory is full.
 
-Triton frees what a response sender points to with the final response, and asking a freed one
-whether its client has left is a segmentation fault of the whole server. So every sender is wrapped,
-and one lock keeps sending and asking apart. What it does under mutexes that the server locks too is
-prepared for the end of this process (see ``robust_mutexes``).
+Triton frees a response sender's memory with the final response; asking a freed one whether its
+client has disconnected is a segmentation fault of the whole server. So every sender is wrapped, and
+a lock separates sending and asking. Threads that take mutexes shared with the server are prepared
+for the end of this process (see ``robust_mutexes``).
 
-A final response can be sent once: the backend counts it before it looks for memory. So where shared
-memory is scarce, the data go first and an empty final response, for which there is always room,
-follows, later if the pool is used up to the last; if there is none for the data, an error goes in
-their place. A model that is not decoupled has but one response, with which it is final: a second
-one, even empty, would end the whole server if another model had asked. So it is sent only where it
-will find room.
+A final response can be sent only once: the backend counts it before it allocates memory. So if
+shared memory is scarce, the data are sent first, followed by an empty final response, for which
+there is always room, or which is sent later if the pool is completely full; if there is no room for
+the data, an error is sent instead. A model that is not decoupled has a single, final response: a
+second one, even empty, would crash the server if another model had sent the request. So it is sent
+only if there is room for it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import triton_python_backend_utils as pb_utils
-
 from atoll.errors import Overloaded, ValidationError
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import shared_memory
@@ -33,19 +31,19 @@ from atoll.serving.triton.tensors import (
     FINAL,
     JSON_ERRORS,
     Array,
+    failure,
     parsed_parameters,
     response,
-    triton_error,
 )
 
 logger = logging.getLogger(__name__)
 
-# An error or an end that found no room is tried again so often, which is a minute.
+# An error or end for which there was no room is retried for a minute.
 _RETRY_S, _MAX_RETRIES = 0.05, 1200
 
 
 class ResponseSender(Protocol):
-    """What answers a request needs of what sends them."""
+    """Sends the responses of one request."""
 
     is_canary: bool
 
@@ -60,12 +58,12 @@ class ResponseSender(Protocol):
 
 
 class TritonResponseSender:
-    """Sends any number of responses and then nothing more; any thread may call.
+    """Sends responses to Triton, the last of them marked as final; any thread may call.
 
-    It holds the request's parameters, some of which say how it is answered. ``json_errors`` makes
-    an error's message a JSON object with ``error`` and ``error_type``: a stream's response has no
-    room for an error's code. ``canary`` keeps the request out of the metrics, so that those of an
-    idle server stand still. ``answers_to``: see ``answer_stream``.
+    It holds the request's parameters, some of which determine how it is answered. ``json_errors``
+    makes an error's message a JSON object with ``error`` and ``error_type``, since a stream's
+    response has no field for an error's code. ``canary`` excludes the request from the metrics, so
+    that those of an idle server do not change. ``answers_to``: see ``answer_stream``.
     """
 
     def __init__(self, request: Any, *, is_decoupled: bool = True) -> None:
@@ -79,10 +77,10 @@ class TritonResponseSender:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The request's parameters as they came, the server's own among them.
+        """All of the request's parameters, including the server's own.
 
         Raises:
-            ValidationError: one is given twice, of which Triton passes on either.
+            ValidationError: one is given twice; Triton would use either value.
         """
         if self._error is not None:
             raise self._error
@@ -90,7 +88,7 @@ class TritonResponseSender:
 
     @property
     def is_closed(self) -> bool:
-        """True once the client has had its last response."""
+        """True once the last response was sent."""
         return self._is_closed
 
     def send(self, outputs: Mapping[str, Array], flags: int = 0) -> None:
@@ -98,8 +96,8 @@ class TritonResponseSender:
 
         Raises:
             RuntimeError: the last one was sent before.
-            Overloaded: there was no room for it. Its client waits on until ``fail`` is called,
-                which does nothing where the client has been told already.
+            Overloaded: there was no room for it. The caller must then call ``fail``, which does
+                nothing if the client has been answered already.
         """
         num_bytes = shared_memory.num_bytes(outputs)
         with self._lock:
@@ -114,26 +112,22 @@ class TritonResponseSender:
                     f"{shared_memory.free_text()}: {reason}"
                 ) from None
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, num_retries: int = _MAX_RETRIES) -> None:
         """Sends the error as the last response, later if there is no room for it now.
 
         Never raises; does nothing once the last response was sent.
         """
-        self.refuse(triton_error(error, self.as_json))
-
-    def refuse(self, error: Any, num_retries: int = _MAX_RETRIES) -> None:
-        """``fail`` with an error of Triton's own kind, as another model answers it."""
         with self._lock:
             if self._is_closed:
                 return
             try:
-                self._put(lambda: pb_utils.InferenceResponse(error=error), 0, is_last=True)
+                self._put(lambda: failure(error, self.as_json), 0, is_last=True)
             except Exception as problem:
                 if self._is_closed or num_retries == 0:
                     logger.exception("a client cannot be told that its request has failed")
                 else:
                     logger.warning("an error could not be sent, trying again: %s", problem)
-                    _later(self.refuse, error, num_retries - 1)
+                    _later(self.fail, error, num_retries - 1)
 
     def end(self, num_retries: int = _MAX_RETRIES) -> None:
         """Sends a final response without data, later if there is no room for it now."""
@@ -141,8 +135,8 @@ class TritonResponseSender:
             self._end(num_retries)
 
     def is_cancelled(self) -> bool:
-        """Whether the client has left; False once the last response is sent, and while that cannot
-        be asked for want of memory. Takes 28 to 65 us."""
+        """Whether the client has disconnected; False once the last response was sent, and while
+        Triton cannot be asked because memory is exhausted. Takes 28 to 65 us."""
         with self._lock:
             if self._is_closed or shared_memory.is_exhausted():
                 return False
@@ -158,18 +152,18 @@ class TritonResponseSender:
             end_without_marks()
             made = make()
             is_direct = is_last and (has_one or shared_memory.is_plentiful(num_bytes))
-            self._is_closed = is_direct  # whatever comes of it: the backend counts it now
+            self._is_closed = is_direct  # even if it fails: the backend counts it now
             try:
                 self._sender.send(made, FINAL if is_direct else 0)
             finally:
-                del made  # it holds the memory that what follows may need
+                del made  # frees memory that the final response may need
         if is_last and not is_direct:
             self._end()
 
     def _end(self, num_retries: int = _MAX_RETRIES) -> None:
         """Under the lock: the final response, without data."""
         self._is_closed = True
-        # It cannot be repeated, so it is not tried where it would find no room.
+        # It cannot be repeated, so it is not tried if there is no room.
         if num_retries and not shared_memory.has_room_for_messages():
             _later(self.end, num_retries - 1)
             return
@@ -181,7 +175,7 @@ class TritonResponseSender:
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], ValidationError | None]:
-    """Parameters, and what is wrong with them, which they say how to tell."""
+    """Parameters, and their error if they are wrong; they determine how errors are sent."""
     try:
         return parsed_parameters(text), None
     except ValidationError as error:

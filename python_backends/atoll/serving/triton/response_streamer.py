@@ -1,8 +1,9 @@
-"""The thread that answers: no engine ever waits for text, for a client or for Triton.
+"""The thread that sends responses, so that engines never wait for text, clients or Triton.
 
-It makes text of what an engine has delivered, sends it, asks after clients and looks at the clock.
-While it is busy, or rests (``SendThrottle``), tokens of a stream gather and are sent together: a
-slow client or a loaded machine gets fewer and larger responses instead of slowing the engine down.
+It detokenizes what an engine has delivered, sends it, detects clients that have disconnected, and
+enforces time limits. While it is busy or pauses (``SendThrottle``), a stream's tokens accumulate
+and are sent together: slow clients and loaded machines get fewer and larger responses instead of
+slowing the engine down.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
@@ -22,15 +23,15 @@ from atoll.serving.triton.tensors import FINAL, Array
 
 logger = logging.getLogger(__name__)
 
-# A client of an HTTP stream is only seen to leave after a first response: send an empty one if the
-# first token takes longer than this.
+# Triton notices that an HTTP client has disconnected only after a first response: send an empty one
+# if the first token takes longer than this.
 _FIRST_RESPONSE_S = 0.5
-# Asking Triton whether a client has gone costs 28-65 us, so it is done every few tokens, and in
-# turn for requests without new ones (that wait, or are in a long prompt).
+# Asking Triton whether a client has disconnected costs 28-65 us, so it is done every few tokens,
+# and in turn for requests without new tokens (waiting, or in a long prompt).
 _POLL_TOKENS = 8
 _POLL_INTERVAL_S = 0.05
 _POLLS_PER_INTERVAL = 16
-# Without requests, conversations may still expire: gauges are looked at this often.
+# How often gauges are updated without requests, since conversations may still expire.
 _IDLE_INTERVAL_S = 1.0
 
 P = ParamSpec("P")
@@ -39,11 +40,11 @@ R_contra = TypeVar("R_contra", bound=ServedRequest, contravariant=True)
 
 
 class SendThrottle:
-    """How long sending rests after it has worked: 9 times as long, and 50 ms at most.
+    """Pauses sending for 9 times as long as it took, at most 50 ms.
 
-    Every response costs the cores that the engine computes on: with 32 streams on two cores, a
-    response per token takes a fifth of the tokens. The response of a single stream takes less than
-    a tenth of a step, so there every token is sent at once.
+    Sending takes time on the cores that the engine computes on: with 32 streams on two cores, one
+    response per token reduces throughput by a fifth. A single stream's response takes less than a
+    tenth of a step, so that there every token is sent at once.
     """
 
     _RESTS, _LONGEST_S = 9.0, 0.05
@@ -52,35 +53,35 @@ class SendThrottle:
         self._until = 0.0
 
     def worked(self, start: float, end: float) -> None:
-        """Times of one round of sending, in seconds."""
+        """Records the start and end of one round of sending, in seconds."""
         self._until = end + min(self._RESTS * (end - start), self._LONGEST_S)
 
     def left(self, now: float) -> float:
-        """Seconds of rest to go; 0: none."""
+        """Remaining seconds of the pause, or 0."""
         return max(self._until - now, 0.0)
 
 
 class Answering(Protocol[R_contra]):
-    """What a model does for the streamer, on its thread."""
+    """A model's part in answering; called on the streamer's thread."""
 
-    def respond(self, request: R_contra, even_if_empty: bool) -> Mapping[str, Array] | None:
-        """The last response of a request that is complete; of a stream the next, or None."""
+    def respond(self, request: R_contra, even_if_empty: bool) -> Sequence[Mapping[str, Array]]:
+        """A stream's new responses, and the last response of a complete request."""
 
     def overdue(self, request: R_contra, waited_s: float) -> Exception | None:
-        """The error of a request that came so many seconds ago, if that is too long."""
+        """The error of a request that arrived ``waited_s`` ago, if that is too long."""
 
     def closing(self, request: R_contra) -> None:
-        """Told once of every request, before its last response."""
+        """Called once for every request, before its last response."""
 
     def closed(self, request: R_contra) -> None:
-        """Told once of every request, after its last response."""
+        """Called once for every request, after its last response."""
 
     def tick(self) -> None:
-        """Called a few times a second while requests are open, and once they are all closed."""
+        """Called a few times a second while requests are open, and once after the last."""
 
 
 class ResponseStreamer(Generic[R]):
-    """Sends what requests have gained, and ends those whose client has left or whose time is over.
+    """Sends responses, and ends requests whose client has disconnected or whose time is over.
 
     ``notify`` and ``wake`` may be called by any thread.
     """
@@ -101,7 +102,7 @@ class ResponseStreamer(Generic[R]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what there is to send, then ends the thread."""
+        """Sends what has been delivered, then ends the thread."""
         self._stopping = True
         self._urgent.set()
         self._event.set()
@@ -120,20 +121,20 @@ class ResponseStreamer(Generic[R]):
         self._thread.join(within_s)
 
     def open(self, request: R) -> None:
-        """Watches a request until it is closed, which it may be already."""
+        """Watches a request until it is closed; it may be closed already."""
         with self._lock:
             if not request.is_closed:
                 self._open[request] = None
-        self._event.set()  # from here on the thread looks around by itself
+        self._event.set()  # from here on the thread polls
 
     def notify(self, request: R, is_urgent: bool) -> None:
-        """There is something to look at when the thread is woken, after its rest if not urgent."""
+        """A request has something to send; if it is not urgent, it is sent after the pause."""
         self._notified.append(request)
         if is_urgent:
             self._is_urgent = True
 
     def wake(self) -> None:
-        """Called after every step of an engine: its last token is sent together with the end."""
+        """Called after every step of an engine, so that the last token is sent with the end."""
         if self._notified:
             if self._is_urgent:
                 self._urgent.set()
@@ -150,48 +151,47 @@ class ResponseStreamer(Generic[R]):
             self._is_urgent = False
             self._work(time.monotonic())
             if time.monotonic() >= next_poll or not self._open:
-                self._look_around()
+                self._check_open()
                 next_poll = time.monotonic() + _POLL_INTERVAL_S
             if self._stopping and not self._notified:
                 self._refuse_open()
                 return
 
     def _work(self, now: float) -> None:
-        """Sends first and last responses at once, others after the rest."""
-        is_resting = self._throttle.left(now) > 0
+        """Sends first and last responses at once, others after the pause."""
+        is_pausing = self._throttle.left(now) > 0
         for request in self._take_notified():
             self._guarded(request.advance, request)
             self._unsent[request] = None
         for request in list(self._unsent):
-            if is_resting and request.has_answered and not request.is_done:
+            if is_pausing and request.has_answered and not request.is_done:
                 self._event.set()
             else:
                 del self._unsent[request]
                 self._guarded(partial(self._attend, request), request)
-        if not is_resting:
+        if not is_pausing:
             self._throttle.worked(now, time.monotonic())
 
     def _take_notified(self) -> list[R]:
         notified = dict.fromkeys(self._notified.popleft() for _ in range(len(self._notified)))
         return [request for request in notified if not request.is_closed]
 
-    def _look_around(self) -> None:
-        """Looks at the clock for all requests, and asks after a few, in turn."""
+    def _check_open(self) -> None:
+        """Checks the time limits of all requests, and the clients of a few, in turn."""
         with self._lock:
             requests = list(self._open)
             for request in requests[:_POLLS_PER_INTERVAL]:
-                self._open[request] = self._open.pop(request)  # to the end of the line
+                self._open[request] = self._open.pop(request)  # to the end of the queue
         for index, request in enumerate(requests):
-            is_asked_after = index < _POLLS_PER_INTERVAL
-            self._guarded(partial(self._look_after, request, is_asked_after), request)
+            self._guarded(partial(self._check, request, index < _POLLS_PER_INTERVAL), request)
         _quietly(self._model.tick)
 
-    def _look_after(self, request: R, is_asked_after: bool) -> None:
+    def _check(self, request: R, is_polled: bool) -> None:
         waited_s = time.monotonic() - request.arrival
         error = self._model.overdue(request, waited_s)
         if error is not None:
             request.fail(error)
-        elif is_asked_after and waited_s > _POLL_INTERVAL_S:
+        elif is_polled and waited_s > _POLL_INTERVAL_S:
             if request.is_stream and not request.has_answered and waited_s > _FIRST_RESPONSE_S:
                 self._send(request, even_if_empty=True)
             self._poll(request)
@@ -206,8 +206,7 @@ class ResponseStreamer(Generic[R]):
             self._poll(request)
 
     def _send(self, request: R, even_if_empty: bool = False) -> None:
-        outputs = self._model.respond(request, even_if_empty)
-        if outputs is not None:
+        for outputs in self._model.respond(request, even_if_empty):
             request.has_answered = True
             request.sender.send(outputs)
 
@@ -217,7 +216,7 @@ class ResponseStreamer(Generic[R]):
             request.fail(Cancelled("the client has left"))
 
     def _finish(self, request: R) -> None:
-        """Sends the last response, and tells the model and the engine. Never raises."""
+        """Sends the last response, and informs the model and the engine. Never raises."""
         with self._lock:
             if request.is_closed:
                 return
@@ -227,24 +226,27 @@ class ResponseStreamer(Generic[R]):
         error = request.error
         if error is None:
             try:
-                request.sender.send(self._model.respond(request, False) or {}, FINAL)
+                *others, last = self._model.respond(request, False) or [{}]
+                for outputs in others:
+                    request.sender.send(outputs)
+                request.sender.send(last, FINAL)
             except Exception as problem:
                 logger.exception("an answer could not be sent")
                 error = problem
-        request.error = error  # what another thread says now comes too late
+        request.error = error  # overwrites what other threads may have set meanwhile
         if error is not None:
             request.sender.fail(error)
             _quietly(request.cancel)  # of several answers, the others may still be computed
         _quietly(self._model.closed, request)
 
     def _refuse_open(self) -> None:
-        """The engine has ended all that it knows of; what it does not must have an end, too."""
+        """Ends the requests that the engine does not know, after it has ended all others."""
         for request in list(self._open):
             request.error = request.error or NotReady("the model is shutting down")
             self._finish(request)
 
     def _guarded(self, function: Callable[[], None], request: R) -> None:
-        """A response that cannot be made or sent ends its request, never the thread."""
+        """Calls ``function``; an error ends the request, not the thread."""
         try:
             function()
         except Exception as error:
@@ -254,7 +256,7 @@ class ResponseStreamer(Generic[R]):
 
 
 def _quietly(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    """What goes wrong beside a request costs neither its answer nor the thread."""
+    """Calls ``function`` and logs errors, which must not end the request or the thread."""
     try:
         function(*args, **kwargs)
     except Exception:

@@ -1,7 +1,7 @@
-"""Triton requests in, plain Python out, and back: the only code that touches request tensors.
+"""Converts Triton's tensors to plain Python and back; no other code touches request tensors.
 
-Every reader raises ``ValidationError`` with the field, what came and what is allowed; ``failure``
-turns any error into the response that Triton sends.
+Every reader raises ``ValidationError`` with the field, its value and what is allowed; ``failure``
+turns any error into a Triton response.
 """
 
 from __future__ import annotations
@@ -19,19 +19,27 @@ from atoll import json_text
 from atoll.errors import AtollError, ConfigError, ValidationError
 
 Array = npt.NDArray[Any]
-# A request parameter that every model knows: see ``sender``.
+# A request parameter of every model: see ``TritonResponseSender``.
 JSON_ERRORS = "json_errors"
-# Marks the requests by which the launcher sees whether a model answers.
+# Marks the requests by which the launcher checks whether a model answers.
 CANARY = "canary"
 # Where another model listens for the answer: see ``answer_stream``.
 ANSWERS_TO = "answers_to"
-# Request parameters that are not the model's to know. Triton's ``/generate`` takes the request's id
-# from its body, and hands it on as a parameter, too.
+# Request parameters that are handled elsewhere. Triton's ``/generate`` takes the request's id from
+# its body, and also passes it on as a parameter.
 _NOT_OURS = (JSON_ERRORS, CANARY, "id")
-# Messages quote what a client has sent, and are to find room where an answer found none.
+# Messages quote what a client has sent, and must fit where an answer did not.
 _MAX_MESSAGE_CHARACTERS = 4000
 # Parameters of config.pbtxt that Triton's Python backend reads itself.
 _BACKEND_PARAMETERS = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"})
+
+
+class Failure(Exception):
+    """Another model's error, which is passed on unchanged. code: Triton's, or its name."""
+
+    def __init__(self, code: Any, text: str) -> None:
+        super().__init__(code, text)
+        self.code, self.text = code, text
 
 
 def settings_parameters(model_config: str) -> dict[str, str]:
@@ -112,10 +120,10 @@ def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> lis
 
 
 def parsed_parameters(text: str) -> dict[str, Any]:
-    """A request's parameters as they came, the server's own among them.
+    """All of a request's parameters, including the server's own.
 
     Raises:
-        ValidationError: one is given twice, of which Triton passes on either.
+        ValidationError: one is given twice; Triton would use either value.
     """
     if not text:
         return {}
@@ -192,16 +200,16 @@ def failure(error: BaseException, as_json: bool = False) -> Any:
 
 def triton_error(error: BaseException, as_json: bool = False) -> Any:
     """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
-    return named_error(*error_parts(error, as_json))
+    code, text = error_parts(error, as_json)
+    if isinstance(code, str):
+        code = getattr(pb_utils.TritonError, code)
+    return pb_utils.TritonError(text, code)
 
 
-def named_error(code: str, text: str) -> Any:
-    """``pb_utils.TritonError`` by the name of its code."""
-    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
-
-
-def error_parts(error: BaseException, as_json: bool = False) -> tuple[str, str]:
+def error_parts(error: BaseException, as_json: bool = False) -> tuple[Any, str]:
     """(name of the code, text) of any exception."""
+    if isinstance(error, Failure):
+        return error.code, error.text
     code, kind, text = "INTERNAL", AtollError.error_type, f"{type(error).__name__}: {error}"
     if isinstance(error, AtollError):
         code, kind, text = error.triton_code, error.error_type, str(error)

@@ -1,0 +1,89 @@
+"""A generator in another model's process, as the engine of a ``SessionModel``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from atoll.errors import NotReady
+from atoll.serving.answer_stream import Answers
+from atoll.serving.requests.turn import Turn
+from atoll.serving.robust_mutexes import end_without_marks
+from atoll.serving.triton.model_requests import hand_on
+from atoll.serving.triton.tensors import ANSWERS_TO, Array
+
+logger = logging.getLogger(__name__)
+
+# Each has a thread that reads the generator's responses; other turns wait.
+_MAX_TURNS_AT_ONCE = 128
+
+
+class RemoteGenerator:
+    """Sends turns to a generator and delivers its responses to them."""
+
+    # If the generator ends, the launcher ends this process, too.
+    failure: str | None = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._threads = ThreadPoolExecutor(_MAX_TURNS_AT_ONCE, "atoll-session", end_without_marks)
+
+    def start(self) -> None:
+        """Nothing: threads are started when they are needed."""
+
+    def stop(self) -> None:
+        """Returns when the turns in progress have been answered."""
+        self._threads.shutdown()
+
+    def submit(self, turn: Turn) -> None:
+        """Has a turn answered; errors go to the turn.
+
+        Raises:
+            NotReady: it was stopped.
+        """
+        try:
+            self._threads.submit(self._answer, turn)
+        except RuntimeError:
+            raise NotReady("the model is shutting down") from None
+
+    def forget(self, session_id: str) -> None:
+        """Frees a conversation's blocks in the generator and ends its request, if there is one."""
+        try:
+            self._threads.submit(self._forget, session_id)
+        except RuntimeError:  # stopped
+            logger.info("%s: a conversation's blocks are kept until they expire", self.name)
+
+    def _answer(self, turn: Turn) -> None:
+        try:
+            with closing(Answers()) as answers:
+                turn.answers = answers
+                if turn.is_done:
+                    return
+                turn.is_submitted = True
+                self._hand_on(answers, turn.inputs, turn.options, turn.request.request_id())
+                for outputs in answers:
+                    turn.on_outputs(outputs, is_last=bool(outputs["finish_reason"][0]))
+        except Exception as error:
+            turn.refuse(error)
+
+    def _forget(self, session_id: str) -> None:
+        question = json.dumps({"op": "forget", "session_id": session_id})
+        try:
+            with closing(Answers()) as answers:
+                self._hand_on(answers, {}, {"control": question})
+                for _ in answers:
+                    continue
+        except Exception:
+            logger.exception("%s: a conversation's blocks are kept until they expire", self.name)
+
+    def _hand_on(
+        self,
+        answers: Answers,
+        inputs: Mapping[str, Array],
+        parameters: Mapping[str, str | int | bool],
+        request_id: str = "",
+    ) -> None:
+        hand_on(self.name, inputs, {**parameters, ANSWERS_TO: answers.name}, request_id)

@@ -1,0 +1,69 @@
+"""Models that load a checkpoint: settings, tokenizer, control requests, and a limit of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from atoll.serving.admission import Admission
+from atoll.serving.model_ops import ModelOps
+from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine, TaskMetrics
+from atoll.serving.triton.auto_complete import complete
+from atoll.serving.triton.instance import (
+    checkpoint_folder,
+    end_without_teardown,
+    instance_settings,
+)
+from atoll.serving.triton.response_sender import ResponseSender
+from atoll.text.chat import ChatTemplate
+from atoll.text.tokenizer import Tokenizer
+
+
+class CheckpointModel(ServedModel[R]):
+    """Base of generators and encoders."""
+
+    task: ClassVar[str]
+    is_batched: ClassVar[bool]
+
+    @classmethod
+    def auto_complete_config(cls, config: Any) -> Any:
+        """Called by Triton before ``initialize``, in a separate process."""
+        return complete(config, cls.task)
+
+    def open_checkpoint(self, args: dict[str, str]) -> Path:
+        """First in ``initialize``: reads settings and tokenizer; returns the folder."""
+        end_without_teardown()
+        self.open()
+        self.settings = instance_settings(args, self.task)
+        folder = checkpoint_folder(args, self.settings)
+        self.tokenizer = Tokenizer.load(folder)
+        return folder
+
+    def serve(
+        self, args: dict[str, str], engine: TaskEngine, metrics: TaskMetrics[R],
+        facts: Mapping[str, Any], *, num_preparing: int, chat: ChatTemplate | None = None,
+        forget: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Last in ``initialize``: see ``ServedModel.begin`` and ``ModelOps``."""
+        self.admission = Admission(self.settings.max_concurrent_requests)
+        self.begin(engine, metrics, num_preparing=num_preparing)
+        self.ops = ModelOps(
+            self.settings, self.tokenizer,
+            {"task": self.task, "model_version": args["model_version"], **facts},
+            self.preparation, self.refuse,
+            chat=chat, is_batched=self.is_batched, cancel=self.cancel, forget=forget,
+        )  # fmt: skip
+
+    def answer_control(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
+        """See ``ServedModel``."""
+        return self.ops.answer(parameters, sender)
+
+    def admit(self, request: R) -> None:
+        """See ``ServedModel``."""
+        self.admission.enter(request.num_answers)
+        super().admit(request)
+
+    def closing(self, request: R) -> None:
+        """See ``Answering``: a client that has its answer may send a request at once."""
+        self.admission.leave(request.num_answers)
