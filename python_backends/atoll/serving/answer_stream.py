@@ -136,7 +136,8 @@ class AnswerSender:
         """Sends the error as the last response. Never raises."""
         with self._lock, contextlib.suppress(Cancelled, Overloaded):
             if self._connection is not None:
-                self._write(Failure(*error_parts(error, self._as_json)), is_last=True)
+                kind = getattr(error, "error_type", "internal")
+                self._write(Failure(*error_parts(error, self._as_json), kind), is_last=True)
 
     def is_cancelled(self) -> bool:
         """Whether the caller has closed the connection."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from atoll.encoders.packer import Item
-from atoll.errors import AtollError
 from atoll.serving.requests.encoder_request import EncoderRequest
 from atoll.serving.triton import latency_breakdown
 from atoll.serving.triton.metrics import COUNTS
@@ -19,7 +18,7 @@ class EncoderMetrics(RequestMetrics[EncoderRequest]):
 
     def refused(self, error: BaseException) -> None:
         """See ``RequestMetrics``."""
-        kind = error.error_type if isinstance(error, AtollError) else "inference"
+        kind = getattr(error, "error_type", "inference")
         self._metrics.count(f"atoll_{kind}_failures_total", f"requests failed: {kind}")
 
     def closed(self, request: EncoderRequest) -> None:

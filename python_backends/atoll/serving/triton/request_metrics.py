@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from atoll.errors import AtollError, Cancelled
+from atoll.errors import Cancelled
 from atoll.serving.requests.served_request import ServedRequest
 from atoll.serving.triton.metrics import Metrics
 
@@ -23,7 +23,7 @@ class RequestMetrics(Generic[R]):
 
     def refused(self, error: BaseException) -> None:
         """A request has failed, or was not accepted."""
-        kind = error.error_type if isinstance(error, AtollError) else "internal"
+        kind = getattr(error, "error_type", "internal")
         self._metrics.count(f"atoll_requests_failed_{kind}_total", f"requests ended by: {kind}")
 
     def opened(self, request: R) -> None:
@@ -33,10 +33,10 @@ class RequestMetrics(Generic[R]):
         """A request has had its last response."""
         if request.sender.is_canary:
             return
-        m = self._metrics
-        if isinstance(request.error, Cancelled):
-            m.count("atoll_requests_cancelled_total", "requests whose client went away")
-        elif request.error is not None:
-            self.refused(request.error)
+        count = self._metrics.count
+        if request.error is None:
+            count("atoll_requests_succeeded_total", "requests answered in full")
+        elif getattr(request.error, "error_type", "") == Cancelled.error_type:
+            count("atoll_requests_cancelled_total", "requests whose client went away")
         else:
-            m.count("atoll_requests_succeeded_total", "requests answered in full")
+            self.refused(request.error)

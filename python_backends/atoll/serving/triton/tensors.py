@@ -37,9 +37,9 @@ _BACKEND_PARAMETERS = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TEN
 class Failure(Exception):
     """Another model's error, which is passed on unchanged. code: Triton's, or its name."""
 
-    def __init__(self, code: Any, text: str) -> None:
-        super().__init__(code, text)
-        self.code, self.text = code, text
+    def __init__(self, code: Any, text: str, error_type: str = "internal") -> None:
+        super().__init__(code, text, error_type)
+        self.code, self.text, self.error_type = code, text, error_type
 
 
 def settings_parameters(model_config: str) -> dict[str, str]:
