@@ -1,7 +1,7 @@
-"""What a ``model.py`` imports as its ``TritonPythonModel``, one class per task.
+"""The classes that a ``model.py`` exports as ``TritonPythonModel``, one per task.
 
-Classes are imported when asked for: outside the server ``triton_python_backend_utils`` does not
-exist, and ``atoll.serving.triton.tensor_specs`` must be importable all the same.
+They are imported on first use: ``triton_python_backend_utils`` exists only inside the server, but
+``atoll.serving.triton.tensor_specs`` must be importable everywhere.
 """
 
 import importlib

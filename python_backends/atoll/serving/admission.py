@@ -1,4 +1,4 @@
-"""How many answers a model works on at once, from a request's arrival to its last response."""
+"""Limits the answers that a model works on, from a request's arrival to its last response."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from atoll.errors import Overloaded, ValidationError
 
 
 class Admission:
-    """Counts answers: a request for ``n`` of them counts as n. Any thread may call."""
+    """Counts answers: a request with ``n`` counts as n. Any thread may call."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._num_held = limit, 0
@@ -16,15 +16,15 @@ class Admission:
 
     @property
     def num_held(self) -> int:
-        """Answers that are being worked on, or wait."""
+        """Answers in progress or waiting."""
         return self._num_held
 
     def enter(self, num_answers: int = 1) -> None:
-        """Takes in a request, whole or not at all.
+        """Admits a request with all of its answers.
 
         Raises:
-            ValidationError: it asks for more than could ever be held.
-            Overloaded: others leave no room for it.
+            ValidationError: it has more answers than the limit.
+            Overloaded: there are too many at present.
         """
         if num_answers > self._limit:
             raise ValidationError(
@@ -39,6 +39,6 @@ class Admission:
             self._num_held += num_answers
 
     def leave(self, num_answers: int = 1) -> None:
-        """A request that was taken in has had its last response."""
+        """Called before an admitted request's last response."""
         with self._lock:
             self._num_held -= num_answers

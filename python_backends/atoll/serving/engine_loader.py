@@ -1,4 +1,4 @@
-"""A checkpoint as a running engine: the runner, what requests may ask of it, and the scheduler."""
+"""Loads a checkpoint into an engine: runner, limits and scheduler."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from atoll.runner.loader import LoadedRunner, load_runner
 
 logger = logging.getLogger(__name__)
 
-# Prompt tokens in a step in which others decode: a tenth of a second on a CPU, less on a GPU.
+# Prompt tokens in a step with decoding requests: a tenth of a second on a CPU, less on a GPU.
 _MIXED_PREFILL = {"cpu": 128, "cuda": 1024}
 
 
 @dataclass(frozen=True)
 class LoadedEngine:
-    """An engine that is not started yet, what fits into it, and what it is, for people to read."""
+    """An engine that is not started yet, its limits, and facts that are shown to users."""
 
     engine: Engine
     limits: EngineLimits
@@ -51,7 +51,7 @@ def load_engine(
     )
     engine = Engine(
         core,
-        # Serving counts requests itself; some that it has ended are held here for one more step.
+        # Serving limits requests itself; those that it has ended may be here for one more step.
         max_concurrent_requests=2 * settings.max_concurrent_requests,
         session_timeout_s=settings.session_timeout_s,
         on_step=on_step,

@@ -1,17 +1,17 @@
-"""Questions to a model that are not inference: what it is, and what its tokenizer does.
+"""Control requests: a model's facts, its tokenizer, and ending requests and conversations.
 
 A request with the parameter ``control`` holds a JSON object with ``op`` and the operation's
 arguments; its tensors are ignored. The answer is the output ``control``: one JSON text. Gateways
-learn here what they must know of a model, so that they need no checkpoint of their own.
+use them instead of reading the checkpoint.
 
-    info      -> facts of the model, the limits it was started with, and since when it runs
+    info      -> facts of the model, its limits, and how long it has been running
     tokenize  inputs, add_special_tokens -> per input [{id, text, special, start, stop}]
     decode    ids, skip_special_tokens   -> texts
     chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
     forget    session_id                 -> null: a generator ends and frees a conversation
     cancel    request_id                 -> true if a request with this id is being answered: it
-                                            ends with an error. Kinder than to break a call off,
-                                            which some Triton servers do not survive
+                                            ends with an error. Safer than cancelling the gRPC call,
+                                            which crashes some Triton servers
 
 start and stop count characters; both are null for tokens that are not in the input.
 """
@@ -43,9 +43,9 @@ _LIMITS = (
     "max_stop_sequences", "max_top_n_tokens", "max_batch_prefill_tokens", "max_batch_size",
     "disable_grammar_support",
 )  # fmt: skip
-# Longer questions are answered by the pool: to tokenize 2 MB and write it as JSON takes seconds.
+# Longer requests are answered in the pool: to tokenize 2 MB and write it as JSON takes seconds.
 _INLINE_CHARACTERS = 2048
-# Tokens that are written at once.
+# Tokens per call of ``json.dumps``.
 _PIECE = 1000
 
 
@@ -72,10 +72,10 @@ class _Question:
 class ModelOps:
     """Answers control requests of one model.
 
-    pool: answers long questions. fail: answers wrong ones.
-    facts: what only the model knows (task, dtype, max_input_tokens, labels, ...), JSON values.
-    is_batched: whether the entry's tensors have a batch axis. cancel: told the id of a request
-        whose client has left. forget: told the conversation that is over, if the model keeps any.
+    pool: for long requests. fail: answers with an error. facts: those that only the model knows
+    (task, dtype, max_input_tokens, labels, ...), as JSON values. is_batched: whether the entry's
+    tensors have a batch axis. cancel: ends a request by its id. forget: ends a conversation, if the
+    model keeps any.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ModelOps:
             "model_id": settings.model_id,
             "revision": settings.revision,
             **{name: getattr(settings, name) for name in _LIMITS},
-            # What a gateway accepts is its own matter where nobody has set it.
+            # If it is not set, the gateway's own limit applies.
             "client_batch_limit": settings.max_client_batch_size,
             "has_chat_template": chat is not None,
             "vocab_size": tokenizer.vocab_size,
@@ -117,7 +117,7 @@ class ModelOps:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
 
     def answer(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
-        """Whether it is a control request, which is then answered, sooner or later."""
+        """Whether it is a control request, which is then answered here or in the pool."""
         question = parameters.get(PARAMETER)
         if question is None:
             return False
@@ -186,7 +186,7 @@ class ModelOps:
 
 
 def _json(answer: Any) -> str:
-    """Long lists of tokens are written in pieces: others of this process have no turn in one."""
+    """Writes long lists of tokens in pieces: one ``json.dumps`` would block all other threads."""
     if not isinstance(answer, list) or not all(isinstance(row, list) for row in answer):
         return _dumps(answer)
     rows = (

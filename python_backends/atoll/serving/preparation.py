@@ -1,8 +1,8 @@
-"""Threads that make requests ready for the engine: texts tokenized, grammars compiled.
+"""Threads that prepare requests for the engine: they tokenize texts and compile grammars.
 
-What they do cannot be interrupted. So a request that ends meanwhile (its time is over, its client
-has left, the model is unloaded) is answered by others and its work left alone: another thread takes
-the place of the one that is still busy with it. There is a bound on those, too.
+This work cannot be interrupted. If a request ends in the meantime (its time is over, its client has
+disconnected, the model is unloaded), it is answered at once, and another thread replaces the one
+that is still working on it. The number of such abandoned threads is limited.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from atoll.serving.robust_mutexes import end_without_marks
 
 logger = logging.getLogger(__name__)
 
-# Threads that are busy with requests that have ended; each has a core while it lasts.
+# Threads that still work on requests that have ended; each occupies a core.
 _MAX_ABANDONED = 4
 
 
 class Preparable(Protocol):
-    """A request that is made ready. is_preparing: set once its work has begun."""
+    """A request to prepare. is_preparing: set once its work has begun."""
 
     is_preparing: bool
 
     @property
     def is_done(self) -> bool:
-        """True once it has been answered."""
+        """True once the request has ended."""
 
     def fail(self, error: Exception) -> None:
-        """Has it answered with an error."""
+        """Ends the request with an error."""
 
 
 class _Task(NamedTuple):
@@ -44,7 +44,7 @@ class _Task(NamedTuple):
 class PreparationPool:
     """Runs the work of requests, first come first served; any thread may call.
 
-    num_threads: for ordinary work. One more thread is for long work, so that it holds up no other.
+    num_threads: for ordinary work. One more thread runs long work, which then delays no other.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -58,10 +58,10 @@ class PreparationPool:
     def submit(
         self, request: Preparable, work: Callable[[], None], *, is_long: bool = False
     ) -> None:
-        """Has ``work`` done, unless the request ends before; the request is told of its errors.
+        """Queues ``work``, unless the request ends before; its errors end the request.
 
         Raises:
-            Overloaded: too many threads are busy with requests that have ended.
+            Overloaded: too many threads still work on requests that have ended.
             NotReady: the pool is closed.
         """
         with self._wake:
@@ -82,7 +82,7 @@ class PreparationPool:
             raise NotReady("the model is shutting down")
 
     def relieve(self) -> None:
-        """Replaces threads whose request has ended; to be called now and then."""
+        """Replaces threads whose request has ended; called periodically."""
         with self._wake:
             for thread, task in list(self._busy.items()):
                 if task is not None and task.request.is_done:
@@ -92,9 +92,9 @@ class PreparationPool:
                         self._add_thread()
 
     def close(self) -> None:
-        """Ends every request that waits or is being worked on with NotReady, and idle threads.
+        """Ends all requests here with NotReady, and the idle threads.
 
-        Threads that are busy end with what they do, and are not waited for.
+        Busy threads end after their current work, and are not waited for.
         """
         with self._wake:
             self._is_closed = True
@@ -123,7 +123,7 @@ class PreparationPool:
                 task.request.fail(error)
 
     def _take(self, thread: threading.Thread) -> _Task | None:
-        """The next piece of work, once there is one; None: the thread is to end."""
+        """Waits for the next piece of work; None: the thread must end."""
         with self._wake:
             if thread in self._abandoned:
                 self._abandoned.discard(thread)
@@ -138,7 +138,7 @@ class PreparationPool:
             return task
 
     def _next(self) -> _Task | None:
-        """Under the lock: the first piece of work for which a thread may be taken."""
+        """Under the lock: the first piece of work of a kind that has a free thread."""
         busy = [task.is_long for task in self._busy.values() if task is not None]
         is_free = {True: busy.count(True) < 1, False: busy.count(False) < self._num_threads}
         for index, task in enumerate(self._waiting):

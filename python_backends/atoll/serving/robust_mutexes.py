@@ -1,13 +1,13 @@
-"""Keeps the sudden end of a model's process from ending the whole server.
+"""Prevents the server from crashing when a model's process is killed.
 
-The stub sends, asks and counts under mutexes in shared memory that are robust: when a thread ends
-that holds one, the kernel marks it, and who locks it next is told. Triton's Python backend does not
-expect that: in the server it is an exception (boost::interprocess::lock_exception) that nobody
-catches, so that a stub killed at a bad moment aborts the server with all its models (seen in 2.51).
+The stub and the server share robust mutexes in shared memory: if a thread ends while it holds one,
+the kernel marks the mutex, and the next locker gets an error. In Triton's Python backend that is an
+uncaught exception (boost::interprocess::lock_exception), so that a stub that is killed at the wrong
+moment aborts the server with all its models (seen in 2.51).
 
-The kernel finds a thread's mutexes by a list whose head the thread has registered when it began. A
-thread that registers an empty list instead ends without marks. The server then waits for the mutex
-in a thread that belonged to that stub, and everything else goes on.
+The kernel finds a thread's mutexes through a list whose head the thread has registered at its
+start. If a thread registers an empty list instead, its mutexes are not marked. The server then
+blocks in a thread that only serves this stub, and everything else goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Head(ctypes.Structure):
     )
 
 
-# For all threads and as long as any of them lives: the kernel only reads it.
+# Shared by all threads, and never freed: the kernel only reads it.
 _EMPTY = _Head()
 _EMPTY.next = ctypes.addressof(_EMPTY)
 _LIBC = ctypes.CDLL(None)
@@ -38,9 +38,9 @@ _thread = threading.local()
 
 
 def end_without_marks() -> None:
-    """For the calling thread, before it locks what it shares with the server.
+    """Called by each thread before it locks a mutex that it shares with the server.
 
-    Again and again costs a look at a variable. A no-op where the system call's number is not known.
+    Repeated calls are cheap. Does nothing on machines whose system call number is not known.
     """
     if not getattr(_thread, "is_done", False):
         _thread.is_done = True

@@ -1,1 +1,1 @@
-"""Requests as they are read, and answers as they are written; no engine, no Triton."""
+"""What requests contain and how they are answered; independent of Triton's loop."""

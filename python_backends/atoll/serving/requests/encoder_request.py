@@ -1,4 +1,4 @@
-"""A request to an encoder, whose rows the engine fills in."""
+"""A request to an encoder; the engine fills in its rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atoll.text.text_encoder import Encoded, Texts
 
 @dataclass(frozen=True)
 class Work:
-    """What a task reads of a request: texts (or pairs) or token ids, and what is asked for."""
+    """What a task has read from a request: texts (or pairs) or token ids, and options."""
 
     name: str
     options: Any
@@ -34,8 +34,8 @@ class Work:
 class EncoderRequest(ServedRequest):
     """The rows of one answer.
 
-    rows: filled in on the engine's thread. lengths: tokens of each row. moments: its arrival, then
-    the end of each part of its time so far (see ``latency_breakdown``).
+    rows: filled in on the engine's thread. lengths: tokens of each row. moments: the arrival, then
+    the end of each part of the request's time so far (see ``latency_breakdown``).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class EncoderRequest(ServedRequest):
         return self._items
 
     def on_result(self, row: int, result: Any) -> None:
-        """A row is computed, or has failed and the request with it; on the engine's thread."""
+        """A row was computed, or has failed, which ends the request; on the engine's thread."""
         if isinstance(result, Exception):
             self.fail(result)
             return
@@ -86,10 +86,10 @@ class EncoderRequest(ServedRequest):
             self._call_attention()
 
     def advance(self) -> None:
-        """Nothing: rows are kept as the engine gives them."""
+        """Nothing: rows need no further work."""
 
     def cancel(self) -> None:
-        """Lets the items go, which the engine drops."""
+        """Releases the items; the engine drops them."""
         self._items = []
 
     def _is_over(self) -> bool:

@@ -1,8 +1,8 @@
-"""Requests that are being generated: tokens from the engine, text for the response streamer.
+"""Generation requests: they get tokens from the engine, and text for the response streamer.
 
 A ``GenerationRequest`` is one Triton request; it has one ``Completion`` for each answer that is
-generated (``n``, ``best_of``). The engine's thread only puts down what it delivers; text is made
-of it on the response streamer's thread, which alone reads and changes all else.
+generated (``n``, ``best_of``). The engine's thread only queues what it delivers; the response
+streamer's thread detokenizes it, and is the only one that reads and changes all other state.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from atoll.text.answer import AnswerText
 
 
 class TokenText(NamedTuple):
-    """A token, and the text that it is of the answer, or of the prompt.
+    """A token, and its part of the answer's or the prompt's text.
 
-    is_first: no text is before it; see ``Vocabulary.token_bytes``.
+    is_first: there is no text before it; see ``Vocabulary.token_bytes``.
     """
 
     token: Token
@@ -41,7 +41,7 @@ class Completion:
     def __init__(self, request: GenerationRequest, answer: AnswerText) -> None:
         self._request, self._answer = request, answer
         self._delivered: deque[Token | list[Token] | Outcome] = deque()
-        self._is_urgent = True  # the first token, and each one that a stop string may end with
+        self._is_urgent = True  # the first token, and every token that may complete a stop string
         self._uncertain: deque[TokenText] = deque()
         self._gained: list[TokenText] = []
         self.outcome: Outcome | None = None
@@ -68,7 +68,7 @@ class Completion:
         self._request.fail(error)
 
     def advance(self) -> int:
-        """Makes text of what was delivered; returns its tokens."""
+        """Detokenizes what was delivered; returns the number of tokens."""
         before = self.num_output_tokens
         while self._delivered:
             delivered = self._delivered.popleft()
@@ -81,7 +81,7 @@ class Completion:
         return self.num_output_tokens - before
 
     def take(self) -> list[TokenText]:
-        """What the answer has gained since the last call; the texts are all of its text."""
+        """The tokens since the last call; all of their texts together are the answer's text."""
         gained, self._gained = self._gained, []
         return gained
 
@@ -92,18 +92,18 @@ class Completion:
 
     @property
     def mean_logprob(self) -> float:
-        """By which the best of several answers is chosen, as TGI does."""
+        """Determines the best of several answers, as in TGI."""
         return self.cumulative_logprob / max(self.num_output_tokens, 1)
 
     @property
     def finish_reason(self) -> str:
-        """vLLM's and OpenAI's word; empty while the answer goes on."""
+        """As in vLLM and OpenAI; empty until the answer has ended."""
         if self.outcome is None:
             return ""
         return "length" if self.outcome.reason is FinishReason.LENGTH else "stop"
 
     def _take(self, token: Token) -> None:
-        if self.stop_string is not None:  # it was computed before the engine knew
+        if self.stop_string is not None:  # computed before the engine was told
             return
         self._uncertain.append(TokenText(token, "", self._answer.is_at_start))
         self._gain(self._answer.push(token.id))
@@ -113,7 +113,7 @@ class Completion:
             self._request.stop(self)
 
     def _end(self, outcome: Outcome) -> None:
-        if self.stop_string is not None:  # whatever ended it later
+        if self.stop_string is not None:  # it counts, whatever else ended the answer later
             outcome = dataclasses.replace(
                 outcome, reason=FinishReason.STOP, num_output_tokens=self.num_output_tokens
             )
@@ -121,16 +121,16 @@ class Completion:
         self.outcome = outcome
 
     def _gain(self, texts: Sequence[str]) -> None:
-        """The texts of the oldest tokens that had none."""
+        """Adds the texts of the oldest tokens whose text was not known yet."""
         self._gained += [self._uncertain.popleft()._replace(text=text) for text in texts]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What was read of a request.
+    """What was read from a request.
 
-    constraint: kind and source of its grammar. session_id: the conversation whose key-value blocks
-    are taken over and kept.
+    constraint: kind and source of its grammar. session_id: the conversation whose KV blocks are
+    reused, and kept afterwards.
     """
 
     prompt: Prompt
@@ -143,9 +143,9 @@ class Generation:
 class GenerationRequest(ServedRequest):
     """One Triton request with its response sender.
 
-    name: what the engine's requests are named by. completions: none until the prompt's tokens are
-    there, and what follows from them. prefix: the input, where it is part of the answer.
-    prompt_texts: what each of the prompt's tokens is of its text, if that is asked for.
+    name: prefix of the engine's request ids. completions: empty until the prompt is tokenized.
+    prefix: the input, if it is part of the answer. prompt_texts: the text of each prompt token, if
+    it is needed.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class GenerationRequest(ServedRequest):
     def start(self, engine: Engine, requests: Sequence[Request]) -> None:
         """Submits the first answer; the others follow once its prompt is in the cache.
 
-        A request that has ended meanwhile (its client has left) is not submitted.
+        A request that has ended in the meantime (its client has disconnected) is not submitted.
 
         Raises:
             Overloaded, NotReady: nothing was submitted.
@@ -201,7 +201,7 @@ class GenerationRequest(ServedRequest):
         self._streamer.notify(self, is_urgent)
 
     def stop(self, completion: Completion) -> None:
-        """Ends an answer with the tokens that it has."""
+        """Ends an answer after the tokens that it has."""
         assert self._engine is not None
         request = self._requests[self.completions.index(completion)]
         self._engine.finish(request, completion.num_output_tokens)
@@ -215,14 +215,14 @@ class GenerationRequest(ServedRequest):
     def take_prompt(self, logprobs: list[Token]) -> None:
         """Log-probabilities of the prompt's tokens."""
         tokens, is_first = [], True
-        # Of a flag that says no, the texts were left out.
+        # There are no texts if a flag turns them off.
         for token, text in zip(logprobs, self.prompt_texts, strict=False):
             tokens.append(TokenText(token, text, is_first))
             is_first = is_first and not text
         self.prompt_tokens = tokens
 
     def best(self) -> Sequence[Completion]:
-        """The answers that are returned, best first where there are more than asked for."""
+        """The answers to return; if more were generated, the best ones, best first."""
         num_returned = self.asked.options.n
         if num_returned == len(self.completions):
             return self.completions
@@ -232,5 +232,5 @@ class GenerationRequest(ServedRequest):
     def _submit(self, up_to: int) -> None:
         assert self._engine is not None
         while self._num_submitted < up_to:
-            self._num_submitted += 1  # before its first token can come
+            self._num_submitted += 1  # before its first token can arrive
             self._engine.submit(self._requests[self._num_submitted - 1])

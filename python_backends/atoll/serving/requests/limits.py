@@ -1,4 +1,4 @@
-"""What a request may take: seconds, and tokens of a generation."""
+"""Limits of a request: its time, and the tokens of a generation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from atoll.engine.limits import EngineLimits
 from atoll.errors import ValidationError
 from atoll.serving.triton import tensors
 
-if TYPE_CHECKING:  # pipelines, which import this, hold no torch
+if TYPE_CHECKING:  # pipelines import this module, but must not import torch
     from atoll.serving.requests.sampling_options import GenerateOptions
 
-# Triton's own parameter, in microseconds, which only some of its ways in read for the model.
+# Triton's own parameter, in microseconds; only some of its endpoints evaluate it themselves.
 TIMEOUT = "timeout"
 
 
 def time_limit(request: Any, parameters: dict[str, Any], most_s: float) -> float | None:
-    """Seconds after which a request is ended: its ``timeout``, if that is less than ``most_s``.
+    """A request's time limit in seconds: the lesser of its ``timeout`` and ``most_s``.
 
-    0 is no limit, as None is in what is returned. Takes ``timeout`` out of the parameters.
+    0 means no limit; in the result, None does. Removes ``timeout`` from the parameters.
 
     Raises:
         ValidationError: the timeout is not a number of microseconds.
@@ -31,7 +31,7 @@ def time_limit(request: Any, parameters: dict[str, Any], most_s: float) -> float
 
 
 def refuse_time_limit(request: Any, parameters: dict[str, Any]) -> None:
-    """For models that cannot break off what they do. Takes ``timeout`` out of the parameters.
+    """For models that cannot interrupt their work. Removes ``timeout`` from the parameters.
 
     Raises:
         ValidationError: the request has a time limit.
@@ -50,7 +50,7 @@ def fitted(
     limits: EngineLimits,
     flags: Mapping[str, bool | None],
 ) -> GenerateOptions:
-    """Options with the number of new tokens that fits, and the log-probabilities that are needed.
+    """The options, with the number of new tokens and the log-probabilities that are needed.
 
     Raises:
         ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``.

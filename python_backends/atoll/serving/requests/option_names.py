@@ -1,4 +1,4 @@
-"""Names of generation options: vLLM's, OpenAI's and TGI's alike, and those that are refused."""
+"""Names of generation options in vLLM, OpenAI and TGI, and those that are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALIASES: Mapping[str, str] = {
     "lora_name": "adapter_id",
     "truncate_prompt_tokens": "truncate",
 }
-# How messages become a prompt.
+# Options of the chat template.
 CHAT_NAMES = (
     "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tool_prompt",
 )  # fmt: skip
@@ -35,7 +35,7 @@ NAMES: frozenset[str] = frozenset(
         "guided_choice", "guided_grammar", *CHAT_NAMES,
     }
 )  # fmt: skip
-# Options of vLLM's that change answers there -> values that change nothing.
+# vLLM options that are not supported here -> their neutral values, which are accepted.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "allowed_token_ids": (), "bad_words": ([],), "detokenize": (True,), "early_stopping": (False,),
     "length_penalty": (1.0,), "logits_processors": ([],), "output_kind": (),
@@ -44,10 +44,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under their own names.
+    """Options by their canonical names.
 
     Raises:
-        ValidationError: an unknown name, or two names of one option.
+        ValidationError: an unknown name, or one option under two names with different values.
     """
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -66,7 +66,7 @@ def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_neutral(name: str, value: Any) -> None:
-    """Raises ValidationError: an option that is not supported asks for something."""
+    """Raises ValidationError: an unsupported option has a value that is not neutral."""
     plain = value
     if isinstance(value, str):
         try:
@@ -79,7 +79,7 @@ def _check_neutral(name: str, value: Any) -> None:
 
 
 def json_object(text: str | None) -> dict[str, Any]:
-    """The ``sampling_parameters`` tensor; nothing is an empty object."""
+    """The ``sampling_parameters`` tensor; an empty object if it is missing or empty."""
     found = parsed("sampling_parameters", text) if text else {}
     if not isinstance(found, dict):
         raise ValidationError(f"sampling_parameters is {text!r}; expected a JSON object")

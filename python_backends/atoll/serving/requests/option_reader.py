@@ -1,4 +1,4 @@
-"""Values of options by their own names, converted and checked one by one."""
+"""Converts and checks the values of options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atoll.serving.triton.tensors import as_bool, as_float, as_int
 
 
 class OptionReader:
-    """Options by their own names; every reader checks and names what is wrong."""
+    """Options by their canonical names; all methods raise ValidationError for wrong values."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values

@@ -1,4 +1,4 @@
-"""What a generation request asks for by yes or no, as input tensors or as request parameters."""
+"""A generation request's boolean flags, as input tensors or as request parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atoll.serving.triton import tensors
 
 @dataclass(frozen=True)
 class OutputFlags:
-    """What a response carries besides the text."""
+    """What a response contains besides the text."""
 
     finish_reason: bool = False
     cumulative_logprob: bool = False
@@ -32,7 +32,7 @@ Flags = dict[str, bool | None]
 
 
 def read_flags(request: Any, parameters: Mapping[str, Any]) -> Flags:
-    """All flags of a request; None: it has not set this one.
+    """All flags of a request; None: not set.
 
     Raises:
         ValidationError: a value that is neither true nor false.
@@ -41,7 +41,7 @@ def read_flags(request: Any, parameters: Mapping[str, Any]) -> Flags:
 
 
 def returned_by(flags: Flags, options: GenerateOptions) -> OutputFlags:
-    """What the flags ask for; without a flag for log-probabilities, options decide."""
+    """The requested outputs; unless a flag is set, log-probabilities follow from the options."""
     by_option = {
         "return_logprobs": options.sampling.logprobs,
         "return_prompt_logprobs": options.sampling.prompt_logprobs,

@@ -21,15 +21,15 @@ from atoll.text.stop_strings import StopStrings
 from atoll.text.text_encoder import CHARACTER_LIMIT, LEAST_LOOKED_THROUGH
 from atoll.text.tokenizer import Tokenizer
 
-# A prompt that is cut to its last tokens is tokenized whole, and refused if it has more.
+# A prompt that is cut to its last tokens is tokenized completely, so that its length is limited.
 _MAX_CUT_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Where the prompt comes from, before it is tokenized: text, messages, or ids.
+    """The prompt before it is tokenized: text, messages, or ids.
 
-    num_characters: of what is tokenized, tools and JSON around messages included.
+    num_characters: of the text or, with their JSON, of messages and tools.
     """
 
     text: str | None = None
@@ -94,7 +94,7 @@ class Prompt:
         options: GenerateOptions,
         ids: list[int],
     ) -> list[str]:
-        """What each token of ``tokenize`` is of the text; tokens added to it are nothing of it."""
+        """Each token's part of the text; empty for tokens that the tokenizer has added."""
         text, add_special_tokens = self._text(tokenizer, template, options)
         found = None if text is None else tokenizer.shares(text, add_special_tokens)
         if found is not None and found[0][-len(ids) :] == ids:
@@ -105,7 +105,7 @@ class Prompt:
 
     @property
     def name(self) -> str:
-        """The input that is set, for messages."""
+        """The name of the input, for error messages."""
         if self.messages is not None:
             return "messages"
         return "text_input" if self.text is not None else "input_ids"
@@ -127,7 +127,7 @@ class Prompt:
         return ids
 
     def _check_length(self, text: str, options: GenerateOptions, limits: EngineLimits) -> None:
-        """Raises ValidationError: more characters than are tokenized to see how long it is."""
+        """Raises ValidationError: the text is too long to be tokenized."""
         most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * limits.max_input_tokens)
         if options.truncate is not None:
             most = max(_MAX_CUT_CHARACTERS, most)
@@ -140,7 +140,7 @@ class Prompt:
     def _text(
         self, tokenizer: Tokenizer, template: ChatTemplate | None, options: GenerateOptions
     ) -> tuple[str | None, bool]:
-        """What is tokenized (None: the prompt is ids), and whether special tokens are added."""
+        """The text to tokenize (None: the prompt is ids), and whether to add special tokens."""
         if self.messages is not None:
             if template is None:
                 raise ValidationError("messages is set, but this model has no chat template")

@@ -1,4 +1,4 @@
-"""Answers as tensors of Triton responses: one for a plain request, one per step for a stream."""
+"""Answers as tensors of Triton responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atoll.serving.requests.generation_request import Completion, GenerationRequ
 from atoll.serving.triton.tensors import Array
 from atoll.text.vocabulary import Vocabulary
 
-# What JSON has in place of minus infinity, as vLLM and OpenAI write it.
+# Stands for minus infinity in JSON, as in vLLM and OpenAI.
 _LEAST_LOGPROB = -9999.0
 
 
@@ -28,7 +28,7 @@ def response(
         completions = request.best()
         return _outputs(request, completions, [c.take() for c in completions], vocabulary)
     completion = request.completions[0]
-    if completion.stop_string is not None:  # its end is on the way
+    if completion.stop_string is not None:  # its last response follows
         return None
     gained = completion.take()
     wants_tokens = request.returned.token_ids or request.returned.logprobs
@@ -74,12 +74,12 @@ def _outputs(
 
 
 def _details(tokens: Sequence[TokenText], vocabulary: Vocabulary) -> str:
-    """vLLM's form: a list with one object per token, keyed by id, the token itself first.
+    """vLLM's format: a list with one object per token, keyed by id, the token itself first.
 
-    decoded_token: what the token is of the text, so that those of all tokens add up to it; of an
-        alternative, what it would have been.
-    token, bytes: its name, if that is no part of the text; its own bytes, if they are not the
-        text's.
+    decoded_token: the token's part of the text, so that those of all tokens add up to it; for an
+        alternative, its text in the same place.
+    token, bytes: the name of a special token without text; the token's bytes, if they differ from
+        those of its text.
     """
     return json.dumps([_entry(one, vocabulary) for one in tokens], ensure_ascii=False)
 

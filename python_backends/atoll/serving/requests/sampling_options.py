@@ -1,7 +1,7 @@
-"""Generation options from whatever a client sends, under vLLM's, OpenAI's and TGI's names alike.
+"""Reads generation options, under the names of vLLM, OpenAI and TGI.
 
-They come in the ``sampling_parameters`` tensor (JSON) and as request parameters (scalars); the
-tensor wins. Numbers may be text. An unknown name, or a value outside its limits, is refused.
+They are in the ``sampling_parameters`` tensor (JSON) and in request parameters (scalars); the
+tensor takes precedence. Numbers may be text. Unknown names and values out of range are refused.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from atoll.serving.requests.option_reader import OptionReader
 from atoll.serving.triton.tensors import as_bool, as_float, as_int
 from atoll.text.chat_options import ChatOptions
 
-# vllm_backend's default, so that a client written for it gets answers of the same length.
+# vllm_backend's default, so that clients written for it get answers of the same length.
 DEFAULT_MAX_TOKENS = 16
 
-# OpenAI's limit, which its clients may count on; TGI's own is lower by default.
+# OpenAI's limit, which its clients may rely on; TGI's default is lower.
 _OPENAI_TOP_LOGPROBS = 20
-# Any of these set to more than its neutral value makes the request sample.
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# If any of these is set to another value, or to -1, the request samples.
+_NEUTRAL: Mapping[str, float] = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What a request asks for, checked; the prompt's length is not known yet.
+    """A request's options, checked, but without regard to the prompt's length.
 
-    max_tokens: None means as many as fit. truncate: keep so many of the prompt's last tokens.
-    suffix: what follows the text that is wanted, for code models that fill in the middle.
-    add_special_tokens: None: to a text, and not to messages, whose template has them.
+    max_tokens: None: as many as fit. truncate: the number of the prompt's last tokens to keep.
+    suffix: the text after the answer, for code models that fill in the middle.
+    add_special_tokens: None: to a text, but not to messages, whose template contains them.
     """
 
     sampling: SamplingOptions
@@ -109,7 +109,7 @@ def _sampling(
     vocab_size: int,
 ) -> SamplingOptions:
     temperature = r.number("temperature", 1.0, 0.0)
-    # vLLM says -1 where others say 0: all tokens.
+    # All tokens: -1 in vLLM, 0 elsewhere.
     top_k = max(r.integer("top_k", 0, -1), 0)
     most = max(settings.max_top_n_tokens, _OPENAI_TOP_LOGPROBS)
     alternatives, prompt_alternatives = _alternatives(r, most), _prompt_alternatives(r, most)
@@ -138,7 +138,7 @@ def _sampling(
         logprobs=alternatives is not None,
         top_logprobs=alternatives or 0,
         prompt_logprobs=prompt_alternatives is not None,
-        # A flag may ask for them yet: then as many as beside the answer's tokens.
+        # A flag may still request them: then as many as for the answer's tokens.
         prompt_top_logprobs=alternatives or 0
         if prompt_alternatives is None
         else prompt_alternatives,
@@ -146,21 +146,20 @@ def _sampling(
 
 
 def _does_sample(r: OptionReader, temperature: float) -> bool:
-    """Greedy unless told otherwise, as in TGI and transformers; temperature 0 is greedy."""
+    """Greedy by default, as in TGI and transformers; temperature 0 is greedy."""
     if temperature == 0.0:
         return False
     if r.has("do_sample"):
         return r.flag("do_sample")
-    neutral: Mapping[str, float] = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
     return r.has("temperature") or any(
-        r.has(name) and r.number(name, 0) not in (neutral[name], -1) for name in neutral
+        r.has(name) and r.number(name, 0) not in (neutral, -1) for name, neutral in _NEUTRAL.items()
     )
 
 
 def _alternatives(r: OptionReader, most: int) -> int | None:
-    """How many alternatives beside each token; None: no log-probabilities at all.
+    """The number of alternatives to report with each token; None: no log-probabilities.
 
-    ``logprobs`` is a number for vLLM and OpenAI's completions, true or false for OpenAI's chats.
+    ``logprobs`` is a number in vLLM and OpenAI's completions, a boolean in OpenAI's chats.
     """
     value, count = r.get("logprobs"), r.integer("top_logprobs", 0, 0, most)
     if value is None:
@@ -171,7 +170,8 @@ def _alternatives(r: OptionReader, most: int) -> int | None:
 
 
 def _prompt_alternatives(r: OptionReader, most: int) -> int | None:
-    """The same for the prompt's tokens: vLLM's number, or TGI's true, with the answer's number."""
+    """The same for the prompt's tokens: a number in vLLM; in TGI a boolean, and then as many as for
+    the answer's tokens."""
     value = r.get("prompt_logprobs")
     if value is None:
         return None
@@ -196,7 +196,7 @@ def _stop_strings(r: OptionReader, tensor: list[str] | None, most: int) -> tuple
 
 
 def _list_in_text(value: str) -> list[Any]:
-    """A JSON list if it is one (parameters cannot carry lists), else the text itself."""
+    """A list in JSON, since parameters cannot carry lists; any other text is one element."""
     if value.startswith("["):
         try:
             found = json.loads(value)
@@ -207,7 +207,7 @@ def _list_in_text(value: str) -> list[Any]:
 
 
 def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
-    """OpenAI's: token id to a number between -100 and 100."""
+    """OpenAI's: token ids with numbers between -100 and 100."""
     if isinstance(value, str):
         value = parsed("logit_bias", value)
     if value is None:
@@ -234,7 +234,7 @@ def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
 
 
 def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:
-    """The one constraint that is set, as (option, value); it is compiled elsewhere."""
+    """The constraint on the answer, if there is one, as (option, value)."""
     names = (
         "grammar",
         "response_format",
@@ -252,7 +252,7 @@ def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:
 
 
 def _chat(r: OptionReader) -> ChatOptions | None:
-    """Scalars of request parameters may be text, as may the object; None: nothing is set."""
+    """The options of the chat template; None: none is set. All of them may be text."""
     if not any(r.has(name) for name in CHAT_NAMES):
         return None
     values = {name: r.get(name) for name in CHAT_NAMES}

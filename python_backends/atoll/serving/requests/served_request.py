@@ -1,4 +1,4 @@
-"""What requests of all tasks have in common from their admission to their last response."""
+"""What requests of all tasks have in common, from admission to the last response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atoll.serving.triton.response_sender import ResponseSender
 
 
 class Notified(Protocol):
-    """What the response streamer is to a request."""
+    """The response streamer, as a request uses it."""
 
     def notify(self, request: Any, is_urgent: bool) -> None: ...
 
@@ -18,12 +18,11 @@ class Notified(Protocol):
 
 
 class ServedRequest(ABC):
-    """A request that was read. Any thread may end it; the response streamer sends.
+    """A request in progress. Any thread may end it; the response streamer sends its responses.
 
-    num_answers: how many it counts as. limit_s: seconds after which it ends with an error; None:
-    never.
-    is_preparing: True once the request's own work on a thread of the preparation pool has begun.
-    has_answered: a response was sent. is_closed: the last one is sent, or about to be.
+    num_answers: counts against ``max_concurrent_requests``. limit_s: the time limit in seconds, or
+    None. is_preparing: the preparation pool has begun to work on it. has_answered: a response was
+    sent. is_closed: the last response is being sent, or was sent.
     """
 
     is_stream = False
@@ -32,7 +31,7 @@ class ServedRequest(ABC):
         self, sender: ResponseSender, streamer: Notified, *, num_answers: int, limit_s: float | None
     ) -> None:
         self.sender, self.num_answers, self.limit_s = sender, num_answers, limit_s
-        # When it came, and when its tokens were given to the engine.
+        # When it arrived, and when it was submitted to the engine.
         self.arrival = self.submitted = time.monotonic()
         self.error: Exception | None = None
         self.is_preparing = self.has_answered = self.is_closed = False
@@ -42,7 +41,7 @@ class ServedRequest(ABC):
     @property
     @abstractmethod
     def is_complete(self) -> bool:
-        """True once there is all that its last response needs."""
+        """True once everything for the last response is there."""
 
     @property
     def is_done(self) -> bool:
@@ -56,11 +55,11 @@ class ServedRequest(ABC):
 
     @abstractmethod
     def advance(self) -> None:
-        """Takes in what the engine has delivered; on the response streamer's thread."""
+        """Processes what the engine has delivered; on the response streamer's thread."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Has the engine stop working on it."""
+        """Makes the engine stop working on it."""
 
     def _call_attention(self) -> None:
         self._streamer.notify(self, True)

@@ -1,6 +1,6 @@
-"""What a conversation has said so far: running text, or the messages of a chat.
+"""A conversation so far: running text, or the messages of a chat.
 
-Frozen: a turn makes a new transcript, so one that fails leaves the old one as it was.
+Frozen: each turn creates a new transcript, so that a failed turn does not change anything.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from atoll.errors import EmptyInputError, ValidationError
 
 @dataclass(frozen=True)
 class Transcript:
-    """Text or messages, never both. tools: JSON text, the last that was given."""
+    """Text or messages, never both. tools: the most recent ones, as JSON text."""
 
     text: str = ""
     messages: tuple[Any, ...] = ()
     tools: str | None = None
 
     def asked(self, text: str | None, messages: str | None, tools: str | None) -> Transcript:
-        """With one more turn of the client's; ``messages`` is a JSON list.
+        """With one more turn of the client; ``messages`` is a JSON list.
 
         Raises:
-            ValidationError: nothing new, both kinds at once, or the kind has changed.
+            ValidationError: an empty turn, both kinds at once, or another kind than before.
         """
         if text and messages:
             raise ValidationError("text_input and messages are set; expected one of them")
@@ -42,14 +42,14 @@ class Transcript:
         return dataclasses.replace(self, messages=found, tools=tools or self.tools)
 
     def answered(self, answer: str) -> Transcript:
-        """With the generator's answer at the end."""
+        """With the generator's answer."""
         if not self.messages:
             return dataclasses.replace(self, text=self.text + answer)
         said = {"role": "assistant", "content": answer}
         return dataclasses.replace(self, messages=(*self.messages, said))
 
     def inputs(self) -> Mapping[str, str]:
-        """The generator's input tensors for all of it."""
+        """The generator's input tensors for the whole conversation."""
         if not self.messages:
             return {"text_input": self.text}
         chat = {"messages": json.dumps(self.messages, ensure_ascii=False)}

@@ -8,7 +8,7 @@ from atoll.errors import ValidationError
 
 
 def check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
-    """Also for texts: some tokenizers name tokens that their models have no embedding for.
+    """Also needed for texts: some tokenizers have tokens without an embedding in the model.
 
     Raises:
         ValidationError: an id outside the vocabulary.

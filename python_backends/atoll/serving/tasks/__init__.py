@@ -1,1 +1,1 @@
-"""One class per task: what a ``model.py`` serves."""
+"""The classes that a ``model.py`` exports, one per task."""

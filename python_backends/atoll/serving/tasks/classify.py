@@ -21,7 +21,7 @@ from atoll.serving.triton import tensors
 class ClassifyModel(EncoderModel):
     """text_input, and text_pair for pairs -> score and logit (rows, labels), by label.
 
-    In float32 a sigmoid is 1 from a logit of 17 on: whoever sorts must do so by the logits.
+    In float32 the sigmoid is 1 from a logit of 17 on: sort by logits, not by scores.
     """
 
     task = "classify"
@@ -54,9 +54,9 @@ class ClassifyModel(EncoderModel):
         self, given: dict[str, Any], name: str, firsts: list[str], seconds: list[str] | None,
         second_name: str,
     ) -> Work:  # fmt: skip
-        """Texts, or pairs; a single first text goes with every second one.
+        """Texts, or pairs; a single first text is paired with every second one.
 
-        One text of a pair may be empty, as a passage of a list sometimes is.
+        One text of a pair may be empty, as passages of a list sometimes are.
 
         Raises:
             ValidationError: the two have different counts, or both texts of a pair are empty.

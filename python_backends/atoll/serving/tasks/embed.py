@@ -15,7 +15,7 @@ from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
 from atoll.serving.triton import tensors
 
-# Fills up rows of input_ids that are shorter than the longest.
+# Pads rows of input_ids that are shorter than the longest.
 PADDING = -1
 
 
@@ -49,7 +49,7 @@ class EmbedModel(EncoderModel):
         return read_texts(self, request, given, options)
 
     def answer(self, work: Work, rows: list[Embedded], lengths: list[int]) -> dict[str, Any]:
-        """See ``EncoderModel.answer``. token_embedding is filled up with zeros."""
+        """See ``EncoderModel.answer``. token_embedding is padded with zeros."""
         outputs = {"embedding": np.stack([row.vector for row in rows]), **counts(lengths)}
         if work.options.return_token_embeddings:
             shape = (len(rows), max(lengths), self.encoder.hidden_size)
@@ -60,7 +60,7 @@ class EmbedModel(EncoderModel):
 
 
 class SparseModel(EncoderModel):
-    """text_input or input_ids -> indices and values of all rows, joined, and offsets."""
+    """text_input or input_ids -> indices and values of all rows, concatenated, and offsets."""
 
     task = "sparse"
     parameters = frozenset({"prompt_name"})
@@ -91,12 +91,12 @@ class SparseModel(EncoderModel):
 
 
 def counts(lengths: list[int]) -> dict[str, Any]:
-    """The output that every encoder has: tokens of each row, special ones included."""
+    """An output of every encoder: the number of tokens of each row, including special ones."""
     return {"num_input_tokens": np.array(lengths, dtype=np.uint32).reshape(-1, 1)}
 
 
 def read_texts(model: EncoderModel, request: Any, given: dict[str, Any], options: Any) -> Work:
-    """Texts with their prompt, or the ids that a client made of texts and prompt.
+    """Texts with their prompt, or token ids, which already include the prompt.
 
     Raises:
         ValidationError: neither or both, or one of them is wrong.
@@ -131,6 +131,6 @@ def _ids(model: EncoderModel, request: Any) -> tuple[list[int], ...] | None:
         places = np.flatnonzero(row != PADDING)
         if not len(places):
             raise EmptyInputError(f"input_ids[{index}] is empty")
-        # Only what fills up the row; one in between is an id that no model has.
+        # Only padding at the end is removed; elsewhere -1 is an invalid id.
         ids.append(row[: places[-1] + 1].tolist())
     return tuple(ids)

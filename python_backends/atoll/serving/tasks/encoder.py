@@ -1,7 +1,7 @@
-"""What every encoder model has in common: requests to engine items, rows to answers.
+"""What all encoder models have in common: requests become engine items, rows become answers.
 
-Texts of many requests share a pack, and a request is answered when its last text is done. A task
-(embed, rerank ...) says how its requests are read and how its answers look.
+Texts of many requests share a batch, and a request is answered when its last text is done. Each
+task (embed, rerank ...) defines how its requests are read and how its answers look.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from atoll.serving.triton.instance import in_temporary_thread
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.text_encoder import Encoded, TextEncoder
 
-# Requests with so few characters are tokenized at once: a hop to another thread costs more.
+# Short requests are tokenized inline: switching to another thread would take longer.
 _INLINE_CHARACTERS = 512
-# What cannot be cut before it is tokenized takes seconds, if it has so many.
+# Longer texts may take seconds to tokenize.
 _LONG_CHARACTERS = 200_000
 _MAX_ROWS = 256
 
 
 class EncoderModel(CheckpointModel[EncoderRequest]):
-    """Base of the encoders' classes."""
+    """Base of all encoder tasks."""
 
     # Request parameters of the task, besides truncate and truncation_direction.
     parameters: ClassVar[frozenset[str]]
@@ -73,7 +73,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             "truncation_side": self.tokenizer.truncation_side,
             "num_token_ids": encoder.vocab_size,
             "tokenization_workers": workers,
-            # Clients cut what is longer into several requests.
+            # Clients split larger batches into several requests.
             "max_client_batch_size": tensors.max_rows(args["model_config"], self._max_rows),
             **self.facts(),
         }
@@ -81,7 +81,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
 
     @abstractmethod
     def load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
-        """The encoder of the task and what runs its packs."""
+        """The encoder of the task, and the function that runs its batches."""
 
     def _load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
         encoder, forward = self.load(folder, settings)
@@ -90,7 +90,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the task adds to the answer to a control request for ``info``."""
+        """The task's own facts for the control request ``info``."""
 
     @abstractmethod
     def read(self, request: Any, given: dict[str, Any]) -> Work:
@@ -170,7 +170,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             )
 
     def _checked(self, work: Work, row: int) -> Encoded:
-        """Ids that a client tokenized itself."""
+        """A row of token ids from the client, checked and truncated."""
         ids, limit = work.ids[row], self.loaded.spec.max_length
         size = self.loaded.vocab_size
         wrong = next((at for at, token in enumerate(ids) if not 0 <= token < size), None)

@@ -1,4 +1,4 @@
-"""Text generation as a decoupled Triton model: tensors to engine requests, tokens to responses."""
+"""Text generation as a decoupled Triton model."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from atoll.text.chat import ChatTemplate
 from atoll.text.detokenizer import Detokenizer
 from atoll.text.stop_strings import StopStrings
 
-# Names the conversation whose key-value blocks are taken over and kept: see serving.session.
+# The conversation whose KV blocks are reused and kept: see ``tasks.session``.
 _SESSION = "session_id"
-# Longer prompts are tokenized on a thread: 2 MB take seconds, and no other request could start.
+# Longer prompts are tokenized in the pool: 2 MB take seconds, and would block other requests.
 _INLINE_CHARACTERS = 16384
 _NUM_PREPARING = 2
 # A process whose ranks are lost answers within it, or not at all.
@@ -109,7 +109,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         self._complete(request, prompt_ids, options)
         ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
         if limits.decoder_start_token_id is not None:
-            # An encoder-decoder reads the prompt and begins the answer afresh.
+            # An encoder-decoder encodes the prompt; the decoder begins with the start token.
             ids, encoder_ids = (limits.decoder_start_token_id,), ids
         requests = [
             Request(
@@ -137,7 +137,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         return [] if found is None else [found]
 
     def forget(self, session_id: str) -> None:
-        """Ends what is being answered in a conversation and frees its blocks."""
+        """Ends a conversation's request, if one is in progress, and frees its blocks."""
         request = self._sessions.pop(session_id, None)
         if request is not None:
             request.fail(Cancelled("the conversation was forgotten"))
@@ -196,14 +196,14 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
     def _complete(
         self, request: GenerationRequest, prompt_ids: list[int], options: GenerateOptions
     ) -> None:
-        """Fills in what follows from the prompt's tokens."""
+        """Sets the fields that depend on the prompt's tokens."""
         prompt = request.asked.prompt
         request.num_input_tokens = len(prompt_ids)
         if request.asked.flags["exclude_input_in_output"] is False:
             request.prefix = prompt.text or self.tokenizer.decode(prompt_ids)
         is_decoder = self.limits.decoder_start_token_id is None
         if request.returned.prompt_logprobs:
-            # The decoder's start is all of an encoder-decoder's prompt that has tokens here.
+            # The prompt of an encoder-decoder is the decoder's start token.
             request.prompt_texts = (
                 prompt.token_texts(self.tokenizer, self.template, options, prompt_ids)
                 if is_decoder
@@ -220,13 +220,13 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
 
 
 def _seeded(options: GenerateOptions, index: int) -> SamplingOptions:
-    """The options of one of several answers."""
+    """The options of one of several answers, with different seeds."""
     seed = (options.sampling.seed + index) % 2**64
     return dataclasses.replace(options.sampling, seed=seed)
 
 
 def _without(options: GenerateOptions, banned: tuple[int, ...]) -> GenerateOptions:
-    """The options with tokens that no answer may hold."""
+    """The options, with a bias that excludes banned tokens."""
     if not banned:
         return options
     bias = (*options.sampling.logit_bias, *((token, float("-inf")) for token in banned))

@@ -12,7 +12,7 @@ from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import model_requests, tensors
 
-# Rows in one request to a model: what their entries accept.
+# Rows in one request to a model: the limit of their entries.
 _ROWS = 256
 
 
@@ -34,7 +34,7 @@ class RetrieveRerankModel:
         self.num_retrieved = int(parameters.get("num_retrieved", "32"))
 
     async def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request, all worked on at once."""
+        """One response per request; all requests are processed concurrently."""
         return list(await asyncio.gather(*(self._guarded(request) for request in requests)))
 
     async def _guarded(self, request: Any) -> Any:
@@ -82,7 +82,7 @@ class RetrieveRerankModel:
         return [np.concatenate(rows).reshape(-1) for rows in found]
 
     async def _ask(self, model: str, outputs: list[str], inputs: dict[str, list[str]]) -> list[Any]:
-        """Outputs of another model, each with a row for each text."""
+        """Outputs of another model, each with one row per text."""
         arrays = {
             name: np.array([text.encode() for text in texts], dtype=object)[:, None]
             for name, texts in inputs.items()

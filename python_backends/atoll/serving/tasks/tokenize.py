@@ -1,4 +1,4 @@
-"""A tokenizer as a Triton model: the first step of an ensemble, usable by itself."""
+"""A tokenizer as a Triton model: the first step of an ensemble, also usable separately."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import transformer_folder
 
-# In an ensemble every step gets the parameters of the request, the encoder's too.
+# In an ensemble every step gets all parameters of the request, including the encoder's.
 _PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction", TIMEOUT}
 
 
 class TokensModel:
-    """text_input -> input_ids, rows filled up with -1, and num_input_tokens."""
+    """text_input -> input_ids, padded with -1, and num_input_tokens."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the tokenizer and the limits; no weights."""
@@ -40,7 +40,7 @@ class TokensModel:
         self.encoder = TextEncoder(tokenizer.core, self.spec.max_length)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request; a bad one gets an error, the others their ids."""
+        """One response per request; a wrong request gets an error and does not affect others."""
         responses = []
         for request in requests:
             try:

@@ -1,1 +1,1 @@
-"""The Triton side of serving: the only place that imports ``triton_python_backend_utils``."""
+"""Triton's API: the only folder that imports ``triton_python_backend_utils``."""

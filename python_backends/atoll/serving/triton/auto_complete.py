@@ -11,9 +11,9 @@ from atoll.serving.triton.tensor_specs import TASK_TENSORS, TensorSpec
 
 
 def complete(config: Any, task: str) -> Any:
-    """The config with tensors, batching and policy of the task; as it is, if it has tensors.
+    """Adds the task's tensors, batching and policy, unless the config has tensors.
 
-    Sizes that only the checkpoint knows are left open (-1): no checkpoint is read for this.
+    Sizes that depend on the checkpoint are left open (-1), since it is not read for this.
     """
     given = config.as_dict()
     if given.get("input") or given.get("output"):

@@ -1,8 +1,9 @@
-"""Loading on a thread that ends, so that the engine's thread has torch's only OpenMP workers.
+"""A model instance: its settings, its checkpoint, its loading thread, and the end of its process.
 
-libgomp keeps a pool of workers for every living thread that ever ran a parallel region. While a
-process has more of them than cores, workers sleep at once instead of waiting for the next region
-awake, and a wake-up costs more than most of a decoding step's kernels.
+Models are loaded on a temporary thread, so that only the engine's thread has OpenMP workers.
+libgomp keeps a pool of workers for every living thread that has run a parallel region. If a process
+has more workers than cores, they go to sleep instead of spinning until the next region, and a
+wake-up takes longer than most kernels of a decoding step.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ R = TypeVar("R")
 
 
 def in_temporary_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """``function(*args, **kwargs)``, whose thread and workers are gone afterwards.
+    """Calls ``function(*args, **kwargs)`` on a thread that ends, with its workers, afterwards.
 
-    Raises what it raises.
+    Raises whatever it raises.
     """
     with ThreadPoolExecutor(1, "atoll-loading") as executor:
         return executor.submit(function, *args, **kwargs).result()
@@ -41,12 +42,11 @@ def in_temporary_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwa
 def instance_settings(args: Mapping[str, str], task: str) -> Settings:
     """The settings of a model instance, from what ``initialize`` is given.
 
-    ``model_id`` is that of its version. Where the device is left open, an instance of kind GPU
-    takes the one that Triton gave it.
+    ``model_id`` is that of the version. If no device is set, an instance of kind GPU uses the one
+    that Triton has assigned to it.
 
     Raises:
-        ConfigError: a parameter is not known, has a value that cannot be used, or means nothing
-            to models of the task.
+        ConfigError: a parameter is unknown, has an invalid value, or has no meaning for the task.
     """
     from atoll.serving.triton import tensors
 
@@ -64,12 +64,12 @@ def instance_settings(args: Mapping[str, str], task: str) -> Settings:
 
 
 def checkpoint_folder(args: Mapping[str, str], settings: Settings) -> Path:
-    """The folder of the checkpoint that an instance runs; the log says which.
+    """The folder of the checkpoint that an instance runs; it is logged.
 
     settings: those of ``instance_settings``.
 
     Raises:
-        ConfigError: there is none, or it cannot be had.
+        ConfigError: it does not exist, or cannot be downloaded.
     """
     import triton_python_backend_utils as pb_utils
 
@@ -88,10 +88,10 @@ def checkpoint_folder(args: Mapping[str, str], settings: Settings) -> Path:
 
 
 def end_without_teardown() -> None:
-    """Has the stub end at once when it has nothing more to do.
+    """Ends the stub's process without tearing down the interpreter.
 
-    The interpreter would free objects that need the stub, and libraries their data while their
-    threads still run: a segmentation fault at the end of each process.
+    Python would free objects that still need the stub, and libraries would free data that their
+    running threads use: each process would end with a segmentation fault.
     """
     if "c_python_backend_utils" in sys.modules:  # only inside a stub
         atexit.register(end_at_once, 0)

@@ -1,7 +1,7 @@
-"""The parts of a request's time in a model, which add up to it; ``atoll profile`` shows them.
+"""The parts of a request's time in a model; ``atoll profile`` shows them.
 
-Counters of seconds rather than histograms: what they gain costs one update in many requests.
-Imports nothing of Triton's, so that the command line can read the tables.
+They are counters of seconds, not histograms, since many requests' increments cost one update.
+Imports nothing of Triton, so that the command line can read the tables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 _TOKENIZE = "from its arrival until its tokens wait for the engine"
 _SEND = "from the result until the answer is handed to the server"
 
-# What a part is, in the order in which a request passes through them.
+# The parts, in the order in which a request passes through them.
 ENCODER: Mapping[str, str] = {
     "tokenize": _TOKENIZE,
     "wait": "until the first pack with a text of it begins",

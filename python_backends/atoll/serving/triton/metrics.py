@@ -1,8 +1,8 @@
 """Our own metrics: Triton's durations end when ``execute()`` returns, ours when the answer is sent.
 
-An update of a metric in the server takes some 40 us, and two threads that do it at once, or a
-negative increment, bring the whole server down. So updates are only noted where they arise, and one
-thread carries them over; nothing else in the package calls ``pb_utils.Metric``.
+Updating a metric in the server takes some 40 us, and concurrent updates or a negative increment
+crash the whole server. So updates are only collected by the callers, and one thread passes them to
+Triton; nothing else in the package calls ``pb_utils.Metric``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 # Seconds: from a token step (a millisecond) to a long answer.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTS = tuple(float(2**i) for i in range(0, 18))
-# Updates of one metric in this time are carried over as one.
+# Updates of one metric within this time are combined.
 _EVERY_S = 0.02
 _CLOSE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """A metric as it is made when first used."""
+    """A metric, which is created when it is first used."""
 
     name: str
     help_text: str
@@ -93,9 +93,9 @@ class Metrics:
             self._wake.set()
 
     def close(self) -> None:
-        """Ends the thread; what was noted in the last moment is lost.
+        """Ends the thread; the most recent updates are lost.
 
-        Nothing is carried over from here on: the server has begun to take down what it needs.
+        Triton gets no more updates from here on, since it has begun to shut down.
         """
         self._is_closed = True
         self._wake.set()
@@ -105,7 +105,7 @@ class Metrics:
         end_without_marks()
         while not self._is_closed:
             self._wake.wait()
-            # First the sleep: what woke the thread is being answered.
+            # Sleeps first, so that the request that caused the update is answered before.
             time.sleep(_EVERY_S)
             self._wake.clear()
             if self._is_closed:
@@ -138,9 +138,9 @@ class Metrics:
 
 
 def _keep_for_ever(thing: Any) -> None:
-    """Python never frees it, not even at its own end.
+    """Prevents Python from freeing an object, even at exit.
 
-    To free a metric is to send the server a message, for which it is too late by then: the stub
-    ends with a segmentation fault, or hangs.
+    To free a metric, the stub sends the server a message; at exit it is too late for that, and the
+    stub would crash or hang.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -1,8 +1,8 @@
-"""How much shared memory is free: responses travel through it, and Triton's backend cannot take a
-response back for which it finds no room.
+"""How much shared memory is free: responses pass through it, and Triton's backend does not recover
+from a response for which there is no room.
 
-A model's pool grows by a megabyte at a time, out of what all processes of the machine (or, 64 MB by
-default, of the container) share.
+A model's pool grows by a megabyte at a time, from the shared memory of the machine, or, by default
+64 MB, of the container.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from collections.abc import Iterator, Mapping
 from atoll.serving.triton.tensors import Array
 
 _FOLDER = "/dev/shm"
-# What others may take meanwhile.
+# Other processes may take so much in the meantime.
 _MARGIN_BYTES = 16 * 2**20
-# By so much the pool grows at least; a message that finds no room ends the whole process.
+# The pool grows by at least so much; a message without room crashes the whole process.
 _GROWTH_BYTES = 2 * 2**20
-# What a few of the backend's own messages take.
+# Room for a few of the backend's own messages.
 _MESSAGES_BYTES = 2**16
-# How long the lock is tried to be had.
+# How long to wait for the lock.
 _PATIENCE_S = 1.0
 
 
 @contextlib.contextmanager
 def held(num_bytes: int) -> Iterator[None]:
-    """Keeps other models' processes from taking what this one finds free, where memory is scarce.
+    """Keeps other models' processes from taking free memory while it is scarce.
 
-    An advisory lock (``flock``) on the folder; what is not ours does not know it. One who holds it
-    for long (a process that is stopped) is not waited for.
+    An advisory lock (``flock``) on the folder, which only our processes use. If another process
+    holds it for long (because it is stopped), the caller goes on without it.
     """
     if is_plentiful(num_bytes):
         yield
@@ -48,12 +48,12 @@ def held(num_bytes: int) -> Iterator[None]:
 
 
 def is_plentiful(num_bytes: int) -> bool:
-    """Whether a response of so many bytes will find room."""
+    """Whether there is certainly room for a response."""
     return _num_free_bytes() > 2 * num_bytes + _MARGIN_BYTES
 
 
 def has_room(num_bytes: int) -> bool:
-    """Whether a response of so many bytes finds room now, if nobody else takes it."""
+    """Whether there is room for a response now, if no other process takes it."""
     if is_exhausted():
         return _num_free_in_pool() >= 2 * num_bytes + _MESSAGES_BYTES
     return _num_free_bytes() >= 2 * num_bytes + _GROWTH_BYTES
@@ -65,12 +65,12 @@ def is_exhausted() -> bool:
 
 
 def has_room_for_messages() -> bool:
-    """Whether an empty response, or a request between models, will find room."""
+    """Whether there is room for an empty response, or a request between models."""
     return has_room(0)
 
 
 def free_text() -> str:
-    """Says in an error how much is free."""
+    """How much is free, for error messages."""
     return f"{_num_free_bytes()} bytes free in shared memory ({_FOLDER})"
 
 
@@ -96,7 +96,7 @@ def _num_free_bytes() -> int:
 
 
 def _num_free_in_pool() -> int:
-    """Of this process's model. Only to be asked while the pool cannot grow: the backend maps a pool
-    that has grown anew, and here without a lock."""
+    """In this model's pool. Only to be called while the pool cannot grow, since the backend remaps
+    a grown pool without a lock."""
     found = getattr(sys.modules.get("c_python_backend_utils"), "shared_memory", None)
     return _MESSAGES_BYTES if found is None else int(found.free_memory())

@@ -1,8 +1,8 @@
-"""The end of a model's work: once, when it is unloaded or, before that, when the launcher asks.
+"""Ends a model's work when it is unloaded or, before that, when the launcher requests it.
 
-Triton does not call ``finalize`` while requests are open, and no request but an endless one keeps a
-server from ending. So a launcher whose patience is over sends SIGUSR1 to the model's process: what
-is open is answered with an error, and everything that comes later is refused.
+Triton does not call ``finalize`` while requests are open, so that an endless request would keep the
+server from ending. After its timeout, the launcher therefore sends SIGUSR1 to the model's process:
+open requests are answered with an error, and later ones are refused.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _STUB = "triton_python_backend_stub"
 
 
 class Shutdown:
-    """``end`` answers what is open and ends the threads; it is called once, by whoever is first."""
+    """Calls ``end``, which answers open requests and ends the threads, exactly once."""
 
     def __init__(self, end: Callable[[], None]) -> None:
         self._end = end
         self._lock = threading.Lock()
         self._is_over = False
         is_main = threading.current_thread() is threading.main_thread()
-        # Elsewhere, signals are somebody else's.
+        # Other processes use their signals for themselves.
         if is_main and Path("/proc/self/exe").resolve().name == _STUB:
             self._listen()
 
@@ -37,8 +37,8 @@ class Shutdown:
                 self._end()
 
     def _listen(self) -> None:
-        """Python runs a handler on the main thread, which here waits in the stub's own code; the
-        wake-up descriptor is written at once, whatever that thread does."""
+        """Uses a wake-up descriptor, which is written at once: Python would run a handler on the
+        main thread, which is blocked in the stub's own code."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.signal(SIGNAL, lambda number, frame: None)

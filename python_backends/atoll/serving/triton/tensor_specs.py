@@ -1,6 +1,6 @@
 """The tensors of every task, in one place: config.pbtxt is rendered from these tables.
 
-Names, types and shapes only. Imports nothing of Triton's, so that the catalogue, the launcher and
+Names, types and shapes only. Imports nothing of Triton, so that the catalogue, the launcher and
 tests can read the tables outside the server.
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# A dimension that only the checkpoint knows: the width of an embedding, say.
+# A str is a dimension that depends on the checkpoint, such as the width of an embedding.
 Dim = int | str
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor. ``dtype`` is Triton's name without ``TYPE_``; ``dims`` leave out the batch axis.
+    """One tensor. ``dtype`` is Triton's name without ``TYPE_``; ``dims`` exclude the batch axis.
 
-    A dimension is a size, -1 (any), or the name of a size that the entry fills in.
+    A dimension is a size, -1 (any), or the name of a size that the entry provides.
     """
 
     name: str
@@ -26,13 +26,13 @@ class TensorSpec:
     optional: bool = False
 
 
-# Every task answers questions about the model itself: see serving.model_ops.
+# Every task answers control requests: see ``serving.model_ops``.
 CONTROL = TensorSpec("control", "STRING", (-1,))
 
 
 @dataclass(frozen=True)
 class TaskTensors:
-    """What goes in and out of a model of one task.
+    """Inputs and outputs of a task's models.
 
     max_batch_size: rows in one request; 0: tensors have no batch axis.
     decoupled: a request gets any number of responses.
@@ -47,7 +47,7 @@ class TaskTensors:
 _TEXT = TensorSpec("text_input", "STRING", (1,), optional=True)
 _COUNT = TensorSpec("num_input_tokens", "UINT32", (1,))
 
-# One of text_input and input_ids has to be there; rows of input_ids are filled up with -1.
+# Either text_input or input_ids is required; rows of input_ids are padded with -1.
 EMBED = TaskTensors(
     inputs=(_TEXT, TensorSpec("input_ids", "INT32", (-1,), optional=True)),
     outputs=(
@@ -59,8 +59,8 @@ EMBED = TaskTensors(
     max_batch_size=256,
 )
 
-# No batch axis from here on: a query goes with many texts, and sparse rows differ in length. The
-# engine packs the texts of all requests all the same.
+# No batch axis from here on: a query has many texts, and sparse rows differ in length. The engine
+# still batches the texts of all requests.
 _TEXTS = TensorSpec("text_input", "STRING", (-1, 1), optional=True)
 _COUNTS = TensorSpec("num_input_tokens", "UINT32", (-1, 1))
 
@@ -94,7 +94,7 @@ CLASSIFY = TaskTensors(
 )  # fmt: skip
 
 # vllm_backend's names, then our own from ``return_num_cached_tokens`` on. One of text_input,
-# messages and input_ids has to be there. Lists are tensors since Triton's /generate takes only
+# messages and input_ids is required. Lists are tensors, since Triton's /generate only accepts
 # scalars as parameters.
 GENERATE = TaskTensors(
     inputs=(

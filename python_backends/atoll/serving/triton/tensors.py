@@ -67,7 +67,7 @@ def max_rows(model_config: str, most: int) -> int:
 
 
 def array(request: Any, name: str, dtype: type[np.generic]) -> Array | None:
-    """An input tensor as it is, or None if the request leaves it out.
+    """An input tensor, or None if the request has none.
 
     Raises:
         ValidationError: the tensor has another dtype.
@@ -82,7 +82,7 @@ def array(request: Any, name: str, dtype: type[np.generic]) -> Array | None:
 
 
 def strings(request: Any, name: str) -> list[str] | None:
-    """All elements of a BYTES input in row-major order, as text; None if it is left out.
+    """All elements of a BYTES input in row-major order, as text; None if it is missing.
 
     Raises:
         ValidationError: an element is not UTF-8; names its index and byte.
@@ -94,7 +94,7 @@ def strings(request: Any, name: str) -> list[str] | None:
 
 
 def string(request: Any, name: str) -> str | None:
-    """The single element of a BYTES input, as text; None if it is left out or empty-shaped."""
+    """The single element of a BYTES input, as text; None if it is missing or has no elements."""
     found = strings(request, name)
     if not found:
         return None
@@ -104,7 +104,7 @@ def string(request: Any, name: str) -> str | None:
 
 
 def boolean(request: Any, name: str) -> bool | None:
-    """The single element of a BOOL input; None if it is left out or empty-shaped."""
+    """The single element of a BOOL input; None if it is missing or has no elements."""
     found = array(request, name, np.bool_)
     if found is None or found.size == 0:
         return None
@@ -114,7 +114,7 @@ def boolean(request: Any, name: str) -> bool | None:
 
 
 def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> list[int] | None:
-    """All elements of an integer input; None if it is left out."""
+    """All elements of an integer input; None if it is missing."""
     found = array(request, name, dtype)
     return None if found is None else [int(item) for item in found.reshape(-1)]
 
@@ -137,11 +137,11 @@ def parsed_parameters(text: str) -> dict[str, Any]:
 def own_parameters(found: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """The request's own parameters (KServe ``parameters``), by name.
 
-    Names that start with ``triton_`` or ``binary_data`` belong to the server and are left out, as
-    are ``json_errors``, ``canary`` and ``id``.
+    Without those that belong to the server: names that start with ``triton_`` or ``binary_data``,
+    ``json_errors``, ``canary`` and ``id``.
 
     Raises:
-        ValidationError: a parameter that is not in ``known``, which lists those that are.
+        ValidationError: a parameter that is not in ``known``.
     """
     own = {
         k: v
@@ -156,7 +156,7 @@ def own_parameters(found: Mapping[str, Any], known: Iterable[str]) -> dict[str, 
 
 
 def as_bool(name: str, value: Any) -> bool:
-    """A boolean option; text is accepted since some clients send nothing else."""
+    """A boolean option; text is accepted, since some clients can only send text."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
         return value.strip().lower() in ("true", "1")
     if isinstance(value, bool) or value in (0, 1):
@@ -167,7 +167,7 @@ def as_bool(name: str, value: Any) -> bool:
 def as_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """An integer option within limits; numbers in text are accepted."""
     if type(value) is int or (isinstance(value, str) and value.isdecimal() and len(value) < 21):
-        # Not by way of a float, which has no room for a 64-bit seed.
+        # Not converted through float, which cannot represent all 64-bit seeds.
         return int(_within(name, int(value), least, most))
     number = as_float(name, value)
     if number != math.floor(number):
