@@ -12,9 +12,11 @@ from tiny.checkpoint import write
 from tiny.decoders import DECODERS
 from tiny.encoders import TRUNKS
 
+from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.layers.parallel import Shard
 from atoll.models import families, registry
+from atoll.models.detect import decide
 from atoll.models.registry import Checkpoint, load_decoder, load_encoder
 from atoll.runner.decode_graphs import refusal
 from atoll.weights.load import LoadOptions
@@ -50,6 +52,16 @@ def test_what_does_not_divide(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         _plan(name, size, tmp_path, **changes)
+
+
+def test_the_server_refuses_before_it_loads_anything(tmp_path: Path) -> None:
+    write(BY_NAME["llama"], tmp_path)
+    with pytest.raises(ConfigError, match="num_shard is 3; 4 attention heads .*: 1, 2, 4$"):
+        decide(tmp_path, Settings(num_shard=3), "generate")
+    decide(tmp_path, Settings(num_shard=4), "generate")
+    refused = "num_shard is 2, but .* runs on transformers' LlamaForCausalLM"
+    with without_files("llama"), pytest.raises(ConfigError, match=refused):
+        decide(tmp_path, Settings(num_shard=2), "generate")
 
 
 def test_encoders(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_quantised_parts(quantised: tuple[Any, Path], source: Source) -> None:
                 codes, zeros, scales, groups = found
                 dense = scales.float()[groups] * (codes - zeros[groups]).float()
                 assert torch.equal(dense.t(), expected)
+                if quantization.act_order is not True:
+                    assert len(set(groups.bincount().tolist())) == 1, "kernels take no others"
 
 
 @settings(max_examples=40, deadline=None)

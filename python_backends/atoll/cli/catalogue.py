@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 from atoll.weights.modules import transformer_folder
 
+# Of a model over several GPUs it is shown what each holds, up to so many.
+_MOST_GPUS = 16
 # What is shown -> the operation that decides it: what packs a linear layer also runs it.
 _OPS = {
     **{op: op for op in ("varlen_attention", "paged_attention")},
@@ -69,18 +72,21 @@ def info(
     model_id, own = (known.model_id, dict(known.settings)) if known else (model, {})
     trunk = transformer_folder(folder)
     # What the server would decide, with the settings it would read from the environment.
-    detected = decide(folder, Settings.read({"model_id": model_id, **own}))
+    settings = Settings.read({"model_id": model_id, **own})
+    detected = decide(folder, settings)
     facts: dict[str, Any] = {
         "name": known.name if known else entry_name(model),
         "model_id": model_id,
         "folder": str(folder),
         "weight_bytes": _weight_bytes(trunk),
         **_running(trunk, detected),
+        "ranks": _ranks(trunk, detected, settings),
         "settings": own,
     }
     if as_json:
         print_json(facts)
         return
+    facts["ranks"] = {f"num_shard {share['num_shard']}": _held(share) for share in facts["ranks"]}
     known_facts = {key: value for key, value in facts.items() if value not in (None, {}, ())}
     print_table(("", ""), [(key.replace("_", " "), _shown(v)) for key, v in known_facts.items()])
 
@@ -134,6 +140,36 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     table = families.DECODERS if detected.task == "generate" else families.ENCODERS
     module = registry.architecture(registry.Checkpoint.open(folder).raw, table)
     return {**facts, "implementation": module.__name__, "kernels": _kernels()}
+
+
+def _ranks(folder: Path, detected: Detected, settings: Settings) -> list[dict[str, int]]:
+    """What each of several GPUs would hold of a generator, for the numbers that it is divided by.
+
+    With the settings' dtype and quantisation, activations in 16 bits unless that says otherwise.
+    """
+    if detected.runs_on != "native" or detected.task != "generate":
+        return []
+    import torch
+
+    from atoll.models import families, registry
+    from atoll.models.rank_shares import Storage, rank_shares
+    from atoll.weights.quantization import Quantization, scheme_for
+
+    raw = registry.Checkpoint.open(folder).raw
+    module = registry.architecture(raw, families.DECODERS)
+    scheme = settings.dtype if settings.dtype in ("int8", "int4") else "dense"
+    storage = Storage(
+        torch.float32 if settings.dtype == "float32" else torch.float16,
+        scheme if settings.quantize is None else scheme_for(settings.quantize),
+        Quantization.read(folder, raw),
+    )
+    found = rank_shares(module, module.Config.from_hf(raw), storage, range(1, _MOST_GPUS + 1))
+    return [asdict(share) for share in found]
+
+
+def _held(share: Mapping[str, int]) -> str:
+    weights, cache = share["weight_bytes"] / 1e9, share["cache_bytes_per_token"] / 1e3
+    return f"each GPU {weights:.2f} GB of weights, {cache:.1f} kB of cache a token"
 
 
 def _kernels() -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from atoll.cli.shard_table import shard_section
 from atoll_kernels.backends import (
     BACKENDS,
     AttentionSpec,
@@ -80,7 +81,7 @@ def hardware_page() -> str:
     lines += ["", "## Attention on GPUs", "", *_legend()]
     for title, policy in _POLICIES.items():
         lines += ["", f"### {title}", "", *_table(policy)]
-    return "\n".join([*lines, "", *_NOTES])
+    return "\n".join([*lines, "", *shard_section(), "", *_NOTES])
 
 
 def _legend() -> list[str]:
@@ -110,12 +111,12 @@ _NOTES = (
     "",
     "## Several GPUs, several models",
     "",
-    "A model runs on one GPU: the one named by its `device` setting (`cuda:1`), the one that "
-    "Triton assigns to an instance of `KIND_GPU`, or the first. `instance_group` with `count: 2`, "
-    "or with two entries in `gpus`, serves a model from that many processes, each with its own "
-    "weights and cache. Generators that share a GPU are loaded one after the other, and each "
-    "takes `memory_fraction` of what is then free: of 80 GiB a half, a quarter, an eighth. To "
-    "share evenly, set `max_batch_total_tokens`.",
+    "Without `num_shard`, a model runs on one GPU: the one named by its `device` setting "
+    "(`cuda:1`), the one that Triton assigns to an instance of `KIND_GPU`, or the first. "
+    "`instance_group` with `count: 2`, or with two entries in `gpus`, serves a model from that "
+    "many processes, each with its own weights and cache. Generators that share a GPU are loaded "
+    "one after the other, and each takes `memory_fraction` of what is then free: of 80 GiB a half, "
+    "a quarter, an eighth. To share evenly, set `max_batch_total_tokens`.",
     "",
     "## CPU",
     "",

@@ -90,6 +90,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     import torch
 
     from atoll.models import families, registry
+    from atoll.weights.parts import ONE_RANK, Shard
     from atoll.weights.quantization import METHODS, scheme_for
 
     method = settings.quantize
@@ -101,6 +102,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         checkpoint, table,
         getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
         method if method in METHODS else None,
+        Shard(size=settings.num_shard or 1) if found.task == "generate" else ONE_RANK,
     )  # fmt: skip
     return found
 

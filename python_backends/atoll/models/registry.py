@@ -90,7 +90,7 @@ def build(module: ModuleType, raw: Mapping[str, Any], shard: Shard = ONE_RANK) -
     """
     config = module.Config.from_hf(raw)
     try:
-        return _built(module, config, shard)
+        return build_part(module, config, shard)
     except ConfigError as error:
         if not shard.is_split:
             raise
@@ -109,13 +109,14 @@ def shard_sizes(module: ModuleType, config: Any) -> list[int]:
 
 def _divides(module: ModuleType, config: Any, size: int) -> bool:
     try:
-        _built(module, config, Shard(0, size))
+        build_part(module, config, Shard(0, size))
     except ConfigError:
         return False
     return True
 
 
-def _built(module: ModuleType, config: Any, shard: Shard) -> nn.Module:
+def build_part(module: ModuleType, config: Any, shard: Shard) -> nn.Module:
+    """As ``build``, from a ``Config`` of the module; errors do not say which sizes fit."""
     with torch.device("meta"), building(shard):
         model: nn.Module = module.Model(config)
     return model

@@ -146,7 +146,8 @@ def check_settings(folder: Path, runs_on: str, settings: Settings) -> None:
     for name, value in (
         ("dtype", scheme), ("quantize", settings.quantize),
         ("rope_scaling", settings.rope_scaling), ("rope_factor", settings.rope_factor),
-        ("lora_adapters", settings.lora_adapters),
+        ("lora_adapters", settings.lora_adapters), ("sharded", settings.sharded or None),
+        ("num_shard", None if settings.num_shard == 1 else settings.num_shard),
     ):  # fmt: skip
         if value is not None:
             raise ConfigError(

@@ -45,7 +45,7 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     if readers:
         return f"{', '.join(sorted(readers))} reads on the host what the device computed"
     if device.type == "cpu":
-        # Each rank would check its recordings by itself, and wait for sums that others skip.
+        # Each rank checks its own recordings, and one that replays must not meet one that does not.
         is_split = any(isinstance(m, Head) and m.shard.is_split for m in model.modules())
         return "several ranks split the model" if is_split else graph_cache.refusal(dtype)
     policy, capabilities = dispatch.policy(), Capabilities.of(device)

@@ -85,7 +85,7 @@ def _load(
             options.dtype,
         )  # fmt: skip
         runner.adapters = loaded.adapters
-        _capture(runner, settings, size)
+        _capture(runner, settings)
     capacity = longest_request(decoder, num_blocks, settings.block_size)
     raw = loaded.checkpoint.raw
     facts = {
@@ -101,12 +101,9 @@ def _load(
     return LoadedRunner(runner, capacity, banned, facts)
 
 
-def _capture(runner: ModelRunner, settings: Settings, num_ranks: int) -> None:
+def _capture(runner: ModelRunner, settings: Settings) -> None:
     """Captures decoding steps as graphs, if this is enabled and possible."""
     reason = refusal(runner.model, runner.device, runner.dtype)
-    if num_ranks > 1 and runner.device.type == "cpu":
-        # Each process checks its own recordings, and ranks must all make the same decision.
-        reason = "the model has several ranks on a CPU"
     if settings.cuda_graphs and reason is None:
         runner.buffer_decoding(settings.max_batch_size)
     elif settings.cuda_graphs:

@@ -8,6 +8,7 @@ little more than its own part.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,11 +68,8 @@ def packed_codes(
         for tensors in list(zip(*parts, strict=True))[:3]
     )
     groups = parts[0].groups
-    if found.inputs is not None:
-        # Their groups, where whole, are as good for kernels as the layer's.
-        used, groups = groups[found.inputs].unique(return_inverse=True)
-        codes, zeros, scales = codes[found.inputs].contiguous(), zeros[used], scales[used]
-    return Codes(codes, zeros, scales, groups)
+    whole = Codes(codes, zeros, scales, groups)
+    return whole if found.inputs is None else _held_inputs(whole, found.inputs)
 
 
 def expand(
@@ -108,6 +106,21 @@ def expand(
         weight = weight[:, held.inputs].contiguous()
     weight = weight if held.rows is None else weight[held.rows.to(device)]
     return filled(weight, shape.outputs.num_filled)
+
+
+def _held_inputs(whole: Codes, inputs: slice) -> Codes:
+    """Of a layer's codes those of some inputs, in groups of one size where these are in order.
+
+    Kernels take no others: of 128 inputs each, those that the slice cuts through are why all become
+    groups of 64, say, with the same scales.
+    """
+    used, groups = whole.groups[inputs].unique(return_inverse=True)
+    size = math.gcd(*groups.bincount().tolist())
+    firsts = groups[::size]
+    if torch.equal(firsts.repeat_interleave(size), groups):
+        used, groups = used[firsts], torch.arange(len(groups), device=groups.device) // size
+    codes = whole.codes[inputs].contiguous()
+    return Codes(codes, whole.zeros[used], whole.scales[used], groups)
 
 
 def _held_columns(tensor: Tensor, rows: Tensor | None, outputs: Part) -> Tensor:
