@@ -42,6 +42,8 @@ UNFIT = {
     "rope_factor": ("2", "embed"), "max_preparation_s": ("3", "embed"),
     "disable_grammar_support": ("true", "embed"), "watermark_gamma": ("0.3", "embed"),
     "watermark_delta": ("1", "embed"), "session_timeout_s": ("5", "embed"),
+    "num_shard": ("2", "embed"), "sharded": ("true", "rerank"), "num_nodes": ("2", "embed"),
+    "shard_port": ("3000", "embed"), "shard_timeout_s": ("7", "embed"),
 }  # fmt: skip
 
 
