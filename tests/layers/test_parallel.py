@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import ConfigError
@@ -31,6 +31,7 @@ def _of_each_rank(size: int, make: Callable[[], T]) -> list[T]:
     return found
 
 
+@settings(deadline=None)
 @given(size=SIZES, count=st.integers(1, 40))
 def test_every_feature_is_held_once(size: int, count: int) -> None:
     parts = _of_each_rank(size, lambda: parallel.part(count * size, "features"))
@@ -39,6 +40,7 @@ def test_every_feature_is_held_once(size: int, count: int) -> None:
     assert [part.is_whole for part in parts] == [size == 1] * size
 
 
+@settings(deadline=None)
 @given(size=SIZES, total=st.integers(1, 400))
 def test_every_word_is_held_once(size: int, total: int) -> None:
     """Vocabularies need not be divisible: all ranks hold as many rows, the last ones zeros."""
@@ -48,6 +50,7 @@ def test_every_word_is_held_once(size: int, total: int) -> None:
     assert size == 1 or len(parts[0]) % 8 == 0
 
 
+@settings(deadline=None)
 @given(size=SIZES, groups=st.integers(1, 12), num_kv_heads=st.integers(1, 12))
 def test_heads(size: int, groups: int, num_kv_heads: int) -> None:
     """Each rank has the key-value heads of its query heads, and no others."""
@@ -68,6 +71,7 @@ def test_heads(size: int, groups: int, num_kv_heads: int) -> None:
         assert len(query) % len(kv) == 0
 
 
+@settings(deadline=None)
 @given(size=SIZES, counts=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_joined_dimensions(size: int, counts: list[int]) -> None:
     totals = [count * size for count in counts]

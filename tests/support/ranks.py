@@ -29,7 +29,7 @@ from atoll.runner.lora import attach_adapters
 from atoll.weights.load import LoadOptions
 
 Logits = dict[str, npt.NDArray[np.float32]]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ PACKINGS = (
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 6), min_size=1, max_size=4),
     wanted=st.lists(st.integers(0, 23), max_size=12),
