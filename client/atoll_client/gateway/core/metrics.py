@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import httpx
@@ -40,6 +41,7 @@ ALIASES = {
     "atoll_inference_seconds": ("te_request_inference_duration",),
     "atoll_batch_tokens": ("te_batch_next_tokens",),
 }  # fmt: skip
+_NAME = re.compile(r"(?:# (?:HELP|TYPE) )?([\w:]+)")
 _PREFIX = {"tei": "te", "tgi": "tgi"}
 # Error types that TEI's and TGI's counters call differently.
 _REASONS = {
@@ -156,18 +158,17 @@ def _merged(page: str, server: str | None) -> list[str]:
         if server is not None and not line.startswith("#"):
             line = _labelled(line, server)
         lines.append(line)
-        for name, others in ALIASES.items():
-            if _is_of(line, name):
-                lines += [_renamed(line, name, other) for other in others]
+        name = _metric(line, ALIASES)
+        lines += [_renamed(line, name, other) for other in ALIASES.get(name, ())]
     return lines
 
 
-def _is_of(line: str, name: str) -> bool:
-    rest = line.removeprefix("# HELP ").removeprefix("# TYPE ")
-    if not rest.startswith(name):
-        return False
-    after = rest[len(name) :]
-    return after[:1] in ("{", " ") or after.startswith(("_bucket", "_sum", "_count"))
+def _metric(line: str, known: Container[str]) -> str:
+    """The metric of a line, a histogram's without its suffix; "" if it is not a known one."""
+    match = _NAME.match(line)
+    name = match[1] if match else ""
+    names = (name, *(name.removesuffix(end) for end in ("_bucket", "_sum", "_count")))
+    return next((one for one in names if one in known), "")
 
 
 def _renamed(line: str, name: str, other: str) -> str:
@@ -197,11 +198,5 @@ def _grouped(lines: Sequence[str]) -> list[str]:
             elif line.startswith("# TYPE") and line not in group:
                 group.append(line)
             continue
-        name = line.split("{", 1)[0].split(" ", 1)[0]
-        base = next((n for n in (name, *_bases(name)) if n in groups), current)
-        groups.setdefault(base, []).append(line)
+        groups.setdefault(_metric(line, groups) or current, []).append(line)
     return [line for group in groups.values() for line in group]
-
-
-def _bases(name: str) -> list[str]:
-    return [name.removesuffix(end) for end in ("_bucket", "_sum", "_count") if name.endswith(end)]

@@ -8,13 +8,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client.errors import (
-    AtollError,
-    GenerationError,
-    NotOffered,
-    TooLarge,
-    UnsupportedModel,
-)
+from atoll_client.errors import AtollError, GenerationError, NotOffered, TooLarge, UnsupportedModel
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.grpc_calls import answered, code_of, read_message
 from atoll_client.gateway.core.web import Request

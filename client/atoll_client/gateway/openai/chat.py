@@ -19,13 +19,7 @@ from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
-from atoll_client.gateway.openai.sampling import (
-    failure,
-    identity,
-    sampling,
-    usage,
-    usage_wanted,
-)
+from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
 from atoll_client.gateway.openai.tool_reader import END_TAG
 from atoll_client.gateway.openai.tools import ToolChoice, with_objects

@@ -24,13 +24,7 @@ from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.errors import OpenAIMessages
-from atoll_client.gateway.openai.sampling import (
-    failure,
-    identity,
-    sampling,
-    usage,
-    usage_wanted,
-)
+from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
 from atoll_client.gateway.openai.schemas import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token

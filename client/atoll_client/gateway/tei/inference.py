@@ -7,13 +7,7 @@ import numpy as np
 from atoll_client import scores, tasks
 from atoll_client.errors import EmptyInputError, UnsupportedModel, ValidationError
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.encoders import (
-    Encoder,
-    Items,
-    Parameters,
-    check_batch,
-    read_items,
-)
+from atoll_client.gateway.core.encoders import Encoder, Items, Parameters, check_batch, read_items
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei import schemas
 from atoll_client.gateway.tei.answers import Prediction, RankedText, SparseEntry
