@@ -68,7 +68,7 @@ class Pool:
 
     async def refresh(self) -> None:
         """Checks every server now."""
-        await asyncio.gather(*(server.look() for server in self.servers))
+        await asyncio.gather(*(server.check() for server in self.servers))
 
     @property
     def is_ready(self) -> bool:

@@ -93,7 +93,7 @@ class Server:
         with self.noticed():
             return await self.calls.infer(message, timeout_s, metadata, can_cancel=can_cancel)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Checks whether the server responds and which models it has.
 
         Triton is not ready while any model is loading, and never again after one has failed to
@@ -105,7 +105,7 @@ class Server:
             was_ready, self.is_ready = self.is_ready, bool(answer.ready or self.has_models)
             if self.is_ready and not was_ready:
                 logger.info("server %s is ready", self.address)
-            await asyncio.gather(*map(self._look_after, self.calls.open_models()))
+            await asyncio.gather(*map(self._check_process, self.calls.open_models()))
         except AtollError as error:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
@@ -151,7 +151,7 @@ class Server:
         answer = await self.ask(name, is_stream, is_batched, question, _INFO_S)
         return kserve.read_control(answer)
 
-    async def _look_after(self, name: str) -> None:
+    async def _check_process(self, name: str) -> None:
         """Fails the requests of a model whose process has ended since they were sent.
 
         Triton never responds to these, even when the model is loaded again.

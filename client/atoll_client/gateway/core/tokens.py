@@ -52,7 +52,9 @@ async def tokenized(
     for part in _parts(texts):
         rows = await tokenize(context, model, part, add_special_tokens)
         # Without the brackets of the list.
-        found.append((await apart(part, lambda p, r: dump(in_bytes(p, r)), part, rows))[1:-1])
+        found.append(
+            (await run_in_thread(part, lambda p, r: dump(in_bytes(p, r)), part, rows))[1:-1]
+        )
     return b"[" + b",".join(found) + b"]"
 
 
@@ -77,7 +79,9 @@ def check_length(model: ModelInfo, texts: Sequence[str]) -> None:
             raise TooMuch(f"`inputs` must have less than {limit} characters. Given: {len(text)}")
 
 
-async def apart(texts: Sequence[str], work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_in_thread(
+    texts: Sequence[str], work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     """The result of ``work``, on a thread if the texts are long."""
     if sum(map(len, texts)) <= _FEW_CHARACTERS:
         return work(*args, **kwargs)

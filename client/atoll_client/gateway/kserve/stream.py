@@ -97,7 +97,7 @@ class MessageStream:
         def ended(_: Any) -> None:
             self._tasks.discard(task)
             self._free.release()
-            turn.leave()
+            turn.skip()
             if key is not None and self._sequences.get(key) is task:
                 del self._sequences[key]
 
@@ -134,19 +134,19 @@ class MessageStream:
         signature.check(message)
         rest = (remaining_s(self._request, self._context), self._request.metadata)
         if signature.is_decoupled:
-            turn.leave()
+            turn.skip()
             async with contextlib.aclosing(upstream.exchange(signature, message, *rest)) as found:
                 async for response in found:
                     await self._put(response)
             return
         message.parameters.pop(EMPTY_FINAL, None)
         response = await upstream.infer(signature, message, *rest)
-        await turn.come()
+        await turn.wait()
         response.parameters[FINAL].bool_param = True
         await self._put(pb.ModelStreamInferResponse(infer_response=response))
 
     async def _fail(self, error: AtollError, request_id: str, turn: _Turn) -> None:
-        await turn.come()
+        await turn.wait()
         if self._is_status:
             await self._put(error)
             return
@@ -182,12 +182,12 @@ class _Turn:
         self._before: asyncio.Future[None] | None = before
         self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def come(self) -> None:
-        """Waits for all responses before; returns at once after ``leave``."""
+    async def wait(self) -> None:
+        """Waits for all responses before; returns at once after ``skip``."""
         if self._before is not None:
             await asyncio.wait([self._before])
 
-    def leave(self) -> None:
+    def skip(self) -> None:
         """Leaves the order: later responses wait only for those before this one."""
         before, self._before = self._before, None
         if before is not None:

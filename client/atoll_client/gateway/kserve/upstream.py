@@ -122,7 +122,7 @@ class Upstream:
                 response = await first_response(servers, lambda server: server.unary(*rest))
                 return asked.restored(response)
             except AtollError as error:
-                error.args = (asked.told(str(error)),)
+                error.args = (asked.reworded(str(error)),)
                 raise
 
     async def exchange(
@@ -201,7 +201,7 @@ class _Asked(NamedTuple):
         response.id = self.client_id
         return classified(response, self.counts, self.is_batched)
 
-    def told(self, error: str) -> str:
+    def reworded(self, error: str) -> str:
         """An error with the client's id instead of the one that was sent."""
         if self.sent_id == self.client_id:
             return error
@@ -211,7 +211,7 @@ class _Asked(NamedTuple):
     def restored_part(self, response: Message) -> Message:
         """A stream's response, which may be an error, restored."""
         if response.error_message:
-            response.error_message = self.told(response.error_message)
+            response.error_message = self.reworded(response.error_message)
             response.infer_response.id = self.client_id
         else:
             self.restored(response.infer_response)

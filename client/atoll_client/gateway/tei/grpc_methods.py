@@ -121,7 +121,7 @@ async def tokenize(schema: Schema, request: Request, context: Context, message: 
         text = inference.prompt_of(model, message.prompt_name) + text
     tokens.check_length(model, [text])
     rows = await tokens.tokenize(context, model, [text], message.add_special_tokens)
-    return await tokens.apart(
+    return await tokens.run_in_thread(
         [text], lambda: schema["EncodeResponse"](tokens=tokens.in_bytes([text], rows)[0])
     )
 

@@ -68,7 +68,7 @@ async def tokenize(
     def found() -> Reply[list[answers.SimpleToken]]:
         return reply([_simple(token) for token in row])
 
-    return await tokens.apart(texts, found)
+    return await tokens.run_in_thread(texts, found)
 
 
 async def chat_tokenize(
@@ -90,7 +90,7 @@ async def chat_tokenize(
         simple = [_simple(token) for token in row]
         return reply({"tokenize_response": simple, "templated_text": text})
 
-    return await tokens.apart([text], found)
+    return await tokens.run_in_thread([text], found)
 
 
 async def _generate(
