@@ -65,6 +65,10 @@ class NotReady(AtollError):
     error_type = "unhealthy"
 
 
+class RankLost(NotReady):
+    """A process that computes a part of the model has ended or failed; the others end with it."""
+
+
 class Cancelled(AtollError):
     """The client went away or cancelled."""
 

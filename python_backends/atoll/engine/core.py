@@ -21,7 +21,7 @@ from atoll.engine.runner import Runner
 from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
 from atoll.engine.stats import EngineStats
 from atoll.engine.step_builder import StepInputBuilder
-from atoll.errors import AtollError, GenerationError, NotReady, ValidationError
+from atoll.errors import AtollError, GenerationError, RankLost, ValidationError
 from atoll.runner.step_input import StepOutput
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class EngineCore:
         """Must be called first by the thread that calls ``step``."""
         self._runner.enter_thread()
 
-    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+    def watch(self, on_failed: Callable[[RankLost], None]) -> None:
         """``on_failed`` is called, on another thread, when what computes the steps is lost."""
         self._runner.watch(on_failed)
 
@@ -127,7 +127,11 @@ class EngineCore:
         self.scheduler = Scheduler(self._new_cache(), self._limits)
 
     def step(self) -> None:
-        """Schedules, computes, samples and delivers; an error ends the affected requests."""
+        """Schedules, computes, samples and delivers; an error ends the affected requests.
+
+        Raises:
+            RankLost: nothing can be computed any more.
+        """
         plan: StepPlan = []
         try:
             plan = self.scheduler.schedule(self._draft)
@@ -136,6 +140,8 @@ class EngineCore:
             if plan:
                 output = self._runner.run(self._builder.build(plan, self._states))
                 self._end(self.apply(plan, output))
+        except RankLost:
+            raise
         except Exception as error:
             self._recover(plan, error)
 
@@ -247,8 +253,7 @@ class EngineCore:
         """Fails the requests of the step, or all running ones if there was no plan yet."""
         logger.exception("a step of the engine failed; its requests end and the cache is emptied")
         self._num_failed_steps += 1
-        told = f"the generation step failed: {type(error).__name__}: {error}"
-        failure = error if isinstance(error, NotReady) else GenerationError(told)
+        failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
         affected = [row.request_id for row in plan]
         affected = affected or [s.request.request_id for s in self.scheduler.running]
         for request_id in affected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from atoll.errors import NotReady
+from atoll.errors import RankLost
 from atoll.runner.step_input import StepInput, StepOutput
 
 
@@ -30,6 +30,6 @@ class Runner(Protocol):
 
     def reset(self) -> None: ...
 
-    def watch(self, on_failed: Callable[[NotReady], None]) -> None: ...
+    def watch(self, on_failed: Callable[[RankLost], None]) -> None: ...
 
     def close(self) -> None: ...

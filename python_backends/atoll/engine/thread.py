@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Request
 from atoll.engine.stats import EngineStats
-from atoll.errors import AtollError, Cancelled, GenerationError, NotReady, Overloaded
+from atoll.errors import (
+    AtollError,
+    Cancelled,
+    GenerationError,
+    NotReady,
+    Overloaded,
+    RankLost,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +98,7 @@ class Engine:
             self._thread.join()
         self._core.close()
 
-    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+    def watch(self, on_failed: Callable[[RankLost], None]) -> None:
         """See ``EngineCore.watch``."""
         self._core.watch(on_failed)
 
@@ -165,6 +172,8 @@ class Engine:
             self._core.enter_thread()
             while self._has_more() and num_failures < _MAX_FAILURES:
                 num_failures = 0 if self._turn() else num_failures + 1
+        except RankLost as error:  # it is logged where it is noticed
+            self.give_up(str(error))
         except BaseException as error:
             logger.exception("the engine's thread ends")
             self.give_up(f"its engine ended with {type(error).__name__}: {error}")
@@ -190,6 +199,8 @@ class Engine:
             self._core.scheduler.session_cache.expire(self._session_timeout_s)
             if self._core.is_busy:
                 self._core.step()
+        except RankLost:
+            raise
         except Exception as error:
             logger.exception("the engine could not recover; every request ends")
             self._core.restart(_as_atoll(error))

@@ -45,7 +45,7 @@ def load_runner(settings: Settings, folder: Path) -> LoadedRunner:
 
     Raises:
         ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
-        NotReady: a rank failed meanwhile.
+        RankLost: a rank failed meanwhile.
     """
     detected = decide(folder, settings, "generate")
     for note in detected.notes:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.errors import NotReady
+from atoll.errors import RankLost
 from atoll.layers.adapted import AdapterSlots
 from atoll.layers.batch import LayerCache
 from atoll.runner.batch import decoder_batch, encoder_batch
@@ -152,7 +152,7 @@ class ModelRunner:
         at = torch.from_numpy(step.sampled_tokens.copy()).to(self.device)
         return HiddenStates(hidden, self.model.logits(hidden[at]))
 
-    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+    def watch(self, on_failed: Callable[[RankLost], None]) -> None:
         """``on_failed`` is called, on another thread, if a rank is lost, and the model with it."""
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from atoll import __version__
 from atoll.config import Settings
-from atoll.errors import ConfigError, NotReady
+from atoll.errors import ConfigError, NotReady, RankLost
 from atoll.runner.ranks.connection import Address, Peer, accepted, listen, network_key, shown
 from atoll.runner.ranks.layout import RankLayout, settings_of_rank
 from atoll.runner.ranks.messages import Failed, Hello, Message
@@ -56,7 +56,7 @@ class Gathering:
 
         Raises:
             ConfigError: nothing can listen for them, or there is no key.
-            NotReady: a process of this machine has ended.
+            RankLost: a process of this machine has ended.
         """
         layout, own_key = self._layout, secrets.token_hex(32).encode()
         key = own_key if layout.num_nodes == 1 else network_key()
@@ -86,7 +86,7 @@ class Gathering:
     def _look_around(self, places: str) -> None:
         for rank, process in self.processes.items():
             if rank not in self.links and (end := process.end(0)) is not None:
-                raise NotReady(f"rank {rank} {end} before it was ready")
+                raise RankLost(f"rank {rank} {end} before it was ready")
         if time.monotonic() - self._said > _SAY_S:
             self._said = time.monotonic()
             missing = sorted(set(range(1, self._layout.size)) - self.links.keys())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from atoll.errors import NotReady
+from atoll.errors import RankLost
 from atoll.runner.model import Decoder
 from atoll.runner.model_runner import Computed, ModelRunner
 from atoll.runner.ranks.messages import Cache, Capture, Reset, Step
@@ -43,13 +43,13 @@ class LeadingRunner(ModelRunner):
         """See ``ModelRunner``.
 
         Raises:
-            NotReady: a rank has failed.
+            RankLost: a rank has failed.
         """
         self._team.send(Step(dataclasses.replace(step, sampling=None)))
         try:
             return super().compute(step)
         except Exception as error:
-            raise self._team.failed(error) from error
+            raise self._team.failed(error) from None
 
     def reset(self) -> None:
         """See ``ModelRunner``; raises as ``compute``."""
@@ -58,7 +58,7 @@ class LeadingRunner(ModelRunner):
         self._team.send(Reset())
         super().reset()
 
-    def watch(self, on_failed: Callable[[NotReady], None]) -> None:
+    def watch(self, on_failed: Callable[[RankLost], None]) -> None:
         """See ``ModelRunner``."""
         self._team.watch(on_failed)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from atoll.config import Settings
 from atoll.environment import SCRATCH
-from atoll.errors import AtollError, ConfigError, NotReady
+from atoll.errors import AtollError, ConfigError, RankLost
 from atoll.runner.ranks import group, messages
 from atoll.runner.ranks.gathering import Gathering, Link
 from atoll.runner.ranks.layout import RankLayout
@@ -37,7 +37,7 @@ _LOOK_S = 0.1
 _REASON_S = 0.3
 _END_S = 5.0
 
-OnFailed = Callable[[NotReady], None]
+OnFailed = Callable[[RankLost], None]
 
 
 class Team:
@@ -59,7 +59,7 @@ class Team:
 
         Raises:
             ConfigError: followers cannot connect, or there is no key for other machines.
-            NotReady: a follower ended or failed meanwhile.
+            RankLost: a follower ended or failed meanwhile.
         """
         team = cls(settings, layout)
         try:
@@ -74,20 +74,20 @@ class Team:
         """Sends a message to every follower.
 
         Raises:
-            NotReady: a rank has failed.
+            RankLost: a rank has failed.
         """
         data = messages.to_bytes(message)
         try:
             for follower in self._gathering.links.values():
                 follower.peer.send_bytes(data)
         except OSError as error:
-            raise self.failed(error) from error
+            raise self.failed(error) from None
 
     def ask(self, message: Message) -> list[Message]:
         """Sends a message and returns every follower's answer; waits as long as all are alive.
 
         Raises:
-            NotReady: a rank has failed.
+            RankLost: a rank has failed.
         """
         self.send(message)
         return self.answers()
@@ -98,7 +98,7 @@ class Team:
         with self._changed:
             self._changed.wait_for(lambda: self._reason or all(f.answers for f in followers))
             if self._reason is not None:
-                raise NotReady(self._reason)
+                raise RankLost(self._reason)
             return [follower.answers.popleft() for follower in followers]
 
     def least_spare_bytes(self, own: int) -> int:
@@ -106,10 +106,12 @@ class Team:
         found = self.ask(Measure())
         return min(own, *(answer.num_bytes for answer in found if isinstance(answer, Spare)))
 
-    def failed(self, error: BaseException) -> NotReady:
+    def failed(self, error: BaseException) -> RankLost:
         """Ends all followers after an error on this rank, whose cause may be another rank."""
         with self._changed:
             self._changed.wait_for(lambda: self._reason, _REASON_S)
+        if self._reason is None:
+            logger.error("rank 0 failed", exc_info=error)
         return self._fail(f"rank 0 failed: {type(error).__name__}: {error}")
 
     def watch(self, on_failed: OnFailed) -> None:
@@ -117,15 +119,15 @@ class Team:
         self._on_failed = on_failed
 
     @property
-    def failure(self) -> NotReady | None:
+    def failure(self) -> RankLost | None:
         """Why the ranks cannot be used any more; None: they can."""
-        return None if self._reason is None else NotReady(self._reason)
+        return None if self._reason is None else RankLost(self._reason)
 
     def close(self) -> None:
         """Ends the followers: first ``Bye``, then the process group, then the processes."""
         self._is_leaving = True
         if self._reason is None:
-            with contextlib.suppress(NotReady):
+            with contextlib.suppress(RankLost):
                 self.send(Bye())
         group.leave()
         for process in self._gathering.processes.values():
@@ -178,7 +180,7 @@ class Team:
         while not self._is_leaving and self._on_failed is None:
             time.sleep(_LOOK_S)
         if self._reason is not None and self._on_failed is not None and not self._is_leaving:
-            self._on_failed(NotReady(self._reason))
+            self._on_failed(RankLost(self._reason))
 
     def _hear(self, follower: Link) -> None:
         try:
@@ -196,7 +198,7 @@ class Team:
                 follower.answers.append(message)
                 self._changed.notify_all()
 
-    def _fail(self, reason: str) -> NotReady:
+    def _fail(self, reason: str) -> RankLost:
         """Ends every follower, so that none waits for another. The first reason is kept."""
         with self._changed:
             if self._reason is None:
@@ -205,7 +207,7 @@ class Team:
                     logger.error("%s", self._reason)
             self._changed.notify_all()
         self._end_all()
-        return NotReady(self._reason)
+        return RankLost(self._reason)
 
     def _end_all(self) -> None:
         """Ends all processes and removes all files, whatever state the followers are in."""

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from atoll.engine.request import Request, SamplingOptions
-from atoll.errors import Cancelled, NotReady, Overloaded, ValidationError
+from atoll.errors import Cancelled, Overloaded, RankLost, ValidationError
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.answer_stream import sender_of
 from atoll.serving.engine_loader import load_engine
@@ -69,7 +69,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         )  # fmt: skip
         self.engine.watch(self.lost)
 
-    def lost(self, error: NotReady) -> None:
+    def lost(self, error: RankLost) -> None:
         """A rank is lost, and the model with it: answers what is open, and ends the process, for
         a new one to load the model again."""
         self.engine.give_up(str(error))
