@@ -1,0 +1,134 @@
+"""Ranks of another machine: ``atoll worker`` at another address of this one."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from driving import save_llama
+from engines import answers, engine
+
+from atoll.config import Settings
+from atoll.errors import ConfigError
+from atoll.launcher import free_ports
+from atoll.runner.ranks import connection
+from atoll.serving.engine_loader import load_engine
+
+KEY = "a key that machines share"
+PROMPTS = [list(range(3, 30)), [5, 6, 7]]
+ATOLL = Path(sys.executable).with_name("atoll")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("worker")
+    save_llama(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> list[list[int]]:
+    with engine(checkpoint) as loaded:
+        return answers(loaded, PROMPTS, 8)
+
+
+@contextmanager
+def worker(
+    log: Path, port: int, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command; what it says goes to ``log``. port: of rank 0, by which its ranks are known."""
+    known = {**os.environ, connection.KEY: KEY, "OMP_NUM_THREADS": "1", **environment}
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [str(ATOLL), "worker", *arguments], env=known, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+    assert num_ranks(port) == 0
+
+
+def num_ranks(port: int) -> int:
+    """Processes of ranks whose leader is at the port."""
+    lines = [
+        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    ]
+    return sum("ranks.follower" in line and f":{port} " in line for line in lines)
+
+
+def test_a_model_on_two_machines(
+    checkpoint: Path, expected: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is there first, and again when the model is loaded once more."""
+    monkeypatch.setenv(connection.KEY, KEY)
+    (port,) = free_ports(1)
+    with worker(tmp_path / "log", port, f"--leader=127.0.0.2:{port}"):
+        for _ in range(2):
+            with engine(checkpoint, num_shard=2, num_nodes=2, shard_port=port) as loaded:
+                assert answers(loaded, PROMPTS, 8) == expected
+
+
+def test_ranks_of_a_group_of_pods(
+    checkpoint: Path, expected: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is read from what LeaderWorkerSet and one configuration say; SIGTERM, which all
+    pods get together, waits for rank 0."""
+    monkeypatch.setenv(connection.KEY, KEY)
+    (port,) = free_ports(1)
+    environment = {
+        "LWS_LEADER_ADDRESS": "127.0.0.1", "LWS_WORKER_INDEX": "1", "LWS_GROUP_SIZE": "2",
+        "NUM_SHARD": "4", "ATOLL_SHARD_PORT": str(port),
+    }  # fmt: skip
+    settings = Settings.read({}, environment)
+    assert (settings.num_shard, settings.num_nodes, settings.shard_port) == (4, 2, port)
+    with worker(tmp_path / "log", port, **environment) as process:
+        with engine(checkpoint, num_shard=4, num_nodes=2, shard_port=port) as loaded:
+            assert num_ranks(port) == 2
+            process.terminate()
+            assert answers(loaded, PROMPTS, 8) == expected
+        assert process.wait(20) == 0
+
+
+def test_a_worker_with_another_key_is_refused(tmp_path: Path) -> None:
+    found = connection.listen(("127.0.0.1", 0))
+    port, log = found.getsockname()[1], tmp_path / "log"
+    with worker(log, port, f"--leader=127.0.0.1:{port}", ATOLL_SHARD_KEY="x" * 20) as process:
+        with pytest.raises(Exception, match="key"):
+            connection.accepted(found.accept()[0], KEY.encode())
+        assert process.wait(30) == 1
+    assert "ATOLL_SHARD_KEY" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        ((), {}, "no --leader was given"),
+        (("--leader=x",), {"ATOLL_SHARD_KEY": "short"}, "ATOLL_SHARD_KEY has 5 characters"),
+        (("--leader=x:y",), {}, "expected HOST:PORT"),
+        (("--leader=x",), {"NUM_SHARD": "3", "LWS_GROUP_SIZE": "2"}, "num_shard is 3"),
+        (("--leader=x",), {"LWS_WORKER_INDEX": "0"}, "LWS_WORKER_INDEX is '0'"),
+    ],
+)
+def test_what_a_worker_cannot_use_is_named(
+    arguments: tuple[str, ...], environment: dict[str, str], said: str
+) -> None:
+    known = {**os.environ, connection.KEY: KEY, "COLUMNS": "200", **environment}
+    done = subprocess.run(
+        [str(ATOLL), "worker", *arguments], env=known, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_machines_need_a_key(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(connection.KEY, raising=False)
+    settings = Settings(model_id=str(checkpoint), num_shard=2, num_nodes=2)
+    with pytest.raises(ConfigError, match="ATOLL_SHARD_KEY has 0 characters"):
+        load_engine(settings, checkpoint)
