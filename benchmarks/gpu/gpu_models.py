@@ -23,7 +23,7 @@ from random_weights import random_model
 
 from atoll.engine.core import EngineCore
 from atoll.engine.limits import EngineLimits
-from atoll.engine.request import Outcome, Request, SamplingOptions, Token
+from atoll.engine.request import Request, SamplingOptions, Sink
 from atoll.layers import Batch, Linear
 from atoll.layers.moe import MixtureOfExperts
 from atoll.models.families import DECODERS, ENCODERS
@@ -111,17 +111,8 @@ class Work:
     attention_flops: float
 
 
-class _Silent:
-    """A request's sink."""
-
-    def on_prompt(self, logprobs: list[Token]) -> None:
-        """Ignores the prompt's logprobs."""
-
-    def on_token(self, token: Token) -> None:
-        """Ignores the token."""
-
-    def on_finished(self, outcome: Outcome) -> None:
-        """Ignores the end."""
+class _Silent(Sink):
+    """Ignores a request's tokens."""
 
     def on_failed(self, error: Exception) -> None:
         """Lets a failed step fail the case."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.measure import markdown
+from harness.measure import bar_charts, markdown
 
 Phases = Mapping[str, Mapping[str, Any]]
 
@@ -122,37 +122,24 @@ def _errors(phase: Mapping[str, Any]) -> str:
 
 def plot(path: Path, phases: Phases) -> None:
     """Shares of the limit of all measured rows with their goals, as SVG; nothing without rows."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
     groups = {name: list(_bars(name, phase)) for name, phase in phases.items()}
     groups = {name: bars for name, bars in groups.items() if bars}
     if not groups:
         return
-    # The same figures give the same file.
-    matplotlib.rcParams.update({"svg.hashsalt": "atoll", "font.size": 8})
-    heights = [0.6 + 0.22 * len(bars) for bars in groups.values()]
-    figure, axes = pyplot.subplots(
-        len(groups), 1, figsize=(9, sum(heights)), height_ratios=heights, squeeze=False
-    )
-    for axis, (name, bars) in zip(axes[:, 0], groups.items(), strict=True):
-        labels, shares, goals = zip(*reversed(bars), strict=True)
-        places = range(len(bars))
-        drawn = axis.barh(places, shares, color="#0b7a75")
-        axis.set_yticks(places, labels)
-        axis.bar_label(drawn, [f"{share:.0%}" for share in shares], padding=3)
-        for place, goal in zip(places, goals, strict=True):
-            if goal is not None:
-                axis.plot([goal, goal], [place - 0.4, place + 0.4], color="#c2562d")
-        axis.axvline(1.0, color="black", linewidth=0.8)
-        axis.set_xlim(0, max(1.1, 1.1 * max(shares)))
-        axis.set_title(f"{name}, share of the device's limit ({phases[name]['mode']})", loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    with bar_charts(path, [len(bars) for bars in groups.values()]) as axes:
+        for axis, (name, bars) in zip(axes, groups.items(), strict=True):
+            labels, shares, goals = zip(*reversed(bars), strict=True)
+            places = range(len(bars))
+            drawn = axis.barh(places, shares, color="#0b7a75")
+            axis.set_yticks(places, labels)
+            axis.bar_label(drawn, [f"{share:.0%}" for share in shares], padding=3)
+            for place, goal in zip(places, goals, strict=True):
+                if goal is not None:
+                    axis.plot([goal, goal], [place - 0.4, place + 0.4], color="#c2562d")
+            axis.axvline(1.0, color="black", linewidth=0.8)
+            axis.set_xlim(0, max(1.1, 1.1 * max(shares)))
+            title = f"{name}, share of the device's limit ({phases[name]['mode']})"
+            axis.set_title(title, loc="left")
 
 
 def _bars(name: str, phase: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:

@@ -12,12 +12,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Work(NamedTuple):
@@ -97,9 +98,9 @@ def table(results: Sequence[Result], baseline: str) -> str:
     return markdown(titles, rows)
 
 
-def plot(path: Path, races: Mapping[str, Sequence[Result]], ours: str) -> None:
-    """Horizontal bars of every race, fastest on top, as SVG; names with the prefix ``ours`` are
-    highlighted."""
+@contextmanager
+def bar_charts(path: Path, num_bars: Sequence[int]) -> Iterator[list[Any]]:
+    """Axes below each other, with room for that many horizontal bars each; written as SVG."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -107,21 +108,28 @@ def plot(path: Path, races: Mapping[str, Sequence[Result]], ours: str) -> None:
 
     # The same figures give the same file.
     matplotlib.rcParams.update({"svg.hashsalt": "atoll", "font.size": 9})
-    heights = [0.6 + 0.24 * len(results) for results in races.values()]
+    heights = [0.6 + 0.24 * number for number in num_bars]
     figure, axes = pyplot.subplots(
-        len(races), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False
+        len(heights), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False
     )
-    for axis, (title, results) in zip(axes[:, 0], races.items(), strict=True):
-        ordered = sorted(results, key=lambda r: r.median)
-        colors = ["#0b7a75" if r.name.startswith(ours) else "#b8c4c2" for r in ordered]
-        bars = axis.barh([r.name for r in ordered], [r.median for r in ordered], color=colors)
-        axis.bar_label(bars, fmt="%.0f", padding=3)
-        axis.set_title(f"{title}, {results[0].unit}", loc="left", fontsize=10)
+    for axis in axes[:, 0]:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.1)
+    yield list(axes[:, 0])
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def plot(path: Path, races: Mapping[str, Sequence[Result]]) -> None:
+    """Horizontal bars of every race, fastest on top, as SVG; Atoll's are highlighted."""
+    with bar_charts(path, [len(results) for results in races.values()]) as axes:
+        for axis, (title, results) in zip(axes, races.items(), strict=True):
+            ordered = sorted(results, key=lambda r: r.median)
+            colors = ["#0b7a75" if r.name.startswith("Atoll") else "#b8c4c2" for r in ordered]
+            bars = axis.barh([r.name for r in ordered], [r.median for r in ordered], color=colors)
+            axis.bar_label(bars, fmt="%.0f", padding=3)
+            axis.set_title(f"{title}, {results[0].unit}", loc="left", fontsize=10)
+            axis.margins(x=0.1)
 
 
 def machine() -> str:

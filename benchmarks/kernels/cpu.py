@@ -152,7 +152,7 @@ def main() -> None:
             tables.append(f"**{case.title}**\n\n{table(found, case.baseline)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(arguments.out / "kernels.json", {"Ceilings": results, **races})
-    plot(arguments.out / "kernels.svg", races, "Atoll")
+    plot(arguments.out / "kernels.svg", races)
     report = "\n\n".join([_heading(peaks), *tables]) + "\n"
     (arguments.out / "kernels.md").write_text(report)
     print(report)

@@ -146,7 +146,7 @@ def main() -> None:
             )
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(arguments.out / "embed.json", races)
-    plot(arguments.out / "embed.svg", races, "Atoll")
+    plot(arguments.out / "embed.svg", races)
     report = "\n\n".join(parts) + "\n"
     (arguments.out / "embed.md").write_text(report)
     print(report)

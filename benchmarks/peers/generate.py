@@ -167,7 +167,7 @@ def write(out: Path, head: str, races: Mapping[str, Sequence[Result]]) -> str:
     """The three files; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
     save(out / "generate.json", races)
-    plot(out / "generate.svg", races, "Atoll")
+    plot(out / "generate.svg", races)
     parts = [head]
     for title, results in races.items():
         parts += [f"**{title}**", table(results, BASELINE)]
