@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.measure import Contestant, Work
+from harness.measure import Contestant, run
 
 STREAMS = (1, 8, 32)
 TOKENS = 64
@@ -38,8 +37,7 @@ class Version:
         if name is None:
             title, self._now = next(self._cases, ("", {}))
             return (title, list(self._now)) if title else None
-        work = self._now[name]()
-        assert isinstance(work, Work)
+        work = run(self._now[name])
         return work.units / work.seconds
 
 
@@ -53,8 +51,7 @@ def _kernels(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
         for cases in (attention_cases, linear_cases, row_cases):
             for case in cases(peaks):
                 if only in case.title:
-                    ours = {n: _timed(c) for n, c in case.contestants.items() if "Atoll" in n}
-                    yield case.title, ours
+                    yield case.title, {n: c for n, c in case.contestants.items() if "Atoll" in n}
 
 
 def _engines(dtype: str) -> Callable[[str], Iterator[tuple[str, Mapping[str, Contestant]]]]:
@@ -72,17 +69,6 @@ def _engines(dtype: str) -> Callable[[str], Iterator[tuple[str, Mapping[str, Con
 _KINDS = {"kernels": _kernels, **{dtype: _engines(dtype) for dtype in ("int8", "int4")}}
 
 
-def _timed(contestant: Contestant) -> Contestant:
-    """A contestant that times itself: ``cases.repeated`` returns units for the whole call."""
-
-    def run() -> Work:
-        start = time.perf_counter()
-        work = contestant()
-        return work if isinstance(work, Work) else Work(work, time.perf_counter() - start)
-
-    return run
-
-
 def _engine(dtype: str) -> Callable[[int], Contestant]:
     """By a number of streams: a contestant that generates, prompts included."""
     from generate_peers import built
@@ -94,12 +80,11 @@ def _engine(dtype: str) -> Callable[[int], Contestant]:
     chance = random.Random(1)
 
     def contestant(count: int) -> Contestant:
-        def run() -> Work:
+        def generated() -> float:
             prompts = [[chance.randrange(100, 40000) for _ in range(TOKENS)] for _ in range(count)]
-            start = time.perf_counter()
             generate(prompts, TOKENS)
-            return Work(count * TOKENS, time.perf_counter() - start)
+            return count * TOKENS
 
-        return run
+        return generated
 
     return contestant

@@ -34,6 +34,9 @@ def version(folder: str, kind: str, only: str) -> Callable[..., Any]:
     """
     places = ("benchmarks", "benchmarks/kernels", "benchmarks/peers", "kernels", "python_backends")
     sys.path[:0] = [f"{folder}/{place}" for place in places]
+    # The tree's own harness, instead of this tree's.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "harness"]:
+        del sys.modules[name]
     # In older trees, versions.py itself has the cases.
     own = Path(folder) / "benchmarks" / "version_cases.py"
     file = own if own.exists() else own.with_name("versions.py")

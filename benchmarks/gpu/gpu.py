@@ -22,28 +22,35 @@ The checkout does not have to be installed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("benchmarks", "kernels", "python_backends", "tests/support")
 sys.path[:0] = [str(ROOT / folder) for folder in _FOLDERS]
 
-# A phase and the seconds after which it stops; it is killed when it takes half as long again.
-DEADLINES = {
-    "environment": 60.0, "correctness": 240.0, "kernels": 300.0, "decode": 420.0, "prefill": 180.0,
-    "encoder": 120.0, "server": 300.0,
-}  # fmt: skip
+# Phase -> the seconds after which it stops (it is killed after half as long again), and the module
+# and function that run it.
+PHASES = {
+    "environment": (60.0, "gpu_environment", "environment"),
+    "correctness": (240.0, "gpu_checks", "correctness"),
+    "kernels": (300.0, "gpu_kernels", "timings"),
+    "decode": (420.0, "gpu_models", "decoding"),
+    "prefill": (180.0, "gpu_models", "prefill"),
+    "encoder": (120.0, "gpu_models", "encoders"),
+    "server": (300.0, "gpu_served", "serving"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
-    parser.add_argument("--phase", nargs="+", choices=list(DEADLINES), default=list(DEADLINES))
+    parser.add_argument("--phase", nargs="+", choices=list(PHASES), default=list(PHASES))
     parser.add_argument("--dry", action="store_true", help="without a GPU, tiny and interpreted")
     parser.add_argument("--deadline", type=float, help="seconds for each phase")
     arguments = parser.parse_args()
@@ -53,7 +60,7 @@ def main() -> None:
         if not torch.cuda.is_available():
             sys.exit("torch sees no GPU; --dry runs without one")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    deadlines = {name: DEADLINES[name] for name in arguments.phase}
+    deadlines = {name: PHASES[name][0] for name in arguments.phase}
     if arguments.deadline is not None:
         deadlines = dict.fromkeys(arguments.phase, arguments.deadline)
     path = arguments.out / ("gpu-dry.json" if arguments.dry else "gpu.json")
@@ -93,8 +100,10 @@ def _run(path: Path, is_dry: bool, deadlines: dict[str, float]) -> dict[str, dic
     report = Report(path, bench.mode)
     for name, deadline in deadlines.items():
         print(f"{name} ({bench.mode})", flush=True)
-        rows: Callable[[Bench], Iterator[Row]] = _phase(name)
-        report.run(name, rows(bench), deadline)
+        # Imported when it runs: a phase that cannot be imported does not affect the others.
+        _, module, function = PHASES[name]
+        rows: Iterator[Row] = getattr(importlib.import_module(module), function)(bench)
+        report.run(name, rows, deadline)
     return report.phases
 
 
@@ -110,30 +119,6 @@ def _run_apart(path: Path, deadlines: dict[str, float]) -> dict[str, dict[str, o
         except subprocess.TimeoutExpired:
             print(f"{name} was killed after {1.5 * deadline:.0f} s", flush=True)
     return Report(path, "gpu").phases
-
-
-def _phase(name: str) -> Callable[..., Iterator[dict[str, object]]]:
-    """A phase, imported when it runs: one that cannot be imported does not affect the others."""
-    if name == "environment":
-        from gpu_environment import environment
-
-        return environment
-    if name == "correctness":
-        from gpu_checks import correctness
-
-        return correctness
-    if name == "kernels":
-        from gpu_kernels import timings
-
-        return timings
-    import gpu_models
-    import gpu_served
-
-    phases = {
-        "decode": gpu_models.decoding, "prefill": gpu_models.prefill,
-        "encoder": gpu_models.encoders, "server": gpu_served.serving,
-    }  # fmt: skip
-    return phases[name]
 
 
 if __name__ == "__main__":

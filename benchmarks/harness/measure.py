@@ -54,6 +54,13 @@ class Result:
         return (max(self.rates) - min(self.rates)) / self.median
 
 
+def run(contestant: Contestant) -> Work:
+    """One run of a contestant, timed here unless it times itself."""
+    start = time.perf_counter()
+    work = contestant()
+    return work if isinstance(work, Work) else Work(work, time.perf_counter() - start)
+
+
 def race(contestants: Mapping[str, Contestant], unit: str, rounds: int = 3) -> list[Result]:
     """Runs every contestant once to warm up, then ``rounds`` times in turn."""
     results = {name: Result(name, unit) for name in contestants}
@@ -61,10 +68,7 @@ def race(contestants: Mapping[str, Contestant], unit: str, rounds: int = 3) -> l
         contestant()
     for number in range(rounds):
         for name, contestant in contestants.items():
-            start = time.perf_counter()
-            work = contestant()
-            if not isinstance(work, Work):
-                work = Work(work, time.perf_counter() - start)
+            work = run(contestant)
             results[name].rates.append(work.units / work.seconds)
             print(f"  round {number + 1}: {name}: {results[name].rates[-1]:.1f} {unit}", flush=True)
     return list(results.values())
@@ -153,7 +157,23 @@ def versions(packages: Sequence[str]) -> str:
     return ", ".join(found)
 
 
-def save(path: Path, results: Mapping[str, Sequence[Result]]) -> None:
-    """Writes every round of every race as JSON, with the machine."""
-    races = {title: [asdict(r) for r in race_] for title, race_ in results.items()}
-    path.write_text(json.dumps({"machine": machine(), "races": races}, indent=1) + "\n")
+def write(
+    out: Path,
+    name: str,
+    page: Sequence[str],
+    races: Mapping[str, Sequence[Result]],
+    others: Mapping[str, Sequence[Result]] | None = None,
+) -> str:
+    """Writes ``name``.json (all rounds, and the machine), ``.svg`` and ``.md``; returns the page.
+
+    page: its paragraphs. others: races that are not plotted.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    everything = {**(others or {}), **races}
+    rounds = {title: [asdict(one) for one in results] for title, results in everything.items()}
+    data = json.dumps({"machine": machine(), "races": rounds}, indent=1)
+    (out / f"{name}.json").write_text(data + "\n")
+    plot(out / f"{name}.svg", races)
+    text = "\n\n".join(page) + "\n"
+    (out / f"{name}.md").write_text(text)
+    return text

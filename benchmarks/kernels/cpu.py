@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 from cases import Case, repeated
-from harness.measure import Contestant, Result, machine, plot, race, save, table, versions
+from harness.measure import Contestant, Result, machine, race, table, versions, write
 from row_cases import attention_cases, row_cases
 from torch import Tensor
 
@@ -150,12 +150,8 @@ def main() -> None:
             for r in found:
                 r.cells["of the ceiling"] = f"{r.median / case.ceilings[r.name]:.0%}"
             tables.append(f"**{case.title}**\n\n{table(found, case.baseline)}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save(arguments.out / "kernels.json", {"Ceilings": results, **races})
-    plot(arguments.out / "kernels.svg", races)
-    report = "\n\n".join([_heading(peaks), *tables]) + "\n"
-    (arguments.out / "kernels.md").write_text(report)
-    print(report)
+    page = [_heading(peaks), *tables]
+    print(write(arguments.out, "kernels", page, races, {"Ceilings": results}))
 
 
 def _heading(peaks: Mapping[str, float]) -> str:

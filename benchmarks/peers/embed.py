@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import torch
 from embed_peers import peers
 from harness.apart import contestant
-from harness.measure import Result, machine, markdown, plot, race, save, table, versions
+from harness.measure import Result, machine, markdown, race, table, versions, write
 from harness.models import EMBEDDER_ID
 from harness.served import DTYPES, server_of, through_server
 from harness.texts import Embed, mixed_lengths, texts
@@ -144,12 +144,7 @@ def main() -> None:
                 f"**{model}, {arguments.dtypes[-1]}, perf_analyzer, a text of mixed length per "
                 f"request**\n\n{under_load(server.grpc_url, arguments.dtypes[-1], chosen[:256])}"
             )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save(arguments.out / "embed.json", races)
-    plot(arguments.out / "embed.svg", races)
-    report = "\n\n".join(parts) + "\n"
-    (arguments.out / "embed.md").write_text(report)
-    print(report)
+    print(write(arguments.out, "embed", parts, races))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import psutil
 import torch
 from generate_peers import MAX_SEQUENCES, MAX_TOKENS, PEERS, Generate, built, peers
 from harness.apart import Apart, contestant, timed
-from harness.measure import Result, machine, plot, race, save, table, versions
+from harness.measure import Result, machine, race, table, versions, write
 from harness.models import GENERATOR_ID, save_random_llama
 from harness.served import DTYPES, server_of
 from harness.streams import Streams, Times
@@ -156,27 +156,22 @@ def _gb(name: str, model: Model) -> float:
 
 def earlier(out: Path, head: str) -> dict[str, list[Result]]:
     """The races that another run left in ``out`` with the same machine, date, versions, lengths."""
-    page, races = out / "generate.md", out / "generate.json"
-    if not (page.exists() and races.exists() and page.read_text().startswith(head)):
+    text, races = out / "generate.md", out / "generate.json"
+    if not (text.exists() and races.exists() and text.read_text().startswith(head)):
         return {}
     found = json.loads(races.read_text())["races"]
     return {title: [Result(**saved) for saved in race_] for title, race_ in found.items()}
 
 
-def write(out: Path, head: str, races: Mapping[str, Sequence[Result]]) -> str:
-    """The three files; returns the page."""
-    out.mkdir(parents=True, exist_ok=True)
-    save(out / "generate.json", races)
-    plot(out / "generate.svg", races)
+def page(head: str, races: Mapping[str, Sequence[Result]]) -> list[str]:
+    """Paragraphs of the page."""
     parts = [head]
     for title, results in races.items():
         parts += [f"**{title}**", table(results, BASELINE)]
         if absent := set(PEERS) - {r.name for r in results}:
             names = ", ".join(sorted(absent))
             parts.append(f"Not installed, or too large for memory beside the others: {names}.")
-    report = "\n\n".join(parts) + "\n"
-    (out / "generate.md").write_text(report)
-    return report
+    return parts
 
 
 def races_of(
@@ -236,7 +231,7 @@ def main() -> None:
     for model in arguments.models:
         for title, results in races_of(model, prompts, arguments):
             races[title] = results
-            report = write(arguments.out, head, races)
+            report = write(arguments.out, "generate", page(head, races), races)
     print(report)
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from gateway_load import (
     requests_per_core,
     streams,
 )
+from harness.apart import Apart
 from harness.measure import machine, versions
 
 from atoll.launcher import ServerProcess, free_ports
@@ -109,11 +110,11 @@ def serve_nothing(port: int) -> None:
                 server_header=False, date_header=False)  # fmt: skip
 
 
-def call_only(address: str, count: int, workers: int) -> None:
-    """gRPC calls alone, in their own process; prints calls per second of processor time."""
+def grpc_calls(address: str, workers: int) -> Callable[[int], float]:
+    """For a process of its own: calls per second of processor time, of a number of gRPC calls."""
     import uvloop
 
-    async def work() -> float:
+    async def work(count: int) -> float:
         call = await grpc_call(address)
         await asyncio.gather(*(call() for _ in range(workers)))
 
@@ -125,33 +126,35 @@ def call_only(address: str, count: int, workers: int) -> None:
         await asyncio.gather(*(some() for _ in range(workers)))
         return count / (time.process_time() - before)
 
-    print(uvloop.run(work()))
+    return lambda count: uvloop.run(work(count))
 
 
 @contextmanager
 def nothing_served() -> Iterator[tuple[int, int]]:
     """Process and port of ``serve_nothing``."""
     port = free_ports(1)[0]
-    with subprocess.Popen([sys.executable, __file__, "--role", f"nothing:{port}"]) as process:
-        try:
-            while not any(c.laddr.port == port for c in _listening(process.pid)):
-                time.sleep(0.1)
-            yield process.pid, port
-        finally:
-            process.terminate()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=serve_nothing, args=(port,), daemon=True)
+    process.start()
+    try:
+        while not any(c.laddr.port == port for c in _listening(process.pid)):
+            time.sleep(0.1)
+        yield process.pid, port
+    finally:
+        process.terminate()
 
 
 async def measure(server: ServerProcess, port: int, pid: int, count: int) -> dict[str, Any]:
     """All figures."""
     address, workers = server.grpc_url, 16
     rates: dict[str, list[float]] = {"gateway, /embed": [], "ASGI server": [], "gRPC call": []}
-    role = [sys.executable, __file__, "--role", f"call:{address}:{count}:{workers}"]
     await requests_per_core(pid, port, "/embed", 200, workers)
-    with nothing_served() as (nothing, nothing_port):
+    calls = Apart("gRPC call", grpc_calls, address, workers)
+    with nothing_served() as (nothing, nothing_port), calls:
         for _ in range(ROUNDS):
             whole = await requests_per_core(pid, port, "/embed", count, workers)
             alone = await requests_per_core(nothing, nothing_port, "/", count, workers)
-            call = float(await asyncio.to_thread(subprocess.check_output, role))
+            call = await asyncio.to_thread(calls, count)
             for name, rate in zip(rates, (whole, alone, call), strict=True):
                 rates[name].append(rate)
     found: dict[str, Any] = {"rates": rates, "own_us": await own_microseconds()}
@@ -196,14 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder of gateway.json and gateway.md")
     parser.add_argument("--count", type=int, default=4000, help="requests of each measurement")
-    parser.add_argument("--role", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    kind, _, rest = given.role.partition(":")
-    if kind == "nothing":
-        return serve_nothing(int(rest))
-    if kind == "call":
-        *address, count, workers = rest.split(":")
-        return call_only(":".join(address), int(count), int(workers))
     with ServerProcess.embedded(watch_interval_s=0.0) as server:
         port = free_ports(1)[0]
         gateway = GatewayProcess(GatewayOptions(server.grpc_url, server.metrics_url, port=port))
@@ -220,7 +216,6 @@ def main() -> None:
         (given.out / "gateway.md").write_text(text)
         data = {"machine": machine(), **found}
         (given.out / "gateway.json").write_text(json.dumps(data, indent=1) + "\n")
-    return None
 
 
 if __name__ == "__main__":

@@ -143,10 +143,12 @@ def test_a_page_keeps_the_races_of_another_run_of_the_same_page(
     )
     cells = {"as fp32": "50%"}
     first = [measure.Result(generate.BASELINE, "tokens/s", [1.0, 3.0], cells)]
-    generate.write(tmp_path, "head", {"one": first})
+    races = {"one": first}
+    measure.write(tmp_path, "generate", generate.page("head", races), races)
     races = generate.earlier(tmp_path, "head")
     assert races == {"one": first}
-    page = generate.write(tmp_path, "head", {**races, "two": first})
+    races["two"] = first
+    page = measure.write(tmp_path, "generate", generate.page("head", races), races)
     assert page == (tmp_path / "generate.md").read_text()
     assert page.startswith("head\n\n**one**\n\n|") and "**two**" in page
     assert f"| {generate.BASELINE} | 2.0 | 1.00 | 100% | 50% |" in page

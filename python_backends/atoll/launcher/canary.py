@@ -6,7 +6,6 @@ Readiness says nothing about a model's process: Triton still reports a crashed o
 from __future__ import annotations
 
 import array
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +20,8 @@ from atoll.errors import NotReady
 from atoll.serving.triton.tensor_specs import TASK_TENSORS, TaskTensors, TensorSpec
 
 _TEXT = b"Is anybody there?"
-# Optional inputs that the request sets, by task.
-_EXTRA = {
-    "embed": {"text_input": _TEXT},
-    "sparse": {"text_input": _TEXT},
-    "classify": {"text_input": _TEXT},
-    "rerank": {"query": _TEXT, "text_input": _TEXT},
-    "generate": {
-        "text_input": _TEXT,
-        "sampling_parameters": json.dumps({"max_tokens": 1}).encode(),
-    },
-}
+# The inputs that the request sets if the task has them; all others are optional.
+_INPUTS = {"query": _TEXT, "text_input": _TEXT, "sampling_parameters": b'{"max_tokens": 1}'}
 
 
 class Probe:
@@ -118,10 +108,9 @@ def _request(model: ServedModel, version: str, wire: TaskTensors) -> Any:
     request = pb.ModelInferRequest(model_name=model.name, model_version=version)
     # Our models leave the canary out of their metrics.
     request.parameters["canary"].bool_param = True
-    extra = _EXTRA.get(model.task or "", {})
     for spec in wire.inputs:
-        if spec.dtype == "STRING" and (not spec.optional or spec.name in extra):
-            request.inputs.append(_text(spec, extra.get(spec.name, _TEXT), wire.max_batch_size > 0))
+        if spec.name in _INPUTS:
+            request.inputs.append(_text(spec, _INPUTS[spec.name], wire.max_batch_size > 0))
     return request
 
 
