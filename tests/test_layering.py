@@ -37,7 +37,7 @@ ALLOWED = {
         "atoll_kernels", "atoll_client",
     },
 }  # fmt: skip
-ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "atoll"}
+ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "packing", "atoll"}
 
 # What the engine knows of those that compute: frozen dataclasses of arrays.
 BORDER = {"atoll.runner.step_input", "atoll.sampling.inputs"}

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from atoll.layers import Batch
+from atoll.layers.batch import Batch, to_tensor
+from atoll.packing import pack
 
 # On a CPU, batches of this size fit into the caches, and larger ones are not faster. On a GPU, they
 # are: launches take a noticeable share of the time.
@@ -51,35 +51,29 @@ def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[I
 
     Stops at ``max_tokens`` and at ``max_items``.
     """
-    pack: list[Item] = []
+    taken: list[Item] = []
     total = 0
-    while waiting and (max_items is None or len(pack) < max_items):
+    while waiting and (max_items is None or len(taken) < max_items):
         length = len(waiting[0].ids)
-        if pack and total + length > max_tokens:
+        if taken and total + length > max_tokens:
             break
-        pack.append(waiting.popleft())
+        taken.append(waiting.popleft())
         total += length
-    return pack
+    return taken
 
 
-def batch_of(pack: Sequence[Item], device: torch.device) -> Batch:
-    """The batch as tensors on ``device``; arrays are built on the host and copied once."""
-    counts = np.fromiter((len(item.ids) for item in pack), np.int64, len(pack))
-    cu_seqlens = np.zeros(len(pack) + 1, np.int64)
-    np.cumsum(counts, out=cu_seqlens[1:])
-    positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], counts)
+def batch_of(items: Sequence[Item], device: torch.device) -> Batch:
+    """A batch as tensors on ``device``; arrays are built on the host and copied once."""
+    counts = np.fromiter((len(item.ids) for item in items), np.int64, len(items))
+    starts, positions = pack(counts)
     types = None
-    if any(item.type_ids is not None for item in pack):
-        rows = [np.zeros_like(i.ids) if i.type_ids is None else i.type_ids for i in pack]
-        types = _tensor(np.concatenate(rows, dtype=np.int64), device)
+    if any(item.type_ids is not None for item in items):
+        rows = [np.zeros_like(i.ids) if i.type_ids is None else i.type_ids for i in items]
+        types = to_tensor(np.concatenate(rows, dtype=np.int64), device)
     return Batch(
-        input_ids=_tensor(np.concatenate([item.ids for item in pack], dtype=np.int64), device),
-        positions=_tensor(positions, device),
-        cu_seqlens=_tensor(cu_seqlens.astype(np.int32), device),
+        input_ids=to_tensor(np.concatenate([i.ids for i in items], dtype=np.int64), device),
+        positions=to_tensor(positions, device),
+        cu_seqlens=to_tensor(starts.astype(np.int32), device),
         max_position=int(counts.max()) - 1,
         token_type_ids=types,
     )
-
-
-def _tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from atoll.engine.request import RequestState
 from atoll.engine.sampling_rows import SamplingRows
 from atoll.engine.scheduler import PlannedRequest, StepPlan
+from atoll.packing import pack
 from atoll.runner.step_input import CrossStep, EncoderStep, StepInput, Words, slots_of
 from atoll.sampling.inputs import Ints, PromptTokens
 
@@ -46,17 +47,13 @@ class StepInputBuilder:
         states = [all_states[row.request_id] for row in plan]
         if self._batch is None or self._batch.states != states:
             self._batch = _Batch.of(states)
-        count, rows = len(plan), np.arange(len(plan))
         counts = np.array([row.num_new_tokens for row in plan])
-        positions = computed = np.array([row.num_computed_tokens for row in plan])
-        starts = _starts(counts)
-        owners = rows
-        if starts[-1] != count:
-            owners = rows.repeat(counts)
-            positions = np.arange(starts[-1]) - (starts[:-1] - computed)[owners]
+        computed = np.array([row.num_computed_tokens for row in plan])
+        starts, positions = pack(counts, computed)
+        owners = np.arange(len(plan)).repeat(counts)
         tables = _tables([row.block_tables for row in plan])
         sampling = [state for row, state in zip(plan, states, strict=True) if row.samples]
-        is_decoding = starts[-1] == count == len(sampling)
+        is_decoding = starts[-1] == len(plan) == len(sampling)
         return StepInput(
             token_ids=_token_ids(plan, states),
             positions=positions,
@@ -66,7 +63,7 @@ class StepInputBuilder:
             slots=slots_of(tables, owners, positions, self._block_size),
             block_tables=tables,
             adapters=self._batch.adapters,
-            sampled_tokens=rows if is_decoding else _sampled_tokens(plan, starts),
+            sampled_tokens=owners if is_decoding else _sampled_tokens(plan, starts),
             encoder=self._encoder([r for r in plan if r.encodes], all_states),
             cross=_cross(plan, self._batch.encoder_lens),
             sampling=self._sampling.build(sampling) if sampling else None,
@@ -81,9 +78,8 @@ class StepInputBuilder:
         states = [all_states[row.request_id] for row in rows]
         inputs = [np.array(state.request.encoder_ids, np.int64) for state in states]
         counts = np.array([len(ids) for ids in inputs], np.int64)
-        starts = _starts(counts)
-        owners = np.repeat(np.arange(len(inputs)), counts)
-        positions = np.arange(starts[-1]) - starts[:-1][owners]
+        starts, positions = pack(counts)
+        owners = np.arange(len(rows)).repeat(counts)
         table = _tables([(row.cross_table,) for row in rows])[0]
         return EncoderStep(
             token_ids=np.concatenate(inputs),
@@ -92,12 +88,6 @@ class StepInputBuilder:
             slots=slots_of(table, owners, positions, self._block_size),
             adapters=np.array([state.adapter for state in states], np.int32),
         )
-
-
-def _starts(counts: Ints) -> Ints:
-    starts = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return starts
 
 
 def _token_ids(plan: StepPlan, states: Sequence[RequestState]) -> Ints:

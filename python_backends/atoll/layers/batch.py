@@ -8,6 +8,8 @@ every sequence is whole.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -91,3 +93,10 @@ class Batch:
     slot_mappings: tuple[Tensor, ...] = ()
     kv_cache: tuple[LayerCache, ...] = ()
     cross: CrossBatch | None = None
+
+
+def to_tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """An array as a tensor on ``device``; shares memory with it on a CPU."""
+    if not values.flags.writeable:  # torch warns about tensors that share read-only arrays
+        values = values.copy()
+    return torch.from_numpy(values).to(device)

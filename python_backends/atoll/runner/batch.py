@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from atoll.layers.batch import Batch, CrossBatch, LayerCache
+from atoll.layers.batch import Batch, CrossBatch, LayerCache, to_tensor
 from atoll.runner.step_input import EncoderStep, StepInput
 
 
@@ -16,17 +13,17 @@ def decoder_batch(step: StepInput, kv_cache: tuple[LayerCache, ...], device: tor
     cross = None
     if step.cross is not None:
         cross = CrossBatch(
-            _tensor(step.cross.block_tables, device), _tensor(step.cross.seq_lens, device)
+            to_tensor(step.cross.block_tables, device), to_tensor(step.cross.seq_lens, device)
         )
     return Batch(
-        input_ids=_tensor(step.token_ids, device),
-        positions=_tensor(step.positions, device),
-        cu_seqlens=_tensor(step.cu_seqlens, device),
+        input_ids=to_tensor(step.token_ids, device),
+        positions=to_tensor(step.positions, device),
+        cu_seqlens=to_tensor(step.cu_seqlens, device),
         max_position=int(step.seq_lens.max()) - 1,
-        prompt_lens=_tensor(step.prompt_lens, device),
-        seq_lens=_tensor(step.seq_lens, device),
-        block_tables=_tensor(step.block_tables, device).unbind(),
-        slot_mappings=_tensor(step.slots, device).unbind(),
+        prompt_lens=to_tensor(step.prompt_lens, device),
+        seq_lens=to_tensor(step.seq_lens, device),
+        block_tables=to_tensor(step.block_tables, device).unbind(),
+        slot_mappings=to_tensor(step.slots, device).unbind(),
         kv_cache=kv_cache,
         cross=cross,
     )
@@ -37,16 +34,10 @@ def encoder_batch(
 ) -> Batch:
     """The encoder's input; its keys and values have separate blocks."""
     return Batch(
-        input_ids=_tensor(step.token_ids, device),
-        positions=_tensor(step.positions, device),
-        cu_seqlens=_tensor(step.cu_seqlens, device),
+        input_ids=to_tensor(step.token_ids, device),
+        positions=to_tensor(step.positions, device),
+        cu_seqlens=to_tensor(step.cu_seqlens, device),
         max_position=int(step.positions.max()),
-        slot_mappings=(_tensor(step.slots, device),),
+        slot_mappings=(to_tensor(step.slots, device),),
         kv_cache=kv_cache,
     )
-
-
-def _tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    if not values.flags.writeable:  # torch warns about tensors that share read-only arrays
-        values = values.copy()
-    return torch.from_numpy(values).to(device)
