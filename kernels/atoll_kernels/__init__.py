@@ -1,4 +1,4 @@
-"""Kernels behind one interface each; the implementation is chosen by device, dtype and policy."""
+"""One function per operation; the implementation is chosen by device, dtype and policy."""
 
 from atoll_kernels.activation import ACTIVATIONS, activate, gated_activation
 from atoll_kernels.attention import (

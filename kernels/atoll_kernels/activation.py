@@ -11,7 +11,7 @@ from atoll_kernels import dispatch
 
 
 class Activation(IntEnum):
-    """What kernels call them: as in cpu/native/src/epilogue.h and gpu/kernels/activation.py."""
+    """Codes of activations, as in cpu/native/src/epilogue.h and gpu/kernels/activation.py."""
 
     NONE = 0
     GELU = 1
@@ -21,7 +21,7 @@ class Activation(IntEnum):
     TANH = 5
 
 
-# The names that config.json uses (transformers' ACT2FN); None where there is no activation.
+# Names in config.json (transformers' ACT2FN); None: no activation.
 BY_NAME: dict[str | None, Activation] = {
     None: Activation.NONE,
     "gelu": Activation.GELU,

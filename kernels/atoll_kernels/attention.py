@@ -11,9 +11,9 @@ from atoll_kernels import dispatch
 
 @dataclass(frozen=True)
 class AttentionArgs:
-    """How scores are scaled, biased and masked, for a query at position p and a key at j.
+    """How scores are scaled, capped, biased and masked, for a query at position p and a key at j.
 
-    scale: multiplies q @ k^T first. softcap: then ``softcap * tanh(score / softcap)``.
+    scale: multiplies q @ k^T. softcap: then ``softcap * tanh(score / softcap)`` (Gemma 2).
     alibi_slopes (num_heads,): adds ``-slope * abs(p - j)`` (Press et al. 2022; JinaBERT's symmetric
     form). relative_bias (num_heads, 2 * distance + 1): adds ``relative_bias[h, clamp(j - p,
     -distance, distance) + distance]`` (T5's buckets saturate, so a table of this size is exact).
@@ -29,11 +29,11 @@ class AttentionArgs:
 
 
 class PagedKV(NamedTuple):
-    """The keys and values of some sequences in the blocks of a cache.
+    """The keys and values of some sequences in a paged cache.
 
     keys, values: (num_blocks, block_size, num_kv_heads, head_dim).
-    block_table: (num_seqs, max_blocks) int32; entry b holds positions b*block_size and on. Entries
-        that no visible position needs may be -1.
+    block_table: (num_seqs, max_blocks) int32; entry b is the block of positions from b*block_size.
+        Entries without a visible position may be -1.
     seq_lens: (num_seqs,) int32, keys in the cache. 0 is allowed: a padded row, whose output is 0.
     """
 
@@ -51,8 +51,8 @@ def varlen_attention(
     Args:
         q: (tokens_q, num_heads, head_dim); rows may be strided (a slice of a fused projection).
         k, v: (tokens_k, num_kv_heads, head_dim); num_heads is a multiple of num_kv_heads.
-        cu_seqlens_q, cu_seqlens_k: (num_seqs + 1,) int32, on the device of q. Where a sequence has
-            fewer queries than keys, its queries are the last positions.
+        cu_seqlens_q, cu_seqlens_k: (num_seqs + 1,) int32, on the device of q. If a sequence has
+            fewer queries than keys, the queries are its last positions.
 
     Returns:
         (tokens_q, num_heads, head_dim), contiguous, dtype of q. Rows without a visible key are 0.
@@ -62,12 +62,12 @@ def varlen_attention(
 
 
 def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
-    """Attention of new tokens (one when decoding, many in a chunk of prefill) over the KV cache.
+    """Attention of new tokens (one when decoding, a chunk in prefill) over the KV cache.
 
     Args:
-        q: (tokens, num_heads, head_dim), the new tokens of all sequences, concatenated; those of a
-            sequence are its last positions.
-        kv: the new tokens' keys and values are already written, and counted.
+        q: (tokens, num_heads, head_dim), the new tokens of all sequences, concatenated. They are
+            the last positions of their sequences.
+        kv: already contains the new tokens.
         cu_seqlens_q: (num_seqs + 1,) int32.
 
     Returns:
@@ -78,11 +78,11 @@ def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: Attentio
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-    """Stores keys and values of new tokens in the cache; mutates ``k_cache`` and ``v_cache``.
+    """Writes keys and values of new tokens to the cache; mutates ``k_cache`` and ``v_cache``.
 
     Args:
         k, v: (tokens, num_kv_heads, head_dim).
-        slot_mapping: (tokens,) int64, block * block_size + offset; -1 skips the row.
+        slot_mapping: (tokens,) int64, block * block_size + offset; -1 skips the token.
     """
     dispatch.run("write_kv", k, v, k_cache, v_cache, slot_mapping)
 
@@ -91,7 +91,7 @@ def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
     """Slopes of Press et al. (2022) for any head count; (num_heads,) float32.
 
     For k = 2^floor(log2(num_heads)): 2^(-bias_max*i/k) for i = 1..k, then every other slope of 2k.
-    On the CPU also where models are built on the meta device: nothing loads the slopes later.
+    On the CPU even if models are built on the meta device, since slopes are not loaded later.
     """
     closest = 1 << (num_heads.bit_length() - 1)
     slopes = [2.0 ** (-bias_max * i / closest) for i in range(1, closest + 1)]

@@ -1,8 +1,8 @@
-"""Which implementation of attention a device gets, and why the others were passed over.
+"""The choice of an attention implementation for a device, and why others were not chosen.
 
-Every backend has one function, ``validate(capabilities, spec) -> reasons``: an empty list means
-that it can serve the spec. The first of ``BACKENDS`` without a reason is chosen, for encoding,
-prefill and decode apart. Nothing here touches a device except ``Capabilities.of``.
+Every backend has a function ``validate(capabilities, spec, policy)``, which returns the reasons why
+it cannot serve the spec. The first of ``BACKENDS`` without such reasons is chosen, separately for
+encoding, prefill and decoding. Nothing here touches a device except ``Capabilities.of``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Capabilities:
-    """A device and what is installed beside it.
+    """A device, and which packages are installed.
 
-    compute_capability: NVIDIA's; (0, 0) elsewhere. architecture: sm90, gfx90a, ... or the vendor.
+    compute_capability: NVIDIA's; otherwise (0, 0). architecture: sm90, gfx90a, ... or the vendor.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Capabilities:
 
     @property
     def is_turing(self) -> bool:
-        """Compute capability 7.5: float16 tensor cores that Triton-lang does not use."""
+        """Compute capability 7.5, whose tensor cores Triton-lang does not support."""
         return self.vendor == "nvidia" and self.compute_capability == (7, 5)
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What a model asks of attention; lengths are no part of it."""
+    """What a model needs of attention, independent of lengths."""
 
     phase: Phase
     dtype: torch.dtype
@@ -73,11 +73,11 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class KernelPolicy:
-    """What the user asked for.
+    """The user's settings.
 
     disable_custom_kernels: plain torch everywhere. use_flash_attention None: on, except on Turing.
-    For tests and measurements, family ("cpu", "gpu") replaces the device's own, and
-    attention_backend (a name of ``BACKENDS``) goes before the others where it can serve a call.
+    For tests and benchmarks: family ("cpu", "gpu") replaces the device's own, and attention_backend
+    (a name in ``BACKENDS``) is preferred wherever it can serve a call.
     """
 
     disable_custom_kernels: bool = False
@@ -88,7 +88,7 @@ class KernelPolicy:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend, and why each one before it was not taken."""
+    """The backend, and why each one before it was not chosen."""
 
     backend: str
     refused: tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Backend:
-    """A candidate. ``validate`` gives the reasons against it; none: it can serve the spec."""
+    """A candidate. ``validate`` returns the reasons why it cannot serve a spec."""
 
     name: str
     text: str
@@ -116,7 +116,7 @@ def refusal(capabilities: Capabilities) -> str | None:
 
 
 def dtype_refusal(capabilities: Capabilities, dtype: torch.dtype) -> str | None:
-    """Why a dtype is not served on a device; None: it is."""
+    """Why a device cannot be used with a dtype; None: it can."""
     if capabilities.is_turing and dtype == torch.bfloat16:
         return f"{capabilities.name} has compute capability 7.5: float16 only, no bfloat16"
     return None
@@ -127,7 +127,7 @@ def choose(capabilities: Capabilities, spec: AttentionSpec, policy: KernelPolicy
     """The first backend that can serve ``spec``; the last one always can.
 
     Raises:
-        KeyError: ``policy.attention_backend`` is no backend.
+        KeyError: there is no backend ``policy.attention_backend``.
     """
     wanted = policy.attention_backend
     refused: list[tuple[str, str]] = []
@@ -148,7 +148,7 @@ def _own(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
         reasons += _flash(c, policy)
     if spec.head_dim > 256:
         reasons.append(f"head size {spec.head_dim} is more than 256")
-    return reasons + _softcap(spec)
+    return reasons
 
 
 def _flash_attn(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
@@ -162,7 +162,7 @@ def _torch_flash(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> 
 
 
 def _dao(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
-    """What both builds of flash-attention 2 ask for."""
+    """The requirements of both builds of flash-attention 2."""
     reasons = _custom(c, policy) + _flash(c, policy)
     if c.vendor != "nvidia" or c.compute_capability < (8, 0):
         reasons.append("needs compute capability 8.0")
@@ -178,7 +178,7 @@ def _dao(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
 
 
 def _efficient(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
-    """CUTLASS kernels inside torch: any mask becomes a bias tensor, over padded sequences."""
+    """CUTLASS kernels in torch; masks become a bias tensor over padded sequences."""
     reasons = _custom(c, policy)
     if c.vendor != "nvidia":
         reasons.append("NVIDIA only")

@@ -1,7 +1,7 @@
-"""Where a thread's kernels are launched, and whether any can be.
+"""The device on which a thread launches kernels, and whether they can be launched at all.
 
-Triton-language kernels go to the device that is current in the calling thread, wherever their
-tensors are; each thread begins with the first GPU. So every thread that computes says where.
+Triton-language kernels are launched on the current device of the calling thread, wherever their
+tensors are, and each thread starts with the first GPU. So every thread that computes sets its own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def enter(device: torch.device) -> None:
-    """Makes ``device`` the calling thread's."""
+    """Makes ``device`` the current device of the calling thread."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def prepare(device: torch.device) -> None:
-    """``enter``; where no kernel of ours runs on the GPU, plain torch takes over, and the log says
-    so. After ``dispatch.configure``, before a model is built.
+    """Calls ``enter``, and switches to plain torch, with a warning, if our kernels do not run here.
+
+    Call it after ``dispatch.configure`` and before a model is built.
     """
     enter(device)
     policy = dispatch.policy()

@@ -1,8 +1,8 @@
-"""Which implementation of an op runs.
+"""The choice of an implementation of an op.
 
-An op's public function asks ``candidates(op, x)`` for its implementations in order of preference;
-a candidate declines by returning ``None``, and the torch reference, last, never does. What the user
-asked for is set once, before a model loads (one process serves one model), and only read after.
+The implementations of an op are tried in order of preference. One declines by returning ``None``;
+the last one, the torch reference, never does. The user's policy is set once, before a model is
+loaded (one process serves one model), and only read afterwards.
 """
 
 import importlib
@@ -44,10 +44,10 @@ def candidates(op: str, device_type: str) -> tuple[Op, ...]:
 
 
 def run(op: str, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Calls the first candidate that does not decline.
+    """Calls the implementations until one does not decline.
 
     Raises:
-        TypeError: no candidate accepted; names shapes, dtype and what was tried.
+        TypeError: all declined; the message has the shape, the dtype and what was tried.
     """
     tried = candidates(op, x.device.type)
     for implementation in tried:

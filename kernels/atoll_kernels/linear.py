@@ -14,10 +14,10 @@ SCHEMES = ("dense", "int8", "int4")
 
 @dataclass(eq=False)
 class PackedLinear(ABC):
-    """A weight in the layout that one class can multiply.
+    """A weight in the layout that a subclass multiplies by.
 
-    tensors: the weight and, where it is quantised, its scales and zeros, as the class arranges
-    them. bias: (out_features,).
+    tensors: the weight and, if it is quantized, scales and zeros, in the subclass's layout.
+    bias: (out_features,).
     """
 
     in_features: int
@@ -28,8 +28,8 @@ class PackedLinear(ABC):
     @property
     @abstractmethod
     def scheme(self) -> str:
-        """ "dense" (the weight's dtype), "int8" (int8 weights with a scale per output) or "int4"
-        (groups of inputs share a scale).
+        """ "dense" (the weight's dtype), "int8" (one scale per output) or "int4" (one scale per
+        output and group of inputs).
         """
 
     @abstractmethod
@@ -62,7 +62,7 @@ def pack_int4(
     bias: Tensor | None,
     dtype: torch.dtype,
 ) -> PackedLinear:
-    """Packs a weight that a checkpoint already holds in 4 bits (GPTQ, AWQ), for x of ``dtype``.
+    """Packs a weight that is stored in 4 bits (GPTQ, AWQ), for x of ``dtype``.
 
     ``weight[n, k] = scales[groups[k], n] * (codes[k, n] - zeros[groups[k], n])``
 
@@ -70,7 +70,7 @@ def pack_int4(
         codes: (in_features, out_features) int32, 0..15. zeros: (num_groups, out_features), 0..16.
         scales: (num_groups, out_features). groups: (in_features,) int64, in any order.
 
-    Where no kernel takes 4 bits, the weight is expanded to ``dtype``.
+    Without a kernel for 4 bits, the weight is dequantized to ``dtype``.
     """
     result: PackedLinear = dispatch.run("pack_int4", codes, zeros, scales, groups, bias, dtype)
     return result
@@ -84,7 +84,30 @@ def linear(x: Tensor, packed: PackedLinear, activation: str | None = None) -> Te
 def gated_linear(x: Tensor, packed: PackedLinear, activation: str) -> Tensor:
     """A gated linear unit: ``gated_activation(linear(x, packed), activation)``.
 
-    ``packed`` has 2n outputs: the gate's, which ``activation`` takes, and those it multiplies. In
-    one kernel where there is one, which rounds the product alone. Returns (tokens, n); dtype of x.
+    ``packed`` has 2n outputs: the gate's n first. Returns (tokens, n); dtype of x. A fused kernel
+    rounds only the final result.
     """
     return packed.gated(x, activation)
+
+
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric quantization of (out_features, in_features) by output.
+
+    Returns codes (out_features, in_features) int8, and scales (out_features,) float32.
+    """
+    values = weight.float()
+    scales = values.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    return (values / scales.unsqueeze(1)).round_().to(torch.int8).contiguous(), scales
+
+
+def group_order(groups: Tensor, num_groups: int) -> tuple[int, Tensor | None]:
+    """Inputs per group, and the order that sorts the inputs by group (None: they are sorted).
+
+    groups: (in_features,) int64. The size is 0 if groups are of unequal sizes.
+    """
+    size, rest = divmod(len(groups), num_groups)
+    order = groups.argsort(stable=True)
+    expected = torch.arange(len(groups), device=groups.device) // max(size, 1)
+    if rest or not torch.equal(groups[order], expected):
+        return 0, None
+    return size, None if torch.equal(groups, expected) else order

@@ -1,4 +1,4 @@
-"""A mixture of experts: every token goes through the gated MLPs that its router picks."""
+"""Mixture of experts: every token passes through the gated MLPs that its router chooses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from atoll_kernels.linear import PackedLinear
 
 
 class PackedExperts(ABC):
-    """The experts' weights in the layout that one class can multiply.
+    """The experts' weights in the layout that a subclass multiplies by.
 
-    reads_on_host: whether the host waits for the experts' counts of rows in every call.
+    reads_on_host: whether every call copies the experts' row counts to the host.
     """
 
     reads_on_host = False
@@ -25,7 +25,7 @@ class PackedExperts(ABC):
 def pack_experts(gate_up: Sequence[PackedLinear], down: Sequence[PackedLinear]) -> PackedExperts:
     """Packs (hidden -> 2 * inter) and (inter -> hidden) layers, one of each per expert.
 
-    May move their tensors into one stack, and then makes each layer a view of it.
+    May stack their tensors, and replaces those of each layer by views of the stack.
     """
     first = gate_up[0].tensors[0]
     result: PackedExperts = dispatch.run("pack_experts", first, tuple(gate_up), tuple(down))
@@ -40,7 +40,7 @@ def mixture_of_experts(
     Args:
         x: (tokens, hidden). router_logits: (tokens, num_experts).
 
-    The shares are the softmax over all experts in float32, of the best ``top_k``, made to sum to 1.
+    The shares are the ``top_k`` largest of the softmax over all experts (float32), renormalized.
 
     Returns:
         (tokens, hidden), dtype of x.

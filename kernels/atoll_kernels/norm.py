@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm, with the residual addition fused in."""
+"""LayerNorm and RMSNorm, fused with the residual addition."""
 
 from torch import Tensor
 

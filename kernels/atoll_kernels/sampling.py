@@ -1,4 +1,4 @@
-"""The draw of one token per row, limited by temperature, top-k and top-p."""
+"""Sampling of one token per row with temperature, top-k and top-p."""
 
 from torch import Tensor
 
@@ -12,15 +12,15 @@ def sample(
     top_p: Tensor | None,
     uniforms: Tensor,
 ) -> Tensor:
-    """Draws by the inverse of the cumulative distribution, in the order of the vocabulary.
+    """Samples by inverting the cumulative distribution, in the order of the vocabulary.
 
-    First top-k keeps the scores that reach the k-th largest, then top-p the most likely of those,
-    while the ones before hold less than ``top_p`` of their mass; equal scores stay or go together.
+    Top-k keeps the scores not below the k-th largest. Of those, top-p keeps the most likely ones
+    until their mass reaches ``top_p``. Equal scores are kept or removed together.
 
     Args:
-        logits: (rows, vocab) float32, finite or -inf (never drawn).
-        temperature: (rows,) float32. top_k: (rows,) int32, vocab: no limit. top_p: (rows,) float32,
-            1: no limit. None limits no row.
+        logits: (rows, vocab) float32, finite or -inf (never sampled).
+        temperature: (rows,) float32. top_k: (rows,) int32; vocab: no limit. top_p: (rows,) float32;
+            1: no limit. None: no limit for any row.
         uniforms: (rows,) float64 in (0, 1).
 
     Returns:

@@ -24,15 +24,15 @@ def _cu(*lengths: int) -> Tensor:
 
 def _varlen(
     dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, *, causal: bool = False,
-    window: int | None = None, alibi: bool = False, relative: bool = False,
-    lengths: tuple[int, ...] = (512, 88),
+    window: int | None = None, softcap: float | None = None, alibi: bool = False,
+    relative: bool = False, lengths: tuple[int, ...] = (512, 88),
 ) -> None:  # fmt: skip
     qkv = torch.empty(sum(lengths), num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
     q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     flash.varlen(
         q, k, v, _cu(*lengths), _cu(*lengths),
         AttentionArgs(
-            0.1, causal, window, alibi_slopes=torch.empty(num_heads) if alibi else None,
+            0.1, causal, window, softcap, alibi_slopes=torch.empty(num_heads) if alibi else None,
             relative_bias=torch.empty(num_heads, 257) if relative else None,
         ),
     )  # fmt: skip
@@ -40,7 +40,8 @@ def _varlen(
 
 def _paged(
     dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, tokens: tuple[int, ...],
-    *, window: int | None = None, alibi: bool = False, decode: bool = False, width: int = 128,
+    *, window: int | None = None, softcap: float | None = None, alibi: bool = False,
+    decode: bool = False, width: int = 128,
 ) -> None:  # fmt: skip
     cache = torch.empty(64, 16, num_kv_heads, head_dim, dtype=dtype)
     q = torch.empty(sum(tokens), num_heads, head_dim, dtype=dtype)
@@ -49,7 +50,7 @@ def _paged(
     slopes = torch.empty(num_heads) if alibi else None
     op(
         q, PagedKV(cache, cache, table, torch.tensor(tokens, dtype=torch.int32)), _cu(*tokens),
-        AttentionArgs(0.1, causal=True, window=window, alibi_slopes=slopes),
+        AttentionArgs(0.1, causal=True, window=window, softcap=softcap, alibi_slopes=slopes),
     )  # fmt: skip
 
 
@@ -159,23 +160,27 @@ CASES: dict[str, Callable[[], None]] = {
     "flash-d64-bf16": partial(_varlen, torch.bfloat16, 12, 12, 64),
     "flash-d64-fp32": partial(_varlen, torch.float32, 12, 12, 64),
     "flash-d64-window": partial(_varlen, _HALF, 12, 12, 64, window=64),
-    "flash-d64-short": partial(_varlen, _HALF, 12, 12, 64, lengths=(5, 32)),
-    "flash-d64-short-window": partial(_varlen, _HALF, 12, 12, 64, window=8, lengths=(5, 32)),
-    "flash-d128-short": partial(_varlen, _HALF, 32, 8, 128, causal=True, lengths=(5, 32)),
+    "flash-d64-short-seqlen": partial(_varlen, _HALF, 12, 12, 64, lengths=(5, 32)),
+    "flash-d64-short-seqlen-window": partial(_varlen, _HALF, 12, 12, 64, window=8, lengths=(5, 32)),
+    "flash-d128-short-seqlen": partial(_varlen, _HALF, 32, 8, 128, causal=True, lengths=(5, 32)),
     "flash-d80": partial(_varlen, _HALF, 8, 8, 80, causal=True),
     "flash-d128": partial(_varlen, _HALF, 32, 8, 128, causal=True),
     "flash-d128-window": partial(_varlen, _HALF, 32, 8, 128, causal=True, window=128),
     "flash-d128-alibi": partial(_varlen, _HALF, 32, 32, 128, causal=True, alibi=True),
     "flash-d128-fp32": partial(_varlen, torch.float32, 32, 8, 128, causal=True),
     "flash-d256": partial(_varlen, _HALF, 8, 8, 256, causal=True),
+    "flash-d128-softcap": partial(_varlen, _HALF, 32, 16, 128, causal=True, softcap=50.0),
+    "flash-d256-softcap": partial(_varlen, _HALF, 8, 4, 256, causal=True, softcap=50.0),
     "flash-d256-fp32": partial(_varlen, torch.float32, 8, 8, 256, causal=True),
     "prefill-d64": partial(_paged, _HALF, 9, 3, 64, (100, 28)),
     "prefill-d128": partial(_paged, _HALF, 32, 8, 128, (100, 28)),
     "prefill-d128-window": partial(_paged, _HALF, 32, 8, 128, (100, 28), window=64),
     "prefill-d128-alibi": partial(_paged, _HALF, 32, 32, 128, (100, 28), alibi=True),
     "prefill-d256": partial(_paged, _HALF, 8, 8, 256, (100, 28)),
-    "prefill-d64-few": partial(_paged, _HALF, 9, 3, 64, (5, 1, 3)),
-    "prefill-d128-few": partial(_paged, _HALF, 32, 8, 128, (5, 1, 3)),
+    "prefill-d128-softcap": partial(_paged, _HALF, 32, 16, 128, (100, 28), softcap=50.0),
+    "prefill-d256-softcap": partial(_paged, _HALF, 8, 4, 256, (100, 28), softcap=50.0, window=64),
+    "prefill-d64-short-qlen": partial(_paged, _HALF, 9, 3, 64, (5, 1, 3)),
+    "prefill-d128-short-qlen": partial(_paged, _HALF, 32, 8, 128, (5, 1, 3)),
     "prefill-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (100, 28)),
     "decode-d64": partial(_paged, _HALF, 9, 3, 64, (1,) * 4, decode=True),
     "decode-d64-fp32": partial(_paged, torch.float32, 9, 3, 64, (1,) * 4, decode=True),
@@ -188,6 +193,7 @@ CASES: dict[str, Callable[[], None]] = {
     "decode-mqa48": partial(_paged, _HALF, 48, 1, 128, (1,) * 4, decode=True),
     "decode-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (1,) * 4, decode=True),
     "decode-d256": partial(_paged, _HALF, 16, 1, 256, (1,) * 4, decode=True),
+    "decode-d256-softcap": partial(_paged, _HALF, 8, 4, 256, (1,) * 4, decode=True, softcap=50.0),
     "decode-d256-fp32": partial(_paged, torch.float32, 16, 1, 256, (1,) * 4, decode=True),
     "layer-norm": partial(_norm, _HALF, 768, rms=False),
     "layer-norm-fp32": partial(_norm, torch.float32, 14848, rms=False),
@@ -197,16 +203,16 @@ CASES: dict[str, Callable[[], None]] = {
     "rope-bf16": partial(_rope, torch.bfloat16),
     "activation": partial(_activation, _HALF),
     "activation-bf16": partial(_activation, torch.bfloat16),
-    "int4-few": partial(_int4, _HALF, 4),
-    "int4-few-order": partial(_int4, _HALF, 4, act_order=True),
-    "int4-few-g32": partial(_int4, _HALF, 4, group=32),
-    "int4-few-bf16": partial(_int4, torch.bfloat16, 4),
-    "int4-few-fp32": partial(_int4, torch.float32, 4),
-    "int4-many": partial(_int4, _HALF, 128),
-    "int4-many-bf16": partial(_int4, torch.bfloat16, 128),
-    "int4-many-fp32": partial(_int4, torch.float32, 512),
-    "int8-few": partial(_int8, _HALF, 4),
-    "int8-many": partial(_int8, _HALF, 128),
+    "int4-decode": partial(_int4, _HALF, 4),
+    "int4-decode-order": partial(_int4, _HALF, 4, act_order=True),
+    "int4-decode-g32": partial(_int4, _HALF, 4, group=32),
+    "int4-decode-bf16": partial(_int4, torch.bfloat16, 4),
+    "int4-decode-fp32": partial(_int4, torch.float32, 4),
+    "int4-prefill": partial(_int4, _HALF, 128),
+    "int4-prefill-bf16": partial(_int4, torch.bfloat16, 128),
+    "int4-prefill-fp32": partial(_int4, torch.float32, 512),
+    "int8-decode": partial(_int8, _HALF, 4),
+    "int8-prefill": partial(_int8, _HALF, 128),
     "int4-dequantized": partial(_dequantized, 4, _HALF),
     "int4-dequantized-order-bf16": partial(_dequantized, 4, torch.bfloat16, act_order=True),
     "int8-dequantized": partial(_dequantized, 8, _HALF),
@@ -216,13 +222,13 @@ CASES: dict[str, Callable[[], None]] = {
     "gemv-fp32": partial(_dense_row, torch.float32),
     "gemv-int4": partial(_int4, _HALF, 1),
     "gemv-int4-order": partial(_int4, torch.bfloat16, 1, act_order=True),
-    "experts-few": partial(_experts, _HALF, 4),
-    "experts-few-bf16": partial(_experts, torch.bfloat16, 4),
-    "experts-many": partial(_experts, _HALF, 512),
-    "experts-many-bf16": partial(_experts, torch.bfloat16, 512),
-    "experts-many-fp32": partial(_experts, torch.float32, 512),
-    "experts-int4-few": partial(_experts, _HALF, 4, "int4"),
-    "experts-int4-many": partial(_experts, _HALF, 512, "int4"),
+    "experts-decode": partial(_experts, _HALF, 4),
+    "experts-decode-bf16": partial(_experts, torch.bfloat16, 4),
+    "experts-prefill": partial(_experts, _HALF, 512),
+    "experts-prefill-bf16": partial(_experts, torch.bfloat16, 512),
+    "experts-prefill-fp32": partial(_experts, torch.float32, 512),
+    "experts-int4-decode": partial(_experts, _HALF, 4, "int4"),
+    "experts-int4-prefill": partial(_experts, _HALF, 512, "int4"),
     "sample": _sample,
     "batches": _batches,
 }

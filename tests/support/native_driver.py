@@ -22,9 +22,9 @@ from atoll_kernels.cpu import (
     rope,
 )
 from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
-from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import LEVELS, build
 from atoll_kernels.cpu.native.library import Library
+from atoll_kernels.linear import quantize_int8
 
 MODULES = (activation, attention, linear_native_quantized, linear_native_dense, norm, rope)
 
@@ -53,7 +53,8 @@ def _attention(dtype: torch.dtype) -> None:
         for causal, window, biased in ((False, None, True), (True, 5, False), (True, None, True)):
             slopes = torch.rand(num_heads) if biased else None
             table = torch.randn(num_heads, 7) if biased else None
-            args = AttentionArgs(0.1, causal, window, alibi_slopes=slopes, relative_bias=table)
+            cap = None if biased else 20.0
+            args = AttentionArgs(0.1, causal, window, cap, slopes, table)
             attention.varlen_attention(q, k, v, bounds, bounds, args)
             for counts, lens in (([1, 1], [0, 33]), ([2], [1500])):
                 blocks = -(-max(lens) // 16)
@@ -90,7 +91,7 @@ def _quantized(dtype: torch.dtype) -> None:
     for outs, inputs in ((5, 32), (40, 352)):
         weight, bias = torch.randn(outs, inputs), torch.randn(outs)
         layers = [
-            linear_native_quantized.pack8(*quantize_weight(weight), bias),
+            linear_native_quantized.pack8(*quantize_int8(weight), bias),
             linear_native_quantized.pack4(quantize(weight, 32), bias),
             linear_native_quantized.pack4(quantize_in_bytes(weight, 32), None),
         ]

@@ -1,4 +1,4 @@
-"""CPU implementations: oneDNN's products, and native kernels (C++ over a plain C ABI)."""
+"""CPU implementations: native kernels (C++ with a C ABI), and oneDNN and torch for products."""
 
 from atoll_kernels.cpu.activation import activate, gated_activation
 from atoll_kernels.cpu.attention import paged_attention, varlen_attention

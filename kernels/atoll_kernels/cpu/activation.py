@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from atoll_kernels.activation import BY_NAME, Activation
+from atoll_kernels.activation import BY_NAME
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
 from atoll_kernels.cpu.native.arguments import DTYPES
@@ -25,14 +24,13 @@ def gated_activation(x: Tensor, activation: str) -> Tensor | None:
 
 
 def _run(x: Tensor, activation: str, is_gated: bool) -> Tensor | None:
-    native, kind = library(), BY_NAME.get(activation)
-    # torch's tanh is more exact near 0.
-    if native is None or kind in (None, Activation.TANH) or x.dtype not in DTYPES:
+    native = library()
+    if native is None or activation not in BY_NAME or x.dtype not in DTYPES:
         return None
     rows, width = x.shape
     out = empty((rows, width // 2 if is_gated else width), x.dtype)
     native.activation(
-        x.data_ptr(), out.data_ptr(), rows, out.shape[1], x.stride(0), kind, is_gated,
-        x.dtype == torch.bfloat16, torch.get_num_threads(),
+        x.dtype, x.data_ptr(), out.data_ptr(), rows, out.shape[1], x.stride(0),
+        BY_NAME[activation], is_gated,
     )  # fmt: skip
     return out

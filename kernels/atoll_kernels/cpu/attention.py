@@ -1,8 +1,7 @@
-"""Attention by the native kernel: packed sequences and the paged cache share one implementation."""
+"""Attention by the native kernel, which takes packed sequences and the paged cache."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from atoll_kernels.attention import AttentionArgs, PagedKV
@@ -15,7 +14,7 @@ def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor | None:
     """See ``atoll_kernels.varlen_attention``."""
-    if not _fits(q, k, v, args):
+    if not _fits(q, k, v):
         return None
     k_token, k_head, _ = k.stride()
     v_token, v_head, _ = v.stride()
@@ -28,7 +27,7 @@ def paged_attention(
 ) -> Tensor | None:
     """See ``atoll_kernels.paged_attention``."""
     k, v, table, seq_lens = kv
-    if not _fits(q, k, v, args):
+    if not _fits(q, k, v):
         return None
     strides = (*k.stride()[:3], *v.stride()[:3], table.stride(0), k.shape[1])
     return _attend(q, k, v, cu_seqlens_q, seq_lens, table, strides, args)
@@ -38,7 +37,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, key_ends: Tensor, table: Tensor | None,
     strides: tuple[int, ...], args: AttentionArgs,
 ) -> Tensor | None:  # fmt: skip
-    """strides: of k and v by block, token and head; of the table; and the block size."""
+    """strides: of k and v (block, token, head), of the table's rows; then the block size."""
     native = library()
     if native is None:
         return None
@@ -47,22 +46,19 @@ def _attend(
     _, num_heads, head_dim = q.shape
     q_token, q_head, _ = q.stride()
     native.attention(
-        q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), cu_seqlens_q.data_ptr(),
-        key_ends.data_ptr(), address(table), address(slopes), address(relative),
-        q_token, q_head, *strides,
+        q.dtype, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(),
+        cu_seqlens_q.data_ptr(), key_ends.data_ptr(), address(table), address(slopes),
+        address(relative), q_token, q_head, *strides,
         len(cu_seqlens_q) - 1, num_heads, k.shape[-2], head_dim, args.causal, args.window or 0,
-        0 if relative is None else relative.shape[1] // 2, torch.get_num_threads(),
-        q.dtype == torch.bfloat16, args.scale,
+        0 if relative is None else relative.shape[1] // 2, args.scale, args.softcap or 0.0,
     )  # fmt: skip
     return out
 
 
-def _fits(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> bool:
-    """bfloat16 is read in pairs, which an odd head size would break."""
+def _fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """bfloat16 is read in pairs, so the head size must be even."""
     head_dim = q.shape[2]
-    if args.softcap is not None or v.shape[-1] != head_dim or head_dim % 2:
-        return False
-    return are_native(q, k, v)
+    return v.shape[-1] == head_dim and head_dim % 2 == 0 and are_native(q, k, v)
 
 
 def _floats(x: Tensor | None) -> Tensor | None:

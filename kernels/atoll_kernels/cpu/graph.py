@@ -1,9 +1,9 @@
-"""A function's kernel calls, recorded once and repeated without Python: a CPU's CUDA graphs.
+"""CUDA graphs for the CPU: a function's kernel calls are recorded once and replayed without Python.
 
-A decoding step is some hundred calls of a few microseconds of work each, and as many microseconds
-of Python between them. ``record`` runs a function over tensors that stay where they are and notes
-every native kernel with its arguments, and every operation of torch; ``CpuGraph.replay`` repeats
-them over the same memory, the kernels between two operations of torch in one call.
+A decoding step is about a hundred kernel calls of a few microseconds each, with as much time in
+Python between them. ``record`` runs a function over tensors whose memory is fixed, and records
+every native kernel with its arguments and every torch operation. ``CpuGraph.replay`` repeats them
+over the same memory; consecutive kernels are one call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ R = TypeVar("R")
 Replay = Callable[[ctypes.c_void_p, int], None]
 _ALIGNMENT = 64
 _UNREPEATABLE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-# They give memory, whose contents somebody else writes.
+# They allocate memory without writing it.
 _EMPTIES = (
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_strided.default,
@@ -38,41 +38,41 @@ _local = threading.local()
 
 
 class Unrepeatable(Exception):
-    """The function asked for a value or a shape that depends on the data."""
+    """The function needs a value or a shape that depends on the data."""
 
 
 class CpuGraph:
-    """What a function did, over memory that the graph keeps.
+    """The recorded calls of a function, with the memory that they use.
 
-    replay: calls kernels; takes the address of pairs (function, arguments), and their number.
+    replay: calls kernels, given the address of an array of (function, arguments) and its length.
     """
 
     def __init__(self, replay: Replay) -> None:
         self._replay_kernels = replay
         self._segments: list[Callable[[], object]] = []
         self._kernels: list[tuple[int, bytes]] = []
-        # Arguments of kernels, by address.
+        # Keeps the arguments of kernels alive.
         self._held: list[Any] = []
         self._free: defaultdict[int, list[npt.NDArray[np.uint8]]] = defaultdict(list)
         self.num_kernels = 0
 
     def replay(self) -> None:
-        """Repeats everything; the caller has changed the contents of the inputs."""
+        """Repeats all calls, on whatever the inputs contain now."""
         for segment in self._segments:
             segment()
 
     def kernel(self, address: int, arguments: bytes) -> None:
-        """Notes a call of a native kernel."""
+        """Records a call of a native kernel."""
         self._kernels.append((address, arguments))
         self.num_kernels += 1
 
     def operation(self, repeat: Callable[[], object]) -> None:
-        """Notes an operation of torch, which holds its tensors."""
+        """Records a torch operation; ``repeat`` keeps its tensors alive."""
         self.close()
         self._segments.append(repeat)
 
     def close(self) -> None:
-        """Makes one call of the kernels that were noted last."""
+        """Turns the kernels since the last torch operation into one call."""
         if not self._kernels:
             return
         words = np.empty((len(self._kernels), 2), np.uint64)
@@ -84,19 +84,19 @@ class CpuGraph:
         self._kernels = []
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory of the graph, reused by it as soon as no tensor of the recording holds it."""
+        """Memory of the graph, which is reused once no tensor of the recording refers to it."""
         num_bytes = math.prod(shape) * dtype.itemsize
         size = -(-max(num_bytes, 1) // _ALIGNMENT) * _ALIGNMENT
         free = self._free[size]
         buffer = free.pop() if free else _aligned(size)
-        # The tensor's storage holds this view, which ends with it.
+        # The tensor's storage keeps this view alive; its end releases the buffer.
         view = buffer[:num_bytes]
         weakref.finalize(view, free.append, buffer).atexit = False
         return torch.from_numpy(view).view(dtype).view(tuple(shape))
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes what torch computes; views and fresh memory are as good the next time."""
+    """Records what torch computes; views and allocations need not be repeated."""
 
     def __init__(self, graph: CpuGraph) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -105,7 +105,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with self:
-            # In inference mode an operation arrives whole that is made of others.
+            # In inference mode, composite operations are not decomposed before they get here.
             out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
             return out
@@ -124,15 +124,15 @@ class _Recorder(TorchDispatchMode):
 
 
 def record(function: Callable[[], R], replay: Replay) -> tuple[R, CpuGraph]:
-    """Runs a function on this thread; what it returns, and the graph that computes it again.
+    """Runs a function on this thread; returns its result, and the graph that computes it again.
 
     replay: as of ``CpuGraph``.
 
-    Its Python runs only now: whatever it does with values of tensors on the host is not noticed.
-    Call it, and ``replay``, in inference mode.
+    The function's Python code is not replayed, so it must not depend on the values of tensors. Call
+    it, and ``replay``, in inference mode.
 
     Raises:
-        Unrepeatable: an operation's result has a shape that depends on the data, or is a number.
+        Unrepeatable: an operation's result is a number, or its shape depends on the data.
     """
     graph = CpuGraph(replay)
     _local.graph = graph
@@ -146,13 +146,13 @@ def record(function: Callable[[], R], replay: Replay) -> tuple[R, CpuGraph]:
 
 
 def recording() -> CpuGraph | None:
-    """The graph that this thread records on."""
+    """The graph that this thread is recording."""
     return getattr(_local, "graph", None)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """``torch.empty``, in memory of the graph if one is recorded."""
-    graph = getattr(_local, "graph", None)
+    """``torch.empty``, in the graph's memory while one is recorded."""
+    graph = recording()
     return torch.empty(shape, dtype=dtype) if graph is None else graph.empty(shape, dtype)
 
 
@@ -168,12 +168,12 @@ def _are_views(out: Any, given: Any) -> bool:
 
 
 def _has_storage(x: Any) -> bool:
-    """oneDNN's packed weights have one of their own kind."""
+    """oneDNN's packed weights have none that can be compared."""
     return isinstance(x, Tensor) and x.layout is torch.strided
 
 
 def _address(content: bytes) -> int:
-    """Of a bytes object's content, which stays where it is while the object lives."""
+    """The address of the content, which is fixed while the object lives."""
     return ctypes.cast(ctypes.c_char_p(content), ctypes.c_void_p).value or 0
 
 

@@ -1,10 +1,9 @@
-"""Steps of a few shapes, each recorded on a graph, checked, and from then on replayed.
+"""Graphs of steps of a few shapes, each checked before it is used.
 
     plain -> recorded -> checked against a plain step -> replayed
 
-A graph repeats what a step did, so whatever Python decided by a value is decided for good. That a
-model does not do so is not taken on trust: a graph is used only after it gave what the same step
-gives without it, from other inputs than those of the recording.
+A graph repeats the calls of the recorded step, even if Python chose them by some value. So it is
+used only once its results have equalled those of a plain step, on other inputs than the recorded.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 Outputs = tuple[Tensor, ...]
-# The values that a step's course might depend on.
+# The values that control flow might depend on.
 GraphInputs = npt.NDArray[np.integer[Any]]
 
 
 def refusal(dtype: torch.dtype) -> str | None:
-    """Why steps of this dtype are not recorded; None: they are.
+    """Why steps of this dtype cannot be recorded; None: they can.
 
-    Plain torch's attention reads lengths on the host, so native kernels must take every call.
+    The reference attention reads lengths on the host, so every call must have a native kernel.
     """
     policy = dispatch.policy()
     if policy.disable_custom_kernels or policy.family not in (None, "cpu"):
@@ -54,10 +53,10 @@ class _Recorded:
 
 
 class CheckedGraphs(Generic[K]):
-    """``step(shape)`` computes over buffers of that shape, which never move.
+    """``step(shape)`` computes over buffers of that shape, whose memory is fixed.
 
-    is_other: whether inputs differ from a recording's in all that a step's course might depend on.
-    Call it in inference mode, from one thread.
+    is_other: whether inputs differ from the recorded ones in every value that control flow might
+    depend on. Call it in inference mode, from one thread.
     """
 
     def __init__(
@@ -73,18 +72,18 @@ class CheckedGraphs(Generic[K]):
         return sum(recorded.is_checked for recorded in self._recorded.values())
 
     def is_unchecked(self, shape: K) -> bool:
-        """Whether a shape is recorded, and its next step could be the check."""
+        """Whether a shape is recorded but not yet checked."""
         recorded = self._recorded.get(shape)
         return recorded is not None and not recorded.is_checked
 
     def run(self, shape: K, inputs: GraphInputs) -> Outputs:
-        """A step; the next one of that shape overwrites what this one returns."""
+        """Runs a step; the next one of that shape overwrites the results."""
         recorded = self._recorded.get(shape)
         if recorded is not None and recorded.is_checked:
             recorded.graph.replay()
             return recorded.outputs
         if self._is_given_up or not self._is_warm:
-            # What is made once (tables of angles) is no part of a graph.
+            # The first step may compute what is cached for later ones, such as tables of angles.
             self._is_warm = True
             return self._step(shape)
         if recorded is None:
@@ -93,7 +92,7 @@ class CheckedGraphs(Generic[K]):
 
     def _record(self, shape: K, inputs: GraphInputs) -> Outputs:
         library = native.library()
-        assert library is not None, "refusal() asked for it"
+        assert library is not None, "refusal() checked it"
         try:
             outputs, graph = record(lambda: self._step(shape), library.replay)
         except Unrepeatable as error:
@@ -110,7 +109,7 @@ class CheckedGraphs(Generic[K]):
         recorded.is_checked = all(map(_are_equal, recorded.outputs, expected))
         if not recorded.is_checked:
             self._give_up("a replayed step differs from a plain one")
-            # The replay may have written anything to a cache.
+            # The replay may have written wrong values to the KV cache.
             return self._step(shape)
         return expected
 
@@ -121,5 +120,5 @@ class CheckedGraphs(Generic[K]):
 
 
 def _are_equal(found: Tensor, expected: Tensor) -> bool:
-    """To the bit, but for the kind of NaN."""
+    """Equal bits, except for the payload of NaN."""
     return torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True)

@@ -1,11 +1,11 @@
-"""4-bit weights in groups of inputs that share a scale and a zero: how floats become codes.
+"""Quantization to 4 bits, in groups of inputs that share a scale and a zero.
 
 ``weight[n, k] = (codes[n, k] - 8) * scales[n, k // group] + zeros[n, k // group]``
 
-Scales and zeros are bfloat16, or bytes that bfloat16 factors of the output multiply. With groups of
-32 a weight takes 5 bits, as in GGUF's Q4_1, or 4.5, as in its Q4_K, and 32 / in_features for the
-factors. Groups of 64 and bfloat16 would take 4.5 too, and raise the perplexity of SmolLM2, whose
-weights come in groups of 32, by 38%.
+Scales and zeros are bfloat16, or bytes times bfloat16 factors of the output. With groups of 32 a
+weight takes 5 bits, as in GGUF's Q4_1, or 4.5, as in its Q4_K, plus 32 / in_features for the
+factors. Groups of 64 with bfloat16 scales would take 4.5 bits as well, but raise the perplexity of
+SmolLM2, whose weights come in groups of 32, by 38%.
 """
 
 from __future__ import annotations
@@ -16,25 +16,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Weights quantised at a time: what is made of them stays in the caches.
+# Weights quantized at a time, so that intermediate results stay in the caches.
 _SLICE = 1 << 20
-# How often scales and zeros are fitted to the codes, and codes to them: twice takes 12% off the
-# squared error of normal weights, a third time 1.5% more.
+# Iterations of fitting scales and zeros to the codes, and codes to them. For normal weights, two
+# reduce the squared error by 12%, a third one by another 1.5%.
 _FITS = 2
 _LEAST = 1e-12
 
 
 class Groups(NamedTuple):
-    """Codes (out_features, in_features) uint8, 0..15; scales and zeros (out_features, groups).
+    """A quantized weight: see the formula.
 
-    Those are float32 values that bfloat16 holds exactly, or uint8 and int8 to be multiplied by
-    ``factors`` (out_features, 2) bfloat16.
+    codes: (out_features, in_features), 0..15.
+    scales, zeros: (out_features, groups) floats, or uint8 and int8 that are multiplied by factors.
+    factors: (out_features, 2) bfloat16, of scales and of zeros.
+    order: (in_features,) which inputs the codes are of, if groups are not of consecutive inputs.
     """
 
     codes: Tensor
     scales: Tensor
     zeros: Tensor
     factors: Tensor | None = None
+    order: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Inputs in a group."""
+        return self.codes.shape[1] // self.scales.shape[1]
 
 
 def quantize(weight: Tensor, size: int) -> Groups:
@@ -59,7 +67,7 @@ class _Bfloat16:
     """Rounds scales and zeros (outputs, groups, 1) to bfloat16."""
 
     def fit(self, scales: Tensor, zeros: Tensor) -> None:
-        """Nothing depends on how large they are."""
+        """Nothing depends on their range."""
 
     def scales(self, wanted: Tensor) -> Tensor:
         return _rounded(wanted.clamp_min(_LEAST))
@@ -69,12 +77,12 @@ class _Bfloat16:
 
 
 class _Bytes:
-    """Rounds scales and zeros (outputs, groups, 1) to bytes times factors of the output."""
+    """Rounds scales and zeros (outputs, groups, 1) to bytes times factors per output."""
 
     def fit(self, scales: Tensor, zeros: Tensor) -> None:
-        """Chooses the factors for scales and zeros that are about so large."""
+        """Chooses the factors for scales and zeros of about this range."""
         self._zero = _rounded((zeros.abs().amax(1, keepdim=True) / 127).clamp_min(_LEAST))
-        # Codes of so wide a step can make up for what rounding takes from the zero.
+        # With steps of at least this width, codes can compensate for the rounding of the zero.
         self._least = self._zero / 15
         self._scale = _rounded(torch.maximum(scales.amax(1, keepdim=True), self._least) / 255)
 
@@ -86,7 +94,7 @@ class _Bytes:
         return (wanted / self._zero).round_().clamp_(-127, 127).mul_(self._zero)
 
     def as_bytes(self, scales: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of rounded ones (outputs, groups): uint8 and int8, and the factors (outputs, 2)."""
+        """Rounded scales and zeros (outputs, groups) as uint8 and int8; factors (outputs, 2)."""
         factors = torch.cat([self._scale, self._zero], dim=2).squeeze(1)
         whole_scales, whole_zeros = scales / factors[:, :1], zeros / factors[:, 1:]
         return (
@@ -97,10 +105,10 @@ class _Bytes:
 
 
 def _fitted(values: Tensor, grid: _Bfloat16 | _Bytes) -> tuple[Tensor, Tensor, Tensor]:
-    """16 levels from the least to the largest value of each group, then least squares.
+    """16 levels from the smallest to the largest value of each group, refined by least squares.
 
     values: (outputs, groups, size). Returns codes (outputs, inputs) uint8, and scales and zeros
-    (outputs, groups) of the grid.
+    (outputs, groups) on the grid.
     """
     size = values.shape[2]
     low, high = values.aminmax(dim=2, keepdim=True)
@@ -111,7 +119,7 @@ def _fitted(values: Tensor, grid: _Bfloat16 | _Bytes) -> tuple[Tensor, Tensor, T
     codes = _codes(values, scales, zeros)
     means = values.mean(2, keepdim=True)
     for _ in range(_FITS):
-        # The line through the points (code, value): its slope and its intercept.
+        # Linear regression of values on codes: slope and intercept.
         middles = codes.mean(2, keepdim=True)
         products = (codes * values).sum(2, keepdim=True) - size * middles * means
         squares = codes.norm(dim=2, keepdim=True).square_() - size * middles.square()
@@ -122,12 +130,12 @@ def _fitted(values: Tensor, grid: _Bfloat16 | _Bytes) -> tuple[Tensor, Tensor, T
 
 
 def _codes(values: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """-8..7, the nearest."""
+    """The nearest codes, -8..7."""
     return torch.addcmul(-zeros / scales, values, 1 / scales).round_().clamp_(-8, 7)
 
 
 def _slices(weight: Tensor, size: int) -> Iterator[Tensor]:
-    """(outputs, groups, size) float32, some outputs at a time."""
+    """Some outputs at a time, (outputs, groups, size) float32."""
     for part in weight.split(max(1, _SLICE // weight.shape[1])):
         yield part.float().unflatten(1, (-1, size))
 

@@ -1,4 +1,4 @@
-"""Linear layers on CPU: which layout a weight is packed in."""
+"""Linear layers on the CPU: the choice of a layout for each weight."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,14 @@ from atoll_kernels.cpu import (
     linear_onednn_int8,
     linear_torch_int4,
 )
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.cpu.int4_groups import Groups
+from atoll_kernels.linear import PackedLinear, group_order
 
 
 def pack_linear(
     weight: Tensor, bias: Tensor | None, scheme: str, group_size: int
 ) -> PackedLinear | None:
-    """See ``atoll_kernels.pack_linear``; shapes that 4 bits do not take get 8."""
+    """See ``atoll_kernels.pack_linear``; 8 bits where no 4-bit kernel takes the shape."""
     if scheme == "dense":
         return linear_native_dense.pack(weight, bias) or linear_onednn.pack(weight, bias)
     packed = _pack_int4(weight, bias, group_size) if scheme == "int4" else None
@@ -31,12 +32,15 @@ def pack_int4(
     codes: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor, bias: Tensor | None,
     dtype: torch.dtype,
 ) -> PackedLinear | None:  # fmt: skip
-    """See ``atoll_kernels.pack_int4``; float32 keeps the scales and the rows as they are."""
-    found = linear_torch_int4.arrange(codes, zeros, scales, groups)
-    if found is None:
+    """See ``atoll_kernels.pack_int4``; for float32, neither scales nor rows are rounded."""
+    size, order = group_order(groups, len(scales))
+    if size == 0:
         return None
-    native = linear_native_quantized.pack_arranged(found, bias) if dtype == torch.bfloat16 else None
-    return native or linear_torch_int4.pack_arranged(found, bias, dtype)
+    middles = (8 - zeros.float()) * scales.float()
+    codes = (codes if order is None else codes[order]).t()
+    found = Groups(codes, scales.float().t(), middles.t(), order=order)
+    native = linear_native_quantized.pack_groups(found, bias) if dtype == torch.bfloat16 else None
+    return native or linear_torch_int4.pack_groups(found, bias, dtype)
 
 
 def _pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:

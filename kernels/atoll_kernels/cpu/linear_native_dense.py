@@ -1,7 +1,7 @@
 """Dense linear layers by the native kernel: product, bias and activation in one call.
 
-At hundreds of rows it is as fast as oneDNN, and up to twice as fast at a few, where a call costs
-more than its work.
+It is as fast as oneDNN at hundreds of rows, and up to twice as fast at a few, where the overhead of
+a call exceeds its work.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll_kernels.activation import ACTIVATIONS, BY_NAME, Activation
+from atoll_kernels.activation import BY_NAME, Activation
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
 from atoll_kernels.cpu.native.arguments import address
@@ -20,7 +20,7 @@ from atoll_kernels.linear import PackedLinear
 
 @dataclass(eq=False)
 class NativeDense(PackedLinear):
-    """tensors: panels, see ``_panels``. bias: float32, of whole panels. dtype: of the weights."""
+    """tensors: panels, see ``_panels``. bias: float32, for whole panels. dtype: of the weights."""
 
     dtype: torch.dtype
     scheme = "dense"
@@ -29,30 +29,28 @@ class NativeDense(PackedLinear):
         """See ``atoll_kernels.linear``."""
         if x.dtype is not self.dtype:
             return self.forward(x.to(self.dtype), activation).to(x.dtype)
-        if activation == "tanh":
-            return ACTIVATIONS[activation](self._run(x, Activation.NONE, is_gated=False))
         return self._run(x, BY_NAME[activation], is_gated=False)
 
     def gated(self, x: Tensor, activation: str) -> Tensor:
         """See ``atoll_kernels.gated_linear``; two kernels unless halves are whole pairs of panels.
 
-        Tiles finish a product beside the next one: with them, halves are not in registers together.
+        With AMX the epilogue of a product overlaps the next product, so the two halves are never in
+        registers together.
         """
         native = _library()
         is_fused = not native.has_tiles and self.out_features % (4 * native.width) == 0
-        if not is_fused or x.dtype is not self.dtype or activation == "tanh":
+        if not is_fused or x.dtype is not self.dtype:
             return super().gated(x, activation)
         return self._run(x, BY_NAME[activation], is_gated=True)
 
     def _run(self, x: Tensor, kind: Activation, is_gated: bool) -> Tensor:
-        # Contiguous rows begin at whole words, which the kernel reads.
+        # The kernel reads whole words, so rows must be contiguous and aligned.
         rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
         num_rows, in_features = x.shape
         out = empty((num_rows, self.out_features // (1 + is_gated)), x.dtype)
         _library().linear(
-            rows.data_ptr(), self.tensors[0].data_ptr(), address(self.bias), out.data_ptr(),
-            num_rows, in_features, out.shape[1], in_features, kind, is_gated,
-            x.dtype is torch.bfloat16, torch.get_num_threads(),
+            x.dtype, rows.data_ptr(), self.tensors[0].data_ptr(), address(self.bias),
+            out.data_ptr(), num_rows, in_features, out.shape[1], in_features, kind, is_gated,
         )  # fmt: skip
         return out
 
@@ -60,7 +58,7 @@ class NativeDense(PackedLinear):
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
     """Packs (out_features, in_features) floats.
 
-    None where oneDNN is faster: without AVX-512, and its instructions for bfloat16.
+    None where oneDNN is faster: without AVX-512 or, for bfloat16, without its instructions.
     """
     native = library()
     if native is None or not weight.numel():
@@ -73,17 +71,17 @@ def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
 
 
 def pack_floats(weight: Tensor, bias: Tensor | None, width: int) -> NativeDense:
-    """Panels of ``width`` outputs; two bfloat16 inputs of an output side by side."""
+    """Packs into panels of ``width`` outputs; two bfloat16 inputs of an output are adjacent."""
     out_features, in_features = weight.shape
     panels = _panels(weight, width)
-    # Copied: a bias that is mapped from a file would keep all of the file mapped.
+    # A copy: a view of a memory-mapped file would keep the whole file mapped.
     wide = None if bias is None else F.pad(bias.float(), (0, -out_features % width)).clone()
     return NativeDense(in_features, out_features, (panels,), wide, weight.dtype)
 
 
 def _library() -> Library:
     found = library()
-    assert found is not None, "pack() found it"
+    assert found is not None, "pack() used it"
     return found
 
 

@@ -1,9 +1,9 @@
-"""Linear layers with 8- or 4-bit weights by the native kernel, activations in bytes by group.
+"""Linear layers with 8- or 4-bit weights by the native kernel, with 8-bit activations.
 
-Rows of x get a scale for every group of inputs and not one for the row: a few large activations,
-which every language model has, then cost only their own group its steps. Weights of 4 bits stay so
-in memory and are widened in registers, at any number of rows; where the CPU has AMX, many rows meet
-them in bfloat16 (native/src/linear_int4_amx.h).
+Rows of x have a scale for every group of inputs, not one for the row: the few large activations
+that every language model has then reduce the precision of their own group only. 4-bit weights are
+unpacked in registers, for any number of rows; with AMX, they are dequantized to bfloat16 for many
+rows (native/src/linear_int4_amx.h).
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from torch import Tensor
 from atoll_kernels.activation import BY_NAME
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.int4_groups import Groups, quantize_in_bytes
-from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
-from atoll_kernels.cpu.linear_torch_int4 import Arranged
 from atoll_kernels.cpu.native import library
 from atoll_kernels.cpu.native.arguments import DTYPES, address
 from atoll_kernels.cpu.native.library import Library
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.linear import PackedLinear, quantize_int8
 
-# Inputs that share a scale in a row of x; 4-bit weights have groups of their own.
-# Wider ones are a little faster and less exact: with up to 256, SmolLM2 loses 1.6% and not 1.0.
+# Inputs that share a scale in a row of x, with 8-bit weights; 4-bit weights determine the groups.
+# Larger groups are a little faster and less exact: with up to 256, SmolLM2 loses 1.6%, not 1.0.
 _INT8_GROUPS = (128, 96, 64)
-# Of whole rows of AMX's tiles; others would be multiplied without them.
+# Whole rows of AMX tiles; with other groups, tiles are not used.
 _TILED_GROUPS = (128, 64)
 _INT4_GROUPS = (32, 64, 128)
 
 
 @dataclass(eq=False)
 class _NativeQuantized(PackedLinear):
-    """group: inputs that share a scale. order: of the inputs, if they are not sorted by group."""
+    """group: inputs that share a scale. order: see ``Groups``."""
 
     group: int
     order: Tensor | None
@@ -60,10 +58,10 @@ class _NativeQuantized(PackedLinear):
         weight, scales, *factors = self.tensors
         out = empty((x.shape[0], self.out_features // (1 + is_gated)), x.dtype)
         _library().linear_quantized(
-            x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
+            x.dtype, x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(),
             factors[0].data_ptr() if factors else 0, address(self.bias), x.shape[0],
             self.in_features, self.out_features, x.stride(0), self.group, self.bits,
-            BY_NAME[activation], is_gated, x.dtype == torch.bfloat16, torch.get_num_threads(),
+            BY_NAME[activation], is_gated,
         )  # fmt: skip
         return out
 
@@ -81,30 +79,24 @@ class NativeInt4(_NativeQuantized):
 
 
 def pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
-    """Quantises (out_features, in_features) floats by output; None without VNNI."""
-    if not is_fast():
-        return None
-    codes, scales = quantize_weight(weight)
-    return pack8(codes, scales, bias)
+    """Quantizes (out_features, in_features) floats by output; None without VNNI."""
+    return pack8(*quantize_int8(weight), bias) if is_fast() else None
 
 
 def pack_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
-    """Quantises by groups of inputs; None without VNNI, or if groups do not fit the shape."""
+    """Quantizes by groups of inputs; None without VNNI, or if groups do not divide the inputs."""
     if not is_fast() or group_size not in _INT4_GROUPS or weight.shape[1] % group_size:
         return None
     return pack4(quantize_in_bytes(weight, group_size), bias)
 
 
-def pack_arranged(found: Arranged, bias: Tensor | None) -> PackedLinear | None:
-    """A checkpoint's codes, scales rounded to bfloat16; None without VNNI or for other groups."""
-    size = found.codes.shape[1] // found.scales.shape[1]
-    if not is_fast() or size not in _INT4_GROUPS:
-        return None
-    return pack4(Groups(found.codes, found.scales, found.zeros), bias, found.order)
+def pack_groups(groups: Groups, bias: Tensor | None) -> PackedLinear | None:
+    """Packs codes of a checkpoint; None without VNNI or for groups of other sizes."""
+    return pack4(groups, bias) if is_fast() and groups.size in _INT4_GROUPS else None
 
 
 def is_fast() -> bool:
-    """Whether products of bytes have an instruction here; oneDNN and torch are faster if not."""
+    """Whether there are instructions for 8-bit products; oneDNN and torch are faster without."""
     native = library()
     return native is not None and native.has_vnni
 
@@ -124,8 +116,8 @@ def pack8(codes: Tensor, scales: Tensor, bias: Tensor | None) -> NativeInt8:
     return NativeInt8(in_features, out_features, tensors, _wide(bias), group, None)
 
 
-def pack4(groups: Groups, bias: Tensor | None, order: Tensor | None = None) -> NativeInt4:
-    """Scales and zeros of floats are rounded to bfloat16. order: of the inputs, or None."""
+def pack4(groups: Groups, bias: Tensor | None) -> NativeInt4:
+    """Float scales and zeros are rounded to bfloat16."""
     block = _block()
     out_features, in_features = groups.codes.shape
     padded = F.pad(groups.codes.to(torch.uint8), (0, 0, 0, -out_features % block))
@@ -140,12 +132,12 @@ def pack4(groups: Groups, bias: Tensor | None, order: Tensor | None = None) -> N
             _by_block(groups.scales, groups.zeros.view(torch.uint8), torch.uint8),
             _by_block(of_scales, of_zeros, torch.bfloat16),
         )
-    size = in_features // groups.scales.shape[1]
-    return NativeInt4(in_features, out_features, (words, *tensors), _wide(bias), size, order)
+    tensors = (words, *tensors)
+    return NativeInt4(in_features, out_features, tensors, _wide(bias), groups.size, groups.order)
 
 
 def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of (out_features, n) each: (blocks, n, 2, block)."""
+    """Interleaves two tensors (out_features, n) as (blocks, n, 2, block)."""
     block = _block()
     both = torch.stack([scales.to(dtype), zeros.to(dtype)])
     padded = F.pad(both, (0, 0, 0, -scales.shape[0] % block))
@@ -154,7 +146,7 @@ def _by_block(scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _library() -> Library:
     found = library()
-    assert found is not None, "what packs a weight has looked"
+    assert found is not None, "is_fast() used it"
     return found
 
 

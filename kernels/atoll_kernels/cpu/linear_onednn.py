@@ -1,8 +1,8 @@
-"""Dense linear layers on CPU: oneDNN over a weight that was reordered once, at load.
+"""Dense linear layers by oneDNN, over a weight that is reordered once, at load.
 
-oneDNN's blocked layout beats ``F.linear`` at every number of rows: at 1 row by 1.5-2x, which is
-what one token of a decoder costs, and in float32 at hundreds of rows by 1.2-2x, since MKL is slow
-on processors that are not Intel's (docs/benchmarks/kernels.md).
+oneDNN's blocked layout is faster than ``F.linear`` for any number of rows: 1.5-2x for a single row,
+as in decoding, and 1.2-2x for hundreds of rows in float32, since MKL is slow on processors other
+than Intel's (docs/benchmarks/kernels.md).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 from atoll_kernels.activation import BY_NAME, Activation
 from atoll_kernels.linear import PackedLinear
 
-# oneDNN's post-op and its algorithm.
+# oneDNN's post-op and algorithm.
 _POST_OPS = {
     Activation.NONE: ("none", ""),
     Activation.GELU: ("gelu", "none"),
@@ -26,13 +26,13 @@ _POST_OPS = {
 
 @dataclass(eq=False)
 class OneDnnDense(PackedLinear):
-    """tensors: the weight in oneDNN's layout, opaque to other ops. dtype: of the product."""
+    """tensors: the weight in oneDNN's opaque layout. dtype: of the product."""
 
     dtype: torch.dtype
     scheme = "dense"
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """See ``atoll_kernels.linear``; the activation runs inside the product."""
+        """See ``atoll_kernels.linear``; the activation is fused."""
         post_op, algorithm = _POST_OPS[BY_NAME[activation]]
         rows = x.to(self.dtype).contiguous()
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -42,10 +42,10 @@ class OneDnnDense(PackedLinear):
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype | None:
-    """What a weight of ``dtype`` is packed in; None: not by oneDNN here.
+    """The dtype in which oneDNN computes with weights of ``dtype``; None: it cannot.
 
-    float16 without its instructions runs at a tenth of float32's speed, so it becomes float32,
-    which holds the same values.
+    Without instructions for it, float16 runs at a tenth of float32's speed, so it is converted to
+    float32, without loss.
     """
     if not torch.backends.mkldnn.is_available():
         return None
@@ -57,12 +57,12 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype | None:
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
-    """Reorders (out_features, in_features) floats; None where oneDNN is missing."""
+    """Reorders (out_features, in_features) floats; None without oneDNN."""
     dtype = compute_dtype(weight.dtype)
     if dtype is None or not weight.numel():
         return None
     out_features, in_features = weight.shape
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
-    # Copied: a bias that is mapped from a file would keep all of the file mapped.
+    # A copy: a view of a memory-mapped file would keep the whole file mapped.
     bias = None if bias is None else bias.to(dtype, copy=True)
     return OneDnnDense(in_features, out_features, (packed,), bias, dtype)

@@ -1,10 +1,10 @@
-"""Linear layers in 8 bits on CPU: int8 weights with a scale per output, u8 rows with one per token.
+"""Linear layers in 8 bits by oneDNN: int8 weights with a scale per output, u8 rows with one each.
 
 ``out = activation((codes(x) - zero) @ codes(w).T * row_scale * weight_scale + bias)``
 
-oneDNN multiplies u8 by s8 (signed activations fall to a reference kernel, a hundred times slower)
-and gives float32; the scale of each row, the bias and the activation come after. Weights take a
-quarter of float32's memory, and one row costs the time to read them.
+oneDNN multiplies u8 by s8 (for signed activations it has only a reference kernel, a hundred times
+slower) and returns float32; row scales, bias and activation are applied afterwards. Weights take a
+quarter of float32's memory, and a single row takes the time to read them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.linear import PackedLinear, quantize_int8
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -33,15 +33,17 @@ class OneDnnInt8(PackedLinear):
             rows, 1.0, self.levels + 1, weight, scales, zeros, None, 1.0, 0, torch.float32,
             "none", [], "",
         )  # fmt: skip
-        return scaled(products, row_scales, self.bias, activation, x.dtype)
+        out = products.mul_(row_scales)
+        out = out if self.bias is None else out.add_(self.bias)
+        return (out if activation is None else ACTIVATIONS[activation](out)).to(x.dtype)
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
-    """Quantises (out_features, in_features) floats by output; None where oneDNN is missing."""
+    """Quantizes (out_features, in_features) floats by output; None without oneDNN."""
     if not torch.backends.mkldnn.is_available() or weight.dtype not in _FLOATS:
         return None
     out_features, in_features = weight.shape
-    codes, scales = quantize_weight(weight)
+    codes, scales = quantize_int8(weight)
     packed = torch.ops.onednn.qlinear_prepack(codes, None)
     zeros = torch.zeros(out_features, dtype=torch.int32)
     bias = None if bias is None else bias.to(torch.float32, copy=True)
@@ -50,32 +52,14 @@ def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
 
 
 def activation_levels() -> int:
-    """Steps on either side of zero in an activation's code.
+    """The largest absolute code of an activation.
 
-    Without VNNI, two products are added in 16 bits, which holds 2 * 127 * 127 and no more.
+    Without VNNI, two products are added in 16 bits, which would overflow with larger codes.
     """
     return 127 if torch.cpu._is_vnni_supported() else 63
-
-
-def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes (out_features, in_features) int8, scales (out_features,) float32)."""
-    values = weight.float()
-    scales = values.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-    return (values / scales.unsqueeze(1)).round_().to(torch.int8).contiguous(), scales
 
 
 def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """(codes (tokens, features) u8 around ``levels + 1``, scales (tokens, 1) float32)."""
     scales = x.abs().amax(1, keepdim=True).float().clamp_min_(1e-30).div_(levels)
     return (x / scales).round_().add_(levels + 1).to(torch.uint8), scales
-
-
-def scaled(
-    products: Tensor, row_scales: Tensor, bias: Tensor | None, activation: str | None,
-    dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    """``activation(products * row_scales + bias)`` in ``dtype``; overwrites ``products``."""
-    products.mul_(row_scales)
-    if bias is not None:
-        products.add_(bias)
-    return (products if activation is None else ACTIVATIONS[activation](products)).to(dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.graph import empty
@@ -42,8 +41,7 @@ def _norm(
             return None
         total, residual_row = empty((rows, width), dtype), residual.stride(0)
     native.norm(
-        x.data_ptr(), address(residual), address(weight), address(bias), out.data_ptr(),
-        total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms,
-        dtype == torch.bfloat16, torch.get_num_threads(), eps,
+        dtype, x.data_ptr(), address(residual), address(weight), address(bias), out.data_ptr(),
+        total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms, eps,
     )  # fmt: skip
     return out, total

@@ -1,6 +1,6 @@
 """Triton-language kernels for NVIDIA and AMD GPUs; the only package that imports triton.
 
-Without triton, which torch's GPU builds bring, nothing is offered and torch's reference runs.
+Without triton, which comes with torch's GPU builds, there are none, and the torch reference runs.
 """
 
 from importlib.util import find_spec

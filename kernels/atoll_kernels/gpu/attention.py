@@ -1,4 +1,4 @@
-"""Attention on the GPU: each call goes to the backend that the registry chose for its spec."""
+"""Attention on the GPU: each call uses the backend that ``backends.choose`` picks for its spec."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VARLEN: dict[str, Attention] = {
 def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor | None:
-    """See ``atoll_kernels.varlen_attention``; declines what only SDPA serves."""
+    """See ``atoll_kernels.varlen_attention``; declines what only SDPA supports."""
     backend = backend_for(_spec("encode", q, args), q.device)
     if backend not in _VARLEN:
         return None
@@ -39,9 +39,9 @@ def varlen_attention(
 def paged_attention(
     q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs
 ) -> Tensor | None:
-    """See ``atoll_kernels.paged_attention``; declines what only SDPA serves.
+    """See ``atoll_kernels.paged_attention``; declines what only SDPA supports.
 
-    As many tokens as sequences is a decoding step: no length is read to find out.
+    A batch with as many tokens as sequences counts as decoding, since lengths are on the device.
     """
     is_decode = q.shape[0] == kv.seq_lens.shape[0]
     backend = backend_for(_spec("decode" if is_decode else "prefill", q, args), q.device)
@@ -68,7 +68,7 @@ def _spec(phase: Phase, q: Tensor, args: AttentionArgs) -> AttentionSpec:
 
 
 def backend_for(spec: AttentionSpec, device: torch.device) -> str:
-    """The name of the chosen backend; the first time a spec is seen, the choice is logged."""
+    """The name of the chosen backend; the choice for a new spec is logged."""
     return _backend_for(spec, device, dispatch.policy())
 
 
@@ -83,7 +83,7 @@ def _backend_for(spec: AttentionSpec, device: torch.device, policy: KernelPolicy
 
 @cache
 def capabilities_of(device: torch.device) -> Capabilities:
-    """Asks the driver once per device; the interpreter counts as a device of its own."""
+    """Asks the driver once per device; Triton-lang's interpreter is a device of its own."""
     if device.type == "cpu" and launch.architecture() == "interpreter":
         return Capabilities("Triton-lang's interpreter", "interpreter", "interpreter")
     return Capabilities.of(device)

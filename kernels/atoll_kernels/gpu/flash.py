@@ -1,4 +1,4 @@
-"""Own attention kernels: many query rows (``flash``) and single ones (``decode``)."""
+"""Atoll's own attention kernels: ``flash`` for prefill and encoders, ``decode`` for decoding."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from atoll_kernels.gpu.kernels.flash import flash_kernel
 
 _LOG2E = 1.4426950408889634
 _MAX_SPLITS = 64
-# A share of fewer keys than this costs more to combine than it saves.
+# Combining shares of fewer keys than this costs more than it saves.
 _LEAST_SHARE = 256
-# Up to this mean length, most rows of a large tile would be empty.
-_SHORT = 64
+# Up to this mean length of sequences, or of chunks over the cache, large tiles are mostly empty.
+_SHORT_SEQLEN, _SHORT_QLEN = 64, 16
 
 
 def varlen(
@@ -34,7 +34,7 @@ def paged_prefill(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionA
 
 
 def paged_decode(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
-    """See ``atoll_kernels.paged_attention``; right for any batch, fast for one token each."""
+    """See ``atoll_kernels.paged_attention``; works for any batch, fast for one token each."""
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, table = kv.keys.shape[2], kv.block_table
     out = torch.empty((num_tokens, num_heads, head_dim), dtype=q.dtype, device=q.device)
@@ -75,9 +75,9 @@ def paged_decode(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionAr
 
 
 def num_splits(num_programs: int, capacity: int) -> int:
-    """How many programs share a sequence's keys: enough to fill the card twice over.
+    """How many programs share a sequence's keys: enough for two on each multiprocessor.
 
-    ``capacity`` is what the block table can hold, not what it does: lengths stay on the device.
+    ``capacity``: the keys that the block table has room for; actual lengths stay on the device.
     """
     wanted = -(-2 * launch.num_processors() // num_programs)
     useful = -(-capacity // _LEAST_SHARE)
@@ -115,30 +115,31 @@ def _flash(
 def _configuration(
     q: Tensor, num_seqs: int, block_d: int, paged: bool, args: AttentionArgs
 ) -> launch.Launch:
-    """Few queries for each sequence, and biases, have rows of their own in the table."""
+    """Short sequences, short chunks and biases have rows of their own in the table."""
     num_tokens, bucket = q.shape[0], _bucket(q.dtype, block_d)
     if paged:
-        if q.dtype.itemsize == 2 and num_tokens <= 16 * num_seqs:
-            bucket += "-few"
+        if q.dtype.itemsize == 2 and num_tokens <= _SHORT_QLEN * num_seqs:
+            bucket += "-short-qlen"
         return launch.configuration("prefill", bucket)
-    biases = (args.window, args.alibi_slopes, args.relative_bias)
+    biases = (args.window, args.softcap, args.alibi_slopes, args.relative_bias)
     if q.dtype.itemsize == 2 and block_d <= 128:
-        if num_tokens <= _SHORT * num_seqs:
-            bucket += "-short"
+        if num_tokens <= _SHORT_SEQLEN * num_seqs:
+            bucket += "-short-seqlen"
         elif any(bias is not None for bias in biases):
             bucket += "-biased"
     return launch.configuration("flash", bucket)
 
 
 def _scoring(args: AttentionArgs, q: Tensor) -> dict[str, Any]:
-    """What both kernels are told of scale, biases and masks."""
+    """The arguments of both kernels for scale, soft cap, biases and masks."""
     slopes, relative = args.alibi_slopes, args.relative_bias
     return {
         "scale": args.scale * _LOG2E, "window": args.window or 0, "slopes": _or(slopes, q),
         "relative_bias": _or(relative, q),
         "bias_stride": 0 if relative is None else relative.stride(0),
         "distance": 0 if relative is None else relative.shape[1] // 2,
-        "CAUSAL": args.causal, "WINDOW": args.window is not None, "ALIBI": slopes is not None,
+        "CAUSAL": args.causal, "WINDOW": args.window is not None,
+        "SOFTCAP": (args.softcap or 0.0) * _LOG2E, "ALIBI": slopes is not None,
         "RELATIVE": relative is not None,
     }  # fmt: skip
 
@@ -152,10 +153,10 @@ def _bucket(dtype: torch.dtype, block_d: int) -> str:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """The kernels step over heads and tokens by stride, never within a head."""
+    """The kernels take any strides of tokens and heads, but need contiguous features."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A pointer that is never read."""
+    """``tensor``, or another one in its place, which the kernel will not read."""
     return other if tensor is None else tensor

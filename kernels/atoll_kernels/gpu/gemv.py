@@ -1,9 +1,12 @@
-"""Linear layers of a single row; what holds their weights decides how.
+"""Linear layers of a single row, with dense and 4-bit weights.
 
-8-bit weights are not here: converting them takes as long as reading them, on either kind of core.
+8-bit weights would gain nothing: converting them takes as long as reading them, with or without
+tensor cores.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -16,8 +19,6 @@ from atoll_kernels.gpu.kernels.matmul import add_splits_kernel
 
 _MAX_SPLITS = 16
 _ADD_BLOCK = 512
-# Programs for each processor: they wait for memory, and more of them keep more loads in flight.
-_WAVES = 4
 
 
 def dense_row(
@@ -43,7 +44,7 @@ def int4_row(
 ) -> Tensor | None:  # fmt: skip
     """``linear`` for x (1, in_features); declines other dtypes and strides. See ``GpuInt4``.
 
-    The inputs are split among programs where the columns alone do not fill the card.
+    The inputs are split among programs if the columns alone do not fill the GPU.
     """
     words, scales, zeros = tensors
     if not _fits(x, words):
@@ -53,25 +54,47 @@ def int4_row(
     config = launch.configuration("gemv", "int4")
     depth = launch.dividing(config.block_k, group)
     blocks = triton.cdiv(num_columns, config.block_n)
-    wanted = _WAVES * launch.num_processors() // blocks
-    splits = max(1, min(wanted, num_inputs // depth // 4, _MAX_SPLITS))
-    end = {"BIAS": bias is not None, "CODE": BY_NAME[activation].value}
-    target, own_end = out, end
-    if splits > 1:
-        target = torch.empty((splits, num_columns), dtype=torch.float32, device=x.device)
-        own_end = {"BIAS": False, "CODE": 0}
-    addend = out if bias is None else bias
+    splits = num_splits(blocks, num_inputs // depth)
+    target, epilogue = split_output(out, splits, bias, activation)
     gemv_int4_kernel[(blocks, splits)](
         out=target, x=x, words=words, scales=scales, zeros=zeros,
-        order=words if order is None else order, bias=addend, num_columns=num_columns,
-        num_inputs=num_inputs, group=group, ORDER=order is not None, **own_end, SPLITS=splits,
-        BLOCK_N=config.block_n, BLOCK_K=depth, num_warps=config.num_warps,
+        order=words if order is None else order, num_columns=num_columns, num_inputs=num_inputs,
+        group=group, ORDER=order is not None, **epilogue, SPLITS=splits, BLOCK_N=config.block_n,
+        BLOCK_K=depth, num_warps=config.num_warps,
     )  # fmt: skip
-    if splits > 1:
-        add_splits_kernel[(1, triton.cdiv(num_columns, _ADD_BLOCK))](
-            out=out, partial=target, bias=addend, num_rows=1, num_columns=num_columns,
-            SPLITS=splits, **end, BLOCK=_ADD_BLOCK, num_warps=4,
-        )  # fmt: skip
+    return add_splits(out, target, bias, activation) if splits > 1 else out
+
+
+def num_splits(num_tiles: int, num_steps: int, waves: int = 4) -> int:
+    """Splits along the inputs, each of at least four steps: as many as fill the GPU.
+
+    waves: programs per multiprocessor. With few rows they wait for memory, and several of them keep
+    more loads in flight.
+    """
+    wanted = waves * launch.num_processors() // num_tiles
+    return max(1, min(wanted, num_steps // 4, _MAX_SPLITS))
+
+
+def split_output(
+    out: Tensor, splits: int, bias: Tensor | None, activation: str | None
+) -> tuple[Tensor, dict[str, Any]]:
+    """What a product writes to, and its epilogue: none if ``add_splits`` follows."""
+    bias_or_any = out if bias is None else bias
+    if splits == 1:
+        code = BY_NAME[activation].value
+        return out, {"bias": bias_or_any, "BIAS": bias is not None, "CODE": code}
+    partial = torch.empty((splits, *out.shape), dtype=torch.float32, device=out.device)
+    return partial, {"bias": bias_or_any, "BIAS": False, "CODE": 0}
+
+
+def add_splits(out: Tensor, partial: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """Adds up what a product wrote for each split, with the epilogue; returns ``out``."""
+    num_rows, num_columns = out.shape
+    add_splits_kernel[(num_rows, triton.cdiv(num_columns, _ADD_BLOCK))](
+        out=out, partial=partial, bias=out if bias is None else bias, num_rows=num_rows,
+        num_columns=num_columns, SPLITS=len(partial), BIAS=bias is not None,
+        CODE=BY_NAME[activation].value, BLOCK=_ADD_BLOCK, num_warps=4,
+    )  # fmt: skip
     return out
 
 

@@ -1,8 +1,8 @@
-"""How each kernel is cut into tiles: a table, so that a first request never waits for a search.
+"""Tile sizes of each kernel: a table instead of autotuning, which would delay the first requests.
 
 Rows are (op, bucket) -> architecture -> ``Launch``. A bucket is what the wrapper knows without
-asking the device: the width of a head, the size of an element, few or many rows. Tests compile the
-kernels for every architecture and hold what comes out against its shared memory.
+asking the device: the head size, the size of an element, and whether there are as few rows as in
+decoding. Tests compile the kernels for every architecture and check their shared memory.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Launch(NamedTuple):
     num_stages: int = 2
 
 
-# The interpreter gets tiles so small that short test sequences cross several of them.
+# Tests of the interpreter use tiles so small that short sequences cross several of them.
 _INTERPRETER = "interpreter"
 
-# Cards between the listed ones have the shared memory of the one they are mapped to.
+# Architectures with the same shared memory as a listed one.
 _LIKE = {
     "sm87": "sm80", "sm100": "sm90", "sm103": "sm90", "sm110": "sm90", "sm120": "sm89",
     "sm121": "sm89", "gfx908": "gfx90a", "gfx942": "gfx90a", "gfx950": "gfx90a",
@@ -35,10 +35,10 @@ _LIKE = {
 
 ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm90", "gfx90a")
 
-# Multiprocessors of the largest common card: how many programs fill it.
+# Multiprocessors of the largest common card.
 _PROCESSORS = {"sm75": 40, "sm80": 108, "sm86": 84, "sm89": 142, "sm90": 132, "gfx90a": 104}
 
-_A = "ampere"  # sm80, sm86 and sm89 where one row suits them all
+_A = "ampere"  # sm80, sm86, sm89, and any other without an entry of its own
 
 _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("flash", "half-d64"): {
@@ -49,20 +49,16 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(128, 64, 0, 8, 3),
         "sm90": Launch(64, 64, 0, 4, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
     },
-    # Sequences shorter than a tile of the others.
-    ("flash", "half-d64-short"): {
+    # Sequences shorter than the tiles above.
+    ("flash", "half-d64-short-seqlen"): {
         "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
         "sm90": Launch(64, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
     },
-    ("flash", "half-d128-short"): {
+    ("flash", "half-d128-short-seqlen"): {
         "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(32, 32, 0, 4, 2),
         "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
     },
-    # Windows add a third loop, and biases a term: they do not fit the registers of large tiles.
-    ("flash", "half-d64-biased"): {
-        "sm75": Launch(64, 32, 0, 8, 1), _A: Launch(128, 64, 0, 4, 3),
-        "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 64, 0, 4, 1),
-    },
+    # Windows, biases and a soft cap need registers, which large tiles do not leave.
     ("flash", "half-d128-biased"): {
         "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(128, 64, 0, 8, 3),
         "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
@@ -84,7 +80,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 16, 0, 4, 2),
         "sm90": Launch(16, 32, 0, 4, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
     },
-    # Keys are found through the block table, which costs registers.
+    # Looking up the block table costs registers.
     ("prefill", "half-d64"): {
         "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
         "sm90": Launch(128, 64, 0, 4, 2), "gfx90a": Launch(128, 32, 0, 4, 1),
@@ -97,28 +93,16 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(64, 32, 0, 4, 3),
         "sm90": Launch(128, 64, 0, 8, 2), "gfx90a": Launch(64, 32, 0, 4, 1),
     },
-    ("prefill", "wide-d64"): {
-        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(64, 32, 0, 4, 2),
-        "sm90": Launch(64, 32, 0, 4, 2), "gfx90a": Launch(64, 32, 0, 4, 1),
-    },
-    ("prefill", "wide-d128"): {
-        "sm75": Launch(32, 16, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
-        "sm90": Launch(32, 32, 0, 4, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
-    },
-    ("prefill", "wide-d256"): {
-        "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 16, 0, 4, 2),
-        "sm90": Launch(16, 32, 0, 4, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
-    },
-    # A few new tokens per sequence: short chunks, drafts.
-    ("prefill", "half-d64-few"): {
+    # A few new tokens per sequence: short chunks, speculative decoding.
+    ("prefill", "half-d64-short-qlen"): {
         "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(16, 64, 0, 4, 3),
         "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 64, 0, 4, 1),
     },
-    ("prefill", "half-d128-few"): {
+    ("prefill", "half-d128-short-qlen"): {
         "sm75": Launch(16, 32, 0, 4, 1), _A: Launch(16, 64, 0, 4, 3),
         "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 32, 0, 4, 1),
     },
-    ("prefill", "half-d256-few"): {
+    ("prefill", "half-d256-short-qlen"): {
         "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 32, 0, 4, 3),
         "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 16, 0, 4, 1),
     },
@@ -155,56 +139,45 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 16, 0, 4, 2),
         "sm90": Launch(0, 16, 0, 4, 2), "gfx90a": Launch(0, 16, 0, 4, 1),
     },
-    ("quantized", "half-few"): {
+    ("quantized", "half-decode"): {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
         "sm90": Launch(16, 128, 64, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
     },
-    ("quantized", "half-many"): {
+    ("quantized", "half-prefill"): {
         "sm75": Launch(32, 64, 32, 4, 1), _A: Launch(64, 128, 32, 4, 3),
         "sm90": Launch(128, 128, 64, 8, 3), "gfx90a": Launch(64, 128, 32, 4, 1),
     },
-    ("quantized", "wide-few"): {
+    ("quantized", "wide-decode"): {
         "sm75": Launch(16, 32, 32, 4, 1), _A: Launch(16, 64, 32, 4, 2),
         "sm90": Launch(16, 64, 32, 4, 2), "gfx90a": Launch(16, 64, 32, 4, 1),
     },
-    ("quantized", "wide-many"): {
+    ("quantized", "wide-prefill"): {
         "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
         "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
     },
-    ("dequantize", "half"): {
-        "sm75": Launch(0, 128, 32), _A: Launch(0, 128, 32), "sm90": Launch(0, 128, 32),
-        "gfx90a": Launch(0, 128, 32),
-    },
-    ("gemv", "dense"): {
-        "sm75": Launch(0, 2, 1024), _A: Launch(0, 2, 1024), "sm90": Launch(0, 2, 1024),
-        "gfx90a": Launch(0, 2, 1024),
-    },
-    ("gemv", "int4"): {
-        "sm75": Launch(0, 64, 128), _A: Launch(0, 64, 128), "sm90": Launch(0, 64, 128),
-        "gfx90a": Launch(0, 64, 128),
-    },
-    ("experts", "half-few"): {
+    ("experts", "half-decode"): {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
         "sm90": Launch(16, 64, 128, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
     },
-    ("experts", "half-many"): {
-        "sm75": Launch(32, 64, 32, 4, 1), _A: Launch(64, 128, 32, 4, 3),
-        "sm90": Launch(128, 128, 64, 8, 3), "gfx90a": Launch(64, 128, 32, 4, 1),
-    },
-    ("experts", "wide-few"): {
-        "sm75": Launch(16, 32, 32, 4, 1), _A: Launch(16, 64, 32, 4, 2),
-        "sm90": Launch(16, 64, 32, 4, 2), "gfx90a": Launch(16, 64, 32, 4, 1),
-    },
-    ("experts", "wide-many"): {
-        "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
-        "sm90": Launch(64, 64, 32, 4, 2), "gfx90a": Launch(32, 64, 32, 4, 1),
-    },
+    ("dequantize", "half"): {_A: Launch(0, 128, 32)},
+    ("gemv", "dense"): {_A: Launch(0, 2, 1024)},
+    ("gemv", "int4"): {_A: Launch(0, 64, 128)},
 }  # fmt: skip
+
+# Rows that are equal to others.
+_SAME = {
+    ("flash", "half-d64-biased"): ("flash", "half-d64"),
+    ("prefill", "wide-d64"): ("flash", "wide-d64"),
+    ("prefill", "wide-d128"): ("flash", "wide-d128"),
+    ("prefill", "wide-d256"): ("flash", "wide-d256"),
+    ("experts", "half-prefill"): ("quantized", "half-prefill"),
+    ("experts", "wide-decode"): ("quantized", "wide-decode"),
+    ("experts", "wide-prefill"): ("quantized", "wide-prefill"),
+}
 
 _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
-    "quantized": Launch(16, 32, 32),
-    "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
+    "quantized": Launch(16, 32, 32), "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
     "dequantize": Launch(0, 16, 32),
 }  # fmt: skip
 
@@ -229,29 +202,24 @@ def configuration(op: str, bucket: str) -> Launch:
     name = architecture()
     if name == _INTERPRETER:
         return _SMALL[op]
-    rows = _TABLE[op, bucket]
+    rows = _TABLE[_SAME.get((op, bucket), (op, bucket))]
     return rows[name] if name in rows else rows[_A]
 
 
-def buckets(op: str) -> tuple[str, ...]:
-    """Every bucket of an op, for the tests."""
-    return tuple(bucket for name, bucket in _TABLE if name == op)
-
-
 def dividing(depth: int, group: int) -> int:
-    """``depth`` halved until it divides ``group``, so that a tile lies in one group of scales."""
+    """``depth`` halved until it divides ``group``, so that a tile has one row of scales."""
     while group % depth:
         depth //= 2
     return depth
 
 
 def num_processors() -> int:
-    """Multiprocessors to fill; of the kind of card, not of this card, so that runs repeat."""
+    """Multiprocessors of this architecture's cards; the same on all, so that results repeat."""
     return _PROCESSORS.get(architecture(), 4)
 
 
 def max_warps() -> int:
-    """Warps that a block of 1024 threads has: AMD's have 64 lanes."""
+    """Warps in a block of 1024 threads; AMD's have 64 lanes."""
     return 16 if architecture().startswith("gfx") else 32
 
 

@@ -1,4 +1,4 @@
-"""A mixture of experts: routing, grouping and two grouped products, none of it on the host."""
+"""Mixture of experts without the host: routing, grouping by expert, and two grouped products."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 128
 def pack_experts(
     first: Tensor, gate_up: tuple[PackedLinear, ...], down: tuple[PackedLinear, ...]
 ) -> PackedExperts | None:
-    """See ``atoll_kernels.pack_experts``; declines layers of two kinds, with a bias or an order."""
+    """See ``atoll_kernels.pack_experts``; declines mixed layouts, biases and unsorted inputs."""
     layers = [layer for layer in (*gate_up, *down) if isinstance(layer, (GpuDense, GpuQuantized))]
     if len(layers) < len(gate_up) + len(down) or len({type(layer) for layer in layers}) > 1:
         return None
@@ -34,7 +34,7 @@ def pack_experts(
     groups, bits = {layer.group for layer in layers}, layers[0].bits
     if bits == 4 and len(groups) > 1:
         return None
-    # Tiles of weights are cut so that they divide this: 0 is divided by all.
+    # The depth of tiles must divide the group; everything divides 0.
     return StackedExperts(_stack(gate_up), _stack(down), bits, math.gcd(*groups))
 
 
@@ -42,8 +42,8 @@ def pack_experts(
 class StackedExperts(PackedExperts):
     """Weights stacked along a first dimension; see ``GpuDense`` and ``GpuQuantized``.
 
-    bits: 16 for dense weights of any dtype. group: the inputs that share a scale, or a common
-    divisor of their numbers.
+    bits: 16 for dense weights of any dtype. group: the number of inputs that share a scale, or a
+    common divisor if layers differ.
     """
 
     gate_up: tuple[Tensor, ...]
@@ -73,7 +73,7 @@ class StackedExperts(PackedExperts):
         self, x: Tensor, weights: tuple[Tensor, ...], plan: _Plan, config: launch.Launch,
         divide: int, shares: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """(num_slots, out): slot s is row s // divide of x through its expert."""
+        """(num_slots, out): row s // divide of x times the expert of slot s."""
         words, rest = weights[0], weights[1:]
         num_inputs = x.shape[1]
         num_outputs, num_slots = words.shape[1 if self.bits == 16 else 2], x.shape[0] * divide
@@ -109,7 +109,7 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 class _Plan(NamedTuple):
-    """Which rows of which expert a tile has: see ``group_kernel``."""
+    """The expert and rows of each tile: see ``group_kernel``."""
 
     slots: Tensor
     tile_experts: Tensor
@@ -119,7 +119,7 @@ class _Plan(NamedTuple):
 def _grouped(chosen: Tensor, num_experts: int, config: launch.Launch) -> _Plan:
     """chosen: (num_slots,) int32, the expert of each slot."""
     num_slots, block_m = len(chosen), config.block_m
-    # The worst case: every expert's last tile holds a single row.
+    # The worst case: every expert's last tile has a single row.
     num_tiles = min(num_slots, num_experts) + num_slots // block_m
     memory = torch.empty(num_tiles * (block_m + 2), dtype=torch.int32, device=chosen.device)
     tile_experts, tile_rows, slots = memory.split([num_tiles, num_tiles, num_tiles * block_m])
@@ -132,7 +132,7 @@ def _grouped(chosen: Tensor, num_experts: int, config: launch.Launch) -> _Plan:
 
 
 def _stack(layers: tuple[PackedLinear, ...]) -> tuple[Tensor, ...]:
-    """One stack per kind of tensor; each layer keeps a view, so that its own copy is freed."""
+    """Stacks each kind of tensor; layers keep views of the stacks, which frees their own copies."""
     stacks = tuple(torch.stack(parts) for parts in zip(*(x.tensors for x in layers), strict=True))
     for index, layer in enumerate(layers):
         layer.tensors = tuple(stack[index] for stack in stacks)

@@ -1,8 +1,7 @@
-"""Linear layers: 8-bit and 4-bit weights, and any weights for a single row.
+"""Linear layers with 8-bit and 4-bit weights, and dense ones for a single row.
 
-Dense products of more rows are cuBLAS's, through torch; and so are those of very many rows with
-quantised weights, which are dequantised for them: a product of ours does so once for every tile of
-rows.
+Dense products of more rows use cuBLAS, through torch. So do quantized weights with very many rows,
+after dequantizing them once: our own product does so for every tile of rows.
 """
 
 from __future__ import annotations
@@ -14,18 +13,14 @@ import torch
 import triton
 from torch import Tensor
 
-from atoll_kernels.activation import BY_NAME
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.activation import activate
-from atoll_kernels.gpu.gemv import dense_row, int4_row
-from atoll_kernels.gpu.kernels.matmul import add_splits_kernel, dequantize_kernel, matmul_kernel
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.gpu.gemv import add_splits, dense_row, int4_row, num_splits, split_output
+from atoll_kernels.gpu.kernels.matmul import dequantize_kernel, matmul_kernel
+from atoll_kernels.linear import PackedLinear, group_order, quantize_int8
 from atoll_kernels.reference.linear import TorchDense
 
-_MAX_SPLITS = 16
-_WAVES = 4
-_ADD_BLOCK = 512
-# Rows from which writing and reading the dequantised weights takes less time than it saves.
+# Rows from which dequantizing first saves more time than it takes.
 _CUBLAS_ROWS = 256
 
 
@@ -69,30 +64,22 @@ class GpuQuantized(PackedLinear):
         config = tile("quantized", x, x.shape[0], self.group)
         rows = triton.cdiv(x.shape[0], config.block_m)
         columns = triton.cdiv(self.out_features, config.block_n)
-        splits = _splits(rows, columns, self.in_features // config.block_k)
-        target = out
-        if splits > 1:
-            target = torch.empty((splits, *out.shape), dtype=torch.float32, device=x.device)
-        has_bias, code = self.bias is not None, BY_NAME[activation].value
-        bias = out if self.bias is None else self.bias
+        num_steps = self.in_features // config.block_k
+        splits = num_splits(rows * columns, num_steps, waves=4 if rows == 1 else 1)
+        target, epilogue = split_output(out, splits, self.bias, activation)
         matmul_kernel[(columns, rows, splits)](
             out=target, x=x, words=words, scales=scales, zeros=zeros,
-            order=words if self.order is None else self.order, bias=bias, slots=words,
-            tile_experts=words, tile_rows=words, shares=scales, num_rows=x.shape[0],
+            order=words if self.order is None else self.order, slots=words, tile_experts=words,
+            tile_rows=words, shares=scales, num_rows=x.shape[0],
             num_columns=self.out_features, num_inputs=self.in_features, group=self.group,
             x_stride=x.stride(0), words_stride=0, scales_stride=0, divide=1, EXPERTS=False,
-            ORDER=self.order is not None, BIAS=has_bias and splits == 1, SHARES=False,
-            CODE=code if splits == 1 else 0, BITS=self.bits, HALF=x.dtype == torch.float16,
-            SPLITS=splits, PRECISION=launch.precision(x.dtype), BLOCK_M=config.block_m,
-            BLOCK_N=config.block_n, BLOCK_K=config.block_k, num_warps=config.num_warps,
-            num_stages=config.num_stages,
+            ORDER=self.order is not None, SHARES=False, **epilogue, BITS=self.bits,
+            HALF=x.dtype == torch.float16, SPLITS=splits, PRECISION=launch.precision(x.dtype),
+            BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
+            num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip
         if splits > 1:
-            add_splits_kernel[(x.shape[0], triton.cdiv(self.out_features, _ADD_BLOCK))](
-                out=out, partial=target, bias=bias, num_rows=x.shape[0],
-                num_columns=self.out_features, SPLITS=splits, BIAS=has_bias, CODE=code,
-                BLOCK=_ADD_BLOCK, num_warps=4,
-            )  # fmt: skip
+            add_splits(out, target, self.bias, activation)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weights (in_features, out_features) in ``dtype``, float16 or bfloat16."""
@@ -111,7 +98,7 @@ class GpuQuantized(PackedLinear):
         return out
 
     def _operands(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Words, scales, and zeros or what is not read."""
+        """Words, scales, and zeros (8-bit weights have none, and the kernel reads none)."""
         words, scales, *zeros = self.tensors
         return words, scales, zeros[0] if zeros else scales
 
@@ -142,7 +129,9 @@ def pack_linear(
     if scheme == "dense":
         return GpuDense(weight.shape[1], weight.shape[0], (weight,), bias)
     if scheme == "int8" and weight.shape[1] % 16 == 0:
-        return _pack_int8(weight, bias)
+        codes, scales = quantize_int8(weight)
+        tensors = (codes.t().contiguous(), scales)
+        return GpuInt8(weight.shape[1], weight.shape[0], tensors, bias, weight.shape[1], None)
     if scheme == "int4" and weight.shape[1] % group_size == 0:
         return _quantize_int4(weight, bias, group_size)
     return None
@@ -157,46 +146,25 @@ def pack_int4(
     Inputs are sorted by group, once, so that a tile of weights has one row of scales; the kernel
     gathers the columns of x in that order.
     """
-    num_inputs, num_outputs = codes.shape
-    size, rest = divmod(num_inputs, scales.shape[0])
-    order = groups.argsort(stable=True)
-    expected = torch.arange(num_inputs, device=groups.device) // size if size else groups
-    if rest or size % 16 or not torch.equal(groups[order], expected):
+    size, order = group_order(groups, len(scales))
+    if size == 0 or size % 16:
         return None
-    is_sorted = torch.equal(groups, expected)
-    words = _pack_nibbles(codes if is_sorted else codes[order])
-    # Zeros are small integers and exact in any dtype; scales keep the dtype that they came in.
-    kept = (words, scales.contiguous(), zeros.to(torch.float16).contiguous())
-    kept_order = None if is_sorted else order.int()
-    return GpuInt4(num_inputs, num_outputs, kept, bias, size, kept_order)
+    words = _pack_nibbles(codes if order is None else codes[order])
+    # Zeros are small integers, exact in any dtype; scales keep their dtype.
+    tensors = (words, scales.contiguous(), zeros.to(torch.float16).contiguous())
+    order = None if order is None else order.int()
+    return GpuInt4(codes.shape[0], codes.shape[1], tensors, bias, size, order)
 
 
 def tile(op: str, x: Tensor, rows_per_weight: int, group: int) -> launch.Launch:
-    """The table's row, its depth cut so that a tile of weights lies in one group of scales."""
-    few = "few" if rows_per_weight <= 32 else "many"
-    config = launch.configuration(op, f"{launch.width(x.dtype)}-{few}")
+    """The table's row, with a depth at which a tile of weights has one row of scales."""
+    phase = "decode" if rows_per_weight <= 32 else "prefill"
+    config = launch.configuration(op, f"{launch.width(x.dtype)}-{phase}")
     return config._replace(block_k=launch.dividing(config.block_k, group))
 
 
-def _splits(row_tiles: int, column_tiles: int, num_steps: int) -> int:
-    """Splits along the inputs, each with at least four steps: as many as fill the card.
-
-    Few rows wait for memory: several programs on each processor keep more loads in flight.
-    """
-    wanted = (_WAVES if row_tiles == 1 else 1) * launch.num_processors()
-    return max(1, min(wanted // (row_tiles * column_tiles), num_steps // 4, _MAX_SPLITS))
-
-
-def _pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear:
-    out_features, in_features = weight.shape
-    wide = weight.float()
-    scales = wide.abs().amax(1).clamp_min(1e-12) / 127
-    codes = (wide / scales[:, None]).round().to(torch.int8).t().contiguous()
-    return GpuInt8(in_features, out_features, (codes, scales), bias, in_features, None)
-
-
 def _quantize_int4(weight: Tensor, bias: Tensor | None, group_size: int) -> PackedLinear | None:
-    """Between the least and the largest weight of each group, 0 included."""
+    """16 levels from the smallest to the largest weight of each group, 0 included."""
     out_features, in_features = weight.shape
     grouped = weight.float().view(out_features, -1, group_size)
     low, high = grouped.amin(-1).clamp_max(0), grouped.amax(-1).clamp_min(0)

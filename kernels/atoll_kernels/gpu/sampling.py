@@ -9,7 +9,7 @@ from torch import Tensor
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.kernels.sampling import sample_kernel
 
-# A vocabulary up to this size stays in the registers of one program while thresholds are searched.
+# Vocabularies up to this size are kept in the registers of one program.
 _MAX_WHOLE = 32768
 _BLOCK = 8192
 

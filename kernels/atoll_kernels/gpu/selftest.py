@@ -1,4 +1,4 @@
-"""Whether kernels run at all: the smallest of them is compiled, launched and waited for."""
+"""Whether kernels run at all: compiles and runs the smallest one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def failure(device: torch.device) -> str | None:
-    """Why none can be compiled or launched on ``device``; None: one has run.
+    """Why kernels cannot be compiled or launched on ``device``; None: they can.
 
     Raises:
-        torch.OutOfMemoryError: the device is full, which says nothing about kernels.
+        torch.OutOfMemoryError: the device's memory is full.
     """
     try:
         from atoll_kernels.gpu.activation import activate

@@ -1,7 +1,7 @@
-"""Attention kernels that come with torch or flash-attn, behind the signature of our own.
+"""Attention kernels of torch and flash-attn, with the signature of our own.
 
-They want the longest lengths on the host, which waits for the device once per call; our own
-kernels do not. The paged cache is gathered into packed keys first.
+Unlike ours, they need the maximum lengths on the host, which synchronizes once per call. Keys in a
+paged cache are gathered first.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from atoll_kernels.attention import AttentionArgs, PagedKV
 
 _FULL, _CAUSAL = 0, 2
-# Elements of a bias at once: 256 MB in half precision.
+# Elements of a bias at most: 256 MB in half precision.
 _MAX_BIAS = 1 << 27
 
 
 def torch_flash(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor:
-    """See ``atoll_kernels.varlen_attention``; flash-attention 2 as torch builds it."""
+    """See ``atoll_kernels.varlen_attention``; torch's build of flash-attention 2."""
     left, right = _sides(args)
     out: Tensor = torch.ops.aten._flash_attention_forward(
         q, k, v, cu_seqlens_q, cu_seqlens_k, _longest(cu_seqlens_q), _longest(cu_seqlens_k), 0.0,
@@ -49,7 +49,7 @@ def torch_efficient(
 ) -> Tensor:
     """See ``atoll_kernels.varlen_attention``; CUTLASS kernels, from compute capability 7.5 on.
 
-    They take packed sequences or a bias, not both: with a bias, sequences are padded.
+    They support packed sequences or a bias, not both, so with a bias sequences are padded.
     """
     group = q.shape[1] // k.shape[1]
     if group > 1:
@@ -66,13 +66,13 @@ def torch_efficient(
 
 
 def gather_keys(kv: PagedKV) -> tuple[Tensor, Tensor, Tensor]:
-    """The cached keys and values of all sequences, packed, and their cu_seqlens."""
+    """The cached keys and values of all sequences, concatenated, and their cu_seqlens."""
     seq_lens, block_size = kv.seq_lens, kv.keys.shape[1]
     cu_seqlens = torch.nn.functional.pad(seq_lens.cumsum(0), (1, 0)).int()
     total = int(cu_seqlens[-1])
     owners = torch.repeat_interleave(seq_lens.long(), output_size=total)
     places = torch.arange(total, device=seq_lens.device) - cu_seqlens[owners]
-    # A freed block (-1) lies behind the window: masked, so any block will do.
+    # A freed block (-1) is behind the window and masked, so any block will do.
     blocks = kv.block_table[owners, places // block_size].long().clamp_min(0)
     rows = blocks * block_size + places % block_size
     return kv.keys.flatten(0, 1)[rows], kv.values.flatten(0, 1)[rows], cu_seqlens
@@ -81,7 +81,7 @@ def gather_keys(kv: PagedKV) -> tuple[Tensor, Tensor, Tensor]:
 def _padded(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor:
-    """SDPA with a bias, over as many sequences at once as the bias may take memory for."""
+    """SDPA with a bias, for as many sequences at once as ``_MAX_BIAS`` allows."""
     out = q.new_zeros(q.shape)
     width_q, width_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k)
     if not width_q or not width_k:
@@ -113,14 +113,14 @@ def _padded(
 
 
 def _places(cu_seqlens: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Rows of the packed tokens, (num_seqs, width), padded with 0, and which of them are tokens."""
+    """Indices of tokens, (num_seqs, width), padded with 0, and which of them are tokens."""
     columns = torch.arange(width, device=cu_seqlens.device)
     held = columns < cu_seqlens.diff()[:, None]
     return torch.where(held, cu_seqlens[:-1, None] + columns, 0).long(), held
 
 
 def _bias(offset: Tensor, hidden: Tensor, args: AttentionArgs) -> Tensor:
-    """(num_seqs, 1 or num_heads, queries, keys) float32; offset is key less query position."""
+    """(num_seqs, 1 or num_heads, queries, keys) float32; offset: key minus query position."""
     bias = torch.zeros(1, device=offset.device)
     if args.alibi_slopes is not None:
         bias = bias - args.alibi_slopes.float().view(1, -1, 1, 1) * offset.abs().unsqueeze(1)
@@ -136,7 +136,7 @@ def _longest(cu_seqlens: Tensor) -> int:
 
 
 def _sides(args: AttentionArgs) -> tuple[int, int]:
-    """flash-attention counts neighbours: a window of w is w - 1 to each side."""
+    """flash-attention counts neighbors: a window of w is w - 1 to each side."""
     left = -1 if args.window is None else args.window - 1
     return left, 0 if args.causal else left
 

@@ -1,4 +1,4 @@
-"""The torch implementation of every op: runs on any device; the others are tested against it."""
+"""The torch implementation of every op, for any device; tests compare the others with it."""
 
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv

@@ -1,4 +1,4 @@
-"""Attention in plain torch: one SDPA call per sequence, the mask built only where one is needed."""
+"""Attention in plain torch: one SDPA call per sequence, with a mask only if one is needed."""
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: Attentio
         rows = slice(starts[i], starts[i + 1])
         if rows.start == rows.stop or length == 0:
             continue
-        # Blocks behind the window may have been freed (-1): they are masked, so any block will do.
+        # Blocks behind the window may have been freed (-1); they are masked, so any block will do.
         blocks = kv.block_table[i, : -(-length // block_size)].long().clamp_min(0)
         k = kv.keys[blocks].flatten(0, 1)[:length]
         v = kv.values[blocks].flatten(0, 1)[:length]
@@ -46,7 +46,7 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> Tensor:
-    """One sequence. q: (queries, num_heads, head_dim), the last positions of the keys."""
+    """One sequence. q: (queries, num_heads, head_dim), at the last positions."""
     bias, is_grouped = _bias(q, k.shape[0], args), q.shape[1] != k.shape[1]
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
     if args.softcap is not None:
@@ -59,7 +59,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> Tensor:
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, args: AttentionArgs) -> Tensor:
-    """With ``args.softcap``, which SDPA does not know; (num_heads, queries, head_dim)."""
+    """With ``args.softcap``, which SDPA does not support; (num_heads, queries, head_dim)."""
     assert args.softcap is not None
     group = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)

@@ -1,11 +1,11 @@
-"""Linear layers in plain torch: 8-bit weights are expanded at every call; 4-bit ones become 8."""
+"""Linear layers in plain torch; quantized weights have 8 bits, dequantized in every call."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.linear import PackedLinear, quantize_int8
 from atoll_kernels.linear import pack_linear as pack
 
 
@@ -32,13 +32,11 @@ class TorchInt8(PackedLinear):
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None, scheme: str, group_size: int) -> PackedLinear:
-    """Where 4 bits are asked for, 8 are kept: unpacking them in torch costs more than it saves."""
+    """Packs "int4" as int8 as well: unpacking 4 bits in torch costs more than it saves."""
     out_features, in_features = weight.shape
     if scheme == "dense":
         return TorchDense(in_features, out_features, (weight,), bias)
-    scales = weight.float().abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-    codes = (weight / scales.unsqueeze(1)).round().to(torch.int8)
-    return TorchInt8(in_features, out_features, (codes, scales), bias)
+    return TorchInt8(in_features, out_features, quantize_int8(weight), bias)
 
 
 def pack_int4(

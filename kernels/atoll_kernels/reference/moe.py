@@ -1,4 +1,4 @@
-"""A mixture of experts in plain torch, one expert after the other."""
+"""Mixture of experts in plain torch, one expert after the other."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ def pack_experts(
 
 @dataclass(eq=False)
 class ExpertLoop(PackedExperts):
-    """layers: each expert's two."""
+    """layers: gate_up and down of each expert."""
 
     layers: tuple[tuple[PackedLinear, PackedLinear], ...]
     reads_on_host = True
@@ -25,7 +25,7 @@ class ExpertLoop(PackedExperts):
     def forward(self, x: Tensor, router_logits: Tensor, top_k: int, activation: str) -> Tensor:
         shares, chosen = router_logits.float().softmax(-1).topk(top_k)
         shares = (shares / shares.sum(-1, keepdim=True)).to(x.dtype)
-        # Sorted by expert, each expert's rows are one slice: a single copy to the host per layer.
+        # Sorting makes each expert's rows one slice, with a single copy to the host per layer.
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=len(self.layers)).tolist()
         rows = order // top_k

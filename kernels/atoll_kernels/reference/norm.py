@@ -1,4 +1,4 @@
-"""Norms in plain torch; statistics in float32 whatever the dtype of the rows."""
+"""Norms in plain torch; statistics in float32 for rows of any dtype."""
 
 import torch
 import torch.nn.functional as F

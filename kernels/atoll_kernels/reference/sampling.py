@@ -1,4 +1,4 @@
-"""Sampling in plain torch, with a sort."""
+"""Sampling in plain torch, by sorting."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def sample(
         ordered = ordered.masked_fill(ordered < least, float("-inf"))
     if top_p is not None:
         mass = ordered.softmax(-1)
-        # Ranks whose predecessors hold less than top_p; the last such score is the threshold.
+        # Ranks whose predecessors have less than top_p of the mass; the last one is the threshold.
         kept = (mass.cumsum(-1) - mass < top_p.unsqueeze(1)).sum(-1, keepdim=True)
         least = ordered.gather(1, (kept - 1).clamp(0, last))
         limited = scores.masked_fill(scores < least, float("-inf"))

@@ -51,7 +51,7 @@ def test_better_than_levels_over_the_range(
 
 
 def test_bytes_use_their_range() -> None:
-    codes, scales, zeros, factors = quantize_in_bytes(torch.randn(100, 256) + 0.3, SIZE)
+    codes, scales, zeros, factors, _ = quantize_in_bytes(torch.randn(100, 256) + 0.3, SIZE)
     assert scales.dtype == torch.uint8 and zeros.dtype == torch.int8
     assert factors is not None and factors.dtype == torch.bfloat16
     assert codes.shape == (100, 256) and scales.shape == zeros.shape == (100, 8)

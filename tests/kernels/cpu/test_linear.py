@@ -16,6 +16,7 @@ from atoll_kernels.cpu import (
     linear_onednn_int8,
     linear_torch_int4,
 )
+from atoll_kernels.linear import quantize_int8
 from atoll_kernels.reference.linear import TorchDense, TorchInt8
 
 ROWS = (0, 1, 3, 8, 33, 512)
@@ -108,7 +109,7 @@ def _close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     weight, bias = _layer(*shape, dtype)
-    codes, scales = linear_onednn_int8.quantize_weight(weight)
+    codes, scales = quantize_int8(weight)
     for added in (None, bias):
         packed = linear_onednn_int8.pack(weight, added)
         assert packed is not None
@@ -126,7 +127,7 @@ def test_int8_is_exact_in_its_integers(dtype: torch.dtype, shape: tuple[int, int
 def test_int8_quantisation_is_within_half_a_step() -> None:
     weight, x = _layer(33, 70, torch.float32)[0], _rows(9, 70)
     x[4] = 0
-    codes, scales = linear_onednn_int8.quantize_weight(weight)
+    codes, scales = quantize_int8(weight)
     assert bool(((codes * scales[:, None] - weight).abs() <= scales[:, None] * 0.50001).all())
     rows, row_scales = linear_onednn_int8.quantize_rows(x, 127)
     found = (rows.float() - 128) * row_scales
@@ -152,7 +153,7 @@ def test_int8_without_vnni_cannot_saturate(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_int4_is_its_codes(dtype: torch.dtype, shape: tuple[int, int], group_size: int) -> None:
     weight, bias = _layer(*shape, dtype)
-    codes, scales, zeros, _ = int4_groups.quantize(weight, group_size)
+    codes, scales, zeros, *_ = int4_groups.quantize(weight, group_size)
     levels = (codes.int() - 8).unflatten(1, (-1, group_size))
     dense = (levels * scales.to(dtype)[..., None] + zeros.to(dtype)[..., None].double()).flatten(1)
     for added in (None, bias):

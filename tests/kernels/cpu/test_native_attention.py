@@ -19,7 +19,10 @@ TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2e-2}
 LENGTHS = [0, 1, 7, 261, 33]
 PLAIN = AttentionArgs(0.125, causal=False)
 SHAPES = [(4, 4, 32), (6, 2, 80), (48, 1, 64), (3, 3, 256), (12, 12, 10)]
-VARIANTS = ["full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative"]
+VARIANTS = [
+    "full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative",
+    "causal-softcap", "causal-window-softcap", "causal-alibi-softcap",
+]  # fmt: skip
 
 
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)
@@ -34,8 +37,10 @@ def cu(lengths: Sequence[int]) -> Tensor:
 
 
 def options(variant: str, num_heads: int, head_dim: int = 64) -> AttentionArgs:
-    """A window that is shorter than any block, slopes of any head count."""
+    """A window that is shorter than any block, slopes of any head count, a low cap."""
     chosen: dict[str, Any] = {"causal": "causal" in variant}
+    if "softcap" in variant:
+        chosen["softcap"] = 1.5
     if "window" in variant:
         chosen["window"] = 5
     if "alibi" in variant:
@@ -50,6 +55,8 @@ def expected(q: Tensor, k: Tensor, v: Tensor, o: AttentionArgs) -> Tensor:
     queries, keys = q.shape[0], k.shape[0]
     k, v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q.double(), k) * o.scale
+    if o.softcap is not None:
+        scores = o.softcap * (scores / o.softcap).tanh()
     offset = torch.arange(keys) - torch.arange(keys - queries, keys).unsqueeze(1)
     if o.alibi_slopes is not None:
         scores -= o.alibi_slopes.double().view(-1, 1, 1) * offset.abs()
@@ -135,11 +142,21 @@ def test_paged(case: str, variant: str, dtype: torch.dtype) -> None:
     check(out, torch.cat(parts), dtype)
 
 
-def test_nan_reaches_the_output_of_its_sequence_alone() -> None:
+def test_scores_far_beyond_a_soft_cap() -> None:
+    """The kernels' tanh saturates, and a high cap changes nothing of small scores."""
+    q, k, v = torch.randn(3, 40, 2, 64)
+    for scale, softcap in ((30.0, 2.0), (1e-3, 50.0), (1e30, 50.0)):
+        args = AttentionArgs(scale, causal=True, softcap=softcap)
+        out = attention.varlen_attention(q, k, v, cu([40]), cu([40]), args)
+        check(out, expected(q, k, v, args), q.dtype)
+
+
+@pytest.mark.parametrize("args", [PLAIN, AttentionArgs(0.125, causal=False, softcap=2.0)])
+def test_nan_reaches_the_output_of_its_sequence_alone(args: AttentionArgs) -> None:
     """A model that overflows must not answer with numbers."""
     q = torch.randn(12, 2, 64)
     q[3] = math.nan
-    out = attention.varlen_attention(q, q, q, cu([6, 6]), cu([6, 6]), PLAIN)
+    out = attention.varlen_attention(q, q, q, cu([6, 6]), cu([6, 6]), args)
     assert out is not None
     assert bool(out[3].isnan().all()) and not bool(out[6:].isnan().any())
 
@@ -149,7 +166,6 @@ def test_what_it_declines() -> None:
     bounds = cu([4])
     half = q.half()
     assert attention.varlen_attention(half, half, half, bounds, bounds, PLAIN) is None
-    capped = AttentionArgs(0.125, causal=True, softcap=30.0)
-    assert attention.varlen_attention(q, q, q, bounds, bounds, capped) is None
+    assert attention.varlen_attention(q, q, q[..., :32], bounds, bounds, PLAIN) is None
     odd = torch.randn(4, 2, 63)
     assert attention.varlen_attention(odd, odd, odd, bounds, bounds, PLAIN) is None

@@ -12,9 +12,8 @@ from torch import Tensor
 import atoll_kernels as kernels
 from atoll_kernels.cpu import linear_native_quantized
 from atoll_kernels.cpu.int4_groups import Groups, quantize, quantize_in_bytes
-from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import Level
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.linear import PackedLinear, quantize_int8
 
 DTYPES = (torch.float32, torch.bfloat16)
 EPS = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
@@ -58,7 +57,7 @@ def on_grid(rows: int, in_features: int, dtype: torch.dtype) -> Tensor:
 
 def packings(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[PackedLinear, Tensor]]:
     """Packed layers, and the weights (float64) that they stand for."""
-    codes, scales = quantize_weight(weight)
+    codes, scales = quantize_int8(weight)
     yield (
         linear_native_quantized.pack8(codes, scales, bias),
         codes.double() * scales[:, None].double(),
@@ -127,7 +126,7 @@ def test_gated(dtype: torch.dtype, shape: tuple[int, int, int], level: Level) ->
 
 def test_gates_that_share_a_block_of_outputs_are_left_to_two_kernels() -> None:
     x, weight = torch.randn(3, 64), torch.randn(2 * 33, 64)
-    packed = linear_native_quantized.pack8(*quantize_weight(weight), None)
+    packed = linear_native_quantized.pack8(*quantize_int8(weight), None)
     found = kernels.gated_linear(x, packed, "silu")
     assert torch.equal(found, kernels.gated_activation(kernels.linear(x, packed), "silu"))
 
@@ -148,7 +147,7 @@ def test_bytes_of_a_weight(in_features: int) -> None:
 @pytest.mark.parametrize("in_features", [1, 7, 65, 300])
 def test_int8_of_any_width(in_features: int) -> None:
     x, weight = on_grid(9, in_features, torch.float32), torch.randn(20, in_features)
-    codes, scales = quantize_weight(weight)
+    codes, scales = quantize_int8(weight)
     found = linear_native_quantized.pack8(codes, scales, None).forward(x)
     wanted = x.double() @ (codes.double() * scales[:, None]).t()
     assert bool(((found - wanted).abs() <= 3e-6 * (100 + wanted.abs())).all())
@@ -159,14 +158,14 @@ def test_a_large_value_costs_its_group_alone() -> None:
     x, weight = on_grid(9, 512, torch.float32), torch.randn(48, 512)
     x[:, :256] = 0
     x[:, 3] = 4000
-    codes, scales = quantize_weight(weight)
+    codes, scales = quantize_int8(weight)
     found = linear_native_quantized.pack8(codes, scales, None).forward(x)
     wanted = x.double() @ (codes.double() * scales[:, None]).t()
     assert bool(((found - wanted).abs() <= 3e-6 * (100 + wanted.abs())).all())
 
 
 def test_other_layouts_dtypes_and_activations() -> None:
-    codes, scales = quantize_weight(torch.randn(40, 64))
+    codes, scales = quantize_int8(torch.randn(40, 64))
     packed = linear_native_quantized.pack8(codes, scales, None)
     x = on_grid(6, 200, torch.float32)[:, 64:128]
     wanted = packed.forward(x.contiguous())

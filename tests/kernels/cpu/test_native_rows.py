@@ -79,7 +79,7 @@ def test_no_rows_and_nan() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "relu"])
+@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "relu", "tanh"])
 def test_activations(name: str, dtype: torch.dtype) -> None:
     x = torch.cat([torch.linspace(-100, 100, 1001), torch.linspace(-6, 6, 2001)])[:3000]
     x = x.to(dtype).view(4, 750)
@@ -91,7 +91,7 @@ def test_activations(name: str, dtype: torch.dtype) -> None:
 
 
 def test_an_unknown_activation_is_left_to_torch() -> None:
-    assert activation.activate(torch.ones(1, 4), "tanh") is None
+    assert activation.activate(torch.ones(1, 4), "softplus") is None
     assert activation.gated_activation(torch.ones(1, 4, dtype=torch.float16), "silu") is None
 
 

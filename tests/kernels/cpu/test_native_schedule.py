@@ -17,8 +17,8 @@ from torch import Tensor
 from atoll_kernels.attention import AttentionArgs
 from atoll_kernels.cpu import attention, linear_native_dense, linear_native_quantized
 from atoll_kernels.cpu.int4_groups import quantize_in_bytes
-from atoll_kernels.cpu.linear_onednn_int8 import quantize_weight
 from atoll_kernels.cpu.native.build import Level
+from atoll_kernels.linear import quantize_int8
 
 # Primes leave the threads with unequal numbers of items.
 THREADS = (2, 3, 5, 7)
@@ -71,7 +71,7 @@ def test_quantized(shape: tuple[int, int, int], bits: int) -> None:
     width -= width % 32
     x, weight = torch.randn(rows, width), torch.randn(outs, width)
     packed = (
-        linear_native_quantized.pack8(*quantize_weight(weight), torch.randn(outs))
+        linear_native_quantized.pack8(*quantize_int8(weight), torch.randn(outs))
         if bits == 8
         else linear_native_quantized.pack4(quantize_in_bytes(weight, 32), torch.randn(outs))
     )

@@ -28,8 +28,9 @@ TENSOR_CORES = {
     "sm90": {"HMMA", "HGMMA"}, "gfx90a": {"v_mfma"},
 }  # fmt: skip
 CASES = [
-    "flash-d128", "decode-d128", "layer-norm", "rope", "int4-few-order",
-    "int8-many", "int4-dequantized-order-bf16", "gemv", "gemv-int4", "experts-int4-few", "sample",
+    "flash-d128", "flash-d256-softcap", "decode-d128", "decode-d256-softcap", "layer-norm", "rope",
+    "int4-decode-order", "int8-prefill", "int4-dequantized-order-bf16", "gemv", "gemv-int4",
+    "experts-int4-decode", "sample",
 ]  # fmt: skip
 PRODUCTS = {"flash_kernel", "decode_kernel", "matmul_kernel"}
 # Bytes of a local variable that float32 at the largest head size may lose to memory.

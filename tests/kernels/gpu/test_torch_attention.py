@@ -61,7 +61,7 @@ def test_rows_without_a_key_are_zero() -> None:
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_a_soft_cap_of_scores(window: int | None) -> None:
-    """No kernel has one: whatever asks for it is the reference's."""
+    """Of float64, which no native kernel takes: the reference's."""
     q, k, v = torch.randn(3, 9, 4, DIM, dtype=torch.float64, generator=torch.Generator())
     args = AttentionArgs(0.5, causal=True, window=window, softcap=2.0)
     found = kernels.varlen_attention(q, k[:, :2], v[:, :2], _ends(9), _ends(9), args)

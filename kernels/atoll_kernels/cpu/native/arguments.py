@@ -1,4 +1,4 @@
-"""What native kernels can be given."""
+"""Checks and conversions of the arguments of native kernels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def are_native(first: Tensor, *others: Tensor) -> bool:
-    """Whether all have one dtype that kernels take, and contiguous rows."""
+    """Whether all have the same dtype, one that kernels take, and contiguous rows."""
     if first.dtype not in DTYPES or any(x.dtype != first.dtype for x in others):
         return False
     return first.stride(-1) == 1 and all(x.stride(-1) == 1 for x in others)
 
 
 def address(x: Tensor | None) -> int:
-    """0 stands for none."""
+    """The address of the data; 0 for None."""
     return 0 if x is None else x.data_ptr()

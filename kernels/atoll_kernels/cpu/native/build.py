@@ -1,10 +1,10 @@
 """Compiles the C++ sources for one instruction set into a shared object in the user's cache.
 
-The file's name holds a hash of everything that it is made from, so that an old one is never loaded.
-Several processes may come here at once: the first compiles, under a lock, the others wait.
+The file name contains a hash of sources, flags and compiler, so that an outdated one is never used.
+If several processes need it at once, one compiles while the others wait for its lock.
 
-``ATOLL_KERNELS`` names a folder where ``build_all`` has compiled every instruction set ahead, as in
-an image: what is found there needs no compiler.
+``ATOLL_KERNELS`` names a folder in which ``build_all`` has compiled every instruction set ahead of
+time, for images without a compiler.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
 
-# Products and sums may be fused; nothing else about floats is loosened: NaN must stay NaN.
+# Multiply-adds may be fused; no other floating-point optimization is allowed, to preserve NaN.
 _FLAGS = (
     "-std=c++17", "-O3", "-pthread", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
     "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-uninitialized",
@@ -34,7 +34,7 @@ _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mav
 
 
 class BuildError(Exception):
-    """There is no compiler, or it failed; the text says what it said."""
+    """There is no compiler, or it failed; the message has its output."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ LEVELS = (
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets that the kernel reports; none where there is no /proc/cpuinfo."""
+    """The instruction sets in /proc/cpuinfo; empty without that file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -72,10 +72,10 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_levels(forced: str | None = None) -> tuple[Level, ...]:
-    """The levels that this machine has, best first, or the one that is named.
+    """The levels that this machine supports, best first, or only ``forced``.
 
     Raises:
-        BuildError: ``forced`` is no level, or the machine lacks its instructions.
+        BuildError: ``forced`` is unknown, or the machine does not support it.
     """
     if not forced:
         return tuple(level for level in LEVELS if cpu_flags().issuperset(level.needs))
@@ -90,9 +90,9 @@ def usable_levels(forced: str | None = None) -> tuple[Level, ...]:
 
 
 def build(level: Level, sanitizers: str = "") -> Path:
-    """The shared object for ``level``, compiled if it is not there.
+    """The shared object for ``level``, compiled if necessary.
 
-    sanitizers: for ``-fsanitize``; such a build needs the sanitizers' runtime loaded first.
+    sanitizers: for ``-fsanitize``; their runtime must be loaded before such a build.
 
     Raises:
         BuildError: it cannot be compiled here.
@@ -103,17 +103,17 @@ def build(level: Level, sanitizers: str = "") -> Path:
     if ahead is not None and ahead.exists():
         return ahead
     compiler = _compiler()
-    # A newer compiler's libraries may be missing where an older one's product runs.
+    # Another compiler's product may need other runtime libraries.
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     target = _folder() / f"{level.name}-{_key(version, flags)}.so"
     return _made(target, compiler, flags)
 
 
 def build_all() -> list[Path]:
-    """Every instruction set of this architecture into ``$ATOLL_KERNELS``, for any such CPU.
+    """Compiles all instruction sets of this architecture into ``$ATOLL_KERNELS``.
 
     Raises:
-        BuildError: the folder is not named, or a level cannot be compiled.
+        BuildError: ``ATOLL_KERNELS`` is not set, or a level cannot be compiled.
     """
     levels = LEVELS if platform.machine() in ("x86_64", "AMD64") else LEVELS[-1:]
     made = []
@@ -137,7 +137,7 @@ def _compiler() -> str:
 
 
 def _ahead(level: Level, flags: Sequence[str]) -> Path | None:
-    """Where the level is, if it was compiled ahead; the compiler may be gone since."""
+    """Where ``build_all`` puts the level; whatever the compiler, which may be gone since."""
     folder = os.environ.get("ATOLL_KERNELS")
     return Path(folder) / f"{level.name}-{_key('', flags)}.so" if folder else None
 
@@ -153,7 +153,7 @@ def _made(target: Path, compiler: str, flags: Sequence[str]) -> Path:
 
 
 def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
-    """Every source in a process of its own; the result appears under its name when complete."""
+    """One process per source; the result is renamed to ``target`` when it is complete."""
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
         running, objects = [], []
@@ -187,7 +187,7 @@ def _key(version: str, flags: Sequence[str]) -> str:
 
 
 def _folder() -> Path:
-    """``$ATOLL_CACHE/kernels`` or the user's cache; a temporary folder where that is read-only."""
+    """``$ATOLL_CACHE/kernels`` or the user's cache, or a temporary folder if that is read-only."""
     own = os.environ.get("ATOLL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = (Path(own) if own else Path(base) / "atoll") / "kernels"
@@ -195,7 +195,7 @@ def _folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     if os.access(folder, os.W_OK):
         return folder
-    # Owned by the user and closed to others: a library from a shared folder is not to be trusted.
+    # Owned by the user and closed to others, who could replace the library.
     private = Path(tempfile.gettempdir()) / f"atoll-kernels-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
     if private.stat().st_uid != os.getuid():

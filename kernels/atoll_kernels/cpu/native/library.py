@@ -1,4 +1,4 @@
-"""The compiled kernels as Python functions, or the reason why there are none."""
+"""The compiled kernels as Python functions, or why there are none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from atoll_kernels.cpu.graph import Replay, recording
 from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
 
@@ -17,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class Kernel:
-    """A C function over one struct of 64-bit integers, the last of which may be doubles.
+    """A C function over one struct of 64-bit integers, then doubles.
 
-    Packing all arguments at once costs a third of what ctypes takes to convert them one by one.
-    The global interpreter lock is released during the call.
+    Packing all arguments at once takes a third of the time that ctypes needs to convert them one by
+    one. The global interpreter lock is released during the call.
     """
 
     def __init__(self, library: ctypes.CDLL, name: str, integers: int, doubles: int) -> None:
@@ -29,8 +31,9 @@ class Kernel:
         self._address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
         self._pack = struct.Struct(f"={integers}q{doubles}d").pack
 
-    def __call__(self, *values: float) -> None:
-        arguments = self._pack(*values)
+    def __call__(self, dtype: torch.dtype, *values: float) -> None:
+        """dtype: float32 or bfloat16, of what the kernel reads and writes."""
+        arguments = self._pack(dtype == torch.bfloat16, torch.get_num_threads(), *values)
         self._function(arguments)
         if (graph := recording()) is not None:
             graph.kernel(self._address, arguments)
@@ -40,7 +43,7 @@ class Kernel:
 class Library:
     """Kernels of one instruction set; the structs are in the sources, under the same names.
 
-    replay: repeats calls of them, see ``atoll_kernels.cpu.graph``. width: floats in a vector.
+    replay: repeats recorded calls, see ``atoll_kernels.cpu.graph``. width: floats in a vector.
     """
 
     level: Level
@@ -56,17 +59,17 @@ class Library:
 
     @property
     def has_vnni(self) -> bool:
-        """Whether products of bytes have an instruction of their own."""
+        """Whether there are instructions for 8-bit dot products."""
         return "avx512_vnni" in self.level.needs
 
     @property
     def has_tiles(self) -> bool:
-        """Whether products of many rows go by AMX's tiles."""
+        """Whether products of many rows use AMX."""
         return "amx_tile" in self.level.needs
 
     @property
     def has_bf16(self) -> bool:
-        """Whether products of bfloat16 have one."""
+        """Whether there are instructions for bfloat16 dot products."""
         return "avx512_bf16" in self.level.needs
 
     @classmethod
@@ -76,7 +79,7 @@ class Library:
         return cls(
             level,
             path,
-            attention=Kernel(opened, "atoll_attention", 28, 1),
+            attention=Kernel(opened, "atoll_attention", 28, 2),
             norm=Kernel(opened, "atoll_norm", 13, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
@@ -96,7 +99,7 @@ def _replay(opened: ctypes.CDLL) -> Replay:
 
 @cache
 def library() -> Library | None:
-    """The kernels for this machine, compiled if need be; None without a compiler.
+    """The kernels for this machine, compiled if necessary; None without a compiler.
 
     ``ATOLL_CPU_ISA`` (portable, avx2, avx512, avx512_bf16, amx) forces an instruction set.
     """
@@ -109,7 +112,7 @@ def library() -> Library | None:
 
 
 def status() -> tuple[bool, str]:
-    """Whether native kernels run here, and which, or why not; compiles them if need be."""
+    """Whether native kernels run here, and which, or why not; compiles them if necessary."""
     found = _load()
     if isinstance(found, str):
         return False, found
@@ -123,7 +126,7 @@ def compile_ahead() -> list[Path]:
 
 @cache
 def _load() -> Library | str:
-    """The best level that can be built: an old compiler does not know the newest instructions."""
+    """The best level that can be built: old compilers do not support the newest instructions."""
     reasons = []
     try:
         for level in usable_levels(os.environ.get("ATOLL_CPU_ISA")):

@@ -1,1 +1,1 @@
-"""Triton-language kernels alone; what calls them, with shapes and types, is one folder up."""
+"""Triton-language kernels; their wrappers are one folder up."""

@@ -1,4 +1,4 @@
-"""Activations, alone, gated, and as the last step of a matrix product; computed in float32."""
+"""Activations, alone, gated, and as the epilogue of a matrix product; computed in float32."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def apply_activation(x, CODE: tl.constexpr):
-    """CODE: an ``Activation``. tanh(y) is 2 * sigmoid(2y) - 1: the interpreter has no tanh."""
+    """CODE: an ``Activation``. tanh is computed by the sigmoid: the interpreter has none."""
     if CODE == 1:
         x = 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
     elif CODE == 2:
@@ -27,7 +27,7 @@ def activation_kernel(
 ):
     """Grid (tokens, blocks of columns). Gated rows are [gate; up], each ``width`` wide.
 
-    The gate is rounded before the product, where the torch reference rounds.
+    The gate is rounded before the multiplication, as in the torch reference.
     """
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -1,15 +1,15 @@
 """Attention of single new tokens over the paged cache, the keys split among programs.
 
-A program does one token, one key-value head with all its query heads, and one share of the keys.
-Neither the grid nor the scratch depends on lengths, which are read on the device, so that a step
-can be captured in a graph; a share without keys leaves peak -inf, which the second kernel skips.
-What changes from step to step is not specialized: see ``flash``.
+A program handles one token, one key-value head with all its query heads, and one share of the keys.
+Lengths are read on the device; neither the grid nor the scratch memory depends on them, so that a
+step can be captured in a graph. A share without keys stores a peak of -inf, which the second kernel
+skips. Arguments that change from step to step are not specialized: see ``flash``.
 """
 
 import triton
 import triton.language as tl
 
-from atoll_kernels.gpu.kernels.positions import add_bias, is_visible, sequence_of_token
+from atoll_kernels.gpu.kernels.positions import cap_and_bias, is_visible, sequence_of_token
 
 
 @triton.jit(
@@ -21,13 +21,13 @@ def decode_kernel(
     relative_bias, num_seqs, num_splits, num_heads, q_stride, q_head_stride, k_stride,
     k_head_stride, v_stride, v_head_stride, k_block_stride, v_block_stride, block_size,
     table_stride, bias_stride, distance, window, scale, head_dim, GROUP: tl.constexpr,
-    IS_SPLIT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr,
-    RELATIVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    IS_SPLIT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens, num_kv_heads, num_splits). partial: (tokens, num_heads, num_splits, BLOCK_D)
-    float32; peaks, totals: (tokens, num_heads, num_splits) float32. With one split, writes ``out``
-    itself.
+    float32; peaks, totals: (tokens, num_heads, num_splits) float32. With one split, the result is
+    written to ``out`` directly.
     """
     token, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     sequence = sequence_of_token(cu_seqlens_q, num_seqs, token)
@@ -78,9 +78,10 @@ def decode_kernel(
             mask=held[:, None] & (dims[None, :] < head_dim), other=0.0,
         )  # fmt: skip
         scores = tl.dot(q_tile, k, input_precision=PRECISION) * scale
-        scores = add_bias(
-            scores, offset[None, :], slope[:, None], bias_row[:, None], distance, ALIBI, RELATIVE
-        )
+        scores = cap_and_bias(
+            scores, offset[None, :], slope[:, None], bias_row[:, None], distance, SOFTCAP, ALIBI,
+            RELATIVE,
+        )  # fmt: skip
         scores = tl.where(held[None, :], scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, 1))
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
@@ -108,7 +109,7 @@ def combine_kernel(
     out, partial, peaks, totals, head_dim, num_splits, BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tokens * num_heads,): adds the shares up; a row without any key becomes 0."""
+    """Grid (tokens * num_heads,): combines the shares; a row without any key becomes 0."""
     row = tl.program_id(0).to(tl.int64)
     splits, dims = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
     slots = row * num_splits + splits

@@ -1,39 +1,39 @@
 """Flash attention (Dao 2023) over packed sequences, with keys packed too or in a paged cache.
 
-One program does BLOCK_M query rows of one head. Its keys fall into three ranges; only the outer
-two need a mask:
+One program handles BLOCK_M query rows of one head. Its keys fall into three ranges, of which only
+the outer two need a mask:
 
     first ........ full_from ............ full_to ........ last
       window's edge |  visible to all rows  | diagonal or end
 
-Scores are kept in units of log2, so that exp2 is the only exponential.
+Scores are in units of log2, so that exp2 is the only exponential.
 
-Triton-lang compiles a kernel anew for an integer that is 1, one that 16 divides, and any other:
-seconds, while requests wait. Counts that change from batch to batch are exempt from that.
+Triton-lang specializes kernels on integer arguments that are 1 or divisible by 16, and each variant
+takes seconds to compile while requests wait. Counts that change from batch to batch are exempt.
 """
 
 import triton
 import triton.language as tl
 
-from atoll_kernels.gpu.kernels.positions import add_bias, is_visible, sequence_of_tile
+from atoll_kernels.gpu.kernels.positions import cap_and_bias, is_visible, sequence_of_tile
 
 
 @triton.jit
 def _visit(
     acc, total, peak, q, k_base, v_base, k_stride, v_stride, table, k_block_stride, v_block_stride,
     block_size, first, last, num_keys, positions, window, slope, bias_row, distance, scale,
-    head_dim, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr,
-    RELATIVE: tl.constexpr, PAGED: tl.constexpr, MASKED: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    head_dim, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PAGED: tl.constexpr, MASKED: tl.constexpr,
+    EVEN_D: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Folds keys [first, last) into the running softmax."""
+    """Adds keys [first, last) to the running softmax."""
     dims = tl.arange(0, BLOCK_D)
     for start in range(first, last, BLOCK_N):
         keys = start + tl.arange(0, BLOCK_N)
         held = keys < num_keys
         if PAGED:
             block = tl.load(table + keys // block_size, mask=held, other=-1).to(tl.int64)
-            # Blocks behind the window may be freed; the tile at its edge still spans them.
+            # Blocks behind the window may have been freed, and the tile at its edge spans them.
             held = held & (block >= 0)
             block = tl.maximum(block, 0)
             within = keys % block_size
@@ -55,13 +55,16 @@ def _visit(
             v = tl.load(v_rows[:, None] + dims[None, :], mask=v_mask, other=0.0)
         scores = tl.dot(q, k, input_precision=PRECISION)
         offset = keys[None, :] - positions[:, None]
-        if ALIBI or RELATIVE:
-            scores = add_bias(scores * scale, offset, slope, bias_row, distance, ALIBI, RELATIVE)
+        is_scaled: tl.constexpr = ALIBI or (RELATIVE or SOFTCAP > 0)
+        if is_scaled:
+            scores = cap_and_bias(
+                scores * scale, offset, slope, bias_row, distance, SOFTCAP, ALIBI, RELATIVE
+            )
         if MASKED:
             visible = held[None, :] & is_visible(offset, window, CAUSAL, WINDOW)
             scores = tl.where(visible, scores, float("-inf"))
-        # Without a bias, scaling and the subtraction of the peak are one instruction a score.
-        factor = 1.0 if ALIBI or RELATIVE else scale
+        # Otherwise scaling and the subtraction of the peak are one instruction per score.
+        factor = 1.0 if is_scaled else scale
         new_peak = tl.maximum(peak, tl.max(scores, 1) * factor)
         base = new_peak
         if MASKED:
@@ -81,8 +84,9 @@ def flash_kernel(
     q_stride, k_stride, v_stride, q_head_stride, k_head_stride, v_head_stride, out_stride,
     table_stride, k_block_stride, v_block_stride, block_size, bias_stride, distance, window, scale,
     head_dim, GROUP: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PAGED: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PAGED: tl.constexpr,
+    EVEN_D: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, heads). ``key_ends``: cu_seqlens_k, or seq_lens where the keys are paged."""
     # The last rows of a causal sequence see most keys: the long tiles start first.
@@ -141,26 +145,16 @@ def flash_kernel(
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    if WINDOW:
+    for part in tl.static_range(0 if WINDOW else 1, 3):
+        start = first if part == 0 else (full_from if part == 1 else full_to)
+        end = full_from if part == 0 else (full_to if part == 1 else last)
         acc, total, peak = _visit(
             acc, total, peak, q_tile, k_base, v_base, k_stride, v_stride, table, k_block_stride,
-            v_block_stride, block_size, first, full_from, num_keys, positions, window, slope,
-            bias_row, distance, scale, head_dim, CAUSAL, WINDOW, ALIBI, RELATIVE, PAGED, True,
+            v_block_stride, block_size, start, end, num_keys, positions, window, slope, bias_row,
+            distance, scale, head_dim, CAUSAL, WINDOW, SOFTCAP, ALIBI, RELATIVE, PAGED, part != 1,
             EVEN_D, PRECISION, BLOCK_N, BLOCK_D,
         )  # fmt: skip
-    acc, total, peak = _visit(
-        acc, total, peak, q_tile, k_base, v_base, k_stride, v_stride, table, k_block_stride,
-        v_block_stride, block_size, full_from, full_to, num_keys, positions, window, slope,
-        bias_row, distance, scale, head_dim, CAUSAL, WINDOW, ALIBI, RELATIVE, PAGED, False,
-        EVEN_D, PRECISION, BLOCK_N, BLOCK_D,
-    )  # fmt: skip
-    acc, total, peak = _visit(
-        acc, total, peak, q_tile, k_base, v_base, k_stride, v_stride, table, k_block_stride,
-        v_block_stride, block_size, full_to, last, num_keys, positions, window, slope,
-        bias_row, distance, scale, head_dim, CAUSAL, WINDOW, ALIBI, RELATIVE, PAGED, True,
-        EVEN_D, PRECISION, BLOCK_N, BLOCK_D,
-    )  # fmt: skip
-    # A row that sees no key has total 0 and acc 0.
+    # A row without a visible key has total 0 and acc 0.
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     where = out + tokens[:, None] * out_stride + head * head_dim + dims[None, :]
     tl.store(where, acc.to(out.dtype.element_ty), mask=kept)

@@ -1,8 +1,7 @@
-"""One row of x times all weights: what a decoding step of one sequence spends its time on.
+"""Matrix-vector products, which dominate a decoding step of a single sequence.
 
-Weights are read once and nothing is reused, so there is nothing for tensor cores to do: products
-and sums are float32, one lane a weight, and as many loads are in flight as fit. Layouts are those
-of ``matmul``.
+Weights are read once and nothing is reused, so tensor cores would not help: each lane multiplies
+and adds in float32, with as many loads in flight as possible. Layouts are those of ``matmul``.
 """
 
 import triton
@@ -47,8 +46,8 @@ def gemv_int4_kernel(
 ):  # fmt: skip
     """Grid (blocks of columns, SPLITS); with SPLITS > 1, out is (SPLITS, N) float32.
 
-    BLOCK_K divides ``group``: a tile has one row of scales and zeros, which are applied to its
-    sums: scale * (sum(code * x) - zero * sum(x)).
+    BLOCK_K divides ``group``, so that a tile has one row of scales and zeros, which are applied to
+    its sums: scale * (sum(code * x) - zero * sum(x)).
     """
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = columns < num_columns

@@ -1,14 +1,14 @@
-"""``x @ W`` for quantised weights, and for the weights of many experts in one launch.
+"""``x @ W`` for quantized weights, and for the weights of many experts in one launch.
 
-Weights of expert e (linear layers have one):
+The weights of an expert, or of a linear layer:
 
 - 16 or 32 bits: (N, K), K contiguous, as checkpoints have them.
 - 8 bits: (K, N) int8 codes, one scale per column.
 - 4 bits: (K / 8, N) int32, the code of input 8r + i in nibble i of row r; scales and zeros
   (K / group, N). W[k, n] = scales[k // group, n] * (code - zeros[k // group, n]).
 
-Codes become floats by their bits alone: 0x6400 | code is 1024 + code in float16, and 0x4B000000 |
-code is 2^23 + code in float32; an integer conversion would cost more than the product.
+Codes are converted by setting bits: 0x6400 | code is 1024 + code in float16, and 0x4B000000 | code
+is 2^23 + code in float32. Integer conversions would take longer than the product.
 """
 
 import triton
@@ -22,9 +22,9 @@ def _weights(
     words, scales, zeros, k_start, columns, num_columns, num_inputs, group, HALF: tl.constexpr,
     BITS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The tile (BLOCK_K, BLOCK_N) at row ``k_start``, without the scale of 8-bit columns."""
+    """The tile (BLOCK_K, BLOCK_N) at row ``k_start``; 8-bit codes are not scaled yet."""
     mask = columns < num_columns
-    # The first row's place in 64 bits: the head of a large model has more than 2^31 weights.
+    # 64-bit offsets: the head of a large model has more than 2^31 weights.
     if BITS == 4:
         first = words + tl.cast(k_start // 8, tl.int64) * num_columns
         rows = tl.arange(0, BLOCK_K // 8)
@@ -62,7 +62,7 @@ def dequantize_kernel(
     out, words, scales, zeros, order, num_columns, num_inputs, group, ORDER: tl.constexpr,
     BITS: tl.constexpr, HALF: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Grid (column tiles, tiles of inputs): quantised weights as (inputs, N), in x's own order."""
+    """Grid (column tiles, tiles of inputs): weights (inputs, N), inputs in the order of x."""
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k_start = tl.program_id(1) * BLOCK_K
     value = _weights(
@@ -92,8 +92,8 @@ def matmul_kernel(
 ):  # fmt: skip
     """Grid (column tiles, row tiles, SPLITS); with SPLITS > 1, out is (SPLITS, rows, N) float32.
 
-    With EXPERTS, row tile t holds the ``tile_rows[t]`` rows slots[t * BLOCK_M:], all of one expert;
-    slot s reads row s // divide of x and writes row s of out, times ``shares[s]``.
+    With EXPERTS, row tile t has ``tile_rows[t]`` rows, slots[t * BLOCK_M:], all of one expert. Slot
+    s reads row s // divide of x and writes row s of out, multiplied by ``shares[s]`` with SHARES.
     """
     column_tile, row_tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     lanes = tl.arange(0, BLOCK_M)
@@ -151,7 +151,7 @@ def add_splits_kernel(
     out, partial, bias, num_rows, num_columns, SPLITS: tl.constexpr, BIAS: tl.constexpr,
     CODE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows, blocks of columns): the splits in a fixed order, then bias and activation."""
+    """Grid (rows, blocks of columns): sums the splits in order, then bias and activation."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < num_columns

@@ -1,4 +1,4 @@
-"""Norms of one row per program, the residual addition fused in; statistics in float32."""
+"""Norms, fused with the residual addition: one row per program, statistics in float32."""
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ def norm_kernel(
     RMS: tl.constexpr, RESIDUAL: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tokens,). Rounds where the torch reference rounds: the sum, and RMSNorm's unit rows."""
+    """Grid (tokens,). Rounds as the torch reference does: the sum, and RMSNorm before scaling."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < hidden

@@ -1,4 +1,4 @@
-"""What the attention kernels share: finding a sequence, and what is added to a score."""
+"""What the attention kernels share: finding a sequence, the soft cap, biases and the mask."""
 
 import triton
 import triton.language as tl
@@ -8,9 +8,9 @@ import triton.language as tl
 def sequence_of_tile(cu_seqlens, num_seqs, tile, BLOCK_M: tl.constexpr):
     """The sequence that tile ``tile`` belongs to.
 
-    Sequence i owns the tiles from cu_seqlens[i] // BLOCK_M + i on: one more than it may need, so
-    that the grid depends on the number of tokens alone. May return num_seqs: the tile has no work.
-    Counted, not bisected: these loads do not wait for one another.
+    Sequence i owns the tiles from cu_seqlens[i] // BLOCK_M + i on, at most one more than it needs,
+    so that the grid depends only on the number of tokens. Returns num_seqs for a tile without work.
+    Counting instead of bisecting makes the loads independent of each other.
     """
     count = 0
     for start in range(0, num_seqs + 1, 128):
@@ -34,10 +34,15 @@ def sequence_of_token(cu_seqlens, num_seqs, token):
 
 
 @triton.jit
-def add_bias(
-    scores, offset, slope, bias_row, distance, ALIBI: tl.constexpr, RELATIVE: tl.constexpr
-):
-    """Adds the position terms to scores in units of log2; offset is key less query position."""
+def cap_and_bias(
+    scores, offset, slope, bias_row, distance, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
+    RELATIVE: tl.constexpr,
+):  # fmt: skip
+    """Scores in units of log2, as is SOFTCAP (0: none); offset: key position - query position."""
+    if SOFTCAP > 0:
+        # SOFTCAP * tanh(scores / SOFTCAP), with tanh(x) = 1 - 2 / (e^2x + 1)
+        power = tl.math.exp2(scores * (2.8853900817779268 / SOFTCAP))
+        scores = SOFTCAP - 2 * SOFTCAP / (power + 1.0)
     if ALIBI:
         scores -= slope * tl.abs(offset).to(tl.float32)
     if RELATIVE:
@@ -48,7 +53,7 @@ def add_bias(
 
 @triton.jit
 def is_visible(offset, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    """The mask of ``atoll_kernels.attention``, for offset = key less query position."""
+    """The mask of ``atoll_kernels.attention``; offset: key position - query position."""
     visible = offset == offset
     if CAUSAL:
         visible = visible & (offset <= 0)

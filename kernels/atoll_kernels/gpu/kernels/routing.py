@@ -1,4 +1,4 @@
-"""The router of a mixture of experts, and the grouping of tokens by expert, without the host."""
+"""The router of a mixture of experts, and grouping of tokens by expert, on the device."""
 
 import triton
 import triton.language as tl
@@ -9,8 +9,8 @@ def route_kernel(
     chosen, shares, logits, num_tokens, num_experts, stride, TOP_K: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of tokens,). The best TOP_K of each row and their softmax, which is that of all
-    experts made to sum to one again. chosen int32, shares float32: (tokens, TOP_K).
+    """Grid (blocks of tokens,). The best TOP_K of each row and their softmax, which equals the
+    renormalized softmax over all experts. chosen int32, shares float32: (tokens, TOP_K).
     """
     tokens = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     experts = tl.arange(0, BLOCK_E)
@@ -25,7 +25,7 @@ def route_kernel(
     weights = tl.zeros((BLOCK_T, BLOCK_K), tl.float32)
     best = tl.zeros((BLOCK_T, BLOCK_K), tl.int32)
     for rank in tl.static_range(TOP_K):
-        # A row of NaN must not name an expert beyond the last.
+        # In a row of NaN, the index could be beyond the last expert.
         pick = tl.minimum(tl.argmax(scores, 1).to(tl.int32), num_experts - 1)
         is_rank = ranks[None, :] == rank
         weights = tl.where(is_rank, tl.exp(tl.max(scores, 1) - top)[:, None], weights)
@@ -45,9 +45,9 @@ def group_kernel(
     slots, tile_experts, tile_rows, chosen, num_slots, num_experts, num_tiles,
     BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (1,). A counting sort of slots by expert, each expert's part padded to whole tiles.
+    """Grid (1,). A counting sort of slots by expert, padded to whole tiles for each expert.
 
-    slots: (num_tiles * BLOCK_M,) int32; the padding is not written. tile_experts: -1 past the end.
+    slots: (num_tiles * BLOCK_M,) int32; padding is not written. tile_experts: -1 for unused tiles.
     """
     experts = tl.arange(0, BLOCK_E)
     lanes = tl.arange(0, CHUNK)

@@ -1,8 +1,8 @@
-"""Temperature, top-k, top-p and the draw in one launch, without sorting the vocabulary.
+"""Temperature, top-k, top-p and sampling in one launch, without sorting the vocabulary.
 
-Both limits are thresholds on the score, found by bisecting the integers that order as floats do:
-32 counts of a row that stays in registers if it fits (WHOLE), else in the L2 cache. Equal scores
-are kept or removed together.
+Both limits are thresholds of the score, found by bisection of integers in the order of the floats:
+32 passes over a row that is kept in registers if it fits (WHOLE), else in the L2 cache. Equal
+scores are kept or removed together.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _key(score):
-    """An int32 that orders as the float does."""
+    """An int32 with the order of the float."""
     bits = score.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
@@ -21,7 +21,7 @@ def _scores(row, start, vocab_size, temperature, BLOCK: tl.constexpr):
     columns = start + tl.arange(0, BLOCK)
     mask = columns < vocab_size
     loaded = tl.load(row + columns, mask=mask, other=float("-inf")).to(tl.float32)
-    # -0.0 and 0.0 are one score.
+    # Adding 0.0 turns -0.0 into 0.0, which must have the same key.
     return loaded / temperature + 0.0
 
 
@@ -29,7 +29,7 @@ def _scores(row, start, vocab_size, temperature, BLOCK: tl.constexpr):
 def _num_reaching(
     row, keys, least, vocab_size, temperature, WHOLE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """How many scores have a key of at least ``least``."""
+    """The number of scores with a key of at least ``least``."""
     least = least.to(tl.int32)
     if WHOLE:
         count = tl.sum((keys >= least).to(tl.int32), 0)
@@ -47,7 +47,7 @@ def _num_reaching(
 def _mass_above(
     row, keys, limit, peak, vocab_size, temperature, WHOLE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The sum of exp(score - peak) of the scores whose key is above ``limit``."""
+    """The sum of exp(score - peak) over scores with a key above ``limit``."""
     limit = limit.to(tl.int32)
     if WHOLE:
         scores = (keys ^ ((keys >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
@@ -66,9 +66,8 @@ def sample_kernel(
     ids, logits, temperatures, top_ks, top_ps, uniforms, stride, vocab_size, TOP_K: tl.constexpr,
     TOP_P: tl.constexpr, WHOLE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows,). A row with top_k >= vocab_size or top_p >= 1 is not limited by it.
-
-    BLOCK_V: with WHOLE, at least vocab_size.
+    """Grid (rows,). top_k >= vocab_size and top_p >= 1 are no limits. With WHOLE, BLOCK_V is at
+    least vocab_size.
     """
     index = tl.program_id(0).to(tl.int64)
     row = logits + index * stride
@@ -81,7 +80,7 @@ def sample_kernel(
     top_key = _key(peak).to(tl.int64)
     keys = tl.zeros((BLOCK_V,), tl.int32)
     if WHOLE:
-        # Behind the vocabulary: less than any score's, -inf included.
+        # Keys beyond the vocabulary are less than that of -inf.
         held = tl.arange(0, BLOCK_V) < vocab_size
         keys = tl.where(held, _key(_scores(row, 0, vocab_size, temperature, BLOCK_V)), -(2**31))
 
@@ -106,7 +105,7 @@ def sample_kernel(
                 row, keys, floor - 1, peak, vocab_size, temperature, WHOLE, BLOCK
             )
             low, high = floor, top_key
-            # The lowest key above which less than top_p of the mass lies.
+            # The lowest key with less than top_p of the mass above it.
             while low < high:
                 middle = (low + high) >> 1
                 mass = _mass_above(row, keys, middle, peak, vocab_size, temperature, WHOLE, BLOCK)
@@ -123,8 +122,8 @@ def sample_kernel(
         whole += tl.sum(mass.to(tl.float64), 0)
     point = tl.load(uniforms + index) * whole
 
-    # The first token at which the mass so far exceeds the point; rounding must not run past the
-    # last token that has any.
+    # The first token at which the cumulative mass exceeds the point. If rounding prevents that, the
+    # last token with any mass.
     before = tl.zeros((), tl.float64)
     chosen = tl.zeros((), tl.int32)
     found = tl.zeros((), tl.int32)

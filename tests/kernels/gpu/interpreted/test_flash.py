@@ -13,7 +13,7 @@ from atoll_kernels.gpu import flash
 
 # Tiles of the interpreter are 16 rows: one row, a tile's end, an empty sequence, several tiles.
 LENGTHS = (1, 33, 0, 16, 18)
-MASKS = {
+MASKS: dict[str, dict[str, Any]] = {
     "full": {},
     "causal": {"causal": True},
     "causal-window": {"causal": True, "window": 7},
@@ -23,8 +23,11 @@ MASKS = {
     "alibi": {"alibi_slopes": True},
     "causal-alibi": {"causal": True, "alibi_slopes": True},
     "relative": {"relative_bias": True},
-    "all": {"causal": True, "window": 20, "alibi_slopes": True, "relative_bias": True},
-}
+    "softcap": {"causal": True, "softcap": 1.5},
+    "all": {
+        "causal": True, "window": 20, "softcap": 3.0, "alibi_slopes": True, "relative_bias": True,
+    },
+}  # fmt: skip
 SHORT = ("full", "causal-window")
 
 
@@ -156,6 +159,7 @@ def run_paged(
 PAGED_MASKS = {
     "causal": {}, "window": {"window": 9}, "alibi": {"alibi_slopes": True},
     "relative": {"relative_bias": True}, "full": {"causal": False},
+    "softcap": {"softcap": 1.5, "window": 9},
 }  # fmt: skip
 
 

@@ -9,12 +9,12 @@ namespace {
 
 // Filled by atoll_kernels/cpu/activation.py. out_width: of a row of out; x has twice it if is_gated.
 struct ActivationArgs {
-    int64_t x, out, rows, out_width, x_row, kind, is_gated, is_bf16, threads;
+    int64_t is_bf16, threads, x, out, rows, out_width, x_row, kind, is_gated;
 };
 
 template <class T, class Function>
 void apply(const ActivationArgs& a, const Function& function) {
-    // Activations cost several times what a norm does, element by element.
+    // An activation costs several times as much per element as a norm.
     for_rows(a.rows, 4 * a.out_width, a.threads, [&](int64_t r) {
         const T *gate = (const T*)a.x + r * a.x_row, *up = gate + a.out_width;
         T* out = (T*)a.out + r * a.out_width;

@@ -1,6 +1,7 @@
-// Attention over packed sequences and over a paged cache: cuts the work into items of similar cost
-// and gives them to threads, the longest first.
+// Attention over packed sequences and over a paged cache: divides the work into items of similar cost
+// and gives them to threads, the most expensive first.
 
+#include "attention_blocked.h"
 #include "attention_decode.h"
 #include "thread_pool.h"
 
@@ -10,12 +11,12 @@ using namespace kernels;
 
 namespace {
 
-constexpr int64_t kSmall = 1 << 17;   // multiply-adds below which threads cost more than they give
-constexpr int64_t kLeastPart = 512;    // keys of a part, where a sequence's keys are divided
+constexpr int64_t kSmall = 1 << 17;  // multiply-adds below which threads cost more than they save
+constexpr int64_t kLeastPart = 512;  // keys of a part, where a sequence's keys are divided
 
 struct Plan {
     std::vector<Item> items;
-    std::vector<std::pair<Item, int64_t>> divided;  // and how many parts each has
+    std::vector<std::pair<Item, int64_t>> divided;  // with the number of parts
     int64_t num_parts = 0, cost = 0;
 };
 
@@ -27,7 +28,7 @@ Plan plan(const A& a, int64_t threads) {
         longest = std::max(longest, a.num_queries(s));
         total += a.num_queries(s);
     }
-    // Few sequences: smaller items, so that every thread has some.
+    // With few sequences, smaller items give every thread some.
     int64_t most = std::max<int64_t>(1, kMaxRows / a.group);
     const int64_t share = total * args.num_kv_heads / (4 * threads) + 1;
     if (threads > 1) most = std::min(most, std::max<int64_t>((share + 7) / 8 * 8, 16));
@@ -81,16 +82,17 @@ void attend(const AttentionArgs& args) {
     for (int64_t i = 0; i < p.num_parts; ++i, next += rows * (row + 2))
         partials.push_back({next + rows * row, next + rows * (row + 1), (Floats*)next});
     const int64_t count = p.items.size();
+    const BlockedAttention<T, Policy> blocked{a};
     const DecodeAttention<T, Policy> decode{a};
     const auto run = [&](int64_t i, int64_t next) {
         const Item& item = p.items[i];
         const Item* then = next < count ? &p.items[next] : nullptr;
         item.count * a.group <= kMaxDecodeRows ? decode.run(item, then, partials.data())
-                                         : a.run(item, then, partials.data());
+                                               : blocked.run(item, then, partials.data());
     };
     const bool is_small = p.cost * a.group * a.D < kSmall;
-    const int64_t apart = is_small ? 1 : args.threads;  // to the item that this thread takes next
-    for_tasks({count, args.threads, 1, 1}, is_small, [&](int64_t i) { run(i, i + apart); });
+    const int64_t stride = is_small ? 1 : args.threads;  // to the item that this thread takes next
+    for_tasks({count, args.threads, 1, 1}, is_small, [&](int64_t i) { run(i, i + stride); });
     for (const auto& [item, parts] : p.divided) a.merge(item, partials.data() + item.part, parts);
 }
 

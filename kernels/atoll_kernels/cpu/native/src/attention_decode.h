@@ -1,8 +1,8 @@
-// Attention of a few rows, as in decoding: keys and values are read where they are, once. Packing
-// them for the blocked products would take longer than the products.
+// Attention of a few rows, as in decoding: keys and values are read in place, once. Packing them for
+// the matrix kernels would take longer than the products.
 #pragma once
 
-#include "attention_blocked.h"
+#include "attention.h"
 
 namespace kernels {
 
@@ -20,12 +20,12 @@ INLINE Floats dot(Bfloat16, Floats sums, Words a, Words b) {
 
 template <class T, class Policy>
 struct DecodeAttention {
-    using Base = Attention<T, Policy>;
-    static constexpr int kPer = Base::kPer;
-    const Base& a;
+    using Shared = Attention<T, Policy>;
+    static constexpr int kPer = Shared::kPer;
+    const Shared& a;
 
-    // Scores of rows against `count` keys; a row's are kBlock / W vectors apart. Vectors: of words
-    // in a row, or 0 if their number is not known or the last is not whole.
+    // Scores of rows against `count` keys; the row stride is kBlock / W vectors. Vectors: the number
+    // of vectors of words in a row, or 0 if it is not known here or the last one is partial.
     template <int Vectors>
     void score(const uint32_t* queries, int64_t rows, const T* const* keys, int64_t count,
                Prefetched<T>& later, Floats* scores) const {
@@ -46,7 +46,7 @@ struct DecodeAttention {
                     const Words q = n == W ? load_raw<Words>(at) : load_some<Words, 4>(at, n);
 #pragma GCC unroll 16
                     for (int i = 0; i < W; ++i)
-                        x[i] = dot(Policy(), x[i], q, Base::load_words(row[i] + u * W * kPer, n));
+                        x[i] = dot(Policy(), x[i], q, Shared::load_words(row[i] + u * W * kPer, n));
                 }
                 scores[r * kBlock / W + j / W] = sums_of(x);
             }
@@ -63,9 +63,9 @@ struct DecodeAttention {
         }
     }
 
-    // Adds powers (R rows, kBlock words apart) times values [first, last) to V vectors of words of
-    // the sums, from `start` on. A word holds one element, or those of two keys in a row: sums of
-    // pairs are in the order that interleaving gives, until `arrange`.
+    // Adds powers (R rows, row stride kBlock words) times values [first, last) to V vectors of the
+    // sums, from vector `start` on. A word holds one element, or those of two consecutive keys: then
+    // sums stay in the order that interleaving gives, until `arrange`.
     template <int R, int V>
     INLINE void add(const uint32_t* powers, const T* const* values, int64_t first, int64_t last,
                     int64_t start, Prefetched<T>& later, Floats* sums) const {
@@ -75,16 +75,16 @@ struct DecodeAttention {
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) std::memcpy(s[r], sums + r * row, sizeof s[r]);
         for (int64_t j = first / kPer * kPer; j < last; j += kPer) {
-            const T* some[kPer];
+            const T* pair[kPer];
 #pragma GCC unroll 2
-            for (int i = 0; i < kPer; ++i) some[i] = values[std::min(j + i, last - 1)];
+            for (int i = 0; i < kPer; ++i) pair[i] = values[std::min(j + i, last - 1)];
             if (start == 0) {
                 fetch(values, j + kAhead, j + kAhead + kPer, last, a.D);
                 later.fetch(kPer, a.D);
             }
             Words v[V][kPer];
 #pragma GCC unroll 4
-            for (int u = 0; u < V; ++u) load_values(some, start + u, v[u]);
+            for (int u = 0; u < V; ++u) load_values(pair, start + u, v[u]);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -99,12 +99,12 @@ struct DecodeAttention {
 
     INLINE void load_values(const T* const* rows, int64_t vector, Words* v) const {
         const int64_t at = vector * W * kPer, n = std::min<int64_t>(W, a.words - vector * W);
-        const Words own = Base::load_words(rows[0] + at, n);
+        const Words first = Shared::load_words(rows[0] + at, n);
         if constexpr (kPer == 1) {
-            v[0] = own;
+            v[0] = first;
         } else {
-            const Words other = Base::load_words(rows[1] + at, n);
-            v[0] = interleaved<0>(own, other), v[1] = interleaved<1>(own, other);
+            const Words second = Shared::load_words(rows[1] + at, n);
+            v[0] = interleaved<0>(first, second), v[1] = interleaved<1>(first, second);
         }
     }
 
@@ -119,7 +119,7 @@ struct DecodeAttention {
         for (; u < a.vectors(); ++u) add<R, 1>(powers, values, first, last, u, later, sums);
     }
 
-    // Sums of rows in the order of features, as panels without gaps.
+    // Puts the sums of rows in the order of features, as contiguous panels.
     void arrange(int64_t rows, Floats* sums) const {
         if constexpr (kPer == 2)
             for (int64_t r = 0; r < rows; ++r)
@@ -132,22 +132,19 @@ struct DecodeAttention {
                 }
     }
 
-    // next: as of Attention::run.
+    // next: see BlockedAttention::run.
     void run(const Item& item, const Item* next, Partial* partials) const {
-        const AttentionArgs& args = a.args;
         const int64_t keys = a.num_keys(item.sequence), rows = item.count * a.group;
-        const int64_t offset = keys - a.num_queries(item.sequence) + item.first;
-        const bool biased = args.slopes || args.relative;
-        const int64_t bias_row = item.count + kBlock + W;
+        const int64_t offset = a.position(item);
         Scratch scratch;
         auto queries = scratch.take<uint32_t>(rows * a.words + W);
         auto scores = scratch.take<Floats>(kMaxDecodeRows * kBlock / W);
         const int64_t width = a.vectors() * kPer;  // vectors in a row of sums
         auto sums = scratch.take<Floats>(rows * width);
-        auto bias = scratch.take<float>(biased ? a.group * bias_row : 0);
+        auto bias = scratch.take<float>(a.is_biased ? a.group * a.bias_row(item) : 0);
         float maxima[kMaxDecodeRows], totals[kMaxDecodeRows] = {};
         const T *key[kBlock], *value[kBlock];
-        Prefetched<T> later_keys, later_values;
+        Prefetched<T> next_keys, next_values;
         a.load_queries(item, queries);
         std::fill_n(sums, rows * width, Floats{});
         std::fill_n(maxima, rows, -INFINITY);
@@ -156,33 +153,27 @@ struct DecodeAttention {
             a.locate_keys(item, b, n, key);
             a.locate_values(item, b, n, value);
             fetch(key, 0, kAhead, n, a.D);
-            if (next && b + kBlock >= item.k1) a.locate_later(*next, later_keys, later_values);
-            score_all(queries, rows, key, n, later_keys, scores);
+            if (next && b + kBlock >= item.k1) a.locate_next(*next, next_keys, next_values);
+            score_all(queries, rows, key, n, next_keys, scores);
             fetch(value, 0, kAhead, n, a.D);
-            for (int64_t g = 0; biased && g < a.group; ++g)
-                a.fill_bias(item.kv_head * a.group + g, b - (offset + item.count - 1), bias_row,
-                            bias + g * bias_row);
-            int64_t least = n, most = 0;
+            if (a.is_biased) a.fill_bias(item, b, bias);
+            Range all = {n, 0};
             for (int64_t r = 0; r < rows; ++r) {
-                const int64_t g = r / item.count, q = r % item.count, p = offset + q;
-                const int64_t lo = std::max<int64_t>(a.first_key(p) - b, 0);
-                const int64_t hi = std::min(a.end_key(p, keys) - b, n);
+                const Range visible = a.visible(offset + r % item.count, keys, b, n);
                 Floats* row = scores + r * kBlock / W;
                 const int64_t end = (n + W - 1) / W;
-                if (lo >= hi) {
+                if (visible.is_empty()) {
                     std::fill_n(row, end, Floats{});
                     continue;
                 }
-                least = std::min(least, lo), most = std::max(most, hi);
-                const float* table =
-                    biased ? bias + g * bias_row + item.count - 1 - q : nullptr;
-                const float factor = a.softmax(row, table, 0, end, lo, hi, (uint32_t*)row,
-                                               maxima[r], totals[r]);
+                all.include(visible);
+                const float factor = a.softmax(row, a.bias_of(item, bias, r), 0, end, visible,
+                                               (uint32_t*)row, maxima[r], totals[r]);
                 if (factor != 1.0f)
                     for (int64_t i = 0; i < width; ++i) sums[r * width + i] *= splat(factor);
             }
-            if (least < most)
-                add_all(rows, (const uint32_t*)scores, value, least, most, later_values, sums);
+            if (!all.is_empty())
+                add_all(rows, (const uint32_t*)scores, value, all.first, all.end, next_values, sums);
         }
         arrange(rows, sums);
         a.finish(item, partials, maxima, totals, sums);

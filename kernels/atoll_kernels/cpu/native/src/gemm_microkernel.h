@@ -1,6 +1,6 @@
-// The product of a small tile of rows with packed columns: what every matrix product here is made
-// of. Operands are 32-bit words; a word is one float, two bfloat16 or four bytes of the inner
-// dimension, and a policy says how a word of A meets W words of B.
+// The GEMM microkernel: the product of a few rows with packed columns. Operands are 32-bit words; a
+// word is one float, two bfloat16 or four bytes of the inner dimension, and a policy multiplies a word
+// of A by W words of B.
 #pragma once
 
 #include "simd.h"
@@ -28,11 +28,11 @@ struct Bfloat16 {
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8;
 #else
-constexpr int kTileRows = 4;  // 16 registers: 4 x 2 sums, and what they are made of
+constexpr int kTileRows = 4;  // 16 registers: 4 x 2 sums and their operands
 #endif
 
 // c[R, V * W] (+)= a[R, k] * b[k, V * W]; b is in panels of W columns: panel p at b + p * panel.
-// ahead: as much as b, which is fetched into the second cache meanwhile, or null.
+// ahead: the next b, which is prefetched into L2 meanwhile, or null.
 template <class Policy, int R, int V>
 INLINE void tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t panel, int64_t k,
                  Floats* c, int64_t ldc, bool accumulate, const uint32_t* ahead) {

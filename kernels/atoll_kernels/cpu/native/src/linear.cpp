@@ -1,5 +1,4 @@
-// act(x @ weight.T + bias) in float32 or bfloat16: products of tiles with packed weights, finished in
-// registers.
+// act(x @ weight.T + bias) in float32 or bfloat16, with packed weights and a fused epilogue.
 
 #include <algorithm>
 
@@ -12,19 +11,19 @@ using namespace kernels;
 
 namespace {
 
-// Most rows of an item: weights come from the second cache for all of them. Without tiles a pair of
-// panels stays in the first one, and more rows would not fit beside it.
+// Rows of an item at most: they share weights in L2. Without tiles, a pair of panels stays in L1, where
+// more rows would not fit as well.
 constexpr int64_t kTiledRows = 256, kRows = 64;
-constexpr int64_t kChunkBytes = 3 << 18;  // most weights of an item: they stay in the second cache
+constexpr int64_t kChunkBytes = 3 << 18;  // weights of an item at most: they stay in L2
 
 // Filled by atoll_kernels/cpu/linear_native_dense.py. weight: panels (words of inputs, W outputs). bias
-// (or 0): floats, padded to whole panels. is_gated: `outs` are half of the weight's, the activation
-// of each times the one so many further on; whole pairs of panels.
+// (or 0): floats, padded to whole panels. is_gated: `outs` is half of the weight's outputs, and an
+// output is the activation of one of the first half times one of the second; whole pairs of panels.
 struct LinearArgs {
-    int64_t x, weight, bias, out, rows, width, outs, x_row, kind, is_gated, is_bf16, threads;
+    int64_t is_bf16, threads, x, weight, bias, out, rows, width, outs, x_row, kind, is_gated;
 };
 
-// Two panels' biases.
+// The biases of a pair of panels.
 struct Biases {
     Floats left = {}, right = {};
     Biases() = default;
@@ -35,13 +34,13 @@ struct Biases {
     }
 };
 
-// Writes the sums of a product to `out`, some rows at a time, while the next product is computed.
+// The epilogue of a product, some rows at a time, while the next product is computed.
 template <class T, class Function>
 class Finish {
   public:
     Finish(const LinearArgs& args, const Function& function) : args_(args), function_(function) {}
 
-    // Sums (rows, two panels) of a pair of panels; share: rows of a call.
+    // sums: (rows, two panels). share: rows per call of `step`.
     void start(const Floats* sums, int64_t row, int64_t rows, int64_t pair, int64_t share) {
         const int64_t first = 2 * pair * W;
         sums_ = sums, left_ = rows, share_ = share;
@@ -49,7 +48,7 @@ class Finish {
         outs_ = std::min<int64_t>(2 * W, args_.outs - first);
         bias_ = Biases(args_, first, outs_);
     }
-    // The same at once, gated: up holds the sums of what the activations are multiplied by.
+    // The epilogue of a gated product, all rows at once. up: the sums of the second half.
     void gated(const Floats* sums, const Floats* up, int64_t row, int64_t rows, int64_t pair) {
         start(sums, row, rows, pair, rows);
         const Biases other(args_, args_.outs + 2 * pair * W, 2 * W);
@@ -83,56 +82,57 @@ class Finish {
     Biases bias_;
 };
 
-// Rows [first, last) of x by some pairs of panels. The cuts of rows are even, the last overlapping
-// the one before, so that the registers keep their shape. With tiles a cut stays in the first cache
-// for all panels, which pass it by; without them a pair of panels stays there for all cuts.
+// Rows [first, last) of x times some pairs of panels. Blocks of rows are of equal size, the last one
+// overlapping the one before, so that tiles need no other configuration. With tiles, a block of rows
+// stays in L1 while all panels stream past it; without them, a pair of panels stays there.
 template <class Policy, class T, class Function>
 void pairs_of_panels(const LinearArgs& a, bool tiled, int64_t first, int64_t last, int64_t start,
                      int64_t end, const Function& function) {
     const int64_t words = a.width / Policy::kPerWord, x_words = a.x_row / Policy::kPerWord;
     const int64_t panels = (a.outs + W - 1) / W, most = tiled ? kMostRows : kTileRows;
-    const int64_t cuts = (last - first + most - 1) / most, rows = (last - first + cuts - 1) / cuts;
+    const int64_t blocks = (last - first + most - 1) / most;
+    const int64_t rows = (last - first + blocks - 1) / blocks;
     const int64_t calls = std::max<int64_t>(1, words / kTileWords - 1);  // of `step` in a product
-    Floats sums[2][kMostRows * 2];  // by turns: of this product, and of the one being finished
-    bool turn = false;
+    Floats sums[2][kMostRows * 2];  // double buffer: this product, and the one being finished
+    bool current = false;
     Tiles tiles;
     Finish<T, Function> finish(a, function);
-    const auto multiplied = [&](int64_t cut, int64_t pair, int64_t half, Floats* to,
-                                const auto& beside) INLINED {
-        const int64_t row = std::min(first + cut * rows, last - rows);
-        // The first cut waits for its panels, unless the second of the pair before fetched them.
-        const bool fetches = cut == std::min<int64_t>(1, cuts - 1) && 2 * pair + 3 < panels;
+    const auto multiplied = [&](int64_t block, int64_t pair, int64_t half, Floats* to,
+                                const auto& overlap) INLINED {
+        const int64_t row = std::min(first + block * rows, last - rows);
+        // The second block of rows prefetches the panels that the first one of the next pair needs.
+        const bool fetches = block == std::min<int64_t>(1, blocks - 1) && 2 * pair + 3 < panels;
         const auto weight = (const uint32_t*)a.weight + (2 * pair + half * panels) * words * W;
         multiply<Policy, true>(tiles, tiled, rows, (const uint32_t*)a.x + row * x_words, x_words,
                                weight, words * W, words, to, 2,
-                               std::min<int64_t>(2, panels - 2 * pair), false, beside,
+                               std::min<int64_t>(2, panels - 2 * pair), false, overlap,
                                fetches ? weight + 2 * words * W : nullptr);
         return row;
     };
-    const auto product = [&](int64_t cut, int64_t pair) {
+    const auto product = [&](int64_t block, int64_t pair) {
         if (a.is_gated) {
-            multiplied(cut, pair, 1, sums[1], [] {});
-            const int64_t row = multiplied(cut, pair, 0, sums[0], [] {});
+            multiplied(block, pair, 1, sums[1], [] {});
+            const int64_t row = multiplied(block, pair, 0, sums[0], [] {});
             return finish.gated(sums[0], sums[1], row, rows, pair);
         }
         const int64_t row =
-            multiplied(cut, pair, 0, sums[turn], [&]() INLINED { finish.step(); });
+            multiplied(block, pair, 0, sums[current], [&]() INLINED { finish.step(); });
         finish.complete();
-        finish.start(sums[turn], row, rows, pair, (rows + calls - 1) / calls);
-        turn = !turn;
+        finish.start(sums[current], row, rows, pair, (rows + calls - 1) / calls);
+        current = !current;
     };
     if (tiled) {
-        for (int64_t cut = 0; cut < cuts; ++cut)
-            for (int64_t pair = start; pair < end; ++pair) product(cut, pair);
+        for (int64_t block = 0; block < blocks; ++block)
+            for (int64_t pair = start; pair < end; ++pair) product(block, pair);
     } else {
         for (int64_t pair = start; pair < end; ++pair)
-            for (int64_t cut = 0; cut < cuts; ++cut) product(cut, pair);
+            for (int64_t block = 0; block < blocks; ++block) product(block, pair);
     }
     finish.complete();
 }
 
-// An item is some rows and some panels, so that few rows also make many items. Items of the same
-// panels follow each other: the panels stay in the second cache.
+// An item is some rows and some panels, so that few rows are also divided into many items. Items of
+// the same panels are consecutive: the panels stay in L2.
 template <class Policy, class T>
 void product(const LinearArgs& a) {
     const int64_t pairs = (a.outs + 2 * W - 1) / (2 * W);
@@ -164,5 +164,5 @@ extern "C" __attribute__((visibility("default"))) void atoll_linear(const Linear
     product<Float32, float>(*args);
 }
 
-// Floats in a vector: the width of a panel.
+// Floats in a vector, which is the width of a panel.
 extern "C" __attribute__((visibility("default"))) int atoll_width() { return W; }

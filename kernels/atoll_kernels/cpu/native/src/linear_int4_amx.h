@@ -1,8 +1,8 @@
-// Linear layers with 4-bit weights for many rows, where the CPU has AMX: weights are dequantised to
-// bfloat16, some inputs of a block of outputs at a time, and multiplied with x by whole tiles.
+// Linear layers with 4-bit weights for many rows, on CPUs with AMX: weights are dequantized to
+// bfloat16, some inputs of a block of outputs at a time, and multiplied by x with tiles.
 //
-// Products of bytes would fill half a tile with a group of 32 inputs, and convert the sums of every
-// group to floats: 512 rows would take 2.5 times as long.
+// Integer products would use only half of a tile for a group of 32 inputs, and convert the sums of
+// every group to floats: 512 rows would take 2.5 times as long.
 #pragma once
 
 #include "linear_quantized.h"
@@ -13,50 +13,50 @@ namespace kernels {
 
 #if defined(__AMX_TILE__)
 
-constexpr int64_t kLeastAmxRows = 12;  // rows that are worth it
-constexpr int64_t kWideChunk = 256;    // rows that meet dequantised weights
-constexpr int64_t kWideInputs = 256;   // inputs at a time, whole groups: they stay in the L1 cache
-using InputRow = uint32_t[kBlock];      // two inputs of each output
+constexpr int64_t kLeastAmxRows = 12;  // rows that are worth dequantizing for
+constexpr int64_t kWideChunk = 256;    // rows that share dequantized weights
+constexpr int64_t kWideInputs = 256;   // inputs dequantized at a time, whole groups: they fit in L1
+using InputRow = uint32_t[kBlock];     // two inputs of each output
 
 INLINE bool is_int4_by_amx(const QuantizedArgs& a) {
     return a.bits == 4 && a.rows >= kLeastAmxRows && has_tiles();
 }
 
-// The upper halves of two floats side by side, rounded to nearest; ties go away from zero.
-INLINE Words side_by_side(Floats low, Floats high) {
+// Two floats as bfloat16 in one word, rounded to nearest; ties go away from zero.
+INLINE Words pack_pair(Floats low, Floats high) {
     return ((Words)low + 0x8000) >> 16 | (((Words)high + 0x8000) & 0xffff0000);
 }
 
 // Eight inputs, a word of codes for each output, as bfloat16.
 INLINE void dequantize_eight(Words codes, Floats scale, Floats offset, int v, InputRow* to) {
     const auto levels = (__m512)to_floats(iota(-8));
-    // The instruction looks at the lowest 4 bits alone.
+    // The instruction uses the lowest 4 bits of an index only.
     const auto weight = [&](int shift) {
         return (Floats)_mm512_permutexvar_ps((__m512i)(codes >> shift), levels) * scale + offset;
     };
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
         const int shift = i % 2 * 16 + i / 2 * 4;
-        store_raw(&to[i][W * v], side_by_side(weight(shift), weight(shift + 8)));
+        store_raw(&to[i][W * v], pack_pair(weight(shift), weight(shift + 8)));
     }
 }
 
 // Groups first .. last of a block, whose codes begin at w.
-INLINE void dequantize_groups(const uint8_t* w, const GroupScales& scales, int64_t first, int64_t last,
-                         int64_t group, InputRow* to) {
+INLINE void dequantize_groups(const uint8_t* w, const GroupScales& scales, int64_t first,
+                              int64_t last, int64_t group, InputRow* to) {
     for (int64_t g = first; g < last; ++g)
         for (int v = 0; v < kVectors; ++v) {
             const Floats scale = scales.scale(g, v), offset = scales.offset(g, v);
             for (int64_t i = g * group / 8; i < (g + 1) * group / 8; ++i)
                 dequantize_eight(load_raw<Words>(w + 4 * (i * kBlock + W * v)), scale, offset, v,
-                            to + 4 * i - first * group / 2);
+                                 to + 4 * i - first * group / 2);
         }
 }
 
-// Rows first .. last of x, at most a chunk, by a block of outputs.
+// Rows first .. last of x, at most a chunk, times a block of outputs.
 template <class T>
-void dequantized_block(const QuantizedArgs& a, const bf16* x, int64_t x_row, int64_t first, int64_t last,
-                   int64_t block) {
+void dequantized_block(const QuantizedArgs& a, const bf16* x, int64_t x_row, int64_t first,
+                       int64_t last, int64_t block) {
     const int64_t groups = a.in_features / a.group, step = kWideInputs / a.group;
     const uint8_t* w = (const uint8_t*)a.weights + block * a.in_features * kBlock / 2;
     const GroupScales scales(a, groups, block);

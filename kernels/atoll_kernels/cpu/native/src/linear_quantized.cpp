@@ -1,16 +1,16 @@
 // Linear layers with 8- or 4-bit weights: out = activation(x @ w.T + bias), multiplied in integers.
 //
-// Each row of x becomes signed bytes with a scale for every group of inputs; weights are unsigned
-// bytes or nibbles around a zero of 128 or 8. Within a group the products are exact; its sums are
-// scaled and added up in floats:
+// Each row of x is quantized to signed bytes with a scale for every group of inputs; weights are
+// unsigned bytes or nibbles with a zero point of 128 or 8. Sums within a group are exact integers;
+// they are scaled and added up in float:
 //
 //   8 bits: y[n] = scale[n] * sum_g x_scale[g] * dot_g          dot_g = sum (w - zero) * x
 //   4 bits: y[n] = sum_g x_scale[g] * (scale[g, n] * dot_g + offset[g, n] * sum_g x)
 //
-// What the zeros add is the same for all outputs of a row: it is added once, in floats, and weights are
-// multiplied as they are stored.
+// The contribution of the zero points is the same for all outputs of a row, so it is added once, in
+// float, and weights are multiplied as they are stored.
 //
-// Where the CPU has AMX, 8 bits are multiplied by whole tiles, and 4 bits by linear_int4_amx.h.
+// On CPUs with AMX, 8-bit weights are multiplied with tiles, and 4-bit ones by linear_int4_amx.h.
 
 #include <algorithm>
 
@@ -23,23 +23,23 @@ using namespace kernels;
 
 namespace {
 
-constexpr int64_t kChunk = 96;  // rows that meet a block of weights before the next one
-// Rows that are multiplied together: sums of 8 bits may leave their registers, groups are long.
+constexpr int64_t kChunk = 96;  // rows that are multiplied by a block of weights before the next one
+// Rows that are multiplied together. With 8 bits, groups are so long that sums may be spilled.
 template <int Bits>
 constexpr int64_t kMostTogether = Bits == 8 ? 8 : 6;
-// Shares of the work for each thread: one that was descheduled leaves some to the others.
+// Pieces of work for each thread, so that others can take over from one that is descheduled.
 constexpr int64_t kShares = 8;
-constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched ahead
+constexpr int64_t kAhead = 4096;  // prefetch distance in bytes of weights
 
-// Rows of x in integers. stride: of codes, a multiple of the group. For every row and group: its
-// scale and the sum of its x; for every row, what zeros of 8-bit weights add to its products.
+// Quantized rows of x. codes: (rows, stride), padded to a multiple of the group. scales, sums of x:
+// (rows, groups). zeros (rows,): what the zero point of 8-bit weights adds to the products.
 struct Quantized {
     int8_t* codes;
     float *scales, *sums, *zeros;
     int64_t stride, groups;
 };
 
-// Adds four products of unsigned with signed bytes to each sum.
+// Adds four products of unsigned and signed bytes to each sum.
 INLINE Ints dot(Ints sum, Words weights, int32_t x) {
 #if defined(__AVX512VNNI__)
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(x));
@@ -52,7 +52,7 @@ INLINE Ints dot(Ints sum, Words weights, int32_t x) {
 
 template <class T>
 void quantize(const T* x, const QuantizedArgs& a, const Quantized& q, int64_t row) {
-    const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const Floats magic = splat(kRounder);
     float all = 0;
     for (int64_t g = 0; g < q.groups; ++g) {
         const int64_t start = g * a.group, n = a.in_features - start;
@@ -82,8 +82,8 @@ void quantize(const T* x, const QuantizedArgs& a, const Quantized& q, int64_t ro
     q.zeros[row] = -128.0f * all;
 }
 
-// Rows first .. first + Rows of a block of outputs, before scales of 8 bits and bias. ahead: bytes
-// from weights to others that are fetched meanwhile.
+// Sums of rows first .. first + Rows of a block of outputs, before the epilogue. ahead: the prefetch
+// distance in bytes.
 template <int Bits, int Rows>
 INLINE void tile(const QuantizedArgs& a, const Quantized& q, int64_t first, const uint8_t* w,
                  int64_t ahead, const GroupScales& scales, Floats (&y)[Rows][kVectors]) {
@@ -139,18 +139,17 @@ INLINE void tile(const QuantizedArgs& a, const Quantized& q, int64_t first, cons
     }
 }
 
-// Rows first .. first + rows of a block of outputs. turn: how many times the block had rows before. In
-// the first turn its weights come from memory, and are prefetched a little ahead; the second turn
-// prefetches those of the next block. Not inlined: one function for all numbers of rows would spill
-// registers.
+// Rows first .. first + rows of a block of outputs. pass: how many groups of rows the block has been
+// multiplied by before. In pass 0 its weights come from memory and are prefetched a little ahead; pass
+// 1 prefetches the next block. Not inlined: one function for all numbers of rows would spill registers.
 template <class T, int Bits, int Rows = kMostTogether<Bits>>
 __attribute__((noinline)) void rows_of_block(const QuantizedArgs& a, const Quantized& q,
                                              int64_t first, int64_t rows, int64_t block,
-                                             int64_t turn) {
+                                             int64_t pass) {
     if constexpr (Rows > 1)
-        if (rows < Rows) return rows_of_block<T, Bits, Rows - 1>(a, q, first, rows, block, turn);
+        if (rows < Rows) return rows_of_block<T, Bits, Rows - 1>(a, q, first, rows, block, pass);
     const int64_t size = q.stride * kBlock * Bits / 8;
-    const int64_t ahead = turn == 0 ? kAhead : turn == 1 ? size : 0;
+    const int64_t ahead = pass == 0 ? kAhead : pass == 1 ? size : 0;
     const auto sums = [&](int64_t block, Floats (&y)[Rows][kVectors]) INLINED {
         const GroupScales scales(a, q.groups, block);
         tile<Bits, Rows>(a, q, first, (const uint8_t*)a.weights + block * size, ahead, scales, y);
@@ -162,9 +161,9 @@ __attribute__((noinline)) void rows_of_block(const QuantizedArgs& a, const Quant
 }
 
 #if defined(__AMX_TILE__)
-constexpr int kLeastTiled = 12;  // rows that are worth the set-up of tile registers
+constexpr int kLeastTiled = 12;  // rows that are worth configuring the tiles
 
-// Adds the products of a group, in integers, to the sums of some rows.
+// Adds the integer products of a group to the sums of some rows.
 INLINE void add_group(const Quantized& q, int64_t first, int64_t rows, int64_t g,
                       const Ints (*dots)[kVectors], Floats (*y)[kVectors]) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -174,8 +173,8 @@ INLINE void add_group(const Quantized& q, int64_t first, int64_t rows, int64_t g
     }
 }
 
-// Rows first .. last, at most a chunk, of a block of 8 bits: group by group, so that its weights
-// stay close.
+// Rows first .. last, at most a chunk, of a block of 8-bit weights: group by group, so that the weights
+// stay in L1.
 template <class T>
 void block_by_tiles(const QuantizedArgs& a, const Quantized& q, int64_t first, int64_t last,
                     int64_t block) {
@@ -200,14 +199,14 @@ void block_by_tiles(const QuantizedArgs& a, const Quantized& q, int64_t first, i
 template <class T, int Bits>
 void block_of(const QuantizedArgs& a, const Quantized& q, int64_t first, int64_t last, int64_t block) {
 #if defined(__AMX_TILE__)
-    const bool is_whole = a.group % (4 * kTileWords) == 0;  // rows of tiles hold no other group
+    const bool is_whole = a.group % (4 * kTileWords) == 0;  // no tile crosses a group
     if (Bits == 8 && is_whole && last - first >= kLeastTiled && has_tiles())
         return block_by_tiles<T>(a, q, first, last, block);
 #endif
-    const int64_t most = kMostTogether<Bits>, turns = (last - first + most - 1) / most;
-    for (int64_t turn = 0; turn < turns; ++turn) {
-        const int64_t rows = (last - first + turns - turn - 1) / (turns - turn);  // evenly
-        rows_of_block<T, Bits>(a, q, first, rows, block, turn);
+    const int64_t most = kMostTogether<Bits>, passes = (last - first + most - 1) / most;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+        const int64_t rows = (last - first + passes - pass - 1) / (passes - pass);  // evenly
+        rows_of_block<T, Bits>(a, q, first, rows, block, pass);
         first += rows;
     }
 }
@@ -219,7 +218,7 @@ void run(const QuantizedArgs& a) {
 #endif
     Scratch scratch;
     const int64_t groups = (a.in_features + a.group - 1) / a.group, stride = groups * a.group;
-    // Every thread quantises few rows for itself: waiting for another thread would take longer.
+    // If there are few rows, every thread quantizes them for itself, which is faster than a barrier.
     const bool is_few = a.rows <= 8;
     const int64_t rows = a.rows * (is_few ? a.threads : 1), scales = rows * groups;
     const Quantized shared = {scratch.take<int8_t>(rows * stride), scratch.take<float>(scales),
@@ -234,7 +233,7 @@ void run(const QuantizedArgs& a) {
     };
     if (!is_few)
         for_tasks({a.rows, a.threads}, is_small, [&](int64_t r) { quantize_row(shared, r); });
-    // In a single chunk all tasks are alike: long pieces of weights first, shorter ones later.
+    // With a single chunk, a piece is a run of weights: long ones first, shorter ones later.
     const Share tasks = {chunks * blocks, a.threads, share, chunks == 1 ? INT64_MAX : share};
     bool* is_quantized = scratch.take<bool>(a.threads);
     std::fill_n(is_quantized, a.threads, false);

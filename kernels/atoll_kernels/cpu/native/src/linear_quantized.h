@@ -1,4 +1,4 @@
-// What linear layers with 8- and 4-bit weights share: their arguments, and how sums become outputs.
+// Linear layers with 8- and 4-bit weights: arguments, scales, and the epilogue.
 #pragma once
 
 #include "epilogue.h"
@@ -6,21 +6,21 @@
 
 namespace kernels {
 
-// Filled by atoll_kernels/cpu/linear_native_quantized.py. scales: of 8 bits (outputs,) float; of 4 bits
-// (blocks, groups, {scale, offset}, 2 W), in bf16, or in bytes, the offset's signed, which factors
-// (blocks, {scale, offset}, 2 W) bf16 multiply. kind: the activation. is_gated: out has
-// half of the outputs, the activation of each times the one so many further on; whole blocks.
+// Filled by atoll_kernels/cpu/linear_native_quantized.py. scales of 8-bit weights: (outputs,) float. Of
+// 4-bit weights: (blocks, groups, {scale, offset}, 2 W), either bf16, or bytes (offsets signed) that
+// are multiplied by factors (blocks, {scale, offset}, 2 W) bf16. kind: the activation. is_gated: out
+// has half as many columns, the activation of the first half times the second; halves are whole blocks.
 struct QuantizedArgs {
-    int64_t x, out, weights, scales, factors, bias, rows, in_features, out_features, x_row, group,
-        bits, kind, is_gated, is_bf16, threads;
+    int64_t is_bf16, threads, x, out, weights, scales, factors, bias, rows, in_features,
+        out_features, x_row, group, bits, kind, is_gated;
     int64_t width() const { return is_gated ? out_features / 2 : out_features; }
 };
 
-// Outputs come in blocks of 2 W. A block's weights are one run of memory: for every 4 inputs (8, of
-// which the high nibbles are the second half) 4 bytes for each of its outputs.
+// Outputs are stored in blocks of 2 W. The weights of a block are contiguous: 4 bytes of each output
+// for every 4 inputs, or, with 4 bits, for every 8, whose second half is in the high nibbles.
 constexpr int kVectors = 2, kBlock = kVectors * W;
 
-// What the groups of a block of 4-bit weights are scaled by, and their offsets.
+// Scales and offsets of the groups of a block of 4-bit weights.
 class GroupScales {
   public:
     GroupScales(const QuantizedArgs& a, int64_t groups, int64_t block) : is_bytes_(a.factors) {
@@ -49,18 +49,18 @@ class GroupScales {
     Floats factors_[2 * kVectors];
 };
 
-// What the sums of n outputs from `at` on are multiplied by and what is added to them.
+// Scale (of 8-bit weights) and bias of the n outputs from `at` on.
 template <int Bits>
-struct Ends {
+struct ScaleAndBias {
     Floats scale, bias;
-    Ends(const QuantizedArgs& a, int64_t at, int64_t n)
+    ScaleAndBias(const QuantizedArgs& a, int64_t at, int64_t n)
         : scale(Bits == 8 ? read((const float*)a.scales + at, n) : splat(1.0f)),
           bias(a.bias ? read((const float*)a.bias + at, n) : Floats{}) {}
-    INLINE Floats of(Floats y) const { return y * scale + bias; }
+    INLINE Floats apply(Floats y) const { return y * scale + bias; }
 };
 
-// Scales of 8 bits, bias and activation of rows first .. first + rows of a block. up: the sums of
-// what gated outputs are multiplied by, or null.
+// The epilogue of rows first .. first + rows of a block. up: the sums of the second half of gated
+// outputs, or null.
 template <class T, int Bits>
 INLINE void finish(const QuantizedArgs& a, int64_t first, int64_t rows, int64_t block,
                    const Floats (*y)[kVectors], const Floats (*up)[kVectors] = nullptr) {
@@ -68,10 +68,10 @@ INLINE void finish(const QuantizedArgs& a, int64_t first, int64_t rows, int64_t 
     for (int v = 0; v < kVectors; ++v) {
         const int64_t at = block * kBlock + v * W, n = width - at < W ? width - at : W;
         if (n <= 0) break;
-        const Ends<Bits> own(a, at, n), other(a, up ? at + width : at, n);
+        const ScaleAndBias<Bits> own(a, at, n), other(a, up ? at + width : at, n);
         for (int64_t r = 0; r < rows; ++r) {
-            Floats z = activated(own.of(y[r][v]), a.kind);
-            if (up) z *= other.of(up[r][v]);
+            Floats z = activated(own.apply(y[r][v]), a.kind);
+            if (up) z *= other.apply(up[r][v]);
             write((T*)a.out + (first + r) * width + at, z, n);
         }
     }

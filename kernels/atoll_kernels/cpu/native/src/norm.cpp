@@ -8,15 +8,15 @@ using namespace kernels;
 
 namespace {
 
-// Filled by atoll_kernels/cpu/norm.py. total 0: there is no residual, and the sum is x itself.
+// Filled by atoll_kernels/cpu/norm.py. Without a residual, total is not written: the sum is x itself.
 struct NormArgs {
-    int64_t x, residual, weight, bias, out, total;
-    int64_t rows, width, x_row, residual_row, is_rms, is_bf16, threads;
+    int64_t is_bf16, threads, x, residual, weight, bias, out, total;
+    int64_t rows, width, x_row, residual_row, is_rms;
     double eps;
 };
 
 template <class T>
-void normalise(const NormArgs& a) {
+void normalize(const NormArgs& a) {
     for_rows(a.rows, a.width, a.threads, [&](int64_t r) {
         const T* x = (const T*)a.x + r * a.x_row;
         T* out = (T*)a.out + r * a.width;
@@ -31,7 +31,7 @@ void normalise(const NormArgs& a) {
         Floats sums = {}, squares = {};
         float mean = 0;
         if (!a.is_rms) {
-            // From the first element on: a sum of values far from zero would lose digits.
+            // Relative to the first element: sums of values far from zero would lose digits.
             const float first = read(x, 1)[0];
             for_vectors(a.width, [&](int64_t i, auto n) {
                 Floats d = read(x + i, n) - splat(first);
@@ -62,5 +62,5 @@ void normalise(const NormArgs& a) {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void atoll_norm(const NormArgs* args) {
-    args->is_bf16 ? normalise<bf16>(*args) : normalise<float>(*args);
+    args->is_bf16 ? normalize<bf16>(*args) : normalize<float>(*args);
 }

@@ -1,4 +1,4 @@
-// Calls recorded kernels one after the other.
+// Calls recorded kernels in order.
 #include <cstdint>
 
 namespace {

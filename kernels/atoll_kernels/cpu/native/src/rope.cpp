@@ -1,4 +1,4 @@
-// Rotary embedding of queries and keys, and the store of keys and values in the paged cache.
+// Rotary embedding of queries and keys, and the write of keys and values to the paged cache.
 
 #include "row_loops.h"
 
@@ -6,12 +6,12 @@ using namespace kernels;
 
 namespace {
 
-// Filled by atoll_kernels/cpu/rope.py. Any of q, k and slots may be 0: nothing is done about it.
-// k is rotated if cos is there, and stored with v if slots is there.
+// Filled by atoll_kernels/cpu/rope.py. Without cos nothing is rotated, without slots nothing is written
+// to the cache; q and k may be missing (0 heads).
 struct RopeArgs {
-    int64_t q, k, v, positions, cos, sin, k_cache, v_cache, slots;
+    int64_t is_bf16, threads, q, k, v, positions, cos, sin, k_cache, v_cache, slots;
     int64_t q_token, q_head, k_token, k_head, v_token, v_head;
-    int64_t tokens, num_heads, num_kv_heads, head_dim, half, is_bf16, threads;
+    int64_t tokens, num_heads, num_kv_heads, head_dim, half;
 };
 
 template <class T>

@@ -1,4 +1,4 @@
-// Work on the rows of a matrix: what is shared by norms, activations and quantisation.
+// Loops over the rows of a matrix, for norms, activations and quantization.
 #pragma once
 
 #include <type_traits>
@@ -8,16 +8,16 @@
 
 namespace kernels {
 
-constexpr int64_t kSerialElements = 1 << 15;  // below, threads cost more than they give
+constexpr int64_t kSerialElements = 1 << 15;  // below this, threads cost more than they save
 
-// Calls body(row) for every row, by several threads where there is enough to do.
+// Calls body(row) for every row, on several threads if there is enough work.
 template <class Body>
 INLINE void for_rows(int64_t rows, int64_t width, int64_t threads, const Body& body) {
     for_tasks({rows, threads}, rows * width < kSerialElements, body);
 }
 
-// Calls body(offset, n) for every vector of a row; n < W in the last where width is no multiple. In
-// all others n is a constant, and what is done for shorter ones is compiled away.
+// Calls body(offset, n) for every vector of a row; n < W in the last if W does not divide the width.
+// In all others n is a compile-time constant, so that the code for partial vectors is removed.
 template <class Body>
 INLINE void for_vectors(int64_t width, const Body& body) {
     int64_t i = 0;

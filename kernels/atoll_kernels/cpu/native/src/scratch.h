@@ -1,4 +1,4 @@
-// A thread's working memory, which is kept between calls.
+// Per-thread scratch memory, kept between calls.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace kernels {
 
-// Pieces live until the Scratch that gave them is destroyed; one at a time in a thread.
+// Pieces are valid until their Scratch is destroyed. A thread may have one Scratch at a time.
 class Scratch {
   public:
     Scratch() : blocks_(storage()) {}

@@ -1,5 +1,5 @@
-// Elements of two vectors in a new order. Places are constants of the type, so that the compiler
-// picks an instruction for them: from a loop it would build them anew, element by element.
+// Shuffles of the elements of two vectors. Indices are part of the type, so that the compiler can pick
+// an instruction for them: indices from a loop would be assembled element by element.
 #pragma once
 
 #include <utility>
@@ -8,7 +8,7 @@
 
 namespace kernels {
 
-// Element i of the result is element Places::at(i) of a and b side by side.
+// Element i of the result is element Places::at(i) of the concatenation of a and b.
 template <class Places, class V, class Indexes, int... I>
 INLINE V shuffled(V a, V b, std::integer_sequence<int, I...>) {
     return __builtin_shuffle(a, b, Indexes{Places::at(I)...});
@@ -22,8 +22,7 @@ INLINE Words shuffled(Words a, Words b) {
     return shuffled<Places, Words, Ints>(a, b, std::make_integer_sequence<int, W>());
 }
 
-// Of two rows Step apart, blocks of Step elements change places: what the first row becomes, and
-// the second.
+// A step of a transposition: two rows, Step apart, exchange blocks of Step elements.
 template <int Step>
 struct Swapped {
     struct First {
@@ -34,7 +33,7 @@ struct Swapped {
     };
 };
 
-// W rows of W words each, turned around: word j of row i becomes word i of row j.
+// Transposes W rows of W words in place.
 template <int Step = 1>
 INLINE void transpose(Words (&x)[W]) {
 #pragma GCC unroll 16
@@ -47,8 +46,8 @@ INLINE void transpose(Words (&x)[W]) {
     if constexpr (2 * Step < W) transpose<2 * Step>(x);
 }
 
-// The 16-bit halves of W words of a and of b in turns, within lanes of four words: of a lane's first
-// or last two words.
+// Interleaves the 16-bit halves of the words of a and b within lanes of four words: of the first or
+// the last two words of each lane.
 template <int Last>
 struct Interleaved {
     static constexpr int at(int i) {
@@ -63,7 +62,7 @@ INLINE Words interleaved(Words a, Words b) {
         (Both)a, (Both)b, std::make_integer_sequence<int, 2 * W>());
 }
 
-// Lanes of four elements of a and of b in turns: of the first or the last half of each.
+// Interleaves lanes of four elements of a and b: of the first or the last half of each.
 template <int Last>
 struct Lanes {
     static constexpr int at(int i) {
@@ -72,8 +71,8 @@ struct Lanes {
     }
 };
 
-// Halves of the summands of two vectors, Step vectors apart among those that sums_of adds up. An
-// instruction does not leave its lanes of four as long as it need not.
+// The first or second summands of two vectors that are Step apart in sums_of. Shuffles stay within
+// lanes of four while they can.
 template <int Step, int Half>
 struct Summands {
     static constexpr int at(int i) {
@@ -84,7 +83,7 @@ struct Summands {
     }
 };
 
-// The sum of each of W vectors: element i is that of x[i].
+// The sums of W vectors: element i is the sum of x[i].
 template <int Step = 1>
 INLINE Floats sums_of(Floats (&x)[W]) {
 #pragma GCC unroll 16

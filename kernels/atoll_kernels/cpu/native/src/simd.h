@@ -1,6 +1,6 @@
-// Vectors of floats as wide as the instruction set that this translation unit is compiled for, with
-// the arithmetic that the kernels share. Everything is written with GCC's vector extensions, so that
-// the portable build runs the same code; intrinsics replace what compilers do badly.
+// Vectors as wide as the registers of the instruction set that this file is compiled for, and the
+// arithmetic that the kernels share. It is written with GCC's vector extensions, so that the portable
+// build runs the same code; intrinsics are used where GCC generates bad code.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#define INLINED __attribute__((always_inline))  // of a lambda, which else may become a call
+#define INLINED __attribute__((always_inline))  // for lambdas, which GCC may otherwise call
 #define INLINE inline INLINED
 
 namespace kernels {
@@ -33,7 +33,7 @@ struct bf16 {
     uint16_t bits;
 };
 
-// Element by element, compilers insert sixteen times; hence the intrinsics.
+// GCC would insert the elements one by one; hence the intrinsics.
 #if defined(__AVX512F__)
 INLINE Floats splat(float x) { return (Floats)_mm512_set1_ps(x); }
 INLINE Ints splat(int32_t x) { return (Ints)_mm512_set1_epi32(x); }
@@ -65,7 +65,7 @@ INLINE void store_raw(void* p, V v) {
     std::memcpy(p, &v, sizeof v);
 }
 
-// The first n < W elements of a vector of Size-byte elements; the rest is zero.
+// The first n < W elements of Size bytes; the rest is zero.
 template <class V, int Size>
 INLINE V load_some(const void* p, int64_t n) {
     V r = {};
@@ -75,7 +75,7 @@ INLINE V load_some(const void* p, int64_t n) {
 
 INLINE Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
 
-// Compilers go through bytes one by one; hence the intrinsics.
+// GCC would convert bytes one by one; hence the intrinsics.
 #if defined(__AVX512F__)
 INLINE Ints widen(Bytes b) { return (Ints)_mm512_cvtepu8_epi32((__m128i)b); }
 INLINE Ints widen(SignedBytes b) { return (Ints)_mm512_cvtepi8_epi32((__m128i)b); }
@@ -110,7 +110,7 @@ INLINE void store(bf16* p, Floats x, int64_t n) {
     std::memcpy(p, &h, n * 2);
 }
 
-// Two vectors side by side: at once where that is a whole line of the cache.
+// Two adjacent vectors; in one store where they fill a cache line.
 INLINE void store_pair(float* p, Floats x, Floats y) { store(p, x), store(p + W, y); }
 INLINE void store_pair(bf16* p, Floats x, Floats y) {
 #if defined(__AVX512BF16__)
@@ -120,7 +120,7 @@ INLINE void store_pair(bf16* p, Floats x, Floats y) {
 #endif
 }
 
-// What x becomes when it is stored as T and read again.
+// x after a round trip through the element type of the pointer.
 INLINE Floats rounded(Floats x, const float*) { return x; }
 INLINE Floats rounded(Floats x, const bf16*) { return widen(narrow(x)); }
 
@@ -159,21 +159,25 @@ INLINE float largest(Floats x) {
 }
 #endif
 
-// 2^x for -126 <= x <= 127: a polynomial fitted on [-0.5, 0.5], relative error 1.7e-7.
-INLINE Floats exp2_in_range(Floats x) {
-    const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    Floats shifted = x + magic;
-    Floats f = x - (shifted - magic);
+constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+
+// (2^f - 1) / f for -0.5 <= f <= 0.5: a fitted polynomial.
+INLINE Floats exp2_slope(Floats f) {
     Floats p = splat(1.3264727e-3f);
     p = p * f + splat(9.6715126e-3f);
     p = p * f + splat(5.5507337e-2f);
     p = p * f + splat(2.4022242e-1f);
-    p = p * f + splat(6.9314698e-1f);
-    p = p * f + splat(1.0f);
+    return p * f + splat(6.9314698e-1f);
+}
+
+// 2^x for -126 <= x <= 127, relative error 1.7e-7.
+INLINE Floats exp2_in_range(Floats x) {
+    const Floats shifted = x + splat(kRounder), f = x - (shifted - splat(kRounder));
+    const Floats p = exp2_slope(f) * f + splat(1.0f);
     return (Floats)((Ints)p + ((Ints)shifted << 23));
 }
 
-// The same for any x <= 127: below -126 it stays at 2^-126. In this order NaN stays NaN.
+// The same for any x <= 127; results below 2^-126 become 2^-126. In this order, NaN stays NaN.
 INLINE Floats exp2(Floats x) { return exp2_in_range(max(splat(-126.0f), x)); }
 
 constexpr float kLog2e = 1.44269504f;
@@ -183,6 +187,15 @@ INLINE Floats sigmoid(Floats x) {
     return splat(1.0f) / (splat(1.0f) + t);
 }
 
+// t / (t + 2) with t = e^2x - 1 = 2^n (2^f - 1) + (2^n - 1), which loses no digits near 0.
+INLINE Floats tanh(Floats x) {
+    const Floats y = min(splat(10.0f), max(splat(-10.0f), x)) * splat(2 * kLog2e);
+    const Floats shifted = y + splat(kRounder), f = y - (shifted - splat(kRounder));
+    const Floats power = (Floats)(((Ints)shifted << 23) + splat(0x3f800000));
+    const Floats t = power * (exp2_slope(f) * f) + (power - splat(1.0f));
+    return t / (t + splat(2.0f));
+}
+
 INLINE Floats silu(Floats x) { return x * sigmoid(x); }
 
 // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
@@ -190,8 +203,8 @@ INLINE Floats gelu_tanh(Floats x) {
     return x * sigmoid(splat(1.59576912f) * x * (splat(1.0f) + splat(0.044715f) * x * x));
 }
 
-// x P(X < x), X normal: the greater of 0 and x, less |x| P(X < -|x|). The logarithm of that
-// probability is a polynomial, fitted on [-6, 0]: error 8e-8 (1 + |y|).
+// x P(X < x) for normal X, as max(0, x) - |x| P(X < -|x|). The base-2 logarithm of that probability is
+// a polynomial fitted on [-6, 0]; the error is 8e-8 (1 + |y|).
 INLINE Floats gelu(Floats x) {
     const Floats b = max(splat(-6.0f), (Floats)((Ints)x | splat(INT32_MIN)));  // -|x|
     Floats p = splat(3.4037516e-5f);

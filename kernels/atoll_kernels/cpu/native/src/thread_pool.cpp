@@ -25,7 +25,7 @@ namespace {
 // Spins of a worker before it sleeps: 50 to 100 us, more than lies between two kernels of a forward
 // pass.
 constexpr int kSpinsBeforeSleep = 2000;
-// Spins of a caller that waits for others' last pieces before it yields its core.
+// Spins of a caller that waits for the workers' last pieces before it yields its core.
 constexpr int kSpinsBeforeYield = 2000;
 
 inline void pause_cpu() {
@@ -39,7 +39,7 @@ inline void pause_cpu() {
 class Pool {
   public:
     void run(const Share& share, Work work, const void* context) {
-        // The workers are busy with another thread's job: working alone takes less than waiting.
+        // The workers are busy with another thread's job: running alone is faster than waiting.
         if (is_taken_.test_and_set(std::memory_order_acquire))
             return work(context, 0, share.count, 0);
         start_workers(share.threads - 1);
@@ -51,10 +51,10 @@ class Pool {
     }
 
   private:
-    static constexpr uint64_t kNext = UINT32_MAX;  // the half of claimed_ that counts tasks
+    static constexpr uint64_t kNext = UINT32_MAX;  // mask of the half of claimed_ that counts tasks
 
-    // With all signals blocked: they are for the program's own threads. If the system allows no more
-    // threads, those that there are do the work.
+    // With all signals blocked: the program's own threads handle them. If no more threads can be
+    // started, the existing ones do the work.
     void start_workers(int64_t wanted) {
         if (workers_ >= wanted) return;
         sigset_t all, before;
@@ -68,8 +68,8 @@ class Pool {
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
 
-    // No task can be claimed in between: a worker that still looks at the last job may see some
-    // fields of the new one.
+    // While claimed_ says kNext no task can be claimed, so a worker that still reads the last job's
+    // fields cannot mix them with the new ones.
     void publish(const Share& share, Work work, const void* context) {
         const uint64_t job = (claimed_.load(std::memory_order_relaxed) >> 32) + 1;
         const auto set = [](auto& shared, auto value) {
@@ -94,7 +94,7 @@ class Pool {
             const int64_t size = std::min(left, std::max(least_.load(), std::min(most_.load(), even)));
             const Work work = work_;
             const void* context = context_;
-            // Fails if another thread took some, or if the fields read belong to two jobs.
+            // Fails if another thread claimed tasks, or if the fields were read from two jobs.
             if (!claimed_.compare_exchange_weak(claimed, claimed + size)) continue;
             work(context, next, next + size, thread);
             left_.fetch_sub(size, std::memory_order_release);
@@ -121,19 +121,19 @@ class Pool {
 
     std::atomic_flag is_taken_ = ATOMIC_FLAG_INIT;
     int64_t workers_ = 0;
-    std::atomic<uint64_t> claimed_{kNext};  // the job's number, and how many tasks were claimed
+    std::atomic<uint64_t> claimed_{kNext};  // job number (upper half), tasks claimed (lower half)
     std::atomic<int64_t> count_{0}, threads_{0}, least_{1}, most_{1};
     std::atomic<Work> work_{nullptr};
     std::atomic<const void*> context_{nullptr};
-    alignas(64) std::atomic<int64_t> left_{0};  // tasks that are not done
+    alignas(64) std::atomic<int64_t> left_{0};  // unfinished tasks
     alignas(64) std::atomic<uint32_t> job_{0};
     std::atomic<int> sleepers_{0};
 };
 
-// Never destroyed: workers sleep in it when the process ends.
+// Never destroyed: workers may still sleep in it when the process exits.
 Pool* pool = new Pool;
 
-// A forked process has none of the workers.
+// A forked process has no workers.
 const int registered = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
 
 }  // namespace

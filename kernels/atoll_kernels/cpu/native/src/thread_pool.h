@@ -1,4 +1,4 @@
-// Work that is shared among threads, piece by piece.
+// A fork-join thread pool with dynamic scheduling.
 #pragma once
 
 #include <algorithm>
@@ -6,20 +6,19 @@
 
 namespace kernels {
 
-// Tasks 0 .. count, fewer than 2^32, handed out from the front. A piece is what is left divided by
-// the number of threads, but at least `least` and at most `most` tasks: long runs of memory first,
-// short ones later, so that a thread that starts late takes fewer.
+// Tasks 0 .. count, fewer than 2^32, scheduled in order (guided scheduling): the next piece is the
+// number of remaining tasks divided by the number of threads, but at least `least` and at most `most`.
 struct Share {
     int64_t count, threads, least = 1, most = INT64_MAX;
 };
 
-// One piece: tasks first .. last, by thread 0 .. threads - 1.
+// Runs tasks first .. last on thread 0 .. threads - 1.
 using Work = void (*)(const void* context, int64_t first, int64_t last, int64_t thread);
 
 // Returns when every task is done. least <= most.
 void run_shared(const Share& share, Work work, const void* context);
 
-// Calls body(first, last, thread) for all pieces; on this thread alone if is_small.
+// Calls body(first, last, thread) for all pieces; on this thread only if is_small.
 template <class Body>
 inline void for_pieces(const Share& share, bool is_small, const Body& body) {
     if (is_small || share.threads < 2 || share.count <= share.least)
