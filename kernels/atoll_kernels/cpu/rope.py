@@ -6,19 +6,37 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.native.arguments import address, are_native
+from atoll_kernels.cpu.native.arguments import are_native
 
 
 def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """See ``atoll_kernels.apply_rope``."""
-    return x if _run(x, None, None, positions, cos, sin) else None
+    native = library()
+    if native is None or not are_native(x) or not _tables_fit(cos, sin):
+        return None
+    tokens, num_heads, head_dim = x.shape
+    token, head, _ = x.stride()
+    native.rope(
+        x.dtype, x.data_ptr(), 0, 0, positions.data_ptr(), cos.data_ptr(), sin.data_ptr(), 0, 0, 0,
+        token, head, 0, 0, 0, 0, tokens, num_heads, 0, head_dim, cos.shape[1],
+    )  # fmt: skip
+    return x
 
 
 def write_kv(
     k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
 ) -> bool | None:
     """See ``atoll_kernels.write_kv``."""
-    return _run(None, k, v, None, None, None, k_cache, v_cache, slot_mapping)
+    native = library()
+    if native is None or not are_native(k, v) or not _cache_fits(k, k_cache, v_cache):
+        return None
+    tokens, num_kv_heads, head_dim = k.shape
+    native.rope(
+        k.dtype, 0, k.data_ptr(), v.data_ptr(), 0, 0, 0,
+        k_cache.data_ptr(), v_cache.data_ptr(), slot_mapping.data_ptr(),
+        0, 0, *k.stride()[:2], *v.stride()[:2], tokens, 0, num_kv_heads, head_dim, 0,
+    )  # fmt: skip
+    return True
 
 
 def rope_write_kv(
@@ -33,30 +51,24 @@ def rope_write_kv(
     slot_mapping: Tensor,
 ) -> bool | None:
     """See ``atoll_kernels.rope_write_kv``."""
-    return _run(q, k, v, positions, cos, sin, k_cache, v_cache, slot_mapping)
-
-
-def _run(
-    q: Tensor | None, k: Tensor | None, v: Tensor | None, positions: Tensor | None,
-    cos: Tensor | None, sin: Tensor | None, k_cache: Tensor | None = None,
-    v_cache: Tensor | None = None, slots: Tensor | None = None,
-) -> bool | None:  # fmt: skip
-    """Whatever is None is left out; the kernel reads no stride of it."""
-    native, given = library(), [x for x in (q, k, v) if x is not None]
-    if native is None or not are_native(*given):
+    native = library()
+    if native is None or not are_native(q, k, v) or not _tables_fit(cos, sin):
         return None
-    if any(x is not None and x.dtype != torch.float32 for x in (cos, sin)):
+    if not _cache_fits(k, k_cache, v_cache):
         return None
-    if any(x is not None and x.dtype != given[0].dtype for x in (k_cache, v_cache)):
-        return None
-    flat = (cos, sin, k_cache, v_cache)
-    if any(x is not None and not x.is_contiguous() for x in flat):
-        return None
-    tokens, _, head_dim = given[0].shape
-    strides = [n for x in (q, k, v) for n in ((0, 0) if x is None else x.stride()[:2])]
+    tokens, num_heads, head_dim = q.shape
     native.rope(
-        given[0].dtype, *map(address, (q, k, v, positions, cos, sin, k_cache, v_cache, slots)),
-        *strides, tokens, 0 if q is None else q.shape[1], 0 if k is None else k.shape[1], head_dim,
-        0 if cos is None else cos.shape[1],
+        q.dtype, q.data_ptr(), k.data_ptr(), v.data_ptr(), positions.data_ptr(), cos.data_ptr(),
+        sin.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), slot_mapping.data_ptr(),
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], tokens, num_heads, k.shape[1],
+        head_dim, cos.shape[1],
     )  # fmt: skip
     return True
+
+
+def _tables_fit(cos: Tensor, sin: Tensor) -> bool:
+    return cos.dtype == torch.float32 and cos.is_contiguous() and sin.is_contiguous()
+
+
+def _cache_fits(k: Tensor, k_cache: Tensor, v_cache: Tensor) -> bool:
+    return k_cache.dtype == k.dtype and k_cache.is_contiguous() and v_cache.is_contiguous()

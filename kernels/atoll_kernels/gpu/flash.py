@@ -115,8 +115,10 @@ def _flash(
 def _configuration(
     q: Tensor, num_seqs: int, block_d: int, paged: bool, args: AttentionArgs
 ) -> launch.Launch:
-    """Short sequences, short chunks and biases have rows of their own in the table."""
+    """Soft caps, short sequences, short chunks and biases have rows of their own in the table."""
     num_tokens, bucket = q.shape[0], _bucket(q.dtype, block_d)
+    if args.softcap is not None and q.dtype.itemsize == 2 and block_d >= 128:
+        return launch.configuration("prefill" if paged else "flash", bucket + "-softcap")
     if paged:
         if q.dtype.itemsize == 2 and num_tokens <= _SHORT_QLEN * num_seqs:
             bucket += "-short-qlen"
