@@ -78,17 +78,17 @@ def code(request: Request) -> int:
 @pytest.fixture
 def slow_tokens(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens of long prompts wait for the gate, too."""
-    from atoll.serving.requests.prompts import Prompt
+    from atoll.serving.requests.prompts import PromptEncoder
 
-    tokenize = Prompt.tokenize
+    encode = PromptEncoder.encode
 
-    def slowly(self: Any, *args: Any) -> Any:
-        if len(self.text or "") >= len(LONG):
+    def slowly(self: Any, prompt: Any, options: Any) -> Any:
+        if len(prompt.text or "") >= len(LONG):
             gate.entered.release()
             assert gate.wait(PATIENCE_S)
-        return tokenize(self, *args)
+        return encode(self, prompt, options)
 
-    monkeypatch.setattr(Prompt, "tokenize", slowly)
+    monkeypatch.setattr(PromptEncoder, "encode", slowly)
 
 
 @pytest.mark.parametrize("options", [SLOW, {"text": LONG}], ids=["grammar", "long prompt"])

@@ -16,7 +16,7 @@ import atoll_kernels as kernels
 from atoll.sampling.inputs import Bools, Floats, Ints, Sampled, SamplingInput, TokenLogprobs
 from atoll.sampling.logprobs import describe, picked, spread
 from atoll.sampling.processors import process
-from atoll.sampling.warpers import WarperParameters, chosen, limits, shortlist, temperatures, warp
+from atoll.sampling.warpers import WarperParameters, shortlist, warp
 from atoll.sampling.watermark import Watermark
 
 # Scores per part in ``most_likely``.
@@ -150,17 +150,14 @@ def is_fused(given: SamplingInput, rows: Ints, device: torch.device) -> Bools:
 def draw_fused(scores: Tensor, given: SamplingInput, rows: Ints, points: Floats) -> Tensor:
     """(rows,) int64 for scores (rows, vocab) and points (rows,); with temperature, top-k and top-p
     only."""
-    vocab_size, device = scores.shape[-1], scores.device
-    temperature = temperatures(given.temperature, rows)
-    temperature = np.ones(len(rows)) if temperature is None else temperature
-    ks, ps = limits(given.top_k, rows, vocab_size), chosen(given.top_p, rows)
-    top_k, top_p = None, None
-    if ks is not None and ks.min() < vocab_size:
-        top_k = torch.tensor(ks, dtype=torch.int32, device=device)
-    if ps is not None and ps.min() < 1:
-        top_p = torch.tensor(ps, dtype=torch.float32, device=device)
-    divisors = torch.tensor(temperature, dtype=torch.float32, device=device)
-    return kernels.sample(scores, divisors, top_k, top_p, torch.tensor(points, device=device))
+    p = WarperParameters.of(given, rows, scores.shape[-1], scores.device)
+    return kernels.sample(
+        scores,
+        scores.new_ones(len(rows)) if p.temperature is None else p.temperature.squeeze(1),
+        None if p.top_k is None else p.top_k.squeeze(1).int(),
+        None if p.top_p is None else p.top_p.squeeze(1),
+        torch.tensor(points, device=scores.device),
+    )
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], positions: Ints) -> Floats:

@@ -35,35 +35,26 @@ class WarperParameters:
     def of(
         cls, given: SamplingInput, rows: Ints, vocab_size: int, device: torch.device
     ) -> WarperParameters:
-        """The options of rows that draw."""
-        ks = limits(given.top_k, rows, vocab_size)
-        limited = None if ks is None else ks[ks < vocab_size]
+        """The options of rows that draw; their top_k is at most the vocabulary's size."""
+
+        def column(values: Floats | Ints | None, neutral: float) -> Tensor | None:
+            if values is None or (values[rows] == neutral).all():
+                return None
+            return torch.tensor(values[rows], dtype=torch.float32, device=device).unsqueeze(1)
+
+        ks, temperature = given.top_k, given.temperature
+        if ks is not None:
+            ks = np.where(ks == 0, vocab_size, np.minimum(ks, vocab_size))
         return cls(
-            temperature=_column(temperatures(given.temperature, rows), 1.0, device),
-            top_k=_column(ks, vocab_size, device),
-            k_max=0 if limited is None or not len(limited) else int(limited.max()),
-            top_p=_column(chosen(given.top_p, rows), 1.0, device),
-            min_p=_column(chosen(given.min_p, rows), 0.0, device),
-            typical_p=_column(chosen(given.typical_p, rows), 1.0, device),
+            temperature=column(
+                None if temperature is None else np.maximum(temperature, _COLDEST), 1.0
+            ),
+            top_k=column(ks, vocab_size),
+            k_max=0 if ks is None else int(ks[rows].max(initial=0, where=ks[rows] < vocab_size)),
+            top_p=column(given.top_p, 1.0),
+            min_p=column(given.min_p, 0.0),
+            typical_p=column(given.typical_p, 1.0),
         )
-
-
-def temperatures(temperature: Floats | None, rows: Ints) -> Floats | None:
-    """The divisor of the scores; None: 1."""
-    return None if temperature is None else np.maximum(temperature[rows], _COLDEST)
-
-
-def limits(top_k: Ints | None, rows: Ints, vocab_size: int) -> Ints | None:
-    """The number of tokens that each row keeps; None: all."""
-    if top_k is None:
-        return None
-    ks = np.minimum(top_k[rows], vocab_size)
-    return np.where(ks == 0, vocab_size, ks)
-
-
-def chosen(values: Floats | None, rows: Ints) -> Floats | None:
-    """Some rows of a column."""
-    return None if values is None else values[rows]
 
 
 def warp(scores: Tensor, parameters: WarperParameters) -> Tensor:
@@ -139,9 +130,3 @@ def _typical(scores: Tensor, p: Tensor) -> Tensor:
     limit = distance.gather(-1, last)
     removed = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, distance > limit)
     return scores.masked_fill(removed & (p < 1), float("-inf"))
-
-
-def _column(values: Floats | Ints | None, neutral: float, device: torch.device) -> Tensor | None:
-    if values is None or (values == neutral).all():
-        return None
-    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)

@@ -24,14 +24,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from atoll import __version__, json_text
 from atoll.config import Settings
 from atoll.errors import UnsupportedModel, ValidationError
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.triton.response_sender import ResponseSender
-from atoll.serving.triton.tensors import FINAL, Array
+from atoll.serving.triton.tensors import FINAL, Array, texts
 from atoll.text.chat import ChatTemplate
 from atoll.text.chat_options import ChatOptions
 from atoll.text.tokenizer import Tokenizer
@@ -136,8 +134,7 @@ class ModelOps:
         sender.send(self._outputs(question), FINAL)
 
     def _outputs(self, question: Any) -> dict[str, Array]:
-        text = _json(self._ask(question))
-        array = np.array([text.encode()], dtype=np.object_)
+        array = texts([_json(self._ask(question))])
         return {"control": array.reshape(1, 1) if self._is_batched else array}
 
     def _ask(self, text: Any) -> Any:

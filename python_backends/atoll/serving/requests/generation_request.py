@@ -155,7 +155,7 @@ class GenerationRequest(ServedRequest):
         super().__init__(sender, streamer, num_answers=asked.options.best_of, limit_s=limit_s)
         self.name, self.asked = name, asked
         self.is_stream = bool(asked.flags["stream"])
-        self.returned: OutputFlags = returned_by(asked.flags, asked.options)
+        self.returned: OutputFlags = returned_by(asked.flags, asked.options.sampling)
         self.num_input_tokens, self.prefix = 0, ""
         self.prompt_texts: Sequence[str] = ()
         self.prompt_tokens: list[TokenText] = []
@@ -189,10 +189,10 @@ class GenerationRequest(ServedRequest):
         """See ``ServedRequest``."""
         for completion in self.completions:
             self.num_tokens_unpolled += completion.advance()
-        if 0 < self._num_submitted < len(self._requests) and self.error is None:
-            has_begun = self.completions[0].num_output_tokens > 0
+        is_cached = bool(self.completions) and self.completions[0].num_output_tokens > 0
+        if is_cached and self.error is None:
             try:
-                self._submit(len(self._requests) if has_begun else 1)
+                self._submit(len(self._requests))
             except Exception as error:
                 self.fail(error)
 

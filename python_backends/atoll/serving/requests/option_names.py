@@ -86,6 +86,14 @@ def json_object(text: str | None) -> dict[str, Any]:
     return found
 
 
+def json_list(name: str, text: str) -> list[Any]:
+    """A list in JSON, such as messages or tools, with at least one element."""
+    found = parsed(name, text)
+    if not isinstance(found, list) or not found:
+        raise ValidationError(f"{name}: expected a JSON list with at least one object")
+    return found
+
+
 def parsed(name: str, text: str) -> Any:
     """JSON in an option's text."""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from atoll.serving.requests.sampling_options import GenerateOptions
+from atoll.engine.request import SamplingOptions
 from atoll.serving.triton import tensors
 
 
@@ -26,35 +26,28 @@ class OutputFlags:
 
 
 # Boolean inputs that may also come as request parameters.
-_RETURN_FLAGS = tuple(f"return_{f.name}" for f in dataclasses.fields(OutputFlags))
-FLAGS = ("stream", "exclude_input_in_output", *_RETURN_FLAGS)
+_RETURNED = {f.name: f"return_{f.name}" for f in dataclasses.fields(OutputFlags)}
+FLAGS = ("stream", "exclude_input_in_output", *_RETURNED.values())
 Flags = dict[str, bool | None]
 
 
 def read_flags(request: Any, parameters: Mapping[str, Any]) -> Flags:
-    """All flags of a request; None: not set.
+    """All flags of a request, from input tensors or else parameters; None: not set.
 
     Raises:
         ValidationError: a value that is neither true nor false.
     """
-    return {name: _flag(request, parameters, name) for name in FLAGS}
-
-
-def returned_by(flags: Flags, options: GenerateOptions) -> OutputFlags:
-    """The requested outputs; unless a flag is set, log-probabilities follow from the options."""
-    by_option = {
-        "return_logprobs": options.sampling.logprobs,
-        "return_prompt_logprobs": options.sampling.prompt_logprobs,
-    }
-    wanted = {**flags, **{k: v for k, v in by_option.items() if flags[k] is None}}
-    return OutputFlags(
-        **{f.name: bool(wanted[f"return_{f.name}"]) for f in dataclasses.fields(OutputFlags)}
-    )
-
-
-def _flag(request: Any, parameters: Mapping[str, Any], name: str) -> bool | None:
-    """An input tensor, else a request parameter; None if neither is there."""
-    found = tensors.boolean(request, name)
-    if found is None and parameters.get(name) is not None:
-        return tensors.as_bool(name, parameters[name])
+    found = {name: tensors.boolean(request, name) for name in FLAGS}
+    for name in FLAGS:
+        if found[name] is None and parameters.get(name) is not None:
+            found[name] = tensors.as_bool(name, parameters[name])
     return found
+
+
+def returned_by(flags: Flags, sampling: SamplingOptions) -> OutputFlags:
+    """The requested outputs; unless a flag is set, log-probabilities follow from the options."""
+    wanted = {name: flags[flag] for name, flag in _RETURNED.items()}
+    for name in ("logprobs", "prompt_logprobs"):
+        if wanted[name] is None:
+            wanted[name] = getattr(sampling, name)
+    return OutputFlags(**{name: bool(value) for name, value in wanted.items()})

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from atoll import json_text
 from atoll.engine.limits import EngineLimits
 from atoll.errors import EmptyInputError, ValidationError
-from atoll.serving.requests.option_names import CHAT_NAMES
+from atoll.serving.requests.option_names import CHAT_NAMES, json_list
 from atoll.serving.requests.sampling_options import GenerateOptions
 from atoll.serving.requests.validation import check_ids
 from atoll.serving.triton import tensors
@@ -41,8 +40,9 @@ class Prompt:
     @classmethod
     def read(cls, request: Any) -> Prompt:
         """Raises ValidationError: no input, or more than one."""
-        text = tensors.string(request, "text_input")
-        messages = tensors.string(request, "messages")
+        text, messages, tools = (
+            tensors.string(request, name) for name in ("text_input", "messages", "tools")
+        )
         ids = tensors.integers(request, "input_ids")
         given = {"text_input": text, "messages": messages, "input_ids": ids}
         named = [name for name, value in given.items() if value not in (None, "", [])]
@@ -52,56 +52,16 @@ class Prompt:
             empty = [name for name, value in given.items() if value is not None] or ["text_input"]
             raise EmptyInputError(f"{empty[0]} is empty")
         if messages:
-            tools = tensors.string(request, "tools")
-            size = len(messages) + len(tools or "")
             return cls(
-                messages=_json("messages", messages), tools=_json("tools", tools),
-                num_characters=size,
-            )  # fmt: skip
-        if tensors.string(request, "tools"):
+                messages=json_list("messages", messages),
+                tools=json_list("tools", tools) if tools else None,
+                num_characters=len(messages) + len(tools or ""),
+            )
+        if tools:
             raise ValidationError(f"tools is set, which goes with messages, not with {named[0]}")
         if text:
             return cls(text=text, num_characters=len(text))
         return cls(input_ids=tuple(ids or ()))
-
-    def tokenize(
-        self,
-        tokenizer: Tokenizer,
-        template: ChatTemplate | None,
-        options: GenerateOptions,
-        limits: EngineLimits,
-    ) -> list[int]:
-        """Token ids, cut to ``truncate`` from the left.
-
-        Raises:
-            ValidationError: no template for messages, an id outside the vocabulary, too long.
-        """
-        ids = self._ids(tokenizer, template, options, limits)
-        if options.truncate is not None:
-            ids = ids[-options.truncate :]
-        if not ids:
-            raise EmptyInputError(f"{self.name} has no tokens")
-        if len(ids) > limits.max_input_tokens:
-            raise ValidationError(
-                f"{self.name} has {len(ids)} tokens; max_input_tokens is {limits.max_input_tokens}"
-            )
-        return ids
-
-    def token_texts(
-        self,
-        tokenizer: Tokenizer,
-        template: ChatTemplate | None,
-        options: GenerateOptions,
-        ids: list[int],
-    ) -> list[str]:
-        """Each token's part of the text; empty for tokens that the tokenizer has added."""
-        text, add_special_tokens = self._text(tokenizer, template, options)
-        found = None if text is None else tokenizer.shares(text, add_special_tokens)
-        if found is not None and found[0][-len(ids) :] == ids:
-            return found[1][-len(ids) :]
-        detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
-        answer = AnswerText(detokenizer, StopStrings(()), tokenizer.cleans_up)
-        return [share for token_id in ids for share in answer.push(token_id)] + answer.finish()
 
     @property
     def name(self) -> str:
@@ -110,55 +70,82 @@ class Prompt:
             return "messages"
         return "text_input" if self.text is not None else "input_ids"
 
-    def _ids(
-        self,
-        tokenizer: Tokenizer,
-        template: ChatTemplate | None,
-        options: GenerateOptions,
-        limits: EngineLimits,
-    ) -> list[int]:
-        text, add_special_tokens = self._text(tokenizer, template, options)
+
+class PromptEncoder:
+    """Tokenizes the prompts of a model. template: None: it has no chats."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, limits: EngineLimits
+    ) -> None:
+        self._tokenizer, self._template, self._limits = tokenizer, template, limits
+
+    def encode(self, prompt: Prompt, options: GenerateOptions) -> list[int]:
+        """Token ids, cut to ``truncate`` from the left.
+
+        Raises:
+            ValidationError: no template for messages, an id outside the vocabulary, too long.
+        """
+        text, add_special_tokens = self._text(prompt, options)
         if text is None:
-            ids = list(self.input_ids or ())
+            ids = list(prompt.input_ids or ())
         else:
-            self._check_length(text, options, limits)
-            ids = tokenizer.encode(text, add_special_tokens)
-        check_ids(self.name, ids, limits.vocab_size)
+            self._check_length(prompt.name, text, options)
+            ids = self._tokenizer.encode(text, add_special_tokens)
+        check_ids(prompt.name, ids, self._limits.vocab_size)
+        if options.truncate is not None:
+            ids = ids[-options.truncate :]
+        most = self._limits.max_input_tokens
+        if not ids:
+            raise EmptyInputError(f"{prompt.name} has no tokens")
+        if len(ids) > most:
+            raise ValidationError(
+                f"{prompt.name} has {len(ids)} tokens; max_input_tokens is {most}"
+            )
         return ids
 
-    def _check_length(self, text: str, options: GenerateOptions, limits: EngineLimits) -> None:
+    def texts(self, prompt: Prompt, options: GenerateOptions, ids: list[int]) -> list[str]:
+        """The part of each of ``encode``'s tokens in the text; empty for those that were added."""
+        tokenizer = self._tokenizer
+        text, add_special_tokens = self._text(prompt, options)
+        found = None if text is None else tokenizer.shares(text, add_special_tokens)
+        if found is not None and found[0][-len(ids) :] == ids:
+            return found[1][-len(ids) :]
+        detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+        answer = AnswerText(detokenizer, StopStrings(()), tokenizer.cleans_up)
+        return [share for token_id in ids for share in answer.push(token_id)] + answer.finish()
+
+    def _check_length(self, name: str, text: str, options: GenerateOptions) -> None:
         """Raises ValidationError: the text is too long to be tokenized."""
-        most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * limits.max_input_tokens)
+        limit = self._limits.max_input_tokens
+        most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * limit)
         if options.truncate is not None:
             most = max(_MAX_CUT_CHARACTERS, most)
         if len(text) > most:
             raise ValidationError(
-                f"{self.name} has {len(text)} characters; max_input_tokens is "
-                f"{limits.max_input_tokens}, of at most {most} characters"
+                f"{name} has {len(text)} characters; max_input_tokens is {limit}, of at most "
+                f"{most} characters"
             )
 
-    def _text(
-        self, tokenizer: Tokenizer, template: ChatTemplate | None, options: GenerateOptions
-    ) -> tuple[str | None, bool]:
+    def _text(self, prompt: Prompt, options: GenerateOptions) -> tuple[str | None, bool]:
         """The text to tokenize (None: the prompt is ids), and whether to add special tokens."""
-        if self.messages is not None:
-            if template is None:
+        if prompt.messages is not None:
+            if self._template is None:
                 raise ValidationError("messages is set, but this model has no chat template")
             if options.suffix is not None:
                 raise ValidationError(
                     "suffix is set, which goes with text_input, not with messages"
                 )
-            rendered = template.render(self.messages, self.tools, options.chat or ChatOptions())
+            chat = options.chat or ChatOptions()
+            rendered = self._template.render(prompt.messages, prompt.tools, chat)
             return rendered, bool(options.add_special_tokens)
         if options.chat is not None:
             raise ValidationError(
                 f"{', '.join(CHAT_NAMES)}: one of them is set, which go with messages, not with "
-                f"{self.name}"
+                f"{prompt.name}"
             )
-        if self.text is not None:
-            return _with_suffix(self.text, options.suffix, tokenizer), (
-                options.add_special_tokens is not False
-            )
+        if prompt.text is not None:
+            text = _with_suffix(prompt.text, options.suffix, self._tokenizer)
+            return text, options.add_special_tokens is not False
         if options.suffix is not None or options.add_special_tokens:
             name = "add_special_tokens" if options.suffix is None else "suffix"
             raise ValidationError(f"{name} goes with text_input, not with input_ids")
@@ -172,16 +159,3 @@ def _with_suffix(text: str, suffix: str | None, tokenizer: Tokenizer) -> str:
     if prompt is None:
         raise ValidationError("suffix is set, but this model has no fill-in-the-middle tokens")
     return prompt
-
-
-def _json(name: str, text: str | None) -> Any:
-    """A JSON list of objects; None if nothing is given."""
-    if not text:
-        return None
-    try:
-        found = json_text.loads(text)
-    except ValueError as error:
-        raise ValidationError(f"{name} is not valid JSON: {error}") from None
-    if not isinstance(found, list) or not found:
-        raise ValidationError(f"{name}: expected a JSON list with at least one object")
-    return found

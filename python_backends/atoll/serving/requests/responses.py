@@ -9,32 +9,33 @@ from typing import Any
 import numpy as np
 
 from atoll.serving.requests.generation_request import Completion, GenerationRequest, TokenText
-from atoll.serving.triton.tensors import Array
+from atoll.serving.triton.tensors import Array, texts
 from atoll.text.vocabulary import Vocabulary
 
 # Stands for minus infinity in JSON, as in vLLM and OpenAI.
 _LEAST_LOGPROB = -9999.0
 
 
-def response(
+def responses(
     request: GenerationRequest, vocabulary: Vocabulary, even_if_empty: bool = False
-) -> dict[str, Array] | None:
+) -> list[dict[str, Array]]:
     """The whole answer, the end of a stream, or what the stream has gained.
 
-    The text of the last response may be empty; before it, None: there is nothing yet that a client
-    can use.
+    The text of the last response may be empty; before it, there may be no response, as long as
+    there is nothing that a client can use.
     """
     if request.is_complete:
         completions = request.best()
-        return _outputs(request, completions, [c.take() for c in completions], vocabulary)
+        return [_outputs(request, completions, [c.take() for c in completions], vocabulary)]
+    # Without completions, the prompt is not tokenized yet; at a stop string, the end follows.
+    if not request.completions or request.completions[0].stop_string is not None:
+        return []
     completion = request.completions[0]
-    if completion.stop_string is not None:  # its last response follows
-        return None
     gained = completion.take()
     wants_tokens = request.returned.token_ids or request.returned.logprobs
     if not (even_if_empty or any(wants_tokens or one.text for one in gained)):
-        return None
-    return _outputs(request, [completion], [gained], vocabulary)
+        return []
+    return [_outputs(request, [completion], [gained], vocabulary)]
 
 
 def _outputs(
@@ -44,18 +45,18 @@ def _outputs(
     vocabulary: Vocabulary,
 ) -> dict[str, Array]:
     returned = request.returned
-    texts = [request.prefix + "".join(one.text for one in tokens) for tokens in gained]
-    outputs: dict[str, Array] = {"text_output": _texts(texts)}
+    answers = (request.prefix + "".join(one.text for one in tokens) for tokens in gained)
+    outputs: dict[str, Array] = {"text_output": texts(answers)}
     if returned.finish_reason:
-        outputs["finish_reason"] = _texts([c.finish_reason for c in completions])
-        outputs["stop_reason"] = _texts([c.stop_string or "" for c in completions])
+        outputs["finish_reason"] = texts([c.finish_reason for c in completions])
+        outputs["stop_reason"] = texts([c.stop_string or "" for c in completions])
     if returned.cumulative_logprob:
         values = [completion.cumulative_logprob for completion in completions]
         outputs["cumulative_logprob"] = np.array(values, np.float32)
     if returned.logprobs:
-        outputs["logprobs"] = _texts([_details(tokens, vocabulary) for tokens in gained])
+        outputs["logprobs"] = texts([_details(tokens, vocabulary) for tokens in gained])
     if returned.prompt_logprobs and request.prompt_tokens:
-        outputs["prompt_logprobs"] = _texts([_details(request.prompt_tokens, vocabulary)])
+        outputs["prompt_logprobs"] = texts([_details(request.prompt_tokens, vocabulary)])
         request.prompt_tokens = []  # they are sent once
     if returned.num_input_tokens:
         outputs["num_input_tokens"] = np.array(
@@ -117,7 +118,3 @@ def _alternative(
 
 def _finite(logprob: float | None) -> float | None:
     return None if logprob is None else max(logprob, _LEAST_LOGPROB)
-
-
-def _texts(texts: Sequence[str]) -> Array:
-    return np.array([text.encode() for text in texts], dtype=np.object_)

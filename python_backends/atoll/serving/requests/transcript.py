@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from atoll import json_text
 from atoll.errors import EmptyInputError, ValidationError
+from atoll.serving.requests.option_names import json_list
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Transcript:
             raise ValidationError(f"the conversation began with {began}; it goes on with them")
         if text:
             return dataclasses.replace(self, text=self.text + text)
-        found = (*self.messages, *_listed(messages or ""))
+        found = (*self.messages, *json_list("messages", messages or ""))
         return dataclasses.replace(self, messages=found, tools=tools or self.tools)
 
     def answered(self, answer: str) -> Transcript:
@@ -54,13 +54,3 @@ class Transcript:
             return {"text_input": self.text}
         chat = {"messages": json.dumps(self.messages, ensure_ascii=False)}
         return chat if self.tools is None else {**chat, "tools": self.tools}
-
-
-def _listed(text: str) -> list[Any]:
-    try:
-        found = json_text.loads(text)
-    except ValueError as error:
-        raise ValidationError(f"messages is not valid JSON: {error}") from None
-    if not isinstance(found, list) or not found:
-        raise ValidationError("messages: expected a JSON list with at least one object")
-    return found

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from atoll.serving.admission import Admission
 from atoll.serving.model_ops import ModelOps
-from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine, TaskMetrics
+from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine
 from atoll.serving.triton.auto_complete import complete
 from atoll.serving.triton.instance import (
     checkpoint_folder,
     end_without_teardown,
     instance_settings,
 )
+from atoll.serving.triton.request_metrics import RequestMetrics
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.chat import ChatTemplate
 from atoll.text.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ class CheckpointModel(ServedModel[R]):
         return folder
 
     def serve(
-        self, args: dict[str, str], engine: TaskEngine, metrics: TaskMetrics[R],
+        self, args: dict[str, str], engine: TaskEngine, metrics: RequestMetrics[R],
         facts: Mapping[str, Any], *, num_preparing: int, chat: ChatTemplate | None = None,
         forget: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip

@@ -17,8 +17,8 @@ from atoll.serving.requests.generation_request import Completion, Generation, Ge
 from atoll.serving.requests.limits import TIMEOUT, fitted, time_limit
 from atoll.serving.requests.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.requests.output_flags import FLAGS, Flags, read_flags
-from atoll.serving.requests.prompts import Prompt
-from atoll.serving.requests.responses import response
+from atoll.serving.requests.prompts import Prompt, PromptEncoder
+from atoll.serving.requests.responses import responses
 from atoll.serving.requests.sampling_options import (
     DEFAULT_MAX_TOKENS,
     GenerateOptions,
@@ -56,16 +56,17 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
     def initialize(self, args: dict[str, str]) -> None:
         """See ``ServedModel``."""
         folder = self.open_checkpoint(args)
-        self.template = ChatTemplate.load(folder, self.tokenizer)
+        template = ChatTemplate.load(folder, self.tokenizer)
         self.metrics = GenerateMetrics(args["model_name"])
         loaded = in_temporary_thread(load_engine, self.settings, folder, self.streamer.wake)
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
+        self.prompts = PromptEncoder(self.tokenizer, template, self.limits)
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
         self._names = map(str, itertools.count())
         self._sessions: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
         self.serve(
             args, self.engine, self.metrics, loaded.facts,
-            num_preparing=_NUM_PREPARING, chat=self.template, forget=self.forget,
+            num_preparing=_NUM_PREPARING, chat=template, forget=self.forget,
         )  # fmt: skip
         self.engine.watch(self.lost)
 
@@ -103,7 +104,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
     def prepare(self, request: GenerationRequest) -> None:
         """See ``ServedModel``."""
         asked, limits = request.asked, self.limits
-        prompt_ids = asked.prompt.tokenize(self.tokenizer, self.template, asked.options, limits)
+        prompt_ids = self.prompts.encode(asked.prompt, asked.options)
         options = fitted(asked.options, asked.prompt.name, len(prompt_ids), limits, asked.flags)
         grammar = None if asked.constraint is None else self.grammars.compile(*asked.constraint)
         self._complete(request, prompt_ids, options)
@@ -131,10 +132,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         self, request: GenerationRequest, even_if_empty: bool
     ) -> list[dict[str, tensors.Array]]:
         """See ``ServedModel``."""
-        if not request.completions:
-            return []
-        found = response(request, self.tokenizer.vocabulary, even_if_empty)
-        return [] if found is None else [found]
+        return responses(request, self.tokenizer.vocabulary, even_if_empty)
 
     def forget(self, session_id: str) -> None:
         """Ends a conversation's request, if one is in progress, and frees its blocks."""
@@ -205,9 +203,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         if request.returned.prompt_logprobs:
             # The prompt of an encoder-decoder is the decoder's start token.
             request.prompt_texts = (
-                prompt.token_texts(self.tokenizer, self.template, options, prompt_ids)
-                if is_decoder
-                else [""]
+                self.prompts.texts(prompt, options, prompt_ids) if is_decoder else [""]
             )
         before = prompt_ids if is_decoder else []
         completions = []

@@ -83,8 +83,5 @@ class RetrieveRerankModel:
 
     async def _ask(self, model: str, outputs: list[str], inputs: dict[str, list[str]]) -> list[Any]:
         """Outputs of another model, each with one row per text."""
-        arrays = {
-            name: np.array([text.encode() for text in texts], dtype=object)[:, None]
-            for name, texts in inputs.items()
-        }
+        arrays = {name: tensors.texts(texts)[:, None] for name, texts in inputs.items()}
         return await model_requests.infer(model, outputs, arrays)

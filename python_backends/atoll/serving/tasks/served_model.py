@@ -20,13 +20,13 @@ from atoll.errors import Cancelled
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.requests.served_request import ServedRequest
 from atoll.serving.robust_mutexes import end_without_marks
+from atoll.serving.triton.request_metrics import RequestMetrics
 from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 from atoll.serving.triton.response_streamer import ResponseStreamer
 from atoll.serving.triton.shutdown import Shutdown
 from atoll.serving.triton.tensors import Array
 
 R = TypeVar("R", bound=ServedRequest)
-R_contra = TypeVar("R_contra", bound=ServedRequest, contravariant=True)
 
 
 class Effort(enum.Enum):
@@ -46,18 +46,6 @@ class TaskEngine(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
-
-
-class TaskMetrics(Protocol[R_contra]):
-    """Counts requests: see ``GenerateMetrics``, ``EncoderMetrics`` and ``RequestMetrics``."""
-
-    def refused(self, error: BaseException) -> None: ...
-
-    def opened(self, request: R_contra) -> None: ...
-
-    def closed(self, request: R_contra) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class ServedModel(ABC, Generic[R]):
@@ -104,7 +92,7 @@ class ServedModel(ABC, Generic[R]):
         end_without_marks()
         self.streamer: ResponseStreamer[R] = ResponseStreamer(self)
 
-    def begin(self, engine: TaskEngine, metrics: TaskMetrics[R], *, num_preparing: int) -> None:
+    def begin(self, engine: TaskEngine, metrics: RequestMetrics[R], *, num_preparing: int) -> None:
         """Last in ``initialize``: starts the threads. num_preparing: threads that prepare."""
         self._engine, self._metrics = engine, metrics
         self.preparation = PreparationPool(num_preparing)

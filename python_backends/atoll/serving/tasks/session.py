@@ -101,7 +101,7 @@ class SessionModel(ServedModel[Turn]):
         """See ``ServedModel``."""
         given = {name: tensors.string(request.request, name) for name in _TURN}
         if request.is_end and not any(given.values()):
-            request.on_outputs({"text_output": _texts("")}, is_last=True)
+            request.on_outputs({"text_output": tensors.texts([""])}, is_last=True)
             return
         asked = request.conversation.transcript.asked(*given.values())
         if tensors.boolean(request.request, "exclude_input_in_output") is False:
@@ -113,7 +113,7 @@ class SessionModel(ServedModel[Turn]):
         # The time in which it has waited for the turns before it counts.
         if error := self.overdue(request, time.monotonic() - request.arrival):
             raise error
-        texts = {name: _texts(text) for name, text in asked.inputs().items()}
+        texts = {name: tensors.texts([text]) for name, text in asked.inputs().items()}
         request.asked, request.inputs = asked, {**texts, **_options(request.request)}
         request.options = {**_passed_on(parameters), _SESSION: request.conversation.session_id}
         self.generator.submit(request)
@@ -175,7 +175,3 @@ def _options(request: Any) -> dict[str, tensors.Array]:
     given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
     options = {name: array for name, array in given.items() if name not in _TURN}
     return {**options, REASON: np.array([True])}
-
-
-def _texts(text: str) -> tensors.Array:
-    return np.array([text.encode()], dtype=np.object_)

@@ -188,22 +188,22 @@ def as_float(name: str, value: Any, least: float | None = None, most: float | No
     return float(_within(name, number, least, most))
 
 
+def texts(values: Iterable[str]) -> Array:
+    """An array of text for a tensor."""
+    return np.array([value.encode() for value in values], dtype=np.object_)
+
+
 def response(outputs: Mapping[str, Array]) -> Any:
     """A response from numpy arrays; text arrays have dtype object."""
     return pb_utils.InferenceResponse([pb_utils.Tensor(n, a) for n, a in outputs.items()])
 
 
 def failure(error: BaseException, as_json: bool = False) -> Any:
-    """A response that carries the error, with the code of its class."""
-    return pb_utils.InferenceResponse(error=triton_error(error, as_json))
-
-
-def triton_error(error: BaseException, as_json: bool = False) -> Any:
-    """``pb_utils.TritonError`` for any exception; the codes are in ``atoll.errors``."""
+    """A response that carries the error, with the code of its class in ``atoll.errors``."""
     code, text = error_parts(error, as_json)
     if isinstance(code, str):
         code = getattr(pb_utils.TritonError, code)
-    return pb_utils.TritonError(text, code)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
 def error_parts(error: BaseException, as_json: bool = False) -> tuple[Any, str]:
