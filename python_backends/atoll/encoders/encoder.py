@@ -7,6 +7,7 @@ options of the item's request (``item.options``).
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class SparseVector(NamedTuple):
     values: Floats
 
 
-class Encoder:
+class Encoder(ABC):
     """The trunk of a checkpoint and its configuration.
 
     folder: the folder with the trunk's files, which may be below the checkpoint's folder.
@@ -103,6 +104,10 @@ class Encoder:
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
         self.spec = EncoderConfig.read(folder, checkpoint.raw, settings, trunk.max_length)
+
+    @abstractmethod
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
+        """One result per item; an exception for an item that has failed."""
 
     @torch.inference_mode()
     def warm_up(self, max_batch_tokens: int) -> None:

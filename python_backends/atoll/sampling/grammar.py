@@ -182,23 +182,18 @@ def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
     Raises:
         ValidationError: another form.
     """
-    if option == "guided_regex":
-        return "regex", _text(option, value)
-    if option == "guided_grammar":
-        return "grammar", _text(option, value)
-    if option == "guided_json":
-        return "json_schema", _schema(option, value)
     if option == "guided_choice":
         return "choice", _choices(option, value)
-    kind, inner = _formatted(option, _object(option, value))
+    if option.startswith("guided_"):
+        kind, inner = option.removeprefix("guided_"), value
+    else:
+        kind, inner = _formatted(option, _object(option, value))
     if kind == "text" and inner is None:
         return None
-    if kind == "regex":
-        return "regex", _text(option, inner)
-    if kind == "grammar":
-        return "grammar", _text(option, inner)
+    if kind in ("regex", "grammar"):
+        return kind, _text(option, inner)
     if kind == "json_object" and inner is None:
-        return "json_object", ""
+        return kind, ""
     if kind in ("json", "json_object", "json_schema"):
         return "json_schema", _schema(option, inner)
     raise ValidationError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from atoll.errors import ValidationError
+from atoll.serving.requests.option_names import parsed
 from atoll.serving.triton.tensors import as_bool, as_float, as_int
+
+T = TypeVar("T")
 
 
 class OptionReader:
@@ -21,22 +24,36 @@ class OptionReader:
     def get(self, name: str) -> Any:
         return self._values.get(name)
 
-    def flag(self, name: str, default: bool = False) -> bool:
+    def structure(self, name: str) -> Any:
+        """A list or object, which may be JSON text."""
+        value = self.get(name)
+        return parsed(name, value) if isinstance(value, str) else value
+
+    def text(self, name: str) -> str | None:
+        value = self.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ValidationError(f"{name} is {value!r}; expected text")
+        return value
+
+    def flag(self, name: str, default: T) -> bool | T:
         return as_bool(name, self._values[name]) if name in self._values else default
 
     def integer(
-        self, name: str, default: int, least: int | None = None, most: int | None = None
-    ) -> int:
-        if name not in self._values:
-            return default
-        return as_int(name, self._values[name], least, most)
+        self, name: str, default: T, least: int | None = None, most: int | None = None
+    ) -> int | T:
+        return as_int(name, self._values[name], least, most) if name in self._values else default
+
+    def count_or_flag(self, name: str, if_true: int, most: int) -> int | None:
+        """A number, or a boolean that stands for ``if_true`` or None."""
+        value = self.get(name)
+        if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+            return if_true if as_bool(name, value) else None
+        return self.integer(name, None, 0, most)
 
     def number(
         self, name: str, default: float, least: float | None = None, most: float | None = None
     ) -> float:
-        if name not in self._values:
-            return default
-        return as_float(name, self._values[name], least, most)
+        return as_float(name, self._values[name], least, most) if self.has(name) else default
 
     def above_zero(self, name: str, default: float, most: float | None = None) -> float:
         value = self.number(name, default, 0.0, most)

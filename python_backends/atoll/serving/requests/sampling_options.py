@@ -6,6 +6,7 @@ tensor takes precedence. Numbers may be text. Unknown names and values out of ra
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from typing import Any
 from atoll.config import Settings
 from atoll.engine.request import SamplingOptions
 from atoll.errors import ValidationError
-from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_object, parsed
+from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_object
 from atoll.serving.requests.option_reader import OptionReader
-from atoll.serving.triton.tensors import as_bool, as_float, as_int
+from atoll.serving.triton.tensors import as_float, as_int
 from atoll.text.chat_options import ChatOptions
 
 # vllm_backend's default, so that clients written for it get answers of the same length.
@@ -25,7 +26,10 @@ DEFAULT_MAX_TOKENS = 16
 
 # OpenAI's limit, which its clients may rely on; TGI's default is lower.
 _OPENAI_TOP_LOGPROBS = 20
-# If any of these is set to another value, or to -1, the request samples.
+_CONSTRAINTS = (
+    "grammar", "response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice",
+)  # fmt: skip
+# If any of these has another value, other than -1, the request samples.
 _NEUTRAL: Mapping[str, float] = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 
@@ -71,9 +75,7 @@ def read_options(
     values = {**canonical(parameters), **canonical(json_object(tensor))}
     unlimited = "max_tokens" in values and values["max_tokens"] is None
     r = OptionReader({k: v for k, v in values.items() if v is not None})
-    max_tokens = None if unlimited else default_max_tokens
-    if r.has("max_tokens"):
-        max_tokens = r.integer("max_tokens", 0, 1)
+    max_tokens = r.integer("max_tokens", None if unlimited else default_max_tokens, 1)
     n = r.integer("n", 1, 1, settings.max_best_of)
     best_of = r.integer("best_of", n, n, settings.max_best_of)
     sampling = _sampling(r, settings, max_tokens, eos_token_ids, vocab_size)
@@ -90,12 +92,12 @@ def read_options(
         n=n,
         best_of=best_of,
         stop=_stop_strings(r, stop, settings.max_stop_sequences),
-        include_stop=r.flag("include_stop_str_in_output"),
+        include_stop=r.flag("include_stop_str_in_output", False),
         skip_special_tokens=r.flag("skip_special_tokens", True),
-        add_special_tokens=r.flag("add_special_tokens") if r.has("add_special_tokens") else None,
-        truncate=r.integer("truncate", 0, 1) if r.has("truncate") else None,
-        suffix=_text(r, "suffix") or None,
-        adapter_id=_text(r, "adapter_id"),
+        add_special_tokens=r.flag("add_special_tokens", None),
+        truncate=r.integer("truncate", None, 1),
+        suffix=r.text("suffix") or None,
+        adapter_id=r.text("adapter_id"),
         grammar=_grammar(r, settings),
         chat=_chat(r),
     )
@@ -112,7 +114,13 @@ def _sampling(
     # All tokens: -1 in vLLM, 0 elsewhere.
     top_k = max(r.integer("top_k", 0, -1), 0)
     most = max(settings.max_top_n_tokens, _OPENAI_TOP_LOGPROBS)
-    alternatives, prompt_alternatives = _alternatives(r, most), _prompt_alternatives(r, most)
+    num_top = r.integer("top_logprobs", 0, 0, most)
+    # vLLM and OpenAI's completions have numbers, OpenAI's chats and TGI booleans.
+    alternatives = num_top or None
+    if r.has("logprobs"):
+        count = r.count_or_flag("logprobs", num_top, most)
+        alternatives = None if count is None else max(count, num_top)
+    prompt_alternatives = r.count_or_flag("prompt_logprobs", num_top, most)
     min_tokens = r.integer("min_tokens", 0, 0)
     if max_tokens is not None and min_tokens > max_tokens:
         raise ValidationError(f"min_tokens is {min_tokens}; the most allowed is {max_tokens}")
@@ -129,12 +137,12 @@ def _sampling(
         frequency_penalty=r.number("frequency_penalty", 0.0, -2.0, 2.0),
         presence_penalty=r.number("presence_penalty", 0.0, -2.0, 2.0),
         no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, 0),
-        logit_bias=_logit_bias(r.get("logit_bias"), vocab_size),
-        watermark=r.flag("watermark"),
+        logit_bias=_logit_bias(r.structure("logit_bias"), vocab_size),
+        watermark=r.flag("watermark", False),
         seed=r.integer("seed", 0, 0, 2**64 - 1) if r.has("seed") else secrets.randbits(63),
         eos_token_ids=eos_token_ids,
-        stop_token_ids=_token_ids(r.get("stop_token_ids"), vocab_size),
-        ignore_eos=r.flag("ignore_eos"),
+        stop_token_ids=_token_ids(r.structure("stop_token_ids"), vocab_size),
+        ignore_eos=r.flag("ignore_eos", False),
         logprobs=alternatives is not None,
         top_logprobs=alternatives or 0,
         prompt_logprobs=prompt_alternatives is not None,
@@ -150,34 +158,10 @@ def _does_sample(r: OptionReader, temperature: float) -> bool:
     if temperature == 0.0:
         return False
     if r.has("do_sample"):
-        return r.flag("do_sample")
+        return r.flag("do_sample", False)
     return r.has("temperature") or any(
         r.has(name) and r.number(name, 0) not in (neutral, -1) for name, neutral in _NEUTRAL.items()
     )
-
-
-def _alternatives(r: OptionReader, most: int) -> int | None:
-    """The number of alternatives to report with each token; None: no log-probabilities.
-
-    ``logprobs`` is a number in vLLM and OpenAI's completions, a boolean in OpenAI's chats.
-    """
-    value, count = r.get("logprobs"), r.integer("top_logprobs", 0, 0, most)
-    if value is None:
-        return count or None
-    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
-        return count if as_bool("logprobs", value) else None
-    return max(count, as_int("logprobs", value, 0, most))
-
-
-def _prompt_alternatives(r: OptionReader, most: int) -> int | None:
-    """The same for the prompt's tokens: a number in vLLM; in TGI a boolean, and then as many as for
-    the answer's tokens."""
-    value = r.get("prompt_logprobs")
-    if value is None:
-        return None
-    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
-        return r.integer("top_logprobs", 0, 0, most) if r.flag("prompt_logprobs") else None
-    return as_int("prompt_logprobs", value, 0, most)
 
 
 def _stop_strings(r: OptionReader, tensor: list[str] | None, most: int) -> tuple[str, ...]:
@@ -198,18 +182,13 @@ def _stop_strings(r: OptionReader, tensor: list[str] | None, most: int) -> tuple
 def _list_in_text(value: str) -> list[Any]:
     """A list in JSON, since parameters cannot carry lists; any other text is one element."""
     if value.startswith("["):
-        try:
-            found = json.loads(value)
-        except ValueError:
-            return [value]
-        return found if isinstance(found, list) else [value]
+        with contextlib.suppress(ValueError):
+            return list(json.loads(value))
     return [value]
 
 
 def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
     """OpenAI's: token ids with numbers between -100 and 100."""
-    if isinstance(value, str):
-        value = parsed("logit_bias", value)
     if value is None:
         return ()
     if not isinstance(value, dict):
@@ -224,8 +203,6 @@ def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
 
 
 def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
-    if isinstance(value, str):
-        value = parsed("stop_token_ids", value)
     if value is None:
         return frozenset()
     if not isinstance(value, list):
@@ -235,15 +212,7 @@ def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
 
 def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:
     """The constraint on the answer, if there is one, as (option, value)."""
-    names = (
-        "grammar",
-        "response_format",
-        "guided_json",
-        "guided_regex",
-        "guided_grammar",
-        "guided_choice",
-    )
-    found = [(name, r.get(name)) for name in names if r.has(name)]
+    found = [(name, r.get(name)) for name in _CONSTRAINTS if r.has(name)]
     if len(found) > 1:
         raise ValidationError(f"only one of {', '.join(name for name, _ in found)} can be set")
     if found and settings.disable_grammar_support:
@@ -256,18 +225,6 @@ def _chat(r: OptionReader) -> ChatOptions | None:
     if not any(r.has(name) for name in CHAT_NAMES):
         return None
     values = {name: r.get(name) for name in CHAT_NAMES}
-    for name in CHAT_NAMES[:2]:
-        if r.has(name):
-            values[name] = r.flag(name)
-    if isinstance(values["chat_template_kwargs"], str):
-        values["chat_template_kwargs"] = parsed(
-            "chat_template_kwargs", values["chat_template_kwargs"]
-        )
+    values |= {name: r.flag(name, None) for name in CHAT_NAMES[:2]}
+    values["chat_template_kwargs"] = r.structure("chat_template_kwargs")
     return ChatOptions.read(values)
-
-
-def _text(r: OptionReader, name: str) -> str | None:
-    value = r.get(name)
-    if value is not None and not isinstance(value, str):
-        raise ValidationError(f"{name} is {value!r}; expected text")
-    return value

@@ -10,7 +10,6 @@ import numpy as np
 
 from atoll.config import Settings
 from atoll.encoders.encoder import Classifier, Scored, ScoreOptions
-from atoll.encoders.engine import Forward
 from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.embed import counts
@@ -28,10 +27,10 @@ class ClassifyModel(EncoderModel):
     parameters = frozenset({"raw_scores"})
     is_batched = False
 
-    def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
+    def load(self, folder: Path, settings: Settings) -> Classifier:
         """See ``EncoderModel.load``."""
         self.encoder = Classifier(folder, replace(settings, task=self.task))
-        return self.encoder, self.encoder
+        return self.encoder
 
     def facts(self) -> dict[str, Any]:
         """See ``EncoderModel.facts``."""
@@ -97,7 +96,7 @@ class RerankModel(ClassifyModel):
 
     task = "rerank"
 
-    def load(self, folder: Path, settings: Settings) -> tuple[Classifier, Forward]:
+    def load(self, folder: Path, settings: Settings) -> Classifier:
         """Raises UnsupportedModel: the checkpoint has several labels."""
         found = super().load(folder, settings)
         labels = self.encoder.spec.labels

@@ -9,7 +9,6 @@ import numpy as np
 
 from atoll.config import Settings
 from atoll.encoders.encoder import Embedded, Embedder, EmbedOptions, SparseEmbedder, SparseVector
-from atoll.encoders.engine import Forward
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
@@ -26,10 +25,10 @@ class EmbedModel(EncoderModel):
     parameters = frozenset({"normalize", "prompt_name", "dimensions", "return_token_embeddings"})
     is_batched = True
 
-    def load(self, folder: Path, settings: Settings) -> tuple[Embedder, Forward]:
+    def load(self, folder: Path, settings: Settings) -> Embedder:
         """See ``EncoderModel.load``."""
         self.encoder = Embedder(folder, settings)
-        return self.encoder, self.encoder
+        return self.encoder
 
     def facts(self) -> dict[str, Any]:
         """See ``EncoderModel.facts``."""
@@ -66,10 +65,10 @@ class SparseModel(EncoderModel):
     parameters = frozenset({"prompt_name"})
     is_batched = False
 
-    def load(self, folder: Path, settings: Settings) -> tuple[SparseEmbedder, Forward]:
+    def load(self, folder: Path, settings: Settings) -> SparseEmbedder:
         """See ``EncoderModel.load``."""
         self.encoder = SparseEmbedder(folder, settings)
-        return self.encoder, self.encoder
+        return self.encoder
 
     def facts(self) -> dict[str, Any]:
         """See ``EncoderModel.facts``."""

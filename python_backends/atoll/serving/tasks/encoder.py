@@ -16,11 +16,12 @@ import numpy as np
 from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
-from atoll.encoders.engine import EncoderEngine, Forward
+from atoll.encoders.engine import EncoderEngine
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.models.load_options import prepare_process
 from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.requests.limits import TIMEOUT, time_limit
+from atoll.serving.requests.validation import read_truncation, refuse_empty
 from atoll.serving.tasks.checkpoint_model import CheckpointModel
 from atoll.serving.tasks.served_model import Effort
 from atoll.serving.triton import tensors
@@ -50,14 +51,14 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         settings = self.settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
         prepare_process(settings)
-        encoder, forward = in_temporary_thread(self._load, folder, settings)
+        encoder = in_temporary_thread(self._load, folder, settings)
         self.loaded, spec = encoder, encoder.spec
         self.text_encoder = TextEncoder(
             self.tokenizer.core, spec.max_length, spec.has_token_types, encoder.vocab_size
         )
         metrics = EncoderMetrics(args["model_name"])
         self.engine = EncoderEngine(
-            forward,
+            encoder,
             encoder.options.device,
             max_batch_tokens=settings.max_batch_tokens,
             max_batch_requests=settings.max_batch_requests,
@@ -80,13 +81,13 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         self.serve(args, self.engine, metrics, facts, num_preparing=workers)
 
     @abstractmethod
-    def load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
-        """The encoder of the task, and the function that runs its batches."""
+    def load(self, folder: Path, settings: Settings) -> Encoder:
+        """The encoder of the task."""
 
-    def _load(self, folder: Path, settings: Settings) -> tuple[Encoder, Forward]:
-        encoder, forward = self.load(folder, settings)
+    def _load(self, folder: Path, settings: Settings) -> Encoder:
+        encoder = self.load(folder, settings)
         encoder.warm_up(settings.max_batch_tokens)
-        return encoder, forward
+        return encoder
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -139,11 +140,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
 
     def truncation(self, given: dict[str, Any]) -> tuple[bool, str]:
         """``truncate`` and ``truncation_direction`` of a request."""
-        truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
-        direction = given.get("truncation_direction", self.tokenizer.truncation_side)
-        if str(direction).lower() not in ("left", "right"):
-            raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
-        return truncate, str(direction).lower()
+        return read_truncation(given, self.settings.auto_truncate, self.tokenizer.truncation_side)
 
     def texts(self, request: Any, name: str, *, may_be_empty: bool = False) -> list[str] | None:
         """The texts of an input; None if it is left out.
@@ -155,9 +152,8 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         if texts is None:
             return None
         self.check_count(name, len(texts))
-        for index, text in enumerate(texts):
-            if not (text or may_be_empty):
-                raise EmptyInputError(f"{name}[{index}] is empty")
+        if not may_be_empty:
+            refuse_empty(name, texts)
         return texts
 
     def check_count(self, name: str, count: int) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from atoll.encoders.encoder_config import EncoderConfig
-from atoll.errors import EmptyInputError, ValidationError
+from atoll.errors import EmptyInputError
 from atoll.models import families, registry
 from atoll.models.detect import decide
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
+from atoll.serving.requests.validation import read_truncation, refuse_empty
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.tasks.embed import PADDING, EmbedModel, counts
 from atoll.serving.triton import tensors
@@ -52,16 +53,13 @@ class TokensModel:
     def _answer(self, request: Any) -> Any:
         given = tensors.own_parameters(tensors.parsed_parameters(request.parameters()), _PARAMETERS)
         refuse_time_limit(request, given)
-        truncate = tensors.as_bool("truncate", given.get("truncate", self.settings.auto_truncate))
-        direction = str(given.get("truncation_direction", self.truncation_side)).lower()
-        if direction not in ("left", "right"):
-            raise ValidationError(f"truncation_direction is {direction!r}; expected left or right")
+        truncate, direction = read_truncation(
+            given, self.settings.auto_truncate, self.truncation_side
+        )
         texts = tensors.strings(request, "text_input")
         if not texts:
             raise EmptyInputError(f"text_input is {'missing' if texts is None else 'empty'}")
-        for index, text in enumerate(texts):
-            if not text:
-                raise EmptyInputError(f"text_input[{index}] is empty")
+        refuse_empty("text_input", texts)
         prompt = self.spec.prompt(self.settings, given.get("prompt_name"))
         encoded = self.encoder.encode(
             [prompt + text for text in texts],

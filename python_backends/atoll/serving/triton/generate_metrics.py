@@ -116,14 +116,9 @@ class GenerateMetrics(RequestMetrics[GenerationRequest]):
                 t.first_token - t.arrival,
             )  # fmt: skip
             if t.scheduled is not None and request.error is None:
-                moments = [
-                    request.arrival,
-                    request.submitted,
-                    t.scheduled,
-                    t.first_token,
-                    t.finished,
-                ]
-                m.count_parts(latency_breakdown.GENERATE, [*moments, time.monotonic()])
+                begun = [request.arrival, request.submitted, t.scheduled]
+                ended = [t.first_token, t.finished, time.monotonic()]
+                m.count_parts(latency_breakdown.GENERATE, begun + ended)
             if outcome.num_output_tokens > 1:
                 rest = (t.finished - t.first_token) / (outcome.num_output_tokens - 1)
                 m.observe("atoll_time_per_output_token_seconds", "mean after the first", rest)

@@ -101,13 +101,13 @@ class ResponseStreamer(Generic[R]):
         """Starts the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Sends what has been delivered, then ends the thread."""
+    def stop(self, within_s: float | None = None) -> None:
+        """Sends what has been delivered, then ends the thread; waits for it, if need be forever."""
         self._stopping = True
         self._urgent.set()
         self._event.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(within_s)
 
     def abandon(self, error: Exception, within_s: float) -> None:
         """Ends every open request with the error, then the thread, if it takes no longer."""
@@ -115,10 +115,7 @@ class ResponseStreamer(Generic[R]):
             requests = list(self._open)
         for request in requests:
             request.fail(error)
-        self._stopping = True
-        self._urgent.set()
-        self._event.set()
-        self._thread.join(within_s)
+        self.stop(within_s)
 
     def open(self, request: R) -> None:
         """Watches a request until it is closed; it may be closed already."""
