@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -63,8 +63,8 @@ class RemoteGenerator:
                 if turn.is_done:
                     return
                 turn.is_submitted = True
-                self._hand_on(answers, turn.inputs, turn.options, turn.request.request_id())
-                for outputs in answers:
+                request_id = turn.request.request_id()
+                for outputs in self._ask(answers, turn.inputs, turn.options, request_id):
                     turn.on_outputs(outputs, is_last=bool(outputs["finish_reason"][0]))
         except Exception as error:
             turn.refuse(error)
@@ -73,17 +73,13 @@ class RemoteGenerator:
         question = json.dumps({"op": "forget", "session_id": session_id})
         try:
             with closing(Answers()) as answers:
-                self._hand_on(answers, {}, {"control": question})
-                for _ in answers:
-                    continue
+                list(self._ask(answers, {}, {"control": question}))
         except Exception:
             logger.exception("%s: a conversation's blocks are kept until they expire", self.name)
 
-    def _hand_on(
-        self,
-        answers: Answers,
-        inputs: Mapping[str, Array],
-        parameters: Mapping[str, str | int | bool],
-        request_id: str = "",
-    ) -> None:
+    def _ask(
+        self, answers: Answers, inputs: Mapping[str, Array],
+        parameters: Mapping[str, str | int | bool], request_id: str = "",
+    ) -> Iterator[dict[str, Array]]:  # fmt: skip
         hand_on(self.name, inputs, {**parameters, ANSWERS_TO: answers.name}, request_id)
+        return iter(answers)

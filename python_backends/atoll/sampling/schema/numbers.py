@@ -143,26 +143,9 @@ def _naturals(low: int, high: int | None) -> Expression:
         return choice([_naturals(low, 10**length - 1), more])
     while low <= high:
         top = min(high, 10 ** len(str(low)) - 1)
-        parts.append(_same_length(str(low), str(top)))
+        length = len(str(low))
+        parts.append(_digits(str(low), str(top), False, False, length, length))
         low = top + 1
-    return choice(parts)
-
-
-def _same_length(low: str, high: str) -> Expression:
-    """Numbers from low to high, which have the same number of digits."""
-    if not low:
-        return EMPTY
-    rest = len(low) - 1
-    if low[1:] == "0" * rest and high[1:] == "9" * rest:
-        return concatenation(_digit(int(low[0]), int(high[0])), repeated(_digit(0, 9), rest, rest))
-    if low[0] == high[0]:
-        return concatenation(Text(low[0]), _same_length(low[1:], high[1:]))
-    first, last = int(low[0]), int(high[0])
-    parts = [concatenation(Text(low[0]), _same_length(low[1:], "9" * rest))]
-    if first + 1 <= last - 1:
-        between = _digit(first + 1, last - 1)
-        parts.append(concatenation(between, repeated(_digit(0, 9), rest, rest)))
-    parts.append(concatenation(Text(high[0]), _same_length("0" * rest, high[1:])))
     return choice(parts)
 
 
@@ -202,51 +185,47 @@ def _fraction(
     low: str, high: str | None, is_low_open: bool, is_high_open: bool, room: int
 ) -> Expression:
     """An optional point and digits: a fraction between low and high (1 if None)."""
-    digits = _digits(low, high, is_low_open, is_high_open, room)
+    digits = _digits(low, high, is_low_open, is_high_open, 1, room)
     behind = concatenation(Text("."), digits)
-    is_whole_within = not low and not is_low_open and not (high == "" and is_high_open)
-    return repeated(behind, 0, 1) if is_whole_within else behind
+    return repeated(behind, 0, 1) if _holds_zero(low, high, is_low_open, is_high_open) else behind
+
+
+def _holds_zero(low: str, high: str | None, is_low_open: bool, is_high_open: bool) -> bool:
+    is_below = high is None or bool(high.strip("0")) or not is_high_open
+    return is_below and not low.strip("0") and not is_low_open
 
 
 def _digits(
-    low: str, high: str | None, is_low_open: bool, is_high_open: bool, room: int
+    low: str, high: str | None, is_low_open: bool, is_high_open: bool, least: int, most: int
 ) -> Expression:
-    """One or more digits of a fraction between low and high, whose previous digits are equal.
+    """``least`` to ``most`` digits that, as a fraction, are between low and high.
 
-    low, high: their remaining digits, followed by zeros. None: no bound.
+    low, high: digits of fractions, followed by zeros. high: None: no bound.
     """
-    first = int(low[0]) if low else 0
-    last = 9 if high is None else int(high[0]) if high else 0
-    has_low = bool(low) or is_low_open
-    if room <= 0:
-        return NOTHING
+    is_above = not low.strip("0") and not is_low_open
+    if is_above and high is None:
+        return repeated(_digit(0, 9), max(least, 0), max(most, 0))
+    first, last = int(low[:1] or 0), 9 if high is None else int(high[:1] or 0)
+    # Whether the digits after the first or the last one are limited, too.
+    limits_low = bool(low[1:].strip("0")) or is_low_open
+    nines = "9" * (most - 1)
+    limits_high = high is not None and (is_high_open or high[1:].ljust(len(nines), "0") < nines)
     parts: list[Expression] = []
-    for digit in range(first, last + 1):
-        at_low, at_high = has_low and digit == first, high is not None and digit == last
-        if not at_low and not at_high:
-            continue
-        following = high[1:] if at_high and high else "" if at_high else None
-        ends = _ending(
-            low[1:] if at_low else "", following, is_low_open and at_low, is_high_open and at_high,
-            room - 1,
-        )  # fmt: skip
-        parts.append(concatenation(Text(str(digit)), ends))
-    between = (first + has_low, last - (high is not None))
-    if between[0] <= between[1]:
-        rest = repeated(_digit(0, 9), 0, room - 1)
-        parts.append(concatenation(_digit(*between), rest))
-    return choice(parts)
-
-
-def _ending(
-    low: str, high: str | None, is_low_open: bool, is_high_open: bool, room: int
-) -> Expression:
-    """Optional further digits."""
-    may_end = not low and not is_low_open and not (high == "" and is_high_open)
-    if not low and not is_low_open and high is None:
-        return repeated(_digit(0, 9), 0, max(room, 0))
-    more = _digits(low, high, is_low_open, is_high_open, room)
-    return repeated(more, 0, 1) if may_end else more
+    for digit in range(first, last + 1) if most > 0 else ():
+        at_low, at_high = limits_low and digit == first, limits_high and digit == last
+        if at_low or at_high:
+            rest = _digits(
+                low[1:] if at_low else "", high[1:] if high is not None and at_high else None,
+                at_low and is_low_open, at_high and is_high_open, least - 1, most - 1,
+            )  # fmt: skip
+            parts.append(concatenation(Text(str(digit)), rest))
+    start, end = first + limits_low, last - limits_high
+    if start <= end and most > 0:
+        rest = repeated(_digit(0, 9), max(least - 1, 0), most - 1)
+        parts.append(concatenation(_digit(start, end), rest))
+    found = choice(parts)
+    may_end = least <= 0 and _holds_zero(low, high, is_low_open, is_high_open)
+    return repeated(found, 0, 1) if may_end else found
 
 
 def _multiples(step: int, rules: dict[str, Expression]) -> Expression:

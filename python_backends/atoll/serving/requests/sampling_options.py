@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.config import Settings
+from atoll.engine.limits import EngineLimits
 from atoll.engine.request import SamplingOptions
 from atoll.errors import ValidationError
 from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_object
@@ -65,7 +66,7 @@ def read_options(
     *,
     default_max_tokens: int | None,
     eos_token_ids: frozenset[int],
-    vocab_size: int,
+    limits: EngineLimits,
 ) -> GenerateOptions:
     """Options from the ``sampling_parameters`` tensor, request parameters and the ``stop`` tensor.
 
@@ -78,7 +79,7 @@ def read_options(
     max_tokens = r.integer("max_tokens", None if unlimited else default_max_tokens, 1)
     n = r.integer("n", 1, 1, settings.max_best_of)
     best_of = r.integer("best_of", n, n, settings.max_best_of)
-    sampling = _sampling(r, settings, max_tokens, eos_token_ids, vocab_size)
+    sampling = _sampling(r, settings, max_tokens, eos_token_ids, limits)
     if best_of > 1:
         if not sampling.do_sample:
             raise ValidationError(
@@ -108,7 +109,7 @@ def _sampling(
     settings: Settings,
     max_tokens: int | None,
     eos_token_ids: frozenset[int],
-    vocab_size: int,
+    limits: EngineLimits,
 ) -> SamplingOptions:
     temperature = r.number("temperature", 1.0, 0.0)
     # All tokens: -1 in vLLM, 0 elsewhere.
@@ -137,11 +138,11 @@ def _sampling(
         frequency_penalty=r.number("frequency_penalty", 0.0, -2.0, 2.0),
         presence_penalty=r.number("presence_penalty", 0.0, -2.0, 2.0),
         no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, 0),
-        logit_bias=_logit_bias(r.structure("logit_bias"), vocab_size),
+        logit_bias=_logit_bias(r.structure("logit_bias"), limits),
         watermark=r.flag("watermark", False),
         seed=r.integer("seed", 0, 0, 2**64 - 1) if r.has("seed") else secrets.randbits(63),
         eos_token_ids=eos_token_ids,
-        stop_token_ids=_token_ids(r.structure("stop_token_ids"), vocab_size),
+        stop_token_ids=_token_ids(r.structure("stop_token_ids"), limits.vocab_size),
         ignore_eos=r.flag("ignore_eos", False),
         logprobs=alternatives is not None,
         top_logprobs=alternatives or 0,
@@ -187,19 +188,19 @@ def _list_in_text(value: str) -> list[Any]:
     return [value]
 
 
-def _logit_bias(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
-    """OpenAI's: token ids with numbers between -100 and 100."""
+def _logit_bias(value: Any, limits: EngineLimits) -> tuple[tuple[int, float], ...]:
+    """OpenAI's: token ids with numbers between -100 and 100. Banned tokens get minus infinity."""
     if value is None:
-        return ()
+        value = {}
     if not isinstance(value, dict):
         raise ValidationError(f"logit_bias is {value!r}; expected an object of id: number")
     found: dict[int, float] = {}
     for name, amount in value.items():
-        token = as_int("logit_bias token", name, 0, vocab_size - 1)
+        token = as_int("logit_bias token", name, 0, limits.vocab_size - 1)
         if token in found:
             raise ValidationError(f"logit_bias has the token {token} more than once")
         found[token] = as_float(f"logit_bias[{name}]", amount, -100.0, 100.0)
-    return tuple(found.items())
+    return (*found.items(), *((token, float("-inf")) for token in limits.banned_tokens))
 
 
 def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:

@@ -179,7 +179,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
             self.settings,
             default_max_tokens=DEFAULT_MAX_TOKENS if prompt.messages is None else None,
             eos_token_ids=self.tokenizer.eos_token_ids,
-            vocab_size=self.limits.vocab_size,
+            limits=self.limits,
         )
         if self.adapters is not None:
             self.adapters.check(options.adapter_id)
@@ -189,7 +189,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
             raise ValidationError(f"n or best_of is {options.best_of}; a stream has one answer")
         if flags["stream"] and flags["exclude_input_in_output"] is False:
             raise ValidationError("exclude_input_in_output is false; a stream has no input")
-        return flags, _without(options, self.limits.banned_tokens)
+        return flags, options
 
     def _complete(
         self, request: GenerationRequest, prompt_ids: list[int], options: GenerateOptions
@@ -219,12 +219,3 @@ def _seeded(options: GenerateOptions, index: int) -> SamplingOptions:
     """The options of one of several answers, with different seeds."""
     seed = (options.sampling.seed + index) % 2**64
     return dataclasses.replace(options.sampling, seed=seed)
-
-
-def _without(options: GenerateOptions, banned: tuple[int, ...]) -> GenerateOptions:
-    """The options, with a bias that excludes banned tokens."""
-    if not banned:
-        return options
-    bias = (*options.sampling.logit_bias, *((token, float("-inf")) for token in banned))
-    sampling = dataclasses.replace(options.sampling, logit_bias=bias)
-    return dataclasses.replace(options, sampling=sampling)

@@ -54,34 +54,26 @@ class RetrieveRerankModel:
             raise EmptyInputError(f"{'text_input' if query else 'query'} is empty")
         count = tensors.as_int("num_retrieved", given.get("num_retrieved", self.num_retrieved), 1)
         top_k = tensors.as_int("top_k", given.get("top_k", count), 1)
-        vectors = await self._embed([query, *texts])
+        (vectors,) = await self._ask(self.embedder, ["embedding"], {"text_input": [query, *texts]})
         similarity = vectors[1:] @ vectors[0]
         kept = np.argsort(-similarity, kind="stable")[:count]
-        scores, logits = await self._rerank(query, [texts[i] for i in kept])
-        order = np.argsort(-logits, kind="stable")[:top_k]
+        pairs = {"query": [query], "text_input": [texts[i] for i in kept]}
+        scores, logits = await self._ask(self.reranker, ["score", "logit"], pairs)
+        order = np.argsort(-logits.reshape(-1), kind="stable")[:top_k]
         return tensors.response(
-            {"index": kept[order].astype(np.int32), "score": scores[order].astype(np.float32)}
+            {"index": kept[order].astype(np.int32), "score": scores.reshape(-1)[order]}
         )
 
-    async def _embed(self, texts: list[str]) -> Any:
-        """Unit vectors (texts, dimensions)."""
-        parts = [
-            self._ask(self.embedder, ["embedding"], {"text_input": texts[i : i + _ROWS]})
-            for i in range(0, len(texts), _ROWS)
-        ]
-        return np.concatenate([vectors for (vectors,) in await asyncio.gather(*parts)])
-
-    async def _rerank(self, query: str, texts: list[str]) -> Any:
-        """Scores and logits, each (texts,)."""
-        names = ["score", "logit"]
-        parts = [
-            self._ask(self.reranker, names, {"query": [query], "text_input": texts[i : i + _ROWS]})
-            for i in range(0, len(texts), _ROWS)
-        ]
-        found = zip(*await asyncio.gather(*parts), strict=True)
-        return [np.concatenate(rows).reshape(-1) for rows in found]
-
     async def _ask(self, model: str, outputs: list[str], inputs: dict[str, list[str]]) -> list[Any]:
-        """Outputs of another model, each with one row per text."""
-        arrays = {name: tensors.texts(texts)[:, None] for name, texts in inputs.items()}
-        return await model_requests.infer(model, outputs, arrays)
+        """Outputs of another model, each with one row per text; single texts go with all others."""
+        num_rows = max(map(len, inputs.values()))
+        batches = [
+            {
+                name: tensors.texts(texts if len(texts) == 1 else texts[at : at + _ROWS])[:, None]
+                for name, texts in inputs.items()
+            }
+            for at in range(0, num_rows, _ROWS)
+        ]
+        answers = (model_requests.infer(model, outputs, batch) for batch in batches)
+        found = zip(*await asyncio.gather(*answers), strict=True)
+        return [np.concatenate(rows) for rows in found]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 from atoll import json_text
 from atoll.errors import AtollError, ConfigError, ValidationError
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 # A request parameter of every model: see ``TritonResponseSender``.
 JSON_ERRORS = "json_errors"
@@ -95,22 +96,13 @@ def strings(request: Any, name: str) -> list[str] | None:
 
 def string(request: Any, name: str) -> str | None:
     """The single element of a BYTES input, as text; None if it is missing or has no elements."""
-    found = strings(request, name)
-    if not found:
-        return None
-    if len(found) > 1:
-        raise ValidationError(f"{name} has {len(found)} elements; expected 1")
-    return found[0]
+    return _single(name, strings(request, name) or [])
 
 
 def boolean(request: Any, name: str) -> bool | None:
     """The single element of a BOOL input; None if it is missing or has no elements."""
     found = array(request, name, np.bool_)
-    if found is None or found.size == 0:
-        return None
-    if found.size > 1:
-        raise ValidationError(f"{name} has {found.size} elements; expected 1")
-    return bool(found.reshape(-1)[0])
+    return None if found is None else _single(name, found.reshape(-1).tolist())
 
 
 def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> list[int] | None:
@@ -221,6 +213,12 @@ def error_parts(error: BaseException, as_json: bool = False) -> tuple[Any, str]:
 
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+def _single(name: str, found: list[T]) -> T | None:
+    if len(found) > 1:
+        raise ValidationError(f"{name} has {len(found)} elements; expected 1")
+    return found[0] if found else None
 
 
 def _text(name: str, index: int, item: Any) -> str:
