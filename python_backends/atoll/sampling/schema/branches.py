@@ -47,10 +47,21 @@ class Branch:
         """A keyword's values, with their paths."""
         return [(p.path, p.keywords[keyword]) for p in self.parts if keyword in p.keywords]
 
-    def speaks_for_all(self, path: Path) -> bool:
-        """Whether this part includes all others, as its ``unevaluated...`` keywords require."""
-        before = itertools.takewhile(lambda part: part.path != path, self.parts)
-        return self.is_whole and all(part.keywords.keys() <= {"$ref"} for part in before)
+    def paths(self, keyword: str) -> list[Path]:
+        """The paths of a keyword's subschemas."""
+        return [(*path, keyword) for path, _ in self.values(keyword)]
+
+    def unevaluated(self, keyword: str) -> list[Path]:
+        """The same for ``unevaluatedItems`` and ``unevaluatedProperties``.
+
+        Raises:
+            ValidationError: its part does not include all others, so that more may be evaluated.
+        """
+        for index, part in enumerate(self.parts):
+            others = [other.keywords.keys() - {"$ref"} for other in self.parts[:index]]
+            if keyword in part.keywords and (any(others) or not self.is_whole):
+                raise refusal(part.path, keyword, "beside other schemas is not supported")
+        return self.paths(keyword)
 
     def least(self, keyword: str) -> int | None:
         """The smallest of a keyword's values."""
@@ -59,6 +70,9 @@ class Branch:
     def most(self, keyword: str) -> int | None:
         """The largest of a keyword's values."""
         return max((int(value) for _, value in self.values(keyword)), default=None)
+
+
+ANYTHING = Branch((), _KINDS, None, False)
 
 
 class Branches:

@@ -13,9 +13,11 @@ from typing import Any
 
 from atoll.errors import ValidationError
 from atoll.sampling.schema import numbers, patterns
-from atoll.sampling.schema.branches import Branch, Branches, Paths
+from atoll.sampling.schema.branches import ANYTHING, Branch, Branches, Paths
 from atoll.sampling.schema.document import Document, Path, refusal
 from atoll.sampling.schema.expressions import (
+    EMPTY,
+    NOTHING,
     Expression,
     Rule,
     Text,
@@ -27,7 +29,7 @@ from atoll.sampling.schema.expressions import (
 )
 from atoll.sampling.schema.formats import NUMBER_FORMATS
 from atoll.sampling.schema.objects import Objects
-from atoll.sampling.schema.spelling import json_string
+from atoll.sampling.schema.spelling import json_string, plain
 from atoll.sampling.schema.strings import string_within
 
 _MAX_RULES = 20_000
@@ -59,14 +61,10 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._branches = Branches(document)
-        self._objects = Objects(document, self._branches, self.value, self.rules_of)
         self._names: dict[Paths, str] = {}
         self._pending: list[Paths] = []
         self.rules: dict[str, Expression] = {}
-
-    def rules_of(self) -> dict[str, Expression]:
-        """Where other modules add their rules."""
-        return self.rules
+        self._objects = Objects(document, self._branches, self.value, self.rules)
 
     def value(self, paths: Paths) -> Expression:
         """A value that fits all subschemas of a set; any value if the set is empty."""
@@ -79,7 +77,7 @@ class _Builder:
         """Builds all rules that are referred to."""
         while self._pending:
             paths = self._pending.pop()
-            branches = self._branches.of(paths) if paths else [_anything()]
+            branches = self._branches.of(paths) if paths else [ANYTHING]
             self.rules[self._names[paths]] = choice(map(self._branch, branches))
             if len(self.rules) > _MAX_RULES:
                 raise refusal((), "the schema", f"needs more than {_MAX_RULES} rules")
@@ -136,30 +134,22 @@ class _Builder:
     def _array(self, branch: Branch) -> Expression:
         least = branch.most("minItems") or 0
         most = branch.least("maxItems")
+        if most is not None and most < least:
+            return NOTHING
         num_listed = max((_num_listed(part.keywords) for part in branch.parts), default=0)
         if most is not None:
             num_listed = min(num_listed, most)
-        listed = [self.value(self._item(branch, index)) for index in range(num_listed)]
         rest = self.value(self._item(branch, None))
-        most_behind = None if most is None else most - num_listed
-        behind = repeated(concatenation(SEPARATOR, rest), max(least - num_listed, 0), most_behind)
-        if listed:
-            # From the last to the first, since an optional item is omitted with all that follow it.
-            for index in reversed(range(1, num_listed)):
-                tail = concatenation(SEPARATOR, listed[index], behind)
-                behind = tail if index < least else repeated(tail, 0, 1)
-            inner = concatenation(listed[0], behind)
-        else:
-            fewer = max(least - 1, 0)
-            most_behind = None if most is None else max(most - 1, 0)
-            inner = concatenation(
-                rest, repeated(concatenation(SEPARATOR, rest), fewer, most_behind)
-            )
-        if most == 0 or (most is not None and most < least):
-            inner = Text("") if most == 0 and not least else choice(())
-        elif least == 0:
-            inner = repeated(inner, 0, 1)
-        return concatenation(Text("["), inner, Text("]"))
+        items = [self.value(self._item(branch, index)) for index in range(num_listed)] or [rest]
+        found = repeated(
+            concatenation(SEPARATOR, rest), max(least - len(items), 0),
+            None if most is None else most - len(items),
+        )  # fmt: skip
+        # From the last to the first, since an optional item is omitted with all that follow it.
+        for index, item in reversed(list(enumerate(items))):
+            found = concatenation(SEPARATOR if index else EMPTY, item, found)
+            found = repeated(found, int(index < least), 1)
+        return concatenation(Text("["), found, Text("]"))
 
     def _item(self, branch: Branch, index: int | None) -> Paths:
         """What the item at an index, or any item after those listed, has to fit."""
@@ -176,11 +166,8 @@ class _Builder:
             if rest in keywords:
                 found.append((*part.path, rest))
                 is_evaluated = True
-        for path, _ in branch.values("unevaluatedItems"):
-            if not branch.speaks_for_all(path):
-                raise refusal(path, "unevaluatedItems", "beside other schemas is not supported")
-            if not is_evaluated:
-                found.append((*path, "unevaluatedItems"))
+        unevaluated = branch.unevaluated("unevaluatedItems")
+        found += [] if is_evaluated else unevaluated
         return tuple(dict.fromkeys(found))
 
 
@@ -192,19 +179,12 @@ def _num_listed(keywords: dict[str, Any]) -> int:
     return len(items) if isinstance(items, list) else 0
 
 
-def _anything() -> Branch:
-    kinds = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
-    return Branch((), kinds, None, False)
-
-
 def regex_grammar(pattern: str) -> str:
     """The grammar of texts that a regular expression matches from beginning to end.
 
     Raises:
         ValidationError: names what is not supported in the expression.
     """
-    from atoll.sampling.schema.spelling import plain
-
     try:
         found = patterns.whole(pattern, plain)
     except patterns.PatternError as error:

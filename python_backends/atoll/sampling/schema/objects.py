@@ -44,7 +44,7 @@ class Objects:
         document: Document,
         branches: Branches,
         value: Callable[[Paths], Expression],
-        rules: Callable[[], dict[str, Expression]],
+        rules: dict[str, Expression],
     ) -> None:
         self._document, self._branches, self._value, self._rules = document, branches, value, rules
         self._num_objects = 0
@@ -60,11 +60,7 @@ class Objects:
             return NOTHING
         pairs = []
         for name in names:
-            fits = all(
-                self._document.holds(name, (*path, "propertyNames"))
-                for path, _ in branch.values("propertyNames")
-            )
-            if fits:
+            if all(self._document.holds(name, path) for path in branch.paths("propertyNames")):
                 value = self._value(self._property(branch, name))
                 pair = concatenation(Text(json.dumps(name, ensure_ascii=False)), _COLON, value)
                 pairs.append(_Pair(pair, name in required))
@@ -74,7 +70,7 @@ class Objects:
 
     def _listed_names(self, branch: Branch) -> list[str]:
         """Names that ``propertyNames`` lists, which are then treated as declared properties."""
-        found = tuple((*path, "propertyNames") for path, _ in branch.values("propertyNames"))
+        found = tuple(branch.paths("propertyNames"))
         options = self._branches.of(found) if found else []
         if not options or any(option.literals is None for option in options):
             return []
@@ -97,7 +93,7 @@ class Objects:
             found += own
             is_evaluated = is_evaluated or bool(own)
         if not is_evaluated:
-            found += self._unevaluated(branch)
+            found += branch.unevaluated("unevaluatedProperties")
         return tuple(dict.fromkeys(found))
 
     def _matches(self, path: Path, pattern: str, name: str) -> bool:
@@ -107,14 +103,6 @@ class Objects:
         except (patterns.PatternError, re.error) as error:
             raise refusal((*path, "patternProperties"), repr(pattern)[:200], str(error)) from None
 
-    def _unevaluated(self, branch: Branch) -> list[Path]:
-        found = [path for path, _ in branch.values("unevaluatedProperties")]
-        for path in found:
-            if not branch.speaks_for_all(path):
-                reason = "beside other schemas is not supported"
-                raise refusal(path, "unevaluatedProperties", reason)
-        return [(*path, "unevaluatedProperties") for path in found]
-
     def _free(self, branch: Branch, names: list[str], least: int) -> Expression:
         """A property with any other name; NOTHING if none is allowed."""
         by_pattern = [
@@ -122,17 +110,14 @@ class Objects:
             for path, found in branch.values("patternProperties")
             for pattern in found
         ]
-        rest = [
-            (*path, "additionalProperties") for path, _ in branch.values("additionalProperties")
-        ]
-        rest = rest or self._unevaluated(branch)
+        rest = branch.paths("additionalProperties") or branch.unevaluated("unevaluatedProperties")
         is_listed = bool(names or branch.values("properties"))
         is_open = all(self._document.at(path) is not False for path in rest)
         if by_pattern:
             return self._by_pattern(branch, by_pattern, names, is_open=bool(rest) and is_open)
         if not is_open or (not rest and is_listed and least <= len(names)):
             return NOTHING
-        limits = tuple((*path, "propertyNames") for path, _ in branch.values("propertyNames"))
+        limits = tuple(branch.paths("propertyNames"))
         value = self._value(tuple(dict.fromkeys(rest)))
         if not limits:
             key = json_string(other_than(frozenset(names), json_character))
@@ -206,7 +191,7 @@ class Objects:
             reason = "cannot be kept: free names could come twice"
             raise refusal(branch.parts[0].path, f"minProperties {least}", reason)
         self._num_objects += 1
-        prefix, rules = f"object-{self._num_objects}", self._rules()
+        prefix, rules = f"object-{self._num_objects}", self._rules
 
         def at(index: int, count: int) -> Expression:
             return Rule(f"{prefix}-{index}-{min(count, cap)}")
