@@ -1,17 +1,11 @@
-"""Limits of a request: its time, and the tokens of a generation."""
+"""The time limit of a request."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from atoll.engine.limits import EngineLimits
 from atoll.errors import ValidationError
 from atoll.serving.triton import tensors
-
-if TYPE_CHECKING:  # pipelines import this module, but must not import torch
-    from atoll.serving.requests.sampling_options import GenerateOptions
 
 # Triton's own parameter, in microseconds; only some of its endpoints evaluate it themselves.
 TIMEOUT = "timeout"
@@ -41,34 +35,3 @@ def refuse_time_limit(request: Any, parameters: dict[str, Any]) -> None:
         raise ValidationError(
             f"timeout is {limit_s:g} s; requests to this model have no time limit"
         )
-
-
-def fitted(
-    options: GenerateOptions,
-    name: str,
-    num_prompt_tokens: int,
-    limits: EngineLimits,
-    flags: Mapping[str, bool | None],
-) -> GenerateOptions:
-    """The options, with the number of new tokens and the log-probabilities that are needed.
-
-    Raises:
-        ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``.
-    """
-    room = limits.max_total_tokens - num_prompt_tokens
-    asked = options.max_tokens
-    if asked is not None and asked > room:
-        raise ValidationError(
-            f"{name} has {num_prompt_tokens} tokens and max_tokens is {asked}: together they "
-            f"exceed max_total_tokens, {limits.max_total_tokens}"
-        )
-    needs_logprobs = (
-        flags["return_logprobs"] or flags["return_cumulative_logprob"] or options.best_of > 1
-    )
-    sampling = dataclasses.replace(
-        options.sampling,
-        max_new_tokens=room if asked is None else asked,
-        logprobs=options.sampling.logprobs or bool(needs_logprobs),
-        prompt_logprobs=options.sampling.prompt_logprobs or bool(flags["return_prompt_logprobs"]),
-    )
-    return dataclasses.replace(options, sampling=sampling)

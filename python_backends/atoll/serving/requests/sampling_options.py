@@ -7,6 +7,7 @@ tensor takes precedence. Numbers may be text. Unknown names and values out of ra
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import secrets
 from collections.abc import Mapping
@@ -102,6 +103,37 @@ def read_options(
         grammar=_grammar(r, settings),
         chat=_chat(r),
     )
+
+
+def fitted(
+    options: GenerateOptions,
+    name: str,
+    num_prompt_tokens: int,
+    limits: EngineLimits,
+    flags: Mapping[str, bool | None],
+) -> GenerateOptions:
+    """The options, with the number of new tokens and the log-probabilities that are needed.
+
+    Raises:
+        ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``.
+    """
+    room = limits.max_total_tokens - num_prompt_tokens
+    asked = options.max_tokens
+    if asked is not None and asked > room:
+        raise ValidationError(
+            f"{name} has {num_prompt_tokens} tokens and max_tokens is {asked}: together they "
+            f"exceed max_total_tokens, {limits.max_total_tokens}"
+        )
+    needs_logprobs = (
+        flags["return_logprobs"] or flags["return_cumulative_logprob"] or options.best_of > 1
+    )
+    sampling = dataclasses.replace(
+        options.sampling,
+        max_new_tokens=room if asked is None else asked,
+        logprobs=options.sampling.logprobs or bool(needs_logprobs),
+        prompt_logprobs=options.sampling.prompt_logprobs or bool(flags["return_prompt_logprobs"]),
+    )
+    return dataclasses.replace(options, sampling=sampling)
 
 
 def _sampling(

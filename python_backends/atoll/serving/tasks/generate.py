@@ -14,7 +14,7 @@ from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.answer_stream import sender_of
 from atoll.serving.engine_loader import load_engine
 from atoll.serving.requests.generation_request import Completion, Generation, GenerationRequest
-from atoll.serving.requests.limits import TIMEOUT, fitted, time_limit
+from atoll.serving.requests.limits import TIMEOUT, time_limit
 from atoll.serving.requests.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.requests.output_flags import FLAGS, Flags, read_flags
 from atoll.serving.requests.prompts import Prompt, PromptEncoder
@@ -22,6 +22,7 @@ from atoll.serving.requests.responses import responses
 from atoll.serving.requests.sampling_options import (
     DEFAULT_MAX_TOKENS,
     GenerateOptions,
+    fitted,
     read_options,
 )
 from atoll.serving.tasks.checkpoint_model import CheckpointModel
