@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -118,9 +117,9 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._has_end = bool(tokenizer.eos_token_ids)
-        self._lock = threading.Lock()
         self._compilers: dict[bool, Any] = {}
-        self._cached: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+        # Compiles outside its lock, so that a slow grammar does not block others.
+        self._compiled = lru_cache(_MAX_CACHED)(self._compile)
 
     def compile(self, kind: str, source: str) -> Grammar:
         """``kind``: json_schema, json_object, regex, choice (a JSON list) or grammar (EBNF).
@@ -132,30 +131,20 @@ class GrammarCompiler:
             raise ValidationError(
                 f"the {kind} has {len(source)} characters; the most allowed is {MAX_CHARACTERS}"
             )
-        with self._lock:
-            found = self._cached.get((kind, source))
-            if found is not None:
-                self._cached.move_to_end((kind, source))
-                return found
-        # Outside the lock, so that a slow one does not block others.
-        found = Grammar(self._compile(kind, source), self._has_end, self._vocab_size)
-        with self._lock:
-            self._cached[kind, source] = found
-            if len(self._cached) > _MAX_CACHED:
-                self._cached.popitem(last=False)
-        return found
+        return self._compiled(kind, source)
 
-    def _compile(self, kind: str, source: str) -> Any:
+    def _compile(self, kind: str, source: str) -> Grammar:
         is_json = kind in _JSON_KINDS
         made = _MAKERS[kind](source)
         if is_json not in self._compilers:
             self._compilers[is_json] = _compiler(self._tokenizer, self._vocab_size, is_json)
         try:
-            return self._compilers[is_json].compile_grammar(made)
+            compiled = self._compilers[is_json].compile_grammar(made)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             reason = _PLACE.sub("", reason)
             raise ValidationError(f"the {kind} is not valid: {reason}") from error
+        return Grammar(compiled, self._has_end, self._vocab_size)
 
 
 # The member of a format that holds its source, and what OpenAI's ``json_schema`` may hold besides.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,19 +20,14 @@ class Watermark:
 
     def __init__(self, vocab_size: int, gamma: float, delta: float) -> None:
         self.vocab_size, self.gamma, self.delta = vocab_size, gamma, delta
-        self._lists: OrderedDict[int, Tensor] = OrderedDict()
+        self._cached_list = lru_cache(_MAX_LISTS)(self.green_list)
 
     def green_list(self, last_token: int) -> Tensor:
         """(gamma * vocab,) int64, as in transformers' ``lefthash`` scheme."""
-        found = self._lists.get(last_token)
-        if found is None:
-            generator = torch.Generator().manual_seed(HASHING_KEY * last_token % (2**64 - 1))
-            order = torch.randperm(self.vocab_size, generator=generator)
-            found = self._lists[last_token] = order[: int(self.vocab_size * self.gamma)]
-            if len(self._lists) > _MAX_LISTS:
-                self._lists.popitem(last=False)
-        return found
+        generator = torch.Generator().manual_seed(HASHING_KEY * last_token % (2**64 - 1))
+        order = torch.randperm(self.vocab_size, generator=generator)
+        return order[: int(self.vocab_size * self.gamma)]
 
     def apply(self, scores: Tensor, last_token: int) -> None:
         """Mutates scores (vocab,)."""
-        scores[self.green_list(last_token).to(scores.device)] += self.delta
+        scores[self._cached_list(last_token).to(scores.device)] += self.delta

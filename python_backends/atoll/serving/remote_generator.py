@@ -38,14 +38,16 @@ class RemoteGenerator:
         """Returns when the turns in progress have been answered."""
         self._threads.shutdown()
 
-    def submit(self, turn: Turn) -> None:
-        """Has a turn answered; errors go to the turn.
+    def submit(
+        self, turn: Turn, inputs: Mapping[str, Array], parameters: Mapping[str, str | int | bool]
+    ) -> None:
+        """Has a turn answered; errors go to the turn. inputs, parameters: for the generator.
 
         Raises:
             NotReady: it was stopped.
         """
         try:
-            self._threads.submit(self._answer, turn)
+            self._threads.submit(self._answer, turn, inputs, parameters)
         except RuntimeError:
             raise NotReady("the model is shutting down") from None
 
@@ -56,7 +58,9 @@ class RemoteGenerator:
         except RuntimeError:  # stopped
             logger.info("%s: a conversation's blocks are kept until they expire", self.name)
 
-    def _answer(self, turn: Turn) -> None:
+    def _answer(
+        self, turn: Turn, inputs: Mapping[str, Array], parameters: Mapping[str, str | int | bool]
+    ) -> None:
         try:
             with closing(Answers()) as answers:
                 turn.answers = answers
@@ -64,7 +68,7 @@ class RemoteGenerator:
                     return
                 turn.is_submitted = True
                 request_id = turn.request.request_id()
-                for outputs in self._ask(answers, turn.inputs, turn.options, request_id):
+                for outputs in self._ask(answers, inputs, parameters, request_id):
                     turn.on_outputs(outputs, is_last=bool(outputs["finish_reason"][0]))
         except Exception as error:
             turn.refuse(error)

@@ -49,8 +49,8 @@ class Conversation:
 class Turn(ServedRequest):
     """One request of a conversation, which a generator answers.
 
-    asked: the transcript with this turn. inputs, options: the request to the generator.
-    is_refused: the generator has reported the error, and keeps nothing of the turn.
+    asked: the transcript with this turn. is_refused: the generator itself has reported the error,
+    and keeps nothing of the turn.
     """
 
     is_stream = True
@@ -63,8 +63,6 @@ class Turn(ServedRequest):
         self.request, self.parameters, self.conversation = request, parameters, conversation
         self.is_end = bool(request.flags() & END)
         self.asked: Transcript | None = None
-        self.inputs: Mapping[str, Array] = {}
-        self.options: Mapping[str, str | int | bool] = {}
         self.wants_reason = False
         self.answers: Answers | None = None
         self.is_scheduled = self.is_submitted = self.is_refused = False

@@ -114,9 +114,12 @@ class SessionModel(ServedModel[Turn]):
         if error := self.overdue(request, time.monotonic() - request.arrival):
             raise error
         texts = {name: tensors.texts([text]) for name, text in asked.inputs().items()}
-        request.asked, request.inputs = asked, {**texts, **_options(request.request)}
-        request.options = {**_passed_on(parameters), _SESSION: request.conversation.session_id}
-        self.generator.submit(request)
+        request.asked = asked
+        self.generator.submit(
+            request,
+            {**texts, **_options(request.request)},
+            {**_passed_on(parameters), _SESSION: request.conversation.session_id},
+        )
 
     def respond(self, request: Turn, even_if_empty: bool) -> list[dict[str, tensors.Array]]:
         """See ``ServedModel``."""
