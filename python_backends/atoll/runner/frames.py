@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -80,6 +81,7 @@ def _filled(prefix: str, cls: Any, arrays: dict[str, npt.NDArray[Any]]) -> Any:
     return cls(**values)
 
 
+@cache
 def _kinds(cls: Any) -> Mapping[str, Any]:
     """The dataclass that each field holds; None for an array."""
     hints = get_type_hints(cls)
