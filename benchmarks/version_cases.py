@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.measure import Contestant, run
+
+# Titles, and the contestants of each case.
+Cases = Iterator[tuple[str, Mapping[str, Contestant]]]
 
 STREAMS = (1, 8, 32)
 TOKENS = 64
@@ -41,7 +45,7 @@ class Version:
         return work.units / work.seconds
 
 
-def _kernels(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
+def _kernels(only: str) -> Cases:
     import torch
     from cpu import linear_cases
     from row_cases import attention_cases, row_cases
@@ -54,37 +58,27 @@ def _kernels(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
                     yield case.title, {n: c for n, c in case.contestants.items() if "Atoll" in n}
 
 
-def _engines(dtype: str) -> Callable[[str], Iterator[tuple[str, Mapping[str, Contestant]]]]:
-    def cases(only: str) -> Iterator[tuple[str, Mapping[str, Contestant]]]:
-        titles = {count: f"SmolLM2, {dtype}, {count} at once" for count in STREAMS}
-        if any(only in title for title in titles.values()):
-            generate = _engine(dtype)
-            for count, title in titles.items():
-                if only in title:
-                    yield title, {"Atoll engine": generate(count)}
-
-    return cases
-
-
-_KINDS = {"kernels": _kernels, **{dtype: _engines(dtype) for dtype in ("int8", "int4")}}
-
-
-def _engine(dtype: str) -> Callable[[int], Contestant]:
-    """By a number of streams: a contestant that generates, prompts included."""
+def _engine(dtype: str, only: str) -> Cases:
+    """SmolLM2 in the engine with several numbers of streams, prompts included."""
+    titles = {count: f"SmolLM2, {dtype}, {count} at once" for count in STREAMS}
+    titles = {count: title for count, title in titles.items() if only in title}
+    if not titles:
+        return
     from generate_peers import built
+    from harness.models import GENERATOR_ID
 
     from atoll.weights.files import resolve
 
-    folder = resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+    folder, chance = resolve(GENERATOR_ID), random.Random(1)
     generate = built(f"Atoll {dtype}, engine", folder, Path(tempfile.gettempdir()))
-    chance = random.Random(1)
 
-    def contestant(count: int) -> Contestant:
-        def generated() -> float:
-            prompts = [[chance.randrange(100, 40000) for _ in range(TOKENS)] for _ in range(count)]
-            generate(prompts, TOKENS)
-            return count * TOKENS
+    def generated(count: int) -> float:
+        prompts = [[chance.randrange(100, 40000) for _ in range(TOKENS)] for _ in range(count)]
+        generate(prompts, TOKENS)
+        return count * TOKENS
 
-        return generated
+    for count, title in titles.items():
+        yield title, {"Atoll engine": partial(generated, count)}
 
-    return contestant
+
+_KINDS = {"kernels": _kernels, **{dtype: partial(_engine, dtype) for dtype in ("int8", "int4")}}

@@ -86,7 +86,8 @@ class EncoderConfig:
             UnsupportedModel: the pooling excludes prompts, and there are some.
         """
         modules = read_modules(folder)
-        prompts, default = _prompts(folder, settings)
+        own = Fields(read_object(folder / _SENTENCE_CONFIG), f"{folder}/{_SENTENCE_CONFIG}")
+        prompts, default = _prompts(own, settings)
         if any(prompts.values()) or settings.default_prompt:
             _check_prompt_pooling(folder, modules)
         labels = read_labels(raw)
@@ -103,12 +104,12 @@ class EncoderConfig:
             steps=_steps(folder, modules, settings),
             labels=labels,
             problem_type=problem_type,
-            activation=_activation(folder, raw, labels, problem_type, settings.task),
+            activation=_activation(own, folder, raw, labels, problem_type, settings.task),
             has_token_types=_has_token_types(folder),
             splade=_splade(folder, modules),
-            pair_prompt=_pair_prompt(folder),
-            truncate_dim=_count(folder, "truncate_dim"),
-            max_active_dims=_count(folder, "max_active_dims"),
+            pair_prompt=_pair_prompt(own.raw),
+            truncate_dim=_count(own, "truncate_dim"),
+            max_active_dims=_count(own, "max_active_dims"),
         )
 
     def prompt(self, settings: Settings, name: Any) -> str:
@@ -137,8 +138,7 @@ def _check_prompt_pooling(folder: Path, modules: Sequence[Module]) -> None:
             )
 
 
-def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | None]:
-    own = Fields(read_object(folder / _SENTENCE_CONFIG), f"{folder}/{_SENTENCE_CONFIG}")
+def _prompts(own: Fields, settings: Settings) -> tuple[dict[str, str], str | None]:
     named = own.inside("prompts").raw
     if not all(isinstance(text, str | None) for text in named.values()):
         raise own.wrong("an object of names and texts", "prompts")
@@ -159,15 +159,14 @@ def _prompts(folder: Path, settings: Settings) -> tuple[dict[str, str], str | No
     return prompts, default
 
 
-def _count(folder: Path, name: str) -> int | None:
-    value = read_object(folder / _SENTENCE_CONFIG).get(name)
+def _count(own: Fields, name: str) -> int | None:
+    value = own.raw.get(name)
     if value is not None and (type(value) is not int or value < 1):
-        raise ConfigError(f"{folder}/{_SENTENCE_CONFIG}: {name} is {value!r}; expected a number")
+        raise ConfigError(f"{own.source}: {name} is {value!r}; expected a number")
     return value
 
 
-def _pair_prompt(folder: Path) -> str:
-    own = read_object(folder / _SENTENCE_CONFIG)
+def _pair_prompt(own: Mapping[str, Any]) -> str:
     named = (own.get("prompts") or {}) if own.get("model_type") == "CrossEncoder" else {}
     return str(named.get(own.get("default_prompt_name")) or "")
 
@@ -206,16 +205,16 @@ def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple
 
 
 def _activation(
-    folder: Path, raw: Mapping[str, Any], labels: tuple[str, ...], problem_type: str,
+    own: Fields, folder: Path, raw: Mapping[str, Any], labels: tuple[str, ...], problem_type: str,
     task: str | None,
 ) -> str:  # fmt: skip
     """The activation in a cross encoder's files, or else that of transformers' pipeline.
 
     A reranker's single score gets a sigmoid whatever it was trained as, as in ``CrossEncoder``.
     """
-    file, fields = _SENTENCE_CONFIG, Fields(raw)
+    fields = Fields(raw)
     places = (
-        (Fields(read_object(folder / file), f"{folder}/{file}"), "activation_fn"),
+        (own, "activation_fn"),
         (fields.inside("sentence_transformers"), "activation_fn"),
         (fields, "sbert_ce_default_activation_function"),
     )
