@@ -55,7 +55,7 @@ def test_int4(
 def test_bias_activation_and_splits(
     dtype: torch.dtype, splits: int, activation: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantized, "_splits", lambda *_: splits)
+    monkeypatch.setattr(quantized, "num_splits", lambda *_, waves: splits)
     parts, bias = codes_of(128, 40, 32, True), randn(40, seed=2, dtype=dtype)
     packed = quantized.pack_int4(*parts, bias, dtype)
     assert packed is not None
