@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def _files() -> list[tuple[str, Path]]:
     return [(name, f) for name, root in PACKAGES.items() for f in sorted(root.rglob("*.py"))]
 
 
+@cache
 def _imports(path: Path) -> set[str]:
     """Absolute module names that a file imports, inside functions too."""
     found: set[str] = set()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 import transformers as hf
 
 
 def save_adapter(base: Path, folder: Path, seed: int, targets: list[str], **options: Any) -> Any:
     """A random adapter on disk; returns peft's model with it."""
+    import peft  # seconds, which every worker would spend as it collects the tests
+
     config = peft.LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **options)
     model = peft.get_peft_model(hf.AutoModelForCausalLM.from_pretrained(base), config).eval()
     generator = torch.Generator().manual_seed(seed)

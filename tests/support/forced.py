@@ -22,9 +22,9 @@ def _forced(policy: KernelPolicy) -> None:
 dispatch.configure = _forced
 _forced(KernelPolicy())
 if _FORCED.get("family") == "gpu":
-    from interpreted import repair_bfloat16
+    from interpreted import prepare_interpreter
 
-    repair_bfloat16()
+    prepare_interpreter()
 
 
 def pytest_report_header() -> str:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def compiling_for(architecture: str) -> Iterator[list[tuple[Any, dict[str, Any]]
         JITFunction.run = original
 
 
+@cache
 def describe(kernel: Any) -> dict[str, Any]:
     """Name, a hash, shared memory, threads, registers, spilled bytes, tensor-core instructions."""
     if "cubin" in kernel.asm:

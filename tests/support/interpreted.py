@@ -24,7 +24,57 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
-def repair_bfloat16() -> None:
+def prepare_interpreter() -> None:
+    """Mends what the interpreter does with bfloat16, and what makes it slow."""
+    _repair_bfloat16()
+    _remember_dtypes()
+    _replace_language_once()
+
+
+def _remember_dtypes() -> None:
+    """The interpreter makes a dictionary of all dtypes whenever it needs one."""
+    from triton.runtime import interpreter
+
+    find, known = interpreter._get_np_dtype, dict[str, Any]()
+
+    def remembered(kind: Any) -> Any:
+        scalar = kind.scalar
+        if scalar.is_ptr():
+            return np.dtype(np.uint64)
+        if scalar.name not in known:
+            known[scalar.name] = find(scalar)
+        return known[scalar.name]
+
+    interpreter._get_np_dtype = remembered
+
+
+def _replace_language_once() -> None:
+    """The interpreter replaces the functions of ``triton.language`` anew for each call of a device
+    function, which takes longer than most of these calls; here, once per launch and module.
+    """
+    from triton.runtime import interpreter
+
+    replace_language, replaced = interpreter._patch_lang, set[int]()
+
+    def launch(fn: Any) -> Any:
+        replaced.clear()
+        return replace_language(fn)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        module = id(self.fn.__globals__)
+        if module not in replaced:
+            replaced.add(module)
+            replace_language(self.fn)
+        fn = self.rewrite()
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            raise interpreter.InterpreterError(repr(error)) from error
+
+    interpreter._patch_lang, interpreter.InterpretedFunction.__call__ = launch, call
+
+
+def _repair_bfloat16() -> None:
     """The interpreter multiplies the bits of bfloat16 operands as integers, and truncates casts.
 
     Here operands are widened first, and casts round to nearest even, as GPUs do.

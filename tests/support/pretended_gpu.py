@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from interpreted import repair_bfloat16
+from interpreted import prepare_interpreter
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -184,7 +184,7 @@ def _load_guard() -> None:
 
 def _install() -> None:
     _load_guard()
-    repair_bfloat16()
+    prepare_interpreter()
     card = Capabilities("pretended", "interpreter", "interpreter")
     Capabilities.of = classmethod(lambda cls, device: card)  # type: ignore[assignment,method-assign]
     attention.capabilities_of = lambda device: card

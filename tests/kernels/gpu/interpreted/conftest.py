@@ -5,8 +5,8 @@ import os
 import torch
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    from interpreted import repair_bfloat16
+    from interpreted import prepare_interpreter
 
-    repair_bfloat16()
+    prepare_interpreter()
 elif not torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]
