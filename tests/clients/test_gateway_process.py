@@ -53,9 +53,12 @@ def test_a_server_that_does_not_answer_is_named_and_requests_are_logged() -> Non
         headers = {"authorization": "Bearer secret", "x-request-id": "one"}
         body = {"messages": [{"role": "user", "content": "a private text"}]}
         assert (
-            httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).status_code == 503
+            httpx.post(
+                f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60
+            ).status_code
+            == 503
         )
-        assert httpx.post(f"{url}/embed", json={"inputs": "x"}).status_code == 401
+        assert httpx.post(f"{url}/embed", json={"inputs": "x"}, timeout=60).status_code == 401
     text = "\n".join(lines)
     assert f"listening on {url}" in text and f"server {address} does not answer" in text
     assert "private" not in text and "secret" not in text
@@ -68,7 +71,7 @@ def test_a_server_that_does_not_answer_is_named_and_requests_are_logged() -> Non
 
 def test_requests_as_text() -> None:
     with gateway_process("--server=127.0.0.1:1", "--log-requests=text") as (url, lines):
-        httpx.get(f"{url}/health?x=1")
+        httpx.get(f"{url}/health?x=1", timeout=60)
     (line,) = (line for line in lines if "/health" in line and "503" in line)
     assert 'method="GET" path="/health"' in line and "status=503" in line
 

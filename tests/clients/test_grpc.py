@@ -115,7 +115,9 @@ def test_info_and_the_choice_of_a_model(call: Call) -> None:
 
 def test_scores(score: Call, scoring: Served) -> None:
     texts = ["ghi", "abc abc def", "zzz"]
-    whole = httpx.post(f"{scoring.url}/rerank", json={"query": "abc", "texts": texts}).json()
+    whole = httpx.post(
+        f"{scoring.url}/rerank", json={"query": "abc", "texts": texts}, timeout=60
+    ).json()
     message = TEI["RerankRequest"](query="abc", texts=texts, return_text=True)
     found = score("Rerank/Rerank", message)
     assert [rank.index for rank in found.ranks] == [one["index"] for one in whole]
@@ -125,7 +127,9 @@ def test_scores(score: Call, scoring: Served) -> None:
     assert [r.score for r in streamed.ranks] == pytest.approx([r.score for r in found.ranks])
     assert not streamed.ranks[0].HasField("text")
 
-    labels = httpx.post(f"{scoring.url}/predict", json={"inputs": ["abc", "def"]}).json()
+    labels = httpx.post(
+        f"{scoring.url}/predict", json={"inputs": ["abc", "def"]}, timeout=60
+    ).json()
     pair = TEI["PredictPairRequest"](inputs=["abc", "def"])
     (answer,) = score("Predict/PredictPairStream", [pair])
     assert [p.label for p in answer.predictions] == [one["label"] for one in labels]
@@ -133,7 +137,7 @@ def test_scores(score: Call, scoring: Served) -> None:
     single = score("Predict/Predict", TEI["PredictRequest"](inputs="abc"))
     assert len(single.predictions) == 3 and single.predictions[0].score < 1
 
-    sparse = httpx.post(f"{scoring.url}/embed_sparse", json={"inputs": "abc"}).json()[0]
+    sparse = httpx.post(f"{scoring.url}/embed_sparse", json={"inputs": "abc"}, timeout=60).json()[0]
     row = score("Embed/EmbedSparse", TEI["EmbedSparseRequest"](inputs="abc")).sparse_embeddings
     assert [one.index for one in row] == [one["index"] for one in sparse]
 

@@ -160,4 +160,7 @@ def test_slow_readers_of_streams_hold_little_and_others_are_served(others: Other
         for connection in slow:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
-    assert httpx.get(f"{others.url}/v2/health/ready").status_code == 200 and others.server.is_alive
+    assert (
+        httpx.get(f"{others.url}/v2/health/ready", timeout=60).status_code == 200
+        and others.server.is_alive
+    )

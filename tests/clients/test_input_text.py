@@ -62,10 +62,14 @@ def test_a_generator_says_where_it_answers(http: httpx.Client) -> None:
 
 
 def test_models_of_others_get_what_was_sent(others: Any) -> None:
-    answer = httpx.post(f"{others.url}/v2/models/echo/infer", json=_body("input_text", [3]))
+    answer = httpx.post(
+        f"{others.url}/v2/models/echo/infer", json=_body("input_text", [3]), timeout=60
+    )
     assert answer.status_code == 400 and "'input_text' for model 'echo'" in answer.text
 
 
 def test_tritons_own_port_names_the_input(served: Served) -> None:
-    answer = httpx.post(f"{served.server.http_url}{INFER}", json=_body("input_text", [3]))
+    answer = httpx.post(
+        f"{served.server.http_url}{INFER}", json=_body("input_text", [3]), timeout=60
+    )
     assert answer.status_code == 400 and "input_text" in answer.text

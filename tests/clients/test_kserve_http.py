@@ -93,8 +93,8 @@ def test_what_a_client_asks_about_server_and_models(client: Any, others: Others)
     for model in index:
         for end in ("", "/config", "/stats", "/versions/1", "/versions/1/config"):
             path = f"/v2/models/{model}{end}"
-            mine, its = httpx.get(others.url + path).json(), None
-            its = httpx.get(others.server.http_url + path).json()
+            mine, its = httpx.get(others.url + path, timeout=60).json(), None
+            its = httpx.get(others.server.http_url + path, timeout=60).json()
             assert _known(mine, its) == its, path
     stats = client.get_inference_statistics("batched")["model_stats"][0]
     assert (stats["name"], type(stats["inference_count"])) == ("batched", int)
@@ -136,7 +136,8 @@ SAME: list[tuple[str, str, Any]] = [
 def test_answers_are_triton_s_own(others: Others, case: tuple[str, str, Any]) -> None:
     method, path, body = case
     both = [
-        httpx.request(method, url + path, json=body) for url in (others.url, others.server.http_url)
+        httpx.request(method, url + path, json=body, timeout=60)
+        for url in (others.url, others.server.http_url)
     ]
     assert both[0].status_code == both[1].status_code
     assert both[0].json() == both[1].json()
@@ -146,7 +147,7 @@ def test_classes(others: Others) -> None:
     def ask(model: str, inputs: list[Any], output: str, count: int = 2) -> Any:
         outputs = [{"name": output, "parameters": {"classification": count}}]
         body = {"inputs": inputs, "outputs": outputs}
-        return httpx.post(f"{others.url}/v2/models/{model}/infer", json=body)
+        return httpx.post(f"{others.url}/v2/models/{model}/infer", json=body, timeout=60)
 
     four = [
         {"name": "IN", "datatype": "FP32", "shape": [2, 4], "data": [5, 2.5, 3, 4, 1, 1, 9, -1]},
@@ -165,7 +166,9 @@ def test_classes(others: Others) -> None:
 
 def test_generate_and_its_events(others: Others) -> None:
     def stream(model: str, body: Any) -> list[Any]:
-        answer = httpx.post(f"{others.url}/v2/models/{model}/generate_stream", json=body)
+        answer = httpx.post(
+            f"{others.url}/v2/models/{model}/generate_stream", json=body, timeout=60
+        )
         assert answer.headers["content-type"].startswith("text/event-stream")
         return [json.loads(event[6:]) for event in answer.text.split("\n\n") if event]
 
@@ -178,7 +181,7 @@ def test_generate_and_its_events(others: Others) -> None:
     assert json.loads(only["TOLD"])["parameters"] == {"x": 1, "y": True}
 
     def refused(body: Any, model: str = "repeat") -> tuple[int, str]:
-        answer = httpx.post(f"{others.url}/v2/models/{model}/generate", json=body)
+        answer = httpx.post(f"{others.url}/v2/models/{model}/generate", json=body, timeout=60)
         return answer.status_code, answer.json()["error"]
 
     for body, text in (
@@ -208,9 +211,9 @@ def test_the_asynchronous_client_and_raw_bodies(others: Others) -> None:
     start = {**raw}
     url = f"{others.url}/v2/models"
     # A body that is the only input, whose shape its length tells.
-    refused = httpx.post(f"{url}/echo/infer", content=b"\1\0\0\0", headers=raw)
+    refused = httpx.post(f"{url}/echo/infer", content=b"\1\0\0\0", headers=raw, timeout=60)
     assert refused.status_code == 400 and "must only have 1 input" in refused.text
-    answer = httpx.post(f"{url}/sequence/infer", content=b"\1\0\0\0", headers=start)
+    answer = httpx.post(f"{url}/sequence/infer", content=b"\1\0\0\0", headers=start, timeout=60)
     assert answer.status_code == 400 and "must specify" in answer.json()["error"].lower()
 
 

@@ -17,7 +17,9 @@ def test_binary_data_that_does_not_fit(others: Others) -> None:
     def ask(head: Any, rest: bytes, **headers: str) -> httpx.Response:
         raw = json.dumps(head).encode()
         sizes = {"Inference-Header-Content-Length": str(len(raw)), **headers}
-        return httpx.post(f"{others.url}/v2/models/echo/infer", content=raw + rest, headers=sizes)
+        return httpx.post(
+            f"{others.url}/v2/models/echo/infer", content=raw + rest, headers=sizes, timeout=60
+        )
 
     def tensor(size: Any, shape: Any = (2,), **more: Any) -> Any:
         return {
@@ -113,7 +115,9 @@ def test_binary_data_that_does_not_fit(others: Others) -> None:
     ],
 )  # fmt: skip
 def test_requests_that_are_refused_by_name(others: Others, change: Any, error: str) -> None:
-    answer = httpx.post(f"{others.url}/v2/models/echo/infer", json={"inputs": [TWO], **change})
+    answer = httpx.post(
+        f"{others.url}/v2/models/echo/infer", json={"inputs": [TWO], **change}, timeout=60
+    )
     assert answer.status_code == 400 and error in answer.json()["error"], answer.text
 
 
@@ -121,12 +125,12 @@ def test_numbers_of_many_digits(others: Others) -> None:
     """JavaScript writes floating-point numbers so; as a parameter 2**64 + 1 became another one."""
     values = [12345678901234567168, 2**64 + 1, 10**300, -(10**25), 123456789012345670000]
     tensor = {"name": "IN_FP64", "datatype": "FP64", "shape": [5], "data": values}
-    answer = httpx.post(f"{others.url}/v2/models/echo/infer", json={"inputs": [tensor]})
+    answer = httpx.post(f"{others.url}/v2/models/echo/infer", json={"inputs": [tensor]}, timeout=60)
     found = {output["name"]: output for output in answer.json()["outputs"]}
     assert found["OUT_FP64"]["data"] == [float(value) for value in values]
     for end in ("generate", "generate_stream"):
         body = {"IN_INT32": [1, 2], "parameters": {"seed": 2**64 + 1}}
-        answer = httpx.post(f"{others.url}/v2/models/echo/{end}", json=body)
+        answer = httpx.post(f"{others.url}/v2/models/echo/{end}", json=body, timeout=60)
         assert answer.status_code == 400, answer.text
         assert "'seed' is 18446744073709551617, beyond 64 bits" in answer.json()["error"]
 
@@ -141,7 +145,9 @@ def test_packed_bodies_that_are_wrong(others: Others) -> None:
     ):  # fmt: skip
         headers = {"content-encoding": encoding}
         url = f"{others.url}/v2/models/echo/infer"
-        assert httpx.post(url, content=body, headers=headers).status_code == status, encoding
+        assert httpx.post(url, content=body, headers=headers, timeout=60).status_code == status, (
+            encoding
+        )
 
 
 def test_what_is_closed_is_refused_by_name(others: Others) -> None:
@@ -153,6 +159,6 @@ def test_what_is_closed_is_refused_by_name(others: Others) -> None:
         ("repository/models/echo/load", "loading"), ("repository/models/echo/unload", "loading"),
     ):  # fmt: skip
         for method in ("GET", "POST"):
-            answer = httpx.request(method, f"{others.url}/v2/{path}")
+            answer = httpx.request(method, f"{others.url}/v2/{path}", timeout=60)
             assert answer.status_code == 403 and name in answer.json()["error"], path
-    assert httpx.get(f"{others.url}/v2/models/echo/ready").status_code == 200
+    assert httpx.get(f"{others.url}/v2/models/echo/ready", timeout=60).status_code == 200

@@ -115,7 +115,7 @@ def test_over_http(others: Others) -> None:
     for seed in range(6):
         asyncio.run(_all_answered(others.url, SEEDS, 200, seed))
         assert others.server.is_alive and others.gateway.num_restarts == 0
-        assert httpx.get(f"{others.url}/v2/models/echo/ready").status_code == 200
+        assert httpx.get(f"{others.url}/v2/models/echo/ready", timeout=60).status_code == 200
 
 
 def test_over_http_with_atoll_s_models(served: Served) -> None:
@@ -127,7 +127,7 @@ def test_over_http_with_atoll_s_models(served: Served) -> None:
         (f"{GENERATOR}/generate_stream", {"text_input": "a", "stream": True, "max_tokens": 2}),
     ]
     asyncio.run(_all_answered(served.url, seeds, 200, 11))
-    assert httpx.get(f"{served.url}/health").status_code == 200
+    assert httpx.get(f"{served.url}/health", timeout=60).status_code == 200
 
 
 def _message(chance: random.Random) -> bytes:
@@ -214,4 +214,4 @@ def test_over_grpc(others: Others, is_stream: bool) -> None:
     seen = asyncio.run(scenario(5))
     assert seen >= ({True, False} if is_stream else {grpc.StatusCode.OK})
     assert others.server.is_alive and others.gateway.num_restarts == 0
-    assert httpx.get(f"{others.url}/v2/models/echo/ready").status_code == 200
+    assert httpx.get(f"{others.url}/v2/models/echo/ready", timeout=60).status_code == 200

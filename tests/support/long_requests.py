@@ -68,7 +68,7 @@ def infer_stream(server: Serving, port: str = "grpc-port") -> str:
 
 def running(server: Serving) -> float:
     """Requests that the generator holds."""
-    page = httpx.get(f"{server.url('metrics-port')}/metrics").text
+    page = httpx.get(f"{server.url('metrics-port')}/metrics", timeout=60).text
     name = f'atoll_requests_running{{model="{GENERATOR}"'
     lines = [line for line in page.splitlines() if line.startswith(name)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
