@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Modules are compiled when they are first imported; most of what is installed never is.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt
 ARGS ?=
 # Files share the cores; threads that wait give theirs away, or every test would wait for them.
@@ -53,15 +54,18 @@ $(BIN)/python:
 # Stamps: the second call of make installs nothing.
 $(VENV)/.installed: $(BIN)/python $(REQUIREMENTS)
 	@echo "installing into $(VENV); the first time takes minutes, most of it torch"
-	$(PIP) install --editable '.[server]' --editable './client[gateway]'
-	$(PIP) install --no-deps --requirement requirements/embedded.txt
+	$(INSTALL) --editable '.[server]' --editable './client[gateway]'
+	$(INSTALL) --no-deps --requirement requirements/embedded.txt
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --editable '.[server,test]' --editable './client[gateway]'
-	$(PIP) install --no-deps --upgrade --target $(VENV)/perf_analyzer --requirement requirements/perf_analyzer.txt
-	@touch $@
+# Everything at once, since resolving and building what is edited here takes as long each time.
+$(VENV)/.installed-test: $(BIN)/python $(REQUIREMENTS)
+	@echo "installing into $(VENV); the first time takes minutes, most of it torch"
+	$(INSTALL) --editable '.[server,test]' --editable './client[gateway]'
+	$(INSTALL) --no-deps --requirement requirements/embedded.txt
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/perf_analyzer --requirement requirements/perf_analyzer.txt
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
-	$(PIP) install --editable '.[server,test,lint]'
+	$(INSTALL) --editable '.[server,test,lint]'
 	@touch $@
