@@ -62,6 +62,19 @@ def test_a_banned_token_is_never_taken(do_sample: bool, logprobs: bool, logits: 
     assert drafted and [t.id for t in drafted] == [0]
 
 
+@pytest.mark.parametrize("draft", [[], [5]])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_row_of_minus_infinity_is_the_models_failure(
+    do_sample: bool, draft: list[int], logits: Tensor
+) -> None:
+    """Not that of the options, which could leave no token either."""
+    banned = {"logit_bias": ((0, -math.inf),), "do_sample": do_sample}
+    made = sequences([([1], [])], [banned])
+    made[0].draft = draft
+    logits[0] = -math.inf
+    assert sample(new_sampler(), made, logits[: 1 + len(draft)]) == [None]
+
+
 def test_draws_follow_the_distribution() -> None:
     """Chi-square over 40,000 draws from 12 tokens and some of probability 0."""
     count = 40_000
