@@ -14,6 +14,7 @@ import httpx
 import pytest
 from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, fronted, start_gateway
 from other_models import OtherServer
+from serving import ONE_THREAD
 
 from atoll.launcher import ServerProcess
 
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def served() -> Iterator[Served]:
     """The embedder and the generator that come as packages."""
     # Not in this process, whose Hugging Face clients would then refuse to call anything.
-    environment = {"HF_HUB_OFFLINE": "1"}
+    environment = {"HF_HUB_OFFLINE": "1", **ONE_THREAD}
     options = {"exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": environment}
     with ServerProcess.embedded(**options) as server, fronted(server) as served:
         yield served
@@ -57,7 +58,9 @@ def scoring(folders: dict[str, Path]) -> Iterator[Served]:
     from atoll.launcher.options import ServerOptions
 
     entries = tuple(entry_of(str(folder), {"task": task}) for task, folder in folders.items())
-    options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
+    options = ServerOptions.on_free_ports(
+        entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
+    )
     with ServerProcess(options) as server, fronted(server) as served:
         yield served
 
@@ -81,7 +84,11 @@ def complete(
     reranker = {"task": "rerank", "served_model_name": "bge-reranker-base"}
     write_repository([entry_of(str(folders["rerank"]), reranker)], folder)
     options = ServerOptions.on_free_ports(
-        repository=folder, exit_timeout_s=3, watch_interval_s=0.0, allow_shared_memory=True
+        repository=folder,
+        exit_timeout_s=3,
+        watch_interval_s=0.0,
+        allow_shared_memory=True,
+        environment=ONE_THREAD,
     )
     with ServerProcess(options) as server:
         yield server

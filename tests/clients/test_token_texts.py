@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from gateways import Served, fronted
+from serving import ONE_THREAD
 from tiny.spoken import write_generator
 
 from atoll.cli.choose import entry_of
@@ -48,7 +49,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         write_generator(name, folder)
         entries.append(entry_of(str(folder), {"task": "generate", "served_model_name": name}))
     options = ServerOptions.on_free_ports(
-        entries=tuple(entries), exit_timeout_s=3, watch_interval_s=0.0
+        entries=tuple(entries), exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
     )
     with ServerProcess(options) as server, fronted(server) as served:
         yield served

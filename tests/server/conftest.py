@@ -10,13 +10,16 @@ from typing import Any
 
 import psutil
 import pytest
+from serving import ONE_THREAD
 from small_models import STREAM, StartServer
 
 from atoll.catalogue import Entry, render
 from atoll.launcher import ServerOptions, ServerProcess
 
 # Short, since tests close their connections; no watchdog, whose requests would be counted.
-DEFAULTS: dict[str, Any] = {"exit_timeout_s": 3, "watch_interval_s": 0.0}
+DEFAULTS: dict[str, Any] = {
+    "exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": ONE_THREAD,
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

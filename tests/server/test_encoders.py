@@ -16,6 +16,7 @@ import torch
 import tritonclient.grpc as grpc
 import tritonclient.http as http
 from safetensors.torch import save_file
+from serving import ONE_THREAD
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, JinaReference, classifiers, write_text_files
 from tokenizers import Tokenizer
@@ -75,7 +76,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     write_repository([*entries, *pipelines], root / "repository")
     tokenizer = Tokenizer.from_file(str(root / "bert" / "tokenizer.json"))
     options = ServerOptions.on_free_ports(
-        repository=root / "repository", exit_timeout_s=3, watch_interval_s=0.0
+        repository=root / "repository",
+        exit_timeout_s=3,
+        watch_interval_s=0.0,
+        environment=ONE_THREAD,
     )
     with ServerProcess(options) as server:
         yield Fleet(server, references, tokenizer)
@@ -280,7 +284,6 @@ def test_a_long_question_holds_nobody_up(fleet: Fleet, ask: Any) -> None:
     nothing.set_data_from_numpy(np.array([[b""]], dtype=object))
     answers: Queue[tuple[float, Any]] = Queue()
     with grpc.InferenceServerClient(fleet.server.grpc_url) as client:
-        started = time.monotonic()
         client.async_infer(
             "bert",
             [nothing],
@@ -289,8 +292,8 @@ def test_a_long_question_holds_nobody_up(fleet: Fleet, ask: Any) -> None:
         )
         time.sleep(0.1)
         ask("bert", {"text_input": TEXTS})
-        waited = time.monotonic() - started
+        embedded = time.monotonic()
         answered, result = answers.get(timeout=60)
     rows = json.loads(result.as_numpy("control")[0, 0])
     assert len(rows[0]) == len(fleet.ids(text))
-    assert waited < (answered - started) / 2
+    assert embedded < answered

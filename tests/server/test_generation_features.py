@@ -20,6 +20,7 @@ import transformers as hf
 import tritonclient.grpc as triton
 from adapters import save_adapter
 from measured import settled, wait_for
+from serving import ONE_THREAD
 
 from atoll.catalogue import ENTRIES, entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess
@@ -97,7 +98,9 @@ def server(adapted: tuple[Path, Any]) -> Iterator[ServerProcess]:
             settings={"speculate": "4", "session_timeout_s": "0.2", "prefix_caching": "false"},
         ),
     )
-    options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
+    options = ServerOptions.on_free_ports(
+        entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
+    )
     with ServerProcess(options) as process:
         yield process
 

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import tritonclient.grpc as triton
 from fault_repository import EMBEDDER, GENERATOR, RERANKER, SEARCH, SESSION, write_faulty
+from serving import ONE_THREAD
 
 from atoll.launcher import ServerOptions, ServerProcess
 
@@ -215,6 +216,7 @@ def main() -> None:
             names=(GENERATOR, EMBEDDER, RERANKER, SESSION, SEARCH),
             exit_timeout_s=3,
             watch_interval_s=0.0,
+            environment=ONE_THREAD,
         )
         with ServerProcess(options, lambda line: print(line, file=sys.stderr)) as server:
             run = Run(server)

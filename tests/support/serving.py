@@ -15,6 +15,9 @@ import psutil
 
 from atoll.launcher import free_ports
 
+# Test files share the cores: threads of a server that wait for each other take them from all.
+# tests/server/test_readme.py and test_serve_command.py start servers as users do.
+ONE_THREAD = {"ATOLL_NUM_THREADS": "1"}
 ATOLL = Path(sys.executable).with_name("atoll")
 
 

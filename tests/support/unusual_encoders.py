@@ -14,6 +14,7 @@ import torch
 from gateways import Served, fronted
 from safetensors.torch import load_file, save_file
 from scored import reference
+from serving import ONE_THREAD
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, classifiers, write_text_files
 from tiny.sentence import update
@@ -67,7 +68,9 @@ def encoders_served(folders: dict[str, Path]) -> Iterator[Served]:
         entry_of(str(folder), {"task": KINDS[name][0], **settings.get(name, {})})
         for name, folder in folders.items()
     )
-    options = ServerOptions.on_free_ports(entries=entries, exit_timeout_s=3, watch_interval_s=0.0)
+    options = ServerOptions.on_free_ports(
+        entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
+    )
     with ServerProcess(options) as server, fronted(server) as served:
         yield served
 

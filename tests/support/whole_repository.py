@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import save_file
+from serving import ONE_THREAD
 from tiny.checkpoint import enliven, write
 from tiny.decoders import DECODERS
 from tiny.encoders import JinaReference, write_text_files
@@ -172,7 +173,7 @@ def _served(names: list[str], base: Path) -> Iterator[dict[str, Served]]:
         _scratch_copy(name, base / "checkpoints" / name, base / "models")
     options = ServerOptions.on_free_ports(
         repository=base / "models", watch_interval_s=0.0, exit_timeout_s=3,
-        environment={"ATOLL_MAX_BATCH_TOTAL_TOKENS": "1024", "ATOLL_NUM_THREADS": "1"},
+        environment={"ATOLL_MAX_BATCH_TOTAL_TOKENS": "1024", **ONE_THREAD},
     )  # fmt: skip
     with ServerProcess(options) as server:
         yield {
