@@ -107,11 +107,12 @@ def shard_section() -> list[str]:
         "|-" * len(heads) + "|",
         *map(_row, MODELS),
         "",
-        "Heads and intermediate features must be divisible by `num_shard`; what is not is refused, "
-        "and the error names the sizes that fit. If there are fewer key-value heads than GPUs, "
-        "several GPUs hold the same one, and the cache is not divided any further: StarCoder's, "
-        "with its single key-value head, is whole on every GPU. Encoders, models that transformers "
-        "runs, and MPT with `qk_ln` are not divided.",
+        "Heads and intermediate features are divided evenly. Where heads cannot be, heads of zeros "
+        "are added, one for every eight at most: Falcon-7B's 71 become 72. What does not divide "
+        "even so is refused, and the error names the sizes that fit. If there are fewer key-value "
+        "heads than GPUs, several GPUs hold the same one, and the cache is not divided any "
+        "further: StarCoder's, with its single key-value head, is whole on every GPU. Encoders, "
+        "models that transformers runs, and MPT with `qk_ln` are not divided.",
     ]
 
 

@@ -70,7 +70,7 @@ class Attention(nn.Module):
         self.rotary, self.relative_bias = rotary, relative_bias
         self.alibi_slopes = alibi_slopes
         if alibi_slopes is not None and not query.is_whole:
-            self.alibi_slopes = alibi_slopes[query.span]
+            self.alibi_slopes = query.columns(alibi_slopes)
         q, k = query.times(heads.head_dim), kv.times(heads.head_dim)
         rows = (heads.width, heads.kv_width, heads.kv_width)
         self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)

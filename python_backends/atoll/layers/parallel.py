@@ -28,6 +28,8 @@ __all__ = [
     "reduction", "refuse_split", "vocabulary",
 ]  # fmt: skip
 
+# Heads of zeros cost as much as others: at most one for so many.
+_MOST_FILLED = 1 / 8
 # Vocabulary rows of a rank are a multiple of it, which matrix kernels want.
 _VOCABULARY_MULTIPLE = 8
 
@@ -61,19 +63,30 @@ class HeadParts(NamedTuple):
 def heads(num_heads: int, num_kv_heads: int) -> HeadParts:
     """This rank's share of query and key-value heads.
 
+    Where they do not divide, heads of zeros are added to the last ranks, if these are few: they
+    change no number, as the projection out of them is zero as well.
+
     Raises:
         ConfigError: they cannot be divided over the ranks.
     """
     rank, size = current().rank, current().size
-    fewer, more = sorted((num_kv_heads, size))
-    if num_heads % size or more % fewer:
+    if num_kv_heads == 1 or num_kv_heads == num_heads:
+        # Any number of query heads goes with one, or each with its own.
+        num_query = _rounded_up(num_heads, size)
+        num_kv = 1 if num_kv_heads == 1 else num_query
+    else:
+        num_kv = _rounded_up(num_kv_heads, size) if num_kv_heads > size else num_kv_heads
+        num_query = num_heads // num_kv_heads * num_kv
+    fewer, more = sorted((num_kv, size))
+    if num_query % size or more % fewer or num_query - num_heads > num_heads * _MOST_FILLED:
         shown = f"{num_heads} attention heads"
         if num_kv_heads != num_heads:
             shown += f" over {num_kv_heads} key-value heads"
         raise _indivisible(shown)
-    repeats = max(1, size // num_kv_heads)
+    repeats = max(1, size // num_kv)
     return HeadParts(
-        _share(num_heads, rank, size), _share(num_kv_heads, rank // repeats, size // repeats)
+        Part.share(num_heads, num_query // size, rank),
+        Part.share(num_kv_heads, num_kv * repeats // size, rank // repeats),
     )
 
 
@@ -86,7 +99,7 @@ def part(total: int, name: str) -> Part:
     rank, size = current().rank, current().size
     if total % size:
         raise _indivisible(f"{total} {name}")
-    return _share(total, rank, size)
+    return Part.share(total, total // size, rank)
 
 
 def vocabulary(total: int) -> Part:
@@ -94,10 +107,7 @@ def vocabulary(total: int) -> Part:
     rank, size = current().rank, current().size
     if size == 1:
         return Part.whole(total)
-    step = _VOCABULARY_MULTIPLE * size
-    count = -(-total // step) * _VOCABULARY_MULTIPLE
-    start, stop = (min(r * count, total) for r in (rank, rank + 1))
-    return Part(total, ((start, stop),), count - (stop - start))
+    return Part.share(total, _rounded_up(total, _VOCABULARY_MULTIPLE * size) // size, rank)
 
 
 def refuse_split(reason: str) -> None:
@@ -119,9 +129,8 @@ def gather(x: Tensor, shard: Shard) -> Tensor:
     return every.transpose(0, 1).flatten(1)
 
 
-def _share(total: int, rank: int, size: int) -> Part:
-    count = total // size
-    return Part(total, ((rank * count, (rank + 1) * count),))
+def _rounded_up(count: int, divisor: int) -> int:
+    return -(-count // divisor) * divisor
 
 
 def _indivisible(shown: str) -> ConfigError:

@@ -180,7 +180,7 @@ class _Adapter:
         stand_in: Any = _OverlayReader(self.folder, tensors)
         placed = replace(group, reader=stand_in, source=group.chosen_source())
         b = placed.get("weight", (layer.outputs, len(a)), layer.rows)
-        return Delta(a[:, layer.inputs.span], b)
+        return Delta(layer.inputs.columns(a), b)
 
     def check_all_used(self) -> None:
         """Raises WeightError: the adapter changes layers that the model does not have."""

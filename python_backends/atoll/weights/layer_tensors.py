@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from atoll.errors import WeightError
-from atoll.weights.parts import Part, filled, take
+from atoll.weights.parts import Part, take
 from atoll.weights.reader import CheckpointReader
 from atoll.weights.weight_map import ALIASES, FirstOf, Reorder, Source, Transposed
 
@@ -75,11 +75,10 @@ class LayerTensors:
             for part, share in zip(self.parts(), shares, strict=True)
         ]
         for inputs in others:
-            tensors = [t if inputs.is_whole else t[:, inputs.span].contiguous() for t in tensors]
+            tensors = [t if inputs.is_whole else inputs.columns(t).contiguous() for t in tensors]
         order = self.rows()
         if not outputs.is_whole:
-            held = outputs.indices() if order is None else order[outputs.indices()]
-            return filled(take(tensors, held), outputs.num_filled)
+            return take(tensors, outputs.rows(order))
         found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return found if order is None else found[order]
 

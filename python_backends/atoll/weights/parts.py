@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -33,26 +35,33 @@ class Shard:
 ONE_RANK = Shard()
 
 
+class Range(NamedTuple):
+    """Features ``start`` to ``stop - 1``, and so many features of zeros behind them."""
+
+    start: int
+    stop: int
+    num_filled: int = 0
+
+
 @dataclass(frozen=True)
 class Part:
     """The features of a dimension that a rank holds.
 
-    total: features of the dimension. ranges: first and last + 1 of those held, ascending.
-    num_filled: features of zeros behind them, so that every rank holds as many.
+    total: features of the dimension. ranges: those held, ascending, and zeros where all ranks must
+    hold as many.
 
     ::
 
-        Part(total=12, ranges=((3, 6), (9, 12)))    0 1 2 [3 4 5] 6 7 8 [9 10 11]
+        Part(total=12, ranges=(Range(3, 6), Range(9, 12)))    0 1 2 [3 4 5] 6 7 8 [9 10 11]
     """
 
     total: int
-    ranges: tuple[tuple[int, int], ...]
-    num_filled: int = 0
+    ranges: tuple[Range, ...]
 
     @classmethod
     def whole(cls, total: int) -> Part:
         """All features."""
-        return cls(total, ((0, total),))
+        return cls(total, (Range(0, total),))
 
     @classmethod
     def of(cls, features: int | Part) -> Part:
@@ -60,62 +69,84 @@ class Part:
         return cls.whole(features) if isinstance(features, int) else features
 
     @classmethod
+    def share(cls, total: int, count: int, rank: int) -> Part:
+        """The ``count`` features of a rank, where each holds as many: zeros beyond ``total``."""
+        start, stop = (min(r * count, total) for r in (rank, rank + 1))
+        return cls(total, (Range(start, stop, count - (stop - start)),))
+
+    @classmethod
     def joined(cls, *parts: Part) -> Part:
         """Parts of dimensions that stand one behind the other."""
-        ranges: list[tuple[int, int]] = []
+        ranges: list[Range] = []
         first = 0
         for part in parts:
-            ranges += [(first + start, first + stop) for start, stop in part.ranges]
+            ranges += [Range(first + r.start, first + r.stop, r.num_filled) for r in part.ranges]
             first += part.total
         is_whole = all(part.is_whole for part in parts)
         return cls.whole(first) if is_whole else cls(first, tuple(ranges))
 
     def times(self, width: int) -> Part:
         """Of a dimension whose every feature stands for ``width``: heads to features."""
-        ranges = tuple((start * width, stop * width) for start, stop in self.ranges)
-        return Part(self.total * width, ranges)
+        ranges = (Range(*(width * number for number in r)) for r in self.ranges)
+        return Part(self.total * width, tuple(ranges))
 
     def __len__(self) -> int:
-        """Features held, the filled ones included."""
-        return sum(stop - start for start, stop in self.ranges) + self.num_filled
+        """Features held, the zeros included."""
+        return sum(r.stop - r.start + r.num_filled for r in self.ranges)
 
     @property
     def is_whole(self) -> bool:
         """Whether it is the dimension as it is."""
-        return self.ranges == ((0, self.total),) and not self.num_filled
+        return self.ranges == (Range(0, self.total),)
 
     @property
     def span(self) -> slice:
         """Of a part that is in one piece, where it is."""
-        ((start, stop),) = self.ranges
+        ((start, stop, _),) = self.ranges
         return slice(start, stop)
 
-    def indices(self) -> Tensor:
-        """The features held, (features,) int64, without the filled ones."""
-        return torch.cat([torch.arange(start, stop) for start, stop in self.ranges])
+    @property
+    def num_filled(self) -> int:
+        """Of a part that is in one piece, the zeros behind it."""
+        ((_, _, num_filled),) = self.ranges
+        return num_filled
+
+    def rows(self, order: Tensor | None = None) -> Tensor:
+        """Where the features are, (features,) int64; -1 for zeros.
+
+        order: where in a file each feature of the dimension is, if not at its own place.
+        """
+        found = []
+        for start, stop, num_filled in self.ranges:
+            features = torch.arange(start, stop)
+            found += [features if order is None else order[features]]
+            found += [torch.full((num_filled,), -1)] if num_filled else []
+        return torch.cat(found)
+
+    def columns(self, tensor: Tensor) -> Tensor:
+        """Of (..., features) those held; zeros where there are none."""
+        if self.is_whole:
+            return tensor
+        held = tensor[..., self.span]
+        return F.pad(held, (0, self.num_filled)) if self.num_filled else held
 
 
 def take(tensors: Sequence[Tensor], rows: Tensor) -> Tensor:
     """Rows of tensors that stand one behind the other, copied; no others are read.
 
     tensors: (rows, ...) each, mapped from a file. rows: (count,) int64, in the order wanted; what
-    follows one another in the files is copied at once.
+    follows one another in the files is copied at once. -1 gives zeros.
     """
-    if not len(rows):
-        return tensors[0][:0].clone()
-    breaks = (rows.diff() != 1).nonzero().flatten() + 1
-    pieces = []
+    pieces = [tensors[0][:0]]
+    breaks = (rows.diff() != (rows[:-1] >= 0).long()).nonzero().flatten() + 1
     for run in rows.tensor_split(breaks):
+        if not len(run):
+            continue
+        if int(run[0]) < 0:
+            pieces.append(tensors[0].new_zeros(len(run), *tensors[0].shape[1:]))
+            continue
         start, stop, first = int(run[0]), int(run[-1]) + 1, 0
         for tensor in tensors:
-            piece = tensor[max(start - first, 0) : max(stop - first, 0)]
-            pieces += [piece] if len(piece) else []
+            pieces.append(tensor[max(start - first, 0) : max(stop - first, 0)])
             first += len(tensor)
     return torch.cat(pieces)
-
-
-def filled(tensor: Tensor, count: int) -> Tensor:
-    """With so many rows of zeros behind the others."""
-    if not count:
-        return tensor
-    return torch.cat([tensor, tensor.new_zeros(count, *tensor.shape[1:])])

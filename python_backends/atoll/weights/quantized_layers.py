@@ -9,6 +9,7 @@ little more than its own part.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from atoll.errors import WeightError
 from atoll.weights import awq, gptq
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
-from atoll.weights.parts import Part, filled
+from atoll.weights.parts import Part, take
 from atoll.weights.quantization import Quantization
 from atoll.weights.quantized_windows import Shape, Window, windows, words
 
@@ -64,7 +65,7 @@ def packed_codes(
     if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
         return None
     codes, zeros, scales = (
-        _held_columns(torch.cat(tensors, dim=1), found.rows, shape.outputs)
+        torch.cat(tensors, dim=1) if found.rows is None else _columns(tensors, found.rows)
         for tensors in list(zip(*parts, strict=True))[:3]
     )
     groups = parts[0].groups
@@ -103,30 +104,34 @@ def expand(
         scales = scales[held.parts[0].inputs].to(device)
         weight = (weight.float() / scales.float()).to(dtype)
     if held.inputs is not None:
-        weight = weight[:, held.inputs].contiguous()
-    weight = weight if held.rows is None else weight[held.rows.to(device)]
-    return filled(weight, shape.outputs.num_filled)
+        weight = held.inputs.columns(weight).contiguous()
+    return weight if held.rows is None else take([weight], held.rows.to(device))
 
 
-def _held_inputs(whole: Codes, inputs: slice) -> Codes:
+def _columns(tensors: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Outputs ``rows`` of (inputs or groups, outputs) tensors; of those at -1 all is zero."""
+    whole = torch.cat(list(tensors), dim=1)
+    return take([whole.t()], rows.to(whole.device)).t()
+
+
+def _held_inputs(whole: Codes, inputs: Part) -> Codes:
     """Of a layer's codes those of some inputs, in groups of one size where these are in order.
 
-    Kernels take no others: of 128 inputs each, those that the slice cuts through are why all become
-    groups of 64, say, with the same scales.
+    Kernels take no others: of groups of 128, one that a rank's part cuts in halves makes all of
+    them groups of 64, with the same scales. Inputs that are filled up are a group without a scale.
     """
-    used, groups = whole.groups[inputs].unique(return_inverse=True)
+    count = inputs.num_filled
+    used, groups = whole.groups[inputs.span].unique(return_inverse=True)
+    zeros, scales, codes = whole.zeros[used], whole.scales[used], whole.codes[inputs.span]
+    if count:
+        zeros, scales = F.pad(zeros, (0, 0, 0, 1)), F.pad(scales, (0, 0, 0, 1))
+        groups, codes = F.pad(groups, (0, count), value=len(used)), F.pad(codes, (0, 0, 0, count))
     size = math.gcd(*groups.bincount().tolist())
     firsts = groups[::size]
     if torch.equal(firsts.repeat_interleave(size), groups):
-        used, groups = used[firsts], torch.arange(len(groups), device=groups.device) // size
-    codes = whole.codes[inputs].contiguous()
-    return Codes(codes, whole.zeros[used], whole.scales[used], groups)
-
-
-def _held_columns(tensor: Tensor, rows: Tensor | None, outputs: Part) -> Tensor:
-    """Of (inputs or groups, outputs) those held, and zeros where the part is filled up."""
-    held = tensor if rows is None else tensor[:, rows.to(tensor.device)]
-    return F.pad(held, (0, outputs.num_filled)) if outputs.num_filled else held
+        zeros, scales = zeros[firsts], scales[firsts]
+        groups = torch.arange(len(groups), device=groups.device) // size
+    return Codes(codes.contiguous(), zeros, scales, groups)
 
 
 def _input_scales(group: LayerTensors, shape: Shape, quantization: Quantization) -> Tensor | None:

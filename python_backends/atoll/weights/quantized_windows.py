@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.weights.layer_tensors import LayerTensors
-from atoll.weights.parts import Part
+from atoll.weights.parts import Part, Range
 
 _WHOLE_WORDS = 32
 
@@ -49,13 +49,13 @@ class Window(NamedTuple):
 class Windows(NamedTuple):
     """The windows of a layer's parts, and what of them is held.
 
-    rows: the held outputs in our order, counted over all windows; None: all, as they are stored.
-    inputs: the held ones, counted from the windows' first; None: all.
+    rows: the held outputs in our order, counted over all windows, -1 for zeros; None: all, as they
+    are stored. inputs: the held ones, counted from the windows' first; None: all.
     """
 
     parts: Sequence[Window]
     rows: Tensor | None
-    inputs: slice | None
+    inputs: Part | None
 
 
 def windows(group: LayerTensors, shape: Shape) -> Windows:
@@ -64,14 +64,14 @@ def windows(group: LayerTensors, shape: Shape) -> Windows:
     inputs = _rounded(held.start, held.stop, shape.inputs.total)
     rest = None
     if not shape.inputs.is_whole:
-        rest = slice(held.start - inputs.start, held.stop - inputs.start)
+        own = Range(held.start - inputs.start, held.stop - inputs.start, shape.inputs.num_filled)
+        rest = Part(inputs.stop - inputs.start, (own,))
     names = group.parts()
     shares = group.shares(shape.outputs.total, shape.rows)
     if shape.outputs.is_whole:
         outputs, rows = [slice(0, share) for share in shares], order
     else:
-        rows = shape.outputs.indices()
-        outputs, rows = _around(rows if order is None else order[rows], shares)
+        outputs, rows = _around(shape.outputs.rows(order), shares)
     return Windows(
         [
             Window(name, (share, shape.inputs.total), some, inputs)
@@ -90,9 +90,9 @@ def words(features: slice, bits: int) -> slice:
 def _around(rows: Tensor, shares: Sequence[int]) -> tuple[list[slice], Tensor]:
     """Of each part the outputs around ``rows``, and where in them these are.
 
-    rows: counted over all parts, as these stand one behind the other.
+    rows: counted over all parts, as these stand one behind the other; -1 stays.
     """
-    found, places = list[slice](), torch.empty_like(rows)
+    found, places = list[slice](), torch.full_like(rows, -1)
     first = count = 0
     for share in shares:
         is_own = (rows >= first) & (rows < first + share)
