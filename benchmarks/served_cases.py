@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -34,7 +35,11 @@ class Served:
         Raises:
             RuntimeError: the server ended or was not ready in time; has the end of its log.
         """
-        ports = _free_ports(5)
+        with ExitStack() as stack:
+            sockets = [
+                stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)
+            ]
+            ports = [one.getsockname()[1] for one in sockets]
         names = ("--port", "--http-port", "--grpc-port", "--metrics-port", "--gateway-grpc-port")
         flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
         if "--gateway-grpc-port" not in (self._folder / "docs" / "serve.md").read_text():
@@ -103,13 +108,3 @@ class Served:
             answer.raise_for_status()
             assert sum(line.startswith("data: ") for line in answer.iter_lines()) > 1
         return TOKENS
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
