@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from small_models import StartServer
 from tiny.tokenizer import write_tokenizer
 
 from atoll.catalogue import Entry
+from atoll.launcher import ServerProcess
 from atoll.launcher.stubs import find_stubs
 
 MODEL = "tiny"
@@ -193,18 +196,44 @@ def test_whatever_ends_the_model_comes_back(
     assert len(followers(served)) == 1 and len(scratch_folders(served)) == 1
 
 
-@pytest.mark.slow
-def test_a_killed_server_leaves_no_rank_without_a_launcher(
-    tmp_path: Path, start_server: StartServer
-) -> None:
-    """The process of a model hangs when its server is killed; followers end it, and themselves."""
+@pytest.fixture
+def alone(tmp_path: Path, start_server: StartServer) -> ServerProcess:
+    """A server that nothing watches, and that nobody starts again."""
     folder = checkpoint_at(tmp_path / MODEL)
     settings = {"num_shard": "2", "num_threads": "1", "max_batch_total_tokens": "4096"}
     entry = Entry(MODEL, str(folder), "generate", "llama", settings=settings)
-    server = start_server(entries=(entry,))
+    return start_server(entries=(entry,))
+
+
+def family_of(server: ServerProcess) -> list[psutil.Process]:
+    """The model's processes: rank 0, and the other one."""
     (stub,) = (psutil.Process(s.pid) for s in find_stubs(server.pid) if s.model == MODEL)
-    family = [stub, *stub.children()]
-    assert len(family) == 2 and [*server.scratch.glob("atoll-ranks-*")]
-    os.kill(server.pid, signal.SIGKILL)
+    assert len(stub.children()) == 1 and [*server.scratch.glob("atoll-ranks-*")]
+    return [stub, *stub.children()]
+
+
+@pytest.mark.slow
+def test_a_killed_server_leaves_no_rank_without_a_launcher(alone: ServerProcess) -> None:
+    """The process of a model hangs when its server is killed; followers end it, and themselves."""
+    family = family_of(alone)
+    os.kill(alone.pid, signal.SIGKILL)
     wait_until(lambda: not any(map(is_running, family)), lambda: f"{family}")
-    assert not [*server.scratch.glob("atoll-ranks-*")]
+    assert not [*alone.scratch.glob("atoll-ranks-*")]
+
+
+@pytest.mark.slow
+def test_a_probe_sees_that_a_model_is_lost_without_a_launcher(alone: ServerProcess) -> None:
+    """The probe that docs/several_gpus.md names; the server itself goes on saying "ready"."""
+    atoll = Path(sys.executable).with_name("atoll")
+    asked = ["infer", MODEL, "--text", "Hello", "--max-tokens", "1", "--timeout", "20"]
+
+    def probe() -> int:
+        done = subprocess.run([atoll, *asked, f"--url={alone.grpc_url}"], capture_output=True)
+        return done.returncode
+
+    assert probe() == 0
+    stub, follower = family_of(alone)
+    follower.kill()
+    wait_until(lambda: not is_running(stub), lambda: f"{stub}")
+    assert probe() == 1
+    assert not [*alone.scratch.glob("atoll-ranks-*")]

@@ -101,7 +101,8 @@ def shard_section() -> list[str]:
         "of 2 to 16 GPUs; what a token takes in the KV cache, in all; and how many GPUs hold the "
         "weights with a fifth of their memory left for the cache (empty: more than 16, or as many "
         "as the model cannot be divided over). `atoll info` tells the same of any checkpoint, "
-        "quantised ones included, before anything is loaded.",
+        "quantised ones included, before anything is loaded. [several_gpus.md](several_gpus.md) "
+        "says how such a model is served.",
         "",
         f"| {' | '.join(heads)} |",
         "|-" * len(heads) + "|",
