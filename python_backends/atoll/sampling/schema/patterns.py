@@ -102,9 +102,7 @@ def parse(pattern: str) -> Any:
     while named := _NAMED_GROUP.match(pattern):
         pattern = f"{named[1]}(?P<{named[2]}>{pattern[named.end() :]}"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from re import _parser  # type: ignore[attr-defined]
+        from re import _parser  # type: ignore[attr-defined]
     except ImportError:  # Python 3.10
         import sre_parse as _parser
     try:

@@ -10,11 +10,7 @@ from atoll.serving.admission import Admission
 from atoll.serving.model_ops import ModelOps
 from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine
 from atoll.serving.triton.auto_complete import complete
-from atoll.serving.triton.instance import (
-    checkpoint_folder,
-    end_without_teardown,
-    instance_settings,
-)
+from atoll.serving.triton.instance import checkpoint_folder, instance_settings
 from atoll.serving.triton.request_metrics import RequestMetrics
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.chat import ChatTemplate
@@ -34,7 +30,6 @@ class CheckpointModel(ServedModel[R]):
 
     def open_checkpoint(self, args: dict[str, str]) -> Path:
         """First in ``initialize``: reads settings and tokenizer; returns the folder."""
-        end_without_teardown()
         self.open()
         self.settings = instance_settings(args, self.task)
         folder = checkpoint_folder(args, self.settings)

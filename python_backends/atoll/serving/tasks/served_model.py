@@ -20,6 +20,7 @@ from atoll.errors import Cancelled
 from atoll.serving.preparation import PreparationPool
 from atoll.serving.requests.served_request import ServedRequest
 from atoll.serving.robust_mutexes import end_without_marks
+from atoll.serving.triton.instance import end_without_teardown
 from atoll.serving.triton.request_metrics import RequestMetrics
 from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 from atoll.serving.triton.response_streamer import ResponseStreamer
@@ -89,6 +90,7 @@ class ServedModel(ABC, Generic[R]):
 
     def open(self) -> None:
         """First in ``initialize``."""
+        end_without_teardown()
         end_without_marks()
         self.streamer: ResponseStreamer[R] = ResponseStreamer(self)
 

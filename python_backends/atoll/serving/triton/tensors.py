@@ -105,10 +105,10 @@ def boolean(request: Any, name: str) -> bool | None:
     return None if found is None else _single(name, found.reshape(-1).tolist())
 
 
-def integers(request: Any, name: str, dtype: type[np.generic] = np.int32) -> list[int] | None:
-    """All elements of an integer input; None if it is missing."""
-    found = array(request, name, dtype)
-    return None if found is None else [int(item) for item in found.reshape(-1)]
+def integers(request: Any, name: str) -> list[int] | None:
+    """All elements of an INT32 input; None if it is missing."""
+    found = array(request, name, np.int32)
+    return None if found is None else found.reshape(-1).tolist()
 
 
 def parsed_parameters(text: str) -> dict[str, Any]:
