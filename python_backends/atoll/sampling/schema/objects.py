@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -168,12 +169,10 @@ class Objects:
 
     def _check_apart(self, path: Path, found: list[str]) -> None:
         """Raises ValidationError: a name could match two patterns."""
-        begins = [patterns.prefix(pattern) for pattern in found]
-        for index, one in enumerate(begins):
-            for other in begins[index + 1 :]:
-                if one.startswith(other) or other.startswith(one):
-                    reason = f"{found!r:.200} may match one name, which is not supported"
-                    raise refusal(path, "patternProperties", reason)
+        for one, other in itertools.combinations(map(patterns.prefix, found), 2):
+            if one.startswith(other) or other.startswith(one):
+                reason = f"{found!r:.200} may match one name, which is not supported"
+                raise refusal(path, "patternProperties", reason)
 
     def _ordered(
         self, pairs: list[_Pair], free: Expression, least: int, most: int | None, branch: Branch

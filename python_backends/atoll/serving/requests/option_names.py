@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -69,10 +70,8 @@ def _check_neutral(name: str, value: Any) -> None:
     """Raises ValidationError: an unsupported option has a value that is not neutral."""
     plain = value
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             plain = json.loads(value.lower())
-        except ValueError:
-            plain = value
     if plain is not None and plain not in NEUTRAL[name]:
         allowed = ", ".join(map(json.dumps, NEUTRAL[name])) or "nothing"
         raise ValidationError(f"{name} is {value!r}, which is not supported; allowed: {allowed}")
