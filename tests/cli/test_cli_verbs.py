@@ -151,7 +151,7 @@ def test_warmup_compiles_every_instruction_set_for_an_image(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr("atoll_kernels.cpu.native.compile_ahead", lambda: calls.append("all"))
+    monkeypatch.setattr("atoll_kernels.cpu.native.build_all", lambda: calls.append("all"))
     assert json.loads(atoll("warmup", "--json"))["models"] == [] and not calls
     atoll("warmup", ATOLL_KERNELS=str(tmp_path))
     assert calls == ["all"]
@@ -159,7 +159,7 @@ def test_warmup_compiles_every_instruction_set_for_an_image(
     def fail() -> None:
         raise BuildError("there is no C++ compiler (g++)")
 
-    monkeypatch.setattr("atoll_kernels.cpu.native.compile_ahead", fail)
+    monkeypatch.setattr("atoll_kernels.cpu.native.build_all", fail)
     with pytest.raises(ConfigError, match=r"ATOLL_KERNELS is set: .*g\+\+"):
         atoll("warmup", ATOLL_KERNELS=str(tmp_path))
 

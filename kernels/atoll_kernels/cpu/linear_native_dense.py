@@ -45,7 +45,8 @@ class NativeDense(PackedLinear):
 
     def _run(self, x: Tensor, kind: Activation, is_gated: bool) -> Tensor:
         # The kernel reads whole words, so rows must be contiguous and aligned.
-        rows = x if x.is_contiguous() and x.data_ptr() % 4 == 0 else _aligned(x)
+        is_aligned = x.is_contiguous() and x.data_ptr() % 4 == 0
+        rows = x if is_aligned else x.clone(memory_format=torch.contiguous_format)
         num_rows, in_features = x.shape
         out = empty((num_rows, self.out_features // (1 + is_gated)), x.dtype)
         _library().linear(
@@ -83,10 +84,6 @@ def _library() -> Library:
     found = library()
     assert found is not None, "pack() used it"
     return found
-
-
-def _aligned(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _panels(weight: Tensor, width: int) -> Tensor:

@@ -95,11 +95,11 @@ def _compile() -> tuple[bool, str]:
     Raises:
         ConfigError: kernels for ATOLL_KERNELS cannot be compiled; an image must not lack them.
     """
-    from atoll_kernels.cpu.native import BuildError, compile_ahead, status
+    from atoll_kernels.cpu.native import BuildError, build_all, status
 
     if os.environ.get("ATOLL_KERNELS"):
         try:
-            compile_ahead()
+            build_all()
         except (BuildError, OSError) as error:
             raise ConfigError(f"ATOLL_KERNELS is set: {error}") from error
     return status()

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
@@ -154,27 +155,21 @@ def _made(target: Path, compiler: str, flags: Sequence[str]) -> Path:
 
 def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
     """One process per source; the result is renamed to ``target`` when it is complete."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        folder = Path(name)
-        running, objects = [], []
-        for source in sorted(SOURCES.glob("*.cpp")):
-            objects.append(str(folder / f"{source.stem}.o"))
-            running.append(_start([compiler, *flags, "-c", str(source), "-o", objects[-1]]))
-        for process in running:
-            _finish(process)
-        output = folder / target.name
-        _finish(_start([compiler, *flags, "-shared", *objects, "-o", str(output)]))
+    sources = sorted(SOURCES.glob("*.cpp"))
+    with tempfile.TemporaryDirectory(dir=target.parent) as name, ThreadPool(len(sources)) as pool:
+        objects = [str(Path(name) / f"{source.stem}.o") for source in sources]
+        pairs = zip(map(str, sources), objects, strict=True)
+        pool.map(_run, [[compiler, *flags, "-c", source, "-o", out] for source, out in pairs])
+        output = str(Path(name) / target.name)
+        _run([compiler, *flags, "-shared", *objects, "-o", output])
         os.replace(output, target)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def _finish(process: subprocess.Popen[str]) -> None:
-    said, _ = process.communicate()
-    if process.returncode:
-        raise BuildError(f"the compiler failed:\n{said[-2000:]}")
+def _run(command: Sequence[str]) -> None:
+    pipe = subprocess.PIPE
+    done = subprocess.run(command, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise BuildError(f"the compiler failed:\n{done.stdout[-2000:]}")
 
 
 def _key(version: str, flags: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from atoll_kernels.cpu.graph import Replay, recording
-from atoll_kernels.cpu.native.build import BuildError, Level, build, build_all, usable_levels
+from atoll_kernels.cpu.native.build import BuildError, Level, build, usable_levels
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +117,6 @@ def status() -> tuple[bool, str]:
     if isinstance(found, str):
         return False, found
     return True, f"{found.level.name} ({found.path})"
-
-
-def compile_ahead() -> list[Path]:
-    """Compiles every instruction set into ``$ATOLL_KERNELS``; see ``build_all``."""
-    return build_all()
 
 
 @cache
