@@ -67,6 +67,19 @@ def test_info_tells_what_a_model_is() -> None:
     assert facts["weight_bytes"] > 80_000_000
     assert facts["implementation"] == "atoll.models.bert"
     assert facts["kernels"]["linear"].startswith("atoll_kernels.")
+    assert facts["ranks"] == []
+
+
+def test_info_tells_what_each_gpu_would_hold() -> None:
+    """SmolLM2 has three key-value heads: three ranks hold a third each, but for the norms."""
+    code, out, _ = atoll("info", "smollm2-135m-instruct", "--json")
+    whole, third = json.loads(out)["ranks"]
+    assert code == 0 and (whole["num_shard"], third["num_shard"]) == (1, 3)
+    assert whole["cache_bytes_per_token"] == 3 * third["cache_bytes_per_token"] == 23040
+    norms = 61 * 576 * 2
+    assert whole["weight_bytes"] - norms == 3 * (third["weight_bytes"] - norms)
+    code, out, _ = atoll("info", "smollm2-135m-instruct", COLUMNS="200")
+    assert "num_shard 3: each GPU 0.09 GB of weights, 7.7 kB of cache a token" in out
 
 
 @pytest.mark.slow
