@@ -1,6 +1,7 @@
 """Steps are plain data: what a run computed is written to a file, and computed again from it."""
 
 import dataclasses
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_frames_hold_everything(tmp_path: Path) -> None:
     }
     held = {name for name in expected if any(u == name or u.startswith(name + ".") for u in used)}
     assert expected - held == {"encoder", "cross", "sampling.late_ends"}
+
+
+def test_arrays_of_a_frame_are_aligned(tmp_path: Path) -> None:
+    """Vector instructions read them where they are."""
+    path = tmp_path / "steps"
+    list(recorded(decoder_core(tmp_path), path))
+    for step in steps_of(path):
+        frame = step.to_bytes()
+        start = 8 + int.from_bytes(frame[:8], "little")
+        table = json.loads(frame[8:start])
+        assert len(table) > 5
+        assert [name for name, *_, offset in table if (start + offset) % 64] == []
 
 
 def test_a_frame_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -94,6 +95,17 @@ def test_who_listens_no_more_is_noticed() -> None:
     sender.fail(Cancelled("the client has left"))  # to nobody
 
 
+def test_who_leaves_with_something_unread_is_noticed_at_once() -> None:
+    """The connection is reset then, and says so once."""
+    answers = Answers()
+    _, sender = ask(answers)
+    sender.send(outputs("a"))
+    sender.send(outputs("b" * 100_000))
+    assert next(iter(answers))["text_output"][0] == b"a"
+    answers.close()
+    assert sender.is_cancelled()
+
+
 def test_who_does_not_read_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_stream, "_SEND_S", 1)
     answers = Answers()
@@ -103,6 +115,17 @@ def test_who_does_not_read_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert sender.is_closed
     with pytest.raises(NotReady):
         list(answers)
+    answers.close()
+
+
+def test_a_process_of_another_user_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes is unpickled."""
+    answers, own = Answers(), os.getuid()
+    _, sender = ask(answers)
+    sender.send(outputs("a"))
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.raises(NotReady, match="another user"):
+        next(iter(answers))
     answers.close()
 
 

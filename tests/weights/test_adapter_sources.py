@@ -8,7 +8,6 @@ from driving import save_llama
 from atoll.cli.choose import entry_of
 from atoll.config import Settings
 from atoll.errors import ConfigError
-from atoll.runner import loader
 from atoll.serving.engine_loader import load_engine
 from atoll.weights.adapters import adapter_folders, parse_adapters, with_absolute_folders
 
@@ -79,7 +78,8 @@ def test_wrong_adapters_are_told_before_the_model_loads(
 ) -> None:
     save_llama(folders / "base")
     (folders / "a" / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
-    monkeypatch.setattr(loader, "load_decoder", lambda *_: pytest.fail("the model was loaded"))
+    loaded = "atoll.runner.load_model.load_decoder"
+    monkeypatch.setattr(loaded, lambda *_: pytest.fail("the model was loaded"))
     for setting, message in (("x=./none", "no folder"), ("x=./a", "LOHA")):
         with pytest.raises(ConfigError, match=message):
             load_engine(Settings(lora_adapters=setting), folders / "base")
