@@ -91,9 +91,9 @@ def _run(path: Path, is_dry: bool, deadlines: dict[str, float]) -> dict[str, dic
     from gpu_measure import Bench, Report, Row
 
     if is_dry:
-        from interpreted import repair_bfloat16
+        from interpreted import prepare_interpreter
 
-        repair_bfloat16()
+        prepare_interpreter()
         # The interpreter also computes exp(-inf) - exp(-inf) for elements that are masked.
         warnings.filterwarnings("ignore", category=RuntimeWarning)
     bench = Bench(is_dry, torch.device("cpu" if is_dry else "cuda"))
