@@ -32,7 +32,7 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
          "n_head": 4, "n_layer": 1, "n_positions": 32, "vocab_size": 96}, 32,
         OURS + "gpt_bigcode",
     ),
-    "qwen2": ({**LLAMA, "model_type": "qwen2"}, 32, THEIRS),
+    "qwen2": ({**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2}, 32, OURS + "qwen"),
     "gemma2": ({**LLAMA, "model_type": "gemma2"}, 32, THEIRS),
     "gptj": ({"model_type": "gptj", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
     "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from engines import engine
-from lookalikes import BERT, LLAMA, POOLING, QWEN3, REFUSED, TRUNK, folder_of
+from lookalikes import BERT, LLAMA, POOLING, QWEN3, REFUSED, STABLELM, TRUNK, folder_of
 from tiny.checkpoint import enliven
 
 from atoll.catalogue import ServedModel
@@ -141,14 +141,14 @@ def test_what_transformers_runs_is_told_everywhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """info named native kernels for it."""
-    hf.Qwen3ForCausalLM(hf.Qwen3Config(**QWEN3)).save_pretrained(tmp_path)
+    hf.StableLmForCausalLM(hf.StableLmConfig(**STABLELM)).save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 1.0}')
     with caplog.at_level(logging.WARNING), engine(tmp_path):
         pass
     table = _detected(ServedModel("x", "generate", {"model_id": str(tmp_path)}), tmp_path)
     facts = facts_of(tmp_path, capsys)
-    assert "transformers' Qwen3ForCausalLM" in facts["implementation"] and "kernels" not in facts
-    assert table.runs_on == "transformers' Qwen3ForCausalLM"
+    assert "transformers' StableLmForCausalLM" in facts["implementation"] and "kernels" not in facts
+    assert table.runs_on == "transformers' StableLmForCausalLM"
     assert facts["notes"] == list(table.notes)
     for note in table.notes:
         assert note in caplog.text
@@ -165,7 +165,7 @@ def test_settings_that_transformers_models_cannot_be_given(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
     """rope_scaling changed nothing, and quantize=gptq was taken for a checkpoint that is not."""
-    folder = folder_of(tmp_path, QWEN3)
+    folder = folder_of(tmp_path, STABLELM)
     asked = Settings.read({"model_id": str(folder), **settings}, {})
     for refuse in (lambda: decide(folder, asked), lambda: load_engine(asked, folder)):
         with pytest.raises(ConfigError, match=f"{next(iter(settings))} is .* runs on transformers"):

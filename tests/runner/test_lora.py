@@ -113,6 +113,8 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("bloom", ["query_key_value", "dense"], "transformer."),
         ("opt", ["q_proj", "fc2"], "model."),
         ("llama", ["k_proj", "down_proj"], "model."),
+        ("qwen2", ["k_proj", "v_proj", "down_proj"], "model."),
+        ("qwen3", ["q_proj", "o_proj", "up_proj"], "model."),
     ],
 )
 def test_names_in_the_file_may_be_shorter_than_the_adapters(

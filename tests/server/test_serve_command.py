@@ -48,15 +48,15 @@ OTHERS = {
 
 def test_the_table_and_the_log_say_what_was_guessed_and_what_runs_it(tmp_path: Path) -> None:
     """In an environment in which every model failed to load, and the start before that."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import StableLmConfig, StableLmForCausalLM
 
     tiny_bert(tmp_path / "plain")
-    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
-    config = Qwen3Config(
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 32}
+    config = StableLmConfig(
         **sizes, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=64,
     )  # fmt: skip
-    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "other")
+    StableLmForCausalLM(config).save_pretrained(tmp_path / "other")
     write_tokenizer(tmp_path / "other")
     models = [f"--model-id={tmp_path / name}" for name in ("plain", "other")]
     log = tmp_path / "server.log"
@@ -64,8 +64,8 @@ def test_the_table_and_the_log_say_what_was_guessed_and_what_runs_it(tmp_path: P
                  ATOLL_DTYPE="float32", **OTHERS) as server:  # fmt: skip
         printed, logged = server.log.read_text(), log.read_text()
         assert "embed (cls)" in printed and "conversations with other" in printed
-        assert "transformers' Qwen3ForCausalLM" in printed and "not ours" not in printed
-        for note in ("pooling 'cls' is a guess", "Qwen3ForCausalLM runs it, best effort"):
+        assert "transformers' StableLmForCausalLM" in printed and "not ours" not in printed
+        for note in ("pooling 'cls' is a guess", "StableLmForCausalLM runs it, best effort"):
             assert note in printed and note in logged
         (example,) = [text for text in server.examples() if "/plain/" in text]
         embed = ask(example)

@@ -16,6 +16,8 @@ LLAMA: dict[str, Any] = {
     "num_key_value_heads": 2,
 }  # fmt: skip
 QWEN3 = {**LLAMA, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 8}
+# Has no file here.
+STABLELM = {**LLAMA, "model_type": "stablelm", "architectures": ["StableLmForCausalLM"]}
 VISION = {"vision_config": {"hidden_size": 32, "model_type": "siglip_vision_model"}}
 TRUNK = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
 POOLING = {**TRUNK, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
@@ -160,7 +162,7 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         "modeling_own.OwnForCausalLM.*never run",
     ),
     "code of its own beside transformers'": (
-        {**QWEN3, "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}},
+        {**STABLELM, "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}},
         {},
         "auto_map names OwnForCausalLM.*never run",
     ),

@@ -48,6 +48,7 @@ class Attention(nn.Module):
         *,
         layer: int = 0,
         bias: bool = True,
+        out_bias: bool | None = None,
         causal: bool = True,
         window: int | None = None,
         scale: float | None = None,
@@ -56,7 +57,8 @@ class Attention(nn.Module):
         relative_bias: RelativeBias | None = None,
         qk_norms: tuple[Norm, Norm] | None = None,
     ) -> None:
-        """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections.
+        """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections,
+        but that of the output has ``out_bias`` where that is given.
 
         scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
         or of all heads as one, as wide as they are. The others say how positions enter; masks and
@@ -76,7 +78,7 @@ class Attention(nn.Module):
         self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)
         self.q_norm = None if qk_norms is None else qk_norms[0]
         self.k_norm = None if qk_norms is None else qk_norms[1]
-        self.out = Linear(q, hidden_size, bias)
+        self.out = Linear(q, hidden_size, bias if out_bias is None else out_bias)
 
     @property
     def cache_spec(self) -> CacheSpec:

@@ -83,7 +83,7 @@ class RopeSpec:
         factor = positions / trained if kind == "yarn" else 1.0
         return cls(
             dim=dim,
-            theta=theta_of.number("rope_theta", default=theta, nullable=True, above=1.0),
+            theta=theta_of.number("rope_theta", default=theta, above=1.0),
             max_positions=positions,
             kind=kind,
             factor=scaling.number("factor", default=factor, nullable=True),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from atoll.errors import ConfigError
 from atoll.layers.attention import Heads
 from atoll.layers.rotary import RopeSpec
-from atoll.weights.json_fields import Fields
+from atoll.weights.json_fields import Fields, shown
 from atoll_kernels import ACTIVATIONS
 
 
@@ -46,6 +48,8 @@ def read_heads(
         head_dim = fields.size(dim_name)
     else:
         head_dim = fields.divided(hidden_size, hidden_names, num_heads, head_names)
+        if dim_name is not None:
+            head_dim = fields.size(dim_name, default=head_dim, nullable=True)
     if not kv_names:
         return Heads(num_heads, num_heads, head_dim)
     num_kv_heads = fields.size(*kv_names, default=num_heads, nullable=True)
@@ -63,16 +67,56 @@ def whole_head_rope(fields: Fields, heads: Heads, theta: float = 10000.0) -> Rop
     return RopeSpec.from_hf(fields.raw, heads.head_dim, theta)
 
 
+def layer_windows(
+    fields: Fields,
+    num_layers: int,
+    window: int | None,
+    is_windowed: Callable[[int], bool],
+    window_names: tuple[str, ...] = ("sliding_window",),
+) -> tuple[int | None, ...]:
+    """The sliding window of each layer; None for those that see the whole text.
+
+    Args:
+        window: of the layers that have one; None if none of them has. is_windowed: the family's
+            rule for the layers of a file without ``layer_types``. window_names: the keys that
+            give the window.
+
+    Raises:
+        ConfigError: ``layer_types`` has another length or other kinds, or asks for a window that
+            the file does not give.
+    """
+    kinds = _layer_types(fields, num_layers)
+    if not kinds:
+        return tuple(window if is_windowed(layer) else None for layer in range(num_layers))
+    other = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if other:
+        raise ConfigError(
+            f"{fields.source}: layer_types has {other}; supported: full_attention and "
+            "sliding_attention"
+        )
+    if window is None and "sliding_attention" in kinds:
+        raise ConfigError(
+            f"{fields.source}: layer_types has sliding_attention, and there is no window by "
+            + " and ".join(f"{name} ({shown(fields.raw.get(name))})" for name in window_names)
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
 def check_equal_layers(fields: Fields, num_layers: int) -> None:
     """Raises ConfigError: layers differ in their attention, or there are not as many as named."""
-    kinds = fields.texts("layer_types")
-    if fields.has("layer_types") and len(kinds) != num_layers:
-        raise fields.wrong(f"one for each of {num_layers} layers", "layer_types")
+    kinds = _layer_types(fields, num_layers)
     if set(kinds) - {"full_attention"}:
         raise ConfigError(
             f"config.json: layer_types has {sorted(set(kinds))}; layers that differ in their "
             f"attention are not supported for model_type {fields.raw.get('model_type')!r}"
         )
+
+
+def _layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:
+    kinds = fields.texts("layer_types")
+    if fields.has("layer_types") and len(kinds) != num_layers:
+        raise fields.wrong(f"one for each of num_hidden_layers, {num_layers}", "layer_types")
+    return kinds
 
 
 def check_width(fields: Fields, width: int, most: int, *names: str) -> int:

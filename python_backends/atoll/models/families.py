@@ -60,6 +60,18 @@ FAMILIES = (
         },
     ),
     Family(
+        "qwen", "Qwen2, Qwen2.5, Qwen3", ("qwen2", "qwen3"),
+        defaults={
+            "qwen2": {
+                "num_key_value_heads": 32, "sliding_window": 4096, "max_position_embeddings": 32768,
+            },
+            "qwen3": {
+                "num_key_value_heads": 32, "sliding_window": 4096, "max_position_embeddings": 32768,
+                "head_dim": 128,
+            },
+        },
+    ),
+    Family(
         "mixtral", "Mixtral", ("mixtral",),
         defaults={"mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072}},
     ),

@@ -16,6 +16,7 @@ from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
+from tiny.qwens import QWEN
 
 
 def _bloom(**changes: Any) -> Any:
@@ -289,4 +290,4 @@ PHI = (
             rename=_mixer("layers.{}", "layers.0.wte", "layers.3", 1)),
 )  # fmt: skip
 
-DECODERS = (*LLAMA, *MISTRAL, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI)
+DECODERS = (*LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI)

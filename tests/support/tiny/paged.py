@@ -9,11 +9,14 @@ from devices import DEVICE
 from torch import Tensor
 
 from atoll.layers.batch import Batch, CrossBatch
-from atoll.runner.kv_cache import allocate
+from atoll.runner.kv_cache import allocate, group_windows
 
 
 class PagedRunner:
-    """Feeds chunks of sequences to a decoder, its blocks handed out in random order."""
+    """Feeds chunks of sequences to a decoder, its blocks handed out in random order.
+
+    Groups of layers with windows of their own share the numbers of blocks, not their memory.
+    """
 
     def __init__(
         self,
@@ -25,6 +28,7 @@ class PagedRunner:
         self.model, self.block_size = model, block_size
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
+        self.num_groups = len(group_windows(model.cache_specs()))
         self.kv_cache = allocate(model.cache_specs(), num_blocks, block_size, dtype, DEVICE)
         # Poisoned: reading a slot that nothing wrote must show.
         for layer in self.kv_cache:
@@ -52,7 +56,7 @@ class PagedRunner:
         positions = [i for tokens in inputs.values() for i in range(len(tokens))]
         batch = Batch(
             _longs(ids), _longs(positions), _ints(starts), max(positions),
-            slot_mappings=(_longs(slots),), kv_cache=self.kv_cache,
+            slot_mappings=(_longs(slots),) * self.num_groups, kv_cache=self.kv_cache,
         )  # fmt: skip
         self.model.encode(batch)
 
@@ -89,10 +93,10 @@ class PagedRunner:
             Batch(
                 input_ids=_longs(ids),
                 positions=_longs(positions),
-                slot_mappings=(_longs(slots),),
+                slot_mappings=(_longs(slots),) * self.num_groups,
                 cu_seqlens=_ints(starts),
                 seq_lens=_ints(lengths),
-                block_tables=(_table([self.tables[n] for n in chunks]),),
+                block_tables=(_table([self.tables[n] for n in chunks]),) * self.num_groups,
                 kv_cache=self.kv_cache,
                 max_position=max(positions),
                 prompt_lens=_ints(whole),

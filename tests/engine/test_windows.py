@@ -1,0 +1,57 @@
+"""Families whose layers have windows of their own, in the engine: however the work is cut."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driving import generate, load, make_core, reference_greedy
+from tiny.checkpoint import write
+from tiny.decoders import DECODERS
+from tiny.llamas import VOCAB
+
+from atoll.engine.speculation import NgramDraft
+
+COUNT = 16
+# Windows shorter than the texts, in some of the layers.
+NAMES = ("qwen2", "qwen3")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Our model, prompts that share a prefix longer than the window, and transformers' answers."""
+    folder: Path = tmp_path_factory.mktemp("windows")
+    reference = write(next(v for v in DECODERS if v.name == request.param), folder).model
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in (2, 9, 30, 36)]
+    prompts[3][:24] = prompts[2][:24]
+    expected = [reference_greedy(reference, prompt, COUNT) for prompt in prompts]
+    return load(folder), prompts, expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_batch_prefill_tokens": 5},
+        {"num_blocks": 16, "prefix_caching": False},
+        {"draft": NgramDraft(3)},
+    ],
+    ids=["chunks", "preemption", "speculation"],
+)
+def test_together(case: Any, options: dict[str, Any]) -> None:
+    model, prompts, expected = case
+    core = make_core(model, **{"num_blocks": 128, **options})
+    assert generate(core, prompts, max_new_tokens=COUNT) == expected
+    assert bool(core.stats().num_preemptions) == ("num_blocks" in options)
+    assert core.stats().num_used_blocks == 0
+
+
+@pytest.mark.parametrize("is_buffered", [False, True])
+def test_prefixes_past_the_window(case: Any, is_buffered: bool) -> None:
+    model, prompts, expected = case
+    core = make_core(model, num_blocks=128)
+    if is_buffered:
+        core._runner.buffer_decoding(4)  # type: ignore[attr-defined]
+    for prompt, answer in zip(prompts * 2, expected * 2, strict=True):
+        assert generate(core, [prompt], max_new_tokens=COUNT) == [answer]
+    assert core.stats().num_hit_tokens >= 24 + 28 + 32
