@@ -83,7 +83,8 @@ def test_nothing_is_left_of_a_server_that_is_stopped_as_it_loads(
 
     try:
         wait_until(is_loading, lambda: f"no model loads; {family}")
-        (server,) = (one for one in family if one.name() == "tritonserver")
+        # A stub bears the name of its parent, which comes first, until it has begun.
+        server = next(one for one in family if one.name() == "tritonserver")
         own_id = next(word[5:] for word in server.cmdline() if word.startswith("--id="))
         process.send_signal(number)
         process.wait(timeout=120)
