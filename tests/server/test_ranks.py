@@ -21,6 +21,7 @@ import httpx
 import psutil
 import pytest
 from driving import save_llama
+from gateways import fronted
 from long_requests import wait_until
 from serving import Serving, serving
 from small_models import StartServer
@@ -223,7 +224,8 @@ def test_a_killed_server_leaves_no_rank_without_a_launcher(alone: ServerProcess)
 
 @pytest.mark.slow
 def test_a_probe_sees_that_a_model_is_lost_without_a_launcher(alone: ServerProcess) -> None:
-    """The probe that docs/several_gpus.md names; the server itself goes on saying "ready"."""
+    """The probe that docs/several_gpus.md names, and the gateway's /health, although the model is
+    idle; the server itself goes on saying "ready"."""
     atoll = Path(sys.executable).with_name("atoll")
     asked = ["infer", MODEL, "--text", "Hello", "--max-tokens", "1", "--timeout", "20"]
 
@@ -231,9 +233,14 @@ def test_a_probe_sees_that_a_model_is_lost_without_a_launcher(alone: ServerProce
         done = subprocess.run([atoll, *asked, f"--url={alone.grpc_url}"], capture_output=True)
         return done.returncode
 
-    assert probe() == 0
-    stub, follower = family_of(alone)
-    follower.kill()
-    wait_until(lambda: not is_running(stub), lambda: f"{stub}")
-    assert probe() == 1
+    def health() -> int:
+        return httpx.get(f"{front.url}/health", timeout=60).status_code
+
+    with fronted(alone) as front:
+        assert probe() == 0 and health() == 200
+        stub, follower = family_of(alone)
+        follower.kill()
+        wait_until(lambda: not is_running(stub), lambda: f"{stub}")
+        wait_until(lambda: health() == 503, lambda: f"{health()}")
+        assert probe() == 1
     assert not [*alone.scratch.glob("atoll-ranks-*")]

@@ -1,4 +1,4 @@
-"""``atoll worker``: this machine's part of a model that is served by another machine."""
+"""``atoll worker``: runs this machine's ranks of a model that another machine serves."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def worker(
         int, typer.Option(help="Machines.", envvar=variables("num_nodes"), min=1)
     ] = 1,
 ) -> None:
-    """Hold a part of a model that another machine serves, until Ctrl-C. The ranks of one machine
-    are num_shard / num_nodes; without both, one. ATOLL_SHARD_KEY holds the key that all machines
-    share."""
+    """Run this machine's part of a model that another machine serves, until Ctrl-C. It has
+    num_shard / num_nodes ranks; without both, one. All machines need the same secret key in
+    ATOLL_SHARD_KEY."""
     logging.getLogger("atoll").setLevel(logging.INFO)
     if leader is None:
         raise ConfigError("no --leader was given, and LWS_LEADER_ADDRESS is not set")
-    network_key()  # named here, not by every rank
+    network_key()  # checked here rather than by every rank
     count = 1
     if num_shard is not None and num_nodes > 1:
         count, left = divmod(num_shard, num_nodes)
         if left:
             raise ConfigError(
-                f"num_shard is {num_shard} and num_nodes is {num_nodes}; each machine holds as "
-                "many ranks"
+                f"num_shard is {num_shard} and num_nodes is {num_nodes}; num_shard must be a "
+                "multiple of it"
             )
     address = leader if ":" in leader else f"{leader}:{shard_port}"
     first = rank if rank is not None else _index() * count

@@ -4,7 +4,7 @@ Chunked prefill, prefix hits, preemption, guessed tokens, LoRA adapters, grammar
 log-probabilities of prompts, all at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from adapters import save_adapter
 from driving import Collector, request, save_llama
-from engines import engine
+from engines import answers, engine
+from tiny.checkpoint import write
+from tiny.decoders import DECODERS
+from tiny.t5 import write_t5
 
 from atoll.serving.engine_loader import LoadedEngine
 
@@ -94,3 +97,25 @@ def test_texts_are_those_of_one_rank(checkpoint: Path, one_rank: list[Collector]
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
         scored += len(ours)
     assert scored
+
+
+def write_encoder_decoder(folder: Path) -> None:
+    write_t5("flan-t5", folder)
+
+
+def write_experts(folder: Path) -> None:
+    write(next(variant for variant in DECODERS if variant.name == "mixtral"), folder)
+
+
+@pytest.mark.parametrize("write_checkpoint", [write_encoder_decoder, write_experts])
+def test_encoders_and_experts_are_divided_too(
+    write_checkpoint: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    write_checkpoint(folder)
+    found = []
+    for size in (1, 2):
+        with engine(folder, num_shard=size, max_batch_prefill_tokens=16) as loaded:
+            found.append(answers(loaded, [prompt[:20] for prompt in PROMPTS], 12))
+    assert found[0] == found[1]

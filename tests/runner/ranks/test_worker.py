@@ -13,10 +13,12 @@ import pytest
 from driving import save_llama
 from engines import answers, engine
 
+from atoll import __version__
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.launcher import free_ports
 from atoll.runner.ranks import connection
+from atoll.runner.ranks.messages import Failed, Hello
 from atoll.serving.engine_loader import load_engine
 
 KEY = "a key that machines share"
@@ -105,6 +107,17 @@ def test_a_worker_with_another_key_is_refused(tmp_path: Path) -> None:
             connection.accepted(found.accept()[0], KEY.encode())
         assert process.wait(30) == 1
     assert "ATOLL_SHARD_KEY" in log.read_text()
+
+
+def test_a_rank_that_is_not_expected_is_refused(tmp_path: Path) -> None:
+    found = connection.listen(("127.0.0.1", 0))
+    port, log = found.getsockname()[1], tmp_path / "log"
+    with worker(log, port, f"--leader=127.0.0.1:{port}", "--rank=7") as process:
+        peer = connection.accepted(found.accept()[0], KEY.encode())
+        assert peer.receive() == Hello(7, __version__)
+        peer.send(Failed("rank is 7"))
+        assert process.wait(30) == 1
+    assert "rank 0 refuses rank 7: rank is 7" in log.read_text()
 
 
 @pytest.mark.parametrize(

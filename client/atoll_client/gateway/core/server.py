@@ -27,6 +27,8 @@ from atoll_client.kserve import Message
 logger = logging.getLogger(__name__)
 
 _PROBE_S, _INFO_S = 5.0, 30.0
+# Processes of idle models are asked this often whether they still run.
+_FULL_CHECK_S = 10.0
 # How long a model whose process has ended counts as loading; after that, as unknown.
 _RETURN_S = 120.0
 _QUESTIONS = (
@@ -43,6 +45,7 @@ class Server:
         away: names of models that are missing now and may come back.
         loaded: names of all models that it has now, including those that are not Atoll's.
         returning: names of models of any kind whose process has ended and that are loading again.
+        dead: names of Atoll's models whose process has ended, although Triton calls them ready.
     """
 
     def __init__(self, address: str) -> None:
@@ -53,8 +56,10 @@ class Server:
         self.away: frozenset[str] = frozenset()
         self.loaded: frozenset[str] = frozenset()
         self.returning: frozenset[str] = frozenset()
+        self.dead: frozenset[str] = frozenset()
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
+        self._next_full_check = time.monotonic() + _FULL_CHECK_S
         self._channel = open_channel(address, ("grpc.keepalive_time_ms", 60_000))
         self.calls = Calls(self._channel)
         self._questions = {name: unary(self._channel, name) for name in _QUESTIONS}
@@ -105,7 +110,7 @@ class Server:
             was_ready, self.is_ready = self.is_ready, bool(answer.ready or self.has_models)
             if self.is_ready and not was_ready:
                 logger.info("server %s is ready", self.address)
-            await asyncio.gather(*map(self._check_process, self.calls.open_models()))
+            await asyncio.gather(*map(self._check_process, self._names_to_check()))
         except AtollError as error:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
@@ -114,7 +119,9 @@ class Server:
     @property
     def has_models(self) -> bool:
         """Whether any model accepts requests now."""
-        return len(self.models) > len(self.away) or bool(self._others)
+        # Conversations have an entry of their own, which is useless without its generator.
+        useless = {self.models[name].session for name in self.dead & self.models.keys()}
+        return bool(self.models.keys() - self.away - self.dead or self._others - useless)
 
     async def _find_models(self, is_settled: bool) -> None:
         """is_settled: nothing is loading; models that are missing have been unloaded."""
@@ -132,12 +139,21 @@ class Server:
         gone = frozenset(self.models.keys() - found.keys())
         self.away = gone & self.returning if is_settled else gone
         self.models = {**found, **{name: self.models[name] for name in self.away}}
+        self.dead &= names
+
+    def _names_to_check(self) -> frozenset[str]:
+        """Models with open requests and dead ones; from time to time, idle ones too."""
+        names = frozenset(self.calls.open_models()) | self.dead
+        if time.monotonic() >= self._next_full_check:
+            self._next_full_check = time.monotonic() + _FULL_CHECK_S
+            names |= self.models.keys() - self.away
+        return names
 
     async def _ask(self, name: str) -> Found | None:
         """None: not one of Atoll's models, or it does not respond yet."""
         try:
             metadata = await self.inquire("ModelMetadata", pb.ModelMetadataRequest(name=name))
-            found = await discovery.describe(name, metadata, self._control)
+            found = await discovery.describe(name, metadata, self._control, self.loaded)
         except AtollError as error:
             logger.warning("model %s on %s says nothing: %s", name, self.address, error)
             return None
@@ -165,11 +181,13 @@ class Server:
             answer = await self.ask(name, *shape, {"op": "info"}, _PROBE_S)
             facts = kserve.read_control(answer)
             ended_before = asked_at - float(facts.get("uptime_s", math.inf))
+            self.dead -= {name}
         except AtollError as error:
             # Otherwise, it is busy, or being unloaded while it completes its requests.
             if "is not healthy" not in str(error):
                 return
             ended_before = asked_at
+            self.dead |= {name}
         self.lose(name, ended_before)
 
     def lose(self, name: str, sent_before: float) -> None:

@@ -1,1 +1,1 @@
-"""One model over several processes: rank 0 decides, the followers compute the same steps."""
+"""One model over several processes: rank 0 schedules, and all ranks compute the same steps."""

@@ -1,7 +1,8 @@
-"""A connection between rank 0 and a follower: whole messages, after both have shown the key.
+"""Connections between rank 0 and a follower: whole messages, after both proved to know the key.
 
-On one machine it is a Unix socket in a folder of the user's own; between machines TCP. It carries
-no pickle: ``multiprocessing.connection`` frames bytes and checks keys (HMAC, in both directions).
+On one machine, it is a Unix socket in a folder that only the user can read; between machines, TCP.
+``multiprocessing.connection`` frames the bytes and checks the key in both directions (HMAC); its
+pickling is not used.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ KEY = "ATOLL_SHARD_KEY"
 _HANDSHAKE_S = 5
 _MIN_KEY = 16
 _TIME = struct.Struct("ll")  # seconds, microseconds
-# A machine that has gone without a word is noticed after half a minute.
+# A machine that vanishes is noticed after half a minute.
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 Address = str | tuple[str, int]
 
 
 class Peer:
-    """The other end. Any thread may send; one reads."""
+    """The other end. Any thread may send; one thread receives."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -43,7 +44,7 @@ class Peer:
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
-        """Raises OSError: the other end has gone, or takes nothing."""
+        """Raises OSError: the other end is gone, or does not read."""
         self.send_bytes(messages.to_bytes(message))
 
     def send_bytes(self, data: bytes) -> None:
@@ -55,7 +56,7 @@ class Peer:
         """The next message.
 
         Raises:
-            EOFError, OSError: the other end has gone.
+            EOFError, OSError: the other end is gone.
             ConfigError: it is not a message.
         """
         return messages.from_bytes(self._frames.recv_bytes())
@@ -64,26 +65,26 @@ class Peer:
         """May be called at any time, and more than once."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        # Whoever sends is woken by the shutdown, and lets go of the descriptor.
+        # The shutdown wakes a thread that is sending, which then releases the lock.
         with self._lock, contextlib.suppress(OSError):
             self._socket.close()
             self._frames.close()
 
     def authenticate(self, key: bytes, *, is_listening: bool) -> None:
-        """Raises NotReady: the other end has another key, or says nothing."""
+        """Raises NotReady: the other end has a different key, or does not respond."""
         self._limit(socket.SO_RCVTIMEO, _HANDSHAKE_S)
         checks = (deliver_challenge, answer_challenge)
         try:
             for check in checks if is_listening else reversed(checks):
                 check(self._frames, key)
         except (AuthenticationError, AssertionError):
-            raise NotReady(f"the other end's key is another one; {KEY} holds it") from None
+            raise NotReady(f"the other end has a different key; see {KEY}") from None
         except (EOFError, OSError) as error:
-            raise NotReady(f"the other end has not shown its key: {error!r}") from None
+            raise NotReady(f"the other end has not sent its key: {error!r}") from None
         self._limit(socket.SO_RCVTIMEO, 0)
 
     def limit_waiting(self, seconds: float) -> None:
-        """From now on a message that is sent or received in part is an OSError after so long."""
+        """After this time, a message that is sent or received only in part raises OSError."""
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             self._limit(option, seconds)
 
@@ -108,15 +109,15 @@ def listen(address: Address) -> socket.socket:
             return found
         return socket.create_server(address, reuse_port=False)
     except OSError as error:
-        raise ConfigError(f"ranks cannot be listened for at {shown(address)}: {error}") from None
+        raise ConfigError(f"cannot listen for ranks at {shown(address)}: {error}") from None
 
 
 def connect(address: Address, key: bytes) -> Peer:
     """To rank 0.
 
     Raises:
-        OSError: nobody listens there (yet).
-        NotReady: the key is another one.
+        OSError: nothing listens there yet.
+        NotReady: the key is a different one.
     """
     if isinstance(address, str):
         found = socket.socket(socket.AF_UNIX)
@@ -134,10 +135,10 @@ def connect(address: Address, key: bytes) -> Peer:
 
 
 def accepted(connection: socket.socket, key: bytes) -> Peer:
-    """A follower that has connected.
+    """Authenticates a follower that has connected.
 
     Raises:
-        NotReady: it has another key, or none.
+        NotReady: it has a different key, or none.
     """
     connection.settimeout(None)
     peer = Peer(_prepared(connection))
@@ -153,7 +154,7 @@ def network_key() -> bytes:
     """The key that machines share.
 
     Raises:
-        ConfigError: there is none, or it is easily guessed.
+        ConfigError: there is none, or it is too short.
     """
     text = os.environ.get(KEY, "")
     if len(text) < _MIN_KEY:

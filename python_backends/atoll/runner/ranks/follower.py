@@ -1,7 +1,7 @@
-"""The process of a rank other than 0: does what rank 0 says, in the order in which it says it.
+"""The process of a rank other than 0: carries out rank 0's messages, in their order.
 
-``python -m atoll.runner.ranks.follower``, as rank 0 and ``atoll worker`` start it. It knows no
-requests, and decides nothing; its standard output is the server's log.
+Started by rank 0 and by ``atoll worker`` as ``python -m atoll.runner.ranks.follower``. It knows no
+requests and decides nothing. Its output goes to the log of whatever started it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from atoll.weights.files import resolve
 
 logger = logging.getLogger(__name__)
 
-REFUSED = 2  # exit status: trying again is of no use
+REFUSED = 2  # exit status: another attempt would fail, too
 _RETRY_S = 0.5
 _SAY_S = 30.0
+_END_S = 2.0
 
 
 class Follower:
-    """One rank. rank: of all; local_rank: of those on its machine. host: rank 0's, if another."""
+    """One rank. local_rank: its number on its machine. host: that of rank 0, if not this one."""
 
     def __init__(self, peer: Peer, rank: int, local_rank: int, host: str | None) -> None:
         self._peer, self._rank, self._local_rank, self._host = peer, rank, local_rank, host
@@ -54,10 +55,10 @@ class Follower:
         self._memory: SpareMemory | None = None
 
     def run(self) -> None:
-        """Until rank 0 says goodbye.
+        """Returns after ``Bye``.
 
         Raises:
-            EOFError, OSError: rank 0 has gone. Anything else: what was asked could not be done.
+            EOFError, OSError: rank 0 is gone. Any other error: a message could not be carried out.
         """
         while not isinstance(message := self._peer.receive(), messages.Bye):
             self.handle(message)
@@ -65,7 +66,7 @@ class Follower:
 
     @torch.inference_mode()
     def handle(self, message: Message) -> None:
-        """Does what a message says; most of them are not answered."""
+        """Carries out a message; most of them have no answer."""
         match message:
             case messages.Step(step):
                 self._ready().compute(step)
@@ -88,15 +89,17 @@ class Follower:
             case messages.Failed(reason):
                 raise ConfigError(f"rank 0 refuses rank {self._rank}: {reason}")
             case _:
-                raise ConfigError(f"rank 0 has said {type(message).__name__} to a follower")
+                raise ConfigError(
+                    f"rank 0 sent {type(message).__name__}, which is not for followers"
+                )
 
     def _ready(self) -> ModelRunner:
         if self._runner is None:
-            raise ConfigError("rank 0 wants a step, and there is no cache yet")
+            raise ConfigError("rank 0 sent a step before the cache")
         return self._runner
 
     def _prepare(self, load: messages.Load) -> None:
-        """Checks whatever can be checked before the other ranks wait."""
+        """Checks everything that can be checked before the other ranks wait for this one."""
         layout = RankLayout(load.size, load.num_nodes, torch.device(load.device))
         given = Settings(**load.settings)
         self._load, self._settings = load, settings_of_rank(given, layout, self._local_rank)
@@ -105,7 +108,7 @@ class Follower:
             self._folder = resolve(given.model_id, given.revision, given.huggingface_hub_cache)
         config = (self._folder / "config.json").read_bytes()
         if hashlib.sha256(config).hexdigest() != load.digest:
-            raise ConfigError(f"{self._folder}/config.json is not that of rank 0")
+            raise ConfigError(f"{self._folder}/config.json differs from that of rank 0")
         load_options(self._settings, Checkpoint.open(self._folder).raw)
 
     def _join(self) -> None:
@@ -119,9 +122,9 @@ class Follower:
 
     def _allocate(self, num_blocks: int, block_size: int) -> None:
         assert self._model is not None
-        self._runner = None  # there may be no room for two
+        self._runner = None  # there may be no room for two caches
         model, options = self._model.model, self._model.options
-        sampler = Sampler(Watermark(model.config.vocab_size, 0.5, 2.0))  # never asked
+        sampler = Sampler(Watermark(model.config.vocab_size, 0.5, 2.0))  # unused
         self._runner = ModelRunner(
             model, sampler, num_blocks, block_size, options.device, options.dtype, self._load.size
         )
@@ -131,10 +134,10 @@ class Follower:
 
 
 def connect_when_up(address: Address, key: bytes, *, waits: bool) -> Peer:
-    """waits: rank 0 may start later.
+    """Connects to rank 0. waits: try again until it listens.
 
     Raises:
-        NotReady: it has another key. OSError: it is not there, and was to be.
+        NotReady: it has a different key. OSError: it does not listen.
     """
     said = 0.0
     while True:
@@ -145,7 +148,7 @@ def connect_when_up(address: Address, key: bytes, *, waits: bool) -> Peer:
                 raise
             if time.monotonic() - said > _SAY_S:
                 said = time.monotonic()
-                logger.warning("rank 0 is waited for at %s: %s", shown(address), error)
+                logger.warning("waiting for rank 0 at %s: %s", shown(address), error)
             time.sleep(_RETRY_S)
 
 
@@ -164,14 +167,14 @@ def parse_address(text: str) -> Address:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 after a goodbye, LOST without one, REFUSED."""
+    """Returns the exit status: 0 after ``Bye``, or else LOST or REFUSED."""
     given = _parsed(arguments)
     logging.basicConfig(
         level=logging.WARNING, format=f"rank {given.rank}: %(levelname)s %(name)s: %(message)s"
     )
     is_local = given.scratch is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # While a server stops, what is open goes on to its end; rank 0 says when.
+        # While a server stops, open requests may finish; rank 0 sends Bye after them.
         signal.signal(number, signal.SIG_IGN)
     leader = Leader(os.getppid(), given.server, given.scratch) if is_local else None
     address, key = parse_address(given.leader), os.environ.pop(KEY, "").encode()
@@ -189,18 +192,18 @@ def main(arguments: list[str] | None = None) -> int:
     except (EOFError, OSError):
         leave(leader)
     except Exception as error:
+        guard.release()  # the exit status tells whether to try again
         return _told(peer, error)
     guard.release()
     return 0
 
 
 def _told(peer: Peer, error: Exception) -> int:
-    """Rank 0 hears of a failure, ends every rank, and answers what is open."""
-    logger.exception("this rank cannot go on")
-    guard_s = 2.0
+    """Reports a failure to rank 0, which then ends all ranks and answers the open requests."""
+    logger.exception("this rank cannot continue")
     try:
         peer.send(messages.Failed(f"{type(error).__name__}: {error}"))
-        time.sleep(guard_s)  # rank 0 ends this process; the guard does, if rank 0 has gone
+        time.sleep(_END_S)  # rank 0 reads the message, and ends this process if it can
     except OSError:
         pass
     return REFUSED if isinstance(error, ConfigError) else LOST

@@ -1,4 +1,4 @@
-"""The followers of a model come together: those of this machine are started, others waited for."""
+"""Starts the followers of this machine, and accepts the connections of all followers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Link:
 
 
 class Gathering:
-    """processes, links: by rank; filled while ``run`` works, so that they can be ended if it fails.
+    """processes, links: by rank; filled by ``run``, so that they can be ended if it fails.
 
-    scratch: a folder of this user alone.
+    scratch: a folder that only this user can read.
     """
 
     def __init__(self, layout: RankLayout, settings: Settings, scratch: Path) -> None:
@@ -52,10 +52,10 @@ class Gathering:
         self._said = time.monotonic()
 
     def run(self) -> None:
-        """Returns when all are there; ranks of other machines may take their time.
+        """Returns when all are connected; there is no time limit for ranks of other machines.
 
         Raises:
-            ConfigError: nothing can listen for them, or there is no key.
+            ConfigError: it cannot listen for them, or there is no key.
             RankLost: a process of this machine has ended.
         """
         layout, own_key = self._layout, secrets.token_hex(32).encode()
@@ -90,15 +90,15 @@ class Gathering:
         if time.monotonic() - self._said > _SAY_S:
             self._said = time.monotonic()
             missing = sorted(set(range(1, self._layout.size)) - self.links.keys())
-            logger.warning("ranks %s are waited for at %s", missing, places)
+            logger.warning("waiting for ranks %s at %s", missing, places)
 
     def _take(self, peer: Peer) -> None:
-        """Raises NotReady: it is not a follower that is waited for."""
+        """Raises NotReady: it is not one of the expected followers."""
         try:
             hello = peer.receive()
         except (EOFError, OSError, ConfigError) as error:
             peer.close()
-            raise NotReady(f"a follower says nothing: {error!r}") from None
+            raise NotReady(f"a follower does not respond: {error!r}") from None
         reason = self._refusal(hello)
         if reason is None and isinstance(hello, Hello):
             peer.limit_waiting(self._settings.shard_timeout_s)
@@ -111,9 +111,11 @@ class Gathering:
 
     def _refusal(self, hello: Message) -> str | None:
         if not isinstance(hello, Hello):
-            return "a follower says hello first"
+            return "its first message is not a Hello"
         if hello.version != __version__:
             return f"rank {hello.rank} has Atoll {hello.version}; rank 0 has {__version__}"
         if not 0 < hello.rank < self._layout.size or hello.rank in self.links:
-            return f"rank is {hello.rank}; num_shard is {self._layout.size}, and each rank is once"
+            return (
+                f"rank is {hello.rank}, which is taken or not below num_shard, {self._layout.size}"
+            )
         return None

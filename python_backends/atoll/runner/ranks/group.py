@@ -1,8 +1,8 @@
 """torch.distributed's process group: joined before the model is built, left before a rank ends.
 
-On one machine ranks find each other through a file, so that no port is opened; ``TCPStore`` listens
-on all networks, and is for several machines only. What they then say to each other is not
-authenticated in either case: between machines, a private network is a condition.
+On one machine, ranks find each other through a file, so that no port is opened. ``TCPStore``
+listens on all networks and is used for several machines only. The traffic of the group is not
+authenticated, so several machines need a private network.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch.distributed as dist
 
 from atoll.errors import ConfigError
 
-# Collectives wait a little longer than messages, whose errors say more.
+# The limit of collectives is longer than that of messages, whose errors are more precise.
 _EXTRA_S = 5.0
 _MAPS = Path("/proc/self/maps")
 _NCCL_FILE = re.compile(r"/dev/shm/nccl-\S+")
 
 
 def file_store(path: Path, size: int) -> tuple[str, Any]:
-    """For ranks of one machine: what followers are told, and rank 0's own."""
+    """For one machine: what is sent to followers, and rank 0's store."""
     return str(path), dist.FileStore(str(path), size)  # type: ignore[attr-defined]
 
 
 def tcp_store(size: int, timeout_s: float) -> tuple[str, Any]:
-    """For ranks of several machines: the port, which is chosen here, and rank 0's own."""
+    """For several machines: the port, which is sent to followers, and rank 0's store."""
     store = dist.TCPStore(  # type: ignore[attr-defined]
         "0.0.0.0", 0, size, is_master=True, timeout=timedelta(seconds=timeout_s),
         wait_for_workers=False,
@@ -39,7 +39,7 @@ def tcp_store(size: int, timeout_s: float) -> tuple[str, Any]:
 
 
 def store_of(told: str, host: str | None, size: int, timeout_s: float) -> Any:
-    """A follower's. host: rank 0's machine; None: this one."""
+    """A follower's store. host: rank 0's machine; None: this one."""
     if not told.isdecimal():
         return dist.FileStore(told, size)  # type: ignore[attr-defined]
     return dist.TCPStore(  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def join(store: Any, rank: int, size: int, device: torch.device, timeout_s: floa
     """Returns once all ranks have joined. timeout_s: the longest that ranks wait for each other.
 
     Raises:
-        ConfigError: torch was built without the device's way to communicate.
+        ConfigError: torch was built without the device's backend.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     is_there = dist.is_nccl_available() if device.type == "cuda" else dist.is_gloo_available()
@@ -65,13 +65,13 @@ def join(store: Any, rank: int, size: int, device: torch.device, timeout_s: floa
 
 
 def leave() -> None:
-    """NCCL aborts the process if it ends first."""
+    """To be called before the process ends, which NCCL otherwise aborts."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def remove_shared_memory() -> None:
-    """Deletes NCCL's files that this process has mapped; they stay if a rank is killed."""
+    """Deletes the NCCL files that this process has mapped, which remain if a rank is killed."""
     with contextlib.suppress(OSError):
         for name in set(_NCCL_FILE.findall(_MAPS.read_text())):
             Path(name).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A follower's second thread: says every second that it lives, and ends it when rank 0 has gone.
+"""A follower's second thread: sends a sign of life every second, and ends the process with rank 0.
 
-The first thread cannot: it may be in a collective whose other ranks have ended, and on a GPU that
-lasts for ever. It also ends a stub whose server was killed: such a stub waits in its own exit,
-holding Python's lock, so that nothing in it can.
+The main thread may be blocked in a collective whose other ranks have ended, on a GPU forever. The
+guard also kills a stub whose server was killed: such a stub hangs in its exit while it holds
+Python's lock, so that none of its own threads can end it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LOST = 1  # exit status
 
 @dataclass(frozen=True)
 class Leader:
-    """Rank 0, as a follower of the same machine knows it.
+    """Rank 0 on the same machine.
 
-    pid: rank 0's process. server: the stub's parent; None: rank 0 is no stub. scratch: rank 0's
-    folder, which it can no longer remove when it was killed.
+    pid: rank 0's process. server: its parent, if it is a stub. scratch: rank 0's folder, which the
+    follower removes if rank 0 was killed.
     """
 
     pid: int
@@ -38,7 +38,7 @@ class Leader:
 
 
 class Guard:
-    """Watches from ``start`` until ``release``. leader: None where rank 0 is on another machine."""
+    """Works from ``start`` until ``release``. leader: None if rank 0 is on another machine."""
 
     def __init__(self, peer: Peer, leader: Leader | None) -> None:
         self._peer, self._leader = peer, leader
@@ -50,12 +50,12 @@ class Guard:
         self._thread.start()
 
     def release(self) -> None:
-        """The follower ends by itself."""
+        """Lets the follower end by itself."""
         self._is_released.set()
 
     def _watch(self) -> None:
         poller = select.poll()
-        # Without POLLIN: messages are the first thread's.
+        # Not POLLIN: the main thread reads the messages.
         poller.register(self._peer.fileno(), select.POLLRDHUP)
         while not self._is_released.is_set():
             is_gone = bool(poller.poll(_INTERVAL_S * 1000)) or self._has_lost_leader()
@@ -80,7 +80,7 @@ class Guard:
 
 
 def leave(leader: Leader | None) -> None:
-    """Ends this process at once, and removes what rank 0 may have left."""
+    """Ends this process at once, and removes what rank 0 may have left behind."""
     if leader is not None:
         shutil.rmtree(leader.scratch, ignore_errors=True)
     group.remove_shared_memory()

@@ -1,4 +1,4 @@
-"""How many ranks hold a model, and the device of each."""
+"""The number of ranks that hold a model, and the device of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from atoll.errors import ConfigError
 
 @dataclass(frozen=True)
 class RankLayout:
-    """size: ranks in all. num_nodes: machines, each with as many ranks. device: that of rank 0."""
+    """size: number of ranks. num_nodes: machines, each with the same number of ranks. device: that
+    of rank 0."""
 
     size: int
     num_nodes: int
@@ -21,12 +22,12 @@ class RankLayout:
 
     @property
     def num_local(self) -> int:
-        """Ranks on each machine."""
+        """Ranks per machine."""
         return self.size // self.num_nodes
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """Of the ranks of one machine."""
+        """The devices of the ranks of one machine."""
         return tuple(device_of_rank(self.device, rank) for rank in range(self.num_local))
 
     @classmethod
@@ -40,7 +41,7 @@ class RankLayout:
         size, nodes = _num_ranks(settings, device), settings.num_nodes
         if size % nodes:
             raise ConfigError(
-                f"num_shard is {size} and num_nodes is {nodes}; each machine holds as many ranks"
+                f"num_shard is {size} and num_nodes is {nodes}; num_shard must be a multiple of it"
             )
         layout = cls(size, nodes, device)
         if device.type == "cuda":
@@ -54,7 +55,7 @@ class RankLayout:
 
 
 def device_of_rank(first: torch.device, local_rank: int) -> torch.device:
-    """GPUs are taken in order, from that of rank 0 on; ranks on a CPU share it."""
+    """GPUs are taken in order, starting with that of rank 0; ranks on the CPU share it."""
     return first if first.type == "cpu" else torch.device("cuda", first.index + local_rank)
 
 

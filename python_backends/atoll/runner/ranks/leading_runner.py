@@ -1,4 +1,4 @@
-"""A runner whose followers are told of every step before it computes its own part."""
+"""A runner that sends every step to its followers before it computes its own part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atoll.sampling.sampler import Sampler
 
 
 class LeadingRunner(ModelRunner):
-    """Rank 0's. A step that fails on any rank is the end of all of them."""
+    """The runner of rank 0. A step that fails on any rank ends all of them."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What rank 0 and its followers say to each other, as plain bytes: a line of JSON, then arrays.
+"""The messages between rank 0 and its followers, as plain bytes: a line of JSON, then arrays.
 
-No pickle: a message can only be data, whichever machine it comes from. Rank 0 says everything that
-is decided; a follower never looks at a clock or at its memory to decide something.
+No pickle, so a message can only be data, even from another machine. Every decision is made by rank
+0 and sent in a message; followers decide nothing by time or by their own memory.
 
     {"kind": "Step"}\\n<StepInput as runner.frames writes it>
 """
@@ -20,7 +20,7 @@ from atoll.runner.step_input import StepInput
 
 @dataclass(frozen=True)
 class Hello:
-    """A follower's first message. version: of Atoll, which must be rank 0's."""
+    """A follower's first message. version: Atoll's, which must be the same as rank 0's."""
 
     rank: int
     version: str
@@ -28,7 +28,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Load:
-    """Everything that is known of the model before it is loaded; answered by ``Done``.
+    """Describes the model before it is loaded; answered by ``Done``.
 
     settings: every field of ``Settings``. folder: rank 0's checkpoint. digest: of its config.json.
     device, size, num_nodes: see ``RankLayout``. store: see ``ranks.group``.
@@ -45,12 +45,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Join:
-    """All ranks are there: the process group is joined and the weights are read; then ``Done``."""
+    """Joins the process group and reads the weights; answered by ``Done``."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache of so many blocks replaces the one before; steps follow."""
+    """Allocates a cache, which replaces the previous one; steps follow."""
 
     num_blocks: int
     block_size: int
@@ -58,53 +58,53 @@ class Cache:
 
 @dataclass(frozen=True)
 class Measure:
-    """The cache is given up; answered by ``Spare``."""
+    """Releases the cache and measures the memory; answered by ``Spare``."""
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Decoding steps of up to so many requests are captured as graphs."""
+    """Captures decoding steps of up to ``max_batch_size`` requests as graphs."""
 
     max_batch_size: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step is computed. Without ``sampling``: rank 0 alone chooses tokens."""
+    """Computes a step, which has no ``sampling``, since only rank 0 chooses tokens."""
 
     step: StepInput
 
 
 @dataclass(frozen=True)
 class Reset:
-    """The cache starts over."""
+    """Replaces the cache by an empty one."""
 
 
 @dataclass(frozen=True)
 class Bye:
-    """The model is unloaded, and the follower ends."""
+    """Ends the follower: the model is being unloaded."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """The sender has done what it was asked for."""
+    """The request was carried out."""
 
 
 @dataclass(frozen=True)
 class Spare:
-    """Bytes that a follower's cache may take."""
+    """The bytes that a follower's cache may use."""
 
     num_bytes: int
 
 
 @dataclass(frozen=True)
 class Alive:
-    """Sent by a follower every second, whatever it does."""
+    """Sent by a follower every second, even while it is busy."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The sender cannot go on."""
+    """The sender cannot continue."""
 
     reason: str
 

@@ -19,7 +19,7 @@ class LocalFollower:
     """A follower that this process has started, in the same process group."""
 
     def __init__(self, rank: int, address: str, key: str, scratch: Path, num_threads: int) -> None:
-        """scratch: removed by whichever rank is the last that can."""
+        """scratch: the folder that a follower removes if this process is killed."""
         arguments = [f"--leader={address}", f"--rank={rank}", f"--local-rank={rank}"]
         arguments += [f"--scratch={scratch}"]
         if _is_in_stub():
@@ -33,11 +33,11 @@ class LocalFollower:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def end(self, within_s: float) -> str | None:
-        """How it has ended; None: it runs after ``within_s``."""
+        """How it has ended; None: it still runs after ``within_s``."""
         try:
             status = self._process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -47,7 +47,7 @@ class LocalFollower:
         return f"has ended with status {status}"
 
     def kill(self) -> None:
-        """Ends it at once, also if it is stopped."""
+        """Ends it at once, even if it is stopped (SIGSTOP)."""
         with contextlib.suppress(OSError):
             self._process.kill()
         self.end(_END_S)

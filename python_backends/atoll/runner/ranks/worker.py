@@ -1,8 +1,8 @@
-"""The ranks of a further machine: ``atoll worker`` starts them, and starts them again.
+"""Runs the ranks of a further machine (``atoll worker``), and restarts them when they end.
 
-They wait until rank 0 is there. When it goes, or one of them fails, all of them end; a model that
-is then loaded again finds them waiting. The first SIGTERM lets them work until rank 0 says goodbye,
-since a group of machines is stopped together, and what is open goes on to its end.
+They wait until rank 0 listens. If rank 0 ends or one of them fails, all of them end and are started
+again, so that a model that is loaded again finds them waiting. After the first SIGTERM, they
+continue until rank 0 ends: machines are often stopped together, and open requests should finish.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Worker:
         self._num_asked = 0  # to stop
 
     def run(self) -> int:
-        """Until it is stopped; returns 1 if rank 0 refuses its ranks, or else 0."""
+        """Returns when stopped: 0, or 1 if rank 0 refused the ranks."""
         before = signal.signal(signal.SIGTERM, self._on_signal)
         try:
             while not self._num_asked:
@@ -48,7 +48,7 @@ class Worker:
         return 0
 
     def _run_once(self) -> list[int]:
-        """One life of all ranks; their exit statuses."""
+        """Runs all ranks until one ends; returns their exit statuses."""
         processes = [self._started(local) for local in range(self._count)]
         try:
             while all(process.poll() is None for process in processes) and self._num_asked < 2:
