@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atoll.errors import WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
 from atoll.weights.load import LoadOptions, load_weights
+from atoll.weights.reader import CheckpointReader
 from atoll.weights.weight_map import FirstOf, Reorder, Transposed, WeightMap
 
 
@@ -83,6 +84,21 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightError, match=r"gone\.safetensors"):
         _load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_slice_is_read_alone(file: str, tmp_path: Path) -> None:
+    """An expert of a checkpoint that stacks them, in either kind of file."""
+    stacked = torch.arange(24.0).view(4, 3, 2)
+    if file.endswith(".bin"):
+        torch.save({"experts": stacked}, tmp_path / file)
+    else:
+        save_file({"experts": stacked}, tmp_path / file)
+    reader = CheckpointReader(tmp_path)
+    assert reader.shape("experts") == (4, 3, 2)
+    assert torch.equal(reader.tensor("experts"), stacked)
+    for index in range(4):
+        assert torch.equal(reader.tensor("experts", index), stacked[index])
 
 
 def test_bin_is_read_without_running_code(tmp_path: Path) -> None:
