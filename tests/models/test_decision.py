@@ -12,8 +12,10 @@ import pytest
 import torch
 import transformers as hf
 from engines import engine
+from fallbacks import without_files
 from lookalikes import BERT, LLAMA, POOLING, QWEN3, REFUSED, STABLELM, TRUNK, folder_of
 from tiny.checkpoint import enliven
+from tiny.paged import PagedRunner
 
 from atoll.catalogue import ServedModel
 from atoll.cli.catalogue import info
@@ -23,6 +25,7 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Classifier, Embedder, SparseEmbedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.models.detect import decide, read_model
+from atoll.runner.load_model import load_model
 from atoll.serving.engine_loader import load_engine
 
 HUB = sorted((Path(__file__).parents[1] / "data" / "hub_configs").glob("*.json"))
@@ -208,18 +211,45 @@ PHI3 = {
 }  # fmt: skip
 
 
-def test_longrope_is_served_as_far_as_it_is_one_rope(tmp_path: Path) -> None:
-    """Beyond, the keys of the cache had been rotated by other factors: logits were off by 9."""
-    config = hf.Phi3Config(**PHI3)
-    model = hf.Phi3ForCausalLM(config).eval()
+def _phi3(folder: Path) -> Any:
+    model = hf.Phi3ForCausalLM(hf.Phi3Config(**PHI3)).eval()
     enliven(model)
-    model.save_pretrained(tmp_path)
-    found = read_model(tmp_path)
-    assert found.max_tokens == 16 and "16 of its 64 positions" in found.notes[1]
-    with engine(tmp_path) as loaded:
-        assert loaded.limits.max_total_tokens == 16
-    with pytest.raises(ConfigError, match="max_total_tokens is 17; the model has 16 positions"):
-        load_engine(Settings(model_id=str(tmp_path), max_total_tokens=17), tmp_path)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_longrope_on_transformers_is_served_as_far_as_it_is_one_rope(tmp_path: Path) -> None:
+    """Beyond, the keys of the cache had been rotated by other factors: logits were off by 9."""
+    _phi3(tmp_path)
+    with without_files("phi3"):
+        found = read_model(tmp_path)
+        assert found.max_tokens == 16 and "16 of its 64 positions" in found.notes[1]
+        with engine(tmp_path) as loaded:
+            assert loaded.limits.max_total_tokens == 16
+        with pytest.raises(ConfigError, match="max_total_tokens is 17; the model has 16 positions"):
+            load_engine(Settings(model_id=str(tmp_path), max_total_tokens=17), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("served", "length", "note"),
+    [
+        (None, 40, "rotated by the long factors; max_total_tokens 16 or less"),
+        (17, 17, "rotated by the long factors"),
+        (16, 16, "rotated by the short factors"),
+    ],
+)
+def test_longrope_has_one_list_of_factors_for_all_texts(
+    served: int | None, length: int, note: str, tmp_path: Path
+) -> None:
+    """transformers changes the list with the length; up to there and beyond, logits are its."""
+    reference = _phi3(tmp_path).double()
+    settings = Settings(model_id=str(tmp_path), max_total_tokens=served)
+    assert note in decide(tmp_path, settings).notes[-1]
+    ids = torch.randint(4, 96, (length,), generator=torch.Generator().manual_seed(2)).tolist()
+    runner = PagedRunner(load_model(settings, tmp_path).model)
+    parts = [runner.step({"a": ids[: length - 1]})["a"], runner.step({"a": ids[-1:]})["a"]]
+    expected = reference(torch.tensor([ids]), use_cache=False).logits[0].float()
+    torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
 
 
 def test_banned_tokens_never_come(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atoll.errors import ConfigError
@@ -50,8 +50,43 @@ def test_frequencies(kind: str, options: dict[str, Any], theta: float) -> None:
 
 
 def test_unknown_scaling_is_named() -> None:
-    with pytest.raises(ConfigError, match="longrope"):
-        RopeSpec.from_hf({"rope_scaling": {"type": "longrope"}}, 64)
+    with pytest.raises(ConfigError, match="ntk-by-parts"):
+        RopeSpec.from_hf({"rope_scaling": {"type": "ntk-by-parts"}}, 64)
+
+
+@pytest.mark.parametrize("name", ["longrope", "su", "yarn"])
+@pytest.mark.parametrize("extra", [{}, {"factor": 4.0}, {"attention_factor": 1.7}])
+@pytest.mark.parametrize(("positions", "length"), [(4096, 4096), (131072, 131072)])
+def test_longrope(name: str, extra: dict[str, Any], positions: int, length: int) -> None:
+    """The short factors where no more positions are there than were trained, else the long ones."""
+    lists = {"short_factor": [1.0 + i / 8 for i in range(24)], "long_factor": [9.5] * 24}
+    raw = {
+        "hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": positions,
+        "original_max_position_embeddings": 4096, "partial_rotary_factor": 0.75,
+    }  # fmt: skip
+    config = Phi3Config(**raw, rope_scaling={"type": "longrope", **lists, **extra})
+    find = ROPE_INIT_FUNCTIONS["longrope"]
+    frequency, magnitude = find(config, torch.device("cpu"), seq_len=length)
+    spec = RopeSpec.from_hf(
+        {**raw, "rope_scaling": {"type": name, **lists, **extra}}, 48, is_partial=True
+    )
+    cos, sin = rope_tables(spec, 300, torch.device("cpu"))
+    angles = torch.outer(torch.arange(300.0), frequency)
+    torch.testing.assert_close(cos, angles.cos() * magnitude, atol=3e-5, rtol=0)
+    torch.testing.assert_close(sin, angles.sin() * magnitude, atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"short_factor": [1.0]}, "scaling 'longrope' needs long_factor"),
+        ({"short_factor": [1.0], "long_factor": [1.0] * 8}, "short_factor .* a list of 8"),
+        ({"short_factor": [1.0] * 8, "long_factor": [0.0] * 8}, "long_factor .* above 0"),
+    ],
+)
+def test_longrope_whose_lists_are_wrong(lists: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RopeSpec.from_hf({"rope_scaling": {"type": "longrope", **lists}}, 16)
 
 
 def test_tables_that_were_captured_stay() -> None:

@@ -201,17 +201,17 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         "XLNetLMHeadModel: .* it is no decoder",
     ),
-    "longrope, native": (
+    "longrope of other heads, native": (
         {
             **LLAMA,
             "rope_scaling": {
                 "type": "longrope",
-                "short_factor": [1.0] * 4,
-                "long_factor": [2.0] * 4,
+                "short_factor": [1.0] * 3,
+                "long_factor": [2.0] * 3,
             },
         },
         {},
-        'type is "longrope"',
+        r"short_factor is \[1.0, 1.0, 1.0\]; expected a list of 4",
     ),
     "NLLB": (NLLB, {}, "M2M100ForConditionalGeneration: translates into the language of"),
     "NLLB with a language": (

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from atoll.errors import ConfigError
 from atoll.layers.batch import Batch
+from atoll.layers.longrope import TRAINED, longrope, read_longrope
 from atoll.weights.json_fields import Fields
 
-_TRAINED = "original_max_position_embeddings"
 # The tables have a row for each.
 MAX_POSITIONS = 1 << 24
 # Kinds of scaling, and what each cannot do without.
@@ -25,6 +25,7 @@ SCALINGS: Mapping[str, tuple[str, ...]] = {
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": (),
+    "longrope": ("short_factor", "long_factor"),
 }
 
 
@@ -58,7 +59,7 @@ class RopeSpec:
                 names the key.
         """
         fields, scaling = Fields(raw), _parameters(raw)
-        kind = scaling.text("rope_type", "type", default="default")
+        kind = _kind(scaling)
         if kind not in SCALINGS:
             raise scaling.wrong(f"one of {', '.join(SCALINGS)}", "rope_type", "type")
         share = cls.partial(raw, "partial_rotary_factor", default=1.0)
@@ -72,22 +73,23 @@ class RopeSpec:
         if missing:
             raise ConfigError(f"{scaling.source}: scaling {kind!r} needs {', '.join(missing)}")
         positions = fields.size(
-            "max_position_embeddings", default=max_positions, nullable=True, most=MAX_POSITIONS
+            "max_position_embeddings",
+            default=max_positions,
+            nullable=kind != "longrope",
+            most=MAX_POSITIONS,
         )
-        # Some repositories keep it beside the scaling, which transformers prefers.
-        beside = fields if fields.has(_TRAINED) else scaling
-        trained = beside.size(_TRAINED, default=positions, most=MAX_POSITIONS)
+        trained = _trained(fields, scaling, positions)
         if kind == "dynamic" and dim < 4:
             raise ConfigError(f"{scaling.source}: dynamic scaling of {dim} rotated features")
         theta_of = scaling if scaling.has("rope_theta") else fields
-        factor = positions / trained if kind == "yarn" else 1.0
+        factor = positions / trained if kind in ("yarn", "longrope") else 1.0
         return cls(
             dim=dim,
             theta=theta_of.number("rope_theta", default=theta, above=1.0),
             max_positions=positions,
             kind=kind,
             factor=scaling.number("factor", default=factor, nullable=True),
-            options={**_options(scaling, kind), _TRAINED: trained},
+            options={**_options(scaling, kind, dim), TRAINED: trained},
         )
 
     @staticmethod
@@ -97,6 +99,14 @@ class RopeSpec:
         if fields.has(name):
             return fields.number(name, most=1.0)
         return scaling.number("partial_rotary_factor", default=default, nullable=True, most=1.0)
+
+    @staticmethod
+    def longrope_limit(raw: Mapping[str, Any]) -> int | None:
+        """Of a LongRoPE config, positions that the short factors are for; None for others."""
+        fields, scaling = Fields(raw), _parameters(raw)
+        if _kind(scaling) != "longrope":
+            return None
+        return _trained(fields, scaling, fields.size("max_position_embeddings"))
 
     @property
     def reach(self) -> int:
@@ -165,6 +175,8 @@ def _frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
         return _llama3(frequency, spec.factor, options), 1.0
     if spec.kind == "yarn":
         return _yarn(spec, frequency, options)
+    if spec.kind == "longrope":
+        return longrope(frequency, spec.max_positions, spec.factor, options)
     return frequency, 1.0
 
 
@@ -236,8 +248,23 @@ def _parameters(raw: Mapping[str, Any]) -> Fields:
     return old if old.raw else fields.inside("rope_parameters")
 
 
-def _options(scaling: Fields, kind: str) -> dict[str, Any]:
+def _kind(scaling: Fields) -> str:
+    kind = scaling.text("rope_type", "type", default="default")
+    # Names of LongRoPE in Phi-3's first files.
+    is_old = kind == "su" or (kind == "yarn" and scaling.has("short_factor", "long_factor"))
+    return "longrope" if is_old else kind
+
+
+def _trained(fields: Fields, scaling: Fields, positions: int) -> int:
+    # Some repositories keep it beside the scaling, which transformers prefers.
+    beside = fields if fields.has(TRAINED) else scaling
+    return beside.size(TRAINED, default=positions, most=MAX_POSITIONS)
+
+
+def _options(scaling: Fields, kind: str, dim: int) -> dict[str, Any]:
     """What the tables of a kind are made from, checked."""
+    if kind == "longrope":
+        return read_longrope(scaling, dim)
     if kind == "llama3":
         low, high = (scaling.number(f"{name}_freq_factor") for name in ("low", "high"))
         if high <= low:

@@ -89,7 +89,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         return found
     import torch
 
-    from atoll.models import families, registry
+    from atoll.models import families, load_options, registry
     from atoll.weights.parts import ONE_RANK, Shard
     from atoll.weights.quantization import METHODS, scheme_for
 
@@ -104,7 +104,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         method if method in METHODS else None,
         Shard(size=settings.num_shard or 1) if found.task == "generate" else ONE_RANK,
     )  # fmt: skip
-    return found
+    return replace(found, notes=(*found.notes, *load_options.longrope_notes(checkpoint, settings)))
 
 
 def read_model(

@@ -85,6 +85,14 @@ FAMILIES = (
         class_prefixes={"phi-msft": ("Phi",), "mixformer-sequential": ("MixFormerSequential",)},
     ),
     Family(
+        "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", ("phi3",),
+        defaults={
+            "phi3": {
+                "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
+            },
+        },
+    ),
+    Family(
         "gpt_bigcode", "SantaCoder, StarCoder", ("gpt_bigcode",),
         classes=("GPT2LMHeadCustomModel",),
         class_prefixes={"gpt2": ("GPT2LMHeadCustomModel",)},

@@ -13,6 +13,8 @@ import torch
 from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.errors import ConfigError
+from atoll.layers.longrope import short_only
+from atoll.layers.rotary import RopeSpec
 from atoll.models.registry import Checkpoint
 from atoll.weights.json_fields import Fields, stored_dtype
 from atoll.weights.load import LoadOptions
@@ -91,12 +93,16 @@ def prepare_process(settings: Settings) -> None:
 def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
     """The checkpoint with the rope scaling that the settings ask for; its reach grows with it.
 
+    LongRoPE has the short factors where ``max_total_tokens`` keeps every text within them.
+
     Raises:
         ConfigError: a factor without a kind, or a kind that is not known.
     """
     kind, factor = settings.rope_scaling, settings.rope_factor
     if kind is None and factor is None:
-        return checkpoint
+        limit = RopeSpec.longrope_limit(checkpoint.raw)
+        is_short = limit is not None and (settings.max_total_tokens or limit + 1) <= limit
+        return _with_short_factors(checkpoint) if is_short else checkpoint
     if kind not in ("linear", "dynamic") or factor is None:
         raise ConfigError(
             f"rope_scaling is {kind!r} and rope_factor is {factor}; expected linear or dynamic, "
@@ -113,6 +119,28 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
     if kind == "linear" and fields.has(name):
         raw[name] = int(fields.size(name) * factor)
     return replace(checkpoint, raw=raw)
+
+
+def longrope_notes(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
+    """What a user of a LongRoPE checkpoint should know of its two lists of factors."""
+    limit = RopeSpec.longrope_limit(checkpoint.raw)
+    if limit is None or settings.rope_scaling is not None:
+        return ()
+    positions = Fields(checkpoint.raw).size("max_position_embeddings")
+    if positions <= limit:
+        return ()
+    if (settings.max_total_tokens or positions) <= limit:
+        return ("longrope: every text is rotated by the short factors",)
+    return (
+        "longrope: every text, also a short one, is rotated by the long factors; "
+        f"max_total_tokens {limit} or less serves with the short ones",
+    )
+
+
+def _with_short_factors(checkpoint: Checkpoint) -> Checkpoint:
+    raw = dict(checkpoint.raw)
+    name = "rope_scaling" if Fields(raw).inside("rope_scaling").raw else "rope_parameters"
+    return replace(checkpoint, raw={**raw, name: short_only(raw[name])})
 
 
 def _activations(settings: Settings, device: torch.device, raw: Mapping[str, Any]) -> torch.dtype:

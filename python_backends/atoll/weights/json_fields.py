@@ -137,6 +137,14 @@ class Fields:
             raise self.wrong("a list of texts", name)
         return tuple(found)
 
+    def numbers(self, name: str, count: int, of_what: str) -> tuple[float, ...]:
+        """A list of ``count`` finite numbers above 0; of_what: what makes them so many."""
+        value = self.raw.get(name)
+        self._note(name, value, None)
+        if not isinstance(value, list) or len(value) != count or not all(map(_is_positive, value)):
+            raise self.wrong(f"a list of {count} finite numbers above 0, {of_what}", name)
+        return tuple(map(float, value))
+
     def only(self, name: str, *allowed: Any) -> Any:
         """One of ``allowed``; the first where it is absent or null."""
         value = self.raw.get(name)
@@ -197,6 +205,10 @@ class Fields:
         if self.account is not None:
             noted = self.account.assumed if value is None else self.account.given
             noted[f"{self.path}{name}"] = default if value is None else value
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
 def stored_dtype(fields: Fields) -> str | None:

@@ -16,6 +16,7 @@ from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
+from tiny.phi3s import PHI3
 from tiny.qwens import QWEN
 
 
@@ -290,4 +291,6 @@ PHI = (
             rename=_mixer("layers.{}", "layers.0.wte", "layers.3", 1)),
 )  # fmt: skip
 
-DECODERS = (*LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI)
+DECODERS = (
+    *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
+)  # fmt: skip

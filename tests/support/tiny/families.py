@@ -119,7 +119,7 @@ FAMILIES = (
             "qwen2", "qwen2-old", "qwen3", "qwen3-biases",
             "bloom", "opt", "opt-350m", "galactica-large", "gpt-neox", "starcoder",
             "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi",
-            "phi-qk-norms",
+            "phi-qk-norms", "phi3-window", "phi4-mini",
         )
     ),
     *(
