@@ -1,4 +1,4 @@
-"""Generators that come with an entry: TGI's list, with smaller models that a laptop can run."""
+"""Generators that come with an entry: TGI's list, newer ones, and some that a laptop can run."""
 
 from typing import NamedTuple
 
@@ -25,6 +25,10 @@ GENERATORS = (
     Generator("llama-2-13b", "meta-llama/Llama-2-13b-hf", "llama"),
     Generator("llama-2-70b", "meta-llama/Llama-2-70b-hf", "llama"),
     Generator("llama-2-7b", "meta-llama/Llama-2-7b-hf", "llama"),
+    Generator("llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", "llama"),
+    Generator("llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "llama"),
+    Generator("llama-3.2-3b-instruct", "meta-llama/Llama-3.2-3B-Instruct", "llama"),
+    Generator("llama-3.3-70b-instruct", "meta-llama/Llama-3.3-70B-Instruct", "llama"),
     Generator("llama-7b", "huggyllama/llama-7b", "llama"),
     Generator("mistral-7b-instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.2", "mistral"),
     Generator(
@@ -35,6 +39,16 @@ GENERATORS = (
     Generator("opt-66b", "facebook/opt-66b", "opt"),
     Generator("phi-2", "microsoft/phi-2", "phi"),
     Generator("pythia-160m", "EleutherAI/pythia-160m", "gpt_neox"),
+    Generator("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "qwen2"),
+    Generator("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "qwen2"),
+    Generator("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", "qwen2"),
+    Generator("qwen2.5-coder-7b-instruct", "Qwen/Qwen2.5-Coder-7B-Instruct", "qwen2"),
+    Generator("qwen3-0.6b", "Qwen/Qwen3-0.6B", "qwen3"),
+    Generator("qwen3-1.7b", "Qwen/Qwen3-1.7B", "qwen3"),
+    Generator("qwen3-14b", "Qwen/Qwen3-14B", "qwen3"),
+    Generator("qwen3-32b", "Qwen/Qwen3-32B", "qwen3"),
+    Generator("qwen3-4b", "Qwen/Qwen3-4B", "qwen3"),
+    Generator("qwen3-8b", "Qwen/Qwen3-8B", "qwen3"),
     Generator("santacoder", "bigcode/santacoder", "gpt2"),
     Generator("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "llama"),
     Generator("starcoder", "bigcode/starcoder", "gpt_bigcode"),

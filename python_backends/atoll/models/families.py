@@ -50,7 +50,7 @@ FAMILIES = (
         variant=("position_embedding_type", "alibi"), test="tests/encoders/test_numerics.py",
     ),
     Family(
-        "llama", "Llama, Llama 2, Code Llama, Mistral, SmolLM2",
+        "llama", "Llama 1 to 3.3, Code Llama, Mistral, SmolLM2",
         ("llama", "mistral"),
         defaults={
             "mistral": {

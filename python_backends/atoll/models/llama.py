@@ -1,4 +1,4 @@
-"""Llama, Llama 2, Code Llama, SmolLM2 and Mistral: RMSNorm, rotary, GQA, gated MLP.
+"""Llama 1 to 3.3, Code Llama, SmolLM2 and Mistral: RMSNorm, rotary, GQA, gated MLP.
 
 Source: config fields and layer names of transformers' ``LlamaForCausalLM`` and
 ``MistralForCausalLM``; Touvron et al. 2023, Jiang et al. 2023 (sliding window).

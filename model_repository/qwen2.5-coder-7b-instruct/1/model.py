@@ -1,0 +1,5 @@
+"""Qwen2.5-Coder-7B-Instruct: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
