@@ -11,8 +11,8 @@ from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
 from tiny.t5 import CONFIGS, write_t5
 
-# It normalises all heads at once, and is refused.
-SPLIT = [variant for variant in DECODERS if variant.name != "mpt-qk-norms"]
+# They normalise all heads at once, and are refused.
+SPLIT = [v for v in DECODERS if v.name not in ("mpt-qk-norms", "olmo2", "olmo2-mha")]
 # Grouped heads, one key-value head, as many as others; experts; ALiBi; learned positions.
 OF_FOUR = (
     "llama", "llama-biases", "llama-tied", "mistral-window", "mixtral", "mixtral-fused", "bloom",

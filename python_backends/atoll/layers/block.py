@@ -15,18 +15,29 @@ States = tuple[Tensor, Tensor | None]
 
 
 class PreNormBlock(nn.Module):
-    """``x += attention(norm1(x))``, then ``x += mlp(norm2(x))``."""
+    """``x += attention(norm1(x))``, then ``x += mlp(norm2(x))``; both times ``branch_scale``."""
 
-    def __init__(self, norm1: Norm, attention: nn.Module, norm2: Norm, mlp: nn.Module) -> None:
+    def __init__(
+        self,
+        norm1: Norm,
+        attention: nn.Module,
+        norm2: Norm,
+        mlp: nn.Module,
+        branch_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
-        self.reduce = reduction()
+        self.branch_scale, self.reduce = branch_scale, reduction()
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         h, residual = self.norm1.add(x, residual)
-        h, residual = self.norm2.add(self.reduce(self.attention(h, batch)), residual)
-        return self.reduce(self.mlp(h)), residual
+        h, residual = self.norm2.add(self._whole(self.attention(h, batch)), residual)
+        return self._whole(self.mlp(h)), residual
+
+    def _whole(self, branch: Tensor) -> Tensor:
+        out = self.reduce(branch)
+        return out if self.branch_scale == 1.0 else out * self.branch_scale
 
 
 class ParallelBlock(nn.Module):
@@ -45,6 +56,21 @@ class ParallelBlock(nn.Module):
         attended = self.attention(h, batch)
         h = h if self.norm2 is None else self.norm2(residual)
         return self.reduce(attended + self.mlp(h)), residual
+
+
+class OutputNormBlock(nn.Module):
+    """``x += norm1(attention(x))``, then ``x += norm2(mlp(x))``."""
+
+    def __init__(self, attention: nn.Module, norm1: Norm, mlp: nn.Module, norm2: Norm) -> None:
+        super().__init__()
+        self.attention, self.norm1, self.mlp, self.norm2 = attention, norm1, mlp, norm2
+        self.reduce = reduction()
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        x = x if residual is None else x + residual
+        x = x + self.norm1(self.reduce(self.attention(x, batch)))
+        return self.norm2(self.reduce(self.mlp(x))), x
 
 
 class PostNormBlock(nn.Module):

@@ -41,10 +41,16 @@ class CausalLM(nn.Module):
         *,
         positions: Embedding | None = None,
         head_bias: bool = False,
+        embedding_scale: float = 1.0,
+        logit_scale: float = 1.0,
     ) -> None:
-        """block: makes the block of a layer, see ``layers.block``. positions: learned ones."""
+        """block: makes the block of a layer, see ``layers.block``. positions: learned ones.
+
+        embedding_scale, logit_scale: what the words' vectors and the scores are multiplied by.
+        """
         super().__init__()
         self.config = config
+        self.embedding_scale, self.logit_scale = embedding_scale, logit_scale
         self.embed = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.positions = positions
         self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
@@ -54,6 +60,8 @@ class CausalLM(nn.Module):
     def embedded(self, batch: Batch) -> Tensor:
         """What the first block sees, (tokens, hidden)."""
         x: Tensor = self.embed(batch.input_ids)
+        if self.embedding_scale != 1.0:
+            x = x * self.embedding_scale
         return x if self.positions is None else x + self.positions(batch.positions)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -67,7 +75,7 @@ class CausalLM(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (rows, hidden) -> (rows, vocab) float32."""
         out: Tensor = self.lm_head(hidden)
-        return out.float()
+        return out.float() if self.logit_scale == 1.0 else out.float() * self.logit_scale
 
     def cache_specs(self) -> list[CacheSpec]:
         """What a token needs in the KV cache, layer by layer."""

@@ -95,8 +95,21 @@ FAMILIES = (
     Family(
         "gpt_bigcode", "SantaCoder, StarCoder", ("gpt_bigcode",),
         classes=("GPT2LMHeadCustomModel",),
-        class_prefixes={"gpt2": ("GPT2LMHeadCustomModel",)},
     ),
+    Family(
+        "starcoder2", "StarCoder2", ("starcoder2",),
+        defaults={
+            "starcoder2": {"num_key_value_heads": 2, "max_position_embeddings": 4096},
+        },
+    ),
+    Family(
+        "smollm3", "SmolLM3", ("smollm3",),
+        defaults={"smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32768}},
+    ),
+    Family("granite", "Granite 3", ("granite",)),
+    Family("olmo2", "OLMo 2", ("olmo2",)),
+    Family("gpt2", "GPT-2", ("gpt2",)),
+    Family("gptj", "GPT-J", ("gptj",)),
     Family("gpt_neox", "GPT-NeoX, Pythia", ("gpt_neox",)),
     Family("opt", "OPT, Galactica", ("opt",)),
     Family("bloom", "BLOOM", ("bloom",)),

@@ -164,9 +164,4 @@ class Model(CausalLM):
             return PreNormBlock(norm(), attention, norm(), mlp)
 
         positions = Embedding(c.max_positions, c.hidden_size) if slopes is None else None
-        super().__init__(c, block, norm(), positions=positions)
-        self.logit_scale = c.logit_scale
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        return super().logits(hidden) * self.logit_scale
+        super().__init__(c, block, norm(), positions=positions, logit_scale=c.logit_scale)

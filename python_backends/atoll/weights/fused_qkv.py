@@ -16,3 +16,19 @@ def grouped_qkv(num_heads: int, num_kv_heads: int, head_dim: int) -> Tensor:
     rows = torch.arange(total).view(num_kv_heads, per_group + 2, head_dim)
     q, k, v = rows[:, :per_group], rows[:, per_group], rows[:, per_group + 1]
     return torch.cat([q.flatten(), k.flatten(), v.flatten()])
+
+
+def unpaired_qkv(num_heads: int, num_kv_heads: int, head_dim: int, width: int) -> Tensor:
+    """Rows [q; k; v] of projections whose rotary pairs stand side by side, (rows,) int64.
+
+    GPT-J rotates features 2i and 2i + 1 together, the kernels i and i + width / 2. Scores do not
+    depend on the order of a head's features, as long as queries and keys have the same.
+
+    Args:
+        width: rotated features of a head.
+    """
+    order = torch.arange(head_dim)
+    order[:width] = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+    num_rotated = num_heads + num_kv_heads
+    rows = torch.arange((num_rotated + num_kv_heads) * head_dim).view(-1, head_dim)
+    return torch.cat([rows[:num_rotated, order].flatten(), rows[num_rotated:].flatten()])

@@ -120,6 +120,7 @@ FAMILIES = (
             "bloom", "opt", "opt-350m", "galactica-large", "gpt-neox", "starcoder",
             "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi",
             "phi-qk-norms", "phi3-window", "phi4-mini",
+            "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
         )
     ),
     *(

@@ -1,0 +1,102 @@
+"""Granite 3: Llama with factors for embeddings, scores, branches and logits.
+
+Source: config fields and layer names of transformers' ``GraniteForCausalLM``; IBM 2024; Yang et al.
+2022 (the factors, muP).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.layers import Attention, CausalLM, DecoderConfig, GatedMLP, RMSNorm
+from atoll.layers.block import PreNormBlock
+from atoll.layers.rotary import RopeSpec, Rotary
+from atoll.models.config_fields import activation, read_heads, whole_head_rope
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import WeightMap
+
+WEIGHTS = WeightMap(
+    anchor="embed_tokens",
+    complete=("layers.",),
+    prefixes=("model.", ""),
+    modules={
+        "embed": "embed_tokens",
+        "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+        "blocks.{i}.attention.qkv": (
+            "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
+            "layers.{i}.self_attn.v_proj",
+        ),
+        "blocks.{i}.attention.out": "layers.{i}.self_attn.o_proj",
+        "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
+        "blocks.{i}.mlp.gate_up": ("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
+        "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
+        "norm": "norm",
+        "lm_head": "/lm_head",
+    },
+    tied={"lm_head": "embed"},
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Read from config.json; logits are divided by ``logits_scaling``."""
+
+    attention_bias: bool
+    mlp_bias: bool
+    embedding_multiplier: float
+    attention_multiplier: float
+    residual_multiplier: float
+    logits_scaling: float
+    rope: RopeSpec
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for a rope scaling that is not known."""
+        f = Fields(raw)
+        hidden_size = f.size("hidden_size")
+        heads = read_heads(f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim")
+        rope = whole_head_rope(f, heads)
+        return cls(
+            vocab_size=f.size("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=f.size("intermediate_size"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
+            heads=heads,
+            eps=f.number("rms_norm_eps", default=1e-6),
+            activation=activation(f, "hidden_act", default="silu"),
+            max_positions=rope.reach,
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
+            attention_bias=f.flag("attention_bias", default=False),
+            mlp_bias=f.flag("mlp_bias", default=False),
+            embedding_multiplier=f.number("embedding_multiplier", default=1.0),
+            attention_multiplier=f.number("attention_multiplier", default=1.0),
+            residual_multiplier=f.number("residual_multiplier", default=1.0),
+            logits_scaling=f.number("logits_scaling", default=1.0),
+            rope=rope,
+        )
+
+
+class Model(CausalLM):
+    """Pre-norm blocks of grouped-query attention and a gated MLP."""
+
+    def __init__(self, config: Config) -> None:
+        c, rotary = config, Rotary(config.rope)
+
+        def block(layer: int) -> PreNormBlock:
+            return PreNormBlock(
+                RMSNorm(c.hidden_size, c.eps),
+                Attention(
+                    c.hidden_size, c.heads, layer=layer, bias=c.attention_bias,
+                    scale=c.attention_multiplier, rotary=rotary,
+                ),
+                RMSNorm(c.hidden_size, c.eps),
+                GatedMLP(
+                    c.hidden_size, c.intermediate_size, c.activation, c.mlp_bias, c.mlp_bias
+                ),
+                branch_scale=c.residual_multiplier,
+            )  # fmt: skip
+
+        super().__init__(
+            c, block, RMSNorm(c.hidden_size, c.eps), embedding_scale=c.embedding_multiplier,
+            logit_scale=1 / c.logits_scaling,
+        )  # fmt: skip

@@ -1,0 +1,88 @@
+"""OLMo 2: norms of what attention and MLP give, and of all queries and keys of a token.
+
+Source: config fields and layer names of transformers' ``Olmo2ForCausalLM``; OLMo Team 2024.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.layers import Attention, CausalLM, DecoderConfig, GatedMLP, RMSNorm
+from atoll.layers.block import OutputNormBlock
+from atoll.layers.parallel import refuse_split
+from atoll.layers.rotary import RopeSpec, Rotary
+from atoll.models.config_fields import activation, read_heads, whole_head_rope
+from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import WeightMap
+
+WEIGHTS = WeightMap(
+    anchor="embed_tokens",
+    complete=("layers.",),
+    prefixes=("model.", ""),
+    modules={
+        "embed": "embed_tokens",
+        "blocks.{i}.attention.qkv": (
+            "layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj",
+            "layers.{i}.self_attn.v_proj",
+        ),
+        "blocks.{i}.attention.q_norm": "layers.{i}.self_attn.q_norm",
+        "blocks.{i}.attention.k_norm": "layers.{i}.self_attn.k_norm",
+        "blocks.{i}.attention.out": "layers.{i}.self_attn.o_proj",
+        "blocks.{i}.norm1": "layers.{i}.post_attention_layernorm",
+        "blocks.{i}.mlp.gate_up": ("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
+        "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
+        "blocks.{i}.norm2": "layers.{i}.post_feedforward_layernorm",
+        "norm": "norm",
+        "lm_head": "/lm_head",
+    },
+    tied={"lm_head": "embed"},
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Read from config.json."""
+
+    attention_bias: bool
+    rope: RopeSpec
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ConfigError for a rope scaling that is not known."""
+        f = Fields(raw)
+        hidden_size = f.size("hidden_size")
+        heads = read_heads(f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim")
+        rope = whole_head_rope(f, heads)
+        return cls(
+            vocab_size=f.size("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=f.size("intermediate_size"),
+            num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
+            heads=heads,
+            eps=f.number("rms_norm_eps", default=1e-5),
+            activation=activation(f, "hidden_act", default="silu"),
+            max_positions=rope.reach,
+            tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
+            attention_bias=f.flag("attention_bias", default=False),
+            rope=rope,
+        )
+
+
+class Model(CausalLM):
+    """Blocks that normalise what they add, and norms as wide as all heads."""
+
+    def __init__(self, config: Config) -> None:
+        c, rotary = config, Rotary(config.rope)
+        refuse_split("norms over all heads of OLMo 2 cannot be divided")
+
+        def block(layer: int) -> OutputNormBlock:
+            attention = Attention(
+                c.hidden_size, c.heads, layer=layer, bias=c.attention_bias, rotary=rotary,
+                qk_norms=(RMSNorm(c.heads.width, c.eps), RMSNorm(c.heads.kv_width, c.eps)),
+            )  # fmt: skip
+            mlp = GatedMLP(c.hidden_size, c.intermediate_size, c.activation)
+            return OutputNormBlock(
+                attention, RMSNorm(c.hidden_size, c.eps), mlp, RMSNorm(c.hidden_size, c.eps)
+            )
+
+        super().__init__(c, block, RMSNorm(c.hidden_size, c.eps))
