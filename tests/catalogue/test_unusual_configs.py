@@ -34,7 +34,7 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
     ),
     "qwen2": ({**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2}, 32, OURS + "qwen"),
     "gemma2": ({**LLAMA, "model_type": "gemma2"}, 32, THEIRS),
-    "gptj": ({"model_type": "gptj", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
+    "codegen": ({"model_type": "codegen", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
     "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),
     "no known size": ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, 2048, THEIRS),
     "marian": (

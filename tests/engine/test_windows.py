@@ -1,4 +1,4 @@
-"""Families whose layers have windows of their own, in the engine: however the work is cut."""
+"""Families in the engine, most with windows of their own: however the work is cut."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from tiny.llamas import VOCAB
 from atoll.engine.speculation import NgramDraft
 
 COUNT = 16
-# Windows shorter than the texts, in some of the layers.
-NAMES = ("qwen2", "qwen3")
+# Windows shorter than the texts, in some of the layers or in all; layers without rope.
+NAMES = (
+    "qwen2", "qwen3", "phi3-window", "phi4-mini", "starcoder2", "gpt2", "gptj", "smollm3-old",
+    "granite", "olmo2",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -115,6 +115,11 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("llama", ["k_proj", "down_proj"], "model."),
         ("qwen2", ["k_proj", "v_proj", "down_proj"], "model."),
         ("qwen3", ["q_proj", "o_proj", "up_proj"], "model."),
+        ("phi3-window", ["qkv_proj", "gate_up_proj", "down_proj"], "model."),
+        ("gpt2", ["c_attn", "c_fc"], "transformer."),
+        ("gptj", ["q_proj", "k_proj", "fc_out"], "transformer."),
+        ("granite", ["k_proj", "gate_proj"], "model."),
+        ("olmo2", ["q_proj", "o_proj"], "model."),
     ],
 )
 def test_names_in_the_file_may_be_shorter_than_the_adapters(
