@@ -18,7 +18,14 @@ class PackedExperts(ABC):
     reads_on_host = False
 
     @abstractmethod
-    def forward(self, x: Tensor, router_logits: Tensor, top_k: int, activation: str) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        router_logits: Tensor,
+        top_k: int,
+        activation: str,
+        renormalize: bool = True,
+    ) -> Tensor:
         """See ``mixture_of_experts``."""
 
 
@@ -33,16 +40,22 @@ def pack_experts(gate_up: Sequence[PackedLinear], down: Sequence[PackedLinear]) 
 
 
 def mixture_of_experts(
-    x: Tensor, router_logits: Tensor, experts: PackedExperts, top_k: int, activation: str
+    x: Tensor,
+    router_logits: Tensor,
+    experts: PackedExperts,
+    top_k: int,
+    activation: str,
+    renormalize: bool = True,
 ) -> Tensor:
     """The sum over each token's ``top_k`` experts of ``share * down(act(gate) * up)``.
 
     Args:
         x: (tokens, hidden). router_logits: (tokens, num_experts).
 
-    The shares are the ``top_k`` largest of the softmax over all experts (float32), renormalized.
+    The shares are the ``top_k`` largest of the softmax over all experts (float32), made to sum to
+    one if ``renormalize``.
 
     Returns:
         (tokens, hidden), dtype of x.
     """
-    return experts.forward(x, router_logits, top_k, activation)
+    return experts.forward(x, router_logits, top_k, activation, renormalize)

@@ -139,32 +139,41 @@ def test_names_in_the_file_may_be_shorter_than_the_adapters(
     assert found == [reference_greedy(reference, prompt, COUNT) for prompt in PROMPTS]
 
 
-def test_adapted_experts_in_a_mixed_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "pattern", "count"),
+    [
+        ("mixtral", r"experts\.\d\.w[12]\.", 2 * 5 * 2),
+        ("qwen2-moe", r"(experts\.\d|shared_expert)\.(gate|down)_proj\.", 6 * 2),
+    ],
+)
+def test_adapted_experts_in_a_mixed_batch(
+    name: str, pattern: str, count: int, tmp_path: Path
+) -> None:
     """An expert sees some of the batch's tokens: the adapter was applied to the wrong ones."""
     base, adapter, merged = (tmp_path / name for name in ("base", "adapter", "merged"))
     base.mkdir()
-    variant = next(v for v in DECODER_VARIANTS if v.name == "mixtral")
+    variant = next(v for v in DECODER_VARIANTS if v.name == name)
     references = {None: write(variant, base).model}
     tensors = load_file(base / "model.safetensors")
     generator, pairs = torch.Generator().manual_seed(4), {}
-    for name in [n for n in tensors if re.search(r"experts\.\d\.w[12]\.weight", n)]:
-        out_features, in_features = tensors[name].shape
+    for tensor_name in [n for n in tensors if re.search(pattern, n)]:
+        out_features, in_features = tensors[tensor_name].shape
         a = torch.randn(4, in_features, generator=generator) * 0.3
         b = torch.randn(out_features, 4, generator=generator) * 0.3
-        tensors[name] += 2 * b @ a
-        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[tensor_name] += 2 * b @ a
+        stem = f"base_model.model.{tensor_name.removesuffix('.weight')}"
         pairs |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
-    assert len(pairs) == 2 * 2 * 2 * 5
+    assert len(pairs) == 2 * count
     adapter.mkdir()
     save_file(pairs, adapter / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     shutil.copytree(base, merged)
     save_file(tensors, merged / "model.safetensors")
-    references["x"] = hf.MixtralForCausalLM.from_pretrained(merged).eval()
+    references["x"] = hf.AutoModelForCausalLM.from_pretrained(merged).eval()
     model = load(base)
     core = core_of(model, attach(model, base, {"x": adapter}))
-    made = [request(p, 8, adapter_id=name) for p in PROMPTS for name in (None, "x")]
+    made = [request(p, 8, adapter_id=adapter_id) for p in PROMPTS for adapter_id in (None, "x")]
     for one, _ in made:
         core.add(one)
     run(core)

@@ -130,6 +130,7 @@ def _experts(dtype: torch.dtype, rows: int, scheme: str = "dense") -> None:
     assert packed is not None
     x = torch.empty(rows, 256, dtype=dtype)
     packed.forward(x, torch.empty(rows, 8, dtype=dtype), 2, "silu")
+    moe.route(torch.empty(rows, 128, dtype=dtype), 8, renormalize=False)
 
 
 def _batches() -> None:

@@ -51,7 +51,14 @@ class StackedExperts(PackedExperts):
     bits: int
     group: int
 
-    def forward(self, x: Tensor, router_logits: Tensor, top_k: int, activation: str) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        router_logits: Tensor,
+        top_k: int,
+        activation: str,
+        renormalize: bool = True,
+    ) -> Tensor:
         """See ``atoll_kernels.mixture_of_experts``."""
         num_tokens, hidden = x.shape
         if num_tokens == 0:
@@ -59,7 +66,7 @@ class StackedExperts(PackedExperts):
         x = x if x.stride(-1) == 1 else x.contiguous()
         logits = router_logits
         logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-        chosen, shares = route(logits, top_k)
+        chosen, shares = route(logits, top_k, renormalize)
         num_experts, num_slots = logits.shape[1], num_tokens * top_k
         config = tile("experts", x, num_slots // num_experts, self.group)
         plan = _grouped(chosen, num_experts, config)
@@ -94,14 +101,17 @@ class StackedExperts(PackedExperts):
         return out
 
 
-def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The chosen experts, int32, and their shares, float32; both (tokens * top_k,)."""
+def route(logits: Tensor, top_k: int, renormalize: bool = True) -> tuple[Tensor, Tensor]:
+    """The chosen experts, int32, and their shares, float32; both (tokens * top_k,).
+
+    renormalize: whether a token's shares sum to one.
+    """
     num_tokens, num_experts = logits.shape
     chosen = torch.empty(num_tokens * top_k, dtype=torch.int32, device=logits.device)
     shares = torch.empty(num_tokens * top_k, dtype=torch.float32, device=logits.device)
     route_kernel[(triton.cdiv(num_tokens, _BLOCK_T),)](
         chosen=chosen, shares=shares, logits=logits, num_tokens=num_tokens,
-        num_experts=num_experts, stride=logits.stride(0), TOP_K=top_k,
+        num_experts=num_experts, stride=logits.stride(0), TOP_K=top_k, RENORMALIZE=renormalize,
         BLOCK_T=_BLOCK_T, BLOCK_E=triton.next_power_of_2(max(num_experts, 8)),
         BLOCK_K=triton.next_power_of_2(top_k), num_warps=2,
     )  # fmt: skip

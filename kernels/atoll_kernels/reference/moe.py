@@ -22,9 +22,18 @@ class ExpertLoop(PackedExperts):
     layers: tuple[tuple[PackedLinear, PackedLinear], ...]
     reads_on_host = True
 
-    def forward(self, x: Tensor, router_logits: Tensor, top_k: int, activation: str) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        router_logits: Tensor,
+        top_k: int,
+        activation: str,
+        renormalize: bool = True,
+    ) -> Tensor:
         shares, chosen = router_logits.float().softmax(-1).topk(top_k)
-        shares = (shares / shares.sum(-1, keepdim=True)).to(x.dtype)
+        if renormalize:
+            shares = shares / shares.sum(-1, keepdim=True)
+        shares = shares.to(x.dtype)
         # Sorting makes each expert's rows one slice, with a single copy to the host per layer.
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=len(self.layers)).tolist()

@@ -31,8 +31,24 @@ class Expert(GatedMLP):
         return _apply(self.down, self.gate_up.gated(x, self.activation, **known), tokens)
 
 
+class GatedExpert(GatedMLP):
+    """A shared expert whose output is weighted by the sigmoid of a projection of its input."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str) -> None:
+        super().__init__(hidden_size, intermediate_size, activation)
+        self.weight = Linear(hidden_size, 1, bias=False, quantizable=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, hidden)."""
+        weight: Tensor = self.weight(x).sigmoid()
+        return weight * super().forward(x)
+
+
 class MixtureOfExperts(nn.Module):
-    """Softmax over all experts in float32, the best ``top_k``, their weights made to sum to one."""
+    """Softmax over all experts in float32, and the best ``top_k``.
+
+    With a shared expert, every token goes through that one, too.
+    """
 
     def __init__(
         self,
@@ -41,9 +57,16 @@ class MixtureOfExperts(nn.Module):
         num_experts: int,
         top_k: int,
         activation: str,
+        *,
+        renormalize: bool = True,
+        shared: nn.Module | None = None,
     ) -> None:
+        """renormalize: whether a token's weights are made to sum to one. shared: the shared expert,
+        (tokens, hidden) -> (tokens, hidden).
+        """
         super().__init__()
-        self.top_k, self.activation = top_k, activation
+        self.top_k, self.activation, self.renormalize = top_k, activation, renormalize
+        self.shared = shared
         self.router = Linear(hidden_size, num_experts, bias=False, quantizable=False)
         self.experts = nn.ModuleList(
             Expert(hidden_size, intermediate_size, activation) for _ in range(num_experts)
@@ -67,6 +90,11 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
+        chosen = self._chosen(x)
+        return chosen if self.shared is None else chosen + self.shared(x)
+
+    def _chosen(self, x: Tensor) -> Tensor:
+        """The sum over each token's experts."""
         logits = self.router(x)
         experts: list[Any] = list(self.experts)
         adapted = [rows for e in experts for rows in e.adapted_rows(len(x), x.device)]
@@ -79,13 +107,17 @@ class MixtureOfExperts(nn.Module):
         return self._mixed(x, logits).index_copy(0, rows, changed)
 
     def _mixed(self, x: Tensor, logits: Tensor) -> Tensor:
-        return kernels.mixture_of_experts(x, logits, self.packed, self.top_k, self.activation)
+        return kernels.mixture_of_experts(
+            x, logits, self.packed, self.top_k, self.activation, self.renormalize
+        )
 
     def _one_by_one(self, x: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
         """With adapters, which are no part of packed weights; x: rows ``tokens`` of the batch."""
         experts: list[Any] = list(self.experts)
         shares, chosen = logits.float().softmax(-1).topk(self.top_k)
-        shares = (shares / shares.sum(-1, keepdim=True)).to(x.dtype)
+        if self.renormalize:
+            shares = shares / shares.sum(-1, keepdim=True)
+        shares = shares.to(x.dtype)
         out = torch.zeros_like(x)
         for index, expert in enumerate(experts):
             rows, places = (chosen == index).nonzero(as_tuple=True)

@@ -60,7 +60,8 @@ FAMILIES = (
         },
     ),
     Family(
-        "qwen", "Qwen2, Qwen2.5, Qwen3", ("qwen2", "qwen3"),
+        "qwen", "Qwen2, Qwen2.5, Qwen3, their mixtures of experts",
+        ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"),
         defaults={
             "qwen2": {
                 "num_key_value_heads": 32, "sliding_window": 4096, "max_position_embeddings": 32768,
@@ -68,6 +69,12 @@ FAMILIES = (
             "qwen3": {
                 "num_key_value_heads": 32, "sliding_window": 4096, "max_position_embeddings": 32768,
                 "head_dim": 128,
+            },
+            "qwen2_moe": {
+                "num_key_value_heads": 16, "sliding_window": 4096, "max_position_embeddings": 32768,
+            },
+            "qwen3_moe": {
+                "num_key_value_heads": 4, "sliding_window": 4096, "max_position_embeddings": 32768,
             },
         },
     ),

@@ -145,6 +145,14 @@ class Fields:
             raise self.wrong(f"a list of {count} finite numbers above 0, {of_what}", name)
         return tuple(map(float, value))
 
+    def counts(self, name: str) -> tuple[int, ...]:
+        """A list of whole numbers from 0 on; none where it is absent or null."""
+        value = self.raw.get(name)
+        found = [] if value is None else value
+        if not isinstance(found, list) or not all(type(i) is int and i >= 0 for i in found):
+            raise self.wrong("a list of whole numbers from 0 on", name)
+        return tuple(found)
+
     def only(self, name: str, *allowed: Any) -> Any:
         """One of ``allowed``; the first where it is absent or null."""
         value = self.raw.get(name)

@@ -116,7 +116,7 @@ FAMILIES = (
         _variant(name, _decoded, hf.AutoModelForCausalLM)
         for name in (
             "llama", "llama-biases", "llama-yarn", "llama-llama3", "mistral-window", "mixtral",
-            "qwen2", "qwen2-old", "qwen3", "qwen3-biases",
+            "qwen2", "qwen2-old", "qwen3", "qwen3-biases", "qwen2-moe", "qwen3-moe",
             "bloom", "opt", "opt-350m", "galactica-large", "gpt-neox", "starcoder",
             "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi",
             "phi-qk-norms", "phi3-window", "phi4-mini",

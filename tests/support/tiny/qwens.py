@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3 in every layout that our loader accepts; see ``decoders``."""
+"""Qwen2 and Qwen3, dense and with experts, in every layout that we load; see ``decoders``."""
 
 from typing import Any
 
@@ -38,10 +38,33 @@ TIED: dict[str, Any] = dict(
     tie_word_embeddings=True, rope_parameters=rope("default", rope_theta=1e6)
 )
 
+EXPERTS: dict[str, Any] = dict(
+    num_experts=5, num_experts_per_tok=2, moe_intermediate_size=48,
+    experts_implementation="eager",
+)  # fmt: skip
+
+
+def _qwen2_moe(**changes: Any) -> Any:
+    """Experts in every other layer, whose weights do not sum to one."""
+    return hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(
+        **{**SIZES, **EXPERTS, "shared_expert_intermediate_size": 32, **changes}
+    ))  # fmt: skip
+
+
+def _qwen3_moe(**changes: Any) -> Any:
+    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(
+        **{**SIZES, **EXPERTS, "head_dim": 24, "norm_topk_prob": True, **changes}
+    ))  # fmt: skip
+
+
 QWEN = (
     Variant("qwen2", lambda: _qwen2(**WINDOW)),
     Variant("qwen2-old", lambda: _qwen2(**TIED), config=QWEN2_OLD),
     Variant("qwen3", lambda: _qwen3(**WINDOW, layer_types=["sliding_attention", "full_attention"])),
     Variant("qwen3-old", lambda: _qwen3(**TIED), config=QWEN3_OLD, rename=without("model.")),
     Variant("qwen3-biases", lambda: _qwen3(attention_bias=True, num_key_value_heads=1)),
-)
+    Variant("qwen2-moe", lambda: _qwen2_moe(decoder_sparse_step=2)),
+    Variant("qwen3-moe", _qwen3_moe),
+    Variant("qwen3-moe-window", lambda: _qwen3_moe(
+        use_sliding_window=True, sliding_window=7, mlp_only_layers=[0])),
+)  # fmt: skip

@@ -7,10 +7,11 @@ import triton.language as tl
 @triton.jit(do_not_specialize=("num_tokens",))
 def route_kernel(
     chosen, shares, logits, num_tokens, num_experts, stride, TOP_K: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    RENORMALIZE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of tokens,). The best TOP_K of each row and their softmax, which equals the
-    renormalized softmax over all experts. chosen int32, shares float32: (tokens, TOP_K).
+    """Grid (blocks of tokens,). The best TOP_K of each row and their shares of the softmax over
+    all experts; with RENORMALIZE their own softmax. chosen int32, shares float32: (tokens, TOP_K).
     """
     tokens = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     experts = tl.arange(0, BLOCK_E)
@@ -21,6 +22,7 @@ def route_kernel(
     ).to(tl.float32)  # fmt: skip
     top = tl.max(scores, 1)
     top = tl.where(top == float("-inf"), 0.0, top)
+    mass = tl.sum(tl.exp(scores - top[:, None]), 1)
     ranks = tl.arange(0, BLOCK_K)
     weights = tl.zeros((BLOCK_T, BLOCK_K), tl.float32)
     best = tl.zeros((BLOCK_T, BLOCK_K), tl.int32)
@@ -34,7 +36,9 @@ def route_kernel(
     where = tokens[:, None] * TOP_K + ranks[None, :]
     mask = held[:, None] & (ranks < TOP_K)[None, :]
     tl.store(chosen + where, best, mask=mask)
-    tl.store(shares + where, weights / tl.sum(weights, 1)[:, None], mask=mask)
+    if RENORMALIZE:
+        mass = tl.sum(weights, 1)
+    tl.store(shares + where, weights / mass[:, None], mask=mask)
 
 
 @triton.jit(

@@ -78,13 +78,27 @@ def test_quantised_experts(dtype: torch.dtype, scheme: str) -> None:
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3, 8])
-def test_routing(top_k: int) -> None:
-    logits = randn(37, 8, seed=4)
-    chosen, shares = moe.route(logits, top_k)
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize(("top_k", "num"), [(1, 8), (2, 8), (3, 5), (8, 8)])
+def test_routing(top_k: int, num: int, renormalize: bool) -> None:
+    logits = randn(37, num, seed=4)
+    chosen, shares = moe.route(logits, top_k, renormalize)
     mass, best = logits.double().softmax(-1).topk(top_k)
     assert torch.equal(chosen.view(37, top_k).long(), best)
-    assert_close(shares.view(37, top_k), mass / mass.sum(-1, keepdim=True))
+    expected = mass / mass.sum(-1, keepdim=True) if renormalize else mass
+    assert_close(shares.view(37, top_k), expected)
+
+
+def test_shares_of_all_experts() -> None:
+    """Of Qwen2's mixtures, whose shares do not sum to one."""
+    sides = experts_of(5, 32, 24, torch.float32)
+    x, logits = randn(9, 32, seed=1), randn(9, 5, seed=2)
+    wide = [[dense(layer.tensors[0].double()) for layer in side] for side in sides]
+    loop = reference.pack_experts(x, *map(tuple, wide))
+    packed = moe.pack_experts(x, *map(tuple, sides))
+    assert packed is not None
+    expected = loop.forward(x.double(), logits.double(), 2, "silu", renormalize=False)
+    assert_close(packed.forward(x, logits, 2, "silu", renormalize=False), expected)
 
 
 def test_routing_of_nan_stays_in_range() -> None:
