@@ -71,7 +71,10 @@ class RopeSpec:
             )
         missing = [name for name in SCALINGS[kind] if not scaling.has(name)]
         if missing:
-            raise ConfigError(f"{scaling.source}: scaling {kind!r} needs {', '.join(missing)}")
+            raise ConfigError(
+                f"{scaling.source}: scaling {kind!r} needs {', '.join(missing)}; its keys are "
+                + ", ".join(SCALINGS[kind])
+            )
         positions = fields.size(
             "max_position_embeddings",
             default=max_positions,
