@@ -3,14 +3,17 @@
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from long_requests import wait_until
 
 from atoll.errors import ConfigError, NotReady
-from atoll.runner.ranks import connection
+from atoll.runner.ranks import connection, handshakes
 from atoll.runner.ranks.connection import Address, Peer, accepted, connect, listen
-from atoll.runner.ranks.messages import Alive, Failed
+from atoll.runner.ranks.handshakes import Handshakes
+from atoll.runner.ranks.messages import Alive, Failed, Message
 
 KEY = b"0123456789abcdef"
 
@@ -72,15 +75,48 @@ def test_another_key_is_refused_on_both_sides(listening: tuple[socket.socket, Ad
 def test_one_who_says_nothing_or_nonsense_holds_nobody_up(
     listening: tuple[socket.socket, Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(connection, "HANDSHAKE_S", 0.2)
     found, address = listening
     for said in (b"", b"GET / HTTP/1.1\r\n\r\n"):
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         with socket.socket(family) as stranger:
             stranger.connect(address)
             stranger.sendall(said)
-            with pytest.raises(NotReady, match="key"):
+            with pytest.raises((NotReady, OSError), match="key"):
                 accepted(found.accept()[0], KEY)
+
+
+def test_a_handshake_has_one_time_limit(
+    listening: tuple[socket.socket, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger that sends a byte now and then would delay it without end, and so would a follower
+    that knows the key but sends no message."""
+    monkeypatch.setattr(handshakes, "HANDSHAKE_S", 0.5)
+    found, address = listening
+    shaking = Handshakes(KEY)
+    stranger = socket.socket(found.family)
+    stranger.connect(address)
+    shaking.begin(found.accept()[0], "here")
+    silent: list[Peer] = []
+    thread = threading.Thread(target=lambda: silent.append(connect(address, KEY)))
+    thread.start()
+    shaking.begin(found.accept()[0], "here")
+    thread.join()
+    with pytest.raises(OSError):
+        for byte in b"\0\0\0\x7f" + bytes(100):
+            stranger.sendall(bytes([byte]))
+            time.sleep(0.1)
+            assert shaking.completed() == []
+    with pytest.raises((EOFError, OSError)):
+        silent[0].receive()
+    ours = threading.Thread(target=lambda: connect(address, KEY).send(Alive()))
+    ours.start()
+    shaking.begin(found.accept()[0], "here")
+    done: list[tuple[Peer, Message]] = []
+    wait_until(lambda: bool(done.extend(shaking.completed()) or done), lambda: "not completed")
+    assert [message for _, message in done] == [Alive()]
+    ours.join()
+    stranger.close()
 
 
 def test_a_message_that_stays_in_part_is_an_error(

@@ -1,5 +1,6 @@
 """Rank 0 and real followers: whatever happens to one of them, requests end and nothing is left."""
 
+import os
 import re
 import signal
 import threading
@@ -18,7 +19,7 @@ from engines import answers, engine
 from atoll.config import Settings
 from atoll.errors import ConfigError, NotReady
 from atoll.runner.model_runner import ModelRunner
-from atoll.runner.ranks import group
+from atoll.runner.ranks import gathering, group
 from atoll.runner.ranks.messages import Capture
 from atoll.runner.ranks.team import Team
 from atoll.serving.engine_loader import LoadedEngine, load_engine
@@ -174,6 +175,54 @@ def test_a_rank_that_ends_while_it_loads(checkpoint: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(NotReady, match=r"rank 1 has ended with status 1 before it was ready"):
         load_engine(Settings(model_id=str(checkpoint), num_shard=2), checkpoint)
+
+
+def test_a_rank_that_does_not_connect(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 waited for it without end."""
+    monkeypatch.setattr(gathering, "_START_S", 0.1)
+    monkeypatch.setattr(gathering.LocalFollower, "end", no_end(gathering.LocalFollower.end))
+    with pytest.raises(NotReady, match=r"rank 1 \(process \d+\) has not connected within 1 s"):
+        load_engine(Settings(model_id=str(checkpoint), num_shard=2, shard_timeout_s=1), checkpoint)
+
+
+def no_end(end: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Stops (SIGSTOP) a process before it is asked how it has ended."""
+
+    def found(process: Any, within_s: float) -> str | None:
+        if within_s == 0:
+            psutil.Process(process.pid).suspend()
+        return end(process, within_s)
+
+    return found
+
+
+def test_ports_of_one_machine_are_on_loopback(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gloo took the address of the machine's name, NCCL that of its first network."""
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    asked: list[list[str | None]] = []
+    joining = dist.init_process_group
+
+    def join(*arguments: Any, **options: Any) -> None:
+        asked.append([os.environ.get(name) for name in names])
+        joining(*arguments, **options)
+
+    monkeypatch.setattr(dist, "init_process_group", join)
+    before = listening_at(psutil.Process())
+    with engine(checkpoint, num_shard=2):
+        family = [psutil.Process(), *followers()]
+        found = set.union(*map(listening_at, family)) - before
+    assert asked == [["lo", "lo"]] and not any(name in os.environ for name in names)
+    assert found and {address for address, _ in found} <= {"127.0.0.1", "::1"}
+
+
+def listening_at(process: psutil.Process) -> set[tuple[str, int]]:
+    """Addresses and ports."""
+    found = process.net_connections("tcp")
+    return {tuple(x.laddr) for x in found if x.status == psutil.CONN_LISTEN}
 
 
 def test_files_of_nccl_are_removed(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Ranks of another machine: ``atoll worker`` at another address of this one."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ import psutil
 import pytest
 from driving import save_llama
 from engines import answers, engine
+from long_requests import wait_until
 
 from atoll import __version__
 from atoll.config import Settings
@@ -97,6 +101,57 @@ def test_ranks_of_a_group_of_pods(
             process.terminate()
             assert answers(loaded, PROMPTS, 8) == expected
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_worker_that_ends_leaves_no_rank(tmp_path: Path, number: signal.Signals) -> None:
+    """Its ranks waited for rank 0 for ever, and the first SIGTERM had no effect, the only one that
+    systemd, Docker and Kubernetes send."""
+    (port,) = free_ports(1)
+    log = tmp_path / "log"
+    with worker(log, port, f"--leader=127.0.0.1:{port}") as process:
+        wait_until(lambda: "waiting for rank 0" in log.read_text(), log.read_text)
+        process.send_signal(number)
+        assert process.wait(20) == (0 if number == signal.SIGTERM else -number)
+        wait_until(lambda: num_ranks(port) == 0, lambda: "a rank is left")
+
+
+def test_a_worker_that_is_killed_while_its_rank_starts(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with worker(tmp_path / "log", port, f"--leader=127.0.0.1:{port}") as process:
+        wait_until(lambda: num_ranks(port) == 1, lambda: "no rank")
+        process.kill()
+        process.wait(10)
+        wait_until(lambda: num_ranks(port) == 0, lambda: "a rank is left")
+
+
+def test_silent_connections_delay_no_rank(
+    checkpoint: Path, expected: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took five seconds, after which the worker mistook the silence for another key."""
+    monkeypatch.setenv(connection.KEY, KEY)
+    (port,) = free_ports(1)
+    found: list[list[list[int]]] = []
+
+    def serve() -> None:
+        with engine(checkpoint, num_shard=2, num_nodes=2, shard_port=port) as loaded:
+            found.append(answers(loaded, PROMPTS, 8))
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    with contextlib.ExitStack() as stack:
+
+        def connected() -> bool:
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                return True
+            return False
+
+        for _ in range(8):
+            wait_until(connected, lambda: "rank 0 does not listen")
+        with worker(tmp_path / "log", port, f"--leader=127.0.0.1:{port}"):
+            serving.join(120)
+    assert found == [expected]
 
 
 def test_a_worker_with_another_key_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from atoll.runner.ranks import messages
 from atoll.runner.ranks.messages import Message
 
 KEY = "ATOLL_SHARD_KEY"
-_HANDSHAKE_S = 5
+HANDSHAKE_S = 5  # also for the first message
 _MIN_KEY = 16
 _TIME = struct.Struct("ll")  # seconds, microseconds
 # A machine that vanishes is noticed after half a minute.
@@ -71,8 +71,13 @@ class Peer:
             self._frames.close()
 
     def authenticate(self, key: bytes, *, is_listening: bool) -> None:
-        """Raises NotReady: the other end has a different key, or does not respond."""
-        self._limit(socket.SO_RCVTIMEO, _HANDSHAKE_S)
+        """Until ``limit_waiting``, the end that listens waits ``HANDSHAKE_S`` for a message.
+
+        Raises:
+            NotReady: the other end has a different key.
+            OSError: it does not respond, or is gone.
+        """
+        self._limit(socket.SO_RCVTIMEO, HANDSHAKE_S)
         checks = (deliver_challenge, answer_challenge)
         try:
             for check in checks if is_listening else reversed(checks):
@@ -80,8 +85,9 @@ class Peer:
         except (AuthenticationError, AssertionError):
             raise NotReady(f"the other end has a different key; see {KEY}") from None
         except (EOFError, OSError) as error:
-            raise NotReady(f"the other end has not sent its key: {error!r}") from None
-        self._limit(socket.SO_RCVTIMEO, 0)
+            raise ConnectionError(f"the other end has not sent its key: {error!r}") from None
+        if not is_listening:
+            self._limit(socket.SO_RCVTIMEO, 0)
 
     def limit_waiting(self, seconds: float) -> None:
         """After this time, a message that is sent or received only in part raises OSError."""
@@ -116,19 +122,19 @@ def connect(address: Address, key: bytes) -> Peer:
     """To rank 0.
 
     Raises:
-        OSError: nothing listens there yet.
+        OSError: nothing listens there yet, or it does not respond.
         NotReady: the key is a different one.
     """
     if isinstance(address, str):
         found = socket.socket(socket.AF_UNIX)
         found.connect(address)
     else:
-        found = socket.create_connection(address, timeout=_HANDSHAKE_S)
+        found = socket.create_connection(address, timeout=HANDSHAKE_S)
         found.settimeout(None)
     peer = Peer(_prepared(found))
     try:
         peer.authenticate(key, is_listening=False)
-    except NotReady:
+    except (NotReady, OSError):
         peer.close()
         raise
     return peer
@@ -138,13 +144,14 @@ def accepted(connection: socket.socket, key: bytes) -> Peer:
     """Authenticates a follower that has connected.
 
     Raises:
-        NotReady: it has a different key, or none.
+        NotReady: it has a different key.
+        OSError: it does not respond, or is gone.
     """
     connection.settimeout(None)
     peer = Peer(_prepared(connection))
     try:
         peer.authenticate(key, is_listening=True)
-    except NotReady:
+    except (NotReady, OSError):
         peer.close()
         raise
     return peer

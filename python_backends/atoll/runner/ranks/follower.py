@@ -117,7 +117,8 @@ class Follower:
         store = group.store_of(load.store, self._host, load.size, limit_s)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        group.join(store, self._rank, load.size, device, limit_s)
+        is_local = load.num_nodes == 1
+        group.join(store, self._rank, load.size, device, limit_s, is_local=is_local)
         self._model = load_model(settings, self._folder, self._rank, load.size)
 
     def _allocate(self, num_blocks: int, block_size: int) -> None:
@@ -167,39 +168,49 @@ def parse_address(text: str) -> Address:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 after ``Bye``, or else LOST or REFUSED."""
+    """Returns 0 after ``Bye``; otherwise, the process ends with LOST or REFUSED."""
     given = _parsed(arguments)
     logging.basicConfig(
         level=logging.WARNING, format=f"rank {given.rank}: %(levelname)s %(name)s: %(message)s"
     )
-    is_local = given.scratch is not None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # While a server stops, open requests may finish; rank 0 sends Bye after them.
-        signal.signal(number, signal.SIG_IGN)
-    leader = Leader(os.getppid(), given.server, given.scratch) if is_local else None
+    leader = Leader(given.server, given.scratch) if given.scratch is not None else None
+    # While a server stops, open requests may finish; rank 0 sends Bye after them. A rank of
+    # another machine obeys SIGTERM until it is connected.
+    _ignore(signal.SIGINT, signal.SIGHUP, *((signal.SIGTERM,) if leader else ()))
     address, key = parse_address(given.leader), os.environ.pop(KEY, "").encode()
+    guard = Guard(given.parent, leader)
+    guard.start()
     try:
-        peer = connect_when_up(address, key, waits=not is_local)
+        peer = connect_when_up(address, key, waits=leader is None)
     except (AtollError, OSError) as error:
         logger.error("%s", error)
-        return REFUSED if isinstance(error, NotReady) else LOST
-    guard = Guard(peer, leader)
+        leave(leader, REFUSED if isinstance(error, NotReady) else LOST)
+    _ignore(signal.SIGTERM)
     host = None if isinstance(address, str) else address[0]
     try:
         peer.send(messages.Hello(given.rank, __version__))
-        guard.start()
+        guard.watch(peer)
         Follower(peer, given.rank, given.local_rank, host).run()
     except (EOFError, OSError):
         leave(leader)
     except Exception as error:
         guard.release()  # the exit status tells whether to try again
-        return _told(peer, error)
+        # The error may follow from rank 0's end, after which nothing else removes its files.
+        leave(leader, _told(peer, error))
     guard.release()
     return 0
 
 
+def _ignore(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _told(peer: Peer, error: Exception) -> int:
-    """Reports a failure to rank 0, which then ends all ranks and answers the open requests."""
+    """Reports a failure to rank 0, which then ends all ranks and answers the open requests.
+
+    Returns the exit status.
+    """
     logger.exception("this rank cannot continue")
     try:
         peer.send(messages.Failed(f"{type(error).__name__}: {error}"))
@@ -214,6 +225,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--leader", required=True)
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--local-rank", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--server", type=int)
     return parser.parse_args(arguments)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from atoll import __version__
 from atoll.config import Settings
-from atoll.errors import ConfigError, NotReady, RankLost
-from atoll.runner.ranks.connection import Address, Peer, accepted, listen, network_key, shown
+from atoll.errors import RankLost
+from atoll.runner.ranks.connection import Address, Peer, listen, network_key, shown
+from atoll.runner.ranks.handshakes import Handshakes
 from atoll.runner.ranks.layout import RankLayout, settings_of_rank
 from atoll.runner.ranks.messages import Failed, Hello, Message
 from atoll.runner.ranks.processes import LocalFollower
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
 _SAY_S = 30.0
+# Importing torch takes longer than an answer: from a cold disk, half a minute.
+_START_S = 60.0
 
 
 class Link:
@@ -50,18 +53,21 @@ class Gathering:
         self.links: dict[int, Link] = {}
         self._layout, self._settings, self._scratch = layout, settings, scratch
         self._said = time.monotonic()
+        self._start_s = max(_START_S, settings.shard_timeout_s)
+        self._deadline = self._said + self._start_s
 
     def run(self) -> None:
         """Returns when all are connected; there is no time limit for ranks of other machines.
 
         Raises:
             ConfigError: it cannot listen for them, or there is no key.
-            RankLost: a process of this machine has ended.
+            RankLost: a process of this machine has ended, or does not connect.
         """
         layout, own_key = self._layout, secrets.token_hex(32).encode()
         key = own_key if layout.num_nodes == 1 else network_key()
-        path = str(self._scratch / "leader")
+        path, handshakes = str(self._scratch / "leader"), Handshakes(key)
         with contextlib.ExitStack() as stack:
+            stack.callback(handshakes.close)
             sockets: dict[socket.socket, Address] = {stack.enter_context(listen(path)): path}
             if layout.num_nodes > 1:
                 address = ("", self._settings.shard_port)
@@ -73,32 +79,27 @@ class Gathering:
                 )
             while len(self.links) < layout.size - 1:
                 for found in select.select(list(sockets), [], [], _LOOK_S)[0]:
-                    self._accept(found, key, shown(sockets[found]))
+                    handshakes.begin(found.accept()[0], shown(sockets[found]))
+                for peer, hello in handshakes.completed():
+                    self._take(peer, hello)
                 self._look_around(", ".join(map(shown, sockets.values())))
-
-    def _accept(self, listening: socket.socket, key: bytes, place: str) -> None:
-        connection, _ = listening.accept()
-        try:
-            self._take(accepted(connection, key))
-        except NotReady as error:
-            logger.warning("at %s: %s", place, error)
 
     def _look_around(self, places: str) -> None:
         for rank, process in self.processes.items():
             if rank not in self.links and (end := process.end(0)) is not None:
                 raise RankLost(f"rank {rank} {end} before it was ready")
+            if rank not in self.links and time.monotonic() > self._deadline:
+                raise RankLost(
+                    f"rank {rank} (process {process.pid}) has not connected within "
+                    f"{self._start_s:g} s"
+                )
         if time.monotonic() - self._said > _SAY_S:
             self._said = time.monotonic()
             missing = sorted(set(range(1, self._layout.size)) - self.links.keys())
             logger.warning("waiting for ranks %s at %s", missing, places)
 
-    def _take(self, peer: Peer) -> None:
-        """Raises NotReady: it is not one of the expected followers."""
-        try:
-            hello = peer.receive()
-        except (EOFError, OSError, ConfigError) as error:
-            peer.close()
-            raise NotReady(f"a follower does not respond: {error!r}") from None
+    def _take(self, peer: Peer, hello: Message) -> None:
+        """Refuses it if it is not one of the expected followers."""
         reason = self._refusal(hello)
         if reason is None and isinstance(hello, Hello):
             peer.limit_waiting(self._settings.shard_timeout_s)
@@ -107,7 +108,7 @@ class Gathering:
         with contextlib.suppress(OSError):
             peer.send(Failed(reason or ""))
         peer.close()
-        raise NotReady(f"a follower was refused: {reason}")
+        logger.warning("a follower was refused: %s", reason)
 
     def _refusal(self, hello: Message) -> str | None:
         if not isinstance(hello, Hello):

@@ -1,14 +1,17 @@
 """torch.distributed's process group: joined before the model is built, left before a rank ends.
 
-On one machine, ranks find each other through a file, so that no port is opened. ``TCPStore``
-listens on all networks and is used for several machines only. The traffic of the group is not
-authenticated, so several machines need a private network.
+On one machine, ranks find each other through a file, and the ports that gloo and NCCL open are
+bound to the loopback interface. ``TCPStore`` listens on all networks and is used for several
+machines only. The traffic of the group is not authenticated, so several machines need a private
+network.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from atoll.errors import ConfigError
 
 # The limit of collectives is longer than that of messages, whose errors are more precise.
 _EXTRA_S = 5.0
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _MAPS = Path("/proc/self/maps")
 _NCCL_FILE = re.compile(r"/dev/shm/nccl-\S+")
 
@@ -47,8 +51,12 @@ def store_of(told: str, host: str | None, size: int, timeout_s: float) -> Any:
     )
 
 
-def join(store: Any, rank: int, size: int, device: torch.device, timeout_s: float) -> None:
-    """Returns once all ranks have joined. timeout_s: the longest that ranks wait for each other.
+def join(
+    store: Any, rank: int, size: int, device: torch.device, timeout_s: float, *, is_local: bool
+) -> None:
+    """Returns once all ranks have joined.
+
+    timeout_s: the longest that ranks wait for each other. is_local: all are on this machine.
 
     Raises:
         ConfigError: torch was built without the device's backend.
@@ -58,10 +66,23 @@ def join(store: Any, rank: int, size: int, device: torch.device, timeout_s: floa
     if not is_there:
         raise ConfigError(f"num_shard is {size}; torch {torch.__version__} has no {backend}")
     options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
-    dist.init_process_group(
-        backend, store=store, rank=rank, world_size=size,
-        timeout=timedelta(seconds=timeout_s + _EXTRA_S), **options,
-    )  # fmt: skip
+    with _on_loopback() if is_local else contextlib.nullcontext():
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size,
+            timeout=timedelta(seconds=timeout_s + _EXTRA_S), **options,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """gloo and NCCL read their interface from the environment; one that is given there is kept."""
+    names = [name for name in _INTERFACES if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "lo"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
 
 
 def leave() -> None:

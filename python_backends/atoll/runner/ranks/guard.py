@@ -1,8 +1,9 @@
 """A follower's second thread: sends a sign of life every second, and ends the process with rank 0.
 
-The main thread may be blocked in a collective whose other ranks have ended, on a GPU forever. The
-guard also kills a stub whose server was killed: such a stub hangs in its exit while it holds
-Python's lock, so that none of its own threads can end it.
+It also ends it with the process that started it: rank 0, or ``atoll worker``. The main thread may
+be blocked in a collective whose other ranks have ended, on a GPU forever. The guard also kills a
+stub whose server was killed: such a stub hangs in its exit while it holds Python's lock, so that
+none of its own threads can end it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from atoll.runner.ranks import group
 from atoll.runner.ranks.connection import Peer
@@ -26,22 +28,26 @@ LOST = 1  # exit status
 
 @dataclass(frozen=True)
 class Leader:
-    """Rank 0 on the same machine.
+    """Rank 0 on the same machine, which has started the follower.
 
-    pid: rank 0's process. server: its parent, if it is a stub. scratch: rank 0's folder, which the
-    follower removes if rank 0 was killed.
+    server: its parent, if it is a stub. scratch: its folder, which the follower removes if rank 0
+    was killed.
     """
 
-    pid: int
     server: int | None
     scratch: Path
 
 
 class Guard:
-    """Works from ``start`` until ``release``. leader: None if rank 0 is on another machine."""
+    """Works from ``start`` until ``release``.
 
-    def __init__(self, peer: Peer, leader: Leader | None) -> None:
-        self._peer, self._leader = peer, leader
+    parent: the process that has started this one. leader: None if rank 0 is on another machine.
+    """
+
+    def __init__(self, parent: int, leader: Leader | None) -> None:
+        self._parent, self._leader = parent, leader
+        self._peer: Peer | None = None
+        self._is_connected = threading.Event()
         self._is_released = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="atoll-guard", daemon=True)
 
@@ -49,42 +55,54 @@ class Guard:
         """Starts the thread."""
         self._thread.start()
 
+    def watch(self, peer: Peer) -> None:
+        """From now on, the process also ends with this connection to rank 0."""
+        self._peer = peer
+        self._is_connected.set()
+
     def release(self) -> None:
         """Lets the follower end by itself."""
         self._is_released.set()
 
     def _watch(self) -> None:
-        poller = select.poll()
-        # Not POLLIN: the main thread reads the messages.
-        poller.register(self._peer.fileno(), select.POLLRDHUP)
         while not self._is_released.is_set():
-            is_gone = bool(poller.poll(_INTERVAL_S * 1000)) or self._has_lost_leader()
-            try:
-                self._peer.send(Alive())
-            except OSError:
-                is_gone = True
+            is_gone = self._is_disconnected() or self._is_orphaned()
             if is_gone and not self._is_released.is_set():
                 leave(self._leader)
 
-    def _has_lost_leader(self) -> bool:
-        leader = self._leader
-        if leader is None:
+    def _is_disconnected(self) -> bool:
+        """Takes a second, unless it is true."""
+        if self._peer is None:
+            self._is_connected.wait(_INTERVAL_S)
             return False
-        if os.getppid() != leader.pid:
+        poller = select.poll()
+        # Not POLLIN: the main thread reads the messages.
+        poller.register(self._peer.fileno(), select.POLLRDHUP)
+        if poller.poll(_INTERVAL_S * 1000):
             return True
-        if leader.server is None or _parent_of(leader.pid) == leader.server:
+        try:
+            self._peer.send(Alive())
+        except OSError:
+            return True
+        return False
+
+    def _is_orphaned(self) -> bool:
+        if os.getppid() != self._parent:
+            return True
+        server = None if self._leader is None else self._leader.server
+        if server is None or _parent_of(self._parent) == server:
             return False
         with contextlib.suppress(ProcessLookupError):
-            os.kill(leader.pid, signal.SIGKILL)
+            os.kill(self._parent, signal.SIGKILL)
         return True
 
 
-def leave(leader: Leader | None) -> None:
+def leave(leader: Leader | None, status: int = LOST) -> NoReturn:
     """Ends this process at once, and removes what rank 0 may have left behind."""
     if leader is not None:
         shutil.rmtree(leader.scratch, ignore_errors=True)
     group.remove_shared_memory()
-    os._exit(LOST)
+    os._exit(status)
 
 
 def _parent_of(pid: int) -> int | None:

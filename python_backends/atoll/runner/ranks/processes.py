@@ -21,7 +21,7 @@ class LocalFollower:
     def __init__(self, rank: int, address: str, key: str, scratch: Path, num_threads: int) -> None:
         """scratch: the folder that a follower removes if this process is killed."""
         arguments = [f"--leader={address}", f"--rank={rank}", f"--local-rank={rank}"]
-        arguments += [f"--scratch={scratch}"]
+        arguments += [f"--parent={os.getpid()}", f"--scratch={scratch}"]
         if _is_in_stub():
             arguments += [f"--server={os.getppid()}"]
         environment = {

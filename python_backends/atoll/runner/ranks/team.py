@@ -161,7 +161,8 @@ class Team:
             )
         )  # fmt: skip
         self.send(Join())
-        group.join(store, 0, layout.size, layout.device, self._timeout_s)
+        is_local = layout.num_nodes == 1
+        group.join(store, 0, layout.size, layout.device, self._timeout_s, is_local=is_local)
 
     def _watch(self) -> None:
         poller = select.poll()

@@ -1,14 +1,16 @@
 """Runs the ranks of a further machine (``atoll worker``), and restarts them when they end.
 
 They wait until rank 0 listens. If rank 0 ends or one of them fails, all of them end and are started
-again, so that a model that is loaded again finds them waiting. After the first SIGTERM, they
-continue until rank 0 ends: machines are often stopped together, and open requests should finish.
+again, so that a model that is loaded again finds them waiting. After the first SIGTERM, ranks that
+are connected continue until rank 0 ends: machines are often stopped together, and open requests
+should finish. If this process is killed, its ranks end by themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -51,7 +53,12 @@ class Worker:
         """Runs all ranks until one ends; returns their exit statuses."""
         processes = [self._started(local) for local in range(self._count)]
         try:
+            is_told = False
             while all(process.poll() is None for process in processes) and self._num_asked < 2:
+                if self._num_asked and not is_told:
+                    is_told = True
+                    for process in processes:
+                        process.terminate()  # which ends those that have no connection
                 time.sleep(_LOOK_S)
             return [process.poll() or 0 for process in processes]
         finally:
@@ -63,6 +70,7 @@ class Worker:
     def _started(self, local_rank: int) -> subprocess.Popen[bytes]:
         rank = self._first + local_rank
         arguments = [f"--leader={self._leader}", f"--rank={rank}", f"--local-rank={local_rank}"]
+        arguments += [f"--parent={os.getpid()}"]
         return subprocess.Popen(
             [sys.executable, "-m", _MODULE, *arguments], stdin=subprocess.DEVNULL
         )
