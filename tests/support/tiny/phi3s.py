@@ -13,7 +13,8 @@ LIMIT = 16
 def _phi3(**changes: Any) -> Any:
     values = dict(
         vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, bos_token_id=1,
+        eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     return hf.Phi3ForCausalLM(hf.Phi3Config(**{**values, **changes}))
 

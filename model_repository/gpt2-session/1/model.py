@@ -1,0 +1,5 @@
+"""gpt2: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

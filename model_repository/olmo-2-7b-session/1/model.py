@@ -1,0 +1,5 @@
+"""olmo-2-7b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""phi-4-mini: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

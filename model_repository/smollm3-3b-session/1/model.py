@@ -1,0 +1,5 @@
+"""smollm3-3b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
