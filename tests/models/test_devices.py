@@ -136,7 +136,7 @@ def test_the_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def _hold(folder: str, times: Any) -> None:
     memory.tempfile.tempdir = folder
     torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid="x")  # type: ignore[assignment]
-    with memory.alone_on(SECOND):
+    with memory.alone_on([SECOND]):
         started = time.monotonic()
         time.sleep(0.2)
         times.put((started, time.monotonic()))
