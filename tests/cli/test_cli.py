@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from atoll.cli import checks, serve
 from atoll.cli.app import app
 from atoll.cli.choose import Choice, checkout_repository, choose
 from atoll.cli.examples import example
+from atoll.cli.model_fit import fit
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.launcher import free_ports
 from atoll.launcher.libraries import missing_libraries, remedy
 
+HUB_CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
 ATOLL = Path(sys.executable).with_name("atoll")
 
 
@@ -193,6 +196,35 @@ def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["Python"].status == "fail" and "3.11" in found["Python"].remedy
     assert found["C++ compiler"].status == "warn"
     assert all(f.remedy for f in found.values() if f.status != "ok")
+
+
+# GB of each GPU -> the finding. Mixtral's heads and features are divided by 2, 4 and 8.
+FITS = {
+    (): ("fail", "do not fit in"),
+    (80, 80): ("warn", "need 2 GPUs: each 46"),
+    (80,): ("fail", "need 2 GPUs"),
+    (40,) * 4: ("warn", "need 4 GPUs: each 23"),
+    (24,) * 8: ("warn", "need 8 GPUs"),
+    (4,) * 16: ("fail", "even 16 parts do not fit"),
+    (141,): ("ok", "fit in a GPU of 141 GB"),
+}
+
+
+@pytest.mark.parametrize("gpus", FITS)
+def test_doctor_says_how_many_gpus_a_model_needs(gpus: tuple[int, ...], tmp_path: Path) -> None:
+    config = HUB_CONFIGS / "mistralai__Mixtral-8x7B-Instruct-v0.1.json"
+    shutil.copy(config, tmp_path / "config.json")
+    found = fit(str(tmp_path), [gb * 10**9 for gb in gpus])
+    status, words = FITS[gpus]
+    assert found.status == status and words in found.found, found
+    assert bool(found.remedy) == (status != "ok")
+
+
+def test_doctor_on_a_model_that_is_not_divided() -> None:
+    code, out, _ = atoll("doctor", "--model", "all-minilm-l6-v2", "--model", "no/such", "--json")
+    *_, embedder, missing = json.loads(out)
+    assert embedder["name"] == "all-minilm-l6-v2" and embedder["status"] == "ok"
+    assert code == 1 and missing["status"] == "fail" and "no/such" in missing["found"]
 
 
 def test_a_missing_library_is_found(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from atoll.catalogue import (
     entry_name,
     write_repository,
 )
-from atoll.cli.choose import catalogue_entry, checkout_repository
+from atoll.cli.choose import checkout_repository
+from atoll.cli.model_fit import named, shares_of, weight_bytes
 from atoll.cli.options import AsJson, Revision, print_json
 from atoll.cli.tables import print_table
 from atoll.config import Settings
@@ -29,8 +30,6 @@ from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 from atoll.weights.modules import transformer_folder
 
-# Of a model over several GPUs it is shown what each holds, up to so many.
-_MOST_GPUS = 16
 # What is shown -> the operation that decides it: what packs a linear layer also runs it.
 _OPS = {
     **{op: op for op in ("varlen_attention", "paged_attention")},
@@ -67,9 +66,8 @@ def info(
     """Show what a checkpoint is and what would run it; fails with the server's message if the
     server would refuse it.
     """
-    known = catalogue_entry(model)
-    folder = resolve(known.model_id if known else model, revision, with_weights=False)
-    model_id, own = (known.model_id, dict(known.settings)) if known else (model, {})
+    known, model_id, own = named(model)
+    folder = resolve(model_id, revision, with_weights=False)
     trunk = transformer_folder(folder)
     # What the server would decide, with the settings it would read from the environment.
     settings = Settings.read({"model_id": model_id, **own})
@@ -78,9 +76,9 @@ def info(
         "name": known.name if known else entry_name(model),
         "model_id": model_id,
         "folder": str(folder),
-        "weight_bytes": _weight_bytes(trunk),
+        "weight_bytes": weight_bytes(trunk),
         **_running(trunk, detected),
-        "ranks": _ranks(trunk, detected, settings),
+        "ranks": [asdict(share) for share in shares_of(trunk, detected, settings)],
         "settings": own,
     }
     if as_json:
@@ -124,11 +122,6 @@ def _source(entry: Entry) -> str:
     return f"package {embedded.requirement}" if embedded else "hub"
 
 
-def _weight_bytes(folder: Path) -> int:
-    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     """What a checkpoint is, the file that implements its architecture, and its kernels."""
     from atoll.models import fallback, families, registry
@@ -140,31 +133,6 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     table = families.DECODERS if detected.task == "generate" else families.ENCODERS
     module = registry.architecture(registry.Checkpoint.open(folder).raw, table)
     return {**facts, "implementation": module.__name__, "kernels": _kernels()}
-
-
-def _ranks(folder: Path, detected: Detected, settings: Settings) -> list[dict[str, int]]:
-    """What each of several GPUs would hold of a generator, for the numbers that it is divided by.
-
-    With the settings' dtype and quantisation, activations in 16 bits unless that says otherwise.
-    """
-    if detected.runs_on != "native" or detected.task != "generate":
-        return []
-    import torch
-
-    from atoll.models import families, registry
-    from atoll.models.rank_shares import Storage, rank_shares
-    from atoll.weights.quantization import Quantization, scheme_for
-
-    raw = registry.Checkpoint.open(folder).raw
-    module = registry.architecture(raw, families.DECODERS)
-    scheme = settings.dtype if settings.dtype in ("int8", "int4") else "dense"
-    storage = Storage(
-        torch.float32 if settings.dtype == "float32" else torch.float16,
-        scheme if settings.quantize is None else scheme_for(settings.quantize),
-        Quantization.read(folder, raw),
-    )
-    found = rank_shares(module, module.Config.from_hf(raw), storage, range(1, _MOST_GPUS + 1))
-    return [asdict(share) for share in found]
 
 
 def _held(share: Mapping[str, int]) -> str:

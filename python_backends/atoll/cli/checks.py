@@ -124,6 +124,8 @@ def torch(_: Machine) -> Iterator[Finding]:
         yield from gpus
         if gpus[0].status == "ok":
             yield _gpu_kernels()
+        if len(gpus) > 1:
+            yield _links(len(gpus))
     elif has_driver:
         yield Finding(
             "GPU", "warn", f"{_nvidia_smi()}; torch {torch.__version__} does not see it",
@@ -206,6 +208,25 @@ def _gpu(index: int) -> Finding:
     )
     reason = refusal(capabilities)
     return _judged(f"GPU {index}", reason is None, found, f"{reason}: serve with --device cpu")
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of each GPU that torch sees."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.mem_get_info(index)[1] for index in range(count)]
+
+
+def _links(count: int) -> Finding:
+    """What ranks of a model use to reach each other: NCCL, and the GPUs' direct access."""
+    import torch
+
+    pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
+    apart = [pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)]
+    version = ".".join(map(str, torch.cuda.nccl.version()))
+    found = f"NCCL {version}; {len(pairs) - len(apart)} of {len(pairs)} pairs have direct access"
+    return _judged("GPUs together", not apart, found, "with num_shard, data pass through the host")
 
 
 def _gpu_kernels() -> Finding:

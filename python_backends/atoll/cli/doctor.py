@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atoll.cli.checks import CHECKS, Finding, Machine
+from atoll.cli.checks import CHECKS, Finding, Machine, gpu_memory
 from atoll.cli.options import AsJson, print_json
 from atoll.cli.tables import print_table
 
@@ -15,6 +15,10 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Also say how many GPUs this model needs; may be repeated."),
+    ] = None,
     http_port: Annotated[int, typer.Option(envvar="ATOLL_HTTP_PORT", help="Port to check.")] = 8000,
     grpc_port: Annotated[int, typer.Option(envvar="ATOLL_GRPC_PORT", help="Port to check.")] = 8001,
     metrics_port: Annotated[
@@ -35,6 +39,10 @@ def doctor(
     """Check this machine; exits with status 1 if something keeps Atoll from running."""
     machine = Machine(server, (http_port, grpc_port, metrics_port, port, gateway_grpc_port))
     findings = [finding for check in CHECKS for finding in check(machine)]
+    if model:
+        from atoll.cli.model_fit import fit  # torch takes seconds to import
+
+        findings += [fit(name, gpu_memory()) for name in model]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
