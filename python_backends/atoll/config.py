@@ -31,8 +31,11 @@ _BOOLEANS = dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True) | dict.fro
 )
 
 
-def _setting(default: Any, text: str, *, group: str, least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "group": group, "least": least})
+def _setting(
+    default: Any, text: str, *, group: str, least: float | None = None, most: float | None = None
+) -> Any:
+    facts = {"help": text, "group": group, "least": least, "most": most}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class Settings:
         group="generate", least=1,
     )  # fmt: skip
     shard_port: int = _setting(
-        8003, "where workers of other machines connect", group="generate", least=1
+        8003, "where workers of other machines connect", group="generate", least=1, most=65535
     )
     shard_timeout_s: float = _setting(
         120.0, "seconds after which a rank that does not answer counts as lost",
@@ -235,6 +238,9 @@ def _check(shown: str, setting: Field[Any], value: Any) -> None:
         raise ConfigError(f"{shown} is {value}; expected a finite number")
     if value is not None and least is not None and value < least:
         raise ConfigError(f"{shown} is {value}; the least allowed is {least}")
+    most = setting.metadata["most"]
+    if value is not None and most is not None and value > most:
+        raise ConfigError(f"{shown} is {value}; the most allowed is {most}")
     if setting.name == "dtype" and value not in DTYPES:
         raise ConfigError(f"{shown} is {value!r}; allowed: {', '.join(DTYPES)}")
 

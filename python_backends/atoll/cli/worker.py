@@ -28,7 +28,12 @@ def worker(
     ] = None,
     shard_port: Annotated[
         int,
-        typer.Option(help="The port, unless --leader has one.", envvar=variables("shard_port")),
+        typer.Option(
+            help="The port, unless --leader has one.",
+            envvar=variables("shard_port"),
+            min=1,
+            max=65535,
+        ),
     ] = 8003,
     rank: Annotated[
         int | None,

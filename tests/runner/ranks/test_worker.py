@@ -181,6 +181,7 @@ def test_a_rank_that_is_not_expected_is_refused(tmp_path: Path) -> None:
         ((), {}, "no --leader was given"),
         (("--leader=x",), {"ATOLL_SHARD_KEY": "short"}, "ATOLL_SHARD_KEY has 5 characters"),
         (("--leader=x:y",), {}, "expected HOST:PORT"),
+        (("--leader=x:70000",), {}, "'x:70000'; expected HOST:PORT, with a port up to 65535"),
         (("--leader=x",), {"NUM_SHARD": "3", "LWS_GROUP_SIZE": "2"}, "num_shard is 3"),
         (("--leader=x",), {"LWS_WORKER_INDEX": "0"}, "LWS_WORKER_INDEX is '0'"),
     ],
@@ -193,6 +194,11 @@ def test_what_a_worker_cannot_use_is_named(
         [str(ATOLL), "worker", *arguments], env=known, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_a_port_that_cannot_be_is_named() -> None:
+    with pytest.raises(ConfigError, match="shard_port is 70000; the most allowed is 65535"):
+        Settings.read({"model_id": "x", "task": "generate", "shard_port": "70000"})
 
 
 def test_machines_need_a_key(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,8 +162,8 @@ def parse_address(text: str) -> Address:
     if "/" in text:
         return text
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--leader is {text!r}; expected HOST:PORT")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--leader is {text!r}; expected HOST:PORT, with a port up to 65535")
     return host.strip("[]"), int(port)
 
 
