@@ -43,6 +43,14 @@ def expected(checkpoint: Path) -> list[list[int]]:
         return answers(loaded, PROMPTS, 8)
 
 
+@pytest.fixture(autouse=True)
+def hangup() -> Iterator[None]:
+    """Commands inherit it if these tests were started to survive their terminal (``nohup``)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @contextmanager
 def worker(
     log: Path, port: int, *arguments: str, **environment: str
@@ -58,7 +66,7 @@ def worker(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            process.wait(30)
     assert num_ranks(port) == 0
 
 

@@ -38,6 +38,8 @@ class Worker:
     def run(self) -> int:
         """Returns when stopped: 0, or 1 if rank 0 refused the ranks."""
         before = signal.signal(signal.SIGTERM, self._on_signal)
+        # A shell lets its background commands ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             while not self._num_asked:
                 if REFUSED in self._run_once():
