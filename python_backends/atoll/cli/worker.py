@@ -50,6 +50,14 @@ def worker(
     num_nodes: Annotated[
         int, typer.Option(help="Machines.", envvar=variables("num_nodes"), min=1)
     ] = 1,
+    shard_timeout_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a sign of life after which a rank is restarted.",
+            envvar=variables("shard_timeout_s"),
+            min=1,
+        ),
+    ] = 120.0,
 ) -> None:
     """Run this machine's part of a model that another machine serves, until Ctrl-C. It has
     num_shard / num_nodes ranks; without both, one. All machines need the same secret key in
@@ -68,7 +76,7 @@ def worker(
             )
     address = leader if ":" in leader else f"{leader}:{shard_port}"
     first = rank if rank is not None else _index() * count
-    raise typer.Exit(Worker(address, first, count).run())
+    raise typer.Exit(Worker(address, first, count, shard_timeout_s).run())
 
 
 def _index() -> int:

@@ -70,12 +70,18 @@ def worker(
     assert num_ranks(port) == 0
 
 
-def num_ranks(port: int) -> int:
+def ranks(port: int) -> list[psutil.Process]:
     """Processes of ranks whose leader is at the port."""
-    lines = [
-        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        for line in [" ".join(process.info["cmdline"] or ())]
+        if "ranks.follower" in line and f":{port} " in line
     ]
-    return sum("ranks.follower" in line and f":{port} " in line for line in lines)
+
+
+def num_ranks(port: int) -> int:
+    return len(ranks(port))
 
 
 def test_a_model_on_two_machines(
@@ -88,6 +94,23 @@ def test_a_model_on_two_machines(
         for _ in range(2):
             with engine(checkpoint, num_shard=2, num_nodes=2, shard_port=port) as loaded:
                 assert answers(loaded, PROMPTS, 8) == expected
+
+
+def test_a_frozen_rank_is_restarted(
+    checkpoint: Path, expected: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model could not be loaded again until somebody woke it."""
+    monkeypatch.setenv(connection.KEY, KEY)
+    (port,) = free_ports(1)
+    arguments = {"num_shard": 2, "num_nodes": 2, "shard_port": port, "shard_timeout_s": 5.0}
+    with worker(tmp_path / "log", port, f"--leader=127.0.0.1:{port}", "--shard-timeout-s=5"):
+        with engine(checkpoint, **arguments) as loaded:
+            assert answers(loaded, PROMPTS, 8) == expected
+            (frozen,) = ranks(port)
+            frozen.suspend()
+            wait_until(lambda: not frozen.is_running(), lambda: "the rank is not ended")
+        with engine(checkpoint, **arguments) as loaded:
+            assert answers(loaded, PROMPTS, 8) == expected
 
 
 def test_ranks_of_a_group_of_pods(

@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     # another machine obeys SIGTERM until it is connected.
     _ignore(signal.SIGINT, signal.SIGHUP, *((signal.SIGTERM,) if leader else ()))
     address, key = parse_address(given.leader), os.environ.pop(KEY, "").encode()
-    guard = Guard(given.parent, leader)
+    guard = Guard(given.parent, leader, given.alive_fd)
     guard.start()
     try:
         peer = connect_when_up(address, key, waits=leader is None)
@@ -226,6 +226,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--local-rank", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--alive-fd", type=int)
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--server", type=int)
     return parser.parse_args(arguments)

@@ -42,10 +42,13 @@ class Guard:
     """Works from ``start`` until ``release``.
 
     parent: the process that has started this one. leader: None if rank 0 is on another machine.
+    alive_fd: a pipe to the parent, for the same signs of life.
     """
 
-    def __init__(self, parent: int, leader: Leader | None) -> None:
-        self._parent, self._leader = parent, leader
+    def __init__(self, parent: int, leader: Leader | None, alive_fd: int | None = None) -> None:
+        self._parent, self._leader, self._alive_fd = parent, leader, alive_fd
+        if alive_fd is not None:
+            os.set_blocking(alive_fd, False)  # the parent may not read
         self._peer: Peer | None = None
         self._is_connected = threading.Event()
         self._is_released = threading.Event()
@@ -66,6 +69,9 @@ class Guard:
 
     def _watch(self) -> None:
         while not self._is_released.is_set():
+            if self._alive_fd is not None:
+                with contextlib.suppress(OSError):
+                    os.write(self._alive_fd, b".")
             is_gone = self._is_disconnected() or self._is_orphaned()
             if is_gone and not self._is_released.is_set():
                 leave(self._leader)
