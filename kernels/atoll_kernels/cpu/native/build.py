@@ -156,7 +156,9 @@ def _made(target: Path, compiler: str, flags: Sequence[str]) -> Path:
 def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
     """One process per source; the result is renamed to ``target`` when it is complete."""
     sources = sorted(SOURCES.glob("*.cpp"))
-    with tempfile.TemporaryDirectory(dir=target.parent) as name, ThreadPool(len(sources)) as pool:
+    # More compilers than cores would only keep other processes from them, and take memory.
+    num_jobs = min(len(sources), len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory(dir=target.parent) as name, ThreadPool(num_jobs) as pool:
         objects = [str(Path(name) / f"{source.stem}.o") for source in sources]
         pairs = zip(map(str, sources), objects, strict=True)
         pool.map(_run, [[compiler, *flags, "-c", source, "-o", out] for source, out in pairs])
