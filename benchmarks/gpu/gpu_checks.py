@@ -17,7 +17,7 @@ from gpu_measure import DTYPES, Bench, Row, attempt, poisoned
 from interpreted import DEVICE, TOLERANCES, randn, wide
 from torch import Tensor
 
-from atoll_kernels import reference
+from atoll_kernels import Routing, reference
 from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
@@ -262,10 +262,10 @@ def _experts(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
     x, logits = randn(rows, hidden, seed=3, dtype=dtype), randn(rows, 8, seed=4, dtype=dtype)
     wide_sides = (dense([w.double() for w in side]) for side in (up, down))
     loop = reference.pack_experts(x, *wide_sides)
-    exact = loop.forward(x.double(), logits.double(), 2, "silu")
+    exact = loop.forward(x.double(), logits.double(), Routing(2), "silu")
     experts = moe.pack_experts(x, dense(up), dense(down))
     assert experts is not None, "not packed"
-    return (_run(experts.forward, x, logits, 2, "silu"),), (exact,)
+    return (_run(experts.forward, x, logits, Routing(2), "silu"),), (exact,)
 
 
 def _sample(sizes: Sizes, limits: str, dtype: torch.dtype) -> Pair:

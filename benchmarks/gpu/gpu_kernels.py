@@ -16,7 +16,7 @@ from gpu_inputs import Heads, cu_seqlens, dense
 from gpu_measure import DTYPES, Bench, Row, attempt
 from torch import Tensor
 
-from atoll_kernels import reference
+from atoll_kernels import Routing, reference
 from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 
@@ -279,10 +279,10 @@ def _experts(rows: int, bench: Bench, dtype: torch.dtype) -> Timed:
     loop = reference.pack_experts(x, *sides)
     reached = 8 * (1 - (1 - 2 / 8) ** rows)
     return Timed(
-        lambda: packed.forward(x, logits, 2, "silu"),
+        lambda: packed.forward(x, logits, Routing(2), "silu"),
         2.0 * 2 * rows * 3 * hidden * inter,
         reached * 3 * hidden * inter * x.element_size() + 2.0 * x.nbytes,
-        {"torch": lambda: loop.forward(x, logits, 2, "silu")},
+        {"torch": lambda: loop.forward(x, logits, Routing(2), "silu")},
     )  # fmt: skip
 
 

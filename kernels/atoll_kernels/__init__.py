@@ -10,7 +10,7 @@ from atoll_kernels.attention import (
 )
 from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.linear import PackedLinear, gated_linear, linear, pack_int4, pack_linear
-from atoll_kernels.moe import PackedExperts, mixture_of_experts, pack_experts
+from atoll_kernels.moe import PackedExperts, Routing, mixture_of_experts, pack_experts, route
 from atoll_kernels.norm import layer_norm, rms_norm
 from atoll_kernels.rope import apply_rope, rope_write_kv
 from atoll_kernels.sampling import sample
@@ -22,6 +22,7 @@ __all__ = [
     "PackedExperts",
     "PackedLinear",
     "PagedKV",
+    "Routing",
     "activate",
     "apply_rope",
     "gated_activation",
@@ -35,6 +36,7 @@ __all__ = [
     "paged_attention",
     "rms_norm",
     "rope_write_kv",
+    "route",
     "sample",
     "varlen_attention",
     "write_kv",

@@ -2,11 +2,55 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from atoll_kernels import dispatch
 from atoll_kernels.linear import PackedLinear
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a token's experts and their shares follow from the router's logits.
+
+    top_k: experts of a token. scores: of each expert, in float32: softmax over all of them, or a
+    sigmoid. renormalize: a token's shares are made to sum to one. scaling: then multiplies them.
+    num_groups: equal parts of the experts, in their order, of which a token's experts are in the
+    ``top_groups`` best; a group is as good as the sum of its ``best_of_group`` best experts
+    (DeepSeek V2 takes 1, V3 takes 2).
+    """
+
+    top_k: int
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scaling: float = 1.0
+    num_groups: int = 1
+    top_groups: int = 1
+    best_of_group: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is softmax and the best ``top_k``, without scaling or groups."""
+        return self.scores == "softmax" and self.scaling == 1.0 and self.num_groups == 1
+
+
+def route(
+    logits: Tensor, routing: Routing, correction: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The experts of each token, and their shares.
+
+    Args:
+        logits: (tokens, num_experts).
+        correction: (num_experts,) float32, added to the scores where experts and groups are
+            chosen, but not to the shares (DeepSeek V3's e_score_correction_bias).
+
+    Returns:
+        chosen (tokens, top_k) int32, and shares (tokens, top_k) float32.
+    """
+    result: tuple[Tensor, Tensor] = dispatch.run("route", logits, routing, correction)
+    return result
 
 
 class PackedExperts(ABC):
@@ -22,9 +66,9 @@ class PackedExperts(ABC):
         self,
         x: Tensor,
         router_logits: Tensor,
-        top_k: int,
+        routing: Routing,
         activation: str,
-        renormalize: bool = True,
+        correction: Tensor | None = None,
     ) -> Tensor:
         """See ``mixture_of_experts``."""
 
@@ -43,19 +87,17 @@ def mixture_of_experts(
     x: Tensor,
     router_logits: Tensor,
     experts: PackedExperts,
-    top_k: int,
+    routing: Routing,
     activation: str,
-    renormalize: bool = True,
+    correction: Tensor | None = None,
 ) -> Tensor:
-    """The sum over each token's ``top_k`` experts of ``share * down(act(gate) * up)``.
+    """The sum over each token's experts of ``share * down(act(gate) * up)``.
 
     Args:
-        x: (tokens, hidden). router_logits: (tokens, num_experts).
-
-    The shares are the ``top_k`` largest of the softmax over all experts (float32), made to sum to
-    one if ``renormalize``.
+        x: (tokens, hidden). router_logits: (tokens, num_experts). correction: as of ``route``,
+            which says which experts these are, and their shares.
 
     Returns:
         (tokens, hidden), dtype of x.
     """
-    return experts.forward(x, router_logits, top_k, activation, renormalize)
+    return experts.forward(x, router_logits, routing, activation, correction)

@@ -14,6 +14,7 @@ from torch import Tensor
 from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 from atoll_kernels.linear import PackedLinear
+from atoll_kernels.moe import Routing
 
 _HALF = torch.float16
 
@@ -129,7 +130,7 @@ def _experts(dtype: torch.dtype, rows: int, scheme: str = "dense") -> None:
     packed = moe.pack_experts(torch.empty(0), *map(tuple, sides))
     assert packed is not None
     x = torch.empty(rows, 256, dtype=dtype)
-    packed.forward(x, torch.empty(rows, 8, dtype=dtype), 2, "silu")
+    packed.forward(x, torch.empty(rows, 8, dtype=dtype), Routing(2), "silu")
 
 
 def _batches() -> None:
@@ -223,7 +224,9 @@ CASES: dict[str, Callable[[], None]] = {
     "gemv-int4": partial(_int4, _HALF, 1),
     "gemv-int4-order": partial(_int4, torch.bfloat16, 1, act_order=True),
     "experts-decode": partial(_experts, _HALF, 4),
-    "experts-shares-of-all": lambda: moe.route(torch.empty(4, 128, dtype=_HALF), 8, False),
+    "experts-shares-of-all": lambda: moe.route(
+        torch.empty(4, 128, dtype=_HALF), Routing(8, renormalize=False), None
+    ),
     "experts-decode-bf16": partial(_experts, torch.bfloat16, 4),
     "experts-prefill": partial(_experts, _HALF, 512),
     "experts-prefill-bf16": partial(_experts, torch.bfloat16, 512),

@@ -10,7 +10,7 @@ from atoll_kernels.gpu.selftest import failure
 if find_spec("triton") is not None:
     from atoll_kernels.gpu.activation import activate, gated_activation
     from atoll_kernels.gpu.attention import paged_attention, varlen_attention
-    from atoll_kernels.gpu.moe import pack_experts
+    from atoll_kernels.gpu.moe import pack_experts, route
     from atoll_kernels.gpu.norm import layer_norm, rms_norm
     from atoll_kernels.gpu.quantized import pack_int4, pack_linear
     from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
@@ -28,6 +28,7 @@ if find_spec("triton") is not None:
         "paged_attention",
         "rms_norm",
         "rope_write_kv",
+        "route",
         "sample",
         "varlen_attention",
         "write_kv",

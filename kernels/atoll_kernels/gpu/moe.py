@@ -16,7 +16,8 @@ from atoll_kernels.gpu.kernels.matmul import matmul_kernel
 from atoll_kernels.gpu.kernels.routing import group_kernel, route_kernel
 from atoll_kernels.gpu.quantized import GpuDense, GpuQuantized, tile
 from atoll_kernels.linear import PackedLinear
-from atoll_kernels.moe import PackedExperts
+from atoll_kernels.moe import PackedExperts, Routing
+from atoll_kernels.reference import route as torch_route
 
 _BLOCK_T = 16
 _CHUNK = 128
@@ -55,19 +56,19 @@ class StackedExperts(PackedExperts):
         self,
         x: Tensor,
         router_logits: Tensor,
-        top_k: int,
+        routing: Routing,
         activation: str,
-        renormalize: bool = True,
+        correction: Tensor | None = None,
     ) -> Tensor:
         """See ``atoll_kernels.mixture_of_experts``."""
         num_tokens, hidden = x.shape
         if num_tokens == 0:
             return x.new_empty((0, hidden))
         x = x if x.stride(-1) == 1 else x.contiguous()
-        logits = router_logits
-        logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-        chosen, shares = route(logits, top_k, renormalize)
-        num_experts, num_slots = logits.shape[1], num_tokens * top_k
+        found = route(router_logits, routing, correction)
+        chosen, shares = found or torch_route(router_logits, routing, correction)
+        chosen, shares, top_k = chosen.flatten(), shares.flatten(), routing.top_k
+        num_experts, num_slots = router_logits.shape[1], num_tokens * top_k
         config = tile("experts", x, num_slots // num_experts, self.group)
         plan = _grouped(chosen, num_experts, config)
         gate_up = self._product(x, self.gate_up, plan, config, top_k, None)
@@ -101,18 +102,21 @@ class StackedExperts(PackedExperts):
         return out
 
 
-def route(logits: Tensor, top_k: int, renormalize: bool = True) -> tuple[Tensor, Tensor]:
-    """The chosen experts, int32, and their shares, float32; both (tokens * top_k,).
-
-    renormalize: whether a token's shares sum to one.
-    """
-    num_tokens, num_experts = logits.shape
-    chosen = torch.empty(num_tokens * top_k, dtype=torch.int32, device=logits.device)
-    shares = torch.empty(num_tokens * top_k, dtype=torch.float32, device=logits.device)
+def route(
+    logits: Tensor, routing: Routing, correction: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """See ``atoll_kernels.route``; declines all but plain softmax, which torch computes."""
+    if not routing.is_plain or correction is not None:
+        return None
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+    (num_tokens, num_experts), top_k = logits.shape, routing.top_k
+    chosen = torch.empty((num_tokens, top_k), dtype=torch.int32, device=logits.device)
+    shares = torch.empty((num_tokens, top_k), dtype=torch.float32, device=logits.device)
     route_kernel[(triton.cdiv(num_tokens, _BLOCK_T),)](
         chosen=chosen, shares=shares, logits=logits, num_tokens=num_tokens,
-        num_experts=num_experts, stride=logits.stride(0), TOP_K=top_k, RENORMALIZE=renormalize,
-        BLOCK_T=_BLOCK_T, BLOCK_E=triton.next_power_of_2(max(num_experts, 8)),
+        num_experts=num_experts, stride=logits.stride(0), TOP_K=top_k,
+        RENORMALIZE=routing.renormalize, BLOCK_T=_BLOCK_T,
+        BLOCK_E=triton.next_power_of_2(max(num_experts, 8)),
         BLOCK_K=triton.next_power_of_2(top_k), num_warps=2,
     )  # fmt: skip
     return chosen, shares

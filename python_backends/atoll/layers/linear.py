@@ -24,7 +24,11 @@ class Linear(nn.Module):
     Of a layer that several ranks split, ``in_features`` or ``out_features`` is this rank's part
     (``layers.parallel``). With a part of the inputs the outputs are partial sums, one of which has
     the bias.
+
+    is_adaptable: whether LoRA adapters may change it.
     """
+
+    is_adaptable = True
 
     def __init__(
         self,
@@ -102,6 +106,9 @@ class Linear(nn.Module):
 
 class Head(Linear):
     """Scores of the vocabulary, whose rows are divided over the ranks."""
+
+    # It computes only selected rows of the batch.
+    is_adaptable = False
 
     def __init__(self, hidden_size: int, vocab_size: int, bias: bool = False) -> None:
         super().__init__(hidden_size, parallel.vocabulary(vocab_size), bias)

@@ -1,9 +1,10 @@
-"""A mixture of experts: every token goes through the ``top_k`` gated MLPs that its router picks.
+"""A mixture of experts: every token goes through the few gated MLPs that its router picks.
 
 Knows which layers an expert has, and whether an adapter changes them; the routing and the sum are
 the kernels'.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ import atoll_kernels as kernels
 from atoll.layers.adapted import AdaptedLinear
 from atoll.layers.linear import Linear
 from atoll.layers.mlp import GatedMLP
+from atoll.weights.layer_tensors import LayerTensors
+from atoll.weights.load import LoadOptions
+
+_CORRECTION = "e_score_correction_bias"
 
 
 class Expert(GatedMLP):
@@ -44,30 +49,58 @@ class GatedExpert(GatedMLP):
         return weight * super().forward(x)
 
 
-class MixtureOfExperts(nn.Module):
-    """Softmax over all experts in float32, and the best ``top_k``.
+class Float32Router(Linear):
+    """The logits of all experts in float32, whatever the model's dtype.
 
-    With a shared expert, every token goes through that one, too.
+    Rounded logits would choose other experts than the model was trained with.
     """
+
+    is_adaptable = False
+
+    def __init__(self, hidden_size: int, num_experts: int, is_corrected: bool = False) -> None:
+        """is_corrected: whether the checkpoint has corrections, see ``kernels.route``."""
+        super().__init__(hidden_size, num_experts, bias=False, quantizable=False)
+        self.correction: Tensor | None = None
+        if is_corrected:
+            self.correction = nn.Parameter(torch.empty(num_experts), requires_grad=False)
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, num_experts) float32."""
+        return super().forward(x.float(), activation)
+
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """As ``Linear.load``, and the corrections."""
+        options = replace(options, dtype=torch.float32)
+        super().load(group, options)
+        if self.correction is None:
+            group.refuse(_CORRECTION)
+            return
+        found = group.get(_CORRECTION, (self.out_features,)).to(options.device, options.dtype)
+        self.correction = nn.Parameter(found, requires_grad=False)
+
+
+class MixtureOfExperts(nn.Module):
+    """The experts that ``routing`` chooses, and a shared one that every token goes through."""
 
     def __init__(
         self,
         hidden_size: int,
         intermediate_size: int,
         num_experts: int,
-        top_k: int,
+        routing: kernels.Routing,
         activation: str,
         *,
-        renormalize: bool = True,
+        router: Linear | None = None,
         shared: nn.Module | None = None,
     ) -> None:
-        """renormalize: whether a token's weights are made to sum to one. shared: the shared expert,
-        (tokens, hidden) -> (tokens, hidden).
+        """router: (tokens, hidden) -> (tokens, num_experts); a projection in the model's dtype,
+        without bias, if None. shared: the shared expert, (tokens, hidden) -> (tokens, hidden).
         """
         super().__init__()
-        self.top_k, self.activation, self.renormalize = top_k, activation, renormalize
-        self.shared = shared
-        self.router = Linear(hidden_size, num_experts, bias=False, quantizable=False)
+        self.routing, self.activation, self.shared = routing, activation, shared
+        if router is None:
+            router = Linear(hidden_size, num_experts, bias=False, quantizable=False)
+        self.router: nn.Module = router
         self.experts = nn.ModuleList(
             Expert(hidden_size, intermediate_size, activation) for _ in range(num_experts)
         )
@@ -87,6 +120,10 @@ class MixtureOfExperts(nn.Module):
                 [e.gate_up.packed for e in experts], [e.down.packed for e in experts]
             )
         return self._packed
+
+    @property
+    def _correction(self) -> Tensor | None:
+        return self.router.correction if isinstance(self.router, Float32Router) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
@@ -108,15 +145,13 @@ class MixtureOfExperts(nn.Module):
 
     def _mixed(self, x: Tensor, logits: Tensor) -> Tensor:
         return kernels.mixture_of_experts(
-            x, logits, self.packed, self.top_k, self.activation, self.renormalize
+            x, logits, self.packed, self.routing, self.activation, self._correction
         )
 
     def _one_by_one(self, x: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
         """With adapters, which are no part of packed weights; x: rows ``tokens`` of the batch."""
         experts: list[Any] = list(self.experts)
-        shares, chosen = logits.float().softmax(-1).topk(self.top_k)
-        if self.renormalize:
-            shares = shares / shares.sum(-1, keepdim=True)
+        chosen, shares = kernels.route(logits, self.routing, self._correction)
         shares = shares.to(x.dtype)
         out = torch.zeros_like(x)
         for index, expert in enumerate(experts):

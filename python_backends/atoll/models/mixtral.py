@@ -15,6 +15,7 @@ from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_fields import activation, read_heads, whole_head_rope
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import FirstOf, WeightMap
+from atoll_kernels import Routing
 
 WEIGHTS = WeightMap(
     anchor="embed_tokens",
@@ -97,8 +98,8 @@ class Model(CausalLM):
                 ),
                 RMSNorm(c.hidden_size, c.eps),
                 MixtureOfExperts(
-                    c.hidden_size, c.intermediate_size, c.num_experts, c.experts_per_token,
-                    c.activation,
+                    c.hidden_size, c.intermediate_size, c.num_experts,
+                    Routing(c.experts_per_token), c.activation,
                 ),
             )  # fmt: skip
 

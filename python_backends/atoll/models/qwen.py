@@ -24,6 +24,7 @@ from atoll.models.config_fields import (
 )
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import FirstOf, WeightMap
+from atoll_kernels import Routing
 
 WEIGHTS = WeightMap(
     anchor="embed_tokens",
@@ -68,8 +69,7 @@ class Experts:
 
     layers: tuple[bool, ...]
     num_experts: int
-    top_k: int
-    renormalize: bool
+    routing: Routing
     size: int
     shared_size: int | None
 
@@ -149,8 +149,10 @@ def _experts(f: Fields, kind: str, num_layers: int) -> Experts | None:
     return Experts(
         layers=tuple((i + 1) % step == 0 and i not in dense for i in range(num_layers)),
         num_experts=num_experts,
-        top_k=f.size("num_experts_per_tok", default=top_k, most=num_experts),
-        renormalize=f.flag("norm_topk_prob", default=False),
+        routing=Routing(
+            f.size("num_experts_per_tok", default=top_k, most=num_experts),
+            renormalize=f.flag("norm_topk_prob", default=False),
+        ),
         size=f.size("moe_intermediate_size", default=size),
         shared_size=shared_size,
     )
@@ -185,6 +187,5 @@ def _feed_forward(c: Config, layer: int) -> GatedMLP | MixtureOfExperts:
     if e.shared_size is not None:
         shared = GatedExpert(c.hidden_size, e.shared_size, c.activation)
     return MixtureOfExperts(
-        c.hidden_size, e.size, e.num_experts, e.top_k, c.activation, renormalize=e.renormalize,
-        shared=shared,
+        c.hidden_size, e.size, e.num_experts, e.routing, c.activation, shared=shared,
     )  # fmt: skip

@@ -49,11 +49,10 @@ def attach_adapters(
     """
     slots, reader = AdapterSlots(list(adapters)), CheckpointReader(folder)
     table, prefix = layout(reader, tables)
-    # The head computes only selected rows of the batch, so it cannot be adapted.
     layers = {
         n: m
         for n, m in model.named_modules()
-        if isinstance(m, Linear) and table.find(n) and n != "lm_head"
+        if isinstance(m, Linear) and m.is_adaptable and table.find(n)
     }
     groups = {
         n: LayerTensors(reader, prefix, source, model.config, n)

@@ -5,7 +5,7 @@ import torch
 from interpreted import DEVICE, DTYPES, assert_close, randn
 from torch import Tensor
 
-from atoll_kernels import PackedLinear, reference
+from atoll_kernels import PackedLinear, Routing, reference
 from atoll_kernels.gpu import moe, quantized
 from atoll_kernels.reference.linear import TorchInt8
 
@@ -26,7 +26,7 @@ def expected_of(x: Tensor, logits: Tensor, sides: list[list[PackedLinear]], top_
     """The reference in float64."""
     wide = [[dense(layer.tensors[0].double()) for layer in side] for side in sides]
     packed = reference.pack_experts(x, *map(tuple, wide))
-    return packed.forward(x.double(), logits.double(), top_k, "silu")
+    return packed.forward(x.double(), logits.double(), Routing(top_k), "silu")
 
 
 @each_dtype
@@ -39,7 +39,7 @@ def test_equals_the_experts_one_by_one(
     expected = expected_of(x, logits, sides, top_k)
     packed = moe.pack_experts(x, *map(tuple, sides))
     assert packed is not None
-    found = packed.forward(x, logits, top_k, "silu")
+    found = packed.forward(x, logits, Routing(top_k), "silu")
     assert_close(found, expected)
 
 
@@ -51,7 +51,7 @@ def test_one_expert_takes_all() -> None:
     expected = expected_of(x, logits, sides, 1)
     packed = moe.pack_experts(x, *map(tuple, sides))
     assert packed is not None
-    found = packed.forward(x, logits, 1, "silu")
+    found = packed.forward(x, logits, Routing(1), "silu")
     assert_close(found, expected)
 
 
@@ -74,7 +74,7 @@ def test_quantised_experts(dtype: torch.dtype, scheme: str) -> None:
     expected = expected_of(x, logits, expanded, 2)
     packed = moe.pack_experts(x, *map(tuple, sides))
     assert isinstance(packed, moe.StackedExperts) and packed.bits == int(scheme[3:])
-    found = packed.forward(x, logits, 2, "silu")
+    found = packed.forward(x, logits, Routing(2), "silu")
     assert_close(found, expected)
 
 
@@ -82,11 +82,13 @@ def test_quantised_experts(dtype: torch.dtype, scheme: str) -> None:
 @pytest.mark.parametrize(("top_k", "num"), [(1, 8), (2, 8), (3, 5), (8, 8)])
 def test_routing(top_k: int, num: int, renormalize: bool) -> None:
     logits = randn(37, num, seed=4)
-    chosen, shares = moe.route(logits, top_k, renormalize)
+    found = moe.route(logits, Routing(top_k, renormalize=renormalize), None)
+    assert found is not None
+    chosen, shares = found
     mass, best = logits.double().softmax(-1).topk(top_k)
-    assert torch.equal(chosen.view(37, top_k).long(), best)
+    assert torch.equal(chosen.long(), best)
     expected = mass / mass.sum(-1, keepdim=True) if renormalize else mass
-    assert_close(shares.view(37, top_k), expected)
+    assert_close(shares, expected)
 
 
 def test_shares_of_all_experts() -> None:
@@ -97,15 +99,18 @@ def test_shares_of_all_experts() -> None:
     loop = reference.pack_experts(x, *map(tuple, wide))
     packed = moe.pack_experts(x, *map(tuple, sides))
     assert packed is not None
-    expected = loop.forward(x.double(), logits.double(), 2, "silu", renormalize=False)
-    assert_close(packed.forward(x, logits, 2, "silu", renormalize=False), expected)
+    routing = Routing(2, renormalize=False)
+    expected = loop.forward(x.double(), logits.double(), routing, "silu")
+    assert_close(packed.forward(x, logits, routing, "silu"), expected)
 
 
 def test_routing_of_nan_stays_in_range() -> None:
     """A broken row must not make other tokens' experts unreachable, or write out of bounds."""
     logits = randn(3, 6, seed=4)
     logits[1] = float("nan")
-    chosen, _ = moe.route(logits, 2)
+    found = moe.route(logits, Routing(2), None)
+    assert found is not None
+    chosen, _ = found
     assert ((chosen >= 0) & (chosen < 6)).all()
 
 
