@@ -79,11 +79,13 @@ class _Recorder(dict[str, Any]):
 def _keys_read(config: Json) -> tuple[Key, ...]:
     from atoll.models import families, registry
 
-    seen: set[Key] = set()
-    raw = _Recorder({**families.DEFAULTS.get(config["model_type"], {}), **config}, (), seen)
+    whole, seen = config, set[Key]()
+    path: Key = ("text_config",) if config["model_type"] in families.NESTED else ()
+    config = _at(config, path)
+    raw = _Recorder({**families.DEFAULTS.get(config["model_type"], {}), **config}, path, seen)
     table = families.DECODERS if is_known(config, families.DECODERS) else families.ENCODERS
     registry.build(registry.architecture(raw, table), raw)
-    return tuple(sorted(key for key in seen if _at(config, key[:-1]) is not None))
+    return tuple(sorted(key for key in seen if _at(whole, key[:-1]) is not None))
 
 
 def _at(config: Any, path: Key) -> Any:

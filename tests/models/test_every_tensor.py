@@ -20,10 +20,12 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 
-# What a model does without: poolers that nothing asked for, other heads, repeated and old tensors.
+# What a model does without: poolers that nothing asked for, other heads, repeated and old tensors,
+# parts for images.
 SPARE = re.compile(
     r"pooler\.|position_ids|^cls\.|(encoder|decoder)\.embed_tokens|"
-    r"masked_bias|inv_freq|EncDecAttention\.relative_attention_bias"
+    r"masked_bias|inv_freq|EncDecAttention\.relative_attention_bias|"
+    r"vision_tower|multi_modal_projector"
 )
 
 

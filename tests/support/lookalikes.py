@@ -172,9 +172,24 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         "EagleLlamaForCausalLM",
     ),
     "images": (
+        {"model_type": "idefics3", "architectures": ["Idefics3ForConditionalGeneration"], **VISION},
+        {},
+        "Idefics3ForConditionalGeneration.*no text generator",
+    ),
+    "images without a text": (
         {"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"], **VISION},
         {},
-        "Mistral3ForConditionalGeneration.*no text generator",
+        "text_config is null; expected the config of its text part",
+    ),
+    "images beside another text, native": (
+        {
+            "model_type": "mistral3",
+            "architectures": ["Mistral3ForConditionalGeneration"],
+            **VISION,
+            "text_config": QWEN3,
+        },
+        {},
+        "text_config: model_type is 'qwen3'; supported in 'mistral3': mistral",
     ),
     "images beside a text": (
         {

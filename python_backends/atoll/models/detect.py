@@ -14,7 +14,7 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models import families, generation_keys, task_settings, unsupported
+from atoll.models import families, generation_keys, nested, task_settings, unsupported
 from atoll.models.config_facts import (
     HIDDEN_SIZE_KEYS,
     embedding_size,
@@ -205,7 +205,7 @@ def _task(
         return "embed"
     if _has(names, _GENERATOR_CLASSES) or names[:1] == list(_GENERATOR_TRUNKS):
         return "generate"
-    if not names and model_type in families.DECODERS:
+    if not names and (model_type in families.DECODERS or model_type in families.NESTED):
         return "generate"
     if not names and model_type:
         from atoll.models import fallback_choice
@@ -226,19 +226,23 @@ def _generator(
     is_asked: whether the user named the task, and means a class that only names the trunk.
     """
     folder = transformer_folder(folder)
+    whole, config = config, nested.text_model(config, f"{folder}/config.json")
     model_type = str(config.get("model_type", ""))
     runs_on, notes = "native", []
     max_tokens = max_tokens_of(folder, config)
     if model_type in families.DECODERS or any(n in families.CLASSES for n in names[:1]):
-        unsupported.check_class(folder, config, names, is_asked)
+        unsupported.check_class(folder, whole, names, is_asked)
+        notes += nested.notes(whole)
     else:
         from atoll.models import fallback_choice
 
         choice = fallback_choice.choose(folder, is_asked)
         runs_on, max_tokens = f"transformers' {choice.class_name}", choice.max_positions
         notes = [f"{runs_on} runs it, best effort: one sequence at a time", *choice.notes]
-    unsupported.check_parts(folder, config, names)
-    keys = generation_keys.read(folder, config)
+    if config is whole:
+        unsupported.check_parts(folder, config, names)
+    unsupported.check_adapter(folder)
+    keys = generation_keys.read(folder, whole)
     if keys.left:
         notes.append(f"left to requests, of what its files say: {', '.join(keys.left)}")
     return Detected(

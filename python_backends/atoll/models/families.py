@@ -127,6 +127,13 @@ FAMILIES = (
 )  # fmt: skip
 
 
+# model_type of models that take images or sound besides -> model_types of the text part, of which
+# alone is served; the first where ``text_config`` does not say it.
+NESTED: Mapping[str, tuple[str, ...]] = {
+    "mistral3": ("mistral",),
+}
+
+
 def _files(is_encoder: bool) -> dict[str, str]:
     return {k: f.file for f in FAMILIES if f.is_encoder == is_encoder for k in f.model_types}
 

@@ -13,12 +13,12 @@ from atoll.layers.block import PreNormBlock
 from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_fields import activation, check_equal_layers, read_heads, whole_head_rope
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import WeightMap
+from atoll.weights.weight_map import TEXT_PREFIXES, WeightMap
 
 WEIGHTS = WeightMap(
     anchor="embed_tokens",
     complete=("layers.",),
-    prefixes=("model.", ""),
+    prefixes=("model.", "", *TEXT_PREFIXES),
     modules={
         "embed": "embed_tokens",
         "blocks.{i}.norm1": "layers.{i}.input_layernorm",

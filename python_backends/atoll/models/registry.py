@@ -14,7 +14,7 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.layers.parallel import ONE_RANK, Shard, building
-from atoll.models import fallback
+from atoll.models import fallback, nested
 from atoll.models.families import CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
 from atoll.weights.layer_tensors import Mismatch
@@ -40,7 +40,7 @@ class Checkpoint:
         path = folder / "config.json"
         if not path.exists():
             raise ConfigError(f"{path}: cannot be read: there is no such file")
-        own = Fields(read_object(path), str(path))
+        own = Fields(nested.text_model(read_object(path), str(path)), str(path))
         own.texts("architectures")
         kind = own.text("model_type", default="", nullable=True)
         raw = {**DEFAULTS.get(kind, {}), **own.raw}

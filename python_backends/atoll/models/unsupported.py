@@ -93,14 +93,18 @@ def check_reranker(folder: Path) -> None:
 
 
 def check_parts(folder: Path, config: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raises UnsupportedModel: a generator with parts for images or sound, or with an adapter."""
-    parts = sorted(key for key, value in config.items() if _OTHER_SENSES.fullmatch(key) and value)
+    """Raises UnsupportedModel: a generator with parts for images or sound."""
+    parts = other_parts(config)
     if parts:
         name = names[0] if names else str(config.get("model_type"))
         raise UnsupportedModel(
             f"{folder}: {name} has {', '.join(parts)}: models for images or sound are not supported"
         )
-    check_adapter(folder)
+
+
+def other_parts(config: Mapping[str, Any]) -> list[str]:
+    """The keys of config.json that describe parts for images or sound."""
+    return sorted(key for key, value in config.items() if _OTHER_SENSES.fullmatch(key) and value)
 
 
 def check_adapter(folder: Path) -> None:

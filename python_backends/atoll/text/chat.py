@@ -21,10 +21,12 @@ from atoll.text.chat_content import ContentForm, Message, as_text
 from atoll.text.chat_options import ROLES, ChatOptions, told_calls
 from atoll.text.sandbox import BoundedEnvironment, bounded
 from atoll.text.tokenizer import Tokenizer
+from atoll.weights.modules import read_object
 
 _DEFAULT = ChatOptions()
 # transformers writes the first; older versions of its documentation name the second.
 TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
+_OLD_FILE = "chat_template.json"
 
 
 class ChatTemplate:
@@ -49,12 +51,14 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The folder's .jinja files, or tokenizer_config.json's ``chat_template``; None: neither.
+        """The folder's .jinja files, or else ``chat_template`` of tokenizer_config.json or of
+        chat_template.json, which models for images besides text have; None: none of them.
 
         Raises:
             ConfigError: a template that cannot be compiled, or a list of something else.
         """
         variants = _files(folder) or _named(tokenizer.config.get("chat_template"))
+        variants = variants or _named(read_object(folder / _OLD_FILE).get("chat_template"))
         return cls(variants, tokenizer.special_tokens) if variants else None
 
     def render(

@@ -24,6 +24,7 @@ from atoll.weights.modules import (
     tokenizer_config,
     transformer_folder,
 )
+from atoll.weights.text_part import text_part
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Tokenizer:
         is_lower_case = sentence.flag("do_lower_case", default=False, nullable=True)
         config = tokenizer_config(folder)
         folder = transformer_folder(folder)
-        model = read_object(folder / "config.json")
+        model = text_part(read_object(folder / "config.json"))
         core, texts = tokenizer_files.load(folder, config, model)
         complete(core, model.get("architectures"))
         side = _truncation_side(folder, config, core)

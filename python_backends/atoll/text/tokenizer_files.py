@@ -24,7 +24,9 @@ from atoll.weights.modules import read_object
 logger = logging.getLogger(__name__)
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-_OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
+_OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tiktoken.model")
+# Its texts' special tokens and the chat template are code of Mistral's own library.
+_TEKKEN = "tekken.json"
 
 
 def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> Converted:
@@ -93,6 +95,12 @@ def _convert(
     if file is not None and kind is not None:
         return sentencepiece.convert(file, kind, config), True
     there = [name for name in (*_SENTENCEPIECE, *_OTHERS) if (folder / name).exists()]
+    if not there and (folder / _TEKKEN).exists():
+        raise ConfigError(
+            f"{folder}: there is no tokenizer.json, and {_TEKKEN}, Mistral's own format, is not "
+            "supported: add tokenizer.json, tokenizer_config.json and the chat template of a "
+            "repository of this model, or of its base model, that has them"
+        )
     if not there:
         raise ConfigError(
             f"{folder}: there is no tokenizer.json, and none of "

@@ -17,7 +17,7 @@ from torch import Tensor
 from atoll.errors import WeightError
 from atoll.weights.parts import Part, take
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import ALIASES, FirstOf, Reorder, Source, Transposed
+from atoll.weights.weight_map import ALIASES, FirstOf, Reorder, Source, Transposed, full_name
 
 
 class Mismatch(WeightError):
@@ -242,4 +242,4 @@ class LayerTensors:
     def _full(self, part: str) -> str:
         if "{num_layers+1}" in part:
             part = part.replace("{num_layers+1}", str(self.config.num_layers + 1))
-        return part[1:] if part.startswith("/") else self.prefix + part
+        return full_name(self.prefix, part)

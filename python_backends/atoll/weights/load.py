@@ -17,7 +17,13 @@ from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.parts import ONE_RANK, Shard
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import ALIASES, WeightMap
+from atoll.weights.weight_map import (
+    ALIASES,
+    OTHER_PARTS,
+    TEXT_PREFIXES,
+    WeightMap,
+    full_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +126,8 @@ def _require_tying(config: Any, folder: Path, name: str, group: LayerTensors) ->
 def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str) -> None:
     """Fails on tensors of layers that the model lacks; logs tensors of other heads.
 
-    A sixth layer in the file of a model configured with five means that one of them is wrong.
+    A sixth layer in the file of a model configured with five means that one of them is wrong. What
+    lies beside a language model has to be a known part for images or sound.
     """
     left = [name for name in reader.names() if name not in reader.read]
     patterns = [re.compile(p) for p in _layer_patterns(table, prefix)]
@@ -129,6 +136,9 @@ def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str) -
     starts, buffers = tuple(prefix + start for start in table.complete), tuple(table.buffers)
     parameters = [n for n in left if n.endswith(ends) and not n.endswith(buffers)]
     surplus = surplus or [n for n in parameters if n.startswith(starts)]
+    if prefix in TEXT_PREFIXES:
+        others = [n for n in parameters if not n.removeprefix("model.").startswith(OTHER_PARTS)]
+        surplus = surplus or others
     if surplus:
         raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
     if left:
@@ -140,8 +150,11 @@ def _layer_patterns(table: WeightMap, prefix: str) -> list[str]:
     for source in table.modules.values():
         for part in _flat(source):
             if "{i}" in part and not part.endswith("]"):
-                full = part[1:] if part.startswith("/") else prefix + part
-                pattern = re.escape(full).replace(r"\{i\}", r"\d+").replace(r"\{e\}", r"\d+")
+                pattern = (
+                    re.escape(full_name(prefix, part))
+                    .replace(r"\{i\}", r"\d+")
+                    .replace(r"\{e\}", r"\d+")
+                )
                 patterns.append(pattern + r"\.(weight|qweight)")
     return patterns
 

@@ -25,6 +25,8 @@ _REMAP_BYTES = 1 << 28
 _SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(\..*)")
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _POINTER = b"version https://git-lfs"
+# Mistral's own format, whose tensors have other names; its repositories hold both.
+_FOREIGN = "consolidated"
 
 
 class CheckpointReader:
@@ -113,7 +115,8 @@ def _weight_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[
             paths = _complete(folder, sorted(set(named.values())), f"which {index.name} names")
             return paths, {name: folder / file for name, file in named.items()}
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        found = sorted(file.name for file in folder.glob(pattern))
+        there = (file.name for file in folder.glob(pattern))
+        found = sorted(name for name in there if not name.startswith(_FOREIGN))
         if found:
             # Without an index the files' own names say how many there are.
             series = (_SHARD.fullmatch(name) for name in found)
@@ -122,7 +125,9 @@ def _weight_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[
                 for m in series if m for i in range(1, int(m[2]) + 1)
             }  # fmt: skip
             return _complete(folder, sorted(expected.union(found)), "by the others' names"), {}
-    raise WeightError(f"{folder}: no *.safetensors and no pytorch_model*.bin")
+    foreign = next((file.name for file in folder.glob(f"{_FOREIGN}*")), None)
+    hint = f"; {foreign} is in Mistral's own format, which is not supported" if foreign else ""
+    raise WeightError(f"{folder}: no *.safetensors and no pytorch_model*.bin{hint}")
 
 
 def _indexed(index: Path) -> dict[str, str]:

@@ -13,7 +13,8 @@ A source is one of:
 - ``FirstOf(source, ...)``: the first that the checkpoint has;
 - ``"name[3]"``: slice 3 of a stack of matrices, whose name has no suffix (fused experts).
 
-A name gets the checkpoint's prefix (``bert.``, ``transformer.``) unless it starts with ``/``.
+A name gets the checkpoint's prefix (``bert.``, ``transformer.``) unless it starts with ``/``; a
+language model that is part of another one has its head beside its trunk (see ``TEXT_PREFIXES``).
 In it, ``{i}``, ``{i+1}`` and ``{e}`` are the indices of our module, ``{num_layers+1}`` is counted
 from the config.
 """
@@ -31,6 +32,12 @@ from atoll.weights.reader import CheckpointReader
 
 # Old TensorFlow exports call LayerNorm's tensors gamma and beta.
 ALIASES = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}
+_WRAPPED = "language_model."
+# Of a language model in a checkpoint that has parts for images or sound besides: the first as
+# published, with ``language_model.lm_head``, the second as saved again, with ``lm_head``.
+TEXT_PREFIXES = (f"{_WRAPPED}model.", "model.language_model.")
+# What the other parts are called, there and below ``model.``.
+OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "visual.", "audio_tower.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,13 @@ class WeightMap:
         found = _lookup(self.input_scales, module_name)
         assert found is None or isinstance(found, str)
         return found
+
+
+def full_name(prefix: str, name: str) -> str:
+    """A table's name in a checkpoint with that prefix."""
+    if not name.startswith("/"):
+        return prefix + name
+    return (_WRAPPED if prefix.startswith(_WRAPPED) else "") + name[1:]
 
 
 def _lookup(table: Mapping[str, Any], module_name: str) -> Any:

@@ -16,6 +16,7 @@ from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
+from tiny.nested import NESTED
 from tiny.others import OTHERS
 from tiny.phi3s import PHI3
 from tiny.qwens import QWEN
@@ -294,5 +295,5 @@ PHI = (
 
 DECODERS = (
     *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
-    *OTHERS,
+    *OTHERS, *NESTED,
 )  # fmt: skip

@@ -130,7 +130,10 @@ class PromptEncoder:
         """The text to tokenize (None: the prompt is ids), and whether to add special tokens."""
         if prompt.messages is not None:
             if self._template is None:
-                raise ValidationError("messages is set, but this model has no chat template")
+                raise ValidationError(
+                    "messages is set, but this model has no chat template: its folder has no "
+                    "chat_template.jinja, and no chat_template in tokenizer_config.json"
+                )
             if options.suffix is not None:
                 raise ValidationError(
                     "suffix is set, which goes with text_input, not with messages"
