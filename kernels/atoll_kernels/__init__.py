@@ -9,7 +9,14 @@ from atoll_kernels.attention import (
     write_kv,
 )
 from atoll_kernels.backends import KernelPolicy
-from atoll_kernels.linear import PackedLinear, gated_linear, linear, pack_int4, pack_linear
+from atoll_kernels.linear import (
+    PackedLinear,
+    gated_linear,
+    linear,
+    pack_int4,
+    pack_linear,
+    pack_mxfp4,
+)
 from atoll_kernels.moe import PackedExperts, Routing, mixture_of_experts, pack_experts, route
 from atoll_kernels.norm import layer_norm, rms_norm
 from atoll_kernels.rope import apply_rope, rope_write_kv
@@ -33,6 +40,7 @@ __all__ = [
     "pack_experts",
     "pack_int4",
     "pack_linear",
+    "pack_mxfp4",
     "paged_attention",
     "rms_norm",
     "rope_write_kv",

@@ -1,4 +1,8 @@
-"""Pointwise activations and gated linear units."""
+"""Pointwise activations and gated linear units.
+
+``gpt_oss`` is a gated unit alone: ``(up + 1) * gate * sigmoid(1.702 * gate)``, with gate clamped
+to at most 7 and up to -7..7 (openai/gpt-oss, gpt_oss/torch/model.py, swiglu).
+"""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -19,9 +23,12 @@ class Activation(IntEnum):
     RELU = 3
     SILU = 4
     TANH = 5
+    GPT_OSS = 6
 
 
-# Names in config.json (transformers' ACT2FN); None: no activation.
+GPT_OSS_LIMIT, GPT_OSS_ALPHA = 7.0, 1.702
+
+# Names in config.json (transformers' ACT2FN), and of the gated unit; None: no activation.
 BY_NAME: dict[str | None, Activation] = {
     None: Activation.NONE,
     "gelu": Activation.GELU,
@@ -32,6 +39,7 @@ BY_NAME: dict[str | None, Activation] = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
     "tanh": Activation.TANH,
+    "gpt_oss": Activation.GPT_OSS,
 }
 _FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.GELU: F.gelu,
@@ -40,7 +48,10 @@ _FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.SILU: F.silu,
     Activation.TANH: lambda x: x.tanh(),
 }
-ACTIVATIONS = {name: _FUNCTIONS[kind] for name, kind in BY_NAME.items() if name is not None}
+# The pointwise ones.
+ACTIVATIONS = {
+    name: _FUNCTIONS[kind] for name, kind in BY_NAME.items() if name and kind in _FUNCTIONS
+}
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -50,6 +61,9 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def gated_activation(x: Tensor, activation: str) -> Tensor:
-    """``act(x[:, :n]) * x[:, n:]`` for x of shape (tokens, 2n); returns (tokens, n)."""
+    """``act(x[:, :n]) * x[:, n:]`` for x of shape (tokens, 2n), or ``gpt_oss`` of the two halves.
+
+    Returns (tokens, n).
+    """
     result: Tensor = dispatch.run("gated_activation", x, activation)
     return result

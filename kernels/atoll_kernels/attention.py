@@ -17,7 +17,8 @@ class AttentionArgs:
     alibi_slopes (num_heads,): adds ``-slope * abs(p - j)`` (Press et al. 2022; JinaBERT's symmetric
     form). relative_bias (num_heads, 2 * distance + 1): adds ``relative_bias[h, clamp(j - p,
     -distance, distance) + distance]`` (T5's buckets saturate, so a table of this size is exact).
-    causal: j <= p. window: abs(p - j) < window.
+    causal: j <= p. window: abs(p - j) < window. sinks (num_heads,) float32: one more logit per head
+    in the softmax, neither scaled nor capped, whose column is dropped (gpt-oss).
     """
 
     scale: float
@@ -26,12 +27,15 @@ class AttentionArgs:
     softcap: float | None = None
     alibi_slopes: Tensor | None = None
     relative_bias: Tensor | None = None
+    sinks: Tensor | None = None
 
 
 class PagedKV(NamedTuple):
     """The keys and values of some sequences in a paged cache.
 
-    keys, values: (num_blocks, block_size, num_kv_heads, head_dim).
+    keys: (num_blocks, block_size, num_kv_heads, head_dim).
+    values: (num_blocks, block_size, num_kv_heads, value_dim); may be a view of the keys' first
+        features (the latent cache of MLA).
     block_table: (num_seqs, max_blocks) int32; entry b is the block of positions from b*block_size.
         Entries without a visible position may be -1.
     seq_lens: (num_seqs,) int32, keys in the cache. 0 is allowed: a padded row, whose output is 0.
@@ -50,12 +54,13 @@ def varlen_attention(
 
     Args:
         q: (tokens_q, num_heads, head_dim); rows may be strided (a slice of a fused projection).
-        k, v: (tokens_k, num_kv_heads, head_dim); num_heads is a multiple of num_kv_heads.
+        k: (tokens_k, num_kv_heads, head_dim); num_heads is a multiple of num_kv_heads.
+        v: (tokens_k, num_kv_heads, value_dim), value_dim <= head_dim.
         cu_seqlens_q, cu_seqlens_k: (num_seqs + 1,) int32, on the device of q. If a sequence has
             fewer queries than keys, the queries are its last positions.
 
     Returns:
-        (tokens_q, num_heads, head_dim), contiguous, dtype of q. Rows without a visible key are 0.
+        (tokens_q, num_heads, value_dim), contiguous, dtype of q. Rows without a visible key are 0.
     """
     result: Tensor = dispatch.run("varlen_attention", q, k, v, cu_seqlens_q, cu_seqlens_k, args)
     return result
@@ -71,17 +76,20 @@ def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: Attentio
         cu_seqlens_q: (num_seqs + 1,) int32.
 
     Returns:
-        (tokens, num_heads, head_dim), contiguous, dtype of q.
+        (tokens, num_heads, value_dim), contiguous, dtype of q.
     """
     result: Tensor = dispatch.run("paged_attention", q, kv, cu_seqlens_q, args)
     return result
 
 
-def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+def write_kv(
+    k: Tensor, v: Tensor | None, k_cache: Tensor, v_cache: Tensor | None, slot_mapping: Tensor
+) -> None:
     """Writes keys and values of new tokens to the cache; mutates ``k_cache`` and ``v_cache``.
 
     Args:
-        k, v: (tokens, num_kv_heads, head_dim).
+        k, v: (tokens, num_kv_heads, head_dim). Without v and v_cache, values are a part of the keys
+            (the latent rows of MLA), and only keys are written.
         slot_mapping: (tokens,) int64, block * block_size + offset; -1 skips the token.
     """
     dispatch.run("write_kv", k, v, k_cache, v_cache, slot_mapping)

@@ -59,7 +59,10 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What a model needs of attention, independent of lengths."""
+    """What a model needs of attention, independent of lengths.
+
+    narrow_values: values have fewer features than keys (MLA).
+    """
 
     phase: Phase
     dtype: torch.dtype
@@ -69,6 +72,8 @@ class AttentionSpec:
     alibi: bool = False
     relative_bias: bool = False
     softcap: bool = False
+    sinks: bool = False
+    narrow_values: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def _own(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
         reasons += _flash(c, policy)
     if spec.head_dim > 256:
         reasons.append(f"head size {spec.head_dim} is more than 256")
-    return reasons
+    return reasons + _sinks(spec) + _narrow_values(spec)
 
 
 def _flash_attn(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
@@ -174,7 +179,7 @@ def _dao(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
         reasons.append(f"head size {spec.head_dim} is no multiple of 8 up to 256")
     if spec.relative_bias:
         reasons.append("no relative bias")
-    return reasons + _softcap(spec)
+    return reasons + _softcap(spec) + _sinks(spec) + _narrow_values(spec)
 
 
 def _efficient(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
@@ -190,7 +195,7 @@ def _efficient(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> li
         reasons.append(f"no {_name(spec.dtype)}")
     elif spec.head_dim * spec.dtype.itemsize % 16:
         reasons.append(f"rows of head size {spec.head_dim} are not aligned to 16 bytes")
-    return reasons + _softcap(spec)
+    return reasons + _softcap(spec) + _sinks(spec) + _narrow_values(spec)
 
 
 def _sdpa(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
@@ -216,6 +221,14 @@ def _flash(c: Capabilities, policy: KernelPolicy) -> list[str]:
 
 def _softcap(spec: AttentionSpec) -> list[str]:
     return ["no soft cap of scores"] if spec.softcap else []
+
+
+def _sinks(spec: AttentionSpec) -> list[str]:
+    return ["no attention sinks"] if spec.sinks else []
+
+
+def _narrow_values(spec: AttentionSpec) -> list[str]:
+    return ["no values narrower than keys"] if spec.narrow_values else []
 
 
 def _is_installed(package: str) -> bool:

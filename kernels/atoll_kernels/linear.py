@@ -10,6 +10,10 @@ from atoll_kernels import dispatch
 from atoll_kernels.activation import gated_activation
 
 SCHEMES = ("dense", "int8", "int4")
+# MXFP4, by the OCP Microscaling Formats specification 1.0: what the codes of E2M1 stand for, the
+# weights that share a scale, and the largest code of a scale 2^(code - 127) that kernels take.
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+MXFP4_GROUP, MXFP4_MAX_SCALE = 32, 240
 
 
 @dataclass(eq=False)
@@ -28,8 +32,8 @@ class PackedLinear(ABC):
     @property
     @abstractmethod
     def scheme(self) -> str:
-        """ "dense" (the weight's dtype), "int8" (one scale per output) or "int4" (one scale per
-        output and group of inputs).
+        """ "dense" (the weight's dtype), "int8" (one scale per output), "int4" (one scale per
+        output and group of inputs) or "mxfp4" (see ``pack_mxfp4``).
         """
 
     @abstractmethod
@@ -74,6 +78,37 @@ def pack_int4(
     """
     result: PackedLinear = dispatch.run("pack_int4", codes, zeros, scales, groups, bias, dtype)
     return result
+
+
+def pack_mxfp4(
+    blocks: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> PackedLinear:
+    """Packs a weight that is stored as MXFP4, for x of ``dtype``; it stays at 4.25 bits.
+
+    ``weight[n, 32g + i] = E2M1[code i of blocks[n, g]] * 2^(scales[n, g] - 127)``
+
+    Args:
+        blocks: (out_features, in_features / 32, 16) uint8, two codes each, the low nibble first.
+        scales: (out_features, in_features / 32) uint8. bias: (out_features,).
+
+    Raises:
+        ValueError: shapes do not fit, or a scale exceeds 2^113 (or is 255, which stands for NaN).
+    """
+    if blocks.shape != (*scales.shape, MXFP4_GROUP // 2):
+        raise ValueError(
+            f"MXFP4 blocks have shape {tuple(blocks.shape)}; scales of shape "
+            f"{tuple(scales.shape)} go with {(*scales.shape, MXFP4_GROUP // 2)}"
+        )
+    largest = int(scales.max()) if scales.numel() else 0
+    if largest > MXFP4_MAX_SCALE:
+        raise ValueError(f"an MXFP4 scale has the code {largest}; the limit is {MXFP4_MAX_SCALE}")
+    result: PackedLinear = dispatch.run("pack_mxfp4", blocks, scales, bias, dtype)
+    return result
+
+
+def mxfp4_codes(blocks: Tensor) -> Tensor:
+    """blocks: (out_features, groups, 16) -> codes (out_features, in_features) uint8, 0..15."""
+    return torch.stack((blocks & 15, blocks >> 4), -1).flatten(1)
 
 
 def linear(x: Tensor, packed: PackedLinear, activation: str | None = None) -> Tensor:

@@ -16,5 +16,7 @@ def test_the_numbers_of_the_native_kernels() -> None:
     assert [kind.value for kind in Activation] == list(range(len(names)))
 
 
-def test_every_name_has_a_number_and_a_function() -> None:
-    assert set(BY_NAME) == {None, *ACTIVATIONS} and set(BY_NAME.values()) == set(Activation)
+def test_every_name_has_a_number_and_every_pointwise_one_a_function() -> None:
+    assert set(BY_NAME) == {None, "gpt_oss", *ACTIVATIONS} and set(BY_NAME.values()) == set(
+        Activation
+    )

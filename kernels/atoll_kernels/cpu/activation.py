@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from atoll_kernels.activation import BY_NAME
+from atoll_kernels.activation import ACTIVATIONS, BY_NAME
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
 from atoll_kernels.cpu.native.arguments import DTYPES
@@ -25,7 +25,8 @@ def gated_activation(x: Tensor, activation: str) -> Tensor | None:
 
 def _run(x: Tensor, activation: str, is_gated: bool) -> Tensor | None:
     native = library()
-    if native is None or activation not in BY_NAME or x.dtype not in DTYPES:
+    known = BY_NAME if is_gated else ACTIVATIONS
+    if native is None or activation not in known or x.dtype not in DTYPES:
         return None
     rows, width = x.shape
     out = empty((rows, width // 2 if is_gated else width), x.dtype)

@@ -14,7 +14,7 @@ def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor | None:
     """See ``atoll_kernels.varlen_attention``."""
-    if not _fits(q, k, v):
+    if args.sinks is not None or not _fits(q, k, v):
         return None
     k_token, k_head, _ = k.stride()
     v_token, v_head, _ = v.stride()
@@ -27,7 +27,7 @@ def paged_attention(
 ) -> Tensor | None:
     """See ``atoll_kernels.paged_attention``."""
     k, v, table, seq_lens = kv
-    if not _fits(q, k, v):
+    if args.sinks is not None or not _fits(q, k, v):
         return None
     strides = (*k.stride()[:3], *v.stride()[:3], table.stride(0), k.shape[1])
     return _attend(q, k, v, cu_seqlens_q, seq_lens, table, strides, args)

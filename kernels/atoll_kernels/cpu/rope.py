@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.native.arguments import are_native
+from atoll_kernels.cpu.native.arguments import address, are_native
 
 
 def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
@@ -24,17 +24,18 @@ def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor
 
 
 def write_kv(
-    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+    k: Tensor, v: Tensor | None, k_cache: Tensor, v_cache: Tensor | None, slot_mapping: Tensor
 ) -> bool | None:
     """See ``atoll_kernels.write_kv``."""
     native = library()
-    if native is None or not are_native(k, v) or not _cache_fits(k, k_cache, v_cache):
+    values, values_cache = k if v is None else v, k_cache if v_cache is None else v_cache
+    if native is None or not are_native(k, values) or not _cache_fits(k, k_cache, values_cache):
         return None
     tokens, num_kv_heads, head_dim = k.shape
     native.rope(
-        k.dtype, 0, k.data_ptr(), v.data_ptr(), 0, 0, 0,
-        k_cache.data_ptr(), v_cache.data_ptr(), slot_mapping.data_ptr(),
-        0, 0, *k.stride()[:2], *v.stride()[:2], tokens, 0, num_kv_heads, head_dim, 0,
+        k.dtype, 0, k.data_ptr(), values.data_ptr(), 0, 0, 0,
+        k_cache.data_ptr(), address(v_cache), slot_mapping.data_ptr(),
+        0, 0, *k.stride()[:2], *values.stride()[:2], tokens, 0, num_kv_heads, head_dim, 0,
     )  # fmt: skip
     return True
 

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from atoll_kernels.activation import BY_NAME
+from atoll_kernels.activation import ACTIVATIONS, BY_NAME
 from atoll_kernels.gpu.kernels.activation import activation_kernel
 
 _BLOCK = 1024
@@ -29,7 +29,7 @@ def gated_activation(x: Tensor, activation: str) -> Tensor | None:
 
 
 def _run(x: Tensor, activation: str, width: int, *, is_gated: bool) -> Tensor | None:
-    if activation not in BY_NAME or x.dtype == torch.float64:
+    if activation not in (BY_NAME if is_gated else ACTIVATIONS) or x.dtype == torch.float64:
         return None
     out = torch.empty((x.shape[0], width), dtype=x.dtype, device=x.device)
     if out.numel():

@@ -30,7 +30,7 @@ def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor | None:
     """See ``atoll_kernels.varlen_attention``; declines what only SDPA supports."""
-    backend = backend_for(_spec("encode", q, args), q.device)
+    backend = backend_for(_spec("encode", q, v, args), q.device)
     if backend not in _VARLEN:
         return None
     return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, args)
@@ -44,7 +44,8 @@ def paged_attention(
     A batch with as many tokens as sequences counts as decoding, since lengths are on the device.
     """
     is_decode = q.shape[0] == kv.seq_lens.shape[0]
-    backend = backend_for(_spec("decode" if is_decode else "prefill", q, args), q.device)
+    phase: Phase = "decode" if is_decode else "prefill"
+    backend = backend_for(_spec(phase, q, kv.values, args), q.device)
     if backend not in _VARLEN:
         return None
     if backend == "atoll":
@@ -54,7 +55,7 @@ def paged_attention(
     return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, args)
 
 
-def _spec(phase: Phase, q: Tensor, args: AttentionArgs) -> AttentionSpec:
+def _spec(phase: Phase, q: Tensor, v: Tensor, args: AttentionArgs) -> AttentionSpec:
     return AttentionSpec(
         phase=phase,
         dtype=q.dtype,
@@ -64,6 +65,8 @@ def _spec(phase: Phase, q: Tensor, args: AttentionArgs) -> AttentionSpec:
         alibi=args.alibi_slopes is not None,
         relative_bias=args.relative_bias is not None,
         softcap=args.softcap is not None,
+        sinks=args.sinks is not None,
+        narrow_values=v.shape[-1] < q.shape[-1],
     )
 
 

@@ -19,10 +19,11 @@ def apply_rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor
 
 
 def write_kv(
-    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+    k: Tensor, v: Tensor | None, k_cache: Tensor, v_cache: Tensor | None, slot_mapping: Tensor
 ) -> bool | None:
     """See ``atoll_kernels.write_kv``; the kernel rotates no features, and reads no angles."""
-    return _run(k[:, :0], k, v, slot_mapping, k, k, k_cache, v_cache, slot_mapping, 0)
+    values = k if v is None else v
+    return _run(k[:, :0], k, values, slot_mapping, k, k, k_cache, v_cache, slot_mapping, 0)
 
 
 def rope_write_kv(
@@ -60,7 +61,8 @@ def _run(
             k_head_stride=k.stride(1), v_stride=v.stride(0), v_head_stride=v.stride(1),
             cache_stride=num_kv_heads * head_dim, cache_head_stride=head_dim, num_heads=num_heads,
             num_kv_heads=num_kv_heads, half=half, head_dim=head_dim, num_q_blocks=num_q_blocks,
-            BLOCK_H=_BLOCK_H, BLOCK_HALF=max(1, triton.next_power_of_2(half)),
+            VALUES=k_cache is None or v_cache is not None, BLOCK_H=_BLOCK_H,
+            BLOCK_HALF=max(1, triton.next_power_of_2(half)),
             BLOCK_D=triton.next_power_of_2(head_dim), num_warps=2,
         )  # fmt: skip
     return True

@@ -3,7 +3,7 @@
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
 from atoll_kernels.reference.collectives import all_gather, all_reduce_
-from atoll_kernels.reference.linear import pack_int4, pack_linear
+from atoll_kernels.reference.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.reference.moe import pack_experts, route
 from atoll_kernels.reference.norm import layer_norm, rms_norm
 from atoll_kernels.reference.rope import apply_rope, rope_write_kv
@@ -19,6 +19,7 @@ __all__ = [
     "pack_experts",
     "pack_int4",
     "pack_linear",
+    "pack_mxfp4",
     "paged_attention",
     "rms_norm",
     "rope_write_kv",

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from atoll_kernels.activation import ACTIVATIONS
+from atoll_kernels.activation import ACTIVATIONS, GPT_OSS_ALPHA, GPT_OSS_LIMIT
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -11,4 +11,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 def gated_activation(x: Tensor, activation: str) -> Tensor:
     gate, up = x.chunk(2, dim=-1)
+    if activation == "gpt_oss":
+        gate, up = gate.clamp(max=GPT_OSS_LIMIT), up.clamp(-GPT_OSS_LIMIT, GPT_OSS_LIMIT)
+        return (up + 1) * (gate * (gate * GPT_OSS_ALPHA).sigmoid())
     return ACTIVATIONS[activation](gate) * up

@@ -1,4 +1,4 @@
-"""Attention in plain torch: one SDPA call per sequence, with a mask only if one is needed."""
+"""Attention in plain torch, one sequence at a time: SDPA, with a mask only if one is needed."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from atoll_kernels.attention import AttentionArgs, PagedKV
 def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor:
-    out = q.new_zeros(q.shape)
+    out = q.new_zeros(*q.shape[:2], v.shape[2])
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for i in range(len(starts_q) - 1):
         rows = slice(starts_q[i], starts_q[i + 1])
@@ -22,7 +22,7 @@ def varlen_attention(
 
 
 def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionArgs) -> Tensor:
-    out = q.new_zeros(q.shape)
+    out = q.new_zeros(*q.shape[:2], kv.values.shape[3])
     block_size = kv.keys.shape[1]
     starts, lengths = cu_seqlens_q.tolist(), kv.seq_lens.tolist()
     for i, length in enumerate(lengths):
@@ -37,11 +37,14 @@ def paged_attention(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: Attentio
     return out
 
 
-def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> bool:
+def write_kv(
+    k: Tensor, v: Tensor | None, k_cache: Tensor, v_cache: Tensor | None, slot_mapping: Tensor
+) -> bool:
     kept = slot_mapping >= 0
     slots = slot_mapping[kept]
     k_cache.view(-1, *k_cache.shape[2:])[slots] = k[kept].to(k_cache.dtype)
-    v_cache.view(-1, *v_cache.shape[2:])[slots] = v[kept].to(v_cache.dtype)
+    if v is not None and v_cache is not None:
+        v_cache.view(-1, *v_cache.shape[2:])[slots] = v[kept].to(v_cache.dtype)
     return True
 
 
@@ -49,8 +52,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> Tensor:
     """One sequence. q: (queries, num_heads, head_dim), at the last positions."""
     bias, is_grouped = _bias(q, k.shape[0], args), q.shape[1] != k.shape[1]
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
-    if args.softcap is not None:
-        return _capped(q, k, v, bias, args).transpose(0, 1)
+    if args.softcap is not None or args.sinks is not None:
+        return _spelled_out(q, k, v, bias, args).transpose(0, 1)
     out = F.scaled_dot_product_attention(
         q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=bias, scale=args.scale,
         enable_gqa=is_grouped,
@@ -58,14 +61,20 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> Tensor:
     return out[0].transpose(0, 1)
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, args: AttentionArgs) -> Tensor:
-    """With ``args.softcap``, which SDPA does not support; (num_heads, queries, head_dim)."""
-    assert args.softcap is not None
+def _spelled_out(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, args: AttentionArgs
+) -> Tensor:
+    """With a soft cap or sinks, which SDPA does not support; (num_heads, queries, value_dim)."""
     group = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
     scores = (q @ k.transpose(1, 2)).to(torch.promote_types(q.dtype, torch.float32)) * args.scale
-    scores = args.softcap * (scores / args.softcap).tanh()
-    weights = (scores if bias is None else scores + bias).softmax(-1)
+    if args.softcap is not None:
+        scores = args.softcap * (scores / args.softcap).tanh()
+    scores = scores if bias is None else scores + bias
+    if args.sinks is not None:
+        sinks = args.sinks.to(scores.dtype).view(-1, 1, 1).expand(-1, scores.shape[1], 1)
+        scores = torch.cat((scores, sinks), -1)
+    weights = scores.softmax(-1)[..., : k.shape[1]]
     # A row without a visible key is 0.
     return weights.nan_to_num(0).to(v.dtype) @ v
 

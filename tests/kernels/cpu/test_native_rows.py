@@ -90,6 +90,17 @@ def test_activations(name: str, dtype: torch.dtype) -> None:
     close(out, wide, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_gated_unit_of_gpt_oss(dtype: torch.dtype) -> None:
+    """Both halves are clamped, and NaN stays NaN; the gate alone is no activation."""
+    x = torch.linspace(-20, 20, 1480).to(dtype).view(4, 370)[:, torch.randperm(370)]
+    x[1, 3], x[2, 200] = math.nan, math.nan
+    out = activation.gated_activation(x, "gpt_oss")
+    assert out is not None and bool(out[1, 3].isnan()) and bool(out[2, 200 - 185].isnan())
+    close(out.nan_to_num(), reference.gated_activation(x.double(), "gpt_oss").nan_to_num(), dtype)
+    assert activation.activate(x, "gpt_oss") is None
+
+
 def test_an_unknown_activation_is_left_to_torch() -> None:
     assert activation.activate(torch.ones(1, 4), "softplus") is None
     assert activation.gated_activation(torch.ones(1, 4, dtype=torch.float16), "silu") is None

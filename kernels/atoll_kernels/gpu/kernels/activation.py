@@ -18,6 +18,10 @@ def apply_activation(x, CODE: tl.constexpr):
         x = x * tl.sigmoid(x)
     elif CODE == 5:
         x = 2.0 * tl.sigmoid(2.0 * x) - 1.0
+    elif CODE == 6:
+        # The clamped gate of gpt-oss; NaN stays NaN, as in torch.
+        x = tl.where(x > 7.0, 7.0, x)
+        x = x * tl.sigmoid(1.702 * x)
     return x
 
 
@@ -36,5 +40,7 @@ def activation_kernel(
     value = apply_activation(gate, CODE)
     if GATED:
         up = tl.load(x + row * x_stride + width + columns, mask=mask, other=0.0).to(tl.float32)
+        if CODE == 6:
+            up = tl.where(up > 7.0, 7.0, tl.where(up < -7.0, -7.0, up)) + 1.0
         value = value.to(out.dtype.element_ty).to(tl.float32) * up
     tl.store(out + row * width + columns, value.to(out.dtype.element_ty), mask=mask)

@@ -30,10 +30,12 @@ def _copy(row, to, heads, head_stride, to_stride, dims, mask):
 def rope_kernel(
     q, k, v, k_cache, v_cache, positions, slots, cos, sin, q_stride, q_head_stride, k_stride,
     k_head_stride, v_stride, v_head_stride, cache_stride, cache_head_stride, num_heads,
-    num_kv_heads, half, head_dim, num_q_blocks, BLOCK_H: tl.constexpr, BLOCK_HALF: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    num_kv_heads, half, head_dim, num_q_blocks, VALUES: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_HALF: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tokens, blocks of query heads, then of key heads). half: of the rotated features."""
+    """Grid (tokens, blocks of query heads, then of key heads). half: of the rotated features.
+    Without VALUES, only keys are written.
+    """
     token = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     columns = tl.arange(0, BLOCK_HALF)
@@ -59,7 +61,8 @@ def rope_kernel(
             k + token * k_stride, k_cache + slot * cache_stride, heads, k_head_stride,
             cache_head_stride, dims, kept & (dims >= 2 * half)[None, :],
         )  # fmt: skip
-        _copy(
-            v + token * v_stride, v_cache + slot * cache_stride, heads, v_head_stride,
-            cache_head_stride, dims, kept,
-        )  # fmt: skip
+        if VALUES:
+            _copy(
+                v + token * v_stride, v_cache + slot * cache_stride, heads, v_head_stride,
+                cache_head_stride, dims, kept,
+            )  # fmt: skip

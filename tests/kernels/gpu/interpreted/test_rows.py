@@ -53,6 +53,16 @@ def test_activations(dtype: torch.dtype, name: str) -> None:
     check(activation.gated_activation, reference.gated_activation, x, name)
 
 
+@each_dtype
+def test_the_gated_unit_of_gpt_oss(dtype: torch.dtype) -> None:
+    x = 6 * randn(3, 40, seed=1, dtype=dtype)
+    check(activation.gated_activation, reference.gated_activation, x, "gpt_oss")
+    x[1, 3] = x[2, 30] = float("nan")
+    found = activation.gated_activation(x, "gpt_oss")
+    assert found is not None and found.isnan().nonzero().tolist() == [[1, 3], [2, 10]]
+    assert activation.activate(x, "gpt_oss") is None
+
+
 def test_large_inputs_do_not_overflow() -> None:
     x = torch.tensor([[-3e4, -90.0, 90.0, 3e4]], device=DEVICE)
     for name in ACTIVATIONS:

@@ -20,7 +20,7 @@ void apply(const ActivationArgs& a, const Function& function) {
         T* out = (T*)a.out + r * a.out_width;
         for_vectors(a.out_width, [&](int64_t i, auto n) {
             Floats y = function(read(gate + i, n));
-            if (a.is_gated) y = rounded(y, gate) * read(up + i, n);
+            if (a.is_gated) y = rounded(y, gate) * factor_of(read(up + i, n), a.kind);
             write(out + i, y, n);
         });
     });

@@ -6,7 +6,15 @@
 namespace kernels {
 
 // As numbered in atoll_kernels/activation.py.
-enum Activation : int64_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh };
+enum Activation : int64_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kGptOss };
+
+constexpr float kGptOssLimit = 7.0f, kGptOssAlpha = 1.702f;
+
+// The gate of the gated unit, which is clamped first.
+INLINE Floats gpt_oss(Floats x) {
+    const Floats gate = min(splat(kGptOssLimit), x);
+    return gate * sigmoid(splat(kGptOssAlpha) * gate);
+}
 
 // Calls body(function) with the activation's function, so that it is chosen once per call.
 template <class Body>
@@ -17,6 +25,7 @@ INLINE auto with_activation(int64_t kind, const Body& body) {
         case kRelu: return body([](Floats x) INLINED { return max(Floats{}, x); });
         case kSilu: return body([](Floats x) INLINED { return silu(x); });
         case kTanh: return body([](Floats x) INLINED { return tanh(x); });
+        case kGptOss: return body([](Floats x) INLINED { return gpt_oss(x); });
         default: return body([](Floats x) INLINED { return x; });
     }
 }
@@ -24,6 +33,12 @@ INLINE auto with_activation(int64_t kind, const Body& body) {
 // Any activation of one vector.
 INLINE Floats activated(Floats x, int64_t kind) {
     return with_activation(kind, [&](const auto& function) INLINED { return function(x); });
+}
+
+// What the activated gate of a gated unit is multiplied by.
+INLINE Floats factor_of(Floats up, int64_t kind) {
+    if (kind != kGptOss) return up;
+    return max(splat(-kGptOssLimit), min(splat(kGptOssLimit), up)) + splat(1.0f);
 }
 
 }  // namespace kernels

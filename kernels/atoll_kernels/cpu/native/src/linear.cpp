@@ -53,13 +53,16 @@ class Finish {
         start(sums, row, rows, pair, rows);
         const Biases other(args_, args_.outs + 2 * pair * W, 2 * W);
         for (; left_ > 0; --left_, sums_ += 2, up += 2, out_ += args_.outs)
-            store_pair(out_, function_(sums_[0] + bias_.left) * (up[0] + other.left),
-                       function_(sums_[1] + bias_.right) * (up[1] + other.right));
+            store_pair(out_, product(sums_[0] + bias_.left, up[0] + other.left),
+                       product(sums_[1] + bias_.right, up[1] + other.right));
     }
     INLINE void step() { outs_ == 2 * W ? whole(std::min(share_, left_)) : complete(); }
     void complete() { outs_ == 2 * W ? whole(left_) : partial(); }
 
   private:
+    INLINE Floats product(Floats gate, Floats up) const {
+        return function_(gate) * factor_of(up, args_.kind);
+    }
     INLINE void whole(int64_t n) {
         const Floats* sums = sums_;
         const Biases bias = bias_;

@@ -71,7 +71,7 @@ INLINE void finish(const QuantizedArgs& a, int64_t first, int64_t rows, int64_t 
         const ScaleAndBias<Bits> own(a, at, n), other(a, up ? at + width : at, n);
         for (int64_t r = 0; r < rows; ++r) {
             Floats z = activated(own.apply(y[r][v]), a.kind);
-            if (up) z *= other.apply(up[r][v]);
+            if (up) z *= factor_of(other.apply(up[r][v]), a.kind);
             write((T*)a.out + (first + r) * width + at, z, n);
         }
     }

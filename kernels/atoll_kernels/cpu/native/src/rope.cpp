@@ -7,7 +7,7 @@ using namespace kernels;
 namespace {
 
 // Filled by atoll_kernels/cpu/rope.py. Without cos nothing is rotated, without slots nothing is written
-// to the cache; q and k may be missing (0 heads).
+// to the cache, without v_cache only keys are; q and k may be missing (0 heads).
 struct RopeArgs {
     int64_t is_bf16, threads, q, k, v, positions, cos, sin, k_cache, v_cache, slots;
     int64_t q_token, q_head, k_token, k_head, v_token, v_head;
@@ -42,7 +42,7 @@ void run(const RopeArgs& a) {
         for (int64_t h = 0; h < a.num_kv_heads; ++h) {
             const int64_t at = (slot * a.num_kv_heads + h) * a.head_dim;
             std::memcpy((T*)a.k_cache + at, k + h * a.k_head, bytes);
-            std::memcpy((T*)a.v_cache + at, v + h * a.v_head, bytes);
+            if (a.v_cache) std::memcpy((T*)a.v_cache + at, v + h * a.v_head, bytes);
         }
     });
 }
