@@ -128,7 +128,7 @@ def test_experts_of_gpt_oss(num_tokens: int) -> None:
     both = [expert(seed, 64, 32) for seed in range(5)]
     packed = kernels.pack_experts(*map(list, zip(*(layers for layers, _ in both), strict=True)))
     x, logits = 3 * torch.randn(num_tokens, 64), torch.randn(num_tokens, 5)
-    found = kernels.mixture_of_experts(x, logits, packed, 2, "gpt_oss")
+    found = kernels.mixture_of_experts(x, logits, packed, kernels.Routing(2), "gpt_oss")
     wanted = torch.zeros(num_tokens, 64).double()
     for row in range(num_tokens):
         best = logits[row].double().topk(2)
