@@ -120,10 +120,11 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("gptj", ["q_proj", "k_proj", "fc_out"], "transformer."),
         ("granite", ["k_proj", "gate_proj"], "model."),
         ("olmo2", ["q_proj", "o_proj"], "model."),
+        ("mistral3", r".*language_model.*\.(q|down)_proj", ""),
     ],
 )
 def test_names_in_the_file_may_be_shorter_than_the_adapters(
-    variant: str, targets: list[str], prefix: str, tmp_path: Path
+    variant: str, targets: list[str] | str, prefix: str, tmp_path: Path
 ) -> None:
     """The hub's BLOOM has no ``transformer.`` in its names, which peft's have: its adapters were
     refused. Phi's, whose layouts have a table each, failed whatever their names."""

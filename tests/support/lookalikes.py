@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
             "text_config": QWEN3,
         },
         {},
-        "text_config: model_type is 'qwen3'; supported in 'mistral3': mistral",
+        "text_config: model_type is 'qwen3'; supported in 'mistral3': mistral, ministral3",
     ),
     "images beside a text": (
         {

@@ -10,6 +10,7 @@ from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.linear import Linear
 from atoll.layers.norm import Norm
 from atoll.layers.parallel import Part
+from atoll.layers.query_growth import QueryGrowth
 from atoll.layers.relative import RelativeBias
 from atoll.layers.rotary import Rotary, Rotation
 
@@ -56,6 +57,7 @@ class Attention(nn.Module):
         alibi_slopes: Tensor | None = None,
         relative_bias: RelativeBias | None = None,
         qk_norms: tuple[Norm, Norm] | None = None,
+        query_growth: QueryGrowth | None = None,
     ) -> None:
         """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections,
         but that of the output has ``out_bias`` where that is given.
@@ -70,6 +72,7 @@ class Attention(nn.Module):
         self.layer, self.causal, self.window = layer, causal, window
         self.scale = heads.head_dim**-0.5 if scale is None else scale
         self.rotary, self.relative_bias = rotary, relative_bias
+        self.query_growth = query_growth
         self.alibi_slopes = alibi_slopes
         if alibi_slopes is not None and not query.is_whole:
             self.alibi_slopes = query.columns(alibi_slopes)
@@ -88,6 +91,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden); mutates the layer's part of the cache."""
         q, k, v = self.project(x)
+        if self.query_growth is not None:
+            q = self.query_growth(q, batch)
         out: Tensor = self.out(self._attend(q, k, v, batch).flatten(1))
         return out
 

@@ -84,7 +84,7 @@ class RopeSpec:
         trained = _trained(fields, scaling, positions)
         if kind == "dynamic" and dim < 4:
             raise ConfigError(f"{scaling.source}: dynamic scaling of {dim} rotated features")
-        theta_of = scaling if scaling.has("rope_theta") else fields
+        theta_of = scaling if "rope_theta" in scaling.raw else fields
         factor = positions / trained if kind in ("yarn", "longrope") else 1.0
         return cls(
             dim=dim,

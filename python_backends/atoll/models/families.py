@@ -50,12 +50,21 @@ FAMILIES = (
         variant=("position_embedding_type", "alibi"), test="tests/encoders/test_numerics.py",
     ),
     Family(
-        "llama", "Llama 1 to 3.3, Code Llama, Mistral, SmolLM2",
-        ("llama", "mistral"),
+        "llama", "Llama 1 to 3.3, Code Llama, Mistral, Ministral, Devstral, SmolLM2",
+        ("llama", "mistral", "ministral3"),
         defaults={
             "mistral": {
                 "num_key_value_heads": 8, "sliding_window": 4096,
                 "max_position_embeddings": 131072,
+            },
+            "ministral3": {
+                "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
+                "rms_norm_eps": 1e-5,
+                "rope_parameters": {
+                    "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0,
+                    "original_max_position_embeddings": 16384, "mscale": 1.0,
+                    "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+                },
             },
         },
     ),
@@ -130,7 +139,7 @@ FAMILIES = (
 # model_type of models that take images or sound besides -> model_types of the text part, of which
 # alone is served; the first where ``text_config`` does not say it.
 NESTED: Mapping[str, tuple[str, ...]] = {
-    "mistral3": ("mistral",),
+    "mistral3": ("mistral", "ministral3"),
 }
 
 

@@ -1,7 +1,8 @@
-"""Llama 1 to 3.3, Code Llama, SmolLM2 and Mistral: RMSNorm, rotary, GQA, gated MLP.
+"""Llama 1 to 3.3, Code Llama, SmolLM2, Mistral and Ministral 3: RMSNorm, rotary, GQA, gated MLP.
 
-Source: config fields and layer names of transformers' ``LlamaForCausalLM`` and
-``MistralForCausalLM``; Touvron et al. 2023, Jiang et al. 2023 (sliding window).
+Source: config fields and layer names of transformers' ``LlamaForCausalLM``,
+``MistralForCausalLM`` and ``Ministral3ForCausalLM``; Touvron et al. 2023, Jiang et al. 2023
+(sliding window). Mistral's newer models are parts of ``Mistral3ForConditionalGeneration``.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from atoll.layers import Attention, CausalLM, DecoderConfig, GatedMLP, RMSNorm
 from atoll.layers.block import PreNormBlock
+from atoll.layers.query_growth import QueryGrowth
 from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_fields import activation, check_equal_layers, read_heads, whole_head_rope
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -39,9 +41,10 @@ WEIGHTS = WeightMap(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Read from config.json. ``sliding_window`` is Mistral's."""
+    """Read from config.json. sliding_window: Mistral's. query_growth: Ministral 3's."""
 
     sliding_window: int | None
+    query_growth: QueryGrowth | None
     attention_bias: bool
     mlp_bias: bool
     rope: RopeSpec
@@ -67,6 +70,9 @@ class Config(DecoderConfig):
             activation=activation(f, "hidden_act", default="silu"),
             max_positions=rope.reach,
             sliding_window=f.size("sliding_window") if is_windowed else None,
+            query_growth=QueryGrowth.from_hf(raw)
+            if raw.get("model_type") == "ministral3"
+            else None,
             tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             attention_bias=f.flag("attention_bias", default=False),
             mlp_bias=f.flag("mlp_bias", default=False),
@@ -85,7 +91,7 @@ class Model(CausalLM):
                 RMSNorm(c.hidden_size, c.eps),
                 Attention(
                     c.hidden_size, c.heads, layer=layer, bias=c.attention_bias,
-                    window=c.sliding_window, rotary=rotary,
+                    window=c.sliding_window, rotary=rotary, query_growth=c.query_growth,
                 ),
                 RMSNorm(c.hidden_size, c.eps),
                 GatedMLP(

@@ -26,7 +26,7 @@ def text_model(raw: Mapping[str, Any], source: str = "config.json") -> Mapping[s
     inner = fields.inside("text_config")
     if not inner.raw:
         raise fields.wrong("the config of its text part", "text_config")
-    kind = inner.text("model_type", default=kinds[0], nullable=True)
+    kind = inner.text("model_type", default=kinds[0])
     if kind not in kinds:
         raise UnsupportedModel(
             f"{inner.source}: model_type is {kind!r}; supported in {raw['model_type']!r}: "

@@ -28,7 +28,7 @@ def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     Embedding and head are one if either level says so.
 
     Raises:
-        ConfigError: text_config is no object.
+        ConfigError: text_config is no object, or a level says something else than true or false.
     """
     inner = Fields(raw).inside(_NAME).raw
     if not inner:
@@ -36,6 +36,6 @@ def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     whole = {key: raw[key] for key in _OF_THE_WHOLE if raw.get(key) is not None}
     found = {key: value for key, value in inner.items() if key not in _OF_THE_WHOLE} | whole
     found |= {key: raw[key] for key in _ON_EITHER if raw.get(key) is not None}
-    if raw.get(_TIED) is not None and found.get(_TIED) is not True:
-        found[_TIED] = raw[_TIED]
-    return found
+    sources = Fields(raw), Fields(inner, f"config.json: {_NAME}")
+    said = [source.flag(_TIED) for source in sources if source.has(_TIED)]
+    return {**found, _TIED: any(said)} if said else found

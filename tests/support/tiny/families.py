@@ -123,7 +123,7 @@ FAMILIES = (
             "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
         )
     ),
-    _variant("mistral3", _decoded, hf.AutoModelForImageTextToText),
+    _variant("ministral3", _decoded, hf.AutoModelForImageTextToText),
     *(
         _variant(name, _decoded, None)
         for name in (

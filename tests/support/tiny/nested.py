@@ -48,8 +48,16 @@ MISTRAL3_OLD = {
     "vision_config": _VISION,
 }  # fmt: skip
 
+_MINISTRAL3 = dict(
+    model_type="ministral3", rms_norm_eps=1e-5, rope_parameters={
+        "rope_type": "yarn", "type": "yarn", "rope_theta": 1e6, "factor": 4.0,
+        "original_max_position_embeddings": 16, "beta_fast": 32.0, "beta_slow": 1.0,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.4,
+    },
+)  # fmt: skip
+
 NESTED = (
     Variant("mistral3", lambda: _mistral3(
         rope_parameters={"rope_type": "default", "rope_theta": 1e9}), config=MISTRAL3_OLD),
-    Variant("mistral3-saved-again", _mistral3, rename=saved_again),
+    Variant("ministral3", lambda: _mistral3(**_MINISTRAL3), rename=saved_again),
 )  # fmt: skip
