@@ -54,8 +54,10 @@ def _attention(dtype: torch.dtype) -> None:
             slopes = torch.rand(num_heads) if biased else None
             table = torch.randn(num_heads, 7) if biased else None
             cap = None if biased else 20.0
-            args = AttentionArgs(0.1, causal, window, cap, slopes, table)
+            sinks = None if biased else torch.rand(num_heads)
+            args = AttentionArgs(0.1, causal, window, cap, slopes, table, sinks)
             attention.varlen_attention(q, k, v, bounds, bounds, args)
+            attention.varlen_attention(q, k, v[..., :8].clone(), bounds, bounds, args)
             for counts, lens in (([1, 1], [0, 33]), ([2], [1500])):
                 blocks = -(-max(lens) // 16)
                 cache = torch.randn(len(lens) * blocks, 16, num_kv_heads, head_dim).to(dtype)

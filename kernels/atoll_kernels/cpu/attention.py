@@ -14,7 +14,7 @@ def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, args: AttentionArgs
 ) -> Tensor | None:
     """See ``atoll_kernels.varlen_attention``."""
-    if args.sinks is not None or not _fits(q, k, v):
+    if not _fits(q, k, v):
         return None
     k_token, k_head, _ = k.stride()
     v_token, v_head, _ = v.stride()
@@ -27,7 +27,7 @@ def paged_attention(
 ) -> Tensor | None:
     """See ``atoll_kernels.paged_attention``."""
     k, v, table, seq_lens = kv
-    if args.sinks is not None or not _fits(q, k, v):
+    if not _fits(q, k, v):
         return None
     strides = (*k.stride()[:3], *v.stride()[:3], table.stride(0), k.shape[1])
     return _attend(q, k, v, cu_seqlens_q, seq_lens, table, strides, args)
@@ -41,24 +41,26 @@ def _attend(
     native = library()
     if native is None:
         return None
-    slopes, relative = _floats(args.alibi_slopes), _floats(args.relative_bias)
-    out = empty(q.shape, q.dtype)
-    _, num_heads, head_dim = q.shape
+    slopes, relative, sinks = map(_floats, (args.alibi_slopes, args.relative_bias, args.sinks))
+    num_tokens, num_heads, head_dim = q.shape
+    out = empty((num_tokens, num_heads, v.shape[-1]), q.dtype)
     q_token, q_head, _ = q.stride()
     native.attention(
         q.dtype, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(),
         cu_seqlens_q.data_ptr(), key_ends.data_ptr(), address(table), address(slopes),
-        address(relative), q_token, q_head, *strides,
-        len(cu_seqlens_q) - 1, num_heads, k.shape[-2], head_dim, args.causal, args.window or 0,
-        0 if relative is None else relative.shape[1] // 2, args.scale, args.softcap or 0.0,
+        address(relative), address(sinks), q_token, q_head, *strides,
+        len(cu_seqlens_q) - 1, num_heads, k.shape[-2], head_dim, v.shape[-1], args.causal,
+        args.window or 0, 0 if relative is None else relative.shape[1] // 2, args.scale,
+        args.softcap or 0.0,
     )  # fmt: skip
     return out
 
 
 def _fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """bfloat16 is read in pairs, so the head size must be even."""
-    head_dim = q.shape[2]
-    return v.shape[-1] == head_dim and head_dim % 2 == 0 and are_native(q, k, v)
+    """bfloat16 is read in pairs, so keys and values must have an even number of features."""
+    head_dim, value_dim = q.shape[2], v.shape[-1]
+    is_even = head_dim % 2 == 0 and value_dim % 2 == 0
+    return is_even and value_dim <= head_dim and are_native(q, k, v)
 
 
 def _floats(x: Tensor | None) -> Tensor | None:

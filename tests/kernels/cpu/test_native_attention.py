@@ -21,7 +21,7 @@ PLAIN = AttentionArgs(0.125, causal=False)
 SHAPES = [(4, 4, 32), (6, 2, 80), (48, 1, 64), (3, 3, 256), (12, 12, 10)]
 VARIANTS = [
     "full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative",
-    "causal-softcap", "causal-window-softcap", "causal-alibi-softcap",
+    "causal-softcap", "causal-window-softcap", "causal-alibi-softcap", "causal-sinks",
 ]  # fmt: skip
 
 
@@ -45,13 +45,15 @@ def options(variant: str, num_heads: int, head_dim: int = 64) -> AttentionArgs:
         chosen["window"] = 5
     if "alibi" in variant:
         chosen["alibi_slopes"] = alibi_slopes(num_heads)
+    if "sinks" in variant:
+        chosen["sinks"] = 2 * torch.randn(num_heads)
     if variant == "relative":
         chosen["relative_bias"] = torch.randn(num_heads, 41)
     return AttentionArgs(head_dim**-0.5, **chosen)
 
 
 def expected(q: Tensor, k: Tensor, v: Tensor, o: AttentionArgs) -> Tensor:
-    """One sequence in float64: (queries, heads, head_dim), the last positions of the keys."""
+    """One sequence in float64: (queries, heads, value_dim), the last positions of the keys."""
     queries, keys = q.shape[0], k.shape[0]
     k, v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q.double(), k) * o.scale
@@ -67,7 +69,11 @@ def expected(q: Tensor, k: Tensor, v: Tensor, o: AttentionArgs) -> Tensor:
         scores = scores.masked_fill(offset > 0, -math.inf)
     if o.window is not None:
         scores = scores.masked_fill(offset.abs() >= o.window, -math.inf)
-    return torch.einsum("hqk,khd->qhd", scores.softmax(-1).nan_to_num(0), v)
+    if o.sinks is not None:
+        column = o.sinks.double().view(-1, 1, 1).expand(-1, queries, 1)
+        scores = torch.cat([scores, column], -1)
+    weights = scores.softmax(-1).nan_to_num(0)[..., :keys]
+    return torch.einsum("hqk,khd->qhd", weights, v)
 
 
 def check(out: Tensor | None, wide: Tensor, dtype: torch.dtype) -> None:
@@ -142,6 +148,47 @@ def test_paged(case: str, variant: str, dtype: torch.dtype) -> None:
     check(out, torch.cat(parts), dtype)
 
 
+# (query heads, key heads, features of keys, of values): a pair of rows and a block of them each.
+NARROW = [(3, 3, 96, 64), (2, 2, 20, 10), (16, 1, 144, 128), (4, 1, 576, 512), (2, 1, 40, 32)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", NARROW, ids=str)
+def test_values_narrower_than_keys(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    num_heads, num_kv_heads, head_dim, value_dim = shape
+    q = torch.randn(sum(LENGTHS), num_heads, head_dim).to(dtype)
+    k = torch.randn(sum(LENGTHS), num_kv_heads, head_dim).to(dtype)
+    v = torch.randn(sum(LENGTHS), num_kv_heads, value_dim).to(dtype)
+    for variant in ("full", "causal-sinks"):
+        o, bounds = options(variant, num_heads, head_dim), cu(LENGTHS)
+        out = attention.varlen_attention(q, k, v, bounds, bounds, o)
+        sequences = zip(q.split(LENGTHS), k.split(LENGTHS), v.split(LENGTHS), strict=True)
+        check(out, torch.cat([expected(*x, o) for x in sequences]), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("queries", [[1, 1, 1], [1], [5, 2, 9]], ids=str)
+@pytest.mark.parametrize("num_heads", [2, 16, 80])
+def test_a_latent_cache(num_heads: int, queries: list[int], dtype: torch.dtype) -> None:
+    """All query heads read the same rows, whose first features are the values."""
+    keys = [700, 40, 600][: len(queries)] if len(queries) > 1 else [2100]
+    counts = [-(-n // 16) for n in keys]
+    cache = torch.full((sum(counts), 16, 1, 72), math.nan, dtype=dtype)
+    order = torch.randperm(len(cache)).int()
+    table = torch.zeros(len(keys), max(counts), dtype=torch.int32)
+    q = torch.randn(sum(queries), num_heads, 72).to(dtype)
+    o, parts, first = options("causal", num_heads, 72), [], 0
+    for row, (count, length, rows) in enumerate(zip(counts, keys, q.split(queries), strict=True)):
+        table[row, :count] = order[first : first + count]
+        first += count
+        latent = torch.randn(length, 1, 72).to(dtype)
+        places = torch.arange(length)
+        cache[table[row, places // 16].long(), places % 16] = latent
+        parts.append(expected(rows, latent, latent[..., :64], o))
+    kv = PagedKV(cache, cache[..., :64], table, torch.tensor(keys, dtype=torch.int32))
+    check(attention.paged_attention(q, kv, cu(queries), o), torch.cat(parts), dtype)
+
+
 def test_scores_far_beyond_a_soft_cap() -> None:
     """The kernels' tanh saturates, and a high cap changes nothing of small scores."""
     q, k, v = torch.randn(3, 40, 2, 64)
@@ -166,6 +213,7 @@ def test_what_it_declines() -> None:
     bounds = cu([4])
     half = q.half()
     assert attention.varlen_attention(half, half, half, bounds, bounds, PLAIN) is None
-    assert attention.varlen_attention(q, q, q[..., :32], bounds, bounds, PLAIN) is None
+    assert attention.varlen_attention(q[..., :32], q[..., :32], q, bounds, bounds, PLAIN) is None
+    assert attention.varlen_attention(q, q, q[..., :31], bounds, bounds, PLAIN) is None
     odd = torch.randn(4, 2, 63)
     assert attention.varlen_attention(odd, odd, odd, bounds, bounds, PLAIN) is None

@@ -79,7 +79,7 @@ class Library:
         return cls(
             level,
             path,
-            attention=Kernel(opened, "atoll_attention", 28, 2),
+            attention=Kernel(opened, "atoll_attention", 30, 2),
             norm=Kernel(opened, "atoll_norm", 13, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),

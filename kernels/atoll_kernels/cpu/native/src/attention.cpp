@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kSmall = 1 << 17;  // multiply-adds below which threads cost more than they save
 constexpr int64_t kLeastPart = 512;  // keys of a part, where a sequence's keys are divided
+constexpr int64_t kDividedRows = 64;
 
 struct Plan {
     std::vector<Item> items;
@@ -46,7 +47,9 @@ Plan plan(const A& a, int64_t threads) {
             }
     }
     const int64_t wanted = 2 * threads;
-    if (threads > 1 && longest * a.group <= 64 && (int64_t)plan.items.size() < wanted) {
+    // One query of each sequence, or few rows: the parts of a long prompt would take much memory.
+    const bool is_divisible = longest == 1 || longest * a.group <= kDividedRows;
+    if (threads > 1 && is_divisible && (int64_t)plan.items.size() < wanted) {
         std::vector<Item> parts;
         for (Item item : plan.items) {
             const int64_t keys = item.k1 - item.k0;
@@ -75,12 +78,17 @@ template <class T, class Policy>
 void attend(const AttentionArgs& args) {
     const Attention<T, Policy> a{args};
     const Plan p = plan(a, args.threads);
-    const int64_t rows = kMaxRows, row = a.panels * W;
-    std::vector<float> store(p.num_parts ? p.num_parts * rows * (row + 2) + W : 0);
+    // Rows of a part, made whole vectors, so that the next part is aligned, too.
+    const auto rows = [&](const Item& item) { return (item.count * a.group + W - 1) / W * W; };
+    const int64_t row = a.panels * W;
+    int64_t size = p.num_parts ? W : 0;
+    for (const auto& [item, parts] : p.divided) size += parts * rows(item) * (row + 2);
+    std::vector<float> store(size);
     std::vector<Partial> partials;
     float* next = (float*)(((uintptr_t)store.data() + sizeof(Floats) - 1) & ~(sizeof(Floats) - 1));
-    for (int64_t i = 0; i < p.num_parts; ++i, next += rows * (row + 2))
-        partials.push_back({next + rows * row, next + rows * (row + 1), (Floats*)next});
+    for (const auto& [item, parts] : p.divided)
+        for (int64_t i = 0; i < parts; ++i, next += rows(item) * (row + 2))
+            partials.push_back({next + rows(item) * row, next + rows(item) * (row + 1), (Floats*)next});
     const int64_t count = p.items.size();
     const BlockedAttention<T, Policy> blocked{a};
     const DecodeAttention<T, Policy> decode{a};

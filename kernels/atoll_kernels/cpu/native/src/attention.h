@@ -17,10 +17,10 @@ constexpr int64_t kMaxRows = 256;  // rows of an item: queries times heads of a 
 
 // Filled by atoll_kernels/cpu/attention.py: the same fields in the same order. Strides in elements.
 struct AttentionArgs {
-    int64_t is_bf16, threads, q, k, v, out, starts_q, starts_k, blocks, slopes, relative;
+    int64_t is_bf16, threads, q, k, v, out, starts_q, starts_k, blocks, slopes, relative, sinks;
     int64_t q_token, q_head, k_block, k_token, k_head, v_block, v_token, v_head;
     int64_t blocks_row, block_size;  // blocks_row 0: keys are packed, starts_k their bounds
-    int64_t num_seqs, num_heads, num_kv_heads, head_dim;
+    int64_t num_seqs, num_heads, num_kv_heads, head_dim, value_dim;
     int64_t causal, window, distance;
     double scale, softcap;  // softcap 0: none
 };
@@ -51,11 +51,15 @@ template <class T, class Policy>
 struct Attention {
     static constexpr int kPer = Policy::kPerWord;
     const AttentionArgs& args;
-    const int64_t D = args.head_dim, words = (D + kPer - 1) / kPer, panels = (D + W - 1) / W;
+    const int64_t D = args.head_dim, words = (D + kPer - 1) / kPer;
+    // Of values and of rows of the output.
+    const int64_t value_dim = args.value_dim, value_words = (value_dim + kPer - 1) / kPer;
+    const int64_t panels = (value_dim + W - 1) / W;
     const int64_t group = args.num_heads / args.num_kv_heads;
     const bool is_biased = args.slopes || args.relative;
 
     int64_t vectors() const { return (words + W - 1) / W; }
+    int64_t value_vectors() const { return (value_words + W - 1) / W; }
     int64_t num_queries(int64_t s) const { return start_q(s + 1) - start_q(s); }
     int64_t start_q(int64_t s) const { return ((const int32_t*)args.starts_q)[s]; }
     int64_t num_keys(int64_t s) const {
@@ -203,7 +207,7 @@ struct Attention {
     // Stores an item's rows, or keeps them to be merged with the other parts of their keys.
     void finish(const Item& item, Partial* partials, const float* maxima, const float* sums,
                 const Floats* values) const {
-        if (item.part < 0) return write(item, values, sums);
+        if (item.part < 0) return write(item, values, maxima, sums);
         const int64_t rows = item.count * group;
         Partial& partial = partials[item.part];
         std::copy_n(maxima, rows, partial.maxima);
@@ -211,16 +215,19 @@ struct Attention {
         std::copy_n(values, rows * panels, partial.values);
     }
 
-    // Divides by the sums (a row without a visible key is 0) and stores.
-    void write(const Item& item, const Floats* values, const float* sums) const {
+    // Divides by the sums (a row without a visible key is 0), to which sinks are added, and stores.
+    void write(const Item& item, const Floats* values, const float* maxima, const float* sums) const {
         for (int64_t g = 0; g < group; ++g)
-            for (int64_t i = 0; i < item.count; ++i, values += panels, ++sums) {
+            for (int64_t i = 0; i < item.count; ++i, values += panels, ++sums, ++maxima) {
                 const int64_t token = start_q(item.sequence) + item.first + i;
-                T* out = (T*)args.out +
-                         (token * args.num_heads + item.kv_head * group + g) * args.head_dim;
-                const Floats inverse = splat(*sums == 0 ? 0.0f : 1.0f / *sums);
+                const int64_t head = item.kv_head * group + g;
+                T* out = (T*)args.out + (token * args.num_heads + head) * value_dim;
+                float total = *sums;
+                if (args.sinks && total != 0)
+                    total += std::exp2(((const float*)args.sinks)[head] * kLog2e - *maxima);
+                const Floats inverse = splat(total == 0 ? 0.0f : 1.0f / total);
                 for (int64_t p = 0; p < panels; ++p) {
-                    const int64_t n = D - p * W;
+                    const int64_t n = value_dim - p * W;
                     if (n >= W)
                         store(out + p * W, values[p] * inverse);
                     else
@@ -246,8 +253,9 @@ struct Attention {
                     total = s ? total + part : part;
                 }
             }
+            parts[0].maxima[r] = maximum;
         }
-        write(item, parts[0].values, parts[0].sums);
+        write(item, parts[0].values, parts[0].maxima, parts[0].sums);
     }
 };
 

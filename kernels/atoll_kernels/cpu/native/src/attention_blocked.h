@@ -13,7 +13,7 @@ struct BlockedAttention {
     using Shared = Attention<T, Policy>;
     static constexpr int kPer = Shared::kPer;
     const Shared& a;
-    const int64_t D = a.D, words = a.words, panels = a.panels;
+    const int64_t D = a.D, value_dim = a.value_dim, words = a.words, panels = a.panels;
 
     static int64_t padded(int64_t keys) { return (keys + kPad - 1) / kPad * kPad; }
 
@@ -44,14 +44,14 @@ struct BlockedAttention {
 
     // Values as panels of W features: (panel, kBlock / kPer words of keys, W).
     void pack_values(const T* const* values, int64_t count, Prefetched<T>& later, uint32_t* out) const {
-        fetch(values, 0, kAhead, count, D);
+        fetch(values, 0, kAhead, count, value_dim);
         for (int64_t j = 0; j < padded(count); j += kPer) {
-            fetch(values, j + kAhead, j + kAhead + kPer, count, D);
-            later.fetch(kPer, D);
+            fetch(values, j + kAhead, j + kAhead + kPer, count, value_dim);
+            later.fetch(kPer, value_dim);
             const T* even = j < count ? values[j] : nullptr;
             const T* odd = kPer == 2 && j + 1 < count ? values[j + 1] : nullptr;
             for (int64_t p = 0; p < panels; ++p) {
-                const int64_t n = D - p * W;
+                const int64_t n = value_dim - p * W;
                 Words low = half_or_float(even, p, n);
                 if constexpr (kPer == 2) low = (low >> 16) | half_or_float(odd, p, n);
                 store_raw(out + (p * (kBlock / kPer) + j / kPer) * W, low);

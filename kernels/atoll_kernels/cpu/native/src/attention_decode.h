@@ -70,7 +70,7 @@ struct DecodeAttention {
     INLINE void add(const uint32_t* powers, const T* const* values, int64_t first, int64_t last,
                     int64_t start, Prefetched<T>& later, Floats* sums) const {
         Floats s[R][V][kPer];
-        const int64_t row = a.vectors() * kPer;
+        const int64_t row = a.value_vectors() * kPer;
         sums += start * kPer;
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) std::memcpy(s[r], sums + r * row, sizeof s[r]);
@@ -79,8 +79,8 @@ struct DecodeAttention {
 #pragma GCC unroll 2
             for (int i = 0; i < kPer; ++i) pair[i] = values[std::min(j + i, last - 1)];
             if (start == 0) {
-                fetch(values, j + kAhead, j + kAhead + kPer, last, a.D);
-                later.fetch(kPer, a.D);
+                fetch(values, j + kAhead, j + kAhead + kPer, last, a.value_dim);
+                later.fetch(kPer, a.value_dim);
             }
             Words v[V][kPer];
 #pragma GCC unroll 4
@@ -98,7 +98,7 @@ struct DecodeAttention {
     }
 
     INLINE void load_values(const T* const* rows, int64_t vector, Words* v) const {
-        const int64_t at = vector * W * kPer, n = std::min<int64_t>(W, a.words - vector * W);
+        const int64_t at = vector * W * kPer, n = std::min<int64_t>(W, a.value_words - vector * W);
         const Words first = Shared::load_words(rows[0] + at, n);
         if constexpr (kPer == 1) {
             v[0] = first;
@@ -115,16 +115,17 @@ struct DecodeAttention {
             if (rows < R) return add_all<R - 1>(rows, powers, values, first, last, later, sums);
         constexpr int V = 4 / kPer;
         int64_t u = 0;
-        for (; u + V <= a.vectors(); u += V) add<R, V>(powers, values, first, last, u, later, sums);
-        for (; u < a.vectors(); ++u) add<R, 1>(powers, values, first, last, u, later, sums);
+        const int64_t vectors = a.value_vectors();
+        for (; u + V <= vectors; u += V) add<R, V>(powers, values, first, last, u, later, sums);
+        for (; u < vectors; ++u) add<R, 1>(powers, values, first, last, u, later, sums);
     }
 
     // Puts the sums of rows in the order of features, as contiguous panels.
     void arrange(int64_t rows, Floats* sums) const {
         if constexpr (kPer == 2)
             for (int64_t r = 0; r < rows; ++r)
-                for (int64_t u = 0; u < a.vectors(); ++u) {
-                    const Floats* at = sums + (r * a.vectors() + u) * kPer;
+                for (int64_t u = 0; u < a.value_vectors(); ++u) {
+                    const Floats* at = sums + (r * a.value_vectors() + u) * kPer;
                     const Floats low = at[0], high = at[1];
                     Floats* to = sums + r * a.panels + u * kPer;
                     to[0] = shuffled<Lanes<0>>(low, high);
@@ -139,7 +140,7 @@ struct DecodeAttention {
         Scratch scratch;
         auto queries = scratch.take<uint32_t>(rows * a.words + W);
         auto scores = scratch.take<Floats>(kMaxDecodeRows * kBlock / W);
-        const int64_t width = a.vectors() * kPer;  // vectors in a row of sums
+        const int64_t width = a.value_vectors() * kPer;  // vectors in a row of sums
         auto sums = scratch.take<Floats>(rows * width);
         auto bias = scratch.take<float>(a.is_biased ? a.group * a.bias_row(item) : 0);
         float maxima[kMaxDecodeRows], totals[kMaxDecodeRows] = {};
@@ -155,7 +156,7 @@ struct DecodeAttention {
             fetch(key, 0, kAhead, n, a.D);
             if (next && b + kBlock >= item.k1) a.locate_next(*next, next_keys, next_values);
             score_all(queries, rows, key, n, next_keys, scores);
-            fetch(value, 0, kAhead, n, a.D);
+            fetch(value, 0, kAhead, n, a.value_dim);
             if (a.is_biased) a.fill_bias(item, b, bias);
             Range all = {n, 0};
             for (int64_t r = 0; r < rows; ++r) {
