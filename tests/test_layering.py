@@ -120,6 +120,13 @@ for module in pkgutil.iter_modules(atoll.engine.__path__):
     assert done.returncode == 0, done.stderr
 
 
+def test_commands_start_without_torch() -> None:
+    """Each took two seconds longer, ``atoll --help`` too."""
+    script = "import sys; sys.modules['torch'] = None; import atoll.cli"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_architectures_do_not_import_each_other() -> None:
     models = PACKAGES["atoll"] / "models"
     architectures = {p.stem for p in models.glob("*.py")} - {

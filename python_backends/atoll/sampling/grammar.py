@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch import Tensor
 from atoll import json_text
 from atoll.errors import ValidationError
 from atoll.sampling.inputs import Ints
-from atoll.sampling.schema import choice_grammar, json_grammar, regex_grammar
 from atoll.text.tokenizer import Tokenizer
 
 # Longer ones are refused: the time to compile grows with them.
@@ -135,7 +134,7 @@ class GrammarCompiler:
 
     def _compile(self, kind: str, source: str) -> Grammar:
         is_json = kind in _JSON_KINDS
-        made = _MAKERS[kind](source)
+        made = _made(kind, source)
         if is_json not in self._compilers:
             self._compilers[is_json] = _compiler(self._tokenizer, self._vocab_size, is_json)
         try:
@@ -150,14 +149,6 @@ class GrammarCompiler:
 # The member of a format that holds its source, and what OpenAI's ``json_schema`` may hold besides.
 _SOURCES = ("value", "json_schema", "schema")
 _HOLDER = frozenset({"name", "description", "strict", "schema"})
-
-_MAKERS: Mapping[str, Callable[[str], str]] = {
-    "json_schema": json_grammar,
-    "json_object": lambda _: json_grammar('{"type": "object"}'),
-    "regex": regex_grammar,
-    "choice": lambda source: choice_grammar(json.loads(source)),
-    "grammar": lambda source: source,
-}
 
 
 def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
@@ -239,6 +230,24 @@ def _text(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValidationError(f"{option} is {value!r}; expected text")
     return value
+
+
+def _made(kind: str, source: str) -> str:
+    """EBNF; kind: see ``GrammarCompiler.compile``. Raises ValidationError."""
+    # Imports jsonschema, which would be a tenth of the time that a server takes to start.
+    from atoll.sampling.schema import choice_grammar, json_grammar, regex_grammar
+
+    match kind:
+        case "json_schema":
+            return json_grammar(source)
+        case "json_object":
+            return json_grammar('{"type": "object"}')
+        case "regex":
+            return regex_grammar(source)
+        case "choice":
+            return choice_grammar(json.loads(source))
+        case _:
+            return source
 
 
 def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:

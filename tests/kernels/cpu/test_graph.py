@@ -1,5 +1,7 @@
 """A graph computes from new inputs what the function it was recorded from computes."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -148,3 +150,17 @@ def test_other_threads_are_not_recorded() -> None:
     found, graph = record(run)
     assert graph.num_kernels == 0 and graph._segments == []
     assert found.shape == (2, 3) and found.dtype is torch.bfloat16
+
+
+def test_recording_does_not_import_torchs_compiler() -> None:
+    """The first answer of every server waited two seconds for it."""
+    script = """
+import sys
+import torch
+from atoll_kernels.cpu.graph import record
+sys.modules["torch._dynamo"] = None
+with torch.inference_mode():
+    record(lambda: torch.ones(2) + 1, None)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

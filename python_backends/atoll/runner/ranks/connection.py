@@ -172,6 +172,20 @@ def network_key() -> bytes:
     return text.encode()
 
 
+def parse_address(text: str) -> Address:
+    """A socket's path, or HOST:PORT.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if "/" in text:
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--leader is {text!r}; expected HOST:PORT, with a port up to 65535")
+    return host.strip("[]"), int(port)
+
+
 def shown(address: Address) -> str:
     """For messages."""
     if isinstance(address, str):

@@ -26,17 +26,16 @@ from atoll.runner.load_model import LoadedModel, load_model
 from atoll.runner.memory import SpareMemory
 from atoll.runner.model_runner import ModelRunner
 from atoll.runner.ranks import group, messages
-from atoll.runner.ranks.connection import KEY, Address, Peer, connect, shown
-from atoll.runner.ranks.guard import LOST, Guard, Leader, leave
+from atoll.runner.ranks.connection import KEY, Address, Peer, connect, parse_address, shown
+from atoll.runner.ranks.guard import Guard, Leader, leave
 from atoll.runner.ranks.layout import RankLayout, settings_of_rank
-from atoll.runner.ranks.messages import Message
+from atoll.runner.ranks.messages import LOST, REFUSED, Message
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.files import resolve
 
 logger = logging.getLogger(__name__)
 
-REFUSED = 2  # exit status: another attempt would fail, too
 _RETRY_S = 0.5
 _SAY_S = 30.0
 _END_S = 2.0
@@ -151,20 +150,6 @@ def connect_when_up(address: Address, key: bytes, *, waits: bool) -> Peer:
                 said = time.monotonic()
                 logger.warning("waiting for rank 0 at %s: %s", shown(address), error)
             time.sleep(_RETRY_S)
-
-
-def parse_address(text: str) -> Address:
-    """A socket's path, or HOST:PORT.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if "/" in text:
-        return text
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--leader is {text!r}; expected HOST:PORT, with a port up to 65535")
-    return host.strip("[]"), int(port)
 
 
 def main(arguments: list[str] | None = None) -> int:

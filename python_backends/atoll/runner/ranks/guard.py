@@ -20,10 +20,9 @@ from typing import NoReturn
 
 from atoll.runner.ranks import group
 from atoll.runner.ranks.connection import Peer
-from atoll.runner.ranks.messages import Alive
+from atoll.runner.ranks.messages import LOST, Alive
 
 _INTERVAL_S = 1.0
-LOST = 1  # exit status
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from typing import Any, get_args
 from atoll.errors import ConfigError
 from atoll.runner.step_input import StepInput
 
+# Exit statuses of a follower: it can be started again, or another attempt would fail, too.
+LOST, REFUSED = 1, 2
+
 
 @dataclass(frozen=True)
 class Hello:

@@ -20,7 +20,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from atoll.runner.ranks.follower import REFUSED, parse_address
+from atoll.runner.ranks.connection import parse_address
+from atoll.runner.ranks.messages import REFUSED
 
 logger = logging.getLogger(__name__)
 
