@@ -45,8 +45,6 @@ def _plan(name: str, size: int, folder: Path, **changes: Any) -> registry.Plan:
         ("llama", 4, {"intermediate_size": 98},
          "num_shard is 4; 98 intermediate features cannot be divided by it; .*: 1, 2$"),
         ("llama", 3, {}, "num_shard is 3; 4 attention heads over 2 .* fit this model: 1, 2, 4$"),
-        ("mpt-qk-norms", 2, {},
-         "num_shard is 2; attn_config.qk_ln is true, and norms over all heads .*: 1$"),
     ],
 )  # fmt: skip
 def test_what_does_not_divide(

@@ -11,14 +11,12 @@ from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
 from tiny.t5 import CONFIGS, write_t5
 
-# They normalise all heads at once, and are refused.
-SPLIT = [v for v in DECODERS if v.name not in ("mpt-qk-norms", "olmo2", "olmo2-mha")]
 # Grouped heads, one key-value head, as many as others; experts; ALiBi; learned positions.
 OF_FOUR = (
     "llama", "llama-biases", "llama-tied", "mistral-window", "mixtral", "mixtral-fused", "bloom",
     "opt-350m", "gpt-neox", "starcoder", "bigcode-multi-head", "santacoder-split", "falcon-7b",
     "falcon-40b", "mpt", "mpt-grouped", "mpt-multi-query", "phi-grouped", "phi-qk-norms",
-    "qwen2", "qwen3-biases", "qwen2-moe",
+    "qwen2", "qwen3-biases", "qwen2-moe", "olmo2",
 )  # fmt: skip
 BY_NAME = {variant.name: variant for variant in DECODERS}
 
@@ -36,7 +34,7 @@ def _assert_same(ranks: Ranks, job: Job, size: int, tolerance: float = 1e-5) -> 
             )
 
 
-@pytest.mark.parametrize("variant", SPLIT, ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", DECODERS, ids=lambda v: v.name)
 def test_two_ranks(variant: Variant, tmp_path: Path, ranks: Ranks) -> None:
     write(variant, tmp_path)
     _assert_same(ranks, Job(tmp_path, TEXTS), 2)

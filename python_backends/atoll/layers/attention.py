@@ -8,8 +8,8 @@ import atoll_kernels as kernels
 from atoll.layers import parallel
 from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.linear import Linear
-from atoll.layers.norm import Norm
 from atoll.layers.parallel import Part
+from atoll.layers.qk_norm import QKNorm, normed
 from atoll.layers.query_growth import QueryGrowth
 from atoll.layers.relative import RelativeBias
 from atoll.layers.rotary import Rotary, Rotation
@@ -56,14 +56,14 @@ class Attention(nn.Module):
         rotary: Rotary | None = None,
         alibi_slopes: Tensor | None = None,
         relative_bias: RelativeBias | None = None,
-        qk_norms: tuple[Norm, Norm] | None = None,
+        qk_norms: tuple[QKNorm, QKNorm] | None = None,
         query_growth: QueryGrowth | None = None,
     ) -> None:
         """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections,
         but that of the output has ``out_bias`` where that is given.
 
         scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
-        or of all heads as one, as wide as they are. The others say how positions enter; masks and
+        or of all heads as one (``wide_norms``). The others say how positions enter; masks and
         biases are as in ``AttentionArgs``.
         """
         super().__init__()
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         """Queries, keys and values, (tokens, heads, head_dim) each; q and k not yet rotated."""
         q, k, v = self.split(self.qkv(x))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = _normed(q, self.q_norm), _normed(k, self.k_norm)
+            q, k = normed(q, k, self.q_norm, self.k_norm)
         return q, k, v
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,12 +135,6 @@ class Attention(nn.Module):
             kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, slots)
         kv = kernels.PagedKV(k_cache, v_cache, batch.block_tables[group], batch.seq_lens)
         return kernels.paged_attention(q, kv, batch.cu_seqlens, args)
-
-
-def _normed(x: Tensor, norm: Norm) -> Tensor:
-    """x: (tokens, heads, head_dim), each head or all of a token's together."""
-    rows: Tensor = norm(x.reshape(-1, norm.hidden_size))
-    return rows.view_as(x)
 
 
 class CrossAttention(nn.Module):

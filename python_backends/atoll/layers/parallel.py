@@ -24,8 +24,8 @@ from atoll.weights.parts import ONE_RANK, Part, Shard
 from atoll_kernels import collectives
 
 __all__ = [
-    "ONE_RANK", "HeadParts", "Part", "Shard", "building", "current", "gather", "heads", "part",
-    "reduction", "refuse_split", "vocabulary",
+    "ONE_RANK", "HeadParts", "Part", "Shard", "building", "copies_of_heads", "current",
+    "gather", "heads", "part", "reduction", "vocabulary",
 ]  # fmt: skip
 
 # Heads of zeros cost as much as others: at most one for so many.
@@ -90,6 +90,11 @@ def heads(num_heads: int, num_kv_heads: int) -> HeadParts:
     )
 
 
+def copies_of_heads(num_heads: int, num_kv_heads: int) -> int:
+    """How many ranks hold each key-value head, where ``heads`` divides them."""
+    return 1 if num_heads == num_kv_heads else max(1, current().size // num_kv_heads)
+
+
 def part(total: int, name: str) -> Part:
     """This rank's share of a dimension; name: what error messages call its features.
 
@@ -108,12 +113,6 @@ def vocabulary(total: int) -> Part:
     if size == 1:
         return Part.whole(total)
     return Part.share(total, _rounded_up(total, _VOCABULARY_MULTIPLE * size) // size, rank)
-
-
-def refuse_split(reason: str) -> None:
-    """Raises ConfigError: the model is built for several ranks, which ``reason`` forbids."""
-    if current().is_split:
-        raise ConfigError(f"num_shard is {current().size}; {reason}")
 
 
 def reduction() -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from atoll.errors import ConfigError
 from atoll.layers import MLP, Attention, CausalLM, DecoderConfig, Embedding, LayerNorm
 from atoll.layers.block import PreNormBlock
-from atoll.layers.parallel import refuse_split
+from atoll.layers.qk_norm import wide_norms
 from atoll.models.config_fields import read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -145,8 +145,6 @@ class Model(CausalLM):
 
     def __init__(self, config: Config) -> None:
         c, slopes = config, None
-        if c.has_qk_norm:
-            refuse_split("attn_config.qk_ln is true, and norms over all heads cannot be divided")
         if c.alibi_bias_max is not None:
             slopes = alibi_slopes(c.heads.num_heads, c.alibi_bias_max)
 
@@ -154,10 +152,10 @@ class Model(CausalLM):
             return LayerNorm(width, c.eps, bias=c.bias)
 
         def block(layer: int) -> PreNormBlock:
-            qk_norms = (norm(c.heads.width), norm(c.heads.kv_width)) if c.has_qk_norm else None
+            qk_norms = wide_norms(*c.heads, c.eps, is_centred=True, has_bias=c.bias)
             attention = ClippedAttention(
                 c.hidden_size, c.heads, layer=layer, bias=c.bias, scale=c.scale,
-                alibi_slopes=slopes, qk_norms=qk_norms,
+                alibi_slopes=slopes, qk_norms=qk_norms if c.has_qk_norm else None,
             )  # fmt: skip
             attention.clip_qkv = c.clip_qkv
             mlp = MLP(c.hidden_size, c.intermediate_size, c.activation, c.bias)

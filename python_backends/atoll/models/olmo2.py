@@ -9,7 +9,7 @@ from typing import Any
 
 from atoll.layers import Attention, CausalLM, DecoderConfig, GatedMLP, RMSNorm
 from atoll.layers.block import OutputNormBlock
-from atoll.layers.parallel import refuse_split
+from atoll.layers.qk_norm import wide_norms
 from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_fields import activation, read_heads, whole_head_rope
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -73,12 +73,11 @@ class Model(CausalLM):
 
     def __init__(self, config: Config) -> None:
         c, rotary = config, Rotary(config.rope)
-        refuse_split("norms over all heads of OLMo 2 cannot be divided")
 
         def block(layer: int) -> OutputNormBlock:
             attention = Attention(
                 c.hidden_size, c.heads, layer=layer, bias=c.attention_bias, rotary=rotary,
-                qk_norms=(RMSNorm(c.heads.width, c.eps), RMSNorm(c.heads.kv_width, c.eps)),
+                qk_norms=wide_norms(*c.heads, c.eps),
             )  # fmt: skip
             mlp = GatedMLP(c.hidden_size, c.intermediate_size, c.activation)
             return OutputNormBlock(
