@@ -29,6 +29,10 @@ def rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """RMSNorm of ``x + residual`` (Zhang & Sennrich 2019): x / sqrt(mean(x^2) + eps) * weight.
 
+    Args:
+        x, residual: (tokens, hidden). weight: (hidden,) of the dtype of x, or float32; its dtype is
+            that of the normalised values which it multiplies.
+
     Returns:
         The normalised rows, and the sum ``x + residual`` (``x`` itself without a residual).
     """

@@ -33,7 +33,7 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
         OURS + "gpt_bigcode",
     ),
     "qwen2": ({**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2}, 32, OURS + "qwen"),
-    "gemma2": ({**LLAMA, "model_type": "gemma2"}, 32, THEIRS),
+    "gemma2": ({**LLAMA, "model_type": "gemma2"}, 32, OURS + "gemma"),
     "codegen": ({"model_type": "codegen", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
     "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),
     "no known size": ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, 2048, THEIRS),
@@ -41,7 +41,8 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
         {"model_type": "marian", "architectures": ["MarianMTModel"], "d_model": 64}, 1024, THEIRS,
     ),
     "text of a model for images": (
-        {**LLAMA, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, 32, THEIRS,
+        {**LLAMA, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, 32,
+        OURS + "gemma",
     ),
 }  # fmt: skip
 

@@ -182,15 +182,23 @@ T5 = {
 }  # fmt: skip
 
 
+GEMMA3 = {
+    **LLAMA, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "head_dim": 8,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
         (T5, {"dtype": "float16"}, "torch.float16 would overflow; use bfloat16"),
+        (GEMMA3, {"dtype": "float16"}, "torch.float16 would overflow; use bfloat16"),
+        (GEMMA3, {"rope_scaling": "linear", "rope_factor": "2"},
+         "rope_scaling is 'linear'; model_type 'gemma3_text' has a rotation for layers with"),
         (LLAMA, {"quantize": "gptq"}, "quantize is 'gptq'; .* is not quantised"),
         (LLAMA, {"quantize": "int2"}, "quantize is 'int2'; supported: "),
         (BERT, {"pooling": "median"}, "pooling is 'median'; known: "),
     ],
-)
+)  # fmt: skip
 def test_settings_that_a_checkpoint_cannot_be_given(
     config: dict[str, Any], settings: dict[str, str], message: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -55,8 +55,9 @@ def _paged(
     )  # fmt: skip
 
 
-def _norm(dtype: torch.dtype, hidden: int, *, rms: bool) -> None:
-    x, weight = torch.empty(4, hidden, dtype=dtype), torch.empty(hidden, dtype=dtype)
+def _norm(dtype: torch.dtype, hidden: int, *, rms: bool, is_wide: bool = False) -> None:
+    x = torch.empty(4, hidden, dtype=dtype)
+    weight = torch.empty(hidden, dtype=torch.float32 if is_wide else dtype)
     if rms:
         norm.rms_norm(x, weight, 1e-6, x)
     else:
@@ -172,6 +173,7 @@ CASES: dict[str, Callable[[], None]] = {
     "flash-d256": partial(_varlen, _HALF, 8, 8, 256, causal=True),
     "flash-d128-softcap": partial(_varlen, _HALF, 32, 16, 128, causal=True, softcap=50.0),
     "flash-d256-softcap": partial(_varlen, _HALF, 8, 4, 256, causal=True, softcap=50.0),
+    "flash-d256-window": partial(_varlen, _HALF, 16, 8, 256, causal=True, window=128),
     "flash-d256-fp32": partial(_varlen, torch.float32, 8, 8, 256, causal=True),
     "prefill-d64": partial(_paged, _HALF, 9, 3, 64, (100, 28)),
     "prefill-d128": partial(_paged, _HALF, 32, 8, 128, (100, 28)),
@@ -180,6 +182,9 @@ CASES: dict[str, Callable[[], None]] = {
     "prefill-d256": partial(_paged, _HALF, 8, 8, 256, (100, 28)),
     "prefill-d128-softcap": partial(_paged, _HALF, 32, 16, 128, (100, 28), softcap=50.0),
     "prefill-d256-softcap": partial(_paged, _HALF, 8, 4, 256, (100, 28), softcap=50.0, window=64),
+    "prefill-d256-window": partial(_paged, _HALF, 4, 1, 256, (600, 28), window=512),
+    "prefill-d256-short-qlen-window": partial(_paged, _HALF, 4, 1, 256, (5, 1, 3), window=512),
+    "prefill-d256-fp32-window": partial(_paged, torch.float32, 4, 1, 256, (600, 28), window=512),
     "prefill-d64-short-qlen": partial(_paged, _HALF, 9, 3, 64, (5, 1, 3)),
     "prefill-d128-short-qlen": partial(_paged, _HALF, 32, 8, 128, (5, 1, 3)),
     "prefill-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (100, 28)),
@@ -195,11 +200,13 @@ CASES: dict[str, Callable[[], None]] = {
     "decode-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (1,) * 4, decode=True),
     "decode-d256": partial(_paged, _HALF, 16, 1, 256, (1,) * 4, decode=True),
     "decode-d256-softcap": partial(_paged, _HALF, 8, 4, 256, (1,) * 4, decode=True, softcap=50.0),
+    "decode-d256-window": partial(_paged, _HALF, 4, 1, 256, (1,) * 4, decode=True, window=512),
     "decode-d256-fp32": partial(_paged, torch.float32, 16, 1, 256, (1,) * 4, decode=True),
     "layer-norm": partial(_norm, _HALF, 768, rms=False),
     "layer-norm-fp32": partial(_norm, torch.float32, 14848, rms=False),
     "rms-norm": partial(_norm, _HALF, 4096, rms=True),
     "rms-norm-bf16": partial(_norm, torch.bfloat16, 8192, rms=True),
+    "rms-norm-bf16-zero-centred": partial(_norm, torch.bfloat16, 5376, rms=True, is_wide=True),
     "rope": partial(_rope, _HALF),
     "rope-bf16": partial(_rope, torch.bfloat16),
     "activation": partial(_activation, _HALF),

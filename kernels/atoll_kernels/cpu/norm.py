@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from atoll_kernels.cpu.graph import empty
@@ -27,12 +28,15 @@ def _norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, residual: Tensor | None,
     is_rms: bool,
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-    """Rows may be strided; everything has the dtype of x."""
+    """Rows may be strided; all has the dtype of x, but an RMSNorm's weight may be float32."""
     native = library()
     dtype = x.dtype
     if native is None or dtype not in DTYPES or x.dim() != 2 or x.stride(1) != 1:
         return None
-    if weight is not None and weight.dtype != dtype or bias is not None and bias.dtype != dtype:
+    weight_dtypes = (dtype, torch.float32) if is_rms else (dtype,)
+    if weight is not None and weight.dtype not in weight_dtypes:
+        return None
+    if bias is not None and bias.dtype != dtype:
         return None
     rows, width = x.shape
     out, total, residual_row = empty((rows, width), dtype), x, 0
@@ -42,6 +46,7 @@ def _norm(
         total, residual_row = empty((rows, width), dtype), residual.stride(0)
     native.norm(
         dtype, x.data_ptr(), address(residual), address(weight), address(bias), out.data_ptr(),
-        total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms, eps,
+        total.data_ptr(), rows, width, x.stride(0), residual_row, is_rms,
+        weight is None or weight.dtype == torch.bfloat16, eps,
     )  # fmt: skip
     return out, total

@@ -119,9 +119,13 @@ def _configuration(
     num_tokens, bucket = q.shape[0], _bucket(q.dtype, block_d)
     if args.softcap is not None and q.dtype.itemsize == 2 and block_d >= 128:
         return launch.configuration("prefill" if paged else "flash", bucket + "-softcap")
+    # At 256 features, a window leaves no registers for larger tiles either.
+    is_wide_window = args.window is not None and q.dtype.itemsize == 2 and block_d > 128
     if paged:
         if q.dtype.itemsize == 2 and num_tokens <= _SHORT_QLEN * num_seqs:
             bucket += "-short-qlen"
+        elif is_wide_window:
+            bucket += "-softcap"
         return launch.configuration("prefill", bucket)
     biases = (args.window, args.softcap, args.alibi_slopes, args.relative_bias)
     if q.dtype.itemsize == 2 and block_d <= 128:
@@ -129,6 +133,8 @@ def _configuration(
             bucket += "-short-seqlen"
         elif any(bias is not None for bias in biases):
             bucket += "-biased"
+    elif is_wide_window:
+        bucket += "-softcap"
     return launch.configuration("flash", bucket)
 
 

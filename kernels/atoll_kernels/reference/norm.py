@@ -18,4 +18,4 @@ def rms_norm(
     total = x if residual is None else x + residual
     wide = total.float()
     inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * (wide * inverse).to(total.dtype), total
+    return (weight * (wide * inverse).to(weight.dtype)).to(total.dtype), total

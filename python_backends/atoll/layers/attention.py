@@ -53,6 +53,7 @@ class Attention(nn.Module):
         causal: bool = True,
         window: int | None = None,
         scale: float | None = None,
+        softcap: float | None = None,
         rotary: Rotary | None = None,
         alibi_slopes: Tensor | None = None,
         relative_bias: RelativeBias | None = None,
@@ -71,6 +72,7 @@ class Attention(nn.Module):
         self.heads = Heads(len(query), len(kv), heads.head_dim)
         self.layer, self.causal, self.window = layer, causal, window
         self.scale = heads.head_dim**-0.5 if scale is None else scale
+        self.softcap = softcap
         self.rotary, self.relative_bias = rotary, relative_bias
         self.query_growth = query_growth
         self.alibi_slopes = alibi_slopes
@@ -116,7 +118,7 @@ class Attention(nn.Module):
             # Made with the model, before its device is known.
             self.alibi_slopes = self.alibi_slopes.to(q.device)
         args = kernels.AttentionArgs(
-            self.scale, self.causal, self.window, alibi_slopes=self.alibi_slopes,
+            self.scale, self.causal, self.window, self.softcap, self.alibi_slopes,
             relative_bias=None if self.relative_bias is None else self.relative_bias(),
         )  # fmt: skip
         rotation: Rotation | None = None if self.rotary is None else self.rotary(batch)

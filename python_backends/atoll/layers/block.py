@@ -40,6 +40,26 @@ class PreNormBlock(nn.Module):
         return out if self.branch_scale == 1.0 else out * self.branch_scale
 
 
+class SandwichBlock(nn.Module):
+    """``x += norm2(attention(norm1(x)))``, then ``x += norm4(mlp(norm3(x)))``."""
+
+    def __init__(
+        self, norm1: Norm, attention: nn.Module, norm2: Norm, norm3: Norm, mlp: nn.Module,
+        norm4: Norm,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.norm1, self.attention, self.norm2 = norm1, attention, norm2
+        self.norm3, self.mlp, self.norm4 = norm3, mlp, norm4
+        self.reduce = reduction()
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        attended = self.norm2(self.reduce(self.attention(h, batch)))
+        h, residual = self.norm3.add(attended, residual)
+        return self.norm4(self.reduce(self.mlp(h))), residual
+
+
 class ParallelBlock(nn.Module):
     """``x += attention(norm1(x)) + mlp(norm2(x))``; without a second norm both share the first."""
 

@@ -43,14 +43,17 @@ class CausalLM(nn.Module):
         head_bias: bool = False,
         embedding_scale: float = 1.0,
         logit_scale: float = 1.0,
+        logit_softcap: float | None = None,
     ) -> None:
         """block: makes the block of a layer, see ``layers.block``. positions: learned ones.
 
         embedding_scale, logit_scale: what the words' vectors and the scores are multiplied by.
+        logit_softcap: the scores become ``softcap * tanh(score / softcap)`` after that.
         """
         super().__init__()
         self.config = config
         self.embedding_scale, self.logit_scale = embedding_scale, logit_scale
+        self.logit_softcap = logit_softcap
         self.embed = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.positions = positions
         self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
@@ -74,8 +77,12 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        out: Tensor = self.lm_head(hidden)
-        return out.float() if self.logit_scale == 1.0 else out.float() * self.logit_scale
+        scores: Tensor = self.lm_head(hidden).float()
+        if self.logit_scale != 1.0:
+            scores = scores * self.logit_scale
+        if self.logit_softcap is None:
+            return scores
+        return self.logit_softcap * (scores / self.logit_softcap).tanh()
 
     def cache_specs(self) -> list[CacheSpec]:
         """What a token needs in the KV cache, layer by layer."""

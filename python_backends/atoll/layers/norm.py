@@ -44,9 +44,10 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """RMSNorm (Zhang & Sennrich 2019): a scale, no bias."""
 
-    def __init__(self, hidden_size: int, eps: float) -> None:
+    def __init__(self, hidden_size: int, eps: float, *, is_zero_centred: bool = False) -> None:
+        """is_zero_centred: the file has the scale less one (Gemma)."""
         super().__init__()
-        self.hidden_size, self.eps = hidden_size, eps
+        self.hidden_size, self.eps, self.is_zero_centred = hidden_size, eps, is_zero_centred
         self.weight = _parameter(hidden_size)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -58,8 +59,15 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x, self.weight, self.eps, residual)
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
-        """Reads the scale; see ``LayerTensors.get`` and ``LayerTensors.bias`` for the errors."""
-        self.weight = _read(group, "weight", self.hidden_size, options)
+        """Reads the scale; see ``LayerTensors.get`` and ``LayerTensors.bias`` for the errors.
+
+        A zero-centred one is kept in float32: the sum with one has too many bits for bfloat16.
+        """
+        if self.is_zero_centred:
+            scale = 1.0 + group.get("weight", (self.hidden_size,)).to(options.device).float()
+            self.weight = nn.Parameter(scale, requires_grad=False)
+        else:
+            self.weight = _read(group, "weight", self.hidden_size, options)
         group.bias(self.hidden_size, is_expected=False)
 
     def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:

@@ -67,6 +67,44 @@ def whole_head_rope(fields: Fields, heads: Heads, theta: float = 10000.0) -> Rop
     return RopeSpec.from_hf(fields.raw, heads.head_dim, theta)
 
 
+def layer_ropes(
+    fields: Fields, heads: Heads, theta: float, local_theta: float, local_name: str
+) -> tuple[RopeSpec, RopeSpec]:
+    """The rotations of layers that see the whole text, and of those with a window.
+
+    ``rope_parameters`` has one of each, or older files scale only the first.
+
+    Args:
+        theta, local_theta: where the file has none. local_name: the older files' key of the second.
+
+    Raises:
+        ConfigError: heads of an odd width, or a scaling that is not known.
+    """
+    check_width(fields, heads.head_dim, heads.head_dim, "head_dim", "num_attention_heads")
+    parameters = fields.inside("rope_parameters")
+    other = sorted(set(parameters.raw) - {"full_attention", "sliding_attention"})
+    if other or (parameters.raw and fields.has("rope_scaling")):
+        raise ConfigError(
+            f"{fields.source}: rope_parameters has {other}, rope_scaling is "
+            f"{shown(fields.raw.get('rope_scaling'))}; expected full_attention and "
+            "sliding_attention, or rope_scaling alone"
+        )
+    raw = fields.raw
+    both = {name: raw[name] for name in ("max_position_embeddings",) if name in raw}
+    names = ("rope_scaling", "rope_theta", "original_max_position_embeddings")
+    old = {name: raw[name] for name in names if name in raw}
+    local = {"rope_theta": fields.number(local_name, default=local_theta)}
+    inner = [parameters.inside(f"{kind}_attention").raw for kind in ("full", "sliding")]
+    spec = RopeSpec.from_hf({**old, **both, "rope_parameters": inner[0]}, heads.head_dim, theta)
+    second = RopeSpec.from_hf({**local, **both, "rope_parameters": inner[1]}, heads.head_dim)
+    if second.kind not in ("default", "linear"):
+        raise ConfigError(
+            f"{fields.source}: rope_parameters: sliding_attention: rope_type is {second.kind!r}; "
+            "supported: default and linear"
+        )
+    return spec, second
+
+
 def layer_windows(
     fields: Fields,
     num_layers: int,

@@ -104,6 +104,8 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         method if method in METHODS else None,
         Shard(size=settings.num_shard or 1) if found.task == "generate" else ONE_RANK,
     )  # fmt: skip
+    if found.task == "generate":
+        load_options.rescaled(checkpoint, settings)
     return replace(found, notes=(*found.notes, *load_options.longrope_notes(checkpoint, settings)))
 
 

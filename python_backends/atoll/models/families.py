@@ -109,6 +109,24 @@ FAMILIES = (
         },
     ),
     Family(
+        "gemma", "Gemma 1, 2, 3", ("gemma", "gemma2", "gemma3_text"),
+        class_prefixes={"gemma3_text": ("Gemma3",)},
+        defaults={
+            "gemma": {
+                "num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192,
+            },
+            "gemma2": {
+                "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
+                "sliding_window": 4096, "attn_logit_softcapping": 50.0,
+                "final_logit_softcapping": 30.0,
+            },
+            "gemma3_text": {
+                "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
+                "head_dim": 256, "max_position_embeddings": 131072, "sliding_window": 4096,
+            },
+        },
+    ),
+    Family(
         "gpt_bigcode", "SantaCoder, StarCoder", ("gpt_bigcode",),
         classes=("GPT2LMHeadCustomModel",),
     ),

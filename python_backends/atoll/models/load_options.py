@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 # Made by the drivers of NVIDIA and AMD.
 _GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/kfd"))
 # Their activations leave the range of float16.
-_OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma2", "gemma3", "gemma3_text")
+_OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma", "gemma2", "gemma3", "gemma3_text")
+# Layers with a window and those without are rotated differently.
+_TWO_ROTATIONS = ("gemma3_text",)
 
 
 def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
@@ -96,7 +98,8 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
     LongRoPE has the short factors where ``max_total_tokens`` keeps every text within them.
 
     Raises:
-        ConfigError: a factor without a kind, or a kind that is not known.
+        ConfigError: a factor without a kind, a kind that is not known, or a model whose layers are
+            not all rotated alike.
     """
     kind, factor = settings.rope_scaling, settings.rope_factor
     if kind is None and factor is None:
@@ -107,6 +110,12 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
         raise ConfigError(
             f"rope_scaling is {kind!r} and rope_factor is {factor}; expected linear or dynamic, "
             "and a factor"
+        )
+    model_type = checkpoint.raw.get("model_type")
+    if model_type in _TWO_ROTATIONS:
+        raise ConfigError(
+            f"rope_scaling is {kind!r}; model_type {model_type!r} has a rotation for layers with a "
+            "window and another for the rest: scale them in config.json"
         )
     fields, name = Fields(checkpoint.raw), "max_position_embeddings"
     old = fields.inside("rope_parameters")

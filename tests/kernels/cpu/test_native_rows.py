@@ -56,6 +56,11 @@ def test_norms(width: int, has_residual: bool, dtype: torch.dtype) -> None:
     assert scaled is not None and torch.equal(scaled[1], total)
     inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
     close(scaled[0], wide * inverse * weight.double(), dtype)
+    centred = 1 + weight.float() / 512  # more bits than bfloat16 has
+    exact = norm.rms_norm(rows, centred, 1e-5, residual)
+    assert exact is not None and exact[0].dtype == dtype
+    rounding = 2e-6 if dtype == torch.float32 else 1.01 * 2**-8  # once, to x's dtype
+    torch.testing.assert_close(exact[0].double(), wide * inverse * centred, rtol=rounding, atol=0)
 
 
 def test_many_rows_use_threads() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
+from tiny.gemmas import GEMMA
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
 from tiny.nested import NESTED
 from tiny.others import OTHERS
@@ -295,5 +296,5 @@ PHI = (
 
 DECODERS = (
     *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
-    *OTHERS, *NESTED,
+    *OTHERS, *GEMMA, *NESTED,
 )  # fmt: skip

@@ -121,6 +121,7 @@ FAMILIES = (
             "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi",
             "phi-qk-norms", "phi3-window", "phi4-mini",
             "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
+            "gemma", "gemma2", "gemma3", "gemma3-old",
         )
     ),
     _variant("ministral3", _decoded, hf.AutoModelForImageTextToText),

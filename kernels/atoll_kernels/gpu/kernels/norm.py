@@ -24,7 +24,7 @@ def norm_kernel(
         value = rounded.to(tl.float32)
     if RMS:
         inverse = tl.rsqrt(tl.sum(value * value, 0) / hidden + eps)
-        value = (value * inverse).to(out.dtype.element_ty).to(tl.float32)
+        value = (value * inverse).to(weight.dtype.element_ty).to(tl.float32)
     else:
         mean = tl.sum(value, 0) / hidden
         centred = tl.where(mask, value - mean, 0.0)

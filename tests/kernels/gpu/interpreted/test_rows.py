@@ -35,6 +35,10 @@ def test_rms_norm(dtype: torch.dtype, has_residual: bool) -> None:
     found = norm.rms_norm(x, weight, 1e-6, residual)
     assert found is not None
     _compare(found, reference.rms_norm(*_double(x, weight), 1e-6, *_double(residual)))
+    wide = 1 + weight.float() / 512  # a zero-centred scale, in float32 whatever x is
+    found = norm.rms_norm(x, wide, 1e-6, residual)
+    assert found is not None and found[0].dtype == dtype
+    _compare(found, reference.rms_norm(*_double(x, wide), 1e-6, *_double(residual)))
 
 
 def test_norms_of_no_rows_and_strided_rows() -> None:

@@ -12,10 +12,11 @@ namespace {
 struct NormArgs {
     int64_t is_bf16, threads, x, residual, weight, bias, out, total;
     int64_t rows, width, x_row, residual_row, is_rms;
+    int64_t is_weight_bf16;  // false: float32, whatever x is
     double eps;
 };
 
-template <class T>
+template <class T, class Weight>
 void normalize(const NormArgs& a) {
     for_rows(a.rows, a.width, a.threads, [&](int64_t r) {
         const T* x = (const T*)a.x + r * a.x_row;
@@ -47,11 +48,12 @@ void normalize(const NormArgs& a) {
             squares += d * d;
         });
         const Floats inverse = splat(1.0f / std::sqrt(sum(squares) / a.width + (float)a.eps));
-        const T *weight = (const T*)a.weight, *bias = (const T*)a.bias;
+        const Weight* weight = (const Weight*)a.weight;
+        const T* bias = (const T*)a.bias;
         for_vectors(a.width, [&](int64_t i, auto n) {
             Floats y = (read(x + i, n) - center) * inverse;
-            // transformers' RMSNorm rounds before it scales.
-            if (a.is_rms) y = rounded(y, x);
+            // transformers' RMSNorm rounds to the scale's dtype before it scales.
+            if (a.is_rms) y = rounded(y, weight);
             if (weight) y *= read(weight + i, n);
             if (bias) y += read(bias + i, n);
             write(out + i, y, n);
@@ -62,5 +64,6 @@ void normalize(const NormArgs& a) {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void atoll_norm(const NormArgs* args) {
-    args->is_bf16 ? normalize<bf16>(*args) : normalize<float>(*args);
+    if (!args->is_bf16) return normalize<float, float>(*args);
+    args->is_weight_bf16 ? normalize<bf16, bf16>(*args) : normalize<bf16, float>(*args);
 }
