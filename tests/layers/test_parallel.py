@@ -95,7 +95,7 @@ def test_one_rank_holds_everything_and_sends_nothing() -> None:
     assert parallel.part(7, "features") == Part.whole(7)
     assert parallel.vocabulary(13) == Part.whole(13)
     assert parallel.heads(6, 2) == (Part.whole(6), Part.whole(2))
-    parallel.refuse_split("never")
+    assert parallel.copies_of_heads(6, 2) == 1
 
 
 def test_refusals_name_what_does_not_fit() -> None:
@@ -106,8 +106,6 @@ def test_refusals_name_what_does_not_fit() -> None:
             parallel.heads(7, 7)
         with pytest.raises(ConfigError, match="num_shard is 2; 97 inner features cannot"):
             parallel.part(97, "inner features")
-        with pytest.raises(ConfigError, match="num_shard is 2; it is whole"):
-            parallel.refuse_split("it is whole")
     assert not parallel.current().is_split
 
 
