@@ -17,6 +17,7 @@ COUNT = 16
 NAMES = (
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe-window", "phi3-window", "phi4-mini", "starcoder2",
     "gpt2", "gptj", "smollm3-old", "granite", "olmo2", "ministral3", "gemma2", "gemma3-old",
+    "gpt-oss",
 )  # fmt: skip
 
 

@@ -100,7 +100,9 @@ def test_layers_of_two_kinds_are_refused(build: Callable[[], Any], tmp_path: Pat
         architecture(found, DECODERS).Config.from_hf(found)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "mixtral", "t5", "mt5", "llama", "gpt_neox", "phi"])
+@pytest.mark.parametrize("kind", [
+    "mistral", "mixtral", "t5", "mt5", "llama", "gpt_neox", "phi", "gpt_oss",
+])  # fmt: skip
 def test_defaults_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     """A Mistral config without ``sliding_window`` was served without a window."""
     full = hf.AutoConfig.for_model(kind).to_dict()

@@ -45,6 +45,9 @@ def _plan(name: str, size: int, folder: Path, **changes: Any) -> registry.Plan:
         ("llama", 4, {"intermediate_size": 98},
          "num_shard is 4; 98 intermediate features cannot be divided by it; .*: 1, 2$"),
         ("llama", 3, {}, "num_shard is 3; 4 attention heads over 2 .* fit this model: 1, 2, 4$"),
+        ("gpt-oss", 4, {},
+         "num_shard is 4; 288 intermediate features in blocks of 32 cannot be divided by it; .*: "
+         "1, 2$"),
     ],
 )  # fmt: skip
 def test_what_does_not_divide(

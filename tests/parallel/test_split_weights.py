@@ -87,6 +87,7 @@ def test_bfloat16_is_as_close_as_one_rank(tmp_path: Path, ranks: Ranks) -> None:
         ("llama", ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]),
         ("llama-biases", ["k_proj", "up_proj", "down_proj"]),
         ("qwen2", ["q_proj", "v_proj", "o_proj", "gate_proj"]),
+        ("gpt-oss-dense", ["q_proj", "v_proj", "o_proj"]),
         ("bloom", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
         ("falcon-40b", ["query_key_value", "dense"]),
         ("starcoder", ["c_attn", "c_proj", "c_fc"]),

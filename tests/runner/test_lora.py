@@ -122,6 +122,7 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("olmo2", ["q_proj", "o_proj"], "model."),
         ("mistral3", r".*language_model.*\.(q|down)_proj", ""),
         ("gemma3", ["v_proj", "gate_proj"], "model."),
+        ("gpt-oss", ["q_proj", "v_proj", "o_proj"], "model."),
     ],
 )
 def test_names_in_the_file_may_be_shorter_than_the_adapters(

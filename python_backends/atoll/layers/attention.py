@@ -13,6 +13,7 @@ from atoll.layers.qk_norm import QKNorm, normed
 from atoll.layers.query_growth import QueryGrowth
 from atoll.layers.relative import RelativeBias
 from atoll.layers.rotary import Rotary, Rotation
+from atoll.layers.sinks import Sinks
 
 
 class Heads(NamedTuple):
@@ -59,13 +60,14 @@ class Attention(nn.Module):
         relative_bias: RelativeBias | None = None,
         qk_norms: tuple[QKNorm, QKNorm] | None = None,
         query_growth: QueryGrowth | None = None,
+        has_sinks: bool = False,
     ) -> None:
         """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections,
         but that of the output has ``out_bias`` where that is given.
 
         scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
-        or of all heads as one (``wide_norms``). The others say how positions enter; masks and
-        biases are as in ``AttentionArgs``.
+        or of all heads as one (``wide_norms``). has_sinks: see ``Sinks``. The others say how
+        positions enter; masks and biases are as in ``AttentionArgs``.
         """
         super().__init__()
         query, kv = parallel.heads(heads.num_heads, heads.num_kv_heads)
@@ -83,6 +85,7 @@ class Attention(nn.Module):
         self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)
         self.q_norm = None if qk_norms is None else qk_norms[0]
         self.k_norm = None if qk_norms is None else qk_norms[1]
+        self.sinks = Sinks(query) if has_sinks else None
         self.out = Linear(q, hidden_size, bias if out_bias is None else out_bias)
 
     @property
@@ -120,6 +123,7 @@ class Attention(nn.Module):
         args = kernels.AttentionArgs(
             self.scale, self.causal, self.window, self.softcap, self.alibi_slopes,
             relative_bias=None if self.relative_bias is None else self.relative_bias(),
+            sinks=None if self.sinks is None else self.sinks(),
         )  # fmt: skip
         rotation: Rotation | None = None if self.rotary is None else self.rotary(batch)
         if batch.block_tables is None:

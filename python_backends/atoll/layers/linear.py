@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 import atoll_kernels as kernels
 from atoll.layers import parallel
-from atoll.weights.layer_tensors import LayerTensors
+from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.load import LoadOptions
+from atoll.weights.mxfp4 import is_mxfp4, read_mxfp4
 from atoll.weights.parts import Part
 from atoll.weights.quantized_layers import expand, is_quantized, packed_codes
 from atoll.weights.quantized_windows import Shape
@@ -72,6 +73,9 @@ class Linear(nn.Module):
         bias = group.bias(self.outputs, self.bias is not None, self.rows)
         if self.inputs.span.start > 0:
             bias = None
+        if is_mxfp4(group, options.quantization):
+            self._load_mxfp4(group, bias, options)
+            return
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
         source = group.input_scales_source if options.quantization is not None else None
@@ -87,6 +91,17 @@ class Linear(nn.Module):
             return
         weight = expand(group, stored, options.quantization, options.dtype, options.device)
         self._pack(weight, bias, options, is_head)
+
+    def _load_mxfp4(self, group: LayerTensors, bias: Tensor | None, options: LoadOptions) -> None:
+        """Packs what the file has, whatever the scheme: rounding it again would cost quality."""
+        device, dtype = options.device, options.dtype
+        blocks, scales = read_mxfp4(group, self.outputs, self.inputs, options.quantization)
+        bias = None if bias is None else bias.to(device, dtype)
+        try:
+            self.packed = kernels.pack_mxfp4(blocks.to(device), scales.to(device), bias, dtype)
+        except ValueError as error:
+            name = group.name(group.parts()[0], "scales")
+            raise Mismatch(f"{group.reader.folder}: tensor {name!r}: {error}") from error
 
     def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Shares the weight of an embedding; a bias is the layer's own."""

@@ -38,10 +38,12 @@ class GatedMLP(nn.Module):
         activation: str,
         gate_bias: bool = False,
         down_bias: bool = False,
+        block: int = 1,
     ) -> None:
+        """block: intermediate features that no two ranks divide."""
         super().__init__()
         self.activation = activation
-        inner = _inner(intermediate_size)
+        inner = _inner(intermediate_size, block)
         self.gate_up = Linear(hidden_size, Part.joined(inner, inner), gate_bias)
         self.down = Linear(inner, hidden_size, down_bias)
 
@@ -51,5 +53,5 @@ class GatedMLP(nn.Module):
         return out
 
 
-def _inner(intermediate_size: int) -> Part:
-    return parallel.part(intermediate_size, "intermediate features")
+def _inner(intermediate_size: int, block: int = 1) -> Part:
+    return parallel.part(intermediate_size, "intermediate features", block)

@@ -92,9 +92,12 @@ class MixtureOfExperts(nn.Module):
         *,
         router: Linear | None = None,
         shared: nn.Module | None = None,
+        bias: bool = False,
+        block: int = 1,
     ) -> None:
         """router: (tokens, hidden) -> (tokens, num_experts); a projection in the model's dtype,
         without bias, if None. shared: the shared expert, (tokens, hidden) -> (tokens, hidden).
+        bias: of the layers of every expert. block: see ``GatedMLP``.
         """
         super().__init__()
         self.routing, self.activation, self.shared = routing, activation, shared
@@ -102,7 +105,8 @@ class MixtureOfExperts(nn.Module):
             router = Linear(hidden_size, num_experts, bias=False, quantizable=False)
         self.router: nn.Module = router
         self.experts = nn.ModuleList(
-            Expert(hidden_size, intermediate_size, activation) for _ in range(num_experts)
+            Expert(hidden_size, intermediate_size, activation, bias, bias, block)
+            for _ in range(num_experts)
         )
         self._packed: kernels.PackedExperts | None = None
 

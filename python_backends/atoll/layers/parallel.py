@@ -95,16 +95,21 @@ def copies_of_heads(num_heads: int, num_kv_heads: int) -> int:
     return 1 if num_heads == num_kv_heads else max(1, current().size // num_kv_heads)
 
 
-def part(total: int, name: str) -> Part:
+def part(total: int, name: str, block: int = 1) -> Part:
     """This rank's share of a dimension; name: what error messages call its features.
+
+    block: features that stay together. Where blocks do not divide, blocks of zeros are added to the
+    last ranks, if these are few.
 
     Raises:
         ConfigError: it cannot be divided over the ranks.
     """
     rank, size = current().rank, current().size
-    if total % size:
-        raise _indivisible(f"{total} {name}")
-    return Part.share(total, total // size, rank)
+    count = _rounded_up(-(-total // size), block) if block > 1 and size > 1 else total // size
+    num_filled = count * size - total
+    if num_filled < 0 or num_filled > total * _MOST_FILLED:
+        raise _indivisible(f"{total} {name}" + (f" in blocks of {block}" if block > 1 else ""))
+    return Part.share(total, count, rank)
 
 
 def vocabulary(total: int) -> Part:

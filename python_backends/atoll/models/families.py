@@ -92,6 +92,15 @@ FAMILIES = (
         defaults={"mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072}},
     ),
     Family(
+        "gpt_oss", "gpt-oss", ("gpt_oss",),
+        defaults={
+            "gpt_oss": {
+                "head_dim": 64, "num_key_value_heads": 8, "sliding_window": 128,
+                "max_position_embeddings": 131072,
+            },
+        },
+    ),
+    Family(
         "falcon", "Falcon 7B, 40B, RW", ("falcon", "RefinedWeb", "RefinedWebModel"),
         class_prefixes={"falcon": _FALCON, "RefinedWeb": _FALCON, "RefinedWebModel": _FALCON},
     ),

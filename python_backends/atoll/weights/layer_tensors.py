@@ -162,8 +162,8 @@ class LayerTensors:
         found = self._locate(part, suffix)
         if found is not None:
             return found
-        full = self._full(part)
-        return _STACKED.sub("", full) if _STACKED.search(part) else f"{full}.{suffix}"
+        is_stacked = _STACKED.search(part)
+        return self._stack(part, suffix) if is_stacked else f"{self._full(part)}.{suffix}"
 
     def has_part(self, part: str, suffix: str) -> bool:
         """Whether the checkpoint holds this tensor for one of ``parts()``."""
@@ -231,13 +231,18 @@ class LayerTensors:
 
     def _locate(self, part: str, suffix: str) -> str | None:
         if _STACKED.search(part):
-            name = _STACKED.sub("", self._full(part))
-            return name if suffix == "weight" and name in self.reader else None
+            name = self._stack(part, suffix)
+            return name if name in self.reader else None
         for alias in ALIASES.get(suffix, (suffix,)):
             name = f"{self._full(part)}.{alias}"
             if name in self.reader:
                 return name
         return None
+
+    def _stack(self, part: str, suffix: str) -> str:
+        """The tensor with that of every expert: ``down_proj``, ``down_proj_bias``."""
+        name = _STACKED.sub("", self._full(part))
+        return name if suffix == "weight" else f"{name}_{suffix}"
 
     def _full(self, part: str) -> str:
         if "{num_layers+1}" in part:

@@ -67,8 +67,8 @@ def load_weights(
     reader = CheckpointReader(folder)
     table, prefix = layout(reader, tables)
     q = options.quantization
-    if q is not None and not any(name.endswith(".qweight") for name in reader.names()):
-        raise Mismatch(f"{folder}: {q.source} says {q.method}, and no tensor is a qweight")
+    if q is not None and not any(name.endswith(q.suffix) for name in reader.names()):
+        raise Mismatch(f"{folder}: {q.source} says {q.method}, and no tensor is a {q.suffix[1:]}")
     modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
     for name, module in modules.items():
         source = table.find(name)

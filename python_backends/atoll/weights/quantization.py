@@ -12,14 +12,14 @@ from atoll.errors import ConfigError
 from atoll.weights.json_fields import Fields
 from atoll.weights.modules import read_object
 
-METHODS = ("gptq", "awq")
+METHODS = ("gptq", "awq", "mxfp4")
 GPTQ_BITS = (2, 3, 4, 8)
 _FORMATS = "supported: gptq, gptq_v2"
 # Where the method is said if not in config.json.
 _FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"))
 
-# TGI's names for --quantize -> the scheme of ``pack_linear``. gptq and awq say what the checkpoint
-# already is; weights that are not quantised yet become what the name promises in size.
+# TGI's names for --quantize -> the scheme of ``pack_linear``. gptq, awq and mxfp4 say what the
+# checkpoint already is; weights that are not quantised yet become what the name promises in size.
 SCHEMES: Mapping[str, str] = {
     "awq": "dense",
     "bitsandbytes": "int8",
@@ -29,6 +29,7 @@ SCHEMES: Mapping[str, str] = {
     "gptq": "dense",
     "int4": "int4",
     "int8": "int8",
+    "mxfp4": "dense",
 }
 
 
@@ -70,7 +71,16 @@ class Quantization:
             method = found.text("quant_method", "method", default=method).lower()
         if method not in METHODS:
             raise found.wrong(f"one of {', '.join(METHODS)}", "quant_method", "method")
-        return _gptq(found) if method == "gptq" else _awq(found)
+        return _READERS[method](found)
+
+    @property
+    def suffix(self) -> str:
+        """What the names of quantised layers' tensors end with."""
+        return "_blocks" if self.method == "mxfp4" else ".qweight"
+
+    def covers(self, module_name: str) -> bool:
+        """Whether layers of ours may be quantised: in MXFP4 files only experts are."""
+        return self.method != "mxfp4" or ".experts." in module_name
 
     def num_groups(self, in_features: int) -> int:
         """Groups of a layer's inputs."""
@@ -119,6 +129,15 @@ def _awq(fields: Fields) -> Quantization:
         raise ConfigError(f"{fields.source}: AWQ with {bits} bits; supported: 4")
     size = _group_size(fields, "group_size", "q_group_size", default=128)
     return Quantization("awq", bits, size, source=fields.source)
+
+
+def _mxfp4(fields: Fields) -> Quantization:
+    # Which layers were left out, their tensors say.
+    fields.texts("modules_to_not_convert")
+    return Quantization("mxfp4", 4, 32, source=fields.source)
+
+
+_READERS = {"gptq": _gptq, "awq": _awq, "mxfp4": _mxfp4}
 
 
 def _layout(fields: Fields, *names: str, default: str) -> tuple[str, str]:

@@ -11,7 +11,8 @@ A source is one of:
 - ``Reorder(source, rows)``: output features permuted (fused QKV orders);
 - ``Transposed(source)``: stored as (in_features, out_features), GPT-2's Conv1D;
 - ``FirstOf(source, ...)``: the first that the checkpoint has;
-- ``"name[3]"``: slice 3 of a stack of matrices, whose name has no suffix (fused experts).
+- ``"name[3]"``: slice 3 of a stack of matrices, whose name has no suffix (fused experts); what
+  else there is of the stack is called after it: ``name_bias``, ``name_scales``.
 
 A name gets the checkpoint's prefix (``bert.``, ``transformer.``) unless it starts with ``/``; a
 language model that is part of another one has its head beside its trunk (see ``TEXT_PREFIXES``).

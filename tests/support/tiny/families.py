@@ -122,6 +122,7 @@ FAMILIES = (
             "phi-qk-norms", "phi3-window", "phi4-mini",
             "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
             "gemma", "gemma2", "gemma3", "gemma3-old",
+            "gpt-oss", "gpt-oss-dense",
         )
     ),
     _variant("ministral3", _decoded, hf.AutoModelForImageTextToText),

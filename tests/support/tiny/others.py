@@ -1,12 +1,11 @@
-"""GPT-2, GPT-J, StarCoder2, SmolLM3, Granite and OLMo 2, in every layout that our loader accepts;
-see ``decoders``.
-"""
+"""Families with a few variants each, in every layout that our loader accepts; see ``decoders``."""
 
 from typing import Any
 
 import transformers as hf
 
 from tiny.checkpoint import Tensors, Variant
+from tiny.gpt_oss import GPT_OSS
 from tiny.llamas import VOCAB, with_buffers, without
 
 _OLD_NAMES = dict(vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=64)
@@ -100,4 +99,4 @@ OLMO2 = (
     Variant("olmo2-mha", lambda: _olmo2(num_key_value_heads=4, intermediate_size=80)),
 )
 
-OTHERS = (*GPT2, *GPTJ, *STARCODER2, *SMOLLM3, *GRANITE, *OLMO2)
+OTHERS = (*GPT2, *GPTJ, *STARCODER2, *SMOLLM3, *GRANITE, *OLMO2, *GPT_OSS)
