@@ -65,6 +65,8 @@ PUBLISHED = {
     "mosaicml__mpt-7b": 6_649_286_656,
     "mosaicml__mpt-7b-storywriter": 6_649_286_656,
     "openai-community__gpt2": 124_439_808,
+    "openai__gpt-oss-120b": 116_829_156_672,
+    "openai__gpt-oss-20b": 20_914_757_184,
     "tiiuae__falcon-40b": 41_303_293_952,
     "tiiuae__falcon-40b_original_RW_revision": 41_303_293_952,
     "tiiuae__falcon-7b": 6_921_720_704,

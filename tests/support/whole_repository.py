@@ -59,6 +59,7 @@ DECODER_LAYOUTS = {
     "facebook/galactica": "galactica-large",
     "facebook/opt": "opt",
     "EleutherAI/": "gpt-neox-old",
+    "openai/gpt-oss": "gpt-oss",
     "openai-community/": "gpt2-no-prefix",
     "ibm-granite/": "granite-tied",
     "allenai/": "olmo2",

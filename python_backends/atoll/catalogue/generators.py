@@ -22,6 +22,8 @@ GENERATORS = (
     Generator("flan-t5-xxl", "google/flan-t5-xxl", "t5"),
     Generator("galactica-120b", "facebook/galactica-120b", "opt"),
     Generator("gpt-neox-20b", "EleutherAI/gpt-neox-20b", "gpt_neox"),
+    Generator("gpt-oss-120b", "openai/gpt-oss-120b", "gpt_oss"),
+    Generator("gpt-oss-20b", "openai/gpt-oss-20b", "gpt_oss"),
     Generator("gpt2", "openai-community/gpt2", "gpt2"),
     Generator("granite-3.3-8b", "ibm-granite/granite-3.3-8b-instruct", "granite"),
     Generator("llama-2-13b", "meta-llama/Llama-2-13b-hf", "llama"),

@@ -1,0 +1,5 @@
+"""gpt-oss-120b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""gpt-oss-120b: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""gpt-oss-20b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
