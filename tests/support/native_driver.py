@@ -17,6 +17,7 @@ from atoll_kernels.cpu import (
     activation,
     attention,
     linear_native_dense,
+    linear_native_mxfp4,
     linear_native_quantized,
     norm,
     rope,
@@ -24,9 +25,17 @@ from atoll_kernels.cpu import (
 from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
 from atoll_kernels.cpu.native.build import LEVELS, build
 from atoll_kernels.cpu.native.library import Library
-from atoll_kernels.linear import quantize_int8
+from atoll_kernels.linear import PackedLinear, quantize_int8
 
-MODULES = (activation, attention, linear_native_quantized, linear_native_dense, norm, rope)
+MODULES = (
+    activation,
+    attention,
+    linear_native_quantized,
+    linear_native_mxfp4,
+    linear_native_dense,
+    norm,
+    rope,
+)
 
 
 def main(level_name: str, sanitizers: str) -> None:
@@ -92,11 +101,15 @@ def _linear(dtype: torch.dtype, width: int) -> None:
 def _quantized(dtype: torch.dtype) -> None:
     for outs, inputs in ((5, 32), (40, 352)):
         weight, bias = torch.randn(outs, inputs), torch.randn(outs)
-        layers = [
+        layers: list[PackedLinear] = [
             linear_native_quantized.pack8(*quantize_int8(weight), bias),
             linear_native_quantized.pack4(quantize(weight, 32), bias),
             linear_native_quantized.pack4(quantize_in_bytes(weight, 32), None),
         ]
+        blocks = torch.randint(0, 256, (outs, inputs // 32, 16), dtype=torch.uint8)
+        packed = linear_native_mxfp4.pack(blocks, blocks[..., 0] // 2, bias)
+        assert packed is not None
+        layers.append(packed)
         for rows in (1, 8, 270):
             for layer in layers:
                 layer.forward(torch.randn(rows, inputs).to(dtype), "gelu")

@@ -2,7 +2,7 @@
 
 from atoll_kernels.cpu.activation import activate, gated_activation
 from atoll_kernels.cpu.attention import paged_attention, varlen_attention
-from atoll_kernels.cpu.linear import pack_int4, pack_linear
+from atoll_kernels.cpu.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.cpu.norm import layer_norm, rms_norm
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
 
@@ -13,6 +13,7 @@ __all__ = [
     "layer_norm",
     "pack_int4",
     "pack_linear",
+    "pack_mxfp4",
     "paged_attention",
     "rms_norm",
     "rope_write_kv",

@@ -54,6 +54,7 @@ class Library:
     rope: Kernel
     linear: Kernel
     linear_quantized: Kernel
+    linear_mxfp4: Kernel
     replay: Replay
     width: int
 
@@ -85,6 +86,7 @@ class Library:
             rope=Kernel(opened, "atoll_rope", 22, 0),
             linear=Kernel(opened, "atoll_linear", 12, 0),
             linear_quantized=Kernel(opened, "atoll_linear_quantized", 16, 0),
+            linear_mxfp4=Kernel(opened, "atoll_linear_mxfp4", 16, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
         )

@@ -1,11 +1,11 @@
-// Linear layers with 4-bit weights for many rows, on CPUs with AMX: weights are dequantized to
-// bfloat16, some inputs of a block of outputs at a time, and multiplied by x with tiles.
+// Linear layers with 4-bit weights, integers or MXFP4, for many rows, on CPUs with AMX: weights are
+// dequantized to bfloat16, some inputs of a block of outputs at a time, and multiplied by x with tiles.
 //
 // Integer products would use only half of a tile for a group of 32 inputs, and convert the sums of
 // every group to floats: 512 rows would take 2.5 times as long.
 #pragma once
 
-#include "linear_quantized.h"
+#include "fp4.h"
 #include "scratch.h"
 #include "gemm_amx.h"
 
@@ -18,7 +18,7 @@ constexpr int64_t kWideChunk = 256;    // rows that share dequantized weights
 constexpr int64_t kWideInputs = 256;   // inputs dequantized at a time, whole groups: they fit in L1
 using InputRow = uint32_t[kBlock];     // two inputs of each output
 
-INLINE bool is_int4_by_amx(const QuantizedArgs& a) {
+INLINE bool is_dequantized_by_amx(const QuantizedArgs& a) {
     return a.bits == 4 && a.rows >= kLeastAmxRows && has_tiles();
 }
 
@@ -27,45 +27,72 @@ INLINE Words pack_pair(Floats low, Floats high) {
     return ((Words)low + 0x8000) >> 16 | (((Words)high + 0x8000) & 0xffff0000);
 }
 
-// Eight inputs, a word of codes for each output, as bfloat16.
-INLINE void dequantize_eight(Words codes, Floats scale, Floats offset, int v, InputRow* to) {
-    const auto levels = (__m512)to_floats(iota(-8));
-    // The instruction uses the lowest 4 bits of an index only.
-    const auto weight = [&](int shift) {
-        return (Floats)_mm512_permutexvar_ps((__m512i)(codes >> shift), levels) * scale + offset;
-    };
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        const int shift = i % 2 * 16 + i / 2 * 4;
-        store_raw(&to[i][W * v], pack_pair(weight(shift), weight(shift + 8)));
+// The weights of a block of outputs: integers with a scale and an offset for each group.
+class Int4Weights {
+  public:
+    Int4Weights(const QuantizedArgs& a, int64_t block) : scales_(a, a.in_features / a.group, block) {}
+    void start(int64_t group, int v) {
+        scale_ = scales_.scale(group, v), offset_ = scales_.offset(group, v);
     }
-}
+    // Inputs 2i and 2i + 1 of eight, a word of codes for each output.
+    INLINE Words pair(Words codes, int i) const {
+        const int shift = i % 2 * 16 + i / 2 * 4;
+        return pack_pair(weight(codes >> shift), weight(codes >> (shift + 8)));
+    }
+
+  private:
+    INLINE Floats weight(Words codes) const {
+        const auto levels = (__m512)to_floats(iota(-8));
+        // The instruction uses the lowest 4 bits of an index only.
+        return (Floats)_mm512_permutexvar_ps((__m512i)codes, levels) * scale_ + offset_;
+    }
+    GroupScales scales_;
+    Floats scale_ = {}, offset_ = {};
+};
+
+// The same of MXFP4.
+class Fp4Weights {
+  public:
+    Fp4Weights(const QuantizedArgs& a, int64_t block) : scales_(fp4_scales(a, block)) {}
+    void start(int64_t group, int v) { scale_ = fp4_scale(scales_ + group * kBlock + W * v); }
+    INLINE Words pair(Words codes, int i) const {
+        return pack_pair(fp4_quarter(codes, 2 * i) * scale_, fp4_quarter(codes, 2 * i + 1) * scale_);
+    }
+
+  private:
+    const uint8_t* scales_;
+    Floats scale_ = {};
+};
 
 // Groups first .. last of a block, whose codes begin at w.
-INLINE void dequantize_groups(const uint8_t* w, const GroupScales& scales, int64_t first,
-                              int64_t last, int64_t group, InputRow* to) {
+template <class Weights>
+INLINE void dequantize_groups(const uint8_t* w, Weights& weights, int64_t first, int64_t last,
+                              int64_t group, InputRow* to) {
     for (int64_t g = first; g < last; ++g)
         for (int v = 0; v < kVectors; ++v) {
-            const Floats scale = scales.scale(g, v), offset = scales.offset(g, v);
-            for (int64_t i = g * group / 8; i < (g + 1) * group / 8; ++i)
-                dequantize_eight(load_raw<Words>(w + 4 * (i * kBlock + W * v)), scale, offset, v,
-                                 to + 4 * i - first * group / 2);
+            weights.start(g, v);
+            for (int64_t i = g * group / 8; i < (g + 1) * group / 8; ++i) {
+                const Words codes = load_raw<Words>(w + 4 * (i * kBlock + W * v));
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; ++j)
+                    store_raw(&to[4 * i + j - first * group / 2][W * v], weights.pair(codes, j));
+            }
         }
 }
 
 // Rows first .. last of x, at most a chunk, times a block of outputs.
-template <class T>
+template <class T, class Weights>
 void dequantized_block(const QuantizedArgs& a, const bf16* x, int64_t x_row, int64_t first,
                        int64_t last, int64_t block) {
     const int64_t groups = a.in_features / a.group, step = kWideInputs / a.group;
     const uint8_t* w = (const uint8_t*)a.weights + block * a.in_features * kBlock / 2;
-    const GroupScales scales(a, groups, block);
+    Weights weights(a, block);
     alignas(64) InputRow wide[kWideInputs / 2];
     Floats y[kWideChunk][kVectors];
     Tiles tiles;
     for (int64_t g = 0; g < groups; g += step) {
         const int64_t end = g + step < groups ? g + step : groups, inputs = (end - g) * a.group;
-        dequantize_groups(w, scales, g, end, a.group, wide);
+        dequantize_groups(w, weights, g, end, a.group, wide);
         for (int64_t r = first; r < last; r += kMostRows) {
             const int64_t rows = last - r < kMostRows ? last - r : kMostRows;
             const auto from = (const uint32_t*)(x + r * x_row + g * a.group);
@@ -76,8 +103,8 @@ void dequantized_block(const QuantizedArgs& a, const bf16* x, int64_t x_row, int
     finish<T, 4>(a, first, last - first, block, y);
 }
 
-template <class T>
-void run_int4_by_amx(const QuantizedArgs& a) {
+template <class T, class Weights>
+void run_by_amx(const QuantizedArgs& a) {
     Scratch scratch;
     const bool is_copied = !std::is_same_v<T, bf16> || a.x_row % 2;
     bf16* copy = is_copied ? scratch.take<bf16>(a.rows * a.in_features) : nullptr;
@@ -94,7 +121,7 @@ void run_int4_by_amx(const QuantizedArgs& a) {
         });
     for_tasks({chunks * blocks, a.threads}, is_small, [&](int64_t task) {
         const int64_t first = task / blocks * kWideChunk, last = first + kWideChunk;
-        dequantized_block<T>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
+        dequantized_block<T, Weights>(a, x, x_row, first, last < a.rows ? last : a.rows, task % blocks);
     });
 }
 
