@@ -21,6 +21,43 @@ THINKING = """{%- if enable_thinking is not defined %}{% set enable_thinking = t
 {%- if tools %}{{ tools | tojson }}{% endif %}
 {%- for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}
 {%- if add_generation_prompt %}<|assistant|>{% if enable_thinking %}<think>{% endif %}{% endif %}"""
+# Harmony's constructs: variables with defaults inside a macro, and calls named by their last one.
+HARMONY = """{%- macro told() -%}
+    {%- if reasoning_effort is not defined %}{%- set reasoning_effort = "medium" %}{%- endif %}
+    {{- "Current date: " + strftime_now("%Y") + "\\n\\nReasoning: " + reasoning_effort }}
+    {%- if builtin_tools %}{{- "\\n" + builtin_tools | join(", ") }}{%- endif %}
+    {%- if tools %}{{- "\\nCalls go to the channel commentary." }}{%- endif %}
+{%- endmacro -%}
+<|start|>system<|message|>{{ told() }}<|end|>
+{%- if messages[0].role in ("developer", "system") %}
+    {%- set instructions, rest = messages[0].content, messages[1:] %}
+{%- else %}{%- set instructions, rest = "", messages %}{%- endif %}
+{%- if instructions or tools %}
+    {{- "<|start|>developer<|message|># Instructions\\n\\n" + instructions }}
+    {%- for tool in tools or [] %}{{- "\\ntype " + tool.function.name + " = () => any;" }}
+    {%- endfor %}
+    {{- "<|end|>" }}
+{%- endif %}
+{%- set last = namespace(name=none) %}
+{%- for m in rest %}
+    {%- if m.role == "assistant" and "tool_calls" in m %}
+        {%- if m.thinking %}
+            {{- "<|start|>assistant<|channel|>analysis<|message|>" + m.thinking + "<|end|>" }}
+        {%- endif %}
+        {%- set call = m.tool_calls[0].function %}
+        {{- "<|start|>assistant to=functions." + call.name + "<|channel|>commentary json" }}
+        {{- "<|message|>" + call.arguments | tojson + "<|call|>" }}
+        {%- set last.name = call.name %}
+    {%- elif m.role == "assistant" %}
+        {{- "<|start|>assistant<|channel|>final<|message|>" + m.content + "<|end|>" }}
+    {%- elif m.role == "tool" %}
+        {%- if last.name is none %}{{- raise_exception("no call before") }}{%- endif %}
+        {{- "<|start|>functions." + last.name + " to=assistant<|channel|>commentary<|message|>" }}
+        {{- m.content | tojson + "<|end|>" }}
+    {%- else %}{{- "<|start|>user<|message|>" + m.content + "<|end|>" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
 ENDS = ["The capital is", "The capital is ", " \n The capital\n\n", "is", "<|end|>", "Hi"]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -75,6 +112,23 @@ def test_variables_of_the_template(prompts: bool | None, thinking: bool | None) 
     assert found == expected(
         THINKING, chat("Hi"), tools=[TOOL], add_generation_prompt=prompts is not False, **variables
     )
+
+
+@pytest.mark.parametrize("effort", [None, "low", "high"])
+def test_harmony(effort: str | None) -> None:
+    """What gpt-oss' template reads inside of macros: how long to think, and built-in tools."""
+    function = {"name": "f", "arguments": {"a": "é"}}
+    messages = [
+        {"role": "developer", "content": "Be brief."}, *chat("Hi"),
+        {"role": "assistant", "content": "", "thinking": "Look it up.",
+         "tool_calls": [{"id": "1", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "1", "content": "7"},
+    ]  # fmt: skip
+    asked: Any = {} if effort is None else {"reasoning_effort": effort, "builtin_tools": ["python"]}
+    found = rendered(HARMONY, messages, [TOOL], chat_template_kwargs=asked)
+    assert found == expected(HARMONY, messages, tools=[TOOL], add_generation_prompt=True, **asked)
+    assert f"Reasoning: {effort or 'medium'}\n" in found and found.endswith("<|start|>assistant")
+    assert '<|message|>{"a": "é"}<|call|><|start|>functions.f to=assistant' in found
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,25 @@ def test_ending_tokens(
     assert Tokenizer.load(tmp_path).eos_token_ids == expected
 
 
+@pytest.mark.parametrize("files", [
+    {"generation_config": {"eos_token_id": [200002, 199999, 200012]}},
+    {"generation_config": {"eos_token_id": [200002, 199999]}},
+    {"generation_config": {}, "config": {"eos_token_id": [200002, 199999]}},
+])  # fmt: skip
+def test_ending_tokens_of_harmony(files: dict[str, Json], tmp_path: Path) -> None:
+    """A call ends the answer, also by files that name the other ends; ``<|end|>`` does not: the
+    final message follows the analysis that ends with it."""
+    names = ["<|endoftext|>", "<|return|>", "<|constrain|>", "<|end|>", "<|call|>"]
+    places = [199999, 200002, 200003, 200007, 200012]
+    vocabulary: Any = {"a": 0, **dict(zip(names, places, strict=True))}
+    core = RustTokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    core.add_special_tokens(names)
+    core.save(str(tmp_path / "tokenizer.json"))
+    write_json(tmp_path, tokenizer_config={"eos_token": "<|return|>"})
+    write_json(tmp_path, **{"config": {"vocab_size": 201088}, **files})
+    assert Tokenizer.load(tmp_path).eos_token_ids == {200002, 199999, 200012}
+
+
 @pytest.mark.parametrize("name", ["generation_config", "config"])
 @pytest.mark.parametrize("value", ["</s>", 1.5, True, {}, ["2"], [2, None], -1, 96, [2, 1000000]])
 def test_ending_tokens_that_are_none_are_refused(name: str, value: Any, tmp_path: Path) -> None:

@@ -140,9 +140,20 @@ def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenize
 
 # The default that transformers writes, for a smaller vocabulary.
 _GPT2_END = 50256
+# Harmony's answers end with the first; its calls with the second, which not every file names.
+_HARMONY_ENDS = ("<|return|>", "<|call|>")
 
 
 def _eos_token_ids(
+    folder: Path, model: Mapping[str, Any], core: RustTokenizer, special_tokens: Mapping[str, str]
+) -> frozenset[int]:
+    """What ends a text by the files, and the end of Harmony's calls."""
+    found = _named_eos_token_ids(folder, model, core, special_tokens)
+    answer, call = map(core.token_to_id, _HARMONY_ENDS)
+    return found | {call} if call is not None and answer in found else found
+
+
+def _named_eos_token_ids(
     folder: Path, model: Mapping[str, Any], core: RustTokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
     """generation_config.json's, or else config.json's, or else the tokenizer's own."""
