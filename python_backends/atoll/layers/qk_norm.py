@@ -30,7 +30,7 @@ class HeadLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, heads * head_dim) -> the same shape."""
-        rows = x.float().view(-1, self.head_dim)
+        rows = x.float().reshape(-1, self.head_dim)
         normed, _ = kernels.layer_norm(rows, None, None, self.eps)
         return (normed.view(-1, *self.weight.shape) * self.weight).view_as(x).to(x.dtype)
 

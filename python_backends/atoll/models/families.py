@@ -150,6 +150,13 @@ FAMILIES = (
         defaults={"smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32768}},
     ),
     Family("granite", "Granite 3", ("granite",)),
+    Family(
+        "cohere", "Cohere Command R, R7B, A", ("cohere", "cohere2"),
+        defaults={
+            "cohere": {"max_position_embeddings": 8192},
+            "cohere2": {"max_position_embeddings": 8192, "sliding_window": 4096},
+        },
+    ),
     Family("olmo2", "OLMo 2", ("olmo2",)),
     Family("gpt2", "GPT-2", ("gpt2",)),
     Family("gptj", "GPT-J", ("gptj",)),

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
+from tiny.coheres import COHERE
 from tiny.gemmas import GEMMA
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
 from tiny.nested import NESTED
