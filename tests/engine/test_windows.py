@@ -16,7 +16,8 @@ COUNT = 16
 # Windows shorter than the texts, in some of the layers or in all; layers without rope.
 NAMES = (
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe-window", "phi3-window", "phi4-mini", "starcoder2",
-    "gpt2", "gptj", "smollm3-old", "granite", "olmo2", "ministral3", "gemma2", "gemma3-old",
+    "gpt2", "gptj", "smollm3-old", "granite", "olmo2", "ministral3", "cohere2",
+    "olmo3", "glm4", "gemma2", "gemma3-old",
     "gpt-oss",
 )  # fmt: skip
 

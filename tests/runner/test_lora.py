@@ -120,6 +120,8 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("gptj", ["q_proj", "k_proj", "fc_out"], "transformer."),
         ("granite", ["k_proj", "gate_proj"], "model."),
         ("olmo2", ["q_proj", "o_proj"], "model."),
+        ("cohere2", ["q_proj", "v_proj", "down_proj"], "model."),
+        ("glm4", ["k_proj", "gate_up_proj"], "model."),
         ("mistral3", r".*language_model.*\.(q|down)_proj", ""),
         ("gemma3", ["v_proj", "gate_proj"], "model."),
         ("gpt-oss", ["q_proj", "v_proj", "o_proj"], "model."),

@@ -157,7 +157,15 @@ FAMILIES = (
             "cohere2": {"max_position_embeddings": 8192, "sliding_window": 4096},
         },
     ),
-    Family("olmo2", "OLMo 2", ("olmo2",)),
+    Family(
+        "olmo2", "OLMo 2 and 3", ("olmo2", "olmo3"), defaults={"olmo3": {"sliding_window": 4096}}
+    ),
+    Family(
+        "glm4", "GLM-4", ("glm4", "glm"),
+        defaults=dict.fromkeys(("glm4", "glm"), {
+            "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
+        }),
+    ),
     Family("gpt2", "GPT-2", ("gpt2",)),
     Family("gptj", "GPT-J", ("gptj",)),
     Family("gpt_neox", "GPT-NeoX, Pythia", ("gpt_neox",)),

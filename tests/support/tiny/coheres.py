@@ -1,4 +1,4 @@
-"""Cohere 1 and 2, OLMo 3 and GLM-4, in every layout that our loader accepts; see ``decoders``."""
+"""Cohere 1 and 2, OLMo 3, GLM-4 of both years, in their layouts; see ``decoders``."""
 
 from typing import Any
 
@@ -39,4 +39,49 @@ COHERE = (
     Variant("cohere2", _cohere2),
     Variant("cohere2-old", lambda: _cohere2(rope_parameters={
         "rope_type": "default", "rope_theta": 50000.0}), config=COHERE2_OLD),
+)  # fmt: skip
+
+
+def _olmo3(**changes: Any) -> Any:
+    values = {**_SIZES, "num_hidden_layers": 4, "sliding_window": 7, **changes}
+    return hf.Olmo3ForCausalLM(hf.Olmo3Config(**values))
+
+
+_YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16,
+    "attention_factor": 1.2, "beta_fast": 32.0, "beta_slow": 1.0,
+}  # fmt: skip
+# Only layers that see everything are scaled.
+OLMO3_OLD = {
+    **_SIZES, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3",
+    "num_hidden_layers": 4, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500000,
+    "rope_scaling": _YARN, "sliding_window": 7, "tie_word_embeddings": False,
+}  # fmt: skip
+
+OLMO3 = (
+    Variant("olmo3", lambda: _olmo3(
+        layer_types=["full_attention", "sliding_attention"] * 2, rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {**_YARN, "rope_theta": 1000000.0}})),
+    Variant("olmo3-old", lambda: _olmo3(rope_parameters={
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+        "full_attention": {**_YARN, "rope_theta": 500000.0}}), config=OLMO3_OLD),
+)  # fmt: skip
+
+
+def _glm4(**changes: Any) -> Any:
+    return hf.Glm4ForCausalLM(hf.Glm4Config(**{**_SIZES, "head_dim": 24, **changes}))
+
+
+GLM4_OLD = {
+    **_SIZES, "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "head_dim": 24,
+    "attention_bias": True, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5, "tie_word_embeddings": False, "attention_dropout": 0.0,
+}  # fmt: skip
+
+GLM = (
+    Variant("glm", lambda: hf.GlmForCausalLM(hf.GlmConfig(
+        **{**_SIZES, "head_dim": 16, "num_key_value_heads": 1}))),
+    Variant("glm4", _glm4),
+    Variant("glm4-old", lambda: _glm4(rms_norm_eps=1e-5), config=GLM4_OLD),
 )  # fmt: skip
