@@ -229,6 +229,7 @@ def _event(found: dict[str, Any]) -> Message:
 
 _EVENT_TYPES = {
     "text_output": "BYTES", "finish_reason": "BYTES", "stop_reason": "BYTES",
+    "reasoning_state": "BYTES",
     "cumulative_logprob": "FP32", "logprobs": "BYTES", "prompt_logprobs": "BYTES",
     "num_input_tokens": "UINT32", "num_output_tokens": "UINT32",
     "num_cached_tokens": "UINT32", "token_ids": "INT32",

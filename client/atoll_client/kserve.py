@@ -157,6 +157,7 @@ def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
         num_cached_tokens=int(at("num_cached_tokens", 0)),
         cumulative_logprob=None if logprob is None else float(logprob),
         prompt_tokens=_tokens(at("prompt_logprobs", b"[]")),
+        reasoning_state=at("reasoning_state", b"").decode(),
     )
 
 

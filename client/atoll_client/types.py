@@ -126,6 +126,8 @@ class Chunk:
     """The new part of a stream.
 
     finish_reason: "" until the end; then stop or length. stop_string: the one that ended the text.
+    reasoning_state: whether the prompt has left reasoning "open" or "closed" it, if the option
+    ``reasoning`` is set; in the first chunk.
     """
 
     text: str
@@ -137,6 +139,7 @@ class Chunk:
     num_cached_tokens: int = 0
     cumulative_logprob: float | None = None
     prompt_tokens: tuple[Token, ...] = ()
+    reasoning_state: str = ""
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,18 @@ class Settings:
         120.0, "seconds after which a rank that does not answer counts as lost",
         group="generate", least=1,
     )  # fmt: skip
+    tool_call_parser: str | None = _setting(
+        None,
+        "format of the model's tool calls, by vLLM's names, json or none; told by the chat "
+        "template if unset",
+        group="generate",
+    )
+    reasoning_parser: str | None = _setting(
+        None,
+        "format of the model's reasoning, by vLLM's names, or none; told by the chat template if "
+        "unset",
+        group="generate",
+    )
     max_preparation_s: float = _setting(
         30.0,
         "seconds within which a grammar must be compiled and a long prompt tokenized",

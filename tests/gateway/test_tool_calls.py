@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.chat_formats.json_calls import JsonCalls
+from atoll_client.gateway.chat_formats.reader import Format
 from atoll_client.gateway.openai.chat import ChatBody
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.openai.tools import ToolChoice
@@ -86,7 +88,8 @@ ANSWERS = {
 
 def _read(pieces: list[str], reason: str = "stop", max_calls: int | None = None) -> Any:
     """Message, log-probabilities, reason; and the single deltas."""
-    deltas = Deltas({"f": {}}, max_calls, lambda chunk: logprobs_of(chunk, 0))
+    form = Format(calls=JsonCalls({"f": {}}), max_calls=max_calls)
+    deltas = Deltas(form, lambda chunk: logprobs_of(chunk, 0))
     chunks = [Chunk(text, (Token(0, text, -1.0),)) for text in pieces[:-1]]
     chunks.append(Chunk(pieces[-1], (Token(0, pieces[-1], -1.0),), reason))
     found = [piece for chunk in chunks for piece in deltas.write(chunk)]

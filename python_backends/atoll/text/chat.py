@@ -48,6 +48,7 @@ class ChatTemplate:
         except Exception as error:
             raise ConfigError(f"the chat template cannot be compiled: {error}") from error
         self._special_tokens = dict(special_tokens)
+        self.source = "\n".join(variants.values())
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:

@@ -13,7 +13,7 @@ characters of the run are kept, since they are returned before the wrong byte ar
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import islice, takewhile
 
 from atoll.text.tokenizer import Tokenizer
@@ -28,12 +28,20 @@ _INCOMPLETE = "unexpected end of data"  # Python's error for bytes that may be c
 
 
 class Detokenizer:
-    """One generated text. ``push`` each token, then ``finish``."""
+    """One generated text. ``push`` each token, then ``finish``.
+
+    kept: special tokens that are not skipped.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+        kept: Container[int] = (),
     ) -> None:
         self._vocabulary, self._skip = tokenizer.vocabulary, skip_special_tokens
+        self._kept = kept
         self._bytes = _Bytes(self._vocabulary.is_byte_level)
         self._words = _Words(self._vocabulary)
         self._read_prompt(prompt_ids)
@@ -70,7 +78,8 @@ class Detokenizer:
         return text
 
     def _is_shown(self, token_id: int) -> bool:
-        is_left_out = self._skip and self._vocabulary.is_special(token_id)
+        is_special = self._skip and self._vocabulary.is_special(token_id)
+        is_left_out = is_special and token_id not in self._kept
         return token_id in self._vocabulary and not is_left_out
 
     def _read_prompt(self, ids: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -42,6 +43,11 @@ class Vocabulary:
     def is_special(self, token_id: int) -> bool:
         """Whether ``skip_special_tokens`` leaves the token out of a text."""
         return token_id in self._special_ids
+
+    def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """The special tokens that have one of these texts."""
+        ids = (self._core.token_to_id(text) for text in texts)
+        return frozenset(i for i in ids if i in self._special_ids)
 
     def character_part(self, token_id: int) -> bytes | None:
         """The byte of a byte-fallback token, unless that byte alone is a character."""

@@ -221,10 +221,12 @@ class ChatLogprobs(TypedDict):
 
 
 class ChatMessage(TypedDict):
-    """A message of the model."""
+    """A message of the model. The reasoning has two names, of which clients read one."""
 
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
 
 
@@ -250,6 +252,8 @@ class MessageDelta(TypedDict):
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ToolCallDelta]]
 
 

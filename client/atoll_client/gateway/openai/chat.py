@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.gateway.chat_formats.reader import Format
+from atoll_client.gateway.chat_formats.table import format_of
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
@@ -21,7 +23,6 @@ from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
 from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
-from atoll_client.gateway.openai.tool_reader import END_TAG
 from atoll_client.gateway.openai.tools import ToolChoice, with_objects
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
@@ -32,6 +33,7 @@ _TEXT_ONLY = "the models here write text"
 class ChatBody(TemplateFields, SamplingFields):
     """POST /v1/chat/completions."""
 
+    include_reasoning: bool = True
     logprobs: bool = False
     max_completion_tokens: int | None = Field(None, ge=1)
     parallel_tool_calls: bool | None = None
@@ -42,7 +44,6 @@ class ChatBody(TemplateFields, SamplingFields):
     echo: Any = refused("an answer does not repeat its prompt", False)
     function_call: Any = refused("it is called tool_choice now")
     functions: Any = refused("they are called tools now")
-    include_reasoning: Any = refused("answers are not split", True)
     mm_processor_kwargs: Any = refused(_TEXT_ONLY)
     modalities: Any = refused(_TEXT_ONLY, ["text"])
     moderation: Any = refused("nothing is moderated")
@@ -56,7 +57,7 @@ class _Chat:
 
     body: ChatBody
     jobs: list[Job]
-    choice: ToolChoice | None
+    form: Format
     head: answers.Identity
     has_usage: bool
 
@@ -73,15 +74,22 @@ async def chat(
     choice = ToolChoice.read(body.tools or (), body.tool_choice)
     messages = with_objects([message.given() for message in body.messages])
     prompt = Prompt(messages=messages, tools=tools if choice else None)
+    bound = constraint(body)
+    if choice is not None:
+        bound = choice.constraint(bound)
+    form = format_of(
+        model, None if choice is None else choice.functions, bound is not None,
+        1 if body.parallel_tool_calls is False else None,
+    )  # fmt: skip
     job = Job(
         model,
         prompt,
-        _options(request, body, model, choice),
+        {**sampling(body, model, request, bound), **_options(body, model, form)},
         Wanted(logprobs=body.logprobs, num_cached_tokens=True),
     )
     jobs = [job.seeded(index) for index in range(body.n)]
     head = identity(body.model or model.name, "chatcmpl")
-    found = _Chat(body, jobs, choice, head, usage_wanted(body))
+    found = _Chat(body, jobs, form, head, usage_wanted(body))
     if body.stream:
         return Events(_events(request, context, found), failure, end=b"[DONE]")
     with OpenAIMessages(model, body, "messages"):
@@ -107,28 +115,23 @@ def _check(body: ChatBody) -> None:
         raise ValidationError.of("max_tokens", "is 0; the least allowed is 1")
 
 
-def _options(
-    request: Request, body: ChatBody, model: ModelInfo, choice: ToolChoice | None
-) -> dict[str, Any]:
-    bound = constraint(body)
-    if choice is not None:
-        bound = choice.constraint(bound)
-    options = sampling(body, model, request, bound)
-    options |= body.template_options()
+def _options(body: ChatBody, model: ModelInfo, form: Format) -> dict[str, Any]:
+    """The model's options of a chat, in addition to ``sampling``."""
+    options = body.template_options()
     # None: up to the end of the context.
     options["max_tokens"] = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs:
         options["top_logprobs"] = body.top_logprobs
-    if choice is not None and body.parallel_tool_calls is False:
-        _end_with_call(options, model)
+    if form.reasoning is not None:
+        options["reasoning"] = form.reasoning.option()
+    if form.markers:
+        options["kept_special_tokens"] = list(form.markers)
+    if form.max_calls is not None and form.calls is not None and form.calls.end:
+        # Stops behind the first call, unless the request has the most stop strings already.
+        stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+        if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
+            options["stop"] = [*stops, form.calls.end]
     return options
-
-
-def _end_with_call(options: dict[str, Any], model: ModelInfo) -> None:
-    """Stops behind the first call, unless the request has the most stop strings already."""
-    stops = options.get("stop", [])
-    if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
-        options["stop"] = [*stops, END_TAG]
 
 
 def _choice(found: _Chat, index: int, chunk: Chunk) -> answers.ChatChoice:
@@ -137,11 +140,11 @@ def _choice(found: _Chat, index: int, chunk: Chunk) -> answers.ChatChoice:
 
 
 def _deltas(found: _Chat) -> Deltas:
-    choice, body = found.choice, found.body
+    body = found.body
     return Deltas(
-        None if choice is None else choice.functions,
-        1 if body.parallel_tool_calls is False else None,
+        found.form,
         (lambda chunk: logprobs_of(chunk, body.top_logprobs or 0)) if body.logprobs else None,
+        body.include_reasoning,
     )
 
 

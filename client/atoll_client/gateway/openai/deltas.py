@@ -5,11 +5,11 @@ Complete answers are joined from the same deltas as streamed ones, so that both 
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 
+from atoll_client.gateway.chat_formats.events import Called, Event, Reasoned, Said
+from atoll_client.gateway.chat_formats.reader import AnswerReader, Format
 from atoll_client.gateway.openai import answers
-from atoll_client.gateway.openai.tool_reader import Called, Event, Said, ToolReader
 from atoll_client.types import Chunk
 
 Entries = list[answers.TokenLogprob]
@@ -19,22 +19,20 @@ class Deltas:
     """The deltas of one answer.
 
     Args:
-        names: the tools that it may call; None: it calls none.
+        form: how the model writes its reasoning and the calls of tools.
+        has_reasoning: whether the reasoning is part of the answer.
         entries: the log-probabilities of a chunk's tokens; None: not requested.
     """
 
     def __init__(
-        self,
-        names: Container[str] | None,
-        max_calls: int | None,
-        entries: Callable[[Chunk], Entries] | None,
+        self, form: Format, entries: Callable[[Chunk], Entries] | None, has_reasoning: bool = True
     ) -> None:
-        self._reader = None if names is None else ToolReader(names, max_calls)
-        self._entries = entries
+        self._form, self._entries, self._has_reasoning = form, entries, has_reasoning
+        self._reader: AnswerReader | None = None
         self._pending: Entries = []
-        self._has_begun, self._has_said = False, False
-        # White space that is part of the content only if more content follows.
-        self._blank = ""
+        self._has_said = False
+        # White space that is part of the content, or of the reasoning, only if more follows.
+        self._blank, self._blank_reason = "", ""
         self._index = -1
 
     def write(self, chunk: Chunk) -> list[answers.Piece]:
@@ -42,12 +40,14 @@ class Deltas:
 
         The log-probabilities of tokens whose text is still held back come with the next piece.
         """
-        found = [] if self._has_begun else [_piece({"role": "assistant", "content": ""})]
-        self._has_begun = True
+        found = []
+        if self._reader is None:
+            self._reader = AnswerReader(self._form, chunk.reasoning_state)
+            found = [_piece({"role": "assistant", "content": ""})]
         own = self._entries(chunk) if self._entries is not None else []
         self._pending += own
         is_last = bool(chunk.finish_reason)
-        pieces = [_piece(delta) for delta in self._deltas(chunk.text, is_last)]
+        pieces = [_piece(delta) for delta in self._deltas(self._reader, chunk.text, is_last)]
         if self._pending and (pieces or is_last):
             pieces = pieces or [_piece({"content": ""})]
             pieces[0]["logprobs"] = _logprobs(self._pending)
@@ -58,33 +58,34 @@ class Deltas:
         return found
 
     def _reason(self, chunk: Chunk) -> str:
-        has_called = self._reader is not None and self._reader.num_calls > 0
-        if has_called and chunk.finish_reason == "stop":
-            return "tool_calls"
-        return chunk.finish_reason
+        has_called = self._index >= 0
+        return "tool_calls" if has_called and chunk.finish_reason == "stop" else chunk.finish_reason
 
-    def _deltas(self, text: str, is_last: bool) -> Iterator[answers.MessageDelta]:
-        if self._reader is None:
-            if text:
-                yield {"content": text}
-            return
-        events = [*self._reader.feed(text), *(self._reader.finish() if is_last else ())]
-        for event in events:
+    def _deltas(
+        self, reader: AnswerReader, text: str, is_last: bool
+    ) -> Iterator[answers.MessageDelta]:
+        for event in [*reader.feed(text), *(reader.finish() if is_last else ())]:
             yield from self._delta(event)
-        if is_last and self._blank and not self._reader.num_calls:
+        if is_last and self._blank and self._index < 0:
             yield {"content": self._blank}
 
     def _delta(self, event: Event) -> Iterator[answers.MessageDelta]:
-        assert self._reader is not None
         if isinstance(event, Said):
-            content = self._content(event.text)
+            content = event.text if self._form.calls is None else self._content(event.text)
             if content:
                 yield {"content": content}
+        elif isinstance(event, Reasoned):
+            text = self._blank_reason + event.text
+            kept = text.rstrip()
+            self._blank_reason = text[len(kept) :]
+            if kept and self._has_reasoning:
+                yield {"reasoning_content": kept, "reasoning": kept}
         elif isinstance(event, Called):
             self._index += 1
+            assert self._form.calls is not None
             yield {"tool_calls": [{
-                "index": self._index, "id": f"call_{secrets.token_hex(12)}", "type": "function",
-                "function": {"name": event.name, "arguments": ""},
+                "index": self._index, "id": event.id or self._form.calls.new_id(),
+                "type": "function", "function": {"name": event.name, "arguments": ""},
             }]}  # fmt: skip
         else:
             yield {"tool_calls": [{"index": self._index, "function": {"arguments": event.text}}]}
@@ -104,12 +105,13 @@ def whole(
     pieces: list[answers.Piece],
 ) -> tuple[answers.ChatMessage, answers.ChatLogprobs | None, str]:
     """Message, log-probabilities and finish reason of all pieces of an answer."""
-    content, reason = "", ""
+    content, reasoning, reason = "", "", ""
     calls: list[answers.ToolCall] = []
     entries: Entries = []
     for piece in pieces:
         delta = piece["delta"]
         content += delta.get("content", "")
+        reasoning += delta.get("reasoning_content", "")
         if piece["logprobs"] is not None:
             entries += piece["logprobs"]["content"]
         reason = piece["finish_reason"] or reason
@@ -124,6 +126,8 @@ def whole(
             else:
                 calls[-1]["function"]["arguments"] += function["arguments"]
     message: answers.ChatMessage = {"role": "assistant", "content": content}
+    if reasoning:
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}
     return message, _logprobs(entries) if entries else None, reason

@@ -1,6 +1,6 @@
 """The choice of tools: which may be called, and the constraint that forces a call.
 
-``tool_reader`` finds the calls in an answer.
+``chat_formats`` finds the calls in an answer.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class GenerationRequest(ServedRequest):
 
     name: prefix of the engine's request ids. completions: empty until the prompt is tokenized.
     prefix: the input, if it is part of the answer. prompt_texts: the text of each prompt token, if
-    it is needed.
+    it is needed. reasoning_state: see ``ReasoningMarks.state``; None: it is not to be sent.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ class GenerationRequest(ServedRequest):
         self.returned: OutputFlags = returned_by(asked.flags, asked.options.sampling)
         self.num_input_tokens, self.prefix = 0, ""
         self.prompt_texts: Sequence[str] = ()
+        self.reasoning_state: str | None = None
         self.prompt_tokens: list[TokenText] = []
         self.completions: Sequence[Completion] = ()
         self._engine: Engine | None = None

@@ -31,6 +31,7 @@ NAMES: frozenset[str] = frozenset(
         "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
         "no_repeat_ngram_size", "logit_bias", "watermark", "seed", "n", "best_of", "stop",
         "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
+        "kept_special_tokens", "reasoning",
         "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
         "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
         "guided_choice", "guided_grammar", *CHAT_NAMES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.engine.limits import EngineLimits
 from atoll.errors import EmptyInputError, ValidationError
@@ -71,6 +71,13 @@ class Prompt:
         return "text_input" if self.text is not None else "input_ids"
 
 
+class Encoded(NamedTuple):
+    """Token ids of a prompt, and ``ReasoningMarks.state``; None: the option is not set."""
+
+    ids: list[int]
+    reasoning_state: str | None = None
+
+
 class PromptEncoder:
     """Tokenizes the prompts of a model. template: None: it has no chats."""
 
@@ -79,7 +86,7 @@ class PromptEncoder:
     ) -> None:
         self._tokenizer, self._template, self._limits = tokenizer, template, limits
 
-    def encode(self, prompt: Prompt, options: GenerateOptions) -> list[int]:
+    def encode(self, prompt: Prompt, options: GenerateOptions) -> Encoded:
         """Token ids, cut to ``truncate`` from the left.
 
         Raises:
@@ -101,7 +108,7 @@ class PromptEncoder:
             raise ValidationError(
                 f"{prompt.name} has {len(ids)} tokens; max_input_tokens is {most}"
             )
-        return ids
+        return Encoded(ids, _reasoning_state(prompt, options, text or ""))
 
     def texts(self, prompt: Prompt, options: GenerateOptions, ids: list[int]) -> list[str]:
         """The part of each of ``encode``'s tokens in the text; empty for those that were added."""
@@ -153,6 +160,13 @@ class PromptEncoder:
             name = "add_special_tokens" if options.suffix is None else "suffix"
             raise ValidationError(f"{name} goes with text_input, not with input_ids")
         return None, False
+
+
+def _reasoning_state(prompt: Prompt, options: GenerateOptions, text: str) -> str | None:
+    if options.reasoning is None:
+        return None
+    continues = options.chat is not None and options.chat.continue_final_message
+    return options.reasoning.state(text, prompt.messages[-1] if continues else None)
 
 
 def _with_suffix(text: str, suffix: str | None, tokenizer: Tokenizer) -> str:

@@ -58,6 +58,9 @@ def _outputs(
     if returned.prompt_logprobs and request.prompt_tokens:
         outputs["prompt_logprobs"] = texts([_details(request.prompt_tokens, vocabulary)])
         request.prompt_tokens = []  # they are sent once
+    if request.reasoning_state is not None:
+        outputs["reasoning_state"] = texts([request.reasoning_state] * len(completions))
+        request.reasoning_state = None  # it is sent once
     if returned.num_input_tokens:
         outputs["num_input_tokens"] = np.array(
             [request.num_input_tokens] * len(completions), np.uint32

@@ -22,6 +22,7 @@ from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_obje
 from atoll.serving.requests.option_reader import OptionReader
 from atoll.serving.triton.tensors import as_float, as_int
 from atoll.text.chat_options import ChatOptions
+from atoll.text.reasoning import ReasoningMarks
 
 # vllm_backend's default, so that clients written for it get answers of the same length.
 DEFAULT_MAX_TOKENS = 16
@@ -42,6 +43,8 @@ class GenerateOptions:
     max_tokens: None: as many as fit. truncate: the number of the prompt's last tokens to keep.
     suffix: the text after the answer, for code models that fill in the middle.
     add_special_tokens: None: to a text, but not to messages, whose template contains them.
+    kept_special_tokens: the texts of those that are part of the answer in any case.
+    reasoning: after which a grammar begins.
     """
 
     sampling: SamplingOptions
@@ -57,6 +60,8 @@ class GenerateOptions:
     adapter_id: str | None
     grammar: tuple[str, Any] | None
     chat: ChatOptions | None = None
+    kept_special_tokens: tuple[str, ...] = ()
+    reasoning: ReasoningMarks | None = None
 
 
 def read_options(
@@ -102,6 +107,8 @@ def read_options(
         adapter_id=r.text("adapter_id"),
         grammar=_grammar(r, settings),
         chat=_chat(r),
+        kept_special_tokens=_texts(r, "kept_special_tokens"),
+        reasoning=ReasoningMarks.read(r.structure("reasoning")),
     )
 
 
@@ -210,6 +217,15 @@ def _stop_strings(r: OptionReader, tensor: list[str] | None, most: int) -> tuple
     if "" in stops:
         raise ValidationError("stop holds an empty text")
     return tuple(stops)
+
+
+def _texts(r: OptionReader, name: str) -> tuple[str, ...]:
+    value = r.structure(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValidationError(f"{name} is {value!r}; expected a list of texts")
+    return tuple(value)
 
 
 def _list_in_text(value: str) -> list[Any]:

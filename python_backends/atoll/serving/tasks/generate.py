@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-from atoll.engine.request import Request, SamplingOptions
+from atoll.engine.request import Grammar, Request, SamplingOptions
 from atoll.errors import Cancelled, Overloaded, RankLost, ValidationError
+from atoll.sampling.after_reasoning import AfterReasoning
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
 from atoll.serving.answer_stream import sender_of
 from atoll.serving.engine_loader import load_engine
@@ -33,6 +34,7 @@ from atoll.serving.triton.instance import end_at_once, in_temporary_thread
 from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
+from atoll.text.chat_formats import facts
 from atoll.text.detokenizer import Detokenizer
 from atoll.text.stop_strings import StopStrings
 
@@ -58,6 +60,10 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         """See ``ServedModel``."""
         folder = self.open_checkpoint(args)
         template = ChatTemplate.load(folder, self.tokenizer)
+        formats = facts(
+            None if template is None else template.source,
+            self.settings.tool_call_parser, self.settings.reasoning_parser,
+        )  # fmt: skip
         self.metrics = GenerateMetrics(args["model_name"])
         loaded = in_temporary_thread(load_engine, self.settings, folder, self.streamer.wake)
         self.engine, self.limits, self.adapters = loaded.engine, loaded.limits, loaded.adapters
@@ -66,7 +72,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         self._names = map(str, itertools.count())
         self._sessions: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
         self.serve(
-            args, self.engine, self.metrics, loaded.facts,
+            args, self.engine, self.metrics, {**loaded.facts, **formats},
             num_preparing=_NUM_PREPARING, chat=template, forget=self.forget,
         )  # fmt: skip
         self.engine.watch(self.lost)
@@ -105,9 +111,10 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
     def prepare(self, request: GenerationRequest) -> None:
         """See ``ServedModel``."""
         asked, limits = request.asked, self.limits
-        prompt_ids = self.prompts.encode(asked.prompt, asked.options)
+        prompt_ids, state = self.prompts.encode(asked.prompt, asked.options)
         options = fitted(asked.options, asked.prompt.name, len(prompt_ids), limits, asked.flags)
-        grammar = None if asked.constraint is None else self.grammars.compile(*asked.constraint)
+        grammar = self._grammar(asked, state)
+        request.reasoning_state = state
         self._complete(request, prompt_ids, options)
         ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
         if limits.decoder_start_token_id is not None:
@@ -168,6 +175,16 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         super().tick()
         self.metrics.update(self.engine.stats())
 
+    def _grammar(self, asked: Generation, state: str | None) -> Grammar | None:
+        """The grammar of an answer, which begins behind its reasoning. state: of the prompt."""
+        if asked.constraint is None:
+            return None
+        grammar = self.grammars.compile(*asked.constraint)
+        marks = asked.options.reasoning
+        if marks is None or state is None:
+            return grammar
+        return AfterReasoning(grammar, self.tokenizer, marks, state)
+
     def _read_options(
         self, request: Any, parameters: Mapping[str, Any], prompt: Prompt
     ) -> tuple[Flags, GenerateOptions]:
@@ -207,9 +224,10 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
                 self.prompts.texts(prompt, options, prompt_ids) if is_decoder else [""]
             )
         before = prompt_ids if is_decoder else []
+        kept = self.tokenizer.vocabulary.special_ids(options.kept_special_tokens)
         completions = []
         for _ in range(options.best_of):
-            detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens)
+            detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens, kept)
             stops = StopStrings(options.stop, options.include_stop, options.sampling.min_new_tokens)
             answer = AnswerText(detokenizer, stops, self.tokenizer.cleans_up)
             completions.append(Completion(request, answer))

@@ -126,6 +126,7 @@ GENERATE = TaskTensors(
         TensorSpec("token_ids", "INT32", (-1,)),
         TensorSpec("prompt_logprobs", "STRING", (-1,)),
         TensorSpec("stop_reason", "STRING", (-1,)),
+        TensorSpec("reasoning_state", "STRING", (-1,)),
         CONTROL,
     ),
     decoupled=True,
