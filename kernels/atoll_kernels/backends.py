@@ -153,7 +153,7 @@ def _own(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
         reasons += _flash(c, policy)
     if spec.head_dim > 256:
         reasons.append(f"head size {spec.head_dim} is more than 256")
-    return reasons + _sinks(spec) + _narrow_values(spec)
+    return reasons + _narrow_values(spec)
 
 
 def _flash_attn(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:

@@ -69,6 +69,7 @@ def test_large_heads_leave_reasons() -> None:
         ({"alibi": True}, "torch-flash", "atoll"),  # torch's build of it has none
         ({"alibi": True}, "torch-efficient", "torch-efficient"),
         ({"dtype": torch.float32}, "torch-flash", "atoll"),
+        ({"sinks": True}, "torch-efficient", "atoll"),
         ({"phase": "decode"}, "torch-efficient", "atoll"),
     ],
 )

@@ -26,7 +26,7 @@ def _cu(*lengths: int) -> Tensor:
 def _varlen(
     dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, *, causal: bool = False,
     window: int | None = None, softcap: float | None = None, alibi: bool = False,
-    relative: bool = False, lengths: tuple[int, ...] = (512, 88),
+    relative: bool = False, sinks: bool = False, lengths: tuple[int, ...] = (512, 88),
 ) -> None:  # fmt: skip
     qkv = torch.empty(sum(lengths), num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
     q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
@@ -35,6 +35,7 @@ def _varlen(
         AttentionArgs(
             0.1, causal, window, softcap, alibi_slopes=torch.empty(num_heads) if alibi else None,
             relative_bias=torch.empty(num_heads, 257) if relative else None,
+            sinks=torch.empty(num_heads) if sinks else None,
         ),
     )  # fmt: skip
 
@@ -42,7 +43,7 @@ def _varlen(
 def _paged(
     dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, tokens: tuple[int, ...],
     *, window: int | None = None, softcap: float | None = None, alibi: bool = False,
-    decode: bool = False, width: int = 128,
+    sinks: bool = False, decode: bool = False, width: int = 128,
 ) -> None:  # fmt: skip
     cache = torch.empty(64, 16, num_kv_heads, head_dim, dtype=dtype)
     q = torch.empty(sum(tokens), num_heads, head_dim, dtype=dtype)
@@ -51,7 +52,10 @@ def _paged(
     slopes = torch.empty(num_heads) if alibi else None
     op(
         q, PagedKV(cache, cache, table, torch.tensor(tokens, dtype=torch.int32)), _cu(*tokens),
-        AttentionArgs(0.1, causal=True, window=window, softcap=softcap, alibi_slopes=slopes),
+        AttentionArgs(
+            0.1, causal=True, window=window, softcap=softcap, alibi_slopes=slopes,
+            sinks=torch.empty(num_heads) if sinks else None,
+        ),
     )  # fmt: skip
 
 
@@ -195,6 +199,16 @@ CASES: dict[str, Callable[[], None]] = {
     "decode-d128-bf16": partial(_paged, torch.bfloat16, 32, 8, 128, (1,) * 4, decode=True),
     "decode-d128-window": partial(_paged, _HALF, 32, 8, 128, (1,) * 4, decode=True, window=64),
     "decode-d128-alibi": partial(_paged, _HALF, 32, 32, 128, (1,) * 4, decode=True, alibi=True),
+    "flash-d64-sinks": partial(_varlen, _HALF, 64, 8, 64, causal=True, sinks=True),
+    "prefill-d64-sinks": partial(_paged, _HALF, 64, 8, 64, (100, 28), window=128, sinks=True),
+    "prefill-d64-sinks-bf16": partial(_paged, torch.bfloat16, 64, 8, 64, (100, 28), sinks=True),
+    "prefill-d64-sinks-short-qlen": partial(_paged, _HALF, 64, 8, 64, (5, 1, 3), sinks=True),
+    "decode-d64-sinks": partial(
+        _paged, _HALF, 64, 8, 64, (1,) * 4, decode=True, window=128, sinks=True
+    ),
+    "decode-d64-sinks-bf16": partial(
+        _paged, torch.bfloat16, 64, 8, 64, (1,) * 4, decode=True, sinks=True
+    ),
     "decode-mqa71": partial(_paged, _HALF, 71, 1, 64, (1,) * 4, decode=True),
     "decode-mqa48": partial(_paged, _HALF, 48, 1, 128, (1,) * 4, decode=True),
     "decode-d128-fp32": partial(_paged, torch.float32, 32, 8, 128, (1,) * 4, decode=True),

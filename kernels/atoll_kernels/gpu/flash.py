@@ -67,9 +67,10 @@ def paged_decode(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionAr
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(num_tokens * num_heads,)](
-            out=out, partial=partial, peaks=peaks, totals=totals, head_dim=head_dim,
-            num_splits=splits, BLOCK_S=triton.next_power_of_2(splits), BLOCK_D=block_d,
-            num_warps=4,
+            out=out, partial=partial, peaks=peaks, totals=totals, sinks=_or(args.sinks, q),
+            head_dim=head_dim, num_heads=num_heads, num_splits=splits,
+            SINKS=args.sinks is not None, BLOCK_S=triton.next_power_of_2(splits),
+            BLOCK_D=block_d, num_warps=4,
         )  # fmt: skip
     return out
 
@@ -115,22 +116,28 @@ def _flash(
 def _configuration(
     q: Tensor, num_seqs: int, block_d: int, paged: bool, args: AttentionArgs
 ) -> launch.Launch:
-    """Soft caps, short sequences, short chunks and biases have rows of their own in the table."""
-    num_tokens, bucket = q.shape[0], _bucket(q.dtype, block_d)
-    if args.softcap is not None and q.dtype.itemsize == 2 and block_d >= 128:
+    """Soft caps, short sequences, short chunks, biases and sinks have rows of their own."""
+    num_tokens, bucket, is_half = q.shape[0], _bucket(q.dtype, block_d), q.dtype.itemsize == 2
+    # Of gpt-oss, whose heads have 64 features.
+    has_sinks = args.sinks is not None and is_half and block_d <= 64
+    if args.softcap is not None and is_half and block_d >= 128:
         return launch.configuration("prefill" if paged else "flash", bucket + "-softcap")
     # At 256 features, a window leaves no registers for larger tiles either.
     is_wide_window = args.window is not None and q.dtype.itemsize == 2 and block_d > 128
     if paged:
-        if q.dtype.itemsize == 2 and num_tokens <= _SHORT_QLEN * num_seqs:
+        if is_half and num_tokens <= _SHORT_QLEN * num_seqs:
             bucket += "-short-qlen"
+        elif has_sinks:
+            bucket += "-sinks"
         elif is_wide_window:
             bucket += "-softcap"
         return launch.configuration("prefill", bucket)
     biases = (args.window, args.softcap, args.alibi_slopes, args.relative_bias)
-    if q.dtype.itemsize == 2 and block_d <= 128:
+    if is_half and block_d <= 128:
         if num_tokens <= _SHORT_SEQLEN * num_seqs:
             bucket += "-short-seqlen"
+        elif has_sinks:
+            bucket += "-sinks"
         elif any(bias is not None for bias in biases):
             bucket += "-biased"
     elif is_wide_window:
@@ -139,16 +146,16 @@ def _configuration(
 
 
 def _scoring(args: AttentionArgs, q: Tensor) -> dict[str, Any]:
-    """The arguments of both kernels for scale, soft cap, biases and masks."""
+    """The arguments of both kernels for scale, soft cap, biases, masks and sinks."""
     slopes, relative = args.alibi_slopes, args.relative_bias
     return {
         "scale": args.scale * _LOG2E, "window": args.window or 0, "slopes": _or(slopes, q),
-        "relative_bias": _or(relative, q),
+        "relative_bias": _or(relative, q), "sinks": _or(args.sinks, q),
         "bias_stride": 0 if relative is None else relative.stride(0),
         "distance": 0 if relative is None else relative.shape[1] // 2,
         "CAUSAL": args.causal, "WINDOW": args.window is not None,
         "SOFTCAP": (args.softcap or 0.0) * _LOG2E, "ALIBI": slopes is not None,
-        "RELATIVE": relative is not None,
+        "RELATIVE": relative is not None, "SINKS": args.sinks is not None,
     }  # fmt: skip
 
 

@@ -63,6 +63,10 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(128, 64, 0, 8, 3),
         "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
     },
+    ("flash", "half-d64-sinks"): {
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(64, 64, 0, 4, 3),
+        "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 64, 0, 4, 1),
+    },
     # A soft cap takes more registers than biases.
     ("flash", "half-d128-softcap"): {
         "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(128, 64, 0, 8, 3),
@@ -176,6 +180,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
 # Rows that are equal to others.
 _SAME = {
     ("flash", "half-d64-biased"): ("flash", "half-d64"),
+    ("prefill", "half-d64-sinks"): ("flash", "half-d64-sinks"),
     ("prefill", "half-d128-softcap"): ("flash", "half-d128-softcap"),
     ("prefill", "half-d256-softcap"): ("flash", "half-d256-softcap"),
     ("prefill", "wide-d64"): ("flash", "wide-d64"),

@@ -9,7 +9,12 @@ skips. Arguments that change from step to step are not specialized: see ``flash`
 import triton
 import triton.language as tl
 
-from atoll_kernels.gpu.kernels.positions import cap_and_bias, is_visible, sequence_of_token
+from atoll_kernels.gpu.kernels.positions import (
+    cap_and_bias,
+    is_visible,
+    sequence_of_token,
+    sink_mass,
+)
 
 
 @triton.jit(
@@ -18,12 +23,12 @@ from atoll_kernels.gpu.kernels.positions import cap_and_bias, is_visible, sequen
 )
 def decode_kernel(
     out, partial, peaks, totals, q, k_cache, v_cache, table, cu_seqlens_q, seq_lens, slopes,
-    relative_bias, num_seqs, num_splits, num_heads, q_stride, q_head_stride, k_stride,
+    relative_bias, sinks, num_seqs, num_splits, num_heads, q_stride, q_head_stride, k_stride,
     k_head_stride, v_stride, v_head_stride, k_block_stride, v_block_stride, block_size,
     table_stride, bias_stride, distance, window, scale, head_dim, GROUP: tl.constexpr,
     IS_SPLIT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
-    ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    ALIBI: tl.constexpr, RELATIVE: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens, num_kv_heads, num_splits). partial: (tokens, num_heads, num_splits, BLOCK_D)
     float32; peaks, totals: (tokens, num_heads, num_splits) float32. With one split, the result is
@@ -93,6 +98,8 @@ def decode_kernel(
 
     rows = token.to(tl.int64) * num_heads + heads
     if not IS_SPLIT:
+        if SINKS:
+            total += sink_mass(sinks + tl.where(within_group < GROUP, heads, 0), peak)
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
         where = out + rows[:, None] * head_dim + dims[None, :]
         tl.store(where, acc.to(out.dtype.element_ty), mask=kept)
@@ -106,8 +113,8 @@ def decode_kernel(
 
 @triton.jit(do_not_specialize=("num_splits",), do_not_specialize_on_alignment=("peaks", "totals"))
 def combine_kernel(
-    out, partial, peaks, totals, head_dim, num_splits, BLOCK_S: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    out, partial, peaks, totals, sinks, head_dim, num_heads, num_splits, SINKS: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens * num_heads,): combines the shares; a row without any key becomes 0."""
     row = tl.program_id(0).to(tl.int64)
@@ -123,6 +130,8 @@ def combine_kernel(
         mask=filled[:, None] & (dims[None, :] < head_dim), other=0.0,
     )  # fmt: skip
     whole = tl.sum(weights * total, 0)
+    if SINKS:
+        whole += sink_mass(sinks + row % num_heads, top)
     value = tl.sum(weights[:, None] * shares, 0) / tl.where(whole == 0.0, 1.0, whole)
     where = out + row * head_dim + dims
     tl.store(where, value.to(out.dtype.element_ty), mask=dims < head_dim)

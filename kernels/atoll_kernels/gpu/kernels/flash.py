@@ -15,7 +15,12 @@ takes seconds to compile while requests wait. Counts that change from batch to b
 import triton
 import triton.language as tl
 
-from atoll_kernels.gpu.kernels.positions import cap_and_bias, is_visible, sequence_of_tile
+from atoll_kernels.gpu.kernels.positions import (
+    cap_and_bias,
+    is_visible,
+    sequence_of_tile,
+    sink_mass,
+)
 
 
 @triton.jit
@@ -80,13 +85,13 @@ def _visit(
 
 @triton.jit(do_not_specialize=("num_seqs", "num_tiles", "table_stride"))
 def flash_kernel(
-    out, q, k, v, table, cu_seqlens_q, key_ends, slopes, relative_bias, num_seqs, num_tiles,
+    out, q, k, v, table, cu_seqlens_q, key_ends, slopes, relative_bias, sinks, num_seqs, num_tiles,
     q_stride, k_stride, v_stride, q_head_stride, k_head_stride, v_head_stride, out_stride,
     table_stride, k_block_stride, v_block_stride, block_size, bias_stride, distance, window, scale,
     head_dim, GROUP: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, RELATIVE: tl.constexpr, PAGED: tl.constexpr,
-    EVEN_D: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, RELATIVE: tl.constexpr, SINKS: tl.constexpr,
+    PAGED: tl.constexpr, EVEN_D: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, heads). ``key_ends``: cu_seqlens_k, or seq_lens where the keys are paged."""
     # The last rows of a causal sequence see most keys: the long tiles start first.
@@ -154,7 +159,9 @@ def flash_kernel(
             distance, scale, head_dim, CAUSAL, WINDOW, SOFTCAP, ALIBI, RELATIVE, PAGED, part != 1,
             EVEN_D, PRECISION, BLOCK_N, BLOCK_D,
         )  # fmt: skip
-    # A row without a visible key has total 0 and acc 0.
+    if SINKS:
+        total += sink_mass(sinks + head, peak)
+    # A row without a visible key has acc 0 and, but for a sink, total 0.
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     where = out + tokens[:, None] * out_stride + head * head_dim + dims[None, :]
     tl.store(where, acc.to(out.dtype.element_ty), mask=kept)

@@ -52,6 +52,13 @@ def cap_and_bias(
 
 
 @triton.jit
+def sink_mass(sink, peak):
+    """What a head's sink adds to the sums of rows with these peaks; sink: a pointer, or several."""
+    logit = tl.load(sink).to(tl.float32) * 1.4426950408889634
+    return tl.math.exp2(logit - tl.where(peak == float("-inf"), 0.0, peak))
+
+
+@triton.jit
 def is_visible(offset, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
     """The mask of ``atoll_kernels.attention``; offset: key position - query position."""
     visible = offset == offset

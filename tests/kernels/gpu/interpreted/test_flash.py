@@ -24,8 +24,10 @@ MASKS: dict[str, dict[str, Any]] = {
     "causal-alibi": {"causal": True, "alibi_slopes": True},
     "relative": {"relative_bias": True},
     "softcap": {"causal": True, "softcap": 1.5},
+    "sinks": {"causal": True, "sinks": True},
     "all": {
         "causal": True, "window": 20, "softcap": 3.0, "alibi_slopes": True, "relative_bias": True,
+        "sinks": True,
     },
 }  # fmt: skip
 SHORT = ("full", "causal-window")
@@ -37,6 +39,8 @@ def options(num_heads: int, head_dim: int, mask: dict[str, Any]) -> AttentionArg
         found["alibi_slopes"] = alibi_slopes(num_heads).to(DEVICE)
     if "relative_bias" in found:
         found["relative_bias"] = randn(num_heads, 21, seed=9)
+    if "sinks" in found:
+        found["sinks"] = 2 * randn(num_heads, seed=8)
     return AttentionArgs(head_dim**-0.5, **found)
 
 
@@ -159,7 +163,7 @@ def run_paged(
 PAGED_MASKS = {
     "causal": {}, "window": {"window": 9}, "alibi": {"alibi_slopes": True},
     "relative": {"relative_bias": True}, "full": {"causal": False},
-    "softcap": {"softcap": 1.5, "window": 9},
+    "softcap": {"softcap": 1.5, "window": 9}, "sinks": {"sinks": True, "window": 9},
 }  # fmt: skip
 
 
@@ -201,7 +205,8 @@ def test_decode_of_several_tokens_each() -> None:
 def test_decode_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More splits than tiles of keys leave empty shares, which count for nothing."""
     monkeypatch.setattr(flash, "num_splits", lambda programs, capacity: splits)
-    run_paged(flash.paged_decode, (1, 1, 1), (50, 0, 20), torch.float32, (4, 2, 16), {})
+    for mask in ({}, {"sinks": True}):
+        run_paged(flash.paged_decode, (1, 1, 1), (50, 0, 20), torch.float32, (4, 2, 16), mask)
 
 
 def test_long_cache_rows_are_addressed_in_64_bits() -> None:
