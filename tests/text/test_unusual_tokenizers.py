@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fake_backend  # noqa: F401  (stands in for Triton's own module)
 import pytest
 import transformers as hf
 from tiny.tokenizer import write_tokenizer
