@@ -19,6 +19,7 @@ from atoll.models import gpt_oss
 from atoll.models.load_options import load_options
 from atoll.models.rank_shares import Storage, rank_shares
 from atoll.models.registry import Checkpoint, load_decoder
+from atoll.runner.lora import attach_adapters
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import Quantization
 
@@ -127,6 +128,26 @@ def test_scales_that_no_kernel_takes(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(WeightError, match=f"{name}.*255"):
         _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "keys", "message"),
+    [
+        ("experts.base_layer", {}, r"cannot be adapted: \['model.layers.0.mlp.experts.base_layer'"),
+        ("experts.gate_up_proj", {}, "cannot be adapted: .*experts.gate_up_proj'"),
+        ("experts", {"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters is set"),
+    ],
+)
+def test_adapters_of_experts_are_refused(
+    layer: str, keys: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    stem = f"base_model.model.model.layers.0.mlp.{layer}"
+    pair = {f"{stem}.lora_A.weight": torch.zeros(4, 64), f"{stem}.lora_B.weight": torch.zeros(8, 4)}
+    save_file(pair, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, **keys}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(AtollError, match=message):
+        attach_adapters(_load(folder), gpt_oss.WEIGHTS, folder, {"x": tmp_path}, torch.float32)
 
 
 def test_float16_would_overflow(folder: Path) -> None:

@@ -54,7 +54,9 @@ def read_mxfp4(
     columns = slice(held.start // BLOCK, held.stop // BLOCK)
     filled = inputs.num_filled // BLOCK
     blocks, scales = _taken(blocks[:, columns], rows), _taken(scales[:, columns], rows)
-    return F.pad(blocks, (0, 0, 0, filled)), F.pad(scales, (0, filled))
+    if filled:
+        blocks, scales = F.pad(blocks, (0, 0, 0, filled)), F.pad(scales, (0, filled))
+    return blocks, scales
 
 
 def _bytes(group: LayerTensors, part: str, suffix: str, shape: tuple[int, ...]) -> Tensor:
