@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from atoll.models.families import DECODERS
+from atoll.models.nested import text_model
 from atoll.models.registry import architecture, build
 
 CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
 
-# Parameters that the model cards or the hub's safetensors metadata state, a tied head counted once.
+# Parameters that the model cards or the hub's safetensors metadata state, a tied head counted once;
+# of models with parts for images those of the text part.
 PUBLISHED = {
     "EleutherAI__gpt-j-6b": 6_050_882_784,
     "EleutherAI__gpt-neox-20b": 20_554_567_680,
@@ -60,6 +62,8 @@ PUBLISHED = {
     "microsoft__phi-4": 14_659_507_200,
     "mistralai__Mistral-7B-Instruct-v0.2": 7_241_732_096,
     "mistralai__Mistral-7B-v0.1": 7_241_732_096,
+    "mistralai__Ministral-3-8B-Instruct-2512-BF16": 8_489_553_920,
+    "mistralai__Mistral-Small-3.1-24B-Instruct-2503": 23_572_403_200,
     "mistralai__Mixtral-8x7B-Instruct-v0.1": 46_702_792_704,
     "mosaicml__mpt-30b": 29_957_200_896,
     "mosaicml__mpt-7b": 6_649_286_656,
@@ -77,7 +81,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_parameter_count(name: str) -> None:
-    raw = json.loads((CONFIGS / f"{name}.json").read_text())
+    raw = text_model(json.loads((CONFIGS / f"{name}.json").read_text()))
     model: Any = build(architecture(raw, DECODERS), raw)
     count = sum(p.numel() for p in model.parameters())
     if model.config.tie_word_embeddings:

@@ -65,6 +65,8 @@ DECODER_LAYOUTS = {
     "allenai/": "olmo2",
     "HuggingFaceTB/SmolLM3": "smollm3-old",
     "meta-llama/|huggyllama/|HuggingFaceTB/": "llama-mha-old",
+    "mistralai/Mistral-Small": "mistral3",
+    "mistralai/Ministral": "ministral3",
     "mistralai/Mistral": "mistral-full",
     "mistralai/Mixtral": "mixtral",
     "mosaicml/": "mpt",

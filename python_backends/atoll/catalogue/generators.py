@@ -34,7 +34,11 @@ GENERATORS = (
     Generator("llama-3.2-3b-instruct", "meta-llama/Llama-3.2-3B-Instruct", "llama"),
     Generator("llama-3.3-70b-instruct", "meta-llama/Llama-3.3-70B-Instruct", "llama"),
     Generator("llama-7b", "huggyllama/llama-7b", "llama"),
+    Generator("ministral-3-8b", "mistralai/Ministral-3-8B-Instruct-2512-BF16", "ministral3"),
     Generator("mistral-7b-instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.2", "mistral"),
+    Generator(
+        "mistral-small-3.1-24b", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistral"
+    ),
     Generator(
         "mixtral-8x7b-instruct-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral"
     ),

@@ -64,6 +64,8 @@ class Config(DecoderConfig):
         """Raises ConfigError for a rope scaling or a kind of attention that is not known."""
         f = Fields(raw)
         is_first = raw.get("model_type") == "cohere"
+        f.only("use_parallel_block", True)
+        f.only("use_qk_norm", False, *([True] if is_first else []))
         hidden_size = f.size("hidden_size")
         num_layers = f.size("num_hidden_layers", most=MAX_LAYERS)
         heads = read_heads(f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim")

@@ -98,8 +98,9 @@ def _convert(
     if not there and (folder / _TEKKEN).exists():
         raise ConfigError(
             f"{folder}: there is no tokenizer.json, and {_TEKKEN}, Mistral's own format, is not "
-            "supported: add tokenizer.json, tokenizer_config.json and the chat template of a "
-            "repository of this model, or of its base model, that has them"
+            "supported: add tokenizer.json, tokenizer_config.json and the chat template of another "
+            "repository of this model, or write them with "
+            "transformers.integrations.mistral.convert_tekken_tokenizer, beside mistral-common"
         )
     if not there:
         raise ConfigError(

@@ -1,0 +1,5 @@
+"""ministral-3-8b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
