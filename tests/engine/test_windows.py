@@ -1,4 +1,4 @@
-"""Families in the engine, most with windows of their own: however the work is cut."""
+"""Families in the engine, most with windows or caches of their own: however the work is cut."""
 
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ NAMES = (
     "gpt2", "gptj", "smollm3-old", "granite", "olmo2", "ministral3", "cohere2",
     "olmo3", "glm4", "gemma2", "gemma3-old",
     "gpt-oss",
+    "deepseek-v2-lite", "deepseek-v3",
 )  # fmt: skip
 
 

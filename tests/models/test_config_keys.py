@@ -110,6 +110,7 @@ SAME_KEYS = (
     "llama-biases", "bigcode-multi-head", "mixtral-fused", "mpt-qk-norms", "mpt-learned-positions",
     "phi-qk-norms", "phi-mixformer", "bert-old-names", "opt", "mpt-grouped", "flan-t5",
     "qwen3-biases", "cohere-qk-norms", "glm", "gpt-oss-dense",
+    "kimi-k2",
 )  # fmt: skip
 
 

@@ -65,6 +65,7 @@ SAME_TENSORS = (
     "llama-yarn", "llama-llama3", "mistral-window", "mpt-grouped", "flan-t5", "qwen2-old",
     "cohere2", "olmo3",
     "gemma3-old",
+    "moonlight",
 )  # fmt: skip
 
 

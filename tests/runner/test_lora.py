@@ -125,6 +125,8 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("mistral3", r".*language_model.*\.(q|down)_proj", ""),
         ("gemma3", ["v_proj", "gate_proj"], "model."),
         ("gpt-oss", ["q_proj", "v_proj", "o_proj"], "model."),
+        ("moonlight", ["q_proj", "kv_a_proj_with_mqa", "o_proj"], "model."),
+        ("deepseek-v2", ["q_a_proj", "q_b_proj"], "model."),
     ],
 )
 def test_names_in_the_file_may_be_shorter_than_the_adapters(

@@ -17,8 +17,9 @@ from torch import Tensor
 class LayerCache(NamedTuple):
     """One layer's part of the KV cache; layers of a group have their blocks at the same places.
 
-    keys, values: (num_blocks, block_size, num_kv_heads, key or value width). group: whose block
-    table and slots say where a sequence's tokens are.
+    keys, values: (num_blocks, block_size, num_kv_heads, key or value width); values may be a view
+    of the keys' first features. group: whose block table and slots say where a sequence's tokens
+    are.
     """
 
     keys: Tensor
@@ -32,7 +33,8 @@ class CacheSpec:
 
     head_dim: width of a key. value_dim: width of a value, where that is another. window: tokens
     that a query sees, itself included; None: all. shared_with: the earlier layer whose keys and
-    values this one reads, instead of having its own.
+    values this one reads, instead of having its own. values_in_keys: values are the first
+    ``value_dim`` features of the keys, and take no memory.
     """
 
     num_kv_heads: int
@@ -40,13 +42,19 @@ class CacheSpec:
     window: int | None = None
     value_dim: int | None = None
     shared_with: int | None = None
+    values_in_keys: bool = False
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Key and value of the layer; none where another layer has them."""
         if self.shared_with is not None:
             return 0
-        width = self.head_dim + (self.value_dim or self.head_dim)
-        return self.num_kv_heads * width * dtype.itemsize
+        values = 0 if self.values_in_keys else self.value_width
+        return self.num_kv_heads * (self.head_dim + values) * dtype.itemsize
+
+    @property
+    def value_width(self) -> int:
+        """Features of a value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
 
 @dataclass(frozen=True)

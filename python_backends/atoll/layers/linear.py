@@ -69,7 +69,6 @@ class Linear(nn.Module):
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads, expands, converts and packs the weight; errors as in ``LayerTensors.get``."""
-        shape = (self.outputs, self.inputs)
         bias = group.bias(self.outputs, self.bias is not None, self.rows)
         if self.inputs.span.start > 0:
             bias = None
@@ -78,19 +77,21 @@ class Linear(nn.Module):
             return
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
-        source = group.input_scales_source if options.quantization is not None else None
-        is_scaled = source is not None and group.has_part(source, "scales")
-        if not (is_scaled or any(is_quantized(group, part) for part in group.parts())):
-            self._pack(group.get("weight", shape, self.rows), bias, options, is_head)
-            return
-        stored = Shape(*shape, self.rows)
-        found = packed_codes(group, stored, options.quantization, options.device)
-        if found is not None and options.scheme != "int8":
-            bias = None if bias is None else bias.to(options.device, options.dtype)
-            self.packed = kernels.pack_int4(*found, bias, options.dtype)
-            return
-        weight = expand(group, stored, options.quantization, options.dtype, options.device)
-        self._pack(weight, bias, options, is_head)
+        if self._is_quantized(group, options) and options.scheme != "int8":
+            shape = Shape(self.outputs, self.inputs, self.rows)
+            found = packed_codes(group, shape, options.quantization, options.device)
+            if found is not None:
+                bias = None if bias is None else bias.to(options.device, options.dtype)
+                self.packed = kernels.pack_int4(*found, bias, options.dtype)
+                return
+        self._pack(self.dense(group, options), bias, options, is_head)
+
+    def dense(self, group: LayerTensors, options: LoadOptions) -> Tensor:
+        """The weight (out_features, in_features), expanded if the checkpoint is quantised."""
+        if not self._is_quantized(group, options):
+            return group.get("weight", (self.outputs, self.inputs), self.rows)
+        shape = Shape(self.outputs, self.inputs, self.rows)
+        return expand(group, shape, options.quantization, options.dtype, options.device)
 
     def _load_mxfp4(self, group: LayerTensors, bias: Tensor | None, options: LoadOptions) -> None:
         """Packs what the file has, whatever the scheme: rounding it again would cost quality."""
@@ -108,6 +109,11 @@ class Linear(nn.Module):
         assert isinstance(source.weight, Tensor)
         bias = group.bias(self.outputs, self.bias is not None)
         self._pack(source.weight.detach(), bias, options, is_head=True)
+
+    def _is_quantized(self, group: LayerTensors, options: LoadOptions) -> bool:
+        source = group.input_scales_source if options.quantization is not None else None
+        is_scaled = source is not None and group.has_part(source, "scales")
+        return is_scaled or any(is_quantized(group, part) for part in group.parts())
 
     def _pack(
         self, weight: Tensor, bias: Tensor | None, options: LoadOptions, is_head: bool

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from atoll.errors import ConfigError
 from atoll.layers.batch import Batch
 from atoll.layers.longrope import TRAINED, longrope, read_longrope
+from atoll.layers.yarn import read_yarn, temperature, yarn
 from atoll.weights.json_fields import Fields
 
 # The tables have a row for each.
@@ -116,6 +117,13 @@ class RopeSpec:
         """Positions that the tables are meant for; dynamic scaling starts at ``max_positions``."""
         return int(self.max_positions * (self.factor if self.kind == "dynamic" else 1))
 
+    @property
+    def score_scale(self) -> float:
+        """What DeepSeek multiplies scores by: YaRN's temperature by ``mscale_all_dim``, of queries
+        and of keys."""
+        all_dim = (self.options or {}).get("mscale_all_dim") if self.kind == "yarn" else None
+        return temperature(self.factor, all_dim) ** 2 if all_dim else 1.0
+
     def key_length(self, num_prompt_tokens: int) -> int | None:
         """What a text's keys depend on besides its tokens: None, unless scaling is dynamic.
 
@@ -177,7 +185,7 @@ def _frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
     if spec.kind == "llama3":
         return _llama3(frequency, spec.factor, options), 1.0
     if spec.kind == "yarn":
-        return _yarn(spec, frequency, options)
+        return yarn(frequency, spec.theta, spec.factor, options)
     if spec.kind == "longrope":
         return longrope(frequency, spec.max_positions, spec.factor, options)
     return frequency, 1.0
@@ -213,37 +221,6 @@ def _llama3(frequency: Tensor, factor: float, options: Mapping[str, Any]) -> Ten
     return (1 - ramp) * frequency / factor + ramp * frequency
 
 
-def _yarn(spec: RopeSpec, frequency: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, float]:
-    """YaRN (Peng et al. 2023): a ramp over dimensions between interpolation and extrapolation."""
-    trained = float(options["original_max_position_embeddings"])
-    beta_fast = float(options.get("beta_fast") or 32)
-    beta_slow = float(options.get("beta_slow") or 1)
-
-    def dimension(rotations: float) -> float:
-        turns = math.log(trained / (rotations * 2 * math.pi))
-        return spec.dim * turns / (2 * math.log(spec.theta))
-
-    low, high = dimension(beta_fast), dimension(beta_slow)
-    if options.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, spec.dim - 1)
-    index = torch.arange(spec.dim // 2, dtype=torch.float32)
-    ramp = ((index - low) / max(high - low, 0.001)).clamp(0, 1)
-    return frequency / spec.factor * ramp + frequency * (1 - ramp), _magnitude(spec, options)
-
-
-def _magnitude(spec: RopeSpec, options: Mapping[str, Any]) -> float:
-    """YaRN's attention temperature, multiplied into cos and sin."""
-    if options.get("attention_factor") is not None:
-        return float(options["attention_factor"])
-
-    def scale(weight: float) -> float:
-        return 0.1 * weight * math.log(spec.factor) + 1.0 if spec.factor > 1 else 1.0
-
-    weight, all_dim = options.get("mscale"), options.get("mscale_all_dim")
-    return scale(weight) / scale(all_dim) if weight and all_dim else scale(1.0)
-
-
 def _parameters(raw: Mapping[str, Any]) -> Fields:
     """The scaling; of both, transformers takes the old name's."""
     fields = Fields(raw)
@@ -273,17 +250,4 @@ def _options(scaling: Fields, kind: str, dim: int) -> dict[str, Any]:
         if high <= low:
             raise scaling.wrong(f"more than low_freq_factor, {low:g}", "high_freq_factor")
         return {"low_freq_factor": low, "high_freq_factor": high}
-    if kind != "yarn":
-        return {}
-    found: dict[str, Any] = {
-        name: scaling.number(name) for name in ("beta_fast", "beta_slow") if scaling.has(name)
-    }
-    fast, slow = found.get("beta_fast", 32.0), found.get("beta_slow", 1.0)
-    if fast <= slow:
-        raise scaling.wrong(f"less than beta_fast, {fast:g}", "beta_slow")
-    # transformers takes a zero of these for none.
-    for name in ("attention_factor", "mscale", "mscale_all_dim"):
-        if scaling.has(name):
-            above = 0.0 if name == "attention_factor" else None
-            found[name] = scaling.number(name, above=above)
-    return {**found, "truncate": scaling.flag("truncate", default=True, nullable=True)}
+    return read_yarn(scaling) if kind == "yarn" else {}

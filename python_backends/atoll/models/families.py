@@ -37,6 +37,31 @@ class Family:
 
 _FALCON = ("RW", "Falcon")
 
+_DEEPSEEK_V3 = {
+    "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
+    "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128,
+    "num_key_value_heads": 128, "n_shared_experts": 1, "n_routed_experts": 256,
+    "routed_scaling_factor": 2.5, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "qk_nope_head_dim": 128, "n_group": 8, "topk_group": 4,
+    "num_experts_per_tok": 8, "first_k_dense_replace": 3, "norm_topk_prob": True,
+    "max_position_embeddings": 4096,
+}  # fmt: skip
+_DEEPSEEK_V2 = {
+    **_DEEPSEEK_V3, "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008,
+    "moe_intermediate_size": 1407, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": None, "n_shared_experts": 2, "n_routed_experts": 64,
+    "routed_scaling_factor": 1.0, "n_group": None, "topk_group": None, "num_experts_per_tok": None,
+    "first_k_dense_replace": 0, "norm_topk_prob": False, "max_position_embeddings": 2048,
+}  # fmt: skip
+_GLM4_MOE_LITE = {
+    **_DEEPSEEK_V3, "vocab_size": 154880, "hidden_size": 2048, "intermediate_size": 10240,
+    "moe_intermediate_size": 1536, "num_hidden_layers": 47, "num_attention_heads": 20,
+    "num_key_value_heads": 20, "n_routed_experts": 64, "routed_scaling_factor": 1.8,
+    "q_lora_rank": 768, "v_head_dim": 256, "qk_nope_head_dim": 192, "n_group": 1, "topk_group": 1,
+    "num_experts_per_tok": 4, "first_k_dense_replace": 1, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 202752,
+}  # fmt: skip
+
 # In the order of the README's table.
 FAMILIES = (
     Family(
@@ -98,6 +123,15 @@ FAMILIES = (
                 "head_dim": 64, "num_key_value_heads": 8, "sliding_window": 128,
                 "max_position_embeddings": 131072,
             },
+        },
+    ),
+    Family(
+        "deepseek", "DeepSeek V2, V3 and R1, Moonlight, Kimi-K2, GLM-4.7-Flash",
+        ("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"),
+        class_prefixes={"kimi_k2": ("DeepseekV3",)},
+        defaults={
+            "deepseek_v2": _DEEPSEEK_V2, "deepseek_v3": _DEEPSEEK_V3, "kimi_k2": _DEEPSEEK_V3,
+            "glm4_moe_lite": _GLM4_MOE_LITE,
         },
     ),
     Family(

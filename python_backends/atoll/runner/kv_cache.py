@@ -41,7 +41,10 @@ def allocate(
             continue
         shape = (num_blocks, block_size, spec.num_kv_heads)
         keys = _zeros((*shape, spec.head_dim), dtype, device)
-        values = _zeros((*shape, spec.value_dim or spec.head_dim), dtype, device)
+        if spec.values_in_keys:
+            values = keys[..., : spec.value_width]
+        else:
+            values = _zeros((*shape, spec.value_width), dtype, device)
         caches.append(LayerCache(keys, values, windows.index(spec.window)))
     return tuple(caches)
 

@@ -18,6 +18,11 @@ def grouped_qkv(num_heads: int, num_kv_heads: int, head_dim: int) -> Tensor:
     return torch.cat([q.flatten(), k.flatten(), v.flatten()])
 
 
+def unpaired(width: int) -> Tensor:
+    """Features 0, 2, 4, ... and then 1, 3, 5, ..., (width,) int64."""
+    return torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+
+
 def unpaired_qkv(num_heads: int, num_kv_heads: int, head_dim: int, width: int) -> Tensor:
     """Rows [q; k; v] of projections whose rotary pairs stand side by side, (rows,) int64.
 
@@ -28,7 +33,7 @@ def unpaired_qkv(num_heads: int, num_kv_heads: int, head_dim: int, width: int) -
         width: rotated features of a head.
     """
     order = torch.arange(head_dim)
-    order[:width] = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+    order[:width] = unpaired(width)
     num_rotated = num_heads + num_kv_heads
     rows = torch.arange((num_rotated + num_kv_heads) * head_dim).view(-1, head_dim)
     return torch.cat([rows[:num_rotated, order].flatten(), rows[num_rotated:].flatten()])

@@ -85,7 +85,7 @@ def load_weights(
         else:
             module.load(group, options)
             _copy_from_file(module)
-    _report_left_over(reader, table, prefix)
+    _report_left_over(reader, table, prefix, getattr(model.config, "num_layers", 0))
 
 
 def layout(
@@ -123,13 +123,19 @@ def _require_tying(config: Any, folder: Path, name: str, group: LayerTensors) ->
         )
 
 
-def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str) -> None:
+def _report_left_over(
+    reader: CheckpointReader, table: WeightMap, prefix: str, num_layers: int
+) -> None:
     """Fails on tensors of layers that the model lacks; logs tensors of other heads.
 
     A sixth layer in the file of a model configured with five means that one of them is wrong. What
     lies beside a language model has to be a known part for images or sound.
     """
     left = [name for name in reader.names() if name not in reader.read]
+    extra = _extra_layers(left, table, prefix, num_layers)
+    if extra:
+        logger.info("%s: layers not used: %s", reader.folder, extra)
+        left = [name for name in left if not name.startswith(tuple(extra))]
     patterns = [re.compile(p) for p in _layer_patterns(table, prefix)]
     surplus = [name for name in left if any(p.fullmatch(name) for p in patterns)]
     ends = tuple(f".{alias}" for names in ALIASES.values() for alias in names)
@@ -143,6 +149,21 @@ def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str) -
         raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
     if left:
         logger.info("%s: %d tensors are not used: %s", reader.folder, len(left), left[:6])
+
+
+def _extra_layers(
+    names: Sequence[str], table: WeightMap, prefix: str, num_layers: int
+) -> list[str]:
+    """How the names of layers begin that are there for another use, from the model's last on."""
+    if not table.extra_layers:
+        return []
+    start, mark = (prefix + table.extra_layers).split("{i}")
+    found = []
+    for layer in range(num_layers, num_layers + len(names)):
+        if not any(name.startswith(f"{start}{layer}{mark}.") for name in names):
+            break
+        found.append(f"{start}{layer}.")
+    return found
 
 
 def _layer_patterns(table: WeightMap, prefix: str) -> list[str]:

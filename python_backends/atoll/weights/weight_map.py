@@ -79,6 +79,8 @@ class WeightMap:
     tied: our module -> our module whose weight it shares when its own is not in the file.
     complete: weights and biases whose names begin so, behind the prefix, must all be used: a norm
         or an adapter that the architecture does not know changes every answer.
+    extra_layers: what every layer has that a file holds beyond the model's last for another use;
+        such layers are not read. ``{i}`` is the layer.
     buffers: endings of names that are neither, though they read like it (masks).
     input_scales: our module -> a module of the checkpoint whose ``scales`` divide its inputs (AWQ
         puts them behind activations that no linear layer could absorb).
@@ -90,6 +92,7 @@ class WeightMap:
     tied: Mapping[str, str] = field(default_factory=dict)
     input_scales: Mapping[str, str] = field(default_factory=dict)
     complete: Sequence[str] = ()
+    extra_layers: str = ""
     buffers: Sequence[str] = ()
 
     def prefix(self, reader: CheckpointReader) -> str | None:

@@ -16,6 +16,7 @@ from transformers.models.falcon import modeling_falcon
 
 from tiny.checkpoint import Tensors, Variant
 from tiny.coheres import COHERE, GLM, OLMO3
+from tiny.deepseeks import DEEPSEEK
 from tiny.gemmas import GEMMA
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
 from tiny.nested import NESTED
@@ -298,4 +299,5 @@ PHI = (
 DECODERS = (
     *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
     *OTHERS, *GEMMA, *NESTED, *COHERE, *OLMO3, *GLM,
+    *DEEPSEEK,
 )  # fmt: skip

@@ -124,6 +124,7 @@ FAMILIES = (
             "cohere-qk-norms", "cohere2", "olmo3", "glm", "glm4",
             "gemma", "gemma2", "gemma3", "gemma3-old",
             "gpt-oss", "gpt-oss-dense",
+            "moonlight", "kimi-k2",
         )
     ),
     _variant("ministral3", _decoded, hf.AutoModelForImageTextToText),
