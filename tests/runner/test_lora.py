@@ -123,7 +123,7 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("cohere2", ["q_proj", "v_proj", "down_proj"], "model."),
         ("glm4", ["k_proj", "gate_up_proj"], "model."),
         ("mistral3", r".*language_model.*\.(q|down)_proj", ""),
-        ("gemma3", ["v_proj", "gate_proj"], "model."),
+        ("gemma3-saved-again", r".*language_model.*\.(v|gate)_proj", ""),
         ("gpt-oss", ["q_proj", "v_proj", "o_proj"], "model."),
         ("moonlight", ["q_proj", "kv_a_proj_with_mqa", "o_proj"], "model."),
         ("deepseek-v2", ["q_a_proj", "q_b_proj"], "model."),

@@ -193,13 +193,27 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
     ),
     "images beside a text": (
         {
+            "model_type": "gemma3n",
+            "architectures": ["Gemma3nForConditionalGeneration"],
+            **VISION,
+            "text_config": {**QWEN3, "model_type": "gemma3n_text"},
+        },
+        {},
+        "Gemma3nForConditionalGeneration has vision_config",
+    ),
+    "a soft cap beside images, native": (
+        {
             "model_type": "gemma3",
             "architectures": ["Gemma3ForConditionalGeneration"],
             **VISION,
-            "text_config": {**QWEN3, "model_type": "gemma3_text"},
+            "text_config": {
+                **QWEN3,
+                "model_type": "gemma3_text",
+                "final_logit_softcapping": 30.0,
+            },
         },
         {},
-        "Gemma3ForConditionalGeneration has vision_config",
+        "final_logit_softcapping is 30.0; transformers' Gemma3ForConditionalGeneration",
     ),
     "images in a native family": ({**LLAMA, "mm_vision_tower": "clip"}, {}, "has mm_vision_tower"),
     "sound": (

@@ -215,6 +215,7 @@ FAMILIES = (
 # model_type of models that take images or sound besides -> model_types of the text part, of which
 # alone is served; the first where ``text_config`` does not say it.
 NESTED: Mapping[str, tuple[str, ...]] = {
+    "gemma3": ("gemma3_text",),
     "mistral3": ("mistral", "ministral3"),
 }
 

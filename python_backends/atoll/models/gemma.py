@@ -24,12 +24,12 @@ from atoll.models.config_fields import (
     whole_head_rope,
 )
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import WeightMap
+from atoll.weights.weight_map import TEXT_PREFIXES, WeightMap
 
 WEIGHTS = WeightMap(
     anchor="embed_tokens",
     complete=("layers.",),
-    prefixes=("model.", ""),
+    prefixes=("model.", "", *TEXT_PREFIXES),
     modules={
         "embed": "embed_tokens",
         "blocks.{i}.norm1": "layers.{i}.input_layernorm",
@@ -94,7 +94,7 @@ class Config(DecoderConfig):
             bias=f.flag("attention_bias", default=False),
             scale=None if generation == 1 else f.size("query_pre_attn_scalar", default=256) ** -0.5,
             softcap=None if generation == 1 else _score_softcap(f, generation),
-            logit_softcap=None if generation == 1 else _softcap(f, "final_logit_softcapping"),
+            logit_softcap=None if generation == 1 else _logit_softcap(f),
             windows=_windows(f, num_layers, generation),
             rope=rope,
             local_rope=local_rope,
@@ -117,6 +117,17 @@ def _score_softcap(f: Fields, generation: int) -> float | None:
     if generation == 3 and found is not None:
         # transformers' class has the key, and does not cap.
         raise ConfigError(f"{f.source}: attn_logit_softcapping is {found}; only null is supported")
+    return found
+
+
+def _logit_softcap(f: Fields) -> float | None:
+    found = _softcap(f, "final_logit_softcapping")
+    nested = "Gemma3ForConditionalGeneration"
+    if found is not None and nested in f.texts("architectures"):
+        raise ConfigError(
+            f"{f.source}: final_logit_softcapping is {found}; transformers' {nested} does not cap, "
+            "so that only null is supported"
+        )
     return found
 
 

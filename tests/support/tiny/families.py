@@ -127,7 +127,10 @@ FAMILIES = (
             "moonlight", "kimi-k2",
         )
     ),
-    _variant("ministral3", _decoded, hf.AutoModelForImageTextToText),
+    *(
+        _variant(name, _decoded, hf.AutoModelForImageTextToText)
+        for name in ("ministral3", "gemma3-saved-again")
+    ),
     *(
         _variant(name, _decoded, None)
         for name in (

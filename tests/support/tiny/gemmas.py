@@ -6,6 +6,7 @@ import transformers as hf
 
 from tiny.checkpoint import Tensors, Variant
 from tiny.llamas import VOCAB
+from tiny.nested import saved_again
 
 SIZES: dict[str, Any] = dict(
     vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
@@ -34,10 +35,9 @@ def _gemma3(**changes: Any) -> Any:
 
 def _centre(model: Any, tensors: Tensors) -> None:
     """Norms as trained ones are: their scales, less one, are about zero."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in [*model.named_parameters(), *tensors.items()]:
         if "norm" in name:
             parameter.data -= 1
-            tensors[name] = parameter.data.clone()
 
 
 LINEAR = {"rope_type": "linear", "factor": 8.0}
@@ -60,6 +60,30 @@ GEMMA3_OLD = {
     "rope_scaling": LINEAR, "attn_logit_softcapping": None, "final_logit_softcapping": None, **OLD,
 }  # fmt: skip
 
+SIGLIP = dict(
+    model_type="siglip_vision_model", hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+    num_attention_heads=2, image_size=28, patch_size=14, vision_use_head=False,
+)  # fmt: skip
+# What published files say of the text part: heads, window pattern and rotations are left out.
+NESTED_TEXT: dict[str, Any] = dict(
+    model_type="gemma3_text", vocab_size=VOCAB, hidden_size=64, intermediate_size=96,
+    num_hidden_layers=7, rope_scaling=LINEAR, sliding_window=7,
+)  # fmt: skip
+NESTED_OLD = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+    "boi_token_index": 5, "eoi_token_index": 6, "image_token_index": 7, "mm_tokens_per_image": 1,
+    "torch_dtype": "float32", "text_config": NESTED_TEXT, "vision_config": SIGLIP,
+}  # fmt: skip
+
+
+def _nested(**changes: Any) -> Any:
+    config = hf.Gemma3Config(
+        text_config={**NESTED_TEXT, **changes}, vision_config=SIGLIP, mm_tokens_per_image=1,
+        image_token_id=7, boi_token_index=5, eoi_token_index=6, attn_implementation="eager",
+    )  # fmt: skip
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
 GEMMA = (
     Variant("gemma", _gemma, hooks=_centre),
     Variant("gemma-old", lambda: _gemma(num_key_value_heads=1), hooks=_centre,
@@ -73,4 +97,9 @@ GEMMA = (
         layer_types=["full_attention", "sliding_attention", "full_attention"],
     ), hooks=_centre),
     Variant("gemma3-old", lambda: _gemma3(rope_scaling=LINEAR), hooks=_centre, config=GEMMA3_OLD),
+    Variant("gemma3-nested", _nested, hooks=_centre, config=NESTED_OLD),
+    Variant("gemma3-saved-again", lambda: _nested(
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=24,
+        sliding_window_pattern=3,
+    ), hooks=_centre, rename=saved_again),
 )  # fmt: skip
