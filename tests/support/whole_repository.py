@@ -59,6 +59,8 @@ DECODER_LAYOUTS = {
     "facebook/galactica": "galactica-large",
     "facebook/opt": "opt",
     "EleutherAI/": "gpt-neox-old",
+    "google/gemma-3-1b": "gemma3-old",
+    "google/gemma-3": "gemma3-nested",
     "openai/gpt-oss": "gpt-oss",
     "openai-community/": "gpt2-no-prefix",
     "ibm-granite/": "granite-tied",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
-from atoll.models.families import DECODERS, ENCODERS, FAMILIES
+from atoll.models.families import DECODERS, ENCODERS, FAMILIES, NESTED
 from atoll.models.registry import architecture
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
@@ -23,7 +23,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 def file_of(entry: Entry) -> str:
     """Name of the file in ``atoll/models`` that implements an entry's architecture."""
-    raw: dict[str, Any] = {"model_type": entry.model_type}
+    kinds = NESTED.get(entry.model_type, (entry.model_type,))
+    raw: dict[str, Any] = {"model_type": kinds[0]}
     for start, more in _FIELDS.items():
         if entry.model_id.startswith(start):
             raw.update(more)

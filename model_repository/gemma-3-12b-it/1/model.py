@@ -1,0 +1,5 @@
+"""gemma-3-12b-it: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
