@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.layers import parallel
 from atoll.layers.adapted import AdaptedLinear
 from atoll.layers.linear import Linear
 from atoll.layers.mlp import GatedMLP
@@ -100,13 +101,14 @@ class MixtureOfExperts(nn.Module):
         bias: of the layers of every expert. block: see ``GatedMLP``.
         """
         super().__init__()
+        self.num_experts = num_experts
         self.routing, self.activation, self.shared = routing, activation, shared
         if router is None:
             router = Linear(hidden_size, num_experts, bias=False, quantizable=False)
         self.router: nn.Module = router
         self.experts = nn.ModuleList(
             Expert(hidden_size, intermediate_size, activation, bias, bias, block)
-            for _ in range(num_experts)
+            for _ in range(parallel.num_made(num_experts))
         )
         self._packed: kernels.PackedExperts | None = None
 

@@ -25,7 +25,7 @@ from atoll_kernels import collectives
 
 __all__ = [
     "ONE_RANK", "HeadParts", "Part", "Shard", "building", "copies_of_heads", "current",
-    "gather", "heads", "part", "reduction", "vocabulary",
+    "gather", "heads", "num_made", "part", "reduction", "sketching", "vocabulary",
 ]  # fmt: skip
 
 # Heads of zeros cost as much as others: at most one for so many.
@@ -34,6 +34,7 @@ _MOST_FILLED = 1 / 8
 _VOCABULARY_MULTIPLE = 8
 
 _building: ContextVar[Shard] = ContextVar("shard", default=ONE_RANK)
+_sketching: ContextVar[bool] = ContextVar("sketching", default=False)
 
 
 @contextmanager
@@ -44,6 +45,24 @@ def building(shard: Shard) -> Iterator[None]:
         yield
     finally:
         _building.reset(token)
+
+
+@contextmanager
+def sketching() -> Iterator[None]:
+    """Of the experts of a layer, which are all alike, those made inside have the first alone.
+
+    Such a model tells shapes and cannot be loaded. Thousands of experts would take seconds to make.
+    """
+    token = _sketching.set(True)
+    try:
+        yield
+    finally:
+        _sketching.reset(token)
+
+
+def num_made(num_experts: int) -> int:
+    """How many of so many experts are made."""
+    return min(num_experts, 1) if _sketching.get() else num_experts
 
 
 def current() -> Shard:

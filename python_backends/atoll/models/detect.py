@@ -89,6 +89,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         return found
     import torch
 
+    from atoll.layers.parallel import sketching
     from atoll.models import families, load_options, registry
     from atoll.weights.parts import ONE_RANK, Shard
     from atoll.weights.quantization import METHODS, scheme_for
@@ -98,12 +99,13 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         scheme_for(method)
     table = families.DECODERS if found.task == "generate" else families.ENCODERS
     checkpoint = registry.Checkpoint.open(transformer_folder(folder))
-    registry.plan(
-        checkpoint, table,
-        getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
-        method if method in METHODS else None,
-        Shard(size=settings.num_shard or 1) if found.task == "generate" else ONE_RANK,
-    )  # fmt: skip
+    with sketching():
+        registry.plan(
+            checkpoint, table,
+            getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
+            method if method in METHODS else None,
+            Shard(size=settings.num_shard or 1) if found.task == "generate" else ONE_RANK,
+        )  # fmt: skip
     if found.task == "generate":
         load_options.rescaled(checkpoint, settings)
     return replace(found, notes=(*found.notes, *load_options.longrope_notes(checkpoint, settings)))

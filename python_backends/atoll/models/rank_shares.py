@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from atoll.layers.linear import Linear
-from atoll.layers.parallel import Shard
+from atoll.layers.parallel import Shard, sketching
 from atoll.models.registry import build_part, shard_sizes
 from atoll.weights.quantization import Quantization
 
@@ -54,7 +54,8 @@ def rank_shares(
 
 
 def _share(module: ModuleType, config: Any, storage: Storage, size: int) -> RankShare:
-    model: Any = build_part(module, config, Shard(size=size))
+    with sketching():
+        model: Any = build_part(module, config, Shard(size=size))
     cache = sum(spec.bytes_per_token(storage.dtype) for spec in model.cache_specs())
     return RankShare(size, _weight_bytes(model, storage), cache)
 
@@ -66,8 +67,15 @@ def _weight_bytes(model: nn.Module, storage: Storage) -> int:
             bits = storage.dtype.itemsize * 8.0
             if isinstance(layer, Linear) and kind == "weight":
                 bits = _bits(name, layer, model, storage)
-            total += parameter.numel() * bits / 8
+            total += parameter.numel() * _num_alike(name, model) * bits / 8
     return round(total)
+
+
+def _num_alike(name: str, model: nn.Module) -> int:
+    """How many layers one of a sketched model stands for."""
+    mixture, found, _ = name.partition(".experts.")
+    experts: Any = model.get_submodule(mixture) if found else None
+    return experts.num_experts if found else 1
 
 
 def _bits(name: str, layer: Linear, model: Any, storage: Storage) -> float:

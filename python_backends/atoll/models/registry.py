@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
-from atoll.layers.parallel import ONE_RANK, Shard, building
+from atoll.layers.parallel import ONE_RANK, Shard, building, sketching
 from atoll.models import fallback, nested
 from atoll.models.families import CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
@@ -104,7 +104,8 @@ def shard_sizes(module: ModuleType, config: Any) -> list[int]:
     config: a ``Config`` of the module.
     """
     shallow = replace(config, num_layers=1)
-    return [size for size in range(1, _MOST_RANKS + 1) if _divides(module, shallow, size)]
+    with sketching():
+        return [size for size in range(1, _MOST_RANKS + 1) if _divides(module, shallow, size)]
 
 
 def _divides(module: ModuleType, config: Any, size: int) -> bool:
