@@ -53,6 +53,10 @@ def test_experts_stay_in_4_bits(folder: Path, size: int) -> None:
     held = sum(tensor.nbytes for layer in experts for tensor in layer.packed.tensors)
     weights = sum(layer.in_features * layer.out_features for layer in experts)
     assert held == weights * 4.25 / 8
+    others = sum(parameter.numel() for parameter in model.parameters()) - weights
+    storage = Storage(torch.float32, quantization=MXFP4)
+    (share,) = rank_shares(gpt_oss, model.config, storage, (size,))
+    assert share.weight_bytes == held + others * 4
     # Of 288 features each of two ranks has 160, the second 32 of them zeros.
     assert experts[1].in_features == (288 if size == 1 else 160)
 
@@ -163,14 +167,15 @@ def test_the_setting_that_names_the_format(folder: Path, tmp_path: Path) -> None
         load_decoder(Checkpoint.open(tmp_path), options)
 
 
-def test_memory_of_a_published_model() -> None:
-    """Also over 4 and 8 GPUs, where 90 blocks of 32 features become 92 and 96."""
-    raw, sizes = json.loads((HUB / "openai__gpt-oss-20b.json").read_text()), (1, 2, 4, 8)
+@pytest.mark.parametrize(("name", "gibibytes"), [("20b", 12.8), ("120b", 60.8)])
+def test_memory_of_the_published_models(name: str, gibibytes: float) -> None:
+    """The model card's sizes; over 4 and 8 GPUs, 90 blocks of 32 features become 92 and 96."""
+    raw, sizes = json.loads((HUB / f"openai__gpt-oss-{name}.json").read_text()), (1, 2, 4, 8)
     assert Quantization.read(HUB, raw) == MXFP4
     config = gpt_oss.Config.from_hf(raw)
     assert config.windows[:4] == (128, None, 128, None)
     storage = Storage(torch.bfloat16, quantization=MXFP4)
     shares = rank_shares(gpt_oss, config, storage, sizes)
-    found = [share.weight_bytes / 1e9 for share in shares]
-    assert found[0] == pytest.approx(12.9, abs=0.05)
+    found = [share.weight_bytes / 2**30 for share in shares]
+    assert found[0] == pytest.approx(gibibytes, abs=0.05)
     assert found == pytest.approx([found[0] / size for size in sizes], rel=0.08)

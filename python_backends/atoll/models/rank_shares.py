@@ -86,8 +86,8 @@ def _bits(name: str, layer: Linear, model: Any, storage: Storage) -> float:
         if scheme == "dense":
             return 0.0 if model.config.tie_word_embeddings else plain
         return _BITS["int8"]
-    if q is not None and q.method == "mxfp4" and q.covers(name):
-        return 4 + 8 / q.group_size
+    if q is not None and q.method == "mxfp4":
+        return 4 + 8 / q.group_size if q.covers(name) else _BITS.get(scheme, plain)
     if q is not None and q.bits == 4 and layer.quantizable and scheme != "int8":
         # Kernels want groups of one size, and a part of the inputs has some of every group.
         is_scattered = bool(q.act_order) and not layer.inputs.is_whole
