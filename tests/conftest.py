@@ -6,6 +6,7 @@ servers, which take seconds and a gigabyte to start. Folders that take longest c
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,13 @@ FIRST = ("server", "clients", "kernels")
 # Files whose tests take long and share nothing: each test goes to whichever worker is free.
 APART = (
     "kernels/gpu/test_compile.py", "kernels/gpu/test_interpreted.py", "kernels/test_forced.py",
+)  # fmt: skip
+# Files with few tests that take long, which would otherwise be left for the end, when other workers
+# have nothing to do.
+LONG = (
+    "test_repository", "test_serve_command", "test_ranks", "test_launcher_ends", "test_crashes",
+    "test_linked_crashes", "test_stopping", "test_versions", "test_soak", "test_full_shared_memory",
+    "test_generation_features", "test_folder_names", "test_faults", "test_benchmark",
 )  # fmt: skip
 
 
@@ -46,7 +54,8 @@ class ByFolder(LoadFileScheduling):
         def rank(unit: str) -> tuple[bool, bool, int, bool]:
             folder = _folder(unit)
             place = FIRST.index(folder) if folder in FIRST else len(FIRST)
-            return folder != own, folder in others, place, "::" not in unit
+            is_long = "::" in unit or Path(unit).stem in LONG
+            return folder != own, folder in others, place, not is_long
 
         # Among equals, the first in the queue: the file with most tests.
         unit = min(self.workqueue, key=rank)
