@@ -14,7 +14,7 @@ from atoll.cli.shard_table import MODELS, SIZES, shares
 from atoll.layers.parallel import Shard
 from atoll.models.families import DECODERS
 from atoll.models.rank_shares import RankShare, Storage, rank_shares
-from atoll.models.registry import Checkpoint, architecture, load_decoder
+from atoll.models.registry import Checkpoint, architecture, load_decoder, shard_sizes
 from atoll.runner.kv_cache import bytes_per_token
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import Quantization
@@ -69,8 +69,21 @@ def test_sizes_that_do_not_divide_are_left_out() -> None:
     assert sizes["Galactica-30B"] == [1, 2, 4, 8]
 
 
+def test_every_kind_of_layer_decides() -> None:
+    """Only the first was asked, which has no experts here."""
+    raw = {**_hub("Qwen__Qwen1.5-MoE-A2.7B"), "mlp_only_layers": [0]}
+    for intermediate_size, sizes in ((1408, [1, 2, 4, 8, 16]), (1404, [1, 2, 4])):
+        raw["moe_intermediate_size"] = intermediate_size
+        module = architecture(raw, DECODERS)
+        assert shard_sizes(module, module.Config.from_hf(raw)) == sizes
+        found = _shares(raw, Storage(), *range(1, 17))
+        assert [share.num_shard for share in found] == sizes
+
+
 @pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "mixtral", "starcoder", "opt-350m"])
+@pytest.mark.parametrize(
+    "name", ["llama", "llama-tied", "mixtral", "qwen2-moe", "starcoder", "opt-350m"]
+)
 def test_loaded_models_hold_it(name: str, size: int, tmp_path: Path) -> None:
     write(next(variant for variant in VARIANTS if variant.name == name), tmp_path)
     _assert_held(tmp_path, size)

@@ -21,6 +21,7 @@ from atoll.catalogue import (
     write_repository,
 )
 from atoll.cli.choose import checkout_repository
+from atoll.cli.model_fit import named, shares_of, weight_bytes
 from atoll.cli.options import AsJson, Revision, print_json
 from atoll.cli.tables import print_table
 from atoll.config import Settings
@@ -65,8 +66,6 @@ def info(
     """Show what a checkpoint is and what would run it; fails with the server's message if the
     server would refuse it.
     """
-    from atoll.cli.model_fit import named, shares_of, weight_bytes  # torch takes seconds to import
-
     known, model_id, own = named(model)
     folder = resolve(model_id, revision, with_weights=False)
     trunk = transformer_folder(folder)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from atoll.cli.checks import CHECKS, Finding, Machine, gpu_memory
+from atoll.cli.model_fit import fit
 from atoll.cli.options import AsJson, print_json
 from atoll.cli.tables import print_table
 
@@ -40,8 +41,6 @@ def doctor(
     machine = Machine(server, (http_port, grpc_port, metrics_port, port, gateway_grpc_port))
     findings = [finding for check in CHECKS for finding in check(machine)]
     if model:
-        from atoll.cli.model_fit import fit  # torch takes seconds to import
-
         findings += [fit(name, gpu_memory()) for name in model]
     if as_json:
         print_json([asdict(finding) for finding in findings])

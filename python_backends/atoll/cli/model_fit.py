@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atoll.catalogue import Detected, Entry, decide
 from atoll.cgroup import available_memory
@@ -16,9 +16,11 @@ from atoll.cli.checks import Finding
 from atoll.cli.choose import catalogue_entry
 from atoll.config import Settings
 from atoll.errors import AtollError
-from atoll.models.rank_shares import RankShare, Storage, rank_shares
 from atoll.weights.files import resolve
 from atoll.weights.modules import transformer_folder
+
+if TYPE_CHECKING:
+    from atoll.models.rank_shares import RankShare
 
 MOST_GPUS = 16
 # Of a device's memory; the rest is for the cache and activations.
@@ -49,6 +51,7 @@ def shares_of(folder: Path, detected: Detected, settings: Settings) -> list[Rank
     import torch
 
     from atoll.models import families, registry
+    from atoll.models.rank_shares import Storage, rank_shares
     from atoll.weights.quantization import Quantization, scheme_for
 
     raw = registry.Checkpoint.open(folder).raw
@@ -75,6 +78,8 @@ def fit(model: str, gpu_bytes: Sequence[int]) -> Finding:
     except AtollError as error:
         return Finding(model, "fail", str(error), "see the message")
     if not shares:
+        from atoll.models.rank_shares import RankShare
+
         # Such a model is never divided: its files say what it takes.
         shares = [RankShare(1, weight_bytes(transformer_folder(folder)), 0)]
     return _judged(model, shares, gpu_bytes)

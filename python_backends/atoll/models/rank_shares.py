@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from atoll.errors import ConfigError
 from atoll.layers.linear import Linear
 from atoll.layers.parallel import Shard, sketching
-from atoll.models.registry import build_part, shard_sizes
+from atoll.models.registry import build_part
 from atoll.weights.quantization import Quantization
 
 # Of weights that are quantised at load, scales and zeros included.
@@ -49,13 +50,17 @@ def rank_shares(
 
     module: an architecture's file. config: its ``Config``.
     """
-    fitting = set(shard_sizes(module, config))
-    return [_share(module, config, storage, size) for size in sizes if size in fitting]
+    found = (_share(module, config, storage, size) for size in sizes)
+    return [share for share in found if share is not None]
 
 
-def _share(module: ModuleType, config: Any, storage: Storage, size: int) -> RankShare:
-    with sketching():
-        model: Any = build_part(module, config, Shard(size=size))
+def _share(module: ModuleType, config: Any, storage: Storage, size: int) -> RankShare | None:
+    """None: the model cannot be divided so."""
+    try:
+        with sketching():
+            model: Any = build_part(module, config, Shard(size=size))
+    except ConfigError:
+        return None
     cache = sum(spec.bytes_per_token(storage.dtype) for spec in model.cache_specs())
     return RankShare(size, _weight_bytes(model, storage), cache)
 

@@ -103,9 +103,8 @@ def shard_sizes(module: ModuleType, config: Any) -> list[int]:
 
     config: a ``Config`` of the module.
     """
-    shallow = replace(config, num_layers=1)
     with sketching():
-        return [size for size in range(1, _MOST_RANKS + 1) if _divides(module, shallow, size)]
+        return [size for size in range(1, _MOST_RANKS + 1) if _divides(module, config, size)]
 
 
 def _divides(module: ModuleType, config: Any, size: int) -> bool:
