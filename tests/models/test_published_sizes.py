@@ -39,6 +39,7 @@ PUBLISHED = {
     "bigscience__bloom-560m": 559_214_592,
     "bigscience__bloom_n_head_variant": 1_065_314_304,
     "codellama__CodeLlama-7b-hf": 6_738_546_688,
+    "deepseek-ai__DeepSeek-V2-Lite": 15_706_484_224,
     "facebook__galactica-125m": 125_030_400,
     "facebook__galactica-30b": 29_968_103_424,
     "facebook__opt-125m": 125_239_296,
@@ -80,6 +81,8 @@ PUBLISHED = {
     "tiiuae__falcon-7b": 6_921_720_704,
     "tiiuae__falcon-7b_original_RW_revision": 6_921_720_704,
     "tiiuae__falcon-rw-1b": 1_311_625_216,
+    # Its card says 30B.
+    "zai-org__GLM-4.7-Flash": 29_943_393_920,
 }
 
 

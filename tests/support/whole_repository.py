@@ -56,6 +56,8 @@ DECODER_LAYOUTS = {
     "codellama/": "llama-theta",
     "tiiuae/falcon-40b": "falcon-40b-old",
     "tiiuae/": "falcon-7b",
+    "deepseek-ai/": "deepseek-v2-lite",
+    "zai-org/": "glm-4.7-flash",
     "facebook/galactica": "galactica-large",
     "facebook/opt": "opt",
     "EleutherAI/": "gpt-neox-old",

@@ -1,0 +1,5 @@
+"""deepseek-v2-lite: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
