@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import write
 from tiny.gpt_oss import GPT_OSS, from_mxfp4
@@ -80,6 +81,15 @@ def test_rows_are_those_of_the_file(folder: Path) -> None:
     found = packed.forward(torch.eye(64)).t() - packed.bias.unsqueeze(1)
     expected = torch.cat([stored[0::2], stored[1::2]])
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
+def test_transformers_reads_the_same(folder: Path) -> None:
+    """Its own reader of the format, which expands the experts."""
+    reference = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = reference(torch.tensor([IDS]), use_cache=False).logits[0]
+    found = PagedRunner(_load(folder)).step({"a": IDS})["a"]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
