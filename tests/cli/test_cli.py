@@ -76,7 +76,9 @@ def test_info_tells_what_a_model_is() -> None:
 def test_info_tells_what_each_gpu_would_hold() -> None:
     """SmolLM2 has three key-value heads: three ranks hold a third each, but for the norms."""
     code, out, _ = atoll("info", "smollm2-135m-instruct", "--json")
-    whole, third = json.loads(out)["ranks"]
+    facts = json.loads(out)
+    assert (facts["tool_call_parser"], facts["reasoning_parser"]) == ("json", "none")
+    whole, third = facts["ranks"]
     assert code == 0 and (whole["num_shard"], third["num_shard"]) == (1, 3)
     assert whole["cache_bytes_per_token"] == 3 * third["cache_bytes_per_token"] == 23040
     norms = 61 * 576 * 2

@@ -25,6 +25,7 @@ TEMPLATES = {
     "<|start_of_role|> <|tool_call|>": ("granite", "none"),
     "<|start_of_role|> <tool_call>[": ("granite", "none"),
     "<|start_of_role|> Here is my thought process:": ("json", "granite"),
+    "<|tool_call|> <think></think> <response></response>": ("granite", "granite3.3"),
     "<tool_call>\\n<function=a>\\n<parameter=b>\\n</tool_call>": ("qwen3_coder", "none"),
     "[TOOL_CALLS] [THINK]": ("mistral", "mistral"),
     "<|start|>assistant<|channel|>": ("openai", "openai_gptoss"),
@@ -51,12 +52,12 @@ def test_the_template_tells_the_formats(template: str) -> None:
 
 def test_a_setting_that_names_no_format() -> None:
     with pytest.raises(ConfigError, match="tool_call_parser is 'gpt'; known: .*hermes"):
-        facts("", "gpt", None)
+        facts({"default": ""}, "gpt", None)
     with pytest.raises(ConfigError, match="reasoning_parser is 'gpt'; known: .*qwen3"):
-        facts("", None, "gpt")
+        facts({"default": ""}, None, "gpt")
     with pytest.raises(ConfigError, match="reasoning_parser is 'qwen3', but .* no chat template"):
-        facts(None, None, "qwen3")
-    assert facts(None, None, None) == {}
+        facts({}, None, "qwen3")
+    assert facts({}, None, None) == {}
 
 
 def test_models_and_gateway_have_the_same_names() -> None:

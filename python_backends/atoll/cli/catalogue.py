@@ -26,9 +26,11 @@ from atoll.cli.options import AsJson, Revision, print_json
 from atoll.cli.tables import print_table
 from atoll.config import Settings
 from atoll.errors import ConfigError
+from atoll.text import chat_formats
+from atoll.text.chat import templates
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
-from atoll.weights.modules import transformer_folder
+from atoll.weights.modules import tokenizer_config, transformer_folder
 
 # What is shown -> the operation that decides it: what packs a linear layer also runs it.
 _OPS = {
@@ -78,6 +80,7 @@ def info(
         "folder": str(folder),
         "weight_bytes": weight_bytes(trunk),
         **_running(trunk, detected),
+        **_formats(folder, detected, settings),
         "ranks": [asdict(share) for share in shares_of(trunk, detected, settings)],
         "settings": own,
     }
@@ -133,6 +136,14 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     table = families.DECODERS if detected.task == "generate" else families.ENCODERS
     module = registry.architecture(registry.Checkpoint.open(folder).raw, table)
     return {**facts, "implementation": module.__name__, "kernels": _kernels()}
+
+
+def _formats(folder: Path, detected: Detected, settings: Settings) -> Mapping[str, str]:
+    """The formats of a generator's tool calls and reasoning."""
+    if detected.task != "generate":
+        return {}
+    found = templates(folder, tokenizer_config(folder))
+    return chat_formats.facts(found, settings.tool_call_parser, settings.reasoning_parser)
 
 
 def _held(share: Mapping[str, int]) -> str:

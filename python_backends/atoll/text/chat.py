@@ -18,6 +18,7 @@ from jinja2.ext import Extension, loopcontrols
 
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat_content import ContentForm, Message, as_text
+from atoll.text.chat_history import HistoryForm
 from atoll.text.chat_options import ROLES, ChatOptions, told_calls
 from atoll.text.sandbox import BoundedEnvironment, bounded
 from atoll.text.tokenizer import Tokenizer
@@ -42,13 +43,15 @@ class ChatTemplate:
             self._variants = {k: environment.from_string(v) for k, v in variants.items()}
             trees = {k: environment.parse(v) for k, v in variants.items()}
             self._forms = {k: ContentForm.of(tree) for k, tree in trees.items()}
+            self._histories = {k: HistoryForm.of(tree) for k, tree in trees.items()}
             self._variables = {k: meta.find_undeclared_variables(t) for k, t in trees.items()}
             self._words = {k: _words(tree) for k, tree in trees.items()}
             self._reads_calls = {k: _reads_calls(tree) for k, tree in trees.items()}
         except Exception as error:
             raise ConfigError(f"the chat template cannot be compiled: {error}") from error
         self._special_tokens = dict(special_tokens)
-        self.source = "\n".join(variants.values())
+        self._own = environment.globals.keys() | special_tokens.keys()
+        self.variants = dict(variants)
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -79,7 +82,7 @@ class ChatTemplate:
                 template refuses them.
         """
         name = self._variant(tools)
-        options.check(self._variables[name])
+        options.check(self._variables[name], self._own)
         asked = [self._of_a_role(name, index, message) for index, message in enumerate(messages)]
         if not self._reads_calls[name]:
             asked = [told_calls(message) for message in asked]
@@ -137,7 +140,7 @@ class ChatTemplate:
     ) -> str:
         try:
             return self._variants[name].render(
-                messages=messages,
+                messages=self._histories[name].given(messages),
                 tools=list(tools) if tools else None,
                 add_generation_prompt=options.add_generation_prompt,
                 **{**self._special_tokens, **options.variables},
@@ -145,6 +148,15 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: it may raise anything
             reason = str(error) or type(error).__name__
             raise ValidationError(f"messages: the chat template refuses them: {reason}") from error
+
+
+def templates(folder: Path, config: Mapping[str, Any]) -> Mapping[str, str]:
+    """A checkpoint's templates by name: .jinja files, or else the key of tokenizer_config.json.
+
+    Raises:
+        ConfigError: see ``ChatTemplate.load``.
+    """
+    return _files(folder) or _named(config.get("chat_template"))
 
 
 def _words(tree: nodes.Template) -> set[str]:

@@ -1,6 +1,6 @@
 """Which format a model has for tool calls and reasoning: told by the text of its chat template.
 
-The names are those of vLLM's parsers. The gateway has the parsers themselves.
+The names are those of vLLM's parsers, except for granite3.3. The parsers are the gateway's.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _REASONING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gemma4", ("<|channel>",)),
     ("mistral", ("[THINK]",)),
     ("granite", ("Here is my thought process:",)),
+    ("granite3.3", ("<think>", "<response>")),
     ("qwen3", ("<think>", "</think>")),
     # The template only removes earlier reasoning: the model begins with it.
     ("deepseek_r1", ("</think>",)),
@@ -79,16 +80,18 @@ def chat_formats(
 
 
 def facts(
-    template: str | None, tool_call_parser: str | None, reasoning_parser: str | None
+    templates: Mapping[str, str], tool_call_parser: str | None, reasoning_parser: str | None
 ) -> Mapping[str, str]:
-    """The formats as facts for users and the gateway; none for a model without a template.
+    """The formats as facts for users and the gateway; none for a model without templates.
+
+    templates: all of its templates.
 
     Raises:
         ConfigError: a setting names no format, or the model has no chats.
     """
     named = {"tool_call_parser": tool_call_parser, "reasoning_parser": reasoning_parser}
-    if template is not None:
-        return chat_formats(template, **named)._asdict()
+    if templates:
+        return chat_formats("\n".join(templates.values()), **named)._asdict()
     for name, value in named.items():
         if value is not None:
             raise ConfigError(f"{name} is {value!r}, but the model has no chat template")

@@ -10,6 +10,7 @@ from typing import Any
 
 from atoll.errors import ValidationError
 from atoll.text.chat_content import Message
+from atoll.text.chat_history import parsed_arguments
 
 # Marks the end of the message to continue. Its trailing space shows whether the template trims;
 # transformers does the same.
@@ -69,11 +70,16 @@ class ChatOptions:
         generates = flags["add_generation_prompt"]
         return cls(not goes_on if generates is None else generates, goes_on, prompt, variables)
 
-    def check(self, names: AbstractSet[str]) -> None:
-        """Raises ValidationError: a variable that the template does not read."""
+    def check(self, names: AbstractSet[str], own: AbstractSet[str]) -> None:
+        """Raises ValidationError: a variable that the template does not read, or one of ``own``."""
         for name in self.variables:
+            if name in own:
+                raise ValidationError(
+                    f"chat_template_kwargs.{name} has the name of a variable that chat templates "
+                    "have anyway: it cannot be replaced"
+                )
             if name not in names:
-                known = ", ".join(sorted(names - {*_RESERVED})) or "none"
+                known = ", ".join(sorted(names - {*_RESERVED} - own)) or "none"
                 raise ValidationError(
                     f"chat_template_kwargs.{name}: the chat template reads no variable of this "
                     f"name; it reads: {known}"
@@ -129,7 +135,9 @@ def told_calls(message: Message) -> Message:
         return message
     functions = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
     written = "\n".join(
-        json.dumps({"name": one.get("name"), "arguments": _parsed(one)}, ensure_ascii=False)
+        json.dumps(
+            {"name": one.get("name"), "arguments": parsed_arguments(one)}, ensure_ascii=False
+        )
         if isinstance(one, dict)
         else str(one)
         for one in functions
@@ -138,15 +146,6 @@ def told_calls(message: Message) -> Message:
     if not content:
         return {**message, "content": written}
     return _extended([message], 0, f"\n{written}")[0]
-
-
-def _parsed(function: Mapping[str, Any]) -> Any:
-    """A call's arguments as an object, parsed if they are JSON text."""
-    found = function.get("arguments")
-    try:
-        return json.loads(found) if isinstance(found, str) else found
-    except ValueError:
-        return found
 
 
 def _extended(messages: Sequence[Message], index: int, text: str) -> list[Message]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll_client.gateway.chat_formats.events import Argued, Called, Event, Reading, Reasoned, Said
-from atoll_client.gateway.chat_formats.reader import AnswerReader, Calls, Format, Reasoning
+from atoll_client.gateway.chat_formats.reader import Calls, Format, Reasoning, piped
 from atoll_client.gateway.chat_formats.source import Source
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
@@ -141,7 +141,7 @@ class _Messages:
         """The text of a message, on a line of its own behind others."""
         reading = self._source.pieces(make, *_ENDS, _START, _CHANNEL)
         if make is Said and self._form.calls is not None and self._calls is None:
-            reading = _piped(reading, AnswerReader(Format(calls=self._form.calls)))
+            reading = piped(reading, self._form.calls)
         is_first = True
         while True:
             try:
@@ -154,17 +154,3 @@ class _Messages:
                     yield make("\n")
                 self._begun.add(type(event))
             yield event
-
-
-def _piped(reading: Reading[str], reader: AnswerReader) -> Reading[str]:
-    """Reads the text of a message as calls of another format."""
-    while True:
-        try:
-            event = next(reading)
-        except StopIteration as end:
-            yield from reader.finish()
-            return str(end.value)
-        if event is None:
-            yield None
-        elif isinstance(event, Said):
-            yield from reader.feed(event.text)

@@ -57,6 +57,11 @@ class Reasoning(ABC):
         state: whether the prompt has left reasoning "open", has "closed" it, or neither, "".
         """
 
+    @property
+    def frame(self) -> tuple[str, str] | None:
+        """Tags around the text behind the reasoning, if there are any."""
+        return None
+
     @abstractmethod
     def option(self) -> dict[str, Any]:
         """The model's option ``reasoning``."""
@@ -77,6 +82,8 @@ class Format:
         """The whole answer. state: see ``Reasoning.read``."""
         if self.reasoning is not None:
             yield from self.reasoning.read(source, state)
+            if self.reasoning.frame is not None:
+                yield from self._framed(source, *self.reasoning.frame)
         if self.calls is not None:
             yield from self.calls.read(source)
         else:
@@ -87,6 +94,11 @@ class Format:
         """Special tokens that have to be part of the text."""
         parts = (self.reasoning, self.calls)
         return tuple({m: None for part in parts if part is not None for m in part.markers})
+
+    def _framed(self, source: Source, opening: str, closing: str) -> Reading[None]:
+        if (yield from source.accept(opening)):
+            reading = source.pieces(Said, closing)
+            yield from reading if self.calls is None else piped(reading, self.calls)
 
 
 class AnswerReader:
@@ -147,3 +159,18 @@ def perhaps(source: Source, call: Reading[bool]) -> Reading[bool]:
         return False
     source.commit()
     return found
+
+
+def piped(reading: Reading[str], calls: Calls) -> Reading[str]:
+    """Reads text that was read, the content of a message, for calls; returns the same."""
+    reader = AnswerReader(Format(calls=calls))
+    while True:
+        try:
+            event = next(reading)
+        except StopIteration as end:
+            yield from reader.finish()
+            return str(end.value)
+        if event is None:
+            yield None
+        elif isinstance(event, Said):
+            yield from reader.feed(event.text)

@@ -44,6 +44,7 @@ REASONING_FORMATS: Mapping[str, Reasoning] = {
     "gemma4": Tags("<|channel>thought\n", "<channel|>", token="<|channel>"),
     "glm45": _THINK,
     "granite": Tags("Here is my thought process:", "Here is my response:"),
+    "granite3.3": Tags(tags=("<response>", "</response>")),
     "kimi_k2": _THINK,
     "mistral": Tags("[THINK]", "[/THINK]"),
     "olmo3": _THINK,

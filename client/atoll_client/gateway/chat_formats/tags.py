@@ -18,17 +18,24 @@ from atoll_client.gateway.chat_formats.source import Source
 @dataclass(frozen=True)
 class Tags(Reasoning):
     """begins_inside: an answer begins inside its reasoning unless the prompt has closed it.
-    token: the one with which ``opening`` begins, if it has more."""
+    token: the one with which ``opening`` begins, if it has more. tags: see ``frame``.
+    """
 
     opening: str = "<think>"
     closing: str = "</think>"
     begins_inside: bool = False
     token: str = ""
+    tags: tuple[str, str] | None = None
 
     @property
     def markers(self) -> tuple[str, ...]:
         """See ``Reasoning``."""
         return self.token or self.opening, self.closing
+
+    @property
+    def frame(self) -> tuple[str, str] | None:
+        """See ``Reasoning``."""
+        return self.tags
 
     def option(self) -> dict[str, Any]:
         """See ``Reasoning``."""

@@ -23,7 +23,7 @@ from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
 from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
-from atoll_client.gateway.openai.tools import ToolChoice, with_objects
+from atoll_client.gateway.openai.tools import ToolChoice
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo
 
@@ -72,7 +72,7 @@ async def chat(
     check_answers(context, model, 1, body.n)
     tools = [tool.given() for tool in body.tools or ()]
     choice = ToolChoice.read(body.tools or (), body.tool_choice)
-    messages = with_objects([message.given() for message in body.messages])
+    messages = [message.given() for message in body.messages]
     prompt = Prompt(messages=messages, tools=tools if choice else None)
     bound = constraint(body)
     if choice is not None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,23 +103,3 @@ def _named(functions: dict[str, dict[str, Any]], names: Sequence[Any]) -> dict[s
                 "tool_choice", f"names {name!r}; the tools are {list(functions)}"
             )
     return {name: functions[name] for name in names}
-
-
-def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages with the arguments of earlier calls as objects, as chat templates expect them."""
-    return [
-        {**m, "tool_calls": [_with_object(call) for call in m["tool_calls"]]}
-        if isinstance(m.get("tool_calls"), list)
-        else m
-        for m in messages
-    ]
-
-
-def _with_object(call: Any) -> Any:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
-    except ValueError:
-        return call

@@ -16,7 +16,6 @@ from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.messages import TemplateFields, check_messages
-from atoll_client.gateway.openai.tools import with_objects
 from atoll_client.gateway.tgi import answers
 from atoll_client.gateway.tgi.schemas import GenerateBody, Parameters, check, does_sample, sampling
 from atoll_client.tasks import Prompt, Wanted
@@ -77,7 +76,7 @@ async def chat_tokenize(
     """POST /chat_tokenize: the prompt that the chat template makes of messages."""
     model = context.find(request, body.model, ("generate",))
     check_messages(body.messages)
-    messages = with_objects([message.given() for message in body.messages])
+    messages = [message.given() for message in body.messages]
     tools = [tool.given() for tool in body.tools or ()]
     question = {
         "op": "chat", "messages": messages, "tools": tools or None,

@@ -61,7 +61,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         folder = self.open_checkpoint(args)
         template = ChatTemplate.load(folder, self.tokenizer)
         formats = facts(
-            None if template is None else template.source,
+            {} if template is None else template.variants,
             self.settings.tool_call_parser, self.settings.reasoning_parser,
         )  # fmt: skip
         self.metrics = GenerateMetrics(args["model_name"])

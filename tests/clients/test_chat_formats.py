@@ -1,0 +1,153 @@
+"""Tool calls and reasoning in three formats, by the openai package against a real server.
+
+The models are taught to give the answers (``echo``): what is tested is all that comes after a
+model's tokens, special ones included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import openai
+import pytest
+from echo import told, write_echo
+from gateways import WEATHER, Served, fronted
+from serving import ONE_THREAD
+
+from atoll_client import Client
+
+MESSAGE = "{{ messages[-1].content }}{% if tools %}{% endif %}"
+HERMES = MESSAGE + (
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}"
+    "{% else %}{{ '<think>\n' }}{% endif %}{# <tool_call> </tool_call> #}"
+)
+HARMONY = MESSAGE + "{{ '<|start|>assistant' }}{# <|channel|> #}"
+MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>")
+ROME = '{"city": "Rome"}'
+CALL = f'{{"name": "get_weather", "arguments": {ROME}}}'
+
+
+class Case(NamedTuple):
+    """What a model writes, and what is told of it. behind: what the template adds."""
+
+    model: str
+    answer: str
+    behind: str
+    content: str | None
+    reasoning: str = ""
+    is_called: bool = False
+    more: dict[str, Any] = {}  # noqa: RUF012
+
+
+ANALYSIS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
+OFF = {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
+CASES = [
+    Case("hermes", f"Hm.\n</think>\n\nI look.\n<tool_call>\n{CALL}\n</tool_call>", OPEN,
+         "I look.", "Hm.", True),
+    Case("hermes", "Yes. <b>", CLOSED, "Yes. <b>", more=OFF),
+    Case("hermes", "Hm.", OPEN, "", "Hm."),
+    Case("hermes", "Hm.</think>Yes", OPEN, "Yes",
+         more={"extra_body": {"include_reasoning": False}}),
+    # The grammar of a forced call, and of a format, begins behind the reasoning.
+    Case("hermes", f"Hm.\n</think>{CALL}", OPEN, None, "Hm.", True, {"tool_choice": "required"}),
+    Case("hermes", "Hm.</think>{}", OPEN, "{}", "Hm.",
+         more={"response_format": {"type": "json_object"}, "tool_choice": "none"}),
+    Case("harmony", f"{ANALYSIS}<|channel|>final<|message|>Yes.", "<|start|>assistant", "Yes.",
+         "Hm."),
+    Case("harmony", f"{ANALYSIS}<|channel|>commentary to=functions.get_weather <|constrain|>json"
+         f"<|message|>{ROME}<|call|>", "<|start|>assistant", None, "Hm.", True),
+    Case("harmony", f"{ANALYSIS}<|channel|>final<|message|>{CALL}", "<|start|>assistant", None,
+         "Hm.", True, {"tool_choice": "required"}),
+    Case("xml", "I look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n"
+         "</parameter>\n</function>\n</tool_call>", "", "I look.", is_called=True),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("echoes")
+    templates = {"hermes": (HERMES, ()), "harmony": (HARMONY, MARKERS), "xml": (MESSAGE, ())}
+    for name, (template, markers) in templates.items():
+        write_echo(root / name, template, markers)
+    return {name: root / name for name in templates}
+
+
+@pytest.fixture(scope="module")
+def echoes(checkpoints: dict[str, Path]) -> Iterator[Served]:
+    from atoll.cli.choose import entry_of
+    from atoll.launcher import ServerProcess
+    from atoll.launcher.options import ServerOptions
+
+    own = {"xml": {"tool_call_parser": "qwen3_coder", "max_batch_size": "2"}}
+    entries = tuple(
+        entry_of(str(folder), {"task": "generate", **own.get(name, {})})
+        for name, folder in checkpoints.items()
+    )
+    options = ServerOptions.on_free_ports(
+        entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
+    )
+    with ServerProcess(options) as server, fronted(server) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def client(echoes: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{echoes.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def _asked(checkpoints: dict[str, Path], case: Case) -> dict[str, Any]:
+    content = told(checkpoints[case.model], case.answer, case.behind)
+    return {
+        "model": case.model, "temperature": 0, "tools": [WEATHER],
+        "messages": [{"role": "user", "content": content}], **case.more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model}-{case.answer[:20]}")
+def test_whole_and_streamed(
+    client: openai.OpenAI, checkpoints: dict[str, Path], case: Case
+) -> None:
+    asked = _asked(checkpoints, case)
+    choice = client.chat.completions.create(**asked).choices[0]
+    extra = choice.message.model_extra or {}
+    assert choice.message.content == case.content
+    assert extra.get("reasoning_content", "") == extra.get("reasoning", "") == case.reasoning
+    calls = [(c.function.name, c.function.arguments) for c in choice.message.tool_calls or ()]
+    assert [(n, json.loads(a)) for n, a in calls] == [("get_weather", {"city": "Rome"})] * (
+        case.is_called
+    )
+    assert choice.finish_reason == ("tool_calls" if case.is_called else "stop")
+    said, thought, written, reason = "", "", "", None
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        delta, reason = chunk.choices[0].delta, chunk.choices[0].finish_reason
+        said += delta.content or ""
+        thought += (delta.model_extra or {}).get("reasoning_content", "")
+        written += "".join(call.function.arguments for call in delta.tool_calls or ())
+    assert (said, thought) == (case.content or "", case.reasoning)
+    assert (written, reason) == ("".join(a for _, a in calls), choice.finish_reason)
+
+
+def test_the_models_name_their_formats(echoes: Served) -> None:
+    found = {}
+    with Client(echoes.server.grpc_url) as client:
+        for model in client.models():
+            found[model.name] = [model.facts[f"{n}_parser"] for n in ("tool_call", "reasoning")]
+    assert found == {
+        "hermes": ["hermes", "qwen3"], "harmony": ["openai", "openai_gptoss"],
+        "xml": ["qwen3_coder", "none"],
+    }  # fmt: skip
+
+
+def test_variables_that_are_the_products_own(
+    client: openai.OpenAI, checkpoints: dict[str, Path]
+) -> None:
+    asked = _asked(checkpoints, CASES[1])
+    for name in ("messages", "tools", "add_generation_prompt", "eos_token", "raise_exception"):
+        asked["extra_body"] = {"chat_template_kwargs": {name: 1}}
+        with pytest.raises(openai.BadRequestError, match=f"chat_template_kwargs.{name}"):
+            client.chat.completions.create(**asked)
