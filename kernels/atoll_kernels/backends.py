@@ -61,7 +61,8 @@ class Capabilities:
 class AttentionSpec:
     """What a model needs of attention, independent of lengths.
 
-    narrow_values: values have fewer features than keys (MLA).
+    value_dim: features of values, where they have fewer than keys. latent: they are the first
+    features of the keys, of a single head (MLA).
     """
 
     phase: Phase
@@ -73,7 +74,8 @@ class AttentionSpec:
     relative_bias: bool = False
     softcap: bool = False
     sinks: bool = False
-    narrow_values: bool = False
+    value_dim: int | None = None
+    latent: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,27 @@ def _own(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
         reasons.append("triton is not installed")
     if spec.phase != "decode":
         reasons += _flash(c, policy)
+    if spec.value_dim is not None:
+        return reasons + _latent(c, spec)
     if spec.head_dim > 256:
         reasons.append(f"head size {spec.head_dim} is more than 256")
-    return reasons + _narrow_values(spec)
+    return reasons
+
+
+def _latent(c: Capabilities, spec: AttentionSpec) -> list[str]:
+    """Rows of the widths of DeepSeek's models, in a paged cache."""
+    if not spec.latent or spec.phase == "encode":
+        return ["values narrower than keys are served in a paged cache of latent rows alone"]
+    reasons, value_dim = [], spec.value_dim or 0
+    rest = spec.head_dim - value_dim
+    if value_dim > 512 or rest > 64:
+        reasons.append(f"latent rows of {value_dim} + {rest} features are more than 512 + 64")
+    if spec.dtype not in _HALF and c.vendor != "interpreter":
+        reasons.append(f"no latent rows in {_name(spec.dtype)}, which needs too many registers")
+    biases = (spec.window, spec.alibi, spec.relative_bias, spec.softcap, spec.sinks)
+    if any(biases):
+        reasons.append("no window, bias, soft cap or sinks with latent rows")
+    return reasons
 
 
 def _flash_attn(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str]:
@@ -228,7 +248,7 @@ def _sinks(spec: AttentionSpec) -> list[str]:
 
 
 def _narrow_values(spec: AttentionSpec) -> list[str]:
-    return ["no values narrower than keys"] if spec.narrow_values else []
+    return ["no values narrower than keys"] if spec.value_dim is not None else []
 
 
 def _is_installed(package: str) -> bool:

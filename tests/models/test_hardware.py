@@ -1,6 +1,7 @@
 """What is served where: cards that are too old, dtypes that a card lacks, and the user's wishes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,27 @@ def test_large_heads_leave_reasons() -> None:
     choice = choose(BY_NAME["H100"], spec, KernelPolicy())
     assert choice.backend == "sdpa"
     assert ("atoll", "head size 512 is more than 256") in choice.refused
+
+
+def test_values_narrower_than_keys() -> None:
+    """A latent cache has a kernel; what that cannot serve says why, and torch does."""
+    for device in ("T4", "A100", "H100", "MI210"):
+        spec = AttentionSpec("decode", torch.float16, 576, value_dim=512, latent=True)
+        assert choose(BY_NAME[device], spec, KernelPolicy()).backend == "atoll"
+    others = {
+        "no latent rows in float32, which needs too many registers": {"dtype": torch.float32},
+        "latent rows of 512 + 128 features are more than 512 + 64": {"head_dim": 640},
+        "no window, bias, soft cap or sinks with latent rows": {"window": True},
+        "values narrower than keys are served in a paged cache of latent rows alone": {
+            "latent": False
+        },
+    }
+    for reason, changed in others.items():
+        choice = choose(BY_NAME["H100"], replace(spec, **changed), KernelPolicy())
+        assert choice.backend == "sdpa" and ("atoll", reason) in choice.refused
+        assert ("torch-flash", "no values narrower than keys") in [
+            (name, reasons.split("; ")[-1]) for name, reasons in choice.refused
+        ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.attention import AttentionArgs, PagedKV
-from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
+from atoll_kernels.gpu import activation, flash, latent, moe, norm, quantized, rope, sampling
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import Routing
 
@@ -56,6 +56,16 @@ def _paged(
             0.1, causal=True, window=window, softcap=softcap, alibi_slopes=slopes,
             sinks=torch.empty(num_heads) if sinks else None,
         ),
+    )  # fmt: skip
+
+
+def _latent(dtype: torch.dtype, num_heads: int, tokens: tuple[int, ...] = (1,) * 4) -> None:
+    cache = torch.empty(64, 16, 1, 576, dtype=dtype)
+    table = torch.zeros(len(tokens), 128, dtype=torch.int32)
+    lengths = torch.tensor(tokens, dtype=torch.int32)
+    latent.paged(
+        torch.empty(sum(tokens), num_heads, 576, dtype=dtype),
+        PagedKV(cache, cache[..., :512], table, lengths), _cu(*tokens), AttentionArgs(0.1, True),
     )  # fmt: skip
 
 
@@ -216,6 +226,11 @@ CASES: dict[str, Callable[[], None]] = {
     "decode-d256-softcap": partial(_paged, _HALF, 8, 4, 256, (1,) * 4, decode=True, softcap=50.0),
     "decode-d256-window": partial(_paged, _HALF, 4, 1, 256, (1,) * 4, decode=True, window=512),
     "decode-d256-fp32": partial(_paged, torch.float32, 16, 1, 256, (1,) * 4, decode=True),
+    "latent-decode": partial(_latent, _HALF, 16),
+    "latent-decode-bf16": partial(_latent, torch.bfloat16, 16),
+    "latent-decode-mqa128": partial(_latent, _HALF, 128),
+    "latent-decode-mqa128-bf16": partial(_latent, torch.bfloat16, 128),
+    "latent-prefill": partial(_latent, _HALF, 128, (100, 28)),
     "layer-norm": partial(_norm, _HALF, 768, rms=False),
     "layer-norm-fp32": partial(_norm, torch.float32, 14848, rms=False),
     "rms-norm": partial(_norm, _HALF, 4096, rms=True),

@@ -12,7 +12,7 @@ from torch import Tensor
 from atoll_kernels import dispatch
 from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.backends import AttentionSpec, Capabilities, KernelPolicy, Phase, choose
-from atoll_kernels.gpu import flash, launch, torch_attention
+from atoll_kernels.gpu import flash, latent, launch, torch_attention
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +45,23 @@ def paged_attention(
     """
     is_decode = q.shape[0] == kv.seq_lens.shape[0]
     phase: Phase = "decode" if is_decode else "prefill"
-    backend = backend_for(_spec(phase, q, kv.values, args), q.device)
+    spec = _spec(phase, q, kv.values, args, is_latent=latent.is_latent(kv))
+    backend = backend_for(spec, q.device)
     if backend not in _VARLEN:
         return None
     if backend == "atoll":
+        if spec.latent:
+            return latent.paged(q, kv, cu_seqlens_q, args)
         own = flash.paged_decode if is_decode else flash.paged_prefill
         return own(q, kv, cu_seqlens_q, args)
     k, v, cu_seqlens_k = torch_attention.gather_keys(kv)
     return _VARLEN[backend](q, k, v, cu_seqlens_q, cu_seqlens_k, args)
 
 
-def _spec(phase: Phase, q: Tensor, v: Tensor, args: AttentionArgs) -> AttentionSpec:
+def _spec(
+    phase: Phase, q: Tensor, v: Tensor, args: AttentionArgs, is_latent: bool = False
+) -> AttentionSpec:
+    is_narrow = v.shape[-1] < q.shape[-1]
     return AttentionSpec(
         phase=phase,
         dtype=q.dtype,
@@ -66,7 +72,8 @@ def _spec(phase: Phase, q: Tensor, v: Tensor, args: AttentionArgs) -> AttentionS
         relative_bias=args.relative_bias is not None,
         softcap=args.softcap is not None,
         sinks=args.sinks is not None,
-        narrow_values=v.shape[-1] < q.shape[-1],
+        value_dim=v.shape[-1] if is_narrow else None,
+        latent=is_narrow and is_latent,
     )
 
 

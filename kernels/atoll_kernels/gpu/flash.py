@@ -13,7 +13,7 @@ from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.kernels.decode import combine_kernel, decode_kernel
 from atoll_kernels.gpu.kernels.flash import flash_kernel
 
-_LOG2E = 1.4426950408889634
+LOG2E = 1.4426950408889634
 _MAX_SPLITS = 64
 # Combining shares of fewer keys than this costs more than it saves.
 _LEAST_SHARE = 256
@@ -149,12 +149,12 @@ def _scoring(args: AttentionArgs, q: Tensor) -> dict[str, Any]:
     """The arguments of both kernels for scale, soft cap, biases, masks and sinks."""
     slopes, relative = args.alibi_slopes, args.relative_bias
     return {
-        "scale": args.scale * _LOG2E, "window": args.window or 0, "slopes": _or(slopes, q),
+        "scale": args.scale * LOG2E, "window": args.window or 0, "slopes": _or(slopes, q),
         "relative_bias": _or(relative, q), "sinks": _or(args.sinks, q),
         "bias_stride": 0 if relative is None else relative.stride(0),
         "distance": 0 if relative is None else relative.shape[1] // 2,
         "CAUSAL": args.causal, "WINDOW": args.window is not None,
-        "SOFTCAP": (args.softcap or 0.0) * _LOG2E, "ALIBI": slopes is not None,
+        "SOFTCAP": (args.softcap or 0.0) * LOG2E, "ALIBI": slopes is not None,
         "RELATIVE": relative is not None, "SINKS": args.sinks is not None,
     }  # fmt: skip
 

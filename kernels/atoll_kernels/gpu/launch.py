@@ -152,6 +152,16 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(0, 16, 0, 4, 1), _A: Launch(0, 16, 0, 4, 2),
         "sm90": Launch(0, 16, 0, 4, 2), "gfx90a": Launch(0, 16, 0, 4, 1),
     },
+    # Heads and keys; rows have 512 + 64 features, which float32 has no registers for.
+    ("latent", "half"): {
+        "sm75": Launch(8, 16, 0, 8, 1), _A: Launch(16, 32, 0, 4, 2),
+        "sm90": Launch(16, 64, 0, 8, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
+    ("latent", "half-grouped"): {
+        "sm75": Launch(8, 16, 0, 8, 1), _A: Launch(32, 32, 0, 8, 2),
+        "sm90": Launch(64, 32, 0, 8, 2),
+        "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
     ("quantized", "half-decode"): {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
         "sm90": Launch(16, 128, 64, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
@@ -193,6 +203,7 @@ _SAME = {
 
 _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
+    "latent": Launch(16, 16),
     "quantized": Launch(16, 32, 32), "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
     "dequantize": Launch(0, 16, 32),
 }  # fmt: skip
