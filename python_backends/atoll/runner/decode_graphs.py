@@ -49,8 +49,11 @@ def refusal(model: Any, device: torch.device, dtype: torch.dtype) -> str | None:
         is_split = any(isinstance(m, Head) and m.shard.is_split for m in model.modules())
         return "several ranks split the model" if is_split else graph_cache.refusal(dtype)
     policy, capabilities = dispatch.policy(), Capabilities.of(device)
-    for head_dim in {spec.head_dim for spec in model.cache_specs()}:
-        spec = AttentionSpec("decode", dtype, head_dim)
+    for cache in set(model.cache_specs()):
+        value_dim = None if cache.value_width == cache.head_dim else cache.value_width
+        spec = AttentionSpec(
+            "decode", dtype, cache.head_dim, value_dim=value_dim, latent=cache.values_in_keys
+        )
         backend = choose(capabilities, spec, policy).backend
         if backend != "atoll":
             return f"attention by {backend} reads lengths on the host"
