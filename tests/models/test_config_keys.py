@@ -109,7 +109,7 @@ def _changed(config: Json, key: Key, *value: Any) -> Json:
 SAME_KEYS = (
     "llama-biases", "bigcode-multi-head", "mixtral-fused", "mpt-qk-norms", "mpt-learned-positions",
     "phi-qk-norms", "phi-mixformer", "bert-old-names", "opt", "mpt-grouped", "flan-t5",
-    "qwen3-biases", "cohere-qk-norms", "glm", "gpt-oss-dense", "gemma3-saved-again",
+    "qwen3-biases", "cohere-qk-norms", "glm", "ministral3", "gpt-oss-dense", "gemma3-saved-again",
     "kimi-k2",
 )  # fmt: skip
 

@@ -23,7 +23,7 @@ ARCHITECTURES = [
     "llama", "llama-biases", "mixtral", "bloom", "opt", "gpt-neox", "starcoder",
     "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi", "phi-msft",
     "qwen2", "qwen3", "qwen2-moe", "phi3-window", "gptj", "starcoder2", "granite", "olmo2",
-    "mistral3", "cohere2", "glm4", "olmo3", "gemma3-saved-again",
+    "mistral3", "glm4", "gemma3-saved-again",
     "deepseek-v3",
 ]  # fmt: skip
 BY_NAME = {v.name: v for v in DECODERS}

@@ -97,3 +97,18 @@ def test_a_part_that_is_not_known_is_refused(tmp_path: Path) -> None:
     save_file({**tensors, "router.weight": tensors["vision_tower.ln_pre.weight"].clone()}, path)
     with pytest.raises(WeightError, match=r"left over, .*router.weight"):
         load_decoder(Checkpoint.open(tmp_path), LoadOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("llama_4_scaling_beta", None), ("llama_4_scaling_beta", "0.1"),
+     ("original_max_position_embeddings", 0)],
+)  # fmt: skip
+def test_what_queries_grow_by_is_checked(name: str, value: Any, tmp_path: Path) -> None:
+    write(next(v for v in NESTED if v.name == "ministral3"), tmp_path)
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text())
+    raw["text_config"]["rope_parameters"][name] = value
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=name):
+        load_decoder(Checkpoint.open(tmp_path), LoadOptions())

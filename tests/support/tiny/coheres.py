@@ -20,8 +20,7 @@ def _cohere(**changes: Any) -> Any:
 
 
 def _cohere2(**changes: Any) -> Any:
-    values = dict(num_hidden_layers=4, sliding_window=7, sliding_window_pattern=2)
-    values = {**_SIZES, **values, **changes}
+    values = {**_SIZES, "sliding_window": 7, "sliding_window_pattern": 2, **changes}
     return hf.Cohere2ForCausalLM(hf.Cohere2Config(**values))
 
 
@@ -37,14 +36,13 @@ COHERE = (
     Variant("cohere", _cohere),
     Variant("cohere-qk-norms", lambda: _cohere(use_qk_norm=True, attention_bias=True)),
     Variant("cohere2", _cohere2),
-    Variant("cohere2-old", lambda: _cohere2(rope_parameters={
+    Variant("cohere2-old", lambda: _cohere2(num_hidden_layers=4, rope_parameters={
         "rope_type": "default", "rope_theta": 50000.0}), config=COHERE2_OLD),
 )  # fmt: skip
 
 
 def _olmo3(**changes: Any) -> Any:
-    values = {**_SIZES, "num_hidden_layers": 4, "sliding_window": 7, **changes}
-    return hf.Olmo3ForCausalLM(hf.Olmo3Config(**values))
+    return hf.Olmo3ForCausalLM(hf.Olmo3Config(**{**_SIZES, "sliding_window": 7, **changes}))
 
 
 _YARN = {
@@ -60,10 +58,10 @@ OLMO3_OLD = {
 
 OLMO3 = (
     Variant("olmo3", lambda: _olmo3(
-        layer_types=["full_attention", "sliding_attention"] * 2, rope_parameters={
+        layer_types=["full_attention", "sliding_attention"], rope_parameters={
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {**_YARN, "rope_theta": 1000000.0}})),
-    Variant("olmo3-old", lambda: _olmo3(rope_parameters={
+    Variant("olmo3-old", lambda: _olmo3(num_hidden_layers=4, rope_parameters={
         "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
         "full_attention": {**_YARN, "rope_theta": 500000.0}}), config=OLMO3_OLD),
 )  # fmt: skip

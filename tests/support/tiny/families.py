@@ -129,7 +129,7 @@ FAMILIES = (
     ),
     *(
         _variant(name, _decoded, hf.AutoModelForImageTextToText)
-        for name in ("ministral3", "gemma3-saved-again")
+        for name in ("mistral3", "ministral3", "gemma3-saved-again")
     ),
     *(
         _variant(name, _decoded, None)
