@@ -51,6 +51,17 @@ def test_awq(name: str, tmp_path: Path) -> None:
     _assert_same(BY_NAME[name], Packing("awq"), tmp_path)
 
 
+@pytest.mark.parametrize(("scheme", "most"), [("int8", 0.05), ("int4", 0.5)])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3-saved-again"])
+def test_at_load(name: str, scheme: str, most: float, tmp_path: Path) -> None:
+    """Norms, soft caps and scaled embeddings stay as they are; errors are those of other models."""
+    exact = write(BY_NAME[name], tmp_path).logits(IDS)
+    model = load_decoder(Checkpoint.open(tmp_path), LoadOptions(scheme=scheme))
+    assert model.blocks[0].attention.qkv.packed.scheme == scheme
+    error = (PagedRunner(model).step({"a": IDS})["a"] - exact).square().mean().sqrt()
+    assert 0 < error < most * exact.std()
+
+
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_gptq_widths_and_versions(bits: int, version: int, tmp_path: Path) -> None:

@@ -58,6 +58,38 @@ HARMONY = """{%- macro told() -%}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
+# Gemma's constructs: it has no system role, so that the system's text goes in front of the first
+# turn, and turns must alternate.
+GEMMA = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set before = messages[0]['content'] + '\\n\\n' -%}
+    {%- else -%}
+        {%- set before = messages[0]['content'][0]['text'] + '\\n\\n' -%}
+    {%- endif -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set before, turns = "", messages -%}
+{%- endif -%}
+{%- for turn in turns -%}
+    {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Roles must alternate") }}
+    {%- endif -%}
+    {%- set role = 'model' if turn['role'] == 'assistant' else turn['role'] -%}
+    {{ '<start_of_turn>' + role + '\\n' + (before if loop.first else "") }}
+    {%- if turn['content'] is string -%}
+        {{ turn['content'] | trim }}
+    {%- elif turn['content'] is iterable -%}
+        {%- for part in turn['content'] -%}
+            {%- if part['type'] == 'image' -%}{{ '<start_of_image>' }}
+            {%- elif part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"""
 ENDS = ["The capital is", "The capital is ", " \n The capital\n\n", "is", "<|end|>", "Hi"]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -129,6 +161,21 @@ def test_harmony(effort: str | None) -> None:
     assert found == expected(HARMONY, messages, tools=[TOOL], add_generation_prompt=True, **asked)
     assert f"Reasoning: {effort or 'medium'}\n" in found and found.endswith("<|start|>assistant")
     assert '<|message|>{"a": "é"}<|call|><|start|>functions.f to=assistant' in found
+
+
+@pytest.mark.parametrize("system", [None, "Be brief.", [{"type": "text", "text": "Be brief."}]])
+def test_gemma(system: Any) -> None:
+    """The system's text is part of the user's first turn."""
+    parts = [{"type": "text", "text": " Hi"}, {"type": "text", "text": "there "}]
+    turns = [{"role": "user", "content": parts}, *chat("", "Hello ", "Bye")[1:]]
+    messages = [*([] if system is None else [{"role": "system", "content": system}]), *turns]
+    template = ChatTemplate({"default": GEMMA}, {"bos_token": "<bos>"})
+    found = template.render(messages)
+    assert found == expected(GEMMA, messages, bos_token="<bos>", add_generation_prompt=True)
+    before = "" if system is None else "Be brief.\n\n"
+    assert found.startswith(f"<bos><start_of_turn>user\n{before}Hithere<end_of_turn>\n")
+    with pytest.raises(ValidationError, match="Roles must alternate"):
+        template.render([*messages, *chat("a", "b")])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ SIGLIP = dict(
 # What published files say of the text part: heads, window pattern and rotations are left out.
 NESTED_TEXT: dict[str, Any] = dict(
     model_type="gemma3_text", vocab_size=VOCAB, hidden_size=64, intermediate_size=96,
-    num_hidden_layers=7, rope_scaling=LINEAR, sliding_window=7,
+    num_hidden_layers=6, rope_scaling=LINEAR, sliding_window=7,
 )  # fmt: skip
 NESTED_OLD = {
     "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
