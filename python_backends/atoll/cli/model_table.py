@@ -53,12 +53,13 @@ def models_page() -> str:
         "",
         "Also refused, with an error that names the reason: heads for other tasks (token "
         "classifiers, question answering, reward models), ColBERT and other multi-vector models, "
-        "decoders that rank, classify or embed, models with parts for images or sound (the text "
-        f"part of {', '.join(NESTED)} is served, and images are refused), code that comes with a "
-        "checkpoint, translation models whose target language a request would have to name (NLLB, "
-        "mBART 50), adapters next to the weights, and keys of generation_config.json that would "
-        "change every answer. `atoll info` shows what a checkpoint is and what runs it, or why the "
-        "server would refuse it; --task sets what a checkpoint is used for.",
+        "decoders that rank, classify or embed, models with parts for images or sound (of "
+        f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
+        "that comes with a checkpoint, translation models whose target language a request would "
+        "have to name (NLLB, mBART 50), adapters next to the weights, and keys of "
+        "generation_config.json that would change every answer. `atoll info` shows what a "
+        "checkpoint is and what runs it, or why the server would refuse it; --task sets what a "
+        "checkpoint is used for.",
         "",
         "| entry | checkpoint | task | architecture | test |",
         "|-|-|-|-|-|",
