@@ -296,6 +296,22 @@ def test_long_texts_come_as_they_are_written() -> None:
         assert piece["delta"]["tool_calls"][0]["function"] == {"arguments": "text "}
 
 
+@pytest.mark.parametrize(("calls_by", "text"), [
+    ("granite", f'<|tool_call|>[{{"arguments": {{"city": "{"x" * 60_000}"}}, "name": "f"}}]'),
+    ("olmo3", "<function_calls>f((((" * 2000), ("glm45", "<tool_call>f\n" * 2500),
+    ("qwen3_coder", f"<function=f><parameter=list>[{'1,' * 30_000}1]</parameter>"),
+])  # fmt: skip
+def test_long_answers_are_not_read_again_for_each_piece(calls_by: str, text: str) -> None:
+    """One read again at each of its pieces would take minutes."""
+    case, pieces = Case(calls_by, text), [text[i : i + 4] for i in range(0, len(text), 4)]
+    one, other = _read(case, [text]), _read(case, pieces)
+    assert one["content"] == other["content"]
+    for whole_call, call in zip(
+        one.get("tool_calls", ()), other.get("tool_calls", ()), strict=True
+    ):
+        assert whole_call["function"] == call["function"]
+
+
 def test_what_follows_a_grammar_is_json() -> None:
     """A forced call is a JSON object, whatever the model's format, behind its reasoning."""
     facts = {"tool_call_parser": "openai", "reasoning_parser": "openai_gptoss"}

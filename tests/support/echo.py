@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-import transformers as hf
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
 from tiny.tokenizer import CHARACTERS
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -18,7 +19,9 @@ DELAY = 256
 _POSITIONS, _HIGH, _LOW, _CODE = 512, 32, 16, 32
 _PLACE = _HIGH + _LOW
 _HIDDEN = 2 * _PLACE + _CODE
+_INNER = 8
 END = "</s>"
+Floats = npt.NDArray[np.float32]
 
 
 def write_echo(folder: Path, template: str, markers: tuple[str, ...]) -> None:
@@ -33,19 +36,19 @@ def write_echo(folder: Path, template: str, markers: tuple[str, ...]) -> None:
     core.decoder = decoders.Fuse()
     core.add_special_tokens(special)
     folder.mkdir(parents=True)
-    ends = [vocabulary[END], vocabulary[special[-1]]]
-    model = hf.GPT2LMHeadModel(hf.GPT2Config(
-        vocab_size=len(vocabulary), n_positions=_POSITIONS, n_embd=_HIDDEN, n_layer=1, n_head=1,
-        n_inner=8, bos_token_id=0, eos_token_id=ends,
-    )).eval()  # fmt: skip
-    _teach(model)
-    model.save_pretrained(folder)
     core.save(str(folder / "tokenizer.json"))
+    save_file(_weights(len(vocabulary)), folder / "model.safetensors")
     config = {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": len(vocabulary),
+        "n_positions": _POSITIONS, "n_embd": _HIDDEN, "n_layer": 1, "n_head": 1, "n_inner": _INNER,
+        "eos_token_id": [vocabulary[END], vocabulary[special[-1]]],
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer_config = {
         "eos_token": END, "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": template,
     }  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
 
 
 def told(folder: Path, answer: str, behind: str = "") -> str:
@@ -59,30 +62,38 @@ def told(folder: Path, answer: str, behind: str = "") -> str:
     return f"{answer}{END}{'.' * room}"
 
 
-@torch.no_grad()
-def _teach(model: hf.GPT2LMHeadModel) -> None:
-    for parameter in model.parameters():
-        parameter.zero_()
-    trunk, block = model.transformer, model.transformer.h[0]
-    for norm in (block.ln_1, block.ln_2, trunk.ln_f):
-        norm.weight.fill_(1.0)
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 2, (trunk.wte.num_embeddings, _CODE), generator=generator) * 1.0 - 0.5
-    trunk.wte.weight[:, 2 * _PLACE :] = codes
+def _weights(vocab_size: int) -> dict[str, Floats]:
+    generator = np.random.default_rng(0)
+    words, positions = _zeros(vocab_size, _HIDDEN), _zeros(_POSITIONS, _HIDDEN)
+    words[:, 2 * _PLACE :] = generator.integers(0, 2, (vocab_size, _CODE)) - 0.5
     for position in range(_POSITIONS):
-        trunk.wpe.weight[position, :_PLACE] = _place(position)
+        positions[position, :_PLACE] = _place(position)
         if position + 1 >= DELAY:
-            trunk.wpe.weight[position, _PLACE : 2 * _PLACE] = _place(position + 1 - DELAY)
-    attention, projection = block.attn.c_attn.weight, block.attn.c_proj.weight
+            positions[position, _PLACE : 2 * _PLACE] = _place(position + 1 - DELAY)
+    attention, projection = _zeros(_HIDDEN, 3 * _HIDDEN), _zeros(_HIDDEN, _HIDDEN)
     for i in range(_PLACE):
         attention[_PLACE + i, i] = 20.0  # the query: the position to look at
         attention[i, _HIDDEN + i] = 20.0  # the key: the own position
     for i in range(_CODE):
         attention[2 * _PLACE + i, 2 * _HIDDEN + i] = 1.0
         projection[i, 2 * _PLACE + i] = 10.0
+    matrices = {
+        "attn.c_attn": attention, "attn.c_proj": projection, "mlp.c_fc": _zeros(_HIDDEN, _INNER),
+        "mlp.c_proj": _zeros(_INNER, _HIDDEN),
+    }  # fmt: skip
+    found = {"wte.weight": words, "wpe.weight": positions}
+    for name, matrix in matrices.items():
+        found |= {f"h.0.{name}.weight": matrix, f"h.0.{name}.bias": _zeros(matrix.shape[1])}
+    for name in ("h.0.ln_1", "h.0.ln_2", "ln_f"):
+        found |= {f"{name}.weight": _zeros(_HIDDEN) + 1, f"{name}.bias": _zeros(_HIDDEN)}
+    return found
 
 
-def _place(position: int) -> torch.Tensor:
-    code = torch.zeros(_PLACE)
+def _zeros(*shape: int) -> Floats:
+    return np.zeros(shape, np.float32)
+
+
+def _place(position: int) -> Floats:
+    code = _zeros(_PLACE)
     code[position // _LOW] = code[_HIGH + position % _LOW] = 1.0
     return code

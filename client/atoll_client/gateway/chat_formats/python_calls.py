@@ -19,7 +19,8 @@ from atoll_client.gateway.chat_formats.source import Source
 
 _NAME = re.compile(r"\s*[^\W\d][\w.\-]*\s*\(")
 _BEGUN = re.compile(r"\s*([^\W\d][\w.\-]*\s*)?")
-_NEXT = re.compile(r"""[()\[\]{}'"]""")
+# "<" begins a marker, and is in no literal.
+_NEXT = re.compile(r"""[()\[\]{}'"<]""")
 _IN_QUOTES = re.compile(r"""\\.|['"]""", re.DOTALL)
 
 
@@ -91,6 +92,8 @@ def _bracketed(source: Source) -> Reading[str]:
                 quote = "" if mark == quote else quote
             elif mark in "'\"":
                 quote = mark
+            elif mark == "<":
+                raise NoCall
             else:
                 depth += 1 if mark in "([{" else -1
                 if depth == 0:

@@ -16,6 +16,8 @@ from atoll_client.gateway.chat_formats.events import Argued, Event, Reading
 _BLANK = re.compile(r"\s*")
 # In a JSON object: a string, a bracket, or the beginning of a marker, which ends it.
 _BRACKETS = re.compile(r'["{}\[\]<]')
+# A beginning that is unclear is parsed again when it is longer by this part of it.
+_GROWTH = 64
 _IN_TEXT = re.compile(r'\\.|"', re.DOTALL)
 
 
@@ -157,17 +159,23 @@ class Source:
         Raises:
             NoCall: it is none, or is incomplete.
         """
+        least = 0
         while True:
             rest = self.rest
             stop = rest.find(end) if end else -1
-            try:
-                head = read_head(rest if stop < 0 else rest[:stop], names, may_lack_arguments)
-            except Unclear:
-                if stop >= 0 or not (yield from self.more()):
-                    raise NoCall from None
-            else:
-                self._at += head.at
-                return head
+            if len(rest) >= least or stop >= 0 or self.is_whole:
+                try:
+                    head = read_head(rest if stop < 0 else rest[:stop], names, may_lack_arguments)
+                except Unclear:
+                    if stop >= 0:
+                        raise NoCall from None
+                else:
+                    self._at += head.at
+                    return head
+                # Each attempt parses everything: for each piece, that would be quadratic.
+                least = len(rest) + len(rest) // _GROWTH
+            if not (yield from self.more()):
+                raise NoCall
 
     def json_object(self) -> Reading[bool]:
         """Yields a JSON object as arguments, as it arrives.

@@ -126,7 +126,8 @@ def _options(body: ChatBody, model: ModelInfo, form: Format) -> dict[str, Any]:
         options["reasoning"] = form.reasoning.option()
     if form.markers:
         options["kept_special_tokens"] = list(form.markers)
-    if form.max_calls is not None and form.calls is not None and form.calls.end:
+    # Reasoning may speak of calls.
+    if form.max_calls is not None and form.reasoning is None and form.calls and form.calls.end:
         # Stops behind the first call, unless the request has the most stop strings already.
         stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
         if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
