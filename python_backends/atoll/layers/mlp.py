@@ -40,7 +40,7 @@ class GatedMLP(nn.Module):
         down_bias: bool = False,
         block: int = 1,
     ) -> None:
-        """block: intermediate features that no two ranks divide."""
+        """block: so many intermediate features stay together on one rank."""
         super().__init__()
         self.activation = activation
         inner = _inner(intermediate_size, block)
