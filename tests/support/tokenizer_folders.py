@@ -8,6 +8,7 @@ from typing import Any
 import transformers as hf
 from tokenizers import (
     AddedToken,
+    Regex,
     decoders,
     models,
     normalizers,
@@ -103,6 +104,19 @@ def starcoder() -> Core:
          pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )  # fmt: skip
     core.post_processor = processors.ByteLevel(trim_offsets=False)
+    return core
+
+
+def tekken() -> Core:
+    """As files of Mistral's tokenizer that older versions of transformers converted; as large."""
+    core = roberta()
+    split = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}{1,3}|\s+|[^\s\p{L}\p{N}]+"), "isolated")
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    core.post_processor = processors.ByteLevel(trim_offsets=False)
+    pieces = [*core.get_vocab(), "19", *(f"ĠĠĠĠ{i}" for i in range(100_000))]
+    core.model = models.BPE({p: i for i, p in enumerate(pieces)}, [("1", "9"), ("i", "n")])
     return core
 
 

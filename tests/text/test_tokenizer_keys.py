@@ -1,5 +1,6 @@
 """Keys of JSON files beside tokenizer.json: the ids are those of transformers' AutoTokenizer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizer_folders import (
     llama,
     roberta,
     starcoder,
+    tekken,
     xlm_roberta,
 )
 from tokenizers import (
@@ -148,3 +150,30 @@ def test_what_cannot_be_done_is_named(config: Json, message: str, tmp_path: Path
     folder_of(bert(), "bert", tmp_path, tokenizer_config=config)
     with pytest.raises(ConfigError, match=message):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "keys"),
+    [("4.57.1", {}), ("4.57.1", {"fix_mistral_regex": False}),
+     ("4.57.1", {"fix_mistral_regex": True}), ("5.0.0", {})],
+)  # fmt: skip
+def test_the_split_of_mistrals_texts(
+    version: str, keys: Json, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong one is corrected if a key says so, as by transformers, and else told of."""
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **keys}
+    folder = folder_of(tekken(), "mistral", tmp_path, tokenizer_config=config)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "mistral", "transformers_version": version})
+    )
+    check(folder, (*TEXTS, "x 19in a1 9 Covid19Ain"))
+    assert ("another pattern" in caplog.text) == (not keys and version[0] == "4")
+
+
+def test_a_split_that_is_not_there_is_not_corrected(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "fix_mistral_regex": True}
+    core = tekken()
+    core.pre_tokenizer = roberta().pre_tokenizer
+    folder = folder_of(core, "mistral", tmp_path, tokenizer_config=config)
+    with pytest.raises(ConfigError, match="fix_mistral_regex is true, and tokenizer.json does"):
+        Tokenizer.load(folder)

@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from atoll.errors import ConfigError
+from atoll.text import mistral_split
 
 Json = Mapping[str, Any]
 
@@ -98,6 +99,7 @@ def apply(core: Tokenizer, config: Json, model: Json, special: Mapping[str, str]
         _remove_prefix(core)
     if kind in _FRAMES:
         _frame(core, kind, special)
+    _split_as_mistral(core, config, model)
 
 
 def _flag(config: Json, name: str, default: bool | None) -> bool | None:
@@ -173,6 +175,18 @@ def _remove_prefix(core: Tokenizer) -> None:
     _rewrite(core, "normalizer", lambda s: None if s.get("type") == "Prepend" else s)
     # Otherwise the decoder would drop a text's own first space as one that was added.
     _rewrite(core, "decoder", lambda s: None if s.get("type") == "Strip" else changed(s))
+
+
+def _split_as_mistral(core: Tokenizer, config: Json, model: Json) -> None:
+    """Corrects the split of older files of Mistral's byte-level tokenizers, if a key says so."""
+    is_asked = _flag(config, mistral_split.KEY, None)
+    if core.get_vocab_size() <= mistral_split.LARGEST_OTHER:
+        return
+    state = _state(core)["pre_tokenizer"]
+    split = mistral_split.corrected(state, is_asked, model)
+    if split is not None and state is not None:
+        first = state["pretokenizers"][0]
+        _rewrite(core, "pre_tokenizer", lambda step: split if step == first else step)
 
 
 def _frame(core: Tokenizer, kind: str, special: Mapping[str, str]) -> None:

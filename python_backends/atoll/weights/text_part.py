@@ -14,7 +14,13 @@ from atoll.weights.json_fields import Fields
 
 _NAME = "text_config"
 # What the whole model is, and how it is stored: never said by the part.
-_OF_THE_WHOLE = ("architectures", "auto_map", "_name_or_path", "tokenizer_class")
+_OF_THE_WHOLE = (
+    "architectures",
+    "auto_map",
+    "_name_or_path",
+    "tokenizer_class",
+    "transformers_version",
+)
 # Said on either level; the whole model's word counts, as in transformers.
 _ON_EITHER = (
     "dtype", "torch_dtype", "quantization_config", "bos_token_id", "eos_token_id", "pad_token_id",
