@@ -278,6 +278,12 @@ def test_ids_as_the_formats_demand() -> None:
     assert all(len(c["id"]) == 9 and c["id"].isalnum() for c in calls)
     calls = _read(Case("glm45", ""), ["<tool_call>g</tool_call>"])["tool_calls"]
     assert calls[0]["id"].startswith("call_")
+    # A forced call has none of its own.
+    form = format_of(
+        ModelInfo("m", "generate", {"tool_call_parser": "kimi_k2"}), FUNCTIONS, True, None
+    )
+    forced = Deltas(form, None, num_earlier_calls=2).write(Chunk(CALL, finish_reason="stop"))
+    assert whole(forced)[0]["tool_calls"][0]["id"] == "functions.f:2"
 
 
 def test_one_call_only() -> None:

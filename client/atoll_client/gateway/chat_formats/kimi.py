@@ -22,6 +22,11 @@ class KimiCalls(SectionCalls):
     call, end = "<|tool_call_begin|>", _END
     markers = (section, section_end, call, _ARGUMENTS, _END)
 
+    @staticmethod
+    def new_id(name: str, index: int) -> str:
+        """See ``Calls``."""
+        return f"functions.{name}:{index}"
+
     def read_call(self, source: Source) -> Reading[None]:
         """See ``SectionCalls``."""
         written, _ = yield from source.until(_ARGUMENTS)

@@ -26,7 +26,8 @@ class MistralCalls(Calls):
 
     markers = (_START, _ARGS, _ID)
 
-    def new_id(self) -> str:
+    @staticmethod
+    def new_id(name: str, index: int) -> str:
         """See ``Calls``."""
         return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,8 +37,9 @@ class Calls(ABC):
     def read(self, source: Source) -> Reading[None]:
         """The text and the calls up to the end."""
 
-    def new_id(self) -> str:
-        """The id of a call for which the model has written none."""
+    @staticmethod
+    def new_id(name: str, index: int) -> str:
+        """The id of a call for which the model has written none. index: of the conversation's."""
         return f"call_{secrets.token_hex(12)}"
 
 
@@ -71,12 +72,13 @@ class Reasoning(ABC):
 class Format:
     """How to read the answers to a request; None: there is no reasoning, or no calls.
 
-    max_calls: further calls are dropped.
+    max_calls: further calls are dropped. new_id: see ``Calls``.
     """
 
     reasoning: Reasoning | None = None
     calls: Calls | None = None
     max_calls: int | None = None
+    new_id: Callable[[str, int], str] = Calls.new_id
 
     def read(self, source: Source, state: str) -> Reading[None]:
         """The whole answer. state: see ``Reasoning.read``."""

@@ -70,10 +70,12 @@ def format_of(
     named = str(model.facts.get("tool_call_parser") or "json")
     kind = None if named == NONE else _known("tool_call_parser", named, TOOL_CALL_FORMATS)
     is_harmony = isinstance(reasoning, HarmonyReasoning) or kind is HarmonyCalls
+    # Ids are part of some templates, whatever the notation of a call.
+    new_id = (kind or Calls).new_id
     if is_bound:
         kind = JsonCalls
     calls = None if functions is None or kind is None else kind(functions)
-    return (HarmonyFormat if is_harmony else Format)(reasoning, calls, max_calls)
+    return (HarmonyFormat if is_harmony else Format)(reasoning, calls, max_calls, new_id)
 
 
 def _known(name: str, value: str, table: Mapping[str, T]) -> T:

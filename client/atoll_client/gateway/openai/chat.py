@@ -145,7 +145,8 @@ def _deltas(found: _Chat) -> Deltas:
     return Deltas(
         found.form,
         (lambda chunk: logprobs_of(chunk, body.top_logprobs or 0)) if body.logprobs else None,
-        body.include_reasoning,
+        has_reasoning=body.include_reasoning,
+        num_earlier_calls=sum(len(message.tool_calls or ()) for message in body.messages),
     )
 
 

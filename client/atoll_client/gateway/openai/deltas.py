@@ -21,13 +21,20 @@ class Deltas:
     Args:
         form: how the model writes its reasoning and the calls of tools.
         has_reasoning: whether the reasoning is part of the answer.
+        num_earlier_calls: those of the conversation.
         entries: the log-probabilities of a chunk's tokens; None: not requested.
     """
 
     def __init__(
-        self, form: Format, entries: Callable[[Chunk], Entries] | None, has_reasoning: bool = True
+        self,
+        form: Format,
+        entries: Callable[[Chunk], Entries] | None,
+        *,
+        has_reasoning: bool = True,
+        num_earlier_calls: int = 0,
     ) -> None:
         self._form, self._entries, self._has_reasoning = form, entries, has_reasoning
+        self._num_earlier_calls = num_earlier_calls
         self._reader: AnswerReader | None = None
         self._pending: Entries = []
         self._has_said = False
@@ -82,9 +89,9 @@ class Deltas:
                 yield {"reasoning_content": kept, "reasoning": kept}
         elif isinstance(event, Called):
             self._index += 1
-            assert self._form.calls is not None
+            number = self._num_earlier_calls + self._index
             yield {"tool_calls": [{
-                "index": self._index, "id": event.id or self._form.calls.new_id(),
+                "index": self._index, "id": event.id or self._form.new_id(event.name, number),
                 "type": "function", "function": {"name": event.name, "arguments": ""},
             }]}  # fmt: skip
         else:
