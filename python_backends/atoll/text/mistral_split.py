@@ -46,15 +46,16 @@ def corrected(
     major = re.match(r"\d+", str(model.get("transformers_version") or "0"))
     if model.get("model_type") not in _FAMILIES or (major and int(major[0]) >= 5):
         return None
-    steps = (state or {}).get("pretokenizers") or ({},)
-    if steps[0].get("type") != "Split":
+    steps: Any = (state or {}).get("pretokenizers")
+    first: Mapping[str, Any] = steps[0] if steps else {}
+    if first.get("type") != "Split":
         if is_asked:
             raise ConfigError(
                 f"tokenizer_config.json: {KEY} is true, and tokenizer.json does not begin by "
                 "splitting texts by a pattern"
             )
         return None
-    if steps[0] == _SPLIT or is_asked is False:
+    if first == _SPLIT or is_asked is False:
         return None
     if is_asked is None:
         logger.warning(
