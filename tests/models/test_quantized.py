@@ -1,10 +1,12 @@
-"""GPTQ and AWQ checkpoints of every architecture: weights bit for bit, logits of the whole."""
+"""GPTQ, AWQ and FP8 checkpoints of every architecture: weights bit for bit, logits of the whole."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
@@ -12,7 +14,8 @@ from tiny.paged import PagedRunner
 from tiny.quantize import Packing, pack_layer, quantized_checkpoints
 
 from atoll.config import Settings
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, WeightError
+from atoll.models.detect import decide
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights import awq, gptq
@@ -60,6 +63,46 @@ def test_at_load(name: str, scheme: str, most: float, tmp_path: Path) -> None:
     assert model.blocks[0].attention.qkv.packed.scheme == scheme
     error = (PagedRunner(model).step({"a": IDS})["a"] - exact).square().mean().sqrt()
     assert 0 < error < most * exact.std()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "left_out"),
+    [("qwen3", 32, ""), ("deepseek-v3", 16, "down_proj"), ("mistral3", -1, "lm_head")],
+)
+def test_fp8(name: str, size: int, left_out: str, tmp_path: Path) -> None:
+    """Blocks that do not divide the matrices, as in Qwen3's and DeepSeek's files, or one scale for
+    a matrix, as in Mistral's; weights are expanded to the numbers that they stand for."""
+    _assert_same(BY_NAME[name], Packing("fp8", group_size=size), tmp_path, left_out)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change"),
+    [
+        ("weight_scale_inv", None),
+        ("weight_scale_inv", lambda t: torch.cat([t, t[:1]])),
+        ("weight_scale_inv", lambda t: t.int()),
+        ("weight", lambda t: t.to(torch.float8_e5m2)),
+        ("weight", lambda t: torch.cat([t, t[:1]])),
+    ],
+)
+def test_damaged_fp8(suffix: str, change: Any, tmp_path: Path) -> None:
+    packed, _ = quantized_checkpoints(BY_NAME["llama"], Packing("fp8"), tmp_path)
+    tensors = load_file(packed / "model.safetensors")
+    name = f"model.layers.1.self_attn.v_proj.{suffix}"
+    if change is None:
+        del tensors[name]
+    else:
+        tensors[name] = change(tensors[name])
+    save_file(tensors, packed / "model.safetensors")
+    with pytest.raises(WeightError, match=re.escape(name)):
+        _logits(packed)
+
+
+def test_fp8_of_eight_bits_is_told_its_memory(tmp_path: Path) -> None:
+    packed, _ = quantized_checkpoints(BY_NAME["llama"], Packing("fp8"), tmp_path)
+    notes = decide(packed, Settings()).notes
+    assert any("fp8: weights are expanded" in note for note in notes)
+    assert not any("fp8" in note for note in decide(packed, Settings(quantize="int8")).notes)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -141,7 +184,11 @@ def test_names_of_the_format(name: str, form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "fbgemm_fp8"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt.*e5m2"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "expert_dtype": "fp4"}, "expert_dtype.*fp4"),
         ({"quant_method": "gptq", "bits": 5}, "5 bits"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "marlin"),
         ({"quant_method": "gptq", "bits": 4, "is_marlin_format": True}, "marlin"),
@@ -155,7 +202,7 @@ def test_names_of_the_format(name: str, form: str, tmp_path: Path) -> None:
         ({"quant_method": "awq", "bits": 4, "format": "gemv_fast"}, "format.*gemv_fast"),
         ({"quant_method": "awq", "bits": 4, "checkpoint_format": "gemv"}, "gemv"),
         ({"quant_method": "awq", "bits": 4, "backend": "llm-awq"}, "llm-awq"),
-        ({"method": "fp8"}, "method.*fp8"),
+        ({"method": "int7"}, "method.*int7"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(

@@ -40,6 +40,7 @@ def _assert_same(found: list[Result], alone: Result, tolerance: float = 1e-5) ->
         ("llama-biases", ACT_ORDER), ("mixtral", ACT_ORDER), ("mixtral", Packing("awq")),
         # Rows in another order in the file, and inputs that AWQ divides.
         ("gpt-neox", ACT_ORDER), ("gpt-neox", Packing("awq")), ("falcon-40b", Packing("awq")),
+        ("llama", Packing("fp8", group_size=32)),
         ("starcoder", ACT_ORDER), ("starcoder", Packing("awq")), ("mpt", Packing("awq")),
     ],
 )  # fmt: skip

@@ -276,9 +276,9 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
     "guidance": (QWEN3, {"generation_config.json": {"guidance_scale": 1.5}}, "guidance_scale 1.5"),
     "stops": (LLAMA, {"generation_config.json": {"stop_strings": ["x"]}}, "stop_strings"),
     "weights of another scheme, native": (
-        {**LLAMA, "quantization_config": {"quant_method": "fp8"}},
+        {**LLAMA, "quantization_config": {"quant_method": "fbgemm_fp8"}},
         {},
-        "quant_method.*fp8",
+        "quant_method.*fbgemm_fp8",
     ),
     "an adapter": (LLAMA, {"adapter_config.json": {}}, "adapter_config.json says"),
     "an embedder's adapter": (BERT, {"adapter_config.json": {}}, "adapter_config.json says"),

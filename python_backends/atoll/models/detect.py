@@ -100,7 +100,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     table = families.DECODERS if found.task == "generate" else families.ENCODERS
     checkpoint = registry.Checkpoint.open(transformer_folder(folder))
     with sketching():
-        registry.plan(
+        plan = registry.plan(
             checkpoint, table,
             getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
             method if method in METHODS else None,
@@ -108,7 +108,11 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         )  # fmt: skip
     if found.task == "generate":
         load_options.rescaled(checkpoint, settings)
-    return replace(found, notes=(*found.notes, *load_options.longrope_notes(checkpoint, settings)))
+    notes = (
+        *load_options.longrope_notes(checkpoint, settings),
+        *load_options.fp8_notes(plan.quantization, settings),
+    )
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def read_model(

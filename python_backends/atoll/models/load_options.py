@@ -18,7 +18,7 @@ from atoll.layers.rotary import RopeSpec
 from atoll.models.registry import Checkpoint
 from atoll.weights.json_fields import Fields, stored_dtype
 from atoll.weights.load import LoadOptions
-from atoll.weights.quantization import METHODS, scheme_for
+from atoll.weights.quantization import METHODS, Quantization, scheme_for
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities, KernelPolicy, dtype_refusal, refusal
 
@@ -143,6 +143,17 @@ def longrope_notes(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...
     return (
         "longrope: every text, also a short one, is rotated by the long factors; "
         f"max_total_tokens {limit} or less serves with the short ones",
+    )
+
+
+def fp8_notes(quantization: Quantization | None, settings: Settings) -> tuple[str, ...]:
+    """What a user of an FP8 checkpoint should know of the memory that it takes."""
+    is_packed = settings.dtype in ("int8", "int4") or settings.quantize is not None
+    if quantization is None or quantization.method != "fp8" or is_packed:
+        return ()
+    return (
+        "fp8: weights are expanded when they are loaded, and take the memory of dtype; quantize "
+        "int8 holds them in 8 bits",
     )
 
 

@@ -93,10 +93,11 @@ class LayerTensors:
         stored = self.raw(part, suffix)
         # Of eight bits it would need scales, which only a quantised layer has.
         if not stored.is_floating_point() or stored.dtype.itemsize < 2:
-            dtype = str(stored.dtype).removeprefix("torch.")
+            dtype, name = str(stored.dtype).removeprefix("torch."), self.name(part, suffix)
+            or_scaled = f", or {name}_scale_inv beside it" if stored.is_floating_point() else ""
             raise Mismatch(
-                f"{self.reader.folder}: tensor {self.name(part, suffix)!r} is {dtype}; expected "
-                "floating point of 16 bits or more"
+                f"{self.reader.folder}: tensor {name!r} is {dtype}; expected floating point of 16 "
+                f"bits or more{or_scaled}"
             )
         return stored.t() if is_turned else stored
 

@@ -12,7 +12,7 @@ from atoll.errors import ConfigError
 from atoll.weights.json_fields import Fields
 from atoll.weights.modules import read_object
 
-METHODS = ("gptq", "awq", "mxfp4")
+METHODS = ("gptq", "awq", "mxfp4", "fp8")
 GPTQ_BITS = (2, 3, 4, 8)
 _FORMATS = "supported: gptq, gptq_v2"
 # Where the method is said if not in config.json.
@@ -40,7 +40,8 @@ class Quantization:
     group_size: input features that share a scale; -1: all. zero_offset: added to stored zeros
     (GPTQ's first format stores them less one). act_order: whether groups are assigned in any order;
     None: the config does not say. symmetric: whether the codes' middle stands for zero throughout;
-    None likewise. source: the file that says so.
+    None likewise. block: outputs and inputs that share a scale, in FP8 files; None: all do. source:
+    the file that says so.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Quantization:
     zero_offset: int = 0
     act_order: bool | None = None
     symmetric: bool | None = None
+    block: tuple[int, int] | None = None
     source: str = field(default="config.json", compare=False)
 
     @classmethod
@@ -76,7 +78,7 @@ class Quantization:
     @property
     def suffix(self) -> str:
         """What the names of quantised layers' tensors end with."""
-        return "_blocks" if self.method == "mxfp4" else ".qweight"
+        return {"mxfp4": "_blocks", "fp8": ".weight_scale_inv"}.get(self.method, ".qweight")
 
     def covers(self, module_name: str) -> bool:
         """Whether layers of ours may be quantised: in MXFP4 files only experts are."""
@@ -113,7 +115,7 @@ def _gptq(fields: Fields) -> Quantization:
         "gptq", bits, _group_size(fields, "group_size", default=-1), int(form == "gptq"),
         fields.flag("desc_act") if fields.has("desc_act") else None,
         fields.flag("sym") if fields.has("sym") else None,
-        fields.source,
+        source=fields.source,
     )  # fmt: skip
 
 
@@ -137,7 +139,22 @@ def _mxfp4(fields: Fields) -> Quantization:
     return Quantization("mxfp4", 4, 32, source=fields.source)
 
 
-_READERS = {"gptq": _gptq, "awq": _awq, "mxfp4": _mxfp4}
+def _fp8(fields: Fields) -> Quantization:
+    fields.texts("modules_to_not_convert")
+    fields.only("fmt", "e4m3")
+    fields.only("expert_dtype", "fp8")
+    # How activations would be rounded, which they are not here.
+    fields.only("activation_scheme", "dynamic", "static")
+    name = "weight_block_size"
+    if name in fields.raw and fields.raw[name] is None:
+        return Quantization("fp8", 8, -1, source=fields.source)
+    sizes = fields.counts(name) or (128, 128)
+    if len(sizes) != 2 or 0 in sizes:
+        raise fields.wrong("two whole numbers from 1, or null", name)
+    return Quantization("fp8", 8, sizes[1], block=(sizes[0], sizes[1]), source=fields.source)
+
+
+_READERS = {"gptq": _gptq, "awq": _awq, "mxfp4": _mxfp4, "fp8": _fp8}
 
 
 def _layout(fields: Fields, *names: str, default: str) -> tuple[str, str]:

@@ -18,10 +18,13 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 from atoll.weights import awq, gptq
+from atoll.weights.fp8 import SCALE, read_fp8
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.parts import Part, take
 from atoll.weights.quantization import Quantization
 from atoll.weights.quantized_windows import Shape, Window, windows, words
+
+_OF_QUANTIZED = ("qweight", "qzeros", "scales", SCALE)
 
 
 class Codes(NamedTuple):
@@ -40,7 +43,7 @@ class Codes(NamedTuple):
 
 def is_quantized(group: LayerTensors, part: str) -> bool:
     """Whether a part has a tensor that only quantised layers have."""
-    return any(group.has_part(part, suffix) for suffix in ("qweight", "qzeros", "scales"))
+    return any(group.has_part(part, suffix) for suffix in _OF_QUANTIZED)
 
 
 def packed_codes(
@@ -92,8 +95,8 @@ def expand(
     if quantization is None:
         found = next(p for p in group.parts() if is_quantized(group, p))
         raise Mismatch(
-            f"{group.reader.folder}: {group.name(found, 'qweight')} is quantised, and neither "
-            "config.json nor a file beside it says how"
+            f"{group.reader.folder}: {group.name(found, _suffix(group, found))} is quantised, and "
+            "neither config.json nor a file beside it says how"
         )
     held = windows(group, shape)
     weight = torch.cat([
@@ -106,6 +109,11 @@ def expand(
     if held.inputs is not None:
         weight = held.inputs.columns(weight).contiguous()
     return weight if held.rows is None else take([weight], held.rows.to(device))
+
+
+def _suffix(group: LayerTensors, part: str) -> str:
+    """What a quantised part's tensor is called."""
+    return "weight" if group.has_part(part, SCALE) else "qweight"
 
 
 def _columns(tensors: Sequence[Tensor], rows: Tensor) -> Tensor:
@@ -150,6 +158,8 @@ def _expand(
     if not is_quantized(group, window.part):
         weight = group.part(window.part, "weight", window.shape)
         return weight[window.outputs, window.inputs].to(device, dtype)
+    if q.method == "fp8":
+        return read_fp8(group, window, q, dtype, device)
     qweight, qzeros, scales, groups = _stored(group, window, q, device)
     if q.method == "awq":
         return awq.dequantize(qweight, qzeros, scales, groups, dtype)

@@ -1,4 +1,4 @@
-"""Packs layers as GPTQ and AWQ write them, from the formats' rules alone, bit by bit.
+"""Packs layers as GPTQ, AWQ and FP8 files have them, from the formats' rules alone, bit by bit.
 
 Beside the packed tensors it returns the weight that they stand for, so that a reader can be
 compared without its own arithmetic.
@@ -35,7 +35,10 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Packing:
-    """How to quantise: ``method`` gptq or awq; ``version`` is GPTQ's, 1 or 2."""
+    """How to quantise: ``method`` gptq, awq or fp8; ``version`` is GPTQ's, 1 or 2.
+
+    group_size: of FP8, outputs and inputs of a block; -1: one scale for a matrix.
+    """
 
     method: str = "gptq"
     bits: int = 4
@@ -45,6 +48,10 @@ class Packing:
 
     def config(self) -> dict[str, Any]:
         """The quantization_config of a checkpoint."""
+        if self.method == "fp8":
+            size = None if self.group_size < 0 else [self.group_size, self.group_size]
+            return {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": size,
+                    "activation_scheme": "dynamic" if size else "static"}  # fmt: skip
         if self.method == "awq":
             return {"quant_method": "awq", "bits": 4, "group_size": self.group_size,
                     "version": "gemm", "zero_point": True}  # fmt: skip
@@ -65,6 +72,8 @@ def pack_layer(name: str, weight: Tensor, packing: Packing, seed: int) -> tuple[
 
     weight: (outputs, inputs). Zeros cover the whole range, 0 included.
     """
+    if packing.method == "fp8":
+        return _pack_fp8(name, weight, packing)
     num_inputs, bits = weight.shape[1], packing.bits
     size = packing.group_size if packing.group_size > 0 else num_inputs
     generator = torch.Generator().manual_seed(seed)
@@ -93,6 +102,22 @@ def pack_layer(name: str, weight: Tensor, packing: Packing, seed: int) -> tuple[
     tensors[f"{name}.qweight"] = _pack_bits(codes.t(), bits).t()
     tensors[f"{name}.qzeros"] = _pack_bits(stored, bits)
     tensors[f"{name}.g_idx"] = groups.int()
+    return tensors, dense
+
+
+def _pack_fp8(name: str, weight: Tensor, packing: Packing) -> tuple[Tensors, Tensor]:
+    size = packing.group_size if packing.group_size > 0 else max(weight.shape)
+    scales = torch.empty(-(-len(weight) // size), -(-weight.shape[1] // size))
+    codes, dense = torch.empty_like(weight).to(torch.float8_e4m3fn), torch.empty_like(weight)
+    for i, j in np.ndindex(*scales.shape):
+        block = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
+        scales[i, j] = weight[block].abs().max() / 448
+        codes[block] = (weight[block] / scales[i, j]).to(torch.float8_e4m3fn)
+        dense[block] = codes[block].float() * scales[i, j]
+    stored = scales if packing.group_size > 0 else scales.view(())
+    tensors = {f"{name}.weight": codes, f"{name}.weight_scale_inv": stored}
+    if packing.group_size < 0:
+        tensors[f"{name}.activation_scale"] = torch.ones(())
     return tensors, dense
 
 
