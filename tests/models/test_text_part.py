@@ -27,7 +27,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert (found.runs_on, found.model_type, found.max_tokens) == ("native", "mistral", 64)
     assert found.architecture == "Mistral3ForConditionalGeneration"
     assert found.notes == (
-        "only its text part is served: vision_config is left out, and images are refused",
+        "only its text part is served, without vision_config: images and sound are refused",
     )
 
 

@@ -40,4 +40,4 @@ def notes(raw: Mapping[str, Any]) -> list[str]:
     if raw.get("model_type") not in NESTED:
         return []
     parts = ", ".join(other_parts(raw)) or "nothing else"
-    return [f"only its text part is served: {parts} is left out, and images are refused"]
+    return [f"only its text part is served, without {parts}: images and sound are refused"]
