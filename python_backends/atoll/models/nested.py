@@ -37,7 +37,7 @@ def text_model(raw: Mapping[str, Any], source: str = "config.json") -> Mapping[s
 
 def notes(raw: Mapping[str, Any]) -> list[str]:
     """What a user should know of a config.json with other parts, a sentence each."""
-    if raw.get("model_type") not in NESTED:
+    parts = ", ".join(other_parts(raw))
+    if raw.get("model_type") not in NESTED or not parts:
         return []
-    parts = ", ".join(other_parts(raw)) or "nothing else"
     return [f"only its text part is served, without {parts}: images and sound are refused"]

@@ -34,8 +34,9 @@ _SPLIT = {
 def corrected(
     state: Mapping[str, Any] | None, is_asked: bool | None, model: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The split that replaces the pre-tokenizer's first; None: it stays. If it is wrong, and the key
-    is absent, a warning is logged.
+    """The split that replaces the pre-tokenizer's first; None: it stays.
+
+    If it is wrong, and the key is absent, a warning is logged.
 
     Args:
         state: of the pre-tokenizer. is_asked: tokenizer_config.json's key. model: config.json.
