@@ -21,6 +21,7 @@ CLASSIFIER = {
     "model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 64,
 }  # fmt: skip
 OURS, THEIRS = "atoll.models.", "atoll.models.fallback: transformers"
+WITHOUT_POSITIONS = {k: v for k, v in LLAMA.items() if k != "max_position_embeddings"}
 # config.json, task, max_tokens, how it is implemented
 GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
     "no architectures": (LLAMA, 32, OURS + "llama"),
@@ -34,6 +35,9 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
     ),
     "qwen2": ({**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2}, 32, OURS + "qwen"),
     "gemma2": ({**LLAMA, "model_type": "gemma2"}, 32, OURS + "gemma"),
+    "positions of the class": (
+        {**WITHOUT_POSITIONS, "model_type": "gemma3_text"}, 131072, OURS + "gemma",
+    ),
     "codegen": ({"model_type": "codegen", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
     "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),
     "no known size": ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, 2048, THEIRS),

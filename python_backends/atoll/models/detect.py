@@ -237,7 +237,7 @@ def _generator(
     whole, config = config, nested.text_model(config, f"{folder}/config.json")
     model_type = str(config.get("model_type", ""))
     runs_on, notes = "native", []
-    max_tokens = max_tokens_of(folder, config)
+    max_tokens = max_tokens_of(folder, {**families.DEFAULTS.get(model_type, {}), **config})
     if model_type in families.DECODERS or any(n in families.CLASSES for n in names[:1]):
         unsupported.check_class(folder, whole, names, is_asked)
         notes += nested.notes(whole)
