@@ -67,7 +67,7 @@ def vectors(folder: Path, device: torch.device, pooling: str) -> torch.Tensor:
 
 def compared(base: Path) -> Iterator[tuple[str, bool, str]]:
     """What ran, whether both devices agree, and what they said."""
-    for name in ("llama", "bloom"):
+    for name in ("llama", "bloom", "deepseek-v3"):
         folder = base / name
         folder.mkdir()
         write(next(v for v in DECODERS if v.name == name), folder)

@@ -8,7 +8,9 @@ rotated key that all heads share::
     values: [ latent (kv_rank) ]           then attended @ W_value.T, of each head
 
 The projections out of the latent are part of the queries and of the output ("absorbed"), so that
-attention has one key-value head, whose values are the keys' first features.
+attention has one key-value head, whose values are the keys' first features. Prompts are computed
+in the same way: keys and values of each head would take a third of the multiplications, but are
+not in the cache, and a batch mixes prompts with chunks and decoding.
 """
 
 from typing import NamedTuple
