@@ -11,7 +11,7 @@ from typing import Any
 
 from atoll.layers import Attention, CausalLM, DecoderConfig, GatedMLP, RMSNorm
 from atoll.layers.block import PreNormBlock
-from atoll.layers.query_growth import QueryGrowth
+from atoll.layers.query_growth import GrowthSpec, QueryGrowth
 from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_fields import activation, check_equal_layers, read_heads, whole_head_rope
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -44,7 +44,7 @@ class Config(DecoderConfig):
     """Read from config.json. sliding_window: Mistral's. query_growth: Ministral 3's."""
 
     sliding_window: int | None
-    query_growth: QueryGrowth | None
+    query_growth: GrowthSpec | None
     attention_bias: bool
     mlp_bias: bool
     rope: RopeSpec
@@ -70,9 +70,7 @@ class Config(DecoderConfig):
             activation=activation(f, "hidden_act", default="silu"),
             max_positions=rope.reach,
             sliding_window=f.size("sliding_window") if is_windowed else None,
-            query_growth=QueryGrowth.from_hf(raw)
-            if raw.get("model_type") == "ministral3"
-            else None,
+            query_growth=GrowthSpec.from_hf(raw) if raw.get("model_type") == "ministral3" else None,
             tie_word_embeddings=f.flag("tie_word_embeddings", default=False),
             attention_bias=f.flag("attention_bias", default=False),
             mlp_bias=f.flag("mlp_bias", default=False),
@@ -85,13 +83,14 @@ class Model(CausalLM):
 
     def __init__(self, config: Config) -> None:
         c, rotary = config, Rotary(config.rope)
+        growth = QueryGrowth(c.query_growth, c.max_positions) if c.query_growth else None
 
         def block(layer: int) -> PreNormBlock:
             return PreNormBlock(
                 RMSNorm(c.hidden_size, c.eps),
                 Attention(
                     c.hidden_size, c.heads, layer=layer, bias=c.attention_bias,
-                    window=c.sliding_window, rotary=rotary, query_growth=c.query_growth,
+                    window=c.sliding_window, rotary=rotary, query_growth=growth,
                 ),
                 RMSNorm(c.hidden_size, c.eps),
                 GatedMLP(
