@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Modules are compiled when they are first imported; most of what is installed never is.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
+# And kept for all processes that import them later, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
 REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt
 ARGS ?=
 # Files share the cores; threads that wait give theirs away, or every test would wait for them.

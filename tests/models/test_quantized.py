@@ -13,8 +13,10 @@ from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.quantize import Packing, pack_layer, quantized_checkpoints
 
+import atoll_kernels as kernels
 from atoll.config import Settings
 from atoll.errors import ConfigError, WeightError
+from atoll.layers.linear import Linear
 from atoll.models.detect import decide
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
@@ -25,9 +27,14 @@ from atoll.weights.quantization import Quantization, scheme_for
 ARCHITECTURES = [
     "llama", "llama-biases", "mixtral", "bloom", "opt", "gpt-neox", "starcoder",
     "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi", "phi-msft",
-    "qwen2", "qwen3", "qwen2-moe", "phi3-window", "gptj", "starcoder2", "granite", "olmo2",
+    "qwen2", "qwen3", "qwen2-moe", "qwen3-moe", "phi3-window", "gptj", "starcoder2", "smollm3",
+    "granite", "olmo2",
     "mistral3", "glm4", "gemma3-saved-again",
     "deepseek-v3",
+]  # fmt: skip
+AT_LOAD = [
+    "qwen2", "qwen3", "qwen2-moe", "qwen3-moe", "phi3-window",
+    "phi4-mini-old", "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
 ]  # fmt: skip
 BY_NAME = {v.name: v for v in DECODERS}
 IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -103,6 +110,41 @@ def test_fp8_of_eight_bits_is_told_its_memory(tmp_path: Path) -> None:
     notes = decide(packed, Settings()).notes
     assert any("fp8: weights are expanded" in note for note in notes)
     assert not any("fp8" in note for note in decide(packed, Settings(quantize="int8")).notes)
+
+
+# Largest errors, as shares: of a layer's weights, and of the logits, whose inputs are rounded too.
+@pytest.mark.parametrize(
+    ("scheme", "weights", "logits"), [("int8", 0.01, 0.1), ("int4", 0.15, 0.03)]
+)
+@pytest.mark.parametrize("name", AT_LOAD)
+def test_at_load_as_dequantised(
+    name: str, scheme: str, weights: float, logits: float, tmp_path: Path
+) -> None:
+    """Each layer has its own weights, rounded; the model computes with these and with no others."""
+    write(BY_NAME[name], tmp_path)
+    found = load_decoder(Checkpoint.open(tmp_path), LoadOptions(scheme=scheme))
+    plain = load_decoder(Checkpoint.open(tmp_path), LoadOptions())
+    assert found.blocks[-1].attention.qkv.packed.scheme == scheme
+    rounded = dict(found.named_modules())
+    for path, layer in plain.named_modules():
+        if isinstance(layer, Linear) and rounded[path].packed.scheme != "dense":
+            weight = _weight(rounded[path])
+            assert _distance(weight, _weight(layer)) < (0.01 if path == "lm_head" else weights)
+            layer.packed = kernels.pack_linear(weight, layer.packed.bias)
+    expected = PagedRunner(plain).step({"a": IDS})["a"]
+    assert _distance(PagedRunner(found).step({"a": IDS})["a"], expected) < logits
+
+
+@torch.inference_mode()
+def _weight(layer: Linear) -> torch.Tensor:
+    """What a packed layer multiplies by, (outputs, inputs)."""
+    identity, nothing = torch.eye(layer.in_features), torch.zeros(1, layer.in_features)
+    return (layer(identity) - layer(nothing)).t().contiguous()
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of the root mean squares, the error's as a share of the expected values'."""
+    return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
 
 
 @pytest.mark.parametrize("version", [1, 2])
