@@ -148,6 +148,18 @@ def _experts(dtype: torch.dtype, rows: int, scheme: str = "dense") -> None:
     packed.forward(x, torch.empty(rows, 8, dtype=dtype), Routing(2), "silu")
 
 
+def _mxfp4(dtype: torch.dtype, rows: int) -> None:
+    """gpt-oss's experts, but for their number."""
+    tensors = [
+        (torch.empty(8, 360, 5760, dtype=torch.int32), torch.empty(8, 90, 5760, dtype=torch.uint8)),
+        (torch.empty(8, 360, 2880, dtype=torch.int32), torch.empty(8, 90, 2880, dtype=torch.uint8)),
+    ]
+    biases = [torch.empty(8, width, dtype=dtype) for width in (5760, 2880)]
+    packed = moe.StackedExperts(*tensors, *biases, bits=4, is_fp4=True, group=64)
+    x = torch.empty(rows, 2880, dtype=dtype)
+    packed.forward(x, torch.empty(rows, 8, dtype=dtype), Routing(4), "gpt_oss")
+
+
 def _batches() -> None:
     """Batches of many sizes through the same layers, as a server's steps are."""
     heads = (_HALF, 32, 8, 128)
@@ -269,6 +281,11 @@ CASES: dict[str, Callable[[], None]] = {
     "experts-prefill-fp32": partial(_experts, torch.float32, 512),
     "experts-int4-decode": partial(_experts, _HALF, 4, "int4"),
     "experts-int4-prefill": partial(_experts, _HALF, 512, "int4"),
+    "experts-mxfp4-decode": partial(_mxfp4, _HALF, 4),
+    "experts-mxfp4-decode-bf16": partial(_mxfp4, torch.bfloat16, 4),
+    "experts-mxfp4-prefill": partial(_mxfp4, _HALF, 512),
+    "experts-mxfp4-prefill-bf16": partial(_mxfp4, torch.bfloat16, 512),
+    "experts-mxfp4-prefill-fp32": partial(_mxfp4, torch.float32, 512),
     "sample": _sample,
     "batches": _batches,
 }

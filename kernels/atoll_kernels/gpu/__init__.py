@@ -12,7 +12,7 @@ if find_spec("triton") is not None:
     from atoll_kernels.gpu.attention import paged_attention, varlen_attention
     from atoll_kernels.gpu.moe import pack_experts, route
     from atoll_kernels.gpu.norm import layer_norm, rms_norm
-    from atoll_kernels.gpu.quantized import pack_int4, pack_linear
+    from atoll_kernels.gpu.quantized import pack_int4, pack_linear, pack_mxfp4
     from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
     from atoll_kernels.gpu.sampling import sample
 
@@ -25,6 +25,7 @@ if find_spec("triton") is not None:
         "pack_experts",
         "pack_int4",
         "pack_linear",
+        "pack_mxfp4",
         "paged_attention",
         "rms_norm",
         "rope_write_kv",

@@ -182,6 +182,19 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
         "sm90": Launch(16, 64, 128, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
     },
+    # A tile is whole groups of 32 inputs.
+    ("mxfp4", "half-decode"): {
+        "sm75": Launch(16, 64, 32, 4, 1), _A: Launch(16, 64, 64, 4, 3),
+        "sm90": Launch(16, 64, 128, 4, 4), "gfx90a": Launch(16, 64, 64, 4, 1),
+    },
+    ("mxfp4", "half-prefill"): {
+        "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(64, 128, 32, 4, 3),
+        "sm90": Launch(128, 128, 64, 8, 3), "gfx90a": Launch(64, 128, 32, 4, 1),
+    },
+    ("mxfp4", "wide-prefill"): {
+        "sm75": Launch(32, 32, 32, 4, 1), _A: Launch(32, 64, 32, 4, 2),
+        "gfx90a": Launch(32, 64, 32, 4, 1),
+    },
     ("dequantize", "half"): {_A: Launch(0, 128, 32)},
     ("gemv", "dense"): {_A: Launch(0, 2, 1024)},
     ("gemv", "int4"): {_A: Launch(0, 64, 128)},
@@ -196,6 +209,7 @@ _SAME = {
     ("prefill", "wide-d64"): ("flash", "wide-d64"),
     ("prefill", "wide-d128"): ("flash", "wide-d128"),
     ("prefill", "wide-d256"): ("flash", "wide-d256"),
+    ("mxfp4", "wide-decode"): ("quantized", "wide-decode"),
     ("experts", "half-prefill"): ("quantized", "half-prefill"),
     ("experts", "wide-decode"): ("quantized", "wide-decode"),
     ("experts", "wide-prefill"): ("quantized", "wide-prefill"),
@@ -204,6 +218,7 @@ _SAME = {
 _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
     "latent": Launch(16, 16),
+    "mxfp4": Launch(16, 32, 64),
     "quantized": Launch(16, 32, 32), "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
     "dequantize": Launch(0, 16, 32),
 }  # fmt: skip

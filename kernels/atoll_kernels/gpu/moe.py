@@ -26,30 +26,39 @@ _CHUNK = 128
 def pack_experts(
     first: Tensor, gate_up: tuple[PackedLinear, ...], down: tuple[PackedLinear, ...]
 ) -> PackedExperts | None:
-    """See ``atoll_kernels.pack_experts``; declines mixed layouts, biases and unsorted inputs."""
+    """See ``atoll_kernels.pack_experts``; declines mixed layouts and unsorted inputs."""
     layers = [layer for layer in (*gate_up, *down) if isinstance(layer, (GpuDense, GpuQuantized))]
     if len(layers) < len(gate_up) + len(down) or len({type(layer) for layer in layers}) > 1:
         return None
-    if any(x.bias is not None or getattr(x, "order", None) is not None for x in layers):
+    if any(getattr(layer, "order", None) is not None for layer in layers):
         return None
-    groups, bits = {layer.group for layer in layers}, layers[0].bits
-    if bits == 4 and len(groups) > 1:
+    if any(len({x.bias is None for x in side}) > 1 for side in (gate_up, down)):
+        return None
+    groups, first_layer = {layer.group for layer in layers}, layers[0]
+    if first_layer.bits == 4 and not first_layer.is_fp4 and len(groups) > 1:
         return None
     # The depth of tiles must divide the group; everything divides 0.
-    return StackedExperts(_stack(gate_up), _stack(down), bits, math.gcd(*groups))
+    return StackedExperts(
+        _stack(gate_up), _stack(down), _stack_biases(gate_up), _stack_biases(down),
+        first_layer.bits, first_layer.is_fp4, math.gcd(*groups),
+    )  # fmt: skip
 
 
 @dataclass(eq=False)
 class StackedExperts(PackedExperts):
     """Weights stacked along a first dimension; see ``GpuDense`` and ``GpuQuantized``.
 
-    bits: 16 for dense weights of any dtype. group: the number of inputs that share a scale, or a
-    common divisor if layers differ.
+    gate_up_bias, down_bias: (num_experts, features). bits: 16 for dense weights of any dtype.
+    is_fp4: see ``GpuQuantized``. group: the number of inputs that share a scale, or a common
+    divisor if layers differ.
     """
 
     gate_up: tuple[Tensor, ...]
     down: tuple[Tensor, ...]
+    gate_up_bias: Tensor | None
+    down_bias: Tensor | None
     bits: int
+    is_fp4: bool
     group: int
 
     def forward(
@@ -69,17 +78,18 @@ class StackedExperts(PackedExperts):
         chosen, shares = found or torch_route(router_logits, routing, correction)
         chosen, shares, top_k = chosen.flatten(), shares.flatten(), routing.top_k
         num_experts, num_slots = router_logits.shape[1], num_tokens * top_k
-        config = tile("experts", x, num_slots // num_experts, self.group)
+        op = "mxfp4" if self.is_fp4 else "experts"
+        config = tile(op, x, num_slots // num_experts, self.group)
         plan = _grouped(chosen, num_experts, config)
-        gate_up = self._product(x, self.gate_up, plan, config, top_k, None)
+        gate_up = self._product(x, self.gate_up, self.gate_up_bias, plan, config, top_k, None)
         gated = gated_activation(gate_up, activation)
         assert gated is not None, "contiguous, and no float64"
-        down = self._product(gated, self.down, plan, config, 1, shares)
+        down = self._product(gated, self.down, self.down_bias, plan, config, 1, shares)
         return down.view(num_tokens, top_k, hidden).sum(1)
 
     def _product(
-        self, x: Tensor, weights: tuple[Tensor, ...], plan: _Plan, config: launch.Launch,
-        divide: int, shares: Tensor | None,
+        self, x: Tensor, weights: tuple[Tensor, ...], bias: Tensor | None, plan: _Plan,
+        config: launch.Launch, divide: int, shares: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """(num_slots, out): row s // divide of x times the expert of slot s."""
         words, rest = weights[0], weights[1:]
@@ -89,15 +99,17 @@ class StackedExperts(PackedExperts):
         out = torch.empty((num_slots, num_outputs), dtype=x.dtype, device=x.device)
         num_tiles = plan.tile_experts.shape[0]
         matmul_kernel[(triton.cdiv(num_outputs, config.block_n), num_tiles, 1)](
-            out=out, x=x, words=words, scales=scales, zeros=zeros, order=words, bias=out,
-            slots=plan.slots, tile_experts=plan.tile_experts, tile_rows=plan.tile_rows,
-            shares=x if shares is None else shares, num_rows=num_slots, num_columns=num_outputs,
-            num_inputs=num_inputs, group=max(self.group, 1), x_stride=x.stride(0),
-            words_stride=words.stride(0), scales_stride=scales.stride(0) if rest else 0,
-            divide=divide, EXPERTS=True, ORDER=False, BIAS=False, SHARES=shares is not None,
-            CODE=0, BITS=self.bits, HALF=x.dtype == torch.float16, SPLITS=1,
-            PRECISION=launch.precision(x.dtype), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-            BLOCK_K=config.block_k, num_warps=config.num_warps, num_stages=config.num_stages,
+            out=out, x=x, words=words, scales=scales, zeros=zeros, order=words,
+            bias=out if bias is None else bias, slots=plan.slots, tile_experts=plan.tile_experts,
+            tile_rows=plan.tile_rows, shares=x if shares is None else shares,
+            num_rows=num_slots, num_columns=num_outputs, num_inputs=num_inputs,
+            group=max(self.group, 1), x_stride=x.stride(0), words_stride=words.stride(0),
+            scales_stride=scales.stride(0) if rest else 0,
+            divide=divide, EXPERTS=True, ORDER=False, BIAS=bias is not None,
+            SHARES=shares is not None, CODE=0, BITS=self.bits, FP4=self.is_fp4,
+            HALF=x.dtype == torch.float16, SPLITS=1, PRECISION=launch.precision(x.dtype),
+            BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
+            num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip
         return out
 
@@ -143,6 +155,11 @@ def _grouped(chosen: Tensor, num_experts: int, config: launch.Launch) -> _Plan:
         BLOCK_E=triton.next_power_of_2(max(num_experts, 8)), CHUNK=_CHUNK, num_warps=4,
     )  # fmt: skip
     return _Plan(slots, tile_experts, tile_rows)
+
+
+def _stack_biases(layers: tuple[PackedLinear, ...]) -> Tensor | None:
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    return torch.stack(biases) if biases else None
 
 
 def _stack(layers: tuple[PackedLinear, ...]) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ after dequantizing them once: our own product does so for every tile of rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +18,11 @@ from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.activation import activate
 from atoll_kernels.gpu.gemv import add_splits, dense_row, int4_row, num_splits, split_output
 from atoll_kernels.gpu.kernels.matmul import dequantize_kernel, matmul_kernel
-from atoll_kernels.linear import PackedLinear, group_order, quantize_int8
+from atoll_kernels.linear import MXFP4_GROUP, PackedLinear, group_order, quantize_int8
 from atoll_kernels.reference.linear import TorchDense
 
+# Inputs of a tile of MXFP4 weights at most.
+_MXFP4_DEPTH = 128
 # Rows from which dequantizing first saves more time than it takes.
 _CUBLAS_ROWS = 256
 
@@ -27,7 +30,7 @@ _CUBLAS_ROWS = 256
 class GpuDense(TorchDense):
     """tensors: the weight (out_features, in_features) as checkpoints have it."""
 
-    bits, group = 16, 0
+    bits, group, is_fp4 = 16, 0, False
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """See ``atoll_kernels.linear``."""
@@ -39,11 +42,15 @@ class GpuDense(TorchDense):
 
 @dataclass(eq=False)
 class GpuQuantized(PackedLinear):
-    """group: inputs that share a scale. order (in_features,) int32: of the inputs by group."""
+    """group: inputs that share a scale. order (in_features,) int32: of the inputs by group.
+
+    is_fp4: whether 4 bits are E2M1 codes.
+    """
 
     group: int
     order: Tensor | None
     bits: ClassVar[int]
+    is_fp4: ClassVar[bool] = False
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """See ``atoll_kernels.linear``."""
@@ -61,7 +68,7 @@ class GpuQuantized(PackedLinear):
 
     def _multiply(self, x: Tensor, out: Tensor, activation: str | None) -> None:
         words, scales, zeros = self._operands()
-        config = tile("quantized", x, x.shape[0], self.group)
+        config = tile("mxfp4" if self.is_fp4 else "quantized", x, x.shape[0], self.group)
         rows = triton.cdiv(x.shape[0], config.block_m)
         columns = triton.cdiv(self.out_features, config.block_n)
         num_steps = self.in_features // config.block_k
@@ -74,9 +81,9 @@ class GpuQuantized(PackedLinear):
             num_columns=self.out_features, num_inputs=self.in_features, group=self.group,
             x_stride=x.stride(0), words_stride=0, scales_stride=0, divide=1, EXPERTS=False,
             ORDER=self.order is not None, SHARES=False, **epilogue, BITS=self.bits,
-            HALF=x.dtype == torch.float16, SPLITS=splits, PRECISION=launch.precision(x.dtype),
-            BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-            num_warps=config.num_warps, num_stages=config.num_stages,
+            FP4=self.is_fp4, HALF=x.dtype == torch.float16, SPLITS=splits,
+            PRECISION=launch.precision(x.dtype), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+            BLOCK_K=config.block_k, num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip
         if splits > 1:
             add_splits(out, target, self.bias, activation)
@@ -92,7 +99,7 @@ class GpuQuantized(PackedLinear):
             out=out, words=words, scales=scales, zeros=zeros,
             order=words if self.order is None else self.order, num_columns=shape[1],
             num_inputs=shape[0], group=self.group, ORDER=self.order is not None, BITS=self.bits,
-            HALF=dtype == torch.float16, BLOCK_K=depth, BLOCK_N=config.block_n,
+            FP4=self.is_fp4, HALF=dtype == torch.float16, BLOCK_K=depth, BLOCK_N=config.block_n,
             num_warps=config.num_warps,
         )  # fmt: skip
         return out
@@ -120,6 +127,14 @@ class GpuInt4(GpuQuantized):
         if x.shape[0] == 1:
             row = int4_row(x, self.tensors, self.group, self.order, self.bias, activation)
         return super().forward(x, activation) if row is None else row
+
+
+class GpuMxfp4(GpuQuantized):
+    """tensors: words (in_features / 8, out_features) int32, scales (in_features / 32, out_features)
+    uint8. A tile may have several rows of scales; its depth divides ``group``.
+    """
+
+    scheme, bits, is_fp4 = "mxfp4", 4, True
 
 
 def pack_linear(
@@ -154,6 +169,17 @@ def pack_int4(
     tensors = (words, scales.contiguous(), zeros.to(torch.float16).contiguous())
     order = None if order is None else order.int()
     return GpuInt4(codes.shape[0], codes.shape[1], tensors, bias, size, order)
+
+
+def pack_mxfp4(
+    blocks: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> PackedLinear:
+    """See ``atoll_kernels.pack_mxfp4``; four bytes of a block are a word as they are."""
+    out_features, num_groups = scales.shape
+    words = blocks.contiguous().flatten(1).view(torch.int32).t().contiguous()
+    tensors, in_features = (words, scales.t().contiguous()), MXFP4_GROUP * num_groups
+    depth = math.gcd(in_features, _MXFP4_DEPTH)
+    return GpuMxfp4(in_features, out_features, tensors, bias, depth, None)
 
 
 def tile(op: str, x: Tensor, rows_per_weight: int, group: int) -> launch.Launch:

@@ -6,6 +6,7 @@ The weights of an expert, or of a linear layer:
 - 8 bits: (K, N) int8 codes, one scale per column.
 - 4 bits: (K / 8, N) int32, the code of input 8r + i in nibble i of row r; scales and zeros
   (K / group, N). W[k, n] = scales[k // group, n] * (code - zeros[k // group, n]).
+- MXFP4: the same words of E2M1 codes; scales (K / 32, N) uint8, powers of two, of at most 240.
 
 Codes are converted by setting bits: 0x6400 | code is 1024 + code in float16, and 0x4B000000 | code
 is 2^23 + code in float32. Integer conversions would take longer than the product.
@@ -18,9 +19,44 @@ from atoll_kernels.gpu.kernels.activation import apply_activation
 
 
 @triton.jit
+def _int4(codes, scales, zeros, place, mask, HALF: tl.constexpr):
+    """Values of integer codes (BLOCK_K, BLOCK_N); ``place``: of their row of scales and zeros."""
+    scale = tl.load(scales + place, mask=mask, other=0.0)[None, :]
+    zero = tl.load(zeros + place, mask=mask, other=0.0)[None, :]
+    if HALF:
+        value = (codes | 0x6400).to(tl.int16).to(tl.float16, bitcast=True)
+        value = (value - (zero.to(tl.float16) + 1024.0)) * scale.to(tl.float16)
+    else:
+        value = (codes | 0x4B000000).to(tl.float32, bitcast=True)
+        value = (value - (zero.to(tl.float32) + 8388608.0)) * scale.to(tl.float32)
+    return value
+
+
+@triton.jit
+def _fp4(
+    codes, scales, k_start, columns, num_columns, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Values of E2M1 codes (BLOCK_K, BLOCK_N), in float32; BLOCK_K is a multiple of 32.
+
+    Its exponent and mantissa, in the places of float16's, are 2^14 times too small, even where they
+    are subnormal.
+    """
+    groups = k_start // 32 + tl.arange(0, BLOCK_K // 32)
+    bits = ((codes & 8) << 12) | ((codes & 7) << 9)
+    value = bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    byte = tl.load(
+        scales + groups[:, None] * num_columns + columns[None, :],
+        mask=(columns < num_columns)[None, :], other=0,
+    )  # fmt: skip
+    power = ((byte.to(tl.int32) + 14) << 23).to(tl.float32, bitcast=True)
+    value = tl.reshape(value, (BLOCK_K // 32, 32, BLOCK_N)) * power[:, None, :]
+    return tl.reshape(value, (BLOCK_K, BLOCK_N))
+
+
+@triton.jit
 def _weights(
     words, scales, zeros, k_start, columns, num_columns, num_inputs, group, HALF: tl.constexpr,
-    BITS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+    BITS: tl.constexpr, FP4: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The tile (BLOCK_K, BLOCK_N) at row ``k_start``; 8-bit codes are not scaled yet."""
     mask = columns < num_columns
@@ -33,15 +69,11 @@ def _weights(
         )
         shifts = tl.arange(0, 8) * 4
         codes = tl.reshape((packed[:, None, :] >> shifts[None, :, None]) & 15, (BLOCK_K, BLOCK_N))
-        place = (k_start // group) * num_columns + columns
-        scale = tl.load(scales + place, mask=mask, other=0.0)[None, :]
-        zero = tl.load(zeros + place, mask=mask, other=0.0)[None, :]
-        if HALF:
-            value = (codes | 0x6400).to(tl.int16).to(tl.float16, bitcast=True)
-            value = (value - (zero.to(tl.float16) + 1024.0)) * scale.to(tl.float16)
+        if FP4:
+            value = _fp4(codes, scales, k_start, columns, num_columns, BLOCK_K, BLOCK_N)
         else:
-            value = (codes | 0x4B000000).to(tl.float32, bitcast=True)
-            value = (value - (zero.to(tl.float32) + 8388608.0)) * scale.to(tl.float32)
+            place = (k_start // group) * num_columns + columns
+            value = _int4(codes, scales, zeros, place, mask, HALF)
     elif BITS == 8:
         first = words + tl.cast(k_start, tl.int64) * num_columns
         rows = tl.arange(0, BLOCK_K)
@@ -60,13 +92,14 @@ def _weights(
 @triton.jit
 def dequantize_kernel(
     out, words, scales, zeros, order, num_columns, num_inputs, group, ORDER: tl.constexpr,
-    BITS: tl.constexpr, HALF: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+    BITS: tl.constexpr, FP4: tl.constexpr, HALF: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Grid (column tiles, tiles of inputs): weights (inputs, N), inputs in the order of x."""
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k_start = tl.program_id(1) * BLOCK_K
     value = _weights(
-        words, scales, zeros, k_start, columns, num_columns, num_inputs, group, HALF, BITS,
+        words, scales, zeros, k_start, columns, num_columns, num_inputs, group, HALF, BITS, FP4,
         BLOCK_K, BLOCK_N,
     )  # fmt: skip
     if BITS == 8:
@@ -87,8 +120,9 @@ def matmul_kernel(
     out, x, words, scales, zeros, order, bias, slots, tile_experts, tile_rows, shares, num_rows,
     num_columns, num_inputs, group, x_stride, words_stride, scales_stride, divide,
     EXPERTS: tl.constexpr, ORDER: tl.constexpr, BIAS: tl.constexpr, SHARES: tl.constexpr,
-    CODE: tl.constexpr, BITS: tl.constexpr, HALF: tl.constexpr, SPLITS: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    CODE: tl.constexpr, BITS: tl.constexpr, FP4: tl.constexpr, HALF: tl.constexpr,
+    SPLITS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Grid (column tiles, row tiles, SPLITS); with SPLITS > 1, out is (SPLITS, rows, N) float32.
 
@@ -108,6 +142,8 @@ def matmul_kernel(
         zeros += expert * scales_stride
         if ORDER:
             order += expert * num_inputs
+        if BIAS:
+            bias += expert * num_columns
     else:
         rows = (row_tile * BLOCK_M + lanes).to(tl.int64)
         kept = rows < num_rows
@@ -126,7 +162,7 @@ def matmul_kernel(
         left = tl.load(x_rows[:, None] + inputs[None, :], mask=x_mask, other=0.0)
         right = _weights(
             words, scales, zeros, k_start, columns, num_columns, num_inputs, group, HALF, BITS,
-            BLOCK_K, BLOCK_N,
+            FP4, BLOCK_K, BLOCK_N,
         )  # fmt: skip
         acc = tl.dot(left, right.to(left.dtype), acc, input_precision=PRECISION)
     if BITS == 8:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atoll_kernels import PackedLinear, Routing, reference
 from atoll_kernels.gpu import moe, quantized
-from atoll_kernels.reference.linear import TorchInt8
+from atoll_kernels.reference.linear import TorchDense, TorchInt8
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -123,6 +123,36 @@ def test_stacking_leaves_views() -> None:
     for index, layer in enumerate(sides[0]):
         assert layer.tensors[0].data_ptr() == packed.gate_up[0][index].data_ptr()
         assert torch.equal(layer.tensors[0], before[index])
+
+
+@each_dtype
+@pytest.mark.parametrize("scheme", ["mxfp4", "dense"])
+def test_experts_of_gpt_oss(dtype: torch.dtype, scheme: str) -> None:
+    """With biases, and its gated unit; other widths of the two layers than of a tile."""
+    sides: list[list[PackedLinear]] = [[], []]
+    wide: list[list[PackedLinear]] = [[], []]
+    for index in range(4):
+        for side, (outputs, inputs) in enumerate(((64, 96), (96, 32))):
+            generator = torch.Generator().manual_seed(2 * index + side)
+            shape = (outputs, inputs // 32)
+            blocks = torch.randint(0, 256, (*shape, 16), generator=generator).byte().to(DEVICE)
+            scales = torch.randint(121, 126, shape, generator=generator).byte().to(DEVICE)
+            bias = randn(outputs, seed=index, dtype=dtype)
+            weight = reference.pack_mxfp4(blocks, scales, None, dtype).forward(
+                torch.eye(inputs, device=DEVICE, dtype=torch.float32)
+            )
+            wide[side].append(TorchDense(inputs, outputs, (weight.t().double(),), bias.double()))
+            if scheme == "mxfp4":
+                sides[side].append(quantized.pack_mxfp4(blocks, scales, bias, dtype))
+            else:
+                stored = weight.t().to(dtype).contiguous()
+                sides[side].append(quantized.GpuDense(inputs, outputs, (stored,), bias))
+    x, logits = randn(19, 96, seed=1, dtype=dtype), randn(19, 4, seed=2, dtype=dtype)
+    loop = reference.pack_experts(x, *map(tuple, wide))
+    expected = loop.forward(x.double(), logits.double(), Routing(2), "gpt_oss")
+    packed = moe.pack_experts(x, *map(tuple, sides))
+    assert isinstance(packed, moe.StackedExperts) and packed.is_fp4 == (scheme == "mxfp4")
+    assert_close(packed.forward(x, logits, Routing(2), "gpt_oss"), expected)
 
 
 def test_declines_layers_that_differ() -> None:

@@ -181,3 +181,40 @@ def test_no_rows() -> None:
     packed = quantized.pack_int4(*codes_of(64, 40, 32, False), None, torch.float32)
     found = packed.forward(randn(0, 64, seed=1))
     assert found.shape == (0, 40)
+
+
+def fp4_weights(outputs: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Blocks, scales, and the weights (float64) that they stand for."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 16, (outputs, inputs), generator=generator)
+    scales = torch.randint(120, 126, (outputs, inputs // 32), generator=generator)
+    sizes = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    values = torch.tensor([*sizes, *(-x for x in sizes)]).double()[codes]
+    dense = values * (2.0 ** (scales - 127).double()).repeat_interleave(32, 1)
+    blocks = (codes[:, ::2] + 16 * codes[:, 1::2]).view(outputs, -1, 16)
+    return blocks.byte().to(DEVICE), scales.byte().to(DEVICE), dense.to(DEVICE)
+
+
+@each_dtype
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 40, 64), (18, 33, 96), (3, 64, 256)])
+def test_mxfp4(dtype: torch.dtype, rows: int, outputs: int, inputs: int) -> None:
+    """Tiles of one group of inputs and of two."""
+    blocks, scales, dense = fp4_weights(outputs, inputs)
+    x, bias = randn(rows, inputs, seed=1, dtype=dtype), randn(outputs, seed=2, dtype=dtype)
+    packed = quantized.pack_mxfp4(blocks, scales, bias, dtype)
+    assert packed.scheme == "mxfp4"
+    assert 8 * sum(tensor.nbytes for tensor in packed.tensors) == 4.25 * dense.numel()
+    assert_close(packed.forward(x), x.double() @ dense.t() + bias.double())
+    if dtype != torch.float32:
+        assert isinstance(packed, quantized.GpuMxfp4)
+        assert torch.equal(packed.dequantized(dtype).double(), dense.t())
+
+
+def test_the_smallest_and_the_largest_scale_of_mxfp4() -> None:
+    """2^-127 and 2^113."""
+    blocks = torch.full((2, 1, 16), 0x77, dtype=torch.uint8, device=DEVICE)
+    scales = torch.tensor([[0], [240]], dtype=torch.uint8, device=DEVICE)
+    x = torch.zeros(1, 32, device=DEVICE)
+    x[0, 5] = 2.0
+    packed = quantized.pack_mxfp4(blocks, scales, None, torch.float32)
+    assert packed.forward(x).tolist() == [[6 * 2.0**-126, 6 * 2.0**114]]
