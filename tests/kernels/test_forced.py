@@ -64,5 +64,5 @@ def test_on_a_gpu(backend: str) -> None:
 )
 def test_gpu_kernels_interpreted() -> None:
     """Whole models on the Triton-language kernels: packed, in chunks, paged."""
-    chosen = "test_jina_equals_its_description[4] or (in_chunks and mixtral)"
+    chosen = "test_jina_equals_its_description[4] or (in_chunks and (mixtral or v2-lite))"
     run([ENCODERS, DECODERS], chosen, {"family": "gpu"}, TRITON_INTERPRET="1")

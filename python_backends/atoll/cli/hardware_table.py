@@ -103,11 +103,16 @@ _NOTES = (
     "## The other kernels",
     "",
     "Norms, rotary embedding with the KV write, gated activations, 8-bit and 4-bit linear layers "
-    "(GPTQ with and without act-order, AWQ), Mixtral's experts and top-k/top-p sampling are "
-    "Triton-language kernels on every device of the table, including AMD's. With "
+    "(GPTQ with and without act-order, AWQ), mixtures of experts (MXFP4 included) and top-k/top-p "
+    "sampling are Triton-language kernels on every device of the table, including AMD's. With "
     "`--disable-custom-kernels`, they are plain torch, and 4-bit weights are dequantized at load. "
     "The same happens, and is logged, if kernels cannot be compiled, which takes a C compiler and "
     "Python's headers (`atoll doctor` checks for both).",
+    "",
+    "Of attention, sinks (gpt-oss) and the latent cache of MLA (DeepSeek, in float16 and bfloat16) "
+    "are served by `atoll` alone; where that is refused, by `sdpa`. These two, and products in "
+    "MXFP4, were compiled for every architecture of the table and compared with float64 in "
+    "Triton-language's interpreter, but not measured on a GPU yet.",
     "",
     "## Several GPUs, several models",
     "",
@@ -125,6 +130,7 @@ _NOTES = (
     "bfloat16, AVX-512, AVX2, portable C++. "
     "`ATOLL_CPU_ISA` selects a narrower one. Without a compiler, plain torch is used, and `atoll "
     "doctor` says so. For an image, `ATOLL_KERNELS=FOLDER atoll warmup` compiles all of them in "
-    "advance.",
+    "advance. With each of them, weights in MXFP4 stay at 4.25 bits: they are looked up in "
+    "registers and multiplied in bfloat16 or float32; neither they nor activations are rounded.",
     "",
 )
