@@ -33,7 +33,6 @@ COHERE2_OLD = {
 }  # fmt: skip
 
 COHERE = (
-    Variant("cohere", _cohere),
     Variant("cohere-qk-norms", lambda: _cohere(use_qk_norm=True, attention_bias=True)),
     Variant("cohere2", _cohere2),
     Variant("cohere2-old", lambda: _cohere2(num_hidden_layers=4, rope_parameters={
