@@ -122,7 +122,7 @@ FAMILIES = (
             "phi-qk-norms", "phi3-window", "phi4-mini",
             "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
             "cohere-qk-norms", "cohere2", "olmo3", "glm", "glm4",
-            "gemma", "gemma2", "gemma3", "gemma3-old",
+            "gemma2", "gemma3", "gemma3-old",
             "gpt-oss", "gpt-oss-dense",
             "moonlight", "kimi-k2",
         )

@@ -85,14 +85,12 @@ def _nested(**changes: Any) -> Any:
 
 
 GEMMA = (
-    Variant("gemma", _gemma, hooks=_centre),
-    Variant("gemma-old", lambda: _gemma(num_key_value_heads=1), hooks=_centre,
+    Variant("gemma", lambda: _gemma(num_key_value_heads=1), hooks=_centre,
             config={**GEMMA_OLD, "num_key_value_heads": 1}),
     Variant("gemma2", lambda: _gemma2(attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
             hooks=_centre),
     Variant("gemma2-old", _gemma2, hooks=_centre, config=GEMMA2_OLD),
-    Variant("gemma3", _gemma3, hooks=_centre),
-    Variant("gemma3-biases", lambda: _gemma3(
+    Variant("gemma3", lambda: _gemma3(
         final_logit_softcapping=3.0, attention_bias=True,
         layer_types=["full_attention", "sliding_attention", "full_attention"],
     ), hooks=_centre),
