@@ -177,7 +177,7 @@ def plan(
     """
     module = architecture(checkpoint.raw, table)
     if dtype in getattr(module.Model, "unsupported_dtypes", ()):
-        raise ConfigError(f"{checkpoint.folder}: {dtype} would overflow; use bfloat16")
+        raise ConfigError(f"{checkpoint.folder}: {dtype} would overflow; use bfloat16 or float32")
     stored_dtype(Fields(checkpoint.raw))
     if table is ENCODERS:
         read_labels(checkpoint.raw)
