@@ -19,7 +19,7 @@ NAMES = (
     "gpt2", "gptj", "smollm3-old", "granite", "olmo2", "ministral3", "cohere2",
     "olmo3", "glm4", "gemma2", "gemma3-old",
     "gpt-oss",
-    "deepseek-v2-lite", "deepseek-v3",
+    "deepseek-v3",
 )  # fmt: skip
 
 

@@ -1,15 +1,37 @@
-"""How DeepSeek's config.json and its relatives' describe rope, experts and their routing."""
+"""The experts of DeepSeek and its relatives: config.json's keys, names in a checkpoint, layers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atoll.errors import ConfigError
+from atoll.layers import GatedMLP
+from atoll.layers.moe import Float32Router, MixtureOfExperts
 from atoll.layers.rotary import RopeSpec
 from atoll.weights.json_fields import MAX_LAYERS, Fields
+from atoll.weights.weight_map import FirstOf, Source
 from atoll_kernels import Routing
 
 _KINDS = ("dense", "sparse")
+
+# For a ``WeightMap``.
+FEED_FORWARD_WEIGHTS: Mapping[str, Source] = {
+    "blocks.{i}.mlp.gate_up": ("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
+    "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
+    "blocks.{i}.mlp.router": "layers.{i}.mlp.gate",
+    "blocks.{i}.mlp.experts.{e}.gate_up": FirstOf(
+        ("layers.{i}.mlp.experts.{e}.gate_proj", "layers.{i}.mlp.experts.{e}.up_proj"),
+        "layers.{i}.mlp.experts.gate_up_proj[{e}]",
+    ),
+    "blocks.{i}.mlp.experts.{e}.down": FirstOf(
+        "layers.{i}.mlp.experts.{e}.down_proj", "layers.{i}.mlp.experts.down_proj[{e}]",
+    ),
+    "blocks.{i}.mlp.shared.gate_up": (
+        "layers.{i}.mlp.shared_experts.gate_proj", "layers.{i}.mlp.shared_experts.up_proj",
+    ),
+    "blocks.{i}.mlp.shared.down": "layers.{i}.mlp.shared_experts.down_proj",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,21 @@ class Experts:
     is_corrected: bool
     size: int
     shared_size: int
+
+    def feed_forward(
+        self, layer: int, hidden_size: int, dense_size: int, activation: str, bias: bool = False
+    ) -> GatedMLP | MixtureOfExperts:
+        """A layer's experts with a shared one, or its MLP of ``dense_size``.
+
+        bias: of MLPs and shared experts.
+        """
+        if not self.layers[layer]:
+            return GatedMLP(hidden_size, dense_size, activation, bias, bias)
+        return MixtureOfExperts(
+            hidden_size, self.size, self.num_experts, self.routing, activation,
+            router=Float32Router(hidden_size, self.num_experts, self.is_corrected),
+            shared=GatedMLP(hidden_size, self.shared_size, activation, bias, bias),
+        )  # fmt: skip
 
 
 def read_rope(fields: Fields, dim: int) -> RopeSpec:

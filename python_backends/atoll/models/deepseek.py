@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atoll.layers import CausalLM, DecoderConfig, GatedMLP, RMSNorm
+from atoll.layers import CausalLM, DecoderConfig, RMSNorm
 from atoll.layers.attention import Heads
 from atoll.layers.block import PreNormBlock
 from atoll.layers.mla import LatentAttention, LatentHeads
-from atoll.layers.moe import Float32Router, MixtureOfExperts
 from atoll.layers.rotary import RopeSpec, Rotary
-from atoll.models.config_experts import Experts, read_experts, read_rope
+from atoll.models.config_experts import FEED_FORWARD_WEIGHTS, Experts, read_experts, read_rope
 from atoll.models.config_fields import activation, check_width
 from atoll.weights.fused_qkv import unpaired
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-from atoll.weights.weight_map import FirstOf, Reorder, WeightMap
+from atoll.weights.weight_map import Reorder, WeightMap
 
 
 def _query_rows(config: "Config") -> Tensor:
@@ -61,20 +60,7 @@ WEIGHTS = WeightMap(
         "blocks.{i}.attention.kv_b": "layers.{i}.self_attn.kv_b_proj",
         "blocks.{i}.attention.out": "layers.{i}.self_attn.o_proj",
         "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
-        "blocks.{i}.mlp.gate_up": ("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
-        "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
-        "blocks.{i}.mlp.router": "layers.{i}.mlp.gate",
-        "blocks.{i}.mlp.experts.{e}.gate_up": FirstOf(
-            ("layers.{i}.mlp.experts.{e}.gate_proj", "layers.{i}.mlp.experts.{e}.up_proj"),
-            "layers.{i}.mlp.experts.gate_up_proj[{e}]",
-        ),
-        "blocks.{i}.mlp.experts.{e}.down": FirstOf(
-            "layers.{i}.mlp.experts.{e}.down_proj", "layers.{i}.mlp.experts.down_proj[{e}]",
-        ),
-        "blocks.{i}.mlp.shared.gate_up": (
-            "layers.{i}.mlp.shared_experts.gate_proj", "layers.{i}.mlp.shared_experts.up_proj",
-        ),
-        "blocks.{i}.mlp.shared.down": "layers.{i}.mlp.shared_experts.down_proj",
+        **FEED_FORWARD_WEIGHTS,
         "norm": "norm",
         "lm_head": "/lm_head",
     },
@@ -153,24 +139,11 @@ class Model(CausalLM):
                 c.hidden_size, c.latent, layer=layer, q_rank=c.q_rank, scale=scale, rotary=rotary,
                 bias=c.has_bias,
             )  # fmt: skip
+            mlp = c.experts.feed_forward(
+                layer, c.hidden_size, c.intermediate_size, c.activation, c.has_mlp_bias
+            )
             return PreNormBlock(
-                RMSNorm(c.hidden_size, c.eps), attention, RMSNorm(c.hidden_size, c.eps),
-                _feed_forward(c, layer),
-            )  # fmt: skip
+                RMSNorm(c.hidden_size, c.eps), attention, RMSNorm(c.hidden_size, c.eps), mlp
+            )
 
         super().__init__(c, block, RMSNorm(c.hidden_size, c.eps))
-
-
-def _feed_forward(c: Config, layer: int) -> GatedMLP | MixtureOfExperts:
-    e = c.experts
-
-    def dense(size: int) -> GatedMLP:
-        return GatedMLP(c.hidden_size, size, c.activation, c.has_mlp_bias, c.has_mlp_bias)
-
-    if not e.layers[layer]:
-        return dense(c.intermediate_size)
-    return MixtureOfExperts(
-        c.hidden_size, e.size, e.num_experts, e.routing, c.activation,
-        router=Float32Router(c.hidden_size, e.num_experts, e.is_corrected),
-        shared=dense(e.shared_size),
-    )  # fmt: skip

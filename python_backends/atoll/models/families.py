@@ -62,6 +62,14 @@ _GLM4_MOE_LITE = {
     "max_position_embeddings": 202752,
 }  # fmt: skip
 
+_GLM4_MOE = {
+    "num_key_value_heads": 8, "n_shared_experts": 1, "n_routed_experts": 128,
+    "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 8,
+    "first_k_dense_replace": 1, "norm_topk_prob": True, "vocab_size": 151552, "hidden_size": 4096,
+    "intermediate_size": 10944, "num_hidden_layers": 46, "num_attention_heads": 96,
+    "moe_intermediate_size": 1408, "max_position_embeddings": 131072,
+}  # fmt: skip
+
 # In the order of the README's table.
 FAMILIES = (
     Family(
@@ -133,6 +141,9 @@ FAMILIES = (
             "deepseek_v2": _DEEPSEEK_V2, "deepseek_v3": _DEEPSEEK_V3, "kimi_k2": _DEEPSEEK_V3,
             "glm4_moe_lite": _GLM4_MOE_LITE,
         },
+    ),
+    Family(
+        "glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", ("glm4_moe",), defaults={"glm4_moe": _GLM4_MOE},
     ),
     Family(
         "falcon", "Falcon 7B, 40B, RW", ("falcon", "RefinedWeb", "RefinedWebModel"),

@@ -38,6 +38,13 @@ def _glm(**changes: Any) -> Any:
     ))  # fmt: skip
 
 
+def _glm4_moe(**changes: Any) -> Any:
+    return hf.Glm4MoeForCausalLM(hf.Glm4MoeConfig(**{
+        **SIZES, "num_key_value_heads": 2, "experts_implementation": "eager",
+        "attention_bias": True, "use_qk_norm": True, **changes,
+    }))  # fmt: skip
+
+
 def _yarn(weight: float) -> dict[str, Any]:
     return {
         "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
@@ -107,4 +114,6 @@ DEEPSEEK = (
     Variant("glm-4.7-flash", lambda: _glm(
         rms_norm_eps=1e-5, rope_parameters=rope("default", rope_theta=1e6)),
         hooks=_corrections, rename=_further_layer),
+    Variant("glm-4.5", lambda: _glm4_moe(head_dim=24, **ONE_GROUP), hooks=_corrections,
+            rename=_further_layer),
 )  # fmt: skip
