@@ -224,7 +224,6 @@ CASES: dict[str, Callable[[], None]] = {
     "flash-d64-sinks": partial(_varlen, _HALF, 64, 8, 64, causal=True, sinks=True),
     "prefill-d64-sinks": partial(_paged, _HALF, 64, 8, 64, (100, 28), window=128, sinks=True),
     "prefill-d64-sinks-bf16": partial(_paged, torch.bfloat16, 64, 8, 64, (100, 28), sinks=True),
-    "prefill-d64-sinks-short-qlen": partial(_paged, _HALF, 64, 8, 64, (5, 1, 3), sinks=True),
     "decode-d64-sinks": partial(
         _paged, _HALF, 64, 8, 64, (1,) * 4, decode=True, window=128, sinks=True
     ),

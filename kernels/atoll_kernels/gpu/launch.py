@@ -64,7 +64,7 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 32, 0, 4, 1),
     },
     ("flash", "half-d64-sinks"): {
-        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(64, 64, 0, 4, 3),
+        "sm75": Launch(32, 32, 0, 4, 1), _A: Launch(64, 64, 0, 4, 2),
         "sm90": Launch(128, 64, 0, 8, 3), "gfx90a": Launch(128, 64, 0, 4, 1),
     },
     # A soft cap takes more registers than biases.
