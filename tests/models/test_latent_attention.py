@@ -90,6 +90,8 @@ def test_a_further_layer_must_be_for_further_tokens(folder: Path, tmp_path: Path
         ("deepseek-v3", {"n_group": 6}), ("deepseek-v3", {"num_key_value_heads": 2}),
         ("deepseek-v3", {"partial_rotary_factor": 0.5}), ("deepseek-v3", {"qk_rope_head_dim": 7}),
         ("deepseek-v3", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1.0}}),
+        ("deepseek-v3", {"head_dim": 24}),
+        ("deepseek-v3", {"layer_types": ["full_attention", "sliding_attention"]}),
         ("glm-4.7-flash", {"mlp_layer_types": ["dense"]}),
         ("glm-4.7-flash", {"mlp_layer_types": ["dense", "mixed"]}),
         ("glm-4.7-flash", {"mlp_layer_types": None, "first_k_dense_replace": 2}),

@@ -18,7 +18,7 @@ from atoll.layers.block import PreNormBlock
 from atoll.layers.mla import LatentAttention, LatentHeads
 from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_experts import FEED_FORWARD_WEIGHTS, Experts, read_experts, read_rope
-from atoll.models.config_fields import activation, check_width
+from atoll.models.config_fields import activation, check_equal_layers, check_width
 from atoll.weights.fused_qkv import unpaired
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import Reorder, WeightMap
@@ -101,6 +101,10 @@ class Config(DecoderConfig):
             f.size("v_head_dim"), f.size("kv_lora_rank"),
         )  # fmt: skip
         check_width(f, latent.rope_dim, latent.rope_dim, "qk_rope_head_dim")
+        # In files that transformers has saved again.
+        if f.size("head_dim", default=latent.rope_dim, nullable=True) != latent.rope_dim:
+            raise f.wrong(f"qk_rope_head_dim, {latent.rope_dim}", "head_dim")
+        check_equal_layers(f, num_layers)
         rope = read_rope(f, latent.rope_dim)
         return cls(
             vocab_size=f.size("vocab_size"),

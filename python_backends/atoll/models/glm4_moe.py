@@ -12,7 +12,7 @@ from atoll.layers import Attention, CausalLM, DecoderConfig, RMSNorm
 from atoll.layers.block import PreNormBlock
 from atoll.layers.rotary import RopeSpec, Rotary
 from atoll.models.config_experts import FEED_FORWARD_WEIGHTS, Experts, read_experts
-from atoll.models.config_fields import activation, check_width, read_heads
+from atoll.models.config_fields import activation, check_equal_layers, check_width, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -56,6 +56,7 @@ class Config(DecoderConfig):
         hidden_size = f.size("hidden_size")
         num_layers = f.size("num_hidden_layers", most=MAX_LAYERS)
         heads = read_heads(f, hidden_size, kv_names=("num_key_value_heads",), dim_name="head_dim")
+        check_equal_layers(f, num_layers)
         share = RopeSpec.partial(raw, "partial_rotary_factor", default=0.5)
         width = int(heads.head_dim * share)
         check_width(f, width, heads.head_dim, "partial_rotary_factor")
