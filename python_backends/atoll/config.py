@@ -60,8 +60,8 @@ class Settings:
     quantize: str | None = _setting(
         None,
         "int8 or int4: quantize weights at load (TGI's names work too: eetq, bitsandbytes, "
-        "bitsandbytes-nf4, bitsandbytes-fp4), MXFP4 experts and the kv_b_proj "
-        "of DeepSeek's attention excepted; gptq, awq or mxfp4: the format the checkpoint must have",
+        "bitsandbytes-nf4, bitsandbytes-fp4), MXFP4 experts and the kv_b_proj of DeepSeek's "
+        "attention excepted; gptq, awq, mxfp4 or fp8: the format the checkpoint must have",
         group="model",
     )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N", group="model")

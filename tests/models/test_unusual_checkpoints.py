@@ -126,6 +126,9 @@ def test_dtype_of_the_config_is_not_a_cpus(key: str, value: str | None, tmp_path
         assert loaded.facts["dtype"] == "float32"
 
 
+_OLMO3 = {"model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "sliding_window": 8}
+
+
 @pytest.mark.parametrize(
     ("drop", "changes", "message"),
     [
@@ -133,8 +136,13 @@ def test_dtype_of_the_config_is_not_a_cpus(key: str, value: str | None, tmp_path
         ("", {"num_attention_heads": None}, "num_attention_heads"),
         ("", {"rope_scaling": {"type": "linear"}}, "'linear' needs factor"),
         ("", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ("rope_parameters", {**_OLMO3, "rope_theta": 1e4}, "rope_theta is 10000; versions of"),
+        (
+            "rope_parameters", {**_OLMO3, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling has type .linear., which transformers ignores for this family",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_config_lacks_is_named(drop: str, changes: Json, message: str, tmp_path: Path) -> None:
     save_llama(tmp_path)
     edit(tmp_path / "config.json", drop, **changes)

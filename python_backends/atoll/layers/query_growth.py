@@ -14,7 +14,8 @@ from torch import Tensor
 from atoll.layers.batch import Batch
 from atoll.weights.json_fields import Fields
 
-_BETA, _TRAINED = "llama_4_scaling_beta", "original_max_position_embeddings"
+GROWTH = "llama_4_scaling_beta"
+_TRAINED = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class GrowthSpec:
         # Of both, transformers takes the old name's.
         is_old = bool(fields.inside("rope_scaling").raw)
         scaling = fields.inside("rope_scaling" if is_old else "rope_parameters")
-        return cls(scaling.number(_BETA, above=None), scaling.size(_TRAINED))
+        return cls(scaling.number(GROWTH, above=None), scaling.size(_TRAINED))
 
 
 class QueryGrowth:

@@ -89,6 +89,7 @@ def layer_ropes(
             f"{shown(fields.raw.get('rope_scaling'))}; expected full_attention and "
             "sliding_attention, or rope_scaling alone"
         )
+    _check_old_ropes(fields, local_theta, local_name)
     raw = fields.raw
     both = {name: raw[name] for name in ("max_position_embeddings",) if name in raw}
     names = ("rope_scaling", "rope_theta", "original_max_position_embeddings")
@@ -103,6 +104,25 @@ def layer_ropes(
             "supported: default and linear"
         )
     return spec, second
+
+
+def _check_old_ropes(fields: Fields, local_theta: float, local_name: str) -> None:
+    """Raises ConfigError: an older file's rotations are not the same in all transformers."""
+    old = fields.inside("rope_scaling")
+    if old.has("type") and not old.has("rope_type"):
+        raise ConfigError(
+            f"{fields.source}: rope_scaling has type {shown(old.raw['type'])}, which transformers "
+            "ignores for this family; expected rope_type"
+        )
+    if local_name != "rope_theta" or fields.has("rope_parameters"):
+        return
+    theta = fields.number("rope_theta", default=local_theta)
+    if theta != local_theta:
+        raise ConfigError(
+            f"{fields.source}: rope_theta is {theta:g}; versions of transformers differ in whether "
+            f"layers with a window have it, or {local_theta:g}: expected rope_parameters with "
+            "full_attention and sliding_attention"
+        )
 
 
 def layer_windows(

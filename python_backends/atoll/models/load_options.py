@@ -14,8 +14,10 @@ from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.errors import ConfigError
 from atoll.layers.longrope import short_only
+from atoll.layers.query_growth import GROWTH
 from atoll.layers.rotary import RopeSpec
-from atoll.models.registry import Checkpoint
+from atoll.models.families import DECODERS
+from atoll.models.registry import Checkpoint, architecture
 from atoll.weights.json_fields import Fields, stored_dtype
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import METHODS, Quantization, scheme_for
@@ -29,7 +31,7 @@ _GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/kfd"))
 # Their activations leave the range of float16.
 _OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_oss")
 # Layers with a window and those without are rotated differently.
-_TWO_ROTATIONS = ("gemma3_text",)
+_TWO_ROTATIONS = ("gemma3_text", "olmo3")
 
 
 def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:
@@ -98,8 +100,8 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
     LongRoPE has the short factors where ``max_total_tokens`` keeps every text within them.
 
     Raises:
-        ConfigError: a factor without a kind, a kind that is not known, or a model whose layers are
-            not all rotated alike.
+        ConfigError: a factor without a kind, a kind that is not known, or a model that cannot be
+            given it.
     """
     kind, factor = settings.rope_scaling, settings.rope_factor
     if kind is None and factor is None:
@@ -111,12 +113,7 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
             f"rope_scaling is {kind!r} and rope_factor is {factor}; expected linear or dynamic, "
             "and a factor"
         )
-    model_type = checkpoint.raw.get("model_type")
-    if model_type in _TWO_ROTATIONS:
-        raise ConfigError(
-            f"rope_scaling is {kind!r}; model_type {model_type!r} has a rotation for layers with a "
-            "window and another for the rest: scale them in config.json"
-        )
+    _check_scalable(checkpoint.raw, kind)
     fields, name = Fields(checkpoint.raw), "max_position_embeddings"
     old = fields.inside("rope_parameters")
     raw = {key: value for key, value in checkpoint.raw.items() if key != "rope_parameters"}
@@ -128,6 +125,24 @@ def rescaled(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
     if kind == "linear" and fields.has(name):
         raw[name] = int(fields.size(name) * factor)
     return replace(checkpoint, raw=raw)
+
+
+def _check_scalable(raw: Mapping[str, Any], kind: str) -> None:
+    """Raises ConfigError: the setting would do nothing, or would replace more than a scaling."""
+    model_type, fields = raw.get("model_type"), Fields(raw)
+    config = architecture(raw, DECODERS).Config
+    reason = ""
+    if "rope" not in config.__dataclass_fields__ or raw.get("alibi"):
+        reason = "has no rotary embedding"
+    elif model_type in _TWO_ROTATIONS:
+        reason = (
+            "has a rotation for layers with a window and another for the rest: scale them in "
+            "config.json"
+        )
+    elif any(fields.inside(name).has(GROWTH) for name in ("rope_parameters", "rope_scaling")):
+        reason = f"has {GROWTH} in its own scaling, which would be lost: change it in config.json"
+    if reason:
+        raise ConfigError(f"rope_scaling is {kind!r}; model_type {model_type!r} {reason}")
 
 
 def longrope_notes(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:

@@ -71,9 +71,12 @@ class Config(DecoderConfig):
             attention_bias=f.flag("attention_bias", default=False),
             mlp_bias=f.flag("mlp_bias", default=False),
             has_rope=has_rope,
-            windows=layer_windows(f, num_layers, window, lambda layer: not has_rope[layer]),
+            windows=layer_windows(
+                f, num_layers, window, lambda layer: not has_rope[layer],
+                ("sliding_window", "use_sliding_window"),
+            ),
             rope=rope,
-        )
+        )  # fmt: skip
 
 
 def _has_rope(f: Fields, num_layers: int) -> tuple[bool, ...]:

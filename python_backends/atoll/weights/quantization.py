@@ -18,7 +18,7 @@ _FORMATS = "supported: gptq, gptq_v2"
 # Where the method is said if not in config.json.
 _FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"))
 
-# TGI's names for --quantize -> the scheme of ``pack_linear``. gptq, awq and mxfp4 say what the
+# TGI's names for --quantize -> the scheme of ``pack_linear``. gptq, awq, mxfp4 and fp8 say what the
 # checkpoint already is; weights that are not quantised yet become what the name promises in size.
 SCHEMES: Mapping[str, str] = {
     "awq": "dense",
@@ -26,6 +26,7 @@ SCHEMES: Mapping[str, str] = {
     "bitsandbytes-fp4": "int4",
     "bitsandbytes-nf4": "int4",
     "eetq": "int8",
+    "fp8": "dense",
     "gptq": "dense",
     "int4": "int4",
     "int8": "int8",
