@@ -55,7 +55,7 @@ class QueryGrowth:
         factors = self._factors(batch.max_position + 1, q)
         if batch.max_position < self.spec.trained:
             return q
-        return q * factors[batch.positions].view(-1, 1, 1)
+        return q * factors.index_select(0, batch.positions).view(-1, 1, 1)
 
     def _factors(self, length: int, like: Tensor) -> Tensor:
         """(positions >= length,) on the device of ``like``, and of its dtype."""
