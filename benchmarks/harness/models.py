@@ -60,3 +60,16 @@ def save_random_llama(folder: Path, vocab_size: int, device: torch.device) -> No
     )  # fmt: skip
     with device:
         LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+
+
+def save_random_qwen3(folder: Path) -> None:
+    """Writes a checkpoint of Qwen3-0.6B's sizes, random weights in bfloat16."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
+        num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
+        rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).bfloat16().save_pretrained(folder)

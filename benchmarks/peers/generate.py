@@ -1,7 +1,8 @@
 """Text generation through the real server next to libraries that people call directly, in one run.
 
 ``python benchmarks/peers/generate.py --models smollm2 1.1b --out docs/benchmarks`` measures
-SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32 requests at once:
+SmolLM2-135M-Instruct and a Llama of 1.1 billion random weights with 1, 8 and 32 requests at once
+(``qwen3-0.6b``: the sizes of Qwen3-0.6B, random weights too):
 tokens/s, time to the first token, time per token after it, and how much of the answer equals that
 of transformers in float32. All get the same prompts, as token ids, and give answers of the same
 length. Each library runs in its own process, is built once, and is timed there, without the pipe.
@@ -31,7 +32,7 @@ import torch
 from generate_peers import MAX_SEQUENCES, MAX_TOKENS, PEERS, Generate, built, peers
 from harness.apart import Apart, contestant, timed
 from harness.measure import Result, machine, race, table, versions, write
-from harness.models import GENERATOR_ID, save_random_llama
+from harness.models import GENERATOR_ID, save_random_llama, save_random_qwen3
 from harness.served import DTYPES, server_of
 from harness.streams import Streams, Times
 from vllm_peer import vllm
@@ -70,6 +71,7 @@ class Model(NamedTuple):
 MODELS = {
     "smollm2": Model("SmolLM2-135M", 0.135),
     "1.1b": Model("Llama 1.1B (random weights)", 1.1),
+    "qwen3-0.6b": Model("Qwen3-0.6B (random weights)", 0.6),
 }
 
 
@@ -120,16 +122,21 @@ def measured(
     return results
 
 
-def random_llama(cache: Path) -> Path:
-    """TinyLlama's sizes with random weights in bfloat16, and SmolLM2's tokenizer."""
+def checkpoint(model: str, cache: Path) -> Path:
+    """One of ``MODELS``: the sizes of its family, random weights and SmolLM2's tokenizer."""
     from transformers import AutoTokenizer
 
-    folder = cache / "llama-1.1b"
+    if model == "smollm2":
+        return resolve(GENERATOR_ID)
+    folder = cache / {"1.1b": "llama-1.1b"}.get(model, model)
     if (folder / "tokenizer.json").exists():
         return folder
     tokenizer = AutoTokenizer.from_pretrained(str(resolve(GENERATOR_ID)))
     torch.manual_seed(0)
-    save_random_llama(folder, len(tokenizer), torch.device("cpu"))
+    if model == "1.1b":
+        save_random_llama(folder, len(tokenizer), torch.device("cpu"))
+    else:
+        save_random_qwen3(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -179,7 +186,7 @@ def races_of(
 ) -> Iterator[tuple[str, list[Result]]]:
     """Title and results of each race of the model."""
     cache, count = arguments.cache, arguments.tokens
-    folder = resolve(GENERATOR_ID) if model == "smollm2" else random_llama(cache)
+    folder = checkpoint(model, cache)
     ours = [f"Atoll {dtype}, served" for dtype in arguments.dtypes]
     vllms = [VLLM] if arguments.vllm is not None else []
     available_gb = psutil.virtual_memory().available / (1 << 30)

@@ -14,6 +14,8 @@ from tiny.checkpoint import enliven
 
 from atoll.config import Settings
 from atoll.errors import UnsupportedModel, WeightError
+from atoll.models.fallback_choice import generates, is_recurrent
+from atoll.models.families import DECODERS, ON_TRANSFORMERS, RECURRENT
 from atoll.serving.engine_loader import load_engine
 
 VOCAB, COUNT = 300, 16
@@ -82,6 +84,20 @@ def test_greedy_alone_and_together(family: str, tmp_path: Path) -> None:
     with engine(tmp_path) as loaded:
         assert answers(loaded, texts()[:1], COUNT) == wanted[:1]
         assert answers(loaded, texts(), COUNT) == wanted
+
+
+# The layers of published ones, where transformers assumes others.
+LAYERS: Mapping[str, dict[str, Any]] = dict.fromkeys(
+    ("lfm2", "lfm2_moe"), {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
+)
+
+
+@pytest.mark.parametrize("kind", [kind for kinds in ON_TRANSFORMERS.values() for kind in kinds])
+def test_what_the_page_lists_is_what_transformers_runs(kind: str) -> None:
+    """And what it says of their layers, by which ``info`` tells what they lose."""
+    assert kind not in DECODERS and generates(kind)
+    config = hf.AutoConfig.for_model(kind, **LAYERS.get(kind, {}))
+    assert is_recurrent(config) == (kind in RECURRENT)
 
 
 VISION = dict(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
-from atoll.models.families import DECODERS, ENCODERS, FAMILIES, NESTED
+from atoll.models.families import DECODERS, ENCODERS, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
 from atoll.models.registry import architecture
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
@@ -45,11 +45,8 @@ def models_page() -> str:
         "server.",
         "",
         "To serve any other checkpoint of these architectures, use `atoll serve --model-id`. "
-        "Generators of other architectures run on transformers' AutoModelForCausalLM or "
-        "AutoModelForSeq2SeqLM in the same engine on a best-effort basis, and the log says so "
-        "([fallback.py](../python_backends/atoll/models/fallback.py), "
-        "[its test](../tests/engine/test_fallback.py)). Encoders of other architectures are "
-        "refused with an error that names the architecture.",
+        "Generators of other architectures [run on transformers](#on-transformers), best effort. "
+        "Encoders of other architectures are refused with an error that names the architecture.",
         "",
         "Also refused, with an error that names the reason: heads for other tasks (token "
         "classifiers, question answering, reward models), ColBERT and other multi-vector models, "
@@ -73,7 +70,42 @@ def models_page() -> str:
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "
             f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_fallback_section()]) + "\n"
+
+
+def _fallback_section() -> list[str]:
+    """What has no file here, and what it loses by that."""
+    return [
+        "## On transformers",
+        "",
+        "A generator whose architecture has no file here runs on transformers' "
+        "AutoModelForCausalLM or AutoModelForSeq2SeqLM, best effort, in the same engine: "
+        "streaming, sampling, grammars, chunked prompts, preemption and cancelling are as for "
+        "others ([fallback.py](../python_backends/atoll/models/fallback.py), "
+        "[its test](../tests/engine/test_fallback.py)). What it loses:",
+        "",
+        "- Speed: sequences of a step run one after another, without our kernels and graphs; "
+        "requests are not batched.",
+        "- The paged cache: each text has a cache of transformers' own, and these take at most a "
+        "quarter of the memory that was free; one that was dropped is computed again. Requests "
+        "share no prefixes: a prompt is computed whole, also if another began the same way.",
+        "- `dtype` int8 and int4, `quantize`, `lora_adapters`, `num_shard` and `rope_scaling`, "
+        "which are refused by name.",
+        "- If layers have a recurrent state (Mamba, linear attention, convolutions), every token "
+        "computes the whole text again.",
+        "",
+        "`atoll info` says all this of a checkpoint. These are known to run; others of "
+        "transformers may, and are refused while loading if they cannot continue a text in parts. "
+        "Models with parts for images or sound are refused, as above.",
+        "",
+        "| architectures | model_type | recurrent |",
+        "|-|-|-|",
+        *(
+            f"| {title} | {', '.join(f'`{kind}`' for kind in kinds)} "
+            f"| {', '.join(f'`{k}`' for k in kinds if k in RECURRENT)} |"
+            for title, kinds in ON_TRANSFORMERS.items()
+        ),
+    ]
 
 
 def readme_table() -> str:

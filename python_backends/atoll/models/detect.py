@@ -246,7 +246,7 @@ def _generator(
 
         choice = fallback_choice.choose(folder, is_asked)
         runs_on, max_tokens = f"transformers' {choice.class_name}", choice.max_positions
-        notes = [f"{runs_on} runs it, best effort: one sequence at a time", *choice.notes]
+        notes = [*choice.notes]
     if config is whole:
         unsupported.check_parts(folder, config, names)
     unsupported.check_adapter(folder)

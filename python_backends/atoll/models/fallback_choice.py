@@ -14,6 +14,17 @@ from atoll.weights.modules import read_object
 # Of its model_types, those that are no decoders whatever their config says.
 _SEES_AHEAD = ("xlnet",)
 _NEEDS_LANGUAGE = ("m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2")
+# Of transformers' layer_types: layers with a state, after which no second token can follow at once.
+_RECURRENT = {"linear_attention", "conv", "hybrid"}
+# Has such layers, and a cache of its own that any number of tokens can follow.
+_OWN_CACHE = ("minimax",)
+_LOSSES = (
+    "{} runs it, best effort: one sequence at a time, several times slower than an architecture "
+    "with a file here",
+    "not available there: LoRA, quantisation, num_shard; keys and values are not paged, so that "
+    "requests share no prefixes",
+)
+_RECOMPUTED = "its layers have recurrent states: every token computes the whole text again"
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -68,12 +79,21 @@ def choose(folder: Path, is_asked: bool = True) -> Choice:
     _check_language(name, folder, raw)
     positions = _positions(raw)
     limit = _rope_limit(raw, positions)
-    if limit == positions:
-        return Choice(class_name, positions, ())
-    return Choice(class_name, limit, (
-        f"served up to {limit} of its {positions} positions: beyond, its rope scaling changes "
-        "with the length of the text", 
-    ))  # fmt: skip
+    notes = [note.format(f"transformers' {class_name}") for note in _LOSSES]
+    if is_recurrent(raw):
+        notes.append(_RECOMPUTED)
+    if limit < positions:
+        notes.append(
+            f"served up to {limit} of its {positions} positions: beyond, its rope scaling changes "
+            "with the length of the text"
+        )
+    return Choice(class_name, limit, tuple(notes))
+
+
+def is_recurrent(raw: Any) -> bool:
+    """Whether a config of transformers has layers that ``models.fallback`` keeps no cache of."""
+    kinds = getattr(raw.get_text_config(decoder=True), "layer_types", None) or ()
+    return raw.model_type not in _OWN_CACHE and bool(_RECURRENT.intersection(kinds))
 
 
 def read_config(folder: Path) -> Any:

@@ -223,6 +223,37 @@ FAMILIES = (
 )  # fmt: skip
 
 
+# What people call architectures without a file, which transformers runs -> their model_types; the
+# text models alone of those that have parts for images. docs/models.md lists them.
+ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
+    "Qwen3.5, Qwen3.6 (text models)": ("qwen3_5_text", "qwen3_5_moe_text"),
+    "Qwen3-Next, Qwen3-Coder-Next": ("qwen3_next",),
+    "Gemma 3n, Gemma 4 (text models)": ("gemma3n_text", "gemma4_text"),
+    "Llama 4 (text models)": ("llama4_text",),
+    "Granite 3 and 4 with experts or Mamba layers": ("granitemoe", "granitemoehybrid"),
+    "GLM-4.5 to 4.7": ("glm4_moe",),
+    "MiniMax": ("minimax", "minimax_m2"),
+    "ERNIE 4.5": ("ernie4_5", "ernie4_5_moe"),
+    "LFM2": ("lfm2", "lfm2_moe"),
+    "EXAONE 4": ("exaone4",),
+    "Hunyuan": ("hunyuan_v1_dense",),
+    "Seed-OSS": ("seed_oss",),
+    "Nemotron, Nemotron-H": ("nemotron", "nemotron_h"),
+    "Falcon-H1": ("falcon_h1",),
+    "Mamba, Jamba": ("mamba", "mamba2", "jamba"),
+    "Phi-3.5-MoE": ("phimoe",),
+    "OLMo 1, OLMoE": ("olmo", "olmoe"),
+    "StableLM": ("stablelm",),
+    "Apertus, Arcee, Helium": ("apertus", "arcee", "helium"),
+    "XGLM, Persimmon": ("xglm", "persimmon"),
+}
+
+# Those of them with recurrent layers.
+RECURRENT = (
+    "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "granitemoehybrid", "lfm2", "lfm2_moe",
+    "nemotron_h", "falcon_h1", "mamba", "mamba2", "jamba",
+)  # fmt: skip
+
 # model_type of models that take images or sound besides -> model_types of the text part, of which
 # alone is served; the first where ``text_config`` does not say it.
 NESTED: Mapping[str, tuple[str, ...]] = {
