@@ -6,14 +6,15 @@ Errors and tolerances are shares of the largest value of the float64 result, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
+from gpu_family_checks import latent_cache, mxfp4_experts, mxfp4_linear
 from gpu_inputs import Heads, cu_seqlens, dense
-from gpu_measure import DTYPES, Bench, Row, attempt, poisoned
+from gpu_measure import DTYPES, Bench, Row, attempt
+from gpu_pairs import Check, Pair, run
 from interpreted import DEVICE, TOLERANCES, randn, wide
 from torch import Tensor
 
@@ -22,14 +23,13 @@ from atoll_kernels.activation import ACTIVATIONS
 from atoll_kernels.attention import AttentionArgs, PagedKV, alibi_slopes
 from atoll_kernels.gpu import activation, flash, moe, norm, quantized, rope, sampling
 
-# A kernel's results, and those in float64.
-Pair = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
-Check = Callable[[torch.dtype], Pair]
-
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shapes of a run. lengths: of sequences, one empty. contexts: keys per sequence, one has 0."""
+    """Shapes of a run. lengths: of sequences, one empty. contexts: keys per sequence, one has 0.
+
+    latents: query heads, and widths of a latent row's values and its rest.
+    """
 
     rows: int
     hidden: int
@@ -39,6 +39,7 @@ class Sizes:
     window: int
     inter: int
     vocab: int
+    latents: tuple[tuple[int, tuple[int, int]], ...]
 
 
 _HEADS = {
@@ -46,9 +47,12 @@ _HEADS = {
     "mqa-48": Heads(48, 1, 128), "d256": Heads(8, 1, 256),
 }  # fmt: skip
 _DRY_HEADS = {"d16": Heads(2, 1, 16), "d80": Heads(1, 1, 80)}
-FULL = Sizes(129, 4096, (1, 700, 0, 129, 2048), (1, 4000, 0, 513, 128), _HEADS, 256, 1536, 32000)
-DRY = Sizes(3, 48, (17, 0, 1), (1, 20, 0), _DRY_HEADS, 7, 32, 300)
-MASKS = ("full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative")
+FULL = Sizes(129, 4096, (1, 700, 0, 129, 2048), (1, 4000, 0, 513, 128), _HEADS, 256, 1536, 32000,
+             ((16, (512, 64)), (128, (512, 64))))  # fmt: skip
+DRY = Sizes(3, 48, (17, 0, 1), (1, 20, 0), _DRY_HEADS, 7, 32, 300, ((3, (16, 8)),))
+HALF_ONLY = ("paged_latent",)
+MASKS = ("full", "causal", "window", "causal-window", "alibi", "causal-alibi", "relative",
+         "causal-sinks")  # fmt: skip
 
 
 def correctness(bench: Bench) -> Iterator[Row]:
@@ -59,6 +63,8 @@ def correctness(bench: Bench) -> Iterator[Row]:
         is_whole = not bench.is_dry or kernel not in seen
         seen.add(kernel)
         for name, dtype in DTYPES.items() if is_whole else [("fp32", torch.float32)]:
+            if kernel in HALF_ONLY and dtype == torch.float32:
+                continue
             row: Row = {"kernel": kernel, "case": case, "dtype": name}
             yield attempt({**row, "correct": False}, partial(_judge, check, dtype))
         bench.release()
@@ -100,7 +106,7 @@ def _cases(sizes: Sizes) -> Iterator[tuple[str, str, Check]]:
     for name, heads in sizes.heads.items():
         yield "varlen_attention", f"causal {name}", partial(_varlen, sizes, heads, "causal")
         yield "paged_decode", f"causal {name}", partial(_paged, sizes, heads, "causal", True)
-    for mask in ("causal", "causal-window", "causal-alibi"):
+    for mask in ("causal", "causal-window", "causal-alibi", "causal-window-sinks"):
         yield "paged_prefill", mask, partial(_paged, sizes, first, mask, False)
         case = f"{mask} of several lengths"
         yield "paged_decode", case, partial(_paged, sizes, first, mask, True)
@@ -110,16 +116,15 @@ def _cases(sizes: Sizes) -> Iterator[tuple[str, str, Check]]:
             yield "linear int4", case, partial(_int4, sizes, rows, order)
         yield "linear int8", f"{rows} rows", partial(_int8, sizes, rows)
         yield "mixture_of_experts", f"{rows} rows", partial(_experts, sizes, rows)
+        shape = (rows, sizes.hidden - 7, 2 * sizes.inter)
+        yield "linear mxfp4", f"{rows} rows", partial(mxfp4_linear, *shape)
+        mxfp4 = partial(mxfp4_experts, rows, 2 * sizes.inter, sizes.inter)
+        yield "mixture_of_experts", f"{rows} rows, mxfp4", mxfp4
+    for num_heads, widths in sizes.latents:
+        latents = partial(latent_cache, num_heads, widths, sizes.contexts)
+        yield "paged_latent", f"{num_heads} heads", latents
     for limits in ("none", "top-k", "top-p", "both"):
         yield "sample", limits, partial(_sample, sizes, limits)
-
-
-def _run(op: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The kernel's result; memory that it allocates is filled with NaN first."""
-    with poisoned():
-        found = op(*arguments, **options)
-    assert found is not None, "the kernel declined"
-    return found
 
 
 def _norm(sizes: Sizes, rms: bool, has_residual: bool, dtype: torch.dtype) -> Pair:
@@ -128,7 +133,7 @@ def _norm(sizes: Sizes, rms: bool, has_residual: bool, dtype: torch.dtype) -> Pa
     weight = (randn(sizes.hidden, seed=3, dtype=dtype),)
     weights = weight if rms else (*weight, randn(sizes.hidden, seed=4, dtype=dtype))
     name = "rms_norm" if rms else "layer_norm"
-    found = _run(getattr(norm, name), x, *weights, 1e-5, residual)
+    found = run(getattr(norm, name), x, *weights, 1e-5, residual)
     exact = getattr(reference, name)(wide(x), *map(wide, weights), 1e-5, wide(residual))
     return found, exact
 
@@ -136,7 +141,7 @@ def _norm(sizes: Sizes, rms: bool, has_residual: bool, dtype: torch.dtype) -> Pa
 def _activate(sizes: Sizes, name: str, is_gated: bool, dtype: torch.dtype) -> Pair:
     x = 3 * randn(sizes.rows, 2 * sizes.hidden, seed=1, dtype=dtype)
     kind = "gated_activation" if is_gated else "activate"
-    found = _run(getattr(activation, kind), x, name)
+    found = run(getattr(activation, kind), x, name)
     return (found,), (getattr(reference, kind)(x.double(), name),)
 
 
@@ -145,7 +150,7 @@ def _rope(sizes: Sizes, half: int, dtype: torch.dtype) -> Pair:
     positions = torch.arange(sizes.rows, device=DEVICE).flip(0)
     angles = randn(sizes.rows, half, seed=5)
     exact = reference.apply_rope(x.double(), positions, angles.cos(), angles.sin())
-    return (_run(rope.apply_rope, x, positions, angles.cos(), angles.sin()),), (exact,)
+    return (run(rope.apply_rope, x, positions, angles.cos(), angles.sin()),), (exact,)
 
 
 def _rope_write(sizes: Sizes, rotates: bool, dtype: torch.dtype) -> Pair:
@@ -165,9 +170,9 @@ def _rope_write(sizes: Sizes, rotates: bool, dtype: torch.dtype) -> Pair:
     reference.write_kv(wide_k, v.double(), *exact, slots)
     if rotates:
         q, k = q.clone(), k.clone()
-        _run(rope.rope_write_kv, q, k, v, positions, *tables, *caches, slots)
+        run(rope.rope_write_kv, q, k, v, positions, *tables, *caches, slots)
     else:
-        _run(rope.write_kv, k, v, *caches, slots)
+        run(rope.write_kv, k, v, *caches, slots)
     return (q, k, *caches), (wide_q, wide_k, *exact)
 
 
@@ -178,6 +183,7 @@ def _options(sizes: Sizes, heads: Heads, mask: str) -> AttentionArgs:
         window=sizes.window if "window" in mask else None,
         alibi_slopes=alibi_slopes(heads.num_heads).to(DEVICE) if "alibi" in mask else None,
         relative_bias=randn(heads.num_heads, 21, seed=9) if mask == "relative" else None,
+        sinks=randn(heads.num_heads, seed=8) if "sinks" in mask else None,
     )
 
 
@@ -187,7 +193,7 @@ def _varlen(sizes: Sizes, heads: Heads, mask: str, dtype: torch.dtype) -> Pair:
     qkv = randn(sum(sizes.lengths), num_heads + 2 * num_kv_heads, head_dim, seed=1, dtype=dtype)
     parts = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     given = _options(sizes, heads, mask)
-    found = _run(flash.varlen, *parts, ends, ends, given)
+    found = run(flash.varlen, *parts, ends, ends, given)
     exact = reference.varlen_attention(*map(wide, parts), ends, ends, given)
     return (found,), (exact,)
 
@@ -215,7 +221,7 @@ def _paged(sizes: Sizes, heads: Heads, mask: str, is_decode: bool, dtype: torch.
     rest = (table.to(DEVICE), torch.tensor(lengths, dtype=torch.int32, device=DEVICE))
     ends, given = cu_seqlens(counts, DEVICE), _options(sizes, heads, mask)
     op = flash.paged_decode if is_decode else flash.paged_prefill
-    found = _run(op, q, PagedKV(*caches, *rest), ends, given)
+    found = run(op, q, PagedKV(*caches, *rest), ends, given)
     whole = PagedKV(*(cache.nan_to_num().double() for cache in caches), *rest)
     return (found,), (reference.paged_attention(q.double(), whole, ends, given),)
 
@@ -236,7 +242,7 @@ def _int4(sizes: Sizes, rows: int, act_order: bool, dtype: torch.dtype) -> Pair:
     assert packed is not None, "not packed"
     x = randn(rows, inputs, seed=3, dtype=dtype)
     weight = scales.double()[groups] * (codes - zeros[groups]).double()
-    return (_run(packed.forward, x),), (x.double() @ weight + bias.double(),)
+    return (run(packed.forward, x),), (x.double() @ weight + bias.double(),)
 
 
 def _int8(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
@@ -247,7 +253,7 @@ def _int8(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
     x = randn(rows, weight.shape[1], seed=3, dtype=dtype)
     codes, scales = packed.tensors
     exact = x.double() @ (codes.double() * scales.double()) + bias.double()
-    return (_run(packed.forward, x, "gelu"),), (ACTIVATIONS["gelu"](exact),)
+    return (run(packed.forward, x, "gelu"),), (ACTIVATIONS["gelu"](exact),)
 
 
 def _experts(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
@@ -265,7 +271,7 @@ def _experts(sizes: Sizes, rows: int, dtype: torch.dtype) -> Pair:
     exact = loop.forward(x.double(), logits.double(), Routing(2), "silu")
     experts = moe.pack_experts(x, dense(up), dense(down))
     assert experts is not None, "not packed"
-    return (_run(experts.forward, x, logits, Routing(2), "silu"),), (exact,)
+    return (run(experts.forward, x, logits, Routing(2), "silu"),), (exact,)
 
 
 def _sample(sizes: Sizes, limits: str, dtype: torch.dtype) -> Pair:
@@ -281,4 +287,4 @@ def _sample(sizes: Sizes, limits: str, dtype: torch.dtype) -> Pair:
         temperature, top_k if limits in ("top-k", "both") else None,
         top_p if limits in ("top-p", "both") else None, uniforms,
     )  # fmt: skip
-    return (_run(sampling.sample, logits, *given),), (reference.sample(logits.float(), *given),)
+    return (run(sampling.sample, logits, *given),), (reference.sample(logits.float(), *given),)

@@ -215,7 +215,7 @@ def _work(model: Any, rows: int) -> Work:
     shares = {}
     for module in model.modules():
         if isinstance(module, MixtureOfExperts):
-            chosen = module.top_k / len(module.experts)
+            chosen = module.routing.top_k / len(module.experts)
             for layer in module.experts.modules():
                 shares[id(layer)] = (chosen, 1 - (1 - chosen) ** rows)
     for module in model.modules():

@@ -17,7 +17,7 @@ TIMED = {
     "rms_norm", "layer_norm", "gated_activation", "rope_write_kv", "varlen_attention",
     "paged_prefill", "paged_decode", "linear int4", "linear int8", "mixture_of_experts", "sample",
 }  # fmt: skip
-CHECKED = {*TIMED, "activate", "apply_rope", "write_kv"}
+CHECKED = {*TIMED, "activate", "apply_rope", "write_kv", "linear mxfp4", "paged_latent"}
 FIELDS = {
     "environment": {"name", "value"},
     "correctness": {"kernel", "case", "dtype", "error", "tolerance", "correct"},
@@ -81,7 +81,8 @@ def test_every_phase_and_every_kernel(tmp_path: Path) -> None:
     assert {row["kernel"] for row in rows} == CHECKED
     for kernel in CHECKED:
         dtypes = {row["dtype"] for row in rows if row["kernel"] == kernel}
-        assert dtypes == {"fp32", "fp16", "bf16"}, kernel
+        half = {"fp16", "bf16"}
+        assert dtypes == (half if kernel == "paged_latent" else {"fp32", *half}), kernel
     timed = phases["kernels"]["rows"]
     assert {row["kernel"] for row in timed} == TIMED
     for row in timed:
