@@ -138,6 +138,7 @@ CASES = [
          "{x:true}]}<tool_call|><|tool_call>call:g{}<tool_call|>", "So",
          (("f", {"city": "Rome, }", "days": 3, "list": [1, "a", {"x": True}]}), NONE)),
     Case("gemma4", "<|tool_call>call:f{city:", "<|tool_call>call:f{city:"),
+    Case("gemma4", "<|tool_call>call:f", "<|tool_call>call:f"),
     Case("gemma4", "<|tool_call>call:f{a:1:2}<tool_call|>",
          "<|tool_call>call:f{a:1:2}<tool_call|>"),
     Case("functiongemma", "<start_function_call>call:f{city:<escape>Rome<escape>}"
@@ -150,6 +151,9 @@ CASES = [
     Case("deepseek_v31", f"{DS}{DC}h{D}{{}}{DX}", f"{DS}{DC}h{D}{{}}{DX}"),
     Case("deepseek_v31", f'Hm</think>{DS}{DC}f{D}{{"city": "Ro', calls=(("f", '{"city": "Ro'),),
          reasoning="Hm", reasoning_by="deepseek_v3", state="open"),
+    # Without markers, as the model is told if its template has no place for tools.
+    Case("deepseek_v3", f'{CALL}\n{{"name": "g", "arguments": {{}}}}', calls=(ROME, NONE)),
+    Case("phi4_mini_json", f"[{CALL}]", calls=(ROME,)),
     # Kimi.
     Case("kimi_k2", f'{KS}{KC}functions.f:3{KA}{{"city": "Rome"}}{KX}'
          f"{KC}functions.g:4 {KA} {{}}{KX}{KE}", calls=(ROME, NONE),
@@ -172,12 +176,18 @@ CASES = [
     Case("qwen3_coder", "<tool_call>\n<function=h>\n</function>", "<tool_call>\n<function=h>\n"
          "</function>"),
     Case("qwen3_coder", "<function=f>nothing", "<function=f>nothing"),
+    # End tags that the model forgot.
+    Case("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=city>\nRome\n<parameter=days>\n3\n"
+         "</function>\n</tool_call>", calls=(("f", {"city": "Rome", "days": 3}),)),
     # GLM.
     Case("glm45", "So\n<tool_call>f\n<arg_key>city</arg_key>\n<arg_value> Rome</arg_value>\n"
          "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>g</tool_call>",
          "So", (("f", {"city": " Rome", "days": 3}), NONE)),
     Case("glm45", "<tool_call>f<arg_key>either</arg_key><arg_value>3 m</arg_value>"
          "<arg_key>city</arg_key>", calls=(("f", '{"either": "3 m"'),)),
+    Case("glm45", "<tool_call>f<arg_key>city</arg_key><arg_value>Rome</arg_value>\n</tool_",
+         calls=(("f", '{"city": "Rome"'),)),
+    Case("glm45", "<tool_call>f<arg_key>city</arg_key>\n<arg_val", calls=(("f", ""),)),
     Case("glm45", "<tool_call>f<arg_key>city</arg_key>Rome</tool_call>", "Rome</tool_call>",
          (("f", {}),)),
     Case("glm45", "<tool_call>h</tool_call>", "<tool_call>h</tool_call>"),

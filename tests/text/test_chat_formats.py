@@ -31,7 +31,12 @@ TEMPLATES = {
     "<|start|>assistant<|channel|>": ("openai", "openai_gptoss"),
     "<|tool_call>call: <|channel>thought": ("gemma4", "gemma4"),
     "<start_function_call>call:": ("functiongemma", "none"),
-    "<｜tool▁call▁begin｜>function\\n```json </think>": ("deepseek_v3", "deepseek_r1"),
+    "<｜Assistant｜><｜tool▁call▁begin｜>function\\n```json </think>": (
+        "deepseek_v3",
+        "deepseek_r1",
+    ),
+    "{{ '<|im_start|>assistant\\n<think>' }}": ("json", "qwen3"),
+    "{{ '<|im_start|>' + content.split('</think>')[-1] }}": ("json", "qwen3"),
     "<｜tool▁call▁begin｜> <think> </think>": ("deepseek_v31", "qwen3"),
     "<tool_call></tool_call><arg_key><think></think>": ("glm45", "qwen3"),
     "<|tool_calls_section_begin|><|tool_call_begin|>": ("kimi_k2", "none"),

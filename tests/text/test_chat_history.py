@@ -50,6 +50,27 @@ def test_arguments_as_the_template_reads_them(source: str, prompt: str, argument
     assert found.strip() == prompt and message["content"] is None
 
 
+# DeepSeek R1's and V3's, V3.1's, and Ministral 3's.
+ALONE = """{% for m in messages %}{% if m['role'] == 'assistant' and m['content'] is none %}
+{%- for c in m['tool_calls'] %}<{{ c['function']['name'] }}>{% endfor %}{% endif %}
+{%- if m['role'] == 'assistant' and m['content'] is not none %}{{ m['content'] }};{% endif %}
+{%- endfor %}"""
+WITHIN = """{% for m in messages %}{% for c in m['tool_calls'] or [] %}{% if m['content'] is none %}
+{{- '<' + c['function']['name'] + '>' }}{% else %}{{ m['content'] }}<{{ c['function']['name'] }}>
+{%- endif %}{% endfor %}{% endfor %}"""
+COUNTED = """{% for m in messages %}{% if (m['content'] is none or m['content'] == '') and
+not m['tool_calls'] %}{{ raise_exception('empty') }}{% endif %}{% if m['content']|length > 0 and
+m['tool_calls'] %}{{ m['content'] }}{% endif %}{% for c in m['tool_calls'] or [] %}
+{{- '<' + c['function']['name'] + '>' }}{% endfor %}{% endfor %}"""
+
+
+@pytest.mark.parametrize(("source", "between"), [(ALONE, ";"), (WITHIN, ""), (COUNTED, "")])
+def test_content_before_calls(source: str, between: str) -> None:
+    template = ChatTemplate({"default": source}, {})
+    for content, prompt in ((None, "<f>"), ("", "<f>"), ("I look.", f"I look.{between}<f>")):
+        assert template.render([ASKED, {**CALLED, "content": content}]).strip() == prompt
+
+
 @pytest.mark.parametrize("sent", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("read", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_under_the_name_that_the_template_reads(sent: str, read: str) -> None:

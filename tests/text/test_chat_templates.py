@@ -38,12 +38,17 @@ SYSTEM = """{% set system = messages[0]['content'] | trim %}{{ '<system>' + syst
 {%- for m in messages[1:] %}<{{ m.role }}>
 {%- if m.content is string %}{{ m.content }}{% else %}
 {%- for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}"""
+# Mistral Nemo's: calls may be the content of messages of a role of their own.
+CALLS = """{% for m in messages %}<{{ m.role }}>{% if m.role == 'tool_calls' %}
+{%- set tool_calls = m.content %}{% for call in tool_calls %}{{ call.name }}{% endfor %}
+{%- else %}{{ m.content + '' }}{% endif %}{% endfor %}"""
 
 TEXTS = [("system", "Be brief."), ("user", "Two words"), ("assistant", "Yes")]
 SAID = "<system>Be brief.<user>Two words<assistant>Yes"
 TEMPLATES = {
     "text only": CHATML, "parts only": GUARD, "both": BOTH, "a macro": MACRO, "the first": FIRST,
     "get": GET, "system as text": SLICED, "system as text, others both": SYSTEM,
+    "calls as content": CALLS,
 }  # fmt: skip
 
 

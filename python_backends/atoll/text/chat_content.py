@@ -98,8 +98,9 @@ def _names(tree: nodes.Template) -> set[str]:
         found = set(names)
         for assignment in tree.find_all(nodes.Assign):
             target = assignment.target
-            if isinstance(target, nodes.Name) and _is_content(assignment.node, names):
-                found.add(target.name)
+            # Mistral's older templates read calls from the content of messages of a role for them.
+            if isinstance(target, nodes.Name) and target.name != "tool_calls":
+                found |= {target.name} if _is_content(assignment.node, names) else set()
         for call in tree.find_all(nodes.Call):
             if isinstance(call.node, nodes.Name) and call.node.name in macros:
                 found |= _given(call, macros[call.node.name], names)

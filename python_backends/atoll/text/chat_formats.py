@@ -44,9 +44,11 @@ _REASONING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mistral", ("[THINK]",)),
     ("granite", ("Here is my thought process:",)),
     ("granite3.3", ("<think>", "<response>")),
-    ("qwen3", ("<think>", "</think>")),
+    ("qwen3", ("<think>",)),
     # The template only removes earlier reasoning: the model begins with it.
-    ("deepseek_r1", ("</think>",)),
+    ("deepseek_r1", ("<｜Assistant｜>", "</think>")),
+    # Other models begin with it in some of their sizes, and then write the opening tag.
+    ("qwen3", ("</think>",)),
 )
 # Names of the same formats.
 _SAME_CALLS = ("qwen3_xml", "llama4_pythonic", "glm47")

@@ -7,7 +7,8 @@ syntax tree:
     arguments as a text, if it joins them to other texts (DeepSeek), otherwise as an object
     reasoning under the name that it reads (``thinking``: gpt-oss)
     a message for each call, each followed by its result, if it reads the first one only (gpt-oss)
-    no content, where it tests for none (DeepSeek R1), otherwise an empty text
+    no content, where it expects none (DeepSeek R1), otherwise an empty text
+    content before calls as a message of its own, if it reads calls only where content is none
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True)
 class HistoryForm:
-    """See the module. reasoning: None: the template reads none."""
+    """See the module.
+
+    reasoning: None: the template reads none. has_calls_alone: it reads calls only in messages
+        without content.
+    """
 
     has_text_arguments: bool
     reasoning: str | None
     reads_first_call: bool
-    tests_none: bool
+    expects_none: bool
+    has_calls_alone: bool
 
     @classmethod
     def of(cls, tree: nodes.Template) -> HistoryForm:
@@ -39,33 +45,37 @@ class HistoryForm:
         words = {n.value for n in tree.find_all(nodes.Const)} | {
             n.attr for n in tree.find_all(nodes.Getattr)
         }
-        loops = any(_names_calls(loop.iter) for loop in tree.find_all(nodes.For))
+        loops = _loops([tree])
+        unsaid = [one for one in tree.find_all(nodes.If) if _expects_none(one.test)]
+        alone = _loops([part for one in unsaid for part in one.body])
         takes_first = any(_is_first_call(one) for one in tree.find_all(nodes.Getitem))
-        tests = tree.find_all(nodes.Test)
         return cls(
             has_text_arguments=_joins_arguments(tree),
             reasoning=next((name for name in _REASONING if name in words), None),
             reads_first_call=takes_first and not loops,
-            tests_none=any(t.name == "none" and _is_member(t.node, "content") for t in tests),
+            expects_none=bool(unsaid),
+            has_calls_alone=bool(loops) and loops == alone,
         )
 
     def given(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in the form that the template expects."""
-        found = [self._one(m) if m.get("role") == "assistant" else m for m in messages]
+        found = [
+            one for m in messages for one in (self._of(m) if m.get("role") == "assistant" else [m])
+        ]
         return list(_one_call_each(found)) if self.reads_first_call else found
 
-    def _one(self, message: Message) -> Message:
+    def _of(self, message: Message) -> list[Message]:
         found = dict(message)
         calls = found.pop("tool_calls", None)
         text = next((found[name] for name in _REASONING if found.get(name)), None)
         if self.reasoning is not None and text is not None:
             found.setdefault(self.reasoning, text)
         if not calls:
-            return found
-        found["tool_calls"] = [self._call(call) for call in calls]
-        if self.tests_none and not found.get("content"):
-            found["content"] = None
-        return found
+            return [found]
+        called = {**found, "tool_calls": [self._call(call) for call in calls]}
+        if found.get("content"):
+            return [found, {**called, "content": None}] if self.has_calls_alone else [called]
+        return [{**called, "content": None} if self.expects_none else called]
 
     def _call(self, call: Any) -> Any:
         function = call.get("function") if isinstance(call, dict) else None
@@ -138,12 +148,26 @@ def _sides(node: nodes.BinExpr) -> tuple[nodes.Node, nodes.Node]:
     return node.left, node.right
 
 
+def _loops(parts: Sequence[nodes.Node]) -> set[int]:
+    """The loops over a message's calls, by the ids of their nodes."""
+    inner = [loop for part in parts for loop in part.find_all(nodes.For)]
+    found = [*(part for part in parts if isinstance(part, nodes.For)), *inner]
+    return {id(loop) for loop in found if _names_calls(loop.iter)}
+
+
 def _names_calls(node: nodes.Node) -> bool:
     """Whether an expression is a message's calls, or made from them."""
     kinds = (nodes.Getattr, nodes.Getitem)
     members: list[nodes.Node] = [node, *node.find_all(kinds)]
     is_name = isinstance(node, nodes.Name) and node.name == "tool_calls"
     return is_name or any(_is_member(one, "tool_calls") for one in members)
+
+
+def _expects_none(test: nodes.Node) -> bool:
+    """Whether a condition can only be true for a message without content."""
+    if isinstance(test, nodes.And):
+        return _expects_none(test.left) or _expects_none(test.right)
+    return isinstance(test, nodes.Test) and test.name == "none" and _is_member(test.node, "content")
 
 
 def _is_first_call(node: nodes.Getitem) -> bool:

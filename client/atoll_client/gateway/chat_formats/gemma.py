@@ -80,7 +80,7 @@ def _as_json(text: str) -> list[str]:
     """What is outside of quotes: brackets, keys, and constants; another word is a text."""
     parts = _PART.findall(text)
     found = []
-    for part, following in zip(parts, [*parts[1:], ""], strict=True):
+    for part, following in zip(parts, [*parts[1:], ""], strict=False):
         word = part.strip()
         if word in {*"{}[],:"} or not word:
             found.append(word)

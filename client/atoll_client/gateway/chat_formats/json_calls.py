@@ -28,21 +28,9 @@ class JsonCalls(Calls):
 
     def read(self, source: Source) -> Reading[None]:
         """See ``Calls``."""
-        # After an object without a tag, another may follow on its own line.
-        while (yield from perhaps(source, self._bare(source))):
-            pass
+        yield from bare_calls(source, self.functions)
         while (yield from source.pieces(Said, TAG)):
             yield from attempt(source, TAG, self._tagged(source))
-
-    def _bare(self, source: Source) -> Reading[bool]:
-        """A call without a tag, or a list of them; True: a call after which another may follow."""
-        yield from source.blank()
-        if (yield from source.accept("[")):
-            yield from call_list(source, self.functions)
-            return False
-        if (yield from source.peek()) != "{":
-            raise NoCall
-        return (yield from call_object(source, self.functions))
 
     def _tagged(self, source: Source) -> Reading[None]:
         yield from call_object(source, self.functions, may_lack_arguments=True, end=END_TAG)
@@ -56,6 +44,24 @@ class JsonCalls(Calls):
             return False
         yield from call_object(source, self.functions, may_lack_arguments=True, end=END_TAG)
         return True
+
+
+def bare_calls(source: Source, functions: Functions) -> Reading[None]:
+    """Calls without any marker, with which an answer may begin."""
+    # After an object, another may follow on its own line.
+    while (yield from perhaps(source, _bare(source, functions))):
+        pass
+
+
+def _bare(source: Source, functions: Functions) -> Reading[bool]:
+    """A call, or a list of them; True: a call after which another may follow."""
+    yield from source.blank()
+    if (yield from source.accept("[")):
+        yield from call_list(source, functions)
+        return False
+    if (yield from source.peek()) != "{":
+        raise NoCall
+    return (yield from call_object(source, functions))
 
 
 def call_object(

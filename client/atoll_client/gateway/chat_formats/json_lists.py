@@ -2,6 +2,9 @@
 
 functools[{"name": "f", "arguments": {"x": 1}}]
 <|tool_call|>[{"arguments": {"x": 1}, "name": "f"}]
+
+The template of Phi-4-mini has no place for tools. Models that are told of them in another way may
+call them without the marker.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from typing import ClassVar
 
 from atoll_client.gateway.chat_formats.call_head import NoCall
 from atoll_client.gateway.chat_formats.events import Reading, Said
-from atoll_client.gateway.chat_formats.json_calls import call_list, call_object
+from atoll_client.gateway.chat_formats.json_calls import bare_calls, call_list, call_object
 from atoll_client.gateway.chat_formats.reader import Calls, attempt, perhaps
 from atoll_client.gateway.chat_formats.source import Source
 
@@ -23,6 +26,7 @@ class _ListCalls(Calls):
 
     def read(self, source: Source) -> Reading[None]:
         """See ``Calls``."""
+        yield from bare_calls(source, self.functions)
         while start := (yield from source.pieces(Said, *self.starts)):
             yield from attempt(source, start, self._list(source))
 

@@ -1,4 +1,8 @@
-"""Tool calls between markers, within a section of their own: DeepSeek and Kimi-K2."""
+"""Tool calls between markers, within a section of their own: DeepSeek and Kimi-K2.
+
+Templates of DeepSeek have no place for tools. Models that are told of them in another way may call
+them as JSON objects without markers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import ClassVar
 
 from atoll_client.gateway.chat_formats.call_head import NoCall
 from atoll_client.gateway.chat_formats.events import Reading, Said
+from atoll_client.gateway.chat_formats.json_calls import bare_calls
 from atoll_client.gateway.chat_formats.reader import Calls, attempt, perhaps
 from atoll_client.gateway.chat_formats.source import Source
 
@@ -24,6 +29,7 @@ class SectionCalls(Calls):
 
     def read(self, source: Source) -> Reading[None]:
         """See ``Calls``."""
+        yield from bare_calls(source, self.functions)
         while start := (yield from source.pieces(Said, self.section, self.call)):
             yield from attempt(source, start, self._calls(source, start))
 

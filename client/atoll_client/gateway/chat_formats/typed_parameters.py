@@ -58,30 +58,43 @@ class _TypedCalls(Calls):
         yield Called(name)
         arguments = Arguments(self.functions[name].get("parameters"))
         while following == self.parameter:
-            if not (yield from self._parameter(source, arguments)):
+            end = yield from self._parameter(source, arguments)
+            if not end:
                 break
-            yield from source.blank()
-            following = yield from source.accept(self.parameter, self.last)
+            following = end.strip()
+            if following not in (self.parameter, self.last):
+                yield from source.blank()
+                following = yield from source.accept(self.parameter, self.last)
         # Arguments that are cut off stay incomplete, as in other formats.
-        if following == self.last or (yield from source.peek()):
+        if following == self.last or not (yield from self._is_cut(source)):
             yield Argued(arguments.end)
 
-    def _parameter(self, source: Source, arguments: Arguments) -> Reading[bool]:
-        """A parameter; False: it is incomplete."""
+    def _is_cut(self, source: Source) -> Reading[bool]:
+        """Whether the text ends here, or within a marker, of which the part is passed."""
+        yield from source.peek()
+        rest = source.rest
+        words = (self.parameter, self.last, *self.markers)
+        is_cut = source.is_whole and any(word.startswith(rest) for word in words)
+        if is_cut:
+            source.take(len(rest))
+        return is_cut
+
+    def _parameter(self, source: Source, arguments: Arguments) -> Reading[str]:
+        """A parameter; returns what ends its value, "" if it is incomplete."""
         key, found = yield from source.until(self.key_end)
         if not found or not (yield from self.begin_value(source)):
-            return False
+            return ""
         yield Argued(arguments.key(key))
         if arguments.is_text(key):
             yield Argued('"')
             end = yield from source.pieces(lambda text: Argued(escaped(text)), *self.value_ends)
             if end:
                 yield Argued('"')
-            return bool(end)
+            return end
         text, end = yield from source.until(*self.value_ends)
         if end or text:
             yield Argued(arguments.value(key, text) if end else text)
-        return bool(end)
+        return end
 
 
 class QwenCoderCalls(_TypedCalls):
@@ -89,7 +102,8 @@ class QwenCoderCalls(_TypedCalls):
 
     markers = (_TAG, _END_TAG)
     parameter, key_end, last = "<parameter=", ">", _END_FUNCTION
-    value_ends = ("\n</parameter>", "</parameter>")
+    # The model sometimes forgets the end tag, and goes on with the next line.
+    value_ends = ("\n</parameter>", "</parameter>", "\n<parameter=", "\n</function>")
 
     def read(self, source: Source) -> Reading[None]:
         """See ``Calls``."""
