@@ -115,6 +115,9 @@ def test_write_kv(dtype: torch.dtype) -> None:
                     for _ in range(2))  # fmt: skip
     assert rope.write_kv(k, v, *ours, slots) and reference.write_kv(k, v, *theirs, slots)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    # Latent rows are keys alone.
+    alone = torch.ones_like(ours[0])
+    assert rope.write_kv(k, None, alone, None, slots) and torch.equal(alone, theirs[0])
 
 
 def _tables(half: int) -> tuple[Tensor, Tensor]:
