@@ -66,7 +66,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint is and what would run it; fails with the server's message if the
-    server would refuse it.
+    server would refuse its configuration. Weights and tokenizer are read when it is served.
     """
     known, model_id, own = named(model)
     folder = resolve(model_id, revision, with_weights=False)
