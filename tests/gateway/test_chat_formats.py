@@ -154,6 +154,7 @@ CASES = [
     # Without markers, as the model is told if its template has no place for tools.
     Case("deepseek_v3", f'{CALL}\n{{"name": "g", "arguments": {{}}}}', calls=(ROME, NONE)),
     Case("phi4_mini_json", f"[{CALL}]", calls=(ROME,)),
+    Case("olmo3", CALL, calls=(ROME,)),
     # Kimi.
     Case("kimi_k2", f'{KS}{KC}functions.f:3{KA}{{"city": "Rome"}}{KX}'
          f"{KC}functions.g:4 {KA} {{}}{KX}{KE}", calls=(ROME, NONE),

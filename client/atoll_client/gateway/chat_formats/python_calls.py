@@ -14,6 +14,7 @@ import re
 from atoll_client.gateway.chat_formats.arguments import value_of, written
 from atoll_client.gateway.chat_formats.call_head import NoCall
 from atoll_client.gateway.chat_formats.events import Argued, Called, Reading, Said
+from atoll_client.gateway.chat_formats.json_calls import bare_calls
 from atoll_client.gateway.chat_formats.reader import Calls, Functions, attempt, perhaps
 from atoll_client.gateway.chat_formats.source import Source
 
@@ -60,6 +61,8 @@ class OlmoCalls(Calls):
     def read(self, source: Source) -> Reading[None]:
         """See ``Calls``."""
         start, _ = self.markers
+        # The template of OLMo 3 Think has no place for tools; see ``SectionCalls``.
+        yield from bare_calls(source, self.functions)
         while (yield from source.pieces(Said, start)):
             yield from attempt(source, start, self._calls(source))
 
