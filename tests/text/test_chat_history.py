@@ -50,6 +50,22 @@ def test_arguments_as_the_template_reads_them(source: str, prompt: str, argument
     assert found.strip() == prompt and message["content"] is None
 
 
+LISTED = """{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}
+{%- elif m.role == 'assistant' %}<assistant>{{ m.content }}{% endif %}{% endfor %}"""
+ALTERNATING = """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{- raise_exception('roles must alternate') }}{% endif %}<{{ m.role }}>{{ m.content }}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("source", [LISTED, ALTERNATING])
+def test_results_before_a_template_that_knows_no_tools(source: str) -> None:
+    """Phi-4's left them out, Gemma 3's refused them."""
+    called = {**CALLED, "tool_calls": [_call("f", arguments="{}")]}
+    results = [TOLD, {**TOLD, "content": "Wind."}]
+    found = ChatTemplate({"default": source}, {}).render([ASKED, called, *results])
+    assert found == '<user>Weather?<assistant>{"name": "f", "arguments": {}}<user>Rain.\nWind.'
+
+
 # DeepSeek R1's and V3's, V3.1's, and Ministral 3's.
 ALONE = """{% for m in messages %}{% if m['role'] == 'assistant' and m['content'] is none %}
 {%- for c in m['tool_calls'] %}<{{ c['function']['name'] }}>{% endfor %}{% endif %}

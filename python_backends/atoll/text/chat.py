@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat_content import ContentForm, Message, as_text
 from atoll.text.chat_history import HistoryForm
-from atoll.text.chat_options import ROLES, ChatOptions, told_calls
+from atoll.text.chat_options import ROLES, ChatOptions, text_of, told_calls, told_results
 from atoll.text.sandbox import BoundedEnvironment, bounded
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import read_object
@@ -74,8 +74,9 @@ class ChatTemplate:
         """The prompt; special tokens are part of the text.
 
         If the template has no place for tools, they are added to the user's last message; if it
-        does not know the developer role, that role becomes system; and if it reads no tool calls,
-        they are added to the content of the message that made them.
+        does not know the developer role, that role becomes system; if it reads no tool calls,
+        they are added to the content of the message that made them; and if it does not know the
+        role of their results, these become a message of the user.
 
         Raises:
             ValidationError: malformed messages, options that the template does not read, or the
@@ -89,8 +90,8 @@ class ChatTemplate:
         if tools:
             asked = options.told_tools(asked, tools, "tools" in self._variables[name])
         if options.continue_final_message:
-            return options.cut(self._said(name, options.tagged(asked), tools, options))
-        return self._said(name, asked, tools, options)
+            return options.cut(self._with_results(name, options.tagged(asked), tools, options))
+        return self._with_results(name, asked, tools, options)
 
     def _of_a_role(self, name: str, index: int, message: Any) -> Message:
         role = message.get("role") if isinstance(message, dict) else None
@@ -104,6 +105,22 @@ class ChatTemplate:
             return {**message, "role": "system"}
         found: Message = message
         return found
+
+    def _with_results(
+        self, name: str, messages: Sequence[Message], tools: Any, options: ChatOptions
+    ) -> str:
+        """The prompt; results of tools that would be refused or left out are the user's."""
+        results = [one for one in messages if one.get("role") == "tool"]
+        if not results or "tool" in self._words[name]:
+            return self._said(name, messages, tools, options)
+        try:
+            text = self._said(name, messages, tools, options)
+        except ValidationError:
+            pass
+        else:
+            if all(text_of(one).strip() in text for one in results):
+                return text
+        return self._said(name, told_results(messages), tools, options)
 
     def _said(
         self, name: str, messages: Sequence[Message], tools: Any, options: ChatOptions

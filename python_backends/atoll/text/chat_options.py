@@ -128,6 +128,30 @@ class ChatOptions:
         return rendered[:at] if is_kept else rendered[:at].rstrip()
 
 
+def text_of(message: Message) -> str:
+    """A message's content as one text."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+def told_results(messages: Sequence[Message]) -> list[Message]:
+    """The messages; results of tools that follow one another are one message of the user."""
+    found: list[Message] = []
+    is_open = False
+    for message in messages:
+        if message.get("role") != "tool":
+            found.append(message)
+            is_open = False
+        elif is_open:
+            found[-1] = {**found[-1], "content": f"{found[-1]['content']}\n{text_of(message)}"}
+        else:
+            found.append({"role": "user", "content": text_of(message)})
+            is_open = True
+    return found
+
+
 def told_calls(message: Message) -> Message:
     """A message whose tool calls, if any, are in its content, in the form of ``_TOOL_PROMPT``."""
     calls = message.get("tool_calls")
