@@ -135,6 +135,24 @@ def test_at_load_as_dequantised(
     assert _distance(PagedRunner(found).step({"a": IDS})["a"], expected) < logits
 
 
+def test_layers_that_do_not_fit_4_bits_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their 80 inputs are no multiple of 32."""
+    write(BY_NAME["falcon-11b"], tmp_path)
+    model: Any = load_decoder(Checkpoint.open(tmp_path), LoadOptions(scheme="int4"))
+    assert {block.mlp.down.packed.scheme for block in model.blocks} == {"int8"}
+    assert "int4: 2 of 8 layers are held in 8 bits" in caplog.text
+
+
+def test_a_factor_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    write(BY_NAME["qwen3"], tmp_path)
+    file, name = tmp_path / "model.safetensors", "model.layers.0.mlp.down_proj.weight_scale"
+    save_file(load_file(file) | {name: torch.ones(64, 1)}, file)
+    with pytest.raises(WeightError, match=f"left over.*{re.escape(name)}"):
+        load_decoder(Checkpoint.open(tmp_path), LoadOptions())
+
+
 @torch.inference_mode()
 def _weight(layer: Linear) -> torch.Tensor:
     """What a packed layer multiplies by, (outputs, inputs)."""

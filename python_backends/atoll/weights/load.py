@@ -27,6 +27,9 @@ from atoll.weights.weight_map import (
 
 logger = logging.getLogger(__name__)
 
+# Of a stored weight; without them it would be another one.
+_FACTORS = ("weight_scale", "weight_scale_inv", "weight_g", "weight_v")
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -86,6 +89,8 @@ def load_weights(
             module.load(group, options)
             _copy_from_file(module)
     _report_left_over(reader, table, prefix, getattr(model.config, "num_layers", 0))
+    if options.scheme == "int4":
+        _report_eight_bits(model)
 
 
 def layout(
@@ -138,7 +143,7 @@ def _report_left_over(
         left = [name for name in left if not name.startswith(tuple(extra))]
     patterns = [re.compile(p) for p in _layer_patterns(table, prefix)]
     surplus = [name for name in left if any(p.fullmatch(name) for p in patterns)]
-    ends = tuple(f".{alias}" for names in ALIASES.values() for alias in names)
+    ends = tuple(f".{alias}" for names in (*ALIASES.values(), _FACTORS) for alias in names)
     starts, buffers = tuple(prefix + start for start in table.complete), tuple(table.buffers)
     parameters = [n for n in left if n.endswith(ends) and not n.endswith(buffers)]
     surplus = surplus or [n for n in parameters if n.startswith(starts)]
@@ -149,6 +154,19 @@ def _report_left_over(
         raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {surplus[:4]}")
     if left:
         logger.info("%s: %d tensors are not used: %s", reader.folder, len(left), left[:6])
+
+
+def _report_eight_bits(model: nn.Module) -> None:
+    """Says how many layers could not be packed in 4 bits; the head is in 8 by design."""
+    packed = {n: getattr(m, "packed", None) for n, m in model.named_modules() if n != "lm_head"}
+    schemes = {name: getattr(found, "scheme", "") for name, found in packed.items()}
+    names = [name for name, scheme in schemes.items() if scheme == "int8"]
+    if names:
+        total = sum(scheme in ("int4", "int8") for scheme in schemes.values())
+        logger.warning(
+            "int4: %d of %d layers are held in 8 bits, as no kernel here takes them in 4 (inputs "
+            "have to be multiples of 32): %s", len(names), total, names[:4],
+        )  # fmt: skip
 
 
 def _extra_layers(
