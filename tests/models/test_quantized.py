@@ -275,8 +275,8 @@ def test_what_cannot_be_loaded_is_named(
 def test_quantize_setting() -> None:
     assert scheme_for("eetq") == scheme_for("bitsandbytes") == "int8"
     assert scheme_for("bitsandbytes-nf4") == "int4"
-    with pytest.raises(ConfigError, match="fp8.*awq, bitsandbytes"):
-        load_options(Settings(quantize="fp8"), {})
+    with pytest.raises(ConfigError, match="nf2.*awq, bitsandbytes"):
+        load_options(Settings(quantize="nf2"), {})
     assert load_options(Settings(quantize="bitsandbytes-nf4"), {}).scheme == "int4"
     assert load_options(Settings(quantize="gptq"), {}).scheme == "dense"
 

@@ -1,6 +1,7 @@
-"""Every folder of model_repository/ in a real server, over a tiny checkpoint of its architecture.
+"""The folders of model_repository/ in a real server, over tiny checkpoints of their architectures.
 
-The folders are the committed ones; only ``model_id`` is changed, to a local checkpoint.
+The folders are the committed ones; only ``model_id`` is changed, to a local checkpoint. Of folders
+that differ in their names and checkpoints alone, such as Qwen3's sizes, one is served.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from whole_repository import (
     PIPELINES,
     PROMPT,
     REPOSITORY,
+    SERVED_ENCODERS,
+    SERVED_GENERATORS,
     SESSIONS,
     TEXTS,
     Groups,
     Served,
+    shape,
 )
 
 from atoll.catalogue import Entry
@@ -151,7 +155,7 @@ def test_retrieve_rerank_orders_all_documents(group: dict[str, Served], name: st
     assert (np.diff(found["score"]) <= 0).all()
 
 
-@_in_groups([name for name in [*PIPELINES, *ENCODERS] if name in ENTRIES_BY_NAME])
+@_in_groups([name for name in [*PIPELINES, *SERVED_ENCODERS] if name in ENTRIES_BY_NAME])
 def test_encoder_answers_over_http_and_grpc(group: dict[str, Served], name: str) -> None:
     served, entry = group[name], ENTRIES_BY_NAME[name]
     column = [[text] for text in TEXTS]
@@ -180,7 +184,7 @@ def _assert_embeddings(served: Served, entry: Entry, found: np.ndarray[Any, Any]
         assert float(torch.from_numpy(row.copy()).double() @ expected) > 1 - 1e-6
 
 
-@_in_groups(GENERATORS)
+@_in_groups(SERVED_GENERATORS)
 def test_generator_answers_over_http_and_streams_over_grpc(
     group: dict[str, Served], name: str
 ) -> None:
@@ -203,3 +207,5 @@ def test_every_folder_is_tested() -> None:
     tested = {*PIPELINES, *ENCODERS, *GENERATORS, *SESSIONS}
     assert tested == {path.name for path in REPOSITORY.iterdir()}
     assert {*ENCODERS, *GENERATORS} <= ENTRIES_BY_NAME.keys()
+    served = {shape(name) for name in (*SERVED_ENCODERS, *SERVED_GENERATORS)}
+    assert {shape(name) for name in (*ENCODERS, *GENERATORS)} == served

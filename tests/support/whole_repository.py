@@ -38,14 +38,6 @@ PIPELINES = [
 # All alike but for the generator's name: test_sessions talks to one of them.
 SESSIONS = [f"{name}-session" for name in GENERATORS]
 ENCODERS = sorted(MODELS.keys() - set(GENERATORS) - set(PIPELINES) - set(SESSIONS))
-# Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
-GROUP_SIZE = 8
-GROUPS = [
-    PIPELINES,
-    *(ENCODERS[i : i + GROUP_SIZE] for i in range(0, len(ENCODERS), GROUP_SIZE)),
-    *(GENERATORS[i : i + GROUP_SIZE] for i in range(0, len(GENERATORS), GROUP_SIZE)),
-]
-
 TEXTS = ["An atoll is a ring", "of coral"]
 # Tokens: more than can leave together while the sender waits for its turn on a loaded machine.
 COUNT = 32
@@ -75,6 +67,7 @@ DECODER_LAYOUTS = {
     "mistralai/Mixtral": "mixtral",
     "mosaicml/": "mpt",
     "Qwen/Qwen2": "qwen2-old",
+    "Qwen/Qwen3-(Coder-)?30B": "qwen3-moe",
     "Qwen/Qwen3": "qwen3",
     "microsoft/phi-4": "phi4",
     "microsoft/Phi-4-mini": "phi4-mini-old",
@@ -94,6 +87,42 @@ ENCODER_CLASSES = {
 BY_NAME = {variant.name: variant for variant in DECODERS}
 
 
+def shape(name: str) -> tuple[str, str, str]:
+    """An entry's tiny checkpoint, and its folder's files but for the names of entry and checkpoint:
+    entries of one shape differ in nothing that a server sees of them here.
+    """
+    entry, folder = ENTRIES_BY_NAME[name], REPOSITORY / name
+    text = (folder / "config.pbtxt").read_text().replace(f'"{name}"', '""')
+    model = (folder / "1" / "model.py").read_text().partition('"""')[2].partition('"""')[2]
+    kind = f"jina {entry.model_type}" if "jina" in entry.model_id else entry.model_type
+    if entry.task == "generate":
+        kind = _layout(entry.model_id)
+    return f"{entry.task} {kind}", text.replace(f'"{entry.model_id}"', '""'), model
+
+
+def _layout(model_id: str) -> str:
+    """The name of a generator's tiny checkpoint."""
+    if "t5" in model_id:
+        return "flan-t5"
+    return next(v for pattern, v in DECODER_LAYOUTS.items() if re.match(pattern, model_id))
+
+
+def _one_of_each(names: list[str]) -> list[str]:
+    return sorted({shape(name): name for name in reversed(names)}.values())
+
+
+# What is served: of entries that are alike, the first.
+SERVED_ENCODERS = _one_of_each(ENCODERS)
+SERVED_GENERATORS = _one_of_each(GENERATORS)
+# Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
+GROUP_SIZE = 8
+GROUPS = [
+    PIPELINES,
+    *(SERVED_ENCODERS[i : i + GROUP_SIZE] for i in range(0, len(SERVED_ENCODERS), GROUP_SIZE)),
+    *(SERVED_GENERATORS[i : i + GROUP_SIZE] for i in range(0, len(SERVED_GENERATORS), GROUP_SIZE)),
+]
+
+
 @dataclass(frozen=True)
 class Served:
     """A loaded entry. reference: what ``_decoder`` or ``_encoder`` returned for its checkpoint."""
@@ -107,7 +136,7 @@ class Served:
 def _decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
     """Writes a tiny generator; returns (prompt, answer) -> the logits that the answer is from."""
     write_tokenizer(folder)
-    if "t5" in model_id:
+    if _layout(model_id) == "flan-t5":
         t5 = write_t5("flan-t5", folder)
 
         @torch.inference_mode()
@@ -120,8 +149,7 @@ def _decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
             return found
 
         return encoded
-    name = next(v for pattern, v in DECODER_LAYOUTS.items() if re.match(pattern, model_id))
-    decoder = write(BY_NAME[name], folder)
+    decoder = write(BY_NAME[_layout(model_id)], folder)
     return lambda prompt, answer: decoder.logits(prompt + answer)[len(prompt) - 1 : -1]
 
 
