@@ -44,6 +44,7 @@ UNFIT = {
     "watermark_delta": ("1", "embed"), "session_timeout_s": ("5", "embed"),
     "num_shard": ("2", "embed"), "sharded": ("true", "rerank"), "num_nodes": ("2", "embed"),
     "shard_port": ("3000", "embed"), "shard_timeout_s": ("7", "embed"),
+    "tool_call_parser": ("hermes", "embed"), "reasoning_parser": ("qwen3", "rerank"),
 }  # fmt: skip
 
 

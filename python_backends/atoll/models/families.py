@@ -231,7 +231,6 @@ ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "Gemma 3n, Gemma 4 (text models)": ("gemma3n_text", "gemma4_text"),
     "Llama 4 (text models)": ("llama4_text",),
     "Granite 3 and 4 with experts or Mamba layers": ("granitemoe", "granitemoehybrid"),
-    "GLM-4.5 to 4.7": ("glm4_moe",),
     "MiniMax": ("minimax", "minimax_m2"),
     "ERNIE 4.5": ("ernie4_5", "ernie4_5_moe"),
     "LFM2": ("lfm2", "lfm2_moe"),
