@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from atoll_client.errors import ValidationError
 
 
-class Reworded:
+class Reworded(ABC):
     """``with``: a ValidationError of the model becomes the one that ``words`` returns for it.
 
     Errors that name a field already (``param``) are the gateway's own and stay as they are.
     """
 
+    @abstractmethod
     def words(self, error: ValidationError) -> ValidationError | None:
         """The error to raise instead; None: the model's own."""
-        raise NotImplementedError
 
     def __enter__(self) -> None:
         return None
