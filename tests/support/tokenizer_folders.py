@@ -30,6 +30,12 @@ TEXTS = (
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZéÉüÜ0123456789<>[]/你好"
 
 
+def write_json(folder: Path, **files: Json) -> None:
+    """One JSON file for every keyword."""
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
 def bert(**flags: Any) -> Core:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]", *CHARACTERS]
     pieces += [f"##{character}" for character in CHARACTERS] + ["cases", "Cases", "covid", "Covid"]
