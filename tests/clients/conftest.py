@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, fronted, start_gateway
 from other_models import OtherServer
@@ -34,6 +35,13 @@ def served() -> Iterator[Served]:
     options = {"exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": environment}
     with ServerProcess.embedded(**options) as server, fronted(server) as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    """A client as people make it."""
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

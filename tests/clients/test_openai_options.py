@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,12 +15,6 @@ CAPITAL: Any = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY: Any = {"model": GENERATOR, "temperature": 0, "max_tokens": 8}
 PROMPT = "The capital of France is"
 ROUTES = {"/v1/chat/completions": {"messages": CAPITAL}, "/v1/completions": {"prompt": PROMPT}}
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 def _text(http: httpx.Client, path: str, **fields: Any) -> str:

@@ -11,17 +11,16 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
+from grpc_streams import MODEL, Stream, tensor_of
 from measured import metrics, settled, wait_for
 
 from atoll.launcher import ServerProcess
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-MODEL = "smollm2-135m-instruct"
 COUNT = 64
 PROMPTS = (
     "The quick brown fox", "Once upon a time there was", "def fibonacci(n):", "In 1969,",
@@ -75,53 +74,6 @@ def sse(server: ServerProcess, body: dict[str, Any]) -> Iterator[dict[str, Any]]
         for line in response:
             if line.startswith(b"data:"):
                 yield json.loads(line[5:])
-
-
-class Stream:
-    """A gRPC stream that collects what comes, with the time of each response."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.client = triton.InferenceServerClient(server.grpc_url)
-        self.answers: queue.Queue[tuple[float, Any, Any]] = queue.Queue()
-        self.client.start_stream(lambda result, error: self._put(result, error))
-
-    def _put(self, result: Any, error: Any) -> None:
-        self.answers.put((time.monotonic(), result, error))
-
-    def ask(self, prompt: str, *, stream: bool = True, **options: Any) -> None:
-        inputs = [
-            _tensor("text_input", [prompt.encode()]),
-            _tensor("stream", [stream]),
-            _tensor("sampling_parameters", [json.dumps(options).encode()]),
-            _tensor("return_token_ids", [True]),
-        ]
-        self.client.async_stream_infer(MODEL, inputs, enable_empty_final_response=True)
-
-    def collect(self) -> tuple[list[str], list[int], list[float]]:
-        """(texts, ids, times) of one answer."""
-        texts: list[str] = []
-        ids: list[int] = []
-        times: list[float] = []
-        while True:
-            at, result, error = self.answers.get(timeout=120)
-            if error is not None:
-                raise error
-            texts.append(result.as_numpy("text_output")[0].decode())
-            ids += result.as_numpy("token_ids").tolist()
-            times.append(at)
-            if result.get_response().parameters["triton_final_response"].bool_param:
-                return texts, ids, times
-
-    def close(self, cancel: bool = False) -> None:
-        self.client.stop_stream(cancel_requests=cancel)
-        self.client.close()
-
-
-def _tensor(name: str, values: list[Any]) -> Any:
-    array = np.array(values, dtype=object if isinstance(values[0], bytes) else None)
-    tensor = triton.InferInput(name, list(array.shape), "BOOL" if array.dtype == bool else "BYTES")
-    tensor.set_data_from_numpy(array)
-    return tensor
 
 
 def test_chat_template_and_ids(embedded_server: ServerProcess) -> None:
@@ -259,7 +211,7 @@ def test_invalid_utf8_is_refused(embedded_server: ServerProcess) -> None:
     client = triton.InferenceServerClient(embedded_server.grpc_url)
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put(error))
-    client.async_stream_infer(MODEL, [_tensor("text_input", [b"caf\xff"])])
+    client.async_stream_infer(MODEL, [tensor_of("text_input", [b"caf\xff"])])
     error = answers.get(timeout=60)
     assert "text_input[0] is not valid UTF-8 at byte 3" in str(error)
     client.stop_stream()
