@@ -19,7 +19,7 @@ from harness.measure import machine, markdown, versions
 from harness.models import EMBEDDER_ID, GENERATOR_ID, Generator, load_embedder
 from torch import Tensor
 
-from atoll.encoders.encoder import EmbedOptions
+from atoll.encoders.embedder import EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.layers import Batch
 from atoll.text.tokenizer import Tokenizer

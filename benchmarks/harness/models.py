@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder
+from atoll.encoders.embedder import Embedder
 from atoll.layers import Batch
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder

@@ -24,7 +24,7 @@ import torch
 from harness.measure import call_times_ms, machine, markdown
 from harness.models import EMBEDDER_ID, load_embedder
 
-from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.encoders.engine import EncoderEngine
 from atoll.encoders.packer import Item
 from atoll.layers import Batch

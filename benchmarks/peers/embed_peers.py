@@ -61,7 +61,7 @@ def _sentence_transformers(dtype: torch.dtype, folder: Path, pooling: str, cache
 def _engine(dtype: str, folder: Path, pooling: str, cache: Path) -> Embed:
     from harness.models import load_embedder
 
-    from atoll.encoders.encoder import EmbedOptions
+    from atoll.encoders.embedder import EmbedOptions
     from atoll.encoders.engine import EncoderEngine
     from atoll.encoders.packer import Item
 

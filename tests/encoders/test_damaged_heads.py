@@ -21,7 +21,9 @@ from tiny.sentence import MEAN, NORMALIZE, TRUNK, dense, embed, write_modules, w
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Classifier, Embedder, SparseEmbedder
+from atoll.encoders.classifier import Classifier
+from atoll.encoders.embedder import Embedder
+from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.errors import AtollError, ConfigError, WeightError
 from atoll.weights.modules import read_modules
 

@@ -22,15 +22,10 @@ from tiny.encoders import (
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.encoder import (
-    Classifier,
-    Embedded,
-    Embedder,
-    EmbedOptions,
-    ScoreOptions,
-    SparseEmbedder,
-)
+from atoll.encoders.classifier import Classifier, ScoreOptions
+from atoll.encoders.embedder import Embedded, Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
+from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.layers import Linear
 
 GENERATOR = torch.Generator().manual_seed(11)

@@ -34,7 +34,7 @@ from atoll.catalogue import read_model
 from atoll.cli.app import app
 from atoll.cli.choose import entry_of
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder
+from atoll.encoders.embedder import Embedder
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 
 # Checkpoints of transformers alone

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from atoll.catalogue import read_model
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.text.tokenizer import Tokenizer
 

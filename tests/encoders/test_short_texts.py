@@ -13,7 +13,7 @@ from tiny.encoders import TRUNKS, VOCAB
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.short_text_graphs import MOST_TOKENS, ShortTexts
 from atoll.layers import Batch

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from atoll.catalogue import read_model
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder
+from atoll.encoders.embedder import Embedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from atoll.catalogue import read_model
 from atoll.config import Settings
-from atoll.encoders.encoder import Classifier, ScoreOptions, SparseEmbedder
+from atoll.encoders.classifier import Classifier, ScoreOptions
+from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.weights.files import resolve
 

@@ -14,7 +14,7 @@ from tiny.sentence import write_trunk
 
 from atoll.config import Settings
 from atoll.encoders import encoder as encoders
-from atoll.encoders.encoder import Embedder
+from atoll.encoders.embedder import Embedder
 from atoll.encoders.packer import batch_of
 from atoll.layers import Batch
 

@@ -22,7 +22,9 @@ from atoll.cli.catalogue import info
 from atoll.cli.choose import entry_of
 from atoll.cli.serve import _detected
 from atoll.config import Settings
-from atoll.encoders.encoder import Classifier, Embedder, SparseEmbedder
+from atoll.encoders.classifier import Classifier
+from atoll.encoders.embedder import Embedder
+from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.models.detect import decide, read_model
 from atoll.runner.load_model import load_model

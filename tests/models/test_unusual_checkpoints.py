@@ -12,7 +12,7 @@ import transformers as hf
 from as_transformers import COUNT, Json, assert_as_transformers, edit, some_ids
 from driving import load, reference_greedy, save_llama
 from engines import answers, engine
-from tiny import decoders, llamas
+from tiny import decoders, llamas, phis
 from tiny.checkpoint import enliven
 from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
@@ -73,7 +73,7 @@ CONFIGS: Mapping[str, tuple[Callable[[], Any], tuple[str, ...], Json]] = {
         decoders._falcon, (),
         dict.fromkeys(("num_kv_heads", "ffn_hidden_size", "num_ln_in_parallel_attn")),
     ),
-    "phi nulls": (decoders._phi, (), {"num_key_value_heads": None}),
+    "phi nulls": (phis._phi, (), {"num_key_value_heads": None}),
     "starcoder nulls": (lambda: decoders._bigcode(n_inner=None), (), {"n_inner": None}),
     "neox without biases": (lambda: decoders._neox(attention_bias=False), (), {}),
 }  # fmt: skip

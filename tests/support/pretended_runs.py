@@ -22,7 +22,7 @@ from tiny.encoders import TRUNKS
 from tiny.sentence import write_trunk
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.load import LoadOptions

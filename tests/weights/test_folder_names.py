@@ -17,7 +17,7 @@ NAMES = ("plain", "with spaces", "Modèle ü 你好")
 PROGRAM = """
 import json, sys
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder
+from atoll.encoders.embedder import Embedder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.adapters import adapter_folders
 from atoll.weights.files import resolve

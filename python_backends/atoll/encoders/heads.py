@@ -5,52 +5,24 @@ A head is a module with its own weight map, loaded from the same checkpoint as t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
+from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
 from atoll.weights.json_fields import ConfigKeys, Fields
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
-from atoll.weights.load import LoadOptions, load_weights
+from atoll.weights.load import LoadOptions, layout, load_weights
 from atoll.weights.modules import read_object
 from atoll.weights.reader import CheckpointReader
-from atoll.weights.weight_map import FirstOf, WeightMap
+from atoll.weights.weight_map import WeightMap
 from atoll_kernels import activate
 
-# BERT's names, then RoBERTa's.
-CLASSIFIERS = (
-    WeightMap(
-        anchor="classifier",
-        modules={
-            "dense": FirstOf("pooler.dense", "bert.pooler.dense"),
-            "classifier": "classifier",
-        },
-    ),
-    WeightMap(
-        anchor="classifier.out_proj",
-        modules={"dense": "classifier.dense", "classifier": "classifier.out_proj"},
-    ),
-)
-MASKED_LANGUAGE = (
-    WeightMap(
-        anchor="cls.predictions.transform.dense",
-        modules={
-            "dense": "cls.predictions.transform.dense",
-            "norm": "cls.predictions.transform.LayerNorm",
-        },
-    ),
-    WeightMap(
-        anchor="lm_head.dense",
-        modules={
-            "dense": "lm_head.dense",
-            "norm": "lm_head.layer_norm",
-        },
-    ),
-)
 DENSE = WeightMap(anchor="linear", modules={"linear": "linear"})
 
 # Class in the config of a sentence-transformers Dense module -> activation.
@@ -60,43 +32,60 @@ _DENSE_ACTIVATIONS = {
 
 
 class ClassificationHead(nn.Module):
-    """classifier(tanh(dense(first token))): BERT calls the dense layer its pooler."""
+    """Scores of a text's vector for every label; see ``ClassifierLayout``."""
 
-    def __init__(self, hidden_size: int, num_labels: int) -> None:
+    def __init__(self, hidden_size: int, num_labels: int, layout: ClassifierLayout) -> None:
         super().__init__()
-        self.config = None
-        self.dense = Linear(hidden_size, hidden_size, quantizable=False)
-        self.classifier = Linear(hidden_size, num_labels, quantizable=False)
+        self.config, self.activation = None, layout.activation
+        self.pooling = layout.pooling
+        self.dense = self.norm = None
+        if layout.has_dense:
+            self.dense = Linear(hidden_size, hidden_size, layout.dense_bias, quantizable=False)
+        if layout.norm_eps is not None:
+            self.norm = LayerNorm(hidden_size, layout.norm_eps, layout.norm_bias)
+        bias = layout.classifier_bias
+        self.classifier = Linear(hidden_size, num_labels, bias, quantizable=False)
 
     @classmethod
     def load(
-        cls, folder: Path, hidden_size: int, num_labels: int, options: LoadOptions
+        cls, folder: Path, config: Any, num_labels: int, options: LoadOptions
     ) -> ClassificationHead:
-        """Raises WeightError: a tensor is missing or misshapen."""
+        """config: the trunk's.
+
+        Raises:
+            UnsupportedModel: the architecture has no such head.
+            WeightError: a tensor is missing or misshapen.
+        """
+        chosen = _chosen(config.classifiers, folder, "scoring texts")
         with torch.device("meta"):
-            head = cls(hidden_size, num_labels)
+            head = cls(config.hidden_size, num_labels, chosen)
         try:
-            load_weights(head, CLASSIFIERS, folder, options)
+            load_weights(head, chosen.weights, folder, options)
         except Mismatch as error:
             labels = f"config.json has {num_labels} labels (id2label, num_labels)"
             raise WeightError(f"{error}; {labels}") from error
         return head
 
-    def forward(self, first: Tensor) -> Tensor:
-        """first: (num_seqs, hidden), the first token of each text -> (num_seqs, num_labels)."""
-        out: Tensor = self.classifier(self.dense(first, "tanh"))
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(num_seqs, hidden), a vector of each text -> (num_seqs, num_labels)."""
+        if self.dense is not None:
+            vectors = self.dense(vectors, self.activation)
+        if self.norm is not None:
+            vectors = self.norm(vectors)
+        out: Tensor = self.classifier(vectors)
         return out
 
 
 class MaskedLanguageHead(nn.Module):
-    """Scores for every word of the vocabulary per token: decoder(norm(act(dense))) + bias."""
+    """Scores for every word of the vocabulary per token; see ``MaskedLanguageLayout``."""
 
-    def __init__(self, hidden_size: int, vocab_size: int, eps: float, activation: str) -> None:
+    def __init__(self, config: Any, layout: MaskedLanguageLayout) -> None:
         super().__init__()
-        self.config = None
-        self.activation = activation
-        self.dense = Linear(hidden_size, hidden_size, quantizable=False)
-        self.norm = LayerNorm(hidden_size, eps)
+        width = layout.width or config.hidden_size
+        self.config, self.width = None, width
+        self.activation = layout.activation or config.activation
+        self.dense = Linear(config.hidden_size, width, layout.dense_bias, quantizable=False)
+        self.norm = LayerNorm(width, config.eps, layout.norm_bias)
         self.decoder: Linear | None = None
 
     @classmethod
@@ -104,26 +93,29 @@ class MaskedLanguageHead(nn.Module):
         """The decoder shares the trunk's word embeddings if the checkpoint has no others.
 
         Raises:
+            UnsupportedModel: the architecture has no such head.
             WeightError: a tensor is missing or misshapen.
         """
         c = trunk.config
+        chosen = _chosen(c.masked_language, folder, "scores of words")
+        table = chosen.weights
         with torch.device("meta"):
-            head = cls(c.hidden_size, c.vocab_size, c.eps, c.activation)
+            head = cls(c, chosen)
+        load_weights(head, table, folder, options)
         reader = CheckpointReader(folder)
-        if "lm_head.dense.weight" in reader:
-            head.activation = "gelu"  # RoBERTa's head ignores hidden_act
-        load_weights(head, MASKED_LANGUAGE, folder, options)
-        stem = "lm_head" if "lm_head.dense.weight" in reader else "cls.predictions"
-        own = LayerTensors(reader, "", f"{stem}.decoder", None, "decoder")
+        prefix = table.prefix(reader) or ""
+        own, above = (
+            LayerTensors(reader, prefix, table.modules[name], None, "decoder")
+            for name in ("decoder", "bias")
+        )
         words: Embedding = trunk.words
         with torch.device("meta"):
-            decoder = Linear(c.hidden_size, c.vocab_size)
+            decoder = Linear(head.width, c.vocab_size)
             if own.has("weight") or not c.tie_word_embeddings:
-                words = Embedding(c.vocab_size, c.hidden_size)
+                words = Embedding(c.vocab_size, head.width)
         if words is not trunk.words:
             words.load(own, options)
         # Newer files also have the bias next to the decoder's weight, older ones only above it.
-        above = LayerTensors(reader, "", stem, None, "decoder")
         decoder.load_tied(words, own if own.has("bias") else above, options)
         head.decoder = decoder
         return head
@@ -133,6 +125,21 @@ class MaskedLanguageHead(nn.Module):
         assert self.decoder is not None, "load() comes first"
         out: Tensor = self.decoder(self.norm(activate(self.dense(hidden), self.activation)))
         return out
+
+
+_Layout = TypeVar("_Layout", ClassifierLayout, MaskedLanguageLayout)
+
+
+def _chosen(layouts: Sequence[_Layout], folder: Path, purpose: str) -> _Layout:
+    """The first layout whose tensors the checkpoint has.
+
+    Raises:
+        UnsupportedModel: the architecture has none. WeightError: the checkpoint has none of them.
+    """
+    if not layouts:
+        raise UnsupportedModel(f"{folder}: this architecture has no head for {purpose}")
+    table, _ = layout(CheckpointReader(folder), [found.weights for found in layouts])
+    return next(found for found in layouts if found.weights is table)
 
 
 class DenseHead(nn.Module):

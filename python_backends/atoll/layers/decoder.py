@@ -9,14 +9,26 @@ from torch import Tensor, nn
 from atoll.layers.attention import Heads
 from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.embedding import Embedding, TokenEmbedding
+from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
 from atoll.layers.linear import Head
+from atoll.weights.weight_map import WeightMap
+
+# ``...ForSequenceClassification`` of every decoder in transformers.
+_CLASSIFIERS = (
+    ClassifierLayout(
+        weights=WeightMap(anchor="score", modules={"classifier": "score"}),
+        pooling="last-token",
+        has_dense=False,
+        classifier_bias=False,
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """What the config of every decoder has; a family adds its own.
 
-    max_positions: tokens of the longest text.
+    max_positions: tokens of the longest text. classifiers, masked_language: see ``TrunkConfig``.
     """
 
     vocab_size: int
@@ -28,6 +40,8 @@ class DecoderConfig:
     activation: str
     max_positions: int
     tie_word_embeddings: bool
+    classifiers: tuple[ClassifierLayout, ...] = _CLASSIFIERS
+    masked_language: tuple[MaskedLanguageLayout, ...] = ()
 
 
 class CausalLM(nn.Module):
@@ -59,6 +73,11 @@ class CausalLM(nn.Module):
         self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
         self.norm = norm
         self.lm_head = Head(config.hidden_size, config.vocab_size, head_bias)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens in the longest text."""
+        return self.config.max_positions
 
     def embedded(self, batch: Batch) -> Tensor:
         """What the first block sees, (tokens, hidden)."""

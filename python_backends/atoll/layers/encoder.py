@@ -8,12 +8,17 @@ from torch import Tensor, nn
 from atoll.layers.attention import Heads
 from atoll.layers.batch import Batch
 from atoll.layers.embedding import Embedding
+from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
 from atoll.layers.norm import LayerNorm
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkConfig:
-    """What the config of every encoder has. max_length: tokens of the longest text."""
+    """What the config of every encoder has. max_length: tokens of the longest text.
+
+    classifiers, masked_language: the heads that its checkpoints may have; the first whose tensors
+    are in the file is used.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -25,6 +30,8 @@ class TrunkConfig:
     eps: float
     activation: str
     tie_word_embeddings: bool
+    classifiers: tuple[ClassifierLayout, ...] = ()
+    masked_language: tuple[MaskedLanguageLayout, ...] = ()
 
 
 class EncoderTrunk(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor
 from atoll.layers import MLP, Attention, Batch, EncoderTrunk, LayerNorm, TrunkConfig
 from atoll.layers.block import PostNormBlock
 from atoll.layers.embedding import Embedding
+from atoll.layers.head_layouts import BERT_CLASSIFIERS, BERT_MASKED_LANGUAGES
 from atoll.models.config_facts import OFFSET_TYPES
 from atoll.models.config_fields import known_activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -81,6 +82,8 @@ class Config(TrunkConfig):
             eps=f.number("layer_norm_eps", default=1e-12),
             activation=known_activation(f, _ACTIVATIONS.get(named, named), "hidden_act"),
             tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
+            classifiers=BERT_CLASSIFIERS,
+            masked_language=BERT_MASKED_LANGUAGES,
         )
 
 

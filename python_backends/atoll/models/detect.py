@@ -22,9 +22,9 @@ from atoll.models.config_facts import (
     max_tokens_of,
     pooling_of,
 )
+from atoll.models.detect_task import check_encoder, has_ending, task_of
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.modules import (
-    Module,
     check_modules,
     read_modules,
     read_object,
@@ -32,14 +32,6 @@ from atoll.weights.modules import (
 )
 from atoll.weights.sentence_keys import check_keys
 
-_GENERATOR_CLASSES = (
-    "ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "LMHeadCustomModel", "MTModel",
-)  # fmt: skip
-# Generators whose config.json names the trunk.
-_GENERATOR_TRUNKS = ("BloomModel",)
-_SUPPORTED = "supported encoders are " + ", ".join(
-    f"{name} ({model_type})" for model_type, name in families.ENCODER_NAMES.items()
-)
 _ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
 
 
@@ -97,16 +89,17 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     method = settings.quantize
     if method is not None:
         scheme_for(method)
-    table = families.DECODERS if found.task == "generate" else families.ENCODERS
     checkpoint = registry.Checkpoint.open(transformer_folder(folder))
+    is_generator = found.task == "generate"
+    table = families.DECODERS if is_generator else registry.encoder_table(checkpoint.raw)
     with sketching():
         plan = registry.plan(
             checkpoint, table,
             getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
             method if method in METHODS else None,
-            Shard(size=settings.num_shard or 1) if found.task == "generate" else ONE_RANK,
+            Shard(size=settings.num_shard or 1) if is_generator else ONE_RANK,
         )  # fmt: skip
-    if found.task == "generate":
+    if is_generator:
         load_options.rescaled(checkpoint, settings)
     notes = (
         *load_options.longrope_notes(checkpoint, settings),
@@ -146,21 +139,21 @@ def read_model(
     names = _architectures(trunk, config)
     fields = Fields(config, f"{trunk}/config.json")
     fields.text("model_type", default="", nullable=True)
-    labels = read_labels(config) if _has(names, ("ForSequenceClassification",)) else ()
+    labels = read_labels(config) if has_ending(names, ("ForSequenceClassification",)) else ()
     if task is None and pooling == "splade":  # how TEI asks for it
         task = "sparse"
     is_asked = task is not None if is_asked is None else is_asked
     if task == "generate" and not is_asked:
         # What the files call something else is no generator, whatever its entry's class.
         with contextlib.suppress(UnsupportedModel):
-            task = _task(folder, config, names, modules, labels)
-    task = task or _task(folder, config, names, modules, labels)
+            task = task_of(folder, config, names, modules, labels)
+    task = task or task_of(folder, config, names, modules, labels)
     if task == "generate":
         if not is_asked:
             unsupported.check_reranker(folder)
         return _generator(folder, config, names, is_asked)
     if task in _ENCODER_TASKS:
-        _check_encoder(folder, config, names, task)
+        check_encoder(folder, config, names, task)
         if task == "embed" and not is_asked and not any(m.kind == "Pooling" for m in modules):
             unsupported.check_trunk(folder, names)
         check_modules(folder, task, pooling)
@@ -187,43 +180,6 @@ _GUESSED = (
     "pooling {!r} is a guess: no file says how the vectors of tokens become one (a folder that "
     "only transformers filled lacks modules.json); set it: --pooling, or the parameter pooling"
 )
-
-
-def _task(
-    folder: Path,
-    config: Mapping[str, Any],
-    names: Sequence[str],
-    modules: Sequence[Module],
-    labels: Sequence[str],
-) -> str:
-    model_type = str(config.get("model_type", ""))
-    kinds = [module.kind for module in modules]
-    saved = read_object(folder / "config_sentence_transformers.json").get("model_type")
-    # What the modules are put together for, whatever the trunk was trained as.
-    if "SpladePooling" in kinds:
-        return "sparse"
-    if "Pooling" in kinds and saved != "CrossEncoder":
-        return "embed"
-    if labels or saved == "CrossEncoder" or "LogitScore" in kinds:
-        return "classify" if len(labels) > 1 else "rerank"
-    if model_type in families.ENCODERS:
-        return "embed"
-    # T5EncoderModel has the model_type of a generator.
-    if _has(names, ("EncoderModel",)):
-        return "embed"
-    if _has(names, _GENERATOR_CLASSES) or names[:1] == list(_GENERATOR_TRUNKS):
-        return "generate"
-    if not names and (model_type in families.DECODERS or model_type in families.NESTED):
-        return "generate"
-    if not names and model_type:
-        from atoll.models import fallback_choice
-
-        if fallback_choice.generates(model_type):
-            return "generate"
-    raise UnsupportedModel(
-        f"{folder}: {_shown(names, model_type)} is not supported: {_SUPPORTED}; other generators "
-        "of transformers are served with --task generate"
-    )
 
 
 def _generator(
@@ -273,23 +229,3 @@ def _architectures(folder: Path, config: Mapping[str, Any]) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{folder}/config.json: architectures is {names!r}; expected names")
     return names
-
-
-def _check_encoder(
-    folder: Path, config: Mapping[str, Any], names: Sequence[str], task: str
-) -> None:
-    model_type = str(config.get("model_type", ""))
-    if model_type not in families.ENCODERS:
-        raise UnsupportedModel(
-            f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "
-            f"{_SUPPORTED}"
-        )
-    unsupported.check_adapter(transformer_folder(folder))
-
-
-def _shown(names: Sequence[str], model_type: str) -> str:
-    return f"{names[0] if names else 'a model without architectures'} (model_type {model_type!r})"
-
-
-def _has(names: Sequence[str], endings: Sequence[str]) -> bool:
-    return any(name.endswith(tuple(endings)) for name in names)

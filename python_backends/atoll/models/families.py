@@ -6,34 +6,9 @@ no model.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-
-@dataclass(frozen=True)
-class Family:
-    """A file of ``atoll.models``, and the checkpoints that it implements.
-
-    file: without ``.py``. title: what people call them, in the README's table.
-    model_types: of config.json. names: what error messages call each, if it is an encoder.
-    classes: config.json's architectures[0] of repositories whose model_type says something else.
-    variant: a (key, value) of config.json, for families that share another one's model_type.
-    class_prefixes: by model_type, how its classes begin where they are not called as it is.
-    defaults: by model_type, what transformers' config class assumes where the file does not.
-    test: what holds the file to its reference.
-    """
-
-    file: str
-    title: str
-    model_types: tuple[str, ...]
-    names: tuple[str, ...] = ()
-    is_encoder: bool = False
-    classes: tuple[str, ...] = ()
-    variant: tuple[str, str] | None = None
-    class_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    test: str = "tests/models/test_decoders.py"
-
+from atoll.models.encoder_families import ENCODER_FAMILIES
+from atoll.models.family import Family
 
 _FALCON = ("RW", "Falcon")
 
@@ -71,17 +46,7 @@ _GLM4_MOE = {
 }  # fmt: skip
 
 # In the order of the README's table.
-FAMILIES = (
-    Family(
-        "bert", "BERT, RoBERTa, CamemBERT, XLM-RoBERTa",
-        ("bert", "roberta", "xlm-roberta", "camembert"),
-        ("BERT and JinaBERT v2", "RoBERTa", "XLM-RoBERTa", "CamemBERT"),
-        is_encoder=True, test="tests/encoders/test_numerics.py",
-    ),
-    Family(
-        "jina_bert", "JinaBERT v2 (ALiBi)", (), is_encoder=True,
-        variant=("position_embedding_type", "alibi"), test="tests/encoders/test_numerics.py",
-    ),
+_DECODER_FAMILIES = (
     Family(
         "llama", "Llama 1 to 3.3, Code Llama, Mistral, Ministral, Devstral, SmolLM2",
         ("llama", "mistral", "ministral3"),
@@ -217,7 +182,7 @@ FAMILIES = (
     Family("opt", "OPT, Galactica", ("opt",)),
     Family("bloom", "BLOOM", ("bloom",)),
     Family(
-        "t5", "T5, FLAN-T5", ("t5", "mt5"),
+        "t5", "T5, FLAN-T5", ("t5", "mt5"), is_encoder_decoder=True,
         defaults={"mt5": {"feed_forward_proj": "gated-gelu"}}, test="tests/models/test_t5.py",
     ),
 )  # fmt: skip
@@ -261,6 +226,9 @@ NESTED: Mapping[str, tuple[str, ...]] = {
 }
 
 
+FAMILIES = (*ENCODER_FAMILIES, *_DECODER_FAMILIES)
+
+
 def _files(is_encoder: bool) -> dict[str, str]:
     return {k: f.file for f in FAMILIES if f.is_encoder == is_encoder for k in f.model_types}
 
@@ -268,6 +236,10 @@ def _files(is_encoder: bool) -> dict[str, str]:
 # model_type -> file; looked at after CLASSES and VARIANTS.
 ENCODERS: Mapping[str, str] = _files(is_encoder=True)
 DECODERS: Mapping[str, str] = _files(is_encoder=False)
+# model_types of decoders whose hidden states may be used as an encoder's.
+CAUSAL = frozenset(
+    kind for f in FAMILIES if not (f.is_encoder or f.is_encoder_decoder) for kind in f.model_types
+)
 # model_type -> what an error message calls it.
 ENCODER_NAMES: Mapping[str, str] = {
     kind: name

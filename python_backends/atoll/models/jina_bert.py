@@ -12,6 +12,7 @@ from typing import Any
 from atoll.errors import UnsupportedModel
 from atoll.layers import Attention, EncoderTrunk, GatedMLP, LayerNorm, TrunkConfig
 from atoll.layers.block import PostNormBlock
+from atoll.layers.head_layouts import BERT_CLASSIFIERS, BERT_MASKED_LANGUAGES
 from atoll.models.config_fields import read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -74,6 +75,8 @@ class Config(TrunkConfig):
             eps=f.number("layer_norm_eps", default=1e-12),
             activation=_GATES[gate],
             tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
+            classifiers=BERT_CLASSIFIERS,
+            masked_language=BERT_MASKED_LANGUAGES,
         )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.layers.parallel import ONE_RANK, Shard, building, sketching
 from atoll.models import fallback, nested
-from atoll.models.families import CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
+from atoll.models.families import CAUSAL, CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
 from atoll.weights.layer_tensors import Mismatch
 from atoll.weights.load import LoadOptions, load_weights
@@ -135,10 +135,18 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
 
 
 def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
-    """An encoder's trunk with its weights; see ``layers.batch.Batch`` for its input."""
+    """An encoder's trunk with its weights; see ``layers.batch.Batch`` for its input.
+
+    A decoder may be one, too: its hidden states, without the head that scores words.
+    """
     if options.shard.is_split:
         raise _one_rank_only(options.shard, checkpoint, "it is an encoder")
-    return _load(checkpoint, ENCODERS, options)
+    return _load(checkpoint, encoder_table(checkpoint.raw), options, has_head=False)
+
+
+def encoder_table(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    """Which table has the file of a checkpoint whose hidden states are used."""
+    return DECODERS if str(raw.get("model_type")) in CAUSAL else ENCODERS
 
 
 def _one_rank_only(shard: Shard, checkpoint: Checkpoint, reason: str) -> ConfigError:
@@ -193,9 +201,14 @@ def plan(
     return Plan(module, model, quantization, keys)
 
 
-def _load(checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions) -> nn.Module:
+def _load(
+    checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions, has_head: bool = True
+) -> nn.Module:
+    """has_head: whether a decoder scores words."""
     found = plan(checkpoint, table, options.dtype, options.expected_method, options.shard)
     options = replace(options, quantization=found.quantization)
+    if table is DECODERS and not has_head:
+        del found.model.lm_head
     try:
         load_weights(found.model, found.module.WEIGHTS, checkpoint.folder, options)
     except Mismatch as error:

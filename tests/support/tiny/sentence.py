@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedder, EmbedOptions
+from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.errors import AtollError
 from atoll.text.text_encoder import Encoded, TextEncoder

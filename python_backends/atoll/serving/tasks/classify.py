@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Classifier, Scored, ScoreOptions
+from atoll.encoders.classifier import Classifier, Scored, ScoreOptions
 from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.embed import counts

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from atoll.config import Settings
-from atoll.encoders.encoder import Embedded, Embedder, EmbedOptions, SparseEmbedder, SparseVector
+from atoll.encoders.embedder import Embedded, Embedder, EmbedOptions
+from atoll.encoders.sparse_embedder import SparseEmbedder, SparseVector
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel

@@ -1,0 +1,68 @@
+"""Texts or pairs to a score for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Encoder, finite_rows
+from atoll.encoders.heads import ClassificationHead
+from atoll.encoders.packer import Item
+from atoll.encoders.pooling import pool
+from atoll.errors import GenerationError
+from atoll.layers import Batch
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The options of a request for scores. raw: returns the logits."""
+
+    raw: bool = False
+
+
+class Scored(NamedTuple):
+    """A text's scores (labels,), and the logits they were computed from, which never saturate."""
+
+    scores: Floats
+    logits: Floats
+
+
+class Classifier(Encoder):
+    """Texts or pairs to a score for each label; a reranker has one label."""
+
+    task = "classify"
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        self.head = ClassificationHead.load(
+            self.folder, self.trunk.config, len(self.spec.labels), self.options
+        )
+
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
+        """A ``Scored``, or an error, per item."""
+        hidden = self.hidden(batch)
+        vectors = pool(hidden, batch.cu_seqlens, self.head.pooling).to(hidden.dtype)
+        logits = self.head(vectors).float().cpu()
+        finite, scores = finite_rows(logits), self._scores(logits)
+        return [
+            Scored((logits if item.options.raw else scores)[row].numpy(), logits[row].numpy())
+            if finite[row]
+            else GenerationError("the score is not finite (NaN or infinite)")
+            for row, item in enumerate(items)
+        ]
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        if self.spec.activation == "identity":
+            return logits
+        if self.spec.activation == "softmax":
+            return logits.softmax(-1)
+        return logits.tanh() if self.spec.activation == "tanh" else logits.sigmoid()

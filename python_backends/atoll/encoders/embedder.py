@@ -1,0 +1,96 @@
+"""Texts to dense vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from atoll.config import Settings
+from atoll.encoders.encoder import Encoder, finite_rows
+from atoll.encoders.heads import DenseHead
+from atoll.encoders.packer import Item
+from atoll.encoders.pooling import normalized, pool
+from atoll.errors import ConfigError, GenerationError
+from atoll.layers import Batch
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """The options of a request for vectors."""
+
+    normalize: bool = True
+    dimensions: int | None = None
+    return_token_embeddings: bool = False
+
+
+class Embedded(NamedTuple):
+    """A text's vector, and those of its tokens (tokens, hidden) if requested."""
+
+    vector: Floats
+    token_vectors: Floats | None
+
+
+class Embedder(Encoder):
+    """Texts to dense vectors."""
+
+    task = "embed"
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        if self.spec.pooling == "splade":
+            raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
+        self.steps: list[Callable[[Tensor], Tensor]] = [
+            normalized if path is None else DenseHead.load(path, self.options)
+            for path in self.spec.steps
+        ]
+        width = self.hidden_size * len(self.spec.pooling.split("+"))
+        for path, step in zip(self.spec.steps, self.steps, strict=True):
+            if isinstance(step, DenseHead):
+                if step.in_features != width:
+                    raise ConfigError(
+                        f"{path}: in_features is {step.in_features}; what it is given has {width}"
+                    )
+                width = step.out_features
+        self.dimensions = width
+        asked = self.spec.truncate_dim
+        self.truncate_dim = None if asked is None else min(asked, width)
+
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
+        """An ``Embedded``, or an error, per item."""
+        hidden = self.hidden(batch)
+        vectors = pool(hidden, batch.cu_seqlens, self.spec.pooling)
+        for step in self.steps:
+            vectors = step(vectors)
+        vectors = vectors.cpu()
+        finite = finite_rows(vectors)
+        is_unit = bool(self.steps) and self.steps[-1] is normalized
+        unit = vectors if is_unit else normalized(vectors)
+        bounds = batch.cu_seqlens.tolist()
+        results: list[object] = []
+        for row, item in enumerate(items):
+            options: EmbedOptions = item.options
+            if not finite[row]:
+                results.append(GenerationError("the embedding is not finite (NaN or infinite)"))
+                continue
+            tokens = None
+            if options.return_token_embeddings:
+                tokens = hidden[bounds[row] : bounds[row + 1]].float().cpu().numpy()
+            vector = _cut(unit[row] if options.normalize else vectors[row], options)
+            results.append(Embedded(vector.numpy(), tokens))
+        return results
+
+
+def _cut(vector: Tensor, options: EmbedOptions) -> Tensor:
+    """The first ``dimensions`` values, normalized again if requested (Matryoshka)."""
+    if options.dimensions is None:
+        return vector
+    short = vector[: options.dimensions]
+    return normalized(short) if options.normalize else short
