@@ -16,8 +16,9 @@ from atoll.layers.norm import LayerNorm
 class TrunkConfig:
     """What the config of every encoder has. max_length: tokens of the longest text.
 
-    classifiers, masked_language: the heads that its checkpoints may have; the first whose tensors
-    are in the file is used.
+    num_token_types: segments of a pair that have vectors; 0: none has. classifiers,
+    masked_language: the heads that its checkpoints may have; the first whose tensors are in the
+    file is used.
     """
 
     vocab_size: int
@@ -42,7 +43,9 @@ class EncoderTrunk(nn.Module):
         super().__init__()
         self.config = config
         self.words = Embedding(config.vocab_size, config.hidden_size)
-        self.token_types = Embedding(config.num_token_types, config.hidden_size)
+        self.token_types: Embedding | None = None
+        if config.num_token_types:
+            self.token_types = Embedding(config.num_token_types, config.hidden_size)
         self.norm = LayerNorm(config.hidden_size, config.eps)
         self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
 
@@ -52,13 +55,15 @@ class EncoderTrunk(nn.Module):
         return self.config.max_length
 
     def tokens(self, batch: Batch) -> Tensor:
-        """The vectors of words and segments, (tokens, hidden)."""
+        """The vectors of words, and of segments if there are any, (tokens, hidden)."""
+        words: Tensor = self.words(batch.input_ids)
+        if self.token_types is None:
+            return words
         types = batch.token_type_ids
         # Tokenizers of models with a single segment may number the second text of a pair 1.
         is_single = types is None or self.config.num_token_types == 1
         segments = self.token_types.weight[0] if is_single else self.token_types(types)
-        out: Tensor = self.words(batch.input_ids) + segments
-        return out
+        return words + segments
 
     def embedded(self, batch: Batch) -> Tensor:
         """What the first block sees, (tokens, hidden)."""
