@@ -66,7 +66,9 @@ def _close(ours: Tensor, reference: Tensor) -> None:
 def test_trunk_equals_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
     if variant.name.endswith("half"):
-        reference = reference.half().float()
+        reference = reference.half()
+    # Its float32 is as far off as ours.
+    reference = reference.double()
     encoder = Embedder(tmp_path, _settings())
     packed = _tokens(encoder, TEXTS)
     with torch.inference_mode():

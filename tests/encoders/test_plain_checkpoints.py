@@ -174,8 +174,6 @@ UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
     "distilbert-st": ("DistilBertModel", "distilbert", [TRUNK, MEAN]),
     "distilbert-masked": ("DistilBertForMaskedLM", "distilbert", []),
     "mpnet": ("MPNetForMaskedLM", "mpnet", [TRUNK, MEAN, NORMALIZE]),
-    "modernbert": ("ModernBertModel", "modernbert", [TRUNK, MEAN]),
-    "modernbert-reranker": ("ModernBertForSequenceClassification", "modernbert", []),
     "nomic": ("NomicBertModel", "nomic_bert", [TRUNK, MEAN]),
     "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
     "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),

@@ -110,7 +110,7 @@ class MaskedLanguageHead(nn.Module):
         )
         words: Embedding = trunk.words
         with torch.device("meta"):
-            decoder = Linear(head.width, c.vocab_size)
+            decoder = Linear(head.width, c.vocab_size, chosen.decoder_bias)
             if own.has("weight") or not c.tie_word_embeddings:
                 words = Embedding(c.vocab_size, head.width)
         if words is not trunk.words:

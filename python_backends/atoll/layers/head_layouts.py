@@ -43,6 +43,7 @@ class MaskedLanguageLayout:
     activation: str | None = None
     dense_bias: bool = True
     norm_bias: bool = True
+    decoder_bias: bool = True
     width: int | None = None
 
 

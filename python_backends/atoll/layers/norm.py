@@ -75,15 +75,20 @@ class RMSNorm(nn.Module):
         raise AssertionError("a norm cannot be tied")
 
 
-Norm = LayerNorm | RMSNorm
-
-
 class NoNorm(nn.Module):
-    """The end of a model without a final norm."""
+    """In place of a norm that the architecture leaves out."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """``x + residual``, (tokens, hidden_size)."""
         return x if residual is None else x + residual
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sum ``x + residual``, which is also what the next block adds to."""
+        out = self(x, residual)
+        return out, out
+
+
+Norm = LayerNorm | RMSNorm | NoNorm
 
 
 def _parameter(size: int) -> nn.Parameter:

@@ -13,4 +13,8 @@ ENCODER_FAMILIES = (
         "jina_bert", "JinaBERT v2 (ALiBi)", (), is_encoder=True,
         variant=("position_embedding_type", "alibi"), test="tests/encoders/test_numerics.py",
     ),
+    Family(
+        "modernbert", "ModernBERT", ("modernbert",), ("ModernBERT",), is_encoder=True,
+        test="tests/encoders/test_numerics.py",
+    ),
 )  # fmt: skip

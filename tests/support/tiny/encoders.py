@@ -28,6 +28,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from tiny import rotary_encoders
 from tiny.checkpoint import Tensors, Variant
 
 VOCAB = 96
@@ -94,6 +95,7 @@ TRUNKS: list[Variant] = [
         partial(_roberta, CamembertModel, CamembertConfig),
         prefixed("roberta."),
     ),
+    *rotary_encoders.TRUNKS,
 ]
 
 
@@ -106,7 +108,7 @@ def classifiers(num_labels: int) -> list[Variant]:
         Variant(kind, partial(_roberta, model, config, num_labels=num_labels))
         for kind, (config, _, model) in _FAMILIES.items()
     ]
-    return [bert, *others]
+    return [bert, *others, *rotary_encoders.classifiers(num_labels)]
 
 
 MASKED = Variant("splade", lambda: BertForMaskedLM(BertConfig(**SIZES)))

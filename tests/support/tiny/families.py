@@ -143,6 +143,9 @@ FAMILIES = (
                hf.AutoModelForSeq2SeqLM)
         for kind in ("t5", "flan-t5")
     ),
-    *(_variant(name, _encoded, hf.AutoModel) for name in ("bert", "bert-old-names", "roberta")),
+    *(
+        _variant(name, _encoded, hf.AutoModel)
+        for name in ("bert", "bert-old-names", "roberta", "modernbert", "modernbert-old")
+    ),
     Family("jina", _write_jina, _encoded, None),
 )  # fmt: skip
