@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny.checkpoint import write
-from tiny.encoders import MASKED, TRUNKS, classifiers, write_text_files
+from tiny.checkpoint import Variant, write
+from tiny.encoders import FILLERS, TRUNKS, classifiers, write_text_files
 from tiny.sentence import MEAN, NORMALIZE, TRUNK, dense, embed, write_modules, write_trunk
 from torch import Tensor
 
@@ -159,15 +159,35 @@ def test_tensors_of_a_dense_module(whole: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("variant", classifiers(3)[:2], ids=lambda v: v.name)
+# The names of a head's tensors begin so.
+CLASSIFIER_HEADS = {
+    "bert": ("classifier", "bert.pooler"),
+    "roberta": ("classifier",),
+    "distilbert": ("classifier", "pre_classifier"),
+    "albert": ("classifier", "albert.pooler"),
+}
+LANGUAGE_HEADS = {
+    "splade": ("cls.predictions", "cls.predictions.decoder.weight"),
+    "distilbert": ("vocab_", "vocab_projector.weight"),
+    "electra": ("generator_", "generator_lm_head.weight"),
+    "albert": ("predictions", "predictions.decoder.weight"),
+}
+
+
+def _named_in(names: Any, variants: list[Variant]) -> list[Variant]:
+    return [v for v in variants if v.name in names]
+
+
+@pytest.mark.parametrize(
+    "variant", _named_in(CLASSIFIER_HEADS, classifiers(3)), ids=lambda v: v.name
+)
 def test_tensors_and_labels_of_a_classifier(variant: Any, tmp_path: Path) -> None:
     write(variant, tmp_path)
     write_text_files(tmp_path)
     settings = Settings(task="classify")
     load = lambda: Classifier(tmp_path, settings)  # noqa: E731
-    for stem in ("classifier", "bert.pooler"):
-        if variant.name == "bert" or stem == "classifier":
-            _check_tensors(tmp_path / "model.safetensors", stem, load)
+    for stem in CLASSIFIER_HEADS[variant.name]:
+        _check_tensors(tmp_path / "model.safetensors", stem, load)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     labels = {"0": "a", "1": "b", "2": "c"}
@@ -185,17 +205,18 @@ def test_tensors_and_labels_of_a_classifier(variant: Any, tmp_path: Path) -> Non
             assert named(outcome(load), key), f"{key} = {value}"
 
 
-def test_tensors_of_a_masked_language_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", _named_in(LANGUAGE_HEADS, FILLERS), ids=lambda v: v.name)
+def test_tensors_of_a_masked_language_head(variant: Variant, tmp_path: Path) -> None:
     """A SPLADE model whose bias was missing answered without one."""
-    write(MASKED, tmp_path)
+    write(variant, tmp_path)
     write_text_files(tmp_path)
     settings = Settings(task="sparse", pooling="splade")
+    stem, shared = LANGUAGE_HEADS[variant.name]
     # The head shares the words' vectors, and has its bias under either of two names.
     _check_tensors(
-        tmp_path / "model.safetensors", "cls.predictions",
-        lambda: SparseEmbedder(tmp_path, settings), "cls.predictions.decoder.weight",
-    )  # fmt: skip
+        tmp_path / "model.safetensors", stem, lambda: SparseEmbedder(tmp_path, settings), shared
+    )
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "tie_word_embeddings": False}))
-    assert named(outcome(lambda: SparseEmbedder(tmp_path, settings)), "decoder.weight' is missing")
+    assert named(outcome(lambda: SparseEmbedder(tmp_path, settings)), f"{shared}' is missing")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from devices import DEVICE
 from safetensors.torch import save_file
 from tiny.checkpoint import Variant, write
 from tiny.encoders import (
-    MASKED,
+    FILLERS,
     TRUNKS,
     VOCAB,
     JinaReference,
@@ -147,18 +148,19 @@ def test_pairs_have_two_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_own_decoder", [False, True])
-def test_splade_equals_its_formula(has_own_decoder: bool, tmp_path: Path) -> None:
-    name = "cls.predictions.decoder"
-    extra: dict[str, tuple[int, ...]] = {f"{name}.weight": (VOCAB, 48), f"{name}.bias": (VOCAB,)}
+@pytest.mark.parametrize("variant", FILLERS, ids=lambda v: v.name)
+def test_splade_equals_its_formula(variant: Variant, has_own_decoder: bool, tmp_path: Path) -> None:
 
     def set_decoder(model: Any, tensors: dict[str, Tensor]) -> None:
-        head = model.cls.predictions
-        head.decoder.weight = torch.nn.Parameter(tensors[f"{name}.weight"])
-        head.decoder.bias = torch.nn.Parameter(tensors[f"{name}.bias"])
+        decoder = model.get_output_embeddings()
+        name = next(name for name, module in model.named_modules() if module is decoder)
+        for part in ("weight", "bias"):
+            value = torch.randn(getattr(decoder, part).shape, generator=GENERATOR) * 0.1
+            tensors[f"{name}.{part}"] = value
+            setattr(decoder, part, torch.nn.Parameter(value))
 
-    variant = MASKED
     if has_own_decoder:
-        variant = Variant("own", MASKED.build, extra=extra, hooks=set_decoder)
+        variant = replace(variant, hooks=set_decoder)
     model = write(variant, tmp_path).model
     found = _run(SparseEmbedder(tmp_path, _settings(task="sparse")), TEXTS, None)
     for ids, sparse in zip(TEXTS, found, strict=True):

@@ -170,10 +170,9 @@ def test_configs_that_cannot_be_served_are_named(field: str, value: Any, folder:
 
 QWEN = [TRUNK, pooling(pooling_mode_lasttoken=True), NORMALIZE]
 UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
-    "distilbert": ("DistilBertModel", "distilbert", []),
-    "distilbert-st": ("DistilBertModel", "distilbert", [TRUNK, MEAN]),
-    "distilbert-masked": ("DistilBertForMaskedLM", "distilbert", []),
-    "mpnet": ("MPNetForMaskedLM", "mpnet", [TRUNK, MEAN, NORMALIZE]),
+    "xlnet": ("XLNetModel", "xlnet", []),
+    "xlnet-st": ("XLNetModel", "xlnet", [TRUNK, MEAN, NORMALIZE]),
+    "flaubert-masked": ("FlaubertWithLMHeadModel", "flaubert", []),
     "nomic": ("NomicBertModel", "nomic_bert", [TRUNK, MEAN]),
     "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
     "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),

@@ -27,6 +27,8 @@ SPARE = re.compile(
     r"masked_bias|inv_freq|EncDecAttention\.relative_attention_bias|"
     r"vision_tower|multi_modal_projector"
 )
+# What is numbered besides the layers: a table of words, and the blocks of ALBERT's groups.
+_INNER = re.compile(r"layers\.0\.wte|albert_layers\.0")
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +56,7 @@ class Case:
     def damaged(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors outside the layers, and those of the second, since all layers are alike."""
         for name, tensor in self.tensors.items():
-            is_first = ".0." in name.replace("layers.0.wte", "")
+            is_first = ".0." in _INNER.sub("", name)
             is_alike = is_first and "relative_attention_bias" not in name
             if not is_alike and not SPARE.search(name):
                 yield name, tensor

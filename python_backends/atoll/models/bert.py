@@ -1,21 +1,17 @@
-"""BERT, RoBERTa, XLM-RoBERTa and CamemBERT: learned positions, post-LayerNorm, exact GELU; packed.
+"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT and data2vec of texts, packed.
 
-Source: layer names of transformers' ``BertModel`` and ``RobertaModel``; Devlin et al. 2018, Liu et
-al. 2019. RoBERTa and its descendants count positions from pad_token_id + 1 and have one segment.
+Learned positions, post-LayerNorm, exact GELU. Source: layer names of transformers' ``BertModel``
+and ``RobertaModel``; Devlin et al. 2018, Liu et al. 2019. RoBERTa and its descendants count
+positions from pad_token_id + 1 and have one segment.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from atoll.layers import MLP, Attention, Batch, EncoderTrunk, LayerNorm, TrunkConfig
-from atoll.layers.block import PostNormBlock
-from atoll.layers.embedding import Embedding
+from atoll.layers.encoder import PositionedConfig, PositionedTrunk
 from atoll.layers.head_layouts import BERT_CLASSIFIERS, BERT_MASKED_LANGUAGES
-from atoll.models.config_facts import OFFSET_TYPES
+from atoll.models.config_facts import position_offset
 from atoll.models.config_fields import known_activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
 from atoll.weights.weight_map import WeightMap
@@ -25,7 +21,8 @@ WEIGHTS = WeightMap(
     complete=("encoder.layer.",),
     # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
     prefixes=(
-        "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "model.", "module.", "0.auto_model.",
+        "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "data2vec_text.",
+        "model.", "module.", "0.auto_model.",
     ),
     modules={
         "words": "embeddings.word_embeddings",
@@ -50,10 +47,8 @@ _ACTIVATIONS = {"gelu_python": "gelu"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrunkConfig):
-    """Read from config.json. ``position_offset``: the table's row of a text's first token."""
-
-    position_offset: int
+class Config(PositionedConfig):
+    """Read from config.json."""
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -63,15 +58,12 @@ class Config(TrunkConfig):
         f.only("is_decoder", False)
         f.only("add_cross_attention", False)
         named = f.text("hidden_act", default="gelu")
-        vocab_size, hidden_size = f.size("vocab_size"), f.size("hidden_size")
-        offset = 0
-        if f.raw.get("model_type") in OFFSET_TYPES:
-            offset = f.token("pad_token_id", vocab_size=vocab_size, default=1) + 1
+        hidden_size, offset = f.size("hidden_size"), position_offset(f)
         max_positions = f.size("max_position_embeddings")
         if max_positions <= offset:
             raise f.wrong(f"more than pad_token_id and 1, {offset}", "max_position_embeddings")
         return cls(
-            vocab_size=vocab_size,
+            vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
             intermediate_size=f.size("intermediate_size"),
             num_layers=f.size("num_hidden_layers", most=MAX_LAYERS),
@@ -87,40 +79,5 @@ class Config(TrunkConfig):
         )
 
 
-class Model(EncoderTrunk):
+class Model(PositionedTrunk):
     """Post-norm blocks; learned positions."""
-
-    def __init__(self, config: Config) -> None:
-        c = config
-
-        def block(layer: int) -> PostNormBlock:
-            return PostNormBlock(
-                Attention(c.hidden_size, c.heads, layer=layer, causal=False),
-                LayerNorm(c.hidden_size, c.eps),
-                MLP(c.hidden_size, c.intermediate_size, c.activation),
-                LayerNorm(c.hidden_size, c.eps),
-            )
-
-        super().__init__(c, block)
-        self.offset = c.position_offset
-        self.positions = Embedding(c.max_length + c.position_offset, c.hidden_size)
-
-    def embedded(self, batch: Batch) -> Tensor:
-        """What the first block sees, (tokens, hidden)."""
-        positions = self.positions(self._positions(batch))
-        out: Tensor = self.norm(self.tokens(batch), positions)
-        return out
-
-    def _positions(self, batch: Batch) -> Tensor:
-        """Rows of the position table, (tokens,).
-
-        RoBERTa's are counted from the ids: a padding token, which a text may spell or end with, is
-        not counted, and its row is its id.
-        """
-        if not self.offset:
-            return batch.positions
-        is_word = batch.input_ids.ne(self.offset - 1).long()
-        before = is_word.cumsum(0) - is_word
-        firsts = torch.arange(len(before), device=before.device) - batch.positions
-        # Not before[firsts]: a graph cannot repeat what may be a mask.
-        return (before - before.index_select(0, firsts) + 1) * is_word + (self.offset - 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.models.families import ENCODERS
-from atoll.weights.json_fields import Fields
+from atoll.weights.json_fields import MAX_SIZE, Fields
 from atoll.weights.modules import (
     POOLING_MODES,
     Module,
@@ -19,8 +19,10 @@ from atoll.weights.modules import (
 )
 
 # Model types whose position table begins after the padding token's id.
-OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
-HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model")
+_OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
+# Model types whose padding token is fixed in the code.
+_FIXED_OFFSETS = {"mpnet": 2}
+HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 _MAX_TOKENS_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
 )  # fmt: skip
@@ -75,11 +77,27 @@ def embedding_size(
 def max_tokens_of(folder: Path, config: Mapping[str, Any]) -> int | None:
     """Tokens of the longest text by the files; None where they do not say."""
     positions = first_size(config, _MAX_TOKENS_KEYS)
-    if positions is not None and config.get("model_type") in OFFSET_TYPES:
-        positions -= Fields(config).count("pad_token_id", default=1, nullable=True) + 1
+    if positions is not None:
+        positions -= position_offset(Fields(config))
     own = length_limit(folder) if config.get("model_type") in ENCODERS else None
     limits = [limit for limit in (own, positions) if limit]
     return min(limits) if limits else None
+
+
+def position_offset(fields: Fields) -> int:
+    """The row of a text's first token in an encoder's table of positions.
+
+    Args:
+        fields: of config.json.
+
+    Raises:
+        ConfigError: pad_token_id, from which it follows, is no id of the vocabulary.
+    """
+    model_type = fields.raw.get("model_type")
+    if model_type not in _OFFSET_TYPES:
+        return _FIXED_OFFSETS.get(str(model_type), 0)
+    vocab_size = fields.size("vocab_size", default=MAX_SIZE)
+    return fields.token("pad_token_id", vocab_size=vocab_size, default=1) + 1
 
 
 def first_size(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:

@@ -28,18 +28,10 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tiny import rotary_encoders
+from tiny import bert_relatives, rotary_encoders
 from tiny.checkpoint import Tensors, Variant
+from tiny.encoder_sizes import SIZES, VOCAB
 
-VOCAB = 96
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 80,
-    "max_position_embeddings": 70,
-}
 _FAMILIES: dict[str, tuple[Any, Any, Any]] = {
     "roberta": (RobertaConfig, RobertaModel, RobertaForSequenceClassification),
     "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, XLMRobertaForSequenceClassification),
@@ -95,6 +87,7 @@ TRUNKS: list[Variant] = [
         partial(_roberta, CamembertModel, CamembertConfig),
         prefixed("roberta."),
     ),
+    *bert_relatives.TRUNKS,
     *rotary_encoders.TRUNKS,
 ]
 
@@ -108,10 +101,13 @@ def classifiers(num_labels: int) -> list[Variant]:
         Variant(kind, partial(_roberta, model, config, num_labels=num_labels))
         for kind, (config, _, model) in _FAMILIES.items()
     ]
-    return [bert, *others, *rotary_encoders.classifiers(num_labels)]
+    related = (bert_relatives, rotary_encoders)
+    return [bert, *others, *(v for found in related for v in found.classifiers(num_labels))]
 
 
 MASKED = Variant("splade", lambda: BertForMaskedLM(BertConfig(**SIZES)))
+# A model of every family whose head scores words.
+FILLERS = [MASKED, *bert_relatives.FILLERS]
 
 
 class JinaReference(nn.Module):

@@ -145,7 +145,10 @@ FAMILIES = (
     ),
     *(
         _variant(name, _encoded, hf.AutoModel)
-        for name in ("bert", "bert-old-names", "roberta", "modernbert", "modernbert-old")
+        for name in (
+            "bert", "bert-old-names", "roberta", "mpnet", "distilbert", "electra", "albert",
+            "modernbert", "modernbert-old",
+        )
     ),
     Family("jina", _write_jina, _encoded, None),
 )  # fmt: skip
