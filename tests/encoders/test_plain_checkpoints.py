@@ -172,7 +172,7 @@ QWEN = [TRUNK, pooling(pooling_mode_lasttoken=True), NORMALIZE]
 UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
     "xlnet": ("XLNetModel", "xlnet", []),
     "xlnet-st": ("XLNetModel", "xlnet", [TRUNK, MEAN, NORMALIZE]),
-    "flaubert-masked": ("FlaubertWithLMHeadModel", "flaubert", []),
+    "funnel-masked": ("FunnelForMaskedLM", "funnel", []),
     "nomic": ("NomicBertModel", "nomic_bert", [TRUNK, MEAN]),
     "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
     "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),
