@@ -154,8 +154,8 @@ def test_splade_equals_its_formula(variant: Variant, has_own_decoder: bool, tmp_
     def set_decoder(model: Any, tensors: dict[str, Tensor]) -> None:
         decoder = model.get_output_embeddings()
         name = next(name for name, module in model.named_modules() if module is decoder)
-        for part in ("weight", "bias"):
-            value = torch.randn(getattr(decoder, part).shape, generator=GENERATOR) * 0.1
+        for part, old in list(decoder.named_parameters()):
+            value = torch.randn(old.shape, generator=GENERATOR) * 0.1
             tensors[f"{name}.{part}"] = value
             setattr(decoder, part, torch.nn.Parameter(value))
 

@@ -107,7 +107,7 @@ def classifiers(num_labels: int) -> list[Variant]:
 
 MASKED = Variant("splade", lambda: BertForMaskedLM(BertConfig(**SIZES)))
 # A model of every family whose head scores words.
-FILLERS = [MASKED, *bert_relatives.FILLERS]
+FILLERS = [MASKED, *bert_relatives.FILLERS, *rotary_encoders.MASKED]
 
 
 class JinaReference(nn.Module):
