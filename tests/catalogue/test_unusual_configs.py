@@ -68,7 +68,7 @@ def test_generators(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (entry.task, entry.model_type) == ("generate", config["model_type"])
 
 
-@pytest.mark.parametrize("model_type", ["funnel", "vit", "no-such-model", ""])
+@pytest.mark.parametrize("model_type", ["reformer", "vit", "no-such-model", ""])
 def test_what_is_no_generator_is_not_taken_for_one(model_type: str, tmp_path: Path) -> None:
     folder_of({"model_type": model_type, "hidden_size": 64}, tmp_path)
     with pytest.raises(UnsupportedModel, match=repr(model_type)):

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from serving import ONE_THREAD
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, JinaReference, classifiers, write_text_files
+from tiny.foreign_encoders import write_foreign
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
 
@@ -28,7 +29,9 @@ from atoll.launcher import ServerOptions, ServerProcess
 
 TEXTS = ["Hello", "A ring of coral", "x" * 40, "1"]
 BY_NAME = {variant.name: variant for variant in TRUNKS}
-EMBEDDERS = ("bert", "roberta", "xlm-roberta", "camembert", "jina")
+NATIVE = ("bert", "roberta", "xlm-roberta", "camembert")
+# The last runs on transformers.
+EMBEDDERS = (*NATIVE, "jina", "convbert")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Fleet:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     root = tmp_path_factory.mktemp("encoders")
     references: dict[str, Any] = {}
-    for name in EMBEDDERS[:-1]:
+    for name in NATIVE:
         references[name] = write(BY_NAME[name], root / name).model
         write_text_files(root / name, "mean", {"query": "Q:"})
     jina = references["jina"] = JinaReference(12)
@@ -54,6 +57,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     save_file(jina.tensors, root / "jina" / "model.safetensors")
     (root / "jina" / "config.json").write_text(json.dumps(jina.config))
     write_text_files(root / "jina", "mean")
+    references["convbert"] = write_foreign("convbert", root / "convbert")
+    write_text_files(root / "convbert", "mean")
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model
     references["classifier"] = write(classifiers(3)[1], root / "classifier").model

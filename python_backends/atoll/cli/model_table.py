@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
+from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
 from atoll.models.families import DECODERS, ENCODERS, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
 from atoll.models.registry import architecture
 
@@ -45,8 +46,9 @@ def models_page() -> str:
         "server.",
         "",
         "To serve any other checkpoint of these architectures, use `atoll serve --model-id`. "
-        "Generators of other architectures [run on transformers](#on-transformers), best effort. "
-        "Encoders of other architectures are refused with an error that names the architecture.",
+        "Generators of other architectures [run on transformers](#on-transformers), best effort, "
+        "and so do [these encoders](#encoders-on-transformers). Other encoders are refused with an "
+        "error that names the architecture.",
         "",
         "Also refused, with an error that names the reason: heads for other tasks (token "
         "classifiers, question answering, reward models), ColBERT and other multi-vector models, "
@@ -70,7 +72,7 @@ def models_page() -> str:
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "
             f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
-    return "\n".join([*lines, "", *_fallback_section()]) + "\n"
+    return "\n".join([*lines, "", *_fallback_section(), "", *_encoder_section()]) + "\n"
 
 
 def _fallback_section() -> list[str]:
@@ -104,6 +106,42 @@ def _fallback_section() -> list[str]:
             f"| {title} | {', '.join(f'`{kind}`' for kind in kinds)} "
             f"| {', '.join(f'`{k}`' for k in kinds if k in RECURRENT)} |"
             for title, kinds in ON_TRANSFORMERS.items()
+        ),
+    ]
+
+
+def _encoder_section() -> list[str]:
+    """Encoders that have no file here, and what they lose by that."""
+    return [
+        "## Encoders on transformers",
+        "",
+        "An encoder of these families runs on transformers' AutoModel, AutoModelForMaskedLM or "
+        "AutoModelForSequenceClassification, best effort: for embeddings, sparse embeddings, "
+        "reranking and classification, with pooling, prompts, Dense modules and limits as for "
+        "others ([fallback_encoder.py](../python_backends/atoll/models/fallback_encoder.py), "
+        "[its test](../tests/encoders/test_fallback_encoders.py)). What it loses:",
+        "",
+        "- Speed: texts of a batch are padded to the longest of their group, without our kernels "
+        "and graphs. Where padding would change an answer (ConvBERT, FNet, Funnel, MobileBERT, "
+        "Nyströmformer), which is tried when the model is loaded, only texts of one length share "
+        "a group.",
+        "- `dtype` int8 and int4, and `quantize`, which are refused by name.",
+        "- Memory: a sparse embedding has the scores of all its tokens in memory at once.",
+        "- BigBird is served as far as its attention is full; beyond, what transformers computes "
+        "would depend on the texts before. Of T5, mT5 and umT5, the encoder embeds, and nothing "
+        "else.",
+        "",
+        "`atoll info` says all this of a checkpoint. Families are refused by name that need more "
+        "than a text's tokens (LayoutLM, TAPAS, RoCBert, XLM and X-MOD where each text needs its "
+        "language), or that transformers computes differently from run to run (YOSO) or not at "
+        "all on CPUs (MRA). Tokenizers need a tokenizer.json where transformers has no fast one "
+        "(FlauBERT, XLM).",
+        "",
+        "| architectures | model_type |",
+        "|-|-|",
+        *(
+            f"| {title} | {', '.join(f'`{kind}`' for kind in kinds)} |"
+            for title, kinds in ENCODERS_ON_TRANSFORMERS.items()
         ),
     ]
 

@@ -43,15 +43,15 @@ class Classifier(Encoder):
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
-        self.head = ClassificationHead.load(
-            self.folder, self.trunk.config, len(self.spec.labels), self.options
-        )
+        self.head: ClassificationHead | None = None
+        if self.is_native:
+            self.head = ClassificationHead.load(
+                self.folder, self.trunk.config, len(self.spec.labels), self.options
+            )
 
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """A ``Scored``, or an error, per item."""
-        hidden = self.hidden(batch)
-        vectors = pool(hidden, batch.cu_seqlens, self.head.pooling).to(hidden.dtype)
-        logits = self.head(vectors).float().cpu()
+        logits = self._logits(batch).float().cpu()
         finite, scores = finite_rows(logits), self._scores(logits)
         return [
             Scored((logits if item.options.raw else scores)[row].numpy(), logits[row].numpy())
@@ -59,6 +59,15 @@ class Classifier(Encoder):
             else GenerationError("the score is not finite (NaN or infinite)")
             for row, item in enumerate(items)
         ]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """(num_seqs, labels)."""
+        found = self.hidden(batch)
+        if self.head is None:
+            return found
+        vectors = pool(found, batch.cu_seqlens, self.head.pooling).to(found.dtype)
+        logits: Tensor = self.head(vectors)
+        return logits
 
     def _scores(self, logits: Tensor) -> Tensor:
         if self.spec.activation == "identity":

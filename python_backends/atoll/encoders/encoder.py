@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,10 +54,14 @@ class Encoder(ABC):
         self.folder = checkpoint.folder
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
         prepare(self.options.device)
-        trunk: Any = load_encoder(checkpoint, self.options)
+        trunk: Any = load_encoder(checkpoint, self.options, self.task)
         check_pooled_size(folder, int(trunk.config.hidden_size))
         self.trunk = trunk
-        self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
+        # A model of transformers comes with the task's head, and its kernels are not recorded.
+        self.is_native = self.detected.runs_on == "native"
+        self.hidden: Callable[[Batch], Tensor] = trunk
+        if self.is_native:
+            self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
         self.spec = EncoderConfig.read(folder, checkpoint.raw, settings, trunk.max_length)

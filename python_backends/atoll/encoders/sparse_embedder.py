@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
@@ -40,10 +40,15 @@ class SparseEmbedder(Encoder):
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
-        self.head = MaskedLanguageHead.load(self.folder, self.trunk, self.options)
+        self.head: MaskedLanguageHead | None = None
+        if self.is_native:
+            self.head = MaskedLanguageHead.load(self.folder, self.trunk, self.options)
 
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """A ``SparseVector``, or an error, per item."""
+        if self.head is None:
+            rows: list[object] = self.trunk.each(batch, self._weights)
+            return rows
         hidden = self.hidden(batch)
         bounds = batch.cu_seqlens.tolist()
         return [
@@ -52,7 +57,9 @@ class SparseEmbedder(Encoder):
         ]
 
     def _weights(self, hidden: Tensor) -> object:
-        parts = torch.stack([self._pooled(self.head(r)) for r in hidden.split(_VOCAB_ROWS)])
+        """hidden: (tokens, hidden), or (tokens, vocab) where transformers has the head."""
+        score = self.head or nn.Identity()
+        parts = torch.stack([self._pooled(score(r)) for r in hidden.split(_VOCAB_ROWS)])
         is_sum = self.spec.splade.is_sum
         weights = (parts.sum(0) if is_sum else self._logs(parts.amax(0))).cpu()
         if not bool(torch.isfinite(weights).all()):

@@ -26,6 +26,7 @@ from atoll.models.detect_task import check_encoder, has_ending, task_of
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.modules import (
     check_modules,
+    length_limit,
     read_modules,
     read_object,
     transformer_folder,
@@ -152,27 +153,35 @@ def read_model(
         if not is_asked:
             unsupported.check_reranker(folder)
         return _generator(folder, config, names, is_asked)
+    foreign = None
     if task in _ENCODER_TASKS:
-        check_encoder(folder, config, names, task)
+        foreign = check_encoder(folder, config, names, task)
         if task == "embed" and not is_asked and not any(m.kind == "Pooling" for m in modules):
             unsupported.check_trunk(folder, names)
         check_modules(folder, task, pooling)
         check_keys(folder, task)
-    hidden = first_size(config, HIDDEN_SIZE_KEYS)
+    hidden = foreign.hidden_size if foreign else first_size(config, HIDDEN_SIZE_KEYS)
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(HIDDEN_SIZE_KEYS)}")
     how, is_guessed = pooling_of(folder, config, pooling) if task == "embed" else (None, False)
+    max_tokens = max_tokens_of(folder, config)
+    if foreign is not None:
+        max_tokens = min(length_limit(folder) or foreign.max_positions, foreign.max_positions)
     return Detected(
         task=task,
         architecture=names[0] if names else "",
         model_type=str(config.get("model_type", "")),
         hidden_size=hidden,
         embedding_size=embedding_size(folder, modules, dense_path, pooling, hidden),
-        max_tokens=max_tokens_of(folder, config),
+        max_tokens=max_tokens,
         dtype=stored_dtype(Fields(config)),
         labels=labels,
+        runs_on=f"transformers' {foreign.class_name}" if foreign else "native",
         pooling=how,
-        notes=(_GUESSED.format(how),) if is_guessed else (),
+        notes=(
+            *(foreign.notes if foreign else ()),
+            *((_GUESSED.format(how),) if is_guessed else ()),
+        ),
     )
 
 

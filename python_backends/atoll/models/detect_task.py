@@ -8,6 +8,13 @@ from typing import Any
 
 from atoll.errors import UnsupportedModel
 from atoll.models import families, unsupported
+from atoll.models.fallback_encoder_choice import (
+    EncoderChoice,
+    choose,
+    is_encoder_only,
+    is_listed,
+    refusal,
+)
 from atoll.weights.modules import Module, read_object, transformer_folder
 
 _GENERATOR_CLASSES = (
@@ -45,7 +52,7 @@ def task_of(
         return "embed"
     if labels or saved == "CrossEncoder" or "LogitScore" in kinds:
         return "classify" if len(labels) > 1 else "rerank"
-    if model_type in families.ENCODERS:
+    if model_type in families.ENCODERS or is_encoder_only(model_type):
         return "embed"
     # T5EncoderModel has the model_type of a generator.
     if has_ending(names, ("EncoderModel",)):
@@ -65,15 +72,25 @@ def task_of(
     )
 
 
-def check_encoder(folder: Path, config: Mapping[str, Any], names: Sequence[str], task: str) -> None:
-    """Raises UnsupportedModel: no file here computes the hidden states of this architecture."""
-    model_type = str(config.get("model_type", ""))
+def check_encoder(
+    folder: Path, config: Mapping[str, Any], names: Sequence[str], task: str
+) -> EncoderChoice | None:
+    """What of transformers computes the hidden states of an architecture; None: a file here does.
+
+    Raises:
+        UnsupportedModel: neither does.
+    """
+    model_type, choice = str(config.get("model_type", "")), None
     if model_type not in families.ENCODERS:
-        raise UnsupportedModel(
-            f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "
-            f"{_SUPPORTED}"
-        )
+        if not is_listed(model_type):
+            reason = refusal(model_type) or f"{_SUPPORTED}; docs/models.md lists those of others"
+            raise UnsupportedModel(
+                f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "
+                f"{reason}"
+            )
+        choice = choose(transformer_folder(folder), task)
     unsupported.check_adapter(transformer_folder(folder))
+    return choice
 
 
 def _shown(names: Sequence[str], model_type: str) -> str:

@@ -1,5 +1,7 @@
 """The rows of encoders in the table of architectures, in the order of the README's table."""
 
+from collections.abc import Mapping
+
 from atoll.models.family import Family
 
 ENCODER_FAMILIES = (
@@ -34,3 +36,30 @@ ENCODER_FAMILIES = (
         test="tests/encoders/test_numerics.py",
     ),
 )  # fmt: skip
+
+# What people call encoders without a file, which transformers runs -> their model_types.
+# docs/models.md lists them.
+ENCODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
+    "BigBird": ("big_bird",),
+    "ConvBERT": ("convbert",),
+    "DeBERTa (first version)": ("deberta",),
+    "ERNIE 1 to 3": ("ernie",),
+    "ESM-2, ESM C": ("esm", "esmc"),
+    "EuroBERT": ("eurobert",),
+    "FlauBERT, XLM": ("flaubert", "xlm"),
+    "FNet": ("fnet",),
+    "Funnel": ("funnel",),
+    "I-BERT": ("ibert",),
+    "Longformer": ("longformer",),
+    "LUKE, mLUKE": ("luke",),
+    "Megatron-BERT": ("megatron-bert",),
+    "MobileBERT": ("mobilebert",),
+    "Nyströmformer": ("nystromformer",),
+    "RemBERT": ("rembert",),
+    "RoBERTa with norms before its layers": ("roberta-prelayernorm",),
+    "RoFormer": ("roformer",),
+    "SqueezeBERT": ("squeezebert",),
+    "T5's encoder": ("t5", "mt5", "umt5"),
+    "XLM-RoBERTa XL": ("xlm-roberta-xl",),
+    "X-MOD": ("xmod",),
+}

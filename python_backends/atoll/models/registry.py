@@ -14,7 +14,7 @@ from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.layers.parallel import ONE_RANK, Shard, building, sketching
-from atoll.models import fallback, nested
+from atoll.models import fallback, fallback_encoder, nested
 from atoll.models.families import CAUSAL, CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
 from atoll.weights.json_fields import MAX_SIZE, ConfigKeys, Fields, read_labels, stored_dtype
 from atoll.weights.layer_tensors import Mismatch
@@ -134,13 +134,16 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
     return _load(checkpoint, DECODERS, options)
 
 
-def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
+def load_encoder(checkpoint: Checkpoint, options: LoadOptions, task: str = "embed") -> nn.Module:
     """An encoder's trunk with its weights; see ``layers.batch.Batch`` for its input.
 
-    A decoder may be one, too: its hidden states, without the head that scores words.
+    A decoder may be one, too: its hidden states, without the head that scores words. What has no
+    file here is left to transformers, together with the task's head.
     """
     if options.shard.is_split:
         raise _one_rank_only(options.shard, checkpoint, "it is an encoder")
+    if not is_known(checkpoint.raw, encoder_table(checkpoint.raw)):
+        return fallback_encoder.load(checkpoint.folder, options, task)
     return _load(checkpoint, encoder_table(checkpoint.raw), options, has_head=False)
 
 

@@ -51,7 +51,9 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
             "every token, which is not supported; --task embed serves its trunk"
         )
     name = names[0] if names else ""
-    if name and (not name.endswith(_EMBEDDER_CLASSES) or name.endswith("LMHeadModel")):
+    # XLM's class for masked words ends as GPT-2's for the next one does.
+    is_causal = name.endswith("LMHeadModel") and not name.endswith("WithLMHeadModel")
+    if name and (not name.endswith(_EMBEDDER_CLASSES) or is_causal):
         raise UnsupportedModel(
             f"{folder}: {name} is not supported: its head is for another task than those that are "
             "served; --task embed serves its trunk"
