@@ -12,6 +12,7 @@ import torch
 from devices import DEVICE
 from safetensors.torch import save_file
 from tiny.checkpoint import Variant, write
+from tiny.embedders import EMBEDDERS
 from tiny.encoders import (
     FILLERS,
     TRUNKS,
@@ -63,14 +64,14 @@ def _close(ours: Tensor, reference: Tensor) -> None:
     assert float((ours.double() - reference.double()).abs().max()) <= limit
 
 
-@pytest.mark.parametrize("variant", TRUNKS, ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", [*TRUNKS, *EMBEDDERS], ids=lambda v: v.name)
 def test_trunk_equals_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
     if variant.name.endswith("half"):
         reference = reference.half()
     # Its float32 is as far off as ours.
     reference = reference.double()
-    encoder = Embedder(tmp_path, _settings())
+    encoder = Embedder(tmp_path, _settings(pooling="mean"))
     packed = _tokens(encoder, TEXTS)
     with torch.inference_mode():
         for ids, ours in zip(TEXTS, packed, strict=True):
@@ -79,11 +80,14 @@ def test_trunk_equals_transformers(variant: Variant, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "variant", [v for v in TRUNKS if "half" not in v.name][::3], ids=lambda v: v.name
+    "variant",
+    [v for v in (*TRUNKS, *EMBEDDERS) if "half" not in v.name][::3],
+    ids=lambda v: v.name,
 )
 def test_bfloat16_is_as_good_as_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
-    ours = torch.cat(_tokens(Embedder(tmp_path, _settings(dtype="bfloat16")), TEXTS))
+    settings = _settings(dtype="bfloat16", pooling="mean")
+    ours = torch.cat(_tokens(Embedder(tmp_path, settings), TEXTS))
 
     def run() -> Tensor:
         rows = [reference(torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]

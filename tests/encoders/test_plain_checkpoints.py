@@ -22,7 +22,6 @@ from tiny.sentence import (
     close,
     embed,
     encode,
-    pooling,
     refused,
     update,
     write_modules,
@@ -168,7 +167,6 @@ def test_configs_that_cannot_be_served_are_named(field: str, value: Any, folder:
 
 # Architectures that are not served
 
-QWEN = [TRUNK, pooling(pooling_mode_lasttoken=True), NORMALIZE]
 UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
     "xlnet": ("XLNetModel", "xlnet", []),
     "xlnet-st": ("XLNetModel", "xlnet", [TRUNK, MEAN, NORMALIZE]),
@@ -177,10 +175,6 @@ UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
     "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
     "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),
     "deberta-plain": ("DebertaV2Model", "deberta-v2", []),
-    "qwen": ("Qwen2Model", "qwen2", QWEN),
-    "qwen-causal": ("Qwen2ForCausalLM", "qwen2", QWEN),
-    "qwen-plain": ("Qwen2Model", "qwen2", []),
-    "mistral": ("MistralModel", "mistral", QWEN),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny.checkpoint import Variant, write
+from tiny.embedders import EMBEDDERS
 from tiny.encoders import TRUNKS, VOCAB
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from atoll_kernels import dispatch
 from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.cpu import native
 
+# What no encoder has: a last token's sight alone, and windows of both sides.
+DECODERS = [v for v in EMBEDDERS if v.name in ("qwen3-embedding", "embedding-gemma")]
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
 
@@ -40,10 +43,10 @@ def random_ids(count: int, seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("variant", TRUNKS, ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", [*TRUNKS, *DECODERS], ids=lambda v: v.name)
 def test_every_trunk_is_replayed(variant: Variant, dtype: str, tmp_path: Path) -> None:
     write(variant, tmp_path)
-    encoder = Embedder(tmp_path, Settings(dtype=dtype))
+    encoder = Embedder(tmp_path, Settings(dtype=dtype, pooling="mean"))
     graphs: Any = encoder.hidden.graphs
     found: list[Tensor] = []
     with torch.inference_mode():

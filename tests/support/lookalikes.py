@@ -147,11 +147,6 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         "Qwen3ForSequenceClassification",
     ),
-    "an embedder that decodes": (
-        QWEN3,
-        {"modules.json": [TRUNK, POOLING], "1_Pooling/config.json": {"pooling_mode": "cls"}},
-        "Qwen3ForCausalLM .* for task 'embed'",
-    ),
     "code of its own": (
         {
             **LLAMA,

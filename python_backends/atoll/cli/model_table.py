@@ -48,11 +48,12 @@ def models_page() -> str:
         "To serve any other checkpoint of these architectures, use `atoll serve --model-id`. "
         "Generators of other architectures [run on transformers](#on-transformers), best effort, "
         "and so do [these encoders](#encoders-on-transformers). Other encoders are refused with an "
-        "error that names the architecture.",
+        "error that names the architecture. A generator's architecture embeds texts where "
+        "modules.json says so, or with `--task embed` and `--pooling`.",
         "",
         "Also refused, with an error that names the reason: heads for other tasks (token "
         "classifiers, question answering, reward models), ColBERT and other multi-vector models, "
-        "decoders that rank, classify or embed, models with parts for images or sound (of "
+        "decoders that rank or classify, models with parts for images or sound (of "
         f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
         "that comes with a checkpoint, translation models whose target language a request would "
         "have to name (NLLB, mBART 50), adapters next to the weights, and keys of "

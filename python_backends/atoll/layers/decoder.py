@@ -28,7 +28,8 @@ _CLASSIFIERS = (
 class DecoderConfig:
     """What the config of every decoder has; a family adds its own.
 
-    max_positions: tokens of the longest text. classifiers, masked_language: see ``TrunkConfig``.
+    max_positions: tokens of the longest text. is_causal: whether tokens see those before them
+    alone; an embedder's may see all. classifiers, masked_language: see ``TrunkConfig``.
     """
 
     vocab_size: int
@@ -40,6 +41,7 @@ class DecoderConfig:
     activation: str
     max_positions: int
     tie_word_embeddings: bool
+    is_causal: bool = True
     classifiers: tuple[ClassifierLayout, ...] = _CLASSIFIERS
     masked_language: tuple[MaskedLanguageLayout, ...] = ()
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
-from atoll.models.families import ENCODERS
 from atoll.weights.json_fields import MAX_SIZE, Fields
 from atoll.weights.modules import (
     POOLING_MODES,
     Module,
-    length_limit,
     read_modules,
     read_object,
     read_poolings,
@@ -74,12 +72,14 @@ def embedding_size(
     return min(size, limit) if isinstance(limit, int) and limit > 0 else size
 
 
-def max_tokens_of(folder: Path, config: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest text by the files; None where they do not say."""
+def max_tokens_of(config: Mapping[str, Any], own: int | None = None) -> int | None:
+    """Tokens of the longest text by config.json; None where it does not say.
+
+    own: sentence-transformers' limit of an encoder's texts, which may be less.
+    """
     positions = first_size(config, _MAX_TOKENS_KEYS)
     if positions is not None:
         positions -= position_offset(Fields(config))
-    own = length_limit(folder) if config.get("model_type") in ENCODERS else None
     limits = [limit for limit in (own, positions) if limit]
     return min(limits) if limits else None
 

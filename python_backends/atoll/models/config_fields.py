@@ -160,6 +160,14 @@ def layer_windows(
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
+def two_sided(windows: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The windows of layers whose tokens see both sides, with ``is_causal: false``.
+
+    transformers then counts the neighbours on each side, and otherwise the token itself too.
+    """
+    return tuple(None if window is None else window + 1 for window in windows)
+
+
 def check_equal_layers(fields: Fields, num_layers: int) -> None:
     """Raises ConfigError: layers differ in their attention, or there are not as many as named."""
     kinds = _layer_types(fields, num_layers)

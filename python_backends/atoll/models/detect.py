@@ -98,7 +98,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
             checkpoint, table,
             getattr(torch, settings.dtype, None) if "float" in settings.dtype else None,
             method if method in METHODS else None,
-            Shard(size=settings.num_shard or 1) if is_generator else ONE_RANK,
+            Shard(size=settings.num_shard or 1) if is_generator else ONE_RANK, is_generator,
         )  # fmt: skip
     if is_generator:
         load_options.rescaled(checkpoint, settings)
@@ -164,7 +164,9 @@ def read_model(
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(HIDDEN_SIZE_KEYS)}")
     how, is_guessed = pooling_of(folder, config, pooling) if task == "embed" else (None, False)
-    max_tokens = max_tokens_of(folder, config)
+    if is_guessed and config.get("model_type") in families.CAUSAL:
+        raise UnsupportedModel(_UNPOOLED.format(folder))
+    max_tokens = max_tokens_of(config, length_limit(folder))
     if foreign is not None:
         max_tokens = min(length_limit(folder) or foreign.max_positions, foreign.max_positions)
     return Detected(
@@ -185,6 +187,10 @@ def read_model(
     )
 
 
+_UNPOOLED = (
+    "{}: no file says how the vectors of a decoder's tokens become one, as modules.json and a "
+    "Pooling module do; set it: --pooling last-token or mean, or the parameter pooling"
+)
 _GUESSED = (
     "pooling {!r} is a guess: no file says how the vectors of tokens become one (a folder that "
     "only transformers filled lacks modules.json); set it: --pooling, or the parameter pooling"
@@ -202,7 +208,7 @@ def _generator(
     whole, config = config, nested.text_model(config, f"{folder}/config.json")
     model_type = str(config.get("model_type", ""))
     runs_on, notes = "native", []
-    max_tokens = max_tokens_of(folder, {**families.DEFAULTS.get(model_type, {}), **config})
+    max_tokens = max_tokens_of({**families.DEFAULTS.get(model_type, {}), **config})
     if model_type in families.DECODERS or any(n in families.CLASSES for n in names[:1]):
         unsupported.check_class(folder, whole, names, is_asked)
         notes += nested.notes(whole)

@@ -81,7 +81,9 @@ def check_encoder(
         UnsupportedModel: neither does.
     """
     model_type, choice = str(config.get("model_type", "")), None
-    if model_type not in families.ENCODERS:
+    if task == "embed" and model_type in families.CAUSAL:
+        unsupported.check_decoder_trunk(folder, config, names)
+    elif model_type not in families.ENCODERS:
         if not is_listed(model_type):
             reason = refusal(model_type) or f"{_SUPPORTED}; docs/models.md lists those of others"
             raise UnsupportedModel(

@@ -49,7 +49,7 @@ _GLM4_MOE = {
 _DECODER_FAMILIES = (
     Family(
         "llama", "Llama 1 to 3.3, Code Llama, Mistral, Ministral, Devstral, SmolLM2",
-        ("llama", "mistral", "ministral3"),
+        ("llama", "mistral", "ministral3", "llama_bidirec"),
         defaults={
             "mistral": {
                 "num_key_value_heads": 8, "sliding_window": 4096,

@@ -21,6 +21,7 @@ from atoll.models.config_fields import (
     layer_ropes,
     layer_windows,
     read_heads,
+    two_sided,
     whole_head_rope,
 )
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -79,7 +80,7 @@ class Config(DecoderConfig):
         rope = local_rope = whole_head_rope(f, heads) if generation < 3 else None
         if rope is None or local_rope is None:
             rope, local_rope = layer_ropes(f, heads, 1e6, 1e4, "rope_local_base_freq")
-        f.only("use_bidirectional_attention", False)
+        is_causal, windows = _directions(f, _windows(f, num_layers, generation), generation)
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
@@ -95,7 +96,8 @@ class Config(DecoderConfig):
             scale=None if generation == 1 else f.size("query_pre_attn_scalar", default=256) ** -0.5,
             softcap=None if generation == 1 else _score_softcap(f, generation),
             logit_softcap=None if generation == 1 else _logit_softcap(f),
-            windows=_windows(f, num_layers, generation),
+            is_causal=is_causal,
+            windows=windows,
             rope=rope,
             local_rope=local_rope,
         )
@@ -141,6 +143,28 @@ def _windows(f: Fields, num_layers: int, generation: int) -> tuple[int | None, .
     return layer_windows(f, num_layers, window, lambda layer: (layer + 1) % period != 0)
 
 
+def _directions(
+    f: Fields, windows: tuple[int | None, ...], generation: int
+) -> tuple[bool, tuple[int | None, ...]]:
+    """Whether tokens see those before them alone, and the windows that this makes of ``windows``.
+
+    Raises:
+        ConfigError: both keys say that they see all; each means another window.
+    """
+    # transformers' Gemma 1 and 2 apply it to batches without padding alone.
+    known = (False, True) if generation == 3 else (False,)
+    is_embedding = f.only("use_bidirectional_attention", *known)
+    is_causal = f.flag("is_causal", default=True)
+    if not is_embedding:
+        return is_causal, windows if is_causal else two_sided(windows)
+    if not is_causal:
+        raise ConfigError(
+            f"{f.source}: is_causal is false and use_bidirectional_attention is true; expected one"
+        )
+    # EmbeddingGemma's window is that of both sides together.
+    return False, tuple(None if window is None else window // 2 + 1 for window in windows)
+
+
 class Model(CausalLM):
     """Blocks of grouped-query attention and a gated MLP, normed on both sides since Gemma 2."""
 
@@ -156,8 +180,9 @@ class Model(CausalLM):
         def block(layer: int) -> PreNormBlock | SandwichBlock:
             window, head_dim = c.windows[layer], c.heads.head_dim
             attention = Attention(
-                c.hidden_size, c.heads, layer=layer, bias=c.bias, window=window, scale=c.scale,
-                softcap=c.softcap, rotary=rotary if window is None else local_rotary,
+                c.hidden_size, c.heads, layer=layer, bias=c.bias, causal=c.is_causal,
+                window=window, scale=c.scale, softcap=c.softcap,
+                rotary=rotary if window is None else local_rotary,
                 qk_norms=(norm(head_dim), norm(head_dim)) if c.generation == 3 else None,
             )  # fmt: skip
             mlp = GatedMLP(c.hidden_size, c.intermediate_size, c.activation)

@@ -20,6 +20,7 @@ from atoll.models.config_fields import (
     check_equal_layers,
     layer_windows,
     read_heads,
+    two_sided,
     whole_head_rope,
 )
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -96,6 +97,8 @@ class Config(DecoderConfig):
         is_third = kind.startswith("qwen3")
         has_bias = is_third and f.flag("attention_bias", default=False)
         qkv_bias = f.flag("qkv_bias", default=True) if kind == "qwen2_moe" else not is_third
+        is_causal = f.flag("is_causal", default=True)
+        windows = _windows(f, kind, num_layers)
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
@@ -109,7 +112,8 @@ class Config(DecoderConfig):
             qkv_bias=has_bias or qkv_bias,
             out_bias=has_bias,
             has_qk_norm=is_third,
-            windows=_windows(f, kind, num_layers),
+            is_causal=is_causal,
+            windows=windows if is_causal else two_sided(windows),
             rope=rope,
             experts=_experts(f, kind, num_layers) if kind.endswith("_moe") else None,
         )
@@ -168,7 +172,7 @@ class Model(CausalLM):
             norms = RMSNorm(c.heads.head_dim, c.eps), RMSNorm(c.heads.head_dim, c.eps)
             attention = Attention(
                 c.hidden_size, c.heads, layer=layer, bias=c.qkv_bias, out_bias=c.out_bias,
-                window=c.windows[layer], rotary=rotary,
+                causal=c.is_causal, window=c.windows[layer], rotary=rotary,
                 qk_norms=norms if c.has_qk_norm else None,
             )  # fmt: skip
             return PreNormBlock(

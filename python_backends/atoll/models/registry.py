@@ -177,11 +177,13 @@ def plan(
     dtype: torch.dtype | None = None,
     expected_method: str | None = None,
     shard: Shard = ONE_RANK,
+    has_head: bool = True,
 ) -> Plan:
     """All that decides, before any weight is read, whether a checkpoint can be loaded.
 
     Args:
         dtype: of the activations, if it is known. expected_method, shard: see ``LoadOptions``.
+        has_head: whether a decoder scores words; otherwise, its hidden states are used.
 
     Raises:
         ConfigError, UnsupportedModel: it cannot; names what is in the way.
@@ -193,7 +195,11 @@ def plan(
     if table is ENCODERS:
         read_labels(checkpoint.raw)
     keys = ConfigKeys(checkpoint.raw)
-    model = build(module, keys, shard)
+    model: Any = build(module, keys, shard)
+    if str(checkpoint.raw.get("model_type")) in CAUSAL:
+        _check_directions(checkpoint, bool(model.config.is_causal), has_head)
+    if table is DECODERS and not has_head:
+        del model.lm_head
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
     found = None if quantization is None else quantization.method
     if expected_method not in (None, found):
@@ -204,14 +210,34 @@ def plan(
     return Plan(module, model, quantization, keys)
 
 
+def _check_directions(checkpoint: Checkpoint, is_causal: bool, has_head: bool) -> None:
+    """That a decoder's tokens see what the file says, and, of one that writes, none that follow.
+
+    is_causal: whether those of the model see only what comes before.
+
+    Raises:
+        ConfigError: they do not; names the key and the model_type.
+    """
+    kind = checkpoint.raw.get("model_type")
+    if is_causal and not Fields(checkpoint.raw).flag("is_causal", default=True):
+        raise ConfigError(
+            f"{checkpoint.folder}: is_causal is false, which is not supported for model_type "
+            f"{kind!r}"
+        )
+    if has_head and not is_causal:
+        raise ConfigError(
+            f"{checkpoint.folder}: the tokens of this {kind} see those that follow, by is_causal, "
+            "use_bidirectional_attention or its model_type: it is an embedder, and cannot "
+            "generate; --task embed serves it"
+        )
+
+
 def _load(
     checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions, has_head: bool = True
 ) -> nn.Module:
-    """has_head: whether a decoder scores words."""
-    found = plan(checkpoint, table, options.dtype, options.expected_method, options.shard)
+    """has_head: see ``plan``."""
+    found = plan(checkpoint, table, options.dtype, options.expected_method, options.shard, has_head)
     options = replace(options, quantization=found.quantization)
-    if table is DECODERS and not has_head:
-        del found.model.lm_head
     try:
         load_weights(found.model, found.module.WEIGHTS, checkpoint.folder, options)
     except Mismatch as error:

@@ -24,6 +24,8 @@ _OTHER_SENSES = re.compile(
     r"(vision|visual|image|video|audio|speech|acoustic|talker|codec|vocoder).*_config|visual|"
     r"(mm_)?vision_tower|audio_encoder|speech_encoder"
 )
+# Decoders whose repositories have code of their own that is implemented here.
+_OWN_CODE_KNOWN = ("llama_bidirec",)
 _HEADS = ("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "ForConditionalGeneration")
 # A card's own word for what a model is for.
 _CARD_TASK = re.compile(r"^pipeline_tag:\s*[\"']?([\w-]+)", re.MULTILINE)
@@ -57,6 +59,29 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
         raise UnsupportedModel(
             f"{folder}: {name} is not supported: its head is for another task than those that are "
             "served; --task embed serves its trunk"
+        )
+
+
+def check_decoder_trunk(folder: Path, config: Mapping[str, Any], names: Sequence[str]) -> None:
+    """A decoder whose hidden states are used: that they are those of its family's class.
+
+    Raises:
+        UnsupportedModel: its class is another's, or code of the checkpoint's own may let tokens see
+            those that follow, which config.json does not say.
+    """
+    model_type = str(config.get("model_type", ""))
+    code = _own_code(config, ("AutoModel",))
+    if names and not _is_familys(names[0], model_type):
+        raise UnsupportedModel(
+            f"{folder}: {names[0]} (model_type {model_type!r}) is not supported: it is none of the "
+            "family's classes"
+            + (f", but code of the checkpoint's own ({code}), which is never run" if code else "")
+        )
+    if code and config.get("is_causal") is None and model_type not in _OWN_CODE_KNOWN:
+        raise UnsupportedModel(
+            f"{folder}: auto_map names {code}, code of the checkpoint's own, which is never run, "
+            "and config.json does not say whether tokens see those that follow: if its authors "
+            "do, add is_causal, false or true, to config.json"
         )
 
 
@@ -130,9 +155,8 @@ def check_class(
     if not names:
         return
     name = names[0]
-    begins = CLASS_PREFIXES.get(model_type, (model_type.replace("_", "").replace("-", ""),))
-    is_ours = name.lower().startswith(tuple(part.lower() for part in begins))
-    code = _own_code(config)
+    is_ours = _is_familys(name, model_type)
+    code = _own_code(config, ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"))
     if not is_ours and (code or not is_asked):
         raise UnsupportedModel(
             f"{folder}: {name} (model_type {model_type!r}) is not supported: it is none of the "
@@ -169,10 +193,16 @@ def _named(folder: Path, word: str) -> str | None:
     return next((name for name in names if word in name.lower()), None)
 
 
-def _own_code(config: Mapping[str, Any]) -> str | None:
-    """The class of a checkpoint's own code that would run it."""
+def _is_familys(name: str, model_type: str) -> bool:
+    """Whether a class is called as those of its model_type are."""
+    begins = CLASS_PREFIXES.get(model_type, (model_type.replace("_", "").replace("-", ""),))
+    return name.lower().startswith(tuple(part.lower() for part in begins))
+
+
+def _own_code(config: Mapping[str, Any], loaders: Sequence[str]) -> str | None:
+    """The class of a checkpoint's own code that one of transformers' Auto classes would load."""
     named = config.get("auto_map")
     if not isinstance(named, Mapping):
         return None
-    found = (named.get(key) for key in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"))
+    found = (named.get(key) for key in loaders)
     return next((str(value) for value in found if value), None)

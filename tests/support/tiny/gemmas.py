@@ -33,7 +33,7 @@ def _gemma3(**changes: Any) -> Any:
     return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**_text3(**changes)))
 
 
-def _centre(model: Any, tensors: Tensors) -> None:
+def centre(model: Any, tensors: Tensors) -> None:
     """Norms as trained ones are: their scales, less one, are about zero."""
     for name, parameter in [*model.named_parameters(), *tensors.items()]:
         if "norm" in name:
@@ -85,19 +85,19 @@ def _nested(**changes: Any) -> Any:
 
 
 GEMMA = (
-    Variant("gemma", lambda: _gemma(num_key_value_heads=1), hooks=_centre,
+    Variant("gemma", lambda: _gemma(num_key_value_heads=1), hooks=centre,
             config={**GEMMA_OLD, "num_key_value_heads": 1}),
     Variant("gemma2", lambda: _gemma2(attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
-            hooks=_centre),
-    Variant("gemma2-old", _gemma2, hooks=_centre, config=GEMMA2_OLD),
+            hooks=centre),
+    Variant("gemma2-old", _gemma2, hooks=centre, config=GEMMA2_OLD),
     Variant("gemma3", lambda: _gemma3(
         final_logit_softcapping=3.0, attention_bias=True,
         layer_types=["full_attention", "sliding_attention", "full_attention"],
-    ), hooks=_centre),
-    Variant("gemma3-old", lambda: _gemma3(rope_scaling=LINEAR), hooks=_centre, config=GEMMA3_OLD),
-    Variant("gemma3-nested", _nested, hooks=_centre, config=NESTED_OLD),
+    ), hooks=centre),
+    Variant("gemma3-old", lambda: _gemma3(rope_scaling=LINEAR), hooks=centre, config=GEMMA3_OLD),
+    Variant("gemma3-nested", _nested, hooks=centre, config=NESTED_OLD),
     Variant("gemma3-saved-again", lambda: _nested(
         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=24,
         sliding_window_pattern=3,
-    ), hooks=_centre, rename=saved_again),
+    ), hooks=centre, rename=saved_again),
 )  # fmt: skip
