@@ -7,6 +7,7 @@ from atoll_client.errors import AtollError
 from atoll_client.types import (
     Alternative,
     Chunk,
+    Entity,
     Generation,
     Label,
     ModelInfo,
@@ -24,6 +25,7 @@ __all__ = [
     "Chunk",
     "Client",
     "Conversation",
+    "Entity",
     "Generation",
     "Label",
     "ModelInfo",

@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from atoll_client import kserve, tasks
+from atoll_client import entities, kserve, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.connection import Connection
 from atoll_client.conversation import AsyncConversation
@@ -26,6 +26,7 @@ from atoll_client.tasks import Prompt
 from atoll_client.types import (
     Chunk,
     Embeddings,
+    Entity,
     Floats,
     Generation,
     Label,
@@ -159,6 +160,31 @@ class AsyncClient(Connection):
 
         found = await self._in_parts(info, rows, progress, build, tasks.read_scores)
         return tasks.classified(info, found, raw_scores)
+
+    async def classify_tokens(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        aggregation_strategy: str = "none",
+        ignore_labels: Sequence[str] | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[list[Entity]]:
+        """The entities of each text, in order.
+
+        Args:
+            aggregation_strategy: none, simple, first, average or max, as in transformers' pipeline.
+            ignore_labels: of what is left out; None: O.
+        """
+        parameters = {"aggregation_strategy": aggregation_strategy, "truncate": truncate}
+        info = await self._model(model, "token_classify")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: entities.request(info.name, part, ignore_labels, parameters),
+            entities.read,
+        )  # fmt: skip
+        return [row for rows, _ in found for row in rows]
 
     async def generate(
         self, prompt: str | Sequence[int], model: str | None = None, **options: Any

@@ -18,7 +18,16 @@ from typing import Any, TypeVar
 
 from atoll_client.aio import AsyncClient
 from atoll_client.conversation import AsyncConversation
-from atoll_client.types import Chunk, Generation, Label, ModelInfo, Rank, SparseVector, TextToken
+from atoll_client.types import (
+    Chunk,
+    Entity,
+    Generation,
+    Label,
+    ModelInfo,
+    Rank,
+    SparseVector,
+    TextToken,
+)
 
 T = TypeVar("T")
 
@@ -91,6 +100,12 @@ class Client:
     ) -> list[list[Label]]:
         """Labels of each text with scores, the best first."""
         return self._run(self._client.classify(texts, model, **options))
+
+    def classify_tokens(
+        self, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> list[list[Entity]]:
+        """The entities of each text, in order."""
+        return self._run(self._client.classify_tokens(texts, model, **options))
 
     def generate(
         self, prompt: str | Sequence[int], model: str | None = None, **options: Any

@@ -28,7 +28,7 @@ from atoll_client.types import (
 # Texts, or the token ids of each.
 Items = Sequence[str] | Sequence[Sequence[int]]
 # Tasks of models that do not generate text.
-ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
+ENCODER_TASKS = ("embed", "sparse", "rerank", "classify", "token_classify")
 
 
 def embed(model: str, items: Items, parameters: Parameters) -> Message:

@@ -17,7 +17,8 @@ Floats = npt.NDArray[np.float32]
 class ModelInfo:
     """A served model and its description of itself.
 
-    task: embed, sparse, rerank, classify or generate. facts: the complete description.
+    task: embed, sparse, rerank, classify, token_classify or generate. facts: the complete
+    description.
     """
 
     name: str
@@ -91,6 +92,22 @@ class Label(NamedTuple):
 
     label: str
     score: float
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A part of a text with a label, ``text[start:end]``; start and end count code points.
+
+    word: its tokens as text. index: the token's place among the text's tokens, if tokens are not
+    aggregated.
+    """
+
+    label: str
+    score: float
+    start: int
+    end: int
+    word: str
+    index: int | None = None
 
 
 class Alternative(NamedTuple):

@@ -48,7 +48,8 @@ class Settings:
         None, "name shown to clients; for a single model", group="model"
     )
     task: str | None = _setting(
-        None, "embed, sparse, rerank, classify or generate; read from the model if unset",
+        None,
+        "embed, sparse, rerank, classify, token_classify or generate; read from the model if unset",
         group="model",
     )  # fmt: skip
     dtype: str = _setting(

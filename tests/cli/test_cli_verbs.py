@@ -211,10 +211,10 @@ def test_completion_completes() -> None:
 
 
 def test_load_has_rows_for_each_task() -> None:
-    for task in ("embed", "sparse", "classify", "rerank", "generate"):
+    for task in ("embed", "sparse", "classify", "rerank", "token_classify", "generate"):
         rows = load.rows(task, 5, 3)
         # Where a model leaves a shape open, perf_analyzer has to be told it.
-        is_open = task in ("sparse", "classify", "rerank")
+        is_open = task in ("sparse", "classify", "rerank", "token_classify")
         assert all(isinstance(row["text_input"], dict) == is_open for row in rows)
         given = [row["text_input"]["content"] if is_open else row["text_input"] for row in rows]
         texts = {content[0] for content in given}

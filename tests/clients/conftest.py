@@ -1,12 +1,13 @@
 """Real servers for all tests here, the first two with a gateway in front.
 
 ``others``: models that are not Atoll's. ``served``: the two embedded models. ``scoring``: tiny
-checkpoints that rerank, classify and give sparse vectors. ``complete``: an entry of every kind,
-pipelines included.
+checkpoints that rerank, classify texts and tokens, and give sparse vectors. ``complete``: an entry
+of every kind, pipelines included.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,20 +49,26 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny checkpoints by task."""
     from tiny.checkpoint import write
-    from tiny.encoders import MASKED, classifiers, write_text_files
+    from tiny.encoders import MASKED, classifiers, token_classifiers, write_text_files
 
-    variants = {"rerank": classifiers(1)[0], "classify": classifiers(3)[0], "sparse": MASKED}
+    variants = {
+        "rerank": classifiers(1)[0], "classify": classifiers(3)[0], "sparse": MASKED,
+        "token_classify": token_classifiers(4)[0],
+    }  # fmt: skip
     found = {}
     for task, variant in variants.items():
         found[task] = tmp_path_factory.mktemp(task) / f"tiny-{task}"
         write(variant, found[task])
         write_text_files(found[task])
+    config = found["token_classify"] / "config.json"
+    tags = {"id2label": dict(enumerate(("O", "B-PER", "I-PER", "LOC")))}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **tags}))
     return found
 
 
 @pytest.fixture(scope="session")
 def scoring(folders: dict[str, Path]) -> Iterator[Served]:
-    """A reranker, a classifier and a sparse embedder."""
+    """A reranker, classifiers of texts and of tokens, and a sparse embedder."""
     from atoll.cli.choose import entry_of
     from atoll.launcher.options import ServerOptions
 

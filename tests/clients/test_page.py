@@ -112,4 +112,5 @@ def test_the_other_tasks(page: Page, scoring: Served) -> None:
     ranks = _try(page, "tiny-rerank", query="abc def", texts="ghi\nabc abc def")
     assert len(ranks["text"].splitlines()) == 2 and "abc abc def" in ranks["text"]
     assert _try(page, "tiny-classify", inputs="abc")["text"].count("LABEL_") == 3
+    assert _try(page, "tiny-token_classify", inputs="abc")["text"].strip()
     assert "entries, the largest" in _try(page, "tiny-sparse", inputs="abc")["text"]

@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "entries": {"task": "sparse"},
     "order": {"task": "rerank", "revision": "abc"},
     "labels": {"task": "classify", "labels": ["good", "bad"], "max_batch_tokens": 16384},
+    "places": {"task": "token_classify", "labels": ["O", "PER"]},
     "words": {"task": "generate", "max_total_tokens": 64, "adapters": ["poet"], "max_best_of": 2},
 }
 TOKEN = {"id": 7, "text": "a", "special": False, "start": 0, "stop": 1}
@@ -58,7 +59,10 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/embeddings": [{"input": ["a", "b"], "encoding_format": "base64"}],
     "/v1/rerank": [{"query": "a", "documents": ["a", {"text": "b"}], "return_documents": True}],
     "/v1/score": [{"text_1": "a", "text_2": "b", "model": "vectors"}],
-    "/predict": [{"inputs": [["a"], ["b"]]}],
+    "/predict": [
+        {"inputs": [["a"], ["b"]]}, {"inputs": ["a", "b"], "model": "places"},
+        {"inputs": "a", "ignore_labels": [], "aggregation_strategy": "max"},
+    ],
     "/rerank": [
         {"query": "a", "texts": ["a", "b"], "return_text": True},
         {"query": "a", "documents": ["a"]},
@@ -87,6 +91,14 @@ async def _embed(message: Any) -> Any:
         return response(score=np.arange(count, dtype=float)[:, None], num_input_tokens=tokens)
     if message.model_name == "labels":
         return response(score=np.full((count, 2), 0.5), num_input_tokens=tokens)
+    if message.model_name == "places":
+        is_alone = message.parameters["aggregation_strategy"].string_param != "max"
+        places = {"index": np.ones(count)} if is_alone else {}
+        return response(
+            label=["PER"] * count, word=["a"] * count, score=np.full(count, 0.5), **places,
+            start=np.zeros(count), end=np.ones(count), offsets=np.arange(count + 1),
+            num_input_tokens=tokens,
+        )  # fmt: skip
     if message.model_name == "entries":
         return response(
             indices=np.arange(count), values=np.full(count, 0.5), offsets=np.arange(count + 1),

@@ -75,7 +75,7 @@ def test_no_entry_is_written_for_it(name: str, tmp_path: Path) -> None:
         entry_of(str(folder_of(tmp_path, config, files)), {})
 
 
-@pytest.mark.parametrize("name", ["a tagger", "ColBERT", "a reranker by its card", "a bare trunk"])
+@pytest.mark.parametrize("name", ["a chooser", "ColBERT", "a reranker by its card", "a bare trunk"])
 def test_a_named_task_is_what_is_meant(name: str, tmp_path: Path) -> None:
     config, files, _ = REFUSED[name]
     task = "embed" if config["model_type"] == "bert" else "generate"

@@ -197,10 +197,10 @@ def chunk(
 
 
 def response(**outputs: Any) -> Any:
-    """An encoder's answer: arrays of float32 or int32 by name."""
-    found = pb.ModelInferResponse()
+    """An encoder's answer: arrays of float32, int32 or texts by name."""
+    found, kinds = pb.ModelInferResponse(), {"f": "FP32", "U": "BYTES"}
     for name, value in outputs.items():
-        _add(found, name, "FP32" if np.asarray(value).dtype.kind == "f" else "INT32", value)
+        _add(found, name, kinds.get(np.asarray(value).dtype.kind, "INT32"), value)
     return found
 
 

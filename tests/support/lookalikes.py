@@ -46,11 +46,6 @@ def folder_of(folder: Path, config: Json, files: Mapping[str, Any] | None = None
 
 # config.json, other files, what the refusal names.
 REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
-    "a tagger": (
-        {**BERT, "architectures": ["BertForTokenClassification"]},
-        {},
-        "BertForTokenClassification is not supported: its head",
-    ),
     "a reader": (
         {**BERT, "model_type": "roberta", "architectures": ["RobertaForQuestionAnswering"]},
         {},

@@ -167,8 +167,9 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
         num_attention_heads=4, max_position_embeddings=70, type_vocab_size=1, pad_token_id=0,
     )  # fmt: skip
     config, model = ENCODER_CLASSES[entry.model_type]
-    if entry.task in ("rerank", "classify"):
-        model = getattr(hf, model.__name__.replace("Model", "ForSequenceClassification"))
+    if entry.task in ("rerank", "classify", "token_classify"):
+        kind = "Token" if entry.task == "token_classify" else "Sequence"
+        model = getattr(hf, model.__name__.replace("Model", f"For{kind}Classification"))
         options["num_labels"] = entry.dims.get("labels", 1)
     elif entry.task == "sparse":
         model = getattr(hf, model.__name__.replace("Model", "ForMaskedLM"))

@@ -9,7 +9,7 @@ from atoll_client.gateway.kserve import routes as kserve
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
 from atoll_client.gateway.openai import embeddings as openai_embeddings
-from atoll_client.gateway.tei import rerankers
+from atoll_client.gateway.tei import rerankers, token_classifiers
 from atoll_client.gateway.tei import routes as tei
 from atoll_client.gateway.tgi import routes as tgi
 
@@ -20,7 +20,8 @@ _PAIRS = {"query": _TEXT, "documents": ["Deep learning is...", "cheese"]}
 # What POST / chooses from.
 _BY_SHAPE: tuple[Handler, ...] = (
     tei.embed, tei.embed_sparse, shapes.classification, tei.rerank, rerankers.rerank,
-    tei.similarity, tgi.compatible, openai_chat.chat, openai_completions.completions,
+    token_classifiers.token_classification, tei.similarity, tgi.compatible, openai_chat.chat,
+    openai_completions.completions,
 )  # fmt: skip
 
 ROUTES: tuple[Route, ...] = (
@@ -52,7 +53,7 @@ ROUTES: tuple[Route, ...] = (
           example={"inputs": _TEXT}),
     Route("POST", "/embed_sparse", tei.embed_sparse, "tei", "Sparse vectors of texts",
           example={"inputs": _TEXT}),
-    Route("POST", "/predict", tei.predict, "tei", "Labels with scores",
+    Route("POST", "/predict", tei.predict, "tei", "Labels with scores, or entities",
           example={"inputs": "I like you."}),
     Route("POST", "/rerank", shapes.rerank, "tei", "Scores of texts for a query",
           example={"query": _TEXT, "texts": ["Deep learning is...", "cheese"]},

@@ -20,10 +20,10 @@ from atoll_client.gateway.core.web import Reply, Request, Text, nothing, reply
 from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
-from atoll_client.gateway.tei import inference, rerankers
+from atoll_client.gateway.tei import inference, rerankers, token_classifiers
 from atoll_client.gateway.tei import routes as tei
 from atoll_client.gateway.tei.answers import Info, Prediction
-from atoll_client.gateway.tei.schemas import PredictBody
+from atoll_client.gateway.tei.schemas import EntityOptions, PredictBody
 from atoll_client.gateway.tgi import routes as tgi
 from atoll_client.types import ModelInfo
 
@@ -108,6 +108,8 @@ def kind_of(request: Request, context: Context, fields: dict[str, Any]) -> Kind:
         return Kind(tgi.compatible, "tgi")
     if task in ("classify", "rerank"):
         return Kind(classification, "tei")
+    if task == token_classifiers.TASK:
+        return Kind(token_classifiers.token_classification, "tei")
     if task == "sparse":
         return Kind(tei.embed_sparse, "tei")
     return Kind(tei.embed, "tei")
@@ -125,11 +127,13 @@ def _task(request: Request, context: Context, fields: dict[str, Any]) -> str:
     found = _named(request, context, fields)
     if found is not None:
         return found.task
-    parameters = fields.get("parameters")
+    found_in = fields.get("parameters")
+    parameters = found_in if isinstance(found_in, dict) else {}
+    if (fields.keys() | parameters.keys()) & EntityOptions.model_fields.keys():
+        return token_classifiers.TASK
     is_generator = any(name in fields for name in _GENERATOR_FIELDS) or (
-        isinstance(parameters, dict) and not parameters.keys() & {"function_to_apply"}
-        and bool(parameters)
-    )  # fmt: skip
+        bool(parameters) and not parameters.keys() & {"function_to_apply"}
+    )
     is_encoder = any(name in fields for name in _ENCODER_FIELDS) or isinstance(
         fields.get("inputs"), list
     )
@@ -151,6 +155,7 @@ async def classification(
 ) -> Reply[list[list[Prediction]]]:
     """POST / of a classifier: like /predict, but always nested, for Hugging Face's clients."""
     model = context.find(request, body.model, ("classify", "rerank"))
+    inference.check_labels(body)
     pairs, _ = inference.pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
     wanted = body.parameters

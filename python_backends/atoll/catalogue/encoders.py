@@ -1,4 +1,4 @@
-"""Embedders, rerankers and classifiers that come with an entry."""
+"""Embedders, rerankers and classifiers of texts and tokens that come with an entry."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -27,6 +27,7 @@ ENCODERS = (
     EncoderEntry(
         "all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "embed", "bert", 384
     ),
+    EncoderEntry("bert-base-ner", "dslim/bert-base-NER", "token_classify", "bert", 9),
     EncoderEntry("bge-base-en-v1.5", "BAAI/bge-base-en-v1.5", "embed", "bert", 768, "cls", _BGE),
     EncoderEntry("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "embed", "bert", 1024, "cls", _BGE),
     EncoderEntry("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", "embed", "bert", 384, "cls", _BGE),

@@ -46,7 +46,7 @@ def _encoder_entry(e: EncoderEntry) -> Entry:
         task=e.task,
         model_type=e.model_type,
         revision=e.revision,
-        dims={"labels" if e.task == "classify" else "embedding": e.size},
+        dims={"labels" if "classify" in e.task else "embedding": e.size},
         settings={**pooling, **prompts},
     )
 

@@ -44,6 +44,7 @@ TEMPLATES: Mapping[str, Template] = {
     "sparse": Template("SparseModel", "{model_id}: text to sparse vector.", ()),
     "rerank": Template("RerankModel", "{model_id}: query and texts to scores.", ()),
     "classify": Template("ClassifyModel", "{model_id}: text to a score for each label.", ()),
+    "token_classify": Template("TokenClassifyModel", "{model_id}: text to entities.", ()),
     "generate": Template("GenerateModel", "{model_id}: prompt to text.", (_DECOUPLED,)),
 }
 

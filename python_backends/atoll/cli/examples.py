@@ -16,6 +16,10 @@ def _texts(name: str, *texts: str) -> dict[str, Any]:
 _EMBED = {
     "inputs": [_texts("text_input", "A man is eating food.", "A man is eating a piece of bread.")]
 }
+_TOKENS = {
+    "inputs": [_texts("text_input", "Darwin saw the Cocos Islands from the Beagle.")],
+    "parameters": {"aggregation_strategy": "simple"},
+}
 _RERANK = {
     "inputs": [
         _texts("query", "What is an atoll?"),
@@ -30,6 +34,7 @@ _REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "embed": ("infer", _EMBED),
     "sparse": ("infer", _EMBED),
     "classify": ("infer", _EMBED),
+    "token_classify": ("infer", _TOKENS),
     "rerank": ("infer", _RERANK),
     "generate": ("generate", _GENERATE),
 }

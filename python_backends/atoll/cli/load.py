@@ -36,7 +36,7 @@ def rows(task: str, words: int, max_tokens: int) -> list[dict[str, Any]]:
     many = texts(words)
     if task == "embed":
         return [{"text_input": [text]} for text in many]
-    if task in ("sparse", "classify"):
+    if task in ("sparse", "classify", "token_classify"):
         return [{"text_input": _column(text)} for text in many]
     if task == "rerank":
         return [{"query": _column(_QUERY), "text_input": _column(text)} for text in many]
@@ -140,6 +140,7 @@ async def _ask(
     else:
         call: dict[str, Any] = {
             "embed": client.embed, "sparse": client.embed_sparse, "classify": client.classify,
+            "token_classify": client.classify_tokens,
         }  # fmt: skip
         await call[task]([text], model)
     return time.perf_counter(), 1

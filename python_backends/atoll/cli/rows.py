@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import ConfigError
 
 if TYPE_CHECKING:
     from atoll_client import Client
+    from atoll_client.types import Entity
 
 # How many weights of a sparse vector and numbers of a dense one are shown.
 _SHOWN = 8
@@ -16,7 +18,7 @@ _SHOWN = 8
 def of_encoder(
     client: Client, model: str, task: str, texts: list[str], query: str | None
 ) -> list[dict[str, Any]]:
-    """The rows for a model that embeds, reranks or classifies."""
+    """The rows for an encoder; entities are those of ``aggregation_strategy`` simple."""
     if task == "embed":
         vectors = client.embed(texts, model)
         return [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, vectors, strict=True)]
@@ -29,6 +31,12 @@ def of_encoder(
     if task == "rerank":
         ranks = client.rerank(_needed(query, model), texts, model)
         return [{"text": r.text, "index": r.index, "score": r.score} for r in ranks]
+    if task == "token_classify":
+        entities = client.classify_tokens(texts, model, aggregation_strategy="simple")
+        return [
+            {"text": t, "entities": [_entity(one) for one in row]}
+            for t, row in zip(texts, entities, strict=True)
+        ]
     labels = client.classify(texts, model)
     return [
         {"text": t, "labels": {one.label: one.score for one in row}}
@@ -68,6 +76,9 @@ def shown(row: dict[str, Any]) -> str:
     """The answer on one line; long lists are cut."""
     if "labels" in row:
         return ", ".join(f"{name} {score:.4f}" for name, score in row["labels"].items())
+    if "entities" in row:
+        found = (f"{e['word']} ({e['label']} {e['score']:.4f})" for e in row["entities"])
+        return ", ".join(found) or "no entities"
     if "score" in row:
         return f"{row['score']:.4f}"
     if "indices" in row:
@@ -77,6 +88,10 @@ def shown(row: dict[str, Any]) -> str:
         first = ", ".join(f"{value:.4f}" for value in row["embedding"][:_SHOWN])
         return f"[{first}, ...] ({len(row['embedding'])} numbers)"
     return ", ".join(str(value) for name, value in row.items() if name != "text")
+
+
+def _entity(found: Entity) -> dict[str, Any]:
+    return {name: value for name, value in asdict(found).items() if value is not None}
 
 
 def _needed(query: str | None, model: str) -> str:

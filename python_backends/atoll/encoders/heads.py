@@ -32,7 +32,7 @@ _DENSE_ACTIVATIONS = {
 
 
 class ClassificationHead(nn.Module):
-    """Scores of a text's vector for every label; see ``ClassifierLayout``."""
+    """Scores of a text's or a token's vector for every label; see ``ClassifierLayout``."""
 
     def __init__(self, hidden_size: int, num_labels: int, layout: ClassifierLayout) -> None:
         super().__init__()
@@ -48,15 +48,22 @@ class ClassificationHead(nn.Module):
 
     @classmethod
     def load(
-        cls, folder: Path, config: Any, num_labels: int, options: LoadOptions
+        cls,
+        folder: Path,
+        config: Any,
+        num_labels: int,
+        options: LoadOptions,
+        *,
+        of_tokens: bool = False,
     ) -> ClassificationHead:
-        """config: the trunk's.
+        """config: the trunk's. of_tokens: whether tokens are scored, and not texts.
 
         Raises:
             UnsupportedModel: the architecture has no such head.
             WeightError: a tensor is missing or misshapen.
         """
-        chosen = _chosen(config.classifiers, folder, "scoring texts")
+        layouts = config.token_classifiers if of_tokens else config.classifiers
+        chosen = _chosen(layouts, folder, f"scoring {'tokens' if of_tokens else 'texts'}")
         with torch.device("meta"):
             head = cls(config.hidden_size, num_labels, chosen)
         try:
@@ -67,7 +74,7 @@ class ClassificationHead(nn.Module):
         return head
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(num_seqs, hidden), a vector of each text -> (num_seqs, num_labels)."""
+        """(rows, hidden), a vector of each text or token -> (rows, num_labels)."""
         if self.dense is not None:
             vectors = self.dense(vectors, self.activation)
         if self.norm is not None:

@@ -31,6 +31,7 @@ class Item:
     ids, type_ids: (tokens,).
     done: called once, on the engine's thread, with the result or the error.
     options: the request's options for the encoder; not used here.
+    places: where each token is in its text, if the task asks for it; not used here.
     is_counted: whether it counts in metrics.
     queued, started: when the engine got it, and when its batch began (``time.monotonic``).
     is_dropped: whether the client has disconnected; called just before the item is run.
@@ -40,6 +41,7 @@ class Item:
     done: Callable[[Any], None]
     type_ids: Ids | None = None
     options: Any = None
+    places: Any = None
     queued: float = field(default=0.0)
     started: float = field(default=0.0)
     is_dropped: Callable[[], bool] | None = None

@@ -10,7 +10,7 @@ from atoll.layers.attention import Attention, Heads
 from atoll.layers.batch import Batch
 from atoll.layers.block import PostNormBlock
 from atoll.layers.embedding import Embedding
-from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
+from atoll.layers.head_layouts import TOKEN_CLASSIFIER, ClassifierLayout, MaskedLanguageLayout
 from atoll.layers.linear import Linear
 from atoll.layers.mlp import MLP
 from atoll.layers.norm import LayerNorm
@@ -24,8 +24,8 @@ class TrunkConfig:
     num_token_types: segments of a pair that have vectors; 0: none has.
     embedding_size: width of the vectors of words, positions and segments, if they are projected
     to the hidden size; None: they are not.
-    classifiers, masked_language: the heads that its checkpoints may have; the first whose tensors
-    are in the file is used.
+    classifiers, token_classifiers, masked_language: the heads that its checkpoints may have; the
+    first whose tensors are in the file is used.
     """
 
     vocab_size: int
@@ -40,6 +40,7 @@ class TrunkConfig:
     tie_word_embeddings: bool
     embedding_size: int | None = None
     classifiers: tuple[ClassifierLayout, ...] = ()
+    token_classifiers: tuple[ClassifierLayout, ...] = (TOKEN_CLASSIFIER,)
     masked_language: tuple[MaskedLanguageLayout, ...] = ()
 
 

@@ -15,6 +15,8 @@ from atoll.weights.weight_map import FirstOf, WeightMap
 class ClassifierLayout:
     """``...ForSequenceClassification``: classifier(norm(activation(dense(vector of the text)))).
 
+    The same of every token's vector, without a pooling: ``...ForTokenClassification``.
+
     weights: has ``classifier``, and ``dense`` and ``norm`` if there are any.
     pooling: which vector of a text is scored, one of ``weights.modules.POOLING_MODES``.
     activation: of the dense layer. norm_eps: None: there is no norm.
@@ -86,6 +88,10 @@ ROBERTA_MASKED_LANGUAGE = MaskedLanguageLayout(
         },
     ),
     activation="gelu",
+)
+# ``...ForTokenClassification``: a matrix alone, on the hidden states of all tokens.
+TOKEN_CLASSIFIER = ClassifierLayout(
+    weights=WeightMap(anchor="classifier", modules={"classifier": "classifier"}), has_dense=False
 )
 BERT_CLASSIFIERS = (BERT_CLASSIFIER, ROBERTA_CLASSIFIER)
 BERT_MASKED_LANGUAGES = (ROBERTA_MASKED_LANGUAGE, BERT_MASKED_LANGUAGE)

@@ -22,7 +22,7 @@ from atoll.models.config_facts import (
     max_tokens_of,
     pooling_of,
 )
-from atoll.models.detect_task import check_encoder, has_ending, task_of
+from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, task_of
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.modules import (
     check_modules,
@@ -33,7 +33,8 @@ from atoll.weights.modules import (
 )
 from atoll.weights.sentence_keys import check_keys
 
-_ENCODER_TASKS = ("embed", "sparse", "rerank", "classify")
+_ENCODER_TASKS = ("embed", "sparse", "rerank", "classify", "token_classify")
+_CLASSIFIERS = ("ForSequenceClassification", TOKEN_CLASSIFIER)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def read_model(
     names = _architectures(trunk, config)
     fields = Fields(config, f"{trunk}/config.json")
     fields.text("model_type", default="", nullable=True)
-    labels = read_labels(config) if has_ending(names, ("ForSequenceClassification",)) else ()
+    labels = read_labels(config) if has_ending(names, _CLASSIFIERS) else ()
     if task is None and pooling == "splade":  # how TEI asks for it
         task = "sparse"
     is_asked = task is not None if is_asked is None else is_asked

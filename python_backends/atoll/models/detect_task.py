@@ -22,6 +22,7 @@ _GENERATOR_CLASSES = (
 )  # fmt: skip
 # Generators whose config.json names the trunk.
 _GENERATOR_TRUNKS = ("BloomModel",)
+TOKEN_CLASSIFIER = "ForTokenClassification"
 _SUPPORTED = "supported encoders are " + ", ".join(
     f"{name} ({model_type})" for model_type, name in families.ENCODER_NAMES.items()
 )
@@ -50,6 +51,8 @@ def task_of(
         return "sparse"
     if "Pooling" in kinds and saved != "CrossEncoder":
         return "embed"
+    if has_ending(names, (TOKEN_CLASSIFIER,)):
+        return "token_classify"
     if labels or saved == "CrossEncoder" or "LogitScore" in kinds:
         return "classify" if len(labels) > 1 else "rerank"
     if model_type in families.ENCODERS or is_encoder_only(model_type):

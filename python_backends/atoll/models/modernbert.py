@@ -75,6 +75,12 @@ class Config(TrunkConfig):
             "activation": activation(f, "classifier_activation", default="gelu"),
             "norm_bias": norm_bias,
         }
+        classifier = ClassifierLayout(
+            weights=_CLASSIFIER,
+            pooling=f.only("classifier_pooling", "cls", "mean"),
+            norm_eps=eps,
+            **head,
+        )
         return cls(
             vocab_size=f.size("vocab_size"),
             hidden_size=hidden_size,
@@ -86,14 +92,8 @@ class Config(TrunkConfig):
             eps=eps,
             activation=activation(f, "hidden_activation", default="gelu"),
             tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
-            classifiers=(
-                ClassifierLayout(
-                    weights=_CLASSIFIER,
-                    pooling=f.only("classifier_pooling", "cls", "mean"),
-                    norm_eps=eps,
-                    **head,
-                ),
-            ),
+            classifiers=(classifier,),
+            token_classifiers=(classifier,),
             masked_language=(
                 MaskedLanguageLayout(
                     weights=_MASKED_LANGUAGE,

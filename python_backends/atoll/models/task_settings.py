@@ -13,7 +13,7 @@ from typing import get_type_hints
 from atoll.config import Settings, parse
 from atoll.errors import ConfigError
 
-TASKS = ("embed", "sparse", "rerank", "classify", "generate")
+TASKS = ("embed", "sparse", "rerank", "classify", "token_classify", "generate")
 _ENCODERS = TASKS[:-1]
 # Settings of a group that fewer tasks, or more, have a use for than the group's.
 _OWN_TASKS = {

@@ -15,6 +15,7 @@ _MODULES = {
     "RetrieveRerankModel": "pipeline",
     "SessionModel": "session",
     "SparseModel": "embed",
+    "TokenClassifyModel": "token_classify",
     "TokensModel": "tokenize",
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +45,24 @@ Ids = npt.NDArray[np.int32]
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
+class Places(NamedTuple):
+    """Where tokens are in their text.
+
+    offsets: (tokens, 2), the first character of each and the one after its last, as code points.
+    is_special: (tokens,), whether it was added to the text, and has no place in it.
+    """
+
+    offsets: Ids
+    is_special: npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """One text (or pair) as the model sees it. ids, type_ids: (tokens,)."""
+    """One text (or pair) as the model sees it. ids, type_ids: (tokens,). places: of a text."""
 
     ids: Ids
     type_ids: Ids | None
+    places: Places | None = None
 
 
 class TextEncoder:
@@ -83,8 +95,9 @@ class TextEncoder:
         truncate: bool,
         direction: str = "right",
         add_special_tokens: bool = True,
+        with_places: bool = False,
     ) -> list[Encoded]:
-        """Ids of every text.
+        """Ids of every text. with_places: for single texts, also where the tokens are in them.
 
         Raises:
             ValidationError: a text has more than ``max_length`` tokens, or CHARACTER_LIMIT times as
@@ -95,10 +108,12 @@ class TextEncoder:
         """
         rows: list[Any] = list(texts)
         if truncate:
-            encodings = self._encode_pieces(rows, name, direction == "left", add_special_tokens)
+            found = self._encode_pieces(rows, name, direction == "left", add_special_tokens)
+            encodings, starts = [one for one, _ in found], [start for _, start in found]
         else:
             self._check_characters(rows, name)
             encodings = self._core.encode_batch(rows, add_special_tokens=add_special_tokens)
+            starts = [0] * len(rows)
         for index, encoding in enumerate(encodings):
             count = len(encoding.ids)
             if count > self.max_length and not truncate:
@@ -110,31 +125,39 @@ class TextEncoder:
                 raise EmptyInputError(
                     f"{name}[{index}] is {rows[index]!r:.80}, of which the tokenizer makes no token"
                 )
-        encoded = [self._encoded(encoding, direction) for encoding in encodings]
+        encoded = [
+            self._encoded(encoding, direction, start if with_places else None)
+            for encoding, start in zip(encodings, starts, strict=True)
+        ]
         if self._vocab_size is not None:
-            for index, found in enumerate(encoded):
-                self._check(f"{name}[{index}]", found.ids, self._vocab_size)
+            for index, one in enumerate(encoded):
+                self._check(f"{name}[{index}]", one.ids, self._vocab_size)
         return encoded
 
     def _encode_pieces(
         self, texts: list[Any], name: str, is_left: bool, add_special_tokens: bool
-    ) -> list[Encoding]:
-        """Encodings of as much of every text as is needed to determine the remaining tokens."""
+    ) -> list[tuple[Encoding, int]]:
+        """Encodings of as much of every text as is needed to determine the remaining tokens.
+
+        With where that begins in a single text.
+        """
         most = max(LEAST_LOOKED_THROUGH, CHARACTER_LIMIT * self.max_length)
         size = max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * self.max_length)
-        found: dict[int, Encoding] = {}
+        found: dict[int, tuple[Encoding, int]] = {}
         while len(found) < len(texts):
             rows = [index for index in range(len(texts)) if index not in found]
             pieces = [_pieces(texts[index], size, is_left) for index in rows]
             encodings = self._core.encode_batch(pieces, add_special_tokens=add_special_tokens)
             for index, part, encoding in zip(rows, pieces, encodings, strict=True):
                 if self._is_enough(encoding, texts[index], part, is_left):
-                    found[index] = encoding
+                    found[index] = encoding, len(texts[index]) - len(part) if is_left else 0
                 elif size == most and self._has_words(encoding, texts[index], part, is_left):
                     # Which of two texts is the longer one decides who keeps an odd token.
                     whole = [texts[index]]
                     special = add_special_tokens
-                    found[index] = self._core.encode_batch(whole, add_special_tokens=special)[0]
+                    found[index] = (
+                        self._core.encode_batch(whole, add_special_tokens=special)[0], 0
+                    )  # fmt: skip
                 elif size == most:
                     raise self._endless(f"{name}[{index}]", texts[index], most, is_left)
             size = min(size * GROWTH, most)
@@ -192,13 +215,23 @@ class TextEncoder:
                 f"the model's vocabulary has {vocab_size}"
             )
 
-    def _encoded(self, encoding: Encoding, direction: str) -> Encoded:
+    def _encoded(self, encoding: Encoding, direction: str, start: int | None) -> Encoded:
+        """start: of the encoding in its text, if the places of tokens are wanted."""
         ids = np.array(encoding.ids, np.int32)
         types = np.array(encoding.type_ids if self._has_token_types else [], np.int32)
+        places = None if start is None else _places(encoding, start)
         if len(ids) > self.max_length:
-            places = kept(encoding.sequence_ids, self.max_length, is_left=direction == "left")
-            ids, types = ids[places], types[places] if len(types) else types
-        return Encoded(ids, types if types.any() else None)
+            rows = kept(encoding.sequence_ids, self.max_length, is_left=direction == "left")
+            ids, types = ids[rows], types[rows] if len(types) else types
+            if places is not None:
+                places = Places(places.offsets[rows], places.is_special[rows])
+        return Encoded(ids, types if types.any() else None, places)
+
+
+def _places(encoding: Encoding, start: int) -> Places:
+    """start: of the encoding in its text."""
+    offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2) + np.int32(start)
+    return Places(offsets, np.array(encoding.special_tokens_mask, bool))
 
 
 def _sequences(text: Any) -> tuple[str, ...]:

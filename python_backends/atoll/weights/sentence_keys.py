@@ -29,6 +29,7 @@ _TRUNKS = {
     "sparse": ("fill-mask", "logits", "token_embeddings"),
     "rerank": ("sequence-classification", "logits", "scores"),
     "classify": ("sequence-classification", "logits", "scores"),
+    "token_classify": ("token-classification", "logits", "scores"),
 }
 # Names of keyword arguments for loading a part, over the versions.
 _CONFIG_ARGUMENTS = ("config_kwargs", "config_args")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -103,6 +105,17 @@ def classifiers(num_labels: int) -> list[Variant]:
     ]
     related = (bert_relatives, rotary_encoders)
     return [bert, *others, *(v for found in related for v in found.classifiers(num_labels))]
+
+
+def token_classifiers(num_labels: int) -> list[Variant]:
+    """A token classifier of every family, with the config of its classifier of texts."""
+    return [
+        replace(variant, build=partial(_of_tokens, variant)) for variant in classifiers(num_labels)
+    ]
+
+
+def _of_tokens(variant: Variant) -> Any:
+    return AutoModelForTokenClassification.from_config(variant.build().config)
 
 
 MASKED = Variant("splade", lambda: BertForMaskedLM(BertConfig(**SIZES)))

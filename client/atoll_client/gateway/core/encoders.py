@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from atoll_client import tasks
+from atoll_client import entities, tasks
 from atoll_client.batching import in_parts
 from atoll_client.errors import GenerationError, TooMuch, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Request
 from atoll_client.kserve import Message
-from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
+from atoll_client.types import Embeddings, Entity, Floats, ModelInfo, SparseVector
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -107,6 +107,17 @@ class Encoder(NamedTuple):
         found = np.empty_like(logits)
         found[[*singles, *others]] = logits
         return found, count
+
+    async def classify_tokens(
+        self, texts: Sequence[str], ignore_labels: Sequence[str] | None, parameters: Parameters
+    ) -> tuple[list[list[Entity]], int]:
+        """The entities of each text, and the number of input tokens."""
+
+        def message_of(some: Sequence[str]) -> Message:
+            return entities.request(self.model.name, some, ignore_labels, parameters)
+
+        parts = await self._infer(texts, message_of, entities.read)
+        return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
 
     def _embedding(self, parameters: Parameters) -> Callable[[Sequence[Any]], Message]:
         return lambda items: tasks.embed(self.model.name, items, parameters)

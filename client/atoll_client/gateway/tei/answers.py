@@ -21,6 +21,22 @@ class Prediction(TypedDict):
     label: str
 
 
+class Entity(TypedDict):
+    """A part of a text with a label, as in transformers' pipeline.
+
+    start and end count characters (code points). entity and index are of a token; entity_group is
+    of tokens that were aggregated.
+    """
+
+    entity: NotRequired[str]
+    entity_group: NotRequired[str]
+    score: float
+    index: NotRequired[int]
+    word: str
+    start: int
+    end: int
+
+
 class RankedText(TypedDict):
     """A text's index in the request and its score, with the text on request."""
 

@@ -21,6 +21,7 @@ _ANY = (*tasks.ENCODER_TASKS, "generate")
 _MODEL_TYPES = {
     "embed": "MODEL_TYPE_EMBEDDING", "sparse": "MODEL_TYPE_EMBEDDING",
     "classify": "MODEL_TYPE_CLASSIFIER", "rerank": "MODEL_TYPE_RERANKER",
+    "token_classify": "MODEL_TYPE_CLASSIFIER",
 }  # fmt: skip
 
 

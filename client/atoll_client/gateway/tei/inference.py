@@ -75,6 +75,12 @@ async def ranked_texts(
     return ranks, count
 
 
+def check_labels(body: schemas.PredictBody) -> None:
+    """Raises ValidationError: a field that is for models that label tokens."""
+    for name in body.entity_fields:
+        raise ValidationError.of(name, "is for models that label tokens")
+
+
 async def ranked(
     encoder: Encoder, query: str | list[str], texts: list[str], parameters: Parameters, is_raw: bool
 ) -> tuple[Scores, int]:

@@ -15,6 +15,7 @@ from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.tei import inference, schemas
 from atoll_client.gateway.tei.answers import Prediction, RankedText, SparseEntry, TokenPlace
 from atoll_client.gateway.tei.errors import TeiMessages
+from atoll_client.gateway.tei.token_classifiers import TASK, Entities, entities
 
 _ANY_TASK = (*tasks.ENCODER_TASKS, "generate")
 
@@ -45,9 +46,13 @@ async def embed_sparse(
 
 async def predict(
     request: Request, context: Context, body: schemas.PredictBody
-) -> Reply[list[Prediction] | list[list[Prediction]]]:
-    """Labels with scores, best first; nested if the inputs are a batch."""
-    model = context.find(request, body.model, ("classify", "rerank"))
+) -> Reply[list[Prediction] | list[list[Prediction]] | Entities | list[Entities]]:
+    """Labels with scores, best first, or entities; nested if the inputs are a batch."""
+    order = ("classify", "rerank", TASK)
+    model = context.find(request, body.model, order[::-1] if body.entity_fields else order)
+    if model.task == TASK:
+        return reply(*await entities(request, context, body, schemas.EntityOptions()))
+    inference.check_labels(body)
     pairs, is_single = inference.pairs_of(body.inputs)
     check_batch(request, context, len(pairs), model)
     found, count = await inference.scored(Encoder(request, context, model), pairs, body)

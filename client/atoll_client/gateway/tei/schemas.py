@@ -84,7 +84,21 @@ class EmbedSparseBody(VectorsBody):
     max_active_dims: Any = refused("sparse vectors are not shortened")
 
 
-class PredictBody(Cut):
+class EntityOptions(Strict):
+    """What a token classifier reads besides texts."""
+
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+    ignore_labels: list[str] | None = None
+
+    stride: Any = refused("a text that is too long is cut, or refused: send it in parts")
+
+    @property
+    def entity_fields(self) -> tuple[str, ...]:
+        """The fields of token classifiers that have a value."""
+        return tuple(name for name in EntityOptions.model_fields if getattr(self, name) is not None)
+
+
+class PredictBody(Cut, EntityOptions):
     """POST /predict: a text, one pair, or a list of lists of one or two texts."""
 
     inputs: str | list[str] | list[list[str]]

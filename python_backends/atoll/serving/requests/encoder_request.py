@@ -63,6 +63,7 @@ class EncoderRequest(ServedRequest):
                 partial(self.on_result, row),
                 e.type_ids,
                 self.work.options,
+                e.places,
                 is_dropped=self._is_over,
                 is_counted=not self.sender.is_canary,
             )

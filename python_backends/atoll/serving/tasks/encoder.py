@@ -42,6 +42,8 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
 
     # Request parameters of the task, besides truncate and truncation_direction.
     parameters: ClassVar[frozenset[str]]
+    # Whether the encoder is told where each token is in its text.
+    needs_places: ClassVar[bool] = False
     is_decoupled = False
     cancelled = "the client has left"
 
@@ -128,7 +130,11 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             encoded = [self._checked(work, row) for row in range(len(work.ids))]
         else:
             encoded = self.text_encoder.encode(
-                work.texts, name=work.name, truncate=work.truncate, direction=work.direction
+                work.texts,
+                name=work.name,
+                truncate=work.truncate,
+                direction=work.direction,
+                with_places=self.needs_places,
             )
         self.engine.submit(request.items(encoded))
 

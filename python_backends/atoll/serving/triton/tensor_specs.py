@@ -93,6 +93,23 @@ CLASSIFY = TaskTensors(
     ),
 )  # fmt: skip
 
+# Text i has the entities offsets[i] to offsets[i + 1]; index is a token's, where tokens are not
+# aggregated.
+TOKEN_CLASSIFY = TaskTensors(
+    inputs=(_TEXTS, TensorSpec("ignore_labels", "STRING", (-1,), optional=True)),
+    outputs=(
+        TensorSpec("label", "STRING", (-1,)),
+        TensorSpec("score", "FP32", (-1,)),
+        TensorSpec("start", "INT32", (-1,)),
+        TensorSpec("end", "INT32", (-1,)),
+        TensorSpec("word", "STRING", (-1,)),
+        TensorSpec("index", "INT32", (-1,)),
+        TensorSpec("offsets", "INT32", (-1,)),
+        _COUNTS,
+        CONTROL,
+    ),
+)
+
 # vllm_backend's names, then our own from ``return_num_cached_tokens`` on. One of text_input,
 # messages and input_ids is required. Lists are tensors, since Triton's /generate only accepts
 # scalars as parameters.
@@ -137,5 +154,6 @@ TASK_TENSORS: Mapping[str, TaskTensors] = {
     "embed": EMBED,
     "rerank": RERANK,
     "sparse": SPARSE,
+    "token_classify": TOKEN_CLASSIFY,
     "generate": GENERATE,
 }
