@@ -165,12 +165,18 @@ CLASSIFIER_HEADS = {
     "roberta": ("classifier",),
     "distilbert": ("classifier", "pre_classifier"),
     "albert": ("classifier", "albert.pooler"),
+    "modernbert-cls": ("classifier", "head"),
+    "gte": ("classifier", "gte.pooler"),
+    "nomic": ("classifier", "nomic_bert.pooler"),
 }
 LANGUAGE_HEADS = {
     "splade": ("cls.predictions", "cls.predictions.decoder.weight"),
     "distilbert": ("vocab_", "vocab_projector.weight"),
     "electra": ("generator_", "generator_lm_head.weight"),
     "albert": ("predictions", "predictions.decoder.weight"),
+    "modernbert": ("head", "decoder.weight"),
+    "gte": ("lm_head", "lm_head.decoder.weight"),
+    "nomic": ("cls.predictions", "cls.predictions.decoder.weight"),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from devices import DEVICE
 from safetensors.torch import save_file
 from tiny.checkpoint import Variant, write
+from tiny.described_encoders import DESCRIBED
 from tiny.embedders import EMBEDDERS
 from tiny.encoders import (
     FILLERS,
@@ -110,6 +111,16 @@ def test_jina_equals_its_description(num_heads: int, tmp_path: Path) -> None:
     long = TEXTS[3] * 5
     for ids, ours in zip([*TEXTS, long], _tokens(encoder, [*TEXTS, long]), strict=True):
         _close(ours, reference.hidden(ids))
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_trunk_equals_its_description(name: str, tmp_path: Path) -> None:
+    reference = DESCRIBED[name]()
+    reference.write(tmp_path)
+    encoder = Embedder(tmp_path, _settings())
+    for ids, ours in zip(TEXTS, _tokens(encoder, TEXTS), strict=True):
+        _close(ours, reference.hidden(ids))
+        _close(_tokens(encoder, [ids])[0], ours)
 
 
 @pytest.mark.parametrize("variant", classifiers(3) + classifiers(1), ids=lambda v: v.name)

@@ -171,8 +171,6 @@ UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
     "xlnet": ("XLNetModel", "xlnet", []),
     "xlnet-st": ("XLNetModel", "xlnet", [TRUNK, MEAN, NORMALIZE]),
     "reformer-masked": ("ReformerForMaskedLM", "reformer", []),
-    "nomic": ("NomicBertModel", "nomic_bert", [TRUNK, MEAN]),
-    "gte": ("NewModel", "new", [TRUNK, MEAN, NORMALIZE]),
     "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),
     "deberta-plain": ("DebertaV2Model", "deberta-v2", []),
 }
@@ -223,18 +221,6 @@ def test_jina_gates_and_sizes(num_heads: int, gate: str, tmp_path: Path) -> None
     expected = [reference.hidden(e.ids.tolist()).mean(0) for e in encode(tmp_path, texts, encoder)]
     close(embed(tmp_path, texts), torch.stack(expected))
     assert (read_model(tmp_path).task, read_model(tmp_path).max_tokens) == ("embed", 8192)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"_name_or_path": "jinaai/jina-bert-v2-qk-post-norm"},
-        {"auto_map": {"AutoModel": "jinaai/jina-bert-v2-qk-post-norm--modeling_bert.Model"}},
-    ],
-)
-def test_jina_of_code_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
-    write_jina(tmp_path, JinaReference(4), **config)
-    refused(tmp_path, UnsupportedModel, "norms on queries and keys, is not supported")
 
 
 def test_jina_without_gates_is_refused(tmp_path: Path) -> None:

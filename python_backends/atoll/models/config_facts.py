@@ -22,7 +22,7 @@ _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 _FIXED_OFFSETS = {"mpnet": 2}
 HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 _MAX_TOKENS_KEYS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
+    "n_positions", "max_position_embeddings", "max_seq_len", "seq_length", "model_max_length",
 )  # fmt: skip
 
 

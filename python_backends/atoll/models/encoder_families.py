@@ -35,6 +35,14 @@ ENCODER_FAMILIES = (
         "modernbert", "ModernBERT", ("modernbert",), ("ModernBERT",), is_encoder=True,
         test="tests/encoders/test_numerics.py",
     ),
+    Family(
+        "gte", "GTE v1.5 and multilingual, Snowflake Arctic Embed m-v2.0", ("new", "gte"),
+        ("GTE", "GTE"), is_encoder=True, test="tests/encoders/test_numerics.py",
+    ),
+    Family(
+        "nomic_bert", "NomicBERT (nomic-embed-text v1, v1.5, v2-moe)", ("nomic_bert",),
+        ("NomicBERT",), is_encoder=True, test="tests/encoders/test_numerics.py",
+    ),
 )  # fmt: skip
 
 # What people call encoders without a file, which transformers runs -> their model_types.

@@ -174,7 +174,7 @@ class Model(EncoderTrunk):
 
     def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden)."""
-        x, residual = self.embedded(batch), None
+        x, residual = self.first(batch), None
         for block in self.blocks:
             x, residual = block(x, residual, batch)
         out: Tensor = self.final_norm(x, residual)

@@ -22,6 +22,7 @@ from atoll.models.registry import Checkpoint, load_decoder, load_encoder
 from atoll.weights.load import LoadOptions
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS
+from tiny.described_encoders import DESCRIBED
 from tiny.encoders import TRUNKS, JinaReference
 from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
@@ -147,8 +148,13 @@ FAMILIES = (
         _variant(name, _encoded, hf.AutoModel)
         for name in (
             "bert", "bert-old-names", "roberta", "mpnet", "distilbert", "electra", "albert",
-            "modernbert", "modernbert-old",
+            "modernbert", "modernbert-old", "gte", "nomic",
         )
     ),
+    *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-old", "nomic-new-names")),
     Family("jina", _write_jina, _encoded, None),
+    *(
+        Family(name, lambda folder, kind=kind: kind().write(folder), _encoded, None)
+        for name, kind in DESCRIBED.items()
+    ),
 )  # fmt: skip
