@@ -26,6 +26,7 @@ from atoll.encoders.classifier import Classifier
 from atoll.encoders.embedder import Embedder
 from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
+from atoll.models import families
 from atoll.models.detect import decide, read_model
 from atoll.runner.load_model import load_model
 from atoll.serving.engine_loader import load_engine
@@ -96,13 +97,18 @@ def test_a_reranker_by_its_name(where: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", HUB, ids=lambda path: path.stem)
 def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them run on our own files, and info says so."""
-    folder = folder_of(tmp_path, json.loads(path.read_text()))
+    config = json.loads(path.read_text())
+    folder, task = folder_of(tmp_path, config), "generate"
+    if config["model_type"] in families.ENCODERS:
+        task = "embed"
+        if config["architectures"][0].endswith("ForSequenceClassification"):
+            task = "rerank" if len(config["id2label"]) == 1 else "classify"
     found = decide(folder, Settings(model_id=str(folder)))
-    assert (found.task, found.runs_on) == ("generate", "native")
+    assert (found.task, found.runs_on) == (task, "native")
     facts = facts_of(folder, capsys)
-    assert facts["task"] == "generate" and facts["implementation"].startswith("atoll.models.")
+    assert facts["task"] == task and facts["implementation"].startswith("atoll.models.")
     assert "fallback" not in facts["implementation"]
-    assert entry_of(str(folder), {}).task == "generate"
+    assert entry_of(str(folder), {}).task == task
 
 
 def test_modules_decide_over_a_classifiers_head(tmp_path: Path) -> None:

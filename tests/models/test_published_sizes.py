@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atoll.models.families import DECODERS
+from atoll.models.families import DECODERS, ENCODERS
 from atoll.models.registry import Checkpoint, architecture, build
 
 CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
@@ -95,3 +95,24 @@ def test_parameter_count(name: str, tmp_path: Path) -> None:
     if model.config.tie_word_embeddings:
         count -= model.lm_head.weight.numel()
     assert count == PUBLISHED[name]
+
+
+# Of encoders, and how many labels the classifier has that is part of it. A trunk has no dense layer
+# for the vector of a text, which a classifier's head has, or else the pooler.
+PUBLISHED_ENCODERS = {
+    "BAAI__bge-reranker-v2-m3": (567_755_777, 1),
+    "albert__albert-xxlarge-v2": (222_595_584, 0),
+    "distilbert__distilbert-base-uncased-finetuned-sst-2-english": (66_955_010, 2),
+    "intfloat__multilingual-e5-small": (117_653_760, 0),
+    "sentence-transformers__all-mpnet-base-v2": (109_486_464, 0),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED_ENCODERS))
+def test_parameter_count_of_encoders(name: str, tmp_path: Path) -> None:
+    shutil.copy(CONFIGS / f"{name}.json", tmp_path / "config.json")
+    raw = Checkpoint.open(tmp_path).raw
+    model: Any = build(architecture(raw, ENCODERS), raw)
+    count, num_labels = PUBLISHED_ENCODERS[name]
+    trunk, hidden = sum(p.numel() for p in model.parameters()), model.config.hidden_size
+    assert trunk + (hidden + 1) * (hidden + num_labels) == count

@@ -82,6 +82,8 @@ ENCODER_CLASSES = {
     "camembert": (hf.CamembertConfig, hf.CamembertModel),
     "roberta": (hf.RobertaConfig, hf.RobertaModel),
     "bert": (hf.BertConfig, hf.BertModel),
+    "mpnet": (hf.MPNetConfig, hf.MPNetModel),
+    "distilbert": (hf.DistilBertConfig, hf.DistilBertModel),
 }
 
 BY_NAME = {variant.name: variant for variant in DECODERS}
@@ -167,6 +169,8 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
         num_attention_heads=4, max_position_embeddings=70, type_vocab_size=1, pad_token_id=0,
     )  # fmt: skip
     config, model = ENCODER_CLASSES[entry.model_type]
+    if entry.model_type == "distilbert":
+        options["hidden_dim"] = options.pop("intermediate_size")
     if entry.task in ("rerank", "classify", "token_classify"):
         kind = "Token" if entry.task == "token_classify" else "Sequence"
         model = getattr(hf, model.__name__.replace("Model", f"For{kind}Classification"))

@@ -5,6 +5,11 @@ from typing import NamedTuple
 
 _E5 = {"query": "query: ", "passage": "passage: "}
 _BGE = {"query": "Represent this sentence for searching relevant passages: "}
+# The task of the card's example; the setting prompts adds others.
+_INSTRUCT = {
+    "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query"
+    "\nQuery: "
+}
 
 
 class EncoderEntry(NamedTuple):
@@ -27,6 +32,10 @@ ENCODERS = (
     EncoderEntry(
         "all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "embed", "bert", 384
     ),
+    EncoderEntry(
+        "all-mpnet-base-v2", "sentence-transformers/all-mpnet-base-v2", "embed", "mpnet", 768,
+        "mean",
+    ),
     EncoderEntry("bert-base-ner", "dslim/bert-base-NER", "token_classify", "bert", 9),
     EncoderEntry("bge-base-en-v1.5", "BAAI/bge-base-en-v1.5", "embed", "bert", 768, "cls", _BGE),
     EncoderEntry("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "embed", "bert", 1024, "cls", _BGE),
@@ -38,6 +47,11 @@ ENCODERS = (
     EncoderEntry(
         "bge-reranker-large", "BAAI/bge-reranker-large", "rerank", "xlm-roberta", 1,
         revision="refs/pr/4",
+    ),
+    EncoderEntry("bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3", "rerank", "xlm-roberta", 1),
+    EncoderEntry(
+        "distilbert-sst2", "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "classify",
+        "distilbert", 2,
     ),
     EncoderEntry(
         "distilcamembert-base-sentiment", "cmarkea/distilcamembert-base-sentiment", "classify",
@@ -57,8 +71,33 @@ ENCODERS = (
         "mean",
     ),
     EncoderEntry(
+        "multi-qa-mpnet-base-dot-v1", "sentence-transformers/multi-qa-mpnet-base-dot-v1", "embed",
+        "mpnet", 768, "cls",
+    ),
+    EncoderEntry(
+        "multilingual-e5-base", "intfloat/multilingual-e5-base", "embed", "xlm-roberta", 768,
+        "mean", _E5,
+    ),
+    EncoderEntry(
         "multilingual-e5-large", "intfloat/multilingual-e5-large", "embed", "xlm-roberta", 1024,
         "mean", _E5,
+    ),
+    EncoderEntry(
+        "multilingual-e5-large-instruct", "intfloat/multilingual-e5-large-instruct", "embed",
+        "xlm-roberta", 1024, "mean", _INSTRUCT,
+    ),
+    EncoderEntry(
+        "multilingual-e5-small", "intfloat/multilingual-e5-small", "embed", "bert", 384, "mean",
+        _E5,
+    ),
+    EncoderEntry(
+        "mxbai-embed-large-v1", "mixedbread-ai/mxbai-embed-large-v1", "embed", "bert", 1024, "cls",
+        _BGE,
+    ),
+    EncoderEntry(
+        "opensearch-neural-sparse-encoding-v2-distill",
+        "opensearch-project/opensearch-neural-sparse-encoding-v2-distill", "sparse", "distilbert",
+        30522, "splade",
     ),
     EncoderEntry(
         "roberta-base-go_emotions", "SamLowe/roberta-base-go_emotions", "classify", "roberta", 28
@@ -68,7 +107,15 @@ ENCODERS = (
         768, "mean",
     ),
     EncoderEntry(
+        "snowflake-arctic-embed-l-v2.0", "Snowflake/snowflake-arctic-embed-l-v2.0", "embed",
+        "xlm-roberta", 1024, "cls", {"query": "query: "},
+    ),
+    EncoderEntry(
         "splade-cocondenser-ensembledistil", "naver/splade-cocondenser-ensembledistil", "sparse",
         "bert", 30522, "splade",
+    ),
+    EncoderEntry(
+        "splade-v3-distilbert", "naver/splade-v3-distilbert", "sparse", "distilbert", 30522,
+        "splade", revision="refs/pr/1",
     ),
 )  # fmt: skip

@@ -1,0 +1,5 @@
+"""all-mpnet-base-v2: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""multi-qa-mpnet-base-dot-v1: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
