@@ -9,6 +9,7 @@ from atoll_kernels.attention import (
     write_kv,
 )
 from atoll_kernels.backends import KernelPolicy
+from atoll_kernels.disentangled import DistanceTables, disentangled_attention
 from atoll_kernels.linear import (
     PackedLinear,
     gated_linear,
@@ -25,6 +26,7 @@ from atoll_kernels.sampling import sample
 __all__ = [
     "ACTIVATIONS",
     "AttentionArgs",
+    "DistanceTables",
     "KernelPolicy",
     "PackedExperts",
     "PackedLinear",
@@ -32,6 +34,7 @@ __all__ = [
     "Routing",
     "activate",
     "apply_rope",
+    "disentangled_attention",
     "gated_activation",
     "gated_linear",
     "layer_norm",

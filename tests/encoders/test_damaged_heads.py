@@ -168,6 +168,7 @@ CLASSIFIER_HEADS = {
     "modernbert-cls": ("classifier", "head"),
     "gte": ("classifier", "gte.pooler"),
     "nomic": ("classifier", "nomic_bert.pooler"),
+    "deberta": ("classifier", "pooler"),
 }
 LANGUAGE_HEADS = {
     "splade": ("cls.predictions", "cls.predictions.decoder.weight"),
@@ -177,6 +178,7 @@ LANGUAGE_HEADS = {
     "modernbert": ("head", "decoder.weight"),
     "gte": ("lm_head", "lm_head.decoder.weight"),
     "nomic": ("cls.predictions", "cls.predictions.decoder.weight"),
+    "deberta": ("lm_predictions", "lm_predictions.lm_head.decoder.weight"),
 }
 
 

@@ -23,6 +23,7 @@ from tiny.encoders import (
     write_text_files,
 )
 from torch import Tensor
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from atoll.config import Settings
 from atoll.encoders.classifier import Classifier, ScoreOptions
@@ -30,6 +31,7 @@ from atoll.encoders.embedder import Embedded, Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.layers import Linear
+from atoll.layers.disentangled import distance_rows
 
 GENERATOR = torch.Generator().manual_seed(11)
 TEXTS = [torch.randint(5, VOCAB, (n,), generator=GENERATOR).tolist() for n in (1, 17, 5, 60, 2)]
@@ -100,6 +102,18 @@ def test_bfloat16_is_as_good_as_transformers(variant: Variant, tmp_path: Path) -
         theirs = run()
     error = float((ours.double() - exact).square().mean().sqrt())
     assert error <= 1.5 * float((theirs - exact).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("sizes", [(512, 256, 512), (700, 32, 512), (90, 0, 60)], ids=str)
+def test_rows_of_distances_equal_transformers(sizes: tuple[int, int, int]) -> None:
+    """Of DeBERTa's published sizes, and of texts that are longer than its distances."""
+    length, num_buckets, most = sizes
+    rows = distance_rows(length, num_buckets or most, num_buckets, most)
+    ahead = torch.arange(length - 1, -length, -1)
+    if num_buckets:
+        ahead = make_log_bucket_position(ahead, num_buckets, most).long()
+    span = num_buckets or most
+    assert torch.equal(rows, (ahead + span).clamp(0, 2 * span - 1).int())
 
 
 @pytest.mark.parametrize("num_heads", [4, 8, 12])

@@ -171,8 +171,6 @@ UNSUPPORTED: dict[str, tuple[str, str, list[Part]]] = {
     "xlnet": ("XLNetModel", "xlnet", []),
     "xlnet-st": ("XLNetModel", "xlnet", [TRUNK, MEAN, NORMALIZE]),
     "reformer-masked": ("ReformerForMaskedLM", "reformer", []),
-    "deberta": ("DebertaV2ForSequenceClassification", "deberta-v2", []),
-    "deberta-plain": ("DebertaV2Model", "deberta-v2", []),
 }
 
 

@@ -104,6 +104,7 @@ PUBLISHED_ENCODERS = {
     "albert__albert-xxlarge-v2": (222_595_584, 0),
     "distilbert__distilbert-base-uncased-finetuned-sst-2-english": (66_955_010, 2),
     "intfloat__multilingual-e5-small": (117_653_760, 0),
+    "protectai__deberta-v3-base-prompt-injection-v2": (184_423_682, 2),
     "sentence-transformers__all-mpnet-base-v2": (109_486_464, 0),
 }
 

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from atoll_kernels.attention import AttentionArgs, PagedKV
-from atoll_kernels.gpu import activation, flash, latent, moe, norm, quantized, rope, sampling
+from atoll_kernels.disentangled import DistanceTables
+from atoll_kernels.gpu import (
+    activation,
+    disentangled,
+    flash,
+    latent,
+    moe,
+    norm,
+    quantized,
+    rope,
+    sampling,
+)
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import Routing
 
@@ -67,6 +78,14 @@ def _latent(dtype: torch.dtype, num_heads: int, tokens: tuple[int, ...] = (1,) *
         torch.empty(sum(tokens), num_heads, 576, dtype=dtype),
         PagedKV(cache, cache[..., :512], table, lengths), _cu(*tokens), AttentionArgs(0.1, True),
     )  # fmt: skip
+
+
+def _disentangled(dtype: torch.dtype, head_dim: int) -> None:
+    qkv = torch.empty(600, 36, head_dim, dtype=dtype)
+    table = torch.empty(512, 12, head_dim, dtype=dtype)
+    rows = torch.zeros(1023, dtype=torch.int32)
+    tables = DistanceTables(table, table, rows)
+    disentangled.disentangled_attention(*qkv.split(12, 1), tables, _cu(512, 88), 0.1)
 
 
 def _norm(dtype: torch.dtype, hidden: int, *, rms: bool, is_wide: bool = False) -> None:
@@ -242,6 +261,11 @@ CASES: dict[str, Callable[[], None]] = {
     "latent-decode-mqa128": partial(_latent, _HALF, 128),
     "latent-decode-mqa128-bf16": partial(_latent, torch.bfloat16, 128),
     "latent-prefill": partial(_latent, _HALF, 128, (100, 28)),
+    "disentangled-d64": partial(_disentangled, _HALF, 64),
+    "disentangled-d64-bf16": partial(_disentangled, torch.bfloat16, 64),
+    "disentangled-d64-fp32": partial(_disentangled, torch.float32, 64),
+    "disentangled-d128": partial(_disentangled, _HALF, 128),
+    "disentangled-d128-fp32": partial(_disentangled, torch.float32, 128),
     "layer-norm": partial(_norm, _HALF, 768, rms=False),
     "layer-norm-fp32": partial(_norm, torch.float32, 14848, rms=False),
     "rms-norm": partial(_norm, _HALF, 4096, rms=True),

@@ -1,7 +1,7 @@
 """CPU implementations: native kernels (C++ with a C ABI), and oneDNN and torch for products."""
 
 from atoll_kernels.cpu.activation import activate, gated_activation
-from atoll_kernels.cpu.attention import paged_attention, varlen_attention
+from atoll_kernels.cpu.attention import disentangled_attention, paged_attention, varlen_attention
 from atoll_kernels.cpu.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.cpu.norm import layer_norm, rms_norm
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
@@ -9,6 +9,7 @@ from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
 __all__ = [
     "activate",
     "apply_rope",
+    "disentangled_attention",
     "gated_activation",
     "layer_norm",
     "pack_int4",

@@ -10,6 +10,7 @@ from atoll_kernels.gpu.selftest import failure
 if find_spec("triton") is not None:
     from atoll_kernels.gpu.activation import activate, gated_activation
     from atoll_kernels.gpu.attention import paged_attention, varlen_attention
+    from atoll_kernels.gpu.disentangled import disentangled_attention
     from atoll_kernels.gpu.moe import pack_experts, route
     from atoll_kernels.gpu.norm import layer_norm, rms_norm
     from atoll_kernels.gpu.quantized import pack_int4, pack_linear, pack_mxfp4
@@ -20,6 +21,7 @@ if find_spec("triton") is not None:
         "failure",
         "activate",
         "apply_rope",
+        "disentangled_attention",
         "gated_activation",
         "layer_norm",
         "pack_experts",

@@ -93,6 +93,22 @@ _TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(16, 16, 0, 4, 2),
         "sm90": Launch(16, 32, 0, 4, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
     },
+    ("disentangled", "half-d64"): {
+        "sm75": Launch(32, 32, 0, 8, 1), _A: Launch(64, 32, 0, 4, 2),
+        "sm90": Launch(64, 64, 0, 8, 2), "gfx90a": Launch(64, 64, 0, 4, 1),
+    },
+    ("disentangled", "half-d128"): {
+        "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
+        "sm90": Launch(64, 64, 0, 8, 2), "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
+    ("disentangled", "wide-d64"): {
+        "sm75": Launch(16, 16, 0, 4, 1), _A: Launch(32, 32, 0, 4, 2),
+        "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
+    ("disentangled", "wide-d128"): {
+        "sm75": Launch(16, 16, 0, 8, 1), _A: Launch(16, 16, 0, 4, 2),
+        "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
     # Looking up the block table costs registers.
     ("prefill", "half-d64"): {
         "sm75": Launch(64, 32, 0, 4, 1), _A: Launch(128, 64, 0, 4, 3),
@@ -217,7 +233,7 @@ _SAME = {
 
 _SMALL = {
     "flash": Launch(16, 16), "prefill": Launch(16, 16), "decode": Launch(0, 16),
-    "latent": Launch(16, 16),
+    "latent": Launch(16, 16), "disentangled": Launch(16, 16),
     "mxfp4": Launch(16, 32, 64),
     "quantized": Launch(16, 32, 32), "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
     "dequantize": Launch(0, 16, 32),

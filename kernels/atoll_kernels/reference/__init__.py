@@ -3,6 +3,7 @@
 from atoll_kernels.reference.activation import activate, gated_activation
 from atoll_kernels.reference.attention import paged_attention, varlen_attention, write_kv
 from atoll_kernels.reference.collectives import all_gather, all_reduce_
+from atoll_kernels.reference.disentangled import disentangled_attention
 from atoll_kernels.reference.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.reference.moe import pack_experts, route
 from atoll_kernels.reference.norm import layer_norm, rms_norm
@@ -14,6 +15,7 @@ __all__ = [
     "all_gather",
     "all_reduce_",
     "apply_rope",
+    "disentangled_attention",
     "gated_activation",
     "layer_norm",
     "pack_experts",

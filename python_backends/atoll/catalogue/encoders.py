@@ -50,6 +50,10 @@ ENCODERS = (
     ),
     EncoderEntry("bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3", "rerank", "xlm-roberta", 1),
     EncoderEntry(
+        "deberta-v3-base-prompt-injection-v2", "protectai/deberta-v3-base-prompt-injection-v2",
+        "classify", "deberta-v2", 2,
+    ),
+    EncoderEntry(
         "distilbert-sst2", "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "classify",
         "distilbert", 2,
     ),
@@ -93,6 +97,9 @@ ENCODERS = (
     EncoderEntry(
         "mxbai-embed-large-v1", "mixedbread-ai/mxbai-embed-large-v1", "embed", "bert", 1024, "cls",
         _BGE,
+    ),
+    EncoderEntry(
+        "mxbai-rerank-base-v1", "mixedbread-ai/mxbai-rerank-base-v1", "rerank", "deberta-v2", 1
     ),
     EncoderEntry(
         "opensearch-neural-sparse-encoding-v2-distill",

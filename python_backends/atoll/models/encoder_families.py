@@ -43,6 +43,10 @@ ENCODER_FAMILIES = (
         "nomic_bert", "NomicBERT (nomic-embed-text v1, v1.5, v2-moe)", ("nomic_bert",),
         ("NomicBERT",), is_encoder=True, test="tests/encoders/test_numerics.py",
     ),
+    Family(
+        "deberta", "DeBERTa v2, v3", ("deberta-v2",), ("DeBERTa v2 and v3",), is_encoder=True,
+        test="tests/encoders/test_numerics.py",
+    ),
 )  # fmt: skip
 
 # What people call encoders without a file, which transformers runs -> their model_types.

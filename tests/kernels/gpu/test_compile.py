@@ -31,8 +31,15 @@ CASES = [
     "flash-d128", "flash-d256-softcap", "decode-d128", "decode-d256-softcap", "layer-norm", "rope",
     "int4-decode-order", "int8-prefill", "int4-dequantized-order-bf16", "gemv", "gemv-int4",
     "experts-int4-decode", "sample", "decode-d64-sinks", "latent-decode", "experts-mxfp4-decode",
+    "disentangled-d64",
 ]  # fmt: skip
-PRODUCTS = {"flash_kernel", "decode_kernel", "latent_kernel", "matmul_kernel"}
+PRODUCTS = {
+    "flash_kernel",
+    "decode_kernel",
+    "latent_kernel",
+    "matmul_kernel",
+    "disentangled_kernel",
+}
 # Bytes of a local variable that float32 at the largest head size may lose to memory.
 SPILLS_OF_WIDE_HEADS = 64
 # A vocabulary's keys and masses, each read 32 times, fill the registers to the last.

@@ -30,7 +30,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tiny import bert_relatives, rotary_encoders
+from tiny import bert_relatives, debertas, rotary_encoders
 from tiny.checkpoint import Tensors, Variant
 from tiny.encoder_sizes import SIZES, VOCAB
 
@@ -91,6 +91,7 @@ TRUNKS: list[Variant] = [
     ),
     *bert_relatives.TRUNKS,
     *rotary_encoders.TRUNKS,
+    *debertas.TRUNKS,
 ]
 
 
@@ -103,7 +104,7 @@ def classifiers(num_labels: int) -> list[Variant]:
         Variant(kind, partial(_roberta, model, config, num_labels=num_labels))
         for kind, (config, _, model) in _FAMILIES.items()
     ]
-    related = (bert_relatives, rotary_encoders)
+    related = (bert_relatives, rotary_encoders, debertas)
     return [bert, *others, *(v for found in related for v in found.classifiers(num_labels))]
 
 
@@ -120,7 +121,7 @@ def _of_tokens(variant: Variant) -> Any:
 
 MASKED = Variant("splade", lambda: BertForMaskedLM(BertConfig(**SIZES)))
 # A model of every family whose head scores words.
-FILLERS = [MASKED, *bert_relatives.FILLERS, *rotary_encoders.MASKED]
+FILLERS = [MASKED, *bert_relatives.FILLERS, *rotary_encoders.MASKED, *debertas.FILLERS]
 
 
 class JinaReference(nn.Module):

@@ -80,7 +80,7 @@ class Library:
         return cls(
             level,
             path,
-            attention=Kernel(opened, "atoll_attention", 30, 2),
+            attention=Kernel(opened, "atoll_attention", 33, 2),
             norm=Kernel(opened, "atoll_norm", 14, 1),
             activation=Kernel(opened, "atoll_activation", 9, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),

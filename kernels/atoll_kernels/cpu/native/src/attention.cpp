@@ -95,8 +95,9 @@ void attend(const AttentionArgs& args) {
     const auto run = [&](int64_t i, int64_t next) {
         const Item& item = p.items[i];
         const Item* then = next < count ? &p.items[next] : nullptr;
-        item.count * a.group <= kMaxDecodeRows ? decode.run(item, then, partials.data())
-                                               : blocked.run(item, then, partials.data());
+        const bool is_short = item.count * a.group <= kMaxDecodeRows && !a.is_disentangled;
+        is_short ? decode.run(item, then, partials.data())
+                 : blocked.run(item, then, partials.data());
     };
     const bool is_small = p.cost * a.group * a.D < kSmall;
     const int64_t stride = is_small ? 1 : args.threads;  // to the item that this thread takes next

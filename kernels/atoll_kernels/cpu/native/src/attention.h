@@ -18,10 +18,11 @@ constexpr int64_t kMaxRows = 256;  // rows of an item: queries times heads of a 
 // Filled by atoll_kernels/cpu/attention.py: the same fields in the same order. Strides in elements.
 struct AttentionArgs {
     int64_t is_bf16, threads, q, k, v, out, starts_q, starts_k, blocks, slopes, relative, sinks;
+    int64_t distance_keys, distance_queries, distance_rows;  // of disentangled attention, or 0
     int64_t q_token, q_head, k_block, k_token, k_head, v_block, v_token, v_head;
     int64_t blocks_row, block_size;  // blocks_row 0: keys are packed, starts_k their bounds
     int64_t num_seqs, num_heads, num_kv_heads, head_dim, value_dim;
-    int64_t causal, window, distance;
+    int64_t causal, window, distance;  // distance: the largest in `relative` or `distance_rows`
     double scale, softcap;  // softcap 0: none
 };
 
@@ -56,7 +57,7 @@ struct Attention {
     const int64_t value_dim = args.value_dim, value_words = (value_dim + kPer - 1) / kPer;
     const int64_t panels = (value_dim + W - 1) / W;
     const int64_t group = args.num_heads / args.num_kv_heads;
-    const bool is_biased = args.slopes || args.relative;
+    const bool is_biased = args.slopes || args.relative, is_disentangled = args.distance_rows;
 
     int64_t vectors() const { return (words + W - 1) / W; }
     int64_t value_vectors() const { return (value_words + W - 1) / W; }
@@ -127,14 +128,17 @@ struct Attention {
         for (int64_t g = 0; g < group; ++g)
             for (int64_t i = 0; i < item.count; ++i, out += words) {
                 const int64_t token = start_q(item.sequence) + item.first + i;
-                const T* q = (const T*)args.q + token * args.q_token +
-                             (item.kv_head * group + g) * args.q_head;
-                for (int64_t u = 0; u < words; u += W) {
-                    const int64_t n = std::min<int64_t>(W, words - u);
-                    Words x = load_words(q + u * kPer, n);
-                    std::memcpy(out + u, &x, n * 4);
-                }
+                load_row((const T*)args.q + token * args.q_token +
+                             (item.kv_head * group + g) * args.q_head,
+                         out);
             }
+    }
+    void load_row(const T* row, uint32_t* out) const {
+        for (int64_t u = 0; u < words; u += W) {
+            const int64_t n = std::min<int64_t>(W, words - u);
+            Words x = load_words(row + u * kPer, n);
+            std::memcpy(out + u, &x, n * 4);
+        }
     }
 
     // ALiBi and relative biases of an item's heads for a block at b, by offset key - query, as powers

@@ -2,7 +2,9 @@
 // an item, and multiplied by the matrix kernels.
 #pragma once
 
-#include "attention.h"
+#include <optional>
+
+#include "attention_distances.h"
 
 namespace kernels {
 
@@ -82,6 +84,13 @@ struct BlockedAttention {
         auto bias = scratch.take<float>(a.is_biased ? a.group * a.bias_row(item) : 0);
         const T *key[kBlock], *value[kBlock];
         Prefetched<T> next_keys, next_values;
+        std::optional<Distances<T, Policy>> distances;
+        if (a.is_disentangled)
+            distances.emplace(a, item, scratch, tiles, tiled, step, even * W,
+                              [&](const T* const* found, int64_t count, uint32_t* out) {
+                                  Prefetched<T> none;
+                                  pack_keys(found, count, none, out);
+                              });
         a.load_queries(item, queries);
         std::fill_n(values, rows * panels, Floats{});
         std::fill_n(maxima, rows, -INFINITY);
@@ -95,6 +104,7 @@ struct BlockedAttention {
             pack_keys(key, n, next_keys, packed_k);
             pack_values(value, n, next_values, packed_v);
             if (a.is_biased) a.fill_bias(item, b, bias);
+            if (distances) distances->begin(key, b, n);
             for (int64_t r = 0; r < rows; r += step) {
                 const int64_t count = std::min(step, rows - r);
                 Range visible[kMostRows], all = {n, 0};
@@ -108,15 +118,17 @@ struct BlockedAttention {
                 multiply<Policy>(tiles, tiled, count, queries + r * words, words,
                                  packed_k + p0 * words * W, words * W, words, scores, kBlock / W,
                                  p1 - p0, false);
+                if (distances) distances->begin_rows(queries + r * words, r, count);
                 for (int64_t i = 0; i < count; ++i) {
                     uint32_t* row = powers + i * kBlock / kPer;
                     if (visible[i].is_empty()) {
                         std::fill_n(row, (p1 - p0) * W / kPer, 0u);
                         continue;
                     }
-                    const float factor =
-                        a.softmax(scores + i * kBlock / W, a.bias_of(item, bias, r + i), p0, p1,
-                                  visible[i], row, maxima[r + i], sums[r + i]);
+                    const float* added =
+                        distances ? distances->of(r + i, i) : a.bias_of(item, bias, r + i);
+                    const float factor = a.softmax(scores + i * kBlock / W, added, p0, p1, visible[i],
+                                                   row, maxima[r + i], sums[r + i]);
                     if (factor != 1.0f)
                         for (int64_t p = 0; p < panels; ++p)
                             values[(r + i) * panels + p] *= splat(factor);

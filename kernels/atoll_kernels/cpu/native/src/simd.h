@@ -124,6 +124,19 @@ INLINE void store_pair(bf16* p, Floats x, Floats y) {
 INLINE Floats rounded(Floats x, const float*) { return x; }
 INLINE Floats rounded(Floats x, const bf16*) { return widen(narrow(x)); }
 
+// The elements of p at these indices.
+INLINE Floats gather(const float* p, Ints at) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_i32gather_ps((__m512i)at, p, 4);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_i32gather_ps(p, (__m256i)at, 4);
+#else
+    Floats r;
+    for (int i = 0; i < W; ++i) r[i] = p[at[i]];
+    return r;
+#endif
+}
+
 INLINE Floats max(Floats a, Floats b) {
 #if defined(__AVX512F__)
     return (Floats)_mm512_max_ps((__m512)a, (__m512)b);

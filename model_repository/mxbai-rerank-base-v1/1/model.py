@@ -1,0 +1,5 @@
+"""mxbai-rerank-base-v1: query and texts to scores."""
+
+from atoll.serving import RerankModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
