@@ -90,9 +90,9 @@ async def grpc_call(address: str) -> Callable[[], Awaitable[Any]]:
     import grpc.aio
     from tritonclient.grpc import service_pb2 as pb
 
-    from atoll_client import tasks
+    from atoll_client import embeddings
 
-    message = tasks.embed(EMBEDDER, [TEXT], {})
+    message = embeddings.embed(EMBEDDER, [TEXT], {})
     infer = grpc.aio.insecure_channel(address).unary_unary(
         "/inference.GRPCInferenceService/ModelInfer",
         request_serializer=pb.ModelInferRequest.SerializeToString,

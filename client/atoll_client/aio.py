@@ -15,9 +15,9 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from atoll_client import entities, kserve, tasks
+from atoll_client import embeddings, entities, kserve, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.connection import Connection
 from atoll_client.conversation import AsyncConversation
@@ -96,9 +96,9 @@ class AsyncClient(Connection):
             return vectors[0] if is_single else vectors
         found: list[Embeddings] = await self._in_parts(
             info, many, progress,
-            lambda part: tasks.embed(info.name, part, parameters), tasks.read_embeddings,
+            lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_embeddings,
         )  # fmt: skip
-        vectors = tasks.stacked(info, found, dimensions)
+        vectors = embeddings.stacked(info, found, dimensions)
         return vectors[0] if is_single else vectors
 
     async def embed_sparse(
@@ -113,7 +113,26 @@ class AsyncClient(Connection):
         info = await self._model(model, "sparse")
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: tasks.embed(info.name, part, {"truncate": truncate}), tasks.read_sparse,
+            lambda part: embeddings.embed(info.name, part, {"truncate": truncate}),
+            embeddings.read_sparse,
+        )  # fmt: skip
+        return [row for rows, _ in found for row in rows]
+
+    async def embed_tokens(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        input_type: Literal["query", "document"] = "document",
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[Floats]:
+        """A late-interaction model's vectors, (tokens, width) of each text; float32."""
+        info = await self._model(model, "multi_vector")
+        parameters = {"input_type": input_type, "truncate": truncate}
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_vectors,
         )  # fmt: skip
         return [row for rows, _ in found for row in rows]
 
@@ -128,13 +147,14 @@ class AsyncClient(Connection):
         truncate: bool | None = None,
         progress: bool = False,
     ) -> list[Rank]:
-        """Texts ranked by their relevance to the query, the best first."""
-        parameters = {"raw_scores": True, "truncate": truncate}
-        info = await self._model(model, "rerank")
+        """Texts ranked by their relevance to the query, the best first.
+
+        By a reranker, or by a late-interaction model, whose scores are sums (MaxSim).
+        """
+        info = await self._model(model, *tasks.RANKING_TASKS)
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: tasks.rerank(info.name, query, part, parameters),
-            tasks.read_scores,
+            lambda part: tasks.rank(info, query, part, {"truncate": truncate}), tasks.read_scores,
         )  # fmt: skip
         return tasks.ranked(info, found, texts, raw_scores, top_n)
 
@@ -270,7 +290,7 @@ class AsyncClient(Connection):
         async with shared.region(self._transport, len(texts), width, self._timeout_s) as region:
 
             def build(rows: Sequence[int]) -> Message:
-                message = tasks.embed(info.name, [texts[row] for row in rows], parameters)
+                message = embeddings.embed(info.name, [texts[row] for row in rows], parameters)
                 return region.fill(message, rows)
 
             await self._in_parts(info, range(len(texts)), progress, build, lambda _: None)

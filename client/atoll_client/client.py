@@ -21,6 +21,7 @@ from atoll_client.conversation import AsyncConversation
 from atoll_client.types import (
     Chunk,
     Entity,
+    Floats,
     Generation,
     Label,
     ModelInfo,
@@ -88,6 +89,12 @@ class Client:
     ) -> list[SparseVector]:
         """A sparse vector for each text."""
         return self._run(self._client.embed_sparse(texts, model, **options))
+
+    def embed_tokens(
+        self, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> list[Floats]:
+        """A late-interaction model's vectors, (tokens, width) of each text; float32."""
+        return self._run(self._client.embed_tokens(texts, model, **options))
 
     def rerank(
         self, query: str, texts: Sequence[str], model: str | None = None, **options: Any

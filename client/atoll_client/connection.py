@@ -98,8 +98,8 @@ class Connection:
 
         return await in_parts(items, info.max_client_batch_size, progress, answer)
 
-    async def _model(self, name: str | None, task: str) -> ModelInfo:
-        return await self._chosen(lambda: discovery.choose(self._known.models, name, task))
+    async def _model(self, name: str | None, *tasks: str) -> ModelInfo:
+        return await self._chosen(lambda: discovery.choose(self._known.models, name, *tasks))
 
     async def _chosen(self, choose: Callable[[], T]) -> T:
         """The result of ``choose`` on the known models or, if it fails, on those loaded by now."""

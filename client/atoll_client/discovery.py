@@ -99,18 +99,19 @@ def named(models: Mapping[str, Found], name: str) -> Found:
     raise NotFound(f"model {name!r} is not served; served: {', '.join(models) or 'none'}")
 
 
-def choose(models: Mapping[str, Found], name: str | None, task: str) -> ModelInfo:
-    """The model with this name or, without a name, the first for the task.
+def choose(models: Mapping[str, Found], name: str | None, *tasks: str) -> ModelInfo:
+    """The model with this name or, without a name, the first for the tasks; earlier tasks win.
 
     Raises:
         NotFound: no such model. UnsupportedModel: it does something else, or none does this.
     """
     if name is not None:
         info = named(models, name).info
-        if info.task != task:
-            raise UnsupportedModel(f"model {info.name!r} is for {info.task}, not {task}")
+        if info.task not in tasks:
+            raise UnsupportedModel(f"model {info.name!r} is for {info.task}, not {tasks[0]}")
         return info
-    first = next((f.info for f in models.values() if f.info.task == task), None)
+    every = [found.info for found in models.values()]
+    first = next((info for task in tasks for info in every if info.task == task), None)
     if first is None:
-        raise UnsupportedModel(f"no model on the server is for {task}")
+        raise UnsupportedModel(f"no model on the server is for {tasks[0]}")
     return first

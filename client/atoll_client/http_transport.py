@@ -86,7 +86,8 @@ class HttpTransport:
         asked = {"id": message.id, "inputs": inputs, "parameters": parameters}
         if message.outputs:
             asked["outputs"] = [
-                {"name": output.name, "parameters": _parameters(output)}
+                # Without parameters, such as a place in shared memory, it would come as JSON.
+                {"name": output.name, "parameters": _parameters(output) or {"binary_data": True}}
                 for output in message.outputs
             ]
         head = json.dumps(asked).encode()

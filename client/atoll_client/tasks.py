@@ -1,14 +1,14 @@
-"""Builds the requests and reads the answers of each task, for the clients and the gateway."""
+"""Builds the requests and reads the answers of what scores texts or generates them, for the
+clients and the gateway."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from atoll_client import kserve, scores
 from atoll_client.errors import ValidationError
@@ -16,70 +16,17 @@ from atoll_client.kserve import Message, Parameters
 from atoll_client.scores import Scores
 from atoll_client.types import (
     Chunk,
-    Embeddings,
     Floats,
     Generation,
     Label,
     ModelInfo,
     Rank,
-    SparseVector,
 )
 
-# Texts, or the token ids of each.
-Items = Sequence[str] | Sequence[Sequence[int]]
 # Tasks of models that do not generate text.
-ENCODER_TASKS = ("embed", "sparse", "rerank", "classify", "token_classify")
-
-
-def embed(model: str, items: Items, parameters: Parameters) -> Message:
-    """Texts, or the token ids of each, to vectors, dense or sparse.
-
-    parameters: as in the model's documentation.
-    """
-    message = kserve.request(model, parameters, kserve.unique())
-    if items and not isinstance(items[0], str):
-        kserve.add_array(message, "input_ids", _filled_up(cast(Sequence[Sequence[int]], items)))
-    else:
-        texts = cast(Sequence[str], items)
-        kserve.add_texts(message, "text_input", texts, [len(texts), 1])
-    return message
-
-
-def _filled_up(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-    """Rows of ids as one tensor, padded with -1."""
-    found = np.full((len(rows), max(map(len, rows))), -1, np.int32)
-    for index, row in enumerate(rows):
-        found[index, : len(row)] = row
-    return found
-
-
-def read_embeddings(response: Message) -> Embeddings:
-    """The answer of an embedder."""
-    found = kserve.outputs(response)
-    return Embeddings(found["embedding"], found["num_input_tokens"].reshape(-1))
-
-
-def read_token_vectors(response: Message) -> list[Floats]:
-    """A vector for each token of each text; the request had ``return_token_embeddings``."""
-    found = kserve.outputs(response)
-    counts = found["num_input_tokens"].reshape(-1).tolist()
-    return [rows[:count] for rows, count in zip(found["token_embedding"], counts, strict=True)]
-
-
-def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
-    """The answer of a sparse embedder, with the counts of input tokens.
-
-    ``indices`` and ``values`` have all rows concatenated; ``offsets`` has one element more than
-    there are rows.
-    """
-    found = kserve.outputs(response)
-    indices, values = found["indices"].reshape(-1), found["values"].reshape(-1)
-    bounds = found["offsets"].reshape(-1)
-    rows = [
-        SparseVector(indices[start:stop], values[start:stop])
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-    return rows, found["num_input_tokens"].reshape(-1)
+ENCODER_TASKS = ("embed", "sparse", "rerank", "classify", "token_classify", "multi_vector")
+# Tasks of models that score texts for a query.
+RANKING_TASKS = ("rerank", "multi_vector")
 
 
 def rerank(
@@ -90,6 +37,18 @@ def rerank(
     queries = [query] if isinstance(query, str) else query
     kserve.add_texts(message, "query", queries, [len(queries), 1])
     kserve.add_texts(message, "text_input", texts, [len(texts), 1])
+    return message
+
+
+def rank(
+    model: ModelInfo, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
+) -> Message:
+    """``rerank``, by a reranker's logits or by late interaction, which has no others."""
+    if model.task == "rerank":
+        return rerank(model.name, query, texts, {**parameters, "raw_scores": True})
+    message = rerank(model.name, query, texts, parameters)
+    for name in ("score", "num_input_tokens"):  # not the vectors, which are much larger
+        message.outputs.add(name=name)
     return message
 
 
@@ -107,7 +66,8 @@ def classify(
 def read_scores(response: Message) -> tuple[Floats, Any]:
     """Logits of a reranker or classifier, (texts, labels), and token counts.
 
-    The request had ``raw_scores``: the model's own scores are float32, in which many may be equal.
+    The request was ``rank``'s, or had ``raw_scores``: the model's own scores are float32, in which
+    many may be equal.
     """
     found = kserve.outputs(response)
     return found["score"], found["num_input_tokens"].reshape(-1)
@@ -167,13 +127,6 @@ def generate(
     return message
 
 
-def cosine(vectors: Floats) -> Floats:
-    """Similarity of the first row with each of the others."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    scores: Floats = unit[1:] @ unit[0]
-    return scores
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -227,13 +180,6 @@ def check_one(options: Mapping[str, Any]) -> None:
 def _is_asked(value: Any) -> bool:
     """Whether it is true, or vLLM's number of alternatives: 0 asks for the token itself."""
     return value is not None and value is not False
-
-
-def stacked(model: ModelInfo, found: Sequence[Embeddings], dimensions: int | None) -> Floats:
-    """The vectors of all parts, (texts, width); the width is also known without any texts."""
-    width = int(dimensions or model.facts.get("dimensions") or 0)
-    nothing = np.empty((0, width), np.float32)
-    return np.concatenate([part.vectors for part in found]) if found else nothing
 
 
 def paired(texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[str, str | None]]:

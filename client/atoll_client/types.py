@@ -17,8 +17,7 @@ Floats = npt.NDArray[np.float32]
 class ModelInfo:
     """A served model and its description of itself.
 
-    task: embed, sparse, rerank, classify, token_classify or generate. facts: the complete
-    description.
+    task: one of ``tasks.ENCODER_TASKS``, or generate. facts: the complete description.
     """
 
     name: str

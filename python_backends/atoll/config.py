@@ -49,9 +49,10 @@ class Settings:
     )
     task: str | None = _setting(
         None,
-        "embed, sparse, rerank, classify, token_classify or generate; read from the model if unset",
+        "embed, sparse, multi_vector, rerank, classify, token_classify or generate; read from the "
+        "model if unset",
         group="model",
-    )  # fmt: skip
+    )
     dtype: str = _setting(
         "default",
         "default (float32 on CPU; on GPU the checkpoint's, or float16 for float32), auto (the "

@@ -1,8 +1,8 @@
 """Real servers for all tests here, the first two with a gateway in front.
 
 ``others``: models that are not Atoll's. ``served``: the two embedded models. ``scoring``: tiny
-checkpoints that rerank, classify texts and tokens, and give sparse vectors. ``complete``: an entry
-of every kind, pipelines included.
+checkpoints that rerank, classify texts and tokens, and give sparse vectors and vectors of tokens.
+``complete``: an entry of every kind, pipelines included.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny checkpoints by task."""
     from tiny.checkpoint import write
     from tiny.encoders import MASKED, classifiers, token_classifiers, write_text_files
+    from tiny.late import write_colbert
 
     variants = {
         "rerank": classifiers(1)[0], "classify": classifiers(3)[0], "sparse": MASKED,
@@ -63,12 +64,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     config = found["token_classify"] / "config.json"
     tags = {"id2label": dict(enumerate(("O", "B-PER", "I-PER", "LOC")))}
     config.write_text(json.dumps({**json.loads(config.read_text()), **tags}))
+    found["multi_vector"] = tmp_path_factory.mktemp("multi_vector") / "tiny-multi_vector"
+    write_colbert(found["multi_vector"])
     return found
 
 
 @pytest.fixture(scope="session")
 def scoring(folders: dict[str, Path]) -> Iterator[Served]:
-    """A reranker, classifiers of texts and of tokens, and a sparse embedder."""
+    """A reranker, classifiers of texts and tokens, a sparse embedder, a late-interaction model."""
     from atoll.cli.choose import entry_of
     from atoll.launcher.options import ServerOptions
 

@@ -137,6 +137,18 @@ def test_scores(score: Call, scoring: Served) -> None:
     single = score("Predict/Predict", TEI["PredictRequest"](inputs="abc"))
     assert len(single.predictions) == 3 and single.predictions[0].score < 1
 
+    all_tokens = httpx.post(f"{scoring.url}/embed_all", json={"inputs": "abc, d"}, timeout=60)
+    tokens = score("Embed/EmbedAll", TEI["EmbedAllRequest"](inputs="abc, d")).token_embeddings
+    np.testing.assert_allclose(
+        [token.embeddings for token in tokens], all_tokens.json()[0], atol=1e-5
+    )
+    by_tokens = [("model", "tiny-multi_vector")]
+    found = score("Rerank/Rerank", message, metadata=by_tokens)
+    body = {"query": "abc", "texts": texts, "model": "tiny-multi_vector"}
+    whole = httpx.post(f"{scoring.url}/rerank", json=body, timeout=60).json()
+    assert [rank.index for rank in found.ranks] == [one["index"] for one in whole]
+    assert found.ranks[0].score == pytest.approx(whole[0]["score"], abs=1e-5)
+
     sparse = httpx.post(f"{scoring.url}/embed_sparse", json={"inputs": "abc"}, timeout=60).json()[0]
     row = score("Embed/EmbedSparse", TEI["EmbedSparseRequest"](inputs="abc")).sparse_embeddings
     assert [one.index for one in row] == [one["index"] for one in sparse]

@@ -19,7 +19,7 @@ def _asked(*arguments: str) -> Any:
     return json.loads(found.stdout)
 
 
-@pytest.mark.parametrize("task", ["rerank", "classify", "sparse", "token_classify"])
+@pytest.mark.parametrize("task", ["rerank", "classify", "sparse", "token_classify", "multi_vector"])
 def test_bench_of_models_that_score(scoring: Served, task: str) -> None:
     """perf_analyzer ended with an error about shapes."""
     load = ("bench", f"tiny-{task}", "--concurrency", "2", "--requests", "10", "--url")

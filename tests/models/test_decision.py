@@ -24,6 +24,7 @@ from atoll.cli.serve import _detected
 from atoll.config import Settings
 from atoll.encoders.classifier import Classifier
 from atoll.encoders.embedder import Embedder
+from atoll.encoders.multi_vector_encoder import MultiVectorEncoder
 from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.models import families
@@ -47,7 +48,10 @@ def load(folder: Path, task: str) -> None:
     if task == "generate":
         load_engine(settings, folder)
     else:
-        {"embed": Embedder, "sparse": SparseEmbedder}.get(task, Classifier)(folder, settings)
+        encoders = {
+            "embed": Embedder, "sparse": SparseEmbedder, "multi_vector": MultiVectorEncoder,
+        }  # fmt: skip
+        encoders.get(task, Classifier)(folder, settings)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -61,8 +65,10 @@ def test_what_looks_like_another_is_refused_by_name(name: str, tmp_path: Path) -
         info(str(folder), as_json=True)
     assert str(told.value) == str(refusal.value)
     is_encoder = config["model_type"] in ("bert", "roberta")
+    task = "embed" if is_encoder else "generate"
+    task = "multi_vector" if "'multi_vector'" in message else task
     with pytest.raises(AtollError, match=message):
-        load(folder, "embed" if is_encoder else "generate")
+        load(folder, task)
 
 
 def native_only(name: str) -> bool:
@@ -76,7 +82,10 @@ def test_no_entry_is_written_for_it(name: str, tmp_path: Path) -> None:
         entry_of(str(folder_of(tmp_path, config, files)), {})
 
 
-@pytest.mark.parametrize("name", ["a chooser", "ColBERT", "a reranker by its card", "a bare trunk"])
+@pytest.mark.parametrize(
+    "name",
+    ["a chooser", "ColBERT by what it was made from", "a reranker by its card", "a bare trunk"],
+)
 def test_a_named_task_is_what_is_meant(name: str, tmp_path: Path) -> None:
     config, files, _ = REFUSED[name]
     task = "embed" if config["model_type"] == "bert" else "generate"

@@ -160,13 +160,16 @@ def test_encoder_answers_over_http_and_grpc(group: dict[str, Served], name: str)
     served, entry = group[name], ENTRIES_BY_NAME[name]
     column = [[text] for text in TEXTS]
     inputs = {"text_input": column}
-    if entry.task == "rerank":
+    if entry.task in ("rerank", "multi_vector"):
         inputs["query"] = [["a ring?"]] * 2
     found = _infer(served, inputs)
     if entry.task == "embed":
         _assert_embeddings(served, entry, found["embedding"])
     elif entry.task == "sparse":
         assert len(found["indices"]) == len(found["values"]) == found["offsets"][-1] > 0
+    elif entry.task == "multi_vector":
+        assert found["vectors"].shape == (found["offsets"][-1], entry.dims["embedding"])
+        assert found["score"].shape == (2, 1)
     else:
         assert found["score"].shape == (2, entry.dims.get("labels", 1))
         assert ((found["score"] > 0) & (found["score"] < 1)).all()

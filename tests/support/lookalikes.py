@@ -21,6 +21,7 @@ STABLELM = {**LLAMA, "model_type": "stablelm", "architectures": ["StableLmForCau
 VISION = {"vision_config": {"hidden_size": 32, "model_type": "siglip_vision_model"}}
 TRUNK = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
 POOLING = {**TRUNK, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+TOKENS = "sentence_transformers.multi_vector_encoder.modules.token_pooling"
 SCORE = {
     **TRUNK, "path": "1_LogitScore",
     "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
@@ -57,25 +58,30 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         "BertForMultipleChoice",
     ),
     "a causal encoder": ({**BERT, "architectures": ["BertLMHeadModel"]}, {}, "BertLMHeadModel"),
-    "ColBERT": ({**BERT, "architectures": ["HF_ColBERT"]}, {}, "HF_ColBERT is not supported"),
-    "ColBERT by its file": (
-        BERT,
-        {"artifact.metadata": {"dim": 128}},
-        "artifact.metadata .*ColBERT",
-    ),
-    "PyLate": (
-        BERT,
-        {"modules.json": [TRUNK, {**TRUNK, "type": "pylate.models.Dense.Dense"}]},
-        "pylate.models.Dense.Dense.*not sentence-transformers' own",
-    ),
-    "multi vectors": (
+    "multi vectors of one vector": (
         BERT,
         {
             "modules.json": [TRUNK, POOLING],
             "1_Pooling/config.json": {"pooling_mode": "cls"},
             "config_sentence_transformers.json": {"model_type": "MultiVectorEncoder"},
         },
-        "model_type 'MultiVectorEncoder' is not supported",
+        "modules .*Pooling.* are not supported for task 'multi_vector'",
+    ),
+    "pooled tokens": (
+        BERT,
+        {
+            "modules.json": [TRUNK, {**TRUNK, "type": f"{TOKENS}.HierarchicalTokenPooling"}],
+            "config_sentence_transformers.json": {"model_type": "MultiVectorEncoder"},
+        },
+        "HierarchicalTokenPooling.* are not supported for task 'multi_vector'",
+    ),
+    "PyLate's own code": (
+        BERT,
+        {
+            "modules.json": [TRUNK, {**TRUNK, "type": "pylate.models.Other.Other"}],
+            "config_sentence_transformers.json": {"model_type": "ColBERT"},
+        },
+        "pylate.models.Other.Other.*not sentence-transformers' own",
     ),
     "a reranker by its modules": (
         QWEN3,

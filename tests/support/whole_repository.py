@@ -19,6 +19,7 @@ from serving import ONE_THREAD
 from tiny.checkpoint import enliven, write
 from tiny.decoders import DECODERS
 from tiny.encoders import JinaReference, write_text_files
+from tiny.late import write_colbert
 from tiny.t5 import write_t5
 from tiny.tokenizer import write_tokenizer
 
@@ -157,6 +158,10 @@ def _decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
 
 def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     """Writes a tiny encoder as wide as its entry says; returns ids -> its hidden states."""
+    if entry.task == "multi_vector":
+        width = entry.dims["embedding"]
+        write_colbert(folder, width=width, dim=width)
+        return lambda ids: torch.empty(0)
     write_text_files(folder)
     size = entry.dims["embedding"] if entry.task == "embed" else 48
     if "jina-embeddings-v2" in entry.model_id:

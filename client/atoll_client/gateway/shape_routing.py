@@ -112,6 +112,8 @@ def kind_of(request: Request, context: Context, fields: dict[str, Any]) -> Kind:
         return Kind(token_classifiers.token_classification, "tei")
     if task == "sparse":
         return Kind(tei.embed_sparse, "tei")
+    if task == "multi_vector":
+        return Kind(tei.embed_all, "tei")
     return Kind(tei.embed, "tei")
 
 
@@ -237,7 +239,7 @@ def _info(context: Context, model: ModelInfo) -> Info:
 
 
 def _model_type(model: ModelInfo) -> dict[str, Any]:
-    if model.task in ("embed", "sparse"):
+    if model.task in ("embed", "sparse", "multi_vector"):
         pooling = "splade" if model.task == "sparse" else model.facts.get("pooling")
         return {"embedding": {"pooling": pooling}}
     labels = {

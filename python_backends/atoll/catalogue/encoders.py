@@ -41,6 +41,10 @@ ENCODERS = (
     EncoderEntry("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "embed", "bert", 1024, "cls", _BGE),
     EncoderEntry("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", "embed", "bert", 384, "cls", _BGE),
     EncoderEntry(
+        "answerai-colbert-small-v1", "answerdotai/answerai-colbert-small-v1", "multi_vector",
+        "bert", 96,
+    ),
+    EncoderEntry(
         "bge-reranker-base", "BAAI/bge-reranker-base", "rerank", "xlm-roberta", 1,
         revision="refs/pr/5",
     ),
@@ -57,6 +61,7 @@ ENCODERS = (
         "distilbert-sst2", "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "classify",
         "distilbert", 2,
     ),
+    EncoderEntry("colbertv2.0", "colbert-ir/colbertv2.0", "multi_vector", "bert", 128),
     EncoderEntry(
         "distilcamembert-base-sentiment", "cmarkea/distilcamembert-base-sentiment", "classify",
         "camembert", 5,

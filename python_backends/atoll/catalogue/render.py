@@ -42,6 +42,7 @@ class Template:
 TEMPLATES: Mapping[str, Template] = {
     "embed": Template("EmbedModel", "{model_id}: text to vector.", (_DYNAMIC_BATCHING,)),
     "sparse": Template("SparseModel", "{model_id}: text to sparse vector.", ()),
+    "multi_vector": Template("MultiVectorModel", "{model_id}: text to a vector per token.", ()),
     "rerank": Template("RerankModel", "{model_id}: query and texts to scores.", ()),
     "classify": Template("ClassifyModel", "{model_id}: text to a score for each label.", ()),
     "token_classify": Template("TokenClassifyModel", "{model_id}: text to entities.", ()),

@@ -33,6 +33,7 @@ _GENERATE = {
 _REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "embed": ("infer", _EMBED),
     "sparse": ("infer", _EMBED),
+    "multi_vector": ("infer", _RERANK),
     "classify": ("infer", _EMBED),
     "token_classify": ("infer", _TOKENS),
     "rerank": ("infer", _RERANK),

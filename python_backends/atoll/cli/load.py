@@ -38,7 +38,7 @@ def rows(task: str, words: int, max_tokens: int) -> list[dict[str, Any]]:
         return [{"text_input": [text]} for text in many]
     if task in ("sparse", "classify", "token_classify"):
         return [{"text_input": _column(text)} for text in many]
-    if task == "rerank":
+    if task in ("rerank", "multi_vector"):
         return [{"query": _column(_QUERY), "text_input": _column(text)} for text in many]
     if task == "generate":
         sampling = json.dumps(_sampling(max_tokens))
@@ -135,7 +135,7 @@ async def _ask(
             first = first or time.perf_counter()
             count += 1
         return first, count
-    if task == "rerank":
+    if task in ("rerank", "multi_vector"):
         await client.rerank(_QUERY, [text], model)
     else:
         call: dict[str, Any] = {

@@ -12,8 +12,8 @@ from atoll.models.registry import architecture
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
 _TASKS = {
-    "embed": "embeddings", "sparse": "sparse embeddings", "rerank": "reranking",
-    "classify": "classification", "token_classify": "token classification",
+    "embed": "embeddings", "sparse": "sparse embeddings", "multi_vector": "late interaction",
+    "rerank": "reranking", "classify": "classification", "token_classify": "token classification",
     "generate": "generation",
 }  # fmt: skip
 # Fields of config.json that select a file and that an entry does not have.
@@ -53,8 +53,8 @@ def models_page() -> str:
         "modules.json says so, or with `--task embed` and `--pooling`.",
         "",
         "Also refused, with an error that names the reason: heads for other tasks (question "
-        "answering, reward models), ColBERT and other multi-vector models, decoders that rank or "
-        "classify, models with parts for images or sound (of "
+        "answering, reward models), multi-vector models of images or with pooled tokens, decoders "
+        "that rank or classify, models with parts for images or sound (of "
         f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
         "that comes with a checkpoint, translation models whose target language a request would "
         "have to name (NLLB, mBART 50), adapters next to the weights, and keys of "

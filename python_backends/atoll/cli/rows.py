@@ -28,7 +28,10 @@ def of_encoder(
             {"text": t, "indices": v.indices.tolist(), "values": v.values.tolist()}
             for t, v in zip(texts, found, strict=True)
         ]
-    if task == "rerank":
+    if task == "multi_vector" and query is None:
+        rows = client.embed_tokens(texts, model)
+        return [{"text": t, "vectors": v.tolist()} for t, v in zip(texts, rows, strict=True)]
+    if task in ("rerank", "multi_vector"):
         ranks = client.rerank(_needed(query, model), texts, model)
         return [{"text": r.text, "index": r.index, "score": r.score} for r in ranks]
     if task == "token_classify":
@@ -84,6 +87,8 @@ def shown(row: dict[str, Any]) -> str:
     if "indices" in row:
         pairs = sorted(zip(row["values"], row["indices"], strict=True), reverse=True)[:_SHOWN]
         return ", ".join(f"{index}: {value:.3f}" for value, index in pairs)
+    if "vectors" in row:
+        return f"{len(row['vectors'])} vectors of {len(row['vectors'][0])} numbers"
     if "embedding" in row:
         first = ", ".join(f"{value:.4f}" for value in row["embedding"][:_SHOWN])
         return f"[{first}, ...] ({len(row['embedding'])} numbers)"

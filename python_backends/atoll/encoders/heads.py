@@ -166,18 +166,23 @@ class DenseHead(nn.Module):
         self.in_features, self.out_features = in_features, out_features
 
     @classmethod
-    def load(cls, folder: Path, options: LoadOptions) -> DenseHead:
-        """Raises ConfigError, UnsupportedModel, WeightError: the module cannot be used."""
+    def load(
+        cls, folder: Path, options: LoadOptions, reads: str = "sentence_embedding"
+    ) -> DenseHead:
+        """reads: what the module is given, in the words of its file.
+
+        Raises ConfigError, UnsupportedModel, WeightError: the module cannot be used.
+        """
         path = folder / "config.json"
         raw = ConfigKeys(read_object(path))
-        fields, default = Fields(raw, str(path)), "sentence_embedding"
+        fields = Fields(raw, str(path))
         # sentence-transformers' default.
         name = fields.text("activation_function", default="Tanh", nullable=True).rsplit(".", 1)[-1]
         if name not in _DENSE_ACTIVATIONS:
             raise fields.wrong(f"one of {', '.join(_DENSE_ACTIVATIONS)}", "activation_function")
-        source = fields.text("module_input_name", default=default, nullable=True)
+        source = fields.text("module_input_name", default=reads, nullable=True)
         is_residual = fields.flag("use_residual", default=False, nullable=True)
-        if source != default or is_residual:
+        if source != reads or is_residual:
             raise UnsupportedModel(
                 f"{folder}: a Dense module with module_input_name {source!r} and use_residual "
                 f"{is_residual} is not supported"
@@ -192,7 +197,18 @@ class DenseHead(nn.Module):
             raise WeightError(f"{error}; {raw.summary()}") from error
         return head
 
+    @classmethod
+    def beside_trunk(cls, folder: Path, sizes: tuple[int, int], options: LoadOptions) -> DenseHead:
+        """``linear.weight`` of ColBERT's files, which lies beside the trunk's weights.
+
+        sizes: inputs and outputs. Raises WeightError: it is missing or misshapen.
+        """
+        with torch.device("meta"):
+            head = cls(*sizes, None, options.dtype, bias=False)
+        load_weights(head, DENSE, folder, options)
+        return head
+
     def forward(self, vectors: Tensor) -> Tensor:
-        """(num_seqs, in_features) -> (num_seqs, out_features), both float32."""
+        """(rows, in_features) -> (rows, out_features), both float32."""
         out: Tensor = self.linear(vectors.to(self.dtype), self.activation)
         return out.float()

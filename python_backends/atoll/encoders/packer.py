@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atoll.layers.batch import Batch, to_tensor
+from atoll.layers.batch import Attended, Batch, to_tensor
 from atoll.packing import pack
 
 # On a CPU, batches of this size fit into the caches, and larger ones are not faster. On a GPU, they
@@ -35,6 +35,7 @@ class Item:
     is_counted: whether it counts in metrics.
     queued, started: when the engine got it, and when its batch began (``time.monotonic``).
     is_dropped: whether the client has disconnected; called just before the item is run.
+    num_attended: how many of its first tokens are attended to; None: all.
     """
 
     ids: Ids
@@ -46,6 +47,7 @@ class Item:
     started: float = field(default=0.0)
     is_dropped: Callable[[], bool] | None = None
     is_counted: bool = True
+    num_attended: int | None = None
 
 
 def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[Item]:
@@ -78,4 +80,25 @@ def batch_of(items: Sequence[Item], device: torch.device) -> Batch:
         cu_seqlens=to_tensor(starts.astype(np.int32), device),
         max_position=int(counts.max()) - 1,
         token_type_ids=types,
+        attended=_attended(items, starts, device),
+    )
+
+
+def _attended(
+    items: Sequence[Item], starts: npt.NDArray[np.generic], device: torch.device
+) -> Attended | None:
+    if all(item.num_attended is None for item in items):
+        return None
+    lengths = [len(item.ids) for item in items]
+    counts = [
+        n if i.num_attended is None else i.num_attended for i, n in zip(items, lengths, strict=True)
+    ]
+    firsts = starts[:-1].astype(np.int64)
+    places = [np.arange(at, at + n) for at, n in zip(firsts, counts, strict=True)]
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return Attended(
+        to_tensor(np.concatenate(places), device),
+        to_tensor(ends, device),
+        tuple(counts),
+        tuple(lengths),
     )

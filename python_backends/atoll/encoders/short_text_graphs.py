@@ -15,8 +15,8 @@ from atoll_kernels.cpu.graph_cache import CheckedGraphs, refusal
 MOST_TOKENS = 64
 
 Trunk = Callable[[Batch], Tensor]
-# Number of tokens, and whether they have types.
-_Shape = tuple[int, bool]
+# Number of tokens, whether they have types, and how many are attended to if not all.
+_Shape = tuple[int, bool, int | None]
 
 
 class ShortTexts:
@@ -36,7 +36,8 @@ class ShortTexts:
         count = len(batch.input_ids)
         if self.graphs is None or len(batch.cu_seqlens) != 2 or not 0 < count <= MOST_TOKENS:
             return self._trunk(batch)
-        shape = (count, batch.token_type_ids is not None)
+        seen = None if batch.attended is None else batch.attended.counts[0]
+        shape = (count, batch.token_type_ids is not None, seen)
         kept = self._batches.get(shape)
         if kept is None:
             kept = self._batches[shape] = _copied(batch)

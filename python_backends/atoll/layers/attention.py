@@ -9,6 +9,7 @@ from atoll.layers import parallel
 from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.linear import Linear
 from atoll.layers.parallel import Part
+from atoll.layers.partial_attention import attend_to_some
 from atoll.layers.qk_norm import QKNorm, normed
 from atoll.layers.query_growth import QueryGrowth
 from atoll.layers.relative import RelativeBias
@@ -131,6 +132,8 @@ class Attention(nn.Module):
                 kernels.apply_rope(q, *rotation)
                 kernels.apply_rope(k, *rotation)
             ends = batch.cu_seqlens
+            if batch.attended is not None:
+                return attend_to_some(q, k, v, ends, batch.attended, args)
             return kernels.varlen_attention(q, k, v, ends, ends, args)
         assert batch.seq_lens is not None, "a batch with block tables has lengths"
         k_cache, v_cache, group = batch.kv_cache[self.layer]

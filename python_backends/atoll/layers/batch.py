@@ -68,6 +68,21 @@ class CrossBatch:
     seq_lens: Tensor
 
 
+class Attended(NamedTuple):
+    """The tokens that others attend to, where a sequence's last ones are not among them.
+
+    These still attend to the rest of their sequence: ColBERT fills its queries up with such tokens.
+    tokens: (attended tokens,) int64, places in the batch. cu_seqlens: (num_seqs + 1,) int32, where
+    those of each sequence begin. counts, lengths: attended and all tokens of each sequence, known
+    on the host.
+    """
+
+    tokens: Tensor
+    cu_seqlens: Tensor
+    counts: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Batch:
     """New tokens of several sequences, and where their keys and values live, if those are kept.
@@ -78,6 +93,7 @@ class Batch:
     token_type_ids: (tokens,) int64, segments of a pair; None: all are of the first.
     prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
         dynamic rope scaling looks at it. None: prompts are not split.
+    attended: None: all tokens are. Not with a KV cache.
 
     With a KV cache:
 
@@ -96,6 +112,7 @@ class Batch:
     max_position: int
     token_type_ids: Tensor | None = None
     prompt_lens: Tensor | None = None
+    attended: Attended | None = None
     seq_lens: Tensor | None = None
     block_tables: tuple[Tensor, ...] | None = None
     slot_mappings: tuple[Tensor, ...] = ()

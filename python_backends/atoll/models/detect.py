@@ -24,6 +24,7 @@ from atoll.models.config_facts import (
 )
 from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, task_of
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
+from atoll.weights.late_interaction import LateInteraction
 from atoll.weights.modules import (
     check_modules,
     length_limit,
@@ -33,7 +34,7 @@ from atoll.weights.modules import (
 )
 from atoll.weights.sentence_keys import check_keys
 
-_ENCODER_TASKS = ("embed", "sparse", "rerank", "classify", "token_classify")
+_ENCODER_TASKS = ("embed", "sparse", "multi_vector", "rerank", "classify", "token_classify")
 _CLASSIFIERS = ("ForSequenceClassification", TOKEN_CLASSIFIER)
 
 
@@ -164,6 +165,9 @@ def read_model(
     hidden = foreign.hidden_size if foreign else first_size(config, HIDDEN_SIZE_KEYS)
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(HIDDEN_SIZE_KEYS)}")
+    width = embedding_size(folder, modules, dense_path, pooling, hidden)
+    if task == "multi_vector":
+        width = LateInteraction.read(folder).linear_size or width
     how, is_guessed = pooling_of(folder, config, pooling) if task == "embed" else (None, False)
     if is_guessed and config.get("model_type") in families.CAUSAL:
         raise UnsupportedModel(_UNPOOLED.format(folder))
@@ -175,7 +179,7 @@ def read_model(
         architecture=names[0] if names else "",
         model_type=str(config.get("model_type", "")),
         hidden_size=hidden,
-        embedding_size=embedding_size(folder, modules, dense_path, pooling, hidden),
+        embedding_size=width,
         max_tokens=max_tokens,
         dtype=stored_dtype(Fields(config)),
         labels=labels,

@@ -15,6 +15,7 @@ from atoll.models.fallback_encoder_choice import (
     is_listed,
     refusal,
 )
+from atoll.weights.late_interaction import is_late_interaction
 from atoll.weights.modules import Module, read_object, transformer_folder
 
 _GENERATOR_CLASSES = (
@@ -46,6 +47,8 @@ def task_of(
     model_type = str(config.get("model_type", ""))
     kinds = [module.kind for module in modules]
     saved = read_object(folder / "config_sentence_transformers.json").get("model_type")
+    if is_late_interaction(folder, names):
+        return "multi_vector"
     # What the modules are put together for, whatever the trunk was trained as.
     if "SpladePooling" in kinds:
         return "sparse"
@@ -87,7 +90,8 @@ def check_encoder(
     if task == "embed" and model_type in families.CAUSAL:
         unsupported.check_decoder_trunk(folder, config, names)
     elif model_type not in families.ENCODERS:
-        if not is_listed(model_type):
+        # transformers' models are not run with tokens that are not attended to.
+        if not is_listed(model_type) or task == "multi_vector":
             reason = refusal(model_type) or f"{_SUPPORTED}; docs/models.md lists those of others"
             raise UnsupportedModel(
                 f"{folder}: {_shown(names, model_type)} is not supported for task {task!r}: "

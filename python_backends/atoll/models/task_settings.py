@@ -13,7 +13,9 @@ from typing import get_type_hints
 from atoll.config import Settings, parse
 from atoll.errors import ConfigError
 
-TASKS = ("embed", "sparse", "rerank", "classify", "token_classify", "generate")
+TASKS = (
+    "embed", "sparse", "multi_vector", "rerank", "classify", "token_classify", "generate",
+)  # fmt: skip
 _ENCODERS = TASKS[:-1]
 # Settings of a group that fewer tasks, or more, have a use for than the group's.
 _OWN_TASKS = {

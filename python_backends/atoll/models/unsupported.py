@@ -18,8 +18,6 @@ from atoll.weights.modules import read_object
 
 # Classes whose trunk gives vectors; other endings are heads for other tasks.
 _EMBEDDER_CLASSES = ("Model", "ForMaskedLM", "ForPreTraining")
-# What files of other libraries say of themselves.
-_FOREIGN_FILES = {"artifact.metadata": "ColBERT, whose answer is a vector for every token"}
 _OTHER_SENSES = re.compile(
     r"(vision|visual|image|video|audio|speech|acoustic|talker|codec|vocoder).*_config|visual|"
     r"(mm_)?vision_tower|audio_encoder|speech_encoder"
@@ -38,19 +36,14 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
     """An encoder that no file calls an embedder: that its class is one of a trunk.
 
     Raises:
-        UnsupportedModel: it has a head for another task, or is of another library.
+        UnsupportedModel: it has a head for another task, or files of its own are missing.
     """
-    for file, what in _FOREIGN_FILES.items():
-        if (folder / file).exists():
-            raise UnsupportedModel(
-                f"{folder}: {file} says that this is {what}, which is not supported; --task embed "
-                "serves its trunk"
-            )
     named = _named(folder, "colbert")
     if named is not None:
         raise UnsupportedModel(
             f"{folder}: the name {named!r} says that this is ColBERT, whose answer is a vector for "
-            "every token, which is not supported; --task embed serves its trunk"
+            "every token, but neither artifact.metadata nor modules.json is there; --task embed "
+            "serves its trunk, --task multi_vector all of it with ColBERT's usual lengths"
         )
     name = names[0] if names else ""
     # XLM's class for masked words ends as GPT-2's for the next one does.

@@ -71,6 +71,7 @@ class TextEncoder:
     max_length: tokens that the model accepts, special tokens included.
     has_token_types: whether the model takes the segments of a pair.
     vocab_size: number of ids that the model has a vector for; None: all of the tokenizer's.
+    num_reserved: tokens that the caller adds, which errors count too.
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class TextEncoder:
         max_length: int,
         has_token_types: bool = True,
         vocab_size: int | None = None,
+        num_reserved: int = 0,
     ) -> None:
         self.max_length, self._has_token_types = max_length, has_token_types
-        self._core = core
+        self._core, self._num_reserved = core, num_reserved
         self._vocab_size = None if vocab_size is None else _short_of(core, vocab_size)
         core.no_padding()
         core.no_truncation()
@@ -117,9 +119,10 @@ class TextEncoder:
         for index, encoding in enumerate(encodings):
             count = len(encoding.ids)
             if count > self.max_length and not truncate:
+                more = self._num_reserved
                 raise ValidationError(
-                    f"{name}[{index}] has {count} tokens; the model accepts {self.max_length} "
-                    "(set truncate=true to cut it)"
+                    f"{name}[{index}] has {count + more} tokens; the model accepts "
+                    f"{self.max_length + more} (set truncate=true to cut it)"
                 )
             if count == 0:
                 raise EmptyInputError(

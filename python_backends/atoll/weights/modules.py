@@ -33,6 +33,10 @@ _LIMIT = "model_max_length"
 _OLD_SIZE = "word_embedding_dimension"
 # What may follow the pooling; Dropout does nothing once a model is trained.
 _AFTER_POOLING = ("Dense", "Normalize", "Dropout")
+# What may follow the trunk where every token keeps its vector.
+_OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize", "Dropout")
+# The only class of PyLate's that its files name; computes the same as sentence-transformers' Dense.
+PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
 
 
@@ -87,7 +91,8 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
     """
     modules = read_modules(folder)
     kinds = [m.kind for m in modules]
-    foreign = [m.type for m in modules if not m.type.startswith("sentence_transformers.")]
+    known = (PYLATE_DENSE,) if task == "multi_vector" else ()
+    foreign = [m.type for m in modules if not m.type.startswith(("sentence_transformers.", *known))]
     if foreign:
         raise UnsupportedModel(
             f"{folder}/modules.json: {foreign} are not sentence-transformers' own; Atoll never "
@@ -98,6 +103,9 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
         layout = f"Transformer, then Pooling or SpladePooling, then any of {_AFTER_POOLING}"
         is_pooled = rest[:1] in (["Pooling"], ["SpladePooling"]) if rest else pooling is not None
         is_known = is_pooled and set(rest[1:]) <= set(_AFTER_POOLING)
+    elif task == "multi_vector":
+        layout = f"Transformer, then any of {_OF_TOKENS}"
+        is_known = set(rest) <= set(_OF_TOKENS)
     else:
         layout, is_known = "Transformer alone", not rest
     if modules and not (modules[0].is_transformer and is_known):

@@ -26,6 +26,7 @@ Json = Mapping[str, Any]
 # task -> what the trunk is loaded as, what its output is called, and what becomes of it.
 _TRUNKS = {
     "embed": ("feature-extraction", "last_hidden_state", "token_embeddings"),
+    "multi_vector": ("feature-extraction", "last_hidden_state", "token_embeddings"),
     "sparse": ("fill-mask", "logits", "token_embeddings"),
     "rerank": ("sequence-classification", "logits", "scores"),
     "classify": ("sequence-classification", "logits", "scores"),
@@ -61,7 +62,7 @@ _TRANSFORMER = frozenset({
     "modality_config", "module_output_name", "processing_kwargs", "transformer_task",
     *_CONFIG_ARGUMENTS, *_MODEL_ARGUMENTS,
 })  # fmt: skip
-_OF_MULTI_VECTORS = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
+_OF_MULTI_VECTORS = ("query_length", "document_length", "query_expansion")
 # Others of their keys are ignored by sentence-transformers too, but not of these.
 _MODULES = {
     "Pooling": {
@@ -71,10 +72,12 @@ _MODULES = {
         "pooling_strategy", "activation_function", "embedding_dimension",
         "word_embedding_dimension", "chunk_size",
     },
+    "MultiVectorMask": {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"},
 }  # fmt: skip
 # Modules that read one vector and write one.
 _SEPARATE = ("Dense", "Normalize")
 _KINDS = (None, "SentenceTransformer", "SparseEncoder", "CrossEncoder")
+_MULTI_VECTOR_KINDS = (None, "SentenceTransformer", "ColBERT", "MultiVectorEncoder")
 
 
 def check_keys(folder: Path, task: str) -> None:
@@ -85,8 +88,9 @@ def check_keys(folder: Path, task: str) -> None:
         UnsupportedModel: a key does; names it, its value and the file.
     """
     trunk = _File(SENTENCE_FILE, sentence_config(folder))
-    trunk.only_known(_TRANSFORMER | set(_OF_MULTI_VECTORS))
-    for key in _OF_MULTI_VECTORS:
+    trunk.only_known(_TRANSFORMER | set(_OF_MULTI_VECTORS) | {"tokenizer_name_or_path"})
+    is_multi = task == "multi_vector"
+    for key in ("tokenizer_name_or_path", *(() if is_multi else _OF_MULTI_VECTORS)):
         trunk.check(key, trunk.keys.get(key) is None)
     _check_trunk(trunk, task)
     for key, neutral in (
@@ -95,16 +99,17 @@ def check_keys(folder: Path, task: str) -> None:
     ):
         _File(f"{SENTENCE_FILE}: {key}", trunk.object(key)).only_known(neutral)
     _File(f"{SENTENCE_FILE}: tokenizer_args", processor_overrides(folder)).only_known(_PROCESSOR)
-    _check_processing(trunk.object("processing_kwargs"))
+    _check_processing(trunk.object("processing_kwargs"), is_multi)
     own = _File(
         "config_sentence_transformers.json",
         read_object(folder / "config_sentence_transformers.json"),
     )
-    own.check("model_type", own.keys.get("model_type") in _KINDS)
+    kinds = _MULTI_VECTOR_KINDS if is_multi else _KINDS
+    own.check("model_type", own.keys.get("model_type") in kinds)
     for module in read_modules(folder):
         name = f"{module.path}/config.json"
         if module.kind in (*_MODULES, *_SEPARATE) and module.path:
-            _check_module(_File(name, read_object(folder / name)), module.kind)
+            _check_module(_File(name, read_object(folder / name)), module.kind, is_multi)
 
 
 class _File:
@@ -141,11 +146,12 @@ def _check_trunk(file: _File, task: str) -> None:
     text.only_known(frozenset({"method", "method_output_name"}))
     text.check("method", text.keys.get("method") in (None, "forward"))
     asked = text.keys.get("method_output_name")
-    last = (output, [output], ["hidden_states", -1] if task == "embed" else output)
+    of_tokens = task in ("embed", "multi_vector")
+    last = (output, [output], ["hidden_states", -1] if of_tokens else output)
     text.check("method_output_name", asked is None or asked in last)
 
 
-def _check_processing(keys: Json) -> None:
+def _check_processing(keys: Json, is_multi: bool) -> None:
     """``text`` and ``common`` of processing_kwargs: what a tokenizer is called with."""
     whole = _File(f"{SENTENCE_FILE}: processing_kwargs", keys)
     whole.only_known(frozenset({"text", "common"}))
@@ -153,15 +159,23 @@ def _check_processing(keys: Json) -> None:
         inner = _File(f"{whole.name}.{part}", whole.object(part))
         inner.only_known(_PROCESSING | {"truncation"})
         inner.check("truncation", inner.keys.get("truncation") in _CUTTING)
+        # Queries and documents have lengths of their own.
+        inner.check("max_length", inner.keys.get("max_length") is None or not is_multi)
 
 
-def _check_module(file: _File, kind: str) -> None:
+def _check_module(file: _File, kind: str, is_multi: bool) -> None:
     if kind in _MODULES:
         # Other ways of pooling are named by ``read_poolings``.
         poolings = {key for key in file.keys if key.startswith("pooling_mode_")}
         file.only_known(_MODULES[kind] | poolings)
+        file.check("keep_only_token_ids", not file.keys.get("keep_only_token_ids"))
     else:
+        vectors = "token_embeddings" if is_multi else "sentence_embedding"
         for key in ("module_input_name", "module_output_name"):
-            file.check(key, file.keys.get(key) in (None, "sentence_embedding"))
+            # Of a Normalize module, the default is the vector of the whole text.
+            is_default = file.keys.get(key) is None and not (
+                is_multi and kind == "Normalize" and key == "module_input_name"
+            )
+            file.check(key, is_default or file.keys.get(key) == vectors)
         named = file.keys.get("activation_function")
         file.check("activation_function", named is None or str(named).startswith("torch."))

@@ -186,8 +186,10 @@ class JinaReference(nn.Module):
         more = [2.0 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
         return first + more[: self.num_heads - power]
 
-    def hidden(self, ids: list[int], dtype: torch.dtype = torch.float64) -> Tensor:
-        """ids: one text -> (tokens, hidden)."""
+    def hidden(
+        self, ids: list[int], dtype: torch.dtype = torch.float64, num_attended: int | None = None
+    ) -> Tensor:
+        """ids: one text -> (tokens, hidden). num_attended: of its first tokens; None: all."""
         w = {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
 
         def norm(x: Tensor, name: str) -> Tensor:
@@ -204,6 +206,8 @@ class JinaReference(nn.Module):
         position = torch.arange(len(ids))
         distance = (position[:, None] - position[None, :]).abs().to(dtype)
         bias = -torch.tensor(self.slopes(), dtype=dtype)[:, None, None] * distance
+        if num_attended is not None:
+            bias[..., num_attended:] = float("-inf")
         for i in range(self.num_layers):
             layer = f"encoder.layer.{i}"
             shape = (len(ids), self.num_heads, -1)

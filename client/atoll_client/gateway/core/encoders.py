@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from atoll_client import entities, tasks
+from atoll_client import embeddings, entities, tasks
 from atoll_client.batching import in_parts
 from atoll_client.errors import GenerationError, TooMuch, ValidationError
 from atoll_client.gateway.core.context import Context
@@ -50,7 +50,7 @@ class Encoder(NamedTuple):
 
     async def embed(self, items: Items, parameters: Parameters) -> Embeddings:
         """Dense vectors of texts or token ids."""
-        parts = await self._infer(items, self._embedding(parameters), tasks.read_embeddings)
+        parts = await self._infer(items, self._embedding(parameters), embeddings.read_embeddings)
         if len(parts) == 1:
             return parts[0]
         return Embeddings(
@@ -58,17 +58,26 @@ class Encoder(NamedTuple):
             np.concatenate([one.num_tokens for one in parts]),
         )
 
-    async def embed_all(self, items: Items, parameters: Parameters) -> list[Floats]:
-        """A vector for each token, (tokens, width) for each text."""
+    async def embed_all(self, items: Items, parameters: Parameters) -> tuple[list[Floats], int]:
+        """A vector for each token, (tokens, width) for each text, and the number of input tokens.
+
+        A late-interaction model has prompts for queries and for documents.
+        """
+        if self.model.task == "multi_vector":
+            side = {"prompt_name": None, "input_type": parameters.get("prompt_name")}
+            message_of = self._embedding({**parameters, **side})
+            found = await self._infer(items, message_of, embeddings.read_vectors)
+            return [row for rows, _ in found for row in rows], sum(int(n.sum()) for _, n in found)
         message_of = self._embedding({**parameters, "return_token_embeddings": True})
-        parts = await self._infer(items, message_of, tasks.read_token_vectors)
-        return [rows for part in parts for rows in part]
+        parts = await self._infer(items, message_of, embeddings.read_token_vectors)
+        rows = [rows for part in parts for rows in part]
+        return rows, sum(map(len, rows))
 
     async def embed_sparse(
         self, items: Items, parameters: Parameters
     ) -> tuple[list[SparseVector], int]:
         """Sparse vectors, and the number of input tokens."""
-        parts = await self._infer(items, self._embedding(parameters), tasks.read_sparse)
+        parts = await self._infer(items, self._embedding(parameters), embeddings.read_sparse)
         return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
 
     async def rerank(
@@ -80,7 +89,7 @@ class Encoder(NamedTuple):
         def message_of(some: Sequence[tuple[str, str]]) -> Message:
             firsts = query if isinstance(query, str) else [first for first, _ in some]
             seconds = [text for _, text in some]
-            return tasks.rerank(self.model.name, firsts, seconds, parameters | _RAW)
+            return tasks.rank(self.model, firsts, seconds, parameters)
 
         rows = list(zip(queries, texts, strict=True))
         return _scores(await self._infer(rows, message_of, tasks.read_scores))
@@ -120,7 +129,7 @@ class Encoder(NamedTuple):
         return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
 
     def _embedding(self, parameters: Parameters) -> Callable[[Sequence[Any]], Message]:
-        return lambda items: tasks.embed(self.model.name, items, parameters)
+        return lambda items: embeddings.embed(self.model.name, items, parameters)
 
     async def _infer(
         self,

@@ -13,7 +13,8 @@ _PLACEHOLDERS = frozenset(("", "tgi", "tei", "dummy", "default"))
 # Tasks in words.
 VERBS = {
     "embed": "embed", "sparse": "embed as sparse vectors", "rerank": "rerank",
-    "classify": "classify", "token_classify": "classify tokens", "generate": "generate text",
+    "classify": "classify", "token_classify": "classify tokens",
+    "multi_vector": "embed as vectors of tokens", "generate": "generate text",
 }  # fmt: skip
 
 

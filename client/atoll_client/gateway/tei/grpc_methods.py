@@ -20,8 +20,8 @@ from atoll_client.gateway.tei.grpc_schema import Schema
 _ANY = (*tasks.ENCODER_TASKS, "generate")
 _MODEL_TYPES = {
     "embed": "MODEL_TYPE_EMBEDDING", "sparse": "MODEL_TYPE_EMBEDDING",
-    "classify": "MODEL_TYPE_CLASSIFIER", "rerank": "MODEL_TYPE_RERANKER",
-    "token_classify": "MODEL_TYPE_CLASSIFIER",
+    "multi_vector": "MODEL_TYPE_EMBEDDING", "classify": "MODEL_TYPE_CLASSIFIER",
+    "rerank": "MODEL_TYPE_RERANKER", "token_classify": "MODEL_TYPE_CLASSIFIER",
 }  # fmt: skip
 
 
@@ -77,10 +77,10 @@ async def embed_sparse(schema: Schema, request: Request, context: Context, messa
 async def embed_all(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """One vector for each token."""
     body = schemas.EmbedAllBody(**_fields(message))
-    (rows,) = await inference.token_vectors(request, context, body)
+    (rows,), count = await inference.token_vectors(request, context, body)
     return schema["EmbedAllResponse"](
         token_embeddings=[{"embeddings": row} for row in rows.tolist()],
-        metadata=_metadata(schema, request, len(rows), message.inputs),
+        metadata=_metadata(schema, request, count, message.inputs),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from atoll_client import tasks
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import check_batch
 from atoll_client.gateway.core.grpc_calls import answered, read_message
@@ -132,7 +133,7 @@ class Services:
     def _rerank_stream(self, path: str, read: Read) -> Any:
         async def answer(messages: AsyncIterator[bytes], call: Any) -> Any:
             async with answered(self._context, path, call, labels=_BATCH) as request:
-                model = self._context.find(request, None, ("rerank",))
+                model = self._context.find(request, None, tasks.RANKING_TASKS)
                 rows: list[Any] = []
                 async for raw in messages:
                     rows.append(read(raw))

@@ -34,9 +34,11 @@ async def vectors(request: Request, context: Context, body: schemas.EmbedBody) -
 
 async def token_vectors(
     request: Request, context: Context, body: schemas.EmbedAllBody
-) -> list[Floats]:
-    """A vector for each token, (tokens, width) for each text."""
-    encoder, items = _read(request, context, body, "embed")
+) -> tuple[list[Floats], int]:
+    """A vector for each token, (tokens, width) for each text, and the number of input tokens."""
+    encoder, items = _read(request, context, body, "embed", "multi_vector")
+    if encoder.model.task == "multi_vector" and not isinstance(items[0], str):
+        raise ValidationError.of("inputs", "must be texts: queries and documents are marked")
     with TeiMessages(encoder.model):
         return await encoder.embed_all(items, body.cut())
 
@@ -59,7 +61,7 @@ async def ranked_texts(
     request: Request, context: Context, body: schemas.RerankBody
 ) -> tuple[list[RankedText], int]:
     """Texts by score, best first, and the number of input tokens."""
-    model = context.find(request, body.model, ("rerank",))
+    model = context.find(request, body.model, tasks.RANKING_TASKS)
     if not body.texts:
         raise EmptyInputError("`texts` cannot be empty")
     if not body.query:
@@ -164,9 +166,9 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
 
 
 def _read(
-    request: Request, context: Context, body: schemas.VectorsBody, task: str
+    request: Request, context: Context, body: schemas.VectorsBody, *kinds: str
 ) -> tuple[Encoder, Items]:
-    model = context.find(request, body.model, (task,))
+    model = context.find(request, body.model, kinds)
     items = read_items(model, body.inputs)
     check_batch(request, context, len(items), model)
     check_prompt(model, items, body.prompt_name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll_client import tasks
+from atoll_client import embeddings, tasks
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import Encoder, Parameters
@@ -24,7 +24,7 @@ from atoll_client.scores import Scores
 async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[answers.Reranked]:
     """Documents by relevance, at most ``top_n`` of them."""
     texts = [_text(index, document) for index, document in enumerate(body.documents)]
-    model = context.find(request, body.model, ("rerank",))
+    model = context.find(request, body.model, tasks.RANKING_TASKS)
     encoder = Encoder(request, context, model)
     found, count = await _scores(encoder, body.query, texts, body.cut(), body.is_raw)
     results: list[answers.Relevance] = [
@@ -47,7 +47,7 @@ async def rerank(request: Request, context: Context, body: CohereBody) -> Reply[
 
 async def ranking(request: Request, context: Context, body: RankingBody) -> Reply[answers.Rankings]:
     """Passages by logit."""
-    model = context.find(request, body.model, ("rerank",))
+    model = context.find(request, body.model, tasks.RANKING_TASKS)
     texts = [passage.text for passage in body.passages]
     # By default, NIM cuts off the ends of long passages.
     parameters = cut(body.truncate or "END", None)
@@ -59,7 +59,7 @@ async def ranking(request: Request, context: Context, body: RankingBody) -> Repl
 
 async def score(request: Request, context: Context, body: ScoreBody) -> Reply[answers.ScoreList]:
     """A reranker's score of each pair, or an embedder's cosine similarity."""
-    model = context.find(request, body.model, ("rerank", "embed"))
+    model = context.find(request, body.model, (*tasks.RANKING_TASKS, "embed"))
     seconds = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     firsts = [body.text_1] * len(seconds) if isinstance(body.text_1, str) else body.text_1
     if len(firsts) != len(seconds):
@@ -90,12 +90,12 @@ async def _pair_scores(
     encoder: Encoder, firsts: list[str], seconds: list[str], body: ScoreBody
 ) -> tuple[list[float], int]:
     with TeiMessages(encoder.model, "text_2"):
-        if encoder.model.task == "rerank":
+        if encoder.model.task in tasks.RANKING_TASKS:
             found, count = await ranked(encoder, firsts, seconds, body.cut(), body.is_raw)
             return found.values, count
         vectors = await encoder.embed([*firsts, *seconds], body.cut())
         pairs = np.split(vectors.vectors, 2)
-        cosines = [float(tasks.cosine(np.stack(pair))[0]) for pair in zip(*pairs, strict=True)]
+        cosines = [float(embeddings.cosine(np.stack(pair))[0]) for pair in zip(*pairs, strict=True)]
         return cosines, sum(vectors.num_tokens.tolist())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll_client import tasks
+from atoll_client import embeddings, tasks
 from atoll_client.errors import EmptyInputError
 from atoll_client.gateway.core import tokens
 from atoll_client.gateway.core.arrays import Vector, Vectors
@@ -30,9 +30,11 @@ async def embed(request: Request, context: Context, body: schemas.EmbedBody) -> 
 async def embed_all(
     request: Request, context: Context, body: schemas.EmbedAllBody
 ) -> Reply[list[Vectors]]:
-    """One vector for each token of each text, including special tokens."""
-    rows = await inference.token_vectors(request, context, body)
-    count = sum(map(len, rows))
+    """One vector for each token of each text, including special tokens.
+
+    Late-interaction models leave some out, and encode queries with ``prompt_name`` "query".
+    """
+    rows, count = await inference.token_vectors(request, context, body)
     return reply(rows, timing_headers(request, count, _characters(body.inputs)))
 
 
@@ -83,7 +85,9 @@ async def similarity(
         encoder = Encoder(request, context, model)
         found = await encoder.embed(texts, body.parameters.cut())
     count = sum(found.num_tokens.tolist())
-    return reply(tasks.cosine(found.vectors), timing_headers(request, count, sum(map(len, texts))))
+    return reply(
+        embeddings.cosine(found.vectors), timing_headers(request, count, sum(map(len, texts)))
+    )
 
 
 async def tokenize(

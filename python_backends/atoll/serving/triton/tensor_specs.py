@@ -75,6 +75,19 @@ SPARSE = TaskTensors(
     ),
 )
 
+# vectors and offsets as in SPARSE; score only if there is a query: one for all texts, or one for
+# each.
+MULTI_VECTOR = TaskTensors(
+    inputs=(TensorSpec("query", "STRING", (-1, 1), optional=True), _TEXTS),
+    outputs=(
+        TensorSpec("vectors", "FP32", (-1, "embedding")),
+        TensorSpec("offsets", "INT32", (-1,)),
+        TensorSpec("score", "FP32", (-1, 1)),
+        _COUNTS,
+        CONTROL,
+    ),
+)
+
 RERANK = TaskTensors(
     inputs=(TensorSpec("query", "STRING", (-1, 1), optional=True), _TEXTS),
     outputs=(
@@ -152,6 +165,7 @@ GENERATE = TaskTensors(
 TASK_TENSORS: Mapping[str, TaskTensors] = {
     "classify": CLASSIFY,
     "embed": EMBED,
+    "multi_vector": MULTI_VECTOR,
     "rerank": RERANK,
     "sparse": SPARSE,
     "token_classify": TOKEN_CLASSIFY,

@@ -1,0 +1,94 @@
+"""Builds the requests and reads the answers of embedders, for the clients and the gateway.
+
+Dense, sparse, or a vector for each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from atoll_client import kserve
+from atoll_client.kserve import Message, Parameters
+from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
+
+# Texts, or the token ids of each.
+Items = Sequence[str] | Sequence[Sequence[int]]
+
+
+def embed(model: str, items: Items, parameters: Parameters) -> Message:
+    """Texts, or the token ids of each, to vectors, dense or sparse.
+
+    parameters: as in the model's documentation.
+    """
+    message = kserve.request(model, parameters, kserve.unique())
+    if items and not isinstance(items[0], str):
+        kserve.add_array(message, "input_ids", _filled_up(cast(Sequence[Sequence[int]], items)))
+    else:
+        texts = cast(Sequence[str], items)
+        kserve.add_texts(message, "text_input", texts, [len(texts), 1])
+    return message
+
+
+def read_embeddings(response: Message) -> Embeddings:
+    """The answer of an embedder."""
+    found = kserve.outputs(response)
+    return Embeddings(found["embedding"], found["num_input_tokens"].reshape(-1))
+
+
+def read_token_vectors(response: Message) -> list[Floats]:
+    """A vector for each token of each text; the request had ``return_token_embeddings``."""
+    found = kserve.outputs(response)
+    counts = found["num_input_tokens"].reshape(-1).tolist()
+    return [rows[:count] for rows, count in zip(found["token_embedding"], counts, strict=True)]
+
+
+def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:
+    """The answer of a sparse embedder, with the counts of input tokens.
+
+    ``indices`` and ``values`` have all rows concatenated; ``offsets`` has one element more than
+    there are rows.
+    """
+    found = kserve.outputs(response)
+    indices, values = found["indices"].reshape(-1), found["values"].reshape(-1)
+    bounds = found["offsets"].reshape(-1)
+    rows = [
+        SparseVector(indices[start:stop], values[start:stop])
+        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    return rows, found["num_input_tokens"].reshape(-1)
+
+
+def read_vectors(response: Message) -> tuple[list[Floats], Any]:
+    """The answer of a late-interaction model: (tokens, width) of each text, and token counts."""
+    found = kserve.outputs(response)
+    bounds = found["offsets"].reshape(-1)
+    rows = [
+        found["vectors"][start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    return rows, found["num_input_tokens"].reshape(-1)
+
+
+def stacked(model: ModelInfo, found: Sequence[Embeddings], dimensions: int | None) -> Floats:
+    """The vectors of all parts, (texts, width); the width is also known without any texts."""
+    width = int(dimensions or model.facts.get("dimensions") or 0)
+    nothing = np.empty((0, width), np.float32)
+    return np.concatenate([part.vectors for part in found]) if found else nothing
+
+
+def cosine(vectors: Floats) -> Floats:
+    """Similarity of the first row with each of the others."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    scores: Floats = unit[1:] @ unit[0]
+    return scores
+
+
+def _filled_up(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    """Rows of ids as one tensor, padded with -1."""
+    found = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for index, row in enumerate(rows):
+        found[index, : len(row)] = row
+    return found
