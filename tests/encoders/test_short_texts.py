@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny.checkpoint import Variant, write
+from tiny.checkpoint import write
 from tiny.embedders import EMBEDDERS
 from tiny.encoders import TRUNKS, VOCAB
+from tiny.families import FAMILIES
 from torch import Tensor
 
 from atoll.config import Settings
@@ -24,6 +27,12 @@ from atoll_kernels.cpu import native
 
 # What no encoder has: a last token's sight alone, and windows of both sides.
 DECODERS = [v for v in EMBEDDERS if v.name in ("qwen3-embedding", "embedding-gemma")]
+# With ALiBi on both sides.
+JINA = [family for family in FAMILIES if family.name in ("jina", "jina-code")]
+SAVED: dict[str, Callable[[Path], Any]] = {
+    **{variant.name: partial(write, variant) for variant in (*TRUNKS, *DECODERS)},
+    **{family.name: family.write for family in JINA},
+}
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
 
@@ -43,9 +52,9 @@ def random_ids(count: int, seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("variant", [*TRUNKS, *DECODERS], ids=lambda v: v.name)
-def test_every_trunk_is_replayed(variant: Variant, dtype: str, tmp_path: Path) -> None:
-    write(variant, tmp_path)
+@pytest.mark.parametrize("name", SAVED)
+def test_every_trunk_is_replayed(name: str, dtype: str, tmp_path: Path) -> None:
+    SAVED[name](tmp_path)
     encoder = Embedder(tmp_path, Settings(dtype=dtype, pooling="mean"))
     graphs: Any = encoder.hidden.graphs
     found: list[Tensor] = []

@@ -189,6 +189,28 @@ def test_a_latent_cache(num_heads: int, queries: list[int], dtype: torch.dtype) 
     check(attention.paged_attention(q, kv, cu(queries), o), torch.cat(parts), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 2, 64), (4, 1, 40)], ids=str)
+def test_keys_beyond_a_window_on_both_sides_cost_nothing(
+    shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """NaN times a weight of 0 is NaN: an output without it has not met the keys and values there.
+
+    What is multiplied together are rows of queries and vectors of keys, of 64 at most.
+    """
+    num_heads, num_kv_heads, head_dim = shape
+    length, start, end, window = 1100, 500, 620, 17
+    q = torch.randn(length, num_heads, head_dim).to(dtype)
+    k, v = torch.randn(2, length, num_kv_heads, head_dim).to(dtype)
+    o = AttentionArgs(0.1, causal=False, window=window)
+    wide = expected(q, k, v, o)
+    k[start:end] = v[start:end] = math.nan
+    out = attention.varlen_attention(q, k, v, cu([length]), cu([length]), o)
+    assert out is not None and bool(out[start - window + 1 : end + window - 1].isnan().all())
+    for rows in (slice(0, start - window - 64), slice(end + window + 64, length)):
+        check(out[rows], wide[rows], dtype)
+
+
 def test_scores_far_beyond_a_soft_cap() -> None:
     """The kernels' tanh saturates, and a high cap changes nothing of small scores."""
     q, k, v = torch.randn(3, 40, 2, 64)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreted import DEVICE, DTYPES, check, randn
+from interpreted import DEVICE, DTYPES, assert_close, check, randn
 from torch import Tensor
 
 from atoll_kernels import reference
@@ -104,6 +104,19 @@ def test_rows_without_keys_are_zero() -> None:
     q, k, v = packed(1, 1, 16, 20, torch.float32)
     out = flash.varlen(q, k, v, cu_seqlens(4, 16), cu_seqlens(0, 16), options(1, 16, {}))
     assert torch.equal(out[:4], torch.zeros_like(out[:4])) and out[4:].abs().min() > 0
+
+
+def test_keys_beyond_a_window_on_both_sides_are_skipped() -> None:
+    """NaN times a weight of 0 is NaN: tiles without it have not met the keys and values there."""
+    q, k, v = (x.clone() for x in packed(1, 1, 16, 160, torch.float32))
+    cu, given = cu_seqlens(160), options(1, 16, MASKS["window"])
+    expected = reference.varlen_attention(q, k, v, cu, cu, given)
+    k[70:90] = v[70:90] = float("nan")
+    out = flash.varlen(q, k, v, cu, cu, given)
+    assert bool(out[64:96].isnan().any()) and not bool(out[:48].isnan().any())
+    # Tiles of 16 queries; keys 64 to 95 are tiles with NaN.
+    assert_close(out[:48], expected[:48].double())
+    assert_close(out[112:], expected[112:].double())
 
 
 def test_neighbours_do_not_leak() -> None:
