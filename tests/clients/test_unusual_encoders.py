@@ -1,5 +1,6 @@
 """Encoders of an unusual kind behind the gateway, beside transformers: scores beyond float32's
-sigmoid, tokenizers without special tokens, a truncation_side, token ids as inputs."""
+sigmoid, tokenizers without special tokens, a truncation_side, token ids as inputs, decoders that
+embed."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ import tritonclient.grpc as triton
 from gateways import Served
 from huggingface_hub import InferenceClient
 from scored import reference
+from tiny.embedders import PUBLISHED, write_embedder
 from tokenizers import Tokenizer
 from unusual_encoders import (
     KINDS,
@@ -38,8 +40,17 @@ def bare_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def bare(bare_folders: dict[str, Path]) -> Iterator[Served]:
-    with encoders_served(bare_folders) as served:
+def decoding(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Embedders that are decoders, by name: the folder, and ids to vectors by transformers."""
+    base = tmp_path_factory.mktemp("decoders")
+    names = ("embedding-gemma", "qwen3-embedding")
+    return {name: (base / name, write_embedder(name, base / name)) for name in names}
+
+
+@pytest.fixture(scope="module")
+def bare(bare_folders: dict[str, Path], decoding: Any) -> Iterator[Served]:
+    more = {name: folder for name, (folder, _) in decoding.items()}
+    with encoders_served({**bare_folders, **more}) as served:
         yield served
 
 
@@ -292,3 +303,30 @@ def test_long_texts_hold_nobody_up(http: httpx.Client, vector: Any, ids_of: Any)
     (tokens,) = http.post("/tokenize", content=body).json()
     assert len(tokens) == 17_000 and tokens[-1]["stop"] == 51_000
     refused(http, "/tokenize", {"inputs": "你" * 17_501, "model": "bare"}, 422, "17500", "17501")
+
+
+@pytest.mark.parametrize("name", ["embedding-gemma", "qwen3-embedding"])
+def test_decoders_embed_on_every_route(
+    name: str, http: httpx.Client, bare: Served, decoding: dict[str, tuple[Path, Any]]
+) -> None:
+    """A prompt by its name, fewer dimensions, and a text that is cut but for what frames it."""
+    folder, vector = decoding[name]
+    core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    core.enable_truncation(64)
+
+    def expected(text: str, size: int = 48) -> Any:
+        found = vector(core.encode(text).ids)[0, :size].numpy()
+        return found / np.linalg.norm(found)
+
+    query = PUBLISHED[name].prompts["query"] + "coral"
+    body = {"inputs": ["coral"], "prompt_name": "query"}
+    np.testing.assert_allclose(post(http, f"/{name}/embed", body)[0], expected(query), atol=1e-5)
+    client = openai.OpenAI(base_url=f"{bare.url}/v1", api_key="none", max_retries=0)
+    found = client.embeddings.create(model=name, input=["coral", LONG], dimensions=20)
+    for one, text in zip(found.data, ("coral", LONG), strict=True):
+        np.testing.assert_allclose(one.embedding, expected(text, 20), atol=1e-5)
+    for address in (bare.server.grpc_url, bare.server.http_url, bare.grpc_address, bare.url):
+        with Client(address) as own:
+            vectors = own.embed(["coral", LONG], model=name, prompt_name="query")
+        both = np.stack([expected(query), expected(PUBLISHED[name].prompts["query"] + LONG)])
+        np.testing.assert_allclose(vectors, both, atol=1e-5)

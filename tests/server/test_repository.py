@@ -176,7 +176,7 @@ def test_encoder_answers_over_http_and_grpc(group: dict[str, Served], name: str)
 
 
 def _assert_embeddings(served: Served, entry: Entry, found: np.ndarray[Any, Any]) -> None:
-    """The reference's hidden states, pooled as the entry says."""
+    """The reference's hidden states, pooled as the entry says; of a decoder the one vector."""
     core = Tokenizer.load(served.checkpoint).core
     assert served.reference is not None
     for row, text in zip(found, TEXTS, strict=True):

@@ -64,8 +64,9 @@ def encoders_served(folders: dict[str, Path]) -> Iterator[Served]:
     """Behind a gateway; the embedder and the reranker take 40 texts in a request."""
     more = {"max_client_batch_size": "40"}
     settings: dict[str, dict[str, str]] = {"bare": more, "steep": more}
+    tasks = {name: {"task": task} for name, (task, _) in KINDS.items()}
     entries = tuple(
-        entry_of(str(folder), {"task": KINDS[name][0], **settings.get(name, {})})
+        entry_of(str(folder), {**tasks.get(name, {}), **settings.get(name, {})})
         for name, folder in folders.items()
     )
     options = ServerOptions.on_free_ports(

@@ -9,7 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from serving import ONE_THREAD
 from tiny.checkpoint import enliven, write
 from tiny.decoders import DECODERS
+from tiny.embedders import embedding_gemma, mistral, qwen2, qwen3, write_embedder
 from tiny.encoders import JinaReference, write_text_files
 from tiny.late import write_colbert
 from tiny.t5 import write_t5
@@ -87,6 +90,12 @@ ENCODER_CLASSES = {
     "distilbert": (hf.DistilBertConfig, hf.DistilBertModel),
 }
 
+# model_type of an embedder -> its folder, and its trunk.
+DECODING_EMBEDDERS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "gemma3_text": ("embedding-gemma", embedding_gemma), "mistral": ("e5-mistral", mistral),
+    "qwen2": ("gte-qwen2", qwen2), "qwen3": ("qwen3-embedding", qwen3),
+}  # fmt: skip
+
 BY_NAME = {variant.name: variant for variant in DECODERS}
 
 
@@ -100,6 +109,8 @@ def shape(name: str) -> tuple[str, str, str]:
     kind = f"jina {entry.model_type}" if "jina" in entry.model_id else entry.model_type
     if entry.task == "generate":
         kind = _layout(entry.model_id)
+    elif entry.task == "embed" and entry.model_type in DECODING_EMBEDDERS:
+        text = text.replace(f"dims: [ {entry.dims['embedding']} ]", "")
     return f"{entry.task} {kind}", text.replace(f'"{entry.model_id}"', '""'), model
 
 
@@ -162,6 +173,9 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
         width = entry.dims["embedding"]
         write_colbert(folder, width=width, dim=width)
         return lambda ids: torch.empty(0)
+    if entry.task == "embed" and entry.model_type in DECODING_EMBEDDERS:
+        name, build = DECODING_EMBEDDERS[entry.model_type]
+        return write_embedder(name, folder, partial(build, hidden_size=entry.dims["embedding"]))
     write_text_files(folder)
     size = entry.dims["embedding"] if entry.task == "embed" else 48
     if "jina-embeddings-v2" in entry.model_id:

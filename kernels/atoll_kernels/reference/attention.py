@@ -50,13 +50,14 @@ def write_kv(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, args: AttentionArgs) -> Tensor:
     """One sequence. q: (queries, num_heads, head_dim), at the last positions."""
-    bias, is_grouped = _bias(q, k.shape[0], args), q.shape[1] != k.shape[1]
+    is_grouped, is_triangle = q.shape[1] != k.shape[1], _is_triangle(q.shape[0], k.shape[0], args)
+    bias = None if is_triangle else _bias(q, k.shape[0], args)
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
     if args.softcap is not None or args.sinks is not None:
         return _spelled_out(q, k, v, bias, args).transpose(0, 1)
     out = F.scaled_dot_product_attention(
-        q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=bias, scale=args.scale,
-        enable_gqa=is_grouped,
+        q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=bias, is_causal=is_triangle,
+        scale=args.scale, enable_gqa=is_grouped,
     )  # fmt: skip
     return out[0].transpose(0, 1)
 
@@ -77,6 +78,12 @@ def _spelled_out(
     weights = scores.softmax(-1)[..., : k.shape[1]]
     # A row without a visible key is 0.
     return weights.nan_to_num(0).to(v.dtype) @ v
+
+
+def _is_triangle(num_queries: int, num_keys: int, args: AttentionArgs) -> bool:
+    """Whether SDPA masks a whole text by itself, without a mask of (queries, keys) in memory."""
+    more = (args.window, args.softcap, args.alibi_slopes, args.relative_bias, args.sinks)
+    return args.causal and num_queries == num_keys and all(one is None for one in more)
 
 
 def _bias(q: Tensor, num_keys: int, args: AttentionArgs) -> Tensor | None:

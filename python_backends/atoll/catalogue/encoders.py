@@ -15,7 +15,8 @@ _INSTRUCT = {
 class EncoderEntry(NamedTuple):
     """One checkpoint. ``size`` is the width of its vectors, or its number of labels.
 
-    pooling and prompts come from the model card: not every repository has them in its files.
+    pooling and prompts come from the model card: not every repository has them in its files. Those
+    of decoders do: modules.json and config_sentence_transformers.json.
     """
 
     name: str
@@ -68,9 +69,18 @@ ENCODERS = (
     ),
     EncoderEntry("e5-base-v2", "intfloat/e5-base-v2", "embed", "bert", 768, "mean", _E5),
     EncoderEntry("e5-large-v2", "intfloat/e5-large-v2", "embed", "bert", 1024, "mean", _E5),
+    EncoderEntry(
+        "e5-mistral-7b-instruct", "intfloat/e5-mistral-7b-instruct", "embed", "mistral", 4096
+    ),
+    EncoderEntry(
+        "embeddinggemma-300m", "google/embeddinggemma-300m", "embed", "gemma3_text", 768
+    ),
     EncoderEntry("ember-v1", "llmrails/ember-v1", "embed", "bert", 1024, "cls"),
     EncoderEntry("gte-base", "thenlper/gte-base", "embed", "bert", 768, "mean"),
     EncoderEntry("gte-large", "thenlper/gte-large", "embed", "bert", 1024, "mean"),
+    EncoderEntry(
+        "gte-qwen2-1.5b-instruct", "Alibaba-NLP/gte-Qwen2-1.5B-instruct", "embed", "qwen2", 1536
+    ),
     EncoderEntry(
         "jina-embeddings-v2-base-en", "jinaai/jina-embeddings-v2-base-en", "embed", "bert", 768,
         "mean",
@@ -90,6 +100,13 @@ ENCODERS = (
     EncoderEntry(
         "multilingual-e5-large", "intfloat/multilingual-e5-large", "embed", "xlm-roberta", 1024,
         "mean", _E5,
+    ),
+    *(
+        EncoderEntry(
+            f"qwen3-embedding-{size.lower()}", f"Qwen/Qwen3-Embedding-{size}", "embed", "qwen3",
+            width,
+        )
+        for size, width in (("0.6B", 1024), ("4B", 2560), ("8B", 4096))
     ),
     EncoderEntry(
         "multilingual-e5-large-instruct", "intfloat/multilingual-e5-large-instruct", "embed",

@@ -127,15 +127,15 @@ def _source(entry: Entry) -> str:
 
 def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     """What a checkpoint is, the file that implements its architecture, and its kernels."""
-    from atoll.models import fallback, fallback_encoder, families, registry
+    from atoll.models import fallback, fallback_encoder, registry
 
     facts = asdict(detected)
     runs_on = facts.pop("runs_on")
     if runs_on != "native":
         file = fallback if detected.task == "generate" else fallback_encoder
         return {**facts, "implementation": f"{file.__name__}: {runs_on}, best effort"}
-    table = families.DECODERS if detected.task == "generate" else families.ENCODERS
-    module = registry.architecture(registry.Checkpoint.open(folder).raw, table)
+    raw = registry.Checkpoint.open(folder).raw
+    module = registry.architecture(raw, registry.table_of(raw, detected.task))
     return {**facts, "implementation": module.__name__, "kernels": _kernels()}
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
 from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
-from atoll.models.families import DECODERS, ENCODERS, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
-from atoll.models.registry import architecture
+from atoll.models.families import CAUSAL, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
+from atoll.models.registry import architecture, table_of
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
+_EMBEDDERS_TEST = "tests/encoders/test_embedders.py"
 _TASKS = {
     "embed": "embeddings", "sparse": "sparse embeddings", "multi_vector": "late interaction",
     "rerank": "reranking", "classify": "classification", "token_classify": "token classification",
@@ -30,8 +31,7 @@ def file_of(entry: Entry) -> str:
     for start, more in _FIELDS.items():
         if entry.model_id.startswith(start):
             raw.update(more)
-    table = DECODERS if entry.task == "generate" else ENCODERS
-    return architecture(raw, table).__name__.rpartition(".")[2]
+    return architecture(raw, table_of(raw, entry.task)).__name__.rpartition(".")[2]
 
 
 def models_page() -> str:
@@ -68,7 +68,8 @@ def models_page() -> str:
     tests = {family.file: family.test for family in FAMILIES}
     for entry in sorted(ENTRIES, key=_order):
         file = file_of(entry)
-        test = tests[file]
+        is_embedder = entry.task == "embed" and entry.model_type in CAUSAL
+        test = _EMBEDDERS_TEST if is_embedder else tests[file]
         lines.append(
             f"| [{entry.name}](../model_repository/{entry.name}) | {entry.model_id} "
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "

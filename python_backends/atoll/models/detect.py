@@ -85,7 +85,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     import torch
 
     from atoll.layers.parallel import sketching
-    from atoll.models import families, load_options, registry
+    from atoll.models import load_options, registry
     from atoll.weights.parts import ONE_RANK, Shard
     from atoll.weights.quantization import METHODS, scheme_for
 
@@ -94,7 +94,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         scheme_for(method)
     checkpoint = registry.Checkpoint.open(transformer_folder(folder))
     is_generator = found.task == "generate"
-    table = families.DECODERS if is_generator else registry.encoder_table(checkpoint.raw)
+    table = registry.table_of(checkpoint.raw, found.task)
     with sketching():
         plan = registry.plan(
             checkpoint, table,

@@ -142,14 +142,15 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions, task: str = "embe
     """
     if options.shard.is_split:
         raise _one_rank_only(options.shard, checkpoint, "it is an encoder")
-    if not is_known(checkpoint.raw, encoder_table(checkpoint.raw)):
+    table = table_of(checkpoint.raw, task)
+    if not is_known(checkpoint.raw, table):
         return fallback_encoder.load(checkpoint.folder, options, task)
-    return _load(checkpoint, encoder_table(checkpoint.raw), options, has_head=False)
+    return _load(checkpoint, table, options, has_head=False)
 
 
-def encoder_table(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    """Which table has the file of a checkpoint whose hidden states are used."""
-    return DECODERS if str(raw.get("model_type")) in CAUSAL else ENCODERS
+def table_of(raw: Mapping[str, Any], task: str) -> Mapping[str, str]:
+    """Which table has the file of a checkpoint; a decoder's hidden states serve all tasks."""
+    return DECODERS if task == "generate" or str(raw.get("model_type")) in CAUSAL else ENCODERS
 
 
 def _one_rank_only(shard: Shard, checkpoint: Checkpoint, reason: str) -> ConfigError:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import transformers as hf
 from tokenizers import Tokenizer, processors
+from torch import Tensor
 
 from tiny.checkpoint import Variant
 from tiny.deepseeks import DEEPSEEK
@@ -60,7 +64,7 @@ def qwen2(**changes: Any) -> Any:
     return hf.Qwen2Model(hf.Qwen2Config(**{**sizes, "is_causal": False, **changes}))
 
 
-def _mistral(**changes: Any) -> Any:
+def mistral(**changes: Any) -> Any:
     return hf.MistralModel(hf.MistralConfig(**{**SIZES, "sliding_window": 7, **changes}))
 
 
@@ -85,8 +89,8 @@ EMBEDDERS: list[Variant] = [
     Variant("qwen3-window", lambda: qwen3(**WINDOW)),
     Variant("gte-qwen2", qwen2),
     Variant("gte-qwen2-window", lambda: qwen2(**WINDOW)),
-    Variant("e5-mistral", _mistral),
-    Variant("mistral-both-sides", lambda: _mistral(is_causal=False)),
+    Variant("e5-mistral", mistral),
+    Variant("mistral-both-sides", lambda: mistral(is_causal=False)),
     Variant("llama-bidirec", lambda: _llama(is_causal=False), update=_BIDIREC),
     Variant("embedding-gemma", embedding_gemma, hooks=centre),
     Variant("gemma3-both-sides",
@@ -137,16 +141,23 @@ PUBLISHED = {
         {"query": "task: find | query: ", "document": "title: none | text: "}, {},
     ),
     "e5-mistral": Published(
-        Variant("e5-mistral", _mistral), "[CLS] $A [SEP]", (TRUNK, _LAST, NORMALIZE),
+        Variant("e5-mistral", mistral), "[CLS] $A [SEP]", (TRUNK, _LAST, NORMALIZE),
         {"web_search_query": "Instruct: find\nQuery: "}, {},
     ),
 }  # fmt: skip
 
 
-def write_embedder(name: str, folder: Path, max_length: int = 64) -> None:
-    """A row of ``PUBLISHED`` as a folder that sentence-transformers reads, too."""
+def write_embedder(
+    name: str, folder: Path, build: Callable[[], Any] | None = None, max_length: int = 64
+) -> Callable[[list[int]], Tensor]:
+    """A row of ``PUBLISHED`` as a folder that sentence-transformers reads, too.
+
+    build: another trunk. Returns ids of one text -> its vector (1, width) float64, not normalized,
+    by transformers.
+    """
     kind = PUBLISHED[name]
-    write_trunk(kind.variant, folder)
+    variant = kind.variant if build is None else replace(kind.variant, build=build)
+    model = write_trunk(variant, folder).double()
     core = Tokenizer.from_file(str(folder / "tokenizer.json"))
     core.post_processor = processors.TemplateProcessing(
         single=kind.frame, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -158,4 +169,30 @@ def write_embedder(name: str, folder: Path, max_length: int = 64) -> None:
     )  # fmt: skip
     update(folder / "config.json", **kind.keys)
     update(folder / "config_sentence_transformers.json", prompts=kind.prompts)
-    write_modules(folder, *kind.parts)
+    width = model.config.hidden_size
+    parts = [_as_wide(part, width) for part in kind.parts]
+    write_modules(folder, *parts)
+
+    @torch.inference_mode()
+    def vector(ids: list[int]) -> Tensor:
+        hidden = model(torch.tensor([ids])).last_hidden_state[0]
+        found: Tensor = hidden[-1:] if _LAST in kind.parts else hidden.mean(0, keepdim=True)
+        for part in parts:
+            if part.tensors is not None:
+                found = found @ part.tensors["linear.weight"].double().T
+        return found
+
+    return vector
+
+
+def _as_wide(part: Part, width: int) -> Part:
+    """A module for vectors of another width than ``HIDDEN``."""
+    config = dict(part.config or {})
+    if "in_features" in config:
+        sizes = [
+            width if config[n] == HIDDEN else config[n] for n in ("in_features", "out_features")
+        ]
+        return dense(part.path, sizes[1], "linear.Identity", False, sizes[0])
+    if "word_embedding_dimension" in config:
+        return part._replace(config={**config, "word_embedding_dimension": width})
+    return part

@@ -1,0 +1,5 @@
+"""Qwen3-Embedding-4B: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
