@@ -48,7 +48,9 @@ def test_embeddings(kind: str, tmp_path: Path) -> None:
 
 
 # A pair has segments; the head pools tokens, a layer per family of heads.
-@pytest.mark.parametrize("kind", ["ernie", "convbert", "deberta", "xlm-roberta-xl", "fnet", "esm"])
+@pytest.mark.parametrize(
+    "kind", ["megatron-bert", "convbert", "deberta", "xlm-roberta-xl", "fnet", "esm"]
+)
 @pytest.mark.parametrize("num_labels", [1, 3])
 def test_scores(kind: str, num_labels: int, tmp_path: Path) -> None:
     model = write_foreign(kind, tmp_path, "classify", num_labels=num_labels)
@@ -132,9 +134,13 @@ def test_what_would_be_wrong_is_refused_by_name(case: str, tmp_path: Path) -> No
     "settings", [{"dtype": "int8"}, {"quantize": "gptq"}, {"num_shard": "2"}], ids=str
 )
 def test_settings_without_effect_are_refused(settings: dict[str, str], tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, {**BASE, "model_type": "ernie", "architectures": ["ErnieModel"]})
+    folder = folder_of(
+        tmp_path, {**BASE, "model_type": "megatron-bert", "architectures": ["MegatronBertModel"]}
+    )
     asked = Settings.read({"model_id": "x", **settings}, {})
-    with pytest.raises(ConfigError, match=f"{next(iter(settings))} is .* transformers' ErnieModel"):
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(settings))} is .* transformers' MegatronBertModel"
+    ):
         Embedder(folder, asked)
 
 
@@ -156,10 +162,10 @@ def test_sparse_attention_is_not_reached(tmp_path: Path) -> None:
 
 
 def test_it_is_told_everywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_foreign("ernie", tmp_path)
+    write_foreign("megatron-bert", tmp_path)
     with caplog.at_level(logging.WARNING):
         encoder = Embedder(tmp_path, Settings(pooling="cls"))
-    assert encoder.detected.runs_on == "transformers' ErnieModel"
+    assert encoder.detected.runs_on == "transformers' MegatronBertModel"
     assert all(note in caplog.text for note in encoder.detected.notes)
     assert "best effort" in encoder.detected.notes[0]
 
@@ -173,7 +179,7 @@ def test_it_is_told_everywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 )
 def test_damaged_weights_are_named(change: Any, message: str, tmp_path: Path) -> None:
     """transformers answers with random numbers in place of a missing tensor."""
-    write_foreign("ernie", tmp_path)
+    write_foreign("megatron-bert", tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     change(tensors)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})

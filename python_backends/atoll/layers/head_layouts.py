@@ -54,7 +54,7 @@ BERT_CLASSIFIER = ClassifierLayout(
     weights=WeightMap(
         anchor="classifier",
         modules={
-            "dense": FirstOf("pooler.dense", "bert.pooler.dense"),
+            "dense": FirstOf("pooler.dense", "bert.pooler.dense", "ernie.pooler.dense"),
             "classifier": "classifier",
         },
     )

@@ -1,14 +1,18 @@
-"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT and data2vec of texts, packed.
+"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec of texts and ERNIE, packed.
 
 Learned positions, post-LayerNorm, exact GELU. Source: layer names of transformers' ``BertModel``
 and ``RobertaModel``; Devlin et al. 2018, Liu et al. 2019. RoBERTa and its descendants count
-positions from pad_token_id + 1 and have one segment.
+positions from pad_token_id + 1 and have one segment. ERNIE may add the vector of a task, the first
+wherever none is named.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from atoll.layers import Batch, Embedding
 from atoll.layers.encoder import PositionedConfig, PositionedTrunk
 from atoll.layers.head_layouts import BERT_CLASSIFIERS, BERT_MASKED_LANGUAGES
 from atoll.models.config_facts import position_offset
@@ -21,13 +25,14 @@ WEIGHTS = WeightMap(
     complete=("encoder.layer.",),
     # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
     prefixes=(
-        "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "data2vec_text.",
+        "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "data2vec_text.", "ernie.",
         "model.", "module.", "0.auto_model.",
     ),
     modules={
         "words": "embeddings.word_embeddings",
         "positions": "embeddings.position_embeddings",
         "token_types": "embeddings.token_type_embeddings",
+        "tasks": "embeddings.task_type_embeddings",
         "norm": "embeddings.LayerNorm",
         "blocks.{i}.attention.qkv": (
             "encoder.layer.{i}.attention.self.query", "encoder.layer.{i}.attention.self.key",
@@ -48,7 +53,9 @@ _ACTIVATIONS = {"gelu_python": "gelu"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PositionedConfig):
-    """Read from config.json."""
+    """Read from config.json. num_tasks: that have vectors; 0: none has."""
+
+    num_tasks: int
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -73,11 +80,30 @@ class Config(PositionedConfig):
             num_token_types=f.size("type_vocab_size", default=2),
             eps=f.number("layer_norm_eps", default=1e-12),
             activation=known_activation(f, _ACTIVATIONS.get(named, named), "hidden_act"),
+            num_tasks=_num_tasks(f),
             tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
             classifiers=BERT_CLASSIFIERS,
             masked_language=BERT_MASKED_LANGUAGES,
         )
 
 
+def _num_tasks(fields: Fields) -> int:
+    is_ernie = fields.raw.get("model_type") == "ernie"
+    if not is_ernie or not fields.flag("use_task_id", default=False):
+        return 0
+    return fields.size("task_type_vocab_size", default=3)
+
+
 class Model(PositionedTrunk):
     """Post-norm blocks; learned positions."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.tasks: Embedding | None = None
+        if config.num_tasks:
+            self.tasks = Embedding(config.num_tasks, config.hidden_size)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """The vectors of words, of segments and of the task if there are any, (tokens, hidden)."""
+        out = super().tokens(batch)
+        return out if self.tasks is None else out + self.tasks.weight[0]

@@ -6,9 +6,9 @@ from atoll.models.family import Family
 
 ENCODER_FAMILIES = (
     Family(
-        "bert", "BERT, RoBERTa, CamemBERT, XLM-RoBERTa, data2vec",
-        ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text"),
-        ("BERT and JinaBERT v2", "RoBERTa", "XLM-RoBERTa", "CamemBERT", "data2vec"),
+        "bert", "BERT, RoBERTa, CamemBERT, XLM-RoBERTa, data2vec, ERNIE 1 to 3",
+        ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie"),
+        ("BERT and JinaBERT v2", "RoBERTa", "XLM-RoBERTa", "CamemBERT", "data2vec", "ERNIE"),
         is_encoder=True, test="tests/encoders/test_numerics.py",
     ),
     Family(
@@ -55,7 +55,6 @@ ENCODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "BigBird": ("big_bird",),
     "ConvBERT": ("convbert",),
     "DeBERTa (first version)": ("deberta",),
-    "ERNIE 1 to 3": ("ernie",),
     "ESM-2, ESM C": ("esm", "esmc"),
     "EuroBERT": ("eurobert",),
     "FlauBERT, XLM": ("flaubert", "xlm"),

@@ -46,6 +46,10 @@ RELATIVES = {
         hf.Data2VecTextConfig, hf.Data2VecTextModel, hf.Data2VecTextForSequenceClassification,
         hf.Data2VecTextForMaskedLM, {**SIZES, "type_vocab_size": 1},
     ),
+    "ernie": Relative(
+        hf.ErnieConfig, hf.ErnieModel, hf.ErnieForSequenceClassification, hf.ErnieForMaskedLM,
+        {**SIZES, "use_task_id": True},
+    ),
 }  # fmt: skip
 
 

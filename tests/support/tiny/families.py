@@ -148,7 +148,7 @@ FAMILIES = (
         _variant(name, _encoded, hf.AutoModel)
         for name in (
             "bert", "bert-old-names", "roberta", "mpnet", "distilbert", "electra", "albert",
-            "modernbert", "modernbert-old", "gte", "nomic", "deberta", "deberta-all",
+            "ernie", "modernbert", "modernbert-old", "gte", "nomic", "deberta", "deberta-all",
         )
     ),
     *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-old", "nomic-new-names")),
