@@ -84,6 +84,13 @@ class Settings:
         group="encoder",
     )
     dense_path: str | None = _setting(None, "folder of a Dense module", group="encoder")
+    reranker_template: str | None = _setting(
+        None,
+        "how a decoder that reranks is asked: qwen3-reranker, mxbai-rerank-v2, "
+        "bge-reranker-v2-gemma, chat-template (the checkpoint's own, with the roles query and "
+        "document) or pair (the tokenizer's pairs); read from the files and the name if unset",
+        group="encoder",
+    )
     max_batch_tokens: int = _setting(
         16384,
         "most tokens in one forward pass; on a CPU, texts are batched up to 4096 tokens, and a "

@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 from engines import engine
 from fallbacks import without_files
-from lookalikes import BERT, LLAMA, POOLING, QWEN3, REFUSED, STABLELM, TRUNK, folder_of
+from lookalikes import BERT, JUDGE, LLAMA, POOLING, QWEN3, REFUSED, STABLELM, TRUNK, folder_of
 from tiny.checkpoint import enliven
 from tiny.paged import PagedRunner
 
@@ -93,14 +93,39 @@ def test_a_named_task_is_what_is_meant(name: str, tmp_path: Path) -> None:
     assert decide(folder, Settings(model_id="x", task=task)).task == task
 
 
-@pytest.mark.parametrize("where", ["Qwen3-Reranker-0.6B", "models--a--My-Reranker/snapshots/01ab"])
-def test_a_reranker_by_its_name(where: str, tmp_path: Path) -> None:
-    """Published ones have no file but a card that tells them from a generator."""
+@pytest.mark.parametrize("where", ["Old-Reranker-1B", "models--a--My-Reranker/snapshots/01ab"])
+def test_a_reranker_by_its_name_alone(where: str, tmp_path: Path) -> None:
+    """Which text it is asked with is not to be guessed."""
     folder = tmp_path / where
     folder.mkdir(parents=True)
-    with pytest.raises(UnsupportedModel, match="Reranker.* says that this is a reranker"):
+    with pytest.raises(UnsupportedModel, match="Reranker.* says that this is a reranker.*set rer"):
         read_model(folder_of(folder, QWEN3))
     assert read_model(folder, task="generate").task == "generate"
+    settings = Settings(model_id="x", reranker_template="qwen3-reranker")
+    assert decide(folder, settings).task == "rerank"
+
+
+SCORED = {"architectures": ["Qwen3ForSequenceClassification"]}
+
+
+@pytest.mark.parametrize(("where", "config", "files", "task"), [
+    ("Qwen3-Reranker-0.6B", QWEN3, {}, "rerank"),
+    ("models--a--bge-reranker-v2-gemma/snapshots/01ab", QWEN3, {}, "rerank"),
+    ("a", {**QWEN3, "_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}, {}, "rerank"),
+    ("a", QWEN3, {"chat_template.jinja": JUDGE}, "rerank"),
+    ("a", QWEN3, {"tokenizer_config.json": {"chat_template": JUDGE}}, "rerank"),
+    ("mxbai-rerank-large-v2", {**QWEN3, **SCORED, "num_labels": 1}, {}, "rerank"),
+    ("a", {**QWEN3, **SCORED}, {}, "classify"),
+    ("a", {**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, {}, "classify"),
+])  # fmt: skip
+def test_decoders_that_score(
+    where: str, config: dict[str, Any], files: dict[str, Any], task: str, tmp_path: Path
+) -> None:
+    """By their chat template or the name of a published family, or with a head of their own."""
+    folder = tmp_path / where
+    folder.mkdir(parents=True)
+    settings = Settings(model_id=str(folder_of(folder, config, files)))
+    assert decide(folder, settings).task == entry_of(str(folder), {}).task == task
 
 
 @pytest.mark.parametrize("path", HUB, ids=lambda path: path.stem)

@@ -27,6 +27,7 @@ EMBEDDER, GENERATOR = "all-minilm-l6-v2", "smollm2-135m-instruct"
 # A value of each setting that not all tasks read, and a task that does not.
 UNFIT = {
     "pooling": ("mean", "generate"), "dense_path": ("2_Dense", "rerank"),
+    "reranker_template": ("pair", "classify"),
     "max_batch_tokens": ("64", "generate"), "max_batch_requests": ("4", "generate"),
     "max_client_batch_size": ("4", "generate"), "auto_truncate": ("false", "generate"),
     "prompts": ('{"q": "x"}', "rerank"), "default_prompt_name": ("q", "classify"),

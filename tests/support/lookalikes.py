@@ -86,37 +86,22 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
     "a reranker by its modules": (
         QWEN3,
         {"modules.json": [TRUNK, SCORE]},
-        "Qwen3ForCausalLM .* for task 'rerank'",
+        "a decoder is to rerank, and no file says how .* set reranker_template to",
     ),
     "a reranker by its saver": (
         QWEN3,
         {"config_sentence_transformers.json": {"model_type": "CrossEncoder"}},
-        "Qwen3ForCausalLM .* for task 'rerank'",
+        "a decoder is to rerank, and no file says how .* set reranker_template to",
     ),
     "a native reranker": (
         LLAMA,
         {"config_sentence_transformers.json": {"model_type": "CrossEncoder"}},
-        "LlamaForCausalLM .* for task 'rerank'",
+        "a decoder is to rerank, and no file says how .* set reranker_template to",
     ),
     "a reranker by its card": (
         QWEN3,
         {"README.md": CARD},
         "README.md has pipeline_tag text-ranking",
-    ),
-    "a reranker by its template": (
-        QWEN3,
-        {"chat_template.jinja": JUDGE},
-        "roles query and document",
-    ),
-    "a reranker by its older template": (
-        QWEN3,
-        {"tokenizer_config.json": {"chat_template": JUDGE}},
-        "roles query and document",
-    ),
-    "a reranker by what it was made from": (
-        {**QWEN3, "_name_or_path": "Qwen/Qwen3-Reranker-0.6B"},
-        {},
-        "the name 'Qwen3-Reranker-0.6B' says that this is a reranker",
     ),
     "ColBERT by what it was made from": (
         {**BERT, "_name_or_path": "someone/mxbai-colbert-large"},
@@ -133,20 +118,24 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         "LlamaForTokenClassification",
     ),
-    "a decoder's classifier": (
-        {**LLAMA, "architectures": ["LlamaForSequenceClassification"]},
-        {},
-        "LlamaForSequenceClassification",
-    ),
     "a bare trunk": (
         {**LLAMA, "architectures": ["MistralModel"], "model_type": "mistral"},
         {},
         "MistralModel",
     ),
-    "another's classifier": (
-        {**QWEN3, "architectures": ["Qwen3ForSequenceClassification"]},
+    "a scorer of its own code": (
+        {
+            **LLAMA,
+            "architectures": ["LlamaForSequenceClassification"],
+            "auto_map": {"AutoModelForSequenceClassification": "own.LlamaForScores"},
+        },
         {},
-        "Qwen3ForSequenceClassification",
+        "auto_map names own.LlamaForScores, .*never run",
+    ),
+    "a scorer that looks both ways": (
+        {**LLAMA, "model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalForScores"]},
+        {},
+        "LlamaBidirectionalForScores",
     ),
     "code of its own": (
         {

@@ -100,8 +100,9 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
     revision = settings.get("revision")
     found = folder or resolve(model_id, revision, settings.get("huggingface_hub_cache"))
     detected = read_model(
-        found, settings.get("task"), settings.get("dense_path"), settings.get("pooling")
-    )
+        found, settings.get("task"), settings.get("dense_path"), settings.get("pooling"),
+        reranker_template=settings.get("reranker_template"),
+    )  # fmt: skip
     return entry_for(
         str(folder or model_id),
         detected,

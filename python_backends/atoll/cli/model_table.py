@@ -9,6 +9,7 @@ from atoll.catalogue import ENTRIES, Entry
 from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
 from atoll.models.families import CAUSAL, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
 from atoll.models.registry import architecture, table_of
+from atoll.models.rerankers import NAMES, TEMPLATES
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
 _EMBEDDERS_TEST = "tests/encoders/test_embedders.py"
@@ -53,8 +54,9 @@ def models_page() -> str:
         "modules.json says so, or with `--task embed` and `--pooling`.",
         "",
         "Also refused, with an error that names the reason: heads for other tasks (question "
-        "answering, reward models), multi-vector models of images or with pooled tokens, decoders "
-        "that rank or classify, models with parts for images or sound (of "
+        "answering, reward models), multi-vector models of images or with pooled tokens, "
+        "[decoders that rerank](#decoders-that-rerank) where no file says how they are asked, "
+        "models with parts for images or sound (of "
         f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
         "that comes with a checkpoint, translation models whose target language a request would "
         "have to name (NLLB, mBART 50), adapters next to the weights, and keys of "
@@ -75,7 +77,37 @@ def models_page() -> str:
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "
             f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
-    return "\n".join([*lines, "", *_fallback_section(), "", *_encoder_section()]) + "\n"
+    sections = (_reranker_section, _fallback_section, _encoder_section)
+    return "\n".join([*lines, *(line for section in sections for line in ("", *section()))]) + "\n"
+
+
+def _reranker_section() -> list[str]:
+    """How decoders are asked about a document."""
+    return [
+        "## Decoders that rerank",
+        "",
+        "Every generator's architecture with a file here (but T5) also reranks, and classifies "
+        "with a head of its own (`...ForSequenceClassification`). The text that asks about a "
+        "document is, in this order:",
+        "",
+        "1. what the setting `reranker_template` names: "
+        f"{', '.join(f'`{name}`' for name in TEMPLATES)};",
+        "2. the checkpoint's chat template, if it has the roles `query` and `document`, as folders "
+        "of sentence-transformers 6 have; a message of the role `system` holds the instruction;",
+        "3. that of a published family whose name is part of the checkpoint's: "
+        f"{', '.join(f'`{name}`' for name in NAMES)}.",
+        "",
+        "Without any of these a checkpoint is refused. The score is the sigmoid of a difference of "
+        "logits (`yes` less `no`, `1` less `0`, or what a module LogitScore says), of one logit "
+        "(`Yes`), or of the head; `raw_scores` gives the logit itself. A request's `instruction` "
+        "replaces the default one. If a text is too long, its document is cut, and never the "
+        "query or what follows the document: a query that leaves no room for a document is "
+        "refused, also if `truncate` is set. With `pair`, texts are cut as an encoder's pairs are.",
+        "",
+        "The tokens that the documents of a query begin with, which are the instruction and the "
+        "query, are computed once for all documents of a request that are in the same batch, "
+        "unless rotary positions are scaled by the length of each text (`dynamic`, `longrope`).",
+    ]
 
 
 def _fallback_section() -> list[str]:

@@ -293,4 +293,7 @@ def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Conso
 def _detected(model: ServedModel, folder: Path) -> Detected:
     """How the server classified the checkpoint, which it has loaded for its entry's task."""
     settings = Settings.read(model.parameters)
-    return read_model(folder, model.task, settings.dense_path, settings.pooling)
+    return read_model(
+        folder, model.task, settings.dense_path, settings.pooling,
+        reranker_template=settings.reranker_template,
+    )  # fmt: skip

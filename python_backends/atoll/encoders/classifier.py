@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """The options of a request for scores. raw: returns the logits."""
+    """The options of a request for scores.
+
+    raw: returns the logits. instruction: what a decoder is told to judge; None: its default.
+    """
 
     raw: bool = False
+    instruction: str | None = None
 
 
 class Scored(NamedTuple):
@@ -36,7 +41,33 @@ class Scored(NamedTuple):
     logits: Floats
 
 
-class Classifier(Encoder):
+class Scorer(Encoder):
+    """Texts to scores; a subclass says how their logits are computed."""
+
+    @abstractmethod
+    def logits(self, batch: Batch) -> Tensor:
+        """(texts, labels)."""
+
+    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
+        """A ``Scored``, or an error, per item."""
+        logits = self.logits(batch).float().cpu()
+        finite, scores = finite_rows(logits), self._scores(logits)
+        return [
+            Scored((logits if item.options.raw else scores)[row].numpy(), logits[row].numpy())
+            if finite[row]
+            else GenerationError("the score is not finite (NaN or infinite)")
+            for row, item in enumerate(items)
+        ]
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        if self.spec.activation == "identity":
+            return logits
+        if self.spec.activation == "softmax":
+            return logits.softmax(-1)
+        return logits.tanh() if self.spec.activation == "tanh" else logits.sigmoid()
+
+
+class Classifier(Scorer):
     """Texts or pairs to a score for each label; a reranker has one label."""
 
     task = "classify"
@@ -49,29 +80,11 @@ class Classifier(Encoder):
                 self.folder, self.trunk.config, len(self.spec.labels), self.options
             )
 
-    def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
-        """A ``Scored``, or an error, per item."""
-        logits = self._logits(batch).float().cpu()
-        finite, scores = finite_rows(logits), self._scores(logits)
-        return [
-            Scored((logits if item.options.raw else scores)[row].numpy(), logits[row].numpy())
-            if finite[row]
-            else GenerationError("the score is not finite (NaN or infinite)")
-            for row, item in enumerate(items)
-        ]
-
-    def _logits(self, batch: Batch) -> Tensor:
-        """(num_seqs, labels)."""
+    def logits(self, batch: Batch) -> Tensor:
+        """See ``Scorer``."""
         found = self.hidden(batch)
         if self.head is None:
             return found
         vectors = pool(found, batch.cu_seqlens, self.head.pooling).to(found.dtype)
         logits: Tensor = self.head(vectors)
         return logits
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        if self.spec.activation == "identity":
-            return logits
-        if self.spec.activation == "softmax":
-            return logits.softmax(-1)
-        return logits.tanh() if self.spec.activation == "tanh" else logits.sigmoid()

@@ -54,7 +54,7 @@ class Encoder(ABC):
         self.folder = checkpoint.folder
         self.options: LoadOptions = load_options(settings, checkpoint.raw)
         prepare(self.options.device)
-        trunk: Any = load_encoder(checkpoint, self.options, self.task)
+        trunk = self.load_trunk(checkpoint)
         check_pooled_size(folder, int(trunk.config.hidden_size))
         self.trunk = trunk
         # A model of transformers comes with the task's head, and its kernels are not recorded.
@@ -65,6 +65,10 @@ class Encoder(ABC):
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
         self.spec = EncoderConfig.read(folder, checkpoint.raw, settings, trunk.max_length)
+
+    def load_trunk(self, checkpoint: Checkpoint) -> Any:
+        """The model that gives hidden states."""
+        return load_encoder(checkpoint, self.options, self.task)
 
     @abstractmethod
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:

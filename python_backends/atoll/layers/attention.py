@@ -131,10 +131,12 @@ class Attention(nn.Module):
             if rotation is not None:
                 kernels.apply_rope(q, *rotation)
                 kernels.apply_rope(k, *rotation)
-            ends = batch.cu_seqlens
+            ends = key_ends = batch.cu_seqlens
             if batch.attended is not None:
                 return attend_to_some(q, k, v, ends, batch.attended, args)
-            return kernels.varlen_attention(q, k, v, ends, ends, args)
+            if batch.shared is not None:
+                k, v, key_ends = k[batch.shared.rows], v[batch.shared.rows], batch.shared.cu_seqlens
+            return kernels.varlen_attention(q, k, v, ends, key_ends, args)
         assert batch.seq_lens is not None, "a batch with block tables has lengths"
         k_cache, v_cache, group = batch.kv_cache[self.layer]
         slots = batch.slot_mappings[group]

@@ -2,7 +2,7 @@
 
 The sequences stand one behind the other, without padding. With a paged KV cache a decoding sequence
 has one new token and a prefilling one a chunk of its prompt; without one (``block_tables is None``)
-every sequence is whole.
+every sequence is whole, or continues another one of the batch (``SharedKeys``).
 """
 
 from dataclasses import dataclass
@@ -84,16 +84,34 @@ class Attended(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SharedKeys:
+    """Of a batch without a KV cache some of whose sequences continue another one of the batch.
+
+    Such a sequence has only its own tokens in the batch; its keys and values are those of the
+    sequence that it continues, then its own, so that what several begin with is computed once.
+
+    rows: (keys,) int64, which tokens of the batch are the keys of each sequence, in turn.
+    cu_seqlens: (num_seqs + 1,) int32, where the keys of each sequence begin in ``rows``.
+    last_rows: (texts,) int64, the last token of each text, whether it continues another or not.
+    """
+
+    rows: Tensor
+    cu_seqlens: Tensor
+    last_rows: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """New tokens of several sequences, and where their keys and values live, if those are kept.
 
-    input_ids, positions: (tokens,) int64; positions count from 0 in each sequence.
+    input_ids, positions: (tokens,) int64; positions count from 0 in each text.
     cu_seqlens: (num_seqs + 1,) int32, where the new tokens of each sequence begin.
     max_position: at least the largest position in the batch, known on the host.
     token_type_ids: (tokens,) int64, segments of a pair; None: all are of the first.
     prompt_lens: (num_seqs,) int32, tokens of each prompt, of which the batch may hold a chunk; only
         dynamic rope scaling looks at it. None: prompts are not split.
     attended: None: all tokens are. Not with a KV cache.
+    shared: None: every sequence is a text of its own.
 
     With a KV cache:
 
@@ -113,6 +131,7 @@ class Batch:
     token_type_ids: Tensor | None = None
     prompt_lens: Tensor | None = None
     attended: Attended | None = None
+    shared: SharedKeys | None = None
     seq_lens: Tensor | None = None
     block_tables: tuple[Tensor, ...] | None = None
     slot_mappings: tuple[Tensor, ...] = ()

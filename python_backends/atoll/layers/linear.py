@@ -142,3 +142,27 @@ class Head(Linear):
             return scores
         # In the activations' dtype, and without the rows that only fill a rank's part up.
         return parallel.gather(scores, self.shard)[:, : self.outputs.total].contiguous()
+
+
+class HeadRows(Linear):
+    """Scores of a few words of the vocabulary: of the head's matrix, only their rows are kept."""
+
+    is_adaptable = False
+
+    def __init__(
+        self, hidden_size: int, vocab_size: int, words: Sequence[int], bias: bool = False
+    ) -> None:
+        """words: ids, in the order of the scores."""
+        super().__init__(hidden_size, vocab_size, bias, quantizable=False)
+        self.words = list(words)
+
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """As ``Linear.load``; the rows are held in the activations' dtype."""
+        bias = group.bias(self.outputs, self.bias is not None)
+        self._pack(self.dense(group, options), bias, options, is_head=True)
+
+    def _pack(
+        self, weight: Tensor, bias: Tensor | None, options: LoadOptions, is_head: bool
+    ) -> None:
+        bias = None if bias is None else bias[self.words]
+        super()._pack(weight[self.words], bias, options, is_head)

@@ -159,8 +159,11 @@ class LatentAttention(nn.Module):
         Returns (tokens, num_heads, kv_rank).
         """
         if batch.block_tables is None:
-            ends, values = batch.cu_seqlens, rows[..., : self.dims.kv_rank]
-            return kernels.varlen_attention(q, rows, values, ends, ends, self.args)
+            ends = key_ends = batch.cu_seqlens
+            if batch.shared is not None:
+                rows, key_ends = rows[batch.shared.rows], batch.shared.cu_seqlens
+            values = rows[..., : self.dims.kv_rank]
+            return kernels.varlen_attention(q, rows, values, ends, key_ends, self.args)
         assert batch.seq_lens is not None, "a batch with block tables has lengths"
         keys, values, group = batch.kv_cache[self.layer]
         kernels.write_kv(rows, None, keys, None, batch.slot_mappings[group])

@@ -14,7 +14,7 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models import families, generation_keys, nested, task_settings, unsupported
+from atoll.models import families, generation_keys, nested, rerankers, task_settings, unsupported
 from atoll.models.config_facts import (
     HIDDEN_SIZE_KEYS,
     embedding_size,
@@ -75,7 +75,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     """
     found = read_model(
         folder, task or settings.task, settings.dense_path, settings.pooling,
-        is_asked=settings.task is not None,
+        is_asked=settings.task is not None, reranker_template=settings.reranker_template,
     )  # fmt: skip
     notes = task_settings.unused(settings, found.task)
     found = replace(found, notes=(*found.notes, *notes))
@@ -118,6 +118,7 @@ def read_model(
     pooling: str | None = None,
     *,
     is_asked: bool | None = None,
+    reranker_template: str | None = None,
 ) -> Detected:
     """What the checkpoint in ``folder`` is, by its files alone.
 
@@ -126,6 +127,7 @@ def read_model(
         is_asked: whether the user named the task, and means a checkpoint that looks as if made for
             another; if None, whether there is a task.
         dense_path: folder of the Dense module, relative to ``folder``; from modules.json if None.
+        reranker_template: how a decoder is asked, see ``rerankers``; by the files if None.
 
     Raises:
         ConfigError: a file is missing or malformed.
@@ -150,14 +152,17 @@ def read_model(
         # What the files call something else is no generator, whatever its entry's class.
         with contextlib.suppress(UnsupportedModel):
             task = task_of(folder, config, names, modules, labels)
-    task = task or task_of(folder, config, names, modules, labels)
+    task = task or task_of(folder, config, names, modules, labels, reranker_template)
     if task == "generate":
         if not is_asked:
-            unsupported.check_reranker(folder)
+            rerankers.check_generator(folder)
         return _generator(folder, config, names, is_asked)
     foreign = None
     if task in _ENCODER_TASKS:
-        foreign = check_encoder(folder, config, names, task)
+        if task in ("rerank", "classify") and rerankers.is_decoder(config):
+            rerankers.check(folder, config, names, task, reranker_template)
+        else:
+            foreign = check_encoder(folder, config, names, task)
         if task == "embed" and not is_asked and not any(m.kind == "Pooling" for m in modules):
             unsupported.check_trunk(folder, names)
         check_modules(folder, task, pooling)
@@ -174,6 +179,9 @@ def read_model(
     max_tokens = max_tokens_of(config, length_limit(folder))
     if foreign is not None:
         max_tokens = min(length_limit(folder) or foreign.max_positions, foreign.max_positions)
+    notes = [*(foreign.notes if foreign else ()), *([_GUESSED.format(how)] if is_guessed else [])]
+    if task == "rerank" and reranker_template and not rerankers.is_decoder(config):
+        notes.append(_NO_TEMPLATE.format(reranker_template))
     return Detected(
         task=task,
         architecture=names[0] if names else "",
@@ -185,10 +193,7 @@ def read_model(
         labels=labels,
         runs_on=f"transformers' {foreign.class_name}" if foreign else "native",
         pooling=how,
-        notes=(
-            *(foreign.notes if foreign else ()),
-            *((_GUESSED.format(how),) if is_guessed else ()),
-        ),
+        notes=tuple(notes),
     )
 
 
@@ -199,6 +204,10 @@ _UNPOOLED = (
 _GUESSED = (
     "pooling {!r} is a guess: no file says how the vectors of tokens become one (a folder that "
     "only transformers filled lacks modules.json); set it: --pooling, or the parameter pooling"
+)
+_NO_TEMPLATE = (
+    "reranker_template is {!r}, which has no effect: this reranker is no decoder; its tokenizer "
+    "makes the pairs"
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import UnsupportedModel
-from atoll.models import families, unsupported
+from atoll.models import families, rerankers, unsupported
 from atoll.models.fallback_encoder_choice import (
     EncoderChoice,
     choose,
@@ -35,11 +35,12 @@ def task_of(
     names: Sequence[str],
     modules: Sequence[Module],
     labels: Sequence[str],
+    reranker_template: str | None = None,
 ) -> str:
     """The task of a checkpoint that nobody named one for.
 
     Args:
-        names: config.json's architectures. labels: a classifier's.
+        names: config.json's architectures. labels: a classifier's. reranker_template: the setting.
 
     Raises:
         UnsupportedModel: none fits; names what is supported.
@@ -63,6 +64,8 @@ def task_of(
     # T5EncoderModel has the model_type of a generator.
     if has_ending(names, ("EncoderModel",)):
         return "embed"
+    if has_ending(names, _GENERATOR_CLASSES) and rerankers.is_decoder(config):
+        return "rerank" if rerankers.reranks(folder, reranker_template) else "generate"
     if has_ending(names, _GENERATOR_CLASSES) or names[:1] == list(_GENERATOR_TRUNKS):
         return "generate"
     if not names and (model_type in families.DECODERS or model_type in families.NESTED):

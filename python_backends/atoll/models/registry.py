@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
+from atoll.layers.linear import Head, HeadRows
 from atoll.layers.parallel import ONE_RANK, Shard, building, sketching
 from atoll.models import fallback, fallback_encoder, nested
 from atoll.models.families import CAUSAL, CLASSES, DECODERS, DEFAULTS, ENCODERS, VARIANTS
@@ -134,18 +135,24 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
     return _load(checkpoint, DECODERS, options)
 
 
-def load_encoder(checkpoint: Checkpoint, options: LoadOptions, task: str = "embed") -> nn.Module:
+def load_encoder(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    task: str = "embed",
+    scored_words: Sequence[int] = (),
+) -> nn.Module:
     """An encoder's trunk with its weights; see ``layers.batch.Batch`` for its input.
 
-    A decoder may be one, too: its hidden states, without the head that scores words. What has no
-    file here is left to transformers, together with the task's head.
+    A decoder may be one, too: its hidden states, without the head that scores words; with
+    ``scored_words``, ids, its ``logits`` are the scores of these alone. What has no file here is
+    left to transformers, together with the task's head.
     """
     if options.shard.is_split:
         raise _one_rank_only(options.shard, checkpoint, "it is an encoder")
     table = table_of(checkpoint.raw, task)
     if not is_known(checkpoint.raw, table):
         return fallback_encoder.load(checkpoint.folder, options, task)
-    return _load(checkpoint, table, options, has_head=False)
+    return _load(checkpoint, table, options, scored_words)
 
 
 def table_of(raw: Mapping[str, Any], task: str) -> Mapping[str, str]:
@@ -179,12 +186,14 @@ def plan(
     expected_method: str | None = None,
     shard: Shard = ONE_RANK,
     has_head: bool = True,
+    scored_words: Sequence[int] = (),
 ) -> Plan:
     """All that decides, before any weight is read, whether a checkpoint can be loaded.
 
     Args:
         dtype: of the activations, if it is known. expected_method, shard: see ``LoadOptions``.
-        has_head: whether a decoder scores words; otherwise, its hidden states are used.
+        has_head: whether a decoder scores all words; otherwise, its hidden states are used.
+        scored_words: words that it scores without one.
 
     Raises:
         ConfigError, UnsupportedModel: it cannot; names what is in the way.
@@ -200,7 +209,7 @@ def plan(
     if str(checkpoint.raw.get("model_type")) in CAUSAL:
         _check_directions(checkpoint, bool(model.config.is_causal), has_head)
     if table is DECODERS and not has_head:
-        del model.lm_head
+        _keep_words(model, scored_words)
     quantization = Quantization.read(checkpoint.folder, checkpoint.raw)
     found = None if quantization is None else quantization.method
     if expected_method not in (None, found):
@@ -234,13 +243,29 @@ def _check_directions(checkpoint: Checkpoint, is_causal: bool, has_head: bool) -
 
 
 def _load(
-    checkpoint: Checkpoint, table: Mapping[str, str], options: LoadOptions, has_head: bool = True
+    checkpoint: Checkpoint,
+    table: Mapping[str, str],
+    options: LoadOptions,
+    scored_words: Sequence[int] | None = None,
 ) -> nn.Module:
-    """has_head: see ``plan``."""
-    found = plan(checkpoint, table, options.dtype, options.expected_method, options.shard, has_head)
+    """scored_words: the words that a decoder scores; None: all of them."""
+    found = plan(
+        checkpoint, table, options.dtype, options.expected_method, options.shard,
+        has_head=scored_words is None, scored_words=scored_words or (),
+    )  # fmt: skip
     options = replace(options, quantization=found.quantization)
     try:
         load_weights(found.model, found.module.WEIGHTS, checkpoint.folder, options)
     except Mismatch as error:
         raise WeightError(f"{error}; {found.keys.summary()}") from error
     return found.model.eval()
+
+
+def _keep_words(model: Any, words: Sequence[int]) -> None:
+    """Replaces the head of a decoder on the meta device by the rows of some words, or of none."""
+    head: Head = model.lm_head
+    del model.lm_head
+    if words:
+        with torch.device("meta"):
+            size = head.outputs.total
+            model.lm_head = HeadRows(head.in_features, size, words, head.bias is not None)

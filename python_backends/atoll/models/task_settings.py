@@ -20,6 +20,7 @@ _ENCODERS = TASKS[:-1]
 # Settings of a group that fewer tasks, or more, have a use for than the group's.
 _OWN_TASKS = {
     "pooling": ("embed", "sparse"), "dense_path": ("embed",),
+    "reranker_template": ("rerank",),
     **dict.fromkeys(("prompts", "default_prompt_name", "default_prompt"), ("embed", "sparse")),
     "max_input_tokens": TASKS,
 }  # fmt: skip

@@ -25,11 +25,6 @@ _OTHER_SENSES = re.compile(
 # Decoders whose repositories have code of their own that is implemented here.
 _OWN_CODE_KNOWN = ("llama_bidirec",)
 _HEADS = ("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "ForConditionalGeneration")
-# A card's own word for what a model is for.
-_CARD_TASK = re.compile(r"^pipeline_tag:\s*[\"']?([\w-]+)", re.MULTILINE)
-_RERANKER_ROLES = tuple(
-    re.compile(rf"role[^\n{{}}%]{{0,40}}[\"']{role}[\"']") for role in ("query", "document")
-)
 
 
 def check_trunk(folder: Path, names: Sequence[str]) -> None:
@@ -38,12 +33,12 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
     Raises:
         UnsupportedModel: it has a head for another task, or files of its own are missing.
     """
-    named = _named(folder, "colbert")
-    if named is not None:
+    colbert = named(folder, "colbert")
+    if colbert is not None:
         raise UnsupportedModel(
-            f"{folder}: the name {named!r} says that this is ColBERT, whose answer is a vector for "
-            "every token, but neither artifact.metadata nor modules.json is there; --task embed "
-            "serves its trunk, --task multi_vector all of it with ColBERT's usual lengths"
+            f"{folder}: the name {colbert!r} says that this is ColBERT, whose answer is a vector "
+            "for every token, but neither artifact.metadata nor modules.json is there; --task "
+            "embed serves its trunk, --task multi_vector all of it with ColBERT's usual lengths"
         )
     name = names[0] if names else ""
     # XLM's class for masked words ends as GPT-2's for the next one does.
@@ -63,7 +58,7 @@ def check_decoder_trunk(folder: Path, config: Mapping[str, Any], names: Sequence
             those that follow, which config.json does not say.
     """
     model_type = str(config.get("model_type", ""))
-    code = _own_code(config, ("AutoModel",))
+    code = own_code(config, ("AutoModel",))
     if names and not _is_familys(names[0], model_type):
         raise UnsupportedModel(
             f"{folder}: {names[0]} (model_type {model_type!r}) is not supported: it is none of the "
@@ -76,40 +71,6 @@ def check_decoder_trunk(folder: Path, config: Mapping[str, Any], names: Sequence
             "and config.json does not say whether tokens see those that follow: if its authors "
             "do, add is_causal, false or true, to config.json"
         )
-
-
-def check_reranker(folder: Path) -> None:
-    """A decoder that no sentence-transformers file describes: that it is no reranker.
-
-    Raises:
-        UnsupportedModel: its name, its card or its chat template says so.
-    """
-    named = _named(folder, "rerank")
-    if named is not None:
-        raise UnsupportedModel(
-            f"{folder}: the name {named!r} says that this is a reranker; rerankers that are "
-            "decoders are not supported; --task generate serves it as a generator"
-        )
-    card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace")[:20000] if card.exists() else ""
-    found = _CARD_TASK.search(head.split("\n---", 1)[0]) if head.startswith("---") else None
-    if found and found[1] in ("text-ranking", "text-classification", "feature-extraction",
-                              "sentence-similarity"):  # fmt: skip
-        raise UnsupportedModel(
-            f"{folder}: README.md has pipeline_tag {found[1]}; of decoders only generators are "
-            "supported; --task generate serves it as one"
-        )
-    templates = [read_object(folder / "tokenizer_config.json").get("chat_template")]
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        templates.append(file.read_text(encoding="utf-8", errors="replace"))
-    for text in templates:
-        if isinstance(text, str) and all(role.search(text) for role in _RERANKER_ROLES):
-            raise UnsupportedModel(
-                f"{folder}: the chat template has the roles query and document, as a reranker's "
-                "has; rerankers that are decoders are not supported; --task generate serves it as "
-                "a generator"
-            )
 
 
 def check_parts(folder: Path, config: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -149,7 +110,7 @@ def check_class(
         return
     name = names[0]
     is_ours = _is_familys(name, model_type)
-    code = _own_code(config, ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"))
+    code = own_code(config, ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"))
     if not is_ours and (code or not is_asked):
         raise UnsupportedModel(
             f"{folder}: {name} (model_type {model_type!r}) is not supported: it is none of the "
@@ -178,7 +139,7 @@ def check_settings(folder: Path, runs_on: str, settings: Settings) -> None:
             )
 
 
-def _named(folder: Path, word: str) -> str | None:
+def named(folder: Path, word: str) -> str | None:
     """The checkpoint's name, in the hub's cache too, or where it was made from, with that word."""
     hub = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
     origin = str(read_object(folder / "config.json").get("_name_or_path") or "")
@@ -186,16 +147,16 @@ def _named(folder: Path, word: str) -> str | None:
     return next((name for name in names if word in name.lower()), None)
 
 
+def own_code(config: Mapping[str, Any], loaders: Sequence[str]) -> str | None:
+    """The class of a checkpoint's own code that one of transformers' Auto classes would load."""
+    classes = config.get("auto_map")
+    if not isinstance(classes, Mapping):
+        return None
+    found = (classes.get(key) for key in loaders)
+    return next((str(value) for value in found if value), None)
+
+
 def _is_familys(name: str, model_type: str) -> bool:
     """Whether a class is called as those of its model_type are."""
     begins = CLASS_PREFIXES.get(model_type, (model_type.replace("_", "").replace("-", ""),))
     return name.lower().startswith(tuple(part.lower() for part in begins))
-
-
-def _own_code(config: Mapping[str, Any], loaders: Sequence[str]) -> str | None:
-    """The class of a checkpoint's own code that one of transformers' Auto classes would load."""
-    named = config.get("auto_map")
-    if not isinstance(named, Mapping):
-        return None
-    found = (named.get(key) for key in loaders)
-    return next((str(value) for value in found if value), None)

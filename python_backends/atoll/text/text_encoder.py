@@ -58,11 +58,15 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text (or pair) as the model sees it. ids, type_ids: (tokens,). places: of a text."""
+    """One text (or pair) as the model sees it. ids, type_ids: (tokens,). places: of a text.
+
+    prefix: the beginning of ``ids``, one array for all texts of a request that share it.
+    """
 
     ids: Ids
     type_ids: Ids | None
     places: Places | None = None
+    prefix: Ids | None = None
 
 
 class TextEncoder:
@@ -134,7 +138,7 @@ class TextEncoder:
         ]
         if self._vocab_size is not None:
             for index, one in enumerate(encoded):
-                self._check(f"{name}[{index}]", one.ids, self._vocab_size)
+                check_vocabulary(self._core, f"{name}[{index}]", one.ids, self._vocab_size)
         return encoded
 
     def _encode_pieces(
@@ -209,15 +213,6 @@ class TextEncoder:
                     "(set truncate=true to cut it)"
                 )
 
-    def _check(self, name: str, ids: Ids, vocab_size: int) -> None:
-        beyond = ids[ids >= vocab_size]
-        if len(beyond):
-            wrong = int(beyond[0])
-            raise ValidationError(
-                f"{name} has the token {self._core.id_to_token(wrong)!r} with id {wrong}; "
-                f"the model's vocabulary has {vocab_size}"
-            )
-
     def _encoded(self, encoding: Encoding, direction: str, start: int | None) -> Encoded:
         """start: of the encoding in its text, if the places of tokens are wanted."""
         ids = np.array(encoding.ids, np.int32)
@@ -235,6 +230,17 @@ def _places(encoding: Encoding, start: int) -> Places:
     """start: of the encoding in its text."""
     offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2) + np.int32(start)
     return Places(offsets, np.array(encoding.special_tokens_mask, bool))
+
+
+def check_vocabulary(core: RustTokenizer, name: str, ids: Ids, vocab_size: int) -> None:
+    """Raises ValidationError: a token for which the model has no vector."""
+    beyond = ids[ids >= vocab_size]
+    if len(beyond):
+        wrong = int(beyond[0])
+        raise ValidationError(
+            f"{name} has the token {core.id_to_token(wrong)!r} with id {wrong}; "
+            f"the model's vocabulary has {vocab_size}"
+        )
 
 
 def _sequences(text: Any) -> tuple[str, ...]:

@@ -106,6 +106,8 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
     elif task == "multi_vector":
         layout = f"Transformer, then any of {_OF_TOKENS}"
         is_known = set(rest) <= set(_OF_TOKENS)
+    elif task == "rerank":
+        layout, is_known = "Transformer, alone or with LogitScore", rest in ([], ["LogitScore"])
     else:
         layout, is_known = "Transformer alone", not rest
     if modules and not (modules[0].is_transformer and is_known):

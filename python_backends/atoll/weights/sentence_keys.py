@@ -32,6 +32,8 @@ _TRUNKS = {
     "classify": ("sequence-classification", "logits", "scores"),
     "token_classify": ("token-classification", "logits", "scores"),
 }
+# Of a reranker with a LogitScore module.
+_WORDS = ("text-generation", "logits", "causal_logits")
 # Names of keyword arguments for loading a part, over the versions.
 _CONFIG_ARGUMENTS = ("config_kwargs", "config_args")
 _MODEL_ARGUMENTS = ("model_kwargs", "model_args")
@@ -53,6 +55,8 @@ _PROCESSOR = frozenset({
     "clean_up_tokenization_spaces", "local_files_only", "pad_to_multiple_of", "padding",
     "padding_side", "trust_remote_code", "use_fast",
 })  # fmt: skip
+# What a chat template is rendered with; its other variables are the template's own.
+_CHAT = frozenset({"padding", "truncation", "max_length", "return_tensors"})
 _PROCESSING = frozenset({"max_length", "pad_to_multiple_of", "padding", "return_tensors"})
 _CUTTING = (None, True, "longest_first")
 # Of a Transformer module; the first row is read elsewhere, the second changes nothing.
@@ -92,14 +96,15 @@ def check_keys(folder: Path, task: str) -> None:
     is_multi = task == "multi_vector"
     for key in ("tokenizer_name_or_path", *(() if is_multi else _OF_MULTI_VECTORS)):
         trunk.check(key, trunk.keys.get(key) is None)
-    _check_trunk(trunk, task)
+    has_words = any(module.kind == "LogitScore" for module in read_modules(folder))
+    _check_trunk(trunk, _WORDS if has_words else _TRUNKS[task], task)
     for key, neutral in (
         *((key, _NEUTRAL_MODEL) for key in _MODEL_ARGUMENTS),
         *((key, _NEUTRAL_CONFIG) for key in _CONFIG_ARGUMENTS),
     ):
         _File(f"{SENTENCE_FILE}: {key}", trunk.object(key)).only_known(neutral)
     _File(f"{SENTENCE_FILE}: tokenizer_args", processor_overrides(folder)).only_known(_PROCESSOR)
-    _check_processing(trunk.object("processing_kwargs"), is_multi)
+    _check_processing(trunk.object("processing_kwargs"), task)
     own = _File(
         "config_sentence_transformers.json",
         read_object(folder / "config_sentence_transformers.json"),
@@ -136,31 +141,39 @@ class _File:
         return found
 
 
-def _check_trunk(file: _File, task: str) -> None:
-    loaded_as, output, name = _TRUNKS[task]
+def _check_trunk(file: _File, form: tuple[str, str, str], task: str) -> None:
+    loaded_as, output, name = form
     file.check("transformer_task", file.keys.get("transformer_task") in (None, loaded_as))
     file.check("module_output_name", file.keys.get("module_output_name") in (None, name))
     modalities = _File(f"{file.name}: modality_config", file.object("modality_config"))
-    modalities.only_known(frozenset({"text"}))
-    text = _File(f"{modalities.name}.text", modalities.object("text"))
-    text.only_known(frozenset({"method", "method_output_name"}))
-    text.check("method", text.keys.get("method") in (None, "forward"))
-    asked = text.keys.get("method_output_name")
+    # A pair is a message of a query and one of a document.
+    modalities.only_known({"text", "message"} if task == "rerank" else {"text"})
     of_tokens = task in ("embed", "multi_vector")
-    last = (output, [output], ["hidden_states", -1] if of_tokens else output)
-    text.check("method_output_name", asked is None or asked in last)
+    for modality, keys in (("text", set[str]()), ("message", {"format"})):
+        one = _File(f"{modalities.name}.{modality}", modalities.object(modality))
+        one.only_known({"method", "method_output_name"} | keys)
+        one.check("method", one.keys.get("method") in (None, "forward"))
+        one.check("format", one.keys.get("format") in (None, "flat", "structured"))
+        asked = one.keys.get("method_output_name")
+        last = (output, [output], ["hidden_states", -1] if of_tokens else output)
+        one.check("method_output_name", asked is None or asked in last)
 
 
-def _check_processing(keys: Json, is_multi: bool) -> None:
-    """``text`` and ``common`` of processing_kwargs: what a tokenizer is called with."""
+def _check_processing(keys: Json, task: str) -> None:
+    """``text`` and ``common`` of processing_kwargs: what a tokenizer is called with; and of a
+    reranker ``chat_template``: what its template is rendered with."""
     whole = _File(f"{SENTENCE_FILE}: processing_kwargs", keys)
-    whole.only_known(frozenset({"text", "common"}))
+    whole.only_known({"text", "common", *(["chat_template"] if task == "rerank" else [])})
     for part in ("text", "common"):
         inner = _File(f"{whole.name}.{part}", whole.object(part))
         inner.only_known(_PROCESSING | {"truncation"})
         inner.check("truncation", inner.keys.get("truncation") in _CUTTING)
         # Queries and documents have lengths of their own.
-        inner.check("max_length", inner.keys.get("max_length") is None or not is_multi)
+        inner.check("max_length", inner.keys.get("max_length") is None or task != "multi_vector")
+    chat = _File(f"{whole.name}.chat_template", whole.object("chat_template"))
+    for key in sorted(_CHAT & chat.keys.keys()):
+        chat.check(key, chat.keys[key] is None)
+    chat.check("restore_suffix", chat.keys.get("restore_suffix") in (None, True))
 
 
 def _check_module(file: _File, kind: str, is_multi: bool) -> None:

@@ -66,6 +66,7 @@ class EncoderRequest(ServedRequest):
                 e.places,
                 is_dropped=self._is_over,
                 is_counted=not self.sender.is_canary,
+                prefix=e.prefix,
             )
             for row, e in enumerate(encoded)
         ]

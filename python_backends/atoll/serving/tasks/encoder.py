@@ -129,14 +129,22 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         if work.ids:
             encoded = [self._checked(work, row) for row in range(len(work.ids))]
         else:
-            encoded = self.text_encoder.encode(
-                work.texts,
-                name=work.name,
-                truncate=work.truncate,
-                direction=work.direction,
-                with_places=self.needs_places,
-            )
+            encoded = self.encode(work)
         self.engine.submit(request.items(encoded))
+
+    def encode(self, work: Work) -> list[Encoded]:
+        """Token ids of the request's texts or pairs.
+
+        Raises:
+            ValidationError: one cannot be used; names it and the limit.
+        """
+        return self.text_encoder.encode(
+            work.texts,
+            name=work.name,
+            truncate=work.truncate,
+            direction=work.direction,
+            with_places=self.needs_places,
+        )
 
     def respond(self, request: EncoderRequest, even_if_empty: bool) -> list[dict[str, Any]]:
         """See ``ServedModel``."""
