@@ -137,6 +137,8 @@ def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFix
         task = "embed"
         if config["architectures"][0].endswith("ForSequenceClassification"):
             task = "rerank" if len(config["id2label"]) == 1 else "classify"
+        elif config["architectures"][0].endswith("ForTokenClassification"):
+            task = "token_classify"
     found = decide(folder, Settings(model_id=str(folder)))
     assert (found.task, found.runs_on) == (task, "native")
     facts = facts_of(folder, capsys)

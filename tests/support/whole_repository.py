@@ -88,6 +88,10 @@ ENCODER_CLASSES = {
     "bert": (hf.BertConfig, hf.BertModel),
     "mpnet": (hf.MPNetConfig, hf.MPNetModel),
     "distilbert": (hf.DistilBertConfig, hf.DistilBertModel),
+    "modernbert": (hf.ModernBertConfig, hf.ModernBertModel),
+    "gte": (hf.GteConfig, hf.GteModel),
+    "new": (hf.GteConfig, hf.GteModel),
+    "nomic_bert": (hf.NomicBertConfig, hf.NomicBertModel),
 }
 
 # model_type of an embedder -> its folder, and its trunk.
@@ -186,6 +190,7 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     options = dict(
         vocab_size=96, hidden_size=size, intermediate_size=64, num_hidden_layers=1,
         num_attention_heads=4, max_position_embeddings=70, type_vocab_size=1, pad_token_id=0,
+        bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3,
     )  # fmt: skip
     config, model = ENCODER_CLASSES[entry.model_type]
     if entry.model_type == "distilbert":
@@ -199,6 +204,9 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     built = model(config(**options)).eval()
     enliven(built)
     built.save_pretrained(folder)
+    # GTE has a name of its own in transformers.
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": entry.model_type}))
 
     @torch.inference_mode()
     def hidden(ids: list[int]) -> torch.Tensor:

@@ -10,6 +10,10 @@ _INSTRUCT = {
     "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query"
     "\nQuery: "
 }
+_NOMIC = {
+    name: f"{name}: "
+    for name in ("search_query", "search_document", "classification", "clustering")
+}
 
 
 class EncoderEntry(NamedTuple):
@@ -79,6 +83,20 @@ ENCODERS = (
     EncoderEntry("gte-base", "thenlper/gte-base", "embed", "bert", 768, "mean"),
     EncoderEntry("gte-large", "thenlper/gte-large", "embed", "bert", 1024, "mean"),
     EncoderEntry(
+        "gte-modernbert-base", "Alibaba-NLP/gte-modernbert-base", "embed", "modernbert", 768, "cls"
+    ),
+    EncoderEntry(
+        "gte-multilingual-base", "Alibaba-NLP/gte-multilingual-base", "embed", "new", 768, "cls"
+    ),
+    EncoderEntry(
+        "gte-multilingual-reranker-base", "Alibaba-NLP/gte-multilingual-reranker-base", "rerank",
+        "new", 1,
+    ),
+    EncoderEntry(
+        "gte-reranker-modernbert-base", "Alibaba-NLP/gte-reranker-modernbert-base", "rerank",
+        "modernbert", 1,
+    ),
+    EncoderEntry(
         "gte-qwen2-1.5b-instruct", "Alibaba-NLP/gte-Qwen2-1.5B-instruct", "embed", "qwen2", 1536
     ),
     EncoderEntry(
@@ -88,6 +106,10 @@ ENCODERS = (
     EncoderEntry(
         "jina-embeddings-v2-small-en", "jinaai/jina-embeddings-v2-small-en", "embed", "bert", 512,
         "mean",
+    ),
+    EncoderEntry(
+        "modernbert-embed-base", "nomic-ai/modernbert-embed-base", "embed", "modernbert", 768,
+        "mean", _NOMIC,
     ),
     EncoderEntry(
         "multi-qa-mpnet-base-dot-v1", "sentence-transformers/multi-qa-mpnet-base-dot-v1", "embed",
@@ -124,6 +146,10 @@ ENCODERS = (
         "mxbai-rerank-base-v1", "mixedbread-ai/mxbai-rerank-base-v1", "rerank", "deberta-v2", 1
     ),
     EncoderEntry(
+        "nomic-embed-text-v1.5", "nomic-ai/nomic-embed-text-v1.5", "embed", "nomic_bert", 768,
+        "mean", _NOMIC,
+    ),
+    EncoderEntry(
         "opensearch-neural-sparse-encoding-v2-distill",
         "opensearch-project/opensearch-neural-sparse-encoding-v2-distill", "sparse", "distilbert",
         30522, "splade",
@@ -138,6 +164,10 @@ ENCODERS = (
     EncoderEntry(
         "snowflake-arctic-embed-l-v2.0", "Snowflake/snowflake-arctic-embed-l-v2.0", "embed",
         "xlm-roberta", 1024, "cls", {"query": "query: "},
+    ),
+    EncoderEntry(
+        "snowflake-arctic-embed-m-v2.0", "Snowflake/snowflake-arctic-embed-m-v2.0", "embed", "gte",
+        768, "cls", {"query": "query: "},
     ),
     EncoderEntry(
         "splade-cocondenser-ensembledistil", "naver/splade-cocondenser-ensembledistil", "sparse",

@@ -1,0 +1,5 @@
+"""gte-multilingual-base: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

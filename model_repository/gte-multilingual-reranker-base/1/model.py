@@ -1,0 +1,5 @@
+"""gte-multilingual-reranker-base: query and texts to scores."""
+
+from atoll.serving import RerankModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""nomic-embed-text-v1.5: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
