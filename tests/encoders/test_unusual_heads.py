@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 from tiny.checkpoint import Variant
+from tiny.encoders import FILLERS as EVERY_FILLER
 from tiny.encoders import SIZES, classifiers
 from tiny.sentence import (
     MEAN,
@@ -35,7 +36,7 @@ from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.errors import ConfigError, UnsupportedModel
 from atoll.weights.files import resolve
 
-FAMILIES = ("roberta", "xlm-roberta", "camembert")
+FAMILIES = ("roberta", "xlm-roberta", "camembert", "mpnet", "distilbert")
 PAIRS = [("coral", "A ring of coral."), ("x", "y z"), ("A ring", "fish " * 30), ("ab", "ab")]
 NAMED: dict[str, dict[str, Any]] = {
     "unnamed": {},
@@ -162,10 +163,9 @@ def test_labels_without_names(num_labels: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_with_one_segment(family: str, tmp_path: Path) -> None:
+def test_families_without_segments(family: str, tmp_path: Path) -> None:
     """Their tokenizers may number the second text of a pair 1, which has no vector."""
-    variant = classifiers(1)[1 + FAMILIES.index(family)]
-    write_trunk(variant, tmp_path)
+    write_trunk(next(v for v in classifiers(1) if v.name == family), tmp_path)
     # transformers' limit, 70, leaves out that their positions begin at 2.
     update(
         tmp_path / "tokenizer_config.json", model_max_length=68,
@@ -206,6 +206,7 @@ def test_segments_are_given_where_the_tokenizer_gives_them(
 
 FILLERS: dict[str, Callable[[], Any]] = {
     "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**SIZES)),
+    "distilbert": next(v.build for v in EVERY_FILLER if v.name == "distilbert"),
     "roberta": lambda: hf.RobertaForMaskedLM(
         hf.RobertaConfig(**{**SIZES, "max_position_embeddings": 72}, hidden_act="relu")
     ),

@@ -42,8 +42,11 @@ def test_keys_of_bert_win_over_the_files_normalizer(
                     tokenizer_config={"tokenizer_class": "BertTokenizer", **keys}))  # fmt: skip
 
 
-def test_bert_without_tokenizer_config_has_its_class_defaults(tmp_path: Path) -> None:
-    check(folder_of(bert(lowercase=False), "bert", tmp_path))
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "ernie"])
+def test_bert_without_tokenizer_config_has_its_class_defaults(
+    model_type: str, tmp_path: Path
+) -> None:
+    check(folder_of(bert(lowercase=False), model_type, tmp_path))
 
 
 @pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "TokenizersBackend"])
@@ -125,6 +128,13 @@ def test_what_frames_a_text(files: dict[str, Json], tmp_path: Path) -> None:
 def test_roberta_framed_by_other_tokens(tmp_path: Path) -> None:
     config = {"tokenizer_class": "RobertaTokenizer", "cls_token": "</s>", "sep_token": "<s>"}
     check(folder_of(roberta(), "roberta", tmp_path, tokenizer_config=config))
+
+
+def test_mpnet_framed_by_other_tokens(tmp_path: Path) -> None:
+    """Its words are BERT's, its frame is RoBERTa's: two tokens between the texts of a pair."""
+    names = {"bos": "[BOS]", "cls": "[BOS]", "eos": "[EOS]", "sep": "[EOS]"}
+    config = {f"{name}_token": token for name, token in names.items()}
+    check(folder_of(bert(), "mpnet", tmp_path, tokenizer_config=config), ("a Cases b", "b1"))
 
 
 def test_truncation_and_padding_of_the_file_are_left_to_the_limits(tmp_path: Path) -> None:

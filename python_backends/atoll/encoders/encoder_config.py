@@ -31,8 +31,11 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 # Activations for scores, by the last part of a class's name.
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
 # Prefixes of tokenizer classes without segments. Unlike TokenizersBackend of transformers 5,
-# PreTrainedTokenizerFast of transformers 4 has segments.
-_WITHOUT_TOKEN_TYPES = ("Roberta", "XLMRoberta", "Camembert", "TokenizersBackend")
+# PreTrainedTokenizerFast of transformers 4 has segments; so had AlbertTokenizer before version 5,
+# when its models were trained.
+_WITHOUT_TOKEN_TYPES = (
+    "Roberta", "XLMRoberta", "Camembert", "MPNet", "DistilBert", "TokenizersBackend",
+)  # fmt: skip
 
 
 class SpladeSpec(NamedTuple):

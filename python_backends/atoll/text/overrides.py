@@ -24,14 +24,17 @@ Json = Mapping[str, Any]
 
 # model_type -> class, if no file names one.
 _CLASSES = {
-    "bert": "BertTokenizer", "camembert": "CamembertTokenizer", "gpt2": "GPT2Tokenizer",
-    "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer", "mpt": "GPTNeoXTokenizer",
-    "opt": "GPT2Tokenizer", "phi": "GPT2Tokenizer", "roberta": "RobertaTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
+    "bert": "BertTokenizer", "camembert": "CamembertTokenizer", "data2vec-text": "RobertaTokenizer",
+    "distilbert": "DistilBertTokenizer", "electra": "ElectraTokenizer", "ernie": "BertTokenizer",
+    "gpt2": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer",
+    "mpnet": "MPNetTokenizer", "mpt": "GPTNeoXTokenizer", "opt": "GPT2Tokenizer",
+    "phi": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer",
 }  # fmt: skip
 # Families whose tokenizer.json is used as it is, whatever class tokenizer_config.json names.
 _AS_THEY_ARE = ("bloom", "falcon", "gpt_bigcode", "RefinedWeb", "RefinedWebModel")
-_BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+# Those that frame texts as BERT does, and all that find words as it does.
+_BERT_FRAMES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+_BERT = (*_BERT_FRAMES, "MPNetTokenizer")
 _BYTE_LEVEL = ("CodeGenTokenizer", "GPT2Tokenizer", "GPTNeoXTokenizer", "RobertaTokenizer")
 _METASPACE = ("CamembertTokenizer", "CodeLlamaTokenizer", "LlamaTokenizer", "XLMRobertaTokenizer")
 # The tokens that begin and end a text, by class.
@@ -46,7 +49,7 @@ _BERT_NAMES = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "
 _ROBERTA_NAMES = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>",
                   "pad": "<pad>", "mask": "<mask>"}  # fmt: skip
 _NAMES = {
-    **dict.fromkeys(_BERT[:3], _BERT_NAMES),
+    **dict.fromkeys(_BERT_FRAMES, _BERT_NAMES),
     "MPNetTokenizer": _ROBERTA_NAMES | {"unk": "[UNK]"},
     **dict.fromkeys(("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"),
                     _ROBERTA_NAMES),
@@ -200,9 +203,9 @@ def _frame(core: Tokenizer, kind: str, special: Mapping[str, str]) -> None:
     missing = [text for text, index in ids if index is None]
     if missing:
         raise ConfigError(f"tokenizer_config.json: the tokenizer has no tokens {missing}")
-    between = last if kind in _BERT else f"{last} {last}"
-    second = "$B:1" if kind in _BERT else "$B:0"
-    end = f"{last}:1" if kind in _BERT else last
+    between = last if kind in _BERT_FRAMES else f"{last} {last}"
+    second = "$B:1" if kind in _BERT_FRAMES else "$B:0"
+    end = f"{last}:1" if kind in _BERT_FRAMES else last
     core.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}", pair=f"{first} $A {between} {second} {end}",
         special_tokens=ids,
