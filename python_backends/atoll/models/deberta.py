@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from atoll.errors import UnsupportedModel
 from atoll.layers import MLP, Batch, Embedding, EncoderTrunk, LayerNorm, Linear, TrunkConfig
 from atoll.layers.block import PostNormBlock
+from atoll.layers.convolution import Convolution
 from atoll.layers.disentangled import DisentangledAttention, distance_rows
 from atoll.layers.head_layouts import (
     BERT_MASKED_LANGUAGE,
@@ -37,6 +37,8 @@ WEIGHTS = WeightMap(
         "norm": "embeddings.LayerNorm",
         "distances": "encoder.rel_embeddings",
         "distance_norm": "encoder.LayerNorm",
+        "convolution": "encoder.conv.conv",
+        "convolution_norm": "encoder.conv.LayerNorm",
         "blocks.{i}.attention.qkv": (
             f"{_SELF}.query_proj", f"{_SELF}.key_proj", f"{_SELF}.value_proj",
         ),
@@ -66,6 +68,10 @@ _MASKED_LANGUAGE = WeightMap(
 )
 
 
+# Tokens that a convolution may span; v2-xlarge's spans 3.
+_MAX_CONVOLUTION = 1 << 10
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(TrunkConfig):
     """Read from config.json.
@@ -73,7 +79,7 @@ class Config(TrunkConfig):
     word_size: of the vectors of words, positions and segments. has_positions: whether words also
     have absolute positions. num_buckets: of distances on either side, up to max_distance; 0: every
     distance is one. span: rows for either side. has_keys, has_queries, is_shared: see
-    ``DisentangledAttention``.
+    ``DisentangledAttention``. convolution: tokens that it spans, and its activation.
     """
 
     word_size: int
@@ -85,19 +91,12 @@ class Config(TrunkConfig):
     has_keys: bool
     has_queries: bool
     is_shared: bool
+    convolution: tuple[int, str] | None
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ConfigError for attention without distances.
-
-        Raises UnsupportedModel for v2-xlarge and v2-xxlarge, which have a convolution.
-        """
+        """Raises ConfigError for attention without distances."""
         f = Fields(raw)
-        if f.count("conv_kernel_size", default=0):
-            raise UnsupportedModel(
-                f"config.json: conv_kernel_size is {raw['conv_kernel_size']}: DeBERTa with a "
-                "convolution (v2-xlarge, v2-xxlarge) is not supported"
-            )
         if not f.flag("relative_attention", default=False):
             raise f.wrong("true", "relative_attention")
         hidden_size, max_length = f.size("hidden_size"), f.size("max_position_embeddings")
@@ -143,6 +142,7 @@ class Config(TrunkConfig):
             has_keys="c2p" in kinds,
             has_queries="p2c" in kinds,
             is_shared=f.flag("share_att_key", default=False),
+            convolution=_convolution(f),
         )
 
 
@@ -157,6 +157,15 @@ def _kinds(f: Fields) -> tuple[str, ...]:
     return kinds
 
 
+def _convolution(f: Fields) -> tuple[int, str] | None:
+    size = f.count("conv_kernel_size", default=0, most=_MAX_CONVOLUTION)
+    if size and not size % 2:
+        raise f.wrong("an odd number, or 0", "conv_kernel_size")
+    f.only("conv_groups", 1)
+    named = activation(f, "conv_act", default="tanh")
+    return (size, named) if size else None
+
+
 def _norms(f: Fields) -> list[str]:
     """How the vectors of distances are normed."""
     names = [name.strip() for name in f.text("norm_rel_ebd", default="none").lower().split("|")]
@@ -166,7 +175,10 @@ def _norms(f: Fields) -> list[str]:
 
 
 class Model(EncoderTrunk):
-    """Post-norm blocks; the vectors of distances are shared by all of them."""
+    """Post-norm blocks; the vectors of distances are shared by all of them.
+
+    With a convolution, its output is added to that of the first block, which is normed again.
+    """
 
     def __init__(self, config: Config) -> None:
         c = config
@@ -185,7 +197,10 @@ class Model(EncoderTrunk):
         super().__init__(c, block)
         self.distances = Embedding(2 * c.span, c.hidden_size)
         self.distance_norm = LayerNorm(c.hidden_size, c.eps) if c.has_distance_norm else None
-        self.positions = self.word_projection = None
+        self.positions = self.word_projection = self.convolution = None
+        if c.convolution is not None:
+            self.convolution = Convolution(c.hidden_size, c.convolution[0])
+            self.convolution_norm = LayerNorm(c.hidden_size, c.eps)
         if c.has_positions:
             self.positions = Embedding(c.max_length, c.word_size)
         if c.word_size != c.hidden_size:
@@ -201,6 +216,18 @@ class Model(EncoderTrunk):
             x = x + self.positions(batch.positions)
         out: Tensor = self.norm(x if self.word_projection is None else self.word_projection(x))
         return out
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(tokens, hidden)."""
+        c: Any = self.config
+        first = self.first(batch)
+        x, residual = first, None
+        for layer, block in enumerate(self.blocks):
+            x, residual = block(x, residual, batch)
+            if layer == 0 and self.convolution is not None:
+                convolved = self.convolution.of_texts(first, batch, c.convolution[1])
+                x = self.convolution_norm(x, convolved)
+        return x
 
     def distance_vectors(self) -> tuple[Tensor, Tensor]:
         """The vectors of distances, (2 * span, hidden), and the row of each distance."""

@@ -46,6 +46,9 @@ TRUNKS = [
     # One kind of scores, projections and rows of their own, distances that end before the text.
     _variant("-c2p", pos_att_type=["c2p"], max_relative_positions=20, **_OWN_PROJECTIONS),
     _variant("-p2c", pos_att_type=["p2c"], **_OWN_PROJECTIONS),
+    # As microsoft/deberta-v2-xlarge, and with a wider convolution than its.
+    _variant("-xlarge", conv_kernel_size=3, conv_act="gelu"),
+    _variant("-convolution", conv_kernel_size=5, hidden_size=32),
     _variant(
         "-all", share_att_key=False, embedding_size=32, position_biased_input=True,
         type_vocab_size=2,

@@ -149,6 +149,7 @@ FAMILIES = (
         for name in (
             "bert", "bert-old-names", "roberta", "mpnet", "distilbert", "electra", "albert",
             "ernie", "modernbert", "modernbert-old", "gte", "nomic", "deberta", "deberta-all",
+            "deberta-xlarge",
         )
     ),
     *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-old", "nomic-new-names")),
