@@ -16,10 +16,12 @@ import torch
 import tritonclient.grpc as grpc
 import tritonclient.http as http
 from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
 from serving import ONE_THREAD
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, JinaReference, classifiers, write_text_files
 from tiny.foreign_encoders import write_foreign
+from tiny.static import WIDTH, write_static
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
 
@@ -59,6 +61,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     write_text_files(root / "jina", "mean")
     references["convbert"] = write_foreign("convbert", root / "convbert")
     write_text_files(root / "convbert", "mean")
+    write_static(root / "static", "normalized", "0_StaticEmbedding")
+    references["static"] = SentenceTransformer(str(root / "static"), device="cpu")
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model
     references["classifier"] = write(classifiers(3)[1], root / "classifier").model
@@ -138,6 +142,18 @@ def test_embedders(fleet: Fleet, ask: Any, name: str) -> None:
     found = ask(name, {"text_input": TEXTS})
     np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
     assert found["num_input_tokens"].reshape(-1).tolist() == [len(fleet.ids(t)) for t in TEXTS]
+
+
+def test_a_table_of_word_vectors(fleet: Fleet, ask: Any) -> None:
+    """Without special tokens."""
+    texts = [*TEXTS[:3], "ab"]
+    found = ask("static", {"text_input": texts})
+    np.testing.assert_allclose(
+        found["embedding"], fleet.references["static"].encode(texts), atol=1e-5
+    )
+    assert found["num_input_tokens"].reshape(-1).tolist() == [5, 12, 40, 2]
+    one = ask("static", {"text_input": texts[3:]}, return_token_embeddings=True, dimensions=4)
+    assert one["token_embedding"].shape == (1, 2, WIDTH) and one["embedding"].shape == (1, 4)
 
 
 def test_prompts(fleet: Fleet, ask: Any) -> None:

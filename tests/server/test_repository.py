@@ -170,6 +170,9 @@ def test_encoder_answers_over_http_and_grpc(group: dict[str, Served], name: str)
     elif entry.task == "multi_vector":
         assert found["vectors"].shape == (found["offsets"][-1], entry.dims["embedding"])
         assert found["score"].shape == (2, 1)
+    elif entry.task == "token_classify":
+        assert len(found["label"]) == len(found["word"]) == found["offsets"][-1] > 0
+        assert (found["start"] < found["end"]).all()
     else:
         assert found["score"].shape == (2, entry.dims.get("labels", 1))
         assert ((found["score"] > 0) & (found["score"] < 1)).all()

@@ -23,11 +23,13 @@ from tiny.decoders import DECODERS
 from tiny.embedders import embedding_gemma, mistral, qwen2, qwen3, write_embedder
 from tiny.encoders import JinaReference, write_text_files
 from tiny.late import write_colbert
+from tiny.static import write_static
 from tiny.t5 import write_t5
 from tiny.tokenizer import write_tokenizer
 
 from atoll.catalogue import ENTRIES, Entry, read_repository
 from atoll.launcher import ServerOptions, ServerProcess
+from atoll.weights.static_files import STATIC_TYPES
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODELS = {model.name: model for model in read_repository(REPOSITORY)}
@@ -180,6 +182,10 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     if entry.task == "embed" and entry.model_type in DECODING_EMBEDDERS:
         name, build = DECODING_EMBEDDERS[entry.model_type]
         return write_embedder(name, folder, partial(build, hidden_size=entry.dims["embedding"]))
+    if entry.model_type in STATIC_TYPES:
+        table = write_static(folder, "plain", "", entry.dims["embedding"])["embedding.weight"]
+        # Without the special tokens around the text.
+        return lambda ids: table[ids[1:-1]].mean(0, keepdim=True)
     write_text_files(folder)
     size = entry.dims["embedding"] if entry.task == "embed" else 48
     if "jina-embeddings-v2" in entry.model_id:

@@ -170,6 +170,10 @@ ENCODERS = (
         768, "cls", {"query": "query: "},
     ),
     EncoderEntry(
+        "static-retrieval-mrl-en-v1", "sentence-transformers/static-retrieval-mrl-en-v1", "embed",
+        "static", 1024,
+    ),
+    EncoderEntry(
         "splade-cocondenser-ensembledistil", "naver/splade-cocondenser-ensembledistil", "sparse",
         "bert", 30522, "splade",
     ),

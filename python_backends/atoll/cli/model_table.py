@@ -8,8 +8,10 @@ from typing import Any
 from atoll.catalogue import ENTRIES, Entry
 from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
 from atoll.models.families import CAUSAL, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
+from atoll.models.family import Family
 from atoll.models.registry import architecture, table_of
 from atoll.models.rerankers import NAMES, TEMPLATES
+from atoll.weights.static_files import STATIC_TYPES
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
 _EMBEDDERS_TEST = "tests/encoders/test_embedders.py"
@@ -18,6 +20,12 @@ _TASKS = {
     "rerank": "reranking", "classify": "classification", "token_classify": "token classification",
     "generate": "generation",
 }  # fmt: skip
+# What has no trunk, and so no config.json to be told by.
+_STATIC = Family(
+    "static_embedding", "StaticEmbedding, model2vec", (), is_encoder=True,
+    test="tests/encoders/test_static_embedders.py",
+)  # fmt: skip
+_ROWS = (*FAMILIES, _STATIC)
 # Fields of config.json that select a file and that an entry does not have.
 _FIELDS: dict[str, dict[str, Any]] = {
     "jinaai/jina-embeddings-v2": {"position_embedding_type": "alibi"},
@@ -27,6 +35,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 def file_of(entry: Entry) -> str:
     """Name of the file in ``atoll/models`` that implements an entry's architecture."""
+    if entry.model_type in STATIC_TYPES:
+        return _STATIC.file
     kinds = NESTED.get(entry.model_type, (entry.model_type,))
     raw: dict[str, Any] = {"model_type": kinds[0]}
     for start, more in _FIELDS.items():
@@ -67,7 +77,7 @@ def models_page() -> str:
         "| entry | checkpoint | task | architecture | test |",
         "|-|-|-|-|-|",
     ]
-    tests = {family.file: family.test for family in FAMILIES}
+    tests = {family.file: family.test for family in _ROWS}
     for entry in sorted(ENTRIES, key=_order):
         file = file_of(entry)
         is_embedder = entry.task == "embed" and entry.model_type in CAUSAL
@@ -184,7 +194,7 @@ def _encoder_section() -> list[str]:
 def readme_table() -> str:
     """The README's table between its marks: a row per architecture file."""
     lines = ["| architectures | entries | file | test |", "|-|-|-|-|"]
-    for family in FAMILIES:
+    for family in _ROWS:
         file, test = family.file, family.test
         entries = [entry for entry in ENTRIES if file_of(entry) == file]
         lines.append(

@@ -66,7 +66,7 @@ class Embedder(Encoder):
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""
         hidden = self.hidden(batch)
-        vectors = pool(hidden, batch.cu_seqlens, self.spec.pooling)
+        vectors = self.pooled(hidden, batch)
         for step in self.steps:
             vectors = step(vectors)
         vectors = vectors.cpu()
@@ -86,6 +86,10 @@ class Embedder(Encoder):
             vector = _cut(unit[row] if options.normalize else vectors[row], options)
             results.append(Embedded(vector.numpy(), tokens))
         return results
+
+    def pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """hidden: (tokens, hidden) -> a vector of each text, float32."""
+        return pool(hidden, batch.cu_seqlens, self.spec.pooling)
 
 
 def _cut(vector: Tensor, options: EmbedOptions) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,17 +44,17 @@ class Encoder(ABC):
     """
 
     task: ClassVar[str]
+    # Whether the tokenizer puts its special tokens around a text.
+    adds_special_tokens: ClassVar[bool] = True
+    options: LoadOptions
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         """Raises ConfigError, UnsupportedModel, WeightError: the checkpoint cannot be used."""
         self.detected = decide(folder, settings, self.task)
         for note in self.detected.notes:
             logger.warning("%s: %s", folder, note)
-        checkpoint = Checkpoint.open(transformer_folder(folder))
-        self.folder = checkpoint.folder
-        self.options: LoadOptions = load_options(settings, checkpoint.raw)
-        prepare(self.options.device)
-        trunk = self.load_trunk(checkpoint)
+        self.folder = transformer_folder(folder)
+        trunk, raw = self.open_trunk(folder, settings)
         check_pooled_size(folder, int(trunk.config.hidden_size))
         self.trunk = trunk
         # A model of transformers comes with the task's head, and its kernels are not recorded.
@@ -64,7 +64,14 @@ class Encoder(ABC):
             self.hidden = ShortTexts(trunk, self.options.device, self.options.dtype)
         self.hidden_size = int(trunk.config.hidden_size)
         self.vocab_size = int(trunk.config.vocab_size)
-        self.spec = EncoderConfig.read(folder, checkpoint.raw, settings, trunk.max_length)
+        self.spec = EncoderConfig.read(folder, raw, settings, trunk.max_length)
+
+    def open_trunk(self, folder: Path, settings: Settings) -> tuple[Any, Mapping[str, Any]]:
+        """Sets ``options``; returns the trunk, and config.json."""
+        checkpoint = Checkpoint.open(self.folder)
+        self.options = load_options(settings, checkpoint.raw)
+        prepare(self.options.device)
+        return self.load_trunk(checkpoint), checkpoint.raw
 
     def load_trunk(self, checkpoint: Checkpoint) -> Any:
         """The model that gives hidden states."""

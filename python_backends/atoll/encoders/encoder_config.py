@@ -14,6 +14,7 @@ from atoll.errors import ConfigError, UnsupportedModel, ValidationError
 from atoll.models.config_facts import pooling_of
 from atoll.weights.json_fields import Fields, read_labels
 from atoll.weights.modules import (
+    STATIC,
     Module,
     length_limit,
     read_modules,
@@ -201,7 +202,8 @@ def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple
     """Without a final normalization, which each request turns on or off."""
     if settings.dense_path is not None:
         return (folder / settings.dense_path,)
-    after = [m for m in modules[2:] if m.kind != "Dropout"]
+    first = 1 if modules and modules[0].kind == STATIC else 2
+    after = [m for m in modules[first:] if m.kind != "Dropout"]
     while after and after[-1].kind == "Normalize":
         after.pop()
     return tuple(folder / m.path if m.kind == "Dense" else None for m in after)

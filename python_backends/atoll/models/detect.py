@@ -33,6 +33,7 @@ from atoll.weights.modules import (
     transformer_folder,
 )
 from atoll.weights.sentence_keys import check_keys
+from atoll.weights.static_files import RUNS_ON, STATIC_TYPES, StaticFiles, static_files
 
 _ENCODER_TASKS = ("embed", "sparse", "multi_vector", "rerank", "classify", "token_classify")
 _CLASSIFIERS = ("ForSequenceClassification", TOKEN_CLASSIFIER)
@@ -134,6 +135,9 @@ def read_model(
         UnsupportedModel: no task fits, or the architecture or its modules cannot be served; names
             them and what can.
     """
+    static = static_files(folder)
+    if static is not None:
+        return _static(folder, static, task, dense_path, pooling)
     modules = read_modules(folder)
     trunk = transformer_folder(folder)
     if modules and not modules[0].is_transformer:
@@ -209,6 +213,31 @@ _NO_TEMPLATE = (
     "reranker_template is {!r}, which has no effect: this reranker is no decoder; its tokenizer "
     "makes the pairs"
 )
+
+
+def _static(
+    folder: Path, files: StaticFiles, task: str | None, dense_path: str | None, pooling: str | None
+) -> Detected:
+    """A table of word vectors, which knows no other task and no other pooling."""
+    if task not in (None, "embed"):
+        raise UnsupportedModel(f"{folder}: {RUNS_ON} embeds texts; it is not for task {task!r}")
+    if pooling not in (None, "mean"):
+        raise ConfigError(f"pooling is {pooling!r}; {folder} is {RUNS_ON}, whose pooling is mean")
+    check_modules(folder, "embed")
+    check_keys(folder, "embed")
+    _, width = files.shape
+    config = read_object(files.folder / "config.json")
+    return Detected(
+        task="embed",
+        architecture="StaticEmbedding",
+        model_type=str(config.get("model_type") or STATIC_TYPES[0]),
+        hidden_size=width,
+        embedding_size=embedding_size(folder, read_modules(folder), dense_path, "mean", width),
+        max_tokens=None,
+        dtype=None,
+        runs_on=RUNS_ON,
+        pooling="mean",
+    )
 
 
 def _generator(

@@ -38,6 +38,8 @@ _OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize", "Dropout")
 # The only class of PyLate's that its files name; computes the same as sentence-transformers' Dense.
 PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
+# A table of word vectors in place of a trunk.
+STATIC = "StaticEmbedding"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Module:
     def is_transformer(self) -> bool:
         """Whether it holds the trunk and the tokenizer."""
         return self.kind in _TRANSFORMERS
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer is in its folder."""
+        return self.is_transformer or self.kind == STATIC
 
 
 def read_modules(folder: Path) -> tuple[Module, ...]:
@@ -110,6 +117,8 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
         layout, is_known = "Transformer, alone or with LogitScore", rest in ([], ["LogitScore"])
     else:
         layout, is_known = "Transformer alone", not rest
+    if task == "embed" and kinds[:1] == [STATIC] and set(rest) <= set(_AFTER_POOLING):
+        return
     if modules and not (modules[0].is_transformer and is_known):
         raise UnsupportedModel(
             f"{folder}/modules.json: modules {kinds} are not supported for task {task!r}; "
@@ -120,7 +129,7 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
 def transformer_folder(folder: Path) -> Path:
     """Where config.json, the trunk's weights and the tokenizer are: ``folder`` or one in it."""
     modules = read_modules(folder)
-    return folder / next((m.path for m in modules if m.is_transformer), "")
+    return folder / next((m.path for m in modules if m.has_tokenizer), "")
 
 
 def read_poolings(folder: Path) -> tuple[str, ...]:
@@ -185,7 +194,12 @@ def processor_overrides(folder: Path) -> dict[str, Any]:
 
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json beside the trunk, with what sentence-transformers' files set in it."""
+    """tokenizer_config.json beside the trunk, with what sentence-transformers' files set in it.
+
+    Empty for a table of word vectors, of which only tokenizer.json is read.
+    """
+    if any(module.kind == STATIC for module in read_modules(folder)[:1]):
+        return {}
     own = read_object(transformer_folder(folder) / "tokenizer_config.json")
     return {**own, **processor_overrides(folder)}
 

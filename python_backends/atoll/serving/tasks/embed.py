@@ -10,10 +10,12 @@ import numpy as np
 from atoll.config import Settings
 from atoll.encoders.embedder import Embedded, Embedder, EmbedOptions
 from atoll.encoders.sparse_embedder import SparseEmbedder, SparseVector
+from atoll.encoders.static_embedder import StaticEmbedder
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
 from atoll.serving.triton import tensors
+from atoll.weights.static_files import static_files
 
 # Pads rows of input_ids that are shorter than the longest.
 PADDING = -1
@@ -28,7 +30,8 @@ class EmbedModel(EncoderModel):
 
     def load(self, folder: Path, settings: Settings) -> Embedder:
         """See ``EncoderModel.load``."""
-        self.encoder = Embedder(folder, settings)
+        kind = Embedder if static_files(folder) is None else StaticEmbedder
+        self.encoder: Embedder = kind(folder, settings)
         return self.encoder
 
     def facts(self) -> dict[str, Any]:

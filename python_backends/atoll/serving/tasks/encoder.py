@@ -143,6 +143,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             name=work.name,
             truncate=work.truncate,
             direction=work.direction,
+            add_special_tokens=self.loaded.adds_special_tokens,
             with_places=self.needs_places,
         )
 
