@@ -87,7 +87,7 @@ def scoring(folders: dict[str, Path]) -> Iterator[Served]:
 def complete(
     folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """A server with an entry of every kind that the pages name; its reranker is a tiny one."""
+    """A server with an entry of every kind that the pages name; reranker and sparse are tiny."""
     from atoll.catalogue import ENTRIES, PIPELINES, Entry, Pipeline, write_repository
     from atoll.cli.choose import entry_of
     from atoll.launcher.options import ServerOptions
@@ -96,11 +96,13 @@ def complete(
     entries: list[Entry | Pipeline] = [*ENTRIES, *PIPELINES]
     names = (
         EMBEDDER, GENERATOR, f"{GENERATOR}-session", f"{EMBEDDER}-tokens",
-        f"{EMBEDDER}-ensemble", "retrieve-rerank",
+        f"{EMBEDDER}-ensemble", "retrieve-rerank", "hybrid-search",
     )  # fmt: skip
     write_repository([entry for entry in entries if entry.name in names], folder)
-    reranker = {"task": "rerank", "served_model_name": "bge-reranker-base"}
-    write_repository([entry_of(str(folders["rerank"]), reranker)], folder)
+    tiny = {"rerank": "bge-reranker-base", "sparse": "splade-cocondenser-ensembledistil"}
+    for task, name in tiny.items():
+        named = {"task": task, "served_model_name": name}
+        write_repository([entry_of(str(folders[task]), named)], folder)
     options = ServerOptions.on_free_ports(
         repository=folder,
         exit_timeout_s=3,

@@ -37,10 +37,13 @@ def test_an_embedder_keeps_to_it(complete: ServerProcess) -> None:
     assert answer.status_code >= 400 and "time is over, 0.001 s" in answer.text
 
 
-@pytest.mark.parametrize("model", [f"{EMBEDDER}-tokens", f"{EMBEDDER}-ensemble", "retrieve-rerank"])
+@pytest.mark.parametrize(
+    "model",
+    [f"{EMBEDDER}-tokens", f"{EMBEDDER}-ensemble", "retrieve-rerank", "hybrid-search"],
+)
 def test_what_cannot_break_off_refuses_it(complete: ServerProcess, model: str) -> None:
     inputs = [_text(["a"], "text_input", 1)]
-    if model == "retrieve-rerank":
+    if not model.startswith(EMBEDDER):
         inputs.append(_text(["a"], "query"))
     with triton.InferenceServerClient(complete.grpc_url) as client:
         with pytest.raises(InferenceServerException, match="timeout is 60 s"):

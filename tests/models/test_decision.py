@@ -332,6 +332,7 @@ def test_sessions_and_ensembles_are_called_what_they_are() -> None:
         ServedModel("a", "embed").kind: "embed",
         ServedModel("b", None, {"generator": "x"}).kind: "conversations with x",
         ServedModel("c", None, {"embedder": "x", "reranker": "y"}).kind: "x, then y",
+        ServedModel("g", None, {"sparse_embedder": "x", "reranker": "y"}).kind: "x, then y",
         ServedModel("d", None, {"model_id": "x"}).kind: "tokens",
         ServedModel("e", None, is_ensemble=True).kind: "ensemble",
         ServedModel("f", None).kind: "not ours",

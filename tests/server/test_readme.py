@@ -206,6 +206,7 @@ NOT_RUN = {
     ".venv/bin/atoll serve --model-id ./my-checkpoint": "the README's own, run above",
     "atoll serve --model-id all-minilm-l6-v2 --model-id bge-reranker-base": "a model is on the hub",
     "atoll serve --repository model_repository --model-id retrieve-rerank": "a model is on the hub",
+    "atoll serve --repository model_repository --model-id hybrid-search": "models are on the hub",
     ".venv/bin/atoll serve --repository model_repository --model-id": "a model is on the hub",
     ".venv/bin/atoll serve --model-id meta-llama/Llama-2-70b-hf --num-shard": "see test_ranks.py",
     "ATOLL_SHARD_KEY=... atoll serve": "tests/runner/ranks/test_worker.py, with a small model",

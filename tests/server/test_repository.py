@@ -155,6 +155,14 @@ def test_retrieve_rerank_orders_all_documents(group: dict[str, Served], name: st
     assert (np.diff(found["score"]) <= 0).all()
 
 
+@_in_groups(["hybrid-search"])
+def test_hybrid_search_returns_all_documents(group: dict[str, Served], name: str) -> None:
+    documents = [[text] for text in (*TEXTS, "a lagoon")]
+    found = _infer(group[name], {"query": ["a ring?"], "text_input": documents})
+    assert sorted(found["index"]) == [0, 1, 2] and (np.diff(found["score"]) <= 0).all()
+    assert found["score"].max() <= np.float32(3 / 61)
+
+
 @_in_groups([name for name in [*PIPELINES, *SERVED_ENCODERS] if name in ENTRIES_BY_NAME])
 def test_encoder_answers_over_http_and_grpc(group: dict[str, Served], name: str) -> None:
     served, entry = group[name], ENTRIES_BY_NAME[name]

@@ -38,7 +38,7 @@ GENERATORS = sorted(name for name, model in MODELS.items() if model.task == "gen
 # Entries that others are made of come with them.
 PIPELINES = [
     "all-minilm-l6-v2", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2-ensemble",
-    "bge-reranker-base", "retrieve-rerank",
+    "bge-reranker-base", "splade-cocondenser-ensembledistil", "retrieve-rerank", "hybrid-search",
 ]  # fmt: skip
 
 # All alike but for the generator's name: test_sessions talks to one of them.

@@ -1,4 +1,4 @@
-"""Entries that use other entries: an ensemble, retrieve-then-rerank, conversations."""
+"""Entries that use other entries: an ensemble, searches, conversations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,31 @@ ensemble_scheduling {{
 
 def retrieve_rerank(name: str, embedder: str, reranker: str) -> Pipeline:
     """From a query and documents to the best documents: first by vectors, then by the reranker."""
-    config = f"""name: "{name}"
+    parameters = {"embedder": embedder, "reranker": reranker, "num_retrieved": "32"}
+    text = f"{embedder} and {reranker}: a query and documents to the best documents."
+    return Pipeline(name, _python(_search(name, parameters), "RetrieveRerankModel", text))
+
+
+def hybrid_search(
+    name: str,
+    embedder: str | None = None,
+    sparse_embedder: str | None = None,
+    reranker: str | None = None,
+    **more: str,
+) -> Pipeline:
+    """From a query and documents to the best documents: the models' rankings are fused.
+
+    more: other parameters of the entry; see ``HybridSearchModel``.
+    """
+    models = {"embedder": embedder, "sparse_embedder": sparse_embedder, "reranker": reranker}
+    named = {key: model for key, model in models.items() if model is not None}
+    config = _search(name, {**named, "k": "60", "num_retrieved": "32", **more})
+    text = f"{', '.join(named.values())}: a fused search."
+    return Pipeline(name, _python(config, "HybridSearchModel", text))
+
+
+def _search(name: str, parameters: Mapping[str, str]) -> str:
+    return f"""name: "{name}"
 backend: "python"
 max_batch_size: 0
 input [
@@ -85,9 +109,7 @@ output [
   {{ name: "score" data_type: TYPE_FP32 dims: [ -1 ] }}
 ]
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
-{_parameters({"embedder": embedder, "reranker": reranker, "num_retrieved": "32"})}"""
-    text = f"{embedder} and {reranker}: a query and documents to the best documents."
-    return Pipeline(name, _python(config, "RetrieveRerankModel", text))
+{_parameters(parameters)}"""
 
 
 def session(generator: str, idle_s: int = 300) -> Pipeline:
@@ -153,5 +175,11 @@ PIPELINES = (
     tokens("all-minilm-l6-v2-tokens", "sentence-transformers/all-MiniLM-L6-v2"),
     ensemble("all-minilm-l6-v2-ensemble", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2", size=384),
     retrieve_rerank("retrieve-rerank", "all-minilm-l6-v2", "bge-reranker-base"),
+    hybrid_search(
+        "hybrid-search",
+        "all-minilm-l6-v2",
+        "splade-cocondenser-ensembledistil",
+        "bge-reranker-base",
+    ),
     *(session(generator.name) for generator in GENERATORS),
 )

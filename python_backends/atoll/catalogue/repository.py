@@ -11,6 +11,9 @@ from atoll.errors import ConfigError
 from atoll.serving.triton.tensor_specs import TASK_TENSORS
 from atoll.weights.versions import served_versions, version_model_id
 
+# Parameters of pipelines that name other entries, in the order in which these are asked.
+_ASKED = ("generator", "embedder", "sparse_embedder", "reranker")
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -32,9 +35,8 @@ class ServedModel:
     @property
     def asked(self) -> frozenset[str]:
         """Entries that it calls while it answers; unknown for entries that are not ours."""
-        named = {key: self.parameters.get(key, "") for key in ("generator", "embedder", "reranker")}
-        is_ours = self.task is None and (named["generator"] or named["reranker"])
-        return frozenset(self.steps) | frozenset(filter(None, named.values()) if is_ours else ())
+        named = {self.parameters[key] for key in _ASKED if self.parameters.get(key)}
+        return frozenset(self.steps) | (named if self.task is None else frozenset())
 
     @property
     def kind(self) -> str:
@@ -46,8 +48,8 @@ class ServedModel:
         p = self.parameters
         if "generator" in p:
             return f"conversations with {p['generator']}"
-        if "embedder" in p and "reranker" in p:
-            return f"{p['embedder']}, then {p['reranker']}"
+        if self.asked:
+            return ", then ".join(p[key] for key in _ASKED if p.get(key))
         return "tokens" if "model_id" in p else "not ours"
 
     @property

@@ -32,7 +32,9 @@ def infer(
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(help="The query that a reranker, or retrieve-rerank, scores the texts for."),
+        typer.Option(
+            help="The query that a reranker, retrieve-rerank or hybrid-search scores the texts for."
+        ),
     ] = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,

@@ -11,6 +11,7 @@ _MODULES = {
     "ClassifyModel": "classify",
     "EmbedModel": "embed",
     "GenerateModel": "generate",
+    "HybridSearchModel": "hybrid",
     "MultiVectorModel": "multi_vector",
     "RerankModel": "classify",
     "RetrieveRerankModel": "pipeline",

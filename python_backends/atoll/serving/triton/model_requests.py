@@ -12,13 +12,15 @@ from atoll.serving.triton import shared_memory
 from atoll.serving.triton.tensors import Array, Failure
 
 
-async def infer(model: str, outputs: list[str], inputs: Mapping[str, Array]) -> list[Array]:
+async def infer(
+    model: str, outputs: list[str], inputs: Mapping[str, Array], parameters: Mapping[str, Any]
+) -> list[Array]:
     """Outputs of a model that gives one response.
 
     Raises:
         GenerationError: the model answered with an error.
     """
-    answer = await _request(model, outputs, inputs, {}, "").async_exec()
+    answer = await _request(model, outputs, inputs, parameters, "").async_exec()
     if answer.has_error():
         raise GenerationError(f"{model}: {answer.error().message()}")
     return [pb_utils.get_output_tensor_by_name(answer, name).as_numpy() for name in outputs]
