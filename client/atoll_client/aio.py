@@ -101,6 +101,33 @@ class AsyncClient(Connection):
         vectors = embeddings.stacked(info, found, dimensions)
         return vectors[0] if is_single else vectors
 
+    async def embed_all(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[Floats]:
+        """A vector for each token of each text, special tokens included: (tokens, width)."""
+        parameters = {
+            "prompt_name": prompt_name, "truncate": truncate, "return_token_embeddings": True,
+        }  # fmt: skip
+        info = await self._model(model, "embed")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: tasks.embed(info.name, part, parameters), tasks.read_token_vectors,
+        )  # fmt: skip
+        return [rows for part in found for rows in part]
+
+    async def similarity(
+        self, source: str, sentences: Sequence[str], model: str | None = None, **options: Any
+    ) -> Floats:
+        """Cosine of each sentence with the source, (sentences,); options: those of ``embed``."""
+        vectors = await self.embed([source, *sentences], model, **options)
+        return tasks.cosine(vectors)
+
     async def embed_sparse(
         self,
         texts: Sequence[str],

@@ -84,6 +84,18 @@ class Client:
         """Vectors: (width,) of one text, (texts, width) of several; float32."""
         return self._run(self._client.embed(texts, model, **options))
 
+    def embed_all(
+        self, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> list[Floats]:
+        """A vector for each token of each text."""
+        return self._run(self._client.embed_all(texts, model, **options))
+
+    def similarity(
+        self, source: str, sentences: Sequence[str], model: str | None = None, **options: Any
+    ) -> Floats:
+        """Cosine of each sentence with the source, (sentences,)."""
+        return self._run(self._client.similarity(source, sentences, model, **options))
+
     def embed_sparse(
         self, texts: Sequence[str], model: str | None = None, **options: Any
     ) -> list[SparseVector]:

@@ -40,6 +40,19 @@ def test_embed(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     assert raw.shape == (2, 16) and not np.allclose(np.linalg.norm(raw, axis=1), 1.0)
 
 
+def test_vectors_of_tokens_and_similarity(client: Client) -> None:
+    texts = ["an atoll", "bread and salt"]
+    for rows, text in zip(client.embed_all(texts), texts, strict=True):
+        tokens = client.tokenize([text], EMBEDDER)[0]
+        assert rows.shape == (len(tokens), 384)
+        mean = rows.mean(0) / np.linalg.norm(rows.mean(0))
+        np.testing.assert_allclose(mean, client.embed(text), atol=1e-5)
+    cosines = client.similarity("a reef", texts, truncate=True)
+    np.testing.assert_allclose(cosines, client.embed(texts) @ client.embed("a reef"), atol=1e-5)
+    with pytest.raises(ValidationError, match="prompt_name is 'q'"):
+        client.embed_all(texts, prompt_name="q")
+
+
 def test_generate_and_stream_agree(client: Client) -> None:
     whole = client.generate(PROMPT, max_tokens=6, logprobs=True)
     assert whole.text.startswith(" Paris") and whole.finish_reason == "length"

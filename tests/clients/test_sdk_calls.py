@@ -81,7 +81,7 @@ def test_nothing_in_nothing_out() -> None:
                 vectors = await client.embed([], **options)
                 assert vectors.shape == (0, 4) and vectors.dtype == np.float32
             assert (await client.embed((), dimensions=2)).shape == (0, 2)
-            assert await client.embed_sparse([]) == []
+            assert await client.embed_sparse([]) == await client.embed_all([]) == []
             assert await client.rerank("q", []) == []
             assert await client.classify([]) == await client.classify([], pairs=[]) == []
             assert not triton.calls

@@ -245,6 +245,28 @@ def test_huggingface_hub_reads_the_answers(
     assert len(labels) == 2
 
 
+def test_cohere_embeds(http: httpx.Client, vector: Any, ids_of: Any) -> None:
+    """By input_type, the prompt that the model has for it, or a warning."""
+    body = {"texts": ["abc"], "model": "bare", "input_type": "search_query"}
+    found = post(http, "/v2/embed", {**body, "embedding_types": ["float", "ubinary"]})
+    wanted = vector(ids_of("Q: abc"))
+    np.testing.assert_allclose(found["embeddings"]["float"], [wanted], atol=1e-5)
+    bits = np.unpackbits(np.array(found["embeddings"]["ubinary"][0], np.uint8))
+    assert (bits == (wanted > 0))[np.abs(wanted) > 1e-5].all()
+    assert found["meta"]["prompt_name"] == "query" and "warnings" not in found["meta"]
+    assert found["meta"]["billed_units"] == {"input_tokens": len(ids_of("Q: abc"))}
+    assert (found["texts"], found["response_type"]) == (["abc"], "embeddings_by_type")
+    found = post(http, "/v2/embed", {**body, "input_type": "search_document"})
+    np.testing.assert_allclose(found["embeddings"]["float"], [vector(ids_of("abc"))], atol=1e-5)
+    assert "no prompt; it has: query" in found["meta"]["warnings"][0]
+    short = post(http, "/v2/embed", {**body, "output_dimension": 16})["embeddings"]["float"]
+    np.testing.assert_allclose(short[0], wanted[:16] / np.linalg.norm(wanted[:16]), atol=1e-5)
+    cut = post(http, "/v2/embed", {"texts": [LONG], "truncate": "START"})["embeddings"]["float"]
+    np.testing.assert_allclose(cut, [vector(ids_of(LONG)[-70:])], atol=1e-5)
+    cut = post(http, "/v2/embed", {"texts": [LONG]})["embeddings"]["float"]
+    np.testing.assert_allclose(cut, [vector(ids_of(LONG)[:70])], atol=1e-5)
+
+
 UNASKED: list[tuple[str, dict[str, Any], str]] = [
     ("/embed", {"inputs": "a", "pooling": "mean"}, "pooling"),
     ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format"),
@@ -262,6 +284,14 @@ UNASKED: list[tuple[str, dict[str, Any], str]] = [
     ("/vertex", {"instances": [{"inputs": "a"}], "parameters": {"truncate": False}}, "parameters"),
     ("/v2/rerank", {"query": "q", "documents": ["a"], "max_tokens_per_doc": 5},
      "max_tokens_per_doc"),
+    ("/v2/embed", {"texts": ["a"], "images": ["b"]}, "images"),
+    ("/v2/embed", {"texts": ["a"], "max_tokens": 5}, "max_tokens"),
+    ("/v2/embed", {"texts": [LONG], "truncate": "NONE"}, "texts"),
+    ("/v2/embed", {"texts": ["a"], "output_dimension": 49}, "output_dimension"),
+    ("/v2/embed", {"texts": ["a"], "output_dimension": 12, "embedding_types": ["binary"]},
+     "embedding_types"),
+    ("/v2/embed", {"texts": ["a"], "input_type": "image"}, "input_type"),
+    ("/v2/embed", {"texts": []}, "texts"),
     ("/v1/rerank", {"query": "q", "documents": ["a"], "rank_fields": ["title"]}, "rank_fields"),
     ("/v1/rerank", {"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
     ("/v1/ranking", {"query": {"text": "q"}, "passages": [{"text": "a"}], "truncate": "foo"},

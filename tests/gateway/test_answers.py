@@ -58,6 +58,10 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     ],
     "/v1/embeddings": [{"input": ["a", "b"], "encoding_format": "base64"}],
     "/v1/rerank": [{"query": "a", "documents": ["a", {"text": "b"}], "return_documents": True}],
+    "/v2/embed": [
+        {"texts": ["a", "b"], "embedding_types": ["float", "int8", "uint8", "base64"]},
+        {"texts": ["a"], "input_type": "search_query", "truncate": "NONE"},
+    ],
     "/v1/score": [{"text_1": "a", "text_2": "b", "model": "vectors"}],
     "/predict": [
         {"inputs": [["a"], ["b"]]}, {"inputs": ["a", "b"], "model": "places"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atoll_client.gateway import documentation, vertex
 from atoll_client.gateway import shape_routing as shapes
+from atoll_client.gateway.cohere import embed as cohere
 from atoll_client.gateway.core.route import Handler, Route
 from atoll_client.gateway.kserve import routes as kserve
 from atoll_client.gateway.openai import chat as openai_chat
@@ -38,6 +39,8 @@ ROUTES: tuple[Route, ...] = (
               example={"input": _TEXT})
         for path in ("/v1/embeddings", "/embeddings")
     ),
+    Route("POST", "/v2/embed", cohere.embed, "openai", "Vectors of texts (Cohere)",
+          example={"texts": [_TEXT], "input_type": "search_query"}),
     *(
         Route("POST", path, rerankers.rerank, "openai", "Rerank documents (Cohere, Jina)",
               example=_PAIRS)

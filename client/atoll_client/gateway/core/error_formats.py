@@ -154,6 +154,6 @@ def as_ours(error: Exception) -> errors.AtollError:
 
 
 def _guess(path: str) -> str:
-    if path.startswith("/v2/") and path != "/v2/rerank":
+    if path.startswith("/v2/") and path not in ("/v2/embed", "/v2/rerank"):
         return "kserve"
     return "openai" if "/v1/" in path or "/v2/" in path else "tei"

@@ -151,16 +151,16 @@ def check_prompt(model: ModelInfo, items: Items, name: str | None) -> None:
         )
 
 
-def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
+def check_dimensions(model: ModelInfo, dimensions: int | None, field: str = "dimensions") -> None:
     """Raises ValidationError, in TEI's words."""
     if dimensions is None:
         return
     if dimensions < 1:
-        raise ValidationError.of("dimensions", "should be positive")
+        raise ValidationError.of(field, "should be positive")
     width = int(model.facts.get("dimensions") or dimensions)
     if dimensions > width:
         raise ValidationError.of(
-            "dimensions",
+            field,
             f"should be smaller than the maximum embedding dimension {width}. Given: {dimensions}",
         )
 

@@ -117,12 +117,12 @@ class HybridSearchModel(LinkedModel):
         model = self.models["dense"]
         if not self.prompts:
             vectors = await dense_vectors(model, [query, *texts])
-            return vectors[1:] @ vectors[0]
+            return np.asarray(vectors[1:] @ vectors[0])
         asked, documents = await asyncio.gather(
             dense_vectors(model, [query], self.prompts.get("query")),
             dense_vectors(model, texts, self.prompts.get("document")),
         )
-        return documents @ asked[0]
+        return np.asarray(documents @ asked[0])
 
     async def _sparse(self, query: str, texts: list[str]) -> Array:
         """Sums over the words that a document shares with the query, (texts,); -inf for none."""
