@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def by_type(vectors: Floats, types: list[Any]) -> EmbeddingsByType:
             values = bits if kind.endswith("binary") else integers
             offset = {"uint8": 128, "binary": -128}.get(kind, 0)
             found[kind] = (values + offset).tolist()
-    return EmbeddingsByType(**found)
+    return cast(EmbeddingsByType, found)
 
 
 def _check_bits(model: ModelInfo, body: CohereEmbedBody) -> None:

@@ -1,0 +1,200 @@
+"""Asynchronous calls of models that do not generate: vectors, scores, labels, entities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from atoll_client import embeddings, entities, kserve, tasks
+from atoll_client import shared_memory as shared
+from atoll_client.connection import Connection
+from atoll_client.kserve import Message
+from atoll_client.types import Embeddings, Entity, Floats, Label, ModelInfo, Rank, SparseVector
+
+
+class AsyncEncoders(Connection):
+    """The part of ``AsyncClient`` that calls encoders."""
+
+    async def embed(
+        self,
+        texts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        model: str | None = None,
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+        shared_memory: bool = False,
+    ) -> Any:
+        """Vectors: (width,) of one text, (texts, width) of several; float32.
+
+        Args:
+            texts: one text or several, or their token ids including special ones.
+            shared_memory: the server writes vectors to memory that both map; for long lists, with a
+                server on this machine that was started with ``--allow-shared-memory``.
+        """
+        parameters = {
+            "normalize": None if normalize else False, "dimensions": dimensions,
+            "prompt_name": prompt_name, "truncate": truncate,
+        }  # fmt: skip
+        info = await self._model(model, "embed")
+        is_single = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int))
+        many: Any = [texts] if is_single else list(texts)
+        if shared_memory and many:
+            vectors = await self._embed_shared(info, many, parameters, progress)
+            return vectors[0] if is_single else vectors
+        found: list[Embeddings] = await self._in_parts(
+            info, many, progress,
+            lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_embeddings,
+        )  # fmt: skip
+        vectors = embeddings.stacked(info, found, dimensions)
+        return vectors[0] if is_single else vectors
+
+    async def embed_all(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[Floats]:
+        """A vector for each token of each text, special tokens included: (tokens, width)."""
+        parameters = {
+            "prompt_name": prompt_name, "truncate": truncate, "return_token_embeddings": True,
+        }  # fmt: skip
+        info = await self._model(model, "embed")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: embeddings.embed(info.name, part, parameters),
+            embeddings.read_token_vectors,
+        )  # fmt: skip
+        return [rows for part in found for rows in part]
+
+    async def similarity(
+        self, source: str, sentences: Sequence[str], model: str | None = None, **options: Any
+    ) -> Floats:
+        """Cosine of each sentence with the source, (sentences,); options: those of ``embed``."""
+        vectors = await self.embed([source, *sentences], model, **options)
+        return embeddings.cosine(vectors)
+
+    async def embed_sparse(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[SparseVector]:
+        """A sparse vector for each text."""
+        info = await self._model(model, "sparse")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: embeddings.embed(info.name, part, {"truncate": truncate}),
+            embeddings.read_sparse,
+        )  # fmt: skip
+        return [row for rows, _ in found for row in rows]
+
+    async def embed_tokens(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        input_type: Literal["query", "document"] = "document",
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[Floats]:
+        """A late-interaction model's vectors, (tokens, width) of each text; float32."""
+        info = await self._model(model, "multi_vector")
+        parameters = {"input_type": input_type, "truncate": truncate}
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_vectors,
+        )  # fmt: skip
+        return [row for rows, _ in found for row in rows]
+
+    async def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        raw_scores: bool = False,
+        top_n: int | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[Rank]:
+        """Texts ranked by their relevance to the query, the best first.
+
+        By a reranker, or by a late-interaction model, whose scores are sums (MaxSim).
+        """
+        info = await self._model(model, *tasks.RANKING_TASKS)
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: tasks.rank(info, query, part, {"truncate": truncate}), tasks.read_scores,
+        )  # fmt: skip
+        return tasks.ranked(info, found, texts, raw_scores, top_n)
+
+    async def classify(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        pairs: Sequence[str] | None = None,
+        raw_scores: bool = False,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[list[Label]]:
+        """Labels of each text (or pair of texts) with scores, the best first."""
+        parameters = {"raw_scores": True, "truncate": truncate}
+        info = await self._model(model, "classify")
+        rows = tasks.paired(texts, pairs)
+
+        def build(part: Sequence[tuple[str, str | None]]) -> Message:
+            seconds = [second for _, second in part if second is not None] or None
+            firsts = [first for first, _ in part]
+            return tasks.classify(info.name, firsts, seconds, parameters)
+
+        found = await self._in_parts(info, rows, progress, build, tasks.read_scores)
+        return tasks.classified(info, found, raw_scores)
+
+    async def classify_tokens(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        aggregation_strategy: str = "none",
+        ignore_labels: Sequence[str] | None = None,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> list[list[Entity]]:
+        """The entities of each text, in order.
+
+        Args:
+            aggregation_strategy: none, simple, first, average or max, as in transformers' pipeline.
+            ignore_labels: of what is left out; None: O.
+        """
+        parameters = {"aggregation_strategy": aggregation_strategy, "truncate": truncate}
+        info = await self._model(model, "token_classify")
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: entities.request(info.name, part, ignore_labels, parameters),
+            entities.read,
+        )  # fmt: skip
+        return [row for rows, _ in found for row in rows]
+
+    async def _embed_shared(
+        self, info: ModelInfo, texts: Sequence[Any], parameters: kserve.Parameters, progress: bool
+    ) -> Floats:
+        about = await self._transport.metadata(info.name, self._timeout_s)
+        own = next(int(t.shape[-1]) for t in about.outputs if t.name == "embedding")
+        width = int(parameters.get("dimensions") or own)
+        async with shared.region(self._transport, len(texts), width, self._timeout_s) as region:
+
+            def build(rows: Sequence[int]) -> Message:
+                message = embeddings.embed(info.name, [texts[row] for row in rows], parameters)
+                return region.fill(message, rows)
+
+            await self._in_parts(info, range(len(texts)), progress, build, lambda _: None)
+            return region.vectors()
