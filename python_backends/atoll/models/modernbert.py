@@ -112,10 +112,11 @@ class Config(TrunkConfig):
 
 def _windows(f: Fields, num_layers: int) -> tuple[int | None, ...]:
     period = 1 if f.has("layer_types") else f.size("global_attn_every_n_layers", default=3)
-    # Both ends count, and a window of one sees the query alone.
-    window = f.size("local_attention", default=128) // 2 + 1
+    reach = f.size("local_attention", default=128) // 2
+    if f.has("sliding_window") and f.size("sliding_window") != reach:
+        raise f.wrong(f"half of local_attention, {reach}", "sliding_window")
     return layer_windows(
-        f, num_layers, window, lambda layer: layer % period != 0, ("local_attention",)
+        f, num_layers, reach + 1, lambda layer: layer % period != 0, ("local_attention",)
     )
 
 

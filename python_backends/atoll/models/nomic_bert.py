@@ -185,26 +185,26 @@ def _rope(f: Fields, heads: Heads, is_old: bool) -> RopeSpec:
     ``rotary_scaling_factor`` asks for dynamic scaling of texts longer than the model was trained
     with.
     """
-    dim, theta, scaling = heads.head_dim, "rotary_emb_base", "rotary_scaling_factor"
+    dim, names = heads.head_dim, ("rotary_emb_base", "rotary_scaling_factor")
     check_width(f, dim, dim, "n_head", "num_attention_heads")
     new = ("rope_parameters", "rope_scaling", "rope_theta")
     spec = RopeSpec.from_hf(f.raw, dim, 1000.0)
-    if not is_old or f.has(*new):
-        if f.has(scaling) or (f.has(theta) and f.number(theta, above=1.0) != spec.theta):
-            names = ", ".join(name for name in (theta, scaling, *new) if f.has(name))
-            raise ConfigError(f"{f.source}: {names} contradict each other")
+    if not f.has(*names) and (f.has(*new) or not is_old):
         return spec
-    trained = f.size(
-        "max_trained_positions", "max_position_embeddings", default=2048, most=MAX_POSITIONS
-    )
-    factor = f.number(scaling) if f.has(scaling) else None
-    return RopeSpec(
+    trained = ("max_trained_positions", "max_position_embeddings")
+    factor = f.number(names[1]) if f.has(names[1]) else None
+    own = RopeSpec(
         dim=dim,
-        theta=f.number(theta, above=1.0),
-        max_positions=trained,
+        theta=f.number(names[0], default=spec.theta if f.has(*new) else None, above=1.0),
+        max_positions=f.size(*trained, default=2048, most=MAX_POSITIONS),
         kind="default" if factor is None else "dynamic",
         factor=factor or 1.0,
     )
+    is_same = (own.theta, own.kind, own.factor) == (spec.theta, spec.kind, spec.factor)
+    if f.has(*new) and not is_same:
+        found = ", ".join(name for name in (*names, *new) if f.has(name))
+        raise ConfigError(f"{f.source}: {found} contradict each other")
+    return own
 
 
 class Model(EncoderTrunk):
