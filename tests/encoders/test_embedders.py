@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lookalikes import LLAMA, POOLING, QWEN3, folder_of
 from lookalikes import TRUNK as TRUNK_ROW
-from tiny.checkpoint import write
-from tiny.embedders import EMBEDDERS, PUBLISHED, write_embedder
+from tiny.checkpoint import Variant, write
+from tiny.decoders import DECODERS
+from tiny.embedders import EMBEDDERS, PUBLISHED, SIZES, qwen3, write_embedder
+from tiny.quantize import Packing, quantized_checkpoints
 from tiny.sentence import close, embed, encode, refused, run, update
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from atoll.cli.catalogue import info
 from atoll.config import Settings
 from atoll.encoders.embedder import Embedder, EmbedOptions
+from atoll.encoders.packer import Item, batch_of
 from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.models.detect import decide, read_model
 from atoll.models.registry import Checkpoint, load_encoder
 from atoll.weights.load import LoadOptions
+from atoll_kernels import dispatch
+from atoll_kernels.backends import KernelPolicy
 
 LONG = "".join(chr(33 + i % 80) for i in range(150))
 TEXTS = ["x", "A ring of coral", LONG, "fish " * 7]
@@ -136,3 +146,63 @@ def test_classifiers_of_both_sides_are_refused(tmp_path: Path) -> None:
     write(BY_NAME["llama-bidirec"], tmp_path)
     model = load_encoder(Checkpoint.open(tmp_path), LoadOptions())
     assert model.config.classifiers == ()
+
+
+class _Largest(TorchDispatchMode):
+    """The numbers of the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for one in tree_leaves(found):
+            if isinstance(one, Tensor):
+                self.numbers = max(self.numbers, one.numel())
+        return found
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_long_texts_take_memory_by_their_length(is_native: bool, tmp_path: Path) -> None:
+    """Nothing is made of every pair of tokens, in plain torch either."""
+    long = Variant("long", lambda: qwen3(max_position_embeddings=2048))
+    write(long, tmp_path)
+    encoder, count = Embedder(tmp_path, Settings(pooling="last-token")), 2048
+    item = Item(np.arange(count, dtype=np.int32) % 90, lambda result: None, None, EmbedOptions())
+    dispatch.configure(KernelPolicy(disable_custom_kernels=not is_native))
+    try:
+        with torch.inference_mode(), _Largest() as largest:
+            (found,) = encoder(batch_of([item], torch.device("cpu")), [item])
+    finally:
+        dispatch.configure(KernelPolicy())
+    assert np.isfinite(found.vector).all()
+    assert count * 96 <= largest.numbers <= count * 2 * SIZES["intermediate_size"]
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("int8", 0.999), ("int4", 0.9)])
+def test_quantized_at_load(dtype: str, least: float, tmp_path: Path) -> None:
+    write_embedder("qwen3-embedding", tmp_path)
+    exact = embed(tmp_path, TEXTS, normalize=True)
+    ours = embed(tmp_path, TEXTS, normalize=True, dtype=dtype)
+    assert float((exact * ours).sum(1).min()) > least
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_quantized_files(method: str, tmp_path: Path) -> None:
+    """A decoder's, with the head's tensors, which have no use."""
+    variant = next(v for v in DECODERS if v.name == "qwen3")
+    vectors = []
+    for folder in quantized_checkpoints(variant, Packing(method), tmp_path):
+        model = Embedder(folder, Settings(task="embed", pooling="last-token"))
+        item = Item(np.arange(5, 40, dtype=np.int32), lambda result: None, None, EmbedOptions())
+        with torch.inference_mode():
+            (found,) = model(batch_of([item], torch.device("cpu")), [item])
+        vectors.append(found.vector)
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=2e-6)
+
+
+def test_info_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_embedder("qwen3-embedding", tmp_path)
+    info(str(tmp_path), as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["task"], facts["pooling"]) == ("embed", "last-token")
+    assert facts["implementation"] == "atoll.models.qwen"
