@@ -2,7 +2,9 @@
 
 ``python benchmarks/peers/embed.py --out docs/benchmarks`` measures, with every contestant taking
 turns: texts of mixed length with all-MiniLM-L6-v2 and with a model of bge-base's shape (random
-weights), one short text at a time, and the server under perf_analyzer. Every contestant's vectors
+weights), one short text at a time, and the server under perf_analyzer. ``--models`` chooses others
+of ``embed_shapes``: ModernBERT-base, Qwen3-Embedding-0.6B; ``--leave-out`` is for contestants that
+do not fit into memory beside the rest. Every contestant's vectors
 are compared with sentence-transformers' in float32. Each library runs in its own process, is built
 once, and is timed there, without the pipe. It writes ``embed.json``, ``.md`` and ``.svg``.
 """
@@ -10,7 +12,6 @@ once, and is timed there, without the pipe. It writes ``embed.json``, ``.md`` an
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,17 +21,15 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
-import torch
 from embed_peers import peers
+from embed_shapes import SHAPES
 from harness.apart import contestant
 from harness.measure import Result, machine, markdown, race, table, versions, write
-from harness.models import EMBEDDER_ID
 from harness.served import DTYPES, server_of, through_server
 from harness.texts import Embed, mixed_lengths, texts
 from infinity import served_by_infinity
 
 from atoll.launcher.perf_analyzer import PerfAnalyzer
-from atoll.weights.files import resolve
 
 _DTYPES = ["fp32", "bf16", "int8"]
 PACKAGES = ["torch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2"]
@@ -62,30 +61,6 @@ def latency(contestants: Mapping[str, Embed], rounds: int, calls: int = 50) -> l
     return results
 
 
-def bge_base_shape(cache: Path) -> Path:
-    """A folder with BERT-base's sizes, random weights, MiniLM's tokenizer and cls pooling."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    folder = cache / "bge-base-shape"
-    if (folder / "modules.json").exists():
-        return folder
-    torch.manual_seed(0)
-    # ctranslate2's converter asks for a field that transformers no longer writes by itself.
-    BertModel(BertConfig(position_embedding_type="absolute")).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(resolve(EMBEDDER_ID))).save_pretrained(folder)
-    pooling = folder / "1_Pooling"
-    pooling.mkdir(exist_ok=True)
-    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    (pooling / "config.json").write_text(json.dumps({"word_embedding_dimension": 768, **modes}))
-    steps = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(steps)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    return folder
-
-
 def under_load(url: str, model: str, documents: list[str]) -> str:
     """A table of perf_analyzer's figures at 1, 8 and 64 requests in flight, one text each."""
     rows = []
@@ -104,6 +79,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=["minilm", "bge-base"])
+    parser.add_argument(
+        "--leave-out", nargs="*", default=[], help="how names of libraries begin, and infinity's"
+    )
     parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=_DTYPES)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "atoll-embed")
     parser.add_argument("--infinity", type=Path, help="the program infinity_emb, if it is to race")
@@ -116,18 +95,16 @@ def main() -> None:
         "as it is served, behind tritonserver and gRPC."
     )
     parts = [f"{machine()}; {versions(PACKAGES)}", method]
-    shapes = {
-        "all-MiniLM-L6-v2": (resolve(EMBEDDER_ID), "mean", documents),
-        # A sixth of the texts: each costs eight times as much.
-        "bge-base shape": (bge_base_shape(arguments.cache), "cls", documents[::6]),
-    }
-    for model, (folder, pooling, chosen) in shapes.items():
+    for shape in (SHAPES[name] for name in arguments.models):
+        model, chosen = shape.title, documents[:: shape.every]
+        folder, left_out = shape.folder(arguments.cache), (*shape.left_out, *arguments.leave_out)
         print(model, flush=True)
         with ExitStack() as stack:
             entries = {name: (folder, {"dtype": DTYPES[name]}) for name in arguments.dtypes}
             server = stack.enter_context(server_of(entries))
-            contestants = dict(stack.enter_context(peers(folder, pooling, arguments.cache)))
-            if arguments.infinity is not None:
+            libraries = peers(folder, shape.pooling, arguments.cache, left_out)
+            contestants = dict(stack.enter_context(libraries))
+            if arguments.infinity is not None and "infinity" not in left_out:
                 infinity = served_by_infinity(arguments.infinity, folder)
                 contestants["infinity fp32, served"] = stack.enter_context(infinity)
             for dtype in arguments.dtypes:

@@ -32,9 +32,16 @@ Hidden = Callable[[Ids, Ids], Floats]
 MAX_LENGTH = 512
 
 
-def peers(folder: Path, pooling: str, cache: Path) -> AbstractContextManager[Mapping[str, Embed]]:
-    """Every peer that is installed, in a process of its own."""
-    packages = {name: package for name, (package, _) in _PEERS.items()}
+def peers(
+    folder: Path, pooling: str, cache: Path, left_out: tuple[str, ...] = ()
+) -> AbstractContextManager[Mapping[str, Embed]]:
+    """Every peer that is installed, in a process of its own, but those that are left out.
+
+    left_out: how their names begin.
+    """
+    packages = {
+        name: package for name, (package, _) in _PEERS.items() if not name.startswith(left_out)
+    }
     return started(packages, built, folder, pooling, cache)
 
 
@@ -162,6 +169,8 @@ def _padded(folder: Path, pooling: str, hidden: Hidden) -> Embed:
             states = hidden(ids, mask)
             if pooling == "cls":
                 vectors.append(states[:, 0])
+            elif pooling == "last-token":
+                vectors.append(states[np.arange(len(states)), mask.sum(1) - 1])
             else:
                 weights = mask[..., None].astype(np.float32)
                 vectors.append((states * weights).sum(1) / weights.sum(1))
@@ -175,7 +184,8 @@ def _padded(folder: Path, pooling: str, hidden: Hidden) -> Embed:
 
 def _onnx(folder: Path, cache: Path) -> Path:
     """The checkpoint's hidden states as an ONNX graph, exported once."""
-    path = cache / f"{folder.name}.onnx"
+    # In a folder of its own: beyond 2 GB, the weights are files beside the graph.
+    path = cache / f"{folder.name}-onnx" / "model.onnx"
     if path.exists():
         return path
     from transformers import AutoModel
@@ -194,13 +204,14 @@ def _onnx(folder: Path, cache: Path) -> Path:
     example = torch.ones(2, 8, dtype=torch.long)
     axes = {0: "rows", 1: "longest"}
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        unfinished = Path(scratch) / "model.onnx"
+        unfinished = Path(scratch) / "onnx"
+        unfinished.mkdir()
         torch.onnx.export(
-            HiddenStates(), (example, example), str(unfinished), dynamo=False,
+            HiddenStates(), (example, example), str(unfinished / path.name), dynamo=False,
             input_names=["ids", "mask"], output_names=["hidden"],
             dynamic_axes={"ids": axes, "mask": axes, "hidden": axes},
         )  # fmt: skip
-        unfinished.rename(path)
+        unfinished.rename(path.parent)
     return path
 
 
