@@ -123,16 +123,19 @@ class AsyncEncoders(Connection):
         raw_scores: bool = False,
         top_n: int | None = None,
         truncate: bool | None = None,
+        instruction: str | None = None,
         progress: bool = False,
     ) -> list[Rank]:
         """Texts ranked by their relevance to the query, the best first.
 
-        By a reranker, or by a late-interaction model, whose scores are sums (MaxSim).
+        By a reranker, or by a late-interaction model, whose scores are sums (MaxSim). A decoder
+        that reranks is told by the instruction what to judge.
         """
+        parameters = {"truncate": truncate, "instruction": instruction}
         info = await self._model(model, *tasks.RANKING_TASKS)
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: tasks.rank(info, query, part, {"truncate": truncate}), tasks.read_scores,
+            lambda part: tasks.rank(info, query, part, parameters), tasks.read_scores,
         )  # fmt: skip
         return tasks.ranked(info, found, texts, raw_scores, top_n)
 

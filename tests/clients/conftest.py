@@ -17,6 +17,7 @@ import pytest
 from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, fronted, start_gateway
 from other_models import OtherServer
 from serving import ONE_THREAD
+from tiny.rerankers import Reranker, write_reranker
 
 from atoll.launcher import ServerProcess
 
@@ -70,12 +71,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def scoring(folders: dict[str, Path]) -> Iterator[Served]:
-    """A reranker, classifiers of texts and tokens, a sparse embedder, a late-interaction model."""
+def decoding_reranker(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reranker]:
+    """The folder of a decoder that reranks, and how it is asked; others are the default."""
+    folder = tmp_path_factory.mktemp("decoder") / "tiny-yes-qwen3-reranker-0.6b"
+    return folder, write_reranker("Qwen3-Reranker-0.6B", folder)
+
+
+@pytest.fixture(scope="session")
+def scoring(folders: dict[str, Path], decoding_reranker: tuple[Path, Reranker]) -> Iterator[Served]:
+    """Rerankers, classifiers of texts and tokens, a sparse embedder, a late-interaction model."""
     from atoll.cli.choose import entry_of
     from atoll.launcher.options import ServerOptions
 
     entries = tuple(entry_of(str(folder), {"task": task}) for task, folder in folders.items())
+    entries += (entry_of(str(decoding_reranker[0]), {}),)
     options = ServerOptions.on_free_ports(
         entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
     )

@@ -275,7 +275,7 @@ UNASKED: list[tuple[str, dict[str, Any], str]] = [
     ("/embed_all", {"inputs": "a", "normalize": True}, "normalize"),
     ("/embed_sparse", {"inputs": "a", "dimensions": 3}, "dimensions"),
     ("/rerank", {"query": "q", "texts": ["a"], "top_n": 1}, "top_n"),
-    ("/rerank", {"query": "q", "texts": ["a"], "instruction": "x"}, "instruction"),
+    ("/rerank", {"query": "q", "texts": ["a"], "prompt_name": "x"}, "prompt_name"),
     ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "truncate": True},
      "truncate"),
     ("/predict", {"inputs": "a", "top_k": 1}, "top_k"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from atoll_client.gateway.core.encoders import Parameters
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.gateway.openai.embeddings_schemas import NimCut, OtherServers
@@ -18,15 +19,16 @@ _RAW = "it is called raw_scores here, with the opposite meaning"
 class _Scored(OtherServers):
     """Fields of all routes that return scores.
 
-    vLLM's ``use_activation: false`` is the same as ``raw_scores: true``.
+    instruction: what a reranker that is a decoder is told to judge. vLLM's ``use_activation:
+    false`` is the same as ``raw_scores: true``.
     """
 
     model: str | None = None
     raw_scores: bool = False
     use_activation: bool = True
+    instruction: str | None = None
 
     activation: Any = refused(_RAW, True)
-    instruction: Any = refused(_NO_PROMPT)
     prompt_name: Any = refused(_NO_PROMPT)
     softmax: Any = refused(_RAW, True)
 
@@ -34,6 +36,10 @@ class _Scored(OtherServers):
     def is_raw(self) -> bool:
         """Whether logits are requested instead of scores."""
         return self.raw_scores or not self.use_activation
+
+    def cut(self) -> Parameters:
+        """The models' parameters of truncation and of the instruction."""
+        return {**super().cut(), "instruction": self.instruction}
 
 
 class CohereBody(_Scored):

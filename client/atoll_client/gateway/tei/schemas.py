@@ -121,13 +121,17 @@ class RerankBody(Cut):
     raw_scores: bool = False
     return_text: bool = False
     model: str | None = None
+    instruction: str | None = None
 
-    instruction: Any = refused(_NO_PROMPT)
     parameters: Any = refused("options are fields next to texts", {})
     prompt_name: Any = refused(_NO_PROMPT)
     return_documents: Any = refused("it is called return_text here", False)
     top_k: Any = refused("all texts are returned; Cohere's body has top_n")
     top_n: Any = refused("all texts are returned; Cohere's body has it")
+
+    def cut(self) -> Parameters:
+        """The models' parameters of truncation and of the instruction."""
+        return {**super().cut(), "instruction": self.instruction}
 
 
 class SimilarityInputs(Strict):
