@@ -19,6 +19,7 @@ from atoll.config import Settings
 from atoll.encoders.classifier import Classifier, ScoreOptions
 from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.encoders.sparse_embedder import SparseEmbedder
+from atoll.encoders.token_classifier import TokenClassifier
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models.detect import decide, read_model
 from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
@@ -79,6 +80,16 @@ def test_sparse_vectors(kind: str, tmp_path: Path) -> None:
         close(found, wanted)
     # Without its head, it embeds.
     assert Embedder(tmp_path, Settings(pooling="cls")).dimensions == 48
+
+
+@pytest.mark.parametrize("kind", ["convbert", "big_bird"])
+def test_scores_of_tokens(kind: str, tmp_path: Path) -> None:
+    model = write_foreign(kind, tmp_path, "token_classify", num_labels=3)
+    assert read_model(tmp_path).task == "token_classify"
+    tagger = TokenClassifier(tmp_path, Settings())
+    encoded = encode(tmp_path, SEVERAL, tagger)
+    for row, e in zip(run(tmp_path, SEVERAL, tagger, None), encoded, strict=True):
+        close(torch.from_numpy(row.scores), alone(model, e).softmax(-1))
 
 
 BASE: dict[str, Any] = {"vocab_size": 96, "hidden_size": 48, "num_hidden_layers": 2,

@@ -160,10 +160,11 @@ def _encoder_section() -> list[str]:
     return [
         "## Encoders on transformers",
         "",
-        "An encoder of these families runs on transformers' AutoModel, AutoModelForMaskedLM or "
-        "AutoModelForSequenceClassification, best effort: for embeddings, sparse embeddings, "
-        "reranking and classification, with pooling, prompts, Dense modules and limits as for "
-        "others ([fallback_encoder.py](../python_backends/atoll/models/fallback_encoder.py), "
+        "An encoder of these families runs on transformers' AutoModel, AutoModelForMaskedLM, "
+        "AutoModelForSequenceClassification or AutoModelForTokenClassification, best effort: for "
+        "embeddings, sparse embeddings, reranking, classification of texts and of tokens, with "
+        "pooling, prompts, Dense modules and limits as for others "
+        "([fallback_encoder.py](../python_backends/atoll/models/fallback_encoder.py), "
         "[its test](../tests/encoders/test_fallback_encoders.py)). What it loses:",
         "",
         "- Speed: texts of a batch are padded to the longest of their group, without our kernels "

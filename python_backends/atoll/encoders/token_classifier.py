@@ -35,13 +35,17 @@ class TokenClassifier(Encoder):
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, replace(settings, task=self.task))
-        self.head = ClassificationHead.load(
-            self.folder, self.trunk.config, len(self.spec.labels), self.options, of_tokens=True
-        )
+        self.head: ClassificationHead | None = None
+        if self.is_native:
+            self.head = ClassificationHead.load(
+                self.folder, self.trunk.config, len(self.spec.labels), self.options, of_tokens=True
+            )
 
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """A ``ScoredTokens``, or an error, per item."""
-        scores = self.head(self.hidden(batch)).float().softmax(-1).cpu()
+        found = self.hidden(batch)
+        logits = found if self.head is None else self.head(found)
+        scores = logits.float().softmax(-1).cpu()
         bounds = batch.cu_seqlens.tolist()
         return [
             ScoredTokens(item.ids, scores[start:stop].numpy(), item.places)

@@ -47,7 +47,7 @@ def load(folder: Path, options: LoadOptions, task: str) -> Model:
     """The checkpoint as transformers loads it, once it has shown that it runs.
 
     Args:
-        task: "embed", "sparse", "classify" or "rerank": with which head.
+        task: "embed", "sparse", "classify", "rerank" or "token_classify": with which head.
 
     Raises:
         UnsupportedModel: transformers cannot run it; names the architecture.
@@ -113,15 +113,15 @@ class Model(nn.Module):
         self._has_types = has_types
 
     def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden); of a classifier (num_seqs, labels), the logits."""
+        """(tokens, hidden), or logits: (num_seqs, labels), of a tagger (tokens, labels)."""
         rows = self.each(batch, lambda found: found)
         return torch.stack(rows) if self._scores_texts else torch.cat(rows)
 
     def each(self, batch: Batch, reduce: Callable[[Tensor], T]) -> list[T]:
         """``reduce`` of every text's result, in the batch's order.
 
-        A result is (tokens, hidden), (tokens, vocab) with a masked language head, or (labels,); no
-        more than a group's are in memory at once.
+        A result is (tokens, hidden), (tokens, vocab or labels) with a head for tokens, or
+        (labels,); no more than a group's are in memory at once.
         """
         bounds = batch.cu_seqlens.tolist()
         found: dict[int, T] = {}

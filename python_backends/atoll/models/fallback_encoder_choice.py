@@ -115,10 +115,14 @@ def _class_for(kind: str, task: str) -> str | None:
 
     if kind in _ENCODER_PARTS:
         return _ENCODER_PARTS[kind] if task == "embed" else None
-    table = {
-        "embed": auto.MODEL_MAPPING_NAMES, "sparse": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    }.get(task, auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)  # fmt: skip
-    found = table.get(kind)
+    tables: dict[str, Mapping[str, Any]] = {
+        "embed": auto.MODEL_MAPPING_NAMES,
+        "sparse": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        "rerank": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "classify": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "token_classify": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    }
+    found = tables.get(task, {}).get(kind)
     # Of several, the first has a vector for every token.
     return found if isinstance(found, str) or found is None else str(found[0])
 
@@ -126,9 +130,8 @@ def _class_for(kind: str, task: str) -> str | None:
 def _check_own_code(name: str, class_name: str, own: Mapping[str, Any], raw: Any) -> None:
     """Raises UnsupportedModel: the checkpoint's code is of another class than transformers'."""
     code = own.get("auto_map") or {}
-    auto = {"ForMaskedLM": "AutoModelForMaskedLM",
-            "ForSequenceClassification": "AutoModelForSequenceClassification"}  # fmt: skip
-    key = next((auto[end] for end in auto if class_name.endswith(end)), "AutoModel")
+    heads = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
+    key = next((f"AutoModel{head}" for head in heads if class_name.endswith(head)), "AutoModel")
     pairs = ((code.get(key), class_name), (code.get("AutoConfig"), type(raw).__name__))
     for meant, ours in pairs:
         meant = str(meant or "").rpartition(".")[2]

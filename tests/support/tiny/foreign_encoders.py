@@ -56,8 +56,11 @@ def config_of(kind: str, **changes: Any) -> Any:
 def write_foreign(kind: str, folder: Path, task: str = "embed", **changes: Any) -> Any:
     """A checkpoint with a tokenizer; returns the model."""
     table: Any = {
-        "embed": auto.MODEL_MAPPING_NAMES, "sparse": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    }.get(task, auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)  # fmt: skip
+        "embed": auto.MODEL_MAPPING_NAMES,
+        "sparse": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        "classify": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "token_classify": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    }[task]
     name = table[kind] if isinstance(table[kind], str) else table[kind][0]
     if kind.endswith("t5"):
         name = name.replace("Model", "EncoderModel")
