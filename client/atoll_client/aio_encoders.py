@@ -9,7 +9,16 @@ from atoll_client import embeddings, entities, kserve, tasks
 from atoll_client import shared_memory as shared
 from atoll_client.connection import Connection
 from atoll_client.kserve import Message
-from atoll_client.types import Embeddings, Entity, Floats, Label, ModelInfo, Rank, SparseVector
+from atoll_client.types import (
+    Embeddings,
+    Entity,
+    Floats,
+    HybridEmbeddings,
+    Label,
+    ModelInfo,
+    Rank,
+    SparseVector,
+)
 
 
 class AsyncEncoders(Connection):
@@ -91,10 +100,36 @@ class AsyncEncoders(Connection):
         info = await self._model(model, "sparse")
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: embeddings.embed(info.name, part, {"truncate": truncate}),
-            embeddings.read_sparse,
+            lambda part: embeddings.sparse(info, part, {"truncate": truncate}),
+            embeddings.sparse_reader(info),
         )  # fmt: skip
         return [row for rows, _ in found for row in rows]
+
+    async def embed_hybrid(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        *,
+        sparse: bool = True,
+        colbert_vecs: bool = True,
+        normalize: bool = True,
+        truncate: bool | None = None,
+        progress: bool = False,
+    ) -> HybridEmbeddings:
+        """Vectors of texts, weights of their words and vectors of their tokens, by bge-m3."""
+        info = await self._model(model, "hybrid")
+        parameters = {
+            "return_sparse": sparse or None, "return_colbert_vecs": colbert_vecs or None,
+            "normalize": None if normalize else False, "truncate": truncate,
+        }  # fmt: skip
+        found = await self._in_parts(
+            info, list(texts), progress,
+            lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_hybrid,
+        )  # fmt: skip
+        nothing = HybridEmbeddings(
+            embeddings.stacked(info, [], None), [] if sparse else None, [] if colbert_vecs else None
+        )
+        return embeddings.joined(found, nothing)
 
     async def embed_tokens(
         self,

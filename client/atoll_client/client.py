@@ -23,6 +23,7 @@ from atoll_client.types import (
     Entity,
     Floats,
     Generation,
+    HybridEmbeddings,
     Label,
     ModelInfo,
     Rank,
@@ -101,6 +102,12 @@ class Client:
     ) -> list[SparseVector]:
         """A sparse vector for each text."""
         return self._run(self._client.embed_sparse(texts, model, **options))
+
+    def embed_hybrid(
+        self, texts: Sequence[str], model: str | None = None, **options: Any
+    ) -> HybridEmbeddings:
+        """Vectors of texts, weights of their words and vectors of their tokens, by bge-m3."""
+        return self._run(self._client.embed_hybrid(texts, model, **options))
 
     def embed_tokens(
         self, texts: Sequence[str], model: str | None = None, **options: Any

@@ -107,11 +107,20 @@ def choose(models: Mapping[str, Found], name: str | None, *tasks: str) -> ModelI
     """
     if name is not None:
         info = named(models, name).info
-        if info.task not in tasks:
+        if not set(info.tasks) & set(tasks):
             raise UnsupportedModel(f"model {info.name!r} is for {info.task}, not {tasks[0]}")
         return info
     every = [found.info for found in models.values()]
-    first = next((info for task in tasks for info in every if info.task == task), None)
+    # A model of the task itself comes before one that can do it besides.
+    first = next(
+        (
+            info
+            for task in tasks
+            for info in sorted(every, key=lambda info: info.task != task)
+            if task in info.tasks
+        ),
+        None,
+    )
     if first is None:
         raise UnsupportedModel(f"no model on the server is for {tasks[0]}")
     return first

@@ -5,7 +5,7 @@ Dense, sparse, or a vector for each token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from atoll_client import kserve
 from atoll_client.kserve import Message, Parameters
-from atoll_client.types import Embeddings, Floats, ModelInfo, SparseVector
+from atoll_client.types import Embeddings, Floats, HybridEmbeddings, ModelInfo, SparseVector
 
 # Texts, or the token ids of each.
 Items = Sequence[str] | Sequence[Sequence[int]]
@@ -31,6 +31,59 @@ def embed(model: str, items: Items, parameters: Parameters) -> Message:
         texts = cast(Sequence[str], items)
         kserve.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
+
+
+def sparse(model: ModelInfo, items: Items, parameters: Parameters) -> Message:
+    """Texts to sparse vectors, by a model for them or by an embedder that has them besides."""
+    if model.task == "sparse":
+        return embed(model.name, items, parameters)
+    message = embed(model.name, items, {**parameters, "return_sparse": True})
+    for name in ("sparse_indices", "sparse_values", "num_input_tokens"):
+        message.outputs.add(name=name)
+    return message
+
+
+def sparse_reader(model: ModelInfo) -> Callable[[Message], tuple[list[SparseVector], Any]]:
+    """Reads the answer to ``sparse``, with the counts of input tokens."""
+    if model.task == "sparse":
+        return read_sparse
+
+    def read(response: Message) -> tuple[list[SparseVector], Any]:
+        found = kserve.outputs(response)
+        return _sparse_rows(found), found["num_input_tokens"].reshape(-1)
+
+    return read
+
+
+def read_hybrid(response: Message) -> HybridEmbeddings:
+    """The answer of bge-m3 to ``return_sparse`` and ``return_colbert_vecs``."""
+    found = kserve.outputs(response)
+    vectors = None
+    if "colbert_vecs" in found:
+        # The first token stands for the whole text.
+        counts = (found["num_input_tokens"].reshape(-1).astype(int) - 1).tolist()
+        vectors = [row[:n] for row, n in zip(found["colbert_vecs"], counts, strict=True)]
+    sparse = _sparse_rows(found) if "sparse_indices" in found else None
+    return HybridEmbeddings(found["embedding"], sparse, vectors)
+
+
+def joined(parts: Sequence[HybridEmbeddings], nothing: HybridEmbeddings) -> HybridEmbeddings:
+    """All parts as one; ``nothing`` if there are none."""
+    if not parts:
+        return nothing
+    return HybridEmbeddings(
+        np.concatenate([part.vectors for part in parts]),
+        None if nothing.sparse is None else [v for part in parts for v in part.sparse or ()],
+        None
+        if nothing.colbert_vecs is None
+        else [v for part in parts for v in part.colbert_vecs or ()],
+    )
+
+
+def _sparse_rows(found: Mapping[str, Any]) -> list[SparseVector]:
+    """Rows that are padded with the index -1."""
+    pairs = zip(found["sparse_indices"], found["sparse_values"], strict=True)
+    return [SparseVector(indices[indices >= 0], values[indices >= 0]) for indices, values in pairs]
 
 
 def read_embeddings(response: Message) -> Embeddings:

@@ -25,6 +25,11 @@ class ModelInfo:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Its task, and those that it can do besides: bge-m3 embeds, and has sparse vectors."""
+        return (self.task, *(self.facts.get("tasks") or ()))
+
+    @property
     def model_id(self) -> str:
         """Hub id or folder of its checkpoint."""
         return str(self.facts.get("model_id") or self.name)
@@ -75,6 +80,19 @@ class SparseVector(NamedTuple):
 
     indices: npt.NDArray[np.int32]
     values: Floats
+
+
+@dataclass(frozen=True)
+class HybridEmbeddings:
+    """What bge-m3 makes of texts in one go.
+
+    vectors: (texts, width) float32. sparse: weights of words of each text. colbert_vecs: of each
+    text (tokens - 1, width) unit vectors. The last two are None if they were not asked for.
+    """
+
+    vectors: Floats
+    sparse: list[SparseVector] | None = None
+    colbert_vecs: list[Floats] | None = None
 
 
 @dataclass(frozen=True)

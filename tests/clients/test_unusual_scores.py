@@ -23,7 +23,7 @@ from unusual_encoders import (
 )
 
 from atoll_client import Client
-from atoll_client.errors import ValidationError
+from atoll_client.errors import UnsupportedModel, ValidationError
 from atoll_client.gateway.tei import grpc_schema
 
 
@@ -108,7 +108,7 @@ def test_labels_are_in_the_order_of_the_logits(
 
 @pytest.fixture(scope="module")
 def bare_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_encoders(tmp_path_factory.mktemp("encoders"), ("steep", "steep-labels"))
+    return write_encoders(tmp_path_factory.mktemp("encoders"), ("steep", "steep-labels", "three"))
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +168,39 @@ def test_streams_over_grpc_have_the_models_limit_and_order(bare: Served, logits:
         assert len(ranks(40)) == 40
         with pytest.raises(grpc.RpcError, match="batch size 41"):
             ranks(41)
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_three_outputs_of_one_model(bare: Served, http: httpx.Client, transport: str) -> None:
+    """bge-m3's; the weights of words are a sparse vector on every route that has one."""
+    server = bare.server
+    address = server.grpc_url if transport == "grpc" else server.http_url
+    texts = [*TEXTS, "abc abc de", "Two Reefs"]
+    with Client(address) as client:
+        found = client.embed_hybrid(texts)
+        assert found.sparse is not None and found.colbert_vecs is not None
+        np.testing.assert_allclose(found.vectors, client.embed(texts, "three"), atol=1e-6)
+        # [CLS] has no vector, [SEP] has one.
+        counts = [len(text.replace(" ", "")) + 1 for text in texts]
+        assert [vectors.shape for vectors in found.colbert_vecs] == [(n, 48) for n in counts]
+        for vectors in found.colbert_vecs:
+            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert sum(len(row.indices) for row in found.sparse) > 3
+        sparse = client.embed_sparse(texts)
+        rows = post(http, "/embed_sparse", {"inputs": texts})
+        for mine, other, row in zip(found.sparse, sparse, rows, strict=True):
+            assert mine.indices.tolist() == other.indices.tolist() == [e["index"] for e in row]
+            np.testing.assert_allclose(mine.values, other.values, atol=1e-6)
+            np.testing.assert_allclose(mine.values, [e["value"] for e in row], atol=1e-6)
+            assert not set(mine.indices.tolist()) & {0, 1, 2, 3}
+        part = client.embed_hybrid(texts[:1], "three", colbert_vecs=False)
+        assert part.colbert_vecs is None and part.sparse is not None
+        assert client.embed_hybrid([]).vectors.shape == (0, 48)
+        with pytest.raises(UnsupportedModel, match="is for rerank, not hybrid"):
+            client.embed_hybrid(texts, "steep")
+    (dense,) = post(http, "/embed", {"inputs": texts[0]})
+    np.testing.assert_allclose(dense, found.vectors[0], atol=1e-5)
+    (tokens,) = post(http, "/embed_all", {"inputs": texts[0]})
+    assert np.shape(tokens) == (counts[0] + 1, 48)
+    (one,) = post(http, "/v1/embeddings", {"input": texts[0]})["data"]
+    np.testing.assert_allclose(one["embedding"], found.vectors[0], atol=1e-5)

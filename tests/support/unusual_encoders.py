@@ -17,6 +17,7 @@ from scored import reference
 from serving import ONE_THREAD
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, classifiers, write_text_files
+from tiny.late import write_m3
 from tiny.sentence import update
 from transformers import AutoModel
 
@@ -43,9 +44,16 @@ def make_steep(folder: Path, least: float) -> None:
 
 
 def write_encoders(base: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Checkpoints whose tokenizers add nothing, and keep the end of a long text."""
+    """Checkpoints whose tokenizers add nothing, and keep the end of a long text.
+
+    "three" has the three outputs of bge-m3, and an ordinary tokenizer.
+    """
     found = {}
     for name in names:
+        if name == "three":
+            found[name] = base / name
+            write_m3(found[name])
+            continue
         variant, folder = KINDS[name][1], base / name
         found[name] = folder
         write(variant, folder)

@@ -20,7 +20,8 @@ class EncoderEntry(NamedTuple):
     """One checkpoint. ``size`` is the width of its vectors, or its number of labels.
 
     pooling and prompts come from the model card: not every repository has them in its files. Those
-    of decoders do: modules.json and config_sentence_transformers.json.
+    of decoders do: modules.json and config_sentence_transformers.json. heads: those of
+    ``weights.token_heads`` that it has.
     """
 
     name: str
@@ -31,6 +32,7 @@ class EncoderEntry(NamedTuple):
     pooling: str | None = None
     prompts: Mapping[str, str] = {}
     revision: str | None = None
+    heads: tuple[str, ...] = ()
 
 
 ENCODERS = (
@@ -44,6 +46,10 @@ ENCODERS = (
     EncoderEntry("bert-base-ner", "dslim/bert-base-NER", "token_classify", "bert", 9),
     EncoderEntry("bge-base-en-v1.5", "BAAI/bge-base-en-v1.5", "embed", "bert", 768, "cls", _BGE),
     EncoderEntry("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "embed", "bert", 1024, "cls", _BGE),
+    EncoderEntry(
+        "bge-m3", "BAAI/bge-m3", "embed", "xlm-roberta", 1024, "cls",
+        heads=("sparse_linear", "colbert_linear"),
+    ),
     EncoderEntry("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", "embed", "bert", 384, "cls", _BGE),
     EncoderEntry(
         "answerai-colbert-small-v1", "answerdotai/answerai-colbert-small-v1", "multi_vector",

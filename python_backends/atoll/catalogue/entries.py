@@ -19,7 +19,7 @@ class Entry:
 
     model_id: hub id, or the absolute path of a checkpoint folder.
     model_type: config.json's, for people to read.
-    dims: sizes that ``tensor_specs`` leaves to the checkpoint, by name.
+    dims: sizes that ``tensor_specs`` leaves to the checkpoint, by name; 1 for a head that it has.
     settings: config.pbtxt parameters besides model_id and revision, by name in ``Settings``.
     """
 
@@ -46,7 +46,10 @@ def _encoder_entry(e: EncoderEntry) -> Entry:
         task=e.task,
         model_type=e.model_type,
         revision=e.revision,
-        dims={"labels" if "classify" in e.task else "embedding": e.size},
+        dims={
+            "labels" if "classify" in e.task else "embedding": e.size,
+            **dict.fromkeys(e.heads, 1),
+        },
         settings={**pooling, **prompts},
     )
 
@@ -86,6 +89,10 @@ def entry_for(
         task=detected.task,
         model_type=detected.model_type,
         revision=revision,
-        dims={"embedding": detected.embedding_size, "labels": len(detected.labels)},
+        dims={
+            "embedding": detected.embedding_size,
+            "labels": len(detected.labels),
+            **dict.fromkeys(detected.heads, 1),
+        },
         settings=dict(settings or {}),
     )

@@ -120,6 +120,8 @@ def _config(entry: Entry, template: Template, wire: TaskTensors) -> str:
 def _tensors(kind: str, specs: Iterable[TensorSpec], entry: Entry) -> str:
     blocks = []
     for spec in specs:
+        if spec.needs is not None and spec.needs not in entry.dims:
+            continue
         dims = ", ".join(str(entry.dims[d] if isinstance(d, str) else d) for d in spec.dims)
         optional = "    optional: true\n" if spec.optional else ""
         blocks.append(

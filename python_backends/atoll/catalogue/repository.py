@@ -98,13 +98,14 @@ def _read(path: Path) -> ServedModel:
 
 
 def _task(config: Any) -> str | None:
-    """The task with exactly these tensors and this transaction policy."""
+    """The task with these tensors, those of heads aside, and with this transaction policy."""
     inputs = {tensor.name for tensor in config.input}
     outputs = {tensor.name for tensor in config.output}
     for task, wire in TASK_TENSORS.items():
         if (
             inputs == {t.name for t in wire.inputs}
-            and outputs == {t.name for t in wire.outputs}
+            and outputs <= {t.name for t in wire.outputs}
+            and outputs >= {t.name for t in wire.outputs if t.needs is None}
             and config.model_transaction_policy.decoupled == wire.decoupled
         ):
             return task

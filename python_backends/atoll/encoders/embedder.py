@@ -16,6 +16,8 @@ from atoll.encoders.encoder import Encoder, finite_rows
 from atoll.encoders.heads import DenseHead
 from atoll.encoders.packer import Item
 from atoll.encoders.pooling import normalized, pool
+from atoll.encoders.sparse_embedder import SparseVector
+from atoll.encoders.token_heads import TokenHeads
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import Batch
 
@@ -29,13 +31,20 @@ class EmbedOptions:
     normalize: bool = True
     dimensions: int | None = None
     return_token_embeddings: bool = False
+    return_sparse: bool = False
+    return_colbert_vecs: bool = False
 
 
 class Embedded(NamedTuple):
-    """A text's vector, and those of its tokens (tokens, hidden) if requested."""
+    """A text's vector, and what else was requested.
+
+    token_vectors: (tokens, hidden), the hidden states. sparse, colbert_vecs: see ``TokenHeads``.
+    """
 
     vector: Floats
     token_vectors: Floats | None
+    sparse: SparseVector | None = None
+    colbert_vecs: Floats | None = None
 
 
 class Embedder(Encoder):
@@ -60,6 +69,7 @@ class Embedder(Encoder):
                     )
                 width = step.out_features
         self.dimensions = width
+        self.heads = TokenHeads(self.folder, self.hidden_size, self.options)
         asked = self.spec.truncate_dim
         self.truncate_dim = None if asked is None else min(asked, width)
 
@@ -80,16 +90,27 @@ class Embedder(Encoder):
             if not finite[row]:
                 results.append(GenerationError("the embedding is not finite (NaN or infinite)"))
                 continue
-            tokens = None
-            if options.return_token_embeddings:
-                tokens = hidden[bounds[row] : bounds[row + 1]].float().cpu().numpy()
             vector = _cut(unit[row] if options.normalize else vectors[row], options)
-            results.append(Embedded(vector.numpy(), tokens))
+            tokens = hidden[bounds[row] : bounds[row + 1]]
+            try:
+                results.append(self._embedded(vector, tokens, item))
+            except GenerationError as error:
+                results.append(error)
         return results
 
     def pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
         """hidden: (tokens, hidden) -> a vector of each text, float32."""
         return pool(hidden, batch.cu_seqlens, self.spec.pooling)
+
+    def _embedded(self, vector: Tensor, tokens: Tensor, item: Item) -> Embedded:
+        """tokens: (tokens, hidden) of the item."""
+        options: EmbedOptions = item.options
+        return Embedded(
+            vector.numpy(),
+            tokens.float().cpu().numpy() if options.return_token_embeddings else None,
+            self.heads.weights(tokens, item.ids) if options.return_sparse else None,
+            self.heads.vectors(tokens) if options.return_colbert_vecs else None,
+        )
 
 
 def _cut(vector: Tensor, options: EmbedOptions) -> Tensor:

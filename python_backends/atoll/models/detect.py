@@ -34,6 +34,7 @@ from atoll.weights.modules import (
 )
 from atoll.weights.sentence_keys import check_keys
 from atoll.weights.static_files import RUNS_ON, STATIC_TYPES, StaticFiles, static_files
+from atoll.weights.token_heads import token_heads
 
 _ENCODER_TASKS = ("embed", "sparse", "multi_vector", "rerank", "classify", "token_classify")
 _CLASSIFIERS = ("ForSequenceClassification", TOKEN_CLASSIFIER)
@@ -48,7 +49,8 @@ class Detected:
     labels: a classifier's labels in the order of its logits.
     runs_on: "native" for a file of ``atoll.models``, else the class of transformers.
     pooling: of an embedder. notes: what a user should know, a sentence each.
-    banned_tokens: ids that no answer may hold.
+    banned_tokens: ids that no answer may hold. heads: an embedder's for each token, see
+    ``weights.token_heads``.
     """
 
     task: str
@@ -63,6 +65,7 @@ class Detected:
     pooling: str | None = None
     notes: tuple[str, ...] = ()
     banned_tokens: tuple[int, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 def decide(folder: Path, settings: Settings, task: str | None = None) -> Detected:
@@ -197,6 +200,7 @@ def read_model(
         labels=labels,
         runs_on=f"transformers' {foreign.class_name}" if foreign else "native",
         pooling=how,
+        heads=token_heads(trunk) if task == "embed" else (),
         notes=tuple(notes),
     )
 

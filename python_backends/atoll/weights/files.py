@@ -16,7 +16,10 @@ from atoll.weights.embedded import EMBEDDED, converted_folder, embedded_folder
 from atoll.weights.modules import Module, read_modules, transformer_folder
 
 # Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
-_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "artifact.metadata")
+_SMALL_FILES = (
+    "*.json", "*.jinja", "*.txt", "*.model", "artifact.metadata", "sparse_linear.pt",
+    "colbert_linear.pt",
+)  # fmt: skip
 _TEMPLATES = ("additional_chat_templates/*.jinja", "chat_templates/*.jinja")
 _MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 _NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "README*", "*.onnx")

@@ -16,7 +16,17 @@ from atoll.encoders.packer import Item, batch_of
 from atoll.text.tokenizer import Tokenizer
 from tiny.checkpoint import Variant
 from tiny.encoders import TRUNKS
-from tiny.sentence import HIDDEN, TRUNK, Part, dense, update, write_modules, write_trunk
+from tiny.sentence import (
+    HIDDEN,
+    NORMALIZE,
+    TRUNK,
+    Part,
+    dense,
+    pooling,
+    update,
+    write_modules,
+    write_trunk,
+)
 
 WIDTH = 16
 METADATA = {
@@ -129,3 +139,19 @@ def encode(
         return items
     with torch.inference_mode():
         return list(encoder(batch_of(items, torch.device("cpu")), items))
+
+
+def write_m3(
+    folder: Path, variant: Variant = TRUNKS[7], width: int = HIDDEN
+) -> tuple[Any, dict[str, dict[str, torch.Tensor]]]:
+    """bge-m3's layout: an embedder by CLS with two more heads, and the model and heads."""
+    model = write_trunk(variant, folder)
+    update(folder / "tokenizer_config.json", cls_token="[CLS]", eos_token="[SEP]")
+    write_modules(folder, TRUNK, pooling(pooling_mode_cls_token=True), NORMALIZE)
+    generator = torch.Generator().manual_seed(7)
+    heads = {}
+    for name, rows in (("sparse_linear", 1), ("colbert_linear", width)):
+        weight = torch.randn(rows, HIDDEN, generator=generator) / 5
+        heads[name] = {"weight": weight, "bias": torch.randn(rows, generator=generator) / 5}
+        torch.save(heads[name], folder / f"{name}.pt")
+    return model, heads

@@ -77,7 +77,12 @@ class Encoder(NamedTuple):
         self, items: Items, parameters: Parameters
     ) -> tuple[list[SparseVector], int]:
         """Sparse vectors, and the number of input tokens."""
-        parts = await self._infer(items, self._embedding(parameters), embeddings.read_sparse)
+
+        def message_of(some: Sequence[Any]) -> Message:
+            return embeddings.sparse(self.model, some, parameters)
+
+        read = embeddings.sparse_reader(self.model)
+        parts = await self._infer(items, message_of, read)
         return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
 
     async def rerank(

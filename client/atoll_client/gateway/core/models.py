@@ -40,9 +40,19 @@ class Models:
         return sum(int(m.facts.get("max_concurrent_requests") or 0) for m in self.all())
 
     def default(self, tasks: Sequence[str]) -> ModelInfo | None:
-        """The model of a request that names none; earlier tasks win."""
-        models = self.all()
-        return next((m for task in tasks for m in models if m.task == task), None)
+        """The model of a request that names none; earlier tasks win.
+
+        A model of the task itself comes before one that can do it besides.
+        """
+        return next(
+            (
+                model
+                for task in tasks
+                for model in sorted(self.all(), key=lambda model: model.task != task)
+                if task in model.tasks
+            ),
+            None,
+        )
 
     def find(self, names: Sequence[str | None], tasks: Sequence[str]) -> ModelInfo:
         """The model of the first name that is not a placeholder, else the default of ``tasks``.
@@ -64,7 +74,7 @@ class Models:
             raise NotReady("no server is ready")
         if model is None:
             raise NotFound(f"model {name!r} is not served")
-        if model.task not in tasks:
+        if not set(model.tasks) & set(tasks):
             raise UnsupportedModel(f"model {model.name!r} cannot {VERBS[tasks[0]]}")
         return model
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from atoll.config import Settings
 from atoll.encoders.embedder import Embedded, Embedder, EmbedOptions
@@ -16,27 +17,45 @@ from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
 from atoll.serving.triton import tensors
 from atoll.weights.static_files import static_files
+from atoll.weights.token_heads import COLBERT, SPARSE
 
 # Pads rows of input_ids that are shorter than the longest.
 PADDING = -1
 
 
+# Parameter -> the head that a checkpoint needs for it.
+_HEADS = {"return_sparse": SPARSE, "return_colbert_vecs": COLBERT}
+# Tokens that are no words, and get no weight.
+_NO_WORDS = ("cls_token", "eos_token", "pad_token", "unk_token")
+
+
 class EmbedModel(EncoderModel):
-    """text_input or input_ids -> embedding, num_input_tokens, token_embedding if asked for."""
+    """text_input or input_ids -> embedding, num_input_tokens, and what else is asked for.
+
+    token_embedding for every model; weights of words and vectors of tokens for bge-m3's.
+    """
 
     task = "embed"
-    parameters = frozenset({"normalize", "prompt_name", "dimensions", "return_token_embeddings"})
+    parameters = frozenset({
+        "normalize", "prompt_name", "dimensions", "return_token_embeddings", *_HEADS,
+    })  # fmt: skip
     is_batched = True
 
     def load(self, folder: Path, settings: Settings) -> Embedder:
         """See ``EncoderModel.load``."""
         kind = Embedder if static_files(folder) is None else StaticEmbedder
         self.encoder: Embedder = kind(folder, settings)
+        core, special = self.tokenizer.core, self.tokenizer.special_tokens
+        ids = (core.token_to_id(special[name]) for name in _NO_WORDS if name in special)
+        unused = [index for index in ids if index is not None]
+        self.encoder.heads.unused = np.array(unused, np.int32)
         return self.encoder
 
     def facts(self) -> dict[str, Any]:
-        """See ``EncoderModel.facts``."""
-        return {"dimensions": self.encoder.dimensions}
+        """See ``EncoderModel.facts``. tasks: those that it can do beside its own."""
+        heads = self.encoder.heads.names
+        more = (["sparse"] if SPARSE in heads else []) + (["hybrid"] if heads else [])
+        return {"dimensions": self.encoder.dimensions, **({"tasks": more} if more else {})}
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
@@ -48,6 +67,7 @@ class EmbedModel(EncoderModel):
             normalize=tensors.as_bool("normalize", given.get("normalize", True)),
             dimensions=dimensions,
             return_token_embeddings=tensors.as_bool("return_token_embeddings", flag),
+            **{name: self._asks_for(name, given) for name in _HEADS},
         )
         return read_texts(self, request, given, options)
 
@@ -59,7 +79,22 @@ class EmbedModel(EncoderModel):
             outputs["token_embedding"] = np.zeros(shape, dtype=np.float32)
             for index, row in enumerate(rows):
                 outputs["token_embedding"][index, : lengths[index]] = row.token_vectors
+        if work.options.return_sparse:
+            found = [row.sparse for row in rows if row.sparse is not None]
+            outputs["sparse_indices"] = padded([one.indices for one in found], PADDING)
+            outputs["sparse_values"] = padded([one.values for one in found], 0)
+        if work.options.return_colbert_vecs:
+            outputs["colbert_vecs"] = padded(
+                [row.colbert_vecs for row in rows if row.colbert_vecs is not None], 0
+            )
         return outputs
+
+    def _asks_for(self, name: str, given: dict[str, Any]) -> bool:
+        """Raises ValidationError: the checkpoint has no such head."""
+        found = tensors.as_bool(name, given.get(name, False))
+        if found and _HEADS[name] not in self.encoder.heads.names:
+            raise ValidationError(f"{name} is true; the model has no {_HEADS[name]}.pt")
+        return found
 
 
 class SparseModel(EncoderModel):
@@ -91,6 +126,15 @@ class SparseModel(EncoderModel):
             "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
             **counts(lengths),
         }
+
+
+def padded(rows: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
+    """Arrays that differ in their first size as one, (rows, longest or 1, ...)."""
+    shape = (len(rows), max(1, *map(len, rows)), *rows[0].shape[1:])
+    found = np.full(shape, fill, rows[0].dtype)
+    for index, row in enumerate(rows):
+        found[index, : len(row)] = row
+    return found
 
 
 def counts(lengths: list[int]) -> dict[str, Any]:

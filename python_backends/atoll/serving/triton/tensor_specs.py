@@ -17,13 +17,15 @@ Dim = int | str
 class TensorSpec:
     """One tensor. ``dtype`` is Triton's name without ``TYPE_``; ``dims`` exclude the batch axis.
 
-    A dimension is a size, -1 (any), or the name of a size that the entry provides.
+    A dimension is a size, -1 (any), or the name of a size that the entry provides. needs: the name
+    of a size without which an entry has no such tensor.
     """
 
     name: str
     dtype: str
     dims: tuple[Dim, ...]
     optional: bool = False
+    needs: str | None = None
 
 
 # Every task answers control requests: see ``serving.model_ops``.
@@ -54,6 +56,10 @@ EMBED = TaskTensors(
         TensorSpec("embedding", "FP32", ("embedding",)),
         _COUNT,
         TensorSpec("token_embedding", "FP32", (-1, -1)),
+        # Of bge-m3's heads: rows padded with -1, with 0, and with 0.
+        TensorSpec("sparse_indices", "INT32", (-1,), needs="sparse_linear"),
+        TensorSpec("sparse_values", "FP32", (-1,), needs="sparse_linear"),
+        TensorSpec("colbert_vecs", "FP32", (-1, -1), needs="colbert_linear"),
         CONTROL,
     ),
     max_batch_size=256,

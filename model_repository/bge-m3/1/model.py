@@ -1,0 +1,5 @@
+"""bge-m3: text to vector."""
+
+from atoll.serving import EmbedModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
