@@ -46,6 +46,7 @@ def main(level_name: str, sanitizers: str) -> None:
         mock.patch.object(module, "library", lambda: library).start()
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
+        _disentangled(dtype)
         _attention(dtype)
         _rows(dtype)
         _linear(dtype, library.width)
@@ -74,6 +75,19 @@ def _attention(dtype: torch.dtype) -> None:
                 starts = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).int()
                 kv = PagedKV(cache, cache, order, torch.tensor(lens, dtype=torch.int32))
                 attention.paged_attention(q[: sum(counts)], kv, starts, args)
+
+
+def _disentangled(dtype: torch.dtype) -> None:
+    """Before all else, so that no scratch memory is larger than needed; rows that are shared."""
+    for lengths, num_heads, head_dim in (([0, 1, 3], 1, 10), ([19, 300], 2, 80), ([520], 1, 32)):
+        bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
+        qkv = torch.randn(sum(lengths), 3 * num_heads, head_dim).to(dtype)
+        for reach, step in ((4, 1), (290, 3)):
+            rows = torch.arange(reach, -reach - 1, -1).div(step, rounding_mode="floor")
+            rows = (rows - rows.min()).int()
+            both = torch.randn(2, int(rows.max()) + 1, num_heads, head_dim).to(dtype)
+            tables = kernels.DistanceTables(both[0].clone(), both[1].clone(), rows)
+            attention.disentangled_attention(*qkv.split(num_heads, 1), tables, bounds, 0.1)
 
 
 def _rows(dtype: torch.dtype) -> None:
