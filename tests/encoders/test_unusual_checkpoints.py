@@ -39,7 +39,10 @@ from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
-FAMILIES = ("roberta", "xlm-roberta", "camembert")
+# Families whose positions begin late, and what their classes are called.
+FAMILIES = {
+    "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert", "mpnet": "MPNet",
+}  # fmt: skip
 
 
 def reference(folder: Path, texts: list[str] = TEXTS, **options: Any) -> Tensor:
@@ -237,11 +240,10 @@ def test_positions_that_begin_late_are_never_passed(
     family: str, limit: int | None, tmp_path: Path
 ) -> None:
     """RoBERTa's 514 positions hold 512 tokens, whatever max_seq_length and the tokenizer say."""
-    classes = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
-    config = getattr(hf, f"{classes[family]}Config")
+    config = getattr(hf, f"{FAMILIES[family]}Config")
     sizes = {**SIZES, "max_position_embeddings": 20}
     variant = Variant(
-        family, lambda: getattr(hf, f"{classes[family]}Model")(config(**sizes, pad_token_id=1))
+        family, lambda: getattr(hf, f"{FAMILIES[family]}Model")(config(**sizes, pad_token_id=1))
     )
     model = write_trunk(variant, tmp_path)
     write_modules(tmp_path, TRUNK, MEAN)
@@ -262,9 +264,8 @@ def test_padding_tokens_in_a_text_are_not_counted(
 ) -> None:
     """RoBERTa counts positions from the ids. Texts that spell <pad>, and every text of a tokenizer
     that pads with what ends a text ([SEP], 3), had later positions than transformers gives them."""
-    classes = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
-    config = getattr(hf, f"{classes[family]}Config")(**SIZES, pad_token_id=padding)
-    variant = Variant(family, lambda: getattr(hf, f"{classes[family]}Model")(config))
+    config = getattr(hf, f"{FAMILIES[family]}Config")(**SIZES, pad_token_id=padding)
+    variant = Variant(family, lambda: getattr(hf, f"{FAMILIES[family]}Model")(config))
     model = write_trunk(variant, tmp_path)
     encoder = Embedder(tmp_path, Settings(pooling="mean"))
     texts = ["coral", "a [UNK] reef [SEP] of [UNK] [UNK] coral", "[UNK]", "[SEP]", "coral"]
