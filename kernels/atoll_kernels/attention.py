@@ -57,7 +57,8 @@ def varlen_attention(
         k: (tokens_k, num_kv_heads, head_dim); num_heads is a multiple of num_kv_heads.
         v: (tokens_k, num_kv_heads, value_dim), value_dim <= head_dim.
         cu_seqlens_q, cu_seqlens_k: (num_seqs + 1,) int32, on the device of q. If a sequence has
-            fewer queries than keys, the queries are its last positions.
+            fewer queries than keys, the queries are its last positions. More queries than keys are
+            for scores without positions alone: every query sees every key.
 
     Returns:
         (tokens_q, num_heads, value_dim), contiguous, dtype of q. Rows without a visible key are 0.

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny.checkpoint import Variant
-from tiny.encoders import TRUNKS, JinaReference
-from tiny.late import METADATA, PYLATE, WIDTH, encode, write_colbert, write_own, write_pylate
+from tiny.encoders import JinaReference
+from tiny.late import (
+    BY_NAME,
+    METADATA,
+    PYLATE,
+    WIDTH,
+    encode,
+    write_colbert,
+    write_own,
+    write_pylate,
+)
 from tiny.sentence import NORMALIZE, TEXTS, update
 from torch import Tensor
 
@@ -40,7 +48,10 @@ FOLDERS: dict[str, Write] = {
     "ColBERT by default": partial(
         write_colbert, width=128, **{**dict.fromkeys(METADATA), "doc_maxlen": 20}
     ),
-    "PyLate of XLM-RoBERTa": partial(write_pylate, variant=TRUNKS[7]),
+    **{
+        f"PyLate of {name}": partial(write_pylate, variant=BY_NAME[name])
+        for name in ("xlm-roberta", "mpnet", "electra", "modernbert-wide")
+    },
     "PyLate": write_pylate,
     "PyLate that attends": partial(write_pylate, attend_to_expansion_tokens=True),
     "PyLate without filling": partial(write_pylate, do_query_expansion=False),
@@ -82,10 +93,10 @@ def test_vectors_and_scores_equal_sentence_transformers(name: str, tmp_path: Pat
     np.testing.assert_allclose(scores, expected, atol=1e-5 * max(map(len, queries)))
 
 
-@pytest.mark.parametrize("variant", [TRUNKS[0], TRUNKS[7]], ids=lambda v: v.name)
-def test_queries_are_packed_with_documents(variant: Variant, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "mpnet", "modernbert-wide"])
+def test_queries_are_packed_with_documents(name: str, tmp_path: Path) -> None:
     """What is not attended to in one text must not be missing in another."""
-    write_pylate(tmp_path, variant)
+    write_pylate(tmp_path, BY_NAME[name])
     encoder = MultiVectorEncoder(tmp_path, Settings())
     alone = [
         *encode(tmp_path, TEXTS, "query", encoder),
@@ -121,6 +132,19 @@ def test_positions_of_what_is_not_attended_to(tmp_path: Path) -> None:
         kept = item.options.kept
         expected = expected if kept is None else expected[torch.from_numpy(kept)]
         np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "modernbert-wide"])
+def test_single_queries_are_replayed(name: str, tmp_path: Path) -> None:
+    """A query alone, again and again: from a graph of its own for each number of its words."""
+    write_pylate(tmp_path, BY_NAME[name])
+    encoder = MultiVectorEncoder(tmp_path, Settings())
+    texts = ["abc", "xyz", "abcd", "abc", "efg", "hij", "a b c d", "x"]
+    alone = [encode(tmp_path, [text], "query", encoder)[0] for text in texts]
+    encoder.hidden.graphs = None
+    for text, found in zip(texts, alone, strict=True):
+        (plain,) = encode(tmp_path, [text], "query", encoder)
+        np.testing.assert_allclose(found, plain, atol=2e-6)
 
 
 def test_the_marker_stays_when_the_end_is_kept(tmp_path: Path) -> None:
@@ -169,6 +193,9 @@ REFUSED: dict[str, tuple[Write, type[Exception], str]] = {
     "a length of calls": (
         partial(write_own, processing_kwargs={"text": {"max_length": 8}}), UnsupportedModel,
         "processing_kwargs.text: max_length 8"),
+    "a narrow window": (
+        partial(write_pylate, variant=BY_NAME["modernbert"]), UnsupportedModel,
+        "with a window of 5 tokens, at most 5 are supported"),
     "one vector made unit": (partial(write_pylate, parts=[NORMALIZE]), UnsupportedModel,
                              "module_input_name None"),
 }  # fmt: skip

@@ -113,6 +113,20 @@ def test_packed_with_fewer_queries_than_keys(dtype: torch.dtype) -> None:
         check(out, torch.cat(parts), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packed_with_more_queries_than_keys(dtype: torch.dtype) -> None:
+    """Without positions in the scores, every query sees every key."""
+    queries, keys = [9, 5, 600, 1], [2, 0, 70, 3]
+    q = torch.randn(sum(queries), 4, 64).to(dtype)
+    k, v = torch.randn(2, sum(keys), 2, 64).to(dtype)
+    out = attention.varlen_attention(q, k, v, cu(queries), cu(keys), PLAIN)
+    parts = [
+        expected(*x, PLAIN) if len(x[1]) else torch.zeros_like(x[0]).double()
+        for x in zip(q.split(queries), k.split(keys), v.split(keys), strict=True)
+    ]
+    check(out, torch.cat(parts), dtype)
+
+
 CASES = {
     "decode": ((9, 3, 64), [1, 1, 1, 1], [1, 40, 0, 700]),
     "mixed": ((12, 1, 80), [1, 5, 1, 90], [17, 9, 33, 400]),

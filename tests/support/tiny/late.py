@@ -16,6 +16,7 @@ from atoll.encoders.packer import Item, batch_of
 from atoll.text.tokenizer import Tokenizer
 from tiny.checkpoint import Variant
 from tiny.encoders import TRUNKS
+from tiny.rotary_encoders import WIDE_WINDOW
 from tiny.sentence import (
     HIDDEN,
     NORMALIZE,
@@ -28,6 +29,7 @@ from tiny.sentence import (
     write_trunk,
 )
 
+BY_NAME = {variant.name: variant for variant in (*TRUNKS, WIDE_WINDOW)}
 WIDTH = 16
 METADATA = {
     "query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_maxlen": 12,
@@ -142,7 +144,7 @@ def encode(
 
 
 def write_m3(
-    folder: Path, variant: Variant = TRUNKS[7], width: int = HIDDEN
+    folder: Path, variant: Variant = BY_NAME["xlm-roberta"], width: int = HIDDEN
 ) -> tuple[Any, dict[str, dict[str, torch.Tensor]]]:
     """bge-m3's layout: an embedder by CLS with two more heads, and the model and heads."""
     model = write_trunk(variant, folder)

@@ -128,6 +128,8 @@ _NOMIC_OLD: Mapping[str, Any] = {
     "use_rms_norm": False,
 }
 
+# Sees all of a short text, and not all of a longer one.
+WIDE_WINDOW = Variant("modernbert-wide", lambda: _modern(local_attention=24))
 TRUNKS = [
     Variant("modernbert", _modern),
     Variant(

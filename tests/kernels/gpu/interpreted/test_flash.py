@@ -100,6 +100,13 @@ def test_fewer_queries_than_keys(mask: str) -> None:
           cu_seqlens(30, 20, 20), options(2, 16, MASKS[mask]))  # fmt: skip
 
 
+def test_more_queries_than_keys() -> None:
+    """Without positions in the scores, every query sees every key."""
+    q, k, v = packed(2, 2, 16, 40, torch.float32)
+    check(flash.varlen, reference.varlen_attention, q, k[:23], v[:23], cu_seqlens(5, 33, 2),
+          cu_seqlens(3, 20, 0), options(2, 16, {}))  # fmt: skip
+
+
 def test_rows_without_keys_are_zero() -> None:
     q, k, v = packed(1, 1, 16, 20, torch.float32)
     out = flash.varlen(q, k, v, cu_seqlens(4, 16), cu_seqlens(0, 16), options(1, 16, {}))
