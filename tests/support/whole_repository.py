@@ -23,6 +23,7 @@ from tiny.decoders import DECODERS
 from tiny.embedders import embedding_gemma, mistral, qwen2, qwen3, write_embedder
 from tiny.encoders import JinaReference, write_text_files
 from tiny.late import write_colbert
+from tiny.rerankers import write_reranker
 from tiny.static import write_static
 from tiny.t5 import write_t5
 from tiny.tokenizer import write_tokenizer
@@ -102,6 +103,11 @@ DECODING_EMBEDDERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "qwen2": ("gte-qwen2", qwen2), "qwen3": ("qwen3-embedding", qwen3),
 }  # fmt: skip
 
+# Of a decoder that reranks, the published one that a tiny checkpoint is made after.
+DECODING_RERANKERS = {
+    "qwen3": "Qwen3-Reranker-0.6B", "qwen2": "mxbai-rerank-base-v2",
+    "gemma": "bge-reranker-v2-gemma",
+}  # fmt: skip
 BY_NAME = {variant.name: variant for variant in DECODERS}
 
 
@@ -178,6 +184,9 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     if entry.task == "multi_vector":
         width = entry.dims["embedding"]
         write_colbert(folder, width=width, dim=width)
+        return lambda ids: torch.empty(0)
+    if entry.task == "rerank" and entry.model_type in DECODING_RERANKERS:
+        write_reranker(DECODING_RERANKERS[entry.model_type], folder)
         return lambda ids: torch.empty(0)
     if entry.task == "embed" and entry.model_type in DECODING_EMBEDDERS:
         name, build = DECODING_EMBEDDERS[entry.model_type]

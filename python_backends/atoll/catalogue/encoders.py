@@ -63,6 +63,7 @@ ENCODERS = (
         "bge-reranker-large", "BAAI/bge-reranker-large", "rerank", "xlm-roberta", 1,
         revision="refs/pr/4",
     ),
+    EncoderEntry("bge-reranker-v2-gemma", "BAAI/bge-reranker-v2-gemma", "rerank", "gemma", 1),
     EncoderEntry("bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3", "rerank", "xlm-roberta", 1),
     EncoderEntry(
         "deberta-v3-base-prompt-injection-v2", "protectai/deberta-v3-base-prompt-injection-v2",
@@ -136,6 +137,12 @@ ENCODERS = (
         )
         for size, width in (("0.6B", 1024), ("4B", 2560), ("8B", 4096))
     ),
+    *(
+        EncoderEntry(
+            f"qwen3-reranker-{size.lower()}", f"Qwen/Qwen3-Reranker-{size}", "rerank", "qwen3", 1
+        )
+        for size in ("0.6B", "4B", "8B")
+    ),
     EncoderEntry(
         "multilingual-e5-large-instruct", "intfloat/multilingual-e5-large-instruct", "embed",
         "xlm-roberta", 1024, "mean", _INSTRUCT,
@@ -150,6 +157,9 @@ ENCODERS = (
     ),
     EncoderEntry(
         "mxbai-rerank-base-v1", "mixedbread-ai/mxbai-rerank-base-v1", "rerank", "deberta-v2", 1
+    ),
+    EncoderEntry(
+        "mxbai-rerank-base-v2", "mixedbread-ai/mxbai-rerank-base-v2", "rerank", "qwen2", 1
     ),
     EncoderEntry(
         "nomic-embed-text-v1.5", "nomic-ai/nomic-embed-text-v1.5", "embed", "nomic_bert", 768,

@@ -14,7 +14,11 @@ from atoll.models.rerankers import NAMES, TEMPLATES
 from atoll.weights.static_files import STATIC_TYPES
 
 _FOLDERS_TEST = "tests/server/test_repository.py"
-_EMBEDDERS_TEST = "tests/encoders/test_embedders.py"
+# Of decoders, by their entries' task.
+_DECODERS_TESTS = {
+    "embed": "tests/encoders/test_embedders.py",
+    "rerank": "tests/encoders/test_decoder_rerankers.py",
+}
 _TASKS = {
     "embed": "embeddings", "sparse": "sparse embeddings", "multi_vector": "late interaction",
     "rerank": "reranking", "classify": "classification", "token_classify": "token classification",
@@ -80,8 +84,8 @@ def models_page() -> str:
     tests = {family.file: family.test for family in _ROWS}
     for entry in sorted(ENTRIES, key=_order):
         file = file_of(entry)
-        is_embedder = entry.task == "embed" and entry.model_type in CAUSAL
-        test = _EMBEDDERS_TEST if is_embedder else tests[file]
+        is_decoder = entry.model_type in CAUSAL
+        test = _DECODERS_TESTS.get(entry.task, tests[file]) if is_decoder else tests[file]
         lines.append(
             f"| [{entry.name}](../model_repository/{entry.name}) | {entry.model_id} "
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "

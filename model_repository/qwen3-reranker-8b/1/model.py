@@ -1,0 +1,5 @@
+"""Qwen3-Reranker-8B: query and texts to scores."""
+
+from atoll.serving import RerankModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
