@@ -19,6 +19,7 @@ import transformers as hf
 from safetensors.torch import save_file
 from serving import ONE_THREAD
 from tiny.checkpoint import enliven, write
+from tiny.debertas import V3 as DEBERTA_V3
 from tiny.decoders import DECODERS
 from tiny.embedders import embedding_gemma, mistral, qwen2, qwen3, write_embedder
 from tiny.encoders import JinaReference, write_text_files
@@ -95,6 +96,7 @@ ENCODER_CLASSES = {
     "gte": (hf.GteConfig, hf.GteModel),
     "new": (hf.GteConfig, hf.GteModel),
     "nomic_bert": (hf.NomicBertConfig, hf.NomicBertModel),
+    "deberta-v2": (partial(hf.DebertaV2Config, **DEBERTA_V3), hf.DebertaV2Model),
 }
 
 # model_type of an embedder -> its folder, and its trunk.

@@ -17,7 +17,7 @@ from tiny.checkpoint import Variant
 from tiny.encoder_sizes import SIZES
 
 # As microsoft/deberta-v3-base; buckets and their end are scaled down with the length.
-_V3: dict[str, Any] = {
+V3: dict[str, Any] = {
     **SIZES,
     "relative_attention": True,
     "position_buckets": 16,
@@ -33,7 +33,7 @@ _OWN_PROJECTIONS = {"share_att_key": False, "norm_rel_ebd": "none", "position_bu
 
 
 def _deberta(model: Any = DebertaV2Model, **options: Any) -> nn.Module:
-    built: nn.Module = model(DebertaV2Config(**{**_V3, **options}))
+    built: nn.Module = model(DebertaV2Config(**{**V3, **options}))
     return built
 
 
