@@ -22,7 +22,7 @@ from atoll.models.config_facts import (
     max_tokens_of,
     pooling_of,
 )
-from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, task_of
+from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, left_out, task_of
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.late_interaction import LateInteraction
 from atoll.weights.modules import (
@@ -187,6 +187,7 @@ def read_model(
     if foreign is not None:
         max_tokens = min(length_limit(folder) or foreign.max_positions, foreign.max_positions)
     notes = [*(foreign.notes if foreign else ()), *([_GUESSED.format(how)] if is_guessed else [])]
+    notes += left_out(names, task)
     if task == "rerank" and reranker_template and not rerankers.is_decoder(config):
         notes.append(_NO_TEMPLATE.format(reranker_template))
     return Detected(

@@ -105,6 +105,21 @@ def check_encoder(
     return choice
 
 
+def left_out(names: Sequence[str], task: str) -> list[str]:
+    """What a user should know of a head that is in the checkpoint and not served, a sentence each.
+
+    names: config.json's architectures.
+    """
+    # gte-multilingual-base's; its one label is the weight of a token.
+    head = "NewForTokenClassification"
+    if task != "embed" or names[:1] != [head]:
+        return []
+    return [
+        f"the head of {head}, which weighs words for sparse retrieval, is left out: vectors alone "
+        "are served"
+    ]
+
+
 def _shown(names: Sequence[str], model_type: str) -> str:
     return f"{names[0] if names else 'a model without architectures'} (model_type {model_type!r})"
 
