@@ -191,3 +191,29 @@ def test_aiperf(served: Served, tmp_path: Path, kind: str, model: str, flags: li
     (report,) = tmp_path.rglob("profile_export_aiperf.json")
     found = json.loads(report.read_text())
     assert found["request_count"]["avg"] == 8 and not found.get("error_summary")
+
+
+def test_cohere(served: Served, scoring: Served) -> None:
+    package = _need("cohere")
+    client = package.ClientV2(api_key="unused", base_url=served.url)
+    found = client.embed(
+        texts=TEXTS, model=EMBEDDER, input_type="search_document",
+        embedding_types=["float", "int8", "ubinary"],
+    )  # fmt: skip
+    vectors = np.array(found.embeddings.float_)
+    assert vectors.shape == (3, 384) and found.texts == TEXTS
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    bits = np.unpackbits(np.array(found.embeddings.ubinary, np.uint8), axis=1)
+    assert np.array_equal(bits, vectors > 0) and len(found.embeddings.int8[0]) == 384
+    assert found.meta.billed_units.input_tokens > 3
+    short = client.embed(
+        texts=TEXTS[:1], model=EMBEDDER, input_type="search_query", output_dimension=64
+    )
+    assert len(short.embeddings.float_[0]) == 64
+    with pytest.raises(package.BadRequestError, match="output_dimension"):
+        client.embed(texts=TEXTS, model=EMBEDDER, input_type="clustering", output_dimension=385)
+    ranker = package.ClientV2(api_key="unused", base_url=scoring.url)
+    ranks = ranker.rerank(model="tiny-rerank", query="abc", documents=TEXTS, top_n=2).results
+    assert len(ranks) == 2 and ranks[0].relevance_score >= ranks[1].relevance_score
+    with pytest.raises(package.BadRequestError, match="max_tokens_per_doc"):
+        ranker.rerank(model="tiny-rerank", query="a", documents=TEXTS, max_tokens_per_doc=9)

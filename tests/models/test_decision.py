@@ -348,3 +348,11 @@ def test_sessions_and_ensembles_are_called_what_they_are() -> None:
         ServedModel("f", None).kind: "not ours",
     }
     assert all(found == wanted for found, wanted in kinds.items())
+
+
+def test_a_pipeline_waits_for_the_models_that_it_names() -> None:
+    """By this, whoever watches the server ends it with one of them."""
+    named = {"embedder": "a", "sparse_embedder": "b", "reranker": "c", "k": "60"}
+    assert ServedModel("x", None, named).asked == {"a", "b", "c"}
+    assert ServedModel("x", None, {"sparse_embedder": "b"}).asked == {"b"}
+    assert ServedModel("x", "embed", named).asked == frozenset()
