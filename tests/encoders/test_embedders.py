@@ -206,3 +206,33 @@ def test_info_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     facts = json.loads(capsys.readouterr().out)
     assert (facts["task"], facts["pooling"]) == ("embed", "last-token")
     assert facts["implementation"] == "atoll.models.qwen"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_gtes_own_tokenizer_ends_texts(side: str, tmp_path: Path) -> None:
+    """Its code does, and tokenizer.json does not: the last token was one of the text."""
+    ended, plain = tmp_path / "ended", tmp_path / "plain"
+    for folder in (ended, plain):
+        write_embedder("gte-qwen2", folder, max_length=40)
+        update(folder / "tokenizer_config.json", truncation_side=side)
+    update(plain / "tokenizer.json", post_processor=None)
+    code = ["gte--tokenization_qwen.Qwen2Tokenizer", "gte--tokenization_qwen.Qwen2TokenizerFast"]
+    own = {"tokenizer_class": "Qwen2Tokenizer", "auto_map": {"AutoTokenizer": code}}
+    update(plain / "tokenizer_config.json", add_eos_token=True, eos_token="[SEP]", **own)
+    assert torch.equal(embed(plain, TEXTS), embed(ended, TEXTS))
+    encoder = Embedder(plain, Settings())
+    assert encode(plain, [LONG], encoder)[0].ids[-1] == 3
+    update(plain / "tokenizer_config.json", add_eos_token=False)
+    assert len(encode(plain, ["x"], encoder)[0].ids) == 1
+    update(plain / "tokenizer_config.json", add_eos_token=True, eos_token="<nothing>")
+    with pytest.raises(ConfigError, match="add_eos_token is true, and eos_token is '<nothing>'"):
+        encode(plain, ["x"], encoder)
+
+
+def test_a_limit_below_the_models_is_told(tmp_path: Path) -> None:
+    """max_batch_tokens is less than the 32768 tokens of Qwen3-Embedding."""
+    write_embedder("qwen3-embedding", tmp_path)
+    (note,) = decide(tmp_path, Settings(max_batch_tokens=60)).notes
+    assert note == "texts are cut at max_batch_tokens, 60; the model accepts 64 tokens"
+    assert Embedder(tmp_path, Settings(max_batch_tokens=60)).spec.max_length == 60
+    assert decide(tmp_path, Settings(max_batch_tokens=60, max_input_tokens=50)).notes == ()

@@ -81,7 +81,10 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
         folder, task or settings.task, settings.dense_path, settings.pooling,
         is_asked=settings.task is not None, reranker_template=settings.reranker_template,
     )  # fmt: skip
-    notes = task_settings.unused(settings, found.task)
+    notes = (
+        *task_settings.unused(settings, found.task),
+        *task_settings.cut(settings, found.task, found.max_tokens),
+    )
     found = replace(found, notes=(*found.notes, *notes))
     if found.runs_on != "native":
         unsupported.check_settings(folder, found.runs_on, settings)

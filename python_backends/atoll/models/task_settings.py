@@ -84,6 +84,20 @@ def unused(settings: Settings, task: str) -> tuple[str, ...]:
     )
 
 
+def cut(settings: Settings, task: str, max_tokens: int | None) -> tuple[str, ...]:
+    """A sentence where an encoder's texts are cut before the model needs it.
+
+    max_tokens: what the model accepts, if its files say so.
+    """
+    limit = min(max_tokens or 0, settings.max_input_tokens or max_tokens or 0)
+    if task == "generate" or limit <= settings.max_batch_tokens:
+        return ()
+    return (
+        f"texts are cut at max_batch_tokens, {settings.max_batch_tokens}; the model accepts "
+        f"{limit} tokens",
+    )
+
+
 def _is_default(name: str, text: str) -> bool:
     default = next(f.default for f in fields(Settings) if f.name == name)
     return text == "" or bool(parse(name, text, get_type_hints(Settings)[name]) == default)

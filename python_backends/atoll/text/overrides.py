@@ -4,7 +4,8 @@ transformers gives a fast tokenizer the class named by tokenizer_config.json or 
 some classes set parts of it from the keys, or from their own defaults, whatever the file says. The
 parts that both versions 4 and 5 set are set here. Parts that only version 5 rebuilds (Llama's,
 T5's, XLM-R's from their vocabularies) are taken from the file, which has what the models were
-trained with; ``add_bos_token`` and ``add_eos_token`` have no effect next to the file.
+trained with; ``add_bos_token`` and ``add_eos_token`` have no effect next to the file, but with the
+code of gte-Qwen2.
 
 Source: transformers' tokenization classes and ``PreTrainedTokenizerBase._from_pretrained``.
 """
@@ -54,6 +55,8 @@ _NAMES = {
     **dict.fromkeys(("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"),
                     _ROBERTA_NAMES),
 }  # fmt: skip
+# The code of gte-Qwen2's repositories, which differs from Qwen2's in that it ends texts.
+_GTE_QWEN2 = "tokenization_qwen.Qwen2Tokenizer"
 _GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
@@ -90,7 +93,11 @@ def apply(core: Tokenizer, config: Json, model: Json, special: Mapping[str, str]
             support, or the tokenizer is the checkpoint's own code; names it.
     """
     kind = class_of(config, model)
-    _refuse_code(config, kind)
+    if _GTE_QWEN2 in str(_own_code(config)):
+        if _flag(config, "add_eos_token", False):
+            _append_end(core, special)
+    else:
+        _refuse_code(config, kind)
     if _flag(config, "split_special_tokens", False):
         core.encode_special_tokens = True
     if kind in _BERT:
@@ -112,9 +119,33 @@ def _flag(config: Json, name: str, default: bool | None) -> bool | None:
     return default if value is None else value
 
 
-def _refuse_code(config: Json, kind: str) -> None:
+def _own_code(config: Json) -> Any:
+    """What tokenizer_config.json names as the tokenizer's code, if it is the checkpoint's own."""
     named = config.get("auto_map")
-    code = named.get("AutoTokenizer") if isinstance(named, dict) else named
+    return named.get("AutoTokenizer") if isinstance(named, dict) else named
+
+
+def _append_end(core: Tokenizer, special: Mapping[str, str]) -> None:
+    """Ends every text with eos_token, unless tokenizer.json does.
+
+    Raises:
+        ConfigError: there is none; names the key.
+    """
+    end = special.get("eos_token", "")
+    index = core.token_to_id(end)
+    if index is None:
+        raise ConfigError(f"tokenizer_config.json: add_eos_token is true, and eos_token is {end!r}")
+    if core.encode("").ids[-1:] == [index]:
+        return
+    template = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B:1 {end}:1", special_tokens=[(end, index)]
+    )
+    own = core.post_processor
+    core.post_processor = template if own is None else processors.Sequence([own, template])
+
+
+def _refuse_code(config: Json, kind: str) -> None:
+    code = _own_code(config)
     known = (*_BERT, *_BYTE_LEVEL, *_METASPACE, "T5Tokenizer")
     is_generic = str(config.get("tokenizer_class")) in _GENERIC
     if code and not is_generic and kind not in known:
