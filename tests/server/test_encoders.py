@@ -21,6 +21,7 @@ from serving import ONE_THREAD
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, JinaReference, classifiers, write_text_files
 from tiny.foreign_encoders import write_foreign
+from tiny.routed import write_dense, write_sparse
 from tiny.static import WIDTH, write_static
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
@@ -63,6 +64,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     write_text_files(root / "convbert", "mean")
     write_static(root / "static", "normalized", "0_StaticEmbedding")
     references["static"] = SentenceTransformer(str(root / "static"), device="cpu")
+    references["routed"] = write_dense(root / "dense-parts", root / "routed")
+    references["routed-sparse"] = write_sparse(root / "sparse-parts", root / "routed-sparse")
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model
     references["classifier"] = write(classifiers(3)[1], root / "classifier").model
@@ -156,6 +159,37 @@ def test_a_table_of_word_vectors(fleet: Fleet, ask: Any) -> None:
     assert found["num_input_tokens"].reshape(-1).tolist() == [5, 12, 40, 2]
     one = ask("static", {"text_input": texts[3:]}, return_token_embeddings=True, dimensions=4)
     assert one["token_embedding"].shape == (1, 2, WIDTH) and one["embedding"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("kind", ["query", "document", None])
+def test_routes(fleet: Fleet, ask: Any, kind: str | None) -> None:
+    """Texts of both kinds share a server; the files say what a text of no kind is."""
+    model = fleet.references["routed"]
+    named = {} if kind is None else {"input_type": kind}
+    found = ask("routed", {"text_input": TEXTS}, **named)["embedding"]
+    np.testing.assert_allclose(found, model.encode(TEXTS, task=kind), atol=1e-5)
+    if kind is not None:
+        call = model.encode_query if kind == "query" else model.encode_document
+        found = ask("routed", {"text_input": TEXTS}, prompt_name=kind)["embedding"]
+        np.testing.assert_allclose(found, call(TEXTS), atol=1e-5)
+    sparse = fleet.references["routed-sparse"]
+    rows = ask("routed-sparse", {"text_input": TEXTS}, **named)
+    wanted = sparse.encode(TEXTS, task=kind, convert_to_sparse_tensor=False).cpu().numpy()
+    for row, start, stop in zip(wanted, rows["offsets"][:-1], rows["offsets"][1:], strict=True):
+        dense = np.zeros_like(row)
+        dense[rows["indices"][start:stop]] = rows["values"][start:stop]
+        np.testing.assert_allclose(dense, row, atol=1e-5)
+    ids = np.array([[7, 9, -1], [5, 6, 7]], np.int32)
+    assert ask("routed", {"input_ids": ids}, **named)["embedding"].shape == (2, 48)
+
+
+def test_types_of_inputs_are_those_of_the_model(ask: Any) -> None:
+    for model, kind, message in (
+        ("routed", "passage", "input_type is 'passage'; the model has query, document"),
+        ("bert", "query", "input_type is 'query'; the model encodes all texts alike"),
+    ):
+        with pytest.raises(InferenceServerException, match=message):
+            ask(model, {"text_input": ["a"]}, input_type=kind)
 
 
 def test_prompts(fleet: Fleet, ask: Any) -> None:

@@ -4,7 +4,8 @@ from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name
 from atoll.catalogue.pipelines import PIPELINES, Pipeline, session
 from atoll.catalogue.render import differences, render, write_repository
 from atoll.catalogue.repository import ServedModel, read_repository
-from atoll.models.detect import Detected, decide, read_model
+from atoll.models.detect import decide, read_model
+from atoll.models.detected import Detected
 
 __all__ = [
     "ENTRIES",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atoll.catalogue.encoders import ENCODERS, EncoderEntry
 from atoll.catalogue.generators import GENERATORS
-from atoll.models.detect import Detected
+from atoll.models.detected import Detected
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Item:
     ids, type_ids: (tokens,).
     done: called once, on the engine's thread, with the result or the error.
     options: the request's options for the encoder; not used here.
+    route: which of a model's encoders it is for, if there are several.
     places: where each token is in its text, if the task asks for it; not used here.
     is_counted: whether it counts in metrics.
     queued, started: when the engine got it, and when its batch began (``time.monotonic``).
@@ -49,6 +50,7 @@ class Item:
     type_ids: Ids | None = None
     options: Any = None
     places: Any = None
+    route: str | None = None
     queued: float = field(default=0.0)
     started: float = field(default=0.0)
     is_dropped: Callable[[], bool] | None = None

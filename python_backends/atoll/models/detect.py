@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from atoll.models.config_facts import (
     max_tokens_of,
     pooling_of,
 )
+from atoll.models.detect_tables import read_table, together
 from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, left_out, task_of
+from atoll.models.detected import Detected
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.late_interaction import LateInteraction
 from atoll.weights.modules import (
@@ -32,40 +34,12 @@ from atoll.weights.modules import (
     read_object,
     transformer_folder,
 )
+from atoll.weights.router_files import read_routes, route_folders
 from atoll.weights.sentence_keys import check_keys
-from atoll.weights.static_files import RUNS_ON, STATIC_TYPES, StaticFiles, static_files
 from atoll.weights.token_heads import token_heads
 
 _ENCODER_TASKS = ("embed", "sparse", "multi_vector", "rerank", "classify", "token_classify")
 _CLASSIFIERS = ("ForSequenceClassification", TOKEN_CLASSIFIER)
-
-
-@dataclass(frozen=True)
-class Detected:
-    """What a checkpoint is.
-
-    architecture: the first of config.json's ``architectures``, or "" where it has none.
-    embedding_size: width of the vectors an embedder answers with, after its Dense modules.
-    labels: a classifier's labels in the order of its logits.
-    runs_on: "native" for a file of ``atoll.models``, else the class of transformers.
-    pooling: of an embedder. notes: what a user should know, a sentence each.
-    banned_tokens: ids that no answer may hold. heads: an embedder's for each token, see
-    ``weights.token_heads``.
-    """
-
-    task: str
-    architecture: str
-    model_type: str
-    hidden_size: int
-    embedding_size: int
-    max_tokens: int | None
-    dtype: str | None
-    labels: tuple[str, ...] = ()
-    runs_on: str = "native"
-    pooling: str | None = None
-    notes: tuple[str, ...] = ()
-    banned_tokens: tuple[int, ...] = ()
-    heads: tuple[str, ...] = ()
 
 
 def decide(folder: Path, settings: Settings, task: str | None = None) -> Detected:
@@ -77,6 +51,11 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     Raises:
         ConfigError, UnsupportedModel: it cannot be served so; names what is in the way.
     """
+    routes = read_routes(folder)
+    if routes is not None:
+        with route_folders(folder, routes) as folders:
+            of_routes = {name: decide(one, settings, task) for name, one in folders.items()}
+        return together(folder, routes, of_routes)
     found = read_model(
         folder, task or settings.task, settings.dense_path, settings.pooling,
         is_asked=settings.task is not None, reranker_template=settings.reranker_template,
@@ -141,9 +120,20 @@ def read_model(
         UnsupportedModel: no task fits, or the architecture or its modules cannot be served; names
             them and what can.
     """
-    static = static_files(folder)
-    if static is not None:
-        return _static(folder, static, task, dense_path, pooling)
+    routes = read_routes(folder)
+    if routes is not None:
+        with route_folders(folder, routes) as folders:
+            found = {
+                name: read_model(
+                    one, task, dense_path, pooling,
+                    is_asked=is_asked, reranker_template=reranker_template,
+                )
+                for name, one in folders.items()
+            }  # fmt: skip
+        return together(folder, routes, found)
+    table = read_table(folder, task, dense_path, pooling)
+    if table is not None:
+        return table
     modules = read_modules(folder)
     trunk = transformer_folder(folder)
     if modules and not modules[0].is_transformer:
@@ -221,31 +211,6 @@ _NO_TEMPLATE = (
     "reranker_template is {!r}, which has no effect: this reranker is no decoder; its tokenizer "
     "makes the pairs"
 )
-
-
-def _static(
-    folder: Path, files: StaticFiles, task: str | None, dense_path: str | None, pooling: str | None
-) -> Detected:
-    """A table of word vectors, which knows no other task and no other pooling."""
-    if task not in (None, "embed"):
-        raise UnsupportedModel(f"{folder}: {RUNS_ON} embeds texts; it is not for task {task!r}")
-    if pooling not in (None, "mean"):
-        raise ConfigError(f"pooling is {pooling!r}; {folder} is {RUNS_ON}, whose pooling is mean")
-    check_modules(folder, "embed")
-    check_keys(folder, "embed")
-    _, width = files.shape
-    config = read_object(files.folder / "config.json")
-    return Detected(
-        task="embed",
-        architecture="StaticEmbedding",
-        model_type=str(config.get("model_type") or STATIC_TYPES[0]),
-        hidden_size=width,
-        embedding_size=embedding_size(folder, read_modules(folder), dense_path, "mean", width),
-        max_tokens=None,
-        dtype=None,
-        runs_on=RUNS_ON,
-        pooling="mean",
-    )
 
 
 def _generator(

@@ -40,6 +40,8 @@ PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
 # A table of word vectors in place of a trunk.
 STATIC = "StaticEmbedding"
+# A weight of each word, in place of a trunk of a sparse embedder.
+SPARSE_STATIC = "SparseStaticEmbedding"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Module:
     @property
     def has_tokenizer(self) -> bool:
         """Whether the tokenizer is in its folder."""
-        return self.is_transformer or self.kind == STATIC
+        return self.is_transformer or self.kind in (STATIC, SPARSE_STATIC)
 
 
 def read_modules(folder: Path) -> tuple[Module, ...]:
@@ -117,6 +119,8 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
         layout, is_known = "Transformer, alone or with LogitScore", rest in ([], ["LogitScore"])
     else:
         layout, is_known = "Transformer alone", not rest
+    if task == "sparse" and kinds == [SPARSE_STATIC]:
+        return
     if task == "embed" and kinds[:1] == [STATIC] and set(rest) <= set(_AFTER_POOLING):
         return
     if modules and not (modules[0].is_transformer and is_known):

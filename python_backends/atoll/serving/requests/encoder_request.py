@@ -16,7 +16,10 @@ from atoll.text.text_encoder import Encoded, Texts
 
 @dataclass(frozen=True)
 class Work:
-    """What a task has read from a request: texts (or pairs) or token ids, and options."""
+    """What a task has read from a request: texts (or pairs) or token ids, and options.
+
+    route: which of the model's encoders computes it, if there are several.
+    """
 
     name: str
     options: Any
@@ -24,6 +27,7 @@ class Work:
     ids: tuple[list[int], ...] = ()
     truncate: bool = True
     direction: str = "right"
+    route: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -64,6 +68,7 @@ class EncoderRequest(ServedRequest):
                 e.type_ids,
                 self.work.options,
                 e.places,
+                route=self.work.route,
                 is_dropped=self._is_over,
                 is_counted=not self.sender.is_canary,
                 prefix=e.prefix,

@@ -15,6 +15,7 @@ from atoll.serving.triton.request_metrics import RequestMetrics
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.chat import ChatTemplate
 from atoll.text.tokenizer import Tokenizer
+from atoll.weights.router_files import read_routes, route_folders
 
 
 class CheckpointModel(ServedModel[R]):
@@ -33,7 +34,12 @@ class CheckpointModel(ServedModel[R]):
         self.open()
         self.settings = instance_settings(args, self.task)
         folder = checkpoint_folder(args, self.settings)
-        self.tokenizer = Tokenizer.load(folder)
+        routes = read_routes(folder)
+        if routes is None:
+            self.tokenizer = Tokenizer.load(folder)
+        else:
+            with route_folders(folder, routes) as folders:
+                self.tokenizer = Tokenizer.load(folders[routes.main])
         return folder
 
     def serve(

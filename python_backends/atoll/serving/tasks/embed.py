@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from atoll.config import Settings
 from atoll.encoders.embedder import Embedded, Embedder, EmbedOptions
+from atoll.encoders.encoder import Encoder
 from atoll.encoders.sparse_embedder import SparseEmbedder, SparseVector
 from atoll.encoders.static_embedder import StaticEmbedder
+from atoll.encoders.static_sparse_embedder import StaticSparseEmbedder
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
 from atoll.serving.triton import tensors
+from atoll.weights.modules import SPARSE_STATIC, read_modules
 from atoll.weights.static_files import static_files
 from atoll.weights.token_heads import COLBERT, SPARSE
 
@@ -37,7 +40,7 @@ class EmbedModel(EncoderModel):
 
     task = "embed"
     parameters = frozenset({
-        "normalize", "prompt_name", "dimensions", "return_token_embeddings", *_HEADS,
+        "normalize", "prompt_name", "input_type", "dimensions", "return_token_embeddings", *_HEADS,
     })  # fmt: skip
     is_batched = True
 
@@ -75,7 +78,8 @@ class EmbedModel(EncoderModel):
         """See ``EncoderModel.answer``. token_embedding is padded with zeros."""
         outputs = {"embedding": np.stack([row.vector for row in rows]), **counts(lengths)}
         if work.options.return_token_embeddings:
-            shape = (len(rows), max(lengths), self.encoder.hidden_size)
+            width = self.routed.encoders[work.route].hidden_size
+            shape = (len(rows), max(lengths), width)
             outputs["token_embedding"] = np.zeros(shape, dtype=np.float32)
             for index, row in enumerate(rows):
                 outputs["token_embedding"][index, : lengths[index]] = row.token_vectors
@@ -101,12 +105,14 @@ class SparseModel(EncoderModel):
     """text_input or input_ids -> indices and values of all rows, concatenated, and offsets."""
 
     task = "sparse"
-    parameters = frozenset({"prompt_name"})
+    parameters = frozenset({"prompt_name", "input_type"})
     is_batched = False
 
-    def load(self, folder: Path, settings: Settings) -> SparseEmbedder:
+    def load(self, folder: Path, settings: Settings) -> Encoder:
         """See ``EncoderModel.load``."""
-        self.encoder = SparseEmbedder(folder, settings)
+        is_table = any(m.kind == SPARSE_STATIC for m in read_modules(folder)[:1])
+        kind = StaticSparseEmbedder if is_table else SparseEmbedder
+        self.encoder: Encoder = kind(folder, settings)
         return self.encoder
 
     def facts(self) -> dict[str, Any]:
@@ -149,20 +155,25 @@ def read_texts(model: EncoderModel, request: Any, given: dict[str, Any], options
         ValidationError: neither or both, or one of them is wrong.
     """
     truncate, direction = model.truncation(given)
-    prompt = model.loaded.spec.prompt(model.settings, given.get("prompt_name"))
+    route = model.routed.route(given)
+    prompt = model.loaded.spec.prompt(model.settings, model.routed.prompt_name(given))
     texts = model.texts(request, "text_input")
     ids = _ids(model, request)
     if (texts is None) == (ids is None):
         raise EmptyInputError("give either text_input or input_ids")
     if ids is not None:
-        if given.get("prompt_name") is not None:
+        if model.routed.prompt_name(given) is not None:
             raise ValidationError(
                 f"prompt_name is {given['prompt_name']!r}, with input_ids, which are taken as they "
                 "are: put the prompt's tokens in front"
             )
-        return Work("input_ids", options, ids=ids, truncate=truncate, direction=direction)
+        return Work(
+            "input_ids", options, ids=ids, truncate=truncate, direction=direction, route=route
+        )
     prompted = tuple(prompt + text for text in texts or ())
-    return Work("text_input", options, prompted, truncate=truncate, direction=direction)
+    return Work(
+        "text_input", options, prompted, truncate=truncate, direction=direction, route=route
+    )
 
 
 def _ids(model: EncoderModel, request: Any) -> tuple[list[int], ...] | None:

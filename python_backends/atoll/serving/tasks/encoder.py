@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,19 +17,21 @@ import numpy as np
 from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
-from atoll.encoders.engine import EncoderEngine
+from atoll.encoders.engine import EncoderEngine, Forward
+from atoll.encoders.routed import RoutedEncoder
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.models.load_options import prepare_process
 from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.requests.limits import TIMEOUT, time_limit
 from atoll.serving.requests.validation import read_truncation, refuse_empty
 from atoll.serving.tasks.checkpoint_model import CheckpointModel
+from atoll.serving.tasks.routed_encoders import RoutedEncoders
 from atoll.serving.tasks.served_model import Effort
 from atoll.serving.triton import tensors
 from atoll.serving.triton.encoder_metrics import EncoderMetrics
 from atoll.serving.triton.instance import in_temporary_thread
 from atoll.serving.triton.response_sender import ResponseSender
-from atoll.text.text_encoder import Encoded, TextEncoder
+from atoll.text.text_encoder import Encoded
 
 # Short requests are tokenized inline: switching to another thread would take longer.
 _INLINE_CHARACTERS = 512
@@ -55,12 +58,12 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         prepare_process(settings)
         encoder = in_temporary_thread(self._load, folder, settings)
         self.loaded, spec = encoder, encoder.spec
-        self.text_encoder = TextEncoder(
-            self.tokenizer.core, spec.max_length, spec.has_token_types, encoder.vocab_size
-        )
+        forward: Forward = encoder
+        if self.routed.routes is not None:
+            forward = RoutedEncoder(self.routed.encoders, encoder.options.device)
         metrics = EncoderMetrics(args["model_name"])
         self.engine = EncoderEngine(
-            encoder,
+            forward,
             encoder.options.device,
             max_batch_tokens=settings.max_batch_tokens,
             max_batch_requests=settings.max_batch_requests,
@@ -72,7 +75,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             "max_input_tokens": spec.max_length,
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
             "device": str(encoder.options.device),
-            "prompts": dict(spec.prompts),
+            "prompts": {**self.routed.unprompted, **spec.prompts},
             "truncation_side": self.tokenizer.truncation_side,
             "num_token_ids": encoder.vocab_size,
             "tokenization_workers": workers,
@@ -87,9 +90,12 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         """The encoder of the task."""
 
     def _load(self, folder: Path, settings: Settings) -> Encoder:
-        encoder = self.load(folder, settings)
-        encoder.warm_up(settings.max_batch_tokens)
-        return encoder
+        self.routed = RoutedEncoders.load(
+            folder, self.tokenizer, partial(self.load, settings=settings)
+        )
+        for encoder in self.routed.encoders.values():
+            encoder.warm_up(settings.max_batch_tokens)
+        return self.routed.main
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -138,12 +144,12 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         Raises:
             ValidationError: one cannot be used; names it and the limit.
         """
-        return self.text_encoder.encode(
+        return self.routed.text_encoders[work.route].encode(
             work.texts,
             name=work.name,
             truncate=work.truncate,
             direction=work.direction,
-            add_special_tokens=self.loaded.adds_special_tokens,
+            add_special_tokens=self.routed.encoders[work.route].adds_special_tokens,
             with_places=self.needs_places,
         )
 
@@ -182,8 +188,8 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
 
     def _checked(self, work: Work, row: int) -> Encoded:
         """A row of token ids from the client, checked and truncated."""
-        ids, limit = work.ids[row], self.loaded.spec.max_length
-        size = self.loaded.vocab_size
+        encoder = self.routed.encoders[work.route]
+        ids, limit, size = work.ids[row], encoder.spec.max_length, encoder.vocab_size
         wrong = next((at for at, token in enumerate(ids) if not 0 <= token < size), None)
         if wrong is not None:
             raise ValidationError(

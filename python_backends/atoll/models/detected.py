@@ -1,0 +1,34 @@
+"""What a checkpoint was found to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a checkpoint is.
+
+    architecture: the first of config.json's ``architectures``, or "" where it has none.
+    embedding_size: width of the vectors an embedder answers with, after its Dense modules.
+    labels: a classifier's labels in the order of its logits.
+    runs_on: "native" for a file of ``atoll.models``, else the class of transformers, or what the
+    model is in place of an architecture.
+    pooling: of an embedder. notes: what a user should know, a sentence each.
+    banned_tokens: ids that no answer may hold. heads: an embedder's for each token, see
+    ``weights.token_heads``.
+    """
+
+    task: str
+    architecture: str
+    model_type: str
+    hidden_size: int
+    embedding_size: int
+    max_tokens: int | None
+    dtype: str | None
+    labels: tuple[str, ...] = ()
+    runs_on: str = "native"
+    pooling: str | None = None
+    notes: tuple[str, ...] = ()
+    banned_tokens: tuple[int, ...] = ()
+    heads: tuple[str, ...] = ()
