@@ -93,14 +93,16 @@ class AsyncEncoders(Connection):
         texts: Sequence[str],
         model: str | None = None,
         *,
+        prompt_name: str | None = None,
         truncate: bool | None = None,
         progress: bool = False,
     ) -> list[SparseVector]:
         """A sparse vector for each text."""
+        parameters = {"prompt_name": prompt_name, "truncate": truncate}
         info = await self._model(model, "sparse")
         found = await self._in_parts(
             info, list(texts), progress,
-            lambda part: embeddings.sparse(info, part, {"truncate": truncate}),
+            lambda part: embeddings.sparse(info, part, parameters),
             embeddings.sparse_reader(info),
         )  # fmt: skip
         return [row for rows, _ in found for row in rows]

@@ -127,13 +127,13 @@ def _source(entry: Entry) -> str:
 
 def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     """What a checkpoint is, the file that implements its architecture, and its kernels."""
-    from atoll.models import fallback, fallback_encoder, registry, static_embedding
-    from atoll.weights.static_files import RUNS_ON
+    from atoll.models import fallback, fallback_encoder, registry
+    from atoll.models.detect_tables import NOT_TRUNKS
 
     facts = asdict(detected)
     runs_on = facts.pop("runs_on")
-    if runs_on == RUNS_ON:
-        return {**facts, "implementation": f"{static_embedding.__name__}: {runs_on}"}
+    if detected.architecture in NOT_TRUNKS:
+        return {**facts, "implementation": runs_on}
     if runs_on != "native":
         file = fallback if detected.task == "generate" else fallback_encoder
         return {**facts, "implementation": f"{file.__name__}: {runs_on}, best effort"}

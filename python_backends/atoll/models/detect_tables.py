@@ -20,6 +20,9 @@ from atoll.weights.router_files import Routes
 from atoll.weights.sentence_keys import check_keys
 from atoll.weights.static_files import RUNS_ON, STATIC_TYPES, StaticFiles, static_files
 
+# What ``Detected.architecture`` says of them.
+NOT_TRUNKS = ("Router", "StaticEmbedding", SPARSE_STATIC)
+
 
 def read_table(
     folder: Path, task: str | None, dense_path: str | None, pooling: str | None
@@ -54,7 +57,9 @@ def together(folder: Path, routes: Routes, found: Mapping[str, Detected]) -> Det
         f"{kind}: {found[route].architecture}" for kind, route in routes.by_type.items()
     )
     notes = dict.fromkeys(note for one in found.values() for note in one.notes)
-    return replace(main, architecture="Router", runs_on=f"routes ({types})", notes=tuple(notes))
+    return replace(
+        main, architecture=NOT_TRUNKS[0], runs_on=f"routes ({types})", notes=tuple(notes)
+    )
 
 
 def _is_sparse(found: Mapping[str, Detected]) -> bool:
@@ -75,7 +80,7 @@ def _vectors(
     config = read_object(files.folder / "config.json")
     return Detected(
         task="embed",
-        architecture="StaticEmbedding",
+        architecture=NOT_TRUNKS[1],
         model_type=str(config.get("model_type") or STATIC_TYPES[0]),
         hidden_size=width,
         embedding_size=embedding_size(folder, read_modules(folder), dense_path, "mean", width),
