@@ -20,6 +20,7 @@ from tiny.late import (
     write_colbert,
     write_own,
     write_pylate,
+    write_two_layers,
 )
 from tiny.sentence import NORMALIZE, TEXTS, update
 from torch import Tensor
@@ -58,6 +59,7 @@ FOLDERS: dict[str, Write] = {
     "PyLate without a skiplist": partial(write_pylate, skiplist_words=None),
     "PyLate with prompts": partial(write_pylate, prompts={"query": "find x", "document": "it"}),
     "PyLate whose prefix is text": partial(write_pylate, query_prefix="Q: ", document_prefix=""),
+    "PyLate of two layers": write_two_layers,
     "sentence-transformers": write_own,
     "at least a length": partial(
         write_own, query_expansion={"strategy": "min", "length": 12}, query_length=20

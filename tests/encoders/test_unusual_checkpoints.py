@@ -202,7 +202,7 @@ def test_dense_modules_that_cannot_be_served_are_named(folder: Path) -> None:
     config = folder / "2_Dense" / "config.json"
     for match, changes in {
         "module_input_name 'token_embeddings'": {"module_input_name": "token_embeddings"},
-        "use_residual True": {"module_input_name": None, "use_residual": True},
+        "residual.weight.*use_residual": {"module_input_name": None, "use_residual": True},
         "activation_function is .*Softplus": {
             "use_residual": None, "activation_function": "torch.nn.modules.activation.Softplus",
         },

@@ -23,7 +23,7 @@ from atoll.weights.reader import CheckpointReader
 from atoll.weights.weight_map import WeightMap
 from atoll_kernels import activate
 
-DENSE = WeightMap(anchor="linear", modules={"linear": "linear"})
+DENSE = WeightMap(anchor="linear", modules={"linear": "linear", "residual": "residual"})
 
 # Class in the config of a sentence-transformers Dense module -> activation.
 _DENSE_ACTIVATIONS = {
@@ -159,11 +159,16 @@ class DenseHead(nn.Module):
         activation: str | None,
         dtype: torch.dtype,
         bias: bool = True,
+        has_residual: bool = False,
     ) -> None:
+        """has_residual: what comes in is added, through a layer of its own if sizes differ."""
         super().__init__()
         self.config, self.activation, self.dtype = None, activation, dtype
         self.linear = Linear(in_features, out_features, bias, quantizable=False)
         self.in_features, self.out_features = in_features, out_features
+        self.has_residual, self.residual = has_residual, None
+        if has_residual and in_features != out_features:
+            self.residual = Linear(in_features, out_features, False, quantizable=False)
 
     @classmethod
     def load(
@@ -182,15 +187,14 @@ class DenseHead(nn.Module):
             raise fields.wrong(f"one of {', '.join(_DENSE_ACTIVATIONS)}", "activation_function")
         source = fields.text("module_input_name", default=reads, nullable=True)
         is_residual = fields.flag("use_residual", default=False, nullable=True)
-        if source != reads or is_residual:
+        if source != reads:
             raise UnsupportedModel(
-                f"{folder}: a Dense module with module_input_name {source!r} and use_residual "
-                f"{is_residual} is not supported"
+                f"{folder}: a Dense module with module_input_name {source!r} is not supported"
             )
         sizes = fields.size("in_features"), fields.size("out_features")
         bias = fields.flag("bias", default=True)
         with torch.device("meta"):
-            head = cls(*sizes, _DENSE_ACTIVATIONS[name], options.dtype, bias)
+            head = cls(*sizes, _DENSE_ACTIVATIONS[name], options.dtype, bias, is_residual)
         try:
             load_weights(head, DENSE, folder, options)
         except Mismatch as error:
@@ -210,5 +214,8 @@ class DenseHead(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(rows, in_features) -> (rows, out_features), both float32."""
-        out: Tensor = self.linear(vectors.to(self.dtype), self.activation)
+        given = vectors.to(self.dtype)
+        out: Tensor = self.linear(given, self.activation)
+        if self.has_residual:
+            out = out + (given if self.residual is None else self.residual(given))
         return out.float()

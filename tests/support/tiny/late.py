@@ -90,6 +90,22 @@ def write_pylate(
     (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
 
 
+def write_two_layers(folder: Path) -> None:
+    """As mxbai-edge-colbert: two projections, which add what they are given."""
+    parts = []
+    for name, size, inputs in (("1_Dense", HIDDEN, HIDDEN), ("2_Dense", WIDTH, HIDDEN)):
+        part = dense(name, size, "linear.Identity", False, inputs)
+        tensors = dict(part.tensors or {})
+        if size != inputs:
+            generator = torch.Generator().manual_seed(3)
+            tensors["residual.weight"] = torch.randn(size, inputs, generator=generator) / 5
+        config = {**(part.config or {}), "use_residual": True}
+        parts.append(part._replace(type=PROJECTION.type, config=config, tensors=tensors))
+    write_marked(folder)
+    write_modules(folder, TRUNK, *parts)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(PYLATE))
+
+
 def write_own(
     folder: Path,
     variant: Variant = TRUNKS[0],
