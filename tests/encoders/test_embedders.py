@@ -186,12 +186,11 @@ def test_quantized_at_load(dtype: str, least: float, tmp_path: Path) -> None:
     assert float((exact * ours).sum(1).min()) > least
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_quantized_files(method: str, tmp_path: Path) -> None:
+def test_quantized_files(tmp_path: Path) -> None:
     """A decoder's, with the head's tensors, which have no use."""
     variant = next(v for v in DECODERS if v.name == "qwen3")
     vectors = []
-    for folder in quantized_checkpoints(variant, Packing(method), tmp_path):
+    for folder in quantized_checkpoints(variant, Packing(), tmp_path):
         model = Embedder(folder, Settings(task="embed", pooling="last-token"))
         item = Item(np.arange(5, 40, dtype=np.int32), lambda result: None, None, EmbedOptions())
         with torch.inference_mode():

@@ -23,13 +23,14 @@ from atoll.weights.load import LoadOptions
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS
 from tiny.described_encoders import DESCRIBED
+from tiny.embedders import EMBEDDERS
 from tiny.encoders import TRUNKS, JinaReference
 from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
 
 IDS = torch.randint(4, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
-_ALL = {variant.name: variant for variant in (*DECODERS, *TRUNKS)}
+_ALL = {variant.name: variant for variant in (*DECODERS, *TRUNKS, *EMBEDDERS)}
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ FAMILIES = (
         for name in (
             "bert", "bert-old-names", "roberta", "mpnet", "distilbert", "electra", "albert",
             "ernie", "modernbert", "modernbert-old", "gte", "nomic", "deberta", "deberta-all",
-            "deberta-xlarge",
+            "deberta-xlarge", "embedding-gemma",
         )
     ),
     *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-old", "nomic-new-names")),
