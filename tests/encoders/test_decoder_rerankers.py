@@ -28,7 +28,7 @@ from tiny.rerankers import (
 from tiny.tokenizer import write_tokenizer as write_characters
 
 from atoll.config import Settings
-from atoll.encoders.classifier import Scored, ScoreOptions
+from atoll.encoders.classifier import Classifier, Scored, ScoreOptions
 from atoll.encoders.decoder_reranker import DecoderReranker
 from atoll.encoders.packer import Item, batch_of, take
 from atoll.errors import AtollError, ConfigError, UnsupportedModel, ValidationError
@@ -177,6 +177,22 @@ def test_heads_of_decoders_equal_transformers(kind: str, tmp_path: Path) -> None
     assert_close(score(reranker, rows, is_shared=True)[0], expected)
 
 
+def test_several_labels_make_a_classifier(tmp_path: Path) -> None:
+    model = write(scored("qwen3", num_labels=3), tmp_path).model.double()
+    write_tokenizer(tmp_path)
+    settings = Settings(dtype="float32", device=str(DEVICE))
+    assert decide(tmp_path, settings).task == "classify"
+    classifier, tokenizer = Classifier(tmp_path, settings), Tokenizer.load(tmp_path)
+    rows = [tokenizer.encode(text) for text in ("Paris", "A ring of coral. " * 4)]
+    items = [Item(np.array(r, np.int32), lambda _: None, options=ScoreOptions()) for r in rows]
+    with torch.inference_mode():
+        found: list[Any] = classifier(batch_of(items, DEVICE), items)
+        for row, one in zip(rows, found, strict=True):
+            expected = model(torch.tensor([row])).logits[0]
+            assert_close(one.logits, expected.numpy())
+            np.testing.assert_allclose(one.scores, expected.softmax(-1), atol=1e-5)
+
+
 def test_only_the_rows_of_scored_words_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "mxbai-rerank-base-v2"
     write_reranker(folder.name, folder)
@@ -199,8 +215,8 @@ def test_packs_count_a_shared_beginning_once() -> None:
 
 @pytest.mark.parametrize(("config", "files", "settings", "message"), [
     (QWEN3, {}, {"task": "rerank"}, "no roles query and document; set reranker_template to one"),
-    (QWEN3, {}, {"reranker_template": "mxbai"}, "reranker_template is 'mxbai'; known: qwen3"),
-    (QWEN3, {}, {"reranker_template": "pair"}, "does not say which words answer"),
+    (QWEN3, {}, {"task": "rerank", "reranker_template": "x"}, "reranker_template is 'x'; known"),
+    (QWEN3, {}, {"task": "rerank", "reranker_template": "pair"}, "does not say which words"),
     ({**LLAMA, "architectures": ["EagleLlamaForSequenceClassification"]}, {}, {},
      "none of the family's classes"),
     (LLAMA, {}, {"task": "classify"}, "LlamaForCausalLM is not supported for task 'classify'"),

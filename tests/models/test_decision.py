@@ -103,6 +103,10 @@ def test_a_reranker_by_its_name_alone(where: str, tmp_path: Path) -> None:
     assert read_model(folder, task="generate").task == "generate"
     settings = Settings(model_id="x", reranker_template="qwen3-reranker")
     assert decide(folder, settings).task == "rerank"
+    # It may be meant for another model of the server.
+    other = folder_of(tmp_path / "other", QWEN3)
+    found = decide(other, settings)
+    assert found.task == "generate" and "reranker_template is" in found.notes[-1]
 
 
 SCORED = {"architectures": ["Qwen3ForSequenceClassification"]}

@@ -104,7 +104,8 @@ def _reranker_section() -> list[str]:
         "with a head of its own (`...ForSequenceClassification`). The text that asks about a "
         "document is, in this order:",
         "",
-        "1. what the setting `reranker_template` names: "
+        "1. what the setting `reranker_template` names, with `--task rerank` if neither the name "
+        "nor the card says that the checkpoint reranks: "
         f"{', '.join(f'`{name}`' for name in TEMPLATES)};",
         "2. the checkpoint's chat template, if it has the roles `query` and `document`, as folders "
         "of sentence-transformers 6 have; a message of the role `system` holds the instruction;",

@@ -45,6 +45,7 @@ _ROLES = tuple(
     re.compile(rf"role[^\n{{}}%]{{0,40}}[\"']{role}[\"']") for role in ("query", "document")
 )
 # A card's own word for what a model is for.
+_RANKING = "text-ranking"
 _CARD_TASK = re.compile(r"^pipeline_tag:\s*[\"']?([\w-]+)", re.MULTILINE)
 
 
@@ -65,11 +66,14 @@ def is_decoder(config: Mapping[str, Any]) -> bool:
 
 
 def reranks(folder: Path, template: str | None) -> bool:
-    """Whether a decoder with a text generator's class is known to be a reranker.
+    """Whether a decoder with a text generator's class is a reranker that can be asked.
 
-    template: the setting.
+    template: the setting, which alone makes no reranker: it may be meant for another model.
     """
-    return template is not None or _template(folder) is not None
+    if _template(folder) is not None:
+        return True
+    says_so = unsupported.named(folder, "rerank") or _card_task(folder) == _RANKING
+    return template is not None and bool(says_so)
 
 
 def check(
@@ -149,19 +153,25 @@ def check_generator(folder: Path) -> None:
             f"query and a document become its text; {_HINT}; --task generate serves it as a "
             "generator"
         )
-    card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace")[:20000] if card.exists() else ""
-    found = _CARD_TASK.search(head.split("\n---", 1)[0]) if head.startswith("---") else None
-    if found and found[1] == "text-ranking":
+    found = _card_task(folder)
+    if found == _RANKING:
         raise UnsupportedModel(
             f"{folder}: README.md has pipeline_tag text-ranking, and no file says how a query and "
             f"a document become its text; {_HINT}; --task generate serves it as a generator"
         )
-    if found and found[1] in ("text-classification", "feature-extraction", "sentence-similarity"):
+    if found in ("text-classification", "feature-extraction", "sentence-similarity"):
         raise UnsupportedModel(
-            f"{folder}: README.md has pipeline_tag {found[1]}; --task generate serves it as a "
+            f"{folder}: README.md has pipeline_tag {found}; --task generate serves it as a "
             "generator"
         )
+
+
+def _card_task(folder: Path) -> str | None:
+    """The task that the head of a model card names."""
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace")[:20000] if card.exists() else ""
+    found = _CARD_TASK.search(head.split("\n---", 1)[0]) if head.startswith("---") else None
+    return found[1] if found else None
 
 
 def _template(folder: Path) -> str | None:
