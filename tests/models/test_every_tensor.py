@@ -67,7 +67,7 @@ SAME_TENSORS = (
     "llama-yarn", "llama-llama3", "mistral-window", "mpt-grouped", "flan-t5", "qwen2-old",
     "cohere2", "olmo3", "mistral3",
     "gemma3-old",
-    "moonlight", "modernbert-old", "gte-ntk", "nomic-old",
+    "moonlight", "modernbert-old", "gte-ntk",
 )  # fmt: skip
 
 

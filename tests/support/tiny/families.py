@@ -153,7 +153,7 @@ FAMILIES = (
             "deberta-xlarge", "embedding-gemma",
         )
     ),
-    *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-old", "nomic-new-names")),
+    *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-new-names")),
     Family("jina", _write_jina, _encoded, None),
     *(
         Family(name, lambda folder, kind=kind: kind().write(folder), _encoded, None)

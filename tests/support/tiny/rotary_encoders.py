@@ -139,7 +139,6 @@ TRUNKS = [
         ),
         config=_MODERN_OLD,
     ),
-    Variant("modernbert-biases", lambda: _modern(**_BIASES)),
     Variant("gte", _gte),
     Variant(
         "gte-new",
