@@ -132,6 +132,14 @@ def test_decoders_that_score(
     assert decide(folder, settings).task == entry_of(str(folder), {}).task == task
 
 
+def test_a_sparse_embedder_of_documents_alone(tmp_path: Path) -> None:
+    """Older revisions of opensearch-neural-sparse-encoding-doc-v3-distill have no modules.json."""
+    config, files, message = REFUSED["an embedder of documents"]
+    folder = folder_of(tmp_path, config, files)
+    with pytest.raises(UnsupportedModel, match=message):
+        decide(folder, Settings(model_id="x", task="sparse"))
+
+
 @pytest.mark.parametrize("path", HUB, ids=lambda path: path.stem)
 def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them run on our own files, and info says so."""

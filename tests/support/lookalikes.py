@@ -52,6 +52,11 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         "RobertaForQuestionAnswering is not supported",
     ),
+    "an embedder of documents": (
+        {**BERT, "architectures": ["BertForMaskedLM"]},
+        {"idf.json": {"a": 1.5}},
+        "idf.json weighs the words of queries",
+    ),
     "a chooser": (
         {**BERT, "architectures": ["BertForMultipleChoice"]},
         {},

@@ -101,6 +101,8 @@ def check_encoder(
                 f"{reason}"
             )
         choice = choose(transformer_folder(folder), task)
+    if task == "sparse":
+        unsupported.check_query_weights(folder)
     unsupported.check_adapter(transformer_folder(folder))
     return choice
 

@@ -18,6 +18,8 @@ from atoll.weights.modules import read_object
 
 # Classes whose trunk gives vectors; other endings are heads for other tasks.
 _EMBEDDER_CLASSES = ("Model", "ForMaskedLM", "ForPreTraining")
+# Weights of the words of queries, beside a sparse embedder of documents alone.
+_QUERY_WEIGHTS = ("query_token_weights.txt", "idf.json")
 _OTHER_SENSES = re.compile(
     r"(vision|visual|image|video|audio|speech|acoustic|talker|codec|vocoder).*_config|visual|"
     r"(mm_)?vision_tower|audio_encoder|speech_encoder"
@@ -40,6 +42,7 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
             "for every token, but neither artifact.metadata nor modules.json is there; --task "
             "embed serves its trunk, --task multi_vector all of it with ColBERT's usual lengths"
         )
+    check_query_weights(folder)
     name = names[0] if names else ""
     # XLM's class for masked words ends as GPT-2's for the next one does.
     is_causal = name.endswith("LMHeadModel") and not name.endswith("WithLMHeadModel")
@@ -47,6 +50,17 @@ def check_trunk(folder: Path, names: Sequence[str]) -> None:
         raise UnsupportedModel(
             f"{folder}: {name} is not supported: its head is for another task than those that are "
             "served; --task embed serves its trunk"
+        )
+
+
+def check_query_weights(folder: Path) -> None:
+    """Raises UnsupportedModel: no file says what a sparse embedder of documents alone computes."""
+    table = next((file for file in _QUERY_WEIGHTS if (folder / file).exists()), None)
+    if table is not None and not (folder / "modules.json").exists():
+        raise UnsupportedModel(
+            f"{folder}: {table} weighs the words of queries, beside a sparse embedder of "
+            "documents, but modules.json, which says how both are computed, is not there; newer "
+            "revisions have it"
         )
 
 
