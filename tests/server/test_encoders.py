@@ -32,7 +32,7 @@ from atoll.launcher import ServerOptions, ServerProcess
 
 TEXTS = ["Hello", "A ring of coral", "x" * 40, "1"]
 BY_NAME = {variant.name: variant for variant in TRUNKS}
-NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "deberta")
+NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "deberta", "electra", "albert")
 # The last runs on transformers.
 EMBEDDERS = (*NATIVE, "jina", "convbert")
 
