@@ -73,6 +73,15 @@ def test_model2vec_folders_equal_their_description(kind: str, tmp_path: Path) ->
     assert read_model(tmp_path).model_type == "model2vec"
 
 
+def test_what_info_says_without_the_weights(tmp_path: Path) -> None:
+    """It fetches none from the hub; the width is known from them alone."""
+    write_static(tmp_path, "plain", "")
+    (tmp_path / "model.safetensors").unlink()
+    found = read_model(tmp_path)
+    assert (found.task, found.embedding_size) == ("embed", 0)
+    assert "which is not here" in found.notes[0]
+
+
 def test_a_dense_module_after_the_table(tmp_path: Path) -> None:
     """Of StaticEmbedding, too; its vectors have another width."""
     write_static(tmp_path, "plain", "")

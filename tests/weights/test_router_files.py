@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.weights.router_files import read_routes, route_folders
+from atoll.weights.router_files import read_routes, route_folders, route_parts
 
 POOLING = "sentence_transformers.models.Pooling"
 TRUNK = "sentence_transformers.models.Transformer"
@@ -60,6 +60,8 @@ def test_a_route_is_a_folder_of_its_modules(tmp_path: Path) -> None:
     (folder / "0_Asym" / "1_Pooling" / "config.json").write_text("{}")
     routes = read_routes(folder)
     assert routes is not None
+    parts = {part.relative_to(folder.resolve()).as_posix() for part in route_parts(folder)}
+    assert parts == {"0_Asym", "0_Asym/0_Pooling", "0_Asym/1_Pooling"}
     with route_folders(folder, routes) as folders:
         rows = json.loads((folders["document"] / "modules.json").read_text())
         assert [row["type"] for row in rows] == [TRUNK, POOLING]

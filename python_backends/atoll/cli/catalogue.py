@@ -31,6 +31,7 @@ from atoll.text.chat import templates
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 from atoll.weights.modules import tokenizer_config, transformer_folder
+from atoll.weights.router_files import route_parts
 
 # What is shown -> the operation that decides it: what packs a linear layer also runs it.
 _OPS = {
@@ -78,7 +79,7 @@ def info(
         "name": known.name if known else entry_name(model),
         "model_id": model_id,
         "folder": str(folder),
-        "weight_bytes": weight_bytes(trunk),
+        "weight_bytes": sum(map(weight_bytes, route_parts(folder) or (trunk,))),
         **_running(trunk, detected),
         **_formats(folder, detected, settings),
         "ranks": [asdict(share) for share in shares_of(trunk, detected, settings)],

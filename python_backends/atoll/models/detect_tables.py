@@ -23,6 +23,8 @@ from atoll.weights.static_files import RUNS_ON, STATIC_TYPES, StaticFiles, stati
 # What ``Detected.architecture`` says of them.
 NOT_TRUNKS = ("Router", "StaticEmbedding", SPARSE_STATIC)
 
+_UNKNOWN_WIDTH = "the width of the vectors is that of the table, which is not here"
+
 
 def read_table(
     folder: Path, task: str | None, dense_path: str | None, pooling: str | None
@@ -76,7 +78,8 @@ def _vectors(
         raise ConfigError(f"pooling is {pooling!r}; {folder} is {RUNS_ON}, whose pooling is mean")
     check_modules(folder, "embed")
     check_keys(folder, "embed")
-    _, width = files.shape
+    # ``atoll info`` fetches no weights.
+    width = files.shape[1] if files.has_weights else 0
     config = read_object(files.folder / "config.json")
     return Detected(
         task="embed",
@@ -88,6 +91,7 @@ def _vectors(
         dtype=None,
         runs_on=RUNS_ON,
         pooling="mean",
+        notes=() if width else (_UNKNOWN_WIDTH,),
     )
 
 

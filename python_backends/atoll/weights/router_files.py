@@ -102,6 +102,13 @@ def _route(
     return next((name for name in (task, _MODALITY) if name in structure), None)
 
 
+def route_parts(folder: Path) -> set[Path]:
+    """The folders of all modules of all routes; none where there is no Router."""
+    routes = read_routes(folder)
+    lists = () if routes is None else routes.modules.values()
+    return {(folder / module.path).resolve() for modules in lists for module in modules}
+
+
 @contextmanager
 def route_folders(folder: Path, routes: Routes) -> Iterator[dict[str, Path]]:
     """Each route as a folder, as long as the context is open."""

@@ -56,6 +56,11 @@ class StaticFiles(NamedTuple):
         return int(found)
 
     @property
+    def has_weights(self) -> bool:
+        """Whether there is a file that may have the table."""
+        return any(any(self.folder.glob(kind)) for kind in ("*.safetensors", "*.bin"))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Tokens that have a vector, and its width.
 
