@@ -30,7 +30,8 @@ from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
 
 IDS = torch.randint(4, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
-_ALL = {variant.name: variant for variant in (*DECODERS, *TRUNKS, *EMBEDDERS)}
+# Some embedders have the name of the decoder that they are made of, which is meant here.
+_ALL = {variant.name: variant for variant in (*EMBEDDERS, *TRUNKS, *DECODERS)}
 
 
 @dataclass(frozen=True)
