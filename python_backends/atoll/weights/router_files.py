@@ -132,9 +132,9 @@ def route_folders(folder: Path, routes: Routes) -> Iterator[dict[str, Path]]:
 def _config(folder: Path, router: Module) -> tuple[Path, dict[str, Any]]:
     """The file of a Router, by either of its names, and what it holds."""
     own = folder / router.path
-    path = own / "router_config.json"
-    if not path.exists():  # as Asym wrote it
-        path = own / "config.json"
+    path, of_asym = own / "router_config.json", own / "config.json"
+    if not path.exists() and of_asym.exists():
+        path = of_asym
     return path, read_document(path)
 
 
