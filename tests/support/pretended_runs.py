@@ -61,7 +61,7 @@ def vectors(folder: Path, device: torch.device, pooling: str) -> torch.Tensor:
     items = [Item(np.array(ids, np.int32), print, None, options) for ids in texts]
     with torch.inference_mode():
         rows: list[Any] = embedder(batch_of(items, device), items)
-    parts = [torch.from_numpy(part).flatten() for row in rows for part in row]
+    parts = [torch.from_numpy(p).flatten() for row in rows for p in row if p is not None]
     return torch.cat(parts)
 
 
