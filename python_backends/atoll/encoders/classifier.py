@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ from atoll.config import Settings
 from atoll.encoders.encoder import Encoder, finite_rows
 from atoll.encoders.heads import ClassificationHead
 from atoll.encoders.packer import Item
-from atoll.encoders.pooling import pool
+from atoll.encoders.pooling import last_rows, pool
 from atoll.errors import GenerationError
 from atoll.layers import Batch
+from atoll.models import rerankers
+from atoll.models.registry import Checkpoint
+from atoll.weights.json_fields import Fields
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,7 +45,17 @@ class Scored(NamedTuple):
 
 
 class Scorer(Encoder):
-    """Texts to scores; a subclass says how their logits are computed."""
+    """Texts to scores; a subclass says how their logits are computed.
+
+    padding: the token that a head of a decoder passes over at the end of a text.
+    """
+
+    padding: int | None = None
+
+    def load_trunk(self, checkpoint: Checkpoint) -> Any:
+        """See ``Encoder``."""
+        self.padding = padding_of(checkpoint.raw)
+        return super().load_trunk(checkpoint)
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
@@ -67,6 +80,20 @@ class Scorer(Encoder):
         return logits.tanh() if self.spec.activation == "tanh" else logits.sigmoid()
 
 
+def padding_of(config: Mapping[str, Any]) -> int | None:
+    """The token that the head of a decoder passes over; None: it passes over none.
+
+    Raises ConfigError: pad_token_id is no id.
+    """
+    fields = Fields(config)
+    if not rerankers.is_decoder(config) or not fields.has("pad_token_id"):
+        return None
+    found = config["pad_token_id"]
+    if type(found) is not int:
+        raise fields.wrong("a token's id", "pad_token_id")
+    return found
+
+
 class Classifier(Scorer):
     """Texts or pairs to a score for each label; a reranker has one label."""
 
@@ -85,6 +112,9 @@ class Classifier(Scorer):
         found = self.hidden(batch)
         if self.head is None:
             return found
-        vectors = pool(found, batch.cu_seqlens, self.head.pooling).to(found.dtype)
+        if self.head.pooling == "last-token":
+            vectors = found[last_rows(batch, self.padding)]
+        else:
+            vectors = pool(found, batch.cu_seqlens, self.head.pooling).to(found.dtype)
         logits: Tensor = self.head(vectors)
         return logits

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.classifier import Scorer
+from atoll.encoders.classifier import Scorer, padding_of
 from atoll.encoders.encoder_config import EncoderConfig
 from atoll.encoders.heads import ClassificationHead
+from atoll.encoders.pooling import last_rows
 from atoll.errors import ConfigError
 from atoll.layers import Batch
 from atoll.layers.rotary import Rotary
@@ -61,15 +62,14 @@ class DecoderReranker(Scorer):
 
     def load_trunk(self, checkpoint: Checkpoint) -> Any:
         """See ``Encoder``: with the rows of the head for the words that are scored."""
-        self._raw = checkpoint.raw
+        self._raw, self.padding = checkpoint.raw, padding_of(checkpoint.raw)
         self.form = rerankers.read(self._root, checkpoint.raw, self._template)
         words = [self._id(one) for one in self.form.words]
         return load_encoder(checkpoint, self.options, self.task, words)
 
     def logits(self, batch: Batch) -> Tensor:
         """See ``Scorer``."""
-        last = batch.cu_seqlens[1:].long() - 1 if batch.shared is None else batch.shared.last_rows
-        hidden = self.hidden(batch)[last]
+        hidden = self.hidden(batch)[last_rows(batch, self.padding if self.head else None)]
         if self.head is not None:
             scores: Tensor = self.head(hidden)
             return scores

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atoll.layers import Batch
+
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
     """One float32 vector per sequence, (num_seqs, hidden times the number of poolings).
@@ -20,6 +22,25 @@ def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
     starts = cu_seqlens.long()
     parts = [_pool(hidden, starts, mode) for mode in pooling.split("+")]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def last_rows(batch: Batch, padding: int | None) -> Tensor:
+    """The row of each text's last token, (texts,) int64, as transformers' heads of decoders choose.
+
+    padding: an id that is passed over at the end, as where a tokenizer ends texts with the token
+        that also pads them; of a text of nothing else, the first token is taken.
+    """
+    shared = batch.shared
+    bounds = (batch.cu_seqlens if shared is None else shared.cu_seqlens).long()
+    ends = bounds[1:] - 1
+    if padding is None:
+        return ends if shared is None else shared.last_rows
+    ids = batch.input_ids if shared is None else batch.input_ids[shared.rows]
+    places = torch.arange(len(ids), device=ids.device)
+    found = torch.where(ids != padding, places, 0).cummax(0).values[ends].maximum(bounds[:-1])
+    if shared is None:
+        return found
+    return shared.rows[found[torch.isin(shared.rows[ends], shared.last_rows)]]
 
 
 def normalized(vectors: Tensor) -> Tensor:
