@@ -19,6 +19,7 @@ from typing import Any
 
 from atoll_client import kserve, tasks
 from atoll_client.aio_encoders import AsyncEncoders
+from atoll_client.batching import several
 from atoll_client.conversation import AsyncConversation
 from atoll_client.tasks import Prompt
 from atoll_client.types import (
@@ -102,7 +103,7 @@ class AsyncClient(AsyncEncoders):
     ) -> list[list[TextToken]]:
         """Tokens of texts, from a model's tokenizer."""
         question = {
-            "op": "tokenize", "inputs": list(texts), "add_special_tokens": add_special_tokens,
+            "op": "tokenize", "inputs": several(texts), "add_special_tokens": add_special_tokens,
         }  # fmt: skip
         rows = await self._ask(model, question)
         return [[TextToken(**token) for token in row] for row in rows]

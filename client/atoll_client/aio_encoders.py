@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from atoll_client import embeddings, entities, kserve, tasks
 from atoll_client import shared_memory as shared
+from atoll_client.batching import several
 from atoll_client.connection import Connection
 from atoll_client.kserve import Message
 from atoll_client.types import (
@@ -75,7 +76,7 @@ class AsyncEncoders(Connection):
         }  # fmt: skip
         info = await self._model(model, "embed")
         found = await self._in_parts(
-            info, list(texts), progress,
+            info, several(texts), progress,
             lambda part: embeddings.embed(info.name, part, parameters),
             embeddings.read_token_vectors,
         )  # fmt: skip
@@ -85,7 +86,7 @@ class AsyncEncoders(Connection):
         self, source: str, sentences: Sequence[str], model: str | None = None, **options: Any
     ) -> Floats:
         """Cosine of each sentence with the source, (sentences,); options: those of ``embed``."""
-        vectors = await self.embed([source, *sentences], model, **options)
+        vectors = await self.embed([source, *several(sentences, "sentences")], model, **options)
         return embeddings.cosine(vectors)
 
     async def embed_sparse(
@@ -101,7 +102,7 @@ class AsyncEncoders(Connection):
         parameters = {"prompt_name": prompt_name, "truncate": truncate}
         info = await self._model(model, "sparse")
         found = await self._in_parts(
-            info, list(texts), progress,
+            info, several(texts), progress,
             lambda part: embeddings.sparse(info, part, parameters),
             embeddings.sparse_reader(info),
         )  # fmt: skip
@@ -125,7 +126,7 @@ class AsyncEncoders(Connection):
             "normalize": None if normalize else False, "truncate": truncate,
         }  # fmt: skip
         found = await self._in_parts(
-            info, list(texts), progress,
+            info, several(texts), progress,
             lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_hybrid,
         )  # fmt: skip
         nothing = HybridEmbeddings(
@@ -146,7 +147,7 @@ class AsyncEncoders(Connection):
         info = await self._model(model, "multi_vector")
         parameters = {"input_type": input_type, "truncate": truncate}
         found = await self._in_parts(
-            info, list(texts), progress,
+            info, several(texts), progress,
             lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_vectors,
         )  # fmt: skip
         return [row for rows, _ in found for row in rows]
@@ -171,7 +172,7 @@ class AsyncEncoders(Connection):
         parameters = {"truncate": truncate, "instruction": instruction}
         info = await self._model(model, *tasks.RANKING_TASKS)
         found = await self._in_parts(
-            info, list(texts), progress,
+            info, several(texts), progress,
             lambda part: tasks.rank(info, query, part, parameters), tasks.read_scores,
         )  # fmt: skip
         return tasks.ranked(info, found, texts, raw_scores, top_n)
@@ -189,7 +190,7 @@ class AsyncEncoders(Connection):
         """Labels of each text (or pair of texts) with scores, the best first."""
         parameters = {"raw_scores": True, "truncate": truncate}
         info = await self._model(model, "classify")
-        rows = tasks.paired(texts, pairs)
+        rows = tasks.paired(several(texts), None if pairs is None else several(pairs, "pairs"))
 
         def build(part: Sequence[tuple[str, str | None]]) -> Message:
             seconds = [second for _, second in part if second is not None] or None
@@ -218,7 +219,7 @@ class AsyncEncoders(Connection):
         parameters = {"aggregation_strategy": aggregation_strategy, "truncate": truncate}
         info = await self._model(model, "token_classify")
         found = await self._in_parts(
-            info, list(texts), progress,
+            info, several(texts), progress,
             lambda part: entities.request(info.name, part, ignore_labels, parameters),
             entities.read,
         )  # fmt: skip

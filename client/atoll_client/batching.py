@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from atoll_client.errors import ValidationError
+
 T = TypeVar("T")
 _WIDTH = 30
 # Parts of a list that are sent at once.
@@ -28,6 +30,17 @@ class _Bar:
         bar = "=" * filled + " " * (_WIDTH - filled)
         sys.stderr.write(f"\r[{bar}] {self._done}/{self._total}  {rate:.0f}/s ")
         sys.stderr.flush()
+
+
+def several(texts: Sequence[T], name: str = "texts") -> list[T]:
+    """The list that an argument of this name is to be.
+
+    Raises:
+        ValidationError: it is a single text, whose characters would be taken for texts.
+    """
+    if isinstance(texts, str):
+        raise ValidationError(f"{name} is {texts!r:.80}; expected a list of texts")
+    return list(texts)
 
 
 async def in_parts(

@@ -101,6 +101,8 @@ def test_the_routes(http: httpx.Client, expected: Any) -> None:
         ranks = post("/rerank", {"query": QUERY, "texts": TEXTS, "raw_scores": raw})
         assert [rank["index"] for rank in ranks] == order
         np.testing.assert_allclose([rank["score"] for rank in ranks], scores[order], atol=1e-5)
+    # Lists of passages sometimes have an empty one.
+    assert len(post("/rerank", {"query": QUERY, "texts": [*TEXTS, ""]})) == len(TEXTS) + 1
     for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
         found = post(path, {"query": QUERY, "documents": TEXTS, "top_n": 2})["results"]
         assert [one["index"] for one in found] == order[:2]

@@ -72,6 +72,27 @@ def test_a_model_that_was_loaded_since_is_found() -> None:
     asyncio.run(scenario())
 
 
+def test_a_text_is_no_list_of_texts() -> None:
+    """Its characters were taken for texts, and answered one by one."""
+
+    async def scenario() -> None:
+        async with asked() as (triton, client):
+            for call, name in (
+                (client.rerank("a", "bc"), "texts"),
+                (client.classify("bc"), "texts"),
+                (client.classify(["bc"], pairs="d"), "pairs"),
+                (client.embed_all("bc"), "texts"),
+                (client.embed_sparse("bc"), "texts"),
+                (client.similarity("a", "bc"), "sentences"),
+                (client.tokenize("bc", "e"), "texts"),
+            ):
+                with pytest.raises(ValidationError, match=f"{name} is '.*'; expected a list of"):
+                    await call
+            assert not triton.calls
+
+    asyncio.run(scenario())
+
+
 def test_nothing_in_nothing_out() -> None:
     """An empty list of texts was numpy's ValueError."""
 

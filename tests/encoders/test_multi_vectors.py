@@ -33,7 +33,7 @@ from atoll.errors import ConfigError, UnsupportedModel, ValidationError, WeightE
 from atoll.text.tokenizer import Tokenizer
 
 Write = Callable[[Path], None]
-LONG = [*TEXTS, "a b, c! d" * 9]
+LONG = [*TEXTS, "a b, c! d" * 9, ""]
 
 
 def reference(folder: Path) -> Any:

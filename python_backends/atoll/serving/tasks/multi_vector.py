@@ -61,7 +61,8 @@ class MultiVectorModel(EncoderModel):
         if input_type not in _SIDES:
             raise ValidationError(f"input_type is {input_type!r}; expected query or document")
         queries = self.texts(request, "query")
-        texts = self.texts(request, "text_input")
+        # As a reranker's: lists of passages sometimes have an empty one.
+        texts = self.texts(request, "text_input", may_be_empty=queries is not None)
         if texts is None:
             raise EmptyInputError("text_input is missing")
         if queries is None:
