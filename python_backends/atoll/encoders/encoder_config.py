@@ -32,11 +32,12 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 # Activations for scores, by the last part of a class's name.
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
 # Prefixes of tokenizer classes without segments. Unlike TokenizersBackend of transformers 5,
-# PreTrainedTokenizerFast of transformers 4 has segments; so had AlbertTokenizer before version 5,
-# when its models were trained.
+# PreTrainedTokenizerFast of transformers 4 has segments; so have the classes below unless
+# transformers 5 wrote the file, which names a backend there.
 _WITHOUT_TOKEN_TYPES = (
     "Roberta", "XLMRoberta", "Camembert", "MPNet", "DistilBert", "TokenizersBackend",
 )  # fmt: skip
+_WITHOUT_TOKEN_TYPES_IN_5 = ("Albert", "RemBert")
 
 
 class SpladeSpec(NamedTuple):
@@ -244,4 +245,7 @@ def _has_token_types(folder: Path) -> bool:
     fields = Fields(raw, "tokenizer_config.json")
     if fields.has("model_input_names"):
         return "token_type_ids" in fields.texts("model_input_names")
-    return not str(raw.get("tokenizer_class", "")).startswith(_WITHOUT_TOKEN_TYPES)
+    without = _WITHOUT_TOKEN_TYPES
+    if "backend" in raw:
+        without += _WITHOUT_TOKEN_TYPES_IN_5
+    return not str(raw.get("tokenizer_class", "")).startswith(without)
