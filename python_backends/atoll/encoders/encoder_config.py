@@ -245,7 +245,5 @@ def _has_token_types(folder: Path) -> bool:
     fields = Fields(raw, "tokenizer_config.json")
     if fields.has("model_input_names"):
         return "token_type_ids" in fields.texts("model_input_names")
-    without = _WITHOUT_TOKEN_TYPES
-    if "backend" in raw:
-        without += _WITHOUT_TOKEN_TYPES_IN_5
-    return not str(raw.get("tokenizer_class", "")).startswith(without)
+    more = _WITHOUT_TOKEN_TYPES_IN_5 if "backend" in raw else ()
+    return not str(raw.get("tokenizer_class", "")).startswith((*_WITHOUT_TOKEN_TYPES, *more))
