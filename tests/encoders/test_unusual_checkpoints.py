@@ -68,6 +68,11 @@ LAYOUTS: dict[str, tuple[Part, ...]] = {
         TRUNK, MEAN, dense("2_Dense", 20, "activation.ReLU", True),
         dense("3_Dense", 12, "linear.Identity", False, 20), NORMALIZE,
     ),
+    "dense-then-norm": (
+        TRUNK, MEAN, dense("2_Dense", 20, "linear.Identity", True),
+        Part(f"{OLD}.LayerNorm", "3_LayerNorm", {"dimension": 20},
+             {"norm.weight": torch.linspace(-1, 2, 20), "norm.bias": torch.linspace(1, 0, 20)}),
+    ),
     "normalize-then-dense": (
         TRUNK, MEAN, NORMALIZE, Part(f"{OLD}.Dropout", "3_Dropout", {"dropout": 0.5}),
         dense("4_Dense", 20, "activation.Tanh", True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder, finite_rows
-from atoll.encoders.heads import DenseHead
+from atoll.encoders.heads import DenseHead, NormHead
 from atoll.encoders.packer import Item
 from atoll.encoders.pooling import normalized, pool
 from atoll.encoders.sparse_embedder import SparseVector
@@ -22,6 +22,8 @@ from atoll.errors import ConfigError, GenerationError
 from atoll.layers import Batch
 
 Floats = npt.NDArray[np.float32]
+# Modules of sentence-transformers with weights that may follow the pooling.
+_HEADS: Mapping[str, type[DenseHead | NormHead]] = {"Dense": DenseHead, "LayerNorm": NormHead}
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,18 @@ class Embedder(Encoder):
         if self.spec.pooling == "splade":
             raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
         self.steps: list[Callable[[Tensor], Tensor]] = [
-            normalized if path is None else DenseHead.load(path, self.options)
-            for path in self.spec.steps
+            normalized
+            if module.kind == "Normalize"
+            else _HEADS[module.kind].load(folder / module.path, self.options)
+            for module in self.spec.steps
         ]
         width = self.hidden_size * len(self.spec.pooling.split("+"))
-        for path, step in zip(self.spec.steps, self.steps, strict=True):
-            if isinstance(step, DenseHead):
+        for module, step in zip(self.spec.steps, self.steps, strict=True):
+            if isinstance(step, DenseHead | NormHead):
                 if step.in_features != width:
                     raise ConfigError(
-                        f"{path}: in_features is {step.in_features}; what it is given has {width}"
+                        f"{folder / module.path}: {step.size_key} is {step.in_features}; "
+                        f"what it is given has {width}"
                     )
                 width = step.out_features
         self.dimensions = width

@@ -57,7 +57,7 @@ class EncoderConfig:
 
     pooling: "splade", or keys of POOLING_MODES joined by "+". max_length: tokens, including special
     ones. prompts: texts to put before an input, by name. steps: what follows the pooling, in order:
-    the folder of a Dense module, or None for normalization. labels: in the order of the logits.
+    modules Dense, LayerNorm and Normalize. labels: in the order of the logits.
     problem_type: config.json's, or the default of transformers' pipeline. activation: turns logits
     into scores; one of the values of ACTIVATIONS. has_token_types: whether the model is given the
     segments of a pair. splade: read for every pooling. pair_prompt: put before a single text and
@@ -69,7 +69,7 @@ class EncoderConfig:
     max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    steps: tuple[Path | None, ...] = ()
+    steps: tuple[Module, ...] = ()
     labels: tuple[str, ...] = ()
     problem_type: str = "single_label_classification"
     activation: str = "identity"
@@ -106,7 +106,7 @@ class EncoderConfig:
             max_length=_max_length(folder, settings, max_positions),
             prompts=prompts,
             default_prompt_name=default,
-            steps=_steps(folder, modules, settings),
+            steps=_steps(modules, settings),
             labels=labels,
             problem_type=problem_type,
             activation=_activation(own, folder, raw, labels, problem_type, settings.task),
@@ -199,15 +199,15 @@ def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
     return SpladeSpec(strategy == "sum", _SPLADE_LOGS[activation])
 
 
-def _steps(folder: Path, modules: Sequence[Module], settings: Settings) -> tuple[Path | None, ...]:
+def _steps(modules: Sequence[Module], settings: Settings) -> tuple[Module, ...]:
     """Without a final normalization, which each request turns on or off."""
     if settings.dense_path is not None:
-        return (folder / settings.dense_path,)
+        return (Module("Dense", settings.dense_path),)
     first = 1 if modules and modules[0].kind == STATIC else 2
     after = [m for m in modules[first:] if m.kind != "Dropout"]
     while after and after[-1].kind == "Normalize":
         after.pop()
-    return tuple(folder / m.path if m.kind == "Dense" else None for m in after)
+    return tuple(after)
 
 
 def _activation(

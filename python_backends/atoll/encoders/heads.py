@@ -1,4 +1,4 @@
-"""The heads of encoders: classification, SPLADE's masked language head, Dense.
+"""The heads of encoders: classification, SPLADE's masked language head, Dense, LayerNorm.
 
 A head is a module with its own weight map, loaded from the same checkpoint as the trunk.
 """
@@ -24,6 +24,7 @@ from atoll.weights.weight_map import WeightMap
 from atoll_kernels import activate
 
 DENSE = WeightMap(anchor="linear", modules={"linear": "linear", "residual": "residual"})
+_NORM = WeightMap(anchor="norm", modules={"norm": "norm"})
 
 # Class in the config of a sentence-transformers Dense module -> activation.
 _DENSE_ACTIVATIONS = {
@@ -152,6 +153,8 @@ def _chosen(layouts: Sequence[_Layout], folder: Path, purpose: str) -> _Layout:
 class DenseHead(nn.Module):
     """A sentence-transformers Dense module after pooling."""
 
+    size_key = "in_features"
+
     def __init__(
         self,
         in_features: int,
@@ -218,4 +221,35 @@ class DenseHead(nn.Module):
         out: Tensor = self.linear(given, self.activation)
         if self.has_residual:
             out = out + (given if self.residual is None else self.residual(given))
+        return out.float()
+
+
+class NormHead(nn.Module):
+    """A sentence-transformers LayerNorm module after pooling."""
+
+    size_key = "dimension"
+
+    def __init__(self, dimension: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config, self.dtype = None, dtype
+        self.in_features = self.out_features = dimension
+        # torch's default; the file has none.
+        self.norm = LayerNorm(dimension, 1e-5)
+
+    @classmethod
+    def load(cls, folder: Path, options: LoadOptions) -> NormHead:
+        """Raises ConfigError, WeightError: the module cannot be used."""
+        path = folder / "config.json"
+        raw = ConfigKeys(read_object(path))
+        with torch.device("meta"):
+            head = cls(Fields(raw, str(path)).size("dimension"), options.dtype)
+        try:
+            load_weights(head, _NORM, folder, options)
+        except Mismatch as error:
+            raise WeightError(f"{error}; {raw.summary()}") from error
+        return head
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(rows, dimension), float32, and so is the result."""
+        out: Tensor = self.norm(vectors.to(self.dtype))
         return out.float()

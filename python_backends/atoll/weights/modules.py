@@ -32,7 +32,7 @@ POOLING_MODES = {
 _LIMIT = "model_max_length"
 _OLD_SIZE = "word_embedding_dimension"
 # What may follow the pooling; Dropout does nothing once a model is trained.
-_AFTER_POOLING = ("Dense", "Normalize", "Dropout")
+_AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 # What may follow the trunk where every token keeps its vector.
 _OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize", "Dropout")
 # The only class of PyLate's that its files name; computes the same as sentence-transformers' Dense.

@@ -76,6 +76,7 @@ _MODULES = {
         "pooling_strategy", "activation_function", "embedding_dimension",
         "word_embedding_dimension", "chunk_size",
     },
+    "LayerNorm": {"dimension"},
     "MultiVectorMask": {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"},
 }  # fmt: skip
 # Modules that read one vector and write one.
