@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
+from fake_backend import Request
 from in_process import arguments
 
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, EmptyInputError
 from atoll.serving.tasks.hybrid import HybridSearchModel, reciprocal_ranks
+from atoll.serving.tasks.linked_models import LinkedModel
+from atoll.serving.tasks.pipeline import RetrieveRerankModel
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,15 @@ from atoll.serving.tasks.hybrid import HybridSearchModel, reciprocal_ranks
 def test_wrong_settings_are_named(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HybridSearchModel().initialize(arguments(**settings))
+
+
+@pytest.mark.parametrize("kind", [HybridSearchModel, RetrieveRerankModel])
+def test_empty_documents_are_named(kind: type[LinkedModel]) -> None:
+    """Their index was that among the texts of the embedder, and the error a server's."""
+    model = kind()
+    model.configure({"embedder": "a", "reranker": "b"})
+    with pytest.raises(EmptyInputError, match=r"text_input\[1\] is empty"):
+        asyncio.run(model.answer(Request({"query": "a", "text_input": ["a", "", "b"]})))
 
 
 def test_ranks() -> None:

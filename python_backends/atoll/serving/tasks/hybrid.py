@@ -14,6 +14,7 @@ import numpy as np
 
 from atoll import json_text
 from atoll.errors import ConfigError, ValidationError
+from atoll.serving.requests.validation import refuse_empty
 from atoll.serving.tasks.linked_models import LinkedModel, ask, read_request
 from atoll.serving.tasks.pipeline import dense_vectors, reranked
 from atoll.serving.triton import tensors
@@ -59,6 +60,9 @@ class HybridSearchModel(LinkedModel):
         first = {"dense": self._dense, "sparse": self._sparse}
         # A ranking that counts nothing is not computed.
         asked = [ranking for ranking in first if weights.get(ranking)]
+        if asked:
+            # Embedders would name it by another index; a reranker alone takes it.
+            refuse_empty("text_input", texts)
         found = await asyncio.gather(*(first[ranking](query, texts) for ranking in asked))
         fused = np.zeros(len(texts))
         for ranking, similarity in zip(asked, found, strict=True):

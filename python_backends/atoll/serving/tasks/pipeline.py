@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from atoll.errors import ConfigError
+from atoll.serving.requests.validation import refuse_empty
 from atoll.serving.tasks.linked_models import LinkedModel, ask, read_request
 from atoll.serving.triton import tensors
 
@@ -30,6 +31,7 @@ class RetrieveRerankModel(LinkedModel):
     async def answer(self, request: Any) -> dict[str, tensors.Array]:
         """See ``LinkedModel``."""
         query, texts, given = read_request(request, frozenset({"num_retrieved", "top_k"}))
+        refuse_empty("text_input", texts)
         count = tensors.as_int("num_retrieved", given.get("num_retrieved", self.num_retrieved), 1)
         top_k = tensors.as_int("top_k", given.get("top_k", count), 1)
         vectors = await dense_vectors(self.embedder, [query, *texts])
