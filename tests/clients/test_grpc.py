@@ -114,7 +114,7 @@ def test_info_and_the_choice_of_a_model(call: Call) -> None:
 
 
 def test_scores(score: Call, scoring: Served) -> None:
-    texts = ["ghi", "abc abc def", "zzz"]
+    texts = ["ghi", "abc abc def", "zzz", ""]
     whole = httpx.post(
         f"{scoring.url}/rerank", json={"query": "abc", "texts": texts}, timeout=60
     ).json()
@@ -126,6 +126,9 @@ def test_scores(score: Call, scoring: Served) -> None:
     streamed = score("Rerank/RerankStream", rows)
     assert [r.score for r in streamed.ranks] == pytest.approx([r.score for r in found.ranks])
     assert not streamed.ranks[0].HasField("text")
+    rows.append(TEI["RerankStreamRequest"](query="def", text="a"))
+    with pytest.raises(grpc.RpcError, match="`query` is 'def' after 'abc'"):
+        score("Rerank/RerankStream", rows)
 
     labels = httpx.post(
         f"{scoring.url}/predict", json={"inputs": ["abc", "def"]}, timeout=60

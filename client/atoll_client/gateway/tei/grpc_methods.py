@@ -110,6 +110,12 @@ async def rerank_rows(
     """Texts by score, one from each message of a stream, with the options of the first."""
     if not rows:
         raise EmptyInputError("`texts` cannot be empty")
+    query = rows[0].query
+    other = next((row.query for row in rows if row.query not in ("", query)), None)
+    if other is not None:
+        raise ValidationError.of(
+            "query", f"is {other!r:.80} after {query!r:.80}; a stream ranks texts for one query"
+        )
     return await _ranked(schema, request, context, rows[0], [row.text for row in rows])
 
 
@@ -141,8 +147,6 @@ async def decode(schema: Schema, request: Request, context: Context, message: An
 async def _ranked(
     schema: Schema, request: Request, context: Context, message: Any, texts: list[str]
 ) -> Any:
-    if texts and not all(texts):
-        raise EmptyInputError("`inputs` cannot be empty")
     body = schemas.RerankBody(
         query=message.query,
         texts=texts,
