@@ -329,7 +329,7 @@ def test_retrieve_then_rerank(fleet: Fleet, ask: Any) -> None:
     found = ask("search", {"query": rows, "text_input": documents}, num_retrieved=5, top_k=3)
     assert found["index"].tolist() == kept[order].tolist()
     np.testing.assert_allclose(found["score"], scores["score"].reshape(-1)[order], atol=1e-6)
-    with pytest.raises(InferenceServerException, match="bert: .*empty"):
+    with pytest.raises(InferenceServerException, match=r"text_input\[20\] is empty"):
         ask("search", {"query": rows, "text_input": [*documents, ""]})
 
 
@@ -427,8 +427,11 @@ def test_hybrid_search_refuses_by_name(
 
 def test_hybrid_search_names_the_model_that_failed(ask: Any) -> None:
     rows = np.array([b"a"], dtype=object)
-    with pytest.raises(InferenceServerException, match="(bert|splade): .*empty"):
+    with pytest.raises(InferenceServerException, match=r"text_input\[1\] is empty"):
         ask("hybrid", {"query": rows, "text_input": ["b", ""]})
+    # Blanks without end cannot be cut, which only a model's tokenizer notices.
+    with pytest.raises(InferenceServerException, match="(bert|splade): "):
+        ask("hybrid", {"query": rows, "text_input": ["b", " " * 200_000]})
 
 
 def test_a_long_question_holds_nobody_up(fleet: Fleet, ask: Any) -> None:
