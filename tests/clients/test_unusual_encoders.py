@@ -1,6 +1,5 @@
 """Encoders of an unusual kind behind the gateway, beside transformers: scores beyond float32's
-sigmoid, tokenizers without special tokens, a truncation_side, token ids as inputs, decoders that
-embed."""
+sigmoid, tokenizers without special tokens, a truncation_side, token ids as inputs."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ import pytest
 import tritonclient.grpc as triton
 from gateways import Served
 from huggingface_hub import InferenceClient
+from refused_fields import UNASKED
 from scored import reference
-from tiny.embedders import PUBLISHED, write_embedder
 from tokenizers import Tokenizer
 from unusual_encoders import (
     KINDS,
@@ -40,17 +39,8 @@ def bare_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def decoding(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """Embedders that are decoders, by name: the folder, and ids to vectors by transformers."""
-    base = tmp_path_factory.mktemp("decoders")
-    names = ("embedding-gemma", "qwen3-embedding")
-    return {name: (base / name, write_embedder(name, base / name)) for name in names}
-
-
-@pytest.fixture(scope="module")
-def bare(bare_folders: dict[str, Path], decoding: Any) -> Iterator[Served]:
-    more = {name: folder for name, (folder, _) in decoding.items()}
-    with encoders_served({**bare_folders, **more}) as served:
+def bare(bare_folders: dict[str, Path]) -> Iterator[Served]:
+    with encoders_served(bare_folders) as served:
         yield served
 
 
@@ -267,39 +257,6 @@ def test_cohere_embeds(http: httpx.Client, vector: Any, ids_of: Any) -> None:
     np.testing.assert_allclose(cut, [vector(ids_of(LONG)[:70])], atol=1e-5)
 
 
-UNASKED: list[tuple[str, dict[str, Any], str]] = [
-    ("/embed", {"inputs": "a", "pooling": "mean"}, "pooling"),
-    ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format"),
-    ("/embed", {"inputs": "a", "parameters": {"normalize": False}}, "parameters"),
-    ("/embed", {"inputs": "a", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
-    ("/embed_all", {"inputs": "a", "normalize": True}, "normalize"),
-    ("/embed_sparse", {"inputs": "a", "dimensions": 3}, "dimensions"),
-    ("/rerank", {"query": "q", "texts": ["a"], "top_n": 1}, "top_n"),
-    ("/rerank", {"query": "q", "texts": ["a"], "prompt_name": "x"}, "prompt_name"),
-    ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "truncate": True},
-     "truncate"),
-    ("/predict", {"inputs": "a", "top_k": 1}, "top_k"),
-    ("/", {"inputs": "a", "parameters": {"candidate_labels": ["x"]}, "model": "steep-labels"},
-     "parameters.candidate_labels"),
-    ("/vertex", {"instances": [{"inputs": "a"}], "parameters": {"truncate": False}}, "parameters"),
-    ("/v2/rerank", {"query": "q", "documents": ["a"], "max_tokens_per_doc": 5},
-     "max_tokens_per_doc"),
-    ("/v2/embed", {"texts": ["a"], "images": ["b"]}, "images"),
-    ("/v2/embed", {"texts": ["a"], "max_tokens": 5}, "max_tokens"),
-    ("/v2/embed", {"texts": [LONG], "truncate": "NONE"}, "texts"),
-    ("/v2/embed", {"texts": ["a"], "output_dimension": 49}, "output_dimension"),
-    ("/v2/embed", {"texts": ["a"], "output_dimension": 12, "embedding_types": ["binary"]},
-     "embedding_types"),
-    ("/v2/embed", {"texts": ["a"], "input_type": "image"}, "input_type"),
-    ("/v2/embed", {"texts": []}, "texts"),
-    ("/v1/rerank", {"query": "q", "documents": ["a"], "rank_fields": ["title"]}, "rank_fields"),
-    ("/v1/rerank", {"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
-    ("/v1/ranking", {"query": {"text": "q"}, "passages": [{"text": "a"}], "truncate": "foo"},
-     "truncate"),
-    ("/v1/score", {"text_1": "a", "text_2": "b", "activation": False}, "activation"),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize(("path", "body", "field"), UNASKED)
 def test_what_cannot_be_done_is_refused_by_name(
     http: httpx.Client, path: str, body: Any, field: str
@@ -333,30 +290,3 @@ def test_long_texts_hold_nobody_up(http: httpx.Client, vector: Any, ids_of: Any)
     (tokens,) = http.post("/tokenize", content=body).json()
     assert len(tokens) == 17_000 and tokens[-1]["stop"] == 51_000
     refused(http, "/tokenize", {"inputs": "你" * 17_501, "model": "bare"}, 422, "17500", "17501")
-
-
-@pytest.mark.parametrize("name", ["embedding-gemma", "qwen3-embedding"])
-def test_decoders_embed_on_every_route(
-    name: str, http: httpx.Client, bare: Served, decoding: dict[str, tuple[Path, Any]]
-) -> None:
-    """A prompt by its name, fewer dimensions, and a text that is cut but for what frames it."""
-    folder, vector = decoding[name]
-    core = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    core.enable_truncation(64)
-
-    def expected(text: str, size: int = 48) -> Any:
-        found = vector(core.encode(text).ids)[0, :size].numpy()
-        return found / np.linalg.norm(found)
-
-    query = PUBLISHED[name].prompts["query"] + "coral"
-    body = {"inputs": ["coral"], "prompt_name": "query"}
-    np.testing.assert_allclose(post(http, f"/{name}/embed", body)[0], expected(query), atol=1e-5)
-    client = openai.OpenAI(base_url=f"{bare.url}/v1", api_key="none", max_retries=0)
-    found = client.embeddings.create(model=name, input=["coral", LONG], dimensions=20)
-    for one, text in zip(found.data, ("coral", LONG), strict=True):
-        np.testing.assert_allclose(one.embedding, expected(text, 20), atol=1e-5)
-    for address in (bare.server.grpc_url, bare.server.http_url, bare.grpc_address, bare.url):
-        with Client(address) as own:
-            vectors = own.embed(["coral", LONG], model=name, prompt_name="query")
-        both = np.stack([expected(query), expected(PUBLISHED[name].prompts["query"] + LONG)])
-        np.testing.assert_allclose(vectors, both, atol=1e-5)

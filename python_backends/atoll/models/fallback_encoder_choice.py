@@ -181,8 +181,5 @@ def _positions(folder: Path, kind: str, raw: Any) -> tuple[int, list[str]]:
 
 
 def _count(raw: Any, key: str) -> int:
-    try:
-        value = getattr(raw, key, None)
-    except NotImplementedError:  # a family without such a limit
-        return 0
+    value = getattr(raw, key, None)
     return value if isinstance(value, int) else 0
