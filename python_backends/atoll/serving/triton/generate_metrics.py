@@ -46,6 +46,7 @@ class GenerateMetrics(RequestMetrics[GenerationRequest]):
         super().__init__(model)
         self._last: EngineStats | None = None
         self._shown: dict[str, float] = {}  # gauges as they were last set
+        self._counted: set[str] = set()  # counters that the page has
         self._lock = threading.Lock()
         # Open requests, by whether they are canaries, and whether there were any since the last
         # update.
@@ -66,7 +67,8 @@ class GenerateMetrics(RequestMetrics[GenerationRequest]):
         self._show("atoll_kv_usage", "share of blocks that requests hold", share)
         for field, (name, text) in _COUNTERS.items():
             grown = getattr(stats, field) - (getattr(last, field) if last else 0)
-            if grown > 0 or last is None:
+            if grown > 0 or name not in self._counted:  # a counter begins at zero on the page
+                self._counted.add(name)
                 self._metrics.count(name, text, max(grown, 0))
 
     @property
