@@ -20,6 +20,7 @@ from atoll_kernels.linear import (
 )
 from atoll_kernels.moe import PackedExperts, Routing, mixture_of_experts, pack_experts, route
 from atoll_kernels.norm import layer_norm, rms_norm
+from atoll_kernels.recurrent import Past, causal_conv, gated_delta
 from atoll_kernels.rope import apply_rope, rope_write_kv
 from atoll_kernels.sampling import sample
 
@@ -31,11 +32,14 @@ __all__ = [
     "PackedExperts",
     "PackedLinear",
     "PagedKV",
+    "Past",
     "Routing",
     "activate",
     "apply_rope",
+    "causal_conv",
     "disentangled_attention",
     "gated_activation",
+    "gated_delta",
     "gated_linear",
     "layer_norm",
     "linear",

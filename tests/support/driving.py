@@ -15,7 +15,7 @@ from torch import Tensor
 from atoll.engine.core import EngineCore
 from atoll.engine.limits import EngineLimits
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
-from atoll.layers.batch import Batch, CacheSpec
+from atoll.layers.batch import Batch, CacheSpec, StateSpec
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.model_runner import ModelRunner
 from atoll.sampling.sampler import Sampler
@@ -168,6 +168,9 @@ class EchoModel:
 
     def cache_specs(self) -> list[CacheSpec]:
         return [CacheSpec(1, 1, self.window)]
+
+    def state_specs(self) -> list[StateSpec]:
+        return []
 
     def __call__(self, batch: Batch) -> Tensor:
         self.forwards += 1

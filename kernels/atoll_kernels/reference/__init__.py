@@ -7,6 +7,7 @@ from atoll_kernels.reference.disentangled import disentangled_attention
 from atoll_kernels.reference.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.reference.moe import pack_experts, route
 from atoll_kernels.reference.norm import layer_norm, rms_norm
+from atoll_kernels.reference.recurrent import causal_conv, gated_delta
 from atoll_kernels.reference.rope import apply_rope, rope_write_kv
 from atoll_kernels.reference.sampling import sample
 
@@ -15,8 +16,10 @@ __all__ = [
     "all_gather",
     "all_reduce_",
     "apply_rope",
+    "causal_conv",
     "disentangled_attention",
     "gated_activation",
+    "gated_delta",
     "layer_norm",
     "pack_experts",
     "pack_int4",

@@ -5,6 +5,7 @@ has one new token and a prefilling one a chunk of its prompt; without one (``blo
 every sequence is whole, or continues another one of the batch (``SharedKeys``).
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,6 +56,26 @@ class CacheSpec:
     def value_width(self) -> int:
         """Features of a value."""
         return self.head_dim if self.value_dim is None else self.value_dim
+
+
+LayerState = tuple[Tensor, ...]
+"""One recurrent layer's part of the states, a tensor (num_slots, *shape) per shape of its spec."""
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """What one recurrent layer keeps of a sequence: tensors of constant size.
+
+    shapes: of each, per sequence. dtypes: beside them; None: the model's.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype | None, ...]
+
+    def bytes_per_sequence(self, dtype: torch.dtype) -> int:
+        """All tensors of the layer, in a model of ``dtype``."""
+        kept = zip(self.shapes, self.dtypes, strict=True)
+        return sum(math.prod(shape) * (own or dtype).itemsize for shape, own in kept)
 
 
 @dataclass(frozen=True)
@@ -120,7 +141,10 @@ class Batch:
     slot_mappings: for each group of layers (tokens,) int64, -1 writes nothing. An
         encoder-decoder's encoder, which has no cache of its own, has here where the
         cross-attention's keys and values go.
-    kv_cache: by layer.
+    kv_cache: by layer that attends.
+    states: by recurrent layer. state_slots: (num_seqs,) int32, each sequence's row of all of its
+        tensors; -1: a padded row. A sequence without tokens before this batch begins at zero,
+        whatever is there.
     cross: for an encoder-decoder, whose ``encode`` has run for every sequence of the batch.
     """
 
@@ -136,6 +160,8 @@ class Batch:
     block_tables: tuple[Tensor, ...] | None = None
     slot_mappings: tuple[Tensor, ...] = ()
     kv_cache: tuple[LayerCache, ...] = ()
+    states: tuple[LayerState, ...] = ()
+    state_slots: Tensor | None = None
     cross: CrossBatch | None = None
 
 

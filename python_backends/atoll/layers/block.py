@@ -14,7 +14,30 @@ from atoll.layers.parallel import reduction
 States = tuple[Tensor, Tensor | None]
 
 
-class PreNormBlock(nn.Module):
+class _PreNorm(nn.Module):
+    """``x += mixed(norm1(x))``, then ``x += mlp(norm2(x))``; both times ``branch_scale``."""
+
+    def __init__(self, norm1: Norm, norm2: Norm, mlp: nn.Module, branch_scale: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = norm1, norm2, mlp
+        self.branch_scale, self.reduce = branch_scale, reduction()
+
+    def mixed(self, x: Tensor, batch: Batch) -> Tensor:
+        """What tokens learn from others; (tokens, hidden) -> (tokens, hidden)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
+        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
+        h, residual = self.norm1.add(x, residual)
+        h, residual = self.norm2.add(self._whole(self.mixed(h, batch)), residual)
+        return self._whole(self.mlp(h)), residual
+
+    def _whole(self, branch: Tensor) -> Tensor:
+        out = self.reduce(branch)
+        return out if self.branch_scale == 1.0 else out * self.branch_scale
+
+
+class PreNormBlock(_PreNorm):
     """``x += attention(norm1(x))``, then ``x += mlp(norm2(x))``; both times ``branch_scale``."""
 
     def __init__(
@@ -25,19 +48,28 @@ class PreNormBlock(nn.Module):
         mlp: nn.Module,
         branch_scale: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
-        self.branch_scale, self.reduce = branch_scale, reduction()
+        super().__init__(norm1, norm2, mlp, branch_scale)
+        self.attention = attention
 
-    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        h, residual = self.norm1.add(x, residual)
-        h, residual = self.norm2.add(self._whole(self.attention(h, batch)), residual)
-        return self._whole(self.mlp(h)), residual
+    def mixed(self, x: Tensor, batch: Batch) -> Tensor:
+        """See ``_PreNorm``."""
+        out: Tensor = self.attention(x, batch)
+        return out
 
-    def _whole(self, branch: Tensor) -> Tensor:
-        out = self.reduce(branch)
-        return out if self.branch_scale == 1.0 else out * self.branch_scale
+
+class MixerBlock(_PreNorm):
+    """A ``PreNormBlock`` with a recurrent layer, ``mixer``, in place of the attention."""
+
+    def __init__(
+        self, norm1: Norm, mixer: nn.Module, norm2: Norm, mlp: nn.Module, branch_scale: float = 1.0
+    ) -> None:
+        super().__init__(norm1, norm2, mlp, branch_scale)
+        self.mixer = mixer
+
+    def mixed(self, x: Tensor, batch: Batch) -> Tensor:
+        """See ``_PreNorm``."""
+        out: Tensor = self.mixer(x, batch)
+        return out
 
 
 class SandwichBlock(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.layers.attention import Heads
-from atoll.layers.batch import Batch, CacheSpec
+from atoll.layers.batch import Batch, CacheSpec, StateSpec
 from atoll.layers.embedding import Embedding, TokenEmbedding
 from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
 from atoll.layers.linear import Head
@@ -106,6 +106,11 @@ class CausalLM(nn.Module):
         return self.logit_softcap * (scores / self.logit_softcap).tanh()
 
     def cache_specs(self) -> list[CacheSpec]:
-        """What a token needs in the KV cache, layer by layer."""
+        """What a token needs in the KV cache, by layer that attends."""
         blocks: list[Any] = list(self.blocks)
-        return [block.attention.cache_spec for block in blocks]
+        return [block.attention.cache_spec for block in blocks if hasattr(block, "attention")]
+
+    def state_specs(self) -> list[StateSpec]:
+        """What a sequence needs beside it, by recurrent layer: ``mixer`` of a block."""
+        blocks: list[Any] = list(self.blocks)
+        return [block.mixer.state_spec for block in blocks if hasattr(block, "mixer")]

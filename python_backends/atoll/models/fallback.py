@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from atoll.cgroup import available_memory
 from atoll.errors import UnsupportedModel, WeightError
-from atoll.layers.batch import Batch, CacheSpec, LayerCache
+from atoll.layers.batch import Batch, CacheSpec, LayerCache, StateSpec
 from atoll.models.fallback_choice import choose, read_config, shown
 from atoll.weights.load import LoadOptions
 from atoll.weights.reader import CheckpointReader
@@ -122,6 +122,10 @@ class Model(nn.Module):
     def cache_specs(self) -> list[CacheSpec]:
         """The paged cache holds token ids."""
         return [CacheSpec(1, _NUM_DIGITS)]
+
+    def state_specs(self) -> list[StateSpec]:
+        """None: the whole text is computed again."""
+        return []
 
     def encode(self, batch: Batch) -> None:
         """Notes the encoder's inputs; ``forward`` runs the encoder when it first needs it."""

@@ -24,7 +24,7 @@ from atoll.layers import (
     Heads,
     RMSNorm,
 )
-from atoll.layers.batch import CacheSpec
+from atoll.layers.batch import CacheSpec, StateSpec
 from atoll.layers.block import PreNormBlock, States
 from atoll.layers.embedding import TokenEmbedding
 from atoll.layers.linear import Head
@@ -198,6 +198,10 @@ class Model(nn.Module):
         """What a decoder token, and likewise an encoder token, needs in the KV cache."""
         blocks: list[Any] = list(self.decoder)
         return [block.attention.cache_spec for block in blocks]
+
+    def state_specs(self) -> list[StateSpec]:
+        """No layer is recurrent."""
+        return []
 
     def _encoder_block(self) -> PreNormBlock:
         c = self.config

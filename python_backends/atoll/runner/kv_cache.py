@@ -17,8 +17,12 @@ from atoll.layers.batch import CacheSpec, LayerCache
 
 
 def group_windows(specs: Sequence[CacheSpec]) -> tuple[int | None, ...]:
-    """The window of each group of layers, in the order of their first layers."""
-    return tuple(dict.fromkeys(spec.window for spec in specs))
+    """The window of each group of layers, in the order of their first layers.
+
+    A model without attention has one group all the same, whose blocks take no memory: they say
+    which tokens a state stands for.
+    """
+    return tuple(dict.fromkeys(spec.window for spec in specs)) or (None,)
 
 
 def bytes_per_token(specs: Sequence[CacheSpec], dtype: torch.dtype) -> int:
@@ -40,16 +44,16 @@ def allocate(
             caches.append(caches[spec.shared_with])
             continue
         shape = (num_blocks, block_size, spec.num_kv_heads)
-        keys = _zeros((*shape, spec.head_dim), dtype, device)
+        keys = zeros((*shape, spec.head_dim), dtype, device)
         if spec.values_in_keys:
             values = keys[..., : spec.value_width]
         else:
-            values = _zeros((*shape, spec.value_width), dtype, device)
+            values = zeros((*shape, spec.value_width), dtype, device)
         caches.append(LayerCache(keys, values, windows.index(spec.window)))
     return tuple(caches)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros that take no memory until they are used: on the CPU, untouched pages from calloc.
 
     ``torch.zeros`` writes them all, which takes 10 s and makes the whole cache resident.

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from atoll.layers.batch import Batch, CacheSpec
+from atoll.layers.batch import Batch, CacheSpec, StateSpec
 
 
 class Decoder(Protocol):
@@ -19,6 +19,8 @@ class Decoder(Protocol):
     def logits(self, hidden: Tensor) -> Tensor: ...
 
     def cache_specs(self) -> list[CacheSpec]: ...
+
+    def state_specs(self) -> list[StateSpec]: ...
 
 
 class EncoderDecoder(Decoder, Protocol):

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from atoll.layers.batch import Batch, CrossBatch
 from atoll.runner.kv_cache import allocate, group_windows
+from atoll.runner.states import allocate_states
+
+_NUM_STATES = 64
 
 
 class PagedRunner:
@@ -34,8 +37,14 @@ class PagedRunner:
         for layer in self.kv_cache:
             layer.keys.fill_(7.0)
             layer.values.fill_(-9.0)
+        self.states = allocate_states(model.state_specs(), _NUM_STATES, dtype, DEVICE)
+        for tensor in (tensor for layer in self.states for tensor in layer):
+            tensor.fill_(float("nan"))
+        self._free_states = list(range(_NUM_STATES))
+        self.state_slots: dict[str, int] = {}
         self._free = list(range(num_blocks))
         random.Random(0).shuffle(self._free)
+        random.Random(0).shuffle(self._free_states)
         self.cross_tables: dict[str, list[int]] = {}
         self.cross_lengths: dict[str, int] = {}
 
@@ -82,6 +91,8 @@ class PagedRunner:
                 positions.append(position)
             ids += tokens
             self.lengths[name] = first + len(tokens)
+            if self.states and name not in self.state_slots:
+                self.state_slots[name] = self._free_states.pop()
             starts.append(len(ids))
         cross = None
         if self.cross_tables:
@@ -98,6 +109,8 @@ class PagedRunner:
                 seq_lens=_ints(lengths),
                 block_tables=(_table([self.tables[n] for n in chunks]),) * self.num_groups,
                 kv_cache=self.kv_cache,
+                states=self.states,
+                state_slots=_ints([self.state_slots[n] for n in chunks]) if self.states else None,
                 max_position=max(positions),
                 prompt_lens=_ints(whole),
                 cross=cross,
