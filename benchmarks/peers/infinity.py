@@ -29,6 +29,7 @@ def served_by_infinity(program: Path, folder: Path) -> Iterator[Embed]:
         str(program), "v2", "--model-id", str(folder), "--served-model-name", "model",
         "--engine", "torch", "--device", "cpu", "--dtype", "float32", "--port", str(port),
         "--no-bettertransformer", "--no-model-warmup",
+        "--no-compile",  # torch.compile takes minutes, again for new lengths
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
