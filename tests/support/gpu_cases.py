@@ -5,7 +5,7 @@ Only ``gpu_compile`` runs these: each call compiles the kernels that it launches
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,11 +16,13 @@ from atoll_kernels.gpu import (
     moe,
     norm,
     quantized,
+    recurrent,
     rope,
     sampling,
 )
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import Routing
+from atoll_kernels.recurrent import Past
 
 _HALF = torch.float16
 
@@ -116,6 +118,33 @@ def _mxfp4(dtype: torch.dtype, rows: int) -> None:
     packed.forward(x, torch.empty(rows, 8, dtype=dtype), Routing(4), "gpt_oss")
 
 
+def _past(lengths: Sequence[int], keeps: bool) -> Past:
+    ends = torch.tensor([0, *lengths]).cumsum(0).int()
+    places = torch.zeros(len(lengths), dtype=torch.int32)
+    return Past(ends, places, places) if keeps else Past(ends)
+
+
+def _conv(dtype: torch.dtype, lengths: Sequence[int] = (1, 1), *, keeps: bool = True) -> None:
+    """Qwen3-Next's, of which rows are parts of a projection, or LFM2's."""
+    channels, width = (8192, 4) if keeps else (2048, 3)
+    x = torch.empty(sum(lengths), channels + 4096, dtype=dtype)[:, :channels]
+    weight = torch.empty(channels, width, dtype=dtype)
+    state = torch.empty(2, channels, width - 1, dtype=dtype) if keeps else None
+    bias = None if keeps else weight[:, 0].contiguous()
+    recurrent.causal_conv(x, weight, bias, state, _past(lengths, keeps), "silu" if keeps else None)
+
+
+def _delta(
+    dtype: torch.dtype, lengths: Sequence[int], dim: int = 128, *, keeps: bool = True
+) -> None:
+    """Qwen3-Next's heads: 16 of keys, 32 of values."""
+    tokens = sum(lengths)
+    qkv = torch.empty(tokens, 64, dim, dtype=dtype)
+    gates = torch.empty(2, tokens, 32)
+    state = torch.empty(2, 32, dim, dim) if keeps else None
+    recurrent.gated_delta(*qkv.split([16, 16, 32], 1), *gates, state, _past(lengths, keeps))
+
+
 def _batches() -> None:
     """Batches of many sizes through the same layers, as a server's steps are."""
     heads = (_HALF, 32, 8, 128)
@@ -127,6 +156,9 @@ def _batches() -> None:
     for rows in (2, 3, 16, 17, 31):
         _int4(_HALF, rows)
         _experts(_HALF, rows)
+        _delta(_HALF, (1,) * rows)
+        _delta(_HALF, (1,) * rows + (90 + rows,))
+        _conv(_HALF, (1,) * rows + (rows,))
 
 
 def _sample() -> None:
@@ -182,6 +214,19 @@ CASES: dict[str, Callable[[], None]] = {
     "experts-mxfp4-prefill": partial(_mxfp4, _HALF, 512),
     "experts-mxfp4-prefill-bf16": partial(_mxfp4, torch.bfloat16, 512),
     "experts-mxfp4-prefill-fp32": partial(_mxfp4, torch.float32, 512),
+    "conv-decode": partial(_conv, _HALF),
+    "conv-prefill-bf16": partial(_conv, torch.bfloat16, (9, 80)),
+    "conv-prefill-fp32": partial(_conv, torch.float32, (9, 80), keeps=False),
+    "delta-step": partial(_delta, _HALF, (1, 3)),
+    "delta-step-bf16": partial(_delta, torch.bfloat16, (1, 1), keeps=False),
+    "delta-step-fp32": partial(_delta, torch.float32, (1, 1)),
+    "delta-step-d64": partial(_delta, _HALF, (1, 1), 64),
+    "delta-step-d256": partial(_delta, _HALF, (1, 80), 256),
+    "delta-chunk": partial(_delta, _HALF, (1, 80)),
+    "delta-chunk-bf16": partial(_delta, torch.bfloat16, (1, 80)),
+    "delta-chunk-fp32": partial(_delta, torch.float32, (1, 80)),
+    "delta-chunk-d64": partial(_delta, _HALF, (1, 80), 64),
+    "delta-chunk-fp32-d64": partial(_delta, torch.float32, (1, 80), 64, keeps=False),
     "sample": _sample,
     "batches": _batches,
 }

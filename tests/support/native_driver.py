@@ -20,6 +20,7 @@ from atoll_kernels.cpu import (
     linear_native_mxfp4,
     linear_native_quantized,
     norm,
+    recurrent,
     rope,
 )
 from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
@@ -34,6 +35,7 @@ MODULES = (
     linear_native_mxfp4,
     linear_native_dense,
     norm,
+    recurrent,
     rope,
 )
 
@@ -46,6 +48,7 @@ def main(level_name: str, sanitizers: str) -> None:
         mock.patch.object(module, "library", lambda: library).start()
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
+        _recurrent(dtype)
         _disentangled(dtype)
         _attention(dtype)
         _rows(dtype)
@@ -88,6 +91,31 @@ def _disentangled(dtype: torch.dtype) -> None:
             both = torch.randn(2, int(rows.max()) + 1, num_heads, head_dim).to(dtype)
             tables = kernels.DistanceTables(both[0].clone(), both[1].clone(), rows)
             attention.disentangled_attention(*qkv.split(num_heads, 1), tables, bounds, 0.1)
+
+
+def _recurrent(dtype: torch.dtype) -> None:
+    """Widths that are no whole vectors, and chunks that are not full."""
+    for lengths, width in (([1, 1], 4), ([3, 1, 70], 5)):
+        ends = torch.tensor([0, *lengths]).cumsum(0).int()
+        slots = torch.arange(len(lengths)).int()
+        tokens, past = sum(lengths), kernels.Past(ends, ends[1:].clone(), slots)
+        for place in (past, past._replace(seq_lens=past.seq_lens + 1), kernels.Past(ends)):
+            for taps, channels in ((2, 5), (3, 40), (4, 261)):
+                x, weight = torch.randn(tokens, channels), torch.randn(channels, taps)
+                state = torch.randn(len(lengths), channels, taps - 1).to(dtype)
+                recurrent.causal_conv(
+                    x.to(dtype), weight.to(dtype), weight[:, 0].to(dtype).contiguous(),
+                    state if place.slots is not None else None, place, "silu",
+                )  # fmt: skip
+            for key_dim, value_dim in ((width, 3), (32, 16 * width), (7, 131)):
+                q, k = torch.randn(2, tokens, 1, key_dim).to(dtype)
+                v = torch.randn(tokens, 2, value_dim).to(dtype)
+                matrix = torch.randn(len(lengths), 2, key_dim, value_dim)
+                gates = -torch.rand(tokens, 2)
+                recurrent.gated_delta(
+                    q.clone(), k.clone(), v, gates, gates,
+                    matrix if place.slots is not None else None, place,
+                )  # fmt: skip
 
 
 def _rows(dtype: torch.dtype) -> None:

@@ -4,13 +4,16 @@ from atoll_kernels.cpu.activation import activate, gated_activation
 from atoll_kernels.cpu.attention import disentangled_attention, paged_attention, varlen_attention
 from atoll_kernels.cpu.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.cpu.norm import layer_norm, rms_norm
+from atoll_kernels.cpu.recurrent import causal_conv, gated_delta
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
 
 __all__ = [
     "activate",
     "apply_rope",
+    "causal_conv",
     "disentangled_attention",
     "gated_activation",
+    "gated_delta",
     "layer_norm",
     "pack_int4",
     "pack_linear",

@@ -14,6 +14,7 @@ if find_spec("triton") is not None:
     from atoll_kernels.gpu.moe import pack_experts, route
     from atoll_kernels.gpu.norm import layer_norm, rms_norm
     from atoll_kernels.gpu.quantized import pack_int4, pack_linear, pack_mxfp4
+    from atoll_kernels.gpu.recurrent import causal_conv, gated_delta
     from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
     from atoll_kernels.gpu.sampling import sample
 
@@ -21,8 +22,10 @@ if find_spec("triton") is not None:
         "failure",
         "activate",
         "apply_rope",
+        "causal_conv",
         "disentangled_attention",
         "gated_activation",
+        "gated_delta",
         "layer_norm",
         "pack_experts",
         "pack_int4",

@@ -12,6 +12,7 @@ from atoll_kernels.attention import AttentionArgs, PagedKV
 from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.kernels.decode import combine_kernel, decode_kernel
 from atoll_kernels.gpu.kernels.flash import flash_kernel
+from atoll_kernels.gpu.tiles import Launch
 
 LOG2E = 1.4426950408889634
 _MAX_SPLITS = 64
@@ -115,7 +116,7 @@ def _flash(
 
 def _configuration(
     q: Tensor, num_seqs: int, block_d: int, paged: bool, args: AttentionArgs
-) -> launch.Launch:
+) -> Launch:
     """Soft caps, short sequences, short chunks, biases and sinks have rows of their own."""
     num_tokens, bucket, is_half = q.shape[0], _bucket(q.dtype, block_d), q.dtype.itemsize == 2
     # Of gpt-oss, whose heads have 64 features.

@@ -15,6 +15,7 @@ from atoll_kernels.gpu.activation import gated_activation
 from atoll_kernels.gpu.kernels.matmul import matmul_kernel
 from atoll_kernels.gpu.kernels.routing import group_kernel, route_kernel
 from atoll_kernels.gpu.quantized import GpuDense, GpuQuantized, tile
+from atoll_kernels.gpu.tiles import Launch
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import PackedExperts, Routing
 from atoll_kernels.reference import route as torch_route
@@ -89,7 +90,7 @@ class StackedExperts(PackedExperts):
 
     def _product(
         self, x: Tensor, weights: tuple[Tensor, ...], bias: Tensor | None, plan: _Plan,
-        config: launch.Launch, divide: int, shares: Tensor | None,
+        config: Launch, divide: int, shares: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """(num_slots, out): row s // divide of x times the expert of slot s."""
         words, rest = weights[0], weights[1:]
@@ -142,7 +143,7 @@ class _Plan(NamedTuple):
     tile_rows: Tensor
 
 
-def _grouped(chosen: Tensor, num_experts: int, config: launch.Launch) -> _Plan:
+def _grouped(chosen: Tensor, num_experts: int, config: Launch) -> _Plan:
     """chosen: (num_slots,) int32, the expert of each slot."""
     num_slots, block_m = len(chosen), config.block_m
     # The worst case: every expert's last tile has a single row.

@@ -18,6 +18,7 @@ from atoll_kernels.gpu import launch
 from atoll_kernels.gpu.activation import activate
 from atoll_kernels.gpu.gemv import add_splits, dense_row, int4_row, num_splits, split_output
 from atoll_kernels.gpu.kernels.matmul import dequantize_kernel, matmul_kernel
+from atoll_kernels.gpu.tiles import Launch
 from atoll_kernels.linear import MXFP4_GROUP, PackedLinear, group_order, quantize_int8
 from atoll_kernels.reference.linear import TorchDense
 
@@ -182,7 +183,7 @@ def pack_mxfp4(
     return GpuMxfp4(in_features, out_features, tensors, bias, depth, None)
 
 
-def tile(op: str, x: Tensor, rows_per_weight: int, group: int) -> launch.Launch:
+def tile(op: str, x: Tensor, rows_per_weight: int, group: int) -> Launch:
     """The table's row, with a depth at which a tile of weights has one row of scales."""
     phase = "decode" if rows_per_weight <= 32 else "prefill"
     config = launch.configuration(op, f"{launch.width(x.dtype)}-{phase}")

@@ -55,6 +55,8 @@ class Library:
     linear: Kernel
     linear_quantized: Kernel
     linear_mxfp4: Kernel
+    causal_conv: Kernel
+    gated_delta: Kernel
     replay: Replay
     width: int
 
@@ -87,6 +89,8 @@ class Library:
             linear=Kernel(opened, "atoll_linear", 12, 0),
             linear_quantized=Kernel(opened, "atoll_linear_quantized", 16, 0),
             linear_mxfp4=Kernel(opened, "atoll_linear_mxfp4", 16, 0),
+            causal_conv=Kernel(opened, "atoll_causal_conv", 16, 0),
+            gated_delta=Kernel(opened, "atoll_gated_delta", 26, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
         )

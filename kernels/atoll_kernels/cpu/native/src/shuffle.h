@@ -94,4 +94,45 @@ INLINE Floats sums_of(Floats (&x)[W]) {
     return x[0];
 }
 
+// Of N vectors that alternate in memory, vector Which: element i is element N * i + Which of the N
+// loaded ones, taken from one of them after the other (Step).
+template <int N, int Which, int Step>
+struct Alternating {
+    static constexpr int at(int i) {
+        const int flat = N * i + Which;
+        if (Step == 1) return flat < 2 * W ? flat : i;
+        return flat / W == Step ? W + flat % W : i;
+    }
+};
+// The inverse: vector Which of the memory.
+template <int N, int Which, int Step>
+struct Woven {
+    static constexpr int at(int i) {
+        const int flat = Which * W + i, source = flat % N;
+        return source == Step ? W + flat / N : Step == 1 && source == 0 ? flat / N : i;
+    }
+};
+template <template <int, int, int> class Places, int N, int Which, int Step = 1>
+INLINE Floats gathered(const Floats (&x)[N], Floats found) {
+    if constexpr (Step == N) return found;
+    else
+        return gathered<Places, N, Which, Step + 1>(
+            x, shuffled<Places<N, Which, Step>>(found, x[Step]));
+}
+template <template <int, int, int> class Places, int N, int... Which>
+INLINE void rearranged(Floats (&x)[N], std::integer_sequence<int, Which...>) {
+    Floats y[N] = {gathered<Places, N, Which>(x, x[0])...};
+    std::memcpy(x, y, sizeof y);
+}
+// Separates N vectors that alternate in memory, element by element; in place.
+template <int N>
+INLINE void separate(Floats (&x)[N]) {
+    rearranged<Alternating>(x, std::make_integer_sequence<int, N>());
+}
+// The inverse.
+template <int N>
+INLINE void weave(Floats (&x)[N]) {
+    rearranged<Woven>(x, std::make_integer_sequence<int, N>());
+}
+
 }  // namespace kernels
