@@ -49,7 +49,7 @@ BORDER = {"atoll.runner.step_input", "atoll.sampling.inputs"}
 HOMES = {
     "triton_python_backend_utils": ("atoll/serving/triton/",),
     "triton": ("atoll_kernels/gpu/",),
-    "transformers": ("atoll/text/", "atoll/models/fallback"),
+    "transformers": ("atoll/text/", "atoll/models/fallback", "atoll/weights/gguf/"),
 }
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
-from atoll.errors import UnsupportedModel, WeightError
+from atoll.errors import WeightError
 from atoll.weights.embedded import EMBEDDED, embedded_folder
-from atoll.weights.gguf import convert
-from atoll.weights.gguf_tokenizer import build_tokenizer
+from atoll.weights.gguf.convert import convert
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXTS = [
@@ -84,6 +83,11 @@ def test_tokenizer_equals_transformers(source: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    # As the model's own tokenizer.json, and llama.cpp by the name of the split: every digit is a
+    # word, which shows in ½. transformers has GPT-2's split for all names that it does not know.
+    oracle.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False),
+    ])  # fmt: skip
     ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert ours.get_vocab() == oracle.get_vocab()
     for text in TEXTS:
@@ -152,8 +156,3 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF but not really")
     with pytest.raises(WeightError, match=r"bad\.gguf"):
         convert(path, tmp_path)
-
-
-def test_other_tokenizers_are_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="'llama'"):
-        build_tokenizer({"tokenizer.ggml.model": "llama"}, "x.gguf")

@@ -74,7 +74,7 @@ def test_a_file_is_a_model(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("about", "named"),
-    [({"architecture": "qwen2"}, "'qwen2'"), ({"tokenizer": "llama"}, "tokenizer 'llama'")],
+    [({"architecture": "mamba"}, "'mamba'"), ({"tokenizer": "rwkv"}, "tokenizer 'rwkv'")],
 )
 def test_other_files_are_told_what_to_do(about: dict[str, Any], named: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "x.gguf", **about)
@@ -95,7 +95,8 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(ConfigError, match="has no config.json$"):
         resolve(str(folder))
-    (folder / "x-Q4.gguf").touch()
+    for name in ("x-Q4.gguf", "x-Q8.gguf"):
+        (folder / name).touch()
     with pytest.raises(ConfigError, match=r"give one as the model, as .*things/x-Q4\.gguf"):
         resolve(str(folder))
     (folder / "adapter_config.json").write_text("{}")

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 import atoll_kernels as kernels
 from atoll.layers import parallel
+from atoll.weights.gguf.codes import packed_blocks
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.load import LoadOptions
 from atoll.weights.mxfp4 import is_mxfp4, read_mxfp4
 from atoll.weights.parts import Part
-from atoll.weights.quantized_layers import expand, is_quantized, packed_codes
+from atoll.weights.quantized_layers import Codes, expand, is_quantized, packed_codes
 from atoll.weights.quantized_windows import Shape
 
 
@@ -77,13 +78,11 @@ class Linear(nn.Module):
             return
         # The head decides between words: at 4 bits it costs more quality than all other layers.
         is_head = group.target == "lm_head"
-        if self._is_quantized(group, options) and options.scheme != "int8":
-            shape = Shape(self.outputs, self.inputs, self.rows)
-            found = packed_codes(group, shape, options.quantization, options.device)
-            if found is not None:
-                bias = None if bias is None else bias.to(options.device, options.dtype)
-                self.packed = kernels.pack_int4(*found, bias, options.dtype)
-                return
+        found = self._codes(group, options)
+        if found is not None:
+            bias = None if bias is None else bias.to(options.device, options.dtype)
+            self.packed = kernels.pack_int4(*found, bias, options.dtype)
+            return
         self._pack(self.dense(group, options), bias, options, is_head)
 
     def dense(self, group: LayerTensors, options: LoadOptions) -> Tensor:
@@ -92,6 +91,15 @@ class Linear(nn.Module):
             return group.get("weight", (self.outputs, self.inputs), self.rows)
         shape = Shape(self.outputs, self.inputs, self.rows)
         return expand(group, shape, options.quantization, options.dtype, options.device)
+
+    def _codes(self, group: LayerTensors, options: LoadOptions) -> Codes | None:
+        """What is stored in 4 bits and stays so; None: the weight has to be expanded."""
+        shape = Shape(self.outputs, self.inputs, self.rows)
+        if options.scheme == "int8":
+            return None
+        if self._is_quantized(group, options):
+            return packed_codes(group, shape, options.quantization, options.device)
+        return packed_blocks(group, shape, options.device) if self.quantizable else None
 
     def _load_mxfp4(self, group: LayerTensors, bias: Tensor | None, options: LoadOptions) -> None:
         """Packs what the file has, whatever the scheme: rounding it again would cost quality."""

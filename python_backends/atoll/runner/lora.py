@@ -22,6 +22,7 @@ from atoll.errors import ConfigError, WeightError
 from atoll.layers import Linear
 from atoll.layers.adapted import AdaptedLinear, AdapterSlots, Delta
 from atoll.runner.lora_config import LoraConfig
+from atoll.weights.checkpoint import open_checkpoint
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import layout
 from atoll.weights.reader import CheckpointReader
@@ -47,7 +48,7 @@ def attach_adapters(
     Raises:
         ConfigError, WeightError: an adapter that does not fit; names the layer and the reason.
     """
-    slots, reader = AdapterSlots(list(adapters)), CheckpointReader(folder)
+    slots, reader = AdapterSlots(list(adapters)), open_checkpoint(folder)
     table, prefix = layout(reader, tables)
     layers = {
         n: m

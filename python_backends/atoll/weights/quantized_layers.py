@@ -22,7 +22,7 @@ from atoll.weights.fp8 import SCALE, read_fp8
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.parts import Part, take
 from atoll.weights.quantization import Quantization
-from atoll.weights.quantized_windows import Shape, Window, windows, words
+from atoll.weights.quantized_windows import Shape, Window, Windows, windows, words
 
 _OF_QUANTIZED = ("qweight", "qzeros", "scales", SCALE)
 
@@ -64,7 +64,11 @@ def packed_codes(
     if not all(is_quantized(group, part) for part in group.parts()):
         return None
     found = windows(group, shape)
-    parts = [_codes(group, window, quantization, device) for window in found.parts]
+    return joined_codes([_codes(group, w, quantization, device) for w in found.parts], found)
+
+
+def joined_codes(parts: Sequence[Codes], found: Windows) -> Codes | None:
+    """The codes of a layer from those of its windows; None if their inputs' groups differ."""
     if any(not torch.equal(part.groups, parts[0].groups) for part in parts[1:]):
         return None
     codes, zeros, scales = (

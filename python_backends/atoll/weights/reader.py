@@ -33,10 +33,13 @@ class CheckpointReader:
     """Tensors of a checkpoint folder by name, loaded one at a time.
 
     lost: tensors that an index names and the files lack -> the file that should have it.
+    must_be_read: whether a tensor that nothing asks for means that the model is another one.
 
     Raises:
         WeightError: no weight file, a shard is missing or unreadable.
     """
+
+    must_be_read = False
 
     def __init__(self, folder: Path, names: Sequence[str] = _FILES) -> None:
         """names: of the single file, or what an index is called after, the first that is there."""

@@ -40,11 +40,11 @@ COHERE = (
 )  # fmt: skip
 
 
-def _olmo3(**changes: Any) -> Any:
+def olmo3(**changes: Any) -> Any:
     return hf.Olmo3ForCausalLM(hf.Olmo3Config(**{**_SIZES, "sliding_window": 7, **changes}))
 
 
-_YARN = {
+YARN = {
     "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16,
     "attention_factor": 1.2, "beta_fast": 32.0, "beta_slow": 1.0,
 }  # fmt: skip
@@ -52,17 +52,17 @@ _YARN = {
 OLMO3_OLD = {
     **_SIZES, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3",
     "num_hidden_layers": 4, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500000,
-    "rope_scaling": _YARN, "sliding_window": 7, "tie_word_embeddings": False,
+    "rope_scaling": YARN, "sliding_window": 7, "tie_word_embeddings": False,
 }  # fmt: skip
 
 OLMO3 = (
-    Variant("olmo3", lambda: _olmo3(
+    Variant("olmo3", lambda: olmo3(
         layer_types=["full_attention", "sliding_attention"], rope_parameters={
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            "full_attention": {**_YARN, "rope_theta": 1000000.0}})),
-    Variant("olmo3-old", lambda: _olmo3(num_hidden_layers=4, rope_parameters={
+            "full_attention": {**YARN, "rope_theta": 1000000.0}})),
+    Variant("olmo3-old", lambda: olmo3(num_hidden_layers=4, rope_parameters={
         "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
-        "full_attention": {**_YARN, "rope_theta": 500000.0}}), config=OLMO3_OLD),
+        "full_attention": {**YARN, "rope_theta": 500000.0}}), config=OLMO3_OLD),
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def _gemma(**changes: Any) -> Any:
     return hf.GemmaForCausalLM(hf.GemmaConfig(**{**SIZES, **changes}))
 
 
-def _gemma2(**changes: Any) -> Any:
+def gemma2(**changes: Any) -> Any:
     values = {**SIZES, "query_pre_attn_scalar": 40, "sliding_window": 7, **changes}
     return hf.Gemma2ForCausalLM(hf.Gemma2Config(**values))
 
@@ -29,7 +29,7 @@ def _text3(**changes: Any) -> dict[str, Any]:
     return {**SIZES, **values, **changes}
 
 
-def _gemma3(**changes: Any) -> Any:
+def gemma3(**changes: Any) -> Any:
     return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**_text3(**changes)))
 
 
@@ -87,14 +87,14 @@ def _nested(**changes: Any) -> Any:
 GEMMA = (
     Variant("gemma", lambda: _gemma(num_key_value_heads=1), hooks=centre,
             config={**GEMMA_OLD, "num_key_value_heads": 1}),
-    Variant("gemma2", lambda: _gemma2(attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+    Variant("gemma2", lambda: gemma2(attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
             hooks=centre),
-    Variant("gemma2-old", _gemma2, hooks=centre, config=GEMMA2_OLD),
-    Variant("gemma3", lambda: _gemma3(
+    Variant("gemma2-old", gemma2, hooks=centre, config=GEMMA2_OLD),
+    Variant("gemma3", lambda: gemma3(
         final_logit_softcapping=3.0, attention_bias=True,
         layer_types=["full_attention", "sliding_attention", "full_attention"],
     ), hooks=centre),
-    Variant("gemma3-old", lambda: _gemma3(rope_scaling=LINEAR), hooks=centre, config=GEMMA3_OLD),
+    Variant("gemma3-old", lambda: gemma3(rope_scaling=LINEAR), hooks=centre, config=GEMMA3_OLD),
     Variant("gemma3-nested", _nested, hooks=centre, config=NESTED_OLD),
     Variant("gemma3-saved-again", lambda: _nested(
         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=24,

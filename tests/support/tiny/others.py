@@ -46,13 +46,13 @@ GPTJ = (
 )
 
 
-def _starcoder2(**changes: Any) -> Any:
+def starcoder2(**changes: Any) -> Any:
     return hf.Starcoder2ForCausalLM(hf.Starcoder2Config(**{**_SIZES, **_TOKENS, **changes}))
 
 
 STARCODER2 = (
-    Variant("starcoder2", lambda: _starcoder2(sliding_window=7)),
-    Variant("starcoder2-no-bias", lambda: _starcoder2(use_bias=False, tie_word_embeddings=False)),
+    Variant("starcoder2", lambda: starcoder2(sliding_window=7)),
+    Variant("starcoder2-no-bias", lambda: starcoder2(use_bias=False, tie_word_embeddings=False)),
 )
 
 

@@ -1,0 +1,1 @@
+"""GGUF files as checkpoints: metadata becomes a folder's small files, tensors stay in place."""

@@ -1,0 +1,204 @@
+"""The tokenizer inside a GGUF file, in the hub's files.
+
+transformers builds it; here are the splits of words that it does not know, what a file leaves to
+llama.cpp's code, and refusals of what would be guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
+
+from atoll.errors import UnsupportedModel, WeightError
+from atoll.weights.gguf.file import INSTEAD
+
+_PREFIX = "tokenizer.ggml."
+_CONTROL, _USER_DEFINED = 3, 4
+_NEEDED = {"gpt2": ("tokens", "merges"), "llama": ("tokens", "scores"), "t5": ("tokens", "scores")}
+# Kinds of bytes-to-text that GPT-2's own split of words belongs to, which byte-level BPE has here
+# unless another is set.
+_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling")
+# As GPT-2, but every digit is a word.
+_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_LLAMA3 = ("glm4", "chatglm-bpe")
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
+# Words that are in the vocabulary are not merged from parts, and texts begin with BOS.
+_WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken")
+# Tokens that end a turn, which llama.cpp finds by their texts beside the ids that a file gives.
+END_OF_TURN = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "<|eom_id|>",
+    "<｜end▁of▁sentence｜>", "<|return|>", "<|call|>", "<|END_OF_TURN_TOKEN|>", "<turn|>",
+    "<end_of_utterance>",
+)  # fmt: skip
+# What is read, here or by transformers' table, and the tokens that fill gaps in code.
+_READ = (
+    "eot_token_id", "eom_token_id", "seperator_token_id", "mask_token_id", "token_type_count",
+    "add_sep_token", "remove_extra_whitespaces", "prefix_token_id", "suffix_token_id",
+    "middle_token_id", "fsep_token_id", "cls_token_id", "add_space_prefix",
+    *(f"fim_{part}_token_id" for part in ("pre", "suf", "mid", "pad", "rep", "sep")),
+)  # fmt: skip
+_NAMES = {
+    "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}  # fmt: skip
+
+
+def build_tokenizer(metadata: Mapping[str, Any], architecture: str, source: str) -> Tokenizer:
+    """A tokenizer with the file's vocabulary, merges and special tokens.
+
+    Args:
+        source: what to call the file in messages.
+
+    Raises:
+        UnsupportedModel: another kind of vocabulary, or another split of words.
+        WeightError: the file has no vocabulary or no merges.
+    """
+    from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+    _check(metadata, source)
+    table = GGUF_TOKENIZER_MAPPING["tokenizer"]
+    values = {
+        name: metadata[f"tokenizer.{key}"]
+        for key, name in table.items()
+        if f"tokenizer.{key}" in metadata
+    }
+    try:
+        tokenizer, _ = convert_gguf_tokenizer(architecture, values)
+    except Exception as error:
+        raise WeightError(f"{source}: its tokenizer cannot be built: {error}") from error
+    assert isinstance(tokenizer, Tokenizer)
+    if values["tokenizer_type"] == "gpt2":
+        _finish_byte_level(tokenizer, metadata.get(f"{_PREFIX}pre", "default"))
+    elif not metadata.get(f"{_PREFIX}add_space_prefix", True):
+        _drop_prefix(tokenizer)
+    tokenizer.post_processor = _post_processor(metadata)
+    return tokenizer
+
+
+def tokenizer_config(metadata: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    """tokenizer_config.json: special tokens by their texts, and chat templates."""
+    tokens = metadata[f"{_PREFIX}tokens"]
+    ids = {name: metadata.get(f"{_PREFIX}{key}") for name, key in _NAMES.items()}
+    config: dict[str, Any] = {
+        name: tokens[index]
+        for name, index in ids.items()
+        if index is not None and 0 <= index < len(tokens)
+    }
+    template, start = metadata.get("tokenizer.chat_template"), "tokenizer.chat_template."
+    named = {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}
+    if template is not None and named:
+        every = {"default": template, **named}
+        config["chat_template"] = [{"name": n, "template": t} for n, t in every.items()]
+    elif template is not None:
+        config["chat_template"] = template
+    config["model_max_length"] = max_length
+    config["clean_up_tokenization_spaces"] = False
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return config
+
+
+def end_ids(metadata: Mapping[str, Any]) -> list[int]:
+    """Ids of all tokens that end an answer, the file's own first."""
+    tokens = metadata[f"{_PREFIX}tokens"]
+    kinds = metadata.get(f"{_PREFIX}token_type") or []
+    found = [metadata.get(f"{_PREFIX}{name}_token_id") for name in ("eos", "eot", "eom")]
+    found += [
+        index
+        for index, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind in (_CONTROL, _USER_DEFINED) and token in END_OF_TURN
+    ]
+    return list(dict.fromkeys(int(index) for index in found if index is not None))
+
+
+def _check(metadata: Mapping[str, Any], source: str) -> None:
+    """Raises UnsupportedModel or WeightError: something of the tokenizer is not known."""
+    from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_PRE_TOKENIZER_SPLITS,
+        GGUF_TOKENIZER_TYPES,
+    )
+
+    kind = metadata.get(f"{_PREFIX}model")
+    split = metadata.get(f"{_PREFIX}pre", "default")
+    splits = {*GGUF_PRE_TOKENIZER_SPLITS, *_GPT2, *_DIGITS, *_LLAMA3, "deepseek-v3"}
+    is_known = kind in GGUF_TOKENIZER_TYPES and (kind != "gpt2" or split in splits)
+    if not is_known:
+        raise UnsupportedModel(
+            f"{source}: tokenizer {kind!r} with pre-tokenizer {split!r}; known: "
+            f"{', '.join(sorted(GGUF_TOKENIZER_TYPES))}, and for gpt2 the pre-tokenizers "
+            f"{', '.join(sorted(splits))}{INSTEAD}"
+        )
+    for name in _NEEDED.get(str(kind), ("tokens",)):
+        if f"{_PREFIX}{name}" not in metadata:
+            raise WeightError(f"{source}: metadata '{_PREFIX}{name}' is missing")
+    known = {f"tokenizer.{k}" for table in GGUF_TOKENIZER_MAPPING.values() for k in table}
+    known |= {f"{_PREFIX}{name}" for name in _READ}
+    unknown = [key for key in metadata if key.startswith(_PREFIX) and key not in known]
+    if unknown:
+        raise UnsupportedModel(f"{source}: metadata {unknown[0]!r} is not supported{INSTEAD}")
+    tokens, count = metadata[f"{_PREFIX}tokens"], len(metadata[f"{_PREFIX}tokens"])
+    for name in ("scores", "token_type"):
+        found = metadata.get(f"{_PREFIX}{name}")
+        if found is not None and len(found) != count:
+            raise WeightError(
+                f"{source}: '{_PREFIX}{name}' has {len(found)} values, and there are {count} tokens"
+            )
+    for name in (*_NAMES.values(), "eot_token_id", "eom_token_id"):
+        index = metadata.get(f"{_PREFIX}{name}")
+        if index is not None and not 0 <= index < len(tokens):
+            raise WeightError(f"{source}: '{_PREFIX}{name}' is {index}; there are {count} tokens")
+
+
+def _finish_byte_level(tokenizer: Tokenizer, split: str) -> None:
+    """The split of words, where transformers' table lacks it; else it is GPT-2's."""
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if split in _DIGITS:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    elif split in _LLAMA3 or split == "deepseek-v3":
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+        llama3 = (GGUF_PRE_TOKENIZER_SPLITS["llama-bpe"],)
+        patterns = llama3 if split in _LLAMA3 else _DEEPSEEK3
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_only])
+    if split in _WHOLE_WORDS:
+        tokenizer.model.ignore_merges = True
+
+
+def _drop_prefix(tokenizer: Tokenizer) -> None:
+    """Texts get no space in front, and lose none."""
+    if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Metaspace):
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        replace = decoders.Replace("▁", " ")
+        tokenizer.decoder = decoders.Sequence([replace, decoders.ByteFallback(), decoders.Fuse()])
+
+
+def _post_processor(metadata: Mapping[str, Any]) -> Any:
+    """Which special tokens a text gets around it."""
+    tokens, kind = metadata[f"{_PREFIX}tokens"], metadata[f"{_PREFIX}model"]
+    is_begun = kind == "llama" or metadata.get(f"{_PREFIX}pre") in _WHOLE_WORDS
+    flags = {"bos": is_begun, "eos": kind == "t5"}
+    around = {}
+    for name, default in flags.items():
+        index = metadata.get(f"{_PREFIX}{name}_token_id")
+        if index is not None and metadata.get(f"{_PREFIX}add_{name}_token", default):
+            around[name] = (tokens[index], index)
+    if not around:
+        return processors.ByteLevel(trim_offsets=False)
+    before = [around["bos"][0]] if "bos" in around else []
+    after = [around["eos"][0]] if "eos" in around else []
+    return processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *(f"{text}:1" for text in before), "$B:1",
+              *(f"{text}:1" for text in after)],
+        special_tokens=list(around.values()),
+    )  # fmt: skip
