@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 from atoll_client import embeddings, entities, kserve, tasks
 from atoll_client import shared_memory as shared
@@ -20,6 +20,8 @@ from atoll_client.types import (
     Rank,
     SparseVector,
 )
+
+T = TypeVar("T")
 
 
 class AsyncEncoders(Connection):
@@ -75,12 +77,11 @@ class AsyncEncoders(Connection):
             "prompt_name": prompt_name, "truncate": truncate, "return_token_embeddings": True,
         }  # fmt: skip
         info = await self._model(model, "embed")
-        found = await self._in_parts(
-            info, several(texts), progress,
+        return await self._rows(
+            info, texts, progress,
             lambda part: embeddings.embed(info.name, part, parameters),
             embeddings.read_token_vectors,
         )  # fmt: skip
-        return [rows for part in found for rows in part]
 
     async def similarity(
         self, source: str, sentences: Sequence[str], model: str | None = None, **options: Any
@@ -101,12 +102,11 @@ class AsyncEncoders(Connection):
         """A sparse vector for each text."""
         parameters = {"prompt_name": prompt_name, "truncate": truncate}
         info = await self._model(model, "sparse")
-        found = await self._in_parts(
-            info, several(texts), progress,
+        return await self._rows(
+            info, texts, progress,
             lambda part: embeddings.sparse(info, part, parameters),
             embeddings.sparse_reader(info),
         )  # fmt: skip
-        return [row for rows, _ in found for row in rows]
 
     async def embed_hybrid(
         self,
@@ -146,11 +146,10 @@ class AsyncEncoders(Connection):
         """A late-interaction model's vectors, (tokens, width) of each text; float32."""
         info = await self._model(model, "multi_vector")
         parameters = {"input_type": input_type, "truncate": truncate}
-        found = await self._in_parts(
-            info, several(texts), progress,
+        return await self._rows(
+            info, texts, progress,
             lambda part: embeddings.embed(info.name, part, parameters), embeddings.read_vectors,
         )  # fmt: skip
-        return [row for rows, _ in found for row in rows]
 
     async def rerank(
         self,
@@ -218,11 +217,22 @@ class AsyncEncoders(Connection):
         """
         parameters = {"aggregation_strategy": aggregation_strategy, "truncate": truncate}
         info = await self._model(model, "token_classify")
-        found = await self._in_parts(
-            info, several(texts), progress,
+        return await self._rows(
+            info, texts, progress,
             lambda part: entities.request(info.name, part, ignore_labels, parameters),
             entities.read,
         )  # fmt: skip
+
+    async def _rows(
+        self,
+        info: ModelInfo,
+        texts: Sequence[str],
+        progress: bool,
+        build: Callable[[Sequence[str]], Message],
+        read: Callable[[Message], tuple[list[T], Any]],
+    ) -> list[T]:
+        """What ``read`` finds for each text, in parts of what the model accepts in one request."""
+        found = await self._in_parts(info, several(texts), progress, build, read)
         return [row for rows, _ in found for row in rows]
 
     async def _embed_shared(

@@ -92,11 +92,15 @@ def read_embeddings(response: Message) -> Embeddings:
     return Embeddings(found["embedding"], found["num_input_tokens"].reshape(-1))
 
 
-def read_token_vectors(response: Message) -> list[Floats]:
-    """A vector for each token of each text; the request had ``return_token_embeddings``."""
+def read_token_vectors(response: Message) -> tuple[list[Floats], Any]:
+    """A vector for each token of each text, and token counts.
+
+    The request had ``return_token_embeddings``.
+    """
     found = kserve.outputs(response)
-    counts = found["num_input_tokens"].reshape(-1).tolist()
-    return [rows[:count] for rows, count in zip(found["token_embedding"], counts, strict=True)]
+    counts = found["num_input_tokens"].reshape(-1)
+    rows = zip(found["token_embedding"], counts.tolist(), strict=True)
+    return [vectors[:count] for vectors, count in rows], counts
 
 
 def read_sparse(response: Message) -> tuple[list[SparseVector], Any]:

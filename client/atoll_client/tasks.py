@@ -43,9 +43,20 @@ def rerank(
 def rank(
     model: ModelInfo, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
 ) -> Message:
-    """``rerank``, by a reranker's logits or by late interaction, which has no others."""
+    """``rerank``, by a reranker's logits or by late interaction, which has no others.
+
+    Raises:
+        ValidationError: an instruction for late interaction.
+    """
     if model.task == "rerank":
         return rerank(model.name, query, texts, {**parameters, "raw_scores": True})
+    instruction = parameters.get("instruction")
+    if instruction is not None:
+        raise ValidationError.of(
+            "instruction",
+            f"is {instruction!r:.80}; {model.name!r} compares vectors of tokens, and takes none: "
+            "its prompts for queries and documents are those of its checkpoint",
+        )  # fmt: skip
     message = rerank(model.name, query, texts, parameters)
     for name in ("score", "num_input_tokens"):  # not the vectors, which are much larger
         message.outputs.add(name=name)

@@ -3,6 +3,7 @@
 Raised anywhere in the package; turned into a ``TritonError`` only in ``atoll.serving``.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -81,3 +82,21 @@ class GenerationError(AtollError):
     """The model produced an unusable result (NaN) or its step failed."""
 
     http_status = 424
+
+
+_BY_TYPE: Mapping[str, type[AtollError]] = {
+    kind.error_type: kind
+    for kind in (
+        ValidationError,
+        EmptyInputError,
+        UnsupportedModel,
+        Overloaded,
+        NotReady,
+        Cancelled,
+    )
+}
+
+
+def of_type(error_type: str) -> type[AtollError]:
+    """The class for the ``error_type`` that another model has sent."""
+    return _BY_TYPE.get(error_type, GenerationError)

@@ -94,3 +94,25 @@ def test_sparse_vectors_labels_and_hub_ids(scoring: Served, complete: ServerProc
     by_name = rows(complete.grpc_url, EMBEDDER, texts=texts)
     by_id = rows(complete.grpc_url, "sentence-transformers/all-MiniLM-L6-v2", texts=texts)
     np.testing.assert_allclose(by_id[0]["embedding"], by_name[0]["embedding"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "flag", "read"),
+    [
+        ("tiny-classify", "--query", "texts alone"), ("tiny-sparse", "--query", "texts alone"),
+        ("tiny-token_classify", "--query", "texts alone"),
+        ("tiny-rerank", "--max-tokens", "--query"),
+        ("tiny-multi_vector", "--temperature", "--query"), (EMBEDDER, "--query", "texts alone"),
+        (GENERATOR, "--query", "--max-tokens, --temperature"),
+        (f"{GENERATOR}-session", "--query", "--max-tokens, --temperature"),
+        ("retrieve-rerank", "--max-tokens", "--query"),
+        (f"{EMBEDDER}-ensemble", "--query", "texts alone"),
+    ],
+)  # fmt: skip
+def test_flags_that_a_model_does_not_read_are_refused(
+    scoring: Served, complete: ServerProcess, model: str, flag: str, read: str
+) -> None:
+    """A query for a classifier was not used, and nothing said so."""
+    url = scoring.server.grpc_url if model.startswith("tiny") else complete.grpc_url
+    with pytest.raises(ConfigError, match=rf"{flag} is '?3'?.* {model} .* it reads {read}$"):
+        atoll(url, model, flag, "3")

@@ -116,5 +116,7 @@ def test_the_routes(http: httpx.Client, expected: Any) -> None:
     assert "cannot embed" in post("/embed", {"inputs": "a"}, 424)["error"]
     assert "must be texts" in post("/embed_all", {"inputs": [[5, 6]]}, 422)["error"]
     assert "'nix'" in post("/embed_all", {"inputs": "a", "prompt_name": "nix"}, 422)["error"]
+    told = post("/rerank", {"query": QUERY, "texts": TEXTS, "instruction": "Judge."}, 422)["error"]
+    assert "`instruction` is 'Judge.'" in told and "takes none" in told
     too_long = {"inputs": "abc" * 20, "truncate": False}
     assert "less than 20 tokens. Given: 63" in post("/embed_all", too_long, 422)["error"]

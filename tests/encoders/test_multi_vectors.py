@@ -90,7 +90,7 @@ def test_vectors_and_scores_equal_sentence_transformers(name: str, tmp_path: Pat
             np.testing.assert_allclose(mine, other, atol=5e-6)
         sides.append((ours, expected))
     (queries, others), (documents, passages) = sides
-    scores = np.stack([encoder.score(query, documents) for query in queries])
+    scores = [[encoder.score(query, document) for document in documents] for query in queries]
     expected = model.similarity(others, passages).numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-5 * max(map(len, queries)))
 
@@ -111,9 +111,9 @@ def test_queries_are_packed_with_documents(name: str, tmp_path: Path) -> None:
     order = [7, 0, 4, 9, 1, 5, 2, 3, 8, 6]
     pack = [items[i] for i in order]
     with torch.inference_mode():
-        packed = encoder(batch_of(pack, torch.device("cpu")), pack)
-    for index, vectors in zip(order, packed, strict=True):
-        np.testing.assert_allclose(vectors, alone[index], atol=2e-6)
+        packed: list[Any] = encoder(batch_of(pack, torch.device("cpu")), pack)
+    for index, found in zip(order, packed, strict=True):
+        np.testing.assert_allclose(found.vectors, alone[index], atol=2e-6)
 
 
 def test_positions_of_what_is_not_attended_to(tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ def test_positions_of_what_is_not_attended_to(tmp_path: Path) -> None:
     items = encode(tmp_path, TEXTS, "query", encoder, as_items=True)
     items += encode(tmp_path, TEXTS, "document", encoder, as_items=True)
     with torch.inference_mode():
-        found = encoder(batch_of(items, torch.device("cpu")), items)
+        found: list[Any] = encoder(batch_of(items, torch.device("cpu")), items)
     weight = load_file(tmp_path / "1_Dense" / "model.safetensors")["linear.weight"].double()
-    for item, vectors in zip(items, found, strict=True):
+    for item, ours in zip(items, found, strict=True):
         hidden = model.hidden(item.ids.tolist(), num_attended=item.num_attended)
         expected: Tensor = torch.nn.functional.normalize(hidden @ weight.T, dim=-1)
         kept = item.options.kept
         expected = expected if kept is None else expected[torch.from_numpy(kept)]
-        np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(ours.vectors, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet", "modernbert-wide"])

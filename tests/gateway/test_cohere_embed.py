@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 
 import numpy as np
+import pydantic
 import pytest
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from atoll_client.gateway.cohere.embed import by_type, prompt_name
+from atoll_client.gateway.cohere.schemas import CohereEmbedBody
+from atoll_client.gateway.core.problems import first_problem
 from atoll_client.types import ModelInfo
 
 VECTORS = np.random.default_rng(3).normal(size=(5, 64)).astype(np.float32)
@@ -47,3 +50,12 @@ def test_input_types_are_prompts(
     found, warnings = prompt_name(model, input_type)
     assert found == name and bool(warnings) == is_told
     assert all("query" in one for one in warnings)
+
+
+def test_contents_of_several_parts_are_refused_by_name() -> None:
+    """The error was that ``texts`` is missing."""
+    given = {"inputs": [{"content": [{"type": "text", "text": "a"}]}], "input_type": "search_query"}
+    with pytest.raises(pydantic.ValidationError) as caught:
+        CohereEmbedBody.model_validate(given)
+    found = first_problem(caught.value, given, CohereEmbedBody)
+    assert found.param == "inputs" and "texts" in str(found) and "images" in str(found)

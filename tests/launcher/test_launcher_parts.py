@@ -12,10 +12,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from atoll.catalogue import ServedModel
+from atoll.catalogue import Entry, ServedModel, write_repository
+from atoll.catalogue.pipelines import hybrid_search
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher.installation import find_installation
 from atoll.launcher.logs import LogPump
+from atoll.launcher.options import ServerOptions
+from atoll.launcher.repositories import prepare
 from atoll.launcher.stubs import Stub
 from atoll.launcher.supervisor import Supervisor
 from atoll.launcher.watchdog import Watchdog
@@ -150,3 +153,33 @@ def test_a_server_is_started_again_for_ever_and_later_each_time() -> None:
         Supervisor(process, list, said.append, pauses.append).run()
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
     assert any("was ended by SIGSEGV" in line for line in said) and "port in use" in said
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ({"embedder": "multi_vector"}, "search: embedder is 'multi_vector', which is for multi_v"),
+        ({"sparse_embedder": "embed"}, "sparse_embedder is 'embed', .*; expected sparse"),
+        ({"reranker": "classify"}, "reranker is 'classify', .*; expected rerank or multi_vector"),
+        ({"embedder": "embed", "reranker": "other"}, "which is for embed, then rerank; expected"),
+        ({"sparse_embedder": "three", "reranker": "multi_vector"}, None),
+        ({"embedder": "somewhere"}, None),
+    ],
+)
+def test_pipelines_of_the_wrong_models_are_refused(
+    tmp_path: Path, links: dict[str, str], message: str | None
+) -> None:
+    dims = {"embedding": 8, "labels": 2}
+    tasks = ("embed", "rerank", "classify", "multi_vector")
+    entries = [
+        Entry(name, "a/b", task, "bert", dims={**dims, **({"sparse_linear": 1} if heads else {})})
+        for name, task, heads in (*((t, t, False) for t in tasks), ("three", "embed", True))
+    ]
+    other = hybrid_search("other", "embed", reranker="rerank")
+    write_repository([*entries, other, hybrid_search("search", **links)], tmp_path)
+    options = ServerOptions.on_free_ports(repository=tmp_path)
+    if message is None:
+        assert {"search", "other"} < {model.name for model in prepare(options, tmp_path)[1]}
+        return
+    with pytest.raises(ConfigError, match=message):
+        prepare(options, tmp_path)

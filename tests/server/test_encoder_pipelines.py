@@ -11,13 +11,26 @@ import pytest
 from encoder_fleet import Fleet, asker, started
 from tiny.checkpoint import write
 from tiny.encoders import MASKED, TRUNKS, classifiers, write_text_files
+from tiny.late import write_colbert, write_m3
+from tiny.routed import write_sparse
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
 
 from atoll.catalogue import entry_for, read_model, write_repository
-from atoll.catalogue.pipelines import ensemble, hybrid_search, retrieve_rerank, tokens
+from atoll.catalogue.pipelines import (
+    ensemble,
+    hybrid_search,
+    model_file,
+    retrieve_rerank,
+    tokens,
+)
 
 BY_NAME = {variant.name: variant for variant in TRUNKS}
+_PLAIN = """name: "plain"
+backend: "python"
+instance_group {{ count: 1 kind: KIND_CPU }}
+parameters {{ key: "model_id" value {{ string_value: "{}" }} }}
+"""
 TEXTS = ["Hello", "A ring of coral", "x" * 40, "1"]
 
 
@@ -30,22 +43,38 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         "reranker": write(classifiers(1)[2], root / "reranker").model,
     }
     write_text_files(root / "bert", "mean", {"query": "Q:"})
+    for name in ("splade", "reranker"):
+        write_text_files(root / name)
+    write_colbert(root / "late")
+    write_m3(root / "three")
+    write_sparse(root / "sparse-parts", root / "routed")
     entries = []
-    for name in references:
-        if name != "bert":
-            write_text_files(root / name)
+    for name in (*references, "late", "three", "routed"):
         detected = read_model(root / name, task="sparse" if name == "splade" else None)
-        entries.append(entry_for(str(root / name), detected, name=name))
+        settings = {"max_client_batch_size": "40"} if name == "three" else None
+        entries.append(entry_for(str(root / name), detected, name=name, settings=settings))
     pipelines = [
         tokens("bert-tokens", str(root / "bert")),
         ensemble("bert-ensemble", "bert-tokens", "bert", 48),
         retrieve_rerank("search", "bert", "reranker"),
         hybrid_search("hybrid", "bert", "splade", "reranker", query_prompt_name="query"),
         hybrid_search("words", sparse_embedder="splade", weights='{"sparse": 2}'),
+        retrieve_rerank("late-search", "bert", "late"),
+        hybrid_search("late-hybrid", "bert", "three", "late"),
+        hybrid_search("routed-words", sparse_embedder="routed"),
+        hybrid_search("absent", "nowhere"),
+        hybrid_search("wrong", reranker="plain"),
     ]
-    write_repository([*entries, *pipelines], root / "repository")
+    repository = root / "repository"
+    write_repository([*entries, *pipelines], repository)
+    # Of an entry without tensors, only the model knows its task.
+    write(classifiers(3)[0], root / "plain")
+    write_text_files(root / "plain")
+    (repository / "plain" / "1").mkdir(parents=True)
+    (repository / "plain" / "1" / "model.py").write_text(model_file("ClassifyModel", "labels"))
+    (repository / "plain" / "config.pbtxt").write_text(_PLAIN.format(root / "plain"))
     tokenizer = Tokenizer.from_file(str(root / "bert" / "tokenizer.json"))
-    with started(root / "repository") as server:
+    with started(repository) as server:
         yield Fleet(server, references, tokenizer)
 
 
@@ -92,6 +121,38 @@ def test_retrieve_then_rerank(fleet: Fleet, ask: Any) -> None:
         ask("search", {"query": rows, "text_input": [*documents, ""]})
 
 
+def test_late_interaction_reranks(ask: Any) -> None:
+    """Its model has no logits, for which every request failed."""
+    documents = [f"document {i} {'xyz'[i % 3] * i}" for i in range(50)]
+    query = "document 7"
+    rows = np.array([query.encode()], dtype=object)
+    scores = ask("late", {"query": [query], "text_input": documents})["score"].reshape(-1)
+    found = ask("late-search", {"query": rows, "text_input": documents}, num_retrieved=50)
+    assert found["index"].tolist() == np.argsort(-scores, kind="stable")[:50].tolist()
+    np.testing.assert_allclose(found["score"], scores[found["index"]], atol=1e-5)
+    # bge-m3's weights of words, 40 texts at a time.
+    first = _sparse_ranking(ask, query, documents, "three")
+    late = np.argsort(-scores, kind="stable").tolist()
+    weights = json.dumps({"dense": 0, "sparse": 2})
+    found = ask("late-hybrid", {"query": rows, "text_input": documents}, weights=weights,
+                num_retrieved=50)  # fmt: skip
+    expected = _fused(60, (2.0, first), (1.0, late))
+    np.testing.assert_allclose(
+        found["score"], [expected[i] for i in found["index"].tolist()], rtol=1e-6
+    )
+
+
+def test_queries_and_documents_have_their_own_parts(ask: Any) -> None:
+    """A model that encodes them differently got both as texts of no kind."""
+    documents = [f"{'abcdefg'[i % 7]} {i}" for i in range(30)]
+    wanted = _fused(60, (1.0, _sparse_ranking(ask, "c 17", documents, "routed")))
+    rows = np.array([b"c 17"], dtype=object)
+    found = ask("routed-words", {"query": rows, "text_input": documents})
+    np.testing.assert_allclose(
+        found["score"], [wanted.get(i, 0.0) for i in found["index"].tolist()], rtol=1e-6
+    )
+
+
 def _fused(k: int, *rankings: tuple[float, list[int]]) -> dict[int, float]:
     """Reciprocal rank fusion by its formula: weight and documents, best first, of each ranking."""
     found: dict[int, float] = {}
@@ -101,15 +162,24 @@ def _fused(k: int, *rankings: tuple[float, list[int]]) -> dict[int, float]:
     return found
 
 
-def _sparse_ranking(ask: Any, query: str, documents: list[str]) -> list[int]:
+def _sparse_ranking(ask: Any, query: str, documents: list[str], model: str = "splade") -> list[int]:
     """Documents that share a word with the query."""
-    texts, rows = [query, *documents], np.zeros((len(documents) + 1, 96))
-    for at in range(0, len(texts), 200):
-        out = ask("splade", {"text_input": texts[at : at + 200]})
-        bounds = zip(out["offsets"][:-1], out["offsets"][1:], strict=True)
-        for row, (start, stop) in zip(rows[at:], bounds, strict=False):
-            row[out["indices"][start:stop]] = out["values"][start:stop]
-    sums = rows[1:] @ rows[0]
+    size = 40 if model == "three" else 200
+    parts = [documents[at : at + size] for at in range(0, len(documents), size)]
+    rows = []
+    for kind, texts in (("query", [query]), *(("document", part) for part in parts)):
+        named = {"input_type": kind} if model == "routed" else {}
+        named |= {"return_sparse": True} if model == "three" else {}
+        out = ask(model, {"text_input": texts}, **named)
+        for row in range(len(texts)):
+            rows.append(np.zeros(96))
+            if model == "three":
+                is_word = out["sparse_indices"][row] >= 0
+                rows[-1][out["sparse_indices"][row][is_word]] = out["sparse_values"][row][is_word]
+            else:
+                part = slice(*out["offsets"][row : row + 2])
+                rows[-1][out["indices"][part]] = out["values"][part]
+    sums = np.stack(rows[1:]) @ rows[0]
     return [i for i in np.argsort(-sums, kind="stable").tolist() if sums[i] > 0]
 
 
@@ -182,6 +252,51 @@ def test_hybrid_search_refuses_by_name(
     rows = np.array([b"a"], dtype=object)
     with pytest.raises(InferenceServerException, match=message):
         ask(model, {"query": rows, "text_input": ["b"]}, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "message"),
+    [
+        ("search", None, r"bert: text_input\[5\] has 92 tokens; the model accepts 70"),
+        ("words", None, r"splade: text_input\[5\] has 92 tokens"),
+        ("hybrid", '{"dense": 0, "sparse": 0}', r"reranker: query with text_input\[5\] has 95 tok"),
+        ("late-hybrid", '{"dense": 0, "sparse": 0}', r"late: text_input\[5\] has 93 tokens"),
+        ("late-hybrid", '{"rerank": 0, "dense": 0}', r"three: text_input\[5\] has 92 tokens"),
+    ],
+)
+def test_what_a_linked_model_refuses_is_the_clients_mistake(
+    ask: Any, model: str, weights: str | None, message: str
+) -> None:
+    """It came out as the server's, and with the index of a text in another list."""
+    rows = np.array([b"ab"], dtype=object)
+    documents = ["e", "d", "c", "b", "a", "x" * 90]
+    options = {} if weights is None else {"weights": weights}
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        ask(model, {"query": rows, "text_input": documents}, truncate=False, **options)
+    assert caught.value.status() in ("StatusCode.INVALID_ARGUMENT", "400"), caught.value
+    assert len(ask(model, {"query": rows, "text_input": documents}, **options)["index"]) == 6
+    with pytest.raises(
+        InferenceServerException, match="direction is 'up'.*left or right"
+    ) as caught:
+        ask(model, {"query": rows, "text_input": documents}, truncation_direction="up")
+    assert caught.value.status() in ("StatusCode.INVALID_ARGUMENT", "400"), caught.value
+
+
+@pytest.mark.parametrize(
+    ("model", "message", "statuses"),
+    [
+        ("absent", "nowhere.*is not ready", ("StatusCode.UNAVAILABLE", "503")),
+        ("wrong", "reranker is 'plain', which is for classify; expected rerank or multi_vector",
+         ("StatusCode.UNIMPLEMENTED", "501")),
+    ],
+)  # fmt: skip
+def test_linked_models_that_cannot_be_used(
+    ask: Any, model: str, message: str, statuses: tuple[str, str]
+) -> None:
+    rows = np.array([b"a"], dtype=object)
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        ask(model, {"query": rows, "text_input": ["b"]})
+    assert caught.value.status() in statuses, caught.value
 
 
 def test_hybrid_search_names_the_model_that_failed(ask: Any) -> None:

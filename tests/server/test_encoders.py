@@ -51,6 +51,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     write_static(root / "static", "normalized", "0_StaticEmbedding")
     references["static"] = SentenceTransformer(str(root / "static"), device="cpu")
     references["routed"] = write_dense(root / "dense-parts", root / "routed")
+    # Weights of words for documents alone.
+    part = {"weight": torch.ones(1, 48) / 9, "bias": torch.ones(1)}
+    (trunk,) = (root / "routed").glob("*/document_0_Transformer")
+    torch.save(part, trunk / "sparse_linear.pt")
     references["routed-sparse"] = write_sparse(root / "sparse-parts", root / "routed-sparse")
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model
@@ -139,6 +143,14 @@ def test_types_of_inputs_are_those_of_the_model(ask: Any) -> None:
     ):
         with pytest.raises(InferenceServerException, match=message):
             ask(model, {"text_input": ["a"]}, input_type=kind)
+
+
+def test_heads_that_one_route_lacks(ask: Any) -> None:
+    """The forward failed on a query, with the error of a dictionary."""
+    found = ask("routed", {"text_input": TEXTS}, input_type="document", return_sparse=True)
+    assert found["sparse_indices"].shape == found["sparse_values"].shape
+    with pytest.raises(InferenceServerException, match="part for 'query' has no sparse_linear.pt"):
+        ask("routed", {"text_input": TEXTS}, input_type="query", return_sparse=True)
 
 
 def test_prompts(fleet: Fleet, ask: Any) -> None:

@@ -12,7 +12,7 @@ import json
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -162,7 +162,9 @@ class Request:
         correlation_id: str = "",
         flags: int = 0,
         timeout: int = 0,
+        requested: Iterable[str] = (),
     ) -> None:
+        self.requested = set(requested)
         self._inputs = [Tensor(name, _array(value)) for name, value in inputs.items()]
         self._parameters = json.dumps(parameters or {})
         self._id, self._correlation_id, self._flags = request_id, correlation_id, flags
@@ -177,6 +179,9 @@ class Request:
 
     def parameters(self) -> str:
         return self._parameters
+
+    def requested_output_names(self) -> set[str]:
+        return self.requested
 
     def request_id(self) -> str:
         return self._id

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
+from atoll.serving.links import LINKED_TASKS, wrong_link
 from atoll.serving.triton.tensor_specs import TASK_TENSORS
 from atoll.weights.versions import served_versions, version_model_id
 
-# Parameters of pipelines that name other entries, in the order in which these are asked.
-_ASKED = ("generator", "embedder", "sparse_embedder", "reranker")
+# The outputs of entries of ours that ask others, besides those of a task.
+_SEARCH, _TURN = {"index", "score"}, "text_output"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ServedModel:
 
     is_ensemble: Triton itself passes tensors between other entries. versions: those that are
     served; the last is the highest, which answers if none is named. folder: the entry's folder.
-    steps: the entries that an ensemble consists of.
+    steps: the entries that an ensemble consists of. outputs: the names of its output tensors.
     """
 
     name: str
@@ -31,12 +32,35 @@ class ServedModel:
     versions: tuple[str, ...] = ("1",)
     folder: Path = Path()
     steps: tuple[str, ...] = ()
+    outputs: frozenset[str] = frozenset()
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Entries that a pipeline names, by parameter."""
+        if self.task is not None:
+            return {}
+        return {key: self.parameters[key] for key in LINKED_TASKS if self.parameters.get(key)}
 
     @property
     def asked(self) -> frozenset[str]:
         """Entries that it calls while it answers; unknown for entries that are not ours."""
-        named = {self.parameters[key] for key in _ASKED if self.parameters.get(key)}
-        return frozenset(self.steps) | (named if self.task is None else frozenset())
+        return frozenset(self.steps) | frozenset(self.links.values())
+
+    def check_links(self, others: Mapping[str, ServedModel]) -> None:
+        """Raises ConfigError: an entry that it names does something else than it needs.
+
+        others: by name. What is not among them, or is not ours, is not known.
+        """
+        if self.outputs != _SEARCH and _TURN not in self.outputs:
+            return  # somebody else's parameters of the same names
+        for parameter, name in self.links.items():
+            linked = others.get(name)
+            if linked is None or (linked.task is None and not linked.links):
+                continue
+            besides = ("sparse",) if "sparse_indices" in linked.outputs else ()
+            wrong = wrong_link(parameter, name, (linked.kind, *besides))
+            if wrong is not None:
+                raise ConfigError(f"{self.name}: {wrong}")
 
     @property
     def kind(self) -> str:
@@ -48,8 +72,8 @@ class ServedModel:
         p = self.parameters
         if "generator" in p:
             return f"conversations with {p['generator']}"
-        if self.asked:
-            return ", then ".join(p[key] for key in _ASKED if p.get(key))
+        if self.links:
+            return ", then ".join(self.links.values())
         return "tokens" if "model_id" in p else "not ours"
 
     @property
@@ -94,6 +118,7 @@ def _read(path: Path) -> ServedModel:
     return ServedModel(
         config.name or path.parent.name, _task(config), parameters, bool(steps),
         served_versions(path.parent, policy), path.parent, steps,
+        frozenset(tensor.name for tensor in config.output),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,9 +22,14 @@ MaxTokens = Annotated[
 Temperature = Annotated[
     float, typer.Option(envvar="ATOLL_TEMPERATURE", help="0: always choose the likeliest token.")
 ]
+# What the models of a task read besides texts; a session, as its generator.
+_READ = {
+    "generate": ("max_tokens", "temperature"), "rerank": ("query",), "multi_vector": ("query",),
+}  # fmt: skip
 
 
 def infer(
+    context: typer.Context,
     model: ServedName,
     text: Annotated[
         list[str] | None,
@@ -46,7 +51,8 @@ def infer(
     """Query a model of a running server: get vectors, scores, labels or text.
 
     Ensembles and pipelines are queried by their input tensors. For a NAME-session entry, the texts
-    are the turns of one conversation.
+    are the turns of one conversation. A flag that the model does not read is refused; a variable
+    counts for the models that read it.
     """
     texts = text or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
     if not texts:
@@ -55,17 +61,24 @@ def infer(
     with connect(url, timeout, key) as client:
         tasks = _tasks(client)
         task, generator = tasks.get(model), model.removesuffix("-session")
+        is_session = task is None and tasks.get(generator) == "generate"
+        if task is not None or is_session:
+            _refuse_unread(
+                context, model, task or "conversations", _READ.get(task or "generate", ())
+            )
         if task == "generate":
             _print_answers(
                 model, texts, as_json,
                 lambda text: (chunk.text for chunk in client.stream(text, model, **options)),
             )  # fmt: skip
             return
-        if task is None and tasks.get(generator) == "generate":
+        if is_session:
             with client.conversation(generator, session=True) as talk:
                 _print_answers(model, texts, as_json, lambda text: talk.stream(text, **options))
             return
         if task is None:
+            read = ("query",) if "query" in client.input_shapes(model) else ()
+            _refuse_unread(context, model, "asked by its tensors", read)
             rows = of_pipeline(client, model, texts, query)
         else:
             rows = of_encoder(client, model, task, texts, query)
@@ -110,6 +123,19 @@ def chat(
                 print()
         if as_json:
             print_json(conversation.messages)
+
+
+def _refuse_unread(context: typer.Context, model: str, task: str, read: Collection[str]) -> None:
+    """Raises ConfigError: a flag that the model does not read."""
+    for name in ("query", "max_tokens", "temperature"):
+        source = context.get_parameter_source(name)
+        if name not in read and source is not None and source.name == "COMMANDLINE":
+            flag = name.replace("_", "-")
+            reads = ", ".join(f"--{one.replace('_', '-')}" for one in read) or "texts alone"
+            raise ConfigError(
+                f"--{flag} is {context.params[name]!r:.80}, which {model} ({task}) does not read; "
+                f"it reads {reads}"
+            )
 
 
 def _lines(is_terminal: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,33 @@ from atoll.weights.late_interaction import LateInteraction
 Floats = npt.NDArray[np.float32]
 
 
+@dataclass
+class Query:
+    """What texts are scored for. vectors: (kept tokens, dimensions), once they are computed.
+
+    The engine computes a query before the texts that it gets after it.
+    """
+
+    vectors: Floats | None = None
+
+
 @dataclass(frozen=True)
 class TokenOptions:
-    """kept: (tokens,) bool, which tokens of the text keep their vectors; None: all."""
+    """kept: (tokens,) bool, which tokens of the text keep their vectors; None: all.
+
+    query: a text is scored for it. is_query: this text is that query itself.
+    """
 
     kept: npt.NDArray[np.bool_] | None = None
+    query: Query | None = None
+    is_query: bool = False
+
+
+class TokenVectors(NamedTuple):
+    """A text's vectors, (kept tokens, dimensions), and its score for the query, if it has one."""
+
+    vectors: Floats
+    score: float | None = None
 
 
 class MultiVectorEncoder(Encoder):
@@ -81,7 +104,7 @@ class MultiVectorEncoder(Encoder):
         self.spec = replace(self.spec, max_length=longest)
 
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
-        """Vectors (kept tokens, dimensions), or an error, per item."""
+        """``TokenVectors``, or an error, per item."""
         vectors = self.hidden(batch).float()
         for step in self.steps:
             vectors = step(vectors)
@@ -94,19 +117,31 @@ class MultiVectorEncoder(Encoder):
             if not all(finite[tokens]):
                 results.append(GenerationError("a vector is not finite (NaN or infinite)"))
                 continue
-            options: TokenOptions = item.options
-            found: Floats = vectors[tokens].numpy()
-            results.append(found if options.kept is None else found[options.kept])
+            results.append(self._result(vectors[tokens].numpy(), item.options))
         return results
 
-    def score(self, query: Floats, texts: Sequence[Floats]) -> Floats:
-        """MaxSim, (texts,): for each vector of the query, the greatest product with a text's."""
-        given = torch.from_numpy(np.ascontiguousarray(query))
-        found = np.zeros(len(texts), np.float32)
-        for index, text in enumerate(texts):
-            if len(text) and len(query):
-                found[index] = float((given @ torch.from_numpy(text).T).amax(1).sum())
-        return found / np.float32(len(query)) if self.late.is_mean and len(query) else found
+    def _result(self, vectors: Floats, options: TokenOptions) -> TokenVectors:
+        found = vectors if options.kept is None else vectors[options.kept]
+        query = options.query
+        if query is None:
+            return TokenVectors(found)
+        if options.is_query:
+            query.vectors = found
+            return TokenVectors(found)
+        # Of a query that has failed there are none, and its request has failed with it.
+        score = None if query.vectors is None else self.score(query.vectors, found)
+        return TokenVectors(found, score)
+
+    def score(self, query: Floats, text: Floats) -> float:
+        """MaxSim: for each vector of the query, the greatest product with one of the text's.
+
+        query, text: (tokens, dimensions). Runs on the engine's thread, as much as one batch needs
+        at a time: a product with a text takes a small part of what its vectors did.
+        """
+        if not len(text) or not len(query):
+            return 0.0
+        found = (torch.from_numpy(query) @ torch.from_numpy(text).T).amax(1).sum()
+        return float(found / len(query) if self.late.is_mean else found)
 
 
 def _check_attention(folder: Path, trunk: torch.nn.Module, length: int) -> None:

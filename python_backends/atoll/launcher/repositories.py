@@ -18,7 +18,8 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
     """Repositories to serve and the models to load from them; entries are written to ``scratch``.
 
     Raises:
-        ConfigError: there is no such model, or no model at all.
+        ConfigError: there is no such model, or no model at all, or a pipeline names a model that
+            does something else than it needs.
     """
     found = []
     if options.entries:
@@ -36,6 +37,7 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
         raise ConfigError("there is no model to serve")
     for name in options.names or there:
         check_path(there[name].folder.name, "the name of an entry's folder")
+        there[name].check_links(there)
     return found, tuple(there[name] for name in options.names or there)
 
 

@@ -59,9 +59,11 @@ def together(folder: Path, routes: Routes, found: Mapping[str, Detected]) -> Det
         f"{kind}: {found[route].architecture}" for kind, route in routes.by_type.items()
     )
     notes = dict.fromkeys(note for one in found.values() for note in one.notes)
+    heads = dict.fromkeys(head for one in found.values() for head in one.heads)
     return replace(
-        main, architecture=NOT_TRUNKS[0], runs_on=f"routes ({types})", notes=tuple(notes)
-    )
+        main, architecture=NOT_TRUNKS[0], runs_on=f"routes ({types})", notes=tuple(notes),
+        heads=tuple(heads),
+    )  # fmt: skip
 
 
 def _is_sparse(found: Mapping[str, Detected]) -> bool:

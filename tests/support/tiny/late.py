@@ -156,7 +156,8 @@ def encode(
     if as_items:
         return items
     with torch.inference_mode():
-        return list(encoder(batch_of(items, torch.device("cpu")), items))
+        found: list[Any] = encoder(batch_of(items, torch.device("cpu")), items)
+    return [one.vectors for one in found]
 
 
 def write_m3(

@@ -31,7 +31,9 @@ class CohereEmbedBody(Strict):
     truncate: NimCut = "END"
 
     images: Any = refused(_TEXTS)
-    inputs: Any = refused(_TEXTS)
+    inputs: Any = refused(
+        "texts are a list in texts; contents of several parts, with images, are not embedded"
+    )
     max_tokens: Any = refused("inputs are truncated to the model's limit")
     priority: int | None = no_effect("all requests wait in the same queue")
 

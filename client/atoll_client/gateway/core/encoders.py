@@ -63,15 +63,13 @@ class Encoder(NamedTuple):
 
         A late-interaction model has prompts for queries and for documents.
         """
+        asked: Parameters
         if self.model.task == "multi_vector":
-            side = {"prompt_name": None, "input_type": parameters.get("prompt_name")}
-            message_of = self._embedding({**parameters, **side})
-            found = await self._infer(items, message_of, embeddings.read_vectors)
-            return [row for rows, _ in found for row in rows], sum(int(n.sum()) for _, n in found)
-        message_of = self._embedding({**parameters, "return_token_embeddings": True})
-        parts = await self._infer(items, message_of, embeddings.read_token_vectors)
-        rows = [rows for part in parts for rows in part]
-        return rows, sum(map(len, rows))
+            asked = {"prompt_name": None, "input_type": parameters.get("prompt_name")}
+            read = embeddings.read_vectors
+        else:
+            asked, read = {"return_token_embeddings": True}, embeddings.read_token_vectors
+        return await self._rows(items, self._embedding({**parameters, **asked}), read)
 
     async def embed_sparse(
         self, items: Items, parameters: Parameters
@@ -81,9 +79,7 @@ class Encoder(NamedTuple):
         def message_of(some: Sequence[Any]) -> Message:
             return embeddings.sparse(self.model, some, parameters)
 
-        read = embeddings.sparse_reader(self.model)
-        parts = await self._infer(items, message_of, read)
-        return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
+        return await self._rows(items, message_of, embeddings.sparse_reader(self.model))
 
     async def rerank(
         self, query: str | Sequence[str], texts: Sequence[str], parameters: Parameters
@@ -130,11 +126,20 @@ class Encoder(NamedTuple):
         def message_of(some: Sequence[str]) -> Message:
             return entities.request(self.model.name, some, ignore_labels, parameters)
 
-        parts = await self._infer(texts, message_of, entities.read)
-        return [row for rows, _ in parts for row in rows], sum(int(n.sum()) for _, n in parts)
+        return await self._rows(texts, message_of, entities.read)
 
     def _embedding(self, parameters: Parameters) -> Callable[[Sequence[Any]], Message]:
         return lambda items: embeddings.embed(self.model.name, items, parameters)
+
+    async def _rows(
+        self,
+        rows: Sequence[R],
+        message_of: Callable[[Sequence[R]], Message],
+        read: Callable[[Message], tuple[list[T], Any]],
+    ) -> tuple[list[T], int]:
+        """What ``read`` finds for each row, and the number of input tokens."""
+        parts = await self._infer(rows, message_of, read)
+        return [one for found, _ in parts for one in found], sum(int(n.sum()) for _, n in parts)
 
     async def _infer(
         self,

@@ -28,13 +28,16 @@ _EXPECTED = {
 def first_problem(
     error: pydantic.ValidationError, given: Mapping[str, Any], kind: type[BaseModel]
 ) -> ValidationError:
-    """One error for all: the deepest one of the first wrong field.
+    """One error for all: the deepest one of the first wrong field, a refused one before a missing.
 
     pydantic reports an error for each member of a union. The deepest one belongs to the member that
     was meant; if several are equally deep, the field has none of the union's types.
     """
     problems = [(_place(one, given), one) for one in error.errors(include_url=False)]
-    top = problems[0][0][:1]
+    # A field that is refused often stands for the one that is missing, and says where it belongs.
+    refused = (path for path, one in problems if one["type"] == REFUSED)
+    is_missing = problems[0][1]["type"] == "missing"
+    top = (next(refused, problems[0][0]) if is_missing else problems[0][0])[:1]
     problems = [(path, one) for path, one in problems if path[:1] == top]
     depth = max(len(path) for path, _ in problems)
     deepest = [(path, one) for path, one in problems if len(path) == depth]

@@ -33,7 +33,7 @@ class CheckpointModel(ServedModel[R]):
         """First in ``initialize``: reads settings and tokenizer; returns the folder."""
         self.open()
         self.settings = instance_settings(args, self.task)
-        folder = checkpoint_folder(args, self.settings)
+        self.folder = folder = checkpoint_folder(args, self.settings)
         routes = read_routes(folder)
         if routes is None:
             self.tokenizer = Tokenizer.load(folder)

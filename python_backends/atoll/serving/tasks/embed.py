@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
 from atoll.serving.triton import tensors
+from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import SPARSE_STATIC, read_modules
 from atoll.weights.static_files import static_files
 from atoll.weights.token_heads import COLBERT, SPARSE
@@ -48,29 +50,32 @@ class EmbedModel(EncoderModel):
         """See ``EncoderModel.load``."""
         kind = Embedder if static_files(folder) is None else StaticEmbedder
         self.encoder: Embedder = kind(folder, settings)
-        core, special = self.tokenizer.core, self.tokenizer.special_tokens
+        own = self.tokenizer if folder == self.folder else Tokenizer.load(folder)
+        core, special = own.core, own.special_tokens
         ids = (core.token_to_id(special[name]) for name in _NO_WORDS if name in special)
         unused = [index for index in ids if index is not None]
         self.encoder.heads.unused = np.array(unused, np.int32)
         return self.encoder
 
     def facts(self) -> dict[str, Any]:
-        """See ``EncoderModel.facts``. tasks: those that it can do beside its own."""
-        heads = self.encoder.heads.names
+        """See ``EncoderModel.facts``. tasks: those that it can do beside its own, by any route."""
+        heads = set.intersection(*(set(one.heads.names) for one in self._encoders.values()))
         more = (["sparse"] if SPARSE in heads else []) + (["hybrid"] if heads else [])
         return {"dimensions": self.encoder.dimensions, **({"tasks": more} if more else {})}
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
-        dimensions = given.get("dimensions", self.encoder.truncate_dim)
+        route = self.routed.route(given)
+        encoder = self._encoders[route]
+        dimensions = given.get("dimensions", encoder.truncate_dim)
         if dimensions is not None:
-            dimensions = tensors.as_int("dimensions", dimensions, 1, self.encoder.dimensions)
+            dimensions = tensors.as_int("dimensions", dimensions, 1, encoder.dimensions)
         flag = given.get("return_token_embeddings", False)
         options = EmbedOptions(
             normalize=tensors.as_bool("normalize", given.get("normalize", True)),
             dimensions=dimensions,
             return_token_embeddings=tensors.as_bool("return_token_embeddings", flag),
-            **{name: self._asks_for(name, given) for name in _HEADS},
+            **{name: _asks_for(name, given, encoder, route) for name in _HEADS},
         )
         return read_texts(self, request, given, options)
 
@@ -93,12 +98,9 @@ class EmbedModel(EncoderModel):
             )
         return outputs
 
-    def _asks_for(self, name: str, given: dict[str, Any]) -> bool:
-        """Raises ValidationError: the checkpoint has no such head."""
-        found = tensors.as_bool(name, given.get(name, False))
-        if found and _HEADS[name] not in self.encoder.heads.names:
-            raise ValidationError(f"{name} is true; the model has no {_HEADS[name]}.pt")
-        return found
+    @property
+    def _encoders(self) -> Mapping[str | None, Embedder]:
+        return cast(Mapping[str | None, Embedder], self.routed.encoders)
 
 
 class SparseModel(EncoderModel):
@@ -132,6 +134,15 @@ class SparseModel(EncoderModel):
             "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
             **counts(lengths),
         }
+
+
+def _asks_for(name: str, given: dict[str, Any], encoder: Embedder, route: str | None) -> bool:
+    """Raises ValidationError: the checkpoint, or its part for these texts, has no such head."""
+    found = tensors.as_bool(name, given.get(name, False))
+    if found and _HEADS[name] not in encoder.heads.names:
+        part = "the model" if route is None else f"the model's part for {route!r}"
+        raise ValidationError(f"{name} is true; {part} has no {_HEADS[name]}.pt")
+    return found
 
 
 def padded(rows: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:

@@ -76,6 +76,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
             "device": str(encoder.options.device),
             "prompts": {**self.routed.unprompted, **spec.prompts},
+            "input_types": list(self.routed.unprompted),
             "truncation_side": self.tokenizer.truncation_side,
             "num_token_ids": encoder.vocab_size,
             "tokenization_workers": workers,

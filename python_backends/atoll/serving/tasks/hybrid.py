@@ -7,7 +7,7 @@ weight / (k + rank), ranks from 1. It needs no scores that can be compared with 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from atoll import json_text
 from atoll.errors import ConfigError, ValidationError
 from atoll.serving.requests.validation import refuse_empty
-from atoll.serving.tasks.linked_models import LinkedModel, ask, read_request
-from atoll.serving.tasks.pipeline import dense_vectors, reranked
+from atoll.serving.tasks.linked_models import Link, LinkedModel, Search
+from atoll.serving.tasks.pipeline import reranked, similarities
 from atoll.serving.triton import tensors
 from atoll.serving.triton.tensors import Array
 
@@ -39,12 +39,14 @@ class HybridSearchModel(LinkedModel):
     def configure(self, parameters: Mapping[str, str]) -> None:
         """See ``LinkedModel``."""
         self.models = {
-            ranking: parameters[key] for key, ranking in _RANKINGS.items() if parameters.get(key)
+            ranking: Link(key, parameters[key])
+            for key, ranking in _RANKINGS.items()
+            if parameters.get(key)
         }
         if not self.models:
             raise ConfigError(f"config.pbtxt has none of the parameters {', '.join(_RANKINGS)}")
-        prompts = {kind: parameters.get(f"{kind}_prompt_name") for kind in ("query", "document")}
-        self.prompts = {k: {"prompt_name": name} for k, name in prompts.items() if name}
+        prompts = {side: parameters.get(f"{side}_prompt_name") for side in ("query", "document")}
+        self.prompts = {side: name for side, name in prompts.items() if name}
         if self.prompts and "dense" not in self.models:
             raise ConfigError(f"{next(iter(self.prompts))}_prompt_name is set without an embedder")
         self.defaults = {key: parameters[key] for key in _PARAMETERS & parameters.keys()}
@@ -55,22 +57,23 @@ class HybridSearchModel(LinkedModel):
 
     async def answer(self, request: Any) -> dict[str, Array]:
         """See ``LinkedModel``."""
-        query, texts, given = read_request(request, _PARAMETERS)
-        k, weights, num_retrieved, top_k = self._options(given)
+        search = Search.read(request, _PARAMETERS)
+        texts = search.texts
+        k, weights, num_retrieved, top_k = self._options(search.given)
         first = {"dense": self._dense, "sparse": self._sparse}
         # A ranking that counts nothing is not computed.
         asked = [ranking for ranking in first if weights.get(ranking)]
         if asked:
             # Embedders would name it by another index; a reranker alone takes it.
             refuse_empty("text_input", texts)
-        found = await asyncio.gather(*(first[ranking](query, texts) for ranking in asked))
+        found = await asyncio.gather(*(first[ranking](search) for ranking in asked))
         fused = np.zeros(len(texts))
         for ranking, similarity in zip(asked, found, strict=True):
             fused += weights[ranking] * reciprocal_ranks(similarity, k)
         kept = np.argsort(-fused, kind="stable")
         if weights.get("rerank"):
             kept = kept[:num_retrieved] if asked else kept
-            _, logits = await reranked(self.models["rerank"], query, [texts[i] for i in kept])
+            _, logits = await reranked(self.models["rerank"], search, kept.tolist())
             # Of equals, the one that the reranker prefers.
             kept, logits = _by(logits, kept, logits)
             fused[kept] += weights["rerank"] * reciprocal_ranks(logits, k)
@@ -116,33 +119,20 @@ class HybridSearchModel(LinkedModel):
             raise ValidationError(f"weights is {text!r}; one must be more than 0")
         return found
 
-    async def _dense(self, query: str, texts: list[str]) -> Array:
-        """Cosines of the documents with the query, (texts,)."""
-        model = self.models["dense"]
-        if not self.prompts:
-            vectors = await dense_vectors(model, [query, *texts])
-            return np.asarray(vectors[1:] @ vectors[0])
-        asked, documents = await asyncio.gather(
-            dense_vectors(model, [query], self.prompts.get("query")),
-            dense_vectors(model, texts, self.prompts.get("document")),
-        )
-        return np.asarray(documents @ asked[0])
+    async def _dense(self, search: Search) -> Array:
+        return await similarities(self.models["dense"], search, self.prompts)
 
-    async def _sparse(self, query: str, texts: list[str]) -> Array:
+    async def _sparse(self, search: Search) -> Array:
         """Sums over the words that a document shares with the query, (texts,); -inf for none."""
-        outputs = ["indices", "values", "offsets"]
-        inputs = {"text_input": [query, *texts]}
-        found = await ask(self.models["sparse"], outputs, inputs)
-        rows = [
-            (indices[start:stop], values[start:stop])
-            for indices, values, offsets in found
-            for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
-        ]
-        weights = dict(zip(*(row.tolist() for row in rows[0]), strict=True))
-        sums = [
-            sum(weights.get(i, 0.0) * v for i, v in zip(*(r.tolist() for r in row), strict=True))
-            for row in rows[1:]
-        ]
+        model = await self.models["sparse"].find()
+        if model.task == "embed":
+            outputs, options = ["sparse_indices", "sparse_values"], {"return_sparse": True}
+        else:
+            outputs, options = ["indices", "values", "offsets"], {}
+        asked, found = await model.encode(outputs, search, options, {})
+        (words,), rows = _sparse_rows(asked), _sparse_rows(found)
+        weights = dict(words)
+        sums = [sum(weights.get(index, 0.0) * value for index, value in row) for row in rows]
         return np.array([total if total > 0 else -np.inf for total in sums])
 
 
@@ -151,6 +141,20 @@ def reciprocal_ranks(scores: Array, k: int) -> Array:
     ranks = np.empty(len(scores))
     ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
     return np.where(np.isneginf(scores), 0.0, 1 / (k + ranks))
+
+
+def _sparse_rows(parts: Sequence[Sequence[Array]]) -> list[list[tuple[int, float]]]:
+    """Indices and values of each row, from a sparse embedder's answers or from an embedder's."""
+    found: list[tuple[Array, Array]] = []
+    for indices, values, *rest in parts:
+        if rest:
+            bounds = rest[0].tolist()
+            rows = [slice(*pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+            found += [(indices[row], values[row]) for row in rows]
+        else:
+            # Rows are padded with the index -1.
+            found += [(i[i >= 0], v[i >= 0]) for i, v in zip(indices, values, strict=True)]
+    return [list(zip(i.tolist(), v.tolist(), strict=True)) for i, v in found]
 
 
 def _by(scores: Array, *arrays: Array) -> tuple[Array, ...]:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from atoll.errors import EmptyInputError
+from atoll import json_text
+from atoll.errors import EmptyInputError, UnsupportedModel
+from atoll.serving.links import wrong_link
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import model_requests, tensors
 
-# Rows in one request to a model: the limit of their entries.
+# Rows in one request to a model that does not say how many it takes: the limit of our entries.
 _ROWS = 256
+# Where the error of a model says which text is wrong.
+_PLACE = re.compile(r"\b(text_input|query)\[(\d+)\]")
+# Of the parameters of truncation, models check the rest.
+_TRUNCATION: Mapping[str, Callable[[str, Any], Any]] = {
+    "truncate": tensors.as_bool, "truncation_direction": lambda _, side: str(side),
+}  # fmt: skip
+# (input, row) of a linked model -> what the pipeline's own request calls that text.
+Place = Callable[[str, int], str]
 
 
 class LinkedModel(ABC):
@@ -44,43 +57,121 @@ class LinkedModel(ABC):
         try:
             return tensors.response(await self.answer(request))
         except Exception as error:
-            return tensors.failure(error)
+            given = json.loads(request.parameters() or "{}")
+            return tensors.failure(error, given.get(tensors.JSON_ERRORS) is True)
 
 
-def read_request(request: Any, known: frozenset[str]) -> tuple[str, list[str], dict[str, Any]]:
-    """The query, the documents and the request's own parameters.
+class Search(NamedTuple):
+    """A request: given: its parameters, but for those of truncation, which go to every model."""
 
-    Raises:
-        ValidationError: one of them is missing, empty or unknown, or there is a time limit.
+    query: str
+    texts: list[str]
+    given: dict[str, Any]
+    truncation: dict[str, Any]
+
+    @classmethod
+    def read(cls, request: Any, known: frozenset[str]) -> Search:
+        """Raises ValidationError: an input is missing or empty, a parameter is unknown, or there is
+        a time limit."""
+        given = tensors.own_parameters(
+            tensors.parsed_parameters(request.parameters()), known | {TIMEOUT, *_TRUNCATION}
+        )
+        refuse_time_limit(request, given)
+        query, texts = tensors.string(request, "query"), tensors.strings(request, "text_input")
+        if not query or not texts:
+            raise EmptyInputError(f"{'text_input' if query else 'query'} is empty")
+        cut = {name: read(name, given.pop(name)) for name, read in _TRUNCATION.items()
+               if name in given}  # fmt: skip
+        return cls(query, texts, given, cut)
+
+
+class Link(NamedTuple):
+    """A model that a pipeline asks, and the parameter of config.pbtxt that names it."""
+
+    parameter: str
+    name: str
+
+    async def find(self) -> Linked:
+        """The model as it is now, since it may have been loaded again.
+
+        Raises:
+            UnsupportedModel: its task is another than the pipeline needs; names both.
+            AtollError: it is not ready.
+        """
+        asked = {"text_input": tensors.texts([""])[:, None]}
+        try:
+            (control,) = await model_requests.infer(
+                self.name, ["control"], asked, {"control": json.dumps({"op": "info"})}
+            )
+        except tensors.Failure:
+            return Linked(self.name)  # somebody else's model
+        facts = json_text.loads(control.reshape(-1)[0])
+        wrong = wrong_link(self.parameter, self.name, [facts["task"], *facts.get("tasks", ())])
+        if wrong is not None:
+            raise UnsupportedModel(wrong)
+        return Linked(
+            self.name, facts["task"], facts["max_client_batch_size"], facts["input_types"]
+        )
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A model that a pipeline asks.
+
+    task: None: it is not one of ours. max_rows: in one request. input_types: those of query and
+    document that it encodes differently.
     """
-    given = tensors.own_parameters(
-        tensors.parsed_parameters(request.parameters()), known | {TIMEOUT}
-    )
-    refuse_time_limit(request, given)
-    query, texts = tensors.string(request, "query"), tensors.strings(request, "text_input")
-    if not query or not texts:
-        raise EmptyInputError(f"{'text_input' if query else 'query'} is empty")
-    return query, texts, given
 
+    name: str
+    task: str | None = None
+    max_rows: int = _ROWS
+    input_types: Sequence[str] = ()
 
-async def ask(
-    model: str,
-    outputs: list[str],
-    inputs: Mapping[str, list[str]],
-    parameters: Mapping[str, Any] | None = None,
-) -> list[list[tensors.Array]]:
-    """Outputs of another model for each request that its rows take; single texts go with all.
+    async def encode(
+        self,
+        outputs: list[str],
+        search: Search,
+        parameters: Mapping[str, Any],
+        prompts: Mapping[str, str],
+    ) -> tuple[list[list[tensors.Array]], list[list[tensors.Array]]]:
+        """Outputs for the query, and for the documents: see ``ask``. prompts: names by side."""
 
-    Raises:
-        GenerationError: the model answered with an error.
-    """
-    num_rows = max(map(len, inputs.values()))
-    batches = [
-        {
-            name: tensors.texts(texts if len(texts) == 1 else texts[at : at + _ROWS])[:, None]
-            for name, texts in inputs.items()
-        }
-        for at in range(0, num_rows, _ROWS)
-    ]
-    answers = (model_requests.infer(model, outputs, batch, parameters or {}) for batch in batches)
-    return list(await asyncio.gather(*answers))
+        def given(side: str) -> dict[str, Any]:
+            kind = {"input_type": side} if side in self.input_types else {}
+            prompt = {"prompt_name": prompts[side]} if side in prompts else {}
+            return {**parameters, **search.truncation, **kind, **prompt}
+
+        return await asyncio.gather(
+            self.ask(outputs, {"text_input": [search.query]}, lambda *_: "query", given("query")),
+            self.ask(
+                outputs, {"text_input": search.texts}, lambda name, row: f"{name}[{row}]",
+                given("document"),
+            ),
+        )  # fmt: skip
+
+    async def ask(
+        self,
+        outputs: list[str],
+        inputs: Mapping[str, Sequence[str]],
+        place: Place,
+        parameters: Mapping[str, Any],
+    ) -> list[list[tensors.Array]]:
+        """Outputs for each request that the rows take; single texts go with all.
+
+        Raises:
+            AtollError, Failure: the model's own error, in which texts are named by ``place``.
+        """
+        num_rows = max(map(len, inputs.values()))
+
+        async def part(at: int) -> list[tensors.Array]:
+            rows = {
+                name: tensors.texts(t if len(t) == 1 else t[at : at + self.max_rows])[:, None]
+                for name, t in inputs.items()
+            }
+
+            def reworded(message: str) -> str:
+                return _PLACE.sub(lambda m: place(m[1], at + int(m[2])), message)
+
+            return await model_requests.infer(self.name, outputs, rows, parameters, reworded)
+
+        return list(await asyncio.gather(*map(part, range(0, num_rows, self.max_rows))))

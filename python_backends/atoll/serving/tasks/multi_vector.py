@@ -10,7 +10,12 @@ import numpy as np
 
 from atoll.config import Settings
 from atoll.encoders.marked_texts import marked_encoders
-from atoll.encoders.multi_vector_encoder import MultiVectorEncoder, TokenOptions
+from atoll.encoders.multi_vector_encoder import (
+    MultiVectorEncoder,
+    Query,
+    TokenOptions,
+    TokenVectors,
+)
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.tasks.embed import counts
@@ -22,10 +27,14 @@ _SIDES = ("query", "document")
 
 @dataclass(frozen=True)
 class Sides:
-    """What the texts of a request are. num_queries: how many of the first are queries."""
+    """What the texts of a request are. num_queries: how many of the first are queries.
+
+    has_vectors: whether the vectors themselves are asked for, which are large.
+    """
 
     num_queries: int
     has_scores: bool
+    has_vectors: bool
 
 
 class MultiVectorModel(EncoderModel):
@@ -49,6 +58,7 @@ class MultiVectorModel(EncoderModel):
             "dimensions": self.encoder.dimensions,
             "pooling": None,
             "prompts": {"query": late.query_prompt, "document": late.document_prompt},
+            "input_types": list(_SIDES),
             "max_input_tokens": self.encoder.document_length,
             "max_query_tokens": self.encoder.query_length,
             "activation": "identity",
@@ -65,8 +75,9 @@ class MultiVectorModel(EncoderModel):
         texts = self.texts(request, "text_input", may_be_empty=queries is not None)
         if texts is None:
             raise EmptyInputError("text_input is missing")
+        has_vectors = "vectors" in request.requested_output_names()
         if queries is None:
-            sides = Sides(len(texts) if input_type == "query" else 0, has_scores=False)
+            sides = Sides(len(texts) if input_type == "query" else 0, False, has_vectors)
             return Work("text_input", sides, tuple(texts), truncate=truncate, direction=direction)
         if input_type == "query":
             raise ValidationError(
@@ -77,7 +88,7 @@ class MultiVectorModel(EncoderModel):
                 f"query has {len(queries)} texts and text_input {len(texts)}; "
                 "expected one query, or one for each text"
             )
-        sides = Sides(len(queries), has_scores=True)
+        sides = Sides(len(queries), True, has_vectors)
         both = (*queries, *texts)
         return Work("text_input", sides, both, truncate=truncate, direction=direction)
 
@@ -96,25 +107,25 @@ class MultiVectorModel(EncoderModel):
                     name=named, truncate=work.truncate, direction=work.direction,
                 )  # fmt: skip
         items = request.items([row.encoded for row in rows])
-        for item, row in zip(items, rows, strict=True):
-            item.options, item.num_attended = TokenOptions(row.kept), row.num_attended
+        queries = [Query() for _ in range(count)] if work.options.has_scores else []
+        for index, (item, row) in enumerate(zip(items, rows, strict=True)):
+            is_query = index < len(queries)
+            # One query is for all texts, several are for one text each.
+            query = queries[index % count] if len(queries) > 1 else next(iter(queries), None)
+            item.options = TokenOptions(row.kept, query, is_query)
+            item.num_attended = row.num_attended
         self.engine.submit(items)
 
-    def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
+    def answer(self, work: Work, rows: list[TokenVectors], lengths: list[int]) -> dict[str, Any]:
         """See ``EncoderModel.answer``: text i has vectors[offsets[i] : offsets[i + 1]]."""
         sides: Sides = work.options
         first = sides.num_queries if sides.has_scores else 0
-        queries, texts = rows[:first], rows[first:]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in texts])])
-        outputs = {
-            "vectors": np.concatenate(texts),
-            "offsets": offsets.astype(np.int32),
-            **counts(lengths[first:]),
-        }
-        if len(queries) == 1:
-            outputs["score"] = self.encoder.score(queries[0], texts).reshape(-1, 1)
-        elif queries:
-            pairs = zip(queries, texts, strict=True)
-            scores = [self.encoder.score(query, [text]) for query, text in pairs]
-            outputs["score"] = np.stack(scores)
+        texts = rows[first:]
+        offsets = np.concatenate([[0], np.cumsum([len(row.vectors) for row in texts])])
+        outputs = {"offsets": offsets.astype(np.int32), **counts(lengths[first:])}
+        if sides.has_vectors:
+            outputs["vectors"] = np.concatenate([row.vectors for row in texts])
+        if sides.has_scores:
+            scores = np.array([row.score for row in texts], np.float32)
+            outputs["score"] = scores.reshape(-1, 1)
         return outputs

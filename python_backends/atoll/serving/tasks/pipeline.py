@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, ValidationError
 from atoll.serving.requests.validation import refuse_empty
-from atoll.serving.tasks.linked_models import LinkedModel, ask, read_request
+from atoll.serving.tasks.linked_models import Link, LinkedModel, Search
 from atoll.serving.triton import tensors
 
 
@@ -23,35 +24,60 @@ class RetrieveRerankModel(LinkedModel):
     def configure(self, parameters: Mapping[str, str]) -> None:
         """See ``LinkedModel``."""
         try:
-            self.embedder, self.reranker = parameters["embedder"], parameters["reranker"]
+            self.embedder, self.reranker = (
+                Link(name, parameters[name]) for name in ("embedder", "reranker")
+            )
         except KeyError as error:
             raise ConfigError(f"parameter {error} is missing in config.pbtxt") from None
-        self.num_retrieved = int(parameters.get("num_retrieved", "32"))
+        try:
+            given = parameters.get("num_retrieved", 32)
+            self.num_retrieved = tensors.as_int("num_retrieved", given, 1)
+        except ValidationError as error:
+            raise ConfigError(f"config.pbtxt: {error}") from None
 
     async def answer(self, request: Any) -> dict[str, tensors.Array]:
         """See ``LinkedModel``."""
-        query, texts, given = read_request(request, frozenset({"num_retrieved", "top_k"}))
-        refuse_empty("text_input", texts)
+        search = Search.read(request, frozenset({"num_retrieved", "top_k"}))
+        given = search.given
+        refuse_empty("text_input", search.texts)
         count = tensors.as_int("num_retrieved", given.get("num_retrieved", self.num_retrieved), 1)
         top_k = tensors.as_int("top_k", given.get("top_k", count), 1)
-        vectors = await dense_vectors(self.embedder, [query, *texts])
-        similarity = vectors[1:] @ vectors[0]
+        similarity = await similarities(self.embedder, search)
         kept = np.argsort(-similarity, kind="stable")[:count]
-        scores, logits = await reranked(self.reranker, query, [texts[i] for i in kept])
+        scores, logits = await reranked(self.reranker, search, kept.tolist())
         order = np.argsort(-logits, kind="stable")[:top_k]
         return {"index": kept[order].astype(np.int32), "score": scores[order]}
 
 
-async def dense_vectors(
-    model: str, texts: list[str], parameters: Mapping[str, Any] | None = None
+async def similarities(
+    link: Link, search: Search, prompts: Mapping[str, str] = MappingProxyType({})
 ) -> tensors.Array:
-    """An embedder's vectors, (texts, width)."""
-    found = await ask(model, ["embedding"], {"text_input": texts}, parameters)
-    return np.concatenate([vectors for (vectors,) in found])
+    """Cosines of the documents with the query by an embedder, (documents,).
+
+    prompts: names of the embedder's, for ``query`` and ``document``.
+    """
+    model = await link.find()
+    (((asked,),), found) = await model.encode(["embedding"], search, {}, prompts)
+    return np.asarray(np.concatenate([vectors for (vectors,) in found]) @ asked[0])
 
 
-async def reranked(model: str, query: str, texts: list[str]) -> tuple[tensors.Array, tensors.Array]:
-    """A reranker's scores and logits, (texts,) each."""
-    found = await ask(model, ["score", "logit"], {"query": [query], "text_input": texts})
-    scores, logits = zip(*found, strict=True)
-    return np.concatenate(scores).reshape(-1), np.concatenate(logits).reshape(-1)
+async def reranked(
+    link: Link, search: Search, kept: Sequence[int]
+) -> tuple[tensors.Array, tensors.Array]:
+    """A reranker's scores and logits of the documents ``kept``, (kept,) each.
+
+    Those of a late-interaction model are sums of products, and the same.
+    """
+    model = await link.find()
+
+    def place(name: str, row: int) -> str:
+        # A late-interaction model has read the query by itself, all others with each document.
+        if name == "text_input":
+            return f"text_input[{kept[row]}]"
+        return "query" if model.task == "multi_vector" else f"query with text_input[{kept[row]}]"
+
+    asked = {"query": [search.query], "text_input": [search.texts[index] for index in kept]}
+    outputs = ["score"] if model.task == "multi_vector" else ["score", "logit"]
+    found = await model.ask(outputs, asked, place, search.truncation)
+    parts = [np.concatenate(part).reshape(-1) for part in zip(*found, strict=True)]
+    return parts[0], parts[-1]

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from atoll.errors import GenerationError, Overloaded
+from atoll import json_text
+from atoll.errors import NotReady, Overloaded, of_type
 from atoll.serving.triton import shared_memory
-from atoll.serving.triton.tensors import Array, Failure
+from atoll.serving.triton.tensors import JSON_ERRORS, Array, Failure
+
+# What Triton says of a model that is not loaded, or whose process has ended.
+_AWAY = ("is not ready", "is not healthy")
 
 
 async def infer(
-    model: str, outputs: list[str], inputs: Mapping[str, Array], parameters: Mapping[str, Any]
-) -> list[Array]:
-    """Outputs of a model that gives one response.
+    model: str, outputs: list[str], inputs: Mapping[str, Array], parameters: Mapping[str, Any],
+    reworded: Callable[[str], str] = str,
+) -> list[Array]:  # fmt: skip
+    """Outputs of a model that gives one response. reworded: changes the message of its error.
 
     Raises:
-        GenerationError: the model answered with an error.
+        AtollError: the error of one of our models, of its own class, with its name in front.
+        Failure: the error of another model, or Triton's own.
     """
-    answer = await _request(model, outputs, inputs, parameters, "").async_exec()
+    # Triton 2.51 makes every error between models INTERNAL.
+    given = {**parameters, JSON_ERRORS: True}
+    answer = await _request(model, outputs, inputs, given, "").async_exec()
     if answer.has_error():
-        raise GenerationError(f"{model}: {answer.error().message()}")
+        raise _error(model, answer.error(), reworded)
     return [pb_utils.get_output_tensor_by_name(answer, name).as_numpy() for name in outputs]
 
 
@@ -49,6 +58,16 @@ def hand_on(
         )
     if errors:
         raise Failure(errors[0].code(), errors[0].message())
+
+
+def _error(model: str, found: Any, reworded: Callable[[str], str]) -> Exception:
+    text = found.message()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        told = json_text.loads(text)
+        return of_type(told["error_type"])(f"{model}: {reworded(told['error'])}")
+    if any(words in text for words in _AWAY):
+        return NotReady(f"{model}: {text}")
+    return Failure(found.code(), f"{model}: {text}")
 
 
 def _request(
