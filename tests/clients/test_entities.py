@@ -114,6 +114,15 @@ def test_refusals(http: httpx.Client, fields: dict[str, Any], message: str) -> N
     assert answer.status_code in (400, 422) and message in answer.json()["error"], answer.text
 
 
+def test_options_that_contradict_each_other(http: httpx.Client) -> None:
+    """Those in ``parameters`` were not used, and nothing said so."""
+    body = {"inputs": "a", "aggregation_strategy": "max"}
+    answer = http.post(f"/{MODEL}", json={**body, "parameters": {"aggregation_strategy": "first"}})
+    assert answer.status_code == 422 and "parameters.aggregation_strategy" in answer.text
+    same = {**body, "parameters": {"aggregation_strategy": "max"}}
+    assert http.post(f"/{MODEL}", json=same).status_code == 200
+
+
 def test_infer_command(scoring: Served, pipe: Any) -> None:
     asked = ["infer", MODEL, "--text", TEXTS[0], "--url", scoring.server.grpc_url]
     shown = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False)

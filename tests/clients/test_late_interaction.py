@@ -120,3 +120,9 @@ def test_the_routes(http: httpx.Client, expected: Any) -> None:
     assert "`instruction` is 'Judge.'" in told and "takes none" in told
     too_long = {"inputs": "abc" * 20, "truncate": False}
     assert "less than 20 tokens. Given: 63" in post("/embed_all", too_long, 422)["error"]
+    # A query's limit is its own, and so is the field.
+    short = post("/embed_all", {**too_long, "prompt_name": "query"}, 422)["error"]
+    assert "less than 12 tokens. Given: 63" in short
+    cohere = {"query": "abc" * 20, "documents": ["a"], "truncate": "NONE"}
+    told = post("/v2/rerank", cohere, 400)["error"]
+    assert told["param"] == "query" and "less than 12 tokens. Given: 63" in told["message"]

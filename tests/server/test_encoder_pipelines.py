@@ -17,20 +17,9 @@ from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
 
 from atoll.catalogue import entry_for, read_model, write_repository
-from atoll.catalogue.pipelines import (
-    ensemble,
-    hybrid_search,
-    model_file,
-    retrieve_rerank,
-    tokens,
-)
+from atoll.catalogue.pipelines import ensemble, hybrid_search, retrieve_rerank, tokens
 
 BY_NAME = {variant.name: variant for variant in TRUNKS}
-_PLAIN = """name: "plain"
-backend: "python"
-instance_group {{ count: 1 kind: KIND_CPU }}
-parameters {{ key: "model_id" value {{ string_value: "{}" }} }}
-"""
 TEXTS = ["Hello", "A ring of coral", "x" * 40, "1"]
 
 
@@ -48,8 +37,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     write_colbert(root / "late")
     write_m3(root / "three")
     write_sparse(root / "sparse-parts", root / "routed")
+    write(classifiers(3)[0], root / "plain")
+    write_text_files(root / "plain")
     entries = []
-    for name in (*references, "late", "three", "routed"):
+    for name in (*references, "late", "three", "routed", "plain"):
         detected = read_model(root / name, task="sparse" if name == "splade" else None)
         settings = {"max_client_batch_size": "40"} if name == "three" else None
         entries.append(entry_for(str(root / name), detected, name=name, settings=settings))
@@ -67,12 +58,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     ]
     repository = root / "repository"
     write_repository([*entries, *pipelines], repository)
-    # Of an entry without tensors, only the model knows its task.
-    write(classifiers(3)[0], root / "plain")
-    write_text_files(root / "plain")
-    (repository / "plain" / "1").mkdir(parents=True)
-    (repository / "plain" / "1" / "model.py").write_text(model_file("ClassifyModel", "labels"))
-    (repository / "plain" / "config.pbtxt").write_text(_PLAIN.format(root / "plain"))
+    # With another output than those of a task, only the model itself knows what it is for.
+    with (repository / "plain" / "config.pbtxt").open("a") as config:
+        config.write('output [ { name: "more" data_type: TYPE_FP32 dims: [ -1 ] } ]\n')
     tokenizer = Tokenizer.from_file(str(root / "bert" / "tokenizer.json"))
     with started(repository) as server:
         yield Fleet(server, references, tokenizer)

@@ -53,8 +53,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     references["routed"] = write_dense(root / "dense-parts", root / "routed")
     # Weights of words for documents alone.
     part = {"weight": torch.ones(1, 48) / 9, "bias": torch.ones(1)}
-    (trunk,) = (root / "routed").glob("*/document_0_Transformer")
-    torch.save(part, trunk / "sparse_linear.pt")
+    torch.save(part, root / "routed" / "document_0_Transformer" / "sparse_linear.pt")
     references["routed-sparse"] = write_sparse(root / "sparse-parts", root / "routed-sparse")
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model

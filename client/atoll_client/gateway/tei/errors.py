@@ -8,33 +8,43 @@ from atoll_client.errors import TooMuch, ValidationError
 from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.types import ModelInfo
 
-_TOKENS = re.compile(r" has (\d+) tokens; the model accepts")
-_CHARACTERS = re.compile(r" has (\d+) characters; .* at most (\d+) characters")
+_TOKENS = re.compile(r"\b(\w+)\[\d+\] has (\d+) tokens; the model accepts (\d+)")
+_CHARACTERS = re.compile(r"\b(\w+)\[\d+\] has (\d+) characters; .* at most (\d+) characters")
 # The models' names of what the routes call inputs.
 _NAMES = re.compile(r"\b(text_input|input_ids|query)\[(\d+)\]")
 
 
 class TeiMessages(Reworded):
-    """``with``: "too long" as TEI says it. field: the one that holds the texts."""
+    """``with``: "too long" as TEI says it.
 
-    def __init__(self, model: ModelInfo, field: str = "inputs") -> None:
-        self._model, self._field = model, field
+    field: the one that holds the texts. query: the one that holds a late-interaction model's
+    queries, which have a limit of their own; other models read them together with the texts.
+    """
+
+    def __init__(self, model: ModelInfo, field: str = "inputs", query: str = "query") -> None:
+        self._field = field
+        self._query = query if model.task == "multi_vector" else field
 
     def words(self, error: ValidationError) -> ValidationError | None:
-        message, field = str(error), self._field
+        message = str(error)
         found = _CHARACTERS.search(message)
         if found:
-            return self._too_long("characters", found[2], found[1])
+            return self._too_long(found[1], "characters", found[3], found[2])
         found = _TOKENS.search(message)
         if found:
-            return self._too_long("tokens", self._model.max_input_tokens, found[1])
-        if _NAMES.search(message):
-            return type(error)(_NAMES.sub(rf"`{field}[\2]`", message), param=field)
+            return self._too_long(found[1], "tokens", found[3], found[2])
+        found = _NAMES.search(message)
+        if found:
+            text = _NAMES.sub(lambda m: f"`{self._called(m[1])}[{m[2]}]`", message)
+            return type(error)(text, param=self._called(found[1]))
         return None
 
-    def _too_long(self, unit: str, limit: str | int, given: str) -> TooMuch:
+    def _called(self, name: str) -> str:
+        return self._query if name == "query" else self._field
+
+    def _too_long(self, name: str, unit: str, limit: str, given: str) -> TooMuch:
         return TooMuch.of(
-            self._field,
+            self._called(name),
             f"must have less than {limit} {unit}. Given: {given}",
             code="context_length_exceeded",
         )

@@ -89,7 +89,7 @@ async def score(request: Request, context: Context, body: ScoreBody) -> Reply[an
 async def _pair_scores(
     encoder: Encoder, firsts: list[str], seconds: list[str], body: ScoreBody
 ) -> tuple[list[float], int]:
-    with TeiMessages(encoder.model, "text_2"):
+    with TeiMessages(encoder.model, "text_2", "text_1"):
         if encoder.model.task in tasks.RANKING_TASKS:
             found, count = await ranked(encoder, firsts, seconds, body.cut(), body.is_raw)
             return found.values, count

@@ -39,6 +39,9 @@ async def entities(
     """
     model = context.find(request, body.model, (TASK,))
     texts, is_single = _texts(body)
+    for name in set(body.entity_fields) & set(options.entity_fields):
+        if getattr(body, name) != getattr(options, name):
+            raise ValidationError.of(f"parameters.{name}", f"is another one than `{name}`")
     check_batch(request, context, len(texts), model)
     strategy = body.aggregation_strategy or options.aggregation_strategy
     ignored = options.ignore_labels if body.ignore_labels is None else body.ignore_labels
