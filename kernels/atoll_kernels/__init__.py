@@ -23,6 +23,7 @@ from atoll_kernels.norm import layer_norm, rms_norm
 from atoll_kernels.recurrent import Past, causal_conv, gated_delta
 from atoll_kernels.rope import apply_rope, rope_write_kv
 from atoll_kernels.sampling import sample
+from atoll_kernels.selective_scan import selective_scan, selective_scan2
 
 __all__ = [
     "ACTIVATIONS",
@@ -53,6 +54,8 @@ __all__ = [
     "rope_write_kv",
     "route",
     "sample",
+    "selective_scan",
+    "selective_scan2",
     "varlen_attention",
     "write_kv",
 ]

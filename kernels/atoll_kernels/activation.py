@@ -24,6 +24,7 @@ class Activation(IntEnum):
     SILU = 4
     TANH = 5
     GPT_OSS = 6
+    RELU2 = 7
 
 
 GPT_OSS_LIMIT, GPT_OSS_ALPHA = 7.0, 1.702
@@ -36,6 +37,7 @@ BY_NAME: dict[str | None, Activation] = {
     "gelu_fast": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
     "relu": Activation.RELU,
+    "relu2": Activation.RELU2,
     "silu": Activation.SILU,
     "swish": Activation.SILU,
     "tanh": Activation.TANH,
@@ -45,6 +47,7 @@ _FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.GELU: F.gelu,
     Activation.GELU_TANH: partial(F.gelu, approximate="tanh"),
     Activation.RELU: F.relu,
+    Activation.RELU2: lambda x: F.relu(x).square(),
     Activation.SILU: F.silu,
     Activation.TANH: lambda x: x.tanh(),
 }

@@ -19,6 +19,7 @@ from atoll_kernels.gpu import (
     recurrent,
     rope,
     sampling,
+    selective_scan,
 )
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import Routing
@@ -145,6 +146,21 @@ def _delta(
     recurrent.gated_delta(*qkv.split([16, 16, 32], 1), *gates, state, _past(lengths, keeps))
 
 
+def _scan2(
+    dtype: torch.dtype, lengths: Sequence[int], size: int = 128, *, keeps: bool = True
+) -> None:
+    """Granite 4's heads, whose inputs are parts of a convolution's outputs; one group."""
+    tokens, heads = sum(lengths), 48
+    mixed = torch.empty(tokens, heads * 64 + 2 * size, dtype=dtype)
+    x, b, c = mixed.split([heads * 64, size, size], 1)
+    steps, factors = torch.empty(tokens, heads), torch.empty(heads)
+    state = torch.empty(2, heads, 64, size) if keeps else None
+    selective_scan.selective_scan2(
+        x.unflatten(1, (heads, 64)), steps, factors, b.unsqueeze(1), c.unsqueeze(1),
+        factors if keeps else None, state, _past(lengths, keeps),
+    )  # fmt: skip
+
+
 def _batches() -> None:
     """Batches of many sizes through the same layers, as a server's steps are."""
     heads = (_HALF, 32, 8, 128)
@@ -158,6 +174,8 @@ def _batches() -> None:
         _experts(_HALF, rows)
         _delta(_HALF, (1,) * rows)
         _delta(_HALF, (1,) * rows + (90 + rows,))
+        _scan2(_HALF, (1,) * rows)
+        _scan2(_HALF, (1,) * rows + (90 + rows,))
         _conv(_HALF, (1,) * rows + (rows,))
 
 
@@ -227,6 +245,13 @@ CASES: dict[str, Callable[[], None]] = {
     "delta-chunk-fp32": partial(_delta, torch.float32, (1, 80)),
     "delta-chunk-d64": partial(_delta, _HALF, (1, 80), 64),
     "delta-chunk-fp32-d64": partial(_delta, torch.float32, (1, 80), 64, keeps=False),
+    "scan2-step": partial(_scan2, _HALF, (1, 3)),
+    "scan2-step-bf16": partial(_scan2, torch.bfloat16, (1, 1), keeps=False),
+    "scan2-step-d256": partial(_scan2, torch.bfloat16, (1, 80), 256),
+    "scan2-chunk": partial(_scan2, _HALF, (1, 80)),
+    "scan2-chunk-bf16": partial(_scan2, torch.bfloat16, (1, 80)),
+    "scan2-chunk-fp32": partial(_scan2, torch.float32, (1, 80)),
+    "scan2-chunk-d64": partial(_scan2, _HALF, (1, 80), 64, keeps=False),
     "sample": _sample,
     "batches": _batches,
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll_kernels.activation import BY_NAME, Activation
+from atoll_kernels.activation import ACTIVATIONS, BY_NAME, Activation
 from atoll_kernels.linear import PackedLinear
 
 # oneDNN's post-op and algorithm.
@@ -32,7 +32,9 @@ class OneDnnDense(PackedLinear):
     scheme = "dense"
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """See ``atoll_kernels.linear``; the activation is fused."""
+        """See ``atoll_kernels.linear``; the activation is fused, if oneDNN has it."""
+        if BY_NAME[activation] not in _POST_OPS:
+            return ACTIVATIONS[str(activation)](self.forward(x))
         post_op, algorithm = _POST_OPS[BY_NAME[activation]]
         rows = x.to(self.dtype).contiguous()
         out: Tensor = torch.ops.mkldnn._linear_pointwise(

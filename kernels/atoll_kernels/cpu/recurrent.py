@@ -25,12 +25,12 @@ def causal_conv(
         return None
     if activation not in (None, "silu") or not weight.is_contiguous():
         return None
-    if not _has_dense_rows(state):
+    if not is_dense(state):
         return None
     out = empty(x.shape, x.dtype)
     native.causal_conv(
         x.dtype, x.data_ptr(), weight.data_ptr(), address(bias), address(state), out.data_ptr(),
-        *_places(state, past), x.stride(0), _row(state), len(past.cu_seqlens) - 1, channels, width,
+        *places(state, past), x.stride(0), row(state), len(past.cu_seqlens) - 1, channels, width,
         activation is not None,
     )  # fmt: skip
     return out
@@ -45,7 +45,7 @@ def gated_delta(
         wide = gated_delta(q.float(), k.float(), v.float(), log_decay, beta, state, past)
         return None if wide is None else wide.half()
     native = library()
-    if native is None or not are_native(v, q, k) or not _has_dense_rows(state):
+    if native is None or not are_native(v, q, k) or not is_dense(state):
         return None
     gates = log_decay, beta
     if any(x.dtype != torch.float32 or x.stride(1) != 1 for x in gates):
@@ -55,23 +55,25 @@ def gated_delta(
     out = empty(v.shape, v.dtype)
     native.gated_delta(
         v.dtype, q.data_ptr(), k.data_ptr(), v.data_ptr(), log_decay.data_ptr(), beta.data_ptr(),
-        address(state), out.data_ptr(), *_places(state, past), *q.stride()[:2], *k.stride()[:2],
-        *v.stride()[:2], log_decay.stride(0), beta.stride(0), _row(state),
+        address(state), out.data_ptr(), *places(state, past), *q.stride()[:2], *k.stride()[:2],
+        *v.stride()[:2], log_decay.stride(0), beta.stride(0), row(state),
         len(past.cu_seqlens) - 1, num_k_heads, num_v_heads, key_dim, value_dim,
     )  # fmt: skip
     return out
 
 
-def _places(state: Tensor | None, past: Past) -> tuple[int, int, int]:
+def places(state: Tensor | None, past: Past) -> tuple[int, int, int]:
     """The addresses in the sources' ``Past``; without a state, every sequence begins at zero."""
     if state is None:
         return past.cu_seqlens.data_ptr(), 0, 0
     return past.cu_seqlens.data_ptr(), address(past.seq_lens), address(past.slots)
 
 
-def _row(state: Tensor | None) -> int:
+def row(state: Tensor | None) -> int:
+    """Elements between slots."""
     return 0 if state is None else state.stride(0)
 
 
-def _has_dense_rows(state: Tensor | None) -> bool:
+def is_dense(state: Tensor | None) -> bool:
+    """Whether each slot is in one piece."""
     return state is None or state[:1].is_contiguous()

@@ -17,6 +17,7 @@ if find_spec("triton") is not None:
     from atoll_kernels.gpu.recurrent import causal_conv, gated_delta
     from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
     from atoll_kernels.gpu.sampling import sample
+    from atoll_kernels.gpu.selective_scan import selective_scan2
 
     __all__ = [
         "failure",
@@ -36,6 +37,7 @@ if find_spec("triton") is not None:
         "rope_write_kv",
         "route",
         "sample",
+        "selective_scan2",
         "varlen_attention",
         "write_kv",
     ]

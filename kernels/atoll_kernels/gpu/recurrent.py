@@ -18,7 +18,7 @@ from atoll_kernels.recurrent import Past
 # A head's keys, and those for which the chunked form has registers.
 _MAX_KEY_DIM, _MAX_CHUNKED_KEY_DIM = 256, 128
 # Up to this mean number of tokens, a sequence is computed token by token.
-_SHORT = 4
+SHORT = 4
 
 
 def causal_conv(
@@ -27,7 +27,7 @@ def causal_conv(
 ) -> Tensor | None:  # fmt: skip
     """See ``atoll_kernels.causal_conv``."""
     (num_tokens, channels), width = x.shape, weight.shape[1]
-    if x.dtype == torch.float64 or x.stride(1) != 1 or not _is_dense(state):
+    if x.dtype == torch.float64 or x.stride(1) != 1 or not is_dense(state):
         return None
     if activation not in (None, "silu") or not weight.is_contiguous():
         return None
@@ -39,7 +39,7 @@ def causal_conv(
     grid = (num_tokens // config.block_m + num_seqs, triton.cdiv(channels, config.block_n))
     causal_conv_kernel[grid](
         out=out, x=x, weight=weight, bias=weight if bias is None else bias,
-        **_places(state, past, x), num_seqs=num_seqs, channels=channels, x_stride=x.stride(0),
+        **places_of(state, past, x), num_seqs=num_seqs, channels=channels, x_stride=x.stride(0),
         BIAS=bias is not None, SILU=activation is not None, WIDTH=width, BLOCK_M=config.block_m,
         BLOCK_N=config.block_n, num_warps=config.num_warps,
     )  # fmt: skip
@@ -52,7 +52,7 @@ def gated_delta(
 ) -> Tensor | None:  # fmt: skip
     """See ``atoll_kernels.gated_delta``."""
     key_dim, num_tokens, num_seqs = k.shape[2], len(v), len(past.cu_seqlens) - 1
-    if v.dtype == torch.float64 or key_dim > _MAX_KEY_DIM or not _is_dense(state):
+    if v.dtype == torch.float64 or key_dim > _MAX_KEY_DIM or not is_dense(state):
         return None
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     if num_tokens == 0 or num_seqs == 0:
@@ -60,7 +60,7 @@ def gated_delta(
     q, k, v, log_decay, beta = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, log_decay, beta)
     )
-    is_short = num_tokens <= _SHORT * num_seqs or key_dim > _MAX_CHUNKED_KEY_DIM
+    is_short = num_tokens <= SHORT * num_seqs or key_dim > _MAX_CHUNKED_KEY_DIM
     run = _step if is_short else _chunks
     run(out, q, k, v, log_decay, beta, state, past)
     return out
@@ -71,11 +71,11 @@ def _step(
     state: Tensor | None, past: Past,
 ) -> None:  # fmt: skip
     _, num_heads, value_dim = v.shape
-    block_k = _block(k.shape[2])
+    block_k = block(k.shape[2])
     config = launch.configuration("delta-step", f"d{max(block_k, 64)}")
     grid = (len(past.cu_seqlens) - 1, num_heads, triton.cdiv(value_dim, config.block_n))
     gated_delta_step_kernel[grid](
-        out=out, v=v, beta=beta, **_inputs(q, k, log_decay, num_heads), **_places(state, past, v),
+        out=out, v=v, beta=beta, **_inputs(q, k, log_decay, num_heads), **places_of(state, past, v),
         v_stride=v.stride(0), v_head_stride=v.stride(1), beta_stride=beta.stride(0),
         value_dim=value_dim, BLOCK_N=config.block_n, BLOCK_K=block_k, num_warps=config.num_warps,
     )  # fmt: skip
@@ -86,14 +86,14 @@ def _chunks(
     state: Tensor | None, past: Past,
 ) -> None:  # fmt: skip
     num_tokens, num_heads, value_dim = v.shape
-    num_seqs, block_k = len(past.cu_seqlens) - 1, _block(k.shape[2])
+    num_seqs, block_k = len(past.cu_seqlens) - 1, block(k.shape[2])
     config = launch.configuration("delta-chunk", f"{launch.width(k.dtype)}-d{max(block_k, 64)}")
     num_tiles, size = num_tokens // config.block_m + num_seqs, config.block_m
     squares = torch.empty(
         (2, num_tiles, num_heads, size, size), dtype=torch.float32, device=v.device
     )
     inverses, products = squares
-    inputs, places = _inputs(q, k, log_decay, num_heads), _places(state, past, v)
+    inputs, places = _inputs(q, k, log_decay, num_heads), places_of(state, past, v)
     tiles = {"BLOCK_M": size, "BLOCK_K": block_k, "PRECISION": launch.precision(torch.float32)}
     gated_delta_products_kernel[(num_tiles, num_heads)](
         inverses=inverses, products=products, beta=beta, **inputs, cu_seqlens=past.cu_seqlens,
@@ -118,7 +118,7 @@ def _inputs(q: Tensor, k: Tensor, log_decay: Tensor, num_heads: int) -> dict[str
     }  # fmt: skip
 
 
-def _places(state: Tensor | None, past: Past, other: Tensor) -> dict[str, object]:
+def places_of(state: Tensor | None, past: Past, other: Tensor) -> dict[str, object]:
     """Where sequences and states are; without a state, ``other`` in their place is not read."""
     if state is None:
         found: dict[str, object] = {"state": other, "seq_lens": other, "slots": other}
@@ -134,9 +134,11 @@ def _phase(num_tokens: int, num_seqs: int) -> str:
     return "decode" if num_tokens == num_seqs else "prefill"
 
 
-def _is_dense(state: Tensor | None) -> bool:
+def is_dense(state: Tensor | None) -> bool:
+    """Whether each slot is in one piece."""
     return state is None or state[:1].is_contiguous()
 
 
-def _block(width: int) -> int:
+def block(width: int) -> int:
+    """The tile that has all of so many features."""
     return max(16, int(triton.next_power_of_2(width)))

@@ -207,6 +207,19 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("delta-step", "d64"): {AMPERE: Launch(0, 64)},
     ("delta-step", "d128"): {AMPERE: Launch(0, 32)},
     ("delta-step", "d256"): {AMPERE: Launch(0, 16)},
+    # Rows of a head's state.
+    ("scan2-step", "d64"): {AMPERE: Launch(0, 64)},
+    ("scan2-step", "d128"): {AMPERE: Launch(0, 32)},
+    ("scan2-step", "d256"): {AMPERE: Launch(0, 16)},
+    # Tokens of a chunk, and rows.
+    ("scan2-chunk", "half-d64"): {
+        "sm75": Launch(32, 16, 0, 4, 1), AMPERE: Launch(64, 32, 0, 4, 1),
+        "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
+    ("scan2-chunk", "half-d128"): {
+        "sm75": Launch(32, 16, 0, 4, 1), AMPERE: Launch(64, 32, 0, 8, 1),
+        "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
     # Tokens of a chunk, and columns.
     ("delta-chunk", "half-d64"): {
         "sm75": Launch(32, 16, 0, 4, 1), AMPERE: Launch(64, 32, 0, 4, 1),
@@ -232,6 +245,8 @@ SAME = {
     ("experts", "wide-prefill"): ("quantized", "wide-prefill"),
     ("delta-chunk", "wide-d64"): ("delta-chunk", "half-d64"),
     ("delta-chunk", "wide-d128"): ("delta-chunk", "half-d128"),
+    ("scan2-chunk", "wide-d64"): ("scan2-chunk", "half-d64"),
+    ("scan2-chunk", "wide-d128"): ("scan2-chunk", "half-d128"),
 }
 
 # Tests of the interpreter use tiles so small that short sequences cross several of them.
@@ -241,5 +256,5 @@ SMALL = {
     "mxfp4": Launch(16, 32, 64),
     "quantized": Launch(16, 32, 32), "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
     "dequantize": Launch(0, 16, 32), "conv": Launch(4, 8), "delta-step": Launch(0, 16),
-    "delta-chunk": Launch(16, 16),
+    "delta-chunk": Launch(16, 16), "scan2-step": Launch(0, 16), "scan2-chunk": Launch(16, 16),
 }  # fmt: skip

@@ -22,6 +22,9 @@ def apply_activation(x, CODE: tl.constexpr):
         # The clamped gate of gpt-oss; NaN stays NaN, as in torch.
         x = tl.where(x > 7.0, 7.0, x)
         x = x * tl.sigmoid(1.702 * x)
+    elif CODE == 7:
+        x = tl.where(x < 0.0, 0.0, x)
+        x = x * x
     return x
 
 

@@ -6,7 +6,7 @@
 namespace kernels {
 
 // As numbered in atoll_kernels/activation.py.
-enum Activation : int64_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kGptOss };
+enum Activation : int64_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kGptOss, kRelu2 };
 
 constexpr float kGptOssLimit = 7.0f, kGptOssAlpha = 1.702f;
 
@@ -26,6 +26,11 @@ INLINE auto with_activation(int64_t kind, const Body& body) {
         case kSilu: return body([](Floats x) INLINED { return silu(x); });
         case kTanh: return body([](Floats x) INLINED { return tanh(x); });
         case kGptOss: return body([](Floats x) INLINED { return gpt_oss(x); });
+        case kRelu2:
+            return body([](Floats x) INLINED {
+                const Floats positive = max(Floats{}, x);
+                return positive * positive;
+            });
         default: return body([](Floats x) INLINED { return x; });
     }
 }

@@ -1,0 +1,38 @@
+"""Mamba's selective state spaces by native kernels, for steps of decoding and chunks of prompts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atoll_kernels.cpu.graph import empty
+from atoll_kernels.cpu.native import library
+from atoll_kernels.cpu.native.arguments import address, are_native
+from atoll_kernels.cpu.recurrent import is_dense, places, row
+from atoll_kernels.recurrent import Past
+
+
+def selective_scan2(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    state: Tensor | None, past: Past,
+) -> Tensor | None:  # fmt: skip
+    """See ``atoll_kernels.selective_scan2``; float16 is computed as float32."""
+    if x.dtype == torch.float16:
+        wide = selective_scan2(x.float(), dt, A, B.float(), C.float(), D, state, past)
+        return None if wide is None else wide.half()
+    native = library()
+    if native is None or not are_native(x, B, C) or not is_dense(state):
+        return None
+    factors = [A, *([] if D is None else [D])]
+    if any(t.dtype != torch.float32 or t.stride(-1) != 1 for t in (dt, *factors)):
+        return None
+    _, num_heads, head_dim = x.shape
+    _, num_groups, state_size = B.shape
+    out = empty(x.shape, x.dtype)
+    native.selective_scan2(
+        x.dtype, x.data_ptr(), dt.data_ptr(), A.data_ptr(), B.data_ptr(), C.data_ptr(), address(D),
+        address(state), out.data_ptr(), *places(state, past), *x.stride()[:2], dt.stride(0),
+        *B.stride()[:2], *C.stride()[:2], row(state), len(past.cu_seqlens) - 1, num_heads,
+        num_groups, head_dim, state_size,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,48 @@
+"""Mamba-2's scan: steps, chunks of prompts, and both in one batch."""
+
+import pytest
+import torch
+from interpreted import DEVICE, DTYPES, assert_close
+from recurrent_cases import STEP, Row, past_of, state_of
+from scan_cases import scan_of
+
+from atoll_kernels import Past, reference
+from atoll_kernels.gpu import selective_scan
+
+# Chunks of the interpreter are 16 tokens: one token, a chunk's end, padding, several chunks.
+MIXED = (Row(1, 7, 3), Row(16, 0, 0), Row(1), Row(37, 64, 8), Row(20, 0, 4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [MIXED, STEP], ids=["mixed", "step"])
+def test_selective_scan2(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    past = past_of(rows, DEVICE)
+    x = scan_of(int(past.cu_seqlens[-1]), (4, 2), (20, 24), dtype).to(DEVICE)
+    state = state_of(rows, (4, 20, 24), torch.float32).to(DEVICE)
+    wide = state.double()
+    expected = reference.selective_scan2(*x.to(torch.float64), wide, past)
+    found = selective_scan.selective_scan2(*x, state, past)
+    assert found is not None and found.dtype == dtype
+    assert_close(found, expected)
+    assert torch.equal(state.isnan(), wide.isnan())
+    assert_close(state[wide.isfinite()], wide[wide.isfinite()])
+    alone = Past(past.cu_seqlens)
+    expected = reference.selective_scan2(*x._replace(D=None).to(torch.float64), None, alone)
+    found = selective_scan.selective_scan2(*x._replace(D=None), None, alone)
+    assert found is not None
+    assert_close(found, expected)
+
+
+def test_sizes_of_states() -> None:
+    """Too wide for registers in chunks, and for any kernel."""
+    rows = (Row(20, 3, 1), Row(1, 0, 2))
+    for size, is_taken in ((130, True), (257, False)):
+        x = scan_of(21, (1, 1), (8, size), torch.float32).to(DEVICE)
+        state = state_of(rows, (1, 8, size), torch.float32).to(DEVICE)
+        wide, past = state.double(), past_of(rows, DEVICE)
+        found = selective_scan.selective_scan2(*x, state, past)
+        assert (found is not None) == is_taken
+        if found is not None:
+            expected = reference.selective_scan2(*x.to(torch.float64), wide, past)
+            assert_close(found, expected)
