@@ -162,6 +162,12 @@ class Settings:
         0.5, "share of free memory that the KV cache may take", group="generate", least=0
     )
     prefix_caching: bool = _setting(True, "share KV blocks of equal prefixes", group="generate")
+    state_snapshots: int = _setting(
+        16,
+        "states of prefixes kept for reuse, of a model with recurrent layers; 0: such a model "
+        "computes every prompt whole",
+        group="generate", least=0,
+    )  # fmt: skip
     cuda_graphs: bool = _setting(
         True,
         "replay decoding steps: graphs captured at load on a GPU, recorded kernel calls on a CPU",

@@ -21,7 +21,7 @@ from atoll.errors import (
     ValidationError,
 )
 from atoll.layers.batch import Batch
-from atoll.runner.memory import num_cache_blocks
+from atoll.runner.memory import cache_size
 from atoll.weights.load import LoadOptions
 
 
@@ -219,4 +219,4 @@ def test_a_warm_up_that_fails_says_why() -> None:
     model.config = SimpleNamespace(vocab_size=model.vocab_size)
     settings = Settings(max_batch_total_tokens=64)
     with pytest.raises(ConfigError, match=r"prompt of 32 tokens cannot be run \(.*out of luck\)"):
-        num_cache_blocks(settings, model, LoadOptions(), 64)
+        cache_size(settings, model, LoadOptions(), 64)

@@ -7,11 +7,14 @@ import pytest
 from driving import Collector, EchoModel, generate, make_core, request, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stateful import MixedModel, StateModel
 
 from atoll.config import Settings
 from atoll.engine.core import EngineCore
 from atoll.engine.request import FinishReason, Request
+from atoll.engine.speculation import NgramDraft
 from atoll.errors import Cancelled
+from atoll.runner.states import NO_STATES, StateSize
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -28,6 +31,10 @@ def schedules(draw: st.DrawFn) -> dict[str, object]:
         "num_blocks": draw(st.integers(9, 40)),
         "window": draw(st.sampled_from([None, None, 6])),
         "prefix_caching": draw(st.booleans()),
+        "draft": draw(st.none() | st.integers(1, 3)),
+        # Slots for sequences, and for snapshots; None: no layer is recurrent.
+        "states": draw(st.none() | st.tuples(st.integers(1, 8), st.integers(0, 3))),
+        "has_keys": draw(st.booleans()),
         "limits": {
             "max_batch_size": draw(st.integers(1, 6)),
             "max_batch_prefill_tokens": draw(st.integers(1, 24)),
@@ -51,12 +58,16 @@ def schedules(draw: st.DrawFn) -> dict[str, object]:
 @SETTINGS
 @given(schedules())
 def test_random_schedules(schedule: dict[str, Any]) -> None:
-    """No block leaks or has two writers, every request ends once, every answer is right."""
-    window = schedule["window"]
-    model = EchoModel(window=window)
+    """No block or slot leaks or has two writers, every request ends once, every answer is right."""
+    size, states = schedule["draft"], schedule["states"]
+    model = EchoModel(window=schedule["window"])
+    if states is not None:
+        kind = MixedModel if schedule["has_keys"] else StateModel
+        model, states = kind(window=schedule["window"]), StateSize(sum(states), states[1])
     core = make_core(
-        model, num_blocks=schedule["num_blocks"],
-        prefix_caching=schedule["prefix_caching"], **schedule["limits"],
+        model, num_blocks=schedule["num_blocks"], prefix_caching=schedule["prefix_caching"],
+        draft=None if size is None else NgramDraft(size), states=states or NO_STATES,
+        **schedule["limits"],
     )  # fmt: skip
     cancels: dict[int, list[str]] = {}
     made: list[tuple[Request, Collector]] = []
@@ -91,7 +102,7 @@ def test_random_schedules(schedule: dict[str, Any]) -> None:
             assert isinstance(sink.error, Cancelled)
             assert sink.ids == expected[: len(sink.ids)]
     core.scheduler.session_cache.expire(-1)
-    assert core.stats().num_used_blocks == 0
+    assert core.stats().num_used_blocks == core.stats().num_used_state_slots == 0
 
 
 def test_the_youngest_is_preempted_and_its_answer_is_the_same() -> None:

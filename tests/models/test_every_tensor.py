@@ -25,7 +25,7 @@ from atoll.errors import WeightError
 SPARE = re.compile(
     r"pooler\.|position_ids|^cls\.|(encoder|decoder)\.embed_tokens|"
     r"masked_bias|inv_freq|EncDecAttention\.relative_attention_bias|"
-    r"vision_tower|multi_modal_projector"
+    r"vision_tower|multi_modal_projector|^model\.visual\."
 )
 # What is numbered besides the layers: a table of words, and the blocks of ALBERT's groups.
 _INNER = re.compile(r"layers\.0\.wte|albert_layers\.0")

@@ -18,11 +18,14 @@ from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.layers.batch import Batch, CacheSpec, StateSpec
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.model_runner import ModelRunner
+from atoll.runner.states import NO_STATES, StateSize
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.load import LoadOptions
 
 VOCAB = 96
+# For 16 sequences, and 8 snapshots.
+STATES = StateSize(24, 8)
 _ids = itertools.count()
 
 
@@ -90,11 +93,13 @@ def make_core(
     prefix_caching: bool = True,
     draft: Any = None,
     device: torch.device = DEVICE,
+    states: StateSize = STATES,
     **limits: Any,
 ) -> EngineCore:
-    """An engine without a thread."""
+    """An engine without a thread. states: of a model with recurrent layers."""
     sampler = Sampler(Watermark(vocab_size, 0.5, 2.0))
-    runner = ModelRunner(model, sampler, num_blocks, block_size, device, dtype)
+    states = states if model.state_specs() else NO_STATES
+    runner = ModelRunner(model, sampler, num_blocks, block_size, device, dtype, states)
     return EngineCore(runner, EngineLimits(**limits), prefix_caching=prefix_caching, draft=draft)
 
 

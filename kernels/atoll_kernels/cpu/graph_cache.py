@@ -56,13 +56,17 @@ class CheckedGraphs(Generic[K]):
     """``step(shape)`` computes over buffers of that shape, whose memory is fixed.
 
     is_other: whether inputs differ from the recorded ones in every value that control flow might
-    depend on. Call it in inference mode, from one thread.
+    depend on. kept: what a step changes and reads again is kept until the function is called that
+    it returns, which restores it. Call it in inference mode, from one thread.
     """
 
     def __init__(
-        self, step: Callable[[K], Outputs], is_other: Callable[[GraphInputs, GraphInputs], bool]
+        self,
+        step: Callable[[K], Outputs],
+        is_other: Callable[[GraphInputs, GraphInputs], bool],
+        kept: Callable[[K], Callable[[], None]] = lambda _: lambda: None,
     ) -> None:
-        self._step, self._is_other = step, is_other
+        self._step, self._is_other, self._kept = step, is_other, kept
         self._recorded: dict[K, _Recorded] = {}
         self._is_warm = self._is_given_up = False
 
@@ -93,23 +97,28 @@ class CheckedGraphs(Generic[K]):
     def _record(self, shape: K, inputs: GraphInputs) -> Outputs:
         library = native.library()
         assert library is not None, "refusal() checked it"
+        restore = self._kept(shape)
         try:
             outputs, graph = record(lambda: self._step(shape), library.replay)
         except Unrepeatable as error:
             self._give_up(f"{error} depends on the data")
+            restore()
             return self._step(shape)
         self._recorded[shape] = _Recorded(graph, outputs, inputs.copy())
         return outputs
 
     def _check(self, shape: K, recorded: _Recorded, inputs: GraphInputs) -> Outputs:
+        restore = self._kept(shape)
         expected = self._step(shape)
         if not self._is_other(inputs, recorded.inputs):
             return expected
+        restore()
         recorded.graph.replay()
         recorded.is_checked = all(map(_are_equal, recorded.outputs, expected))
         if not recorded.is_checked:
             self._give_up("a replayed step differs from a plain one")
             # The replay may have written wrong values to the KV cache.
+            restore()
             return self._step(shape)
         return expected
 

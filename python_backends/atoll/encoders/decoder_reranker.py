@@ -58,7 +58,9 @@ class DecoderReranker(Scorer):
             self.pairs = PairEncoder(tokenizer, prompt, self.spec.max_length, self.vocab_size)
         rotaries = [part for part in self.trunk.modules() if isinstance(part, Rotary)]
         by_length = any(one.spec.kind in _BY_LENGTH for one in rotaries)
-        self.shares_prefixes = bool(self.trunk.config.is_causal) and not by_length
+        is_recurrent = bool(self.trunk.state_specs())  # states are not shared as keys are
+        is_causal = bool(self.trunk.config.is_causal)
+        self.shares_prefixes = is_causal and not by_length and not is_recurrent
 
     def load_trunk(self, checkpoint: Checkpoint) -> Any:
         """See ``Encoder``: with the rows of the head for the words that are scored."""

@@ -16,10 +16,12 @@ from typing import NamedTuple
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
 from atoll.engine.output import missing_token, read_tokens
+from atoll.engine.plan import PlannedRequest, StepPlan
 from atoll.engine.request import FinishReason, Request, RequestState, Token
 from atoll.engine.runner import Runner
-from atoll.engine.scheduler import PlannedRequest, Scheduler, StepPlan
-from atoll.engine.stats import EngineStats
+from atoll.engine.scheduler import Scheduler
+from atoll.engine.state_slots import StateSlots
+from atoll.engine.stats import EngineStats, StepCounts, read_stats
 from atoll.engine.step_builder import StepInputBuilder
 from atoll.errors import AtollError, GenerationError, RankLost, ValidationError
 from atoll.runner.step_input import StepOutput
@@ -48,13 +50,15 @@ class EngineCore:
         draft: Draft | None = None,
     ) -> None:
         self._runner, self._draft = runner, draft
-        self._prefix_caching = prefix_caching
+        # Blocks cannot be shared without the states at their ends.
+        self._prefix_caching = prefix_caching and (
+            runner.num_state_slots == 0 or runner.num_snapshots > 0
+        )
         self._limits = limits
-        self.scheduler = Scheduler(self._new_cache(), limits)
+        self.scheduler = self._new_scheduler()
         self._builder = StepInputBuilder(runner.block_size)
         self._states: dict[str, RequestState] = {}
-        self._num_steps = self._num_forward_tokens = self._num_failed_steps = 0
-        self._num_drafted = self._num_accepted = 0
+        self._counts = StepCounts()
 
     @property
     def num_held(self) -> int:
@@ -124,7 +128,7 @@ class EngineCore:
         """Ends every request, and replaces the scheduler and the cache."""
         self.cancel_all(error)
         self._runner.reset()
-        self.scheduler = Scheduler(self._new_cache(), self._limits)
+        self.scheduler = self._new_scheduler()
 
     def step(self) -> None:
         """Schedules, computes, samples and delivers; an error ends the affected requests.
@@ -147,14 +151,14 @@ class EngineCore:
 
     def apply(self, plan: StepPlan, output: StepOutput) -> list[Finish]:
         """Records what is cached and delivers the tokens; returns finished requests."""
-        self._num_steps += 1
+        self._counts.num_steps += 1
         self._read_prompts(plan, output)
         sampled = output.sampled
         tokens = read_tokens(sampled.token_ids, sampled.logprobs) if sampled else []
         counts = iter(sampled.num_accepted.tolist() if sampled else ())
         finishes, start = list[Finish](), 0
         for row in plan:
-            self._num_forward_tokens += row.num_new_tokens
+            self._counts.num_forward_tokens += row.num_new_tokens
             num_given = next(counts) if row.samples else 0
             given = tokens[start : start + max(num_given, 0)]
             start += len(given)
@@ -162,13 +166,14 @@ class EngineCore:
             if sequence is None:  # ended by another request's sink
                 continue
             if not row.samples:
+                self.scheduler.settle(sequence, row, 0)
                 self.scheduler.advance(sequence, row.num_new_tokens)
                 continue
             if not given:
                 self._fail(sequence, missing_token(sequence, num_given))
                 continue
-            self._num_drafted += len(row.draft)
-            self._num_accepted += len(given) - 1
+            self._counts.num_drafted_tokens += len(row.draft)
+            self._counts.num_accepted_tokens += len(given) - 1
             try:
                 reason = self._deliver(sequence, given, row)
             except ValidationError as error:  # caused by the request's own options
@@ -206,16 +211,19 @@ class EngineCore:
     ) -> FinishReason | None:
         """Appends and delivers the new tokens: one, and one more for each accepted draft token.
 
-        Rejected draft tokens do not count as computed. Returns the finish reason, if there is one.
+        Rejected draft tokens do not count as computed, nor does anything where a state is back at
+        the step's beginning. Returns the finish reason, if there is one.
         """
         num_computed = row.num_new_tokens - len(row.draft)
+        is_kept = self.scheduler.settle(sequence, row, len(tokens) - 1)
         sequence.draft = []
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
             if sequence.wants_prompt_logprobs:
                 sequence.request.sink.on_prompt(sequence.prompt_logprobs)
         for index, token in enumerate(tokens):
-            self.scheduler.advance(sequence, num_computed if index == 0 else 1)
+            if is_kept:
+                self.scheduler.advance(sequence, num_computed if index == 0 else 1)
             sequence.token_ids.append(token.id)
             reason = self._accept(sequence, token)
             if reason is not None:
@@ -252,7 +260,7 @@ class EngineCore:
     def _recover(self, plan: StepPlan, error: Exception) -> None:
         """Fails the requests of the step, or all running ones if there was no plan yet."""
         logger.exception("a step of the engine failed; its requests end and the cache is emptied")
-        self._num_failed_steps += 1
+        self._counts.num_failed_steps += 1
         failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
         affected = [row.request_id for row in plan]
         affected = affected or [s.request.request_id for s in self.scheduler.running]
@@ -260,7 +268,7 @@ class EngineCore:
             if request_id in self._states:  # it may have ended earlier in the step
                 self._fail(self._states[request_id], failure)
         self._runner.reset()
-        self.scheduler.reset(self._new_cache())
+        self.scheduler.reset(self._new_cache(), self._new_states())
 
     def _no_room(self, sequence: RequestState) -> ValidationError:
         cache, encoder_ids = self.scheduler.cache, sequence.request.encoder_ids
@@ -270,6 +278,12 @@ class EngineCore:
             f"has {cache.num_blocks}"
         )
 
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(self._new_cache(), self._limits, self._new_states())
+
+    def _new_states(self) -> StateSlots:
+        return StateSlots(self._runner.num_state_slots, self._runner.num_snapshots)
+
     def _new_cache(self) -> KVCacheManager:
         runner = self._runner
         return KVCacheManager(
@@ -278,21 +292,4 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         """Reads counters only; may be called from any thread."""
-        scheduler, groups = self.scheduler, self.scheduler.cache.groups
-        return EngineStats(
-            num_blocks=sum(group.num_blocks for group in groups),
-            num_used_blocks=sum(group.num_used for group in groups),
-            num_cached_blocks=sum(group.num_cached for group in groups),
-            num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting),
-            num_kept_sessions=len(scheduler.session_cache),
-            num_steps=self._num_steps,
-            num_forward_tokens=self._num_forward_tokens,
-            num_preemptions=scheduler.num_preemptions,
-            num_evicted_blocks=sum(group.stats.num_evicted for group in groups),
-            num_queried_tokens=groups[0].stats.num_queried_tokens,
-            num_hit_tokens=groups[0].stats.num_hit_tokens,
-            num_drafted_tokens=self._num_drafted,
-            num_accepted_tokens=self._num_accepted,
-            num_failed_steps=self._num_failed_steps,
-        )
+        return read_stats(self.scheduler, self._counts)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atoll.engine.blocks import BlockTable
+from atoll.engine.state_slots import HeldState
 from atoll.errors import ValidationError
 
 
@@ -189,8 +190,8 @@ class RequestState:
     token_ids: prompt, then output. num_computed_tokens: tokens whose keys and values are cached.
     draft: guessed next tokens, verified by the next step. tables: the blocks in each group of
     layers. cross_table: the blocks of the encoder's keys and values, which are computed in the
-    request's first step. adapter: number of the LoRA adapter; -1: none.
-    key_length: see ``layers.rotary.RopeSpec.key_length``.
+    request's first step. state: of the recurrent layers, if there are any. adapter: number of the
+    LoRA adapter; -1: none. key_length: see ``layers.rotary.RopeSpec.key_length``.
     """
 
     def __init__(
@@ -211,6 +212,7 @@ class RequestState:
         self.root = root if key_length is None else (root, key_length)
         self.tables = tuple(BlockTable(self.root) for _ in range(num_groups))
         self.cross_table = BlockTable()
+        self.state = HeldState()
         self.is_encoded = not request.encoder_ids
         # The first token has no log-probability.
         self.prompt_logprobs = [Token(request.prompt_ids[0])]

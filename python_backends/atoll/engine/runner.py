@@ -12,12 +12,15 @@ from atoll.runner.step_input import StepInput, StepOutput
 class Runner(Protocol):
     """Computes steps; implemented by ``runner.model_runner.ModelRunner``.
 
-    windows: of the groups of layers; see ``engine.kv_cache``.
+    windows: of the groups of layers; see ``engine.kv_cache``. num_state_slots,
+    num_snapshots: of recurrent layers; see ``engine.state_slots``.
     """
 
     num_blocks: int
     block_size: int
     windows: tuple[int | None, ...]
+    num_state_slots: int
+    num_snapshots: int
 
     @property
     def adapter_names(self) -> tuple[str, ...]: ...

@@ -4,56 +4,35 @@ There are no prefill and decode phases. Every sequence has tokens and computed t
 lets the second catch up with the first: by one token in decoding, by a chunk in a long prompt.
 Decoding sequences go first; prompts share the budget of ``max_batch_prefill_tokens``. When the
 cache is full, the youngest sequence is preempted: its blocks are freed and computed again later.
+Where a model has recurrent layers, a sequence has a state slot whenever it has blocks.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable
 
 from atoll.engine.blocks import OutOfBlocks
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
+from atoll.engine.plan import PlannedRequest, StepPlan, planned
 from atoll.engine.request import RequestState
 from atoll.engine.session_cache import SessionCache
+from atoll.engine.state_slots import HeldState, StateSlots
 
-
-class PlannedRequest(NamedTuple):
-    """One request's part of a step.
-
-    num_new_tokens: tokens to compute, the draft included. samples: whether they reach the end of
-    the text, so that the next token is sampled. encodes: whether the encoder's input is computed
-    first. num_scored: prompt tokens that get a log-probability. block_tables: the request's blocks
-    in each group of layers, and those of the encoder's keys and values.
-    """
-
-    request_id: str
-    num_computed_tokens: int
-    num_new_tokens: int
-    draft: tuple[int, ...]
-    samples: bool
-    encodes: bool
-    num_scored: int
-    block_tables: tuple[npt.NDArray[np.int32], ...]
-    cross_table: npt.NDArray[np.int32]
-
-
-StepPlan = Sequence[PlannedRequest]
 _Scheduled = tuple[RequestState, int, bool]
-_NO_BLOCKS = np.empty(0, np.int32)
 
 
 class Scheduler:
-    """Waiting and running sequences, and the blocks they hold. Not thread-safe."""
+    """Waiting and running sequences, and the blocks and states they hold. Not thread-safe."""
 
-    def __init__(self, cache: KVCacheManager, limits: EngineLimits) -> None:
-        self.cache, self.limits = cache, limits
-        self.session_cache = SessionCache(cache)
+    def __init__(
+        self, cache: KVCacheManager, limits: EngineLimits, states: StateSlots | None = None
+    ) -> None:
+        """states: None if no layer is recurrent."""
+        self.cache, self.limits, self.states = cache, limits, states or StateSlots()
+        self.session_cache = SessionCache(cache, self.states)
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []  # oldest first
         self.num_preemptions = 0
@@ -80,7 +59,7 @@ class Scheduler:
             self._admit(budget, plan)
         # A sequence may have been planned, and then preempted for an older one.
         running = set(self.running)
-        return [_planned(*item) for item in plan if item[0] in running]
+        return [planned(*item) for item in plan if item[0] in running]
 
     def take_unfit(self) -> list[RequestState]:
         """Removes and returns the sequences that do not fit even into an empty cache."""
@@ -96,11 +75,24 @@ class Scheduler:
         most = self.limits.max_mixed_prefill_tokens
         return max(most, most * num_kept_waiting // num_decoding)
 
+    def settle(self, sequence: RequestState, row: PlannedRequest, num_accepted: int) -> bool:
+        """Records what a step has made of a state; num_accepted: of the row's draft.
+
+        False: the draft was wrong, and the state, which cannot go back, is the one before the step:
+        nothing counts as computed.
+        """
+        return self.states.settle(
+            sequence.state, row.num_computed_tokens + row.num_new_tokens,
+            is_wrong=num_accepted < len(row.draft),
+        )  # fmt: skip
+
     def advance(self, sequence: RequestState, num_computed: int) -> None:
         """Records newly cached tokens; their blocks can then be shared or freed."""
         sequence.num_computed_tokens += num_computed
         sequence.is_encoded = True
         self.cache.commit(sequence.tables, sequence.token_ids, sequence.num_computed_tokens)
+        contents = sequence.tables[0].contents
+        self.states.register(sequence.state, contents[-1])
 
     def finish(self, sequence: RequestState) -> None:
         """Removes a sequence; a conversation's blocks are kept for its next turn."""
@@ -115,19 +107,24 @@ class Scheduler:
         self._remove(sequence)
         self._release(sequence)
 
-    def reset(self, cache: KVCacheManager) -> None:
+    def reset(self, cache: KVCacheManager, states: StateSlots) -> None:
         """Starts over with an empty cache; running sequences are computed again."""
         for sequence in [*self.running, *self.waiting]:
             self._release(sequence)
         self.waiting.extendleft(reversed(self.running))
         self.running.clear()
-        self.cache, self.session_cache = cache, SessionCache(cache)
+        self.cache, self.states = cache, states
+        self.session_cache = SessionCache(cache, states)
 
     def check_integrity(self) -> None:
-        """Asserts that no block is lost, and that no sequence waits with blocks."""
+        """Asserts that no block or state slot is lost, and that no sequence waits with any."""
         held = [s.tables for s in self.running] + self.session_cache.tables()
         assert not any(len(t) for s in self.waiting for t in (*s.tables, s.cross_table))
         self.cache.check_integrity(held, [s.cross_table for s in self.running])
+        self.states.check_integrity(
+            [s.state for s in [*self.running, *self.waiting]] + self.session_cache.states()
+        )
+        assert all(s.state == HeldState() for s in self.waiting)
 
     def _decode(
         self,
@@ -141,16 +138,22 @@ class Scheduler:
         sequence.draft = draft(sequence) if draft else []
         if not self.cache.has_room(sequence.tables, sequence.num_tokens + len(sequence.draft)):
             sequence.draft = []
+        if sequence.draft and not self.states.back_up(sequence.state):
+            sequence.draft = []
         count = 1 + len(sequence.draft)
         if self._reserve(sequence, count):
             plan.append((sequence, count, True))
 
     def _prefill(self, sequence: RequestState, budget: int, plan: list[_Scheduled]) -> int:
         """Plans a chunk of the tokens that are not computed yet; returns its length."""
+        computed = sequence.num_computed_tokens
         count = min(sequence.num_pending_tokens, budget)
+        count = sequence.state.next_border(computed, computed + count) - computed
         sequence.draft = []
         if count <= 0 or sequence not in self.running or not self._reserve(sequence, count):
             return 0
+        if computed + count in sequence.state.borders:
+            self.states.save(sequence.state)
         plan.append((sequence, count, count == sequence.num_pending_tokens))
         return count
 
@@ -195,22 +198,38 @@ class Scheduler:
         session, found = sequence.request.session_id, 0
         if not sequence.wants_prompt_logprobs:  # which need every row of the prompt
             found = self.session_cache.resume(session, sequence) if session is not None else 0
-            found = found or self.cache.share_prefix(sequence.tables, sequence.token_ids)
+            found = found or self._share_prefix(sequence)
         sequence.num_computed_tokens = found
+        if self.states.max_snapshots:
+            size = self.cache.block_size
+            sequence.state.borders += ((sequence.num_tokens - 1) // size * size,)
         while not (has_room := self._has_room(sequence)) and self.session_cache.evict():
             continue
         if has_room:
             self.cache.grow_cross(sequence.cross_table, len(sequence.request.encoder_ids))
+            self.states.open(sequence.state)
         else:
             self._release(sequence)
         return has_room
 
+    def _share_prefix(self, sequence: RequestState) -> int:
+        """Shares the blocks of the longest known prefix; returns its number of tokens.
+
+        With states, it is one that has a snapshot, too; another is taken where the blocks end.
+        """
+        found = self.cache.share_prefix(sequence.tables, sequence.token_ids)
+        if not self.states.is_used:
+            return found
+        sequence.state.borders = (found,)
+        return self.states.go_back(self.cache, sequence.tables, found, sequence.state)
+
     def _has_room(self, sequence: RequestState) -> bool:
-        """Whether there are blocks for the whole text, and one more for every running sequence.
+        """Whether there are blocks for the whole text, and one more for every running sequence,
+        and a slot for its state.
 
         Without one for each of these, which grow, the new sequence would be preempted at once.
         """
-        return self.cache.has_room(
+        return self.states.has_room(sequence.state) and self.cache.has_room(
             sequence.tables, sequence.num_tokens,
             num_cross_tokens=len(sequence.request.encoder_ids), num_spare=len(self.running),
             num_seen=sequence.num_computed_tokens + self.limits.max_batch_prefill_tokens,
@@ -253,6 +272,7 @@ class Scheduler:
     def _release(self, sequence: RequestState) -> None:
         """Frees all of a sequence's blocks; their tokens may be computed again later."""
         self.cache.release(sequence.tables, sequence.cross_table)
+        self.states.release(sequence.state)
         sequence.num_computed_tokens = 0
         sequence.is_encoded = not sequence.request.encoder_ids
 
@@ -260,14 +280,3 @@ class Scheduler:
         for held in (self.running, self.waiting):
             if sequence in held:
                 held.remove(sequence)
-
-
-def _planned(sequence: RequestState, count: int, samples: bool) -> PlannedRequest:
-    computed, request, num_scored = sequence.num_computed_tokens, sequence.request, 0
-    if request.options.prompt_logprobs and sequence.wants_prompt_logprobs:
-        num_scored = min(count, sequence.num_tokens - computed - 1)
-    return PlannedRequest(
-        request.request_id, computed, count, tuple(sequence.draft), samples,
-        not sequence.is_encoded, num_scored, tuple([table.blocks for table in sequence.tables]),
-        sequence.cross_table.blocks if request.encoder_ids else _NO_BLOCKS,
-    )  # fmt: skip

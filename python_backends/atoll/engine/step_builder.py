@@ -8,11 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from atoll.engine.plan import PlannedRequest, StepPlan
 from atoll.engine.request import RequestState
 from atoll.engine.sampling_rows import SamplingRows
-from atoll.engine.scheduler import PlannedRequest, StepPlan
+from atoll.engine.state_slots import NO_SLOT
 from atoll.packing import pack
-from atoll.runner.step_input import CrossStep, EncoderStep, StepInput, Words, slots_of
+from atoll.runner.step_input import (
+    CrossStep,
+    EncoderStep,
+    StateStep,
+    StepInput,
+    Words,
+    slots_of,
+)
 from atoll.sampling.inputs import Ints, PromptTokens
 
 
@@ -66,6 +74,7 @@ class StepInputBuilder:
             sampled_tokens=owners if is_decoding else _sampled_tokens(plan, starts),
             encoder=self._encoder([r for r in plan if r.encodes], all_states),
             cross=_cross(plan, self._batch.encoder_lens),
+            states=_states(plan),
             sampling=self._sampling.build(sampling) if sampling else None,
             prompts=_prompts(plan, states, starts),
         )
@@ -123,6 +132,21 @@ def _cross(plan: StepPlan, encoder_lens: Words) -> CrossStep | None:
     if not encoder_lens.any():
         return None
     return CrossStep(_tables([(row.cross_table,) for row in plan])[0], encoder_lens)
+
+
+def _states(plan: StepPlan) -> StateStep | None:
+    """The plan's states; None if no layer is recurrent."""
+    if plan[0].state_slot == NO_SLOT:
+        return None
+    return StateStep(
+        np.array([row.state_slot for row in plan], np.int32),
+        _pairs([pair for row in plan for pair in row.state_copies]),
+        _pairs([pair for row in plan for pair in row.state_saves]),
+    )
+
+
+def _pairs(pairs: list[tuple[int, int]]) -> Words:
+    return np.array(pairs, np.int32).reshape(-1, 2)
 
 
 def _prompts(plan: StepPlan, states: Sequence[RequestState], starts: Ints) -> PromptTokens | None:

@@ -45,6 +45,13 @@ _GLM4_MOE = {
     "moe_intermediate_size": 1408, "max_position_embeddings": 131072,
 }  # fmt: skip
 
+_DELTA = {
+    "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
+    "max_position_embeddings": 32768, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
+}  # fmt: skip
+
 # In the order of the README's table.
 _DECODER_FAMILIES = (
     Family(
@@ -82,6 +89,25 @@ _DECODER_FAMILIES = (
             },
             "qwen3_moe": {
                 "num_key_value_heads": 4, "sliding_window": 4096, "max_position_embeddings": 32768,
+            },
+        },
+    ),
+    Family(
+        "qwen3_next", "Qwen3.5, Qwen3.6 and Qwen3-Next, dense and with experts",
+        ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"),
+        class_prefixes={"qwen3_5_text": ("Qwen3_5",), "qwen3_5_moe_text": ("Qwen3_5Moe",)},
+        defaults={
+            "qwen3_5_text": {
+                **_DELTA, "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288,
+                "num_hidden_layers": 32, "num_key_value_heads": 4,
+            },
+            "qwen3_5_moe_text": {
+                **_DELTA, "vocab_size": 248320, "num_hidden_layers": 40, "num_experts_per_tok": 8,
+                "num_experts": 256,
+            },
+            "qwen3_next": {
+                **_DELTA, "vocab_size": 151936, "intermediate_size": 5632, "num_hidden_layers": 48,
+                "num_experts_per_tok": 10, "num_experts": 512,
             },
         },
     ),
@@ -191,8 +217,6 @@ _DECODER_FAMILIES = (
 # What people call architectures without a file, which transformers runs -> their model_types; the
 # text models alone of those that have parts for images. docs/models.md lists them.
 ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
-    "Qwen3.5, Qwen3.6 (text models)": ("qwen3_5_text", "qwen3_5_moe_text"),
-    "Qwen3-Next, Qwen3-Coder-Next": ("qwen3_next",),
     "Gemma 3n, Gemma 4 (text models)": ("gemma3n_text", "gemma4_text"),
     "Llama 4 (text models)": ("llama4_text",),
     "Granite 3 and 4 with experts or Mamba layers": ("granitemoe", "granitemoehybrid"),
@@ -214,8 +238,7 @@ ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
 
 # Those of them with recurrent layers.
 RECURRENT = (
-    "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "granitemoehybrid", "lfm2", "lfm2_moe",
-    "nemotron_h", "falcon_h1", "mamba", "mamba2", "jamba",
+    "granitemoehybrid", "lfm2", "lfm2_moe", "nemotron_h", "falcon_h1", "mamba", "mamba2", "jamba",
 )  # fmt: skip
 
 # model_type of models that take images or sound besides -> model_types of the text part, of which
@@ -223,6 +246,8 @@ RECURRENT = (
 NESTED: Mapping[str, tuple[str, ...]] = {
     "gemma3": ("gemma3_text",),
     "mistral3": ("mistral", "ministral3"),
+    "qwen3_5": ("qwen3_5_text",),
+    "qwen3_5_moe": ("qwen3_5_moe_text",),
 }
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from atoll.layers.batch import Batch, CrossBatch, LayerCache, to_tensor
+from atoll.layers.batch import Batch, CrossBatch, LayerCache, LayerState, to_tensor
 from atoll.runner.step_input import EncoderStep, StepInput
 
 
-def decoder_batch(step: StepInput, kv_cache: tuple[LayerCache, ...], device: torch.device) -> Batch:
+def decoder_batch(
+    step: StepInput,
+    kv_cache: tuple[LayerCache, ...],
+    states: tuple[LayerState, ...],
+    device: torch.device,
+) -> Batch:
     """The decoder's input."""
     cross = None
     if step.cross is not None:
@@ -25,6 +30,8 @@ def decoder_batch(step: StepInput, kv_cache: tuple[LayerCache, ...], device: tor
         block_tables=to_tensor(step.block_tables, device).unbind(),
         slot_mappings=to_tensor(step.slots, device).unbind(),
         kv_cache=kv_cache,
+        states=states,
+        state_slots=None if step.states is None else to_tensor(step.states.slots, device),
         cross=cross,
     )
 

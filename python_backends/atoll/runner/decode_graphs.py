@@ -13,13 +13,15 @@ A captured step must not read a value from the device; ``refusal`` says which mo
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atoll.layers.batch import Batch, CrossBatch, LayerCache
+from atoll.layers.batch import Batch, CrossBatch, LayerCache, LayerState
 from atoll.layers.linear import Head
+from atoll.runner.kv_cache import group_windows
 from atoll.runner.model import Decoder
 from atoll.runner.step_input import StepInput, Words
 from atoll_kernels import dispatch
@@ -67,20 +69,25 @@ class DecodeGraphs:
         self,
         model: Decoder,
         kv_cache: tuple[LayerCache, ...],
+        states: tuple[LayerState, ...],
         device: torch.device,
         max_batch_size: int,
+        *,
+        num_blocks: int,
+        block_size: int,
     ) -> None:
-        """Reads and writes ``kv_cache``, which must not be moved."""
-        self._model, self._device, self._kv_cache = model, device, kv_cache
-        num_blocks, self._block_size = kv_cache[0].keys.shape[:2]
+        """Reads and writes ``kv_cache`` and ``states``, which must not be moved."""
+        self._model, self._device = model, device
+        self._kv_cache, self._states = kv_cache, states
         self.buckets = buckets(max_batch_size, "cpu" if device.type == "cpu" else "cuda")
         max_positions = int(model.config.max_positions)
         has_encoder = getattr(model.config, "decoder_start_token_id", None) is not None
-        rows, width = self.buckets[-1], min(-(-max_positions // self._block_size), num_blocks)
-        num_groups = 1 + max(layer.group for layer in kv_cache)
-        # Ids, positions, and the slots of each group; lengths of texts, prompts, encoder inputs.
+        rows, width = self.buckets[-1], min(-(-max_positions // block_size), num_blocks)
+        num_groups = len(group_windows(model.cache_specs()))
+        # Ids, positions, and the slots of each group; lengths of texts, prompts, encoder inputs,
+        # and the slots of states.
         self._longs = _Mirrored((2 + num_groups, rows), torch.int64, device)
-        self._lengths = _Mirrored((3, rows), torch.int32, device)
+        self._lengths = _Mirrored((4, rows), torch.int32, device)
         self._tables = [_Mirrored((rows, width), torch.int32, device) for _ in range(num_groups)]
         self._cross = _Mirrored((rows, width), torch.int32, device) if has_encoder else None
         self._ends = torch.arange(rows + 1, dtype=torch.int32, device=device)
@@ -88,7 +95,9 @@ class DecodeGraphs:
         self._outputs: tuple[Tensor, Tensor] | None = None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._cpu_graphs = (
-            graph_cache.CheckedGraphs(self._compute, _are_other) if device.type == "cpu" else None
+            graph_cache.CheckedGraphs(self._compute, _are_other, self._states_kept)
+            if device.type == "cpu"
+            else None
         )
 
     @property
@@ -165,6 +174,20 @@ class DecodeGraphs:
         hidden = self._model(self._batches[bucket])
         return hidden, self._model.logits(hidden)
 
+    def _states_kept(self, bucket: int) -> Callable[[], None]:
+        """What restores the states that a step is about to change: computing the same step twice
+        must give the same, as it does with a cache."""
+        slots = self._lengths.device[3, :bucket]
+        rows = slots[slots >= 0].long()
+        tensors = [tensor for layer in self._states for tensor in layer]
+        kept = [tensor[rows] for tensor in tensors]
+
+        def restore() -> None:
+            for tensor, old in zip(tensors, kept, strict=True):
+                tensor[rows] = old
+
+        return restore
+
     def _step(self, bucket: int) -> None:
         """What a graph holds."""
         hidden, logits = self._compute(bucket)
@@ -181,7 +204,7 @@ class DecodeGraphs:
     def _batch(self, size: int, max_positions: int) -> Batch:
         """The first rows of the buffers."""
         ids, positions, *slots = self._longs.device[:, :size].unbind()
-        texts, prompts, inputs = self._lengths.device[:, :size].unbind()
+        texts, prompts, inputs, states = self._lengths.device[:, :size].unbind()
         cross = None if self._cross is None else CrossBatch(self._cross.device[:size], inputs)
         return Batch(
             input_ids=ids,
@@ -191,6 +214,8 @@ class DecodeGraphs:
             seq_lens=texts,
             block_tables=tuple(table.device[:size] for table in self._tables),
             kv_cache=self._kv_cache,
+            states=self._states,
+            state_slots=states if self._states else None,
             max_position=max_positions - 1,
             prompt_lens=prompts,
             cross=cross,
@@ -207,6 +232,8 @@ class DecodeGraphs:
         lengths[0, :count], lengths[1, :count] = step.seq_lens, step.prompt_lens
         for target, table in zip(self._tables, step.block_tables, strict=True):
             _write_table(target, table)
+        if step.states is not None:
+            lengths[3, :count] = step.states.slots
         if self._cross is not None and step.cross is not None:
             lengths[2, :count] = step.cross.seq_lens
             _write_table(self._cross, step.cross.block_tables)
@@ -215,7 +242,7 @@ class DecodeGraphs:
     def _clear(self, count: int) -> None:
         """Makes the rows from ``count`` on padding: kernels read and write nothing for them."""
         self._longs.host[:2, count:], self._longs.host[2:, count:] = 0, -1
-        self._lengths.host[:, count:] = 0
+        self._lengths.host[:3, count:], self._lengths.host[3, count:] = 0, -1
         self._lengths.host[2] = 0
 
     def _upload(self, count: int) -> None:

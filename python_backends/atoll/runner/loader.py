@@ -14,11 +14,12 @@ from atoll.models.detect import decide
 from atoll.models.load_options import device_of
 from atoll.runner.decode_graphs import refusal
 from atoll.runner.load_model import load_model
-from atoll.runner.memory import alone_on, longest_request, num_cache_blocks
+from atoll.runner.memory import alone_on, cache_size, longest_request
 from atoll.runner.model_runner import ModelRunner
 from atoll.runner.ranks.layout import RankLayout, settings_of_rank
 from atoll.runner.ranks.leading_runner import LeadingRunner
 from atoll.runner.ranks.team import Team
+from atoll.runner.states import StateSize
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 
@@ -65,40 +66,50 @@ def load_runner(settings: Settings, folder: Path) -> LoadedRunner:
 def _load(
     settings: Settings, folder: Path, banned_tokens: tuple[int, ...], team: Team | None
 ) -> LoadedRunner:
-    size = 1 if team is None else team.layout.size
-    loaded = load_model(settings, folder, 0, size)
+    num_ranks = 1 if team is None else team.layout.size
+    loaded = load_model(settings, folder, 0, num_ranks)
     decoder, options, config = loaded.model, loaded.options, loaded.model.config
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
     with alone_on([options.device] if team is None else team.layout.devices):
         if team is None:
-            num_blocks = num_cache_blocks(settings, decoder, options, config.max_positions)
+            size = cache_size(settings, decoder, options, config.max_positions)
         else:
             team.answers()  # every rank has loaded its weights
-            num_blocks = num_cache_blocks(
+            size = cache_size(
                 settings, decoder, options, config.max_positions,
                 make_runner=partial(LeadingRunner, team), least_of_all=team.least_spare_bytes,
                 num_sharing=team.layout.num_local,
             )  # fmt: skip
         make = ModelRunner if team is None else partial(LeadingRunner, team)
         runner = make(
-            decoder, Sampler(watermark), num_blocks, settings.block_size, options.device,
-            options.dtype,
+            decoder, Sampler(watermark), size.num_blocks, settings.block_size, options.device,
+            options.dtype, size.states,
         )  # fmt: skip
         runner.adapters = loaded.adapters
         _capture(runner, settings)
-    capacity = longest_request(decoder, num_blocks, settings.block_size)
+    capacity = longest_request(decoder, size.num_blocks, settings.block_size)
     raw = loaded.checkpoint.raw
     facts = {
         "model_type": str(raw.get("model_type")),
         "architectures": raw.get("architectures") or [],
         "dtype": str(options.dtype).removeprefix("torch."),
         "device": str(options.device),
-        "num_shard": size,
+        "num_shard": num_ranks,
         "max_batch_total_tokens": capacity,
         "adapters": list(runner.adapter_names),
+        **_state_facts(size.states),
     }
     banned = tuple(token for token in banned_tokens if token < config.vocab_size)
     return LoadedRunner(runner, capacity, banned, facts)
+
+
+def _state_facts(states: StateSize) -> dict[str, Any]:
+    """Of a model with recurrent layers: sequences that can run or wait as conversations, and
+    prefixes that can be continued; 0: prefix caching is off."""
+    if not states.num_slots:
+        return {}
+    num_sequences = states.num_slots - states.num_snapshots
+    return {"state_slots": num_sequences, "state_snapshots": states.num_snapshots}
 
 
 def _capture(runner: ModelRunner, settings: Settings) -> None:

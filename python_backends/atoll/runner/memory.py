@@ -1,4 +1,5 @@
-"""Determines the size of the KV cache, by measuring memory while a prompt of full size runs."""
+"""Determines the size of the KV cache and of recurrent states, by measuring memory while a prompt
+of full size runs."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +20,7 @@ from atoll.errors import ConfigError
 from atoll.runner.kv_cache import bytes_per_token
 from atoll.runner.model import Decoder
 from atoll.runner.model_runner import ModelRunner
+from atoll.runner.states import NO_STATES, StateSize, bytes_per_sequence
 from atoll.runner.warm_up import DRAWS, num_blocks, warm_up_steps
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
@@ -29,12 +32,23 @@ logger = logging.getLogger(__name__)
 # unless two requests of full length need more.
 _HOST_LIMIT_BYTES = 4 << 30
 _HOST_WARM_UP_TOKENS = 32
+# Of a model that attends nowhere, whose blocks are only counted: so many are not worth a list.
+_MOST_EMPTY_BLOCKS = 1 << 18
 
 
-MakeRunner = Callable[[Decoder, Sampler, int, int, torch.device, torch.dtype], ModelRunner]
+class CacheSize(NamedTuple):
+    """Of the KV cache, and of the states of recurrent layers."""
+
+    num_blocks: int
+    states: StateSize = NO_STATES
 
 
-def num_cache_blocks(
+MakeRunner = Callable[
+    [Decoder, Sampler, int, int, torch.device, torch.dtype, StateSize], ModelRunner
+]
+
+
+def cache_size(
     settings: Settings,
     model: Decoder,
     options: LoadOptions,
@@ -43,8 +57,9 @@ def num_cache_blocks(
     make_runner: MakeRunner = ModelRunner,
     least_of_all: Callable[[int], int] = lambda num_bytes: num_bytes,
     num_sharing: int = 1,
-) -> int:
-    """``max_batch_total_tokens`` in blocks, or, if it is not set, what fits into free memory.
+) -> CacheSize:
+    """``max_batch_total_tokens`` in blocks, or, if it is not set, what fits into free memory; and
+    a state for each of ``max_batch_size`` sequences, if so many fit.
 
     Runs the model to measure its activations and to initialize lazy state.
 
@@ -55,29 +70,67 @@ def num_cache_blocks(
     Raises:
         ConfigError: not even one request of ``max_total_tokens`` fits.
     """
-    device = options.device
     num_extra = _num_extra_blocks(model)
     per_token = bytes_per_token(model.cache_specs(), options.dtype)
     per_block = per_token * settings.block_size
     longest = min(settings.max_total_tokens or max_positions, max_positions)
     spare = _warm_up(settings, model, options, longest, make_runner, num_sharing)
-    if settings.max_batch_total_tokens is not None:
-        blocks = -(-settings.max_batch_total_tokens // settings.block_size) + num_extra
-    else:
-        free = least_of_all(spare.read()) * settings.memory_fraction
-        useful = settings.max_batch_size * -(-longest // settings.block_size) * per_block
-        if device.type == "cpu":
-            useful = min(useful, max(_HOST_LIMIT_BYTES, 2 * longest * per_token))
-        blocks = int(min(free, useful)) // per_block
+    limit = settings.max_batch_total_tokens
+    blocks = 0 if limit is None else -(-limit // settings.block_size) + num_extra
+    states, room = NO_STATES, 0
+    if limit is None or model.state_specs():
+        room = int(least_of_all(spare.read()) * settings.memory_fraction) - blocks * per_block
+    if model.state_specs():
+        per_state = bytes_per_sequence(model.state_specs(), options.dtype)
+        states = state_size(settings, per_state, room, is_host=options.device.type == "cpu")
+        room -= states.num_slots * per_state
+    if limit is None:
+        useful = settings.max_batch_size * -(-longest // settings.block_size)
+        if options.device.type == "cpu" and per_block:
+            most = max(_HOST_LIMIT_BYTES, 2 * longest * per_token)
+            useful = min(useful, most // per_block)
+        # Blocks without memory, of a model that attends nowhere, are counted all the same.
+        blocks = min(room // per_block, useful) if per_block else min(useful, _MOST_EMPTY_BLOCKS)
     least = settings.max_total_tokens or 1
-    room = longest_request(model, blocks, settings.block_size)
-    if room < least:
+    held = longest_request(model, blocks, settings.block_size)
+    if held < least:
         raise ConfigError(
-            f"the KV cache has room for {max(room, 0)} tokens; "
+            f"the KV cache has room for {max(held, 0)} tokens; "
             f"max_total_tokens is {least}. Lower it or max_batch_prefill_tokens, or raise "
             "memory_fraction"
         )
-    return blocks
+    return CacheSize(blocks, states)
+
+
+def state_size(settings: Settings, num_bytes: int, room: int, *, is_host: bool) -> StateSize:
+    """Slots for the states of ``max_batch_size`` sequences, twice where steps verify guesses, and
+    for ``state_snapshots``; fewer of all where they would take more than half of the room.
+
+    num_bytes: of one state. room: bytes that the states and the KV cache share.
+
+    Raises:
+        ConfigError: not even one state fits.
+    """
+    num_running = settings.max_batch_size * (2 if settings.speculate else 1)
+    num_snapshots = settings.state_snapshots if settings.prefix_caching else 0
+    wanted = num_running + num_snapshots
+    most = min(room // 2, _HOST_LIMIT_BYTES) if is_host else room // 2
+    fitting = min(wanted, max(most // num_bytes, 1))
+    if num_bytes > room:
+        raise ConfigError(
+            f"the state of one sequence takes {num_bytes / 1e6:.1f} MB; there is room for "
+            f"{max(room, 0) / 1e6:.1f} MB. Lower max_batch_prefill_tokens or "
+            "max_batch_total_tokens, or raise memory_fraction"
+        )
+    if fitting == wanted:
+        return StateSize(wanted, num_snapshots)
+    found = StateSize(fitting, fitting * num_snapshots // wanted)
+    logger.warning(
+        "there is room for the states of %d sequences and %d snapshots, of %.1f MB each; "
+        "max_batch_size and state_snapshots ask for %d",
+        found.num_slots - found.num_snapshots, found.num_snapshots, num_bytes / 1e6, wanted,
+    )  # fmt: skip
+    return found
 
 
 def longest_request(model: Decoder, num_blocks: int, block_size: int) -> int:
@@ -160,14 +213,17 @@ def _warm_up(
     most = settings.max_batch_prefill_tokens if is_cuda else _HOST_WARM_UP_TOKENS
     count = max(min(most, longest - 1), 1)
     start = getattr(model.config, "decoder_start_token_id", None)
-    size = settings.block_size
+    size, has_states = settings.block_size, bool(model.state_specs())
     runner = make_runner(
         model, Sampler(Watermark(model.config.vocab_size, 0.5, 2.0)), num_blocks(count, size), size,
-        device, options.dtype,
+        device, options.dtype, StateSize(1) if has_states else NO_STATES,
     )  # fmt: skip
     spare = SpareMemory(device, num_sharing)
     for length, draw in [(count, None), *((min(count, 2), draw) for draw in DRAWS if is_cuda)]:
-        steps = warm_up_steps(length, size, len(runner.windows), start=start, draw=draw)
+        steps = warm_up_steps(
+            length, size, len(runner.windows), start=start, draw=draw,
+            has_states=has_states,
+        )  # fmt: skip
         try:
             for step in steps:
                 runner.run(step)

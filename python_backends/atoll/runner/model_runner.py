@@ -3,12 +3,15 @@
 A step from beginning to end::
 
     StepInput                          arrays from the engine (``runner.step_input``)
+      states                           of sequences of recurrent layers that begin elsewhere are
+                                       copied to their slots (``runner.states``)
       encoder inputs, if any are new   ``Model.encode`` writes their keys and values to the cache
       adapters                         which tokens use which LoRA adapter (``layers.adapted``)
       forward                          a decoding step replays a graph over fixed buffers
                                        (``runner.decode_graphs``); any other step is a batch of
                                        tensors (``runner.batch``). Every layer writes its new
                                        keys and values to the blocks, then reads them
+      states                           that the engine keeps are copied to other slots
       logits                           of the tokens that are sampled after
       prompt log-probabilities         if asked for, from the hidden states (``sampling.logprobs``)
       sampler                          processors, warpers, choice (``sampling.sampler``)
@@ -28,11 +31,12 @@ from torch import Tensor
 
 from atoll.errors import RankLost
 from atoll.layers.adapted import AdapterSlots
-from atoll.layers.batch import LayerCache
+from atoll.layers.batch import LayerCache, LayerState
 from atoll.runner.batch import decoder_batch, encoder_batch
 from atoll.runner.decode_graphs import DecodeGraphs
 from atoll.runner.kv_cache import allocate, group_windows
 from atoll.runner.model import Decoder, EncoderDecoder
+from atoll.runner.states import NO_STATES, StateSize, allocate_states, copy_states
 from atoll.runner.step_input import StepInput, StepOutput, Words
 from atoll.sampling.inputs import TokenLogprobs
 from atoll.sampling.logprobs import prompt_logprobs
@@ -65,16 +69,18 @@ class ModelRunner:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        states: StateSize = NO_STATES,
         num_ranks: int = 1,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
+        self.num_state_slots, self.num_snapshots = states
         self.windows = group_windows(model.cache_specs())
         self.adapters: AdapterSlots | None = None
         self.decode_graphs: DecodeGraphs | None = None
         self._sampler, self._num_ranks = sampler, num_ranks
         self._max_batch_size = 0
-        self.kv_cache = self._allocate()
+        self.kv_cache, self.states = self._allocate(), self._allocate_states()
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
@@ -95,19 +101,29 @@ class ModelRunner:
         specs = self.model.cache_specs()
         return allocate(specs, self.num_blocks, self.block_size, self.dtype, self.device)
 
+    def _allocate_states(self) -> tuple[LayerState, ...]:
+        specs = self.model.state_specs()
+        return allocate_states(specs, self.num_state_slots, self.dtype, self.device)
+
     def buffer_decoding(self, max_batch_size: int) -> None:
         """Runs decoding steps of up to ``max_batch_size`` over fixed buffers, and replays them as
         graphs. Adapters must be attached before."""
         if self.adapters is not None:
             self.adapters.assign([None], [1], self.device)
         self._max_batch_size = max_batch_size
-        self.decode_graphs = DecodeGraphs(self.model, self.kv_cache, self.device, max_batch_size)
+        self.decode_graphs = DecodeGraphs(
+            self.model, self.kv_cache, self.states, self.device, max_batch_size,
+            num_blocks=self.num_blocks, block_size=self.block_size,
+        )  # fmt: skip
         if self.device.type == "cuda":
             # Ranks that differ in what they replay would wait for each other.
             self.decode_graphs.capture(may_fail=self._num_ranks == 1)
 
     def reset(self) -> None:
-        """A fresh cache after a failed step, which may have left anything in the old one."""
+        """A fresh cache after a failed step, which may have left anything in the old one.
+
+        States need no reset: every sequence begins anew, at zero.
+        """
         if self.device.type == "cuda":
             # Graphs contain the cache's addresses; and the failed step's stack frames still refer
             # to the old cache, next to which a second one may not fit.
@@ -140,6 +156,14 @@ class ModelRunner:
 
     def forward(self, step: StepInput) -> HiddenStates:
         """Computes the step's new tokens, in inference mode; mutates the cache."""
+        if step.states is None:
+            return self._forward(step)
+        copy_states(self.states, step.states.copies)
+        out = self._forward(step)
+        copy_states(self.states, step.states.saves)
+        return out
+
+    def _forward(self, step: StepInput) -> HiddenStates:
         if step.encoder is not None:
             self._assign_adapters(step.encoder.adapters, step.encoder.cu_seqlens)
             model = cast(EncoderDecoder, self.model)
@@ -148,7 +172,7 @@ class ModelRunner:
         is_adapted = self.adapters is not None and bool(self.adapters.rows)
         if self.decode_graphs is not None and not is_adapted and self.decode_graphs.takes(step):
             return HiddenStates(*self.decode_graphs.run(step))
-        hidden = self.model(decoder_batch(step, self.kv_cache, self.device))
+        hidden = self.model(decoder_batch(step, self.kv_cache, self.states, self.device))
         at = torch.from_numpy(step.sampled_tokens.copy()).to(self.device)
         return HiddenStates(hidden, self.model.logits(hidden[at]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,16 @@ import torch
 from atoll.layers.batch import LayerState, StateSpec
 from atoll.runner.kv_cache import zeros
 from atoll.runner.step_input import Words
+
+
+class StateSize(NamedTuple):
+    """Slots of every layer's states; num_snapshots: those of them that no sequence gets."""
+
+    num_slots: int = 0
+    num_snapshots: int = 0
+
+
+NO_STATES = StateSize()
 
 
 def bytes_per_sequence(specs: Sequence[StateSpec], dtype: torch.dtype) -> int:

@@ -48,6 +48,18 @@ class CrossStep:
 
 
 @dataclass(frozen=True)
+class StateStep:
+    """The states of recurrent layers: slots (rows,), a row of their tensors for each request.
+
+    copies, saves: (copied slots, 2), from slot to slot, before and after the step.
+    """
+
+    slots: Words
+    copies: Words
+    saves: Words
+
+
+@dataclass(frozen=True)
 class StepInput:
     """The new tokens of a step's requests, one row per request.
 
@@ -57,7 +69,8 @@ class StepInput:
     block_tables: (groups, rows, blocks).
     adapters: (rows,) numbers of LoRA adapters; -1: none.
     sampled_tokens: (sampling rows,) indices of the tokens to sample after.
-    encoder, cross: of an encoder-decoder. sampling: None if no request samples.
+    encoder, cross: of an encoder-decoder. states: of a model with recurrent layers.
+    sampling: None if no request samples.
     """
 
     token_ids: Ints
@@ -71,6 +84,7 @@ class StepInput:
     sampled_tokens: Ints
     encoder: EncoderStep | None = None
     cross: CrossStep | None = None
+    states: StateStep | None = None
     sampling: SamplingInput | None = None
     prompts: PromptTokens | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll.runner.step_input import CrossStep, EncoderStep, StepInput, slots_of
+from atoll.runner.step_input import CrossStep, EncoderStep, StateStep, StepInput, slots_of
 from atoll.sampling.inputs import SamplingInput
 
 # Options with separate kernels; a GPU compiles each on first use.
@@ -26,13 +26,14 @@ def warm_up_steps(
     *,
     start: int | None = None,
     draw: dict[str, Any] | None = None,
+    has_states: bool = False,
 ) -> Iterator[StepInput]:
     """A prompt of zeros and a decoding step.
 
     start: the token that an encoder-decoder's answers begin with; the zeros are then its input.
-    draw: sampling options; None: greedy.
+    draw: sampling options; None: greedy. has_states: there are recurrent layers, with one slot.
     """
-    first, cross, encoder = 0, None, None
+    first, cross, encoder, none = 0, None, None, np.empty((0, 2), np.int32)
     if start is not None:
         needed = -(-num_tokens // block_size)
         positions = np.arange(num_tokens)
@@ -61,6 +62,7 @@ def warm_up_steps(
             sampled_tokens=np.array([count - 1]),
             encoder=None if computed else encoder,
             cross=cross,
+            states=StateStep(np.zeros(1, np.int32), none, none) if has_states else None,
             sampling=_sampling(draw),
         )
 

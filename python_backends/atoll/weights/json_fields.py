@@ -132,6 +132,7 @@ class Fields:
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; none where it is absent or null."""
         value = self.raw.get(name)
+        self._note(name, value, [])
         found = [] if value is None else value
         if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
             raise self.wrong("a list of texts", name)
@@ -148,6 +149,7 @@ class Fields:
     def counts(self, name: str) -> tuple[int, ...]:
         """A list of whole numbers from 0 on; none where it is absent or null."""
         value = self.raw.get(name)
+        self._note(name, value, [])
         found = [] if value is None else value
         if not isinstance(found, list) or not all(type(i) is int and i >= 0 for i in found):
             raise self.wrong("a list of whole numbers from 0 on", name)

@@ -1,11 +1,12 @@
 """Writes a transformers model as a checkpoint in any layout that is found in the wild."""
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,17 @@ def enliven(model: nn.Module, seed: int = 0) -> None:
         else:
             value = noise * 0.1 + (0.0 if name.endswith("bias") else 1.0)
         parameter.data.copy_(value)
+
+
+@contextmanager
+def all_in_float64() -> Iterator[None]:
+    """Where transformers converts to float32 whatever the model is, it converts to float64."""
+    with (
+        mock.patch.object(torch, "float32", torch.float64),
+        mock.patch.object(torch, "float", torch.float64),
+        mock.patch.object(Tensor, "float", Tensor.double),
+    ):
+        yield
 
 
 @dataclass(frozen=True)

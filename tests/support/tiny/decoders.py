@@ -23,6 +23,7 @@ from tiny.nested import NESTED
 from tiny.others import OTHERS
 from tiny.phi3s import PHI3
 from tiny.phis import PHI
+from tiny.qwen_nexts import QWEN_NEXT
 from tiny.qwens import QWEN
 
 
@@ -251,5 +252,5 @@ MPT = (
 DECODERS = (
     *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
     *OTHERS, *GEMMA, *NESTED, *COHERE, *OLMO3, *GLM,
-    *DEEPSEEK,
+    *DEEPSEEK, *QWEN_NEXT,
 )  # fmt: skip

@@ -127,12 +127,12 @@ FAMILIES = (
             "cohere-qk-norms", "cohere2", "olmo3", "glm", "glm4",
             "gemma2", "gemma3", "gemma3-old",
             "gpt-oss", "gpt-oss-dense",
-            "moonlight", "kimi-k2",
+            "moonlight", "kimi-k2", "qwen3-next",
         )
     ),
     *(
         _variant(name, _decoded, hf.AutoModelForImageTextToText)
-        for name in ("mistral3", "ministral3", "gemma3-saved-again")
+        for name in ("mistral3", "ministral3", "gemma3-saved-again", "qwen3.5")
     ),
     *(
         _variant(name, _decoded, None)

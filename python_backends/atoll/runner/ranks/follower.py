@@ -30,6 +30,7 @@ from atoll.runner.ranks.connection import KEY, Address, Peer, connect, parse_add
 from atoll.runner.ranks.guard import Guard, Leader, leave
 from atoll.runner.ranks.layout import RankLayout, settings_of_rank
 from atoll.runner.ranks.messages import LOST, REFUSED, Message
+from atoll.runner.states import StateSize
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.files import resolve
@@ -75,8 +76,8 @@ class Follower:
             case messages.Join():
                 self._join()
                 self._peer.send(messages.Done())
-            case messages.Cache(num_blocks, block_size):
-                self._allocate(num_blocks, block_size)
+            case messages.Cache():
+                self._allocate(message)
             case messages.Measure():
                 self._runner = None
                 assert self._memory is not None
@@ -120,14 +121,15 @@ class Follower:
         group.join(store, self._rank, load.size, device, limit_s, is_local=is_local)
         self._model = load_model(settings, self._folder, self._rank, load.size)
 
-    def _allocate(self, num_blocks: int, block_size: int) -> None:
+    def _allocate(self, cache: messages.Cache) -> None:
         assert self._model is not None
         self._runner = None  # there may be no room for two caches
         model, options = self._model.model, self._model.options
         sampler = Sampler(Watermark(model.config.vocab_size, 0.5, 2.0))  # unused
         self._runner = ModelRunner(
-            model, sampler, num_blocks, block_size, options.device, options.dtype, self._load.size
-        )
+            model, sampler, cache.num_blocks, cache.block_size, options.device, options.dtype,
+            StateSize(cache.num_state_slots), self._load.size,
+        )  # fmt: skip
         self._runner.adapters = self._model.adapters
         num_sharing = self._load.size // self._load.num_nodes
         self._memory = SpareMemory(options.device, num_sharing)

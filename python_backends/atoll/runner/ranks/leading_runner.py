@@ -12,6 +12,7 @@ from atoll.runner.model import Decoder
 from atoll.runner.model_runner import Computed, ModelRunner
 from atoll.runner.ranks.messages import Cache, Capture, Reset, Step
 from atoll.runner.ranks.team import Team
+from atoll.runner.states import NO_STATES, StateSize
 from atoll.runner.step_input import StepInput
 from atoll.sampling.sampler import Sampler
 
@@ -28,11 +29,12 @@ class LeadingRunner(ModelRunner):
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        states: StateSize = NO_STATES,
     ) -> None:
         self._team = team
-        team.send(Cache(num_blocks, block_size))
+        team.send(Cache(num_blocks, block_size, states.num_slots))
         num_ranks = team.layout.size
-        super().__init__(model, sampler, num_blocks, block_size, device, dtype, num_ranks)
+        super().__init__(model, sampler, num_blocks, block_size, device, dtype, states, num_ranks)
 
     def buffer_decoding(self, max_batch_size: int) -> None:
         """See ``ModelRunner``."""

@@ -53,10 +53,14 @@ class Join:
 
 @dataclass(frozen=True)
 class Cache:
-    """Allocates a cache, which replaces the previous one; steps follow."""
+    """Allocates a cache, which replaces the previous one; steps follow.
+
+    num_state_slots: of recurrent layers.
+    """
 
     num_blocks: int
     block_size: int
+    num_state_slots: int = 0
 
 
 @dataclass(frozen=True)

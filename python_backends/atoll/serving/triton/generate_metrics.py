@@ -20,6 +20,14 @@ _GAUGES = {
     "num_cached_blocks": ("atoll_kv_blocks_cached", "blocks that hold a shareable prefix"),
     "num_kept_sessions": ("atoll_conversations", "idle conversations that hold blocks"),
 }
+# Those of a model with recurrent layers.
+_STATE_GAUGES = {
+    "num_state_slots": ("atoll_state_slots", "slots for recurrent states"),
+    "num_used_state_slots": (
+        "atoll_state_slots_used", "slots of requests and idle conversations",
+    ),
+    "num_state_snapshots": ("atoll_state_snapshots", "slots that hold the state of a prefix"),
+}  # fmt: skip
 _COUNTERS = {
     "num_steps": ("atoll_engine_steps_total", "forward passes"),
     "num_forward_tokens": ("atoll_engine_tokens_total", "tokens computed"),
@@ -61,7 +69,8 @@ class GenerateMetrics(RequestMetrics[GenerationRequest]):
             self._was_open = {kind: number > 0 for kind, number in self._num_open.items()}
         if was_open[True] and not was_open[False] and not self._is_shown_busy:
             return
-        for field, (name, text) in _GAUGES.items():
+        gauges = {**_GAUGES, **_STATE_GAUGES} if stats.num_state_slots else _GAUGES
+        for field, (name, text) in gauges.items():
             self._show(name, text, getattr(stats, field))
         share = stats.num_used_blocks / stats.num_blocks
         self._show("atoll_kv_usage", "share of blocks that requests hold", share)
