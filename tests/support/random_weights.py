@@ -20,6 +20,7 @@ class _Noise:
         self.target, self._options = target, options
 
     input_scales_source = None
+    reader = None
 
     def get(
         self, suffix: str, shape: Sequence[int | Part], rows: Sequence[int] | None = None
