@@ -22,10 +22,12 @@ from atoll.encoders.sparse_embedder import SparseEmbedder
 from atoll.encoders.token_classifier import TokenClassifier
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
 from atoll.models.detect import decide, read_model
-from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
-from atoll.models.families import ENCODERS
+from atoll.models.encoder_families import DECODERS_ON_TRANSFORMERS, ENCODERS_ON_TRANSFORMERS
+from atoll.models.families import CAUSAL, ENCODERS
 
-KINDS = [kind for kinds in ENCODERS_ON_TRANSFORMERS.values() for kind in kinds]
+TABLES = (ENCODERS_ON_TRANSFORMERS, DECODERS_ON_TRANSFORMERS)
+KINDS = [kind for table in TABLES for kinds in table.values() for kind in kinds]
+DECODING = [kind for kinds in DECODERS_ON_TRANSFORMERS.values() for kind in kinds]
 SEVERAL = ["abc", "an atoll is a ring", "abc", "x", "of coral"]
 # A padded text of theirs would have other values.
 ONE_LENGTH = ("convbert", "fnet", "funnel", "mobilebert", "nystromformer")
@@ -34,18 +36,32 @@ ONE_LENGTH = ("convbert", "fnet", "funnel", "mobilebert", "nystromformer")
 @pytest.mark.parametrize("kind", KINDS)
 def test_embeddings(kind: str, tmp_path: Path) -> None:
     """Texts of one pack are as each alone, those of one length and the longest possible too."""
-    assert kind not in ENCODERS
+    assert kind not in ENCODERS and kind not in CAUSAL
     model = write_foreign(kind, tmp_path)
     encoder = Embedder(tmp_path, Settings(pooling="mean"))
     assert (encoder.trunk.can_pad) == (kind not in ONE_LENGTH)
     texts = [*TEXTS, *SEVERAL, "x" * 600]
     encoded = encode(tmp_path, texts, encoder)
-    assert len(encoded[-1].ids) == encoder.spec.max_length == read_model(tmp_path).max_tokens
+    found = read_model(tmp_path, "embed", pooling="mean")
+    assert len(encoded[-1].ids) == encoder.spec.max_length == found.max_tokens
     rows = run(tmp_path, texts, encoder, EmbedOptions(False, return_token_embeddings=True))
     for row, e in zip(rows, encoded, strict=True):
         wanted = alone(model, e)
         close(torch.from_numpy(row.token_vectors), wanted)
         close(torch.from_numpy(row.vector), wanted.mean(0))
+
+
+@pytest.mark.parametrize("kind", DECODING)
+def test_decoders_embed_alone_and_with_a_pooling(kind: str, tmp_path: Path) -> None:
+    write_foreign(kind, tmp_path)
+    with pytest.raises(UnsupportedModel, match="set it: --pooling last-token or mean"):
+        read_model(tmp_path, task="embed")
+    for task in ("rerank", "classify", "multi_vector"):
+        with pytest.raises(UnsupportedModel, match=f"is not supported for task '{task}'"):
+            read_model(tmp_path, task=task)
+    update(tmp_path / "config.json", architectures=["OwnForRewards"])
+    with pytest.raises(UnsupportedModel, match="OwnForRewards .*it is none of .*ForCausalLM"):
+        read_model(tmp_path, task="embed", pooling="mean")
 
 
 # A pair has segments; the head pools tokens, a layer per family of heads.

@@ -197,6 +197,65 @@ def test_unsupported_architectures_are_named(name: str, tmp_path: Path) -> None:
     )
 
 
+# Classes that pool
+
+
+@pytest.mark.parametrize(("config", "how"), [
+    ({}, "mean"), ({"pooling": "average"}, "mean"), ({"pooling": "cls"}, "cls"),
+])  # fmt: skip
+def test_contriever_is_pooled_as_its_class_does(
+    config: dict[str, str], how: str, tmp_path: Path
+) -> None:
+    model = write_trunk(Variant("bert", lambda: hf.BertModel(hf.BertConfig(**SIZES))), tmp_path)
+    update(tmp_path / "config.json", architectures=["Contriever"], **config)
+    found = read_model(tmp_path)
+    assert (found.task, found.pooling, found.notes) == ("embed", how, ())
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        states = [
+            model(torch.tensor(e.ids[None])).last_hidden_state[0]
+            for e in encode(tmp_path, TEXTS, encoder)
+        ]
+    wanted = [rows.mean(0) if how == "mean" else rows[0] for rows in states]
+    close(embed(tmp_path), torch.stack(wanted))
+    update(tmp_path / "config.json", pooling="sqrt")
+    refused(tmp_path, ConfigError, "pooling is 'sqrt'; supported: ")
+
+
+@pytest.mark.parametrize("name", ["DPRQuestionEncoder", "DPRContextEncoder"])
+@pytest.mark.parametrize("size", [0, 20])
+def test_dpr(name: str, size: int, tmp_path: Path) -> None:
+    """The first token's vector, projected if the config says so; beside it a pooler, unused."""
+    config = hf.DPRConfig(**SIZES, projection_dim=size)
+    model = write_trunk(Variant("dpr", lambda: getattr(hf, name)(config)), tmp_path)
+    prefix = {"DPRQuestionEncoder": "question_encoder", "DPRContextEncoder": "ctx_encoder"}[name]
+    pooler = f"{prefix}.bert_model.pooler.dense.weight"
+    rewrite(tmp_path, lambda tensors: {**tensors, pooler: torch.zeros(48, 48)})
+    update(tmp_path / "tokenizer_config.json", tokenizer_class=f"{name}Tokenizer")
+    found = read_model(tmp_path)
+    assert (found.task, found.pooling, found.notes) == ("embed", "cls", ())
+    assert (found.hidden_size, found.embedding_size) == (48, size or 48)
+    encoder = Embedder(tmp_path, Settings())
+    with torch.inference_mode():
+        wanted = [
+            model(torch.tensor(e.ids[None])).pooler_output[0]
+            for e in encode(tmp_path, TEXTS, encoder)
+        ]
+    close(embed(tmp_path), torch.stack(wanted))
+
+
+def test_a_reader_is_refused_and_its_trunk_embeds(tmp_path: Path) -> None:
+    config = hf.DPRConfig(**SIZES)
+    model = write_trunk(Variant("dpr", lambda: hf.DPRReader(config)), tmp_path)
+    refused(tmp_path, UnsupportedModel, "DPRReader is not supported: .* --task embed serves its tr")
+    settings = Settings(task="embed", pooling="cls")
+    encoded = encode(tmp_path, TEXTS, Embedder(tmp_path, settings))
+    with torch.inference_mode():
+        trunk = model.span_predictor.encoder.bert_model
+        wanted = [trunk(torch.tensor(e.ids[None])).last_hidden_state[0, 0] for e in encoded]
+    close(embed(tmp_path, task="embed", pooling="cls"), torch.stack(wanted))
+
+
 # JinaBERT v2
 
 

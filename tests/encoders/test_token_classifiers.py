@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from tiny.checkpoint import Variant, write
-from tiny.encoders import VOCAB, token_classifiers
+from tiny.encoders import VOCAB, decoders_of_tokens, token_classifiers
+from tiny.sentence import update
 
 from atoll.config import Settings
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.token_classifier import ScoredTokens, TokenClassifier
-from atoll.errors import WeightError
+from atoll.errors import ConfigError, WeightError
 from atoll.models.detect import read_model
 
 GENERATOR = torch.Generator().manual_seed(11)
@@ -25,7 +26,9 @@ def _run(encoder: TokenClassifier, texts: list[list[int]]) -> list[ScoredTokens]
     return [row for row in found if isinstance(row, ScoredTokens)]
 
 
-@pytest.mark.parametrize("variant", token_classifiers(5), ids=lambda v: v.name)
+@pytest.mark.parametrize(
+    "variant", [*token_classifiers(5), *decoders_of_tokens(5)], ids=lambda v: v.name
+)
 def test_scores_equal_transformers(variant: Variant, tmp_path: Path) -> None:
     reference = write(variant, tmp_path).model
     found = read_model(tmp_path)
@@ -45,3 +48,10 @@ def test_a_head_that_is_missing_or_of_another_size(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config.replace('"4": "LABEL_4"', '"4": "a", "5": "b"'))
     with pytest.raises(WeightError, match="classifier.*6 labels"):
         TokenClassifier(tmp_path, Settings(dtype="float32"))
+
+
+def test_a_decoders_head_without_a_bias_is_refused(tmp_path: Path) -> None:
+    write(decoders_of_tokens(5)[0], tmp_path)
+    update(tmp_path / "config.json", token_classification_bias=False)
+    with pytest.raises(ConfigError, match="token_classification_bias is False; supported"):
+        read_model(tmp_path)

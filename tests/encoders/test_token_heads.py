@@ -1,4 +1,4 @@
-"""bge-m3's three outputs against a computation of their description, padded as in FlagEmbedding."""
+"""bge-m3's and GTE's further outputs against their descriptions, padded as there."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from tiny.encoders import TRUNKS
-from tiny.late import write_m3
-from tiny.sentence import HIDDEN, run
+from tiny.late import write_gte, write_m3
+from tiny.sentence import HIDDEN, run, update
+from tokenizers import decoders
 from torch import Tensor, nn
 
 from atoll.catalogue import entry_for, read_model, render
@@ -17,6 +18,7 @@ from atoll.config import Settings
 from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.errors import WeightError
 from atoll.text.tokenizer import Tokenizer
+from atoll.text.vocabulary import joined_ids
 from atoll.weights.files import wanted_files
 
 TEXTS = ["coral coral", "A ring of coral, around; é", "x", "Two Reefs [MASK] two [UNK] reefs" * 2]
@@ -64,6 +66,40 @@ def test_three_outputs_equal_their_description(tmp_path: Path) -> None:
         assert len(texts) == 1 or sum(len(row.sparse.indices) > 0 for row in ours) > 1
     plain = run(tmp_path, TEXTS, encoder, EmbedOptions())
     assert all(row.sparse is None and row.colbert_vecs is None for row in plain)
+
+
+def test_weights_of_gtes_words_are_its_scripts(tmp_path: Path) -> None:
+    """Weights of texts: of two tokens that spell one, the greater counts."""
+    model = write_gte(tmp_path)
+    core = Tokenizer.load(tmp_path).core
+    core.decoder = decoders.Replace("b", "a")
+    encoder = Embedder(tmp_path, Settings())
+    encoder.heads.unused = np.array([2, 3, 0, 1], np.int32)
+    assert encoder.detected.heads == encoder.heads.names == ("sparse_linear",)
+    assert encoder.heads.joins_texts and encoder.detected.notes == ()
+    encoder.heads.words = joined_ids(core, encoder.vocab_size)
+    texts = ["abba cab, a coral", "bb", "x [UNK] reef"]
+    found = 0
+    for text, row in zip(texts, run(tmp_path, texts, encoder, EmbedOptions(return_sparse=True)),
+                         strict=True):  # fmt: skip
+        ids = core.encode(text).ids
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids])).logits[0, :, 0].relu().tolist()
+        weights: dict[str, float] = {}
+        for token, weight in zip(ids, logits, strict=True):
+            word = core.decode([token], skip_special_tokens=False)
+            if token not in (2, 3, 0, 1) and weight > 0:
+                weights[word] = max(weight, weights.get(word, 0.0))
+        ours = {
+            core.decode([int(i)]): v
+            for i, v in zip(row.sparse.indices, row.sparse.values, strict=True)
+        }
+        assert ours.keys() == weights.keys()
+        np.testing.assert_allclose([ours[w] for w in weights], [*weights.values()], atol=1e-5)
+        found += len(weights)
+    assert found > 5
+    update(tmp_path / "config.json", id2label={"0": "O", "1": "PER"})
+    assert read_model(tmp_path, task="embed").heads == ()
 
 
 def test_an_entry_lists_what_its_checkpoint_has(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_tokens_that_the_model_lacks_are_named(folder: Path) -> None:
     ids = [oracle.encode(text).ids for text in TEXTS]
     size = max(map(max, ids))
     wrong = next(i for i, row in enumerate(ids) if size in row)
-    short, whole = TextEncoder(core, 512, True, size), TextEncoder(core, 512, True, 10_000)
+    short, whole = TextEncoder(core, 512, None, size), TextEncoder(core, 512, None, 10_000)
     with pytest.raises(ValidationError, match=rf"x\[{wrong}\] has the token .* {size}; .* {size}$"):
         short.encode(TEXTS, name="x", truncate=False)
     fine = [text for text, row in zip(TEXTS, ids, strict=True) if max(row) < size]

@@ -146,9 +146,24 @@ def test_length_limits(
     update(folder / "sentence_roberta_config.json", do_lower_case=False, **sentence)
     update(folder / "tokenizer_config.json", **tokenizer)
     assert Embedder(folder, Settings()).spec.max_length == limit
-    assert read_model(folder).max_tokens == limit
+    found = read_model(folder)
+    assert found.max_tokens == limit
+    told = [note for note in found.notes if "max_seq_length is 512, more than the model's" in note]
+    assert len(told) == (sentence.get("max_seq_length") == 512)
     if limit < 70:
         close(embed(folder), reference(folder))
+
+
+def test_a_limit_beyond_the_positions_is_told(folder: Path) -> None:
+    """sentence-transformers fails at such texts; up to the positions, vectors are its own."""
+    write_modules(folder, TRUNK, MEAN)
+    texts = ["x" * 200, *TEXTS]
+    update(folder / "sentence_bert_config.json", max_seq_length=512)
+    ours = embed(folder, texts)
+    with pytest.raises((IndexError, RuntimeError)):
+        reference(folder, texts)
+    update(folder / "sentence_bert_config.json", max_seq_length=70)
+    close(ours, reference(folder, texts))
 
 
 def test_lower_case(folder: Path) -> None:

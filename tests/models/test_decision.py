@@ -170,14 +170,14 @@ def test_modules_decide_over_a_classifiers_head(tmp_path: Path) -> None:
     assert Embedder(tmp_path, Settings(model_id=str(tmp_path))).dimensions == BERT["hidden_size"]
 
 
-def test_what_an_embedder_leaves_out_is_told(tmp_path: Path) -> None:
+def test_an_embedders_further_head_is_known(tmp_path: Path) -> None:
     """gte-multilingual-base, whose file has a head for sparse vectors beside the dense one's."""
     path = next(path for path in HUB if path.stem.endswith("gte-multilingual-base"))
     files = {"modules.json": [TRUNK, POOLING], "1_Pooling/config.json": {"pooling_mode": "cls"}}
     folder = folder_of(tmp_path, json.loads(path.read_text()), files)
     found = decide(folder, Settings(model_id=str(folder)))
     assert (found.task, found.pooling) == ("embed", "cls")
-    assert len(found.notes) == 1 and "weighs words for sparse retrieval, is left" in found.notes[0]
+    assert (found.heads, found.notes) == (("sparse_linear",), ())
 
 
 @pytest.mark.parametrize(

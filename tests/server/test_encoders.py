@@ -17,9 +17,10 @@ from encoder_fleet import Fleet, asker, started
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from tiny.checkpoint import write
+from tiny.described_encoders import DESCRIBED
 from tiny.encoders import MASKED, TRUNKS, JinaReference, classifiers, write_text_files
 from tiny.foreign_encoders import write_foreign
-from tiny.routed import write_dense, write_sparse
+from tiny.routed import write_dense, write_late, write_sparse
 from tiny.static import WIDTH, write_static
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
@@ -31,7 +32,7 @@ TEXTS = ["Hello", "A ring of coral", "x" * 40, "1"]
 BY_NAME = {variant.name: variant for variant in TRUNKS}
 NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "deberta", "electra", "albert")
 # The last runs on transformers.
-EMBEDDERS = (*NATIVE, "jina", "convbert")
+EMBEDDERS = (*NATIVE, "jina", *DESCRIBED, "convbert")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     save_file(jina.tensors, root / "jina" / "model.safetensors")
     (root / "jina" / "config.json").write_text(json.dumps(jina.config))
     write_text_files(root / "jina", "mean")
+    for name, kind in DESCRIBED.items():
+        described = references[name] = kind()
+        described.write(root / name)
+        write_text_files(root / name, "mean")
     references["convbert"] = write_foreign("convbert", root / "convbert")
     write_text_files(root / "convbert", "mean")
     write_static(root / "static", "normalized", "0_StaticEmbedding")
@@ -54,6 +59,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     # Weights of words for documents alone.
     part = {"weight": torch.ones(1, 48) / 9, "bias": torch.ones(1)}
     torch.save(part, root / "routed" / "document_0_Transformer" / "sparse_linear.pt")
+    references["routed-late"] = write_late(root / "late-parts", root / "routed-late")
     references["routed-sparse"] = write_sparse(root / "sparse-parts", root / "routed-sparse")
     references["splade"] = write(MASKED, root / "splade").model
     references["reranker"] = write(classifiers(1)[2], root / "reranker").model
@@ -83,7 +89,7 @@ def ask(request: pytest.FixtureRequest, fleet: Fleet) -> Any:
 def _hidden(fleet: Fleet, name: str, text: str) -> torch.Tensor:
     ids, model = fleet.ids(text), fleet.references[name]
     with torch.inference_mode():
-        if name == "jina":
+        if name in ("jina", *DESCRIBED):
             return model.hidden(ids).float()
         return model(torch.tensor([ids])).last_hidden_state[0]
 
@@ -124,6 +130,9 @@ def test_routes(fleet: Fleet, ask: Any, kind: str | None) -> None:
         call = model.encode_query if kind == "query" else model.encode_document
         found = ask("routed", {"text_input": TEXTS}, prompt_name=kind)["embedding"]
         np.testing.assert_allclose(found, call(TEXTS), atol=1e-5)
+    late = fleet.references["routed-late"]
+    found = ask("routed-late", {"text_input": TEXTS}, normalize=False, **named)["embedding"]
+    np.testing.assert_allclose(found, late.encode(TEXTS, task=kind), atol=1e-5)
     sparse = fleet.references["routed-sparse"]
     rows = ask("routed-sparse", {"text_input": TEXTS}, **named)
     wanted = sparse.encode(TEXTS, task=kind, convert_to_sparse_tensor=False).cpu().numpy()

@@ -63,6 +63,33 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         "BertForMultipleChoice",
     ),
     "a causal encoder": ({**BERT, "architectures": ["BertLMHeadModel"]}, {}, "BertLMHeadModel"),
+    **{
+        f"words of {kinds[0]}": (
+            BERT,
+            {
+                "modules.json": [
+                    {**TRUNK, "path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+                    for i, kind in enumerate(kinds)
+                ]
+            },
+            rf"modules \['{kinds[0]}'.*\] are not supported for task 'embed'",
+        )
+        for kinds in (("WordEmbeddings", "Pooling"), ("BoW", "Dense"))
+    },
+    **{
+        f"tokens through {kind}": (
+            BERT,
+            {
+                "modules.json": [
+                    TRUNK,
+                    {**TRUNK, "path": "1", "type": f"sentence_transformers.models.{kind}"},
+                    POOLING,
+                ]
+            },
+            rf"modules \['Transformer', '{kind}', 'Pooling'\] are not supported for task 'embed'",
+        )
+        for kind in ("CNN", "LSTM", "WordWeights", "WeightedLayerPooling")
+    },
     "multi vectors of one vector": (
         BERT,
         {
@@ -118,10 +145,14 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         "LlamaForRewardModel",
     ),
-    "a decoder's tagger": (
-        {**LLAMA, "architectures": ["LlamaForTokenClassification"]},
+    "a tagger of its own code": (
+        {
+            **LLAMA,
+            "architectures": ["LlamaForTokenClassification"],
+            "auto_map": {"AutoModelForTokenClassification": "own.LlamaTagger"},
+        },
         {},
-        "LlamaForTokenClassification",
+        "auto_map names own.LlamaTagger, .*never run",
     ),
     "a bare trunk": (
         {**LLAMA, "architectures": ["MistralModel"], "model_type": "mistral"},

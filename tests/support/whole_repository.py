@@ -198,12 +198,12 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
         table = write_static(folder, "plain", "", entry.dims["embedding"])["embedding.weight"]
         # Without the special tokens around the text.
         return lambda ids: table[ids[1:-1]].mean(0, keepdim=True)
-    write_text_files(folder)
     size = entry.dims["embedding"] if entry.task == "embed" else 48
     if "jina-embeddings-v2" in entry.model_id:
         jina = JinaReference(12 if size % 12 == 0 else 8, hidden=size, layers=1)
         save_file(jina.tensors, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(jina.config))
+        write_text_files(folder)
         return jina.hidden
     options = dict(
         vocab_size=96, hidden_size=size, intermediate_size=64, num_hidden_layers=1,
@@ -225,6 +225,7 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     # GTE has a name of its own in transformers.
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": entry.model_type}))
+    write_text_files(folder)
 
     @torch.inference_mode()
     def hidden(ids: list[int]) -> torch.Tensor:

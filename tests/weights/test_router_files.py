@@ -68,6 +68,20 @@ def test_a_route_is_a_folder_of_its_modules(tmp_path: Path) -> None:
         assert (folders["document"] / rows[1]["path"] / "config.json").read_text() == "{}"
 
 
+def test_what_is_around_asym_is_every_routes(tmp_path: Path) -> None:
+    """Once it followed the pooling: folders like that were refused."""
+    folder = _write(tmp_path, {"query": ["q_Dense"], "document": ["d_Dense"]}, "2_Asym")
+    router = json.loads((folder / "modules.json").read_text())
+    rows = [{"path": "", "type": TRUNK}, {"path": "1_Pooling", "type": POOLING}, *router,
+            {"path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}]  # fmt: skip
+    (folder / "modules.json").write_text(json.dumps(rows))
+    routes = read_routes(folder)
+    assert routes is not None
+    assert [module.path for module in routes.modules["document"]] == [
+        "", "1_Pooling", "2_Asym/d_Dense", "3_Normalize"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("routes", "parameters", "message"),
     [

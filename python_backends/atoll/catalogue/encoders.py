@@ -93,7 +93,8 @@ ENCODERS = (
         "gte-modernbert-base", "Alibaba-NLP/gte-modernbert-base", "embed", "modernbert", 768, "cls"
     ),
     EncoderEntry(
-        "gte-multilingual-base", "Alibaba-NLP/gte-multilingual-base", "embed", "new", 768, "cls"
+        "gte-multilingual-base", "Alibaba-NLP/gte-multilingual-base", "embed", "new", 768, "cls",
+        heads=("sparse_linear",),
     ),
     EncoderEntry(
         "gte-multilingual-reranker-base", "Alibaba-NLP/gte-multilingual-reranker-base", "rerank",

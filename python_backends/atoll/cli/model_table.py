@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
-from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
+from atoll.models.encoder_families import DECODERS_ON_TRANSFORMERS, ENCODERS_ON_TRANSFORMERS
 from atoll.models.families import CAUSAL, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
 from atoll.models.family import Family
 from atoll.models.registry import architecture, table_of
@@ -65,7 +65,8 @@ def models_page() -> str:
         "Generators of other architectures [run on transformers](#on-transformers), best effort, "
         "and so do [these encoders](#encoders-on-transformers). Other encoders are refused with an "
         "error that names the architecture. A generator's architecture embeds texts where "
-        "modules.json says so, or with `--task embed` and `--pooling`.",
+        "modules.json says so, or with `--task embed` and `--pooling`, and scores tokens where its "
+        "class is `...ForTokenClassification`.",
         "",
         "Also refused, with an error that names the reason: heads for other tasks (question "
         "answering, reward models), multi-vector models of images or with pooled tokens, "
@@ -112,12 +113,16 @@ def _reranker_section() -> list[str]:
         "3. that of a published family whose name is part of the checkpoint's: "
         f"{', '.join(f'`{name}`' for name in NAMES)}.",
         "",
-        "Without any of these a checkpoint is refused. The score is the sigmoid of a difference of "
-        "logits (`yes` less `no`, `1` less `0`, or what a module LogitScore says), of one logit "
-        "(`Yes`), or of the head; `raw_scores` gives the logit itself. A request's `instruction` "
-        "replaces the default one. If a text is too long, its document is cut, and never the "
-        "query or what follows the document: a query that leaves no room for a document is "
-        "refused, also if `truncate` is set. With `pair`, texts are cut as an encoder's pairs are.",
+        "Without any of these a checkpoint that is to rerank, by `--task`, its name or its card, "
+        "is refused. Nothing else tells a Qwen3-Reranker from a Qwen3 that generates: a copy in a "
+        "folder of another name, without its card and such a template, is served as a generator "
+        "unless it is started with `--task rerank --reranker-template qwen3-reranker`. The "
+        "score is the sigmoid of a difference of logits (`yes` less `no`, `1` less `0`, or what "
+        "a module LogitScore says), of one logit (`Yes`), or of the head; `raw_scores` gives "
+        "the logit itself. A request's `instruction` replaces the default one. If a text is too "
+        "long, its document is cut, and never the query or what follows the document: a query "
+        "that leaves no room for a document is refused, also if `truncate` is set. With `pair`, "
+        "texts are cut as an encoder's pairs are.",
         "",
         "The tokens that the documents of a query begin with, which are the instruction and the "
         "query, are computed once for all documents of a request that are in the same batch, "
@@ -181,6 +186,9 @@ def _encoder_section() -> list[str]:
         "- BigBird is served as far as its attention is full; beyond, what transformers computes "
         "would depend on the texts before. Of T5, mT5 and umT5, the encoder embeds, and nothing "
         "else.",
+        "- Of the generators above, "
+        f"{', '.join(DECODERS_ON_TRANSFORMERS)} embed, too, with the pooling of modules.json or "
+        "of `--pooling`; the others are refused as embedders.",
         "",
         "`atoll info` says all this of a checkpoint. Families are refused by name that need more "
         "than a text's tokens (LayoutLM, TAPAS, RoCBert, XLM and X-MOD where each text needs its "

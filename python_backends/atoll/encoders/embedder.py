@@ -20,6 +20,7 @@ from atoll.encoders.sparse_embedder import SparseVector
 from atoll.encoders.token_heads import TokenHeads
 from atoll.errors import ConfigError, GenerationError
 from atoll.layers import Batch
+from atoll.layers.head_layouts import ProjectionLayout
 
 Floats = npt.NDArray[np.float32]
 # Modules of sentence-transformers with weights that may follow the pooling.
@@ -58,14 +59,22 @@ class Embedder(Encoder):
         super().__init__(folder, settings)
         if self.spec.pooling == "splade":
             raise ConfigError("pooling is 'splade'; serve the model with task 'sparse'")
-        self.steps: list[Callable[[Tensor], Tensor]] = [
+        modules: list[Callable[[Tensor], Tensor]] = [
             normalized
             if module.kind == "Normalize"
             else _HEADS[module.kind].load(folder / module.path, self.options)
             for module in self.spec.steps
         ]
         width = self.hidden_size * len(self.spec.pooling.split("+"))
-        for module, step in zip(self.spec.steps, self.steps, strict=True):
+        first: list[Callable[[Tensor], Tensor]] = []
+        found: ProjectionLayout | None = getattr(self.trunk.config, "vector_projection", None)
+        if found is not None:
+            sizes = width, found.size
+            first = [
+                DenseHead.beside_trunk(self.folder, sizes, self.options, found.weights, bias=True)
+            ]
+            width = found.size
+        for module, step in zip(self.spec.steps, modules, strict=True):
             if isinstance(step, DenseHead | NormHead):
                 if step.in_features != width:
                     raise ConfigError(
@@ -73,7 +82,7 @@ class Embedder(Encoder):
                         f"what it is given has {width}"
                     )
                 width = step.out_features
-        self.dimensions = width
+        self.steps, self.dimensions = [*first, *modules], width
         self.heads = TokenHeads(self.folder, self.hidden_size, self.options)
         asked = self.spec.truncate_dim
         self.truncate_dim = None if asked is None else min(asked, width)

@@ -77,6 +77,12 @@ class Encoder(ABC):
         """The model that gives hidden states."""
         return load_encoder(checkpoint, self.options, self.task)
 
+    @property
+    def num_token_types(self) -> int | None:
+        """Segments of a text that the model has vectors for; 0: it is given none; None: any."""
+        found: int | None = getattr(self.trunk.config, "num_token_types", 0)
+        return found if self.spec.has_token_types else 0
+
     @abstractmethod
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """One result per item; an exception for an item that has failed."""

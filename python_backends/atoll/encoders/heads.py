@@ -205,14 +205,21 @@ class DenseHead(nn.Module):
         return head
 
     @classmethod
-    def beside_trunk(cls, folder: Path, sizes: tuple[int, int], options: LoadOptions) -> DenseHead:
-        """``linear.weight`` of ColBERT's files, which lies beside the trunk's weights.
+    def beside_trunk(
+        cls,
+        folder: Path,
+        sizes: tuple[int, int],
+        options: LoadOptions,
+        weights: WeightMap = DENSE,
+        bias: bool = False,
+    ) -> DenseHead:
+        """A layer that lies beside the trunk's weights, ColBERT's ``linear`` for instance.
 
         sizes: inputs and outputs. Raises WeightError: it is missing or misshapen.
         """
         with torch.device("meta"):
-            head = cls(*sizes, None, options.dtype, bias=False)
-        load_weights(head, DENSE, folder, options)
+            head = cls(*sizes, None, options.dtype, bias)
+        load_weights(head, weights, folder, options)
         return head
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def marked_encoders(
     Raises:
         ConfigError: a length leaves no room for a text, or queries are filled up with no token.
     """
-    late, spec = encoder.late, encoder.spec
+    late = encoder.late
     sides = {
         "query": (late.query_prompt, encoder.query_length, late.expansion),
         "document": (late.document_prompt, encoder.document_length, None),
@@ -30,7 +30,7 @@ def marked_encoders(
             core, prompt=prompt, has_marker=late.has_markers, length=length, expansion=expansion,
             mask_token=special_tokens.get("mask_token", special_tokens.get("eos_token")),
             skiplist=late.skiplist if side in late.skiplist_tasks else (),
-            has_token_types=spec.has_token_types, vocab_size=encoder.vocab_size,
+            num_token_types=encoder.num_token_types, vocab_size=encoder.vocab_size,
         )
         for side, (prompt, length, expansion) in sides.items()
     }  # fmt: skip

@@ -1,7 +1,8 @@
-"""bge-m3's weights of words and vectors of tokens, from the same hidden states as its vector.
+"""Weights of words and vectors of tokens, from the same hidden states as an embedder's vector.
 
-Source: Chen et al. 2024 (M3-Embedding). The weight of a word is the greatest relu(linear(h)) of its
-tokens; the first token, which stands for the whole text, has no vector of its own.
+Source: Chen et al. 2024 (M3-Embedding) and Zhang et al. 2024 (mGTE). The weight of a word is the
+greatest relu(linear(h)) of its tokens; the first token, which stands for the whole text, has no
+vector of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from atoll.encoders.pooling import normalized
 from atoll.encoders.sparse_embedder import SparseVector
 from atoll.errors import GenerationError, WeightError
 from atoll.weights.load import LoadOptions
-from atoll.weights.reader import load_bin
-from atoll.weights.token_heads import COLBERT, SPARSE, token_heads
+from atoll.weights.reader import CheckpointReader, load_bin
+from atoll.weights.token_heads import COLBERT, SPARSE, classifier_weighs, token_heads
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,12 +28,17 @@ Floats = npt.NDArray[np.float32]
 class TokenHeads:
     """The heads that a checkpoint has; ``names`` are those of ``weights.token_heads``.
 
-    unused: ids of tokens that are no words, which get no weight. Set once the tokenizer is known.
+    unused: ids of tokens that are no words, which get no weight. words: of every id, the one that
+    its weight counts for; None: its own. Both are set once the tokenizer is known.
     """
+
+    words: npt.NDArray[np.int32] | None = None
 
     def __init__(self, folder: Path, hidden_size: int, options: LoadOptions) -> None:
         """Raises WeightError: a head's file is damaged, or of another model."""
         self.names, self.unused = token_heads(folder), np.empty(0, np.int32)
+        # GTE's words are texts, whichever of several tokens spells one; bge-m3's are ids.
+        self.joins_texts = classifier_weighs(folder)
         self._layers: dict[str, tuple[Tensor, Tensor]] = {}
         for name in self.names:
             weight, bias = _read(folder, name, hidden_size)
@@ -47,10 +53,13 @@ class TokenHeads:
         Raises GenerationError: a weight is not finite.
         """
         found: Floats = self._apply(SPARSE, hidden).squeeze(1).relu().cpu().numpy()
-        words, places = np.unique(ids, return_inverse=True)
+        found[np.isin(ids, self.unused)] = 0
+        words, places = np.unique(
+            ids if self.words is None else self.words[ids], return_inverse=True
+        )
         greatest = np.zeros(len(words), np.float32)
         np.maximum.at(greatest, places, found)
-        kept = (greatest > 0) & ~np.isin(words, self.unused)
+        kept = greatest > 0
         return SparseVector(words[kept].astype(np.int32), greatest[kept])
 
     def vectors(self, hidden: Tensor) -> Floats:
@@ -76,7 +85,11 @@ def _read(folder: Path, name: str, hidden_size: int) -> tuple[Tensor, Tensor]:
         WeightError: the file cannot be read, or holds something else; names it and the shapes.
     """
     path = folder / f"{name}.pt"
-    found = load_bin(path)
+    if name == SPARSE and not path.exists():
+        path, reader = folder, CheckpointReader(folder)
+        found = {part: reader.tensor(f"classifier.{part}") for part in ("weight", "bias")}
+    else:
+        found = load_bin(path)
     if found.keys() != {"weight", "bias"} or not all(
         isinstance(value, Tensor) for value in found.values()
     ):

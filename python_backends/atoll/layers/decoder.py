@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from atoll.layers.attention import Heads
 from atoll.layers.batch import Batch, CacheSpec, StateSpec
 from atoll.layers.embedding import Embedding, TokenEmbedding
-from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
+from atoll.layers.head_layouts import TOKEN_CLASSIFIER, ClassifierLayout, MaskedLanguageLayout
 from atoll.layers.linear import Head
 from atoll.weights.weight_map import WeightMap
 
@@ -22,6 +22,13 @@ _CLASSIFIERS = (
         classifier_bias=False,
     ),
 )
+# ``...ForTokenClassification``: newer decoders' head is called as that for texts, with a bias.
+_TOKEN_CLASSIFIERS = (
+    ClassifierLayout(
+        weights=WeightMap(anchor="score", modules={"classifier": "score"}), has_dense=False
+    ),
+    TOKEN_CLASSIFIER,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +36,8 @@ class DecoderConfig:
     """What the config of every decoder has; a family adds its own.
 
     max_positions: tokens of the longest text. is_causal: whether tokens see those before them
-    alone; an embedder's may see all. classifiers, masked_language: see ``TrunkConfig``.
+    alone; an embedder's may see all. classifiers, token_classifiers, masked_language: see
+    ``TrunkConfig``.
     """
 
     vocab_size: int
@@ -43,6 +51,7 @@ class DecoderConfig:
     tie_word_embeddings: bool
     is_causal: bool = True
     classifiers: tuple[ClassifierLayout, ...] = _CLASSIFIERS
+    token_classifiers: tuple[ClassifierLayout, ...] = _TOKEN_CLASSIFIERS
     masked_language: tuple[MaskedLanguageLayout, ...] = ()
 
 

@@ -10,7 +10,12 @@ from atoll.layers.attention import Attention, Heads
 from atoll.layers.batch import Batch
 from atoll.layers.block import PostNormBlock
 from atoll.layers.embedding import Embedding
-from atoll.layers.head_layouts import TOKEN_CLASSIFIER, ClassifierLayout, MaskedLanguageLayout
+from atoll.layers.head_layouts import (
+    TOKEN_CLASSIFIER,
+    ClassifierLayout,
+    MaskedLanguageLayout,
+    ProjectionLayout,
+)
 from atoll.layers.linear import Linear
 from atoll.layers.mlp import MLP
 from atoll.layers.norm import LayerNorm
@@ -25,7 +30,8 @@ class TrunkConfig:
     embedding_size: width of the vectors of words, positions and segments, if they are projected
     to the hidden size; None: they are not.
     classifiers, token_classifiers, masked_language: the heads that its checkpoints may have; the
-    first whose tensors are in the file is used.
+    first whose tensors are in the file is used. vector_projection: what an embedder's vectors go
+    through, by config.json.
     """
 
     vocab_size: int
@@ -42,6 +48,7 @@ class TrunkConfig:
     classifiers: tuple[ClassifierLayout, ...] = ()
     token_classifiers: tuple[ClassifierLayout, ...] = (TOKEN_CLASSIFIER,)
     masked_language: tuple[MaskedLanguageLayout, ...] = ()
+    vector_projection: ProjectionLayout | None = None
 
 
 class EncoderTrunk(nn.Module):
@@ -79,10 +86,7 @@ class EncoderTrunk(nn.Module):
         if self.token_types is None:
             return words
         types = batch.token_type_ids
-        # Tokenizers of models with a single segment may number the second text of a pair 1.
-        is_single = types is None or self.config.num_token_types == 1
-        segments = self.token_types.weight[0] if is_single else self.token_types(types)
-        return words + segments
+        return words + (self.token_types.weight[0] if types is None else self.token_types(types))
 
     def embedded(self, batch: Batch) -> Tensor:
         """The normalised vectors of tokens, (tokens, embedding_size)."""

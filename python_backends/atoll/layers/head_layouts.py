@@ -49,6 +49,17 @@ class MaskedLanguageLayout:
     width: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProjectionLayout:
+    """A layer that the vector of a text goes through once it is pooled.
+
+    weights: has ``linear``, with a bias. size: of what comes out.
+    """
+
+    weights: WeightMap
+    size: int
+
+
 # BERT calls the dense layer its pooler.
 BERT_CLASSIFIER = ClassifierLayout(
     weights=WeightMap(

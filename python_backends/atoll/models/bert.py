@@ -1,9 +1,10 @@
-"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec of texts and ERNIE, packed.
+"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec of texts, ERNIE, Contriever and DPR, packed.
 
 Learned positions, post-LayerNorm, exact GELU. Source: layer names of transformers' ``BertModel``
 and ``RobertaModel``; Devlin et al. 2018, Liu et al. 2019. RoBERTa and its descendants count
 positions from pad_token_id + 1 and have one segment. ERNIE may add the vector of a task, the first
-wherever none is named.
+wherever none is named. DPR's encoders of questions and of passages are BERT behind a prefix, whose
+vectors may be projected.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,11 @@ from torch import Tensor
 
 from atoll.layers import Batch, Embedding
 from atoll.layers.encoder import PositionedConfig, PositionedTrunk
-from atoll.layers.head_layouts import BERT_CLASSIFIERS, BERT_MASKED_LANGUAGES
+from atoll.layers.head_layouts import (
+    BERT_CLASSIFIERS,
+    BERT_MASKED_LANGUAGES,
+    ProjectionLayout,
+)
 from atoll.models.config_facts import position_offset
 from atoll.models.config_fields import known_activation, read_heads
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -23,9 +28,11 @@ from atoll.weights.weight_map import WeightMap
 WEIGHTS = WeightMap(
     anchor="embeddings.word_embeddings",
     complete=("encoder.layer.",),
-    # The last three: a wrapped model's, torch's DataParallel's and sentence-transformers' own.
+    # DPR's, then a wrapped model's, torch's DataParallel's and sentence-transformers' own.
     prefixes=(
         "", "bert.", "roberta.", "camembert.", "xlm-roberta.", "data2vec_text.", "ernie.",
+        "question_encoder.bert_model.", "ctx_encoder.bert_model.",
+        "span_predictor.encoder.bert_model.",
         "model.", "module.", "0.auto_model.",
     ),
     modules={
@@ -47,6 +54,12 @@ WEIGHTS = WeightMap(
 )  # fmt: skip
 
 
+# DPR's, of questions, passages, and passages that are read.
+_PROJECTION = WeightMap(
+    anchor="encode_proj",
+    prefixes=("question_encoder.", "ctx_encoder.", "span_predictor.encoder."),
+    modules={"linear": "encode_proj"},
+)
 # Other names of one and the same activation.
 _ACTIVATIONS = {"gelu_python": "gelu"}
 
@@ -84,6 +97,7 @@ class Config(PositionedConfig):
             tie_word_embeddings=f.flag("tie_word_embeddings", default=True),
             classifiers=BERT_CLASSIFIERS,
             masked_language=BERT_MASKED_LANGUAGES,
+            vector_projection=_projection(f),
         )
 
 
@@ -92,6 +106,13 @@ def _num_tasks(fields: Fields) -> int:
     if not is_ernie or not fields.flag("use_task_id", default=False):
         return 0
     return fields.size("task_type_vocab_size", default=3)
+
+
+def _projection(fields: Fields) -> ProjectionLayout | None:
+    if fields.raw.get("model_type") != "dpr":
+        return None
+    size = fields.count("projection_dim", default=0)
+    return ProjectionLayout(weights=_PROJECTION, size=size) if size else None
 
 
 class Model(PositionedTrunk):

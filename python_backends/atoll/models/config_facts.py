@@ -20,6 +20,9 @@ from atoll.weights.modules import (
 _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 # Model types whose padding token is fixed in the code.
 _FIXED_OFFSETS = {"mpnet": 2}
+# Classes that pool, by config.json's architectures[0] -> how, unless the key ``pooling`` says so.
+POOLED_CLASSES = {"Contriever": "mean", "DPRQuestionEncoder": "cls", "DPRContextEncoder": "cls"}
+_CONTRIEVER = {"average": "mean", "cls": "cls"}
 HIDDEN_SIZE_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 _MAX_TOKENS_KEYS = (
     "n_positions", "max_position_embeddings", "max_seq_len", "seq_length", "model_max_length",
@@ -46,7 +49,24 @@ def pooling_of(folder: Path, config: Mapping[str, Any], pooling: str | None) -> 
     # JinaBERT's own key, for copies without the Pooling module.
     if not found and config.get("emb_pooler") == "mean":
         found = "mean"
+    if not found:
+        found = _by_class(Fields(config))
     return found or "cls", not found
+
+
+def _by_class(fields: Fields) -> str:
+    """How the class that config.json names pools; empty where it does not."""
+    name = next(iter(fields.texts("architectures")), "")
+    if name == "Contriever" and fields.has("pooling"):
+        return _CONTRIEVER[fields.only("pooling", *_CONTRIEVER)]
+    return POOLED_CLASSES.get(name, "")
+
+
+def pooled_size(config: Mapping[str, Any], hidden: int) -> int:
+    """Values of a text's vector before any module: fewer than a token's if DPR projects it."""
+    fields = Fields(config)
+    is_projected = fields.raw.get("model_type") == "dpr"
+    return (fields.count("projection_dim", default=0) if is_projected else 0) or hidden
 
 
 def embedding_size(
@@ -72,16 +92,10 @@ def embedding_size(
     return min(size, limit) if isinstance(limit, int) and limit > 0 else size
 
 
-def max_tokens_of(config: Mapping[str, Any], own: int | None = None) -> int | None:
-    """Tokens of the longest text by config.json; None where it does not say.
-
-    own: sentence-transformers' limit of an encoder's texts, which may be less.
-    """
+def max_tokens_of(config: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest text by config.json; None where it does not say."""
     positions = first_size(config, _MAX_TOKENS_KEYS)
-    if positions is not None:
-        positions -= position_offset(Fields(config))
-    limits = [limit for limit in (own, positions) if limit]
-    return min(limits) if limits else None
+    return None if positions is None else positions - position_offset(Fields(config))
 
 
 def position_offset(fields: Fields) -> int:

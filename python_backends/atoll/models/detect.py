@@ -20,15 +20,18 @@ from atoll.models.config_facts import (
     embedding_size,
     first_size,
     max_tokens_of,
+    pooled_size,
     pooling_of,
 )
 from atoll.models.detect_tables import read_table, together
-from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, left_out, task_of
+from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, task_of
 from atoll.models.detected import Detected
+from atoll.models.fallback_encoder_choice import is_decoder
 from atoll.weights.json_fields import Fields, read_labels, stored_dtype
 from atoll.weights.late_interaction import LateInteraction
 from atoll.weights.modules import (
     check_modules,
+    cut_note,
     length_limit,
     read_modules,
     read_object,
@@ -170,26 +173,28 @@ def read_model(
     hidden = foreign.hidden_size if foreign else first_size(config, HIDDEN_SIZE_KEYS)
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(HIDDEN_SIZE_KEYS)}")
-    width = embedding_size(folder, modules, dense_path, pooling, hidden)
+    pooled = pooled_size(config, hidden)
+    width = embedding_size(folder, modules, dense_path, pooling, pooled)
     if task == "multi_vector":
         width = LateInteraction.read(folder).linear_size or width
     how, is_guessed = pooling_of(folder, config, pooling) if task == "embed" else (None, False)
-    if is_guessed and config.get("model_type") in families.CAUSAL:
+    model_type = config.get("model_type")
+    if is_guessed and (model_type in families.CAUSAL or is_decoder(model_type)):
         raise UnsupportedModel(_UNPOOLED.format(folder))
-    max_tokens = max_tokens_of(config, length_limit(folder))
-    if foreign is not None:
-        max_tokens = min(length_limit(folder) or foreign.max_positions, foreign.max_positions)
+    positions = foreign.max_positions if foreign else max_tokens_of(config)
+    limits = [limit for limit in (length_limit(folder), positions) if limit]
     notes = [*(foreign.notes if foreign else ()), *([_GUESSED.format(how)] if is_guessed else [])]
-    notes += left_out(names, task)
+    if task != "multi_vector":  # has lengths of its own
+        notes += cut_note(folder, positions)
     if task == "rerank" and reranker_template and not rerankers.is_decoder(config):
         notes.append(_NO_TEMPLATE.format(reranker_template))
     return Detected(
         task=task,
         architecture=names[0] if names else "",
-        model_type=str(config.get("model_type", "")),
+        model_type=str(model_type or ""),
         hidden_size=hidden,
         embedding_size=width,
-        max_tokens=max_tokens,
+        max_tokens=min(limits, default=None),
         dtype=stored_dtype(Fields(config)),
         labels=labels,
         runs_on=f"transformers' {foreign.class_name}" if foreign else "native",

@@ -90,8 +90,10 @@ def check_encoder(
         UnsupportedModel: neither does.
     """
     model_type, choice = str(config.get("model_type", "")), None
-    if task == "embed" and model_type in families.CAUSAL:
+    if task in ("embed", "token_classify") and model_type in families.CAUSAL:
         unsupported.check_decoder_trunk(folder, config, names)
+        if task == "token_classify":
+            unsupported.check_tagger(folder, config)
     elif model_type not in families.ENCODERS:
         # transformers' models are not run with tokens that are not attended to.
         if not is_listed(model_type) or task == "multi_vector":
@@ -105,21 +107,6 @@ def check_encoder(
         unsupported.check_query_weights(folder)
     unsupported.check_adapter(transformer_folder(folder))
     return choice
-
-
-def left_out(names: Sequence[str], task: str) -> list[str]:
-    """What a user should know of a head that is in the checkpoint and not served, a sentence each.
-
-    names: config.json's architectures.
-    """
-    # gte-multilingual-base's; its one label is the weight of a token.
-    head = "NewForTokenClassification"
-    if task != "embed" or names[:1] != [head]:
-        return []
-    return [
-        f"the head of {head}, which weighs words for sparse retrieval, is left out: vectors alone "
-        "are served"
-    ]
 
 
 def _shown(names: Sequence[str], model_type: str) -> str:

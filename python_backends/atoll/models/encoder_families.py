@@ -6,9 +6,10 @@ from atoll.models.family import Family
 
 ENCODER_FAMILIES = (
     Family(
-        "bert", "BERT, RoBERTa, CamemBERT, XLM-RoBERTa, data2vec, ERNIE 1 to 3",
-        ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie"),
-        ("BERT and JinaBERT v2", "RoBERTa", "XLM-RoBERTa", "CamemBERT", "data2vec", "ERNIE"),
+        "bert",
+        "BERT, RoBERTa, CamemBERT, XLM-RoBERTa, data2vec, ERNIE 1 to 3, Contriever, DPR",
+        ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie", "dpr"),
+        ("BERT and JinaBERT v2", "RoBERTa", "XLM-RoBERTa", "CamemBERT", "data2vec", "ERNIE", "DPR"),
         is_encoder=True, test="tests/encoders/test_numerics.py",
     ),
     Family(
@@ -55,12 +56,14 @@ ENCODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "BigBird": ("big_bird",),
     "ConvBERT": ("convbert",),
     "DeBERTa (first version)": ("deberta",),
+    "EmbeddingGemma 2 (text models)": ("embedding_gemma2_text",),
     "ESM-2, ESM C": ("esm", "esmc"),
     "EuroBERT": ("eurobert",),
     "FlauBERT, XLM": ("flaubert", "xlm"),
     "FNet": ("fnet",),
     "Funnel": ("funnel",),
     "I-BERT": ("ibert",),
+    "Jina Embeddings v3 (as transformers saves it)": ("jina_embeddings_v3",),
     "Longformer": ("longformer",),
     "LUKE, mLUKE": ("luke",),
     "Megatron-BERT": ("megatron-bert",),
@@ -73,4 +76,11 @@ ENCODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "T5's encoder": ("t5", "mt5", "umt5"),
     "XLM-RoBERTa XL": ("xlm-roberta-xl",),
     "X-MOD": ("xmod",),
+}
+
+# Of the generators that transformers runs, those that are compared as embedders, too.
+DECODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
+    "Gemma 3n (text models)": ("gemma3n_text",),
+    "LFM2": ("lfm2",),
+    "Qwen3.5 (text models)": ("qwen3_5_text",),
 }

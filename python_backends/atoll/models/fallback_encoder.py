@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers.batch import Batch
 from atoll.models.fallback_choice import read_config, shown
-from atoll.models.fallback_encoder_choice import choose
+from atoll.models.fallback_encoder_choice import EncoderChoice, choose
 from atoll.weights.load import LoadOptions
 from atoll.weights.reader import CheckpointReader
 
@@ -37,10 +37,11 @@ _ROUNDING_HALF = 0.05
 
 @dataclass(frozen=True)
 class Config:
-    """What encoders ask of a trunk's config."""
+    """What encoders ask of a trunk's config. num_token_types: None: the config does not say."""
 
     vocab_size: int
     hidden_size: int
+    num_token_types: int | None
 
 
 def load(folder: Path, options: LoadOptions, task: str) -> Model:
@@ -68,7 +69,7 @@ def load(folder: Path, options: LoadOptions, task: str) -> Model:
     except Exception as error:
         raise UnsupportedModel(f"{name}: transformers cannot load it: {error}") from error
     _check_tensors(name, report, task)
-    found = Model(model.eval(), raw, choice.max_positions, task)
+    found = Model(model.eval(), raw, choice, task)
     try:
         found.can_pad = found.is_alike_padded()
     except Exception as error:
@@ -100,17 +101,19 @@ class Model(nn.Module):
     can_pad: whether texts of different lengths may share a group.
     """
 
-    def __init__(self, model: Any, raw: Any, max_length: int, task: str) -> None:
+    def __init__(self, model: Any, raw: Any, choice: EncoderChoice, task: str) -> None:
         super().__init__()
-        self.config = Config(int(raw.vocab_size), int(raw.hidden_size))
-        self.model, self.max_length, self.can_pad = model, max_length, True
+        known = inspect.signature(model.forward).parameters
+        has_types = "token_type_ids" in known
+        num_token_types = getattr(raw, "type_vocab_size", None) if has_types else 0
+        self.config = Config(int(raw.vocab_size), choice.hidden_size, num_token_types)
+        self.model, self.max_length, self.can_pad = model, choice.max_positions, True
         self._scores_texts = task in ("classify", "rerank")
         self._group_tokens = _GROUP_TOKENS_SCORED if task == "sparse" else _GROUP_TOKENS
         self._padding = getattr(raw, "pad_token_id", None) or 0
-        known = inspect.signature(model.forward).parameters
+        # A decoder's would be made, and thrown away.
+        self._options = {"use_cache": False} if "use_cache" in known else {}
         self._has_mask = "attention_mask" in known
-        has_types = "token_type_ids" in known and (getattr(raw, "type_vocab_size", None) or 2) > 1
-        self._has_types = has_types
 
     def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), or logits: (num_seqs, labels), of a tagger (tokens, labels)."""
@@ -177,9 +180,9 @@ class Model(nn.Module):
             ones = [torch.ones_like(text) for text in texts]
             inputs["attention_mask"] = pad_sequence(ones, batch_first=True)
         types = batch.token_type_ids
-        if self._has_types and types is not None:
+        if self.config.num_token_types != 0 and types is not None:
             rows = [types[span] for span in spans]
             inputs["token_type_ids"] = pad_sequence(rows, batch_first=True)
-        out = self.model(**inputs)
+        out = self.model(**inputs, **self._options)
         found: Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
         return found

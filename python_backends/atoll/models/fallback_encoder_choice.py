@@ -1,7 +1,8 @@
 """Which of transformers' encoders runs a checkpoint that has no file here, or why none does.
 
 Decided by config.json alone: what ``models.fallback_encoder`` then loads has to show that it works.
-Only the families of ``ENCODERS_ON_TRANSFORMERS``, which tests compare, are run.
+Only the families of ``ENCODERS_ON_TRANSFORMERS`` and ``DECODERS_ON_TRANSFORMERS``, which tests
+compare, are run; of the latter, the hidden states alone.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atoll.errors import UnsupportedModel
-from atoll.models.encoder_families import ENCODERS_ON_TRANSFORMERS
+from atoll.models.encoder_families import DECODERS_ON_TRANSFORMERS, ENCODERS_ON_TRANSFORMERS
 from atoll.models.fallback_choice import read_config, shown
 from atoll.weights.modules import length_limit, read_object
 
-_LISTED = frozenset(kind for kinds in ENCODERS_ON_TRANSFORMERS.values() for kind in kinds)
+_ENCODERS = frozenset(kind for kinds in ENCODERS_ON_TRANSFORMERS.values() for kind in kinds)
+_DECODERS = frozenset(kind for kinds in DECODERS_ON_TRANSFORMERS.values() for kind in kinds)
 # What they need besides a text's tokens, or why they cannot be had; each would run all the same.
 _REFUSED = {
     "bros": "its tokens need places on a page (bbox)",
@@ -34,6 +36,8 @@ _REFUSED = {
 }
 # model_type -> class of its encoder alone, which only embeds.
 _ENCODER_PARTS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+# model_type -> key of the width of a token's vector, where it is not the hidden size.
+_WIDTHS = {"embedding_gemma2_text": "embedding_dim"}
 # Their position tables begin after the padding token's id.
 _OFFSET_TYPES = (
     "esm", "ibert", "longformer", "luke", "roberta-prelayernorm", "xlm-roberta-xl", "xmod",
@@ -64,12 +68,17 @@ class EncoderChoice(NamedTuple):
 
 def is_listed(model_type: object) -> bool:
     """Whether transformers is known to run encoders of that model_type."""
-    return model_type in _LISTED
+    return model_type in _ENCODERS or model_type in _DECODERS
 
 
 def is_encoder_only(model_type: object) -> bool:
     """Whether a listed model_type is no generator's besides."""
-    return model_type in _LISTED and model_type not in _ENCODER_PARTS
+    return model_type in _ENCODERS and model_type not in _ENCODER_PARTS
+
+
+def is_decoder(model_type: object) -> bool:
+    """Whether a listed model_type is a generator's, of which no class says how vectors are made."""
+    return model_type in _DECODERS
 
 
 def refusal(model_type: str) -> str:
@@ -90,10 +99,14 @@ def choose(folder: Path, task: str) -> EncoderChoice:
     name, kind = shown(folder, raw), str(raw.model_type)
     class_name = _class_for(kind, task)
     if class_name is None:
+        reason = "transformers has no class for it that reads texts alone"
+        if kind in _DECODERS:
+            reason = "what transformers runs of this decoder embeds and generates alone"
         raise UnsupportedModel(
-            f"{name} (model_type {kind!r}) is not supported for task {task!r}: transformers has no "
-            "class for it that reads texts alone"
+            f"{name} (model_type {kind!r}) is not supported for task {task!r}: {reason}"
         )
+    if kind in _DECODERS:
+        _check_decoder(name, kind, class_name, raw)
     for flag in ("is_decoder", "add_cross_attention"):
         if getattr(raw, flag, False) and kind not in _ENCODER_PARTS:
             raise UnsupportedModel(f"{name}: {flag} is true: it is no encoder")
@@ -107,7 +120,8 @@ def choose(folder: Path, task: str) -> EncoderChoice:
         )
     positions, notes = _positions(folder, kind, raw)
     told = [note.format(f"transformers' {class_name}") for note in _LOSSES]
-    return EncoderChoice(class_name, int(raw.hidden_size), positions, (*told, *notes))
+    width = int(getattr(raw, _WIDTHS.get(kind, "hidden_size")))
+    return EncoderChoice(class_name, width, positions, (*told, *notes))
 
 
 def _class_for(kind: str, task: str) -> str | None:
@@ -115,6 +129,8 @@ def _class_for(kind: str, task: str) -> str | None:
 
     if kind in _ENCODER_PARTS:
         return _ENCODER_PARTS[kind] if task == "embed" else None
+    if kind in _DECODERS and task != "embed":
+        return None
     tables: dict[str, Mapping[str, Any]] = {
         "embed": auto.MODEL_MAPPING_NAMES,
         "sparse": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -125,6 +141,18 @@ def _class_for(kind: str, task: str) -> str | None:
     found = tables.get(task, {}).get(kind)
     # Of several, the first has a vector for every token.
     return found if isinstance(found, str) or found is None else str(found[0])
+
+
+def _check_decoder(name: str, kind: str, class_name: str, raw: Any) -> None:
+    """Raises UnsupportedModel: the class that it names has another head than a generator's."""
+    from transformers.models.auto import modeling_auto as auto
+
+    known = (class_name, str(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]))
+    named = next(iter(raw.architectures or ()), class_name)
+    if named not in known:
+        raise UnsupportedModel(
+            f"{name} (model_type {kind!r}) is not supported: it is none of {', '.join(known)}"
+        )
 
 
 def _check_own_code(name: str, class_name: str, own: Mapping[str, Any], raw: Any) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models.config_facts import POOLED_CLASSES
 from atoll.models.families import CLASS_PREFIXES
+from atoll.weights.json_fields import Fields
 from atoll.weights.modules import read_object
 
 # Classes whose trunk gives vectors; other endings are heads for other tasks.
-_EMBEDDER_CLASSES = ("Model", "ForMaskedLM", "ForPreTraining")
+_EMBEDDER_CLASSES = ("Model", "ForMaskedLM", "ForPreTraining", *POOLED_CLASSES)
 # Weights of the words of queries, beside a sparse embedder of documents alone.
 _QUERY_WEIGHTS = ("query_token_weights.txt", "idf.json")
 _OTHER_SENSES = re.compile(
@@ -84,6 +86,20 @@ def check_decoder_trunk(folder: Path, config: Mapping[str, Any], names: Sequence
             f"{folder}: auto_map names {code}, code of the checkpoint's own, which is never run, "
             "and config.json does not say whether tokens see those that follow: if its authors "
             "do, add is_causal, false or true, to config.json"
+        )
+
+
+def check_tagger(folder: Path, config: Mapping[str, Any]) -> None:
+    """A decoder that scores tokens: that its head is transformers'.
+
+    Raises:
+        ConfigError: the head has no bias. UnsupportedModel: it is code of the checkpoint's own.
+    """
+    Fields(config, f"{folder}/config.json").only("token_classification_bias", True)
+    code = own_code(config, ("AutoModelForTokenClassification",))
+    if code:
+        raise UnsupportedModel(
+            f"{folder}: auto_map names {code}, code of the checkpoint's own, which is never run"
         )
 
 

@@ -81,7 +81,7 @@ class MarkedEncoder:
         expansion: Expansion | None,
         mask_token: str | None,
         skiplist: Sequence[str],
-        has_token_types: bool,
+        num_token_types: int | None,
         vocab_size: int,
     ) -> None:
         """length: tokens of the longest text. mask_token: what a query is filled up with.
@@ -95,7 +95,7 @@ class MarkedEncoder:
         if length <= num_reserved + core.num_special_tokens_to_add(False):
             raise ConfigError(f"a text may have {length} tokens, which are all special ones")
         self._texts = TextEncoder(
-            core, length - num_reserved, has_token_types, vocab_size, num_reserved
+            core, length - num_reserved, num_token_types, vocab_size, num_reserved
         )
         self._expansion, self._fill = expansion, 0
         if expansion is not None:

@@ -26,11 +26,17 @@ Json = Mapping[str, Any]
 # model_type -> class, if no file names one.
 _CLASSES = {
     "bert": "BertTokenizer", "camembert": "CamembertTokenizer", "data2vec-text": "RobertaTokenizer",
-    "distilbert": "DistilBertTokenizer", "electra": "ElectraTokenizer", "ernie": "BertTokenizer",
+    "distilbert": "DistilBertTokenizer", "dpr": "BertTokenizer", "electra": "ElectraTokenizer",
+    "ernie": "BertTokenizer",
     "gpt2": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer",
     "mpnet": "MPNetTokenizer", "mpt": "GPTNeoXTokenizer", "opt": "GPT2Tokenizer",
     "phi": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer",
 }  # fmt: skip
+# Subclasses by another name.
+_SAME = {
+    f"DPR{kind}Tokenizer": "BertTokenizer"
+    for kind in ("QuestionEncoder", "ContextEncoder", "Reader")
+}
 # Families whose tokenizer.json is used as it is, whatever class tokenizer_config.json names.
 _AS_THEY_ARE = ("bloom", "falcon", "gpt_bigcode", "RefinedWeb", "RefinedWebModel")
 # Those that frame texts as BERT does, and all that find words as it does.
@@ -72,6 +78,7 @@ def class_of(config: Json, model: Json) -> str:
         return ""
     named = config.get("tokenizer_class") or model.get("tokenizer_class")
     name = str(named or _CLASSES.get(model_type, "")).removesuffix("Fast")
+    name = _SAME.get(name, name)
     return "" if name in _GENERIC else name
 
 

@@ -73,7 +73,7 @@ class TextEncoder:
     """Encodes batches of texts; safe to call from several threads.
 
     max_length: tokens that the model accepts, special tokens included.
-    has_token_types: whether the model takes the segments of a pair.
+    num_token_types: segments that the model has vectors for; 0: it is given none; None: any.
     vocab_size: number of ids that the model has a vector for; None: all of the tokenizer's.
     num_reserved: tokens that the caller adds, which errors count too.
     """
@@ -82,11 +82,11 @@ class TextEncoder:
         self,
         core: RustTokenizer,
         max_length: int,
-        has_token_types: bool = True,
+        num_token_types: int | None = None,
         vocab_size: int | None = None,
         num_reserved: int = 0,
     ) -> None:
-        self.max_length, self._has_token_types = max_length, has_token_types
+        self.max_length, self._num_token_types = max_length, num_token_types
         self._core, self._num_reserved = core, num_reserved
         self._vocab_size = None if vocab_size is None else _short_of(core, vocab_size)
         core.no_padding()
@@ -107,8 +107,8 @@ class TextEncoder:
 
         Raises:
             ValidationError: a text has more than ``max_length`` tokens, or CHARACTER_LIMIT times as
-                many characters, and ``truncate`` is false; or it has a token that the model lacks;
-                or it is cut, and no word ends within that many characters.
+                many characters, and ``truncate`` is false; or it has a token or a segment that the
+                model lacks; or it is cut, and no word ends within that many characters.
             EmptyInputError: a text has no tokens, like blanks in some tokenizers; a model that uses
                 the first token would use another text's.
         """
@@ -136,10 +136,18 @@ class TextEncoder:
             self._encoded(encoding, direction, start if with_places else None)
             for encoding, start in zip(encodings, starts, strict=True)
         ]
-        if self._vocab_size is not None:
-            for index, one in enumerate(encoded):
+        for index, one in enumerate(encoded):
+            if self._vocab_size is not None:
                 check_vocabulary(self._core, f"{name}[{index}]", one.ids, self._vocab_size)
+            if self._num_token_types is not None and one.type_ids is not None:
+                check_segments(f"{name}[{index}]", one.type_ids, self._num_token_types)
         return encoded
+
+    def check_pairs(self) -> None:
+        """Raises ValidationError: the model lacks a segment that every pair has."""
+        types = np.array(self._core.encode("a", "b").type_ids, np.int32)
+        if self._num_token_types:
+            check_segments("a pair", types, self._num_token_types)
 
     def _encode_pieces(
         self, texts: list[Any], name: str, is_left: bool, add_special_tokens: bool
@@ -216,7 +224,7 @@ class TextEncoder:
     def _encoded(self, encoding: Encoding, direction: str, start: int | None) -> Encoded:
         """start: of the encoding in its text, if the places of tokens are wanted."""
         ids = np.array(encoding.ids, np.int32)
-        types = np.array(encoding.type_ids if self._has_token_types else [], np.int32)
+        types = np.array([] if self._num_token_types == 0 else encoding.type_ids, np.int32)
         places = None if start is None else _places(encoding, start)
         if len(ids) > self.max_length:
             rows = kept(encoding.sequence_ids, self.max_length, is_left=direction == "left")
@@ -240,6 +248,16 @@ def check_vocabulary(core: RustTokenizer, name: str, ids: Ids, vocab_size: int) 
         raise ValidationError(
             f"{name} has the token {core.id_to_token(wrong)!r} with id {wrong}; "
             f"the model's vocabulary has {vocab_size}"
+        )
+
+
+def check_segments(name: str, type_ids: Ids, num_token_types: int) -> None:
+    """Raises ValidationError: a segment for which the model has no vector."""
+    last = int(type_ids.max())
+    if last >= num_token_types:
+        raise ValidationError(
+            f"{name} has tokens of segment {last}, by tokenizer.json; type_vocab_size is "
+            f"{num_token_types}: the model has segments up to {num_token_types - 1}"
         )
 
 

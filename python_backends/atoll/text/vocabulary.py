@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -98,6 +100,20 @@ class Vocabulary:
             return None
         match = _BYTE_TOKEN.fullmatch(self._token(token_id) or "")
         return None if match is None else bytes([int(match[1], 16)])
+
+
+def joined_ids(core: Tokenizer, size: int) -> npt.NDArray[np.int32]:
+    """Of each id below ``size``, the least id whose text is the same: "of" within a word and alone.
+
+    Returns:
+        (size,). An id without a token is its own.
+    """
+    found, first = np.arange(size, dtype=np.int32), dict[str, int]()
+    count = min(size, core.get_vocab_size())
+    texts = core.decode_batch([[i] for i in range(count)], skip_special_tokens=False)
+    for token_id, text in enumerate(texts):
+        found[token_id] = first.setdefault(text, token_id)
+    return found
 
 
 def _decoder_kinds(core: Tokenizer) -> list[str]:

@@ -213,8 +213,32 @@ def length_limit(folder: Path) -> int | None:
 
     Its own limit, or the tokenizer's, which is astronomical where nobody set one.
     """
-    config = Fields(sentence_config(folder), SENTENCE_FILE)
+    found = _own_limit(folder)
     tokenizer = Fields(tokenizer_config(folder), "tokenizer_config.json")
+    if found is None and tokenizer.has(_LIMIT):
+        found = tokenizer, _LIMIT
+    return None if found is None else _whole(*found)
+
+
+def cut_note(folder: Path, max_positions: int | None) -> tuple[str, ...]:
+    """A sentence where sentence-transformers' own limit is more than the model's positions.
+
+    It would fail at longer texts, or go beyond the positions that the model was made for. A limit
+    of tokenizer_config.json it lowers itself, without a word.
+    """
+    found = _own_limit(folder)
+    if found is None or max_positions is None or _whole(*found) <= max_positions:
+        return ()
+    fields, name = found
+    return (
+        f"{fields.source}: {name} is {_whole(*found)}, more than the model's {max_positions} "
+        "positions, which are the limit of a text",
+    )
+
+
+def _own_limit(folder: Path) -> tuple[Fields, str] | None:
+    """Where sentence-transformers' files limit the length of texts."""
+    config = Fields(sentence_config(folder), SENTENCE_FILE)
     processing = config.inside("processing_kwargs")
     # What a call says goes before what the tokenizer was made with.
     places = (
@@ -222,12 +246,11 @@ def length_limit(folder: Path) -> int | None:
         (processing.inside("common"), "max_length"),
         (Fields(processor_overrides(folder), f"{SENTENCE_FILE}: tokenizer_args"), _LIMIT),
         (config, "max_seq_length"),
-        (tokenizer, _LIMIT),
     )
-    found = next(((fields, name) for fields, name in places if fields.has(name)), None)
-    if found is None:
-        return None
-    fields, name = found
+    return next(((fields, name) for fields, name in places if fields.has(name)), None)
+
+
+def _whole(fields: Fields, name: str) -> int:
     # transformers writes 1e30, and as a float, where there is none.
     limit = fields.number(name)
     if limit != int(limit):

@@ -49,10 +49,13 @@ def read_routes(folder: Path) -> Routes | None:
             texts, or those of no query and no document; names them.
     """
     modules = read_modules(folder)
-    if not modules or modules[0].kind not in _ROUTERS:
+    place = next((i for i, module in enumerate(modules) if module.kind in _ROUTERS), None)
+    if place is None:
         return None
-    path, raw = _config(folder, modules[0])
-    structure = _structure(path, raw, modules[0])
+    # Asym once followed the trunk and its pooling, which its routes then have in common.
+    before, router, after = modules[:place], modules[place], modules[place + 1 :]
+    path, raw = _config(folder, router)
+    structure = _structure(path, raw, router)
     parameters = Fields(raw, str(path)).inside("parameters")
     known = {"default_route", "allow_empty_key", "route_mappings"}
     left = sorted(parameters.raw.keys() - known)
@@ -73,8 +76,8 @@ def read_routes(folder: Path) -> Routes | None:
             f"{path}: routes {sorted(structure)} are for neither of {', '.join(INPUT_TYPES)}"
         )
     used = {*by_type.values(), *([] if chosen is None else [chosen])}
-    after = modules[1:]
-    return Routes({n: (*m, *after) for n, m in structure.items() if n in used}, by_type, chosen)
+    whole = {n: (*before, *m, *after) for n, m in structure.items() if n in used}
+    return Routes(whole, by_type, chosen)
 
 
 def _mappings(path: Path, parameters: Fields) -> dict[tuple[str | None, str | None], str]:

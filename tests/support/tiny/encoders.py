@@ -32,6 +32,7 @@ from transformers import (
 
 from tiny import bert_relatives, debertas, rotary_encoders
 from tiny.checkpoint import Tensors, Variant
+from tiny.decoders import DECODERS
 from tiny.encoder_sizes import SIZES, VOCAB
 
 _FAMILIES: dict[str, tuple[Any, Any, Any]] = {
@@ -115,8 +116,20 @@ def token_classifiers(num_labels: int) -> list[Variant]:
     ]
 
 
-def _of_tokens(variant: Variant) -> Any:
-    return AutoModelForTokenClassification.from_config(variant.build().config)
+def _of_tokens(variant: Variant, **changes: Any) -> Any:
+    config = variant.build().config
+    config.update(changes)
+    return AutoModelForTokenClassification.from_config(config)
+
+
+def decoders_of_tokens(num_labels: int) -> list[Variant]:
+    """Decoders that score tokens, by either name of their head."""
+    kinds = ("llama", "mistral-window", "qwen2", "qwen3-moe", "gpt2", "gpt-neox", "falcon-7b")
+    return [
+        Variant(v.name, partial(_of_tokens, v, num_labels=num_labels))
+        for v in DECODERS
+        if v.name in kinds
+    ]
 
 
 MASKED = Variant("splade", lambda: BertForMaskedLM(BertConfig(**SIZES)))
@@ -225,6 +238,13 @@ class JinaReference(nn.Module):
         return x
 
 
+def has_segments(folder: Path) -> bool:
+    """Whether the model in the folder, if it is there, has vectors for both texts of a pair."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    return bool(config.get("type_vocab_size") != 1)
+
+
 def write_text_files(
     folder: Path, pooling: str | None = None, prompts: dict[str, str] | None = None
 ) -> None:
@@ -243,7 +263,10 @@ def write_text_files(
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     core.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"cls_token": "[CLS]"}))
+    texts: dict[str, Any] = {"cls_token": "[CLS]"}
+    if not has_segments(folder):
+        texts["model_input_names"] = ["input_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(texts))
     if pooling is not None:
         key = {"cls": "cls_token", "mean": "mean_tokens", "last-token": "lasttoken"}[pooling]
         (folder / "1_Pooling").mkdir()

@@ -32,13 +32,33 @@ _MORE: Mapping[str, dict[str, Any]] = {
         relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False,
         max_relative_positions=-1, type_vocab_size=0,
     ),
+    "embedding_gemma2_text": dict(
+        num_key_value_heads=2, head_dim=12, global_head_dim=16, num_global_key_value_heads=1,
+        hidden_size_per_layer_input=8, embedding_dim=20, sliding_window=6,
+        sliding_window_pattern=2,
+    ),
     "esm": dict(mask_token_id=4, position_embedding_type="rotary", token_dropout=True),
     "eurobert": dict(num_key_value_heads=2, bos_token_id=2, eos_token_id=3),
     "funnel": dict(block_sizes=[1, 1], num_decoder_layers=1, d_model=48, n_head=4, d_head=12,
                    d_inner=80, vocab_size=VOCAB),
+    "gemma3n_text": dict(
+        vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, num_key_value_heads=2,
+        head_dim=12, laurel_rank=4, num_kv_shared_layers=0, sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"], altup_num_inputs=2,
+        activation_sparsity_pattern=[0.5, 0.0],
+    ),
+    "lfm2": dict(
+        num_key_value_heads=2, conv_L_cache=3, block_auto_adjust_ff_dim=False,
+        layer_types=["conv", "full_attention"],
+    ),
     "longformer": dict(attention_window=[8, 8]),
     "luke": dict(entity_vocab_size=10, entity_emb_size=16),
     "mobilebert": dict(embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32),
+    "qwen3_5_text": dict(
+        num_key_value_heads=2, head_dim=12, linear_key_head_dim=8, linear_value_head_dim=8,
+        linear_num_key_heads=2, linear_num_value_heads=4,
+        layer_types=["linear_attention", "full_attention"],
+    ),
     "rembert": dict(input_embedding_size=16, output_embedding_size=24, bos_token_id=2,
                     eos_token_id=3),
     "squeezebert": dict(embedding_size=48),
@@ -78,8 +98,7 @@ def alone(model: Any, text: Encoded) -> Tensor:
     known = inspect.signature(model.forward).parameters
     if "attention_mask" in known:
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    has_types = getattr(model.config, "type_vocab_size", 2) != 1
-    if "token_type_ids" in known and has_types and text.type_ids is not None:
+    if "token_type_ids" in known and text.type_ids is not None:
         inputs["token_type_ids"] = torch.tensor(text.type_ids[None], dtype=torch.int64)
     with torch.inference_mode():
         found: Tensor = model(**inputs)[0][0]

@@ -15,7 +15,7 @@ from atoll.encoders.multi_vector_encoder import MultiVectorEncoder, TokenOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.text.tokenizer import Tokenizer
 from tiny.checkpoint import Variant
-from tiny.encoders import TRUNKS
+from tiny.encoders import TRUNKS, token_classifiers
 from tiny.rotary_encoders import WIDE_WINDOW
 from tiny.sentence import (
     HIDDEN,
@@ -49,6 +49,7 @@ OWN: dict[str, Any] = {
     "prompts": {"query": "[unused0] ", "document": "[unused1] "},
 }  # fmt: skip
 TOKENS = "token_embeddings"
+GTE_BIAS = 2.4
 
 
 def write_marked(folder: Path, variant: Variant = TRUNKS[0]) -> None:
@@ -158,6 +159,24 @@ def encode(
     with torch.inference_mode():
         found: list[Any] = encoder(batch_of(items, torch.device("cpu")), items)
     return [one.vectors for one in found]
+
+
+def write_gte(folder: Path) -> Any:
+    """gte-multilingual-base's layout: an embedder by CLS beside a classifier with one label."""
+    gte = next(v for v in token_classifiers(1) if v.name == "gte")
+    model = write_trunk(gte, folder)
+    tensors = load_file(folder / "model.safetensors")
+    # Some words weigh nothing, and some do.
+    model.classifier.bias.data.add_(GTE_BIAS)
+    tensors["classifier.bias"] += GTE_BIAS
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    update(folder / "tokenizer_config.json", cls_token="[CLS]", eos_token="[SEP]")
+    update(
+        folder / "config.json", architectures=["NewForTokenClassification"], id2label=None,
+        label2id=None, num_labels=None,
+    )  # fmt: skip
+    write_modules(folder, TRUNK, pooling(pooling_mode_cls_token=True), NORMALIZE)
+    return model
 
 
 def write_m3(

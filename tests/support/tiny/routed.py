@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
-from sentence_transformers.base.modules import Normalize, Router
+from sentence_transformers.base.modules import Dense, Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from tokenizers import Tokenizer
@@ -43,6 +43,18 @@ def write_dense(base: Path, folder: Path, **options: Any) -> SentenceTransformer
     )
     prompts = {"query": "Q:", "document": ""}
     model = SentenceTransformer(modules=[router, Normalize()], prompts=prompts, device="cpu")
+    model.save(str(folder))
+    return model
+
+
+def write_late(base: Path, folder: Path) -> SentenceTransformer:
+    """A Dense module for queries and one for documents, behind a trunk that both share."""
+    trunk = _trunk(base / "trunk", is_sparse=False)
+    torch.manual_seed(5)
+    denses = [Dense(WIDTH, 16) for _ in range(2)]
+    router = Router({"query": [denses[0]], "document": [denses[1]]}, default_route="document")
+    modules = [trunk, Pooling(WIDTH, pooling_mode="mean"), router]
+    model = SentenceTransformer(modules=modules, device="cpu")
     model.save(str(folder))
     return model
 

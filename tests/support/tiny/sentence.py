@@ -19,7 +19,7 @@ from atoll.errors import AtollError
 from atoll.text.text_encoder import Encoded, TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from tiny.checkpoint import Variant, write
-from tiny.encoders import write_text_files
+from tiny.encoders import has_segments, write_text_files
 
 OLD = "sentence_transformers.models"
 HIDDEN = 48
@@ -62,11 +62,14 @@ def write_trunk(variant: Variant, folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     model = write(variant, folder).model
     write_text_files(folder)
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    if not has_segments(folder):
+        names.remove("token_type_ids")
     update(
         folder / "tokenizer_config.json",
         tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", sep_token="[SEP]",
         unk_token="[UNK]", model_max_length=int(1e30),
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=names,
     )  # fmt: skip
     return model
 
@@ -93,8 +96,8 @@ def update(path: Path, **changes: Any) -> None:
 
 def encode(folder: Path, texts: Any, encoder: Any) -> list[Encoded]:
     """Token ids as serving makes them."""
-    spec = encoder.spec
-    text_encoder = TextEncoder(Tokenizer.load(folder).core, spec.max_length, spec.has_token_types)
+    core = Tokenizer.load(folder).core
+    text_encoder = TextEncoder(core, encoder.spec.max_length, encoder.num_token_types)
     return text_encoder.encode(texts, name="x", truncate=True)
 
 

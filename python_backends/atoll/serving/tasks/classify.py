@@ -12,7 +12,8 @@ import numpy as np
 from atoll.config import Settings
 from atoll.encoders.classifier import Classifier, Scored, ScoreOptions, Scorer
 from atoll.encoders.decoder_reranker import DecoderReranker
-from atoll.errors import EmptyInputError, UnsupportedModel, ValidationError
+from atoll.encoders.encoder import Encoder
+from atoll.errors import ConfigError, EmptyInputError, UnsupportedModel, ValidationError
 from atoll.models import rerankers
 from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.embed import counts
@@ -120,6 +121,16 @@ class RerankModel(ClassifyModel):
         if len(labels) != 1:
             raise UnsupportedModel(f"a reranker has one label; {folder} has {len(labels)}")
         return self.encoder
+
+    def _load(self, folder: Path, settings: Settings) -> Encoder:
+        """See ``EncoderModel``. Raises ConfigError: no pair could be scored."""
+        encoder = super()._load(folder, settings)
+        try:
+            for texts in self.routed.text_encoders.values():
+                texts.check_pairs()
+        except ValidationError as error:
+            raise ConfigError(f"{folder}: {error}") from error
+        return encoder
 
     def facts(self) -> dict[str, Any]:
         """See ``EncoderModel.facts``."""

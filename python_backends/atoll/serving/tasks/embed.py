@@ -20,6 +20,7 @@ from atoll.serving.requests.encoder_request import Work
 from atoll.serving.tasks.encoder import EncoderModel
 from atoll.serving.triton import tensors
 from atoll.text.tokenizer import Tokenizer
+from atoll.text.vocabulary import joined_ids
 from atoll.weights.modules import SPARSE_STATIC, read_modules
 from atoll.weights.static_files import static_files
 from atoll.weights.token_heads import COLBERT, SPARSE
@@ -37,7 +38,8 @@ _NO_WORDS = ("cls_token", "eos_token", "pad_token", "unk_token")
 class EmbedModel(EncoderModel):
     """text_input or input_ids -> embedding, num_input_tokens, and what else is asked for.
 
-    token_embedding for every model; weights of words and vectors of tokens for bge-m3's.
+    token_embedding for every model; weights of words and vectors of tokens for bge-m3's, weights
+    of words for gte-multilingual-base's.
     """
 
     task = "embed"
@@ -54,7 +56,10 @@ class EmbedModel(EncoderModel):
         core, special = own.core, own.special_tokens
         ids = (core.token_to_id(special[name]) for name in _NO_WORDS if name in special)
         unused = [index for index in ids if index is not None]
-        self.encoder.heads.unused = np.array(unused, np.int32)
+        heads = self.encoder.heads
+        heads.unused = np.array(unused, np.int32)
+        if heads.joins_texts:
+            heads.words = joined_ids(core, self.encoder.vocab_size)
         return self.encoder
 
     def facts(self) -> dict[str, Any]:

@@ -84,5 +84,6 @@ class RoutedEncoders(NamedTuple):
 
 
 def _text_encoder(tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:
-    spec = encoder.spec
-    return TextEncoder(tokenizer.core, spec.max_length, spec.has_token_types, encoder.vocab_size)
+    return TextEncoder(
+        tokenizer.core, encoder.spec.max_length, encoder.num_token_types, encoder.vocab_size
+    )
