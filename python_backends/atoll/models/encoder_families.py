@@ -82,5 +82,4 @@ ENCODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
 DECODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "Gemma 3n (text models)": ("gemma3n_text",),
     "LFM2": ("lfm2",),
-    "Qwen3.5 (text models)": ("qwen3_5_text",),
 }

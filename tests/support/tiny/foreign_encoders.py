@@ -54,11 +54,6 @@ _MORE: Mapping[str, dict[str, Any]] = {
     "longformer": dict(attention_window=[8, 8]),
     "luke": dict(entity_vocab_size=10, entity_emb_size=16),
     "mobilebert": dict(embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32),
-    "qwen3_5_text": dict(
-        num_key_value_heads=2, head_dim=12, linear_key_head_dim=8, linear_value_head_dim=8,
-        linear_num_key_heads=2, linear_num_value_heads=4,
-        layer_types=["linear_attention", "full_attention"],
-    ),
     "rembert": dict(input_embedding_size=16, output_embedding_size=24, bos_token_id=2,
                     eos_token_id=3),
     "squeezebert": dict(embedding_size=48),
