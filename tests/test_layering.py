@@ -24,12 +24,13 @@ ALLOWED = {
     "layers": {"weights", "atoll_kernels"},
     "models": {"layers", "weights", "atoll_kernels", "text"},
     "text": {"weights"},
+    "images": {"weights"},
     "sampling": {"text", "atoll_kernels"},
     "runner": {"sampling", "models", "layers", "weights", "text", "atoll_kernels"},
     "engine": {"runner", "sampling"},  # BORDER alone
-    "encoders": {"models", "layers", "weights", "text", "atoll_kernels"},
+    "encoders": {"models", "layers", "weights", "text", "images", "atoll_kernels"},
     "serving": {
-        "engine", "runner", "sampling", "encoders", "models", "text", "layers", "weights",
+        "engine", "runner", "sampling", "encoders", "models", "text", "images", "layers", "weights",
         "atoll_kernels",
     },
     "catalogue": {"serving", "models", "weights"},
@@ -49,6 +50,7 @@ BORDER = {"atoll.runner.step_input", "atoll.sampling.inputs"}
 HOMES = {
     "triton_python_backend_utils": ("atoll/serving/triton/",),
     "triton": ("atoll_kernels/gpu/",),
+    "PIL": ("atoll/images/",),
     "transformers": ("atoll/text/", "atoll/models/fallback", "atoll/weights/gguf/"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -62,6 +63,34 @@ class AsyncEncoders(Connection):
         )  # fmt: skip
         vectors = embeddings.stacked(info, found, dimensions)
         return vectors[0] if is_single else vectors
+
+    async def embed_images(
+        self,
+        images: embeddings.Image | Sequence[embeddings.Image],
+        model: str | None = None,
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """Vectors of images, (width,) of one, (images, width) of several; float32.
+
+        By a model for texts and images (CLIP, SigLIP), in the space of its texts' vectors.
+
+        Args:
+            images: one or several: the bytes of a file (PNG, JPEG, WebP, GIF), a data URI, or a
+                ``pathlib.Path``, which is read here.
+        """
+        parameters = {"normalize": None if normalize else False, "dimensions": dimensions}
+        info = await self._model(model, "embed")
+        many = embeddings.images_of(images, info)
+        found: list[Embeddings] = await self._in_parts(
+            info, many, progress,
+            lambda part: embeddings.embed_images(info.name, part, parameters),
+            embeddings.read_embeddings,
+        )  # fmt: skip
+        vectors = embeddings.stacked(info, found, dimensions)
+        return vectors[0] if isinstance(images, (bytes, str, os.PathLike)) else vectors
 
     async def embed_all(
         self,

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from atoll_client.aio import AsyncClient
 from atoll_client.conversation import AsyncConversation
+from atoll_client.embeddings import Image
 from atoll_client.types import (
     Chunk,
     Entity,
@@ -84,6 +85,12 @@ class Client:
     ) -> Any:
         """Vectors: (width,) of one text, (texts, width) of several; float32."""
         return self._run(self._client.embed(texts, model, **options))
+
+    def embed_images(
+        self, images: Image | Sequence[Image], model: str | None = None, **options: Any
+    ) -> Any:
+        """Vectors of images, (width,) of one, (images, width) of several; float32."""
+        return self._run(self._client.embed_images(images, model, **options))
 
     def embed_all(
         self, texts: Sequence[str], model: str | None = None, **options: Any

@@ -5,18 +5,23 @@ Dense, sparse, or a vector for each token.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from atoll_client import kserve
+from atoll_client.errors import UnsupportedModel, ValidationError
 from atoll_client.kserve import Message, Parameters
 from atoll_client.types import Embeddings, Floats, HybridEmbeddings, ModelInfo, SparseVector
 
 # Texts, or the token ids of each.
 Items = Sequence[str] | Sequence[Sequence[int]]
+# The bytes of an image's file, a data URI, or a file of this machine.
+Image = bytes | str | os.PathLike[str]
 
 
 def embed(model: str, items: Items, parameters: Parameters) -> Message:
@@ -31,6 +36,36 @@ def embed(model: str, items: Items, parameters: Parameters) -> Message:
         texts = cast(Sequence[str], items)
         kserve.add_texts(message, "text_input", texts, [len(texts), 1])
     return message
+
+
+def embed_images(model: str, images: Sequence[str | bytes], parameters: Parameters) -> Message:
+    """Encoded images, or data URIs of some, to vectors."""
+    message = kserve.request(model, parameters, kserve.unique())
+    kserve.add_texts(message, "image", images, [len(images), 1])
+    return message
+
+
+def takes_images(model: ModelInfo) -> bool:
+    """Whether an embedder embeds images besides texts."""
+    return "image" in (model.facts.get("modalities") or ())
+
+
+def images_of(images: Image | Sequence[Image], model: ModelInfo) -> list[str | bytes]:
+    """The images that a call is given; a path is read here.
+
+    Raises:
+        UnsupportedModel: the model embeds texts alone.
+        ValidationError: a text is no data URI: the server fetches and opens nothing.
+    """
+    if not takes_images(model):
+        raise UnsupportedModel(f"model {model.name!r} embeds texts alone, no images")
+    many = [images] if isinstance(images, (bytes, str, os.PathLike)) else list(images)
+    wrong = next((one for one in many if isinstance(one, str) and one[:5].lower() != "data:"), None)
+    if wrong is not None:
+        raise ValidationError(
+            f"an image is {wrong!r:.80}; expected bytes, a pathlib.Path, or a data URI"
+        )
+    return [Path(one).read_bytes() if isinstance(one, os.PathLike) else one for one in many]
 
 
 def sparse(model: ModelInfo, items: Items, parameters: Parameters) -> Message:

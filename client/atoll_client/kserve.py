@@ -53,7 +53,9 @@ def request(model: str, parameters: Parameters | None = None, request_id: str = 
     return message
 
 
-def add_texts(message: Message, name: str, texts: Sequence[str], shape: Sequence[int]) -> None:
+def add_texts(
+    message: Message, name: str, texts: Sequence[str | bytes], shape: Sequence[int]
+) -> None:
     """A BYTES tensor."""
     message.inputs.add(name=name, datatype="BYTES", shape=shape)
     message.raw_input_contents.append(packed("BYTES", texts))
@@ -126,7 +128,7 @@ def packed(datatype: str, items: Sequence[Any]) -> bytes:
     """The inverse of ``values``."""
     if datatype == "BYTES":
         # A lone surrogate, which JSON allows, has no UTF-8 encoding.
-        encoded = [item.encode("utf-8", "replace") for item in items]
+        encoded = [i if isinstance(i, bytes) else i.encode("utf-8", "replace") for i in items]
         return b"".join(_LENGTH.pack(len(b)) + b for b in encoded)
     return np.asarray(items, DTYPES[datatype]).tobytes()
 

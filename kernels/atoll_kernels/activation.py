@@ -25,9 +25,11 @@ class Activation(IntEnum):
     TANH = 5
     GPT_OSS = 6
     RELU2 = 7
+    QUICK_GELU = 8
 
 
 GPT_OSS_LIMIT, GPT_OSS_ALPHA = 7.0, 1.702
+QUICK_GELU_ALPHA = 1.702
 
 # Names in config.json (transformers' ACT2FN), and of the gated unit; None: no activation.
 BY_NAME: dict[str | None, Activation] = {
@@ -42,6 +44,7 @@ BY_NAME: dict[str | None, Activation] = {
     "swish": Activation.SILU,
     "tanh": Activation.TANH,
     "gpt_oss": Activation.GPT_OSS,
+    "quick_gelu": Activation.QUICK_GELU,
 }
 _FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.GELU: F.gelu,
@@ -50,6 +53,7 @@ _FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU2: lambda x: F.relu(x).square(),
     Activation.SILU: F.silu,
     Activation.TANH: lambda x: x.tanh(),
+    Activation.QUICK_GELU: lambda x: x * (QUICK_GELU_ALPHA * x).sigmoid(),
 }
 # The pointwise ones.
 ACTIVATIONS = {

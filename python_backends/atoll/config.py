@@ -114,6 +114,13 @@ class Settings:
         None, "prompt used if none is named", group="encoder"
     )
     default_prompt: str | None = _setting(None, "text put before every input", group="encoder")
+    max_image_bytes: int = _setting(
+        20_000_000, "most bytes of an encoded image", group="encoder", least=1
+    )
+    max_image_pixels: int = _setting(
+        50_000_000, "most pixels of an image, by its header; Pillow decodes no more than 178956970",
+        group="encoder", least=1, most=178_956_970,
+    )  # fmt: skip
     tokenization_workers: int = _setting(
         0, "tokenizer threads; 0: depends on the number of cores", group="encoder", least=0
     )

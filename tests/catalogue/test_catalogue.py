@@ -72,16 +72,19 @@ def test_rendered_config_matches_the_wire_and_the_settings(tmp_path: Path) -> No
         assert (config.name, config.backend) == (entry.name, "python")
         assert config.max_batch_size == wire.max_batch_size
         assert config.model_transaction_policy.decoupled == wire.decoupled
-        own = [s for s in wire.outputs if s.needs is None or s.needs in entry.dims]
+        taken, own = (
+            [s for s in specs if s.needs is None or s.needs in entry.dims]
+            for specs in (wire.inputs, wire.outputs)
+        )
         assert (len(own) == len(wire.outputs)) == (entry.task != "embed" or entry.name == "bge-m3")
-        for specs, tensors in ((wire.inputs, config.input), (own, config.output)):
+        for specs, tensors in ((taken, config.input), (own, config.output)):
             assert [s.name for s in specs] == [t.name for t in tensors]
             for spec, tensor in zip(specs, tensors, strict=True):
                 kind = model_config_pb2.DataType.Name(tensor.data_type)
                 assert kind == f"TYPE_{spec.dtype}"
                 dims = [entry.dims[d] if isinstance(d, str) else d for d in spec.dims]
                 assert list(tensor.dims) == dims
-        assert [t.optional for t in config.input] == [s.optional for s in wire.inputs]
+        assert [t.optional for t in config.input] == [s.optional for s in taken]
         parameters = {k: v.string_value for k, v in config.parameters.items()}
         assert Settings.read(parameters, {}).model_id == entry.model_id
     write_repository(ENTRIES, tmp_path)

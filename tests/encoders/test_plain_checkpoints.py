@@ -154,7 +154,7 @@ def test_plain_checkpoints_equal_transformers(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("hidden_act", "quick_gelu"),
+        ("hidden_act", "mish"),
         ("is_decoder", True),
         ("position_embedding_type", "relative_key"),
         ("vocab_size", None),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 
 import numpy as np
-import pydantic
 import pytest
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from atoll_client.errors import ValidationError
 from atoll_client.gateway.cohere.embed import by_type, prompt_name
 from atoll_client.gateway.cohere.schemas import CohereEmbedBody
-from atoll_client.gateway.core.problems import first_problem
+from atoll_client.gateway.core.embed_parts import ImageUri
 from atoll_client.types import ModelInfo
 
 VECTORS = np.random.default_rng(3).normal(size=(5, 64)).astype(np.float32)
@@ -53,9 +53,15 @@ def test_input_types_are_prompts(
 
 
 def test_contents_of_several_parts_are_refused_by_name() -> None:
-    """The error was that ``texts`` is missing."""
-    given = {"inputs": [{"content": [{"type": "text", "text": "a"}]}], "input_type": "search_query"}
-    with pytest.raises(pydantic.ValidationError) as caught:
-        CohereEmbedBody.model_validate(given)
-    found = first_problem(caught.value, given, CohereEmbedBody)
-    assert found.param == "inputs" and "texts" in str(found) and "images" in str(found)
+    """A text and an image have no common vector; the error was that ``texts`` is missing."""
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+    ]
+    given = {"inputs": [{"content": [part]} for part in parts]}
+    body = CohereEmbedBody.model_validate(given)
+    assert body.parts() == ("inputs", ["a", ImageUri("data:image/png;base64,AA==")])
+    body = CohereEmbedBody.model_validate({"inputs": [{"content": parts}]})
+    with pytest.raises(ValidationError, match="2 parts") as caught:
+        body.parts()
+    assert caught.value.param == "inputs[0]"

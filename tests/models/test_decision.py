@@ -143,10 +143,10 @@ def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFix
     config = json.loads(path.read_text())
     folder, task = folder_of(tmp_path, config), "generate"
     if config["model_type"] in families.ENCODERS:
-        task = "embed"
-        if config["architectures"][0].endswith("ForSequenceClassification"):
+        task, (name, *_) = "embed", config.get("architectures", [""])
+        if name.endswith("ForSequenceClassification"):
             task = "rerank" if len(config["id2label"]) == 1 else "classify"
-        elif config["architectures"][0].endswith("ForTokenClassification"):
+        elif name.endswith("ForTokenClassification"):
             task = "token_classify"
     found = decide(folder, Settings(model_id=str(folder)))
     assert (found.task, found.runs_on) == (task, "native")

@@ -106,9 +106,13 @@ PUBLISHED_ENCODERS: dict[str, tuple[int, int | None]] = {
     "BAAI__bge-reranker-v2-m3": (567_755_777, 1),
     "albert__albert-xxlarge-v2": (222_595_584, 0),
     "distilbert__distilbert-base-uncased-finetuned-sst-2-english": (66_955_010, 2),
+    # Less what scales the products of vectors.
+    "google__siglip-base-patch16-224": (203_155_970 - 2, None),
+    "google__siglip2-base-patch16-224": (375_187_970 - 2, None),
     "intfloat__multilingual-e5-small": (117_653_760, 0),
     "nomic-ai__modernbert-embed-base": (149_014_272, None),
     "nomic-ai__nomic-embed-text-v2-moe": (475_292_928, None),
+    "openai__clip-vit-base-patch32": (151_277_313 - 1, None),
     "protectai__deberta-v3-base-prompt-injection-v2": (184_423_682, 2),
     "sentence-transformers__all-mpnet-base-v2": (109_486_464, 0),
 }

@@ -17,6 +17,8 @@ import pytest
 import torch
 import tritonclient.grpc as grpc
 import tritonclient.http as http
+from tiny.towers import data_uri, encoded, picture, read_towers
+from tritonclient.utils import InferenceServerException
 from whole_repository import (
     COUNT,
     ENCODERS,
@@ -196,6 +198,28 @@ def _assert_embeddings(served: Served, entry: Entry, found: np.ndarray[Any, Any]
         expected = torch.nn.functional.normalize(pooled, dim=0)
         assert row.shape == (entry.dims["embedding"],)
         assert float(torch.from_numpy(row.copy()).double() @ expected) > 1 - 1e-6
+
+
+@_in_groups([name for name in SERVED_ENCODERS if "image" in ENTRIES_BY_NAME[name].dims])
+def test_images_and_texts_have_one_entry(group: dict[str, Served], name: str) -> None:
+    """Bytes and data URIs over HTTP and gRPC; what is refused is named."""
+    served = group[name]
+    towers = read_towers(served.checkpoint)
+    files = [encoded(picture(50, 37)), encoded(picture(33, 64, 1), "JPEG")]
+    expected = torch.nn.functional.normalize(torch.stack([*map(towers.image, files)]), dim=-1)
+    uris = [data_uri(files[0]).encode(), data_uri(files[1], "jpeg").encode()]
+    for images in (files, uris):
+        found = _infer(served, {"image": [[image] for image in images]})["embedding"]
+        assert float(np.abs(found - expected.numpy()).max()) < 1e-5
+    for image, message in (
+        (b"https://example.com/a.png", "never fetched"), (b"/etc/passwd", "never opened"),
+        (files[0][:200], "cut off"), (encoded(picture(9, 9), "BMP"), "PNG, JPEG, WEBP, GIF"),
+    ):  # fmt: skip
+        with pytest.raises(InferenceServerException, match=rf"image\[1\] .*{message}"):
+            _infer(served, {"image": [[files[0]], [image]]})
+    with pytest.raises(InferenceServerException, match="either image or text_input"):
+        _infer(served, {"image": [[files[0]]], "text_input": [["a"]]})
+    assert _infer(served, {"image": [[files[0]]]})["embedding"].shape == (1, len(expected[0]))
 
 
 @_in_groups(SERVED_GENERATORS)

@@ -28,9 +28,11 @@ from tiny.rerankers import write_reranker
 from tiny.static import write_static
 from tiny.t5 import write_t5
 from tiny.tokenizer import write_tokenizer
+from tiny.towers import write_towers
 
 from atoll.catalogue import ENTRIES, Entry, read_repository
 from atoll.launcher import ServerOptions, ServerProcess
+from atoll.models.encoder_families import WITH_IMAGES
 from atoll.weights.static_files import STATIC_TYPES
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -194,6 +196,9 @@ def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:
     if entry.task == "embed" and entry.model_type in DECODING_EMBEDDERS:
         name, build = DECODING_EMBEDDERS[entry.model_type]
         return write_embedder(name, folder, partial(build, hidden_size=entry.dims["embedding"]))
+    if entry.model_type in WITH_IMAGES:
+        towers = write_towers(entry.model_type, folder, entry.dims["embedding"])
+        return lambda ids: towers.text(ids)[None].float()
     if entry.model_type in STATIC_TYPES:
         table = write_static(folder, "plain", "", entry.dims["embedding"])["embedding.weight"]
         # Without the special tokens around the text.

@@ -21,7 +21,7 @@ class EncoderEntry(NamedTuple):
 
     pooling and prompts come from the model card: not every repository has them in its files. Those
     of decoders do: modules.json and config_sentence_transformers.json. heads: those of
-    ``weights.token_heads`` that it has.
+    ``weights.token_heads`` that it has. takes_images: besides texts.
     """
 
     name: str
@@ -33,6 +33,7 @@ class EncoderEntry(NamedTuple):
     prompts: Mapping[str, str] = {}
     revision: str | None = None
     heads: tuple[str, ...] = ()
+    takes_images: bool = False
 
 
 ENCODERS = (
@@ -72,6 +73,10 @@ ENCODERS = (
     EncoderEntry(
         "distilbert-sst2", "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "classify",
         "distilbert", 2,
+    ),
+    EncoderEntry(
+        "clip-vit-base-patch32", "openai/clip-vit-base-patch32", "embed", "clip", 512,
+        takes_images=True,
     ),
     EncoderEntry("colbertv2.0", "colbert-ir/colbertv2.0", "multi_vector", "bert", 128),
     EncoderEntry(
@@ -177,6 +182,13 @@ ENCODERS = (
     EncoderEntry(
         "sentence-camembert-base", "dangvantuan/sentence-camembert-base", "embed", "camembert",
         768, "mean",
+    ),
+    *(
+        EncoderEntry(
+            f"{name}-base-patch16-224", f"google/{name}-base-patch16-224", "embed", "siglip", 768,
+            takes_images=True,
+        )
+        for name in ("siglip", "siglip2")
     ),
     EncoderEntry(
         "snowflake-arctic-embed-l-v2.0", "Snowflake/snowflake-arctic-embed-l-v2.0", "embed",

@@ -19,7 +19,8 @@ class Entry:
 
     model_id: hub id, or the absolute path of a checkpoint folder.
     model_type: config.json's, for people to read.
-    dims: sizes that ``tensor_specs`` leaves to the checkpoint, by name; 1 for a head that it has.
+    dims: sizes that ``tensor_specs`` leaves to the checkpoint, by name; 1 for a head that it has,
+        and for images if it takes them.
     settings: config.pbtxt parameters besides model_id and revision, by name in ``Settings``.
     """
 
@@ -49,6 +50,7 @@ def _encoder_entry(e: EncoderEntry) -> Entry:
         dims={
             "labels" if "classify" in e.task else "embedding": e.size,
             **dict.fromkeys(e.heads, 1),
+            **({"image": 1} if e.takes_images else {}),
         },
         settings={**pooling, **prompts},
     )
@@ -93,6 +95,7 @@ def entry_for(
             "embedding": detected.embedding_size,
             "labels": len(detected.labels),
             **dict.fromkeys(detected.heads, 1),
+            **({"image": 1} if detected.takes_images else {}),
         },
         settings=dict(settings or {}),
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.serving.links import LINKED_TASKS, wrong_link
-from atoll.serving.triton.tensor_specs import TASK_TENSORS
+from atoll.serving.triton.tensor_specs import TASK_TENSORS, TensorSpec
 from atoll.weights.versions import served_versions, version_model_id
 
 # The outputs of entries of ours that ask others, besides those of a task.
@@ -123,15 +123,18 @@ def _read(path: Path) -> ServedModel:
 
 
 def _task(config: Any) -> str | None:
-    """The task with these tensors, those of heads aside, and with this transaction policy."""
-    inputs = {tensor.name for tensor in config.input}
-    outputs = {tensor.name for tensor in config.output}
+    """The task with these tensors, those that few have aside, and with this transaction policy."""
     for task, wire in TASK_TENSORS.items():
         if (
-            inputs == {t.name for t in wire.inputs}
-            and outputs <= {t.name for t in wire.outputs}
-            and outputs >= {t.name for t in wire.outputs if t.needs is None}
+            _are(config.input, wire.inputs)
+            and _are(config.output, wire.outputs)
             and config.model_transaction_policy.decoupled == wire.decoupled
         ):
             return task
     return None
+
+
+def _are(tensors: Iterable[Any], specs: Iterable[TensorSpec]) -> bool:
+    names = {tensor.name for tensor in tensors}
+    needed = {spec.name for spec in specs if spec.needs is None}
+    return needed <= names <= {spec.name for spec in specs}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atoll.cli.options import URL, AsJson, Key, ServedName, Timeout, Url, connect, print_json
-from atoll.cli.rows import of_encoder, of_pipeline, shown
+from atoll.cli.rows import of_encoder, of_images, of_pipeline, shown
 from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 
@@ -35,6 +36,14 @@ def infer(
         list[str] | None,
         typer.Option(help="A text; may be repeated. By default, each line of standard input."),
     ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An image file, for a model of texts and images; may be repeated.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     query: Annotated[
         str | None,
         typer.Option(
@@ -54,8 +63,10 @@ def infer(
     are the turns of one conversation. A flag that the model does not read is refused; a variable
     counts for the models that read it.
     """
-    texts = text or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
-    if not texts:
+    images = image or []
+    is_piped = not (text or images or sys.stdin.isatty())
+    texts = sys.stdin.read().splitlines() if is_piped else text or []
+    if not texts and not images:
         raise ConfigError("no text to ask with: --text, or lines on standard input")
     options = {"max_tokens": max_tokens, "temperature": temperature}
     with connect(url, timeout, key) as client:
@@ -66,6 +77,8 @@ def infer(
             _refuse_unread(
                 context, model, task or "conversations", _READ.get(task or "generate", ())
             )
+        if images and task != "embed":
+            raise ConfigError(f"{model} is not for images: --image is for models that embed them")
         if task == "generate":
             _print_answers(
                 model, texts, as_json,
@@ -81,11 +94,12 @@ def infer(
             _refuse_unread(context, model, "asked by its tensors", read)
             rows = of_pipeline(client, model, texts, query)
         else:
-            rows = of_encoder(client, model, task, texts, query)
+            rows = of_encoder(client, model, task, texts, query) if texts else []
+            rows += of_images(client, model, images) if images else []
     if as_json:
         print_json({"model": model, "task": task, "results": rows})
         return
-    print_table(("text", "answer"), [(str(row.get("text", "")), shown(row)) for row in rows])
+    print_table(("text", "answer"), [(_named(row), shown(row)) for row in rows])
 
 
 def chat(
@@ -136,6 +150,11 @@ def _refuse_unread(context: typer.Context, model: str, task: str, read: Collecti
                 f"--{flag} is {context.params[name]!r:.80}, which {model} ({task}) does not read; "
                 f"it reads {reads}"
             )
+
+
+def _named(row: dict[str, Any]) -> str:
+    """What a row is the answer to."""
+    return str(row.get("image", row.get("text", "")))
 
 
 def _lines(is_terminal: bool) -> Any:

@@ -71,7 +71,8 @@ def models_page() -> str:
         "Also refused, with an error that names the reason: heads for other tasks (question "
         "answering, reward models), multi-vector models of images or with pooled tokens, "
         "[decoders that rerank](#decoders-that-rerank) where no file says how they are asked, "
-        "models with parts for images or sound (of "
+        "models with parts for images or sound other than [those that embed images]"
+        "(#texts-and-images) (of "
         f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
         "that comes with a checkpoint, translation models whose target language a request would "
         "have to name (NLLB, mBART 50), adapters next to the weights, and keys of "
@@ -92,8 +93,31 @@ def models_page() -> str:
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "
             f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
-    sections = (_reranker_section, _fallback_section, _encoder_section)
+    sections = (_image_section, _reranker_section, _fallback_section, _encoder_section)
     return "\n".join([*lines, *(line for section in sections for line in ("", *section()))]) + "\n"
+
+
+def _image_section() -> list[str]:
+    """How models for texts and images are served."""
+    return [
+        "## Texts and images",
+        "",
+        "CLIP, SigLIP and the checkpoints of SigLIP 2 for images of one size (model_type `siglip`) "
+        "embed texts and images into one space, from one entry: plain folders of transformers, "
+        "and those of sentence-transformers (`CLIPModel` modules such as clip-ViT-B-32, or a "
+        "Transformer module). Vectors are those of transformers' get_text_features and "
+        "get_image_features. SigLIP's texts are filled up with padding, as the model was trained "
+        'and as its processor does with `padding="max_length"`. SigLIP 2 was trained with texts '
+        "in lower case, which its tokenizer leaves to the caller, as in transformers.",
+        "",
+        "The optional tensor `image` holds the bytes of a PNG, JPEG, WebP or GIF file with one "
+        "picture, or a data URI; a request has either images or texts. Images are resized as "
+        "preprocessor_config.json says, with Pillow, as transformers' processors without "
+        "torchvision do, and turned as EXIF says, as by its `load_image`; transparency is dropped. "
+        "Nothing is fetched or opened: addresses and paths are refused by name. The settings "
+        "`max_image_bytes` and `max_image_pixels` limit an image, the latter by its header, "
+        "before it is decoded.",
+    ]
 
 
 def _reranker_section() -> list[str]:

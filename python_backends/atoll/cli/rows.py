@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import ConfigError
@@ -44,6 +45,15 @@ def of_encoder(
     return [
         {"text": t, "labels": {one.label: one.score for one in row}}
         for t, row in zip(texts, labels, strict=True)
+    ]
+
+
+def of_images(client: Client, model: str, images: list[Path]) -> list[dict[str, Any]]:
+    """The rows for image files, by a model for texts and images."""
+    vectors = client.embed_images(images, model)
+    return [
+        {"image": str(path), "embedding": v.tolist()}
+        for path, v in zip(images, vectors, strict=True)
     ]
 
 

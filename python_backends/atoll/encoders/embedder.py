@@ -65,7 +65,7 @@ class Embedder(Encoder):
             else _HEADS[module.kind].load(folder / module.path, self.options)
             for module in self.spec.steps
         ]
-        width = self.hidden_size * len(self.spec.pooling.split("+"))
+        width = self.pooled_size
         first: list[Callable[[Tensor], Tensor]] = []
         found: ProjectionLayout | None = getattr(self.trunk.config, "vector_projection", None)
         if found is not None:
@@ -87,10 +87,20 @@ class Embedder(Encoder):
         asked = self.spec.truncate_dim
         self.truncate_dim = None if asked is None else min(asked, width)
 
+    @property
+    def pooled_size(self) -> int:
+        """Values of a text's vector before the steps."""
+        return self.hidden_size * len(self.spec.pooling.split("+"))
+
     def __call__(self, batch: Batch, items: Sequence[Item]) -> list[object]:
         """An ``Embedded``, or an error, per item."""
         hidden = self.hidden(batch)
-        vectors = self.pooled(hidden, batch)
+        return self.results(hidden, self.pooled(hidden, batch), batch, items)
+
+    def results(
+        self, hidden: Tensor, vectors: Tensor, batch: Batch, items: Sequence[Item]
+    ) -> list[object]:
+        """Answers from hidden states (tokens, hidden) and vectors (texts, pooled_size)."""
         for step in self.steps:
             vectors = step(vectors)
         vectors = vectors.cpu()

@@ -12,6 +12,7 @@ from atoll import json_text
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel, ValidationError
 from atoll.models.config_facts import pooling_of
+from atoll.models.encoder_families import WITH_IMAGES
 from atoll.weights.json_fields import Fields, read_labels
 from atoll.weights.modules import (
     STATIC,
@@ -106,7 +107,7 @@ class EncoderConfig:
             max_length=_max_length(folder, settings, max_positions),
             prompts=prompts,
             default_prompt_name=default,
-            steps=_steps(modules, settings),
+            steps=_steps(modules, settings, raw.get("model_type") in WITH_IMAGES),
             labels=labels,
             problem_type=problem_type,
             activation=_activation(own, folder, raw, labels, problem_type, settings.task),
@@ -199,11 +200,14 @@ def _splade(folder: Path, modules: Sequence[Module]) -> SpladeSpec:
     return SpladeSpec(strategy == "sum", _SPLADE_LOGS[activation])
 
 
-def _steps(modules: Sequence[Module], settings: Settings) -> tuple[Module, ...]:
-    """Without a final normalization, which each request turns on or off."""
+def _steps(modules: Sequence[Module], settings: Settings, is_pooled: bool) -> tuple[Module, ...]:
+    """Without a final normalization, which each request turns on or off.
+
+    is_pooled: whether the trunk needs no Pooling module.
+    """
     if settings.dense_path is not None:
         return (Module("Dense", settings.dense_path),)
-    first = 1 if modules and modules[0].kind == STATIC else 2
+    first = 1 if is_pooled or (modules and modules[0].kind == STATIC) else 2
     after = [m for m in modules[first:] if m.kind != "Dropout"]
     while after and after[-1].kind == "Normalize":
         after.pop()

@@ -43,6 +43,7 @@ class Item:
     num_attended: how many of its first tokens are attended to; None: all.
     prefix: the beginning of ``ids``, shorter than them, which is computed once for all neighbours
         in the queue that have the same array here.
+    pixels: (patches, values of a patch), of an image, whose ids mean nothing.
     """
 
     ids: Ids
@@ -57,6 +58,7 @@ class Item:
     is_counted: bool = True
     num_attended: int | None = None
     prefix: Ids | None = None
+    pixels: npt.NDArray[np.uint8] | None = None
 
 
 def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[Item]:

@@ -133,6 +133,7 @@ class Batch:
         dynamic rope scaling looks at it. None: prompts are not split.
     attended: None: all tokens are. Not with a KV cache.
     shared: None: every sequence is a text of its own.
+    pixels: (patches, values of a patch), of sequences that are images; their ids mean nothing.
 
     With a KV cache:
 
@@ -156,6 +157,7 @@ class Batch:
     prompt_lens: Tensor | None = None
     attended: Attended | None = None
     shared: SharedKeys | None = None
+    pixels: Tensor | None = None
     seq_lens: Tensor | None = None
     block_tables: tuple[Tensor, ...] | None = None
     slot_mappings: tuple[Tensor, ...] = ()

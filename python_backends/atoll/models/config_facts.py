@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
+from atoll.models.encoder_families import WITH_IMAGES
 from atoll.weights.json_fields import MAX_SIZE, Fields
 from atoll.weights.modules import (
     POOLING_MODES,
@@ -38,6 +39,14 @@ def pooling_of(folder: Path, config: Mapping[str, Any], pooling: str | None) -> 
     Raises:
         ConfigError: the setting, or a file, names one that is not known.
     """
+    if config.get("model_type") in WITH_IMAGES:
+        # The end of a text, or of what fills it up; images are pooled as their trunk does.
+        if pooling not in (None, "last-token"):
+            raise ConfigError(
+                f"pooling is {pooling!r}; {folder} is a model for texts and images, whose vectors "
+                "are pooled as its architecture says"
+            )
+        return "last-token", False
     if pooling is not None:
         known = (*POOLING_MODES, "splade")
         if pooling not in known:

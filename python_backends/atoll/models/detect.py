@@ -23,6 +23,7 @@ from atoll.models.config_facts import (
     pooled_size,
     pooling_of,
 )
+from atoll.models.detect_images import tower_facts
 from atoll.models.detect_tables import read_table, together
 from atoll.models.detect_task import TOKEN_CLASSIFIER, check_encoder, has_ending, task_of
 from atoll.models.detected import Detected
@@ -160,7 +161,7 @@ def read_model(
         if not is_asked:
             rerankers.check_generator(folder)
         return _generator(folder, config, names, is_asked)
-    foreign = None
+    foreign, towers = None, tower_facts(folder, config, names, task)
     if task in _ENCODER_TASKS:
         if task in ("rerank", "classify") and rerankers.is_decoder(config):
             rerankers.check(folder, config, names, task, reranker_template)
@@ -168,12 +169,13 @@ def read_model(
             foreign = check_encoder(folder, config, names, task)
         if task == "embed" and not is_asked and not any(m.kind == "Pooling" for m in modules):
             unsupported.check_trunk(folder, names)
-        check_modules(folder, task, pooling)
-        check_keys(folder, task)
+        check_modules(folder, task, pooling, is_pooled=towers is not None)
+        check_keys(folder, task, takes_images=towers is not None)
     hidden = foreign.hidden_size if foreign else first_size(config, HIDDEN_SIZE_KEYS)
+    hidden = towers.hidden_size if towers else hidden
     if hidden is None:
         raise ConfigError(f"{trunk}/config.json has none of {', '.join(HIDDEN_SIZE_KEYS)}")
-    pooled = pooled_size(config, hidden)
+    pooled = towers.width if towers else pooled_size(config, hidden)
     width = embedding_size(folder, modules, dense_path, pooling, pooled)
     if task == "multi_vector":
         width = LateInteraction.read(folder).linear_size or width
@@ -182,6 +184,7 @@ def read_model(
     if is_guessed and (model_type in families.CAUSAL or is_decoder(model_type)):
         raise UnsupportedModel(_UNPOOLED.format(folder))
     positions = foreign.max_positions if foreign else max_tokens_of(config)
+    positions = towers.max_tokens if towers else positions
     limits = [limit for limit in (length_limit(folder), positions) if limit]
     notes = [*(foreign.notes if foreign else ()), *([_GUESSED.format(how)] if is_guessed else [])]
     if task != "multi_vector":  # has lengths of its own
@@ -200,6 +203,7 @@ def read_model(
         runs_on=f"transformers' {foreign.class_name}" if foreign else "native",
         pooling=how,
         heads=token_heads(trunk) if task == "embed" else (),
+        takes_images=towers is not None,
         notes=tuple(notes),
     )
 

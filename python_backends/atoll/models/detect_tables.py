@@ -48,6 +48,8 @@ def together(folder: Path, routes: Routes, found: Mapping[str, Detected]) -> Det
     Raises:
         UnsupportedModel: they are for different tasks, or their vectors have different sizes.
     """
+    if any(one.takes_images for one in found.values()):
+        raise UnsupportedModel(f"{folder}: a route to a model for images is not supported")
     for name, facts in (
         ("task", {route: one.task for route, one in found.items()}),
         ("size of vectors", {route: one.embedding_size for route, one in found.items()}),

@@ -16,7 +16,7 @@ class Detected:
     model is in place of an architecture.
     pooling: of an embedder. notes: what a user should know, a sentence each.
     banned_tokens: ids that no answer may hold. heads: an embedder's for each token, see
-    ``weights.token_heads``.
+    ``weights.token_heads``. takes_images: whether an embedder embeds images besides texts.
     """
 
     task: str
@@ -32,3 +32,4 @@ class Detected:
     notes: tuple[str, ...] = ()
     banned_tokens: tuple[int, ...] = ()
     heads: tuple[str, ...] = ()
+    takes_images: bool = False

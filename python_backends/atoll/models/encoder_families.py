@@ -48,7 +48,18 @@ ENCODER_FAMILIES = (
         "deberta", "DeBERTa v2, v3", ("deberta-v2",), ("DeBERTa v2 and v3",), is_encoder=True,
         test="tests/encoders/test_numerics.py",
     ),
+    Family(
+        "clip", "CLIP (texts and images)", ("clip",), ("CLIP",), is_encoder=True,
+        test="tests/encoders/test_images.py",
+    ),
+    Family(
+        "siglip", "SigLIP, SigLIP 2 for images of one size (texts and images)", ("siglip",),
+        ("SigLIP",), is_encoder=True, test="tests/encoders/test_images.py",
+    ),
 )  # fmt: skip
+
+# model_types of encoders of texts and images.
+WITH_IMAGES = ("clip", "siglip")
 
 # What people call encoders without a file, which transformers runs -> their model_types.
 # docs/models.md lists them.

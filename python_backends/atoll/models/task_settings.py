@@ -21,6 +21,7 @@ _ENCODERS = TASKS[:-1]
 _OWN_TASKS = {
     "pooling": ("embed", "sparse"), "dense_path": ("embed",),
     "reranker_template": ("rerank",),
+    **dict.fromkeys(("max_image_bytes", "max_image_pixels"), ("embed",)),
     **dict.fromkeys(("prompts", "default_prompt_name", "default_prompt"), ("embed", "sparse")),
     "max_input_tokens": TASKS,
 }  # fmt: skip

@@ -30,6 +30,7 @@ from tokenizers import (
 )
 
 from atoll.errors import ConfigError
+from atoll.text.siglip_texts import canonical
 from atoll.weights.json_fields import Fields
 
 _SPACE = "\u2581"
@@ -43,7 +44,7 @@ _FAMILIES: Mapping[str, str] = {
     "LlamaTokenizer": "llama", "CodeLlamaTokenizer": "llama",
     "llama": "llama", "mistral": "llama", "mixtral": "llama",
     "XLMRobertaTokenizer": "xlm-roberta", "xlm-roberta": "xlm-roberta",
-    "CamembertTokenizer": "camembert", "camembert": "camembert",
+    "CamembertTokenizer": "camembert", "camembert": "camembert", "SiglipTokenizer": "siglip",
 }  # fmt: skip
 
 
@@ -112,6 +113,9 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
         core = _assemble(model, pieces, unk_id, legacy=legacy)
     except Exception as error:
         raise ConfigError(f"{path}: makes no tokenizer: {error}") from error
+    if kind == "siglip":
+        special.setdefault("pad_token", special.get("eos_token", ""))
+        core.normalizer = canonical(core.normalizer, fields.flag("do_lower_case", default=True))
     core.post_processor = _template(kind, core, special, fields)
     return Converted(core, special)
 
@@ -191,7 +195,7 @@ def _template(kind: str, core: Tokenizer, special: Mapping[str, str], config: Fi
     """The special tokens around a text."""
     bos, eos = ([special[name]] if name in special else [] for name in ("bos_token", "eos_token"))
     single, pair = [*bos, "$A", *eos], [*bos, "$A", *eos, *eos, "$B", *eos]
-    if kind == "t5":
+    if kind in ("t5", "siglip"):
         bos, single, pair = [], ["$A", *eos], ["$A", *eos, "$B", *eos]
     elif kind == "llama":
         bos = bos if config.flag("add_bos_token", default=True, nullable=True) else []

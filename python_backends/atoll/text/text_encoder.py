@@ -61,12 +61,15 @@ class Encoded:
     """One text (or pair) as the model sees it. ids, type_ids: (tokens,). places: of a text.
 
     prefix: the beginning of ``ids``, one array for all texts of a request that share it.
+    num_padding: how many of the last ids fill the text up. pixels: see ``encoders.packer.Item``.
     """
 
     ids: Ids
     type_ids: Ids | None
     places: Places | None = None
     prefix: Ids | None = None
+    num_padding: int = 0
+    pixels: npt.NDArray[np.uint8] | None = None
 
 
 class TextEncoder:

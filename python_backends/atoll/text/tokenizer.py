@@ -138,8 +138,8 @@ def _truncation_side(folder: Path, config: Mapping[str, Any], core: RustTokenize
     return str(side)
 
 
-# The default that transformers writes, for a smaller vocabulary.
-_GPT2_END = 50256
+# Defaults that transformers writes, for a smaller vocabulary: GPT-2's, and CLIP's for SigLIP.
+_WRITTEN_ENDS = {50256, 49407}
 # Harmony's answers end with the first; its calls with the second, which not every file names.
 _HARMONY_ENDS = ("<|return|>", "<|call|>")
 
@@ -166,7 +166,7 @@ def _named_eos_token_ids(
             raise ConfigError(f"{folder / name}: eos_token_id is {value!r}; expected token ids")
         is_known = isinstance(size, int) and size > 0
         found = frozenset(i for i in ids if i >= 0 and not (is_known and i >= size))
-        if set(ids) - found - {_GPT2_END}:
+        if set(ids) - found - _WRITTEN_ENDS:
             raise ConfigError(
                 f"{folder / name}: eos_token_id is {value!r}; the vocabulary has {size} tokens"
             )

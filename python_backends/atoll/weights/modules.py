@@ -37,7 +37,8 @@ _AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 _OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize", "Dropout")
 # The only class of PyLate's that its files name; computes the same as sentence-transformers' Dense.
 PYLATE_DENSE = "pylate.models.Dense.Dense"
-_TRANSFORMERS = ("Transformer", "MLMTransformer")
+# CLIPModel: in files of sentence-transformers before its version 5.4.
+_TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
 # A table of word vectors in place of a trunk.
 STATIC = "StaticEmbedding"
 # A weight of each word, in place of a trunk of a sparse embedder.
@@ -90,10 +91,13 @@ def parse_modules(found: Any, name: str) -> tuple[Module, ...]:
     return modules
 
 
-def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
+def check_modules(
+    folder: Path, task: str, pooling: str | None = None, *, is_pooled: bool = False
+) -> None:
     """That modules.json is what a task takes: a trunk, its pooling, and what may follow that.
 
-    pooling: a setting, in place of a Pooling module.
+    pooling: a setting, in place of a Pooling module. is_pooled: whether the trunk gives one vector
+    of a text, and has no Pooling module behind it.
 
     Raises:
         UnsupportedModel: it is not; names the modules.
@@ -108,7 +112,10 @@ def check_modules(folder: Path, task: str, pooling: str | None = None) -> None:
             "runs a checkpoint's code"
         )
     rest = kinds[1:]
-    if task in ("embed", "sparse"):
+    if is_pooled:
+        layout = f"Transformer or CLIPModel, then any of {_AFTER_POOLING}"
+        is_known = set(rest) <= set(_AFTER_POOLING)
+    elif task in ("embed", "sparse"):
         layout = f"Transformer, then Pooling or SpladePooling, then any of {_AFTER_POOLING}"
         is_pooled = rest[:1] in (["Pooling"], ["SpladePooling"]) if rest else pooling is not None
         is_known = is_pooled and set(rest[1:]) <= set(_AFTER_POOLING)

@@ -32,6 +32,9 @@ _TRUNKS = {
     "classify": ("sequence-classification", "logits", "scores"),
     "token_classify": ("token-classification", "logits", "scores"),
 }
+# Of a model for texts and images, whose trunks give one vector each.
+_TOWERS = ("feature-extraction", "pooler_output", "sentence_embedding")
+_FEATURES = {"text": "get_text_features", "image": "get_image_features"}
 # Of a reranker with a LogitScore module.
 _WORDS = ("text-generation", "logits", "causal_logits")
 # Names of keyword arguments for loading a part, over the versions.
@@ -85,8 +88,10 @@ _KINDS = (None, "SentenceTransformer", "SparseEncoder", "CrossEncoder")
 _MULTI_VECTOR_KINDS = (None, "SentenceTransformer", "ColBERT", "MultiVectorEncoder")
 
 
-def check_keys(folder: Path, task: str) -> None:
+def check_keys(folder: Path, task: str, *, takes_images: bool = False) -> None:
     """That no key of the files asks for what a model of ``task`` is not given here.
+
+    takes_images: besides texts.
 
     Raises:
         ConfigError: a file is malformed.
@@ -98,7 +103,10 @@ def check_keys(folder: Path, task: str) -> None:
     for key in ("tokenizer_name_or_path", *(() if is_multi else _OF_MULTI_VECTORS)):
         trunk.check(key, trunk.keys.get(key) is None)
     has_words = any(module.kind == "LogitScore" for module in read_modules(folder))
-    _check_trunk(trunk, _WORDS if has_words else _TRUNKS[task], task)
+    if takes_images:
+        _check_towers(trunk)
+    else:
+        _check_trunk(trunk, _WORDS if has_words else _TRUNKS[task], task)
     for key, neutral in (
         *((key, _NEUTRAL_MODEL) for key in _MODEL_ARGUMENTS),
         *((key, _NEUTRAL_CONFIG) for key in _CONFIG_ARGUMENTS),
@@ -158,6 +166,20 @@ def _check_trunk(file: _File, form: tuple[str, str, str], task: str) -> None:
         asked = one.keys.get("method_output_name")
         last = (output, [output], ["hidden_states", -1] if of_tokens else output)
         one.check("method_output_name", asked is None or asked in last)
+
+
+def _check_towers(file: _File) -> None:
+    loaded_as, output, name = _TOWERS
+    file.check("transformer_task", file.keys.get("transformer_task") in (None, loaded_as))
+    file.check("module_output_name", file.keys.get("module_output_name") in (None, name))
+    modalities = _File(f"{file.name}: modality_config", file.object("modality_config"))
+    modalities.only_known(set(_FEATURES))
+    for modality, method in _FEATURES.items():
+        one = _File(f"{modalities.name}.{modality}", modalities.object(modality))
+        one.only_known({"method", "method_output_name"})
+        one.check("method", one.keys.get("method") in (None, method))
+        asked = one.keys.get("method_output_name")
+        one.check("method_output_name", asked in (None, output, [output]))
 
 
 def _check_processing(keys: Json, task: str) -> None:

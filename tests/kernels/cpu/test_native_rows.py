@@ -78,13 +78,13 @@ def test_no_rows_and_nan() -> None:
     assert empty is not None and empty[0].shape == (0, 8)
     spoilt = norm.layer_norm(torch.full((1, 8), math.nan), weight, None, 1e-5, None)
     assert spoilt is not None and bool(spoilt[0].isnan().all())
-    for name in ("gelu", "gelu_new", "silu", "relu"):
+    for name in ("gelu", "gelu_new", "silu", "relu", "quick_gelu"):
         out = activation.activate(torch.full((1, 20), math.nan), name)
         assert out is not None and bool(out.isnan().all()), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "relu", "tanh"])
+@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "relu", "tanh", "quick_gelu"])
 def test_activations(name: str, dtype: torch.dtype) -> None:
     x = torch.cat([torch.linspace(-100, 100, 1001), torch.linspace(-6, 6, 2001)])[:3000]
     x = x.to(dtype).view(4, 750)

@@ -12,6 +12,7 @@ from atoll_client.errors import ValidationError
 from atoll_client.gateway.cohere.schemas import CohereEmbedBody, CohereEmbeddings, EmbeddingsByType
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.embed_parts import embed_parts
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.embeddings_schemas import cut
 from atoll_client.gateway.tei.errors import TeiMessages
@@ -24,6 +25,7 @@ _PROMPTS = {
     "search_document": ("document", "passage", "search_document"),
     "classification": ("classification",),
     "clustering": ("clustering",),
+    "image": (),
 }
 
 
@@ -32,34 +34,40 @@ async def embed(
 ) -> Reply[CohereEmbeddings]:
     """Normalized vectors, with the prompt that the model has for the input type."""
     model = context.find(request, body.model, ("embed",))
-    items = encoders.read_items(model, body.texts, "texts")
     check_dimensions(model, body.output_dimension, "output_dimension")
     _check_bits(model, body)
     name, warnings = prompt_name(model, body.input_type)
     parameters = {**cut(body.truncate, None, name), "dimensions": body.output_dimension}
-    request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
-    with TeiMessages(model, "texts"):
-        found = await encoders.Encoder(request, context, model).embed(items, parameters)
+    encoder, (field, parts) = encoders.Encoder(request, context, model), body.parts()
+    num_inputs = len(body.texts or ()) if parts is None else len(parts)
+    request.labels.update(kind="tei", method="batch" if num_inputs > 1 else "single")
+    if parts is not None:
+        found = await embed_parts(encoder, parts, parameters, field)
+    else:
+        _check_type_of_texts(body)
+        items = encoders.read_items(model, body.texts or [], field)
+        with TeiMessages(model, field):
+            found = await encoder.embed(items, parameters)
     count = sum(found.num_tokens.tolist())
     meta: dict[str, Any] = {
         "api_version": {"version": "2"},
         "billed_units": {"input_tokens": count},
         "prompt_name": name,
     }
-    return reply(
-        {
-            "id": f"embed-{secrets.token_hex(12)}",
-            "embeddings": by_type(found.vectors, body.embedding_types),
-            "texts": body.texts,
-            "meta": {**meta, "warnings": warnings} if warnings else meta,
-            "response_type": "embeddings_by_type",
-        }
-    )
+    answer: CohereEmbeddings = {
+        "id": f"embed-{secrets.token_hex(12)}",
+        "embeddings": by_type(found.vectors, body.embedding_types),
+        "meta": {**meta, "warnings": warnings} if warnings else meta,
+        "response_type": "embeddings_by_type",
+    }
+    if body.texts is not None:
+        answer["texts"] = body.texts
+    return reply(answer)
 
 
 def prompt_name(model: ModelInfo, input_type: str | None) -> tuple[str | None, list[str]]:
     """The model's prompt for an input type, and a warning if it has none but has others."""
-    if input_type is None:
+    if input_type in (None, "image"):
         return None, []
     known = {name.lower(): name for name in model.prompts}
     found = next((known[one] for one in _PROMPTS[input_type] if one in known), None)
@@ -94,6 +102,11 @@ def by_type(vectors: Floats, types: list[Any]) -> EmbeddingsByType:
             offset = {"uint8": 128, "binary": -128}.get(kind, 0)
             found[kind] = (values + offset).tolist()
     return cast(EmbeddingsByType, found)
+
+
+def _check_type_of_texts(body: CohereEmbedBody) -> None:
+    if body.input_type == "image":
+        raise ValidationError.of("input_type", "is 'image', and the inputs are texts")
 
 
 def _check_bits(model: ModelInfo, body: CohereEmbedBody) -> None:

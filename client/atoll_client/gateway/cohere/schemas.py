@@ -7,21 +7,29 @@ from typing import Any, Literal
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
+from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.arrays import Vectors
+from atoll_client.gateway.core.embed_parts import ContentPart, ImageUri, Part, only_part
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.gateway.openai.embeddings_schemas import NimCut
 
-InputType = Literal["search_document", "search_query", "classification", "clustering"]
+InputType = Literal["search_document", "search_query", "classification", "clustering", "image"]
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
-_TEXTS = "inputs are texts: see texts"
+
+class CohereInput(Strict):
+    """One input: a text or an image."""
+
+    content: list[ContentPart]
 
 
 class CohereEmbedBody(Strict):
-    """POST /v2/embed."""
+    """POST /v2/embed. Images are those of models that take some, as data URIs."""
 
-    texts: list[str]
+    texts: list[str] | None = Field(None, description="one of texts, images and inputs is required")
+    images: list[str] | None = None
+    inputs: list[CohereInput] | None = None
     model: str | None = None
     input_type: InputType | None = Field(
         None, description="selects the model's prompt of that use, if it has one"
@@ -30,12 +38,29 @@ class CohereEmbedBody(Strict):
     output_dimension: int | None = None
     truncate: NimCut = "END"
 
-    images: Any = refused(_TEXTS)
-    inputs: Any = refused(
-        "texts are a list in texts; contents of several parts, with images, are not embedded"
-    )
     max_tokens: Any = refused("inputs are truncated to the model's limit")
     priority: int | None = no_effect("all requests wait in the same queue")
+
+    def parts(self) -> tuple[str, list[Part] | None]:
+        """The field that holds the inputs, and these if they may be images.
+
+        Raises:
+            ValidationError: there are several such fields, or none.
+        """
+        given = [name for name in ("texts", "images", "inputs") if getattr(self, name) is not None]
+        if not given:
+            raise ValidationError(
+                "`texts`: Field required", param="texts", code="missing_required_parameter"
+            )
+        if len(given) > 1:
+            raise ValidationError.of(given[1], f"is given, and so is `{given[0]}`")
+        if given == ["texts"]:
+            return "texts", None
+        parts: list[Part] = [ImageUri(uri) for uri in self.images or ()]
+        parts += [only_part(one.content, f"inputs[{i}]") for i, one in enumerate(self.inputs or ())]
+        if not parts:
+            raise EmptyInputError(f"`{given[0]}` cannot be empty", param=given[0])
+        return given[0], parts
 
 
 class EmbeddingsByType(TypedDict):
@@ -54,6 +79,6 @@ class CohereEmbeddings(TypedDict):
 
     id: str
     embeddings: EmbeddingsByType
-    texts: list[str]
+    texts: NotRequired[list[str]]
     meta: dict[str, Any]
     response_type: Literal["embeddings_by_type"]

@@ -50,13 +50,16 @@ class Encoder(NamedTuple):
 
     async def embed(self, items: Items, parameters: Parameters) -> Embeddings:
         """Dense vectors of texts or token ids."""
-        parts = await self._infer(items, self._embedding(parameters), embeddings.read_embeddings)
-        if len(parts) == 1:
-            return parts[0]
-        return Embeddings(
-            np.concatenate([one.vectors for one in parts]),
-            np.concatenate([one.num_tokens for one in parts]),
-        )
+        message_of = self._embedding(parameters)
+        return _joined(await self._infer(items, message_of, embeddings.read_embeddings))
+
+    async def embed_images(self, images: Sequence[str], parameters: Parameters) -> Embeddings:
+        """Dense vectors of images, given as data URIs."""
+
+        def message_of(some: Sequence[str]) -> Message:
+            return embeddings.embed_images(self.model.name, some, parameters)
+
+        return _joined(await self._infer(images, message_of, embeddings.read_embeddings))
 
     async def embed_all(self, items: Items, parameters: Parameters) -> tuple[list[Floats], int]:
         """A vector for each token, (tokens, width) for each text, and the number of input tokens.
@@ -155,6 +158,15 @@ class Encoder(NamedTuple):
 
         self.request.server_started = time.perf_counter()
         return await in_parts(rows, self.model.max_client_batch_size, False, part)
+
+
+def _joined(parts: Sequence[Embeddings]) -> Embeddings:
+    if len(parts) == 1:
+        return parts[0]
+    return Embeddings(
+        np.concatenate([one.vectors for one in parts]),
+        np.concatenate([one.num_tokens for one in parts]),
+    )
 
 
 def _scores(parts: Sequence[tuple[Floats, Any]]) -> tuple[Floats, int]:

@@ -8,6 +8,7 @@ import time
 from atoll_client.errors import NotFound
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.embed_parts import check_images, embed_parts
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.answers import (
     Embedding,
@@ -27,18 +28,24 @@ async def embeddings(
 ) -> Reply[EmbeddingList]:
     """Vectors, normalized by default; base64 encodes little-endian float32."""
     model = context.find(request, body.model, ("embed",))
-    items = encoders.read_items(model, body.input, "input")
     check_dimensions(model, body.dimensions)
-    check_prompt(model, items, body.prompt_name)
-    # TEI has this route too: it counts in TEI's metrics.
-    request.labels.update(kind="tei", method="batch" if len(items) > 1 else "single")
     parameters = {
         **body.cut(),
         "dimensions": body.dimensions,
         "normalize": None if body.normalize else False,
     }
-    with TeiMessages(model, "input"):
-        found = await encoders.Encoder(request, context, model).embed(items, parameters)
+    encoder, parts = encoders.Encoder(request, context, model), body.parts()
+    if parts is not None:
+        field = "input" if body.messages is None else "messages"
+        check_images(model, field)
+        _count(request, len(parts))
+        found = await embed_parts(encoder, parts, parameters, field)
+    else:
+        items = encoders.read_items(model, body.texts(), "input")
+        check_prompt(model, items, body.prompt_name)
+        _count(request, len(items))
+        with TeiMessages(model, "input"):
+            found = await encoder.embed(items, parameters)
     count = sum(found.num_tokens.tolist())
     is_base64 = body.encoding_format == "base64"
     data: list[Embedding] = [
@@ -77,6 +84,11 @@ def _card(model: ModelInfo, name: str, parent: str | None) -> ModelCard:
         "task": model.task,
         "max_model_len": model.facts.get("max_total_tokens") or model.max_input_tokens,
     }
+
+
+def _count(request: Request, num_items: int) -> None:
+    # TEI has this route too: it counts in TEI's metrics.
+    request.labels.update(kind="tei", method="batch" if num_items > 1 else "single")
 
 
 def _packed(row: Floats) -> str:

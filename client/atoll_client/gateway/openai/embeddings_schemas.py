@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from atoll_client.errors import ValidationError
+from pydantic import Field
+
+from atoll_client.errors import EmptyInputError, ValidationError
+from atoll_client.gateway.core.embed_parts import ContentPart, ImageUri, Part, only_part
 from atoll_client.gateway.core.encoders import Parameters, truncation
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
@@ -74,10 +77,23 @@ class OtherServers(Strict):
         return cut(truncate, next(iter(sides), None), name)
 
 
-class EmbeddingsBody(OtherServers):
-    """POST /v1/embeddings."""
+class EmbeddingMessage(Strict):
+    """The only message: a text or an image."""
 
-    input: Inputs
+    role: Literal["user"] = "user"
+    content: str | list[ContentPart]
+
+
+class EmbeddingsBody(OtherServers):
+    """POST /v1/embeddings. Images are those of models that take some, as data URIs."""
+
+    input: Inputs | None = Field(None, description="texts, token ids, or images with `modality`")
+    modality: Literal["text", "image"] | None = Field(
+        None, description="what `input` holds, as infinity names it"
+    )
+    messages: list[EmbeddingMessage] | None = Field(
+        None, description="in place of `input`, one message with a text or an image, as for vLLM"
+    )
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
@@ -88,7 +104,6 @@ class EmbeddingsBody(OtherServers):
     chat_template: Any = refused(_CHAT)
     chat_template_kwargs: Any = refused(_CHAT)
     continue_final_message: Any = refused(_CHAT)
-    messages: Any = refused(_CHAT)
 
     embed_dtype: Any = refused(_FLOATS, "float32")
     embedding_type: Any = refused("see encoding_format", "float")
@@ -97,7 +112,6 @@ class EmbeddingsBody(OtherServers):
     input_type: Any = refused(_TASK)
     instruction: Any = refused(_TASK)
     late_chunking: Any = refused("each input has one vector", False)
-    modality: Any = refused("inputs are texts", "text")
     normalized: Any = refused(_CALLED.format("normalize"), True)
     output_dimension: Any = refused(_CALLED.format("dimensions"))
     output_dtype: Any = refused(_FLOATS, "float")
@@ -109,3 +123,36 @@ class EmbeddingsBody(OtherServers):
     task: Any = refused(_TASK)
     task_type: Any = refused(_TASK)
     use_activation: Any = refused(_CALLED.format("normalize"), True)
+
+    def texts(self) -> Inputs:
+        """``input``, after ``parts`` has found that it is there."""
+        assert self.input is not None, "parts() comes first"
+        return self.input
+
+    def parts(self) -> list[Part] | None:
+        """Texts and images of a request that may have images; None: `input` holds texts.
+
+        Raises:
+            ValidationError: neither `input` nor `messages`, or both, or what has no one vector.
+        """
+        if self.messages is not None:
+            if self.input is not None:
+                raise ValidationError.of("messages", "is given, and so is `input`")
+            if len(self.messages) != 1:
+                raise ValidationError.of(
+                    "messages", f"has {len(self.messages)} messages; chats are not embedded, only "
+                    "one message with a text or an image",
+                )  # fmt: skip
+            return [only_part(self.messages[0].content, "messages")]
+        if self.input is None:
+            raise ValidationError(
+                "`input`: Field required", param="input", code="missing_required_parameter"
+            )
+        if self.modality != "image":
+            return None
+        uris = [self.input] if isinstance(self.input, str) else self.input
+        if not uris:
+            raise EmptyInputError("`input` cannot be empty", param="input")
+        if not all(isinstance(uri, str) for uri in uris):
+            raise ValidationError.of("input", "has token ids; expected data URIs of images")
+        return [ImageUri(str(uri)) for uri in uris]

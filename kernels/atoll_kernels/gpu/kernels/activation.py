@@ -25,6 +25,8 @@ def apply_activation(x, CODE: tl.constexpr):
     elif CODE == 7:
         x = tl.where(x < 0.0, 0.0, x)
         x = x * x
+    elif CODE == 8:
+        x = x * tl.sigmoid(1.702 * x)
     return x
 
 

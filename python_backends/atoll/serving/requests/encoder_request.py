@@ -16,7 +16,7 @@ from atoll.text.text_encoder import Encoded, Texts
 
 @dataclass(frozen=True)
 class Work:
-    """What a task has read from a request: texts (or pairs) or token ids, and options.
+    """What a task has read from a request: texts (or pairs), token ids or images, and options.
 
     route: which of the model's encoders computes it, if there are several.
     """
@@ -28,11 +28,12 @@ class Work:
     truncate: bool = True
     direction: str = "right"
     route: str | None = None
+    images: tuple[bytes, ...] = ()
 
     @property
     def num_rows(self) -> int:
         """Rows of the answer."""
-        return len(self.ids) or len(self.texts)
+        return len(self.ids) or len(self.images) or len(self.texts)
 
 
 class EncoderRequest(ServedRequest):
@@ -60,7 +61,7 @@ class EncoderRequest(ServedRequest):
 
     def items(self, encoded: Sequence[Encoded]) -> list[Item]:
         """The request's rows for the engine."""
-        self.lengths = [len(e.ids) for e in encoded]
+        self.lengths = [len(e.ids) - e.num_padding for e in encoded]
         self._items = [
             Item(
                 e.ids,
@@ -72,6 +73,7 @@ class EncoderRequest(ServedRequest):
                 is_dropped=self._is_over,
                 is_counted=not self.sender.is_canary,
                 prefix=e.prefix,
+                pixels=e.pixels,
             )
             for row, e in enumerate(encoded)
         ]

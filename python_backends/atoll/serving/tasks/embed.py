@@ -15,13 +15,18 @@ from atoll.encoders.encoder import Encoder
 from atoll.encoders.sparse_embedder import SparseEmbedder, SparseVector
 from atoll.encoders.static_embedder import StaticEmbedder
 from atoll.encoders.static_sparse_embedder import StaticSparseEmbedder
+from atoll.encoders.two_tower_embedder import TwoTowerEmbedder
 from atoll.errors import EmptyInputError, ValidationError
-from atoll.serving.requests.encoder_request import Work
+from atoll.models.encoder_families import WITH_IMAGES
+from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.tasks.encoder import EncoderModel
+from atoll.serving.tasks.image_inputs import IMAGE, ImageInputs, effort_of
+from atoll.serving.tasks.served_model import Effort
 from atoll.serving.triton import tensors
+from atoll.text.text_encoder import Encoded
 from atoll.text.tokenizer import Tokenizer
 from atoll.text.vocabulary import joined_ids
-from atoll.weights.modules import SPARSE_STATIC, read_modules
+from atoll.weights.modules import SPARSE_STATIC, read_modules, read_object, transformer_folder
 from atoll.weights.static_files import static_files
 from atoll.weights.token_heads import COLBERT, SPARSE
 
@@ -36,10 +41,10 @@ _NO_WORDS = ("cls_token", "eos_token", "pad_token", "unk_token")
 
 
 class EmbedModel(EncoderModel):
-    """text_input or input_ids -> embedding, num_input_tokens, and what else is asked for.
+    """text_input, input_ids or image -> embedding, num_input_tokens, and what else is asked for.
 
-    token_embedding for every model; weights of words and vectors of tokens for bge-m3's, weights
-    of words for gte-multilingual-base's.
+    image for models that take some; token_embedding for texts of every model; weights of words and
+    vectors of tokens for bge-m3's, weights of words for gte-multilingual-base's.
     """
 
     task = "embed"
@@ -50,9 +55,11 @@ class EmbedModel(EncoderModel):
 
     def load(self, folder: Path, settings: Settings) -> Embedder:
         """See ``EncoderModel.load``."""
-        kind = Embedder if static_files(folder) is None else StaticEmbedder
-        self.encoder: Embedder = kind(folder, settings)
+        self.encoder: Embedder = _kind(folder)(folder, settings)
         own = self.tokenizer if folder == self.folder else Tokenizer.load(folder)
+        self.images: ImageInputs | None = None
+        if isinstance(self.encoder, TwoTowerEmbedder):
+            self.images = ImageInputs(self.encoder, own, settings)
         core, special = own.core, own.special_tokens
         ids = (core.token_to_id(special[name]) for name in _NO_WORDS if name in special)
         unused = [index for index in ids if index is not None]
@@ -65,8 +72,10 @@ class EmbedModel(EncoderModel):
     def facts(self) -> dict[str, Any]:
         """See ``EncoderModel.facts``. tasks: those that it can do beside its own, by any route."""
         heads = set.intersection(*(set(one.heads.names) for one in self._encoders.values()))
+        images = {} if self.images is None else self.images.facts()
         more = (["sparse"] if SPARSE in heads else []) + (["hybrid"] if heads else [])
-        return {"dimensions": self.encoder.dimensions, **({"tasks": more} if more else {})}
+        tasks = {"tasks": more} if more else {}
+        return {"dimensions": self.encoder.dimensions, **tasks, **images}
 
     def read(self, request: Any, given: dict[str, Any]) -> Work:
         """See ``EncoderModel.read``."""
@@ -82,7 +91,24 @@ class EmbedModel(EncoderModel):
             return_token_embeddings=tensors.as_bool("return_token_embeddings", flag),
             **{name: _asks_for(name, given, encoder, route) for name in _HEADS},
         )
-        return read_texts(self, request, given, options)
+        images = tensors.blobs(request, IMAGE)
+        if images is None:
+            return read_texts(self, request, given, options)
+        if self.images is None:
+            raise ValidationError(f"{IMAGE} is given; the model embeds texts alone")
+        self.check_count(IMAGE, len(images), "images")
+        return self.images.work(request, given, images, options)
+
+    def effort(self, request: EncoderRequest) -> Effort:
+        """See ``ServedModel``; images are never decoded inline."""
+        images = request.work.images
+        return effort_of(images) if images else super().effort(request)
+
+    def rows(self, work: Work) -> list[Encoded]:
+        """See ``EncoderModel.rows``."""
+        if self.images is None:
+            return super().rows(work)
+        return self.images.rows(work) if work.images else self.images.filled(super().rows(work))
 
     def answer(self, work: Work, rows: list[Embedded], lengths: list[int]) -> dict[str, Any]:
         """See ``EncoderModel.answer``. token_embedding is padded with zeros."""
@@ -106,6 +132,13 @@ class EmbedModel(EncoderModel):
     @property
     def _encoders(self) -> Mapping[str | None, Embedder]:
         return cast(Mapping[str | None, Embedder], self.routed.encoders)
+
+
+def _kind(folder: Path) -> type[Embedder]:
+    if static_files(folder) is not None:
+        return StaticEmbedder
+    config = read_object(transformer_folder(folder) / "config.json")
+    return TwoTowerEmbedder if config.get("model_type") in WITH_IMAGES else Embedder
 
 
 class SparseModel(EncoderModel):

@@ -132,12 +132,17 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
 
     def prepare(self, request: EncoderRequest) -> None:
         """See ``ServedModel``."""
-        work = request.work
+        self.engine.submit(request.items(self.rows(request.work)))
+
+    def rows(self, work: Work) -> list[Encoded]:
+        """A request's texts, pairs or token ids as the engine takes them.
+
+        Raises:
+            ValidationError: one cannot be used; names it and the limit.
+        """
         if work.ids:
-            encoded = [self._checked(work, row) for row in range(len(work.ids))]
-        else:
-            encoded = self.encode(work)
-        self.engine.submit(request.items(encoded))
+            return [self._checked(work, row) for row in range(len(work.ids))]
+        return self.encode(work)
 
     def encode(self, work: Work) -> list[Encoded]:
         """Token ids of the request's texts or pairs.
@@ -178,13 +183,13 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             refuse_empty(name, texts)
         return texts
 
-    def check_count(self, name: str, count: int) -> None:
+    def check_count(self, name: str, count: int, what: str = "texts") -> None:
         """Raises ValidationError: no rows, or more than ``max_client_batch_size``."""
         if count == 0:
             raise EmptyInputError(f"{name} is empty")
         if count > self._max_rows:
             raise ValidationError(
-                f"{name} has {count} texts; max_client_batch_size is {self._max_rows}"
+                f"{name} has {count} {what}; max_client_batch_size is {self._max_rows}"
             )
 
     def _checked(self, work: Work, row: int) -> Encoded:

@@ -49,9 +49,14 @@ class TaskTensors:
 _TEXT = TensorSpec("text_input", "STRING", (1,), optional=True)
 _COUNT = TensorSpec("num_input_tokens", "UINT32", (1,))
 
-# Either text_input or input_ids is required; rows of input_ids are padded with -1.
+# One of text_input, input_ids and image is required; rows of input_ids are padded with -1; an image
+# is the bytes of its file, or a data URI.
 EMBED = TaskTensors(
-    inputs=(_TEXT, TensorSpec("input_ids", "INT32", (-1,), optional=True)),
+    inputs=(
+        _TEXT,
+        TensorSpec("input_ids", "INT32", (-1,), optional=True),
+        TensorSpec("image", "STRING", (1,), optional=True, needs="image"),
+    ),
     outputs=(
         TensorSpec("embedding", "FP32", ("embedding",)),
         _COUNT,

@@ -94,6 +94,19 @@ def strings(request: Any, name: str) -> list[str] | None:
     return [_text(name, index, item) for index, item in enumerate(raw.reshape(-1))]
 
 
+def has(request: Any, name: str) -> bool:
+    """Whether a request has an input."""
+    return pb_utils.get_input_tensor_by_name(request, name) is not None
+
+
+def blobs(request: Any, name: str) -> list[bytes] | None:
+    """All elements of a BYTES input in row-major order, as they are; None if it is missing."""
+    raw = array(request, name, np.object_)
+    if raw is None:
+        return None
+    return [i.encode() if isinstance(i, str) else bytes(i) for i in raw.reshape(-1)]
+
+
 def string(request: Any, name: str) -> str | None:
     """The single element of a BYTES input, as text; None if it is missing or has no elements."""
     return _single(name, strings(request, name) or [])

@@ -6,15 +6,19 @@
 namespace kernels {
 
 // As numbered in atoll_kernels/activation.py.
-enum Activation : int64_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kGptOss, kRelu2 };
+enum Activation : int64_t {
+    kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kGptOss, kRelu2, kQuickGelu
+};
 
-constexpr float kGptOssLimit = 7.0f, kGptOssAlpha = 1.702f;
+constexpr float kGptOssLimit = 7.0f, kGptOssAlpha = 1.702f, kQuickGeluAlpha = 1.702f;
 
 // The gate of the gated unit, which is clamped first.
 INLINE Floats gpt_oss(Floats x) {
     const Floats gate = min(splat(kGptOssLimit), x);
     return gate * sigmoid(splat(kGptOssAlpha) * gate);
 }
+
+INLINE Floats quick_gelu(Floats x) { return x * sigmoid(splat(kQuickGeluAlpha) * x); }
 
 // Calls body(function) with the activation's function, so that it is chosen once per call.
 template <class Body>
@@ -31,6 +35,7 @@ INLINE auto with_activation(int64_t kind, const Body& body) {
                 const Floats positive = max(Floats{}, x);
                 return positive * positive;
             });
+        case kQuickGelu: return body([](Floats x) INLINED { return quick_gelu(x); });
         default: return body([](Floats x) INLINED { return x; });
     }
 }
