@@ -30,6 +30,7 @@ PUBLISHED = {
     "Qwen__Qwen3-8B": 8_190_735_360,
     "Qwen__Qwen3-14B": 14_768_307_200,
     "Qwen__Qwen3-32B": 32_762_123_264,
+    "Qwen__Qwen3-Reranker-0.6B": 595_776_512,
     "allenai__OLMo-2-1124-7B": 7_298_617_344,
     "bigcode__gpt_bigcode-santacoder": 1_124_886_528,
     "bigcode__santacoder": 1_124_886_528,
@@ -103,12 +104,15 @@ def test_parameter_count(name: str, tmp_path: Path) -> None:
 PUBLISHED_ENCODERS: dict[str, tuple[int, int | None]] = {
     # Less the head that weighs words.
     "Alibaba-NLP__gte-multilingual-base": (305_369_089 - 769, None),
+    "BAAI__bge-m3": (567_754_752, 0),
     "BAAI__bge-reranker-v2-m3": (567_755_777, 1),
     "albert__albert-xxlarge-v2": (222_595_584, 0),
     "distilbert__distilbert-base-uncased-finetuned-sst-2-english": (66_955_010, 2),
     # Less what scales the products of vectors.
     "google__siglip-base-patch16-224": (203_155_970 - 2, None),
     "google__siglip2-base-patch16-224": (375_187_970 - 2, None),
+    # Less the head that scores tokens.
+    "dslim__bert-base-NER": (107_726_601 - 9 * 769, None),
     "intfloat__multilingual-e5-small": (117_653_760, 0),
     "nomic-ai__modernbert-embed-base": (149_014_272, None),
     "nomic-ai__nomic-embed-text-v2-moe": (475_292_928, None),
