@@ -11,8 +11,11 @@ from adapters import save_adapter
 from ranks import Job, Ranks, Result, compute
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
+from tiny.gguf_files import FAMILIES, write_gguf
 from tiny.llamas import VOCAB
 from tiny.quantize import Packing, quantized_checkpoints
+
+from atoll.weights.gguf.convert import prepare
 
 BY_NAME = {variant.name: variant for variant in DECODERS}
 _IDS = torch.randint(3, VOCAB, (26,), generator=torch.Generator().manual_seed(5)).tolist()
@@ -150,3 +153,20 @@ def test_each_rank_holds_its_share(tmp_path: Path, ranks: Ranks) -> None:
         assert found.cache_bytes == alone.cache_bytes // 2
         share = (alone.num_weights - norms) // 4
         assert found.num_weights == share + norms + num_layers * key_and_value // 2
+
+
+@pytest.mark.parametrize(("name", "kind"), [("llama", "Q4_1"), ("qwen3-old", "Q8_0")])
+def test_gguf_files(name: str, kind: str, tmp_path: Path, ranks: Ranks) -> None:
+    """Blocks that stay and blocks that do not, rows in GGUF's order, and adapters on them."""
+    folder, adapter = tmp_path / "folder", tmp_path / "adapter"
+    write(BY_NAME[name], tmp_path / "hub")
+    same = tmp_path / "same"
+    write_gguf(tmp_path / "hub", tmp_path / "x.gguf", FAMILIES[name], lambda name: kind, same)
+    folder.mkdir()
+    prepare(tmp_path / "x.gguf", folder)
+    save_adapter(same, adapter, 3, ["q_proj", "v_proj", "o_proj", "down_proj"], r=4)
+    job = Job(folder, TEXTS, adapters={"x": adapter})
+    alone = compute(replace(job, folder=same))
+    _assert_same([compute(job)], alone)
+    _assert_same(ranks.run(job, 2), alone)
+    _assert_same(ranks.run(replace(job, adapters=None), 2), compute(replace(job, adapters=None)))

@@ -23,6 +23,7 @@ from tiny.debertas import V3 as DEBERTA_V3
 from tiny.decoders import DECODERS
 from tiny.embedders import embedding_gemma, mistral, qwen2, qwen3, write_embedder
 from tiny.encoders import JinaReference, write_text_files
+from tiny.gguf_files import FAMILIES, write_gguf
 from tiny.late import write_colbert
 from tiny.rerankers import write_reranker
 from tiny.static import write_static
@@ -33,6 +34,7 @@ from tiny.towers import write_towers
 from atoll.catalogue import ENTRIES, Entry, read_repository
 from atoll.launcher import ServerOptions, ServerProcess
 from atoll.models.encoder_families import WITH_IMAGES
+from atoll.weights.gguf.convert import prepare
 from atoll.weights.static_files import STATIC_TYPES
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -113,6 +115,8 @@ DECODING_RERANKERS = {
     "gemma": "bge-reranker-v2-gemma",
 }  # fmt: skip
 BY_NAME = {variant.name: variant for variant in DECODERS}
+# The generator whose tiny checkpoint is a GGUF file.
+IN_GGUF = "granite-tied"
 
 
 def shape(name: str) -> tuple[str, str, str]:
@@ -180,8 +184,26 @@ def _decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
             return found
 
         return encoded
+    if _layout(model_id) == IN_GGUF:
+        return _gguf(folder)
     decoder = write(BY_NAME[_layout(model_id)], folder)
     return lambda prompt, answer: decoder.logits(prompt + answer)[len(prompt) - 1 : -1]
+
+
+def _gguf(folder: Path) -> Callable[..., torch.Tensor]:
+    """As ``_decoder``: a generator in 4 bits whose tensors are read from a GGUF file."""
+    hub, same, path = folder / "hub", folder / "same", folder / "tiny.gguf"
+    write(BY_NAME[IN_GGUF], hub)
+    write_gguf(hub, path, FAMILIES[IN_GGUF], lambda name: "Q4_1", same)
+    prepare(path, folder)
+    model = hf.AutoModelForCausalLM.from_pretrained(same, dtype=torch.float64).eval()
+
+    @torch.inference_mode()
+    def logits(prompt: list[int], answer: list[int]) -> torch.Tensor:
+        found: torch.Tensor = model(torch.tensor([prompt + answer])).logits[0]
+        return found[len(prompt) - 1 : -1].float()
+
+    return logits
 
 
 def _encoder(entry: Entry, folder: Path) -> Callable[..., torch.Tensor]:

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tiny.paged import PagedRunner
 from tokenizers import Tokenizer, pre_tokenizers
 
 from atoll.errors import WeightError
+from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.embedded import EMBEDDED, embedded_folder
-from atoll.weights.gguf.convert import convert
+from atoll.weights.gguf.convert import convert, prepare
+from atoll.weights.load import LoadOptions
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXTS = [
@@ -67,6 +70,7 @@ def test_every_tensor_equals_transformers(source: Path, folder: Path) -> None:
             found = file.get_tensor(name)
             assert found.dtype == torch.float32
             assert torch.equal(found, expected[name]), name
+    _check_packed(model, source, folder.parent / "packed")
     config = json.loads((folder / "config.json").read_text())
     assert config["tie_word_embeddings"] and model.config.tie_word_embeddings
     assert config["rope_theta"] == model.config.rope_parameters["rope_theta"]
@@ -76,6 +80,19 @@ def test_every_tensor_equals_transformers(source: Path, folder: Path) -> None:
         "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id",
     ):  # fmt: skip
         assert config[name] == getattr(model.config, name), name
+
+
+@torch.inference_mode()
+def _check_packed(model: Any, source: Path, folder: Path) -> None:
+    """The file as it is, most of it in 4 bits, gives transformers' logits, too."""
+    folder.mkdir()
+    prepare(source, folder)
+    packed: Any = load_decoder(Checkpoint.open(folder), LoadOptions())
+    assert packed.blocks[0].mlp.down.packed.scheme == "int4"
+    ids = torch.randint(3, 40000, (16,), generator=torch.Generator().manual_seed(1)).tolist()
+    found = PagedRunner(packed).step({"a": ids})["a"]
+    expected = model(torch.tensor([ids])).logits[0]
+    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.std())
 
 
 @pytest.mark.slow

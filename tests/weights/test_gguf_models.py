@@ -6,23 +6,31 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from engines import answers, engine
+from gguf.quants import quantize
 from typer.testing import CliRunner
 
 from atoll.cli.app import app
 from atoll.cli.choose import entry_of
+from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel, WeightError
+from atoll.models.detect import decide
+from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.embedded import converted_folder
 from atoll.weights.files import resolve
+from atoll.weights.load import LoadOptions
+from atoll_kernels.cpu.native.library import library
 
 WIDTH, HEADS, VOCAB = 32, 2, 300
 
 
 def write_gguf(
-    path: Path, architecture: str = "llama", tokenizer: str = "gpt2", has_merges: bool = True
-) -> Path:
+    path: Path, architecture: str = "llama", tokenizer: str = "gpt2", has_merges: bool = True,
+    kind: str = "F32", **options: Any,
+) -> Path:  # fmt: skip
     """A Llama of one layer with a byte-level vocabulary, or one that says it is something else."""
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, **options)
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(1)
@@ -44,7 +52,9 @@ def write_gguf(
     }  # fmt: skip
     drawn = np.random.default_rng(0)
     for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", drawn.standard_normal(shape).astype(np.float32))
+        chosen = gguf.GGMLQuantizationType[kind if len(shape) > 1 else "F32"]
+        values = quantize(drawn.standard_normal(shape).astype(np.float32), chosen)
+        writer.add_tensor(f"{name}.weight", values, raw_dtype=chosen)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -54,6 +64,7 @@ def write_gguf(
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library()  # is compiled into the cache, too, and not again
     monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
@@ -104,6 +115,42 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
         ConfigError, match="it is an adapter: serve .* --lora-adapters name=.*things"
     ):
         resolve(str(folder))
+
+
+def test_a_folder_with_one_model(tmp_path: Path) -> None:
+    """One file, or those of a series; what lies beside them is no model."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    path = write_gguf(folder / "x.gguf")
+    (folder / "mmproj-x.gguf").touch()
+    assert resolve(str(folder)) == resolve(str(path))
+    whole = load_decoder(Checkpoint.open(resolve(str(path))), LoadOptions())
+    split = tmp_path / "split"
+    split.mkdir()
+    write_gguf(split / "x.gguf", split_max_tensors=5)
+    names = sorted(file.name for file in split.iterdir())
+    assert names == [f"x-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    for given in (split, *(split / name for name in names)):
+        model = load_decoder(Checkpoint.open(resolve(str(given))), LoadOptions())
+        assert torch.equal(model.lm_head.packed.tensors[0], whole.lm_head.packed.tensors[0])
+    (split / names[1]).unlink()
+    with pytest.raises(WeightError, match=f"{names[1]} of its series is missing"):
+        resolve(str(split))
+
+
+def test_what_is_told(tmp_path: Path) -> None:
+    """How much of a file stays in 4 bits, before anything is loaded."""
+    path = write_gguf(tmp_path / "x.gguf", kind="Q4_0")
+    folder = resolve(str(path))
+    notes = decide(folder, Settings(model_id=str(path))).notes
+    size = (4 * WIDTH * WIDTH + 6 * WIDTH * WIDTH) * 18 / 32 / 1e6
+    rest = VOCAB * WIDTH * 18 / 32 / 1e6
+    assert notes == (
+        f"gguf: kept in 4 bits: {size:.1f} MB in Q4_0; dequantised when loaded: {rest:.1f} MB in "
+        "Q4_0",
+    )
+    (packed,) = decide(folder, Settings(model_id=str(path), quantize="int8")).notes
+    assert "kept in 4 bits: nothing" in packed
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
 
     from atoll.layers.parallel import sketching
     from atoll.models import load_options, registry
+    from atoll.models.gguf_notes import gguf_notes
     from atoll.weights.parts import ONE_RANK, Shard
     from atoll.weights.quantization import METHODS, scheme_for
 
@@ -97,6 +98,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     notes = (
         *load_options.longrope_notes(checkpoint, settings),
         *load_options.fp8_notes(plan.quantization, settings),
+        *gguf_notes(checkpoint.folder, plan, settings),
     )
     return replace(found, notes=(*found.notes, *notes))
 

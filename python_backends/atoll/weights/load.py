@@ -14,6 +14,7 @@ from torch import nn
 
 from atoll.errors import WeightError
 from atoll.weights.checkpoint import open_checkpoint
+from atoll.weights.gguf.reader import GgufReader
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.parts import ONE_RANK, Shard
 from atoll.weights.quantization import Quantization
@@ -90,6 +91,8 @@ def load_weights(
             module.load(group, options)
             _copy_from_file(module)
     _report_left_over(reader, table, prefix, getattr(model.config, "num_layers", 0))
+    if isinstance(reader, GgufReader):
+        logger.info("%s: %s", folder, reader.summary())
     if options.scheme == "int4":
         _report_eight_bits(model)
 

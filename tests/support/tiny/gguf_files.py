@@ -166,7 +166,7 @@ FAMILIES: Mapping[str, Written] = {
     "starcoder2": Written("starcoder2", {**COMMON, **_EPS, "attention.layer_norm_epsilon":
                                          "norm_epsilon"}),
     "smollm3": Written("smollm3", {**COMMON, **_ROTATED}, _llama),
-    "granite": Written("granite", {
+    "granite-tied": Written("granite", {
         **COMMON, "attention.scale": "attention_multiplier",
         "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
         "logit_scale": "logits_scaling",
@@ -234,7 +234,7 @@ _AS_IN_CODE = (
 )  # fmt: skip
 VARIANTS = {variant.name: variant for variant in (*DECODERS, *_AS_IN_CODE)}
 
-TOKENS = ["<unk>", "<s>", "</s>", *(chr(0x20 + i) for i in range(VOCAB - 3))]
+TOKENS = ["<unk>", "<s>", "</s>", "▁", *(chr(0x21 + i) for i in range(VOCAB - 4))]
 
 
 def write_gguf(

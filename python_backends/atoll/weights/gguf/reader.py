@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from atoll.errors import WeightError
 from atoll.weights.gguf.architectures import ARCHITECTURES
-from atoll.weights.gguf.file import Stored, blocks, dequantized
+from atoll.weights.gguf.file import Stored, blocks, bytes_of, dequantized
 from atoll.weights.gguf.index import Index
 from atoll.weights.gguf.rope import TENSORS
 from atoll.weights.reader import CheckpointReader
@@ -42,7 +43,10 @@ class Place(NamedTuple):
 
 
 class GgufReader(CheckpointReader):
-    """See ``CheckpointReader``. ``names`` and ``read`` are GGUF's names."""
+    """See ``CheckpointReader``. ``names``, ``read`` and ``kept`` are GGUF's names.
+
+    kept: matrices whose blocks were taken as they are.
+    """
 
     must_be_read = True
 
@@ -51,6 +55,7 @@ class GgufReader(CheckpointReader):
         import gguf
 
         self.folder, self.lost, self.read = folder, {}, set()
+        self.kept: set[str] = set()
         self.index = Index.load(folder)
         self._row = ARCHITECTURES[self.index.architecture]
         kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -99,6 +104,19 @@ class GgufReader(CheckpointReader):
             found = found.t()
         return found[None] if _is_squeezed(place.name, tuple(found.shape)) else found
 
+    def summary(self) -> str:
+        """How many bytes of the file stay as they are, and how many are dequantised."""
+        sizes: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        for name, stored in self.index.tensors.items():
+            if stored.kind not in _VIEWS:
+                sizes[name in self.kept][stored.kind] += bytes_of(stored)
+        kept, rest = (_shown(sizes[is_kept]) for is_kept in (True, False))
+        return f"gguf: kept in 4 bits: {kept}; dequantised when loaded: {rest}"
+
+    def gguf_name(self, name: str) -> str:
+        """What the file calls a tensor of the hub."""
+        return self._require(name).name
+
     def kind(self, name: str) -> str:
         """GGUF's name of a tensor's type."""
         return self.index.tensors[self._require(name).name].kind
@@ -112,6 +130,7 @@ class GgufReader(CheckpointReader):
         index = place.expert if index is None else index
         rows = self._rows(self.index.tensors[place.name], index)
         self.read.add(place.name)
+        self.kept.add(place.name)
         order = self._order(place.name)
         return rows if order is None else rows[order.numpy()]
 
@@ -164,6 +183,11 @@ class GgufReader(CheckpointReader):
         part = _LAYER.sub("", name).rpartition(".")[0]
         make = self._row.rows.get(part)
         return None if make is None else make(self.index.heads)
+
+
+def _shown(sizes: Counter[str]) -> str:
+    each = " and ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in sorted(sizes.items()))
+    return each or "nothing"
 
 
 def _is_squeezed(name: str, shape: tuple[int, ...]) -> bool:

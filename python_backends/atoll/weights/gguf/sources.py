@@ -13,8 +13,9 @@ from typing import NamedTuple
 from atoll.errors import ConfigError
 from atoll.weights.gguf.file import SPLIT
 
-_BY_KIND = re.compile(r"([\w.-]+/[\w.-]+):([\w.-]+)")
-_BY_NAME = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.gguf)", re.IGNORECASE)
+_REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
+_BY_KIND = re.compile(rf"({_REPOSITORY}):([\w.-]+)")
+_BY_NAME = re.compile(rf"({_REPOSITORY})/(.+\.gguf)", re.IGNORECASE)
 # Image encoders, importance matrices and adapters lie beside models.
 _OTHERS = re.compile(r"mmproj|imatrix|lora", re.IGNORECASE)
 
