@@ -23,7 +23,7 @@ from atoll_kernels.norm import layer_norm, rms_norm
 from atoll_kernels.recurrent import Past, causal_conv, gated_delta
 from atoll_kernels.rope import apply_rope, rope_write_kv
 from atoll_kernels.sampling import sample
-from atoll_kernels.selective_scan import selective_scan, selective_scan2
+from atoll_kernels.scan import selective_scan, selective_scan2
 
 __all__ = [
     "ACTIVATIONS",

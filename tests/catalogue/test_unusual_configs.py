@@ -40,7 +40,10 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
     ),
     "codegen": ({"model_type": "codegen", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
     "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),
-    "no known size": ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, 2048, THEIRS),
+    "no known size": (
+        {"model_type": "recurrent_gemma", "architectures": ["RecurrentGemmaForCausalLM"]},
+        2048, THEIRS,
+    ),
     "marian": (
         {"model_type": "marian", "architectures": ["MarianMTModel"], "d_model": 64}, 1024, THEIRS,
     ),

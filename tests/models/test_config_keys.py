@@ -110,7 +110,7 @@ SAME_KEYS = (
     "llama-biases", "bigcode-multi-head", "mixtral-fused", "mpt-qk-norms", "mpt-learned-positions",
     "phi-qk-norms", "phi-mixformer", "bert-old-names", "opt", "mpt-grouped", "flan-t5",
     "qwen3-biases", "cohere-qk-norms", "glm", "ministral3", "gpt-oss-dense", "gemma3-saved-again",
-    "kimi-k2", "nomic-new-names", "jina-code",
+    "kimi-k2", "lfm2-moe", "nemotron-h", "nomic-new-names", "jina-code",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from atoll_kernels.gpu import (
     recurrent,
     rope,
     sampling,
-    selective_scan,
+    scan,
 )
 from atoll_kernels.linear import PackedLinear
 from atoll_kernels.moe import Routing
@@ -155,7 +155,7 @@ def _scan2(
     x, b, c = mixed.split([heads * 64, size, size], 1)
     steps, factors = torch.empty(tokens, heads), torch.empty(heads)
     state = torch.empty(2, heads, 64, size) if keeps else None
-    selective_scan.selective_scan2(
+    scan.selective_scan2(
         x.unflatten(1, (heads, 64)), steps, factors, b.unsqueeze(1), c.unsqueeze(1),
         factors if keeps else None, state, _past(lengths, keeps),
     )  # fmt: skip

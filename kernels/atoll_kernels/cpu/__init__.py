@@ -6,7 +6,7 @@ from atoll_kernels.cpu.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.cpu.norm import layer_norm, rms_norm
 from atoll_kernels.cpu.recurrent import causal_conv, gated_delta
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
-from atoll_kernels.cpu.selective_scan import selective_scan2
+from atoll_kernels.cpu.scan import selective_scan2
 
 __all__ = [
     "activate",

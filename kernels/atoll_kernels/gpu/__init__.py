@@ -17,7 +17,7 @@ if find_spec("triton") is not None:
     from atoll_kernels.gpu.recurrent import causal_conv, gated_delta
     from atoll_kernels.gpu.rope import apply_rope, rope_write_kv, write_kv
     from atoll_kernels.gpu.sampling import sample
-    from atoll_kernels.gpu.selective_scan import selective_scan2
+    from atoll_kernels.gpu.scan import selective_scan2
 
     __all__ = [
         "failure",

@@ -10,7 +10,7 @@ from atoll_kernels.reference.norm import layer_norm, rms_norm
 from atoll_kernels.reference.recurrent import causal_conv, gated_delta
 from atoll_kernels.reference.rope import apply_rope, rope_write_kv
 from atoll_kernels.reference.sampling import sample
-from atoll_kernels.reference.selective_scan import selective_scan, selective_scan2
+from atoll_kernels.reference.scan import selective_scan, selective_scan2
 
 __all__ = [
     "activate",

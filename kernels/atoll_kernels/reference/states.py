@@ -19,7 +19,7 @@ def is_step(num_tokens: int, past: Past) -> bool:
 def first_states(state: Tensor, past: Past) -> Tensor:
     """(num_seqs, *shape): what the sequences of a step begin with, 0 for new ones and padding."""
     assert past.slots is not None and past.seq_lens is not None
-    found = state[past.slots.clamp_min(0).long()]
+    found = state.index_select(0, past.slots.clamp_min(0).long())
     is_known = ((past.seq_lens > 1) & (past.slots >= 0)).view(-1, *[1] * (state.ndim - 1))
     return torch.where(is_known, found, 0)
 
@@ -32,8 +32,9 @@ def keep_states(state: Tensor, past: Past, new: Tensor) -> None:
     source = torch.where(
         is_used, torch.arange(len(is_used), device=state.device), is_used.int().argmax()
     )
-    slots = past.slots[source].clamp_min(0).long()
-    values = torch.where(is_used.any(), new[source].to(state.dtype), state[slots])
+    slots = past.slots.index_select(0, source).clamp_min(0).long()
+    values = new.index_select(0, source).to(state.dtype)
+    values = torch.where(is_used.any(), values, state.index_select(0, slots))
     state[slots] = values
 
 

@@ -92,5 +92,4 @@ ENCODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
 # Of the generators that transformers runs, those that are compared as embedders, too.
 DECODERS_ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "Gemma 3n (text models)": ("gemma3n_text",),
-    "LFM2": ("lfm2",),
 }

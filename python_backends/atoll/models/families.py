@@ -186,6 +186,7 @@ _DECODER_FAMILIES = (
         defaults={"smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32768}},
     ),
     Family("granite", "Granite 3", ("granite",)),
+    Family("granite4", "Granite 4", ("granitemoehybrid",)),
     Family(
         "cohere", "Cohere Command R, R7B, A", ("cohere", "cohere2"),
         defaults={
@@ -202,6 +203,27 @@ _DECODER_FAMILIES = (
             "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
         }),
     ),
+    Family(
+        "lfm2", "LFM2, dense and with experts", ("lfm2", "lfm2_moe"),
+        defaults=dict.fromkeys(("lfm2", "lfm2_moe"), {
+            "num_key_value_heads": 8, "max_position_embeddings": 128000,
+        }),
+    ),
+    Family(
+        "falcon_h1", "Falcon-H1", ("falcon_h1",),
+        defaults={
+            "falcon_h1": {
+                "num_key_value_heads": 8, "max_position_embeddings": 8192, "mamba_d_ssm": 1024,
+                "rms_norm_eps": 1e-5,
+            },
+        },
+    ),
+    Family(
+        "nemotron_h", "Nemotron-H, Nemotron Nano 2, Nemotron 3", ("nemotron_h",),
+        defaults={"nemotron_h": {"num_key_value_heads": 8}},
+    ),
+    Family("mamba2", "Mamba-2", ("mamba2",)),
+    Family("mamba", "Mamba, Falcon-Mamba", ("mamba", "falcon_mamba")),
     Family("gpt2", "GPT-2", ("gpt2",)),
     Family("gptj", "GPT-J", ("gptj",)),
     Family("gpt_neox", "GPT-NeoX, Pythia", ("gpt_neox",)),
@@ -219,16 +241,14 @@ _DECODER_FAMILIES = (
 ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
     "Gemma 3n, Gemma 4 (text models)": ("gemma3n_text", "gemma4_text"),
     "Llama 4 (text models)": ("llama4_text",),
-    "Granite 3 and 4 with experts or Mamba layers": ("granitemoe", "granitemoehybrid"),
+    "Granite 3 with experts": ("granitemoe",),
     "MiniMax": ("minimax", "minimax_m2"),
     "ERNIE 4.5": ("ernie4_5", "ernie4_5_moe"),
-    "LFM2": ("lfm2", "lfm2_moe"),
     "EXAONE 4": ("exaone4",),
     "Hunyuan": ("hunyuan_v1_dense",),
     "Seed-OSS": ("seed_oss",),
-    "Nemotron, Nemotron-H": ("nemotron", "nemotron_h"),
-    "Falcon-H1": ("falcon_h1",),
-    "Mamba, Jamba": ("mamba", "mamba2", "jamba"),
+    "Nemotron": ("nemotron",),
+    "Jamba": ("jamba",),
     "Phi-3.5-MoE": ("phimoe",),
     "OLMo 1, OLMoE": ("olmo", "olmoe"),
     "StableLM": ("stablelm",),
@@ -237,9 +257,7 @@ ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
 }
 
 # Those of them with recurrent layers.
-RECURRENT = (
-    "granitemoehybrid", "lfm2", "lfm2_moe", "nemotron_h", "falcon_h1", "mamba", "mamba2", "jamba",
-)  # fmt: skip
+RECURRENT = ("jamba",)
 
 # model_type of models that take images or sound besides -> model_types of the text part, of which
 # alone is served; the first where ``text_config`` does not say it.

@@ -18,6 +18,7 @@ from tiny.checkpoint import Tensors, Variant
 from tiny.coheres import COHERE, GLM, OLMO3
 from tiny.deepseeks import DEEPSEEK
 from tiny.gemmas import GEMMA
+from tiny.hybrids import HYBRID
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
 from tiny.nested import NESTED
 from tiny.others import OTHERS
@@ -252,5 +253,5 @@ MPT = (
 DECODERS = (
     *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
     *OTHERS, *GEMMA, *NESTED, *COHERE, *OLMO3, *GLM,
-    *DEEPSEEK, *QWEN_NEXT,
+    *DEEPSEEK, *QWEN_NEXT, *HYBRID,
 )  # fmt: skip

@@ -128,6 +128,8 @@ FAMILIES = (
             "gemma2", "gemma3", "gemma3-old",
             "gpt-oss", "gpt-oss-dense",
             "moonlight", "kimi-k2", "qwen3-next",
+            "lfm2-old", "lfm2-moe", "granite-4-h", "falcon-h1-normed", "nemotron-h", "nemotron-3",
+            "mamba2", "mamba",
         )
     ),
     *(

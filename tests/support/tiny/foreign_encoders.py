@@ -47,10 +47,6 @@ _MORE: Mapping[str, dict[str, Any]] = {
         layer_types=["sliding_attention", "full_attention"], altup_num_inputs=2,
         activation_sparsity_pattern=[0.5, 0.0],
     ),
-    "lfm2": dict(
-        num_key_value_heads=2, conv_L_cache=3, block_auto_adjust_ff_dim=False,
-        layer_types=["conv", "full_attention"],
-    ),
     "longformer": dict(attention_window=[8, 8]),
     "luke": dict(entity_vocab_size=10, entity_emb_size=16),
     "mobilebert": dict(embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32),

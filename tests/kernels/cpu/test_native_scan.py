@@ -13,7 +13,7 @@ from scan_cases import Scan, close, scan_of
 from torch import Tensor
 
 from atoll_kernels import Past, reference
-from atoll_kernels.cpu import graph, selective_scan
+from atoll_kernels.cpu import graph, scan
 
 # Heads and groups; their width and the size of a state: of Falcon-H1 7B, Granite 4; odd ones.
 SHAPES = [((1, 1), (128, 256)), ((2, 1), (64, 128)), ((6, 3), (5, 21))]
@@ -29,7 +29,7 @@ def _level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def check(x: Scan, state: Tensor | None, past: Past) -> None:
     wide = None if state is None else state.double()
     expected = reference.selective_scan2(*x.to(torch.float64), wide, past)
-    close(selective_scan.selective_scan2(*x, state, past), expected, x.x.dtype)
+    close(scan.selective_scan2(*x, state, past), expected, x.x.dtype)
     if state is not None and wide is not None:
         close(state, wide, torch.float32)
 
@@ -54,11 +54,11 @@ def test_it_may_forget_nothing_or_all() -> None:
 def test_chunks_may_be_cut_anywhere() -> None:
     x = scan_of(150, (2, 1), (24, 40), torch.float32)
     state, parts = torch.zeros(2, 1, 2, 24, 40)
-    once = selective_scan.selective_scan2(*x, state, past_of([Row(150, 0, 0)]))
+    once = scan.selective_scan2(*x, state, past_of([Row(150, 0, 0)]))
     assert once is not None
     for first, last in ((0, 1), (1, 7), (7, 40), (40, 150)):
         past = past_of([Row(last - first, first, 0)])
-        found = selective_scan.selective_scan2(*x.part(first, last), parts, past)
+        found = scan.selective_scan2(*x.part(first, last), parts, past)
         close(found, once[first:last].double(), torch.float32)
     close(parts, state.double(), torch.float32)
 
@@ -68,8 +68,8 @@ def test_nan_stays_in_its_sequence() -> None:
     x, clean = scan_of(72, (2, 1), (16, 16), torch.float32), torch.randn(4, 2, 16, 16)
     state, fouled = clean.clone(), x._replace(x=x.x.clone())
     fouled.x[30, 1, 3] = math.nan
-    expected = selective_scan.selective_scan2(*x, clean, past_of(rows))
-    found = selective_scan.selective_scan2(*fouled, state, past_of(rows))
+    expected = scan.selective_scan2(*x, clean, past_of(rows))
+    found = scan.selective_scan2(*fouled, state, past_of(rows))
     assert found is not None and expected is not None
     is_lost = torch.zeros_like(found, dtype=torch.bool)
     is_lost[30:71, 1, 3] = True
@@ -83,7 +83,7 @@ def test_recorded_and_by_threads() -> None:
     x, state = scan_of(rows, (16, 1), (64, 128), torch.float32), torch.randn(9, 16, 64, 128)
 
     def run() -> Tensor:
-        found = selective_scan.selective_scan2(*x, state, past)
+        found = scan.selective_scan2(*x, state, past)
         assert found is not None
         return found
 
@@ -105,5 +105,5 @@ def test_float16_and_what_is_declined() -> None:
     x, state = scan_of(4, (2, 1), (16, 16), torch.float16), torch.randn(3, 2, 16, 16)
     wide = state.double()
     expected = reference.selective_scan2(*x.to(torch.float64), wide, past)
-    close(selective_scan.selective_scan2(*x, state, past), expected, torch.float16)
-    assert selective_scan.selective_scan2(*x.to(torch.float64), wide, past) is None
+    close(scan.selective_scan2(*x, state, past), expected, torch.float16)
+    assert scan.selective_scan2(*x.to(torch.float64), wide, past) is None

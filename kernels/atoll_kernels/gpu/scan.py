@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from atoll_kernels.gpu import launch
-from atoll_kernels.gpu.kernels.selective_scan import scan2_chunk_kernel, scan2_step_kernel
+from atoll_kernels.gpu.kernels.scan import scan2_chunk_kernel, scan2_step_kernel
 from atoll_kernels.gpu.recurrent import SHORT, block, is_dense, places_of
 from atoll_kernels.recurrent import Past
 

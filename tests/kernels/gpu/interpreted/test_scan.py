@@ -7,7 +7,7 @@ from recurrent_cases import STEP, Row, past_of, state_of
 from scan_cases import scan_of
 
 from atoll_kernels import Past, reference
-from atoll_kernels.gpu import selective_scan
+from atoll_kernels.gpu import scan
 
 # Chunks of the interpreter are 16 tokens: one token, a chunk's end, padding, several chunks.
 MIXED = (Row(1, 7, 3), Row(16, 0, 0), Row(1), Row(37, 64, 8), Row(20, 0, 4))
@@ -22,14 +22,14 @@ def test_selective_scan2(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
     state = state_of(rows, (4, 20, 24), torch.float32).to(DEVICE)
     wide = state.double()
     expected = reference.selective_scan2(*x.to(torch.float64), wide, past)
-    found = selective_scan.selective_scan2(*x, state, past)
+    found = scan.selective_scan2(*x, state, past)
     assert found is not None and found.dtype == dtype
     assert_close(found, expected)
     assert torch.equal(state.isnan(), wide.isnan())
     assert_close(state[wide.isfinite()], wide[wide.isfinite()])
     alone = Past(past.cu_seqlens)
     expected = reference.selective_scan2(*x._replace(D=None).to(torch.float64), None, alone)
-    found = selective_scan.selective_scan2(*x._replace(D=None), None, alone)
+    found = scan.selective_scan2(*x._replace(D=None), None, alone)
     assert found is not None
     assert_close(found, expected)
 
@@ -41,7 +41,7 @@ def test_sizes_of_states() -> None:
         x = scan_of(21, (1, 1), (8, size), torch.float32).to(DEVICE)
         state = state_of(rows, (1, 8, size), torch.float32).to(DEVICE)
         wide, past = state.double(), past_of(rows, DEVICE)
-        found = selective_scan.selective_scan2(*x, state, past)
+        found = scan.selective_scan2(*x, state, past)
         assert (found is not None) == is_taken
         if found is not None:
             expected = reference.selective_scan2(*x.to(torch.float64), wide, past)

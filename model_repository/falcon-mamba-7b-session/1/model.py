@@ -1,0 +1,5 @@
+"""falcon-mamba-7b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

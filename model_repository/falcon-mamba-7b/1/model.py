@@ -1,0 +1,5 @@
+"""falcon-mamba-7b: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""lfm2-2.6b: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

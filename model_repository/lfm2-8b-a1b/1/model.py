@@ -1,0 +1,5 @@
+"""LFM2-8B-A1B: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

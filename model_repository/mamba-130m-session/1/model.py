@@ -1,0 +1,5 @@
+"""mamba-130m: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""nemotron-nano-9b-v2: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,5 @@
+"""NVIDIA-Nemotron-Nano-9B-v2: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
