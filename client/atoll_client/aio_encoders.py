@@ -88,6 +88,7 @@ class AsyncEncoders(Connection):
             info, many, progress,
             lambda part: embeddings.embed_images(info.name, part, parameters),
             embeddings.read_embeddings,
+            embeddings.images_per_request(info),
         )  # fmt: skip
         vectors = embeddings.stacked(info, found, dimensions)
         return vectors[0] if isinstance(images, (bytes, str, os.PathLike)) else vectors

@@ -92,11 +92,14 @@ class Connection:
         progress: bool,
         build: Callable[[Sequence[Any]], Message],
         read: Callable[[Message], T],
+        size: int | None = None,
     ) -> list[T]:
+        """size: of a part; None: what the model accepts in one request."""
+
         async def answer(part: Sequence[Any]) -> T:
             return read(await self._send(build(part)))
 
-        return await in_parts(items, info.max_client_batch_size, progress, answer)
+        return await in_parts(items, size or info.max_client_batch_size, progress, answer)
 
     async def _model(self, name: str | None, *tasks: str) -> ModelInfo:
         return await self._chosen(lambda: discovery.choose(self._known.models, name, *tasks))

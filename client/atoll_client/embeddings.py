@@ -20,6 +20,7 @@ from atoll_client.types import Embeddings, Floats, HybridEmbeddings, ModelInfo, 
 
 # Texts, or the token ids of each.
 Items = Sequence[str] | Sequence[Sequence[int]]
+_MAX_IMAGES = 32
 # The bytes of an image's file, a data URI, or a file of this machine.
 Image = bytes | str | os.PathLike[str]
 
@@ -43,6 +44,11 @@ def embed_images(model: str, images: Sequence[str | bytes], parameters: Paramete
     message = kserve.request(model, parameters, kserve.unique())
     kserve.add_texts(message, "image", images, [len(images), 1])
     return message
+
+
+def images_per_request(model: ModelInfo) -> int:
+    """Into how large parts a list of images is split: an image may have megabytes."""
+    return min(model.max_client_batch_size, _MAX_IMAGES)
 
 
 def takes_images(model: ModelInfo) -> bool:

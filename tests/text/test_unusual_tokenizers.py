@@ -5,6 +5,8 @@ their names for the layout. transformers is the reference for everything else.
 """
 
 import json
+import re
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,13 @@ def test_chat_template_of_another_form_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path, tokenizer_config={"chat_template": [{"template": PLAIN}]})
     with pytest.raises(ConfigError, match="chat_template"):
         ChatTemplate.load(tmp_path, Tokenizer.load(tmp_path))
+
+
+def test_siglip_reads_texts_without_punctuation() -> None:
+    """``canonicalize_text`` of transformers' SiglipTokenizer, which needs the library itself."""
+    ours, plain = (convert(DATA / "t5.model", kind, {}) for kind in ("siglip", "t5"))
+    for text in ("A  Photo, of!\tan\nAtoll? ", "don't (well-known) _x_ [1]", "Ä é 東京...", "a"):
+        bare = text.lower().translate(str.maketrans("", "", string.punctuation))
+        bare = re.sub(r"\s+", " ", bare).strip()
+        assert ours.core.encode(text).ids == plain.core.encode(bare).ids, text
+    assert ours.special_tokens["pad_token"] == "</s>"

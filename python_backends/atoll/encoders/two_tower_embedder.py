@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from atoll.config import Settings
-from atoll.encoders.embedder import Embedder
+from atoll.encoders.embedder import Embedder, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.images.processor import ImageProcessor, Pixels
 from atoll.layers import Batch
@@ -74,6 +74,18 @@ class TwoTowerEmbedder(Embedder):
             for index, result in zip(indices, found, strict=True):
                 results[index] = result
         return results
+
+    @torch.inference_mode()
+    def warm_up(self, max_batch_tokens: int) -> None:
+        """See ``Encoder.warm_up``; an image, too."""
+        super().warm_up(max_batch_tokens)
+        if self.options.device.type == "cuda":
+            vision = self.model.config.vision
+            shape = (vision.patches_per_side**2, 3 * vision.patch_size**2)
+            ids = np.zeros(self.tokens_per_image, np.int32)
+            pixels = np.zeros(shape, np.uint8)
+            item = Item(ids, lambda _: None, options=EmbedOptions(), pixels=pixels)
+            self._of_images(batch_of([item], self.options.device), [item])
 
     def pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
         """See ``Embedder.pooled``."""

@@ -114,7 +114,7 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
     except Exception as error:
         raise ConfigError(f"{path}: makes no tokenizer: {error}") from error
     if kind == "siglip":
-        special.setdefault("pad_token", special.get("eos_token", ""))
+        special["pad_token"] = special.get("eos_token", "</s>")  # its class's default
         core.normalizer = canonical(core.normalizer, fields.flag("do_lower_case", default=True))
     core.post_processor = _template(kind, core, special, fields)
     return Converted(core, special)

@@ -59,7 +59,8 @@ class Encoder(NamedTuple):
         def message_of(some: Sequence[str]) -> Message:
             return embeddings.embed_images(self.model.name, some, parameters)
 
-        return _joined(await self._infer(images, message_of, embeddings.read_embeddings))
+        size = embeddings.images_per_request(self.model)
+        return _joined(await self._infer(images, message_of, embeddings.read_embeddings, size))
 
     async def embed_all(self, items: Items, parameters: Parameters) -> tuple[list[Floats], int]:
         """A vector for each token, (tokens, width) for each text, and the number of input tokens.
@@ -149,15 +150,16 @@ class Encoder(NamedTuple):
         rows: Sequence[R],
         message_of: Callable[[Sequence[R]], Message],
         read: Callable[[Message], T],
+        size: int | None = None,
     ) -> list[T]:
-        """The responses to all rows, in parts of what the model accepts in one request."""
+        """The responses to all rows, in parts of ``size``, or what the model accepts at once."""
         pool, metadata = self.context.pool, self.request.metadata
 
         async def part(some: Sequence[R]) -> T:
             return read(await pool.infer(message_of(some), metadata))
 
         self.request.server_started = time.perf_counter()
-        return await in_parts(rows, self.model.max_client_batch_size, False, part)
+        return await in_parts(rows, size or self.model.max_client_batch_size, False, part)
 
 
 def _joined(parts: Sequence[Embeddings]) -> Embeddings:
