@@ -188,6 +188,12 @@ def test_sparse_attention_is_not_reached(tmp_path: Path) -> None:
     assert read_model(tmp_path).max_tokens == 70
 
 
+def test_adapters_that_are_not_applied_are_told(tmp_path: Path) -> None:
+    write_foreign("jina_embeddings_v3", tmp_path)
+    notes = read_model(tmp_path, "embed", pooling="mean").notes
+    assert len(notes) == 3 and "adapters (LoRA) for tasks" in notes[2]
+
+
 def test_it_is_told_everywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_foreign("megatron-bert", tmp_path)
     with caplog.at_level(logging.WARNING):

@@ -51,6 +51,13 @@ _LOSSES = (
     "kernels of our own: several times slower than an architecture with a file here",
     "not available there: int8, int4 and other quantisation",
 )
+# What a family's repositories have besides, which is not applied.
+_UNUSED = {
+    "jina_embeddings_v3": (
+        "adapters (LoRA) for tasks, which its repository has besides, are not applied: vectors are "
+        "those of the model without one"
+    )
+}
 
 
 class EncoderChoice(NamedTuple):
@@ -121,6 +128,7 @@ def choose(folder: Path, task: str) -> EncoderChoice:
     positions, notes = _positions(folder, kind, raw)
     told = [note.format(f"transformers' {class_name}") for note in _LOSSES]
     width = int(getattr(raw, _WIDTHS.get(kind, "hidden_size")))
+    told += [_UNUSED[kind]] if kind in _UNUSED else []
     return EncoderChoice(class_name, width, positions, (*told, *notes))
 
 
