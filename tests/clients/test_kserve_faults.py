@@ -102,22 +102,28 @@ def test_answers_that_are_broken() -> None:
     run(scenario)
 
 
-def test_answers_that_are_late_or_break_off() -> None:
+def test_answers_that_are_late() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        triton.embed = never
+        late = await http.post(INFER[0], json=INFER[1])
+        assert late.status_code == 504 and "no answer within" in late.json()["error"]
+
+    run(scenario, request_timeout_s=0.5)
+
+
+def test_answers_that_break_off() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         async def half(message: Any) -> AsyncIterator[Any]:
             yield chunk("one")
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
-        triton.embed = never
-        late = await http.post(INFER[0], json=INFER[1])
-        assert late.status_code == 504 and "no answer within" in late.json()["error"]
         triton.generate = half
         broken = await http.post(STREAM[0], json=STREAM[1])
         *_, last = broken.text.strip().split("\n\n")
         assert '"text_output":"one"' in broken.text
         assert '"error":"the process of model' in last and "(Socket closed)" in last
 
-    run(scenario, request_timeout_s=0.5)
+    run(scenario)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -12,8 +12,6 @@ import pytest
 from fake_triton import FakeTriton, Refusal
 from scripted import CHAT, EMBED, MODELS, gateway, post, run
 
-LOOKED_S = 0.3
-
 
 def test_a_server_that_is_not_ready_for_one_model_answers_for_the_others() -> None:
     """Triton is not ready while any model loads, and never again once one has failed to. The
@@ -21,7 +19,7 @@ def test_a_server_that_is_not_ready_for_one_model_answers_for_the_others() -> No
 
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         triton.is_ready = False
-        await asyncio.sleep(LOOKED_S)
+        await triton.looked_at()
         assert (await http.get("/health")).status_code == 200
         for path, body in (EMBED, CHAT):
             assert (await http.post(path, json=body)).status_code == 200
@@ -51,18 +49,18 @@ def test_a_model_that_is_loaded_again_is_not_ready_and_then_back() -> None:
         ):
             assert (await post(http, EMBED)).status_code == 200
             triton.models, triton.is_ready = without, False
-            await asyncio.sleep(LOOKED_S)
+            await triton.looked_at()
             answer = await post(http, EMBED)
             assert answer.status_code == 503
             assert "model 'a-vectors' is loading" in answer.json()["error"]
             assert (await http.post("/vectors/embed", json=EMBED[1])).status_code == 200
             triton.models, triton.is_ready = models, True
-            await asyncio.sleep(LOOKED_S)
+            await triton.looked_at()
             assert (await post(http, EMBED)).status_code == 200
             assert set(triton.calls) == {"a-vectors", "vectors"}
             # Unloaded for good: now the next of its kind is the default.
             triton.models = without
-            await asyncio.sleep(LOOKED_S)
+            await triton.looked_at()
             assert (await post(http, EMBED)).status_code == 200
             gone = await http.post("/a-vectors/embed", json=EMBED[1])
             assert gone.status_code == 404

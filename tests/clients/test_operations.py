@@ -20,6 +20,7 @@ import pytest
 from fake_triton import FakeTriton, Refusal, chunk
 from scripted import CHAT, CODE, EMBED, GENERATE, post, refuse, refuse_stream, run
 
+from atoll_client.gateway.core import sse
 from atoll_client.gateway.core.settings import GatewaySettings
 
 REFUSALS: list[tuple[grpc.StatusCode, str, int, str, str, str]] = [
@@ -88,15 +89,28 @@ def test_a_failure_after_the_first_token_is_an_event_and_nothing_is_tried_again(
 def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxies end what is silent for a minute: comments come before the first token and between."""
     monkeypatch.setattr("atoll_client.gateway.core.sse._SILENCE_S", 0.1)
+    sent, num_comments = bytearray(), 1
+    write = sse.Events._write
+
+    async def noted(self: sse.Events[Any], send: Any, data: bytes) -> None:
+        sent.extend(data)
+        await write(self, send, data)
+
+    monkeypatch.setattr(sse.Events, "_write", noted)
+
+    async def silent(count: int, after: bytes = b"") -> None:
+        """Until so many comments have been sent after what was said."""
+        while after not in sent or sent[sent.find(after) :].count(b":\n\n") < count:
+            await asyncio.sleep(0.01)
 
     async def slow(message: Any) -> AsyncIterator[Any]:
-        await asyncio.sleep(0.25)
+        await silent(2)
         yield chunk("one")
-        await asyncio.sleep(0.25)
+        await silent(2, after=b'"one"')
         yield chunk(" two", "stop")
 
     async def late(message: Any) -> AsyncIterator[Any]:
-        await asyncio.sleep(0.25)
+        await silent(num_comments)
         raise Refusal(CODE.UNAVAILABLE, "64 requests are held")
         yield
 
@@ -109,12 +123,15 @@ def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
         assert before.count(":\n\n") >= 2 and after.count(":\n\n") >= 2
         assert answer.text.endswith("data: [DONE]\n\n")
         # The status is out by now, so the refusal is an event.
+        sent.clear()
         triton.generate = late
         failed = await http.post(CHAT[0], json=body)
         *comments, event, rest = failed.text.split("\n\n")
         assert failed.status_code == 200 and set(comments) == {":"} and not rest
         assert json.loads(event.removeprefix("data: "))["error"]["http_status_code"] == 429
         # In time, it is a status as ever.
+        nonlocal num_comments
+        num_comments = 0
         monkeypatch.setattr("atoll_client.gateway.core.sse._SILENCE_S", 15.0)
         assert (await http.post(CHAT[0], json=body)).status_code == 429
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import fake_triton
@@ -16,7 +17,7 @@ from fake_triton import FakeTriton, Refusal
 from gateways import GENERATOR, Served
 from measured import metrics
 
-from atoll_client import AsyncClient, Client
+from atoll_client import AsyncClient, Client, retry
 from atoll_client.errors import (
     AtollError,
     DeadlineExceeded,
@@ -97,13 +98,22 @@ def test_what_may_have_begun_is_not_asked_again() -> None:
     run(scenario)
 
 
-def test_a_deadline_covers_all_tries() -> None:
+def test_a_deadline_covers_all_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    async def pause(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
     async def scenario(triton: FakeTriton, client: AsyncClient) -> None:
         triton.embed = refusing(99, FULL)
-        with pytest.raises(Overloaded):
-            await client.within(0.5).embed(["a"])
-        # After pauses of 0.2 and 0.4 s, another would be too late.
-        assert 1 < len(triton.calls) < 4
+        with monkeypatch.context() as patched:
+            patched.setattr(retry, "time", SimpleNamespace(monotonic=lambda: now_s))
+            patched.setattr(retry, "asyncio", SimpleNamespace(sleep=pause))
+            with pytest.raises(Overloaded):
+                await client.within(10).embed(["a"])
+        # After pauses of 0.2, 0.4, 0.8, 1.6 and 3.2 s, one of 5 s would be too long.
+        assert len(triton.calls) == 6
         triton.embed = fake_triton.never
         with pytest.raises(DeadlineExceeded):
             await client.within(0.2).embed(["a"])
@@ -136,7 +146,8 @@ def test_the_model_is_asked_to_cancel_and_the_call_goes_on_to_its_end(model: str
         work = client.generate("a") if model == "g" else client.embed(["a"])
         task = asyncio.ensure_future(work)
         if how == "leave":
-            await asyncio.sleep(0.2)
+            while not triton.calls:
+                await asyncio.sleep(0.01)
             task.cancel()
         with pytest.raises((DeadlineExceeded, asyncio.CancelledError)) as caught:
             await task
@@ -177,7 +188,8 @@ def test_long_lists_go_in_parts_in_order_and_stop_when_one_fails() -> None:
         assert len(triton.calls) == 3
         triton.embed = fake_triton.never
         task = asyncio.create_task(client.embed([str(i) for i in range(40)]))
-        await asyncio.sleep(0.2)
+        while len(triton.calls) < 3 + 4:
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

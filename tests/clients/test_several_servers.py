@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import fake_triton
+import grpc
 from fake_triton import FakeTriton
 from scripted import CHAT, CODE, EMBED, GENERATE, MODELS, gateway, post, refuse, refuse_stream
 
@@ -44,7 +45,7 @@ def test_a_request_whose_connection_is_lost_is_not_sent_to_another_server() -> N
                     (asked,) = one.calls + two.calls
                     assert f"the process of model '{asked}' is unavailable" in answer.text
                     # A server that was lost gets requests again once it has been looked at.
-                    await asyncio.sleep(0.3)
+                    await asyncio.gather(one.looked_at(), two.looked_at())
 
     asyncio.run(scenario())
 
@@ -67,15 +68,18 @@ def test_several_servers_of_which_one_goes_away_and_comes_back() -> None:
                 await one.stop()
                 # The connection has ended (what is sent into a dying one may have been taken, and
                 # is not retried), nobody has tried it yet, and still every request is answered.
-                await asyncio.sleep(0.05)
+                app = http._transport.app  # type: ignore[attr-defined]
+                channel = app.context.pool.servers[0]._channel
+                while channel.get_state() is grpc.ChannelConnectivity.READY:
+                    await asyncio.sleep(0.01)
                 for path, body in (EMBED, GENERATE, CHAT):
                     assert (await http.post(path, json=body)).status_code == 200
                 assert (await http.get("/health")).status_code == 200
                 two.models = {}
-                await asyncio.sleep(0.3)
+                await two.looked_at()
                 assert (await http.get("/health")).status_code == 503
                 two.models = MODELS
-                await asyncio.sleep(0.3)
+                await two.looked_at()
                 assert (await post(http, EMBED)).status_code == 200
 
     asyncio.run(scenario())

@@ -24,6 +24,8 @@ from atoll.layers.batch import Batch
 from atoll.runner.memory import cache_size
 from atoll.weights.load import LoadOptions
 
+PATIENCE_S = 30
+
 
 class BrokenModel(EchoModel):
     """Raises in the given forward passes; its logits of tokens after ``poison`` are NaN."""
@@ -132,20 +134,34 @@ def test_nan_logits_fail_only_their_request(options: dict[str, Any]) -> None:
 
 
 class SlowModel(EchoModel):
+    """Goes on while ``is_running`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_running = threading.Event()
+        self.is_running.set()
+
     def __call__(self, batch: Batch) -> Tensor:
         time.sleep(0.005)
+        assert self.is_running.wait(PATIENCE_S)
         return super().__call__(batch)
 
 
 @pytest.fixture
-def engine() -> Any:
-    made = Engine(make_core(SlowModel(), num_blocks=256), max_concurrent_requests=4)
+def model() -> SlowModel:
+    return SlowModel()
+
+
+@pytest.fixture
+def engine(model: SlowModel) -> Any:
+    made = Engine(make_core(model, num_blocks=256), max_concurrent_requests=4)
     made.start()
     yield made
     made.stop()
 
 
-def test_too_many_requests_are_refused_at_once(engine: Engine) -> None:
+def test_too_many_requests_are_refused_at_once(engine: Engine, model: SlowModel) -> None:
+    model.is_running.clear()
     sinks = []
     for i in range(4):
         made, sink = request([i], 200)
@@ -154,20 +170,23 @@ def test_too_many_requests_are_refused_at_once(engine: Engine) -> None:
     with pytest.raises(Overloaded, match="4 requests are held; max_concurrent_requests is 4"):
         engine.submit(request([9], 1)[0])
     engine.cancel(made.request_id)
-    assert sinks[-1].ended.wait(5) and isinstance(sinks[-1].error, Cancelled)
+    model.is_running.set()
+    assert sinks[-1].ended.wait(PATIENCE_S) and isinstance(sinks[-1].error, Cancelled)
     late, late_sink = request([9], 1)
     engine.submit(late)
-    assert late_sink.ended.wait(5) and late_sink.error is None
+    assert late_sink.ended.wait(PATIENCE_S) and late_sink.error is None
 
 
-def test_cancelling_frees_blocks_within_a_step(engine: Engine) -> None:
+def test_cancelling_frees_blocks_within_a_step(engine: Engine, model: SlowModel) -> None:
     made, sink = request([1, 2, 3], 240)
     engine.submit(made)
     while not sink.tokens:
         time.sleep(0.001)
+    model.is_running.clear()
     steps = engine.stats().num_steps
     engine.cancel(made.request_id)
-    assert sink.ended.wait(5)
+    model.is_running.set()
+    assert sink.ended.wait(PATIENCE_S)
     assert engine.stats().num_used_blocks == 0
     assert engine.stats().num_steps - steps <= 2
     engine.cancel(made.request_id)  # once more changes nothing
@@ -202,7 +221,7 @@ def test_threads_submit_and_cancel_at_will(engine: Engine) -> None:
             taken.append(sink)
             if i % 3 == 0:
                 engine.cancel(made.request_id)
-            sink.ended.wait(5)
+            sink.ended.wait(PATIENCE_S)
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(8)]
     for thread in threads:

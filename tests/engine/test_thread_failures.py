@@ -1,6 +1,6 @@
 """Bugs outside a step: the engine's thread goes on, or says that it is not healthy."""
 
-import time
+import threading
 from operator import attrgetter
 from typing import Any
 
@@ -69,8 +69,10 @@ def test_the_last_words_of_a_thread_reach_every_request(
 ) -> None:
     engine, patch = failing
 
+    all_are_there = threading.Event()
+
     def dies(plan: Any) -> Any:
-        time.sleep(0.2)  # others arrive meanwhile
+        assert all_are_there.wait(20)
         raise end("no more")
 
     patch.setattr(engine._core._runner, "forward", dies)
@@ -79,7 +81,7 @@ def test_the_last_words_of_a_thread_reach_every_request(
         made, sink = request([number], 4)
         engine.submit(made)
         sinks.append(sink)
-        time.sleep(0.02)
+    all_are_there.set()
     for sink in sinks:
         assert sink.ended.wait(20) and isinstance(sink.error, NotReady)
         assert "is not healthy" in str(sink.error)

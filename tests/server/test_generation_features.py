@@ -19,7 +19,7 @@ import torch
 import transformers as hf
 import tritonclient.grpc as triton
 from adapters import save_adapter
-from measured import settled, wait_for
+from measured import metrics, settled, wait_for
 from serving import ONE_THREAD
 
 from atoll.catalogue import ENTRIES, entry_for, read_model
@@ -164,7 +164,10 @@ def test_lost_conversations_are_computed_again(
 
     first, second = "Once upon a time there was a king who lived in", " The queen, however,"
     said = first + turn(first, sequence_start=True)
-    time.sleep(0.5)  # twice the conversation's life: the gauge has risen by now
+    # The page shows it within a second: if it was not seen to rise, it has come and gone.
+    ends = time.monotonic() + 3
+    while not metrics(server, MODEL).get("atoll_conversations") and time.monotonic() < ends:
+        time.sleep(0.05)
     wait_for(server, MODEL, "atoll_conversations", lambda conversations: conversations == 0)
     before = settled(server, MODEL)
     answer = turn(second, sequence_end=True)

@@ -40,6 +40,7 @@ class FakeTriton:
     def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         self.models = models
         self.is_ready = True
+        self.num_looks = 0
         self.calls: list[str] = []
         self.metadata: list[dict[str, Any]] = []
         self.questions: list[dict[str, Any]] = []
@@ -88,7 +89,14 @@ class FakeTriton:
         """Goes away at once."""
         await self._server.stop(0)
 
+    async def looked_at(self) -> None:
+        """Returns once a gateway has looked again: one look that began after this, and its end."""
+        num_before = self.num_looks
+        while self.num_looks < num_before + 2:
+            await asyncio.sleep(0.01)
+
     async def _ready(self, message: Any, context: Any) -> Any:
+        self.num_looks += 1
         return pb.ServerReadyResponse(ready=self.is_ready)
 
     async def _statistics(self, message: Any, context: Any) -> Any:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from atoll.launcher import ServerProcess
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 # Notes are carried over every 20 ms, and gauges looked at every 50 while requests are open: a page
-# that stays the same for so long has them all.
-_STILL_S = 0.25
+# that is the same at every one of so many looks has them all. Several, since a machine that stops
+# for a while makes one pause as long as it likes, and the notes come after it.
+_LOOK_S, _NUM_LOOKS = 0.05, 6
 
 Page = dict[str, float]
 
@@ -38,10 +39,10 @@ def wait_for(
 def settled(server: ServerProcess, model: str) -> Page:
     """The page once nothing changes any more: what has happened is in it."""
     deadline = time.monotonic() + TIMEOUT_S
-    page = metrics(server, model)
-    while True:
-        time.sleep(_STILL_S)
-        before, page = page, metrics(server, model)
-        if page == before:
-            return page
+    page, num_same = metrics(server, model), 0
+    while num_same < _NUM_LOOKS:
         assert time.monotonic() < deadline, f"the page still changes after {TIMEOUT_S} s"
+        time.sleep(_LOOK_S)
+        before, page = page, metrics(server, model)
+        num_same = num_same + 1 if page == before else 0
+    return page

@@ -109,6 +109,7 @@ def test_a_handshake_has_one_time_limit(
             assert shaking.completed() == []
     with pytest.raises((EOFError, OSError)):
         silent[0].receive()
+    monkeypatch.setattr(handshakes, "HANDSHAKE_S", 60)
     ours = threading.Thread(target=lambda: connect(address, KEY).send(Alive()))
     ours.start()
     shaking.begin(found.accept()[0], "here")

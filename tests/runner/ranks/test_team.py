@@ -146,7 +146,7 @@ def test_an_idle_rank_that_is_killed_is_noticed(loaded: LoadedEngine) -> None:
     lost = Lost()
     time.sleep(0.5)
     loaded.engine.watch(lost)
-    assert lost.told.wait(10)
+    assert lost.told.wait(30)
 
 
 def test_a_step_whose_sampling_fails_costs_no_rank(
