@@ -3,7 +3,8 @@
 Run in a process of its own (``python gpu_compile.py sm90 [case ...]``), because whether Triton-lang
 interprets or compiles is fixed when a kernel is decorated. A fake driver names the target, and
 launches stop after the compiler; the wrappers run as they are, with CPU tensors. Prints one JSON
-object per compiled kernel.
+object per compiled kernel; with ``--names``, nothing is compiled, and each has a name and the hash
+by which the compiler finds it again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import triton
+from triton._C.libtriton import get_cache_invalidating_env_vars
 from triton.backends.compiler import GPUTarget
+from triton.runtime.cache import get_cache_key
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
@@ -73,6 +77,23 @@ def compiling_for(architecture: str) -> Iterator[list[tuple[Any, dict[str, Any]]
         JITFunction.run = original
 
 
+def name_only() -> None:
+    """From now on, launches find out which kernel they need, and do not compile it."""
+
+    def named(
+        self: Any, key: str, signature: Any, device: int, constexprs: Any, options: Any, attrs: Any,
+        warmup: bool,
+    ) -> Any:  # fmt: skip
+        kernels, _, _, backend, _ = self.device_caches[device]
+        source = self.ASTSource(self, signature, constexprs, attrs)
+        found = get_cache_key(source, backend, options, get_cache_invalidating_env_vars())
+        metadata = SimpleNamespace(name=self.fn.__name__)
+        kernels[key] = SimpleNamespace(hash=found, metadata=metadata)
+        return kernels[key]
+
+    JITFunction._do_compile = named
+
+
 @cache
 def describe(kernel: Any) -> dict[str, Any]:
     """Name, a hash, shared memory, threads, registers, spilled bytes, tensor-core instructions."""
@@ -111,19 +132,23 @@ def _number(pattern: str, text: str) -> str:
     return match.group(1)
 
 
-def main(architecture: str, wanted: list[str]) -> None:
+def main(architecture: str, *wanted: str) -> None:
     """Prints a JSON line per kernel of each case."""
     from gpu_cases import CASES
 
+    is_named = "--names" in wanted
+    if is_named:
+        name_only()
     for name, case in CASES.items():
         if wanted and name not in wanted:
             continue
         with compiling_for(architecture) as compiled:
             case()
         for kernel, _ in compiled:
-            print(json.dumps({"case": name, "architecture": architecture, **describe(kernel)}),
-                  flush=True)  # fmt: skip
+            about = {"kernel": kernel.metadata.name, "hash": kernel.hash}
+            about = about if is_named else describe(kernel)
+            print(json.dumps({"case": name, "architecture": architecture, **about}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

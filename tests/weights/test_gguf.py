@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -55,8 +58,21 @@ def folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture
+def quick_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers reads the file twice, by slices that know of it, and maps names 200 times."""
+    get = gguf.GGUFReader._get
+
+    def of_plain_array(self: Any, *where: Any, **order: Any) -> Any:
+        self.data = np.asarray(self.data)
+        return get(self, *where, **order)
+
+    monkeypatch.setattr(gguf.GGUFReader, "_get", of_plain_array)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+
+
 @pytest.mark.slow
-def test_every_tensor_equals_transformers(source: Path, folder: Path) -> None:
+def test_every_tensor_equals_transformers(source: Path, folder: Path, quick_reader: None) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -96,7 +112,7 @@ def _check_packed(model: Any, source: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tokenizer_equals_transformers(source: Path, folder: Path) -> None:
+def test_tokenizer_equals_transformers(source: Path, folder: Path, quick_reader: None) -> None:
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
