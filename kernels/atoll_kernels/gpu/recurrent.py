@@ -17,6 +17,8 @@ from atoll_kernels.recurrent import Past
 
 # A head's keys, and those for which the chunked form has registers.
 _MAX_KEY_DIM, _MAX_CHUNKED_KEY_DIM = 256, 128
+# Rows of a state in one product of the chunked form.
+_MAX_ROWS = 64
 # Up to this mean number of tokens, a sequence is computed token by token.
 SHORT = 4
 
@@ -94,17 +96,19 @@ def _chunks(
     )
     inverses, products = squares
     inputs, places = _inputs(q, k, log_decay, num_heads), places_of(state, past, v)
-    tiles = {"BLOCK_M": size, "BLOCK_K": block_k, "PRECISION": launch.precision(torch.float32)}
+    precision, part = launch.precision(torch.float32), min(block_k, _MAX_ROWS)
     gated_delta_products_kernel[(num_tiles, num_heads)](
         inverses=inverses, products=products, beta=beta, **inputs, cu_seqlens=past.cu_seqlens,
         slots=places["slots"], num_seqs=num_seqs, beta_stride=beta.stride(0),
-        STATE=places["STATE"], **tiles, num_warps=config.num_warps,
+        STATE=places["STATE"], PRECISION=launch.precision(k.dtype), BLOCK_M=size, BLOCK_K=block_k,
+        num_warps=config.num_warps,
     )  # fmt: skip
     grid = (num_seqs, num_heads, triton.cdiv(value_dim, config.block_n))
     gated_delta_scan_kernel[grid](
         out=out, inverses=inverses, products=products, v=v, **inputs, **places,
-        v_stride=v.stride(0), v_head_stride=v.stride(1), value_dim=value_dim, **tiles,
-        BLOCK_N=config.block_n, num_warps=config.num_warps, num_stages=config.num_stages,
+        v_stride=v.stride(0), v_head_stride=v.stride(1), value_dim=value_dim,
+        HALVES=block_k // part, PRECISION=precision, BLOCK_M=size, BLOCK_N=config.block_n,
+        BLOCK_K=part, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 
 

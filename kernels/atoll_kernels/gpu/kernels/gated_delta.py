@@ -73,9 +73,8 @@ def gated_delta_step_kernel(
 
 @triton.jit
 def _rows(x, stride, tokens, columns, mask):
-    """A tile of x, in float32."""
     at = x + tokens[:, None].to(tl.int64) * stride + columns[None, :]
-    return tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    return tl.load(at, mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=("num_seqs",))
@@ -131,22 +130,62 @@ def gated_delta_products_kernel(
 
 
 @triton.jit
+def _state(state, value_dim, dims, columns, key_dim):
+    """Pointers to some rows of a head's state, and which of them there are."""
+    kept = (dims < key_dim)[:, None] & (columns < value_dim)[None, :]
+    return state + dims[:, None] * value_dim + columns[None, :], kept
+
+
+@triton.jit
+def _dot(a, b, acc, EXACT: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + a b. EXACT: a has no digits beyond those of tf32, so that two products of it suffice,
+    with the upper and the lower digits of b; three would take more registers than there are.
+    """
+    if EXACT and PRECISION == "tf32x3":
+        upper = (b.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        acc = tl.dot(a, b - upper, acc, input_precision="tf32")
+        return tl.dot(a, upper, acc, input_precision="tf32")
+    else:
+        return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def _product(x, stride, tokens, held, dims, key_dim, s, acc, PRECISION: tl.constexpr):
+    """Adds rows of x, of these features, times some rows of the state."""
+    rows = _rows(x, stride, tokens, dims, held[:, None] & (dims < key_dim)[None, :])
+    is_exact: tl.constexpr = x.dtype.element_ty != tl.float32
+    return _dot(rows.to(tl.float32), s, acc, is_exact, PRECISION)
+
+
+@triton.jit
+def _updated(s, k, stride, tokens, held, dims, key_dim, u, PRECISION: tl.constexpr):
+    mask = held[None, :] & (dims < key_dim)[:, None]
+    at = k + tokens[None, :].to(tl.int64) * stride + dims[:, None]
+    keys = tl.load(at, mask=mask, other=0.0)
+    is_exact: tl.constexpr = k.dtype.element_ty != tl.float32
+    return _dot(keys.to(tl.float32), u, s, is_exact, PRECISION)
+
+
+@triton.jit
 def gated_delta_scan_kernel(
     out, inverses, products, q, k, v, log_decay, state, cu_seqlens, seq_lens, slots, num_heads,
     q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride, decay_stride,
     state_stride, key_dim, value_dim, GROUP: tl.constexpr, STATE: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    HALVES: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Grid (sequences, heads, blocks of columns), with what the kernel above has stored."""
+    """Grid (sequences, heads, blocks of columns), with what the kernel above has stored. The state
+    is in one or two parts of BLOCK_K rows, since products of more rows take too many registers.
+    """
     sequence, head = tl.program_id(0), tl.program_id(1)
     start = tl.load(cu_seqlens + sequence)
     count = tl.load(cu_seqlens + sequence + 1) - start
     index, dims = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
     columns = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_dim, is_column = dims < key_dim, columns < value_dim
-    kept = is_dim[:, None] & is_column[None, :]
+    is_column = columns < value_dim
     out += head * value_dim
     s = tl.zeros((BLOCK_K, BLOCK_N), tl.float32)
+    lower = s
     if STATE:
         slot = tl.load(slots + sequence).to(tl.int64)
         if slot < 0:
@@ -157,9 +196,12 @@ def gated_delta_scan_kernel(
                 tl.store(out + places + columns[None, :], zero, mask=mask)
             return
         state += slot * state_stride + head * key_dim * value_dim
-        state += dims[:, None] * value_dim + columns[None, :]
         is_known = tl.load(seq_lens + sequence) > count
-        s = tl.load(state, mask=kept & is_known, other=0.0)
+        at, kept = _state(state, value_dim, dims, columns, key_dim)
+        s = tl.load(at, mask=kept & is_known, other=0.0)
+        if HALVES == 2:
+            at, kept = _state(state, value_dim, dims + BLOCK_K, columns, key_dim)
+            lower = tl.load(at, mask=kept & is_known, other=0.0)
     q += (head // GROUP) * q_head_stride
     k += (head // GROUP) * k_head_stride
     v += head * v_head_stride
@@ -169,25 +211,34 @@ def gated_delta_scan_kernel(
         tokens = start + first + index
         held = first + index < count
         mask = held[:, None] & is_column[None, :]
-        places = tokens[:, None].to(tl.int64)
-        to = out + places * num_heads * value_dim + columns[None, :]
-        rows = held[:, None] & is_dim[None, :]
-        keys = _rows(k, k_stride, tokens, dims, rows)
-        at = log_decay + tokens.to(tl.int64) * decay_stride + head
-        decays = tl.exp(tl.cumsum(tl.load(at, mask=held, other=0.0), 0))[:, None]
-        u = _rows(v, v_stride, tokens, columns, mask)
-        u -= decays * tl.dot(keys, s, input_precision=PRECISION)
+        gates = log_decay + tokens.to(tl.int64) * decay_stride + head
+        decays = tl.exp(tl.cumsum(tl.load(gates, mask=held, other=0.0), 0))[:, None]
+        zero = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        known = _product(k, k_stride, tokens, held, dims, key_dim, s, zero, PRECISION)
+        found = _product(q, q_stride, tokens, held, dims, key_dim, s, zero, PRECISION)
+        if HALVES == 2:
+            more = dims + BLOCK_K
+            known = _product(k, k_stride, tokens, held, more, key_dim, lower, known, PRECISION)
+            found = _product(q, q_stride, tokens, held, more, key_dim, lower, found, PRECISION)
+        u = _rows(v, v_stride, tokens, columns, mask).to(tl.float32) - decays * known
         u = tl.dot(tl.load(inverses + square), u, input_precision=PRECISION)
-        queries = _rows(q, q_stride, tokens, dims, rows)
-        found = decays * tl.dot(queries, s, input_precision=PRECISION)
-        found = tl.dot(tl.load(products + square), u, found, input_precision=PRECISION)
+        found = tl.dot(tl.load(products + square), u, decays * found, input_precision=PRECISION)
+        to = out + tokens[:, None].to(tl.int64) * num_heads * value_dim + columns[None, :]
         tl.store(to, found.to(out.dtype.element_ty), mask=mask)
         # Of the tokens after each one, up to the chunk's last.
-        after = tl.load(at + decay_stride, mask=first + index + 1 < count, other=0.0)
+        after = tl.load(gates + decay_stride, mask=first + index + 1 < count, other=0.0)
         after = tl.where(index < BLOCK_M - 1, after, 0.0)
-        rest = tl.exp(tl.cumsum(after, 0, reverse=True))[:, None]
-        whole = tl.exp(tl.sum(tl.load(at, mask=held, other=0.0), 0))
-        s = tl.dot(tl.trans(keys), u * rest, s * whole, input_precision=PRECISION)
+        u *= tl.exp(tl.cumsum(after, 0, reverse=True))[:, None]
+        whole = tl.exp(tl.sum(tl.load(gates, mask=held, other=0.0), 0))
+        s = _updated(s * whole, k, k_stride, tokens, held, dims, key_dim, u, PRECISION)
+        if HALVES == 2:
+            more = dims + BLOCK_K
+            lower *= whole
+            lower = _updated(lower, k, k_stride, tokens, held, more, key_dim, u, PRECISION)
         square += num_heads * BLOCK_M * BLOCK_M
     if STATE:
-        tl.store(state, s, mask=kept)
+        at, kept = _state(state, value_dim, dims, columns, key_dim)
+        tl.store(at, s, mask=kept)
+        if HALVES == 2:
+            at, kept = _state(state, value_dim, dims + BLOCK_K, columns, key_dim)
+            tl.store(at, lower, mask=kept)

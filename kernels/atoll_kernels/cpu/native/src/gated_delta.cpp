@@ -9,7 +9,34 @@ using namespace kernels;
 namespace {
 
 constexpr int64_t kSmall = 1 << 16;  // multiply-adds below which threads cost more than they save
-constexpr int64_t kLeastChunk = 16;  // fewer tokens are computed one after the other
+[[maybe_unused]] constexpr int64_t kLeastChunk = 32;  // fewer tokens waste most of a tile
+
+// Chunks on tiles, where there are any and a chunk has enough tokens for them.
+template <class T>
+void advance(Tokens<T>& tokens, const Sequence& sequence, const Columns& columns,
+             Scratch& scratch) {
+    Recurrence<T> recurrence(tokens, scratch);
+    const auto recur = [&] {
+        tokens.read_rows();
+        recurrence.advance(columns);
+    };
+    const auto for_chunks = [&](const auto& body) {
+        for (int64_t t = 0; t < sequence.count; t += kChunk) {
+            tokens.read_gates(sequence.first + t, std::min(kChunk, sequence.count - t));
+            body();
+        }
+    };
+#if defined(__AMX_TILE__)
+    if constexpr (std::is_same_v<T, bf16>)
+        if (sequence.count >= kLeastChunk && Chunk::fits(tokens.a)) {
+            Chunk chunk(tokens, scratch);
+            return for_chunks([&] {
+                tokens.count < kLeastChunk ? recur() : chunk.advance(columns);
+            });
+        }
+#endif
+    for_chunks(recur);
+}
 
 template <class T>
 void run(const GatedDeltaArgs& a, const Sequence& sequence, int64_t head) {
@@ -25,17 +52,13 @@ void run(const GatedDeltaArgs& a, const Sequence& sequence, int64_t head) {
     Scratch scratch;
     Tokens<T> tokens(a, head, scratch);
     if (sequence.count == 1) {
-        tokens.read(sequence.first, 1);
+        tokens.read_gates(sequence.first, 1);
+        tokens.read_rows();
         return Step<T>(tokens, state, sequence.is_new).run();
     }
     Columns columns(tokens, scratch);
-    Recurrence<T> recurrence(tokens, scratch);
-    Chunk<T> chunk(tokens, scratch);
     sequence.is_new ? columns.clear() : columns.load_from(state);
-    for (int64_t t = 0; t < sequence.count; t += kChunk) {
-        tokens.read(sequence.first + t, std::min(kChunk, sequence.count - t));
-        tokens.count < kLeastChunk ? recurrence.advance(columns) : chunk.advance(columns);
-    }
+    advance(tokens, sequence, columns, scratch);
     if (state) columns.store_to(state);
 }
 

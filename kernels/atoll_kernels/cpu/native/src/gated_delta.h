@@ -6,7 +6,6 @@
 
 #include <cmath>
 
-#include "gemm_microkernel.h"
 #include "recurrent.h"
 #include "row_loops.h"
 #include "scratch.h"
@@ -25,8 +24,8 @@ struct GatedDeltaArgs {
 
 constexpr int64_t kChunk = 64;  // tokens that are processed together
 
-// Some tokens of one head. keys, queries: (tokens, rows) floats, zero from key_dim on, and in as many
-// more tokens as whole tiles need. products: of a token's key and query.
+// Some tokens of one head. keys, queries: (tokens, rows) floats, zero from key_dim on. products: of a
+// token's key and query.
 template <class T>
 struct Tokens {
     const GatedDeltaArgs& a;
@@ -39,30 +38,28 @@ struct Tokens {
           queries(scratch.take<float>(kChunk * rows)), decays(scratch.take<float>(kChunk)),
           betas(scratch.take<float>(kChunk)), products(scratch.take<float>(kChunk)) {}
 
-    // Tokens with those that fill the last tile.
-    int64_t padded() const { return (count + kTileRows - 1) / kTileRows * kTileRows; }
-
-    void read(int64_t first_token, int64_t num_tokens) {
+    void read_gates(int64_t first_token, int64_t num_tokens) {
         first = first_token, count = num_tokens;
+        for (int64_t t = 0; t < count; ++t) {
+            const int64_t token = first + t;
+            decays[t] = std::exp(((const float*)a.log_decay)[token * a.decay_token + head]);
+            betas[t] = ((const float*)a.beta)[token * a.beta_token + head];
+        }
+    }
+    void read_rows() {
         const int64_t key_head = head / (a.num_v_heads / a.num_k_heads);
         const T* key = (const T*)a.k + first * a.k_token + key_head * a.k_head;
         const T* query = (const T*)a.q + first * a.q_token + key_head * a.q_head;
         for (int64_t t = 0; t < count; ++t, key += a.k_token, query += a.q_token) {
-            float *const to_key = keys + t * rows, *const to_query = queries + t * rows;
             Floats product = {};
             // Whole vectors: what `read` gives beyond the last element is zero.
             for_vectors(a.key_dim, [&](int64_t i, auto n) {
                 const Floats x = ::kernels::read(key + i, n), y = ::kernels::read(query + i, n);
-                store(to_key + i, x), store(to_query + i, y);
+                store(keys + t * rows + i, x), store(queries + t * rows + i, y);
                 product += x * y;
             });
-            const int64_t token = first + t;
-            decays[t] = std::exp(((const float*)a.log_decay)[token * a.decay_token + head]);
-            betas[t] = ((const float*)a.beta)[token * a.beta_token + head];
             products[t] = sum(product);
         }
-        const int64_t filled = (padded() - count) * rows * sizeof(float);
-        std::memset(keys + count * rows, 0, filled), std::memset(queries + count * rows, 0, filled);
     }
     const T* value(int64_t t) const {
         return (const T*)a.v + (first + t) * a.v_token + head * a.v_head;
