@@ -15,8 +15,9 @@ from atoll_kernels.gpu.kernels.gated_delta import (
 )
 from atoll_kernels.recurrent import Past
 
-# A head's keys, and those for which the chunked form has registers.
-_MAX_KEY_DIM, _MAX_CHUNKED_KEY_DIM = 256, 128
+_MAX_KEY_DIM = 256
+# Of keys of 2 and of 4 bytes: the chunked form has no registers for more.
+_MAX_CHUNKED_KEY_DIM = {2: 128, 4: 64}
 # Rows of a state in one product of the chunked form.
 _MAX_ROWS = 64
 # Up to this mean number of tokens, a sequence is computed token by token.
@@ -62,7 +63,7 @@ def gated_delta(
     q, k, v, log_decay, beta = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, log_decay, beta)
     )
-    is_short = num_tokens <= SHORT * num_seqs or key_dim > _MAX_CHUNKED_KEY_DIM
+    is_short = num_tokens <= SHORT * num_seqs or key_dim > _MAX_CHUNKED_KEY_DIM[k.itemsize]
     run = _step if is_short else _chunks
     run(out, q, k, v, log_decay, beta, state, past)
     return out
@@ -89,7 +90,7 @@ def _chunks(
 ) -> None:  # fmt: skip
     num_tokens, num_heads, value_dim = v.shape
     num_seqs, block_k = len(past.cu_seqlens) - 1, block(k.shape[2])
-    config = launch.configuration("delta-chunk", f"{launch.width(k.dtype)}-d{max(block_k, 64)}")
+    config = launch.configuration("delta-chunk", f"d{max(block_k, 64)}")
     num_tiles, size = num_tokens // config.block_m + num_seqs, config.block_m
     squares = torch.empty(
         (2, num_tiles, num_heads, size, size), dtype=torch.float32, device=v.device

@@ -31,7 +31,7 @@ CASES = [
     "flash-d128", "flash-d256-softcap", "decode-d128", "decode-d256-softcap", "layer-norm", "rope",
     "int4-decode-order", "int8-prefill", "int4-dequantized-order-bf16", "gemv", "gemv-int4",
     "experts-int4-decode", "sample", "decode-d64-sinks", "latent-decode", "experts-mxfp4-decode",
-    "disentangled-d64",
+    "disentangled-d64", "conv-decode", "delta-step", "delta-chunk",
 ]  # fmt: skip
 PRODUCTS = {
     "flash_kernel",
@@ -39,6 +39,8 @@ PRODUCTS = {
     "latent_kernel",
     "matmul_kernel",
     "disentangled_kernel",
+    "gated_delta_products_kernel",
+    "gated_delta_scan_kernel",
 }
 # Bytes of a local variable that float32 at the largest head size may lose to memory.
 SPILLS_OF_WIDE_HEADS = 64

@@ -152,6 +152,7 @@ def _dot(a, b, acc, EXACT: tl.constexpr, PRECISION: tl.constexpr):
 @triton.jit
 def _product(x, stride, tokens, held, dims, key_dim, s, acc, PRECISION: tl.constexpr):
     """Adds rows of x, of these features, times some rows of the state."""
+    tl.debug_barrier()
     rows = _rows(x, stride, tokens, dims, held[:, None] & (dims < key_dim)[None, :])
     is_exact: tl.constexpr = x.dtype.element_ty != tl.float32
     return _dot(rows.to(tl.float32), s, acc, is_exact, PRECISION)
@@ -160,6 +161,7 @@ def _product(x, stride, tokens, held, dims, key_dim, s, acc, PRECISION: tl.const
 @triton.jit
 def _updated(s, k, stride, tokens, held, dims, key_dim, u, PRECISION: tl.constexpr):
     mask = held[None, :] & (dims < key_dim)[:, None]
+    tl.debug_barrier()
     at = k + tokens[None, :].to(tl.int64) * stride + dims[:, None]
     keys = tl.load(at, mask=mask, other=0.0)
     is_exact: tl.constexpr = k.dtype.element_ty != tl.float32
