@@ -221,6 +221,10 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "gfx90a": Launch(32, 32, 0, 4, 1),
     },
     # Tokens of a chunk, and columns. More would take more registers than there are.
+    ("delta-chunk", "d64"): {
+        "sm75": Launch(16, 32, 0, 8, 1), AMPERE: Launch(32, 16, 0, 4, 1),
+        "gfx90a": Launch(32, 32, 0, 4, 1),
+    },
     ("delta-chunk", "d128"): {
         "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(32, 16, 0, 4, 1),
         "gfx90a": Launch(32, 32, 0, 4, 1),
@@ -239,7 +243,6 @@ SAME = {
     ("experts", "half-prefill"): ("quantized", "half-prefill"),
     ("experts", "wide-decode"): ("quantized", "wide-decode"),
     ("experts", "wide-prefill"): ("quantized", "wide-prefill"),
-    ("delta-chunk", "d64"): ("delta-chunk", "d128"),
     ("scan2-chunk", "wide-d64"): ("scan2-chunk", "half-d64"),
     ("scan2-chunk", "wide-d128"): ("scan2-chunk", "half-d128"),
 }

@@ -68,11 +68,13 @@ def test_decays(decays: str) -> None:
     check_delta(repeated_keys(x), state, past_of(rows, DEVICE))
 
 
-@pytest.mark.parametrize("key_dim", [200, 264])
-def test_larger_heads(key_dim: int) -> None:
-    """Token by token, or declined."""
+@pytest.mark.parametrize(
+    ("key_dim", "dtype"), [(72, torch.bfloat16), (200, torch.float32), (264, torch.float32)]
+)
+def test_larger_heads(key_dim: int, dtype: torch.dtype) -> None:
+    """A state in two parts, token by token, or declined."""
     rows = (Row(20, 1, 0),)
-    x = on_device(delta_of(20, (1, 1), (key_dim, 8), torch.float32))
+    x = on_device(delta_of(20, (1, 1), (key_dim, 8), dtype))
     state = state_of(rows, (1, key_dim, 8), torch.float32).to(DEVICE)
     if key_dim <= 256:
         check_delta(x, state, past_of(rows, DEVICE))
