@@ -95,6 +95,15 @@ def decoder_core(folder: Path) -> EngineCore:
     return core
 
 
+def hybrid_core(folder: Path) -> EngineCore:
+    """States that begin at a prefix's, are saved for others, and are kept before a draft."""
+    write(next(v for v in DECODERS if v.name == "qwen3.5"), folder)
+    core = make_core(load(folder), draft=NgramDraft(3), max_batch_prefill_tokens=16)
+    for _ in range(3):
+        core.add(request([5, 9, 11, 5, 9, 11, 5, 9, 11, 5], 9)[0])
+    return core
+
+
 def encoder_decoder_core(folder: Path) -> EngineCore:
     write_t5("flan-t5", folder)
     core = make_core(load(folder))
@@ -105,7 +114,7 @@ def encoder_decoder_core(folder: Path) -> EngineCore:
     return core
 
 
-@pytest.mark.parametrize("build", [decoder_core, encoder_decoder_core])
+@pytest.mark.parametrize("build", [decoder_core, hybrid_core, encoder_decoder_core])
 def test_recorded_steps_give_the_same_tokens(build: Any, tmp_path: Path) -> None:
     path = tmp_path / "steps"
     outputs = list(recorded(build(tmp_path), path))
@@ -121,8 +130,10 @@ def test_frames_hold_everything(tmp_path: Path) -> None:
     """Every kind of field comes up, and is the same after pickle and after the named frame."""
     path = tmp_path / "steps"
     list(recorded(decoder_core(tmp_path), path))
+    steps = list(steps_of(path))
+    list(recorded(hybrid_core(tmp_path), path))
     used = set()
-    for step in steps_of(path):
+    for step in [*steps_of(path), *steps]:
         for copy in (StepInput.from_bytes(step.to_bytes()), pickle.loads(pickle.dumps(step))):
             assert_equal(copy, step)
         used |= {name for name, _ in frames._flat("", step)}

@@ -95,7 +95,10 @@ _DECODER_FAMILIES = (
     Family(
         "qwen3_next", "Qwen3.5, Qwen3.6 and Qwen3-Next, dense and with experts",
         ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"),
-        class_prefixes={"qwen3_5_text": ("Qwen3_5",), "qwen3_5_moe_text": ("Qwen3_5Moe",)},
+        class_prefixes={
+            **dict.fromkeys(("qwen3_5", "qwen3_5_text"), ("Qwen3_5",)),
+            **dict.fromkeys(("qwen3_5_moe", "qwen3_5_moe_text"), ("Qwen3_5Moe",)),
+        },
         defaults={
             "qwen3_5_text": {
                 **_DELTA, "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288,

@@ -1,0 +1,5 @@
+"""Qwen3.5-9B: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
