@@ -29,7 +29,7 @@ ARCHITECTURES = [
     "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi", "phi-msft",
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe", "phi3-window", "gptj", "starcoder2", "smollm3",
     "granite", "olmo2",
-    "mistral3", "glm4", "gemma3-saved-again",
+    "mistral3", "glm4", "gemma3-saved-again", "qwen3.5-text",
     "deepseek-v3",
 ]  # fmt: skip
 AT_LOAD = [

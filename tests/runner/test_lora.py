@@ -127,6 +127,7 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("gpt-oss", ["q_proj", "v_proj", "o_proj"], "model."),
         ("moonlight", ["q_proj", "kv_a_proj_with_mqa", "o_proj"], "model."),
         ("deepseek-v2", ["q_a_proj", "q_b_proj"], "model."),
+        ("qwen3.5-text", ["q_proj", "in_proj_qkv", "out_proj", "down_proj"], "model."),
     ],
 )
 def test_names_in_the_file_may_be_shorter_than_the_adapters(
