@@ -9,48 +9,9 @@ from collections.abc import Mapping
 
 from atoll.models.encoder_families import ENCODER_FAMILIES
 from atoll.models.family import Family
+from atoll.models.family_defaults import DEEPSEEK_V2, DEEPSEEK_V3, DELTA, GLM4_MOE, GLM4_MOE_LITE
 
 _FALCON = ("RW", "Falcon")
-
-_DEEPSEEK_V3 = {
-    "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
-    "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128,
-    "num_key_value_heads": 128, "n_shared_experts": 1, "n_routed_experts": 256,
-    "routed_scaling_factor": 2.5, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
-    "v_head_dim": 128, "qk_nope_head_dim": 128, "n_group": 8, "topk_group": 4,
-    "num_experts_per_tok": 8, "first_k_dense_replace": 3, "norm_topk_prob": True,
-    "max_position_embeddings": 4096,
-}  # fmt: skip
-_DEEPSEEK_V2 = {
-    **_DEEPSEEK_V3, "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008,
-    "moe_intermediate_size": 1407, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": None, "n_shared_experts": 2, "n_routed_experts": 64,
-    "routed_scaling_factor": 1.0, "n_group": None, "topk_group": None, "num_experts_per_tok": None,
-    "first_k_dense_replace": 0, "norm_topk_prob": False, "max_position_embeddings": 2048,
-}  # fmt: skip
-_GLM4_MOE_LITE = {
-    **_DEEPSEEK_V3, "vocab_size": 154880, "hidden_size": 2048, "intermediate_size": 10240,
-    "moe_intermediate_size": 1536, "num_hidden_layers": 47, "num_attention_heads": 20,
-    "num_key_value_heads": 20, "n_routed_experts": 64, "routed_scaling_factor": 1.8,
-    "q_lora_rank": 768, "v_head_dim": 256, "qk_nope_head_dim": 192, "n_group": 1, "topk_group": 1,
-    "num_experts_per_tok": 4, "first_k_dense_replace": 1, "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 202752,
-}  # fmt: skip
-
-_GLM4_MOE = {
-    "num_key_value_heads": 8, "n_shared_experts": 1, "n_routed_experts": 128,
-    "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 8,
-    "first_k_dense_replace": 1, "norm_topk_prob": True, "vocab_size": 151552, "hidden_size": 4096,
-    "intermediate_size": 10944, "num_hidden_layers": 46, "num_attention_heads": 96,
-    "moe_intermediate_size": 1408, "max_position_embeddings": 131072,
-}  # fmt: skip
-
-_DELTA = {
-    "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
-    "max_position_embeddings": 32768, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
-    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
-}  # fmt: skip
 
 # In the order of the README's table.
 _DECODER_FAMILIES = (
@@ -101,15 +62,15 @@ _DECODER_FAMILIES = (
         },
         defaults={
             "qwen3_5_text": {
-                **_DELTA, "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288,
+                **DELTA, "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288,
                 "num_hidden_layers": 32, "num_key_value_heads": 4,
             },
             "qwen3_5_moe_text": {
-                **_DELTA, "vocab_size": 248320, "num_hidden_layers": 40, "num_experts_per_tok": 8,
+                **DELTA, "vocab_size": 248320, "num_hidden_layers": 40, "num_experts_per_tok": 8,
                 "num_experts": 256,
             },
             "qwen3_next": {
-                **_DELTA, "vocab_size": 151936, "intermediate_size": 5632, "num_hidden_layers": 48,
+                **DELTA, "vocab_size": 151936, "intermediate_size": 5632, "num_hidden_layers": 48,
                 "num_experts_per_tok": 10, "num_experts": 512,
             },
         },
@@ -132,12 +93,12 @@ _DECODER_FAMILIES = (
         ("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"),
         class_prefixes={"kimi_k2": ("DeepseekV3",)},
         defaults={
-            "deepseek_v2": _DEEPSEEK_V2, "deepseek_v3": _DEEPSEEK_V3, "kimi_k2": _DEEPSEEK_V3,
-            "glm4_moe_lite": _GLM4_MOE_LITE,
+            "deepseek_v2": DEEPSEEK_V2, "deepseek_v3": DEEPSEEK_V3, "kimi_k2": DEEPSEEK_V3,
+            "glm4_moe_lite": GLM4_MOE_LITE,
         },
     ),
     Family(
-        "glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", ("glm4_moe",), defaults={"glm4_moe": _GLM4_MOE},
+        "glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", ("glm4_moe",), defaults={"glm4_moe": GLM4_MOE},
     ),
     Family(
         "falcon", "Falcon 7B, 40B, RW", ("falcon", "RefinedWeb", "RefinedWebModel"),
