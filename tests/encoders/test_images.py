@@ -13,7 +13,6 @@ import pytest
 import torch
 from devices import DEVICE
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.models import Normalize
@@ -26,7 +25,7 @@ from atoll.config import Settings
 from atoll.encoders.embedder import Embedded, EmbedOptions
 from atoll.encoders.packer import Item, batch_of
 from atoll.encoders.two_tower_embedder import TwoTowerEmbedder
-from atoll.errors import AtollError, ConfigError, UnsupportedModel
+from atoll.errors import ConfigError, UnsupportedModel
 from atoll.images.processor import ImageProcessor
 from atoll.images.reader import ImageLimits
 from atoll.models.detect import decide
@@ -175,48 +174,6 @@ def test_without_a_file_for_images(tmp_path: Path) -> None:
     write_towers("siglip", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(ConfigError, match="preprocessor_config.json is missing"):
-        TwoTowerEmbedder(tmp_path, _settings())
-
-
-@pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_every_tensor_matters(name: str, tmp_path: Path) -> None:
-    """Without one, or with one too many, the error names it."""
-    write_towers(name, tmp_path)
-    path = tmp_path / "model.safetensors"
-    tensors = load_file(path)
-    unused = {"logit_scale", "logit_bias"} | {n for n in tensors if n.endswith("position_ids")}
-    assert len(tensors) > 60
-    for lost in sorted(tensors.keys() - unused)[:: 2 if name == "siglip" else 4]:
-        save_file({n: t for n, t in tensors.items() if n != lost}, path)
-        with pytest.raises(AtollError) as raised:
-            TwoTowerEmbedder(tmp_path, _settings())
-        assert lost in str(raised.value)
-    for more in ("text_model.encoder.layers.2.mlp.fc1.weight", "vision_model.extra.bias"):
-        save_file({**tensors, more: torch.ones(4)}, path)
-        with pytest.raises(AtollError, match=more.replace(".", r"\.")):
-            TwoTowerEmbedder(tmp_path, _settings())
-
-
-WRONG_KEYS: list[tuple[str, str, Any]] = [
-    ("text_config", "hidden_act", "mish"), ("text_config", "eos_token_id", [3]),
-    ("text_config", "num_attention_heads", 5), ("text_config", "vocab_size", 95),
-    ("text_config", "max_position_embeddings", 21), ("vision_config", "num_channels", 1),
-    ("vision_config", "image_size", [32, 32]), ("vision_config", "patch_size", 64),
-    ("vision_config", "hidden_size", 52), ("vision_config", "num_hidden_layers", 3),
-    ("text_config", "layer_norm_eps", 0), ("vision_config", "intermediate_size", None),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("part", "key", "value"), WRONG_KEYS, ids=lambda v: str(v))
-def test_wrong_keys_of_the_config_are_named(
-    part: str, key: str, value: Any, tmp_path: Path
-) -> None:
-    write_towers("clip", tmp_path)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
-    config[part][key] = value
-    path.write_text(json.dumps(config))
-    with pytest.raises(AtollError, match=key):
         TwoTowerEmbedder(tmp_path, _settings())
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from atoll.errors import WeightError
 
 # What a model does without: poolers that nothing asked for, other heads, repeated and old tensors,
-# parts for images.
+# parts for images, what scales the products of vectors.
 SPARE = re.compile(
     r"pooler\.|position_ids|^cls\.|(encoder|decoder)\.embed_tokens|"
-    r"masked_bias|inv_freq|EncDecAttention\.relative_attention_bias|"
+    r"masked_bias|inv_freq|logit_scale|logit_bias|EncDecAttention\.relative_attention_bias|"
     r"vision_tower|multi_modal_projector|^model\.visual\."
 )
 # What is numbered besides the layers: a table of words, and the blocks of ALBERT's groups.

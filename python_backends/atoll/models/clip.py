@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atoll.layers import Batch, Linear
 from atoll.layers.two_towers import TOWER_WEIGHTS, TwoTowerConfig, TwoTowers
-from atoll.models.tower_config import part, read_vision, trunk_sizes
+from atoll.models.tower_config import read_vision, trunk_sizes
 from atoll.weights.json_fields import Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -50,7 +50,7 @@ class Config(TwoTowerConfig):
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError: a value of ``text_config`` or ``vision_config`` is not supported."""
         whole = Fields(raw)
-        f = part(whole, "text_config", _TEXT)
+        f = _part(whole, "text_config", _TEXT)
         vocab_size = f.size("vocab_size", default=49408)
         # Not a token's id where it is an old file's.
         end = f.count("eos_token_id", default=_END)
@@ -61,11 +61,20 @@ class Config(TwoTowerConfig):
             num_token_types=0,
             tie_word_embeddings=False,
             vision=read_vision(
-                part(whole, "vision_config", _VISION), _VISION, has_class_token=True
+                _part(whole, "vision_config", _VISION), _VISION, has_class_token=True
             ),
             width=whole.size("projection_dim", default=512),
             end_token=None if end == _OLD_END else end,
         )
+
+
+def _part(fields: Fields, name: str, assumed: Mapping[str, Any]) -> Fields:
+    """``text_config`` or ``vision_config``; an old file's ``text_config_dict`` goes before it."""
+    inner, old = fields.inside(name), f"{name}_dict"
+    if not fields.has(old):
+        return inner
+    keys = {**inner.raw, **assumed, **fields.inside(old).raw}
+    return Fields(keys, f"{fields.source}: {old}", fields.account, f"{old}.")
 
 
 class Model(TwoTowers):

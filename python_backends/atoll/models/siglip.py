@@ -14,7 +14,7 @@ from torch import Tensor
 from atoll.layers import Batch, Linear
 from atoll.layers.attention_pooling import AttentionPooling
 from atoll.layers.two_towers import TOWER_WEIGHTS, TwoTowerConfig, TwoTowers
-from atoll.models.tower_config import part, read_vision, trunk_sizes
+from atoll.models.tower_config import read_vision, trunk_sizes
 from atoll.weights.json_fields import Fields
 from atoll.weights.weight_map import WeightMap
 
@@ -49,7 +49,7 @@ class Config(TwoTowerConfig):
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
         """Raises ConfigError: a value is not supported, or vectors of texts and images differ."""
         whole = Fields(raw)
-        f, g = part(whole, "text_config", _TEXT), part(whole, "vision_config", _VISION)
+        f, g = whole.inside("text_config"), whole.inside("vision_config")
         sizes, vision = trunk_sizes(f, _TEXT), read_vision(g, _VISION, has_class_token=False)
         g.only("vision_use_head", True)
         width = f.size("projection_size", default=sizes["hidden_size"], nullable=True)

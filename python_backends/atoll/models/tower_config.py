@@ -6,28 +6,12 @@ Published files leave out what transformers' classes assume, all of it for SigLI
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from atoll.layers.attention import Heads
 from atoll.layers.vision import CHANNELS, VisionConfig
 from atoll.models.config_fields import activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
-
-
-class Assumed(NamedTuple):
-    """What the classes of a family assume of ``text_config`` and ``vision_config``."""
-
-    text: Mapping[str, Any]
-    vision: Mapping[str, Any]
-
-
-def part(fields: Fields, name: str, assumed: Mapping[str, Any]) -> Fields:
-    """One of the objects; an old file's ``text_config_dict`` goes before ``text_config``."""
-    inner, old = fields.inside(name), f"{name}_dict"
-    if not fields.has(old):
-        return inner
-    keys = {**inner.raw, **assumed, **fields.inside(old).raw}
-    return Fields(keys, f"{fields.source}: {old}", fields.account, f"{old}.")
 
 
 def trunk_sizes(f: Fields, assumed: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tiny.encoders import TRUNKS, JinaReference
 from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
+from tiny.towers import write_towers
 
 IDS = torch.randint(4, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
 # Some embedders have the name of the decoder that they are made of, which is meant here.
@@ -72,6 +73,31 @@ def _encoded(folder: Path) -> Tensor:
 
 
 @torch.inference_mode()
+def _text_and_image(folder: Path) -> Tensor:
+    """The vectors of a text and an image, one behind the other."""
+    model: Any = load_encoder(Checkpoint.open(folder), LoadOptions())
+    c = model.config
+    ids = IDS[: c.max_length]
+    bounds = torch.tensor([0, len(ids)], dtype=torch.int32)
+    batch = Batch(torch.tensor(ids), torch.arange(len(ids)), bounds, len(ids) - 1)
+    text = model.text_vectors(model.text(batch), batch)
+    v = c.vision
+    side, size = v.patches_per_side, v.patch_size
+    pixels = _image(v.image_size)[:, : side * size, : side * size]
+    grid = pixels.view(3, side, size, side, size).permute(1, 3, 0, 2, 4)
+    count = v.num_tokens
+    bounds, places = torch.tensor([0, count], dtype=torch.int32), torch.arange(count)
+    patches = grid.reshape(side * side, -1)
+    image = Batch(places, places, bounds, count - 1, pixels=patches)
+    return torch.cat([text, model.image_vectors(model.vision(image), image)], -1)
+
+
+def _image(size: int) -> Tensor:
+    """(colours, rows, columns)."""
+    return torch.linspace(-40, 40, 3 * size * size).sin().view(3, size, size)
+
+
+@torch.inference_mode()
 def theirs(family: Family, folder: Path) -> Tensor | None:
     """transformers' result; None where it refuses, or puts random numbers in a tensor's place."""
     try:
@@ -88,6 +114,12 @@ def theirs(family: Family, folder: Path) -> Tensor | None:
         with family.around():
             if family.ours is _encoded:
                 return _first(model(ids).last_hidden_state)
+            if family.ours is _text_and_image:
+                longest = model.config.text_config.max_position_embeddings
+                size = model.config.vision_config.image_size
+                text = model.get_text_features(ids[:, :longest]).pooler_output
+                image = model.get_image_features(_image(size)[None]).pooler_output
+                return torch.cat([text, image], -1).float()
             if family.ours is _encoder_decoder:
                 return _first(model(input_ids=ids, decoder_input_ids=ids[:, :7]).logits)
             return _first(model(ids, use_cache=False).logits)
@@ -157,6 +189,11 @@ FAMILIES = (
         )
     ),
     *(_variant(name, _encoded, None) for name in ("gte-ntk", "nomic-new-names")),
+    *(
+        Family(name, lambda folder, name=name: write_towers(name, folder), _text_and_image,
+               hf.AutoModel)
+        for name in ("clip", "siglip")
+    ),
     Family("jina", _write_jina, _encoded, None),
     *(
         Family(name, lambda folder, kind=kind: kind().write(folder), _encoded, None)
