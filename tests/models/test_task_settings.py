@@ -46,6 +46,8 @@ UNFIT = {
     "num_shard": ("2", "embed"), "sharded": ("true", "rerank"), "num_nodes": ("2", "embed"),
     "shard_port": ("3000", "embed"), "shard_timeout_s": ("7", "embed"),
     "tool_call_parser": ("hermes", "embed"), "reasoning_parser": ("qwen3", "rerank"),
+    "max_image_bytes": ("1000", "rerank"), "max_image_pixels": ("1000", "sparse"),
+    "state_snapshots": ("3", "embed"),
 }  # fmt: skip
 
 
