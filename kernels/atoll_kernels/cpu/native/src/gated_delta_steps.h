@@ -31,7 +31,7 @@ class Step {
     template <int V, class N>
     INLINE void columns(int64_t column, N n) const {
         const int64_t width = x_.a.value_dim;
-        float* const s = state_ + column;
+        float* const s = state_ ? state_ + column : nullptr;
         const auto old = [&](int64_t row, int v) INLINED {
             const float* const at = s + row * width + v * W;
             return V == 1 ? read(at, n) : load(at);
