@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +15,8 @@ T = TypeVar("T")
 _WIDTH = 30
 # Parts of a list that are sent at once.
 _PARALLEL = 4
+# How the error of a model begins that says which row is wrong. A single query is not a row.
+_PLACE = re.compile(r"^(text_input|input_ids|text_pair)\[(\d+)\]")
 
 
 class _Bar:
@@ -43,6 +46,15 @@ def several(texts: Sequence[T], name: str = "texts") -> list[T]:
     return list(texts)
 
 
+def in_place(error: ValidationError, place: Callable[[int], int]) -> ValidationError:
+    """The error of a part with the index that its text has in the whole list; ``error`` is changed.
+
+    place: of each of the part's rows.
+    """
+    error.args = (_PLACE.sub(lambda m: f"{m[1]}[{place(int(m[2]))}]", str(error)),)
+    return error
+
+
 async def in_parts(
     items: Sequence[Any], size: int, progress: bool, answer: Callable[[Sequence[Any]], Awaitable[T]]
 ) -> list[T]:
@@ -55,15 +67,18 @@ async def in_parts(
     limit = asyncio.Semaphore(_PARALLEL)
     bar = _Bar(len(items)) if progress else None
 
-    async def one(part: Sequence[Any]) -> T:
+    async def one(at: int) -> T:
+        part = items[at : at + size]
         async with limit:
-            found = await answer(part)
+            try:
+                found = await answer(part)
+            except ValidationError as error:
+                raise in_place(error, lambda row: at + row) from None
         if bar is not None:
             bar.advance(len(part))
         return found
 
-    parts = [items[at : at + size] for at in range(0, len(items), size)]
-    work = [asyncio.ensure_future(one(part)) for part in parts]
+    work = [asyncio.ensure_future(one(at)) for at in range(0, len(items), size)]
     try:
         return list(await asyncio.gather(*work))
     finally:

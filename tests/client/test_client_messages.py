@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import kserve
-from atoll_client.errors import UnsupportedModel
+from atoll_client.batching import in_parts
+from atoll_client.errors import UnsupportedModel, ValidationError
 
 
 def answer(request: Any) -> Any:
@@ -75,3 +78,17 @@ def test_alternatives_that_are_no_characters() -> None:
     assert [one.id for one in first.top] == [6, 5, 7]
     assert first.top[0] == (6, "bytes:\\xe2", -0.5, b"\xe2", False) and first.top[2].special
     assert (second.text, second.name, second.bytes, second.special) == ("", "<s>", b"", True)
+
+
+def test_errors_of_parts_name_the_row_in_the_whole_list() -> None:
+    """Of 300 texts, the 290th was called the 34th, its place in the second request."""
+
+    async def answer(part: Sequence[Any]) -> int:
+        if "bad" in part:
+            raise ValidationError(f"text_input[{part.index('bad')}] is not 'text_input[7]'")
+        return len(part)
+
+    texts = ["a"] * 289 + ["bad"] + ["a"] * 10
+    with pytest.raises(ValidationError, match=r"text_input\[289\] is not 'text_input\[7\]'"):
+        asyncio.run(in_parts(texts, 256, False, answer))
+    assert asyncio.run(in_parts(texts[:260], 256, False, answer)) == [256, 4]

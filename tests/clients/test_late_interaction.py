@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gateways import Served
 
-from atoll_client import AsyncClient, Client
+from atoll_client import AsyncClient, Client, embeddings
 from atoll_client.errors import UnsupportedModel, ValidationError
 
 NAME = "tiny-multi_vector"
@@ -65,6 +65,10 @@ def test_the_client(scoring: Served, expected: Any, transport: str) -> None:
         pairs = client.infer(NAME, tensors)
         np.testing.assert_allclose(pairs["score"], scores[:, None], atol=1e-5)
         close(np.split(pairs["vectors"], pairs["offsets"][1:-1]), documents)
+        request = embeddings.embed(NAME, TEXTS, {})
+        request.outputs.add(name="score")
+        with pytest.raises(ValidationError, match="output score is asked for, .* a query"):
+            client._run(client._client._send(request))
         for more, message in (
             ({"query": [[QUERY]] * 3}, "query has 3 texts and text_input 4"),
             ({"query": [[QUERY]], "input_type": "query"}, "with a query to score"),

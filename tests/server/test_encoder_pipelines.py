@@ -247,7 +247,11 @@ def test_hybrid_search_refuses_by_name(
     [
         ("search", None, r"bert: text_input\[5\] has 92 tokens; the model accepts 70"),
         ("words", None, r"splade: text_input\[5\] has 92 tokens"),
-        ("hybrid", '{"dense": 0, "sparse": 0}', r"reranker: query with text_input\[5\] has 95 tok"),
+        (
+            "hybrid",
+            '{"dense": 0, "sparse": 0}',
+            r"reranker: text_input\[5\] has 95 tokens with its pair",
+        ),
         ("late-hybrid", '{"dense": 0, "sparse": 0}', r"late: text_input\[5\] has 93 tokens"),
         ("late-hybrid", '{"rerank": 0, "dense": 0}', r"three: text_input\[5\] has 92 tokens"),
     ],

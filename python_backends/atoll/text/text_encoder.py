@@ -128,8 +128,8 @@ class TextEncoder:
             if count > self.max_length and not truncate:
                 more = self._num_reserved
                 raise ValidationError(
-                    f"{name}[{index}] has {count + more} tokens; the model accepts "
-                    f"{self.max_length + more} (set truncate=true to cut it)"
+                    f"{name}[{index}] has {count + more} tokens{_paired(rows[index])}; the model "
+                    f"accepts {self.max_length + more} (set truncate=true to cut it)"
                 )
             if count == 0:
                 raise EmptyInputError(
@@ -219,7 +219,7 @@ class TextEncoder:
             count = sum(map(len, _sequences(text)))
             if count > limit:
                 raise ValidationError(
-                    f"{name}[{index}] has {count} characters; the model accepts "
+                    f"{name}[{index}] has {count} characters{_paired(text)}; the model accepts "
                     f"{self.max_length} tokens, of at most {limit} characters "
                     "(set truncate=true to cut it)"
                 )
@@ -266,6 +266,10 @@ def check_segments(name: str, type_ids: Ids, num_token_types: int) -> None:
 
 def _sequences(text: Any) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else text
+
+
+def _paired(text: Any) -> str:
+    return "" if isinstance(text, str) else " with its pair"
 
 
 def _pieces(text: Any, size: int, is_left: bool) -> Any:

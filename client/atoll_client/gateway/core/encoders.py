@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 
 from atoll_client import embeddings, entities, tasks
-from atoll_client.batching import in_parts
+from atoll_client.batching import in_parts, in_place
 from atoll_client.errors import GenerationError, TooMuch, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import Inputs, batch
@@ -114,9 +114,14 @@ class Encoder(NamedTuple):
 
         singles = [index for index, (_, second) in enumerate(pairs) if second is None]
         others = [index for index, (_, second) in enumerate(pairs) if second is not None]
-        groups = [group for group in (singles, others) if group]
-        calls = [self._infer(group, message_of, tasks.read_scores) for group in groups]
-        parts = await asyncio.gather(*calls)
+
+        async def scores_of(group: list[int]) -> list[tuple[Floats, Any]]:
+            try:
+                return await self._infer(group, message_of, tasks.read_scores)
+            except ValidationError as error:
+                raise in_place(error, group.__getitem__) from None
+
+        parts = await asyncio.gather(*(scores_of(group) for group in (singles, others) if group))
         logits, count = _scores([part for group in parts for part in group])
         found = np.empty_like(logits)
         found[[*singles, *others]] = logits

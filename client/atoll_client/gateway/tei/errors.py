@@ -8,8 +8,10 @@ from atoll_client.errors import TooMuch, ValidationError
 from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.types import ModelInfo
 
-_TOKENS = re.compile(r"\b(\w+)\[\d+\] has (\d+) tokens; the model accepts (\d+)")
-_CHARACTERS = re.compile(r"\b(\w+)\[\d+\] has (\d+) characters; .* at most (\d+) characters")
+_TOKENS = re.compile(r"\b(\w+)\[\d+\] has (\d+) tokens(?: with its \w+)?; the model accepts (\d+)")
+_CHARACTERS = re.compile(
+    r"\b(\w+)\[\d+\] has (\d+) characters(?: with its \w+)?; .* at most (\d+) characters"
+)
 # The models' names of what the routes call inputs.
 _NAMES = re.compile(r"\b(text_input|input_ids|query)\[(\d+)\]")
 

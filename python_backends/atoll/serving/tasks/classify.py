@@ -168,4 +168,5 @@ class RerankModel(ClassifyModel):
         texts = self.texts(request, "text_input", may_be_empty=True)
         if queries is None or texts is None:
             raise EmptyInputError(f"{'query' if queries is None else 'text_input'} is missing")
-        return self.work(given, "query", queries, texts, "text_input")
+        # Errors of a pair name its text: there may be a single query.
+        return replace(self.work(given, "query", queries, texts, "text_input"), name="text_input")

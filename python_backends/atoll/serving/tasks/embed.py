@@ -110,6 +110,14 @@ class EmbedModel(EncoderModel):
             return super().rows(work)
         return self.images.rows(work) if work.images else self.images.filled(super().rows(work))
 
+    def absent(self, work: Work) -> Mapping[str, str]:
+        """See ``EncoderModel.absent``."""
+        flags = {
+            "token_embedding": "return_token_embeddings", "sparse_indices": "return_sparse",
+            "sparse_values": "return_sparse", "colbert_vecs": "return_colbert_vecs",
+        }  # fmt: skip
+        return {name: flag for name, flag in flags.items() if not getattr(work.options, flag)}
+
     def answer(self, work: Work, rows: list[Embedded], lengths: list[int]) -> dict[str, Any]:
         """See ``EncoderModel.answer``. token_embedding is padded with zeros."""
         outputs = {"embedding": np.stack([row.vector for row in rows]), **counts(lengths)}

@@ -21,6 +21,7 @@ from atoll.encoders.engine import EncoderEngine, Forward
 from atoll.encoders.routed import RoutedEncoder
 from atoll.errors import EmptyInputError, ValidationError
 from atoll.models.load_options import prepare_process
+from atoll.serving import model_ops
 from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.requests.limits import TIMEOUT, time_limit
 from atoll.serving.requests.validation import read_truncation, refuse_empty
@@ -55,6 +56,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         folder = self.open_checkpoint(args)
         settings = self.settings
         self._max_rows = settings.max_client_batch_size or _MAX_ROWS
+        self._outputs = tensors.output_names(args["model_config"])
         prepare_process(settings)
         encoder = in_temporary_thread(self._load, folder, settings)
         self.loaded, spec = encoder, encoder.spec
@@ -110,6 +112,10 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             ValidationError: names the field, the value and the limit.
         """
 
+    def absent(self, work: Work) -> Mapping[str, str]:
+        """Outputs that the answer will not have, and what each needs."""
+        return {}
+
     @abstractmethod
     def answer(self, work: Work, rows: list[Any], lengths: list[int]) -> dict[str, Any]:
         """Output tensors from the results of all rows and their token counts."""
@@ -121,7 +127,14 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         known = self.parameters | {"truncate", "truncation_direction", TIMEOUT}
         given = tensors.own_parameters(parameters, known)
         limit_s = time_limit(request, given, self.settings.max_request_s)
-        return EncoderRequest(self.read(request, given), sender, self.streamer, limit_s)
+        work = self.read(request, given)
+        asked = set(request.requested_output_names())
+        # A request that names none asks for all that there are.
+        if asked != self._outputs:
+            for name, need in {**self.absent(work), model_ops.PARAMETER: "a question"}.items():
+                if name in asked:
+                    raise ValidationError(f"output {name} is asked for, which needs {need}")
+        return EncoderRequest(work, sender, self.streamer, limit_s)
 
     def effort(self, request: EncoderRequest) -> Effort:
         """See ``ServedModel``."""

@@ -19,8 +19,8 @@ from atoll.serving.triton import model_requests, tensors
 
 # Rows in one request to a model that does not say how many it takes: the limit of our entries.
 _ROWS = 256
-# Where the error of a model says which text is wrong.
-_PLACE = re.compile(r"\b(text_input|query)\[(\d+)\]")
+# How the error of a model begins that says which text is wrong.
+_PLACE = re.compile(r"^(text_input|query)\[(\d+)\]")
 # Of the parameters of truncation, models check the rest.
 _TRUNCATION: Mapping[str, Callable[[str, Any], Any]] = {
     "truncate": tensors.as_bool, "truncation_direction": lambda _, side: str(side),

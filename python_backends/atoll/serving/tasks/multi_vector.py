@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,10 @@ class MultiVectorModel(EncoderModel):
             item.options = TokenOptions(row.kept, query, is_query)
             item.num_attended = row.num_attended
         self.engine.submit(items)
+
+    def absent(self, work: Work) -> Mapping[str, str]:
+        """See ``EncoderModel.absent``."""
+        return {} if work.options.has_scores else {"score": "a query"}
 
     def answer(self, work: Work, rows: list[TokenVectors], lengths: list[int]) -> dict[str, Any]:
         """See ``EncoderModel.answer``: text i has vectors[offsets[i] : offsets[i + 1]]."""

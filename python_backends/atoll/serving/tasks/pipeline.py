@@ -71,10 +71,7 @@ async def reranked(
     model = await link.find()
 
     def place(name: str, row: int) -> str:
-        # A late-interaction model has read the query by itself, all others with each document.
-        if name == "text_input":
-            return f"text_input[{kept[row]}]"
-        return "query" if model.task == "multi_vector" else f"query with text_input[{kept[row]}]"
+        return f"text_input[{kept[row]}]" if name == "text_input" else "query"
 
     asked = {"query": [search.query], "text_input": [search.texts[index] for index in kept]}
     outputs = ["score"] if model.task == "multi_vector" else ["score", "logit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class TokenClassifyModel(EncoderModel):
         if texts is None:
             raise EmptyInputError("text_input is missing")
         return Work("text_input", options, tuple(texts), truncate=truncate, direction=direction)
+
+    def absent(self, work: Work) -> Mapping[str, str]:
+        """See ``EncoderModel.absent``."""
+        is_none = work.options.aggregation_strategy == "none"
+        return {} if is_none else {"index": f"{_STRATEGY} none"}
 
     def answer(self, work: Work, rows: list[ScoredTokens], lengths: list[int]) -> dict[str, Any]:
         """See ``EncoderModel.answer``: text i's are entities offsets[i] to offsets[i + 1]."""

@@ -67,6 +67,11 @@ def max_rows(model_config: str, most: int) -> int:
     return min(json.loads(model_config).get("max_batch_size") or most, most)
 
 
+def output_names(model_config: str) -> set[str]:
+    """The outputs of a config.pbtxt."""
+    return {output["name"] for output in json.loads(model_config).get("output", ())}
+
+
 def array(request: Any, name: str, dtype: type[np.generic]) -> Array | None:
     """An input tensor, or None if the request has none.
 
