@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from atoll_client import tasks
-from atoll_client.errors import EmptyInputError, NotReady, ValidationError
+from atoll_client.errors import EmptyInputError, NotFound, NotReady, ValidationError
 from atoll_client.gateway.core import encoders, tokens
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.encoders import Encoder
@@ -39,6 +39,8 @@ async def info(schema: Schema, request: Request, context: Context, message: Any)
     """Facts about the named model, else about the first one."""
     models = context.models
     model = models.named(request.model) if request.model else models.default(_ANY)
+    if model is None and request.model and context.pool.is_ready:
+        raise NotFound(f"model {request.model!r} is not served")
     if model is None:
         raise NotReady("no server is ready")
     facts = model.facts
@@ -161,7 +163,10 @@ async def _ranked(
 
 def _truncation(message: Any) -> dict[str, Any]:
     """Fields of a body. proto3 cannot tell "right" from nothing, which is the model's default."""
-    direction = "Left" if message.truncation_direction else None
+    number = message.truncation_direction
+    if number not in (0, 1):  # proto3 passes on the numbers that an enum lacks
+        raise ValidationError.of("truncation_direction", f"is {number}; expected 0 or 1")
+    direction = "Left" if number else None
     return {"truncate": message.truncate, "truncation_direction": direction}
 
 
