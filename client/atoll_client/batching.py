@@ -16,7 +16,7 @@ _WIDTH = 30
 # Parts of a list that are sent at once.
 _PARALLEL = 4
 # How the error of a model begins that says which row is wrong. A single query is not a row.
-_PLACE = re.compile(r"^(text_input|input_ids|text_pair)\[(\d+)\]")
+_PLACE = re.compile(r"^(text_input|input_ids|text_pair|image)\[(\d+)\]")
 
 
 class _Bar:

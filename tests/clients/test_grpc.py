@@ -111,6 +111,11 @@ def test_info_and_the_choice_of_a_model(call: Call) -> None:
     assert (found.model_type, found.max_input_length, found.max_client_batch_size) == (0, 256, 32)
     other = call("Info/Info", TEI["InfoRequest"](), metadata=[("model", GENERATOR)])
     assert other.max_input_length == 8191
+    with pytest.raises(grpc.RpcError, match="'nix' is not served") as caught:
+        call("Info/Info", TEI["InfoRequest"](), metadata=[("model", "nix")])
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError, match="`truncation_direction` is 7; expected 0 or 1"):
+        call("Embed/Embed", TEI["EmbedRequest"](inputs="a", truncation_direction=7))
 
 
 def test_scores(score: Call, scoring: Served) -> None:

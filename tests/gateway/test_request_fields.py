@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pydantic
 import pytest
 from huggingface_hub.inference._generated.types import ChatCompletionInput, TextGenerationInput
 from openai.types import completion_create_params, embedding_create_params
@@ -18,12 +19,14 @@ from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core.fields import table, unknown
+from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.schemas import read
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.openai.chat import ChatBody
 from atoll_client.gateway.openai.completions import CompletionsBody
 from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
 from atoll_client.gateway.routes import ROUTES
+from atoll_client.gateway.tei.rerankers_schemas import CohereBody
 from atoll_client.gateway.tgi.schemas import GenerateBody
 
 ASKED: Any = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -217,3 +220,12 @@ def test_messages_and_tools_go_on_as_they_came() -> None:
     assert body.tools[0].given() == {
         "function": {"parameters": {"default": None}, "name": "f"}, "type": "function",
     }  # fmt: skip
+
+
+def test_a_refused_field_is_named_before_a_missing_one() -> None:
+    """The error was that ``documents`` is missing, and not that ``texts`` are called so."""
+    given = {"query": "a", "texts": ["b"]}
+    with pytest.raises(pydantic.ValidationError) as caught:
+        CohereBody.model_validate(given)
+    found = first_problem(caught.value, given, CohereBody)
+    assert found.param == "texts" and "called documents here" in str(found)
