@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import atoll_kernels as kernels
 from atoll.layers import parallel
+from atoll.layers.expert_rows import rows_of_experts
 from atoll.layers.linear import Linear
 from atoll.layers.mlp import MLP
 from atoll.layers.moe import Float32Router
@@ -63,19 +64,12 @@ class MLPMixture(nn.Module):
 
     def _chosen(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """The sum over each token's experts; chosen, shares: (tokens, top_k)."""
-        # Sorting makes each expert's rows one slice, with a single copy to the host.
-        order = chosen.flatten().argsort(stable=True)
-        counts = torch.bincount(chosen.flatten(), minlength=self.num_experts).tolist()
-        tokens, weights = order // self.routing.top_k, shares.flatten()[order].unsqueeze(1)
-        out, start = torch.zeros_like(x), 0
+        out = torch.zeros_like(x)
         experts: list[Any] = list(self.experts)
-        for expert, count in zip(experts, counts, strict=True):
-            if count:
-                rows = tokens[start : start + count]
-                inner = _apply(expert.up, x[rows], rows, self.activation)
-                found = _apply(expert.down, inner, rows, None)
-                out.index_add_(0, rows, found * weights[start : start + count])
-                start += count
+        for index, rows, weights in rows_of_experts(chosen, shares, self.num_experts):
+            inner = _apply(experts[index].up, x[rows], rows, self.activation)
+            found = _apply(experts[index].down, inner, rows, None)
+            out.index_add_(0, rows, found * weights)
         return out
 
 

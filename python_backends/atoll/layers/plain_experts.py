@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
+from atoll.layers.expert_rows import rows_of_experts
 from atoll.layers.linear import Linear
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
@@ -73,13 +74,10 @@ class PlainMixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         chosen, shares = kernels.route(self.router(x), self.routing)
-        shares = shares.to(x.dtype)
-        out = torch.zeros_like(x)
-        for index in range(self.experts.num_experts):
-            rows, places = (chosen == index).nonzero(as_tuple=True)
-            if len(rows):
-                found = self.experts.expert(index, x[rows], self.activation)
-                out.index_add_(0, rows, found * shares[rows, places].unsqueeze(1))
+        count, out = self.experts.num_experts, torch.zeros_like(x)
+        for index, rows, weights in rows_of_experts(chosen, shares.to(x.dtype), count):
+            found = self.experts.expert(index, x[rows], self.activation)
+            out.index_add_(0, rows, found * weights)
         return out + self.experts.bias
 
 
