@@ -85,9 +85,12 @@ def _neighbours(rows: Tensor, count: int = 10) -> Tensor:
     return scores.topk(count).indices
 
 
-def perplexity(ids: Sequence[int], dtype: str) -> float:
-    """exp of the mean negative log-likelihood of windows of ``WINDOW`` tokens."""
-    model, places = Generator(dtype, 1, WINDOW), torch.arange(WINDOW)
+def perplexity(ids: Sequence[int], dtype: str, folder: Path | None = None) -> float:
+    """exp of the mean negative log-likelihood of windows of ``WINDOW`` tokens.
+
+    folder: of the generator; SmolLM2's if None.
+    """
+    model, places = Generator(dtype, 1, WINDOW, folder), torch.arange(WINDOW)
     count, losses = torch.tensor([WINDOW], dtype=torch.int32), []
     for start in range(0, len(ids) - WINDOW + 1, WINDOW):
         window = torch.tensor(ids[start : start + WINDOW])

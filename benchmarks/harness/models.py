@@ -31,10 +31,13 @@ def load_embedder(folder: Path, dtype: str) -> tuple[Embedder, TextEncoder]:
 
 
 class Generator:
-    """SmolLM2 in a dtype, with a KV cache of random contents."""
+    """SmolLM2 or another generator in a dtype, with a KV cache of random contents."""
 
-    def __init__(self, dtype: str, num_blocks: int, block_size: int) -> None:
-        checkpoint = Checkpoint.open(resolve(GENERATOR_ID))
+    def __init__(
+        self, dtype: str, num_blocks: int, block_size: int, folder: Path | None = None
+    ) -> None:
+        """folder: another checkpoint than SmolLM2's."""
+        checkpoint = Checkpoint.open(folder or resolve(GENERATOR_ID))
         options = load_options(Settings(dtype=dtype), checkpoint.raw)
         self._model = cast(Any, load_decoder(checkpoint, options))
         specs = self._model.cache_specs()

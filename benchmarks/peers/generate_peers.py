@@ -86,7 +86,7 @@ def _llama_cpp(kind: str, folder: Path, cache: Path) -> Generate:
     import llama_cpp
     from gguf_copy import quantized
 
-    with _quiet():
+    with quiet():
         llama = LlamaCpp(llama_cpp, quantized(folder, cache, kind))
     return llama.generate
 
@@ -116,7 +116,7 @@ class _Answer:
         self.ended.set()
 
 
-def _engine(dtype: str, folder: Path, cache: Path) -> Generate:
+def engine(dtype: str, folder: Path, cache: Path) -> Generate:
     from atoll.config import Settings
     from atoll.engine.request import Request, SamplingOptions
     from atoll.serving.engine_loader import load_engine
@@ -146,14 +146,15 @@ def _engine(dtype: str, folder: Path, cache: Path) -> Generate:
 class LlamaCpp:
     """llama.cpp over its C interface: any number of sequences in one step."""
 
-    def __init__(self, llama_cpp: Any, path: Path) -> None:
+    def __init__(self, llama_cpp: Any, path: Path, max_tokens: int = MAX_TOKENS) -> None:
+        """max_tokens: of each sequence."""
         self._lib = llama_cpp
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
             str(path).encode(), llama_cpp.llama_model_default_params()
         )
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = MAX_SEQUENCES * MAX_TOKENS
+        parameters.n_ctx = MAX_SEQUENCES * max_tokens
         parameters.n_batch = parameters.n_ubatch = 2048
         parameters.n_seq_max = MAX_SEQUENCES
         parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
@@ -181,8 +182,24 @@ class LlamaCpp:
                 answer.append(token)
         return answers
 
+    def logits(self, ids: list[int]) -> np.ndarray[Any, Any]:
+        """Of every token of a text, (tokens, vocab) float32."""
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        self._run([(token, position, 0, True) for position, token in enumerate(ids)])
+        return np.stack([self._scores(i) for i in range(len(ids))])
+
     def _step(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
-        """Runs (token, position, sequence, needs logits) rows; the best tokens of those that do."""
+        """Runs rows; the best tokens of those that need logits."""
+        self._run(rows)
+        return [int(self._scores(i).argmax()) for i, row in enumerate(rows) if row[3]]
+
+    def _scores(self, index: int) -> np.ndarray[Any, Any]:
+        """The logits of a row of the last step, which the next one overwrites."""
+        pointer = self._lib.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, (self._vocab_size,))
+
+    def _run(self, rows: list[tuple[int, int, int, bool]]) -> None:
+        """Computes (token, position, sequence, needs logits) rows."""
         batch = self._batch
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, wants_logits) in enumerate(rows):
@@ -192,16 +209,10 @@ class LlamaCpp:
         status = self._lib.llama_decode(self._context, batch)
         if status:
             raise RuntimeError(f"llama_decode: status {status}")
-        best = []
-        for i, row in enumerate(rows):
-            if row[3]:
-                pointer = self._lib.llama_get_logits_ith(self._context, i)
-                best.append(int(np.ctypeslib.as_array(pointer, (self._vocab_size,)).argmax()))
-        return best
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hides what llama.cpp prints on standard error while it converts and loads."""
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
@@ -221,6 +232,6 @@ PEERS: dict[str, tuple[str, Callable[[Path, Path], Generate]]] = {
     "llama.cpp BF16": ("llama_cpp", partial(_llama_cpp, "BF16")),
     "llama.cpp Q8_0": ("llama_cpp", partial(_llama_cpp, "Q8_0")),
     "llama.cpp Q4_0": ("llama_cpp", partial(_llama_cpp, "Q4_0")),
-    "Atoll int8, engine": ("atoll", partial(_engine, "int8")),
-    "Atoll int4, engine": ("atoll", partial(_engine, "int4")),
+    "Atoll int8, engine": ("atoll", partial(engine, "int8")),
+    "Atoll int4, engine": ("atoll", partial(engine, "int4")),
 }
