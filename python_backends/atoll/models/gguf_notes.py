@@ -7,9 +7,9 @@ from pathlib import Path
 from atoll.config import Settings
 from atoll.layers.linear import Linear
 from atoll.models.registry import Plan
+from atoll.weights.checkpoint import gguf_reader
 from atoll.weights.gguf.codes import has_codes
 from atoll.weights.gguf.index import is_gguf
-from atoll.weights.gguf.reader import GgufReader
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import layout
 from atoll.weights.quantization import scheme_for
@@ -23,7 +23,7 @@ def gguf_notes(folder: Path, plan: Plan, settings: Settings) -> tuple[str, ...]:
     """
     if not is_gguf(folder):
         return ()
-    reader = GgufReader(folder)
+    reader = gguf_reader(folder)
     table, prefix = layout(reader, plan.module.WEIGHTS)
     scheme = scheme_for(settings.quantize) if settings.quantize else settings.dtype
     for name, module in plan.model.named_modules():

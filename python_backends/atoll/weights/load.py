@@ -72,7 +72,8 @@ def load_weights(
     reader = open_checkpoint(folder)
     table, prefix = layout(reader, tables)
     q = options.quantization
-    if q is not None and not any(name.endswith(q.suffix) for name in reader.names()):
+    # A GGUF file's config follows from its tensors, whose names are others.
+    if q is not None and not reader.must_be_read and not _has_ending(reader, q.suffix):
         raise Mismatch(f"{folder}: {q.source} says {q.method}, and no tensor is a {q.suffix[1:]}")
     modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
     for name, module in modules.items():
@@ -95,6 +96,10 @@ def load_weights(
         logger.info("%s: %s", folder, reader.summary())
     if options.scheme == "int4":
         _report_eight_bits(model)
+
+
+def _has_ending(reader: CheckpointReader, ending: str) -> bool:
+    return any(name.endswith(ending) for name in reader.names())
 
 
 def layout(

@@ -26,6 +26,7 @@ from tiny.decoders import DECODERS
 from tiny.gemmas import centre, gemma2, gemma3
 from tiny.llamas import VOCAB
 from tiny.others import starcoder2
+from tiny.qwens import qwen2_moe
 
 Config = Mapping[str, Any]
 Kinds = Callable[[str], str]
@@ -139,6 +140,10 @@ FAMILIES: Mapping[str, Written] = {
         **COMMON, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
     }, _llama),
     "qwen2-old": Written("qwen2", COMMON),
+    "qwen2-moe": Written("qwen2moe", {
+        **COMMON, **_EXPERTS,
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    }),
     "qwen3-old": Written("qwen3", COMMON),
     "qwen3-moe": Written("qwen3moe", {**COMMON, **_EXPERTS}),
     "gemma": Written("gemma", COMMON, _plus_one),
@@ -228,6 +233,7 @@ _AS_IN_CODE = (
         query_pre_attn_scalar=24, final_logit_softcapping=3.0,
         layer_types=["full_attention", "sliding_attention", "full_attention"],
     ), hooks=centre),
+    Variant("qwen2-moe", qwen2_moe),
     Variant("starcoder2", lambda: starcoder2(sliding_window=None)),
     Variant("olmo3", lambda: olmo3(
         layer_types=["full_attention", "sliding_attention"], rope_parameters=_ROPES)),
@@ -249,7 +255,7 @@ def write_gguf(
     config = json.loads((folder / "config.json").read_text())
     tensors = load_file(folder / "model.safetensors")
     writer = gguf.GGUFWriter(path, written.architecture)
-    _add_keys(writer, written, config)
+    add_keys(writer, written, config)
     add_vocabulary(writer)
     names = _names(written.architecture, config)
     stacks: dict[str, dict[int, Tensor]] = {}
@@ -300,7 +306,8 @@ def _names(architecture: str, config: Config) -> gguf.TensorNameMap:
     )
 
 
-def _add_keys(writer: gguf.GGUFWriter, written: Written, config: Config) -> None:
+def add_keys(writer: gguf.GGUFWriter, written: Written, config: Config) -> None:
+    """Metadata of a family from a config.json."""
     for key, source in written.keys.items():
         value = config.get(source) if isinstance(source, str) else source(config)
         full = f"{written.architecture}.{key}"

@@ -44,7 +44,7 @@ EXPERTS: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-def _qwen2_moe(**changes: Any) -> Any:
+def qwen2_moe(**changes: Any) -> Any:
     """Experts in every other layer, whose weights do not sum to one."""
     return hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(
         **{**SIZES, **EXPERTS, "shared_expert_intermediate_size": 32, **changes}
@@ -63,7 +63,7 @@ QWEN = (
     Variant("qwen3", lambda: _qwen3(**WINDOW, layer_types=["sliding_attention", "full_attention"])),
     Variant("qwen3-old", lambda: _qwen3(**TIED), config=QWEN3_OLD, rename=without("model.")),
     Variant("qwen3-biases", lambda: _qwen3(attention_bias=True, num_key_value_heads=1)),
-    Variant("qwen2-moe", lambda: _qwen2_moe(decoder_sparse_step=2)),
+    Variant("qwen2-moe", lambda: qwen2_moe(decoder_sparse_step=2)),
     Variant("qwen3-moe", _qwen3_moe),
     Variant("qwen3-moe-window", lambda: _qwen3_moe(
         use_sliding_window=True, sliding_window=7, mlp_only_layers=[0])),

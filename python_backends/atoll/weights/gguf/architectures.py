@@ -117,6 +117,13 @@ def _bigcode(file: GgufFile, config: dict[str, Any]) -> None:
     config["multi_query"] = True
 
 
+def _gpt_oss(file: GgufFile, config: dict[str, Any]) -> None:
+    if config.get("rope_scaling", {}).get("rope_type") == "yarn":
+        config["rope_scaling"]["truncate"] = False
+    if file.require_tensor("blk.0.ffn_down_exps.weight").kind == "MXFP4":
+        config["quantization_config"] = {"quant_method": "mxfp4"}
+
+
 def _qwen(model_type: str, hub_class: str, **rest: Any) -> Architecture:
     own = {"hidden_act": "silu", "use_sliding_window": False, **rest.pop("constants", {})}
     return Architecture(model_type, hub_class, table=model_type, constants=own, **rest)
@@ -171,6 +178,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "rope.freq_base_swa": None,
         },
         constants={"hidden_activation": "gelu_pytorch_tanh"},
+    ),
+    "gpt-oss": Architecture(
+        "gpt_oss", "GptOssForCausalLM", table="gpt_oss", finish=_gpt_oss,
+        keys={**_WINDOW, "expert_feed_forward_length": "intermediate_size"},
+        constants={**_SILU, "attention_bias": True},
     ),
     "phi2": Architecture(
         "phi", "PhiForCausalLM", keys={_LAYER_NORM: "layer_norm_eps"}, has_head_dim=False,

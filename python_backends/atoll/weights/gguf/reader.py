@@ -88,13 +88,7 @@ class GgufReader(CheckpointReader):
         place = self._require(name)
         stored = self.index.tensors[place.name]
         index = place.expert if index is None else index
-        rows = self._rows(stored, index)
-        view = _VIEWS.get(stored.kind)
-        if view is None:
-            found = torch.from_numpy(dequantized(stored.kind, rows))
-        else:
-            found = torch.from_numpy(np.array(rows)).view(view)
-        found = found.view(stored.shape if index is None else stored.shape[1:])
+        found = self.dequantized_rows(stored, index)
         self.read.add(place.name)
         if self._row.shift and place.name.endswith("norm.weight"):
             found = found.float() - self._row.shift
@@ -117,6 +111,15 @@ class GgufReader(CheckpointReader):
         """What the file calls a tensor of the hub."""
         return self._require(name).name
 
+    def dequantized_rows(self, stored: Stored, index: int | None) -> Tensor:
+        """A tensor, or one slice of a stack, in the file's own order."""
+        rows, view = self.rows(stored, index), _VIEWS.get(stored.kind)
+        if view is None:
+            found = torch.from_numpy(dequantized(stored.kind, rows))
+        else:
+            found = torch.from_numpy(np.array(rows)).view(view)
+        return found.view(stored.shape if index is None else stored.shape[1:])
+
     def kind(self, name: str) -> str:
         """GGUF's name of a tensor's type."""
         return self.index.tensors[self._require(name).name].kind
@@ -128,7 +131,7 @@ class GgufReader(CheckpointReader):
         """
         place = self._require(name)
         index = place.expert if index is None else index
-        rows = self._rows(self.index.tensors[place.name], index)
+        rows = self.rows(self.index.tensors[place.name], index)
         self.read.add(place.name)
         self.kept.add(place.name)
         order = self._order(place.name)
@@ -168,7 +171,12 @@ class GgufReader(CheckpointReader):
             raise WeightError(f"{self.folder}: tensor {name!r} is missing")
         return place
 
-    def _rows(self, stored: Stored, index: int | None) -> npt.NDArray[np.uint8]:
+    def rows(self, stored: Stored, index: int | None) -> npt.NDArray[np.uint8]:
+        """A tensor's bytes, (rows, bytes of a row); of one slice of a stack.
+
+        Raises:
+            WeightError: there are not as many slices.
+        """
         rows = blocks(self._files[stored.file], stored)
         if index is None:
             return rows
