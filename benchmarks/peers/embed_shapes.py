@@ -98,7 +98,10 @@ def _write(folder: Path, build: Callable[[], Any], pooling: str) -> None:
     torch.manual_seed(0)
     model = build()
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(resolve(EMBEDDER_ID))).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(resolve(EMBEDDER_ID)))
+    if not hasattr(model.config, "type_vocab_size"):
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
     (folder / "1_Pooling").mkdir(exist_ok=True)
     modes = {f"pooling_mode_{key}": name == pooling for name, key in _MODES.items()}
     config = {"word_embedding_dimension": model.config.hidden_size, **modes}

@@ -8,6 +8,7 @@ infinity/bin/infinity_emb``.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import urllib.request
@@ -32,7 +33,10 @@ def served_by_infinity(program: Path, folder: Path) -> Iterator[Embed]:
         "--no-compile",  # torch.compile takes minutes, again for new lengths
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "DO_NOT_TRACK": "1"},
+    )  # fmt: skip
     try:
         _wait(server, url)
         yield _client(url)
