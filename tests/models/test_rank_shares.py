@@ -16,6 +16,7 @@ from atoll.models.families import DECODERS
 from atoll.models.rank_shares import RankShare, Storage, rank_shares
 from atoll.models.registry import Checkpoint, architecture, load_decoder, shard_sizes
 from atoll.runner.kv_cache import bytes_per_token
+from atoll.runner.states import bytes_per_sequence
 from atoll.weights.load import LoadOptions
 from atoll.weights.quantization import Quantization
 
@@ -82,7 +83,7 @@ def test_every_kind_of_layer_decides() -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize(
-    "name", ["llama", "llama-tied", "mixtral", "qwen2-moe", "starcoder", "opt-350m"]
+    "name", ["llama", "llama-tied", "mixtral", "qwen2-moe", "starcoder", "opt-350m", "qwen3.5"]
 )
 def test_loaded_models_hold_it(name: str, size: int, tmp_path: Path) -> None:
     write(next(variant for variant in VARIANTS if variant.name == name), tmp_path)
@@ -102,7 +103,9 @@ def _assert_held(folder: Path, size: int) -> None:
     held = sum(parameter.numel() * 4 for parameter in model.parameters())
     if model.config.tie_word_embeddings:
         held -= model.lm_head.weight.numel() * 4
-    assert expected == RankShare(size, held, bytes_per_token(model.cache_specs(), torch.float32))
+    cache = bytes_per_token(model.cache_specs(), torch.float32)
+    state = bytes_per_sequence(model.state_specs(), torch.float32)
+    assert expected == RankShare(size, held, cache, state)
 
 
 def test_quantised_weights() -> None:

@@ -16,7 +16,7 @@ OF_FOUR = (
     "llama", "llama-biases", "llama-tied", "mistral-window", "mixtral", "mixtral-fused", "bloom",
     "opt-350m", "gpt-neox", "starcoder", "bigcode-multi-head", "santacoder-split", "falcon-7b",
     "falcon-40b", "mpt", "mpt-grouped", "mpt-multi-query", "phi-grouped", "phi-qk-norms",
-    "qwen2", "qwen3-biases", "qwen2-moe", "olmo2", "cohere-qk-norms", "deepseek-v3",
+    "qwen2", "qwen3-biases", "qwen2-moe", "olmo2", "cohere-qk-norms", "deepseek-v3", "qwen3.5-text",
 )  # fmt: skip
 BY_NAME = {variant.name: variant for variant in DECODERS}
 

@@ -34,7 +34,16 @@ from atoll_kernels.backends import KernelPolicy
 
 # Rotary, a sliding window, ALiBi (twice: Falcon's is scaled), experts, rotation by length.
 VARIANTS = {v.name: v for v in (*DECODERS, DYNAMIC)}
-KINDS = ("llama", "mistral-window", "bloom", "falcon-rw", "mixtral", "llama-dynamic", "flan-t5")
+KINDS = (
+    "llama",
+    "mistral-window",
+    "bloom",
+    "falcon-rw",
+    "mixtral",
+    "llama-dynamic",
+    "flan-t5",
+    "qwen3.5",
+)
 # Sequences end one after the other, so steps have every size from all of them down to one.
 NUM_SEQUENCES = 11
 

@@ -153,7 +153,9 @@ def _formats(folder: Path, detected: Detected, settings: Settings) -> Mapping[st
 
 def _held(share: Mapping[str, int]) -> str:
     weights, cache = share["weight_bytes"] / 1e9, share["cache_bytes_per_token"] / 1e3
-    return f"each GPU {weights:.2f} GB of weights, {cache:.1f} kB of cache a token"
+    state = share["state_bytes"] / 1e6
+    held = f"each GPU {weights:.2f} GB of weights, {cache:.1f} kB of cache a token"
+    return f"{held}, {state:.1f} MB of state a request" if state else held
 
 
 def _kernels() -> dict[str, str]:

@@ -27,11 +27,13 @@ _GROUP_BITS = 32
 
 @dataclass(frozen=True)
 class RankShare:
-    """What one rank of ``num_shard`` holds: all weights, and the cache of one token of a text."""
+    """What one rank of ``num_shard`` holds: all weights, the cache of one token of a text, and the
+    state of a text in recurrent layers."""
 
     num_shard: int
     weight_bytes: int
     cache_bytes_per_token: int
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def _share(module: ModuleType, config: Any, storage: Storage, size: int) -> Rank
     except ConfigError:
         return None
     cache = sum(spec.bytes_per_token(storage.dtype) for spec in model.cache_specs())
-    return RankShare(size, _weight_bytes(model, storage), cache)
+    state = sum(spec.bytes_per_sequence(storage.dtype) for spec in model.state_specs())
+    return RankShare(size, _weight_bytes(model, storage), cache, state)
 
 
 def _weight_bytes(model: nn.Module, storage: Storage) -> int:
