@@ -146,6 +146,22 @@ def test_requests_wait_for_a_slot_and_idle_conversations_give_theirs_up() -> Non
     assert core.stats().num_preemptions == 0
 
 
+def test_a_request_that_waits_for_a_slot_costs_no_conversation_its_blocks() -> None:
+    """One without a state has none to give."""
+    model = StateModel()
+    core = make_core(model, states=StateSize(1, 0))
+    turn_of_nine, _ = request(PROMPT, 9, session_id="s")
+    core.add(turn_of_nine)
+    run(core)
+    core.finish(turn_of_nine, 3)
+    made = [request([i, 1, 2], 6) for i in range(2)]
+    for one, _ in made:
+        core.add(one)
+    run(core)
+    assert [sink.ids for _, sink in made] == [model.echo([i, 1, 2], 6) for i in range(2)]
+    assert core.stats().num_kept_sessions == 1
+
+
 def test_a_failed_step_leaves_no_state_behind() -> None:
     class Failing(StateModel):
         def __call__(self, batch: Any) -> Any:

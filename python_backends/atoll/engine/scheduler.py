@@ -196,6 +196,8 @@ class Scheduler:
     def _open(self, sequence: RequestState) -> bool:
         """Reuses cached blocks if there is room for the rest of the text; else takes nothing."""
         session, found = sequence.request.session_id, 0
+        if not self.states.can_hold and not self.session_cache.holds_state:
+            return False
         if not sequence.wants_prompt_logprobs:  # which need every row of the prompt
             found = self.session_cache.resume(session, sequence) if session is not None else 0
             found = found or self._share_prefix(sequence)

@@ -46,6 +46,11 @@ class SessionCache:
         """The states that are held here."""
         return [entry.state for entry in self._entries.values()]
 
+    @property
+    def holds_state(self) -> bool:
+        """Whether an eviction can free a state."""
+        return any(state.slot != NO_SLOT for state in self.states())
+
     def keep(self, session_id: str, sequence: RequestState) -> None:
         """Keeps a finished sequence's blocks in place of what the conversation had before."""
         self.forget(session_id)

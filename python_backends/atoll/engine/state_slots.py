@@ -80,9 +80,14 @@ class StateSlots:
         """Slots of sequences and conversations."""
         return self.num_slots - len(self._free) - self.num_snapshots - self._num_saving
 
+    @property
+    def can_hold(self) -> bool:
+        """Whether another sequence can have a slot, or needs none."""
+        return not self.is_used or self.num_held < self.num_slots - self.max_snapshots
+
     def has_room(self, held: HeldState) -> bool:
         """Whether a sequence has a slot, or can have one."""
-        return not self.is_used or held.slot != NO_SLOT or self._can_hold()
+        return held.slot != NO_SLOT or self.can_hold
 
     def open(self, held: HeldState) -> None:
         """Gives a sequence its slot; there must be room."""
@@ -92,7 +97,7 @@ class StateSlots:
     def back_up(self, held: HeldState) -> bool:
         """Has the next step keep the state before it; False if there is no slot for that."""
         if self.is_used:
-            if not self._can_hold():
+            if not self.can_hold:
                 return False
             held.backup = self._free.pop()
         return True
@@ -167,6 +172,3 @@ class StateSlots:
         slots += [*self._free, *self._snapshots.values()]
         assert sorted(slots) == list(range(self.num_slots)), "a slot is lost or given twice"
         assert self.num_snapshots + self._num_saving <= self.max_snapshots
-
-    def _can_hold(self) -> bool:
-        return self.num_held < self.num_slots - self.max_snapshots

@@ -125,7 +125,7 @@ def state_size(settings: Settings, num_bytes: int, room: int, *, is_host: bool) 
     if fitting == wanted:
         return StateSize(wanted, num_snapshots)
     found = StateSize(fitting, fitting * num_snapshots // wanted)
-    logger.warning(
+    logger.info(
         "there is room for the states of %d sequences and %d snapshots, of %.1f MB each; "
         "max_batch_size and state_snapshots ask for %d",
         found.num_slots - found.num_snapshots, found.num_snapshots, num_bytes / 1e6, wanted,
