@@ -22,7 +22,7 @@ ALLOWED = {
     "atoll_kernels": set[str](),
     "weights": set[str](),
     "layers": {"weights", "atoll_kernels"},
-    "models": {"layers", "weights", "atoll_kernels", "text"},
+    "models": {"layers", "weights", "atoll_kernels", "text", "images"},
     "text": {"weights"},
     "images": {"weights"},
     "sampling": {"text", "atoll_kernels"},

@@ -89,7 +89,11 @@ def info(
         print_json(facts)
         return
     facts["ranks"] = {f"num_shard {share['num_shard']}": _held(share) for share in facts["ranks"]}
-    known_facts = {key: value for key, value in facts.items() if value not in (None, {}, ())}
+    known_facts = {
+        key: value
+        for key, value in facts.items()
+        if value not in (None, {}, ()) and value is not False
+    }
     print_table(("", ""), [(key.replace("_", " "), _shown(v)) for key, v in known_facts.items()])
 
 

@@ -27,6 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _FILE = "preprocessor_config.json"
 _NESTED_FILE, _NESTED = "processor_config.json", "image_processor"
+PROCESSOR_FILES = (_FILE, _NESTED_FILE)
 _CLIP: Mapping[str, Any] = {
     "size": {"shortest_edge": 224},
     "crop_size": {"height": 224, "width": 224},

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atoll.errors import UnsupportedModel
+from atoll.images.processor import PROCESSOR_FILES, ImageProcessor
 from atoll.models.encoder_families import WITH_IMAGES
 from atoll.models.families import ENCODERS
+from atoll.weights.modules import transformer_folder
 
 _CLASSES = ("CLIPModel", "SiglipModel")
 
@@ -33,7 +35,7 @@ def tower_facts(
         names: config.json's architectures.
 
     Raises:
-        ConfigError: a value of config.json is not supported.
+        ConfigError: a value of config.json, or of the processor's file, is not supported.
         UnsupportedModel: it is for another task, or only a part of such a model.
     """
     kind = config.get("model_type")
@@ -52,4 +54,8 @@ def tower_facts(
     from atoll.models import registry
 
     found = registry.architecture(config, ENCODERS).Config.from_hf(config)
+    trunk, vision = transformer_folder(folder), found.vision
+    # The server needs one; what describes a checkpoint may come without.
+    if any((trunk / name).exists() for name in PROCESSOR_FILES):
+        ImageProcessor.read(trunk, str(kind), vision.image_size, vision.patch_size)
     return TowerFacts(found.hidden_size, found.width, found.max_length)
