@@ -249,7 +249,7 @@ CASES: dict[str, Callable[[], None]] = {
     "scan2-step-d256": partial(_scan2, torch.bfloat16, (1, 80), 256),
     "scan2-chunk": partial(_scan2, _HALF, (1, 80)),
     "scan2-chunk-bf16": partial(_scan2, torch.bfloat16, (1, 80)),
-    "scan2-chunk-fp32": partial(_scan2, torch.float32, (1, 80)),
+    "scan2-chunk-fp32": partial(_scan2, torch.float32, (1, 80), 64),
     "scan2-chunk-d64": partial(_scan2, _HALF, (1, 80), 64, keeps=False),
     "sample": _sample,
     "batches": _batches,

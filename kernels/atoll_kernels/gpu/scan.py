@@ -11,8 +11,9 @@ from atoll_kernels.gpu.kernels.scan import scan2_chunk_kernel, scan2_step_kernel
 from atoll_kernels.gpu.recurrent import SHORT, block, is_dense, places_of
 from atoll_kernels.recurrent import Past
 
-# Of a head's state, and those for which the chunked form has registers.
-_MAX_STATE_SIZE, _MAX_CHUNKED_STATE_SIZE = 256, 128
+_MAX_STATE_SIZE = 256
+# Sizes for which the chunked form has registers: of inputs of 16 bits, and of 32.
+_MAX_CHUNKED_STATE_SIZE, _MAX_CHUNKED_WIDE_STATE_SIZE = 128, 64
 
 
 def selective_scan2(
@@ -37,7 +38,9 @@ def selective_scan2(
         "head_dim": head_dim, "state_size": state_size, "GROUP": num_heads // num_groups,
         "SKIP": D is not None, "BLOCK_K": block_k,
     }  # fmt: skip
-    if num_tokens <= SHORT * num_seqs or state_size > _MAX_CHUNKED_STATE_SIZE:
+    is_wide = x.dtype == torch.float32
+    most = _MAX_CHUNKED_WIDE_STATE_SIZE if is_wide else _MAX_CHUNKED_STATE_SIZE
+    if num_tokens <= SHORT * num_seqs or state_size > most:
         config = launch.configuration("scan2-step", f"d{max(block_k, 64)}")
         grid = (num_seqs, num_heads, triton.cdiv(head_dim, config.block_n))
         scan2_step_kernel[grid](**arguments, BLOCK_N=config.block_n, num_warps=config.num_warps)

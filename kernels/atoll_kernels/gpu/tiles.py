@@ -213,11 +213,11 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("scan2-step", "d256"): {AMPERE: Launch(0, 16)},
     # Tokens of a chunk, and rows.
     ("scan2-chunk", "half-d64"): {
-        "sm75": Launch(32, 16, 0, 4, 1), AMPERE: Launch(64, 32, 0, 4, 1),
+        "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(32, 32, 0, 4, 1),
         "gfx90a": Launch(32, 32, 0, 4, 1),
     },
     ("scan2-chunk", "half-d128"): {
-        "sm75": Launch(32, 16, 0, 4, 1), AMPERE: Launch(64, 32, 0, 8, 1),
+        "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(16, 16, 0, 8, 1),
         "gfx90a": Launch(32, 32, 0, 4, 1),
     },
     # Tokens of a chunk, and columns. More would take more registers than there are.
@@ -244,7 +244,6 @@ SAME = {
     ("experts", "wide-decode"): ("quantized", "wide-decode"),
     ("experts", "wide-prefill"): ("quantized", "wide-prefill"),
     ("scan2-chunk", "wide-d64"): ("scan2-chunk", "half-d64"),
-    ("scan2-chunk", "wide-d128"): ("scan2-chunk", "half-d128"),
 }
 
 # Tests of the interpreter use tiles so small that short sequences cross several of them.
