@@ -11,6 +11,7 @@ from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
 
 from atoll.engine.speculation import NgramDraft
+from atoll.runner.kv_cache import group_windows
 
 COUNT = 16
 # Windows shorter than the texts, in some of the layers or in all; layers without rope.
@@ -20,7 +21,7 @@ NAMES = (
     "olmo3", "glm4", "gemma2", "gemma3-old",
     "gpt-oss",
     "deepseek-v3",
-    "qwen3.5", "qwen3.5-moe", "qwen3-next",
+    "qwen3.5", "qwen3.5-moe", "qwen3-next", "lfm2", "granite-4-h", "falcon-h1-normed", "mamba",
 )  # fmt: skip
 
 
@@ -49,8 +50,8 @@ def test_together(case: Any, options: dict[str, Any]) -> None:
     model, prompts, expected = case
     core = make_core(model, **{"num_blocks": 128, **options})
     assert generate(core, prompts, max_new_tokens=COUNT) == expected
-    # Where every layer has a window, the blocks suffice.
-    sees_all = any(spec.window is None for spec in model.cache_specs())
+    # Where every layer has a window, the blocks suffice; without attention, they count tokens.
+    sees_all = None in group_windows(model.cache_specs())
     assert bool(core.stats().num_preemptions) == ("num_blocks" in options and sees_all)
     assert core.stats().num_used_blocks == 0
 

@@ -34,7 +34,7 @@ ARCHITECTURES = [
 ]  # fmt: skip
 AT_LOAD = [
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe", "phi3-window",
-    "phi4-mini-old", "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2",
+    "phi4-mini-old", "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2", "falcon-h1",
 ]  # fmt: skip
 BY_NAME = {v.name: v for v in DECODERS}
 IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(3)).tolist()

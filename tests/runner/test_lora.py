@@ -231,6 +231,7 @@ TARGETS = {
     "llama": ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "phi": ["q_proj", "dense", "fc1", "fc2"],
     "mixtral": ["q_proj", "o_proj"],
+    "falcon-h1": ["in_proj", "k_proj", "up_proj"],
 }
 
 

@@ -214,7 +214,7 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     # Tokens of a chunk, and rows.
     ("scan2-chunk", "half-d64"): {
         "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(32, 32, 0, 4, 1),
-        "gfx90a": Launch(32, 32, 0, 4, 1),
+        "sm90": Launch(16, 16, 0, 8, 1), "gfx90a": Launch(32, 32, 0, 4, 1),
     },
     ("scan2-chunk", "half-d128"): {
         "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(16, 16, 0, 8, 1),
@@ -243,7 +243,7 @@ SAME = {
     ("experts", "half-prefill"): ("quantized", "half-prefill"),
     ("experts", "wide-decode"): ("quantized", "wide-decode"),
     ("experts", "wide-prefill"): ("quantized", "wide-prefill"),
-    ("scan2-chunk", "wide-d64"): ("scan2-chunk", "half-d64"),
+    ("scan2-chunk", "wide-d64"): ("scan2-chunk", "half-d128"),
 }
 
 # Tests of the interpreter use tiles so small that short sequences cross several of them.

@@ -108,6 +108,9 @@ def scan2_chunk_kernel(
     c += (head // GROUP) * c_group_stride
     speed = tl.load(decay + head)
     factor = tl.load(skip + head) if SKIP else 0.0
+    # B and C of 16 bits have no digits beyond those of tf32.
+    is_exact: tl.constexpr = b.dtype.element_ty != tl.float32 and PRECISION == "tf32x3"
+    EXACT: tl.constexpr = "tf32" if is_exact else PRECISION
     # Rows are the earlier tokens j, columns the later ones i.
     is_later = index[None, :] > index[:, None]
     for first in range(0, count, BLOCK_M):
@@ -120,12 +123,18 @@ def scan2_chunk_kernel(
         steps = tl.load(dt + tokens.to(tl.int64) * dt_stride + head, mask=held, other=0.0)
         logs = steps * speed
         between = tl.exp(tl.cumsum(tl.where(is_later, logs[None, :], 0.0), 1))
-        weights = tl.dot(taken, tl.trans(shown), input_precision=PRECISION) * between
+        weights = tl.dot(taken, tl.trans(shown), input_precision=EXACT) * between
         weights = tl.where(index[None, :] >= index[:, None], weights, 0.0)
         inputs = values * steps[:, None]
         found = tl.dot(tl.trans(weights), inputs, input_precision=PRECISION)
         sums = tl.cumsum(logs, 0)
-        old = tl.dot(shown, tl.trans(s), input_precision=PRECISION)
+        if is_exact:
+            # Two products, with the upper and the lower digits of S, take fewer registers.
+            upper = (s.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+            old = tl.dot(shown, tl.trans(s - upper), input_precision="tf32")
+            old = tl.dot(shown, tl.trans(upper), old, input_precision="tf32")
+        else:
+            old = tl.dot(shown, tl.trans(s), input_precision=PRECISION)
         found += old * tl.exp(sums)[:, None] + factor * values
         places = tokens[:, None].to(tl.int64) * num_heads * head_dim
         tl.store(out + places + rows[None, :], found.to(out.dtype.element_ty), mask=mask)
