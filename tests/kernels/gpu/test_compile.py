@@ -31,7 +31,7 @@ CASES = [
     "flash-d128", "flash-d256-softcap", "decode-d128", "decode-d256-softcap", "layer-norm", "rope",
     "int4-decode-order", "int8-prefill", "int4-dequantized-order-bf16", "gemv", "gemv-int4",
     "experts-int4-decode", "sample", "decode-d64-sinks", "latent-decode", "experts-mxfp4-decode",
-    "disentangled-d64", "conv-decode", "delta-step", "delta-chunk",
+    "disentangled-d64", "conv-decode", "delta-step", "delta-chunk", "scan2-step", "scan2-chunk",
 ]  # fmt: skip
 PRODUCTS = {
     "flash_kernel",
@@ -39,6 +39,7 @@ PRODUCTS = {
     "latent_kernel",
     "matmul_kernel",
     "disentangled_kernel",
+    "scan2_chunk_kernel",
     "gated_delta_products_kernel",
     "gated_delta_scan_kernel",
 }
