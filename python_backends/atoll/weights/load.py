@@ -143,7 +143,7 @@ def _report_left_over(
     """Fails on tensors of layers that the model lacks; logs tensors of other heads.
 
     A sixth layer in the file of a model configured with five means that one of them is wrong. What
-    lies beside a language model has to be a known part for images or sound.
+    lies beside a language model has to be a known part for images, sound or another use.
     """
     left = [name for name in reader.names() if name not in reader.read]
     if reader.must_be_read and left:

@@ -37,8 +37,8 @@ _WRAPPED = "language_model."
 # Of a language model in a checkpoint that has parts for images or sound besides: the first as
 # published, with ``language_model.lm_head``, the second as saved again, with ``lm_head``.
 TEXT_PREFIXES = (f"{_WRAPPED}model.", "model.language_model.")
-# What the other parts are called, there and below ``model.``.
-OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "visual.", "audio_tower.")
+# What the other parts are called, there and below ``model.``; the last predicts further tokens.
+OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "visual.", "audio_tower.", "mtp.")
 
 
 @dataclass(frozen=True)

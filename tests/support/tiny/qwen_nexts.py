@@ -47,14 +47,23 @@ def _qwen3_next(**changes: Any) -> Any:
     }))  # fmt: skip
 
 
+# Of layers that predict several tokens, which are not used.
+_MTP = {"mtp.fc.weight": (64, 128), "mtp.layers.0.input_layernorm.weight": (64,)}
+# As published: text has the same position along all three axes.
+_MROPE = {
+    "rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25,
+    "mrope_section": [1, 1, 1], "mrope_interleaved": True,
+}  # fmt: skip
+
 QWEN_NEXT = tuple(
-    Variant(name, build, around=all_in_float64)
+    Variant(name, build, around=all_in_float64, extra=_MTP if name == "qwen3.5-moe" else None)
     for name, build in (
         ("qwen3.5", lambda: _nested("Qwen3_5", intermediate_size=96, **TWO_LAYERS)),
         (
             "qwen3.5-text",
             lambda: _qwen3_5_text(
                 attention_bias=True,
+                rope_parameters=_MROPE,
                 num_hidden_layers=2,
                 layer_types=["full_attention", "linear_attention"],
             ),
