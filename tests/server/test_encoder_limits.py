@@ -30,7 +30,7 @@ def test_requests_beyond_the_limit_are_refused_until_others_are_answered(
     settings = {**entry.settings, "max_concurrent_requests": "2"}
     server = start_server(entries=(replace(entry, settings=settings),))
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    long = [tensor(["word " * 250] * 16)]
+    long = [tensor(["word " * 250] * 8)]
     with triton.InferenceServerClient(server.grpc_url) as client:
         for _ in range(8):
             client.async_infer(MODEL, long, lambda result, error: found.put(error or result))

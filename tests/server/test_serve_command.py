@@ -79,7 +79,7 @@ def test_a_server_that_crashes_is_started_again_and_again(tmp_path: Path) -> Non
     model = f"--model-id={tiny_bert(tmp_path / 'tiny')}"
     with serving(tmp_path, model, f"--log-file={tmp_path}/server.log") as server:
         (example,) = server.examples()
-        for number in range(1, 6):
+        for number in range(1, 5):
             server.tritonserver.send_signal(signal.SIGSEGV)
             server.wait_for("the server was ended by SIGSEGV", number)
             if number == 1:
@@ -87,7 +87,7 @@ def test_a_server_that_crashes_is_started_again_and_again(tmp_path: Path) -> Non
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             server.wait_for("ready again", number)
             assert ask(example)["model_name"] == "tiny"
-        assert (tmp_path / "server.log").read_text().count("Signal (11)") >= 5
+        assert (tmp_path / "server.log").read_text().count("Signal (11)") >= 4
         server.stop(signal.SIGTERM)
 
 

@@ -16,16 +16,19 @@ import pytest
 
 FOLDER = Path(__file__).parent / "interpreted"
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+# Several share a process, whose imports take seconds.
+GROUPS = [tuple(FILES[first::4]) for first in range(4)]
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton, the kernel language, is missing"
 )
-@pytest.mark.parametrize("file", FILES)
-def test_interpreted(file: str) -> None:
+@pytest.mark.parametrize("files", GROUPS, ids="+".join)
+def test_interpreted(files: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore::RuntimeWarning"]
+    paths = [str(FOLDER / file) for file in files]
     done = subprocess.run(
-        [*command, str(FOLDER / file)], env={**os.environ, "TRITON_INTERPRET": "1"},
+        [*command, *paths], env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
