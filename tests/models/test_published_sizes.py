@@ -79,6 +79,8 @@ PUBLISHED = {
     "mosaicml__mpt-30b": 29_957_200_896,
     "mosaicml__mpt-7b": 6_649_286_656,
     "mosaicml__mpt-7b-storywriter": 6_649_286_656,
+    # As published, and what corrects the choice of experts.
+    "nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": 31_577_937_344 + 2944,
     "nvidia__NVIDIA-Nemotron-Nano-9B-v2": 8_888_227_328,
     "openai-community__gpt2": 124_439_808,
     "openai__gpt-oss-120b": 116_829_156_672,

@@ -75,6 +75,7 @@ DECODER_LAYOUTS = {
     "ibm-granite/": "granite-tied",
     "LiquidAI/LFM2-8B": "lfm2-moe",
     "LiquidAI/": "lfm2-old",
+    "nvidia/NVIDIA-Nemotron-3": "nemotron-3",
     "nvidia/": "nemotron-h",
     "state-spaces/": "mamba",
     "allenai/": "olmo2",

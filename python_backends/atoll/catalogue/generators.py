@@ -64,6 +64,9 @@ GENERATORS = (
         "mixtral-8x7b-instruct-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral"
     ),
     Generator("mpt-30b", "mosaicml/mpt-30b", "mpt"),
+    Generator(
+        "nemotron-3-nano-30b-a3b", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "nemotron_h"
+    ),
     Generator("nemotron-nano-12b-v2", "nvidia/NVIDIA-Nemotron-Nano-12B-v2", "nemotron_h"),
     Generator("nemotron-nano-9b-v2", "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "nemotron_h"),
     Generator("olmo-2-7b", "allenai/OLMo-2-1124-7B-Instruct", "olmo2"),
