@@ -99,7 +99,9 @@ class Linear(nn.Module):
             return None
         if self._is_quantized(group, options):
             return packed_codes(group, shape, options.quantization, options.device)
-        return packed_blocks(group, shape, options.device) if self.quantizable else None
+        if not (self.quantizable and options.keeps_blocks):
+            return None
+        return packed_blocks(group, shape, options.device)
 
     def _load_mxfp4(self, group: LayerTensors, bias: Tensor | None, options: LoadOptions) -> None:
         """Packs what the file has, whatever the scheme: rounding it again would cost quality."""

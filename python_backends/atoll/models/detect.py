@@ -98,7 +98,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     notes = (
         *load_options.longrope_notes(checkpoint, settings),
         *load_options.fp8_notes(plan.quantization, settings),
-        *gguf_notes(checkpoint.folder, plan, settings),
+        *gguf_notes(checkpoint.folder, checkpoint.raw, plan, settings),
     )
     return replace(found, notes=(*found.notes, *notes))
 

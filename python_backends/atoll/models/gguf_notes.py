@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from atoll.config import Settings
 from atoll.layers.linear import Linear
+from atoll.models.load_options import keeps_blocks
 from atoll.models.registry import Plan
 from atoll.weights.checkpoint import gguf_reader
 from atoll.weights.gguf.codes import has_codes
 from atoll.weights.gguf.index import is_gguf
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import layout
-from atoll.weights.quantization import scheme_for
 
 
-def gguf_notes(folder: Path, plan: Plan, settings: Settings) -> tuple[str, ...]:
+def gguf_notes(
+    folder: Path, raw: Mapping[str, Any], plan: Plan, settings: Settings
+) -> tuple[str, ...]:
     """One sentence, of a checkpoint whose tensors are in a GGUF file.
+
+    raw: its config.json.
 
     Raises:
         WeightError: the file was changed, or has no such model in it.
@@ -25,10 +31,10 @@ def gguf_notes(folder: Path, plan: Plan, settings: Settings) -> tuple[str, ...]:
         return ()
     reader = gguf_reader(folder)
     table, prefix = layout(reader, plan.module.WEIGHTS)
-    scheme = scheme_for(settings.quantize) if settings.quantize else settings.dtype
+    is_kept = keeps_blocks(settings, raw)
     for name, module in plan.model.named_modules():
         source = table.find(name)
-        if scheme == "int8" or source is None or not isinstance(module, Linear):
+        if not is_kept or source is None or not isinstance(module, Linear):
             continue
         group = LayerTensors(reader, prefix, source, plan.model.config, name)
         if module.quantizable and has_codes(group):

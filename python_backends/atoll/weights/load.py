@@ -38,7 +38,8 @@ class LoadOptions:
     """How weights are held: the activations' dtype, the device, and the linear layers' scheme.
 
     expected_method: the quantisation that the checkpoint must have (``--quantize gptq``). shard:
-    the rank whose part of the model is loaded; by default there is one.
+    the rank whose part of the model is loaded; by default there is one. keeps_blocks: whether what
+    a GGUF file has in 4 bits stays so.
     """
 
     dtype: torch.dtype = torch.float32
@@ -48,6 +49,7 @@ class LoadOptions:
     quantization: Quantization | None = None
     expected_method: str | None = None
     shard: Shard = ONE_RANK
+    keeps_blocks: bool = True
 
 
 @runtime_checkable
