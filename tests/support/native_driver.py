@@ -22,6 +22,7 @@ from atoll_kernels.cpu import (
     norm,
     recurrent,
     rope,
+    scan,
 )
 from atoll_kernels.cpu.int4_groups import quantize, quantize_in_bytes
 from atoll_kernels.cpu.native.build import LEVELS, build
@@ -37,6 +38,7 @@ MODULES = (
     norm,
     recurrent,
     rope,
+    scan,
 )
 
 
@@ -49,6 +51,7 @@ def main(level_name: str, sanitizers: str) -> None:
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         _recurrent(dtype)
+        _scan(dtype)
         _disentangled(dtype)
         _attention(dtype)
         _rows(dtype)
@@ -116,6 +119,22 @@ def _recurrent(dtype: torch.dtype) -> None:
                     q.clone(), k.clone(), v, gates, gates,
                     matrix if place.slots is not None else None, place,
                 )  # fmt: skip
+
+
+def _scan(dtype: torch.dtype) -> None:
+    """States that are no whole vectors, and whole ones."""
+    ends = torch.tensor([0, 1, 40], dtype=torch.int32)
+    past = kernels.Past(ends, ends[1:] + 1, torch.tensor([1, 0], dtype=torch.int32))
+    for width, size in ((5, 7), (70, 16), (9, 35)):
+        x, b, c = (torch.randn(40, n).to(dtype) for n in (width, size, size))
+        steps, speeds, skip = torch.rand(40, width), -torch.rand(width, size), torch.rand(width)
+        for place in (past, kernels.Past(ends)):
+            state = None if place.slots is None else torch.randn(2, width, size)
+            scan.selective_scan(x, steps, speeds, b, c, skip, state, place)
+            scan.selective_scan2(
+                x.view(40, 1, width), steps[:, :1].clone(), skip[:1].neg(), b.view(40, 1, size),
+                c.view(40, 1, size), None, None if state is None else state[:, None], place,
+            )  # fmt: skip
 
 
 def _rows(dtype: torch.dtype) -> None:

@@ -49,3 +49,11 @@ def close(found: Tensor | None, expected: Tensor, dtype: torch.dtype) -> None:
     assert torch.equal(found.isnan(), expected.isnan())
     error = (found.double() - expected).nan_to_num().abs().max()
     assert error <= TOLERANCE[dtype] * max(1.0, float(expected.nan_to_num().abs().max()))
+
+
+def channels_of(tokens: int, channels: int, size: int, dtype: torch.dtype) -> Scan:
+    """The arguments of ``selective_scan``; all are views of wider rows."""
+    mixed = torch.randn(tokens, channels + 2 * size + 3).to(dtype)
+    x, b, c, _ = mixed.split([channels, size, size, 3], 1)
+    steps = torch.rand(tokens, channels + 1)[:, :channels]
+    return Scan(x, steps, -3 * torch.rand(channels, size), b, c, torch.randn(channels))

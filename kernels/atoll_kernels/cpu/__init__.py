@@ -6,7 +6,7 @@ from atoll_kernels.cpu.linear import pack_int4, pack_linear, pack_mxfp4
 from atoll_kernels.cpu.norm import layer_norm, rms_norm
 from atoll_kernels.cpu.recurrent import causal_conv, gated_delta
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
-from atoll_kernels.cpu.scan import selective_scan2
+from atoll_kernels.cpu.scan import selective_scan, selective_scan2
 
 __all__ = [
     "activate",
@@ -22,6 +22,7 @@ __all__ = [
     "paged_attention",
     "rms_norm",
     "rope_write_kv",
+    "selective_scan",
     "selective_scan2",
     "varlen_attention",
     "write_kv",

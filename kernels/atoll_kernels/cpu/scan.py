@@ -36,3 +36,27 @@ def selective_scan2(
         num_groups, head_dim, state_size,
     )  # fmt: skip
     return out
+
+
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    state: Tensor | None, past: Past,
+) -> Tensor | None:  # fmt: skip
+    """See ``atoll_kernels.selective_scan``; float16 is computed as float32."""
+    if x.dtype == torch.float16:
+        wide = selective_scan(x.float(), dt, A, B.float(), C.float(), D, state, past)
+        return None if wide is None else wide.half()
+    native = library()
+    if native is None or not are_native(x, B, C) or not is_dense(state):
+        return None
+    if any(t.dtype != torch.float32 or t.stride(-1) != 1 for t in (dt, A, D)):
+        return None
+    if not A.is_contiguous():
+        return None
+    out = empty(x.shape, x.dtype)
+    native.selective_scan(
+        x.dtype, x.data_ptr(), dt.data_ptr(), A.data_ptr(), B.data_ptr(), C.data_ptr(),
+        D.data_ptr(), address(state), out.data_ptr(), *places(state, past), x.stride(0),
+        dt.stride(0), B.stride(0), C.stride(0), row(state), len(past.cu_seqlens) - 1, *A.shape,
+    )  # fmt: skip
+    return out

@@ -1,4 +1,4 @@
-"""Mamba-2's native scan against its definition in float64."""
+"""Mamba's native scans against their definitions in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from native import LEVELS, native, native_level
 from recurrent_cases import MIXED, STEP, Row, past_of, state_of
-from scan_cases import Scan, close, scan_of
+from scan_cases import Scan, channels_of, close, scan_of
 from torch import Tensor
 
 from atoll_kernels import Past, reference
@@ -42,6 +42,22 @@ def test_selective_scan2(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
         x = scan_of(int(past.cu_seqlens[-1]), heads, dims, dtype)
         check(x, state_of(rows, (heads[0], *dims), torch.float32), past)
         check(x._replace(D=None), None, Past(past.cu_seqlens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [MIXED, STEP], ids=["mixed", "step"])
+def test_selective_scan(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
+    """Mamba-1: states of 16 as published, and others; channels of more than a block."""
+    past = past_of(rows)
+    for channels, size in ((70, 16), (129, 16), (5, 21)):
+        x = channels_of(int(past.cu_seqlens[-1]), channels, size, dtype)
+        state = state_of(rows, (channels, size), torch.float32)
+        for kept, place in ((state, past), (None, Past(past.cu_seqlens))):
+            wide = None if kept is None else kept.double()
+            expected = reference.selective_scan(*x.to(torch.float64), wide, place)
+            close(scan.selective_scan(*x, kept, place), expected, dtype)
+            if kept is not None and wide is not None:
+                close(kept, wide, torch.float32)
 
 
 def test_it_may_forget_nothing_or_all() -> None:

@@ -57,6 +57,7 @@ class Library:
     linear_mxfp4: Kernel
     causal_conv: Kernel
     gated_delta: Kernel
+    selective_scan: Kernel
     selective_scan2: Kernel
     replay: Replay
     width: int
@@ -92,6 +93,7 @@ class Library:
             linear_mxfp4=Kernel(opened, "atoll_linear_mxfp4", 16, 0),
             causal_conv=Kernel(opened, "atoll_causal_conv", 16, 0),
             gated_delta=Kernel(opened, "atoll_gated_delta", 26, 0),
+            selective_scan=Kernel(opened, "atoll_selective_scan", 21, 0),
             selective_scan2=Kernel(opened, "atoll_selective_scan2", 26, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
