@@ -21,7 +21,7 @@ constexpr int64_t kSmall = 1 << 16;  // multiply-adds below which threads cost m
 constexpr int64_t kTokens = 32;      // of a chunk: their B and C stay in L1, or nearly
 constexpr int kVectors = 8;          // of a row that are in registers at once
 
-// Filled by atoll_kernels/cpu/selective_scan.py: the same fields in the same order. Strides in
+// Filled by atoll_kernels/cpu/scan.py: the same fields in the same order. Strides in
 // elements; dt is (tokens, heads) floats, A and D are (heads,) floats, D may be 0. state: (slots,
 // heads, head_dim, state_size) floats or 0.
 struct ScanArgs {
