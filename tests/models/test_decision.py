@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers as hf
 from engines import engine
-from lookalikes import BERT, JUDGE, LLAMA, POOLING, QWEN3, REFUSED, STABLELM, TRUNK, folder_of
+from lookalikes import BERT, JUDGE, LLAMA, POOLING, QWEN3, STABLELM, TRUNK, folder_of
+from refused_folders import REFUSED
 from tiny.checkpoint import enliven
 
 from atoll.catalogue import ServedModel

@@ -11,7 +11,8 @@ from adapters import save_adapter
 from ranks import Job, Ranks, Result, compute
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
-from tiny.gguf_files import FAMILIES, write_gguf
+from tiny.gguf_files import FAMILIES
+from tiny.gguf_writing import write_gguf
 from tiny.llamas import VOCAB
 from tiny.quantize import Packing, quantized_checkpoints
 

@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 import pytest
 from tiny.checkpoint import write
-from tiny.gguf_files import FAMILIES, VARIANTS, Written, add_vocabulary, finish, write_gguf
+from tiny.gguf_files import FAMILIES, VARIANTS, Written
+from tiny.gguf_writing import add_vocabulary, finish, write_gguf
 
 from atoll.errors import AtollError, ConfigError, UnsupportedModel, WeightError
 from atoll.models.registry import Checkpoint, load_decoder

@@ -11,16 +11,8 @@ import torch
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
 from tiny.checkpoint import write
-from tiny.gguf_files import (
-    COMMON,
-    FAMILIES,
-    VARIANTS,
-    Written,
-    add_keys,
-    add_vocabulary,
-    finish,
-    write_gguf,
-)
+from tiny.gguf_files import COMMON, FAMILIES, VARIANTS, Written
+from tiny.gguf_writing import add_keys, add_vocabulary, finish, write_gguf
 from tiny.gpt_oss import GPT_OSS
 from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
