@@ -34,7 +34,8 @@ class OneDnnDense(PackedLinear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """See ``atoll_kernels.linear``; the activation is fused, if oneDNN has it."""
         if BY_NAME[activation] not in _POST_OPS:
-            return ACTIVATIONS[str(activation)](self.forward(x))
+            # Several operations in torch, which would round after each.
+            return ACTIVATIONS[str(activation)](self.forward(x).float()).to(x.dtype)
         post_op, algorithm = _POST_OPS[BY_NAME[activation]]
         rows = x.to(self.dtype).contiguous()
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
