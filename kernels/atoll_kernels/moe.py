@@ -37,7 +37,10 @@ class Routing:
 
 
 def route(
-    logits: Tensor, routing: Routing, correction: Tensor | None = None
+    logits: Tensor,
+    routing: Routing,
+    correction: Tensor | None = None,
+    expert_scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The experts of each token, and their shares.
 
@@ -45,11 +48,14 @@ def route(
         logits: (tokens, num_experts).
         correction: (num_experts,) float32, added to the scores where experts and groups are
             chosen, but not to the shares (DeepSeek V3's e_score_correction_bias).
+        expert_scales: (num_experts,) float32, which multiply the shares at the end (Gemma 4).
 
     Returns:
         chosen (tokens, top_k) int32, and shares (tokens, top_k) float32.
     """
-    result: tuple[Tensor, Tensor] = dispatch.run("route", logits, routing, correction)
+    result: tuple[Tensor, Tensor] = dispatch.run(
+        "route", logits, routing, correction, expert_scales
+    )
     return result
 
 
@@ -69,6 +75,7 @@ class PackedExperts(ABC):
         routing: Routing,
         activation: str,
         correction: Tensor | None = None,
+        expert_scales: Tensor | None = None,
     ) -> Tensor:
         """See ``mixture_of_experts``."""
 
@@ -90,14 +97,15 @@ def mixture_of_experts(
     routing: Routing,
     activation: str,
     correction: Tensor | None = None,
+    expert_scales: Tensor | None = None,
 ) -> Tensor:
     """The sum over each token's experts of ``share * down(act(gate) * up)``.
 
     Args:
-        x: (tokens, hidden). router_logits: (tokens, num_experts). correction: as of ``route``,
-            which says which experts these are, and their shares.
+        x: (tokens, hidden). router_logits: (tokens, num_experts). correction, expert_scales: as of
+            ``route``, which says which experts these are, and their shares.
 
     Returns:
         (tokens, hidden), dtype of x.
     """
-    return experts.forward(x, router_logits, routing, activation, correction)
+    return experts.forward(x, router_logits, routing, activation, correction, expert_scales)

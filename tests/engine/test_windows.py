@@ -18,7 +18,7 @@ COUNT = 16
 NAMES = (
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe-window", "phi3-window", "phi4-mini", "starcoder2",
     "gpt2", "gptj", "smollm3-old", "granite", "olmo2", "ministral3", "cohere2",
-    "olmo3", "glm4", "gemma2", "gemma3-old",
+    "olmo3", "glm4", "gemma2", "gemma3-old", "gemma4-e2b",
     "gpt-oss",
     "deepseek-v3",
     "qwen3.5", "qwen3.5-moe", "qwen3-next", "lfm2", "granite-4-h", "falcon-h1-normed", "mamba",

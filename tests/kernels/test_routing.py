@@ -11,7 +11,9 @@ from atoll_kernels import Routing, route
 EXPERTS = 12
 
 
-def _expected(logits: Tensor, routing: Routing, correction: Tensor | None) -> dict[int, float]:
+def _expected(
+    logits: Tensor, routing: Routing, correction: Tensor | None, scales: Tensor
+) -> dict[int, float]:
     """The experts of one token and their shares, in float64."""
     wide = logits.double()
     scores = (wide.softmax(0) if routing.scores == "softmax" else wide.sigmoid()).tolist()
@@ -27,7 +29,7 @@ def _expected(logits: Tensor, routing: Routing, correction: Tensor | None) -> di
     allowed = [i for group in best for i in group]
     chosen = sorted(allowed, key=lambda i: ranked[i], reverse=True)[: routing.top_k]
     total = sum(scores[i] for i in chosen) if routing.renormalize else 1.0
-    return {i: scores[i] / total * routing.scaling for i in chosen}
+    return {i: scores[i] / total * routing.scaling * scales[i].item() for i in chosen}
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,11 @@ def test_routing(routing: Routing, is_corrected: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(50, EXPERTS, generator=generator)
     correction = torch.randn(EXPERTS, generator=generator) if is_corrected else None
-    chosen, shares = route(logits, routing, correction)
+    scales = torch.rand(EXPERTS, generator=generator)
+    chosen, shares = route(logits, routing, correction, scales)
     assert chosen.dtype == torch.int32 and shares.dtype == torch.float32
     for row, found, weights in zip(logits, chosen.tolist(), shares.tolist(), strict=True):
-        expected = _expected(row, routing, correction)
+        expected = _expected(row, routing, correction, scales)
         assert dict(zip(found, weights, strict=True)) == pytest.approx(expected, rel=1e-5)
 
 

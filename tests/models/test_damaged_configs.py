@@ -6,10 +6,12 @@ It ended with one of Python's own errors, or called a checkpoint supported that 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny.gemma4s import LARGE, TEXT
 
 from atoll.cli.catalogue import info
 from atoll.errors import AtollError
@@ -87,3 +89,24 @@ def test_the_first_token_of_an_answer(
     (tmp_path / file).write_text(json.dumps({**given, "decoder_start_token_id": value}))
     told = _info(tmp_path, capsys)
     assert f"/{file}: decoder_start_token_id is " in told
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"per_layer_config": {"2": {"head_dim": 32}}}, ""),
+        ({"per_layer_config": {"2": {"head_dim": 32, "skip": []}}}, r"2 is .*expected head_dim"),
+        ({"per_layer_config": {"0": {"head_dim": 32}}}, "0 is .*the other layers of its kind"),
+        ({"per_layer_config": {"3": {}}}, "per_layer_config is .*keys from 0 to 2"),
+        ({"per_layer_config": {"2": {"num_key_value_heads": 3}}}, "3, does not divide"),
+        ({"num_kv_shared_layers": 1}, "num_kv_shared_layers is 1: of one kind of layer_types"),
+        ({"vocab_size_per_layer_input": 8, "hidden_size_per_layer_input": 8}, "is 8; expected"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention is 'all'"),
+    ],
+)  # fmt: skip
+def test_layers_that_differ(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Gemma 4's, whose layers have heads of two sizes, and read others' keys and values."""
+    config = {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", **TEXT, **LARGE}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
+    told = _server(tmp_path, is_generator=True)
+    assert re.search(message, told) if message else not told

@@ -21,11 +21,12 @@ from torch import Tensor
 from atoll.errors import WeightError
 
 # What a model does without: poolers that nothing asked for, other heads, repeated and old tensors,
-# parts for images, what scales the products of vectors.
+# parts for images, what scales the products of vectors, keys and values where others' are read.
 SPARE = re.compile(
     r"pooler\.|position_ids|^cls\.|(encoder|decoder)\.embed_tokens|"
     r"masked_bias|inv_freq|logit_scale|logit_bias|EncDecAttention\.relative_attention_bias|"
-    r"vision_tower|multi_modal_projector|^model\.visual\."
+    r"vision_tower|embed_vision|multi_modal_projector|^model\.visual\.|"
+    r"language_model\.layers\.[45]\.self_attn\.[kv]_"
 )
 # What is numbered besides the layers: a table of words, and the blocks of ALBERT's groups.
 _INNER = re.compile(r"layers\.0\.wte|albert_layers\.0")

@@ -61,6 +61,8 @@ def test_large_heads_leave_reasons() -> None:
     choice = choose(BY_NAME["H100"], spec, KernelPolicy())
     assert choice.backend == "sdpa"
     assert ("atoll", "head size 512 is more than 256") in choice.refused
+    prefill = choose(BY_NAME["H100"], replace(spec, phase="prefill"), KernelPolicy())
+    assert prefill.backend == "torch-efficient"
 
 
 def test_values_narrower_than_keys() -> None:

@@ -56,6 +56,13 @@ PUBLISHED = {
     "google__gemma-3-4b-it": 4_300_079_472 - 419_816_304,
     "google__gemma-3-12b-it": 12_187_325_040 - 421_290_864,
     "google__gemma-3-27b-it": 27_432_406_640 - 423_060_336,
+    # Less the towers and their projections, and keys and values that no layer reads.
+    "google__gemma-4-E2B-it": 5_123_178_979 - 475_729_088 - 18_880_512,
+    # Its index leaves out the factor at the end of each layer.
+    "google__gemma-4-26B-A4B-it": 25_805_933_872 - 572_792_112 + 30,
+    # Their cards say 8B, with the towers, and 30.7B.
+    "google__gemma-4-E4B-it": 7_463_013_418,
+    "google__gemma-4-31B-it": 30_697_345_340,
     "huggyllama__llama-7b": 6_738_415_616,
     "ibm-granite__granite-3.3-8b-instruct": 8_170_864_640,
     "ibm-granite__granite-4.0-h-tiny": 6_939_037_248,

@@ -29,12 +29,13 @@ ARCHITECTURES = [
     "bigcode-multi-head", "falcon-7b", "falcon-40b", "falcon-rw", "mpt", "phi", "phi-msft",
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe", "phi3-window", "gptj", "starcoder2", "smollm3",
     "granite", "olmo2",
-    "mistral3", "glm4", "gemma3-saved-again", "qwen3.5-text",
+    "mistral3", "glm4", "gemma3-saved-again", "gemma4-e2b", "gemma4-text", "qwen3.5-text",
     "deepseek-v3",
 ]  # fmt: skip
 AT_LOAD = [
     "qwen2", "qwen3", "qwen2-moe", "qwen3-moe", "phi3-window",
     "phi4-mini-old", "gpt2", "gptj", "starcoder2", "smollm3", "granite", "olmo2", "falcon-h1",
+    "gemma4-e2b", "gemma4-26b",
 ]  # fmt: skip
 BY_NAME = {v.name: v for v in DECODERS}
 IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -124,7 +125,7 @@ def test_at_load_as_dequantised(
     write(BY_NAME[name], tmp_path)
     found = load_decoder(Checkpoint.open(tmp_path), LoadOptions(scheme=scheme))
     plain = load_decoder(Checkpoint.open(tmp_path), LoadOptions())
-    assert found.blocks[-1].attention.qkv.packed.scheme == scheme
+    assert found.blocks[0].attention.qkv.packed.scheme == scheme
     rounded = dict(found.named_modules())
     for path, layer in plain.named_modules():
         if isinstance(layer, Linear) and rounded[path].packed.scheme != "dense":

@@ -83,8 +83,12 @@ def test_every_kind_of_layer_decides() -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize(
-    "name", ["llama", "llama-tied", "mixtral", "qwen2-moe", "starcoder", "opt-350m", "qwen3.5"]
-)
+    "name",
+    [
+        "llama", "llama-tied", "mixtral", "qwen2-moe", "starcoder", "opt-350m", "qwen3.5",
+        "gemma4-26b",
+    ],
+)  # fmt: skip
 def test_loaded_models_hold_it(name: str, size: int, tmp_path: Path) -> None:
     write(next(variant for variant in VARIANTS if variant.name == name), tmp_path)
     _assert_held(tmp_path, size)

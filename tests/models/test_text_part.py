@@ -20,14 +20,28 @@ from atoll.text.tokenizer import Tokenizer
 from atoll.weights.load import LoadOptions
 from atoll.weights.text_part import text_part
 
+HUB_CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
 
-def test_what_is_left_out_is_told(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, MISTRAL3_OLD)
+GEMMA4 = json.loads((HUB_CONFIGS / "google__gemma-4-E2B-it.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "max_tokens", "left_out"),
+    [
+        (MISTRAL3_OLD, "mistral", 64, "vision_config"),
+        (GEMMA4, "gemma4_text", 131072, "audio_config, vision_config"),
+    ],
+    ids=["mistral3", "gemma4"],
+)
+def test_what_is_left_out_is_told(
+    config: Any, kind: str, max_tokens: int, left_out: str, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path, config)
     found = decide(folder, Settings(model_id=str(folder)))
-    assert (found.runs_on, found.model_type, found.max_tokens) == ("native", "mistral", 64)
-    assert found.architecture == "Mistral3ForConditionalGeneration"
+    assert (found.runs_on, found.model_type, found.max_tokens) == ("native", kind, max_tokens)
+    assert found.architecture == config["architectures"][0]
     assert found.notes == (
-        "only its text part is served, without vision_config: images and sound are refused",
+        f"only its text part is served, without {left_out}: images and sound are refused",
     )
 
 

@@ -37,7 +37,7 @@ KINDS = (
     "llama", "llama-biases", "llama-dynamic", "mistral-window", "mixtral", "bloom", "opt",
     "opt-350m", "gpt-neox", "starcoder", "bigcode-multi-head", "falcon-40b", "falcon-rw", "mpt",
     "mpt-qk-norms", "mpt-learned-positions", "phi", "t5", "flan-t5", "gpt-oss", "deepseek-v3",
-    "qwen3.5",
+    "qwen3.5", "gemma4-e2b",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(

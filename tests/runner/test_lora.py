@@ -124,6 +124,12 @@ def test_mixed_batch_equals_peft(case: Any, slots: Any) -> None:
         ("glm4", ["k_proj", "gate_up_proj"], "model."),
         ("mistral3", r".*language_model.*\.(q|down)_proj", ""),
         ("gemma3-saved-again", r".*language_model.*\.(v|gate)_proj", ""),
+        ("gemma4-text", ["q_proj", "k_proj", "v_proj", "down_proj"], "model."),
+        (
+            "gemma4-e2b",
+            r".*language_model.*(\.[qk]_proj|per_layer_(input_gate|projection|model_projection))",
+            "",
+        ),
         ("gpt-oss", ["q_proj", "v_proj", "o_proj"], "model."),
         ("moonlight", ["q_proj", "kv_a_proj_with_mqa", "o_proj"], "model."),
         ("deepseek-v2", ["q_a_proj", "q_b_proj"], "model."),

@@ -46,6 +46,8 @@ DECODER_LAYOUTS = {
     "EleutherAI/": "gpt-neox-old",
     "google/gemma-3-1b": "gemma3-old",
     "google/gemma-3": "gemma3-nested",
+    "google/gemma-4-E": "gemma4-e2b",
+    "google/gemma-4": "gemma4-26b",
     "openai/gpt-oss": "gpt-oss",
     "openai-community/": "gpt2-no-prefix",
     "ibm-granite/granite-4": "granite-4-h",

@@ -69,14 +69,15 @@ class StackedExperts(PackedExperts):
         routing: Routing,
         activation: str,
         correction: Tensor | None = None,
+        expert_scales: Tensor | None = None,
     ) -> Tensor:
         """See ``atoll_kernels.mixture_of_experts``."""
         num_tokens, hidden = x.shape
         if num_tokens == 0:
             return x.new_empty((0, hidden))
         x = x if x.stride(-1) == 1 else x.contiguous()
-        found = route(router_logits, routing, correction)
-        chosen, shares = found or torch_route(router_logits, routing, correction)
+        asked = router_logits, routing, correction, expert_scales
+        chosen, shares = route(*asked) or torch_route(*asked)
         chosen, shares, top_k = chosen.flatten(), shares.flatten(), routing.top_k
         num_experts, num_slots = router_logits.shape[1], num_tokens * top_k
         op = "mxfp4" if self.is_fp4 else "experts"
@@ -116,7 +117,10 @@ class StackedExperts(PackedExperts):
 
 
 def route(
-    logits: Tensor, routing: Routing, correction: Tensor | None
+    logits: Tensor,
+    routing: Routing,
+    correction: Tensor | None,
+    expert_scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """See ``atoll_kernels.route``; declines all but plain softmax, which torch computes."""
     if not routing.is_plain or correction is not None:
@@ -132,7 +136,7 @@ def route(
         BLOCK_E=triton.next_power_of_2(max(num_experts, 8)),
         BLOCK_K=triton.next_power_of_2(top_k), num_warps=2,
     )  # fmt: skip
-    return chosen, shares
+    return chosen, shares if expert_scales is None else shares * expert_scales[chosen]
 
 
 class _Plan(NamedTuple):

@@ -12,7 +12,12 @@ from atoll_kernels.moe import PackedExperts, Routing
 _LEAST_SUM = 1e-20
 
 
-def route(logits: Tensor, routing: Routing, correction: Tensor | None) -> tuple[Tensor, Tensor]:
+def route(
+    logits: Tensor,
+    routing: Routing,
+    correction: Tensor | None,
+    expert_scales: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     wide = logits.float()
     scores = wide.softmax(-1) if routing.scores == "softmax" else wide.sigmoid()
     ranked = scores if correction is None else scores + correction
@@ -22,7 +27,8 @@ def route(logits: Tensor, routing: Routing, correction: Tensor | None) -> tuple[
     shares = scores.gather(-1, chosen)
     if routing.renormalize:
         shares = shares / (shares.sum(-1, keepdim=True) + _LEAST_SUM)
-    return chosen.int(), shares * routing.scaling
+    shares = shares * routing.scaling
+    return chosen.int(), shares if expert_scales is None else shares * expert_scales[chosen]
 
 
 def _of_best_groups(ranked: Tensor, routing: Routing) -> Tensor:
@@ -54,8 +60,9 @@ class ExpertLoop(PackedExperts):
         routing: Routing,
         activation: str,
         correction: Tensor | None = None,
+        expert_scales: Tensor | None = None,
     ) -> Tensor:
-        chosen, shares = route(router_logits, routing, correction)
+        chosen, shares = route(router_logits, routing, correction, expert_scales)
         shares = shares.to(x.dtype)
         # Sorting makes each expert's rows one slice, with a single copy to the host per layer.
         order = chosen.flatten().argsort(stable=True)

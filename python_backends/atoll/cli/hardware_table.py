@@ -114,6 +114,10 @@ _NOTES = (
     "MXFP4, were compiled for every architecture of the table and compared with float64 in "
     "Triton-language's interpreter, but not measured on a GPU yet.",
     "",
+    "Heads of more than 256 features, those of Gemma 4's layers that see the whole text, run on "
+    "torch: prompts on `torch-efficient` where it is served, decoding on `sdpa`, whose steps are "
+    "not replayed as CUDA graphs. The log says so.",
+    "",
     "## Several GPUs, several models",
     "",
     "Without `num_shard`, a model runs on one GPU: the one named by its `device` setting "

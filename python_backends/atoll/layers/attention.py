@@ -8,6 +8,7 @@ import atoll_kernels as kernels
 from atoll.layers import parallel
 from atoll.layers.batch import Batch, CacheSpec
 from atoll.layers.linear import Linear
+from atoll.layers.norm import UnitNorm
 from atoll.layers.parallel import Part
 from atoll.layers.partial_attention import attend_to_some
 from atoll.layers.qk_norm import QKNorm, normed
@@ -42,6 +43,9 @@ class Attention(nn.Module):
     are read there; without one, the tokens of a sequence see those of the batch.
 
     Where several ranks split it, each has some of the heads, and gives partial sums.
+
+    Some layers project less: keys are also the values (``qk``), or an earlier layer's keys and
+    values are read (``q``).
     """
 
     def __init__(
@@ -60,15 +64,20 @@ class Attention(nn.Module):
         alibi_slopes: Tensor | None = None,
         relative_bias: RelativeBias | None = None,
         qk_norms: tuple[QKNorm, QKNorm] | None = None,
+        v_norm: UnitNorm | None = None,
         query_growth: QueryGrowth | None = None,
         has_sinks: bool = False,
+        values_are_keys: bool = False,
+        shared_with: int | None = None,
     ) -> None:
         """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections,
         but that of the output has ``out_bias`` where that is given.
 
         scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
-        or of all heads as one (``wide_norms``). has_sinks: see ``Sinks``. The others say how
-        positions enter; masks and biases are as in ``AttentionArgs``.
+        or of all heads as one (``wide_norms``); v_norm: of values, head by head. has_sinks: see
+        ``Sinks``. values_are_keys: before the keys' norm and rotation. shared_with: the earlier
+        layer whose keys and values are read. The others say how positions enter; masks and biases
+        are as in ``AttentionArgs``.
         """
         super().__init__()
         query, kv = parallel.heads(heads.num_heads, heads.num_kv_heads)
@@ -83,30 +92,55 @@ class Attention(nn.Module):
             self.alibi_slopes = query.columns(alibi_slopes)
         q, k = query.times(heads.head_dim), kv.times(heads.head_dim)
         rows = (heads.width, heads.kv_width, heads.kv_width)
-        self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)
+        self.shared_with = shared_with
+        if shared_with is not None:
+            self.q = Linear(hidden_size, q, bias)
+        elif values_are_keys:
+            self.qk = Linear(hidden_size, Part.joined(q, k), bias, rows=rows[:2])
+        else:
+            self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)
+        self.values_are_keys = values_are_keys
         self.q_norm = None if qk_norms is None else qk_norms[0]
-        self.k_norm = None if qk_norms is None else qk_norms[1]
+        self.k_norm = None if qk_norms is None or shared_with is not None else qk_norms[1]
+        self.v_norm = v_norm
         self.sinks = Sinks(query) if has_sinks else None
         self.out = Linear(q, hidden_size, bias if out_bias is None else out_bias)
 
     @property
     def cache_spec(self) -> CacheSpec:
         """What a token needs in the KV cache."""
-        return CacheSpec(self.heads.num_kv_heads, self.heads.head_dim, self.window)
+        _, num_kv_heads, head_dim = self.heads
+        return CacheSpec(num_kv_heads, head_dim, self.window, shared_with=self.shared_with)
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden); mutates the layer's part of the cache."""
+        if self.shared_with is not None:
+            out: Tensor = self.out(self._attend(self.query(x), None, None, batch).flatten(1))
+            return out
         q, k, v = self.project(x)
         if self.query_growth is not None:
             q = self.query_growth(q, batch)
-        out: Tensor = self.out(self._attend(q, k, v, batch).flatten(1))
+        out = self.out(self._attend(q, k, v, batch).flatten(1))
         return out
+
+    def query(self, x: Tensor) -> Tensor:
+        """Queries of a layer that reads another's keys, (tokens, heads, head_dim)."""
+        q: Tensor = self.q(x).view(len(x), -1, self.heads.head_dim)
+        return q if self.q_norm is None else self.q_norm(q.flatten(0, 1)).view_as(q)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (tokens, heads, head_dim) each; q and k not yet rotated."""
-        q, k, v = self.split(self.qkv(x))
+        if self.values_are_keys:
+            num_heads, num_kv_heads, head_dim = self.heads
+            rows = self.qk(x).view(len(x), -1, head_dim)
+            q, k = rows.split_with_sizes((num_heads, num_kv_heads), 1)
+            v = k
+        else:
+            q, k, v = self.split(self.qkv(x))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = normed(q, k, self.q_norm, self.k_norm)
+        if self.v_norm is not None:
+            v = self.v_norm(v.reshape(-1, self.heads.head_dim)).view_as(v)
         return q, k, v
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,8 +150,11 @@ class Attention(nn.Module):
         q, k, v = rows.split_with_sizes((num_heads, num_kv_heads, num_kv_heads), 1)
         return q, k, v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        """Mutates q and k if they are rotated; (tokens, num_heads, head_dim)."""
+    def _attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, batch: Batch) -> Tensor:
+        """Mutates q and k if they are rotated; (tokens, num_heads, head_dim).
+
+        k, v: None in a layer that reads another's.
+        """
         if self.alibi_slopes is not None:
             # Made with the model, before its device is known.
             self.alibi_slopes = self.alibi_slopes.to(q.device)
@@ -130,7 +167,7 @@ class Attention(nn.Module):
         if batch.block_tables is None:
             if rotation is not None:
                 kernels.apply_rope(q, *rotation)
-                kernels.apply_rope(k, *rotation)
+            k, v = self._keys(k, v, rotation, batch)
             ends = key_ends = batch.cu_seqlens
             if batch.attended is not None:
                 return attend_to_some(q, k, v, ends, batch.attended, args)
@@ -140,12 +177,28 @@ class Attention(nn.Module):
         assert batch.seq_lens is not None, "a batch with block tables has lengths"
         k_cache, v_cache, group = batch.kv_cache[self.layer]
         slots = batch.slot_mappings[group]
-        if rotation is None:
+        if k is None or v is None:
+            if rotation is not None:
+                kernels.apply_rope(q, *rotation)
+        elif rotation is None:
             kernels.write_kv(k, v, k_cache, v_cache, slots)
         else:
             kernels.rope_write_kv(q, k, v, *rotation, k_cache, v_cache, slots)
         kv = kernels.PagedKV(k_cache, v_cache, batch.block_tables[group], batch.seq_lens)
         return kernels.paged_attention(q, kv, batch.cu_seqlens, args)
+
+    def _keys(
+        self, k: Tensor | None, v: Tensor | None, rotation: Rotation | None, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a batch without a cache, rotated; mutates k and ``batch.kept``."""
+        if k is None or v is None:
+            assert self.shared_with is not None and batch.kept is not None
+            return batch.kept[self.shared_with]
+        if rotation is not None:
+            kernels.apply_rope(k, *rotation)
+        if batch.kept is not None:
+            batch.kept[self.layer] = k, v
+        return k, v
 
 
 class CrossAttention(nn.Module):

@@ -121,6 +121,10 @@ class SharedKeys:
     last_rows: Tensor
 
 
+# Keys and values by layer, (tokens, num_kv_heads, width) each.
+Kept = dict[int, tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Batch:
     """New tokens of several sequences, and where their keys and values live, if those are kept.
@@ -134,6 +138,7 @@ class Batch:
     attended: None: all tokens are. Not with a KV cache.
     shared: None: every sequence is a text of its own.
     pixels: (patches, values of a patch), of sequences that are images; their ids mean nothing.
+    kept: without a KV cache, keys and values that layers have left for later ones, by layer.
 
     With a KV cache:
 
@@ -158,6 +163,7 @@ class Batch:
     attended: Attended | None = None
     shared: SharedKeys | None = None
     pixels: Tensor | None = None
+    kept: Kept | None = None
     seq_lens: Tensor | None = None
     block_tables: tuple[Tensor, ...] | None = None
     slot_mappings: tuple[Tensor, ...] = ()

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 import atoll_kernels as kernels
 from atoll.layers import parallel
 from atoll.layers.adapted import AdaptedLinear
+from atoll.layers.factors import Factors
 from atoll.layers.linear import Linear
 from atoll.layers.mlp import GatedMLP
+from atoll.layers.norm import UnitNorm
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
 
@@ -80,6 +82,22 @@ class Float32Router(Linear):
         self.correction = nn.Parameter(found, requires_grad=False)
 
 
+class NormedRouter(nn.Module):
+    """Norms what it sees by a scale of its own, and scales the experts' shares (Gemma 4)."""
+
+    def __init__(self, hidden_size: int, num_experts: int, eps: float) -> None:
+        super().__init__()
+        self.norm = UnitNorm(hidden_size, eps)
+        self.scale = Factors("scale", hidden_size)
+        self.proj = Linear(hidden_size, num_experts, bias=False, quantizable=False)
+        self.expert_scales = Factors("per_expert_scale", num_experts, torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, num_experts)."""
+        logits: Tensor = self.proj(self.norm(x) * self.scale() * x.shape[1] ** -0.5)
+        return logits
+
+
 class MixtureOfExperts(nn.Module):
     """The experts that ``routing`` chooses, and a shared one that every token goes through."""
 
@@ -91,7 +109,7 @@ class MixtureOfExperts(nn.Module):
         routing: kernels.Routing,
         activation: str,
         *,
-        router: Linear | None = None,
+        router: nn.Module | None = None,
         shared: nn.Module | None = None,
         bias: bool = False,
         block: int = 1,
@@ -131,14 +149,17 @@ class MixtureOfExperts(nn.Module):
     def _correction(self) -> Tensor | None:
         return self.router.correction if isinstance(self.router, Float32Router) else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (tokens, hidden) -> (tokens, hidden)."""
-        chosen = self._chosen(x)
+    @property
+    def _scales(self) -> Tensor | None:
+        return self.router.expert_scales() if isinstance(self.router, NormedRouter) else None
+
+    def forward(self, x: Tensor, routed_by: Tensor | None = None) -> Tensor:
+        """x: (tokens, hidden) -> (tokens, hidden). routed_by: what the router sees, if not x."""
+        chosen = self._chosen(x, self.router(x if routed_by is None else routed_by))
         return chosen if self.shared is None else chosen + self.shared(x)
 
-    def _chosen(self, x: Tensor) -> Tensor:
+    def _chosen(self, x: Tensor, logits: Tensor) -> Tensor:
         """The sum over each token's experts."""
-        logits = self.router(x)
         experts: list[Any] = list(self.experts)
         adapted = [rows for e in experts for rows in e.adapted_rows(len(x), x.device)]
         if not adapted:
@@ -151,13 +172,13 @@ class MixtureOfExperts(nn.Module):
 
     def _mixed(self, x: Tensor, logits: Tensor) -> Tensor:
         return kernels.mixture_of_experts(
-            x, logits, self.packed, self.routing, self.activation, self._correction
+            x, logits, self.packed, self.routing, self.activation, self._correction, self._scales
         )
 
     def _one_by_one(self, x: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
         """With adapters, which are no part of packed weights; x: rows ``tokens`` of the batch."""
         experts: list[Any] = list(self.experts)
-        chosen, shares = kernels.route(logits, self.routing, self._correction)
+        chosen, shares = kernels.route(logits, self.routing, self._correction, self._scales)
         shares = shares.to(x.dtype)
         out = torch.zeros_like(x)
         for index, expert in enumerate(experts):

@@ -75,6 +75,21 @@ class RMSNorm(nn.Module):
         raise AssertionError("a norm cannot be tied")
 
 
+class UnitNorm(nn.Module):
+    """RMSNorm without a scale: nothing of it is in a checkpoint."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        # Made with the model, before its device is known.
+        self.ones = torch.ones(hidden_size, device="cpu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (rows, hidden_size) -> the same shape."""
+        self.ones = self.ones.to(x.device)
+        return kernels.rms_norm(x, self.ones, self.eps)[0]
+
+
 class NoNorm(nn.Module):
     """In place of a norm that the architecture leaves out."""
 

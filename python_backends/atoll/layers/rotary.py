@@ -19,6 +19,7 @@ from atoll.weights.json_fields import Fields
 
 # The tables have a row for each.
 MAX_POSITIONS = 1 << 24
+_SHARE = "partial_rotary_factor"
 # Kinds of scaling, and what each cannot do without.
 SCALINGS: Mapping[str, tuple[str, ...]] = {
     "default": (),
@@ -27,6 +28,7 @@ SCALINGS: Mapping[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": (),
     "longrope": ("short_factor", "long_factor"),
+    "proportional": (),
 }
 
 
@@ -65,10 +67,14 @@ class RopeSpec:
             raise scaling.wrong(f"one of {', '.join(SCALINGS)}", "rope_type", "type")
         share = cls.partial(raw, "partial_rotary_factor", default=1.0)
         # Without scaling, transformers' families that rotate whole heads do not read it.
-        if kind != "default" and share < 1.0 and not is_partial:
+        if kind not in ("default", "proportional") and share < 1.0 and not is_partial:
             raise ConfigError(
                 f"{scaling.source}: partial_rotary_factor is {share} beside scaling {kind!r}; this "
                 "family rotates whole heads"
+            )
+        if kind == "proportional" and is_partial:
+            raise ConfigError(
+                f"{scaling.source}: scaling {kind!r} is of whole heads; this family rotates a share"
             )
         missing = [name for name in SCALINGS[kind] if not scaling.has(name)]
         if missing:
@@ -93,7 +99,7 @@ class RopeSpec:
             max_positions=positions,
             kind=kind,
             factor=scaling.number("factor", default=factor, nullable=True),
-            options={**_options(scaling, kind, dim), TRAINED: trained},
+            options={**_options(scaling, kind, dim), TRAINED: trained, _SHARE: share},
         )
 
     @staticmethod
@@ -182,6 +188,11 @@ def _frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
     options = spec.options or {}
     if spec.kind == "linear":
         return frequency / spec.factor, 1.0
+    if spec.kind == "proportional":
+        # The first frequencies of the whole head; features beyond them are not rotated.
+        num_rotated = int(options[_SHARE] * spec.dim // 2)
+        is_rotated = torch.arange(len(frequency)) < num_rotated
+        return frequency * is_rotated / spec.factor, 1.0
     if spec.kind == "llama3":
         return _llama3(frequency, spec.factor, options), 1.0
     if spec.kind == "yarn":

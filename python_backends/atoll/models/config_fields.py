@@ -106,6 +106,35 @@ def layer_ropes(
     return spec, second
 
 
+def two_ropes(fields: Fields, whole_dim: int, window_dim: int) -> tuple[RopeSpec, RopeSpec]:
+    """The rotations of layers that see the whole text, and of those with a window, whose heads may
+    have other widths; ``rope_parameters`` has one of each.
+
+    Raises:
+        ConfigError: one is missing, heads of an odd width, or a scaling that is not known.
+    """
+    parameters, found = fields.inside("rope_parameters"), []
+    kinds = {"full_attention": whole_dim, "sliding_attention": window_dim}
+    if set(parameters.raw) != set(kinds) or fields.has("rope_scaling"):
+        raise ConfigError(
+            f"{fields.source}: rope_parameters has {sorted(parameters.raw)}, rope_scaling is "
+            f"{shown(fields.raw.get('rope_scaling'))}; expected full_attention and "
+            "sliding_attention, and no rope_scaling"
+        )
+    both = {n: fields.raw[n] for n in ("max_position_embeddings",) if n in fields.raw}
+    for kind, dim in kinds.items():
+        check_width(fields, dim, dim, "global_head_dim" if dim == whole_dim else "head_dim")
+        inner = parameters.inside(kind)
+        inner.number("rope_theta", above=1.0)
+        spec = RopeSpec.from_hf({**both, "rope_parameters": inner.raw}, dim)
+        if spec.kind not in ("default", "linear", "proportional"):
+            raise inner.wrong("default, linear or proportional", "rope_type", "type")
+        if spec.kind == "proportional":
+            inner.number("partial_rotary_factor", default=1.0, most=1.0)
+        found.append(spec)
+    return found[0], found[1]
+
+
 def _check_old_ropes(fields: Fields, local_theta: float, local_name: str) -> None:
     """Raises ConfigError: an older file's rotations are not the same in all transformers."""
     old = fields.inside("rope_scaling")

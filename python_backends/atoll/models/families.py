@@ -9,7 +9,14 @@ from collections.abc import Mapping
 
 from atoll.models.encoder_families import ENCODER_FAMILIES
 from atoll.models.family import Family
-from atoll.models.family_defaults import DEEPSEEK_V2, DEEPSEEK_V3, DELTA, GLM4_MOE, GLM4_MOE_LITE
+from atoll.models.family_defaults import (
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    DELTA,
+    GEMMA4,
+    GLM4_MOE,
+    GLM4_MOE_LITE,
+)
 
 _FALCON = ("RW", "Falcon")
 
@@ -136,6 +143,10 @@ _DECODER_FAMILIES = (
         },
     ),
     Family(
+        "gemma4", "Gemma 4", ("gemma4_text",), class_prefixes={"gemma4_text": ("Gemma4",)},
+        defaults={"gemma4_text": GEMMA4},
+    ),
+    Family(
         "gpt_bigcode", "SantaCoder, StarCoder", ("gpt_bigcode",),
         classes=("GPT2LMHeadCustomModel",),
     ),
@@ -203,7 +214,7 @@ _DECODER_FAMILIES = (
 # What people call architectures without a file, which transformers runs -> their model_types; the
 # text models alone of those that have parts for images. docs/models.md lists them.
 ON_TRANSFORMERS: Mapping[str, tuple[str, ...]] = {
-    "Gemma 3n, Gemma 4 (text models)": ("gemma3n_text", "gemma4_text"),
+    "Gemma 3n (text models)": ("gemma3n_text",),
     "Llama 4 (text models)": ("llama4_text",),
     "Granite 3 with experts": ("granitemoe",),
     "MiniMax": ("minimax", "minimax_m2"),
@@ -227,6 +238,7 @@ RECURRENT = ("jamba",)
 # alone is served; the first where ``text_config`` does not say it.
 NESTED: Mapping[str, tuple[str, ...]] = {
     "gemma3": ("gemma3_text",),
+    "gemma4": ("gemma4_text",),
     "mistral3": ("mistral", "ministral3"),
     "qwen3_5": ("qwen3_5_text",),
     "qwen3_5_moe": ("qwen3_5_moe_text",),

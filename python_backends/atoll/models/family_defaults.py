@@ -39,3 +39,17 @@ DELTA = {
     "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
     "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
 }  # fmt: skip
+
+GEMMA4 = {
+    "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "global_head_dim": 512,
+    "max_position_embeddings": 131072, "sliding_window": 512, "vocab_size_per_layer_input": 262144,
+    "hidden_size_per_layer_input": 256, "attention_k_eq_v": False, "enable_moe_block": False,
+    "use_double_wide_mlp": False,
+    "rope_parameters": {
+        "full_attention": {
+            "rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+}  # fmt: skip

@@ -29,9 +29,12 @@ logger = logging.getLogger(__name__)
 # Made by the drivers of NVIDIA and AMD.
 _GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/kfd"))
 # Their activations leave the range of float16.
-_OVERFLOW_FLOAT16 = ("t5", "mt5", "umt5", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_oss")
+_OVERFLOW_FLOAT16 = (
+    "t5", "mt5", "umt5", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text",
+    "gpt_oss",
+)  # fmt: skip
 # Layers with a window and those without are rotated differently.
-_TWO_ROTATIONS = ("gemma3_text", "olmo3")
+_TWO_ROTATIONS = ("gemma3_text", "gemma4_text", "olmo3")
 
 
 def load_options(settings: Settings, raw: Mapping[str, Any]) -> LoadOptions:

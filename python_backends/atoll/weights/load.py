@@ -93,7 +93,7 @@ def load_weights(
         else:
             module.load(group, options)
             _copy_from_file(module)
-    _report_left_over(reader, table, prefix, getattr(model.config, "num_layers", 0))
+    _report_left_over(reader, table, prefix, model.config)
     if isinstance(reader, GgufReader):
         logger.info("%s: %s", folder, reader.summary())
     if options.scheme == "int4":
@@ -139,18 +139,18 @@ def _require_tying(config: Any, folder: Path, name: str, group: LayerTensors) ->
         )
 
 
-def _report_left_over(
-    reader: CheckpointReader, table: WeightMap, prefix: str, num_layers: int
-) -> None:
+def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str, config: Any) -> None:
     """Fails on tensors of layers that the model lacks; logs tensors of other heads.
 
     A sixth layer in the file of a model configured with five means that one of them is wrong. What
     lies beside a language model has to be a known part for images, sound or another use.
     """
+    unused = tuple(f"{prefix}{name}." for name in table.unused(config))
     left = [name for name in reader.names() if name not in reader.read]
+    left = [name for name in left if not name.startswith(unused)]
     if reader.must_be_read and left:
         raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {left[:4]}")
-    extra = _extra_layers(left, table, prefix, num_layers)
+    extra = _extra_layers(left, table, prefix, getattr(config, "num_layers", 0))
     if extra:
         logger.info("%s: layers not used: %s", reader.folder, extra)
         left = [name for name in left if not name.startswith(tuple(extra))]

@@ -38,7 +38,10 @@ _WRAPPED = "language_model."
 # published, with ``language_model.lm_head``, the second as saved again, with ``lm_head``.
 TEXT_PREFIXES = (f"{_WRAPPED}model.", "model.language_model.")
 # What the other parts are called, there and below ``model.``; the last predicts further tokens.
-OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "visual.", "audio_tower.", "mtp.")
+OTHER_PARTS = (
+    "vision_tower.", "multi_modal_projector.", "visual.", "audio_tower.", "embed_vision.",
+    "embed_audio.", "mtp.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class WeightMap:
         or an adapter that the architecture does not know changes every answer.
     extra_layers: what every layer has that a file holds beyond the model's last for another use;
         such layers are not read. ``{i}`` is the layer.
+    unused: modules that a file has of a config, and its model does not run, behind the prefix.
     buffers: endings of names that are neither, though they read like it (masks).
     input_scales: our module -> a module of the checkpoint whose ``scales`` divide its inputs (AWQ
         puts them behind activations that no linear layer could absorb).
@@ -93,6 +97,7 @@ class WeightMap:
     input_scales: Mapping[str, str] = field(default_factory=dict)
     complete: Sequence[str] = ()
     extra_layers: str = ""
+    unused: Callable[[Any], Sequence[str]] = lambda config: ()
     buffers: Sequence[str] = ()
 
     def prefix(self, reader: CheckpointReader) -> str | None:

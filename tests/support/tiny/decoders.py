@@ -17,6 +17,7 @@ from transformers.models.falcon import modeling_falcon
 from tiny.checkpoint import Tensors, Variant
 from tiny.coheres import COHERE, GLM, OLMO3
 from tiny.deepseeks import DEEPSEEK
+from tiny.gemma4s import GEMMA4
 from tiny.gemmas import GEMMA
 from tiny.hybrids import HYBRID
 from tiny.llamas import LLAMA, MISTRAL, VOCAB, rope, with_buffers, without
@@ -252,6 +253,6 @@ MPT = (
 
 DECODERS = (
     *LLAMA, *MISTRAL, *QWEN, *BLOOM, *OPT, *NEOX, *BIGCODE, *FALCON, *MPT, *PHI, *PHI3,
-    *OTHERS, *GEMMA, *NESTED, *COHERE, *OLMO3, *GLM,
+    *OTHERS, *GEMMA, *GEMMA4, *NESTED, *COHERE, *OLMO3, *GLM,
     *DEEPSEEK, *QWEN_NEXT, *HYBRID,
 )  # fmt: skip

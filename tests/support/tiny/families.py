@@ -166,7 +166,9 @@ FAMILIES = (
     ),
     *(
         _variant(name, _decoded, hf.AutoModelForImageTextToText)
-        for name in ("mistral3", "ministral3", "gemma3-saved-again", "qwen3.5")
+        for name in (
+            "mistral3", "ministral3", "gemma3-saved-again", "gemma4-e2b", "gemma4-26b", "qwen3.5",
+        )
     ),
     *(
         _variant(name, _decoded, None)

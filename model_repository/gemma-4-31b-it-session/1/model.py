@@ -1,0 +1,5 @@
+"""gemma-4-31b-it: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
