@@ -61,16 +61,18 @@ def images_of(images: Image | Sequence[Image], model: ModelInfo) -> list[str | b
 
     Raises:
         UnsupportedModel: the model embeds texts alone.
-        ValidationError: a text is no data URI: the server fetches and opens nothing.
+        ValidationError: it is none of these, or a text is no data URI: the server fetches and
+            opens nothing.
     """
     if not takes_images(model):
         raise UnsupportedModel(f"model {model.name!r} embeds texts alone, no images")
     many = [images] if isinstance(images, (bytes, str, os.PathLike)) else list(images)
-    wrong = next((one for one in many if isinstance(one, str) and one[:5].lower() != "data:"), None)
-    if wrong is not None:
-        raise ValidationError(
-            f"an image is {wrong!r:.80}; expected bytes, a pathlib.Path, or a data URI"
-        )
+    for one in many:
+        is_uri = isinstance(one, str) and one[:5].lower() == "data:"
+        if not is_uri and not isinstance(one, (bytes, os.PathLike)):
+            raise ValidationError(
+                f"an image is {one!r:.80}; expected bytes, a pathlib.Path, or a data URI"
+            )
     return [Path(one).read_bytes() if isinstance(one, os.PathLike) else one for one in many]
 
 

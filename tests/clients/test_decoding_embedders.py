@@ -149,6 +149,13 @@ def test_refused_images(http: httpx.Client) -> None:
     messages = [{"role": "user", "content": both}]
     refused(http, path, {"model": "clip", "messages": messages}, 400, "messages", "2 parts")
     refused(http, path, {"model": "clip", "messages": messages, "input": "a"}, 400, "`input`")
+    text: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]}
+    refused(http, path, {**text, "model": "embedding-gemma"}, 400, "messages", "texts and images")
+    refused(http, path, {**text, "model": "clip", "modality": "image"}, 400, "modality")
+    refused(http, path, {**text, "model": "clip", "prompt_name": "a"}, 400, "`prompt_name`", "none")
+    part = {**_part(URIS[0]), "text": "a"}
+    messages = [{"role": "user", "content": [part]}]
+    refused(http, path, {"model": "clip", "messages": messages}, 400, "a text and an image_url")
     one = {"model": "clip"}
     refused(http, "/v2/embed", {**one, "images": [URIS[0], page]}, 400, "`images[1]`")
     refused(http, "/v2/embed", {**one, "inputs": [{"content": both}]}, 400, "inputs[0]")
@@ -177,8 +184,9 @@ def test_images_by_the_client_and_the_command(
             assert own.embed_images([], "clip").shape == (0, 24)
             with pytest.raises(UnsupportedModel, match="texts alone"):
                 own.embed_images(FILES, "embedding-gemma")
-            with pytest.raises(ValidationError, match="a data URI"):
-                own.embed_images(["a.png"], "clip")
+            for wrong in ("a.png", bytearray(FILES[0])):
+                with pytest.raises(ValidationError, match="a data URI"):
+                    own.embed_images([wrong], "clip")  # type: ignore[list-item]
             with pytest.raises(ValidationError, match=r"image\[1\] is damaged or cut off"):
                 own.embed_images([FILES[0], FILES[0][:300]], "clip")
     asked = ["infer", "clip", "--image", str(file), "--text", "coral", "--json"]

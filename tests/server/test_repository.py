@@ -112,7 +112,9 @@ def _over_grpc(served: Served) -> tuple[list[str], list[int]]:
             return texts, ids
 
 
-def _infer(served: Served, inputs: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
+def _infer(
+    served: Served, inputs: dict[str, list[Any]], **parameters: Any
+) -> dict[str, np.ndarray[Any, Any]]:
     """The answer over gRPC, which is HTTP's too."""
     answers = []
     for module, url in ((grpc, served.server.grpc_url), (http, served.server.http_url[7:])):
@@ -123,7 +125,7 @@ def _infer(served: Served, inputs: dict[str, list[Any]]) -> dict[str, np.ndarray
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         with module.InferenceServerClient(url) as client:
-            result = client.infer(served.name, tensors)
+            result = client.infer(served.name, tensors, parameters=parameters or None)
             outputs = result.get_response()
             names = (
                 [o["name"] for o in outputs["outputs"]]
@@ -220,6 +222,10 @@ def test_images_and_texts_have_one_entry(group: dict[str, Served], name: str) ->
     with pytest.raises(InferenceServerException, match="either image or text_input"):
         _infer(served, {"image": [[files[0]]], "text_input": [["a"]]})
     assert _infer(served, {"image": [[files[0]]]})["embedding"].shape == (1, len(expected[0]))
+    texts = {"text_input": [[text] for text in TEXTS]}
+    found = _infer(served, texts, return_token_embeddings=True)
+    # Texts that are filled up have vectors of their own tokens.
+    assert found["token_embedding"].shape[1] == found["num_input_tokens"].max()
 
 
 @_in_groups(SERVED_GENERATORS)

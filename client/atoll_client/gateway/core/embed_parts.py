@@ -53,7 +53,8 @@ def only_part(content: str | Sequence[ContentPart], field: str) -> Part:
     """The one text or image that a vector is of.
 
     Raises:
-        ValidationError: there are several, or none; or a part lacks what its type says.
+        ValidationError: there are several, or none; or a part lacks what its type says, or has
+            more.
     """
     if isinstance(content, str):
         return content
@@ -67,6 +68,8 @@ def only_part(content: str | Sequence[ContentPart], field: str) -> Part:
         found = None if part.image_url is None else ImageUri(part.image_url.url)
     if found is None:
         raise ValidationError.of(field, f"has a part of the type {part.type!r} without it")
+    if part.text is not None and part.image_url is not None:
+        raise ValidationError.of(field, "has a part with a text and an image_url")
     return found
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import time
 
-from atoll_client.errors import NotFound
+from atoll_client.embeddings import takes_images
+from atoll_client.errors import NotFound, ValidationError
 from atoll_client.gateway.core import encoders
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.embed_parts import check_images, embed_parts
+from atoll_client.gateway.core.embed_parts import Part, check_images, embed_parts
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai.answers import (
     Embedding,
@@ -37,7 +38,7 @@ async def embeddings(
     encoder, parts = encoders.Encoder(request, context, model), body.parts()
     if parts is not None:
         field = "input" if body.messages is None else "messages"
-        check_images(model, field)
+        _check_parts(model, parts, body)
         _count(request, len(parts))
         found = await embed_parts(encoder, parts, parameters, field)
     else:
@@ -84,6 +85,20 @@ def _card(model: ModelInfo, name: str, parent: str | None) -> ModelCard:
         "task": model.task,
         "max_model_len": model.facts.get("max_total_tokens") or model.max_input_tokens,
     }
+
+
+def _check_parts(model: ModelInfo, parts: list[Part], body: EmbeddingsBody) -> None:
+    """Raises ValidationError: the model embeds texts alone, or has no such prompt."""
+    if body.messages is None:
+        check_images(model, "input")
+    elif not takes_images(model):
+        raise ValidationError.of(
+            "messages", f"is for models of texts and images; {model.name} embeds texts alone, see "
+            "`input`",
+        )  # fmt: skip
+    texts = [part for part in parts if isinstance(part, str)]
+    if texts:
+        check_prompt(model, texts, body.prompt_name)
 
 
 def _count(request: Request, num_items: int) -> None:

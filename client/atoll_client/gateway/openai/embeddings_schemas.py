@@ -138,6 +138,11 @@ class EmbeddingsBody(OtherServers):
         if self.messages is not None:
             if self.input is not None:
                 raise ValidationError.of("messages", "is given, and so is `input`")
+            if self.modality is not None:
+                raise ValidationError.of(
+                    "modality", f"is {self.modality!r}, which is said of `input`; a part of "
+                    "`messages` has a type",
+                )  # fmt: skip
             if len(self.messages) != 1:
                 raise ValidationError.of(
                     "messages", f"has {len(self.messages)} messages; chats are not embedded, only "

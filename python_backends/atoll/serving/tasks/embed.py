@@ -125,8 +125,10 @@ class EmbedModel(EncoderModel):
             width = self.routed.encoders[work.route].hidden_size
             shape = (len(rows), max(lengths), width)
             outputs["token_embedding"] = np.zeros(shape, dtype=np.float32)
-            for index, row in enumerate(rows):
-                outputs["token_embedding"][index, : lengths[index]] = row.token_vectors
+            for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                assert row.token_vectors is not None, "they were asked for"
+                # Lengths leave out what SigLIP's texts are filled up with.
+                outputs["token_embedding"][index, :length] = row.token_vectors[:length]
         if work.options.return_sparse:
             found = [row.sparse for row in rows if row.sparse is not None]
             outputs["sparse_indices"] = padded([one.indices for one in found], PADDING)
