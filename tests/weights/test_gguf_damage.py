@@ -1,5 +1,6 @@
 """Damaged GGUF files, and what they hold that is not known: errors that name it, no crash."""
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,22 @@ def test_metadata_that_is_not_known(
 ) -> None:
     with pytest.raises(AtollError, match=named):
         prepare(_small(tmp_path / "x.gguf", **keys), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "scaling"),
+    [
+        ({"rope.scaling.factor": 4}, {"rope_type": "linear", "factor": 4.0}),
+        ({"rope.scale_linear": 2}, {"rope_type": "linear", "factor": 2.0}),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4}, None),
+        ({"rope.scaling.factor": 0}, None),
+    ],
+)  # fmt: skip
+def test_a_factor_of_positions_alone_is_linear(
+    keys: dict[str, float | str | list[int]], scaling: object, tmp_path: Path
+) -> None:
+    prepare(_small(tmp_path / "x.gguf", **keys), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()).get("rope_scaling") == scaling
 
 
 def test_tensors_that_are_not_known(hub: Path, tmp_path: Path) -> None:

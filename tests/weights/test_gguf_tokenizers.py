@@ -79,6 +79,14 @@ def test_byte_level(split: str) -> None:
         assert found.decode(ids, skip_special_tokens=False) == text
 
 
+@pytest.mark.parametrize(("split", "is_whole"), [("midm-2.0", True), ("qwen2", False)])
+def test_splits_whose_words_are_not_merged(split: str, is_whole: bool) -> None:
+    metadata = _metadata(_trained(SPLITS["llama-bpe"]), "gpt2", pre=split, bos_token_id=0)
+    found = build_tokenizer(metadata, "llama", "x.gguf")
+    assert json.loads(found.to_str())["model"]["ignore_merges"] is is_whole
+    assert (found.encode("Hello").ids[0] == 0) is is_whole
+
+
 def test_sentencepiece() -> None:
     """A vocabulary with scores in place of merges, and bytes for what it lacks."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]

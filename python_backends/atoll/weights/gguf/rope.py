@@ -59,10 +59,11 @@ def _scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any] | None:
         return _llama3(file, theta, width)
     if LONG in file.tensors or SHORT in file.tensors:
         return _longrope(file)
-    kind = _get(file, "rope.scaling.type", "none")
     factor = _get(file, "rope.scaling.factor", _get(file, "rope.scale_linear"))
     trained = _get(file, "rope.scaling.original_context_length")
-    if kind == "linear" or (kind == "none" and _get(file, "rope.scale_linear", 1.0) != 1.0):
+    # A factor alone is linear; zero stands for none.
+    kind = _get(file, "rope.scaling.type", "linear" if factor else "none")
+    if kind == "linear":
         return {"rope_type": "linear", "factor": float(_needed(file, "factor", factor))}
     if kind == "yarn":
         found = {
