@@ -155,8 +155,18 @@ def _own(c: Capabilities, spec: AttentionSpec, policy: KernelPolicy) -> list[str
         reasons += _flash(c, policy)
     if spec.value_dim is not None:
         return reasons + _latent(c, spec)
-    if spec.head_dim > 256:
-        reasons.append(f"head size {spec.head_dim} is more than 256")
+    return reasons + (_wide(c, spec) if spec.head_dim > 256 else [])
+
+
+def _wide(c: Capabilities, spec: AttentionSpec) -> list[str]:
+    """Heads of up to 512 features, as in Gemma 4's layers that see the whole text."""
+    reasons = []
+    if spec.head_dim > 512:
+        reasons.append(f"head size {spec.head_dim} is more than 512")
+    if spec.dtype not in _HALF and c.vendor != "interpreter":
+        reasons.append(f"head size {spec.head_dim} in {_name(spec.dtype)} needs too many registers")
+    if any((spec.window, spec.alibi, spec.relative_bias, spec.softcap, spec.sinks)):
+        reasons.append("no window, bias, soft cap or sinks with more than 256 features")
     return reasons
 
 

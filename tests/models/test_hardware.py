@@ -58,11 +58,18 @@ def test_every_feature_is_served_everywhere(device: Capabilities) -> None:
 
 def test_large_heads_leave_reasons() -> None:
     spec = AttentionSpec("decode", torch.float16, head_dim=512)
-    choice = choose(BY_NAME["H100"], spec, KernelPolicy())
-    assert choice.backend == "sdpa"
-    assert ("atoll", "head size 512 is more than 256") in choice.refused
-    prefill = choose(BY_NAME["H100"], replace(spec, phase="prefill"), KernelPolicy())
-    assert prefill.backend == "torch-efficient"
+    for device in ("T4", "A100", "H100", "MI210"):
+        assert choose(BY_NAME[device], spec, KernelPolicy()).backend == "atoll"
+    others = {
+        "head size 640 is more than 512": {"head_dim": 640},
+        "head size 512 in float32 needs too many registers": {"dtype": torch.float32},
+        "no window, bias, soft cap or sinks with more than 256 features": {"window": True},
+    }
+    for reason, changed in others.items():
+        choice = choose(BY_NAME["H100"], replace(spec, **changed), KernelPolicy())
+        assert choice.backend == "sdpa" and ("atoll", reason) in choice.refused
+    prefill = replace(spec, phase="prefill", dtype=torch.float32)
+    assert choose(BY_NAME["H100"], prefill, KernelPolicy()).backend == "torch-efficient"
 
 
 def test_values_narrower_than_keys() -> None:

@@ -71,7 +71,7 @@ def paged_decode(q: Tensor, kv: PagedKV, cu_seqlens_q: Tensor, args: AttentionAr
             out=out, partial=partial, peaks=peaks, totals=totals, sinks=_or(args.sinks, q),
             head_dim=head_dim, num_heads=num_heads, num_splits=splits,
             SINKS=args.sinks is not None, BLOCK_S=triton.next_power_of_2(splits),
-            BLOCK_D=block_d, num_warps=4,
+            BLOCK_D=block_d, num_warps=8 if block_d > 256 else 4,
         )  # fmt: skip
     return out
 
@@ -165,7 +165,7 @@ def _block_d(head_dim: int) -> int:
 
 
 def _bucket(dtype: torch.dtype, block_d: int) -> str:
-    return f"{launch.width(dtype)}-d{min(max(block_d, 64), 256)}"
+    return f"{launch.width(dtype)}-d{max(block_d, 64)}"
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -67,6 +67,11 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm80": Launch(128, 32, 0, 8, 2), "sm90": Launch(128, 64, 0, 8, 2),
         "gfx90a": Launch(64, 32, 0, 4, 1),
     },
+    ("flash", "half-d512"): {
+        "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(16, 16, 0, 4, 2),
+        "sm80": Launch(32, 32, 0, 8, 2), "sm90": Launch(32, 32, 0, 8, 2),
+        "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
     ("flash", "wide-d64"): {
         "sm75": Launch(32, 32, 0, 4, 1), AMPERE: Launch(64, 32, 0, 4, 2),
         "sm90": Launch(64, 32, 0, 4, 2), "gfx90a": Launch(64, 32, 0, 4, 1),
@@ -121,6 +126,10 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
         "sm75": Launch(16, 16, 0, 4, 1), AMPERE: Launch(16, 32, 0, 4, 3),
         "sm90": Launch(16, 64, 0, 4, 3), "gfx90a": Launch(16, 16, 0, 4, 1),
     },
+    ("prefill", "half-d512-short-qlen"): {
+        "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(16, 16, 0, 4, 2),
+        "sm90": Launch(16, 32, 0, 4, 2), "gfx90a": Launch(16, 16, 0, 4, 1),
+    },
     ("decode", "half-d64"): {
         "sm75": Launch(0, 32, 0, 4, 1), AMPERE: Launch(0, 64, 0, 4, 3),
         "sm90": Launch(0, 128, 0, 4, 2), "gfx90a": Launch(0, 64, 0, 4, 1),
@@ -141,6 +150,11 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("decode", "half-d256"): {
         "sm75": Launch(0, 16, 0, 4, 1), AMPERE: Launch(0, 32, 0, 4, 2),
         "sm90": Launch(0, 64, 0, 8, 2), "gfx90a": Launch(0, 32, 0, 4, 1),
+    },
+    ("decode", "half-d512"): {
+        "sm75": Launch(0, 16, 0, 8, 1), AMPERE: Launch(0, 16, 0, 4, 2),
+        "sm80": Launch(0, 16, 0, 8, 2), "sm90": Launch(0, 32, 0, 4, 2),
+        "gfx90a": Launch(0, 16, 0, 4, 1),
     },
     ("decode", "wide-d64"): {
         "sm75": Launch(0, 32, 0, 4, 1), AMPERE: Launch(0, 32, 0, 4, 2),
@@ -236,6 +250,7 @@ SAME = {
     ("prefill", "half-d64-sinks"): ("flash", "half-d64-sinks"),
     ("prefill", "half-d128-softcap"): ("flash", "half-d128-softcap"),
     ("prefill", "half-d256-softcap"): ("flash", "half-d256-softcap"),
+    ("prefill", "half-d512"): ("flash", "half-d512"),
     ("prefill", "wide-d64"): ("flash", "wide-d64"),
     ("prefill", "wide-d128"): ("flash", "wide-d128"),
     ("prefill", "wide-d256"): ("flash", "wide-d256"),

@@ -114,9 +114,10 @@ _NOTES = (
     "MXFP4, were compiled for every architecture of the table and compared with float64 in "
     "Triton-language's interpreter, but not measured on a GPU yet.",
     "",
-    "Heads of more than 256 features, those of Gemma 4's layers that see the whole text, run on "
-    "torch: prompts on `torch-efficient` where it is served, decoding on `sdpa`, whose steps are "
-    "not replayed as CUDA graphs. The log says so.",
+    "Heads of 257 to 512 features, those of Gemma 4's layers that see the whole text, are served "
+    "by `atoll` in float16 and bfloat16, and in float32 by torch: prompts by `torch-efficient`, "
+    "decoding by `sdpa`, whose steps are not replayed as CUDA graphs. These kernels, too, were "
+    "compiled for every architecture and compared in the interpreter, but not measured yet.",
     "",
     "## Several GPUs, several models",
     "",

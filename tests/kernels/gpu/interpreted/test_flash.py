@@ -74,7 +74,7 @@ def test_half_precision(dtype: torch.dtype, mask: str) -> None:
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [
-    (1, 1, 80), (3, 3, 8), (6, 2, 64), (48, 1, 16), (2, 1, 96), (1, 1, 256),
+    (1, 1, 80), (3, 3, 8), (6, 2, 64), (48, 1, 16), (2, 1, 96), (1, 1, 256), (2, 1, 512),
 ])  # fmt: skip
 def test_heads(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
     """Head sizes that are no power of two, shared key heads, multi-query with 48 heads."""
@@ -208,8 +208,8 @@ def test_decode(mask: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("shape", "mask"), [
     ((48, 1, 16), {}), ((2, 2, 80), {"window": 9}), ((12, 12, 8), {"alibi_slopes": True}),
-    ((6, 2, 64), {}),
-], ids=["mqa48", "d80", "alibi12", "gqa"])  # fmt: skip
+    ((6, 2, 64), {}), ((4, 1, 512), {}),
+], ids=["mqa48", "d80", "alibi12", "gqa", "d512"])  # fmt: skip
 def test_decode_heads(
     dtype: torch.dtype, shape: tuple[int, int, int], mask: dict[str, Any]
 ) -> None:
