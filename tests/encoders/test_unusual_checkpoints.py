@@ -38,6 +38,7 @@ from atoll.errors import AtollError, ConfigError, UnsupportedModel
 from atoll.text.text_encoder import TextEncoder
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
+from atoll.weights.modules import length_limit
 
 # Families whose positions begin late, and what their classes are called.
 FAMILIES = {
@@ -148,6 +149,8 @@ def test_length_limits(
     assert Embedder(folder, Settings()).spec.max_length == limit
     found = read_model(folder)
     assert found.max_tokens == limit
+    # Of a model without positions, as BLOOM, this is all that there is.
+    assert (length_limit(folder) is None) == (tokenizer["model_max_length"] in (None, int(1e30)))
     told = [note for note in found.notes if "max_seq_length is 512, more than the model's" in note]
     assert len(told) == (sentence.get("max_seq_length") == 512)
     if limit < 70:

@@ -30,6 +30,7 @@ POOLING_MODES = {
     "last-token": ("lasttoken", "pooling_mode_lasttoken"),
 }
 _LIMIT = "model_max_length"
+_NO_LIMIT = 10**20  # transformers' LARGE_INTEGER
 _OLD_SIZE = "word_embedding_dimension"
 # What may follow the pooling; Dropout does nothing once a model is trained.
 _AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
@@ -218,13 +219,14 @@ def tokenizer_config(folder: Path) -> dict[str, Any]:
 def length_limit(folder: Path) -> int | None:
     """Tokens of the longest text by sentence-transformers' rule, which may exceed the positions.
 
-    Its own limit, or the tokenizer's, which is astronomical where nobody set one.
+    Its own limit, or the tokenizer's; None where nobody set one.
     """
     found = _own_limit(folder)
     tokenizer = Fields(tokenizer_config(folder), "tokenizer_config.json")
     if found is None and tokenizer.has(_LIMIT):
         found = tokenizer, _LIMIT
-    return None if found is None else _whole(*found)
+    limit = _NO_LIMIT if found is None else _whole(*found)
+    return None if limit >= _NO_LIMIT else limit
 
 
 def cut_note(folder: Path, max_positions: int | None) -> tuple[str, ...]:
