@@ -1,5 +1,6 @@
 """GGUF files and adapters where a model is expected: served, or told what to do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def test_a_file_is_a_model(name: str, tmp_path: Path) -> None:
     assert resolve(str(path)) == folder
     entry = entry_of(str(path), {})
     assert (entry.name, entry.task, entry.model_id) == ("tiny-q8", "generate", str(folder))
+    told = json.loads(CliRunner().invoke(app, ["info", str(path), "--json"]).stdout)
+    assert (told["name"], told["weight_bytes"]) == ("tiny-q8", path.stat().st_size)
     with engine(folder) as loaded:
         assert [len(ids) for ids in answers(loaded, [[1, 2, 3]], 4)] == [4]
     path.write_bytes(path.read_bytes() + b"\0" * 32)

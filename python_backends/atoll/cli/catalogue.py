@@ -20,7 +20,7 @@ from atoll.catalogue import (
     entry_name,
     write_repository,
 )
-from atoll.cli.choose import checkout_repository
+from atoll.cli.choose import checkout_repository, without_ending
 from atoll.cli.model_fit import named, shares_of, weight_bytes
 from atoll.cli.options import AsJson, Revision, print_json
 from atoll.cli.tables import print_table
@@ -76,7 +76,7 @@ def info(
     settings = Settings.read({"model_id": model_id, **own})
     detected = decide(folder, settings)
     facts: dict[str, Any] = {
-        "name": known.name if known else entry_name(model),
+        "name": known.name if known else entry_name(without_ending(model)),
         "model_id": model_id,
         "folder": str(folder),
         "weight_bytes": sum(map(weight_bytes, route_parts(folder) or (trunk,))),

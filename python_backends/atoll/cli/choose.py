@@ -106,7 +106,7 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
     return entry_for(
         str(folder or model_id),
         detected,
-        name=entry_name(name or _without_ending(model_id), taken),
+        name=entry_name(name or without_ending(model_id), taken),
         revision=revision,
         settings=_own(settings, detected.task),
     )
@@ -146,5 +146,6 @@ def catalogue_entry(model: str) -> Entry | None:
     return next((e for e in ENTRIES if model in (e.name, e.model_id)), None)
 
 
-def _without_ending(model_id: str) -> str:
+def without_ending(model_id: str) -> str:
+    """What a model is named after: a GGUF file without its ending."""
     return model_id[:-5] if model_id.lower().endswith(".gguf") else model_id

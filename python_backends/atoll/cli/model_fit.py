@@ -36,6 +36,10 @@ def named(model: str) -> tuple[Entry | None, str, Mapping[str, Any]]:
 
 def weight_bytes(folder: Path) -> int:
     """Size of the checkpoint's weight files; 0 if they are not here."""
+    from atoll.weights.gguf.index import Index, is_gguf
+
+    if is_gguf(folder):
+        return sum(source.size for source in Index.load(folder).sources)
     files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
     return sum(file.stat().st_size for file in files if file.is_file())
 
