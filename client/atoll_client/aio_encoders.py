@@ -88,7 +88,7 @@ class AsyncEncoders(Connection):
             info, many, progress,
             lambda part: embeddings.embed_images(info.name, part, parameters),
             embeddings.read_embeddings,
-            embeddings.images_per_request(info),
+            embeddings.images_per_request(info, many),
         )  # fmt: skip
         vectors = embeddings.stacked(info, found, dimensions)
         return vectors[0] if isinstance(images, (bytes, str, os.PathLike)) else vectors

@@ -20,7 +20,8 @@ from atoll_client.types import Embeddings, Floats, HybridEmbeddings, ModelInfo, 
 
 # Texts, or the token ids of each.
 Items = Sequence[str] | Sequence[Sequence[int]]
-_MAX_IMAGES = 32
+# Of images in a request; the gateway takes 64 MB.
+_MAX_IMAGES, _MAX_BYTES = 32, 60_000_000
 # The bytes of an image's file, a data URI, or a file of this machine.
 Image = bytes | str | os.PathLike[str]
 
@@ -46,9 +47,11 @@ def embed_images(model: str, images: Sequence[str | bytes], parameters: Paramete
     return message
 
 
-def images_per_request(model: ModelInfo) -> int:
+def images_per_request(model: ModelInfo, images: Sequence[str | bytes]) -> int:
     """Into how large parts a list of images is split: an image may have megabytes."""
-    return min(model.max_client_batch_size, _MAX_IMAGES)
+    largest = max(map(len, images), default=0)
+    most = _MAX_BYTES // max(1, largest)
+    return max(1, min(model.max_client_batch_size, _MAX_IMAGES, most))
 
 
 def takes_images(model: ModelInfo) -> bool:

@@ -25,6 +25,7 @@ from unusual_encoders import (
 
 from atoll.cli.app import app
 from atoll_client import Client
+from atoll_client.embeddings import images_per_request
 from atoll_client.errors import UnsupportedModel, ValidationError
 
 FILES = [encoded(picture(41, 50)), encoded(picture(64, 33, 1), "JPEG")]
@@ -182,6 +183,8 @@ def test_images_by_the_client_and_the_command(
             np.testing.assert_allclose(own.embed_images(FILES[0], "clip"), expected[1], atol=1e-5)
             np.testing.assert_allclose(own.embed("coral", "clip"), expected[0], atol=1e-5)
             assert own.embed_images([], "clip").shape == (0, 24)
+            info = next(model for model in own.models() if model.name == "clip")
+            assert images_per_request(info, [b" " * 25_000_000, *FILES]) == 2
             with pytest.raises(UnsupportedModel, match="texts alone"):
                 own.embed_images(FILES, "embedding-gemma")
             for wrong in ("a.png", bytearray(FILES[0])):

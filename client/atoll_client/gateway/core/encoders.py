@@ -59,7 +59,7 @@ class Encoder(NamedTuple):
         def message_of(some: Sequence[str]) -> Message:
             return embeddings.embed_images(self.model.name, some, parameters)
 
-        size = embeddings.images_per_request(self.model)
+        size = embeddings.images_per_request(self.model, images)
         return _joined(await self._infer(images, message_of, embeddings.read_embeddings, size))
 
     async def embed_all(self, items: Items, parameters: Parameters) -> tuple[list[Floats], int]:
