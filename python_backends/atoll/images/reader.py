@@ -27,7 +27,7 @@ _ADDRESSES = (b"http:", b"https:", b"ftp:", b"file:", b"s3:", b"gs:")
 # What Pillow's readers raise for files that are cut off or damaged.
 _DAMAGED = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError,
-    OverflowError, NotImplementedError, struct.error, zlib.error,
+    OverflowError, struct.error, zlib.error,
 )  # fmt: skip
 
 

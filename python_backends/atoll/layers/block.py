@@ -5,6 +5,8 @@ sum is part of the next norm's kernel. Attention and MLP give partial sums where
 them, which ``reduce`` makes whole; it is here and not in their last layer, as adapters add to that.
 """
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from atoll.layers.batch import Batch
@@ -14,7 +16,7 @@ from atoll.layers.parallel import reduction
 States = tuple[Tensor, Tensor | None]
 
 
-class _PreNorm(nn.Module):
+class _PreNorm(nn.Module, ABC):
     """``x += mixed(norm1(x))``, then ``x += mlp(norm2(x))``; both times ``branch_scale``."""
 
     def __init__(self, norm1: Norm, norm2: Norm, mlp: nn.Module, branch_scale: float) -> None:
@@ -22,9 +24,9 @@ class _PreNorm(nn.Module):
         self.norm1, self.norm2, self.mlp = norm1, norm2, mlp
         self.branch_scale, self.reduce = branch_scale, reduction()
 
+    @abstractmethod
     def mixed(self, x: Tensor, batch: Batch) -> Tensor:
         """What tokens learn from others; (tokens, hidden) -> (tokens, hidden)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""

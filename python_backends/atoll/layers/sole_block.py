@@ -1,5 +1,7 @@
 """Blocks of one branch: ``x += branch(norm(x))``. A model alternates several kinds of them."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from atoll.layers.batch import Batch
@@ -8,14 +10,14 @@ from atoll.layers.norm import Norm
 from atoll.layers.parallel import reduction
 
 
-class _Sole(nn.Module):
+class _Sole(nn.Module, ABC):
     def __init__(self, norm: Norm) -> None:
         super().__init__()
         self.norm, self.reduce = norm, reduction()
 
+    @abstractmethod
     def branch(self, x: Tensor, batch: Batch) -> Tensor:
         """(tokens, hidden) -> (tokens, hidden), a partial sum where several ranks split it."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""

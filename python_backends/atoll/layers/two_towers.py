@@ -1,5 +1,6 @@
 """Two trunks whose vectors are compared, one for texts and one for images (Radford et al. 2021)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class TextTower(EncoderTrunk):
         return out
 
 
-class TwoTowers(nn.Module):
+class TwoTowers(nn.Module, ABC):
     """The trunks; an architecture says what becomes of their hidden states.
 
     ``text_vectors(hidden, batch)`` and ``image_vectors(hidden, batch)`` of an architecture:
@@ -103,13 +104,13 @@ class TwoTowers(nn.Module):
         """Tokens in the longest text."""
         return self.config.max_length
 
+    @abstractmethod
     def text_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
         """See the class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
         """See the class."""
-        raise NotImplementedError
 
 
 def _block(config: TrunkConfig | VisionConfig, layer: int, causal: bool) -> PreNormBlock:

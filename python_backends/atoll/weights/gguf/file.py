@@ -160,7 +160,7 @@ def is_readable(kind: str) -> bool:
     _, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     try:
         dequantized(kind, np.zeros((1, size), np.uint8))
-    except NotImplementedError:
+    except NotImplementedError:  # what the library raises for a type that it has no code for
         return False
     return True
 
