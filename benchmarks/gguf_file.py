@@ -1,8 +1,9 @@
-"""One GGUF file in llama.cpp and in Atoll: tokens per second, and the perplexity of docs/*.md.
+"""GGUF files in llama.cpp and in Atoll: tokens per second, and the perplexity of docs/*.md.
 
-``python benchmarks/gguf_file.py model.gguf`` prints a page, or writes it with ``--out``. llama-cpp-
-python must be installed; both use as many threads as torch. ``--dtypes`` are Atoll's: with float32
-the numbers of the file are exact, with bfloat16 they are rounded, int8 packs them again.
+``python benchmarks/gguf_file.py one.gguf other.gguf`` prints a page, or writes it with ``--out``;
+of SmolLM2, ``--types Q8_0 Q4_0`` makes the files itself. llama-cpp-python must be installed; both
+use as many threads as torch. ``--dtypes`` are Atoll's: with float32 the numbers of the file are
+exact, with bfloat16 they are rounded, int8 packs them again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,15 @@ import torch
 import torch.nn.functional as F
 from accuracy import WINDOW, perplexity
 from generate_peers import Generate, LlamaCpp, engine, quiet
+from gguf_copy import quantized
 from harness.measure import machine, markdown, race, table, versions
+from harness.models import GENERATOR_ID
 
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.files import resolve
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+CACHE = Path(tempfile.gettempdir()) / "atoll-gguf"
 
 
 def llama_perplexity(ids: Sequence[int], model: LlamaCpp) -> float:
@@ -39,8 +44,16 @@ def llama_perplexity(ids: Sequence[int], model: LlamaCpp) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
+def head() -> str:
+    """The page's title, and what all of its figures were measured with."""
+    made_with = f"{machine()}; {versions(['torch', 'llama_cpp_python'])}"
+    return (
+        f"# GGUF files in llama.cpp and Atoll\n\n{made_with}; {torch.get_num_threads()} threads.\n"
+    )
+
+
 def report(path: Path, dtypes: Sequence[str], arguments: argparse.Namespace) -> str:
-    """The page: both tables, and how they were made."""
+    """A file's part of the page: perplexities, then a table per number of sequences."""
     import llama_cpp
 
     folder = resolve(str(path))
@@ -51,12 +64,9 @@ def report(path: Path, dtypes: Sequence[str], arguments: argparse.Namespace) -> 
     found = {"llama.cpp": llama_perplexity(ids, llama)}
     found |= {f"Atoll {dtype}": perplexity(ids, dtype, folder) for dtype in dtypes}
     lines = [
-        f"# {path.name}: llama.cpp and Atoll",
+        f"## {path.name}",
         "",
-        f"{machine()}; {versions(['torch', 'llama_cpp_python'])};",
-        f"{torch.get_num_threads()} threads.",
-        "",
-        f"## Perplexity of {len(ids)} tokens in windows of {WINDOW}",
+        f"Perplexity of {len(ids)} tokens in windows of {WINDOW}:",
         "",
         markdown(("system", "perplexity"), [(name, f"{p:.4f}") for name, p in found.items()]),
     ]
@@ -64,7 +74,7 @@ def report(path: Path, dtypes: Sequence[str], arguments: argparse.Namespace) -> 
     systems |= {f"Atoll {dtype}": engine(dtype, folder, folder) for dtype in dtypes}
     for count in arguments.sequences:
         results = race(_contestants(systems, ids, count, arguments), "tokens", arguments.rounds)
-        title = f"## {count} at once: {arguments.answer} tokens after {arguments.prompt}"
+        title = f"{count} at once, {arguments.answer} tokens after {arguments.prompt}:"
         lines += ["", title, "", table(results, "llama.cpp")]
     return "\n".join(lines) + "\n"
 
@@ -86,7 +96,8 @@ def _contestants(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="*")
+    parser.add_argument("--types", nargs="+", default=[], help="of llama.cpp, for SmolLM2")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "int8"])
     parser.add_argument("--sequences", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--prompt", type=int, default=64)
@@ -95,8 +106,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    CACHE.mkdir(exist_ok=True)
+    made = [quantized(resolve(GENERATOR_ID), CACHE, kind) for kind in arguments.types]
     with torch.inference_mode():
-        page = report(arguments.file, arguments.dtypes, arguments)
+        parts = [report(path, arguments.dtypes, arguments) for path in (*arguments.files, *made)]
+    page = "\n".join([head(), *parts])
     if arguments.out is not None:
         arguments.out.write_text(page)
     print(page)
