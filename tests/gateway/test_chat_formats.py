@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll_client.errors import UnsupportedModel
+from atoll_client.gateway.chat_formats.answer import Answer
 from atoll_client.gateway.chat_formats.table import (
     REASONING_FORMATS,
     TOOL_CALL_FORMATS,
@@ -28,7 +29,7 @@ def _read(case: Case, pieces: list[str], max_calls: int | None = None) -> dict[s
     facts = {"tool_call_parser": case.calls_by, "reasoning_parser": case.reasoning_by}
     functions = None if case.calls_by == "none" else FUNCTIONS
     form = format_of(ModelInfo("m", "generate", facts), functions, False, max_calls)
-    deltas = Deltas(form, None)
+    deltas = Deltas(Answer(form), None)
     last = len(pieces) - 1
     found = []
     for index, piece in enumerate(pieces):
@@ -108,7 +109,7 @@ def test_ids_as_the_formats_demand() -> None:
     form = format_of(
         ModelInfo("m", "generate", {"tool_call_parser": "kimi_k2"}), FUNCTIONS, True, None
     )
-    forced = Deltas(form, None, num_earlier_calls=2).write(Chunk(CALL, finish_reason="stop"))
+    forced = Deltas(Answer(form, 2), None).write(Chunk(CALL, finish_reason="stop"))
     assert whole(forced)[0]["tool_calls"][0]["id"] == "functions.f:2"
 
 
@@ -121,7 +122,8 @@ def test_one_call_only() -> None:
 def test_long_texts_come_as_they_are_written() -> None:
     """Not in one lump at the end of the call."""
     facts = {"tool_call_parser": "qwen3_coder"}
-    deltas = Deltas(format_of(ModelInfo("m", "generate", facts), FUNCTIONS, False, None), None)
+    form = format_of(ModelInfo("m", "generate", facts), FUNCTIONS, False, None)
+    deltas = Deltas(Answer(form), None)
     deltas.write(Chunk("<tool_call>\n<function=f>\n<parameter=city>\n"))
     for _ in range(3):
         (piece,) = deltas.write(Chunk("text "))
@@ -153,7 +155,7 @@ def test_what_follows_a_grammar_is_json() -> None:
         ({"tool_call_parser": "glm45", "reasoning_parser": "glm45"}, f"<think>Hm</think>{CALL}"),
     ):  # fmt: skip
         form = format_of(ModelInfo("m", "generate", named), FUNCTIONS, True, None)
-        message, _, reason = whole(Deltas(form, None).write(Chunk(text, finish_reason="stop")))
+        message, _, reason = whole(Deltas(Answer(form), None).write(Chunk(text, finish_reason="stop")))
         assert message["tool_calls"][0]["function"]["name"] == "f" and reason == "tool_calls"
         assert message["reasoning"] == "Hm" and message["content"] is None
 

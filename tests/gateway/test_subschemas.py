@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from atoll_client.gateway.chat_formats.constraints import json_schema
+from atoll_client.gateway.chat_formats.subschemas import moved
 from atoll_client.gateway.openai.chat import ChatBody
-from atoll_client.gateway.openai.constraints import json_schema
-from atoll_client.gateway.openai.subschemas import moved
-from atoll_client.gateway.openai.tools import ToolChoice
+from atoll_client.gateway.openai.tools import read_choice
 
 A: dict[str, Any] = {"enum": ["x", "y"]}
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ def test_arguments_are_an_object(parameters: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     body = ChatBody.model_validate({"messages": [], "tools": [tool]})
     for choice, bound in (("required", None), ("auto", json_schema({"const": 1}))):
-        read = ToolChoice.read(body.tools or (), choice)
+        read = read_choice(body.tools or (), choice)
         assert read is not None
         constraint = read.constraint(bound)
         assert constraint is not None

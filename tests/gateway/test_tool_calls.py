@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.chat_formats.answer import Answer
 from atoll_client.gateway.chat_formats.json_calls import JsonCalls
 from atoll_client.gateway.chat_formats.reader import Format
+from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
 from atoll_client.gateway.openai.chat import ChatBody
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
-from atoll_client.gateway.openai.tools import ToolChoice
+from atoll_client.gateway.openai.tools import read_choice
 from atoll_client.types import Chunk, Token
 
 CALL = '{"name": "f", "arguments": {"x": 1}}'
@@ -89,7 +91,7 @@ ANSWERS = {
 def _read(pieces: list[str], reason: str = "stop", max_calls: int | None = None) -> Any:
     """Message, log-probabilities, reason; and the single deltas."""
     form = Format(calls=JsonCalls({"f": {}}), max_calls=max_calls)
-    deltas = Deltas(form, lambda chunk: logprobs_of(chunk, 0))
+    deltas = Deltas(Answer(form), lambda chunk: logprobs_of(chunk, 0))
     chunks = [Chunk(text, (Token(0, text, -1.0),)) for text in pieces[:-1]]
     chunks.append(Chunk(pieces[-1], (Token(0, pieces[-1], -1.0),), reason))
     found = [piece for chunk in chunks for piece in deltas.write(chunk)]
@@ -181,7 +183,7 @@ def _choice(choice: Any, *names: str) -> ToolChoice | None:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     asked = {"messages": [], "tools": tools, "tool_choice": choice}
     body = ChatBody.model_validate(asked)
-    return ToolChoice.read(body.tools or (), body.tool_choice)
+    return read_choice(body.tools or (), body.tool_choice)
 
 
 def test_choices() -> None:

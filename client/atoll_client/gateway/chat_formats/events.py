@@ -31,6 +31,12 @@ class Argued(NamedTuple):
     text: str
 
 
+class Ended(NamedTuple):
+    """The end of the answer. reason: stop, length, or tool_calls if it ends behind calls."""
+
+    reason: str
+
+
 Event = Said | Reasoned | Called | Argued
 T = TypeVar("T")
 # What a parser is: it yields events, and None where it needs more text.

@@ -124,6 +124,11 @@ class AnswerReader:
         self._source.is_whole = True
         yield from self._available()
 
+    @property
+    def num_unread(self) -> int:
+        """Characters at the end of what was fed whose meaning depends on what follows."""
+        return len(self._source.rest)
+
     def _available(self) -> Iterator[Event]:
         for event in self._reading:
             if event is None:

@@ -9,8 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
-from atoll_client.gateway.chat_formats.reader import Format
-from atoll_client.gateway.chat_formats.table import format_of
+from atoll_client.gateway.chat_formats.chat import Chat
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import refused
 from atoll_client.gateway.core.generation import Job, check_answers, complete_all, stream_all
@@ -23,9 +22,9 @@ from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
 from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
-from atoll_client.gateway.openai.tools import ToolChoice
-from atoll_client.tasks import Prompt, Wanted
-from atoll_client.types import Chunk, ModelInfo
+from atoll_client.gateway.openai.tools import read_choice
+from atoll_client.tasks import Wanted
+from atoll_client.types import Chunk
 
 _TEXT_ONLY = "the models here write text"
 
@@ -52,12 +51,12 @@ class ChatBody(TemplateFields, SamplingFields):
 
 
 @dataclass(frozen=True)
-class _Chat:
+class _Asked:
     """A request that has been read."""
 
     body: ChatBody
+    chat: Chat
     jobs: list[Job]
-    form: Format
     head: answers.Identity
     has_usage: bool
 
@@ -70,26 +69,19 @@ async def chat(
     model = context.find(request, body.model, ("generate",))
     _check(body)
     check_answers(context, model, 1, body.n)
-    tools = [tool.given() for tool in body.tools or ()]
-    choice = ToolChoice.read(body.tools or (), body.tool_choice)
-    messages = [message.given() for message in body.messages]
-    prompt = Prompt(messages=messages, tools=tools if choice else None)
-    bound = constraint(body)
-    if choice is not None:
-        bound = choice.constraint(bound)
-    form = format_of(
-        model, None if choice is None else choice.functions, bound is not None,
-        1 if body.parallel_tool_calls is False else None,
-    )  # fmt: skip
-    job = Job(
+    asked = Chat.of(
         model,
-        prompt,
-        {**sampling(body, model, request, bound), **_options(body, model, form)},
+        [message.given() for message in body.messages],
+        [tool.given() for tool in body.tools or ()],
+        read_choice(body.tools or (), body.tool_choice),
+        {**sampling(body, model, request, None), **_options(body)},
         Wanted(logprobs=body.logprobs, num_cached_tokens=True),
+        bound=constraint(body),
+        max_calls=1 if body.parallel_tool_calls is False else None,
     )
-    jobs = [job.seeded(index) for index in range(body.n)]
+    jobs = [asked.job.seeded(index) for index in range(body.n)]
     head = identity(body.model or model.name, "chatcmpl")
-    found = _Chat(body, jobs, form, head, usage_wanted(body))
+    found = _Asked(body, asked, jobs, head, usage_wanted(body))
     if body.stream:
         return Events(_events(request, context, found), failure, end=b"[DONE]")
     with OpenAIMessages(model, body, "messages"):
@@ -115,47 +107,36 @@ def _check(body: ChatBody) -> None:
         raise ValidationError.of("max_tokens", "is 0; the least allowed is 1")
 
 
-def _options(body: ChatBody, model: ModelInfo, form: Format) -> dict[str, Any]:
+def _options(body: ChatBody) -> dict[str, Any]:
     """The model's options of a chat, in addition to ``sampling``."""
     options = body.template_options()
     # None: up to the end of the context.
     options["max_tokens"] = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs:
         options["top_logprobs"] = body.top_logprobs
-    if form.reasoning is not None:
-        options["reasoning"] = form.reasoning.option()
-    if form.markers:
-        options["kept_special_tokens"] = list(form.markers)
-    # Reasoning may speak of calls.
-    if form.max_calls is not None and form.reasoning is None and form.calls and form.calls.end:
-        # Stops behind the first call, unless the request has the most stop strings already.
-        stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-        if len(stops) < int(model.facts.get("max_stop_sequences") or 4):
-            options["stop"] = [*stops, form.calls.end]
     return options
 
 
-def _choice(found: _Chat, index: int, chunk: Chunk) -> answers.ChatChoice:
+def _choice(found: _Asked, index: int, chunk: Chunk) -> answers.ChatChoice:
     message, logprobs, reason = whole(_deltas(found).write(chunk))
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _deltas(found: _Chat) -> Deltas:
+def _deltas(found: _Asked) -> Deltas:
     body = found.body
     return Deltas(
-        found.form,
+        found.chat.answer(),
         (lambda chunk: logprobs_of(chunk, body.top_logprobs or 0)) if body.logprobs else None,
         has_reasoning=body.include_reasoning,
-        num_earlier_calls=sum(len(message.tool_calls or ()) for message in body.messages),
     )
 
 
 async def _events(
-    request: Request, context: Context, found: _Chat
+    request: Request, context: Context, found: _Asked
 ) -> AsyncIterator[answers.ChatCompletionChunk]:
     writers = [_deltas(found) for _ in found.jobs]
     ends: dict[int, Chunk] = {}
-    with OpenAIMessages(found.jobs[0].model, found.body, "messages"):
+    with OpenAIMessages(found.chat.job.model, found.body, "messages"):
         async for index, chunk in stream_all(request, context, found.jobs):
             if chunk.finish_reason:
                 ends[index] = chunk
@@ -166,7 +147,7 @@ async def _events(
 
 
 def _chunk(
-    found: _Chat, choices: list[answers.ChatDelta], counts: answers.CompletionUsage | None = None
+    found: _Asked, choices: list[answers.ChatDelta], counts: answers.CompletionUsage | None = None
 ) -> answers.ChatCompletionChunk:
     """An event. If the last one has the usage, the field is null in the others."""
     chunk: answers.ChatCompletionChunk = {

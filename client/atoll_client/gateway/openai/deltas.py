@@ -5,10 +5,10 @@ Complete answers are joined from the same deltas as streamed ones, so that both 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from atoll_client.gateway.chat_formats.events import Called, Event, Reasoned, Said
-from atoll_client.gateway.chat_formats.reader import AnswerReader, Format
+from atoll_client.gateway.chat_formats.answer import Answer
+from atoll_client.gateway.chat_formats.events import Argued, Called, Ended, Event, Reasoned, Said
 from atoll_client.gateway.openai import answers
 from atoll_client.types import Chunk
 
@@ -19,27 +19,20 @@ class Deltas:
     """The deltas of one answer.
 
     Args:
-        form: how the model writes its reasoning and the calls of tools.
-        has_reasoning: whether the reasoning is part of the answer.
-        num_earlier_calls: those of the conversation.
         entries: the log-probabilities of a chunk's tokens; None: not requested.
+        has_reasoning: whether the reasoning is part of the answer.
     """
 
     def __init__(
         self,
-        form: Format,
+        answer: Answer,
         entries: Callable[[Chunk], Entries] | None,
         *,
         has_reasoning: bool = True,
-        num_earlier_calls: int = 0,
     ) -> None:
-        self._form, self._entries, self._has_reasoning = form, entries, has_reasoning
-        self._num_earlier_calls = num_earlier_calls
-        self._reader: AnswerReader | None = None
+        self._answer, self._entries, self._has_reasoning = answer, entries, has_reasoning
         self._pending: Entries = []
-        self._has_said = False
-        # White space that is part of the content, or of the reasoning, only if more follows.
-        self._blank, self._blank_reason = "", ""
+        self._has_begun = False
         self._index = -1
 
     def write(self, chunk: Chunk) -> list[answers.Piece]:
@@ -48,64 +41,44 @@ class Deltas:
         The log-probabilities of tokens whose text is still held back come with the next piece.
         """
         found = []
-        if self._reader is None:
-            self._reader = AnswerReader(self._form, chunk.reasoning_state)
+        if not self._has_begun:
+            self._has_begun = True
             found = [_piece({"role": "assistant", "content": ""})]
-        own = self._entries(chunk) if self._entries is not None else []
-        self._pending += own
-        is_last = bool(chunk.finish_reason)
-        pieces = [_piece(delta) for delta in self._deltas(self._reader, chunk.text, is_last)]
-        if self._pending and (pieces or is_last):
+        if self._entries is not None:
+            self._pending += self._entries(chunk)
+        pieces, reason = [], None
+        for event in self._answer.write(chunk):
+            if isinstance(event, Ended):
+                reason = event.reason
+            elif self._has_reasoning or not isinstance(event, Reasoned):
+                pieces.append(_piece(self._delta(event)))
+        if self._pending and (pieces or reason):
             pieces = pieces or [_piece({"content": ""})]
             pieces[0]["logprobs"] = _logprobs(self._pending)
             self._pending = []
         found += pieces
-        if is_last:
-            found.append(_piece({}, self._reason(chunk)))
+        if reason is not None:
+            found.append(_piece({}, reason))
         return found
 
-    def _reason(self, chunk: Chunk) -> str:
-        has_called = self._index >= 0
-        return "tool_calls" if has_called and chunk.finish_reason == "stop" else chunk.finish_reason
-
-    def _deltas(
-        self, reader: AnswerReader, text: str, is_last: bool
-    ) -> Iterator[answers.MessageDelta]:
-        for event in [*reader.feed(text), *(reader.finish() if is_last else ())]:
-            yield from self._delta(event)
-        if is_last and self._blank and self._index < 0:
-            yield {"content": self._blank}
-
-    def _delta(self, event: Event) -> Iterator[answers.MessageDelta]:
+    def _delta(self, event: Event) -> answers.MessageDelta:
         if isinstance(event, Said):
-            content = event.text if self._form.calls is None else self._content(event.text)
-            if content:
-                yield {"content": content}
-        elif isinstance(event, Reasoned):
-            text = self._blank_reason + event.text
-            kept = text.rstrip()
-            self._blank_reason = text[len(kept) :]
-            if kept and self._has_reasoning:
-                yield {"reasoning_content": kept, "reasoning": kept}
-        elif isinstance(event, Called):
-            self._index += 1
-            number = self._num_earlier_calls + self._index
-            yield {"tool_calls": [{
-                "index": self._index, "id": event.id or self._form.new_id(event.name, number),
-                "type": "function", "function": {"name": event.name, "arguments": ""},
-            }]}  # fmt: skip
-        else:
-            yield {"tool_calls": [{"index": self._index, "function": {"arguments": event.text}}]}
+            return {"content": event.text}
+        if isinstance(event, Reasoned):
+            return {"reasoning_content": event.text, "reasoning": event.text}
+        if isinstance(event, Argued):
+            return {"tool_calls": [
+                {"index": self._index, "function": {"arguments": event.text}}
+            ]}  # fmt: skip
+        return self._call(event)
 
-    def _content(self, text: str) -> str:
-        """The text without the white space between it and calls."""
-        text = self._blank + text
-        if not self._has_said and self._index >= 0:
-            text = text.lstrip()
-        kept = text.rstrip()
-        self._blank = text[len(kept) :]
-        self._has_said = self._has_said or bool(kept)
-        return kept
+    def _call(self, event: Called) -> answers.MessageDelta:
+        self._index += 1
+        assert event.id is not None, "Answer gives each call an id"
+        return {"tool_calls": [{
+            "index": self._index, "id": event.id, "type": "function",
+            "function": {"name": event.name, "arguments": ""},
+        }]}  # fmt: skip
 
 
 def whole(

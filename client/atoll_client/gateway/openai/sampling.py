@@ -9,11 +9,11 @@ from typing import Any
 
 import atoll_client
 from atoll_client.errors import AtollError, ValidationError
+from atoll_client.gateway.chat_formats.constraints import Constraint
 from atoll_client.gateway.core.error_formats import openai_problem
 from atoll_client.gateway.core.generation import given
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.openai.answers import CompletionUsage, Identity, StreamError
-from atoll_client.gateway.openai.constraints import Constraint
 from atoll_client.gateway.openai.schemas import SamplingFields
 from atoll_client.types import Chunk, ModelInfo
 

@@ -1,0 +1,68 @@
+"""The tools that an answer may call, and the constraint that forces a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.chat_formats.constraints import Constraint, json_schema, schema_of
+from atoll_client.gateway.chat_formats.subschemas import moved
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """The tools that may be called, and whether one has to be called.
+
+    functions: OpenAI's ``function`` objects by name.
+    """
+
+    functions: Mapping[str, Mapping[str, Any]]
+    is_forced: bool
+
+    def only(self, names: Sequence[str], is_forced: bool, field: str = "tool_choice") -> ToolChoice:
+        """The choice of some of the tools. field: the one that names them.
+
+        Raises:
+            ValidationError: there is no such tool.
+        """
+        for name in names:
+            if name not in self.functions:
+                known = list(self.functions)
+                raise ValidationError.of(field, f"names {name!r}; the tools are {known}")
+        return ToolChoice({name: self.functions[name] for name in names}, is_forced)
+
+    def constraint(self, bound: Constraint | None) -> Constraint | None:
+        """The constraint of an answer: a call, or either a call or what ``bound`` allows.
+
+        Raises:
+            ValidationError: ``bound`` is not a JSON schema, so it cannot be combined with calls.
+        """
+        if self.is_forced:
+            return json_schema(self._schema(None))
+        return None if bound is None else json_schema(self._schema(schema_of(bound)))
+
+    def _schema(self, other: Any) -> dict[str, Any]:
+        """The schema of a call, or of a call or ``other``, with references adapted."""
+        kinds, definitions = [], {}
+        for index, (name, function) in enumerate(self.functions.items()):
+            place = f"#/$defs/{index}"
+            parameters = function.get("parameters") or {"type": "object"}
+            definitions[str(index)] = moved(parameters, place)
+            call = {
+                "type": "object",
+                # Arguments are an object even if the parameters do not say so.
+                "properties": {
+                    "name": {"const": name}, "arguments": {"type": "object", "$ref": place},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }  # fmt: skip
+            kinds.append(call)
+        if other is not None:
+            place = f"#/$defs/{len(kinds)}"
+            definitions[str(len(kinds))] = moved(other, place)
+            kinds.append({"$ref": place})
+        found = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        return {"$defs": definitions, **found}
