@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -34,6 +34,7 @@ class Events(StreamingResponse, Generic[T]):
     Args:
         failed: the last event of a stream that fails.
         end: the data of an event after the last one of a complete stream, e.g. ``[DONE]``.
+        is_named: each event also has the name that its member ``type`` says.
         headers: in addition to those of every stream.
     """
 
@@ -45,11 +46,14 @@ class Events(StreamingResponse, Generic[T]):
         failed: Callable[[AtollError], T],
         headers: Mapping[str, str] | None = None,
         end: bytes = b"",
+        *,
+        is_named: bool = False,
     ) -> None:
         # A buffering proxy would deliver the stream in one piece.
         own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__((), headers={**own, **(headers or {})})
         self._items, self._failed, self._end = items, failed, end
+        self._is_named = is_named
         self._has_begun = False
         self._last = time.monotonic()
 
@@ -64,26 +68,33 @@ class Events(StreamingResponse, Generic[T]):
         try:
             async with contextlib.aclosing(self._items):  # type: ignore[type-var]
                 async for item in self._items:
-                    await self._write(send, b"data: " + dump(item) + b"\n\n")
+                    await self._write(send, self._event(item))
             if self._end:
                 await self._write(send, b"data: " + self._end + b"\n\n")
         except (Exception, asyncio.CancelledError) as error:
             if request.is_left or not self._has_begun:
                 raise
-            await self._write(send, b"data: " + self._failure(request, error) + b"\n\n")
+            await self._write(send, self._event(self._failure(request, error)))
         finally:
             pulse.cancel()
         await self._begin(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _failure(self, request: Request, error: BaseException) -> bytes:
-        """The data of the event that ends a stream early."""
+    def _event(self, item: T) -> bytes:
+        data = b"data: " + dump(item) + b"\n\n"
+        if not self._is_named:
+            return data
+        kind: Any = item
+        return b"event: " + str(kind["type"]).encode() + b"\n" + data
+
+    def _failure(self, request: Request, error: BaseException) -> T:
+        """The event that ends a stream early."""
         if not isinstance(error, Exception):
-            return dump(self._failed(ending()))
+            return self._failed(ending())
         if not isinstance(error, AtollError):
             logger.error("request %s: %s", request.request_id, request.path, exc_info=error)
         request.labels["error"] = as_ours(error).error_type
-        return dump(self._failed(as_ours(error)))
+        return self._failed(as_ours(error))
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._last = time.monotonic()
