@@ -155,7 +155,9 @@ def test_what_follows_a_grammar_is_json() -> None:
         ({"tool_call_parser": "glm45", "reasoning_parser": "glm45"}, f"<think>Hm</think>{CALL}"),
     ):  # fmt: skip
         form = format_of(ModelInfo("m", "generate", named), FUNCTIONS, True, None)
-        message, _, reason = whole(Deltas(Answer(form), None).write(Chunk(text, finish_reason="stop")))
+        message, _, reason = whole(
+            Deltas(Answer(form), None).write(Chunk(text, finish_reason="stop"))
+        )
         assert message["tool_calls"][0]["function"]["name"] == "f" and reason == "tool_calls"
         assert message["reasoning"] == "Hm" and message["content"] is None
 

@@ -1,10 +1,10 @@
-"""A chat with a model, whatever the dialect: what the model is asked, and how its answer is read."""
+"""A chat in any dialect: what the model is asked, and how its answer is read."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll_client.gateway.chat_formats.answer import Answer
@@ -76,24 +76,42 @@ def _options(form: Format, stop: Sequence[str], model: ModelInfo) -> dict[str, A
         found["reasoning"] = form.reasoning.option()
     if form.markers:
         found["kept_special_tokens"] = list(form.markers)
-    # Reasoning may speak of calls.
-    if form.max_calls is not None and form.reasoning is None and form.calls and form.calls.end:
-        # Stops behind the first call, unless the request has the most stop strings already.
-        if len(stop) < int(model.facts.get("max_stop_sequences") or 4):
-            found["stop"] = [*stop, form.calls.end]
+    calls, has_room = form.calls, len(stop) < int(model.facts.get("max_stop_sequences") or 4)
+    is_one_call = form.max_calls is not None and form.reasoning is None and has_room
+    # Stops behind the first call; reasoning, if there is any, may speak of calls.
+    if is_one_call and calls is not None and calls.end:
+        found["stop"] = [*stop, calls.end]
     return found
 
 
 async def answered(
-    request: Request, context: Context, chat: Chat, *, is_stream: bool
+    request: Request,
+    context: Context,
+    chat: Chat,
+    answer: Answer,
+    *,
+    is_stream: bool,
+    by_token: bool = False,
 ) -> AsyncGenerator[tuple[Chunk, list[Event | Ended]], None]:
-    """Each chunk of the answer with its events; if ``is_stream`` is false, there is one chunk.
+    """Each chunk of the answer with its events. Raises as ``core.generation.stream``.
 
-    The last chunk has the token counts. Raises as ``core.generation.stream``.
+    Args:
+        answer: of the chat. is_stream: as in ``core.generation.stream``.
+        by_token: each token is a chunk of its own, if the model tells the texts of tokens.
     """
-    answer = chat.answer()
     async with contextlib.aclosing(
         stream(request, context, chat.job, is_stream=is_stream)
     ) as chunks:
         async for chunk in chunks:
-            yield chunk, answer.write(chunk)
+            for one in _tokens(chunk) if by_token else (chunk,):
+                yield one, answer.write(one)
+
+
+def _tokens(chunk: Chunk) -> list[Chunk]:
+    """The chunk as one for each of its tokens; the last one has everything else."""
+    if len(chunk.tokens) < 2 or "".join(token.text for token in chunk.tokens) != chunk.text:
+        return [chunk]
+    *first, last = chunk.tokens
+    state = chunk.reasoning_state
+    found = [Chunk(token.text, (token,), reasoning_state=state) for token in first]
+    return [*found, replace(chunk, text=last.text, tokens=(last,))]

@@ -26,16 +26,16 @@ def no_effect(why: str) -> Any:
     return _marked(_NoEffect(why))
 
 
-def refused(why: str, *unless: Any) -> Any:
+def refused(why: str, *unless: Any, alias: str | None = None) -> Any:
     """Declares a field that is refused by name.
 
     unless: values that are accepted, since they ask for what happens anyway.
     """
-    return _marked(_Refused(why, unless))
+    return _marked(_Refused(why, unless), alias)
 
 
-def _marked(mark: _NoEffect | _Refused) -> Any:
-    found: Any = Field(None)
+def _marked(mark: _NoEffect | _Refused, alias: str | None = None) -> Any:
+    found: Any = Field(None, alias=alias)
     found.metadata.append(mark)
     return found
 
