@@ -137,6 +137,10 @@ CASES: dict[str, tuple[list[str], str, dict[str, Any], str]] = {
     "bigscience/bloom": (["BloomModel"], "bloom", {}, "generate"),
     "mosaicml/mpt-7b": (["MPTForCausalLM"], "mpt", {}, "generate"),
     "facebook/opt-125m": (["OPTForCausalLM"], "opt", {}, "generate"),
+    "facebook/bart-large-cnn": (["BartForConditionalGeneration"], "bart", {}, "generate"),
+    "facebook/nllb-200-distilled-600M": (
+        ["M2M100ForConditionalGeneration"], "m2m_100", {}, "generate"
+    ),
     "google/flan-t5-base": (["T5ForConditionalGeneration"], "t5", {}, "generate"),
 }  # fmt: skip
 

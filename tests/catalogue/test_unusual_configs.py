@@ -16,6 +16,10 @@ LLAMA = {
     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
 }  # fmt: skip
 T5 = {"vocab_size": 96, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+BART = {
+    "vocab_size": 96, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+}  # fmt: skip
 NULLS = dict.fromkeys(("architectures", "torch_dtype", "dtype", "id2label", "num_labels"))
 CLASSIFIER = {
     "model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 64,
@@ -39,7 +43,8 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
         {**WITHOUT_POSITIONS, "model_type": "gemma3_text"}, 131072, OURS + "gemma",
     ),
     "codegen": ({"model_type": "codegen", "n_embd": 64, "n_positions": 32}, 32, THEIRS),
-    "mbart": ({"model_type": "mbart", "d_model": 64}, 1024, THEIRS),
+    "mbart": ({"model_type": "mbart", "d_model": 64, **BART}, 1024, OURS + "bart"),
+    "pegasus": ({"model_type": "pegasus", "d_model": 64}, 1024, THEIRS),
     "no known size": (
         {"model_type": "recurrent_gemma", "architectures": ["RecurrentGemmaForCausalLM"]},
         2048, THEIRS,

@@ -98,6 +98,9 @@ def test_what_is_wrong_with_a_prompt_names_it(http: httpx.Client) -> None:
         ({"logit_bias": {"1": 101}}, "logit_bias[1]", "101"),
         ({"stop_token_ids": [-1]}, "stop_token_ids", "-1"),
         ({"min_tokens": 99}, "min_tokens", "99"),
+        ({"tgt_lang": "fr"}, "tgt_lang", "no languages"),
+        ({"src_lang": "fr"}, "src_lang", "no languages"),
+        ({"forced_bos_token_id": 5}, "forced_bos_token_id", "no encoder-decoder"),
         ({"top_p": 0}, "top_p", "0"),
         ({"seed": 1.5}, "seed", "1.5"),
     ],
@@ -259,6 +262,8 @@ def test_unknown_fields_of_tgi_are_answered_and_named(http: httpx.Client) -> Non
         assert "data:" in answer.read().decode()
     refused = http.post("/generate", json={"inputs": PROMPT, "parameters": {"num_beams": 4}})
     assert refused.status_code == 422 and "`parameters.num_beams` is 4" in refused.json()["error"]
+    refused = http.post("/generate", json={"inputs": PROMPT, "parameters": {"tgt_lang": "fr"}})
+    assert refused.status_code == 422 and "tgt_lang is set" in refused.json()["error"]
     assert "x-unknown-fields" not in http.post("/generate", json={"inputs": PROMPT}).headers
 
 

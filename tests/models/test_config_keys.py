@@ -108,7 +108,7 @@ def _changed(config: Json, key: Key, *value: Any) -> Json:
 # Layouts of tensors, whose keys are those of another family here.
 SAME_KEYS = (
     "llama-biases", "bigcode-multi-head", "mixtral-fused", "mpt-qk-norms", "mpt-learned-positions",
-    "phi-qk-norms", "phi-mixformer", "bert-old-names", "opt", "mpt-grouped", "flan-t5",
+    "phi-qk-norms", "phi-mixformer", "bert-old-names", "opt", "mpt-grouped", "flan-t5", "mbart",
     "qwen3-biases", "cohere-qk-norms", "glm", "ministral3", "gpt-oss-dense", "gemma3-saved-again",
     "kimi-k2", "lfm2-moe", "nemotron-h", "nomic-new-names", "jina-code",
 )  # fmt: skip

@@ -25,6 +25,7 @@ from atoll.errors import WeightError
 SPARE = re.compile(
     r"pooler\.|position_ids|^cls\.|(encoder|decoder)\.embed_tokens|"
     r"masked_bias|inv_freq|logit_scale|logit_bias|EncDecAttention\.relative_attention_bias|"
+    r"final_logits_bias|embed_positions\.weights|"
     r"vision_tower|embed_vision|multi_modal_projector|^model\.visual\.|"
     r"language_model\.layers\.[45]\.self_attn\.[kv]_"
 )
@@ -65,7 +66,8 @@ class Case:
 
 # Configs whose tensors are those of another family here.
 SAME_TENSORS = (
-    "llama-yarn", "llama-llama3", "mistral-window", "mpt-grouped", "flan-t5", "qwen2-old",
+    "llama-yarn", "llama-llama3", "mistral-window", "mpt-grouped", "flan-t5", "bart", "m2m100",
+    "qwen2-old",
     "cohere2", "olmo3", "mistral3",
     "gemma3-old",
     "moonlight", "modernbert-old", "gte-ntk",

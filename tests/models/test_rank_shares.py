@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.bart import CONFIGS as BARTS
+from tiny.bart import write_bart
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS as VARIANTS
 from tiny.t5 import CONFIGS, write_t5
@@ -94,9 +96,9 @@ def test_loaded_models_hold_it(name: str, size: int, tmp_path: Path) -> None:
     _assert_held(tmp_path, size)
 
 
-@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("kind", [*sorted(CONFIGS), *BARTS])
 def test_encoder_decoders_hold_it(kind: str, tmp_path: Path) -> None:
-    write_t5(kind, tmp_path)
+    write_bart(kind, tmp_path) if kind in BARTS else write_t5(kind, tmp_path)
     _assert_held(tmp_path, 2)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from ranks import Job, Ranks, compute
+from tiny.bart import CONFIGS as BARTS
+from tiny.bart import write_bart
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
@@ -46,10 +48,15 @@ def test_four_ranks(name: str, tmp_path: Path, ranks: Ranks) -> None:
     _assert_same(ranks, Job(tmp_path, TEXTS), 4)
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *((kind, size) for kind in sorted(CONFIGS) for size in (2, 4)),
+        *((kind, 2) for kind in BARTS),
+    ],
+)
 def test_encoder_decoders(kind: str, size: int, tmp_path: Path, ranks: Ranks) -> None:
-    write_t5(kind, tmp_path)
+    write_bart(kind, tmp_path) if kind in BARTS else write_t5(kind, tmp_path)
     inputs = {"a": _IDS[:21], "b": _IDS[21:24], "c": _IDS[24:]}
     # Scores are not scaled, so that FLAN-T5 with one rank is as far from exact numbers.
     _assert_same(ranks, Job(tmp_path, TEXTS, inputs), size, tolerance=5e-5)

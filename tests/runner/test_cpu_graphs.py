@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from driving import Collector, load, make_core, run
+from tiny.bart import CONFIGS as BARTS
+from tiny.bart import write_bart
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS
 from tiny.llamas import DYNAMIC
@@ -44,7 +46,8 @@ def answers(model: Any, kind: str, is_taped: bool) -> tuple[list[list[int]], lis
     for count in SIZES:
         for index in range(count):
             ids = tuple(range(5 + index, 9 + 2 * index))
-            prompt, encoder = ((0,), ids) if "t5" in kind else (ids, ())
+            is_encoded = "t5" in kind or kind in BARTS
+            prompt, encoder = ((0,), ids) if is_encoded else (ids, ())
             sinks.append(Collector())
             options = SamplingOptions(max_new_tokens=12)
             name = f"{count}-{index}"
@@ -54,9 +57,12 @@ def answers(model: Any, kind: str, is_taped: bool) -> tuple[list[list[int]], lis
     return [sink.ids for sink in sinks], logits, 0 if steps is None else steps.num_captured
 
 
-@pytest.mark.parametrize("kind", [v.name for v in (*DECODERS, DYNAMIC)] + ["t5", "flan-t5"])
+@pytest.mark.parametrize("kind", [*(v.name for v in (*DECODERS, DYNAMIC)), "t5", "flan-t5", *BARTS])
 def test_every_architecture_is_replayed(kind: str, tmp_path: Path) -> None:
-    write_t5(kind, tmp_path) if "t5" in kind else write(VARIANTS[kind], tmp_path)
+    if kind in BARTS:
+        write_bart(kind, tmp_path)
+    else:
+        write_t5(kind, tmp_path) if "t5" in kind else write(VARIANTS[kind], tmp_path)
     model: Any = load(tmp_path)
     plain_ids, plain, _ = answers(model, kind, False)
     ids, taped, num_replayed = answers(model, kind, True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import torch
 import tritonclient.grpc as grpc
 import tritonclient.http as http
+from tiny.bart import LANGUAGES, START
 from tiny.towers import data_uri, encoded, picture, read_towers
 from tritonclient.utils import InferenceServerException
 from whole_repository import (
@@ -69,9 +71,10 @@ def _assert_greedy(served: Served, ids: list[int]) -> None:
     assert best.indices.tolist() == ids or (best.values - chosen).max() < 2e-5
 
 
-def _over_http(served: Served) -> dict[str, Any]:
+def _over_http(served: Served, **options: Any) -> dict[str, Any]:
     body = {
         "text_input": PROMPT, "max_tokens": COUNT, "ignore_eos": True, "return_token_ids": True,
+        **options,
     }  # fmt: skip
     request = urllib.request.Request(
         f"{served.server.http_url}/v2/models/{served.name}/generate", json.dumps(body).encode()
@@ -138,6 +141,24 @@ def _infer(
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
     return first
+
+
+@_in_groups(["nllb-200-distilled-600m"])
+def test_a_translation_is_between_the_languages_named(group: dict[str, Served], name: str) -> None:
+    served = group[name]
+    assert served.reference is not None
+    tokenizer = Tokenizer.load(served.checkpoint)
+    assert tokenizer.languages is not None
+    english, french = (tokenizer.languages.ids[code] for code in LANGUAGES)
+    plain = tokenizer.encode(PROMPT, add_special_tokens=False)
+    ids = _over_http(served, src_lang=LANGUAGES[1], tgt_lang=LANGUAGES[0])["token_ids"]
+    inputs = tokenizer.languages.framed(plain, french)
+    scores = served.reference(inputs, ids, (START, english))  # type: ignore[call-arg]
+    best = scores.max(-1)
+    assert (best.values - scores[range(COUNT), ids]).max() < 2e-5
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        _over_http(served, tgt_lang="fr")
+    assert "none of the model's 2 languages; near it: fra_Latn" in refused.value.read().decode()
 
 
 @_in_groups(["all-minilm-l6-v2-ensemble"])

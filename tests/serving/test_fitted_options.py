@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import fake_backend  # noqa: F401  (stands in for Triton's own module)
@@ -31,6 +32,14 @@ def test_a_prompt_and_its_answer_may_fill_the_model() -> None:
     assert fitted(options(max_tokens=3), "x", 60, LIMITS, FLAGS).sampling.max_new_tokens == 3
     with pytest.raises(ValidationError, match="x has 60 tokens and max_tokens is 5.*exceed.* 64$"):
         fitted(options(max_tokens=5), "x", 60, LIMITS, FLAGS)
+
+
+def test_an_encoder_decoders_answer_may_have_a_limit_of_its_own() -> None:
+    limits = dataclasses.replace(LIMITS, max_answer_tokens=9)
+    assert fitted(options(), "x", 20, limits, FLAGS).sampling.max_new_tokens == 9
+    assert fitted(options(), "x", 60, limits, FLAGS).sampling.max_new_tokens == 4
+    with pytest.raises(ValidationError, match="max_tokens is 10; .* answers have at most 9 tokens"):
+        fitted(options(max_tokens=10), "x", 20, limits, FLAGS)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers as hf
 from safetensors.torch import save_file
+from tiny.bart import FIRST, START, scores, write_summarizer, write_translator
 from tiny.checkpoint import enliven, write
 from tiny.debertas import V3 as DEBERTA_V3
 from tiny.decoders import DECODERS
@@ -104,6 +105,8 @@ DECODING_RERANKERS = {
     "qwen3": "Qwen3-Reranker-0.6B", "qwen2": "mxbai-rerank-base-v2",
     "gemma": "bge-reranker-v2-gemma",
 }  # fmt: skip
+# Part of an encoder-decoder's name -> its layout.
+ENCODER_DECODERS = {"t5": "flan-t5", "bart": "bart", "nllb": "m2m100"}
 BY_NAME = {variant.name: variant for variant in DECODERS}
 # The generator whose tiny checkpoint is a GGUF file.
 IN_GGUF = "granite-tied"
@@ -111,13 +114,18 @@ IN_GGUF = "granite-tied"
 
 def layout(model_id: str) -> str:
     """The name of a generator's tiny checkpoint."""
-    if "t5" in model_id:
-        return "flan-t5"
+    kind = next((kind for kind in ENCODER_DECODERS if kind in model_id), None)
+    if kind is not None:
+        return ENCODER_DECODERS[kind]
     return next(v for pattern, v in DECODER_LAYOUTS.items() if re.match(pattern, model_id))
 
 
 def write_decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
     """Writes a tiny generator; returns (prompt, answer) -> the logits that the answer is from."""
+    if layout(model_id) == "bart":
+        return _answered(write_summarizer(folder), (START, FIRST))
+    if layout(model_id) == "m2m100":
+        return _answered(write_translator(folder), (START,))
     write_tokenizer(folder)
     if layout(model_id) == "flan-t5":
         t5 = write_t5("flan-t5", folder)
@@ -136,6 +144,16 @@ def write_decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
         return _gguf(folder)
     decoder = write(BY_NAME[layout(model_id)], folder)
     return lambda prompt, answer: decoder.logits(prompt + answer)[len(prompt) - 1 : -1]
+
+
+def _answered(model: Any, start: tuple[int, ...]) -> Callable[..., torch.Tensor]:
+    """As ``write_decoder``: an encoder-decoder whose decoder is given ``start``, unless a third
+    argument says what."""
+
+    def found(prompt: list[int], answer: list[int], begin: Any = start) -> torch.Tensor:
+        return scores(model, prompt, [*begin, *answer[:-1]])[len(begin) - 1 :]
+
+    return found
 
 
 def _gguf(folder: Path) -> Callable[..., torch.Tensor]:

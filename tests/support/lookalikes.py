@@ -26,9 +26,11 @@ SCORE = {
     **TRUNK, "path": "1_LogitScore",
     "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
 }  # fmt: skip
-NLLB = {"model_type": "m2m_100", "architectures": ["M2M100ForConditionalGeneration"],
-        "is_encoder_decoder": True, "d_model": 32, "vocab_size": 96}  # fmt: skip
-MBART = {**NLLB, "model_type": "mbart", "architectures": ["MBartForConditionalGeneration"]}
+NLLB_MOE = {"model_type": "nllb-moe", "architectures": ["NllbMoeForConditionalGeneration"],
+            "is_encoder_decoder": True, "d_model": 32, "vocab_size": 96}  # fmt: skip
+PEGASUS = {
+    **NLLB_MOE, "model_type": "pegasus", "architectures": ["PegasusForConditionalGeneration"],
+}  # fmt: skip
 JUDGE = (
     "{% for m in messages %}{% if m.role == 'query' %}Q{{ m.content }}{% elif m.role == 'document' "
     "%}D{{ m.content }}{% endif %}{% endfor %}yes or no?"

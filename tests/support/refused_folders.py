@@ -7,8 +7,8 @@ from lookalikes import (
     BERT,
     CARD,
     LLAMA,
-    MBART,
-    NLLB,
+    NLLB_MOE,
+    PEGASUS,
     POOLING,
     QWEN3,
     SCORE,
@@ -237,26 +237,25 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         r"short_factor is \[1.0, 1.0, 1.0\]; expected a list of 4",
     ),
-    "NLLB": (NLLB, {}, "M2M100ForConditionalGeneration: translates into the language of"),
-    "NLLB with a language": (
-        NLLB,
+    "NLLB's experts": (
+        NLLB_MOE,
+        {},
+        "NllbMoeForConditionalGeneration: translates into the language of",
+    ),
+    "NLLB's experts with a language": (
+        NLLB_MOE,
         {"generation_config.json": {"forced_bos_token_id": 7}},
         "the language of forced_bos_token_id",
     ),
-    "mBART with a language": (
-        MBART,
+    "a first token on transformers": (
+        PEGASUS,
         {"generation_config.json": {"forced_bos_token_id": 7}},
         "generation_config.json: forced_bos_token_id 7 is not supported",
     ),
-    "mBART's older files": (
-        {**MBART, "forced_bos_token_id": 7},
+    "a first token in older files": (
+        {**PEGASUS, "forced_bos_token_id": 7},
         {},
         "/config.json: forced_bos_token_id 7 is not supported",
-    ),
-    "mBART 50": (
-        MBART,
-        {"tokenizer_config.json": {"tokenizer_class": "MBart50Tokenizer"}},
-        "the language of forced_bos_token_id",
     ),
     "words of several tokens": (
         LLAMA,

@@ -12,6 +12,7 @@ class Generator(NamedTuple):
 
 
 GENERATORS = (
+    Generator("bart-large-cnn", "facebook/bart-large-cnn", "bart"),
     Generator("bloom", "bigscience/bloom", "bloom"),
     Generator("bloom-560m", "bigscience/bloom-560m", "bloom"),
     Generator("code-llama-7b", "codellama/CodeLlama-7b-hf", "llama"),
@@ -73,6 +74,7 @@ GENERATORS = (
     ),
     Generator("nemotron-nano-12b-v2", "nvidia/NVIDIA-Nemotron-Nano-12B-v2", "nemotron_h"),
     Generator("nemotron-nano-9b-v2", "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "nemotron_h"),
+    Generator("nllb-200-distilled-600m", "facebook/nllb-200-distilled-600M", "m2m_100"),
     Generator("olmo-2-7b", "allenai/OLMo-2-1124-7B-Instruct", "olmo2"),
     Generator("opt-125m", "facebook/opt-125m", "opt"),
     Generator("opt-66b", "facebook/opt-66b", "opt"),

@@ -74,11 +74,11 @@ def models_page() -> str:
         "models with parts for images or sound other than [those that embed images]"
         "(#texts-and-images) (of "
         f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
-        "that comes with a checkpoint, translation models whose target language a request would "
-        "have to name (NLLB, mBART 50), adapters next to the weights, and keys of "
-        "generation_config.json that would change every answer. `atoll info` shows what a "
-        "checkpoint is and what runs it, or why the server would refuse it; --task sets what a "
-        "checkpoint is used for.",
+        "that comes with a checkpoint, translation models on transformers whose target language a "
+        "request would have to name (NLLB's experts, SeamlessM4T), adapters next to the weights, "
+        "and keys of generation_config.json that would change every answer. `atoll info` shows "
+        "what a checkpoint is and what runs it, or why the server would refuse it; --task sets "
+        "what a checkpoint is used for.",
         "",
         "| entry | checkpoint | task | architecture | test |",
         "|-|-|-|-|-|",
@@ -93,8 +93,36 @@ def models_page() -> str:
             f"| {_TASKS[entry.task]} | [{file}.py](../python_backends/atoll/models/{file}.py) "
             f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
-    sections = (_image_section, _reranker_section, _fallback_section, _encoder_section)
+    sections = (
+        _translation_section,
+        _image_section,
+        _reranker_section,
+        _fallback_section,
+        _encoder_section,
+    )
     return "\n".join([*lines, *(line for section in sections for line in ("", *section()))]) + "\n"
+
+
+def _translation_section() -> list[str]:
+    """How encoder-decoders are told the languages, and what they do not do."""
+    return [
+        "## Translation and summaries",
+        "",
+        "NLLB, M2M100, mBART and mBART-50 take two options, called as in transformers: `src_lang`, "
+        "the language of the text (by default that of tokenizer_config.json, else English), and "
+        "`tgt_lang`, that of the answer. Codes are those of the checkpoint's tokenizer (NLLB: "
+        "`fra_Latn`; mBART: `fr_XX`; M2M100: `fr`), which `languages` lists in the model's facts; "
+        "another code is refused with those that are alike. Without `tgt_lang` an answer begins as "
+        "generation_config.json says by `forced_bos_token_id`, and where it does not, in whatever "
+        "language the model prefers. `forced_bos_token_id` is an option of every encoder-decoder, "
+        "too; the token is given to the decoder and is not part of the answer.",
+        "",
+        "Answers are greedy, or sampled: there is no beam search. `num_beams` in a request is "
+        "refused, and `atoll info` and the log tell where a checkpoint's files ask for it. An "
+        "input and its answer have max_position_embeddings tokens each. Tokenizers are read from "
+        "tokenizer.json, or, of mBART and mBART-50, from sentencepiece.bpe.model; M2M100 needs a "
+        "tokenizer.json.",
+    ]
 
 
 def _image_section() -> list[str]:
@@ -125,9 +153,9 @@ def _reranker_section() -> list[str]:
     return [
         "## Decoders that rerank",
         "",
-        "Every generator's architecture with a file here (but T5) also reranks, and classifies "
-        "with a head of its own (`...ForSequenceClassification`). The text that asks about a "
-        "document is, in this order:",
+        "Every generator's architecture with a file here (but T5 and BART) also reranks, and "
+        "classifies with a head of its own (`...ForSequenceClassification`). The text that asks "
+        "about a document is, in this order:",
         "",
         "1. what the setting `reranker_template` names, with `--task rerank` if neither the name "
         "nor the card says that the checkpoint reranks: "

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 class EngineLimits:
     """Limits of a loaded model, for serving and the scheduler; names as in ``config.Settings``.
 
-    max_total_tokens: prompt and answer. decoder_start_token_id: the first token of an
-        encoder-decoder's answers. banned_tokens: ids that are never generated.
+    max_total_tokens: prompt and answer. max_answer_tokens: of an encoder-decoder, whose answers
+        have positions of their own. decoder_start_token_id: what its decoder starts with.
+        forced_bos_token_id: what its answers begin with, unless a request says something else.
+    banned_tokens: ids that are never generated.
     max_mixed_prefill_tokens: prompt tokens in a step with decoding requests, limited so that a long
         prompt does not stall running streams.
     """
 
     max_input_tokens: int = sys.maxsize
     max_total_tokens: int = sys.maxsize
+    max_answer_tokens: int = sys.maxsize
     vocab_size: int = sys.maxsize
     decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
     banned_tokens: tuple[int, ...] = ()
     max_batch_size: int = 256
     max_batch_prefill_tokens: int = 2048

@@ -1,5 +1,7 @@
 """A lookup table of token, position or segment vectors."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,34 @@ class Embedding(nn.Module):
         """Shares another table."""
         assert isinstance(source.weight, nn.Parameter)
         self.weight = source.weight
+
+
+class Sinusoids(nn.Module):
+    """Vectors of positions that no file has: sines, then cosines (tensor2tensor's order)."""
+
+    def __init__(self, num_positions: int, dim: int) -> None:
+        """dim: at least 4, of which an odd one is zero."""
+        super().__init__()
+        self.num_positions, self.dim = num_positions, dim
+        self.table: Tensor | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids: (tokens,) int64 -> (tokens, dim)."""
+        assert self.table is not None, "load() comes first"
+        return F.embedding(ids, self.table)
+
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Makes the table; raises WeightError where the file has learned positions."""
+        group.refuse("weight")
+        half = self.dim // 2
+        steps = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+        angles = torch.arange(self.num_positions).float().unsqueeze(1) * steps
+        table = F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, self.dim % 2))
+        self.table = table.to(options.device, options.dtype)
+
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
+        """Positions are never tied."""
+        raise AssertionError("positions cannot be tied")
 
 
 class TokenEmbedding(Embedding):

@@ -154,6 +154,44 @@ class Head(Linear):
         return parallel.gather(scores, self.shard)[:, : self.outputs.total].contiguous()
 
 
+class WordBias(nn.Module):
+    """What is added to the scores of all words: a tensor (1, vocab) of its own name.
+
+    A file without it has none, as in transformers.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.bias: Tensor | None = None
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """scores: (rows, vocab) float32 -> the same."""
+        return scores if self.bias is None else scores + self.bias
+
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads it.
+
+        Raises:
+            WeightError: it has another shape or is not of floating point; names it.
+        """
+        (name,), reader = group.full_names(), group.reader
+        if name not in reader:
+            return
+        shape = reader.shape(name)
+        stored = reader.tensor(name)
+        if shape != (1, self.vocab_size) or not stored.is_floating_point():
+            raise Mismatch(
+                f"{reader.folder}: tensor {name!r} is {stored.dtype} of shape {shape}; expected "
+                f"floating point of shape {(1, self.vocab_size)}, by vocab_size"
+            )
+        self.bias = stored[0].float().to(options.device) if stored.any() else None
+
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
+        """Biases are never tied."""
+        raise AssertionError("a bias cannot be tied")
+
+
 class HeadRows(Linear):
     """Scores of a few words of the vocabulary: of the head's matrix, only their rows are kept."""
 

@@ -248,9 +248,15 @@ def _generator(
     if config is whole:
         unsupported.check_parts(folder, config, names)
     unsupported.check_adapter(folder)
-    keys = generation_keys.read(folder, whole)
+    is_encoder_decoder = model_type in families.ENCODER_DECODERS
+    keys = generation_keys.read(folder, whole, is_encoder_decoder=is_encoder_decoder)
     if keys.left:
         notes.append(f"left to requests, of what its files say: {', '.join(keys.left)}")
+    if keys.num_beams > 1:
+        notes.append(
+            f"answers are greedy, or sampled: its files ask for a search with num_beams "
+            f"{keys.num_beams}, which is not done here"
+        )
     return Detected(
         task="generate",
         architecture=names[0] if names else "",
@@ -263,6 +269,7 @@ def _generator(
         runs_on=runs_on,
         notes=tuple(notes),
         banned_tokens=keys.banned,
+        forced_bos_token_id=keys.first,
     )
 
 

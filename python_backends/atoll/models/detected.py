@@ -15,7 +15,8 @@ class Detected:
     runs_on: "native" for a file of ``atoll.models``, else the class of transformers, or what the
     model is in place of an architecture.
     pooling: of an embedder. notes: what a user should know, a sentence each.
-    banned_tokens: ids that no answer may hold. heads: an embedder's for each token, see
+    banned_tokens: ids that no answer may hold. forced_bos_token_id: the one that an
+    encoder-decoder's answers begin with. heads: an embedder's for each token, see
     ``weights.token_heads``. takes_images: whether an embedder embeds images besides texts.
     """
 
@@ -31,5 +32,6 @@ class Detected:
     pooling: str | None = None
     notes: tuple[str, ...] = ()
     banned_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
     heads: tuple[str, ...] = ()
     takes_images: bool = False

@@ -13,7 +13,7 @@ from atoll.weights.modules import read_object
 
 # Of its model_types, those that are no decoders whatever their config says.
 _SEES_AHEAD = ("xlnet",)
-_NEEDS_LANGUAGE = ("m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2")
+_NEEDS_LANGUAGE = ("nllb-moe", "seamless_m4t", "seamless_m4t_v2")
 # Of transformers' layer_types: layers with a state, after which no second token can follow at once.
 _RECURRENT = {"linear_attention", "conv", "hybrid"}
 # Has such layers, and a cache of its own that any number of tokens can follow.
@@ -76,7 +76,7 @@ def choose(folder: Path, is_asked: bool = True) -> Choice:
             f"{name}: transformers' {class_name} sees words ahead: it is no decoder"
         )
     _check_own_code(name, class_name, raw, is_asked)
-    _check_language(name, folder, raw)
+    _check_language(name, raw)
     positions = _positions(raw)
     limit = _rope_limit(raw, positions)
     notes = [note.format(f"transformers' {class_name}") for note in _LOSSES]
@@ -143,13 +143,12 @@ def _check_own_code(name: str, class_name: str, raw: Any, is_asked: bool) -> Non
         )
 
 
-def _check_language(name: str, folder: Path, raw: Any) -> None:
-    """Translators whose target language is a request's to say: no request can here."""
-    tokenizer = str(read_object(folder / "tokenizer_config.json").get("tokenizer_class"))
-    if raw.model_type in _NEEDS_LANGUAGE or tokenizer.startswith("MBart50"):
+def _check_language(name: str, raw: Any) -> None:
+    """Raises UnsupportedModel: a translator whose answers begin with what the request says."""
+    if raw.model_type in _NEEDS_LANGUAGE:
         raise UnsupportedModel(
             f"{name}: translates into the language of forced_bos_token_id, which requests cannot "
-            "name: not supported"
+            "name to a model on transformers: not supported"
         )
 
 

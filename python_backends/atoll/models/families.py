@@ -208,6 +208,13 @@ _DECODER_FAMILIES = (
         "t5", "T5, FLAN-T5", ("t5", "mt5"), is_encoder_decoder=True,
         defaults={"mt5": {"feed_forward_proj": "gated-gelu"}}, test="tests/models/test_t5.py",
     ),
+    Family(
+        "bart", "BART, mBART, mBART-50, M2M100, NLLB", ("bart", "mbart", "m2m_100"),
+        is_encoder_decoder=True,
+        class_prefixes={"mbart": ("MBart",), "m2m_100": ("M2M100",)},
+        defaults=dict.fromkeys(("bart", "mbart", "m2m_100"), {"max_position_embeddings": 1024}),
+        test="tests/models/test_bart.py",
+    ),
 )  # fmt: skip
 
 
@@ -258,6 +265,10 @@ DECODERS: Mapping[str, str] = _files(is_encoder=False)
 # model_types of decoders whose hidden states may be used as an encoder's.
 CAUSAL = frozenset(
     kind for f in FAMILIES if not (f.is_encoder or f.is_encoder_decoder) for kind in f.model_types
+)
+# model_types of encoder-decoders.
+ENCODER_DECODERS = frozenset(
+    kind for f in FAMILIES if f.is_encoder_decoder for kind in f.model_types
 )
 # model_type -> what an error message calls it.
 ENCODER_NAMES: Mapping[str, str] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.weights.json_fields import MAX_SIZE, Fields
 from atoll.weights.modules import read_object
 
 # Values that change nothing.
@@ -20,8 +21,9 @@ _USUAL: Mapping[str, tuple[Any, ...]] = {
     "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1,),
     "guidance_scale": (1,), "token_healing": (False,),
 }  # fmt: skip
+_FIRST = "forced_bos_token_id"
 _REFUSED = (
-    "forced_bos_token_id", "begin_suppress_tokens", "constraints", "dola_layers",
+    _FIRST, "begin_suppress_tokens", "constraints", "dola_layers",
     "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
     "exponential_decay_length_penalty", "force_words_ids", "forced_decoder_ids", "guidance_scale",
     "penalty_alpha", "sequence_bias", "stop_strings", "token_healing", "watermarking_config",
@@ -30,7 +32,7 @@ _LEFT_TO_REQUESTS: Mapping[str, Any] = {
     "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False, "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0, "forced_eos_token_id": None, "length_penalty": 1.0, "max_length": 20,
     "max_new_tokens": None, "min_length": 0, "min_new_tokens": None, "min_p": None,
-    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1,
+    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_return_sequences": 1,
     "renormalize_logits": False, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 50,
     "top_p": 1.0, "typical_p": 1.0,
 }  # fmt: skip
@@ -39,15 +41,23 @@ _LEFT_TO_REQUESTS: Mapping[str, Any] = {
 class GenerationKeys(NamedTuple):
     """What the files ask of every answer.
 
-    banned: ids that never come. left: name and value of what requests decide.
+    banned: ids that never come. left: name and value of what requests decide. first: the id that
+    every answer of an encoder-decoder begins with. num_beams: of the search for answers.
     """
 
     banned: tuple[int, ...]
     left: tuple[str, ...]
+    first: int | None = None
+    num_beams: int = 1
 
 
-def read(folder: Path, config: Mapping[str, Any]) -> GenerationKeys:
+def read(
+    folder: Path, config: Mapping[str, Any], *, is_encoder_decoder: bool = False
+) -> GenerationKeys:
     """The keys of generation_config.json, else of config.json.
+
+    Args:
+        is_encoder_decoder: whether answers may have a first token that the files name.
 
     Raises:
         ConfigError: a key has a value of another kind.
@@ -56,8 +66,12 @@ def read(folder: Path, config: Mapping[str, Any]) -> GenerationKeys:
     path = folder / "generation_config.json"
     keys = read_object(path) if path.exists() else config
     file = path.name if path.exists() else "config.json"
+    first, fields = None, Fields(keys, f"{folder}/{file}")
+    if is_encoder_decoder and fields.has(_FIRST):
+        size = Fields(config).size("vocab_size", default=MAX_SIZE)
+        first = fields.token(_FIRST, vocab_size=size)
     for name in _REFUSED:
-        value = keys.get(name)
+        value = None if name == _FIRST and first is not None else keys.get(name)
         if value not in (None, [], {}, *_USUAL.get(name, ())):
             raise UnsupportedModel(f"{folder}/{file}: {name} {value!r} is not supported")
     suppressed, words = (keys.get(name) for name in ("suppress_tokens", "bad_words_ids"))
@@ -77,7 +91,8 @@ def read(folder: Path, config: Mapping[str, Any]) -> GenerationKeys:
         for name, usual in _LEFT_TO_REQUESTS.items()
         if keys.get(name) not in (None, usual)
     ]
-    return GenerationKeys(tuple(sorted(set(banned))), tuple(left))
+    num_beams = fields.size("num_beams", default=1, nullable=True)
+    return GenerationKeys(tuple(sorted(set(banned))), tuple(left), first, num_beams)
 
 
 def _ids(file: str, name: str, value: Any) -> list[int]:

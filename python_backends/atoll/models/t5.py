@@ -3,9 +3,6 @@
 Source: config fields and layer names of transformers' ``T5ForConditionalGeneration``; Raffel et
 al. 2020. The original shares the embedding with the head and scales by d_model^-0.5; v1.1 has a
 gated MLP and a head of its own.
-
-``encode`` runs once per request and leaves every decoder layer's cross-attention keys and values
-in the cache; ``forward`` then continues the decoder like any other model.
 """
 
 from collections.abc import Mapping
@@ -24,12 +21,11 @@ from atoll.layers import (
     Heads,
     RMSNorm,
 )
-from atoll.layers.batch import CacheSpec, StateSpec
-from atoll.layers.block import PreNormBlock, States
+from atoll.layers.block import PreNormBlock
 from atoll.layers.embedding import TokenEmbedding
+from atoll.layers.encoder_decoder import CrossPreNormBlock, EncoderDecoderLM
 from atoll.layers.linear import Head
 from atoll.layers.mlp import MLP, GatedMLP
-from atoll.layers.norm import Norm
 from atoll.layers.relative import RelativeBias
 from atoll.models.config_fields import known_activation
 from atoll.weights.json_fields import MAX_LAYERS, Fields
@@ -134,26 +130,8 @@ class Config(DecoderConfig):
         )
 
 
-class DecoderBlock(PreNormBlock):
-    """Pre-norm, with attention to the encoder's outputs between the two parts."""
-
-    def __init__(
-        self, norm1: Norm, attention: Attention, cross_norm: Norm, cross: CrossAttention,
-        norm2: Norm, mlp: nn.Module,
-    ) -> None:  # fmt: skip
-        super().__init__(norm1, attention, norm2, mlp)
-        self.cross_norm, self.cross = cross_norm, cross
-
-    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> States:
-        """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
-        h, residual = self.norm1.add(x, residual)
-        h, residual = self.cross_norm.add(self.reduce(self.attention(h, batch)), residual)
-        h, residual = self.norm2.add(self.reduce(self.cross(h, batch)), residual)
-        return self.reduce(self.mlp(h)), residual
-
-
-class Model(nn.Module):
-    """``encode`` once, then ``forward`` and ``logits`` as for a decoder."""
+class Model(EncoderDecoderLM):
+    """Pre-norm stacks, each with one relative bias for all of its blocks."""
 
     # Activations leave the range of float16; transformers keeps parts of the model in float32.
     unsupported_dtypes = (torch.float16,)
@@ -171,37 +149,19 @@ class Model(nn.Module):
         self.decoder_norm = self._norm()
         self.lm_head = Head(c.hidden_size, c.vocab_size)
 
-    def encode(self, batch: Batch) -> None:
-        """Runs the encoder and fills the cross-attention part of the cache."""
-        x, residual = self.embed(batch.input_ids), None
-        for block in self.encoder:
-            x, residual = block(x, residual, batch)
-        encoded = self.encoder_norm(x, residual)
-        for block in self.decoder:
-            assert isinstance(block, DecoderBlock)
-            block.cross.store(encoded, batch)
+    def encoder_input(self, batch: Batch) -> Tensor:
+        """See ``EncoderDecoderLM``."""
+        out: Tensor = self.embed(batch.input_ids)
+        return out
+
+    def decoder_input(self, batch: Batch) -> Tensor:
+        """See ``EncoderDecoderLM``."""
+        return self.encoder_input(batch)
 
     def forward(self, batch: Batch) -> Tensor:
         """(tokens, hidden), normalised."""
-        x, residual = self.embed(batch.input_ids), None
-        for block in self.decoder:
-            x, residual = block(x, residual, batch)
-        out: Tensor = self.decoder_norm(x, residual)
+        out = super().forward(batch)
         return out * self.config.hidden_size**-0.5 if self.config.scales_output else out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: (rows, hidden) -> (rows, vocab) float32."""
-        out: Tensor = self.lm_head(hidden)
-        return out.float()
-
-    def cache_specs(self) -> list[CacheSpec]:
-        """What a decoder token, and likewise an encoder token, needs in the KV cache."""
-        blocks: list[Any] = list(self.decoder)
-        return [block.attention.cache_spec for block in blocks]
-
-    def state_specs(self) -> list[StateSpec]:
-        """No layer is recurrent."""
-        return []
 
     def _encoder_block(self) -> PreNormBlock:
         c = self.config
@@ -211,14 +171,15 @@ class Model(nn.Module):
         )  # fmt: skip
         return PreNormBlock(self._norm(), attention, self._norm(), self._mlp())
 
-    def _decoder_block(self, layer: int) -> DecoderBlock:
+    def _decoder_block(self, layer: int) -> CrossPreNormBlock:
         c = self.config
         attention = Attention(
             c.hidden_size, c.heads, layer=layer, bias=False, scale=1.0,
             relative_bias=self.decoder_bias,
         )  # fmt: skip
         cross = CrossAttention(c.hidden_size, c.heads, layer=layer, bias=False, scale=1.0)
-        return DecoderBlock(self._norm(), attention, self._norm(), cross, self._norm(), self._mlp())
+        norms = self._norm(), self._norm(), self._norm()
+        return CrossPreNormBlock(norms[0], attention, norms[1], cross, norms[2], self._mlp())
 
     def _relative_bias(self, is_bidirectional: bool) -> RelativeBias:
         c = self.config

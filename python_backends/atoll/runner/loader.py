@@ -11,6 +11,7 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.models.detect import decide
+from atoll.models.detected import Detected
 from atoll.models.load_options import device_of
 from atoll.runner.decode_graphs import refusal
 from atoll.runner.load_model import load_model
@@ -31,12 +32,14 @@ class LoadedRunner:
     """A runner, and what is known of its checkpoint.
 
     max_cached_tokens: most tokens of a request, whatever its split into prompt and answer.
-    banned_tokens: ids that are never generated. facts: shown to users.
+    banned_tokens: ids that are never generated. forced_bos_token_id: what an encoder-decoder's
+    answers begin with. facts: shown to users.
     """
 
     runner: ModelRunner
     max_cached_tokens: int
     banned_tokens: tuple[int, ...]
+    forced_bos_token_id: int | None
     facts: Mapping[str, Any]
 
 
@@ -54,18 +57,16 @@ def load_runner(settings: Settings, folder: Path) -> LoadedRunner:
     settings = replace(settings, device=str(device_of(settings.device)))
     layout = RankLayout.read(settings, device_of(settings.device))
     if layout.size == 1:
-        return _load(settings, folder, detected.banned_tokens, None)
+        return _load(settings, folder, detected, None)
     team = Team.start(settings, folder, layout)
     try:
         own = settings_of_rank(settings, layout, 0)
-        return _load(own, folder, detected.banned_tokens, team)
+        return _load(own, folder, detected, team)
     except BaseException as error:
         raise team.abandon(error) from error
 
 
-def _load(
-    settings: Settings, folder: Path, banned_tokens: tuple[int, ...], team: Team | None
-) -> LoadedRunner:
+def _load(settings: Settings, folder: Path, detected: Detected, team: Team | None) -> LoadedRunner:
     num_ranks = 1 if team is None else team.layout.size
     loaded = load_model(settings, folder, 0, num_ranks)
     decoder, options, config = loaded.model, loaded.options, loaded.model.config
@@ -99,8 +100,8 @@ def _load(
         "adapters": list(runner.adapter_names),
         **_state_facts(size.states),
     }
-    banned = tuple(token for token in banned_tokens if token < config.vocab_size)
-    return LoadedRunner(runner, capacity, banned, facts)
+    banned = tuple(token for token in detected.banned_tokens if token < config.vocab_size)
+    return LoadedRunner(runner, capacity, banned, detected.forced_bos_token_id, facts)
 
 
 def _state_facts(states: StateSize) -> dict[str, Any]:

@@ -211,6 +211,7 @@ def _warm_up(
     device = options.device
     is_cuda = device.type == "cuda"
     most = settings.max_batch_prefill_tokens if is_cuda else _HOST_WARM_UP_TOKENS
+    most = min(most, getattr(model.config, "max_input_positions", most))
     count = max(min(most, longest - 1), 1)
     start = getattr(model.config, "decoder_start_token_id", None)
     size, has_states = settings.block_size, bool(model.state_specs())

@@ -79,14 +79,21 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
             f"the model has {config.max_positions} positions"
         )
     total = settings.max_total_tokens or min(loaded.max_cached_tokens, config.max_positions)
-    longest = settings.max_input_tokens or total - 1
+    # An encoder-decoder may have positions of its own for inputs, and for answers.
+    most = getattr(config, "max_input_positions", total)
+    longest = settings.max_input_tokens or min(total - 1, most)
     if longest >= total:
         raise ConfigError(f"max_input_tokens is {longest}; max_total_tokens is {total}")
+    if longest > most:
+        raise ConfigError(f"max_input_tokens is {longest}; the encoder has {most} positions")
     return EngineLimits(
         max_input_tokens=longest,
         max_total_tokens=total,
+        # The decoder's start takes a position.
+        max_answer_tokens=getattr(config, "max_answer_positions", total) - 1,
         vocab_size=config.vocab_size,
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+        forced_bos_token_id=loaded.forced_bos_token_id,
         banned_tokens=loaded.banned_tokens,
         max_batch_size=settings.max_batch_size,
         max_batch_prefill_tokens=settings.max_batch_prefill_tokens,

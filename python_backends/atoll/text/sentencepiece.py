@@ -30,6 +30,7 @@ from tokenizers import (
 )
 
 from atoll.errors import ConfigError
+from atoll.text.languages import MBART, MBART_50
 from atoll.text.siglip_texts import canonical
 from atoll.weights.json_fields import Fields
 
@@ -45,7 +46,10 @@ _FAMILIES: Mapping[str, str] = {
     "llama": "llama", "mistral": "llama", "mixtral": "llama",
     "XLMRobertaTokenizer": "xlm-roberta", "xlm-roberta": "xlm-roberta",
     "CamembertTokenizer": "camembert", "camembert": "camembert", "SiglipTokenizer": "siglip",
+    "MBartTokenizer": "mbart", "MBart50Tokenizer": "mbart-50", "mbart": "mbart",
 }  # fmt: skip
+# Families whose ids are fairseq's, and the tokens of languages behind the file's pieces.
+_FAIRSEQ = {"xlm-roberta": (), "camembert": (), "mbart": MBART, "mbart-50": MBART_50}
 
 
 class Piece(NamedTuple):
@@ -104,7 +108,7 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
     if kind == "t5":
         count = fields.count("extra_ids", default=100, most=1 << 16)
         pieces += [Piece(f"<extra_id_{i}>", 0.0, _CONTROL) for i in reversed(range(count))]
-    elif kind in ("xlm-roberta", "camembert"):
+    elif kind in _FAIRSEQ:
         pieces, unk_id = _shifted(kind, model.pieces), 3
         special = {f"{n}_token": f"<{n}>" for n in ("pad", "unk", "mask")}
         special.update(bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>")
@@ -121,7 +125,7 @@ def convert(path: Path, kind: str, config: Mapping[str, Any]) -> Converted:
 
 
 def _shifted(kind: str, pieces: list[Piece]) -> list[Piece]:
-    """fairseq's order: its own special tokens before the file's pieces, a mask token after them."""
+    """fairseq's order: special tokens before the file's pieces, languages and a mask after them."""
     names: tuple[str, ...]
     if kind == "camembert":
         names = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")
@@ -133,7 +137,7 @@ def _shifted(kind: str, pieces: list[Piece]) -> list[Piece]:
         Piece(name, -100.0, _UNUSED) if name.endswith("NOTUSED") else Piece(name, 0.0, _CONTROL)
         for name in names
     ]
-    return [*first, *rest, Piece("<mask>", 0.0, _CONTROL)]
+    return [*first, *rest, *(Piece(name, 0.0, _CONTROL) for name in (*_FAIRSEQ[kind], "<mask>"))]
 
 
 def _assemble(model: _Model, pieces: list[Piece], unk_id: int, legacy: bool) -> Tokenizer:

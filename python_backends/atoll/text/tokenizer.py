@@ -14,6 +14,7 @@ from tokenizers import normalizers
 from atoll.errors import ConfigError
 from atoll.text import tokenizer_files
 from atoll.text.clean_up import clean_up, is_wanted
+from atoll.text.languages import Languages
 from atoll.text.model_quirks import TextRule, complete, text_rule
 from atoll.text.vocabulary import Vocabulary
 from atoll.weights.json_fields import Fields
@@ -34,7 +35,7 @@ class Tokenizer:
     config: tokenizer_config.json. special_tokens: texts by name (``bos_token``, ...).
     eos_token_ids: every id that ends a generated text. text_rule: the family's function for texts
     before they are tokenized, see ``model_quirks``. truncation_side: "left" if the end of a text
-    that is too long is kept.
+    that is too long is kept. languages: of a translator.
     """
 
     core: RustTokenizer
@@ -43,6 +44,7 @@ class Tokenizer:
     eos_token_ids: frozenset[int]
     text_rule: TextRule | None = None
     truncation_side: str = "right"
+    languages: Languages | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -60,7 +62,10 @@ class Tokenizer:
         if is_lower_case:
             _lower(core)
         eos_token_ids = _eos_token_ids(folder, model, core, texts)
-        return cls(core, config, texts, eos_token_ids, text_rule(core), side)
+        languages = Languages.read(core, config, model, texts.get("eos_token", "</s>"))
+        if languages is not None:
+            languages.frame_texts(core)
+        return cls(core, config, texts, eos_token_ids, text_rule(core), side, languages)
 
     @property
     def vocab_size(self) -> int:

@@ -91,7 +91,8 @@ def _convert(
 ) -> tuple[Converted, bool]:
     """A tokenizer from other files, and whether we are responsible for its ids."""
     file = next((folder / name for name in _SENTENCEPIECE if (folder / name).exists()), None)
-    kind = sentencepiece.family(config.get("tokenizer_class"), model.get("model_type"))
+    named = config.get("tokenizer_class") or model.get("tokenizer_class")
+    kind = sentencepiece.family(named, model.get("model_type"))
     if file is not None and kind is not None:
         return sentencepiece.convert(file, kind, config), True
     there = [name for name in (*_SENTENCEPIECE, *_OTHERS) if (folder / name).exists()]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from atoll.layers import Batch
 from atoll.models.registry import Checkpoint, load_decoder, load_encoder
 from atoll.weights.load import LoadOptions
+from tiny.bart import CONFIGS, write_bart
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS
 from tiny.described_encoders import DESCRIBED
@@ -181,6 +182,11 @@ FAMILIES = (
         Family(kind, lambda folder, kind=kind: write_t5(kind, folder), _encoder_decoder,
                hf.AutoModelForSeq2SeqLM)
         for kind in ("t5", "flan-t5")
+    ),
+    *(
+        Family(kind, lambda folder, kind=kind: write_bart(kind, folder), _encoder_decoder,
+               hf.AutoModelForSeq2SeqLM)
+        for kind in CONFIGS
     ),
     *(
         _variant(name, _encoded, hf.AutoModel)

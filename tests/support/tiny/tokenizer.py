@@ -10,13 +10,13 @@ SPECIAL = ("<s>", "</s>", "<unk>")
 CHARACTERS = string.ascii_letters + string.digits + " \n" + ".,:;!?'\"()[]{}<>+-*/=_#@%&|~"
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, special: tuple[str, ...] = SPECIAL) -> None:
     """tokenizer.json and tokenizer_config.json; generation never ends by itself."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *CHARACTERS])}
+    vocabulary = {token: i for i, token in enumerate([*special, *CHARACTERS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    core.add_special_tokens(list(SPECIAL))
+    core.add_special_tokens(list(special))
     core.save(str(folder / "tokenizer.json"))
     config = {
         "eos_token": "</s>",

@@ -20,10 +20,11 @@ from atoll_client.types import Chunk, ModelInfo
 FINGERPRINT = f"atoll-{atoll_client.__version__}"
 # Options that have the same names in the models.
 _SAME_NAMES = (
-    "add_special_tokens", "frequency_penalty", "ignore_eos", "include_stop_str_in_output",
+    "add_special_tokens", "forced_bos_token_id", "frequency_penalty", "ignore_eos",
+    "include_stop_str_in_output",
     "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "presence_penalty",
     "repetition_penalty",
-    "skip_special_tokens", "stop_token_ids", "top_k", "top_p", "typical_p",
+    "skip_special_tokens", "src_lang", "stop_token_ids", "tgt_lang", "top_k", "top_p", "typical_p",
 )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ class SamplingFields(Strict):
     user: str | None = no_effect("requests of all users are treated alike")
 
     add_special_tokens: bool | None = None
+    forced_bos_token_id: int | None = Field(None, ge=0)
     guided_choice: list[str] | None = Field(None, min_length=1)
     guided_grammar: str | None = None
     guided_json: dict[str, Any] | str | None = None
@@ -100,8 +101,10 @@ class SamplingFields(Strict):
     no_repeat_ngram_size: int | None = Field(None, ge=0)
     repetition_penalty: float | None = Field(None, gt=0)
     skip_special_tokens: bool | None = None
+    src_lang: str | None = None
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
+    tgt_lang: str | None = None
     top_k: int | None = Field(None, ge=-1)
     truncate_prompt_tokens: int | None = Field(None, ge=1)
     typical_p: float | None = Field(None, gt=0, le=1)

@@ -55,11 +55,14 @@ class Parameters(Strict):
     typical_p: float | None = None
     watermark: bool = False
 
+    forced_bos_token_id: int | None = Field(default=None, ge=0)
     logit_bias: dict[str, float] | None = None
     min_new_tokens: int | None = Field(default=None, ge=0)
     min_p: float | None = Field(default=None, ge=0, le=1)
     no_repeat_ngram_size: int | None = Field(default=None, ge=0)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    src_lang: str | None = None
+    tgt_lang: str | None = None
     early_stopping: Any = refused(_NO_BEAMS, False)
     length_penalty: Any = refused(_NO_BEAMS, 1, 1.0)
     max_length: Any = refused(_CALLED.format("max_new_tokens"))
@@ -168,6 +171,7 @@ def sampling(p: Parameters) -> dict[str, Any]:
 _SAME_NAMES = (
     "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty",
     "logit_bias", "min_p", "no_repeat_ngram_size", "presence_penalty", "truncate", "adapter_id",
+    "forced_bos_token_id", "src_lang", "tgt_lang",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from atoll.text.answer import AnswerText
 from atoll.text.chat import ChatTemplate
 from atoll.text.chat_options import ChatOptions
 from atoll.text.detokenizer import Detokenizer
+from atoll.text.languages import Languages
 from atoll.text.model_quirks import fill_in_the_middle
 from atoll.text.stop_strings import StopStrings
 from atoll.text.text_encoder import CHARACTER_LIMIT, LEAST_LOOKED_THROUGH
@@ -93,13 +94,16 @@ class PromptEncoder:
             ValidationError: no template for messages, an id outside the vocabulary, too long.
         """
         text, add_special_tokens = self._text(prompt, options)
+        source = self._source(prompt, options, add_special_tokens)
         if text is None:
             ids = list(prompt.input_ids or ())
         else:
             self._check_length(prompt.name, text, options)
-            ids = self._tokenizer.encode(text, add_special_tokens)
+            ids = self._tokenizer.encode(text, add_special_tokens and source is None)
         check_ids(prompt.name, ids, self._limits.vocab_size)
-        if options.truncate is not None:
+        if source is not None:
+            ids = _framed(ids, source, self._languages("src_lang"), options.truncate)
+        elif options.truncate is not None:
             ids = ids[-options.truncate :]
         most = self._limits.max_input_tokens
         if not ids:
@@ -109,6 +113,53 @@ class PromptEncoder:
                 f"{prompt.name} has {len(ids)} tokens; max_input_tokens is {most}"
             )
         return Encoded(ids, _reasoning_state(prompt, options, text or ""))
+
+    def answer_start(self, options: GenerateOptions) -> tuple[int, ...]:
+        """What the decoder of an encoder-decoder is given of the answer; empty for a decoder.
+
+        Raises:
+            ValidationError: the model has no such language, none at all, or no first token.
+        """
+        start, first = self._limits.decoder_start_token_id, options.forced_bos_token_id
+        if first is not None and options.tgt_lang is not None:
+            raise ValidationError(
+                f"tgt_lang is {options.tgt_lang!r} and forced_bos_token_id {first}; expected one "
+                "of them"
+            )
+        target = None
+        if options.tgt_lang is not None:
+            target = self._languages("tgt_lang").id_of("tgt_lang", options.tgt_lang)
+        if start is None:
+            if first is not None or target is not None:
+                name = "tgt_lang" if first is None else "forced_bos_token_id"
+                raise ValidationError(f"{name} is set, but this model is no encoder-decoder")
+            return ()
+        if target is not None and self._languages("tgt_lang").starts:
+            start, target = target, None
+        given = target if first is None else first
+        given = self._limits.forced_bos_token_id if given is None else given
+        return (start,) if given is None else (start, given)
+
+    def _source(self, prompt: Prompt, options: GenerateOptions, is_framed: bool) -> int | None:
+        """The token of the text's language; None: it is framed, or not, as any text is."""
+        languages, code = self._tokenizer.languages, options.src_lang
+        if code is None:
+            return languages.ids[languages.source] if languages and is_framed else None
+        found = self._languages("src_lang").id_of("src_lang", code)
+        if prompt.input_ids is not None:
+            raise ValidationError(f"src_lang is {code!r}, which goes with text, not with input_ids")
+        if not is_framed:
+            raise ValidationError(
+                f"src_lang is {code!r} and add_special_tokens is false: the language's token is "
+                "one of them"
+            )
+        return found
+
+    def _languages(self, name: str) -> Languages:
+        """Raises ValidationError: the model's tokenizer has no languages."""
+        if self._tokenizer.languages is None:
+            raise ValidationError(f"{name} is set, but this model's tokenizer has no languages")
+        return self._tokenizer.languages
 
     def texts(self, prompt: Prompt, options: GenerateOptions, ids: list[int]) -> list[str]:
         """The part of each of ``encode``'s tokens in the text; empty for those that were added."""
@@ -167,6 +218,18 @@ def _reasoning_state(prompt: Prompt, options: GenerateOptions, text: str) -> str
         return None
     continues = options.chat is not None and options.chat.continue_final_message
     return options.reasoning.state(text, prompt.messages[-1] if continues else None)
+
+
+def _framed(ids: list[int], source: int, languages: Languages, truncate: int | None) -> list[int]:
+    """A text's ids with its language and its end, of which ``truncate`` leaves both."""
+    num_around = len(languages.framed([], source))
+    if truncate is None:
+        return languages.framed(ids, source)
+    if truncate <= num_around:
+        raise ValidationError(
+            f"truncate is {truncate}; the text's language and its end take {num_around} tokens"
+        )
+    return languages.framed(ids[-(truncate - num_around) :], source)
 
 
 def _with_suffix(text: str, suffix: str | None, tokenizer: Tokenizer) -> str:

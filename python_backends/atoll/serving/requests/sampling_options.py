@@ -43,6 +43,8 @@ class GenerateOptions:
     max_tokens: None: as many as fit. truncate: the number of the prompt's last tokens to keep.
     suffix: the text after the answer, for code models that fill in the middle.
     add_special_tokens: None: to a text, but not to messages, whose template contains them.
+    src_lang, tgt_lang: codes of the text's and the answer's language. forced_bos_token_id: what the
+    answer of an encoder-decoder begins with.
     kept_special_tokens: the texts of those that are part of the answer in any case.
     reasoning: after which a grammar begins.
     """
@@ -59,6 +61,9 @@ class GenerateOptions:
     suffix: str | None
     adapter_id: str | None
     grammar: tuple[str, Any] | None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    forced_bos_token_id: int | None = None
     chat: ChatOptions | None = None
     kept_special_tokens: tuple[str, ...] = ()
     reasoning: ReasoningMarks | None = None
@@ -106,6 +111,9 @@ def read_options(
         suffix=r.text("suffix") or None,
         adapter_id=r.text("adapter_id"),
         grammar=_grammar(r, settings),
+        src_lang=r.text("src_lang"),
+        tgt_lang=r.text("tgt_lang"),
+        forced_bos_token_id=r.integer("forced_bos_token_id", None, 0, limits.vocab_size - 1),
         chat=_chat(r),
         kept_special_tokens=_texts(r, "kept_special_tokens"),
         reasoning=ReasoningMarks.read(r.structure("reasoning")),
@@ -122,7 +130,8 @@ def fitted(
     """The options, with the number of new tokens and the log-probabilities that are needed.
 
     Raises:
-        ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``.
+        ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``, or the latter
+            ``max_answer_tokens``.
     """
     room = limits.max_total_tokens - num_prompt_tokens
     asked = options.max_tokens
@@ -134,9 +143,14 @@ def fitted(
     needs_logprobs = (
         flags["return_logprobs"] or flags["return_cumulative_logprob"] or options.best_of > 1
     )
+    if asked is not None and asked > limits.max_answer_tokens:
+        raise ValidationError(
+            f"max_tokens is {asked}; the model's answers have at most {limits.max_answer_tokens} "
+            "tokens"
+        )
     sampling = dataclasses.replace(
         options.sampling,
-        max_new_tokens=room if asked is None else asked,
+        max_new_tokens=min(room, limits.max_answer_tokens) if asked is None else asked,
         logprobs=options.sampling.logprobs or bool(needs_logprobs),
         prompt_logprobs=options.sampling.prompt_logprobs or bool(flags["return_prompt_logprobs"]),
     )

@@ -72,7 +72,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         self._names = map(str, itertools.count())
         self._sessions: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
         self.serve(
-            args, self.engine, self.metrics, {**loaded.facts, **formats},
+            args, self.engine, self.metrics, {**loaded.facts, **formats, **self._language_facts()},
             num_preparing=_NUM_PREPARING, chat=template, forget=self.forget,
         )  # fmt: skip
         self.engine.watch(self.lost)
@@ -115,11 +115,12 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         options = fitted(asked.options, asked.prompt.name, len(prompt_ids), limits, asked.flags)
         grammar = self._grammar(asked, state)
         request.reasoning_state = state
-        self._complete(request, prompt_ids, options)
+        start = self.prompts.answer_start(options)
+        self._complete(request, prompt_ids, options, start)
         ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
-        if limits.decoder_start_token_id is not None:
-            # An encoder-decoder encodes the prompt; the decoder begins with the start token.
-            ids, encoder_ids = (limits.decoder_start_token_id,), ids
+        if start:
+            # An encoder-decoder encodes the prompt; the decoder begins with the answer's start.
+            ids, encoder_ids = start, ids
         requests = [
             Request(
                 f"{request.name}.{index}",
@@ -175,6 +176,11 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         super().tick()
         self.metrics.update(self.engine.stats())
 
+    def _language_facts(self) -> dict[str, list[str]]:
+        """The codes that src_lang and tgt_lang may have."""
+        languages = self.tokenizer.languages
+        return {} if languages is None else {"languages": sorted(languages.ids)}
+
     def _grammar(self, asked: Generation, state: str | None) -> Grammar | None:
         """The grammar of an answer, which begins behind its reasoning. state: of the prompt."""
         if asked.constraint is None:
@@ -210,20 +216,20 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         return flags, options
 
     def _complete(
-        self, request: GenerationRequest, prompt_ids: list[int], options: GenerateOptions
-    ) -> None:
-        """Sets the fields that depend on the prompt's tokens."""
+        self, request: GenerationRequest, prompt_ids: list[int], options: GenerateOptions,
+        start: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        """Sets the fields that depend on the prompt's tokens. start: of an encoder-decoder."""
         prompt = request.asked.prompt
         request.num_input_tokens = len(prompt_ids)
         if request.asked.flags["exclude_input_in_output"] is False:
             request.prefix = prompt.text or self.tokenizer.decode(prompt_ids)
-        is_decoder = self.limits.decoder_start_token_id is None
         if request.returned.prompt_logprobs:
-            # The prompt of an encoder-decoder is the decoder's start token.
+            # The prompt of an encoder-decoder is the answer's start, which has no part in its text.
             request.prompt_texts = (
-                self.prompts.texts(prompt, options, prompt_ids) if is_decoder else [""]
+                [""] * len(start) if start else self.prompts.texts(prompt, options, prompt_ids)
             )
-        before = prompt_ids if is_decoder else []
+        before = [] if start else prompt_ids
         kept = self.tokenizer.vocabulary.special_ids(options.kept_special_tokens)
         completions = []
         for _ in range(options.best_of):

@@ -1,0 +1,5 @@
+"""bart-large-cnn: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
