@@ -27,6 +27,7 @@ OPTIONS: list[dict[str, Any]] = [
      "no_repeat_ngram_size": 2, "min_new_tokens": 2, "logit_bias": ((3, 1.5), (4, -2.0)),
      "eos_token_ids": frozenset([2]), "logprobs": True, "top_logprobs": 3},
     {"prompt_logprobs": True, "prompt_top_logprobs": 2, "logprobs": True}, {"watermark": True},
+    {"num_beams": 3, "logprobs": True, "top_logprobs": 2, "forced_eos_token_id": 7},
 ]  # fmt: skip
 
 

@@ -35,6 +35,7 @@ SAMPLING: list[dict[str, Any]] = [
      "no_repeat_ngram_size": 2, "min_new_tokens": 2, "logit_bias": ((3, 1.5), (4, -2.0)),
      "logprobs": True, "top_logprobs": 3},
     {"watermark": True}, {"prompt_logprobs": True, "logprobs": True},
+    {"num_beams": 2, "logprobs": True, "forced_eos_token_id": 3},
 ]  # fmt: skip
 POOLINGS = ("cls", "mean", "max", "mean-sqrt-len", "weighted-mean", "last-token")
 

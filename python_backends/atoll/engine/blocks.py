@@ -108,6 +108,28 @@ class BlockManager:
         """Blocks needed for ``num_tokens``."""
         return -(-num_tokens // self.block_size)
 
+    def branch(self, table: BlockTable) -> BlockTable:
+        """Another table of the same blocks."""
+        other = BlockTable(table.root)
+        for block in table.blocks.tolist():
+            other.append(block)
+            if block != RELEASED:
+                self._take(block)
+        other.contents, other.num_released = list(table.contents), table.num_released
+        return other
+
+    def is_shared(self, table: BlockTable, index: int) -> bool:
+        """Whether other tables use a block of this one."""
+        return self._users[int(table.blocks[index])] > 1
+
+    def replace(self, table: BlockTable, index: int) -> tuple[int, int]:
+        """Gives a table a block of its own in place of a shared one; returns both. One must be
+        free."""
+        shared, own = int(table.blocks[index]), self._allocate()
+        table.blocks[index] = own
+        self._drop(shared)
+        return shared, own
+
     def share_prefix(self, table: BlockTable, token_ids: Sequence[int]) -> int:
         """Fills an empty table with the cached blocks of the longest known prefix.
 

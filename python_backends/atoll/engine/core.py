@@ -8,14 +8,15 @@ the error and the cache is cleared, since it is unknown what the step has writte
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from atoll.engine.beams import Searches, deliver
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
-from atoll.engine.output import missing_token, read_tokens
+from atoll.engine.output import Finish, missing_token, no_room, read_prompts, read_tokens
 from atoll.engine.plan import PlannedRequest, StepPlan
 from atoll.engine.request import FinishReason, Request, RequestState, Token
 from atoll.engine.runner import Runner
@@ -25,17 +26,11 @@ from atoll.engine.stats import EngineStats, StepCounts, read_stats
 from atoll.engine.step_builder import StepInputBuilder
 from atoll.errors import AtollError, GenerationError, RankLost, ValidationError
 from atoll.runner.step_input import StepOutput
+from atoll.sampling.inputs import Candidates
 
 logger = logging.getLogger(__name__)
 
 Draft = Callable[[RequestState], list[int]]
-
-
-class Finish(NamedTuple):
-    """A request that has all of its tokens, and its finish reason."""
-
-    state: RequestState
-    reason: FinishReason
 
 
 class EngineCore:
@@ -57,7 +52,8 @@ class EngineCore:
         self._limits = limits
         self.scheduler = self._new_scheduler()
         self._builder = StepInputBuilder(runner.block_size)
-        self._states: dict[str, RequestState] = {}
+        self._states: dict[str, RequestState] = {}  # of a search, any of its beams
+        self._searches = Searches()
         self._counts = StepCounts()
 
     @property
@@ -140,7 +136,7 @@ class EngineCore:
         try:
             plan = self.scheduler.schedule(self._draft)
             for sequence in self.scheduler.take_unfit():
-                self._fail(sequence, self._no_room(sequence))
+                self._fail(sequence, no_room(sequence, self.scheduler.cache))
             if plan:
                 output = self._runner.run(self._builder.build(plan, self._states))
                 self._end(self.apply(plan, output))
@@ -152,22 +148,27 @@ class EngineCore:
     def apply(self, plan: StepPlan, output: StepOutput) -> list[Finish]:
         """Records what is cached and delivers the tokens; returns finished requests."""
         self._counts.num_steps += 1
-        self._read_prompts(plan, output)
+        read_prompts(plan, self._states, output.prompts)
         sampled = output.sampled
         tokens = read_tokens(sampled.token_ids, sampled.logprobs) if sampled else []
         counts = iter(sampled.num_accepted.tolist() if sampled else ())
         finishes, start = list[Finish](), 0
+        beam_rows, places = dict[str, list[int]](), itertools.count()
         for row in plan:
             self._counts.num_forward_tokens += row.num_new_tokens
             num_given = next(counts) if row.samples else 0
             given = tokens[start : start + max(num_given, 0)]
             start += len(given)
+            place = next(places) if row.samples and row.beam >= 0 else None
             sequence = self._states.get(row.request_id)
             if sequence is None:  # ended by another request's sink
                 continue
-            if not row.samples:
+            if not row.samples or (place is not None and num_given != 0):
+                sequence = sequence.members[row.beam]
                 self.scheduler.settle(sequence, row, 0)
                 self.scheduler.advance(sequence, row.num_new_tokens)
+                if place is not None:
+                    beam_rows.setdefault(row.request_id, []).append(place)
                 continue
             if not given:
                 self._fail(sequence, missing_token(sequence, num_given))
@@ -182,7 +183,27 @@ class EngineCore:
                 self._fail_alone(sequence, error)
             else:
                 finishes += [] if reason is None else [Finish(sequence, reason)]
+        for request_id, rows in beam_rows.items():
+            assert sampled is not None and sampled.candidates is not None
+            self._search(request_id, rows, sampled.candidates)
         return finishes
+
+    def _search(self, request_id: str, rows: list[int], found: Candidates) -> None:
+        """Chooses a search's next beams, or ends it. rows: of its beams, among the candidates."""
+        sequence = self._states.get(request_id)
+        if sequence is None:  # a beam had no finite logits, or it was ended in the meantime
+            return
+        try:
+            answers = self._searches.advance(self.scheduler, sequence.beams, rows, found)
+            if answers:
+                best = sequence.beams[0]
+                del self._states[request_id]
+                self.scheduler.drop(sequence)
+                deliver(best, answers)
+        except ValidationError as error:  # caused by the request's own options
+            self._fail(sequence, error)
+        except Exception as error:
+            self._fail_alone(sequence, error)
 
     def _end(self, finishes: Sequence[Finish]) -> None:
         """Ends requests that have all of their tokens."""
@@ -194,17 +215,6 @@ class EngineCore:
                 request.sink.on_finished(sequence.outcome(reason))
             except Exception as error:
                 self._fail_alone(sequence, error)
-
-    def _read_prompts(self, plan: StepPlan, output: StepOutput) -> None:
-        """Collects the log-probabilities of prompts until their last chunk is computed."""
-        start = 0
-        for row in plan if output.prompts is not None else ():
-            if row.num_scored:
-                sequence, first = self._states[row.request_id], row.num_computed_tokens + 1
-                ids = sequence.token_ids[first : first + row.num_scored]
-                found = read_tokens(ids, output.prompts, start)
-                sequence.prompt_logprobs = sequence.prompt_logprobs[:first] + found
-                start += row.num_scored
 
     def _deliver(
         self, sequence: RequestState, tokens: list[Token], row: PlannedRequest
@@ -236,9 +246,9 @@ class EngineCore:
         if sequence.matcher is not None:
             sequence.matcher.advance(token.id)
         sequence.request.sink.on_token(token)
-        if token.id in options.ending_token_ids:
-            is_eos = token.id in options.eos_token_ids
-            return FinishReason.EOS if is_eos else FinishReason.STOP
+        reason = options.ends_with(token.id)
+        if reason is not None:
+            return reason
         if sequence.matcher is not None and sequence.matcher.is_done:
             return FinishReason.EOS
         if sequence.num_output_tokens >= options.max_new_tokens:
@@ -250,7 +260,8 @@ class EngineCore:
             if self._states.pop(sequence.request.request_id, None) is not None:
                 self.scheduler.drop(sequence)
         finally:
-            sequence.request.sink.on_failed(error)
+            for sink in sequence.request.sinks:
+                sink.on_failed(error)
 
     def _fail_alone(self, sequence: RequestState, error: Exception) -> None:
         """Ends a request whose sink or grammar has failed; other requests are not affected."""
@@ -269,14 +280,6 @@ class EngineCore:
                 self._fail(self._states[request_id], failure)
         self._runner.reset()
         self.scheduler.reset(self._new_cache(), self._new_states())
-
-    def _no_room(self, sequence: RequestState) -> ValidationError:
-        cache, encoder_ids = self.scheduler.cache, sequence.request.encoder_ids
-        needed = [cache.num_blocks_for(n) for n in (len(encoder_ids), sequence.num_tokens + 1)]
-        return ValidationError(
-            f"the request needs {sum(needed)} blocks of {cache.block_size} tokens; the KV cache "
-            f"has {cache.num_blocks}"
-        )
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(self._new_cache(), self._limits, self._new_states())

@@ -81,6 +81,26 @@ class KVCacheManager:
         for group, table in zip(self.groups, tables, strict=True):
             group.grow(table, num_tokens)
 
+    def branch(self, tables: Tables, cross_table: BlockTable) -> tuple[Tables, BlockTable]:
+        """Other tables of the same blocks."""
+        found = [group.branch(t) for group, t in zip(self.groups, tables, strict=True)]
+        return tuple(found), self.groups[0].branch(cross_table)
+
+    def own_last(self, tables: Tables, num_tokens: int) -> tuple[tuple[int, int, int], ...]:
+        """Gives tables of ``num_tokens`` a last block of their own, unless it is full or theirs
+        alone; returns what is to be copied, as (group, from, to).
+
+        Raises:
+            OutOfBlocks: nothing was changed.
+        """
+        index, is_partial = num_tokens // self.block_size, num_tokens % self.block_size > 0
+        if not is_partial or not self.groups[0].is_shared(tables[0], index):
+            return ()
+        if any(group.num_free == 0 for group in self.groups):
+            raise OutOfBlocks
+        pairs = zip(self.groups, tables, strict=True)
+        return tuple((at, *group.replace(table, index)) for at, (group, table) in enumerate(pairs))
+
     def grow_cross(self, table: BlockTable, num_tokens: int) -> None:
         """The same for an encoder's tokens."""
         self.groups[0].grow(table, num_tokens)

@@ -19,7 +19,8 @@ class PlannedRequest(NamedTuple):
     the text, so that the next token is sampled. encodes: whether the encoder's input is computed
     first. num_scored: prompt tokens that get a log-probability. block_tables: the request's blocks
     in each group of layers, and those of the encoder's keys and values. state_slot, state_copies,
-    state_saves: see ``engine.state_slots.HeldState``.
+    state_saves: see ``engine.state_slots.HeldState``. beam: which of a search's beams it is;
+    -1: no search. block_copies: see ``RequestState.copies``.
     """
 
     request_id: str
@@ -34,6 +35,8 @@ class PlannedRequest(NamedTuple):
     state_slot: int = NO_SLOT
     state_copies: tuple[tuple[int, int], ...] = ()
     state_saves: tuple[tuple[int, int], ...] = ()
+    beam: int = -1
+    block_copies: tuple[tuple[int, int, int], ...] = ()
 
 
 StepPlan = Sequence[PlannedRequest]
@@ -50,4 +53,5 @@ def planned(sequence: RequestState, count: int, samples: bool) -> PlannedRequest
         not sequence.is_encoded, num_scored, tuple([table.blocks for table in sequence.tables]),
         sequence.cross_table.blocks if request.encoder_ids else _NO_BLOCKS,
         sequence.state.slot, sequence.state.copies, sequence.state.saves,
+        sequence.beams.index(sequence) if sequence.beams else -1, sequence.copies,
     )  # fmt: skip

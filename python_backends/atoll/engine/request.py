@@ -10,7 +10,7 @@ import enum
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class SamplingOptions:
     Without ``do_sample``, decoding is greedy and temperature to typical_p are ignored.
     frequency_penalty, presence_penalty: OpenAI's, over the generated tokens.
     top_logprobs, prompt_top_logprobs: number of alternatives reported with each token of the answer
-    and of the prompt.
+    and of the prompt. num_beams: 1: no beam search; see ``engine.beam_search``.
     """
 
     max_new_tokens: int
@@ -72,11 +72,21 @@ class SamplingOptions:
     top_logprobs: int = 0
     prompt_logprobs: bool = False
     prompt_top_logprobs: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    forced_eos_token_id: int | None = None
 
     @property
     def ending_token_ids(self) -> frozenset[int]:
         """Tokens that end the text."""
         return self.stop_token_ids if self.ignore_eos else self.stop_token_ids | self.eos_token_ids
+
+    def ends_with(self, token_id: int) -> FinishReason | None:
+        """Why a text ends with a token; None: it does not."""
+        if token_id not in self.ending_token_ids:
+            return None
+        return FinishReason.EOS if token_id in self.eos_token_ids else FinishReason.STOP
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -89,7 +99,7 @@ class SamplingOptions:
         return bool(
             self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty
             or self.no_repeat_ngram_size or self.logit_bias or self.watermark
-            or self.min_new_tokens
+            or self.min_new_tokens or self.forced_eos_token_id is not None
         )  # fmt: skip
 
 
@@ -164,7 +174,8 @@ class Request:
 
     adapter_id: LoRA adapter; None: the base model. session_id: conversation whose KV blocks are
     reused, and kept afterwards. grammar: constrains the answer. encoder_ids: the input of an
-    encoder-decoder, whose prompt is the decoder's start token.
+    encoder-decoder, whose prompt is the decoder's start token. other_sinks: of a beam search's
+    answers behind the best one.
     """
 
     request_id: str
@@ -175,7 +186,13 @@ class Request:
     session_id: str | None = None
     grammar: Grammar | None = None
     encoder_ids: tuple[int, ...] = ()
+    other_sinks: tuple[Sink, ...] = ()
     arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """One for each answer."""
+        return (self.sink, *self.other_sinks)
 
     @property
     def cache_root(self) -> Hashable:
@@ -191,7 +208,9 @@ class RequestState:
     draft: guessed next tokens, verified by the next step. tables: the blocks in each group of
     layers. cross_table: the blocks of the encoder's keys and values, which are computed in the
     request's first step. state: of the recurrent layers, if there are any. adapter: number of the
-    LoRA adapter; -1: none. key_length: see ``layers.rotary.RopeSpec.key_length``.
+    LoRA adapter; -1: none. key_length: see ``layers.rotary.RopeSpec.key_length``. beams: of a
+    search, all states of the request, best first; a list that they share. copies: of blocks, before
+    the next step, as (group, from, to).
     """
 
     def __init__(
@@ -214,6 +233,8 @@ class RequestState:
         self.cross_table = BlockTable()
         self.state = HeldState()
         self.is_encoded = not request.encoder_ids
+        self.copies: tuple[tuple[int, int, int], ...] = ()
+        self.beams = [self] if request.options.num_beams > 1 else []
         # The first token has no log-probability.
         self.prompt_logprobs = [Token(request.prompt_ids[0])]
         self.matcher: Matcher | None = (
@@ -241,6 +262,18 @@ class RequestState:
     def wants_prompt_logprobs(self) -> bool:
         """True until the prompt's log-probabilities have been delivered."""
         return self.request.options.prompt_logprobs and self.num_output_tokens == 0
+
+    @property
+    def members(self) -> list[RequestState]:
+        """The states of its request: its beams, or only itself."""
+        return self.beams or [self]
+
+    @property
+    def num_places(self) -> int:
+        """Sequences that it takes the place of: of a search, the first state stands for all."""
+        if not self.beams:
+            return 1
+        return self.request.options.num_beams if self is self.beams[0] else 0
 
     def cut(self, num_output_tokens: int) -> None:
         """Discards what was computed beyond the answer's first ``num_output_tokens``."""

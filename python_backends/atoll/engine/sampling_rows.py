@@ -16,7 +16,7 @@ import numpy as np
 
 from atoll.engine.request import RequestState, SamplingOptions
 from atoll.engine.token_counts import RepeatedNgrams, TokenCounts
-from atoll.sampling.inputs import Ints, RowAmounts, RowTokens, SamplingInput
+from atoll.sampling.inputs import BeamRows, Ints, RowAmounts, RowTokens, SamplingInput
 
 _Row = tuple[int, RequestState]
 
@@ -45,6 +45,7 @@ class _Batch:
     penalized: list[_Row]
     banning: list[_Row]
     constrained: list[_Row]
+    forcing: list[_Row]
 
 
 class SamplingRows:
@@ -72,7 +73,10 @@ class SamplingRows:
             changes["watermark"] = _column(
                 batch.owners, lambda s: s.token_ids[-1] if s.request.options.watermark else -1
             )
-        if batch.repeating or batch.penalized or batch.banning or batch.constrained:
+        if (
+            batch.repeating or batch.penalized or batch.banning or batch.constrained
+            or batch.forcing
+        ):  # fmt: skip
             changes |= self._of_texts(batch)
         return dataclasses.replace(batch.given, **changes) if changes else batch.given
 
@@ -83,6 +87,7 @@ class SamplingRows:
             "penalties": _amounts(batch.penalized, self._penalties),
             "banned": _tokens(batch.banning, self._banned),
             "late_ends": _tokens(late, _too_early),
+            "forced": _tokens(batch.forcing, _forced),
         }
         if batch.constrained:
             grammars = [s.request.grammar for _, s in batch.constrained]
@@ -136,8 +141,12 @@ def _batch(states: list[RequestState], counts: list[int]) -> _Batch:
     if any(o.do_sample for o in options):
         columns["do_sample"] = np.array([o.do_sample for o in options])
         columns["seeds"] = np.array([o.seed & _MAX_SEED for o in options], np.uint64)
-    if any(o.logprobs for o in options):
-        columns["num_top"] = np.array([o.top_logprobs if o.logprobs else -1 for o in options])
+    num_top = [o.top_logprobs if o.logprobs else -1 for o in options]
+    if any(o.logprobs and o.num_beams == 1 for o in options):
+        columns["num_top"] = np.array(
+            [-1 if o.num_beams > 1 else n for o, n in zip(options, num_top, strict=True)]
+        )
+    columns["beams"] = _beams(options, num_top)
     if any(o.watermark for o in options):
         columns["watermark"] = np.full(len(options), -1)
     rows = list(enumerate(owners))
@@ -159,7 +168,18 @@ def _batch(states: list[RequestState], counts: list[int]) -> _Batch:
         penalized=using(lambda o: o.frequency_penalty or o.presence_penalty),
         banning=using(lambda o: o.no_repeat_ngram_size or o.min_new_tokens),
         constrained=constrained,
+        forcing=using(lambda o: o.forced_eos_token_id is not None),
     )  # fmt: skip
+
+
+def _beams(options: Sequence[SamplingOptions], num_top: Sequence[int]) -> BeamRows | None:
+    rows = [row for row, o in enumerate(options) if o.num_beams > 1]
+    if not rows:
+        return None
+    # The best beams of all, and those that go on, are among so many of each.
+    counts = [options[row].num_beams + len(options[row].ending_token_ids) for row in rows]
+    wanted = np.array([num_top[row] for row in rows])
+    return BeamRows(np.array(rows), np.array(counts), wanted if (wanted >= 0).any() else None)
 
 
 def _bias(options: Sequence[SamplingOptions]) -> RowAmounts | None:
@@ -175,6 +195,14 @@ def _too_early(state: RequestState) -> list[int]:
     options = state.request.options
     is_long_enough = state.num_output_tokens >= options.min_new_tokens
     return [] if is_long_enough else sorted(options.ending_token_ids)
+
+
+def _forced(state: RequestState) -> list[int]:
+    """The token that an answer of full length ends with."""
+    options = state.request.options
+    is_last = state.num_output_tokens == options.max_new_tokens - 1
+    forced = options.forced_eos_token_id
+    return [forced] if is_last and forced is not None else []
 
 
 def _column(states: Sequence[RequestState], value_of: Callable[[RequestState], int]) -> Ints:

@@ -4,7 +4,8 @@ There are no prefill and decode phases. Every sequence has tokens and computed t
 lets the second catch up with the first: by one token in decoding, by a chunk in a long prompt.
 Decoding sequences go first; prompts share the budget of ``max_batch_prefill_tokens``. When the
 cache is full, the youngest sequence is preempted: its blocks are freed and computed again later.
-Where a model has recurrent layers, a sequence has a state slot whenever it has blocks.
+Where a model has recurrent layers, a sequence has a state slot whenever it has blocks. The beams of
+a search are sequences that are scheduled, preempted and ended together.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from atoll.engine.blocks import OutOfBlocks
+from atoll.engine.branches import restarted
 from atoll.engine.kv_cache import KVCacheManager
 from atoll.engine.limits import EngineLimits
 from atoll.engine.plan import PlannedRequest, StepPlan, planned
@@ -89,7 +91,7 @@ class Scheduler:
     def advance(self, sequence: RequestState, num_computed: int) -> None:
         """Records newly cached tokens; their blocks can then be shared or freed."""
         sequence.num_computed_tokens += num_computed
-        sequence.is_encoded = True
+        sequence.is_encoded, sequence.copies = True, ()
         self.cache.commit(sequence.tables, sequence.token_ids, sequence.num_computed_tokens)
         contents = sequence.tables[0].contents
         self.states.register(sequence.state, contents[-1])
@@ -103,16 +105,18 @@ class Scheduler:
         self._release(sequence)
 
     def drop(self, sequence: RequestState) -> None:
-        """Removes a sequence that ends without an answer."""
-        self._remove(sequence)
-        self._release(sequence)
+        """Removes a sequence that ends without an answer, and all beams of a search."""
+        for member in sequence.members:
+            self._remove(member)
+            self._release(member)
+        sequence.beams.clear()  # a cycle of references
 
     def reset(self, cache: KVCacheManager, states: StateSlots) -> None:
         """Starts over with an empty cache; running sequences are computed again."""
-        for sequence in [*self.running, *self.waiting]:
+        for sequence in self.waiting:
             self._release(sequence)
-        self.waiting.extendleft(reversed(self.running))
-        self.running.clear()
+        while self.running:
+            self._stop(self.running[-1])
         self.cache, self.states = cache, states
         self.session_cache = SessionCache(cache, states)
 
@@ -135,7 +139,7 @@ class Scheduler:
         """Plans one token, and the draft if there are blocks for it without preempting others."""
         if sequence not in self.running:
             return
-        sequence.draft = draft(sequence) if draft else []
+        sequence.draft = draft(sequence) if draft and not sequence.beams else []
         if not self.cache.has_room(sequence.tables, sequence.num_tokens + len(sequence.draft)):
             sequence.draft = []
         if sequence.draft and not self.states.back_up(sequence.state):
@@ -185,13 +189,18 @@ class Scheduler:
 
     def _is_admission_due(self) -> bool:
         limits = self.limits
+        has_place = self._num_places() + self.waiting[0].num_places <= limits.max_batch_size
         if not self.running or self._steps_since_admission == 0:
-            return len(self.running) < limits.max_batch_size
+            return has_place
         due = (
             len(self.waiting) >= limits.waiting_served_ratio * len(self.running)
             or self._steps_since_admission > limits.max_waiting_tokens
         )
-        return due and len(self.running) < limits.max_batch_size
+        return due and has_place
+
+    def _num_places(self) -> int:
+        """Sequences that run, or will once the beams of searches have parted."""
+        return sum([sequence.num_places for sequence in self.running])
 
     def _open(self, sequence: RequestState) -> bool:
         """Reuses cached blocks if there is room for the rest of the text; else takes nothing."""
@@ -226,14 +235,15 @@ class Scheduler:
         return self.states.go_back(self.cache, sequence.tables, found, sequence.state)
 
     def _has_room(self, sequence: RequestState) -> bool:
-        """Whether there are blocks for the whole text, and one more for every running sequence,
-        and a slot for its state.
+        """Whether there are blocks for the whole text, and one more for every running sequence and
+        every other beam, and a slot for its state.
 
         Without one for each of these, which grow, the new sequence would be preempted at once.
         """
         return self.states.has_room(sequence.state) and self.cache.has_room(
             sequence.tables, sequence.num_tokens,
-            num_cross_tokens=len(sequence.request.encoder_ids), num_spare=len(self.running),
+            num_cross_tokens=len(sequence.request.encoder_ids),
+            num_spare=self._num_places() + sequence.num_places - 1,
             num_seen=sequence.num_computed_tokens + self.limits.max_batch_prefill_tokens,
         )  # fmt: skip
 
@@ -245,37 +255,40 @@ class Scheduler:
         """
         while True:
             try:
+                if len(sequence.beams) > 1:
+                    sequence.copies += self.cache.own_last(
+                        sequence.tables, sequence.num_computed_tokens
+                    )
                 self.cache.grow(sequence.tables, sequence.num_computed_tokens + count)
             except OutOfBlocks:
                 if self.session_cache.evict():
                     continue
                 youngest = self.running[-1]
-                if youngest is self.running[0]:
-                    self._give_up(youngest)
+                if self.running[0] in youngest.members:
+                    # It is alone: preempting it would start it over forever.
+                    self._stop(youngest)
+                    self._unfit.append(self.waiting.popleft())
                     return False
-                self._preempt(youngest)
-                if youngest is sequence:
+                is_own = sequence in youngest.members
+                self._stop(youngest)
+                self.num_preemptions += 1
+                if is_own:
                     return False
             else:
                 return True
 
-    def _preempt(self, sequence: RequestState) -> None:
-        self.running.remove(sequence)
-        self._release(sequence)
-        self.waiting.appendleft(sequence)
-        self.num_preemptions += 1
-
-    def _give_up(self, sequence: RequestState) -> None:
-        """Ends the only sequence, since preempting it would start it over forever."""
-        self.running.remove(sequence)
-        self._release(sequence)
-        self._unfit.append(sequence)
+    def _stop(self, sequence: RequestState) -> None:
+        """Has a sequence wait in front of all others; a search begins again."""
+        for member in sequence.members:
+            self._remove(member)
+            self._release(member)
+        self.waiting.appendleft(restarted(sequence) if sequence.beams else sequence)
 
     def _release(self, sequence: RequestState) -> None:
         """Frees all of a sequence's blocks; their tokens may be computed again later."""
         self.cache.release(sequence.tables, sequence.cross_table)
         self.states.release(sequence.state)
-        sequence.num_computed_tokens = 0
+        sequence.num_computed_tokens, sequence.copies = 0, ()
         sequence.is_encoded = not sequence.request.encoder_ids
 
     def _remove(self, sequence: RequestState) -> None:

@@ -52,7 +52,7 @@ class StepInputBuilder:
 
     def build(self, plan: StepPlan, all_states: Mapping[str, RequestState]) -> StepInput:
         """The plan must not be empty."""
-        states = [all_states[row.request_id] for row in plan]
+        states = [all_states[row.request_id].members[row.beam] for row in plan]
         if self._batch is None or self._batch.states != states:
             self._batch = _Batch.of(states)
         counts = np.array([row.num_new_tokens for row in plan])
@@ -75,6 +75,7 @@ class StepInputBuilder:
             encoder=self._encoder([r for r in plan if r.encodes], all_states),
             cross=_cross(plan, self._batch.encoder_lens),
             states=_states(plan),
+            block_copies=_block_copies(plan),
             sampling=self._sampling.build(sampling) if sampling else None,
             prompts=_prompts(plan, states, starts),
         )
@@ -143,6 +144,12 @@ def _states(plan: StepPlan) -> StateStep | None:
         _pairs([pair for row in plan for pair in row.state_copies]),
         _pairs([pair for row in plan for pair in row.state_saves]),
     )
+
+
+def _block_copies(plan: StepPlan) -> Words | None:
+    """Of beams that have parted."""
+    copies = [copy for row in plan for copy in row.block_copies]
+    return np.array(copies, np.int32) if copies else None
 
 
 def _pairs(pairs: list[tuple[int, int]]) -> Words:

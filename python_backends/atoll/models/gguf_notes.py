@@ -38,6 +38,5 @@ def gguf_notes(
             continue
         group = LayerTensors(reader, prefix, source, plan.model.config, name)
         if module.quantizable and has_codes(group):
-            for part in group.parts():
-                reader.kept.update(reader.gguf_names(group.name(part, "weight")))
+            reader.kept |= {reader.gguf_name(group.name(p, "weight")) for p in group.parts()}
     return (reader.summary(),)

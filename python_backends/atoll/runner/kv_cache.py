@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from atoll.layers.batch import CacheSpec, LayerCache
+from atoll.runner.step_input import Words
 
 
 def group_windows(specs: Sequence[CacheSpec]) -> tuple[int | None, ...]:
@@ -51,6 +52,21 @@ def allocate(
             values = zeros((*shape, spec.value_width), dtype, device)
         caches.append(LayerCache(keys, values, windows.index(spec.window)))
     return tuple(caches)
+
+
+def copy_blocks(kv_cache: Sequence[LayerCache], copies: Words) -> None:
+    """Copies blocks of every layer; copies: (n, 3) group of layers, from block, to block. All are
+    read before any is written, and none is written twice."""
+    # Once each: layers may share a cache, and values may be a view of keys.
+    tensors = {
+        tensor.data_ptr(): (layer.group, tensor)
+        for layer in kv_cache
+        for tensor in (layer.values, layer.keys)
+    }
+    for group, tensor in tensors.values():
+        pairs = copies[copies[:, 0] == group, 1:].astype(np.int64)
+        source, target = torch.from_numpy(pairs).to(tensor.device).unbind(1)
+        tensor[target] = tensor[source]
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

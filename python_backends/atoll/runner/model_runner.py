@@ -3,6 +3,7 @@
 A step from beginning to end::
 
     StepInput                          arrays from the engine (``runner.step_input``)
+      blocks                           that beams no longer share are copied (``runner.kv_cache``)
       states                           of sequences of recurrent layers that begin elsewhere are
                                        copied to their slots (``runner.states``)
       encoder inputs, if any are new   ``Model.encode`` writes their keys and values to the cache
@@ -34,7 +35,7 @@ from atoll.layers.adapted import AdapterSlots
 from atoll.layers.batch import LayerCache, LayerState
 from atoll.runner.batch import decoder_batch, encoder_batch
 from atoll.runner.decode_graphs import DecodeGraphs
-from atoll.runner.kv_cache import allocate, group_windows
+from atoll.runner.kv_cache import allocate, copy_blocks, group_windows
 from atoll.runner.model import Decoder, EncoderDecoder
 from atoll.runner.states import NO_STATES, StateSize, allocate_states, copy_states
 from atoll.runner.step_input import StepInput, StepOutput, Words
@@ -156,6 +157,8 @@ class ModelRunner:
 
     def forward(self, step: StepInput) -> HiddenStates:
         """Computes the step's new tokens, in inference mode; mutates the cache."""
+        if step.block_copies is not None:
+            copy_blocks(self.kv_cache, step.block_copies)
         if step.states is None:
             return self._forward(step)
         copy_states(self.states, step.states.copies)

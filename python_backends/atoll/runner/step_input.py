@@ -70,6 +70,7 @@ class StepInput:
     adapters: (rows,) numbers of LoRA adapters; -1: none.
     sampled_tokens: (sampling rows,) indices of the tokens to sample after.
     encoder, cross: of an encoder-decoder. states: of a model with recurrent layers.
+    block_copies: (copies, 3) group of layers, from block, to block, before the step.
     sampling: None if no request samples.
     """
 
@@ -85,6 +86,7 @@ class StepInput:
     encoder: EncoderStep | None = None
     cross: CrossStep | None = None
     states: StateStep | None = None
+    block_copies: Words | None = None
     sampling: SamplingInput | None = None
     prompts: PromptTokens | None = None
 

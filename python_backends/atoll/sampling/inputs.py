@@ -35,6 +35,19 @@ class RowAmounts:
 
 
 @dataclass(frozen=True)
+class BeamRows:
+    """Rows of beams: rows (beams,); counts (beams,) how many candidates each needs.
+
+    num_top: (beams,) alternatives reported with a candidate; -1: no log-probability. None: no row
+    needs any.
+    """
+
+    rows: Ints
+    counts: Ints
+    num_top: Ints | None = None
+
+
+@dataclass(frozen=True)
 class SamplingInput:
     """How the tokens of a step are chosen.
 
@@ -49,6 +62,8 @@ class SamplingInput:
     banned: removed. late_ends: removed unless the grammar allows no other token.
     bitmask: (constrained, words) int32, bit b of word w for token 32 w + b; masked_rows:
         (constrained,) the rows that it applies to.
+    forced: the only token that is left of a row.
+    beams: rows whose log-probabilities are processed in place of logits, and that get candidates.
     """
 
     num_rows: Ints
@@ -70,13 +85,15 @@ class SamplingInput:
     late_ends: RowTokens | None = None
     masked_rows: Ints | None = None
     bitmask: npt.NDArray[np.int32] | None = None
+    forced: RowTokens | None = None
+    beams: BeamRows | None = None
 
     @property
     def is_greedy(self) -> bool:
         """True if the argmax of the unchanged logits is all that is needed."""
         options = (
             self.do_sample, self.num_top, self.watermark, self.bias, self.repetition,
-            self.penalties, self.banned, self.masked_rows,
+            self.penalties, self.banned, self.masked_rows, self.forced, self.beams,
         )  # fmt: skip
         return all(option is None for option in options)
 
@@ -119,14 +136,28 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The most likely next tokens of beams: token_ids, logprobs (beams, candidates), best first.
+
+    logprobs: after all processors; minus infinity: no candidate. details: (beams * candidates,
+    ...) under the model's own logits.
+    """
+
+    token_ids: Ints
+    logprobs: Singles
+    details: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True)
 class Sampled:
     """The tokens of a step.
 
     num_accepted: (requests,) tokens that each gets: one, or more if its draft was right; 0: its
     logits are not finite. token_ids: (accepted,) requests concatenated. logprobs: of these tokens;
-    None if no row needs them.
+    None if no row needs them. candidates: of ``SamplingInput.beams``, whose tokens do not count.
     """
 
     token_ids: Ints
     num_accepted: Ints
     logprobs: TokenLogprobs | None = None
+    candidates: Candidates | None = None

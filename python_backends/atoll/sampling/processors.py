@@ -32,6 +32,9 @@ def process(logits: Tensor, given: SamplingInput) -> None:
         mask(logits, given.masked_rows, given.bitmask)
     if given.late_ends is not None:
         _delay_ends(logits, given.late_ends)
+    if given.forced is not None:
+        logits[torch.tensor(given.forced.rows, device=logits.device)] = float("-inf")
+        flat[_at(logits, given.forced)] = 0.0
 
 
 def _delay_ends(logits: Tensor, ends: RowTokens) -> None:

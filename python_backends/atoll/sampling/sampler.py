@@ -1,8 +1,8 @@
 """Samples a step's tokens from its logits.
 
 The order is that of transformers: logit bias, repetition penalty, frequency and presence penalties,
-no-repeat n-grams, minimum length, grammar; then temperature, top-k, top-p, min-p, typical-p; then
-the watermark. A batch in which every row is greedy skips all of it.
+no-repeat n-grams, minimum length, grammar, a forced token; then temperature, top-k, top-p, min-p,
+typical-p; then the watermark. A batch in which every row is greedy skips all of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 import atoll_kernels as kernels
-from atoll.sampling.inputs import Bools, Floats, Ints, Sampled, SamplingInput, TokenLogprobs
+from atoll.sampling.candidates import processed
+from atoll.sampling.inputs import (
+    Bools,
+    Candidates,
+    Floats,
+    Ints,
+    Sampled,
+    SamplingInput,
+    TokenLogprobs,
+)
 from atoll.sampling.logprobs import describe, picked, spread
 from atoll.sampling.processors import process
 from atoll.sampling.warpers import WarperParameters, shortlist, warp
@@ -40,11 +49,15 @@ class Sampler:
         if given.is_greedy:
             ids, usable = most_likely(logits)
             is_empty = np.zeros(len(logits), bool)
-            return _verified(given, ids.cpu().numpy(), usable.cpu().numpy(), is_empty, None)
+            return _verified(given, ids.cpu().numpy(), usable.cpu().numpy(), is_empty)
         usable = logits.amax(-1).isfinite()
         wanting = np.arange(0) if given.num_top is None else np.flatnonzero(given.num_top >= 0)
         raw = logits[torch.from_numpy(wanting).to(logits.device)] if len(wanting) else None
-        process(logits, given)
+        beams: Candidates | None = None
+        if given.beams is None:
+            process(logits, given)
+        else:
+            beams = processed(logits, given, given.beams)
         is_empty = np.zeros(len(logits), bool)
         if given.may_remove_all:
             empty = logits.amax(-1) == float("-inf")
@@ -56,7 +69,7 @@ class Sampler:
             num_top = given.num_top[wanting]
             found = describe(raw, token_ids[wanting], num_top, int(num_top.max()))
             logprobs = spread(found, wanting, len(token_ids))
-        return _verified(given, token_ids, usable.cpu().numpy(), is_empty, logprobs)
+        return _verified(given, token_ids, usable.cpu().numpy(), is_empty, logprobs, beams)
 
     def _choose(self, logits: Tensor, given: SamplingInput) -> Tensor:
         """(rows,) int64."""
@@ -218,7 +231,8 @@ def _verified(
     ids: Ints,
     usable: Bools,
     is_empty: Bools,
-    logprobs: TokenLogprobs | None,
+    logprobs: TokenLogprobs | None = None,
+    candidates: Candidates | None = None,
 ) -> Sampled:
     """Accepts rows as long as the draft before them was right and they have a token left."""
     if len(given.draft_ids) == 0:
@@ -237,4 +251,5 @@ def _verified(
                 num_accepted[index] = 1 + right
                 kept[start : start + 1 + right] = True
             start, draft = start + count, draft + count - 1
-    return Sampled(ids[kept], num_accepted, None if logprobs is None else picked(logprobs, kept))
+    found = None if logprobs is None else picked(logprobs, kept)
+    return Sampled(ids[kept], num_accepted, found, candidates)
