@@ -1,11 +1,24 @@
 """Blocks of 4 bits as codes: the same numbers as the library's dequantised ones."""
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf.quants import dequantize
+from tiny.checkpoint import Variant, write
+from tiny.gguf_architectures import CONVERTED
+from tiny.gguf_converted import write_converted
+from tiny.hybrids import granite4
+from tiny.qwen_nexts import TWO_LAYERS, qwen3_5_text
 
-from atoll.weights.gguf.codes import GROUP, read_codes
+from atoll.weights.checkpoint import gguf_reader
+from atoll.weights.gguf.codes import GROUP, packed_blocks, read_codes
+from atoll.weights.gguf.convert import prepare
+from atoll.weights.layer_tensors import LayerTensors
+from atoll.weights.parts import Part
+from atoll.weights.quantized_windows import Shape
 
 SIZES = {"Q4_0": 18, "Q4_1": 20, "Q4_K": 144}
 
@@ -25,3 +38,29 @@ def test_codes_are_the_dequantised_numbers(kind: str) -> None:
     assert codes.max() <= 15
     found = np.repeat(steps, GROUP, 1) * (codes - np.repeat(zeros, GROUP, 1))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "part"),
+    [
+        ("qwen3.5", Variant("", lambda: qwen3_5_text(**TWO_LAYERS, linear_value_head_dim=32)), part)
+        for part in ("linear_attn.out_proj", "linear_attn.in_proj_qkv", "linear_attn.in_proj_z")
+    ]
+    + [("granite-4-h-dense", Variant("", granite4), "shared_mlp.input_linear")],
+)
+def test_blocks_that_are_moved_or_joined_stay(
+    name: str, variant: Variant, part: str, tmp_path: Path
+) -> None:
+    """Heads in another order, also as inputs; a matrix that the file has in two."""
+    write(variant, tmp_path / "hub")
+    write_converted(tmp_path / "hub", tmp_path / "x.gguf", CONVERTED[name], "Q4_0")
+    (tmp_path / "folder").mkdir()
+    prepare(tmp_path / "x.gguf", tmp_path / "folder")
+    reader = gguf_reader(tmp_path / "folder")
+    expected = reader.tensor(f"model.layers.0.{part}.weight")
+    group = LayerTensors(reader, "model.", f"layers.0.{part}", None, part)
+    shape = Shape(Part.of(expected.shape[0]), Part.of(expected.shape[1]))
+    found = packed_blocks(group, shape, torch.device("cpu"))
+    assert found is not None
+    steps, zeros = found.scales[found.groups], found.zeros[found.groups]
+    torch.testing.assert_close((steps * (found.codes - zeros)).t(), expected)

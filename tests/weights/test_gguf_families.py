@@ -11,6 +11,8 @@ import torch
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
 from tiny.checkpoint import write
+from tiny.gguf_architectures import CONVERTED, CONVERTED_VARIANTS
+from tiny.gguf_converted import write_converted
 from tiny.gguf_files import COMMON, FAMILIES, VARIANTS, Written
 from tiny.gguf_writing import add_keys, add_vocabulary, finish, write_gguf
 from tiny.gpt_oss import GPT_OSS
@@ -107,5 +109,20 @@ def test_a_family_is_what_its_file_holds(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     prepare(path, folder)
     model: Any = load_decoder(Checkpoint.open(folder), LoadOptions())
+    found = _logits(model, ids)
+    assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.std()))
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+@torch.inference_mode()
+def test_a_family_whose_tensors_are_changed(name: str, tmp_path: Path) -> None:
+    reference = write(CONVERTED_VARIANTS[name], tmp_path / "hub")
+    path, folder = tmp_path / "tiny.gguf", tmp_path / "folder"
+    write_converted(tmp_path / "hub", path, CONVERTED[name])
+    folder.mkdir()
+    prepare(path, folder)
+    ids = torch.randint(3, VOCAB, (21,), generator=torch.Generator().manual_seed(5)).tolist()
+    model: Any = load_decoder(Checkpoint.open(folder), LoadOptions())
+    expected = reference.logits(ids)
     found = _logits(model, ids)
     assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.std()))

@@ -21,6 +21,7 @@ from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.embedded import converted_folder
 from atoll.weights.files import resolve
+from atoll.weights.gguf.table import ARCHITECTURES
 from atoll.weights.load import LoadOptions
 from atoll_kernels.cpu.native.library import library
 
@@ -89,7 +90,7 @@ def test_a_file_is_a_model(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("about", "named"),
-    [({"architecture": "mamba"}, "'mamba'"), ({"tokenizer": "rwkv"}, "tokenizer 'rwkv'")],
+    [({"architecture": "rwkv7"}, "'rwkv7'"), ({"tokenizer": "rwkv"}, "tokenizer 'rwkv'")],
 )
 def test_other_files_are_told_what_to_do(about: dict[str, Any], named: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "x.gguf", **about)
@@ -163,3 +164,9 @@ def test_what_is_told(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such"):
         resolve(str(tmp_path / "none.gguf"))
+
+
+def test_the_page_names_every_architecture() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gguf.md").read_text()
+    names = set(ARCHITECTURES) - {"llama with experts"}
+    assert [name for name in names if f"`{name}`" not in page] == []

@@ -38,5 +38,6 @@ def gguf_notes(
             continue
         group = LayerTensors(reader, prefix, source, plan.model.config, name)
         if module.quantizable and has_codes(group):
-            reader.kept |= {reader.gguf_name(group.name(p, "weight")) for p in group.parts()}
+            for part in group.parts():
+                reader.kept.update(reader.gguf_names(group.name(part, "weight")))
     return (reader.summary(),)

@@ -145,7 +145,7 @@ def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str, c
     A sixth layer in the file of a model configured with five means that one of them is wrong. What
     lies beside a language model has to be a known part for images, sound or another use.
     """
-    unused = tuple(f"{prefix}{name}." for name in table.unused(config))
+    unused = tuple(reader.stem(f"{prefix}{name}") for name in table.unused(config))
     left = [name for name in reader.names() if name not in reader.read]
     left = [name for name in left if not name.startswith(unused)]
     if reader.must_be_read and left:

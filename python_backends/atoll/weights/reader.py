@@ -63,6 +63,10 @@ class CheckpointReader:
         """Every tensor in the checkpoint."""
         return list(self._location)
 
+    def stem(self, name: str) -> str:
+        """How names of a module begin in the files."""
+        return f"{name}."
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         return self._location[name].shape(name)

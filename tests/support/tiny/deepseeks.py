@@ -19,7 +19,7 @@ GROUPS: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-def _v2(**changes: Any) -> Any:
+def deepseek_v2(**changes: Any) -> Any:
     return hf.DeepseekV2ForCausalLM(hf.DeepseekV2Config(
         **{**SIZES, "experts_implementation": "eager", **changes}
     ))  # fmt: skip
@@ -97,10 +97,10 @@ KIMI = {
 }  # fmt: skip
 
 DEEPSEEK = (
-    Variant("deepseek-v2-lite", lambda: _v2(
+    Variant("deepseek-v2-lite", lambda: deepseek_v2(
         q_lora_rank=None, rms_norm_eps=1e-5, rope_parameters=rope("yarn", **_yarn(0.707))),
         config=V2_OLD),
-    Variant("deepseek-v2", lambda: _v2(
+    Variant("deepseek-v2", lambda: deepseek_v2(
         **GROUPS, topk_method="group_limited_greedy", attention_bias=True, mlp_bias=True)),
     Variant("deepseek-v3", lambda: _v3(
         **GROUPS, n_shared_experts=1, rope_parameters=rope("yarn", **_yarn(1.0))),

@@ -72,14 +72,15 @@ def _width(c: Config) -> int:
     return int(c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"])
 
 
-def _rope(c: Config, name: str, default: Any = None) -> Any:
+def rope_value(c: Config, name: str, default: Any = None) -> Any:
+    """One of the values that config.json has of the rotation, of layers that see everything."""
     inside = c.get("rope_parameters") or c.get("rope_scaling") or {}
     inside = inside.get("full_attention", inside)
     return inside.get(name, c.get(name, default))
 
 
 def _share(c: Config) -> float:
-    return float(_rope(c, "partial_rotary_factor", 1.0))
+    return float(rope_value(c, "partial_rotary_factor", 1.0))
 
 
 COMMON: dict[str, str | Callable[[Config], Any]] = {
@@ -87,7 +88,7 @@ COMMON: dict[str, str | Callable[[Config], Any]] = {
     "block_count": "num_hidden_layers", "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": lambda c: _rope(c, "rope_theta"),
+    "rope.freq_base": lambda c: rope_value(c, "rope_theta"),
     "attention.key_length": "head_dim", "attention.value_length": "head_dim",
 }  # fmt: skip
 _EPS = {"attention.layer_norm_epsilon": "layer_norm_eps", "attention.layer_norm_rms_epsilon": "-"}
@@ -116,7 +117,7 @@ _GPT2 = {
 
 def _long_factors(c: Config) -> Mapping[str, Tensor]:
     names = {"rope_factors_long": "long_factor", "rope_factors_short": "short_factor"}
-    found = {name: _rope(c, key) for name, key in names.items()}
+    found = {name: rope_value(c, key) for name, key in names.items()}
     return {f"{name}.weight": torch.tensor(x) for name, x in found.items() if x is not None}
 
 
@@ -154,8 +155,8 @@ FAMILIES: Mapping[str, Written] = {
     "phi4": Written("phi3", {
         **COMMON, **_ROTATED, "attention.sliding_window": lambda c: c["sliding_window"] or 0,
         "rope.scaling.original_context_length":
-            lambda c: _rope(c, "original_max_position_embeddings"),
-        "rope.scaling.attn_factor": lambda c: _rope(c, "attention_factor"),
+            lambda c: rope_value(c, "original_max_position_embeddings"),
+        "rope.scaling.attn_factor": lambda c: rope_value(c, "attention_factor"),
     }, extra=_long_factors),
     "starcoder": Written("starcoder", {**_GPT2, "attention.head_count_kv": lambda c: 1}),
     "starcoder2": Written("starcoder2", {**COMMON, **_EPS, "attention.layer_norm_epsilon":
@@ -176,12 +177,12 @@ FAMILIES: Mapping[str, Written] = {
     "olmo2": Written("olmo2", COMMON),
     "olmo3": Written("olmo2", {
         **COMMON, **_WINDOWS,
-        "rope.scaling.type": lambda c: "yarn" if _rope(c, "rope_type") == "yarn" else None,
-        "rope.scaling.factor": lambda c: _rope(c, "factor"),
+        "rope.scaling.type": lambda c: "yarn" if rope_value(c, "rope_type") == "yarn" else None,
+        "rope.scaling.factor": lambda c: rope_value(c, "factor"),
         "rope.scaling.original_context_length":
-            lambda c: _rope(c, "original_max_position_embeddings"),
-        "rope.scaling.yarn_beta_fast": lambda c: _rope(c, "beta_fast"),
-        "rope.scaling.yarn_beta_slow": lambda c: _rope(c, "beta_slow"),
+            lambda c: rope_value(c, "original_max_position_embeddings"),
+        "rope.scaling.yarn_beta_fast": lambda c: rope_value(c, "beta_fast"),
+        "rope.scaling.yarn_beta_slow": lambda c: rope_value(c, "beta_slow"),
     }),
     "glm4": Written("glm4", {
         **COMMON, "rope.dimension_count": lambda c: int(_width(c) * _share(c)),
@@ -189,7 +190,8 @@ FAMILIES: Mapping[str, Written] = {
     "gpt2": Written("gpt2", _GPT2, _conv1d),
     "gpt-neox": Written("gptneox", {
         **COMMON, **_EPS, "use_parallel_residual": "use_parallel_residual",
-        "rope.dimension_count": lambda c: int(_width(c) * _rope(c, "partial_rotary_factor", 0.25)),
+        "rope.dimension_count":
+            lambda c: int(_width(c) * rope_value(c, "partial_rotary_factor", 0.25)),
     }, _by_kind),
     "falcon-7b": Written("falcon", {
         **COMMON, **_OLD, "context_length": lambda c: 2048, "attention.head_count_kv": lambda c: 1,

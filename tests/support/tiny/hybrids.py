@@ -53,7 +53,7 @@ LFM2_OLD = {
 }  # fmt: skip
 
 
-def _granite(**changes: Any) -> Any:
+def granite4(**changes: Any) -> Any:
     values = dict(
         intermediate_size=24, shared_intermediate_size=96, num_local_experts=0,
         layer_types=["mamba", "mamba", "attention"], mamba_n_heads=4, mamba_d_state=16,
@@ -65,7 +65,7 @@ def _granite(**changes: Any) -> Any:
     return hf.GraniteMoeHybridForCausalLM(config)
 
 
-def _falcon_h1(**changes: Any) -> Any:
+def falcon_h1(**changes: Any) -> Any:
     values = dict(
         intermediate_size=96, num_hidden_layers=2, head_dim=24, mamba_d_ssm=48, mamba_n_heads=4,
         mamba_d_state=16, mamba_n_groups=1, embedding_multiplier=5.0, lm_head_multiplier=0.1,
@@ -102,7 +102,7 @@ NEMOTRON_OLD = {
 }  # fmt: skip
 
 
-def _mamba2(**changes: Any) -> Any:
+def mamba2(**changes: Any) -> Any:
     values = dict(
         vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16,
         state_size=16, n_groups=2,
@@ -119,7 +119,7 @@ def _mamba(**changes: Any) -> Any:
     return hf.MambaForCausalLM(hf.MambaConfig(**{**MAMBA, **changes}))
 
 
-def _falcon_mamba(**changes: Any) -> Any:
+def falcon_mamba(**changes: Any) -> Any:
     config = hf.FalconMambaConfig(**{**MAMBA, **changes})
     return hf.FalconMambaForCausalLM(config)
 
@@ -128,13 +128,13 @@ HYBRID = (
     Variant("lfm2", lambda: _lfm2(conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False)),
     Variant("lfm2-old", _lfm2, config=LFM2_OLD),
     Variant("lfm2-moe", _lfm2_moe, hooks=_corrections),
-    Variant("granite-4-h", lambda: _granite(
+    Variant("granite-4-h", lambda: granite4(
         num_local_experts=4, num_experts_per_tok=2, mamba_n_groups=2, mamba_proj_bias=True)),
-    Variant("granite-4", lambda: _granite(
+    Variant("granite-4", lambda: granite4(
         layer_types=["attention"] * 3, position_embedding_type="rope",
         rope_parameters=rope("default", rope_theta=1e6))),
-    Variant("falcon-h1", _falcon_h1),
-    Variant("falcon-h1-normed", lambda: _falcon_h1(
+    Variant("falcon-h1", falcon_h1),
+    Variant("falcon-h1-normed", lambda: falcon_h1(
         mamba_rms_norm=True, mamba_n_groups=2, projectors_bias=True, mamba_proj_bias=True,
         mlp_bias=True, attention_bias=True, mamba_conv_bias=False,
         rope_parameters=rope("default", rope_theta=1e11))),
@@ -145,9 +145,9 @@ HYBRID = (
         layers_block_type=["linear_attention", "moe", "full_attention", "moe"], n_routed_experts=6,
         moe_intermediate_size=24, moe_shared_expert_intermediate_size=32, moe_latent_size=32,
         routed_scaling_factor=1.5, experts_implementation="eager"), hooks=_corrections),
-    Variant("mamba2", lambda: _mamba2(
+    Variant("mamba2", lambda: mamba2(
         use_bias=True, use_conv_bias=False, time_step_limit=(0.3, 0.9))),
     Variant("mamba", _mamba),
-    Variant("falcon-mamba", lambda: _falcon_mamba(
+    Variant("falcon-mamba", lambda: falcon_mamba(
         use_bias=True, time_step_rank=6, mixer_rms_eps=1.0)),
 )  # fmt: skip

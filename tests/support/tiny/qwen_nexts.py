@@ -36,12 +36,12 @@ def _nested(kind: str, **text: Any) -> Any:
     return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
-def _qwen3_5_text(**changes: Any) -> Any:
+def qwen3_5_text(**changes: Any) -> Any:
     config = hf.Qwen3_5TextConfig(**{**SIZES, "intermediate_size": 96, **changes})
     return hf.Qwen3_5ForCausalLM(config)
 
 
-def _qwen3_next(**changes: Any) -> Any:
+def qwen3_next(**changes: Any) -> Any:
     return hf.Qwen3NextForCausalLM(hf.Qwen3NextConfig(**{
         **SIZES, **EXPERTS, "intermediate_size": 96, "experts_implementation": "eager", **changes,
     }))  # fmt: skip
@@ -61,7 +61,7 @@ QWEN_NEXT = tuple(
         ("qwen3.5", lambda: _nested("Qwen3_5", intermediate_size=96, **TWO_LAYERS)),
         (
             "qwen3.5-text",
-            lambda: _qwen3_5_text(
+            lambda: qwen3_5_text(
                 attention_bias=True,
                 rope_parameters=_MROPE,
                 num_hidden_layers=2,
@@ -69,6 +69,6 @@ QWEN_NEXT = tuple(
             ),
         ),
         ("qwen3.5-moe", lambda: _nested("Qwen3_5Moe", **EXPERTS, **TWO_LAYERS)),
-        ("qwen3-next", lambda: _qwen3_next(mlp_only_layers=[0])),
+        ("qwen3-next", lambda: qwen3_next(mlp_only_layers=[0])),
     )
 )

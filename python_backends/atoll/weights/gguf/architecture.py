@@ -6,7 +6,7 @@ config.json has and metadata lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from atoll.weights.fused_qkv import grouped_qkv
 from atoll.weights.gguf.file import GgufFile
+
+Config = Mapping[str, Any]
 
 
 class Heads(NamedTuple):
@@ -25,10 +27,31 @@ class Heads(NamedTuple):
     head_dim: int
 
 
-# Of one tensor: the hub's row i is row ``order[i]`` of the file.
-RowOrder = Callable[[Heads], Tensor]
+class Sizes(NamedTuple):
+    """What the order of rows follows from. config: config.json."""
+
+    heads: Heads
+    config: Config
+
+
+# Of one tensor: the hub's row (or column) i is row ``order[i]`` of the file.
+Order = Callable[[Sizes], Tensor]
+# Makes of a tensor of the file what the hub has; without data it is called with a meta tensor.
+Change = Callable[[Tensor], Tensor]
 # Changes a config by what only this family needs; raises UnsupportedModel.
 Finish = Callable[[GgufFile, dict[str, Any]], None]
+
+
+def joined_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Matrices, or stacks of them, one below the other."""
+    return torch.cat(list(parts), dim=-2) if len(parts) > 1 else parts[0]
+
+
+class Source(NamedTuple):
+    """Tensors of a layer that are one on the hub: names without ``blk.{i}.``."""
+
+    parts: tuple[str, ...]
+    join: Callable[[Sequence[Tensor]], Tensor] = joined_rows
 
 
 @dataclass(frozen=True)
@@ -38,9 +61,14 @@ class Architecture:
     model_type, hub_class: of config.json. table: the row of transformers' table of metadata keys
     that this one starts from. keys: those that differ from it, or that it lacks; None for what says
     nothing that another key does not. constants: what llama.cpp's code says. flags: key of
-    config.json -> ending of a tensor that is there if it is true. partial: the key of the rotated
-    share of a head, if it can be less than all. rows: by the last part of a tensor's name. shift:
-    what was added to the weights of norms. turned: matrices that the hub stores as (in, out).
+    config.json -> ending of a tensor that is there if it is true. required: keys that a file must
+    have, besides those of every architecture. partial: the key of the rotated
+    share of a head, if it can be less than all. heads: how they are read, if not as usual.
+    is_hybrid: whether layers without attention have 0 as their number of key and value heads.
+    places: names on the hub that the library's table lacks, ``{i}`` the layer -> where they may be;
+    the first that a file has. rows, columns: by a tensor's name without layer and ``.weight``.
+    changes: by its name without layer. shift: what was added to the weights of norms. turned:
+    matrices that the hub stores as (in, out).
     """
 
     model_type: str
@@ -49,28 +77,34 @@ class Architecture:
     keys: Mapping[str, str | None] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     partial: str | None = None
     has_head_dim: bool = True
     has_rope: bool = True
-    rows: Mapping[str, RowOrder] = field(default_factory=dict)
+    heads: Callable[[GgufFile], Heads] | None = None
+    is_hybrid: bool = False
+    places: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
+    rows: Mapping[str, Order] = field(default_factory=dict)
+    columns: Mapping[str, Order] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
     shift: float = 0.0
     turned: tuple[str, ...] = ()
     finish: Finish | None = None
 
 
-def unpaired_queries(heads: Heads) -> Tensor:
+def unpaired_queries(sizes: Sizes) -> Tensor:
     """Rows of queries whose rotated pairs stand side by side, (rows,) int64."""
-    return _unpaired(heads.num_heads, heads.head_dim)
+    return _unpaired(sizes.heads.num_heads, sizes.heads.head_dim)
 
 
-def unpaired_keys(heads: Heads) -> Tensor:
+def unpaired_keys(sizes: Sizes) -> Tensor:
     """As ``unpaired_queries``, of keys."""
-    return _unpaired(heads.num_kv_heads, heads.head_dim)
+    return _unpaired(sizes.heads.num_kv_heads, sizes.heads.head_dim)
 
 
-def regrouped(heads: Heads) -> Tensor:
+def regrouped(sizes: Sizes) -> Tensor:
     """Rows of [q; k; v] in the hub's groups, (rows,) int64."""
-    return grouped_qkv(*heads).argsort()
+    return grouped_qkv(*sizes.heads).argsort()
 
 
 def _unpaired(num_heads: int, head_dim: int) -> Tensor:

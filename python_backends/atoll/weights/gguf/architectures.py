@@ -1,4 +1,4 @@
-"""The table of architectures that are served from GGUF files, and what single ones need besides.
+"""Models whose layers are an attention and an MLP or experts, and what single ones need besides.
 
 Source: llama.cpp's converters, and the graphs in its src/models, for what metadata does not say.
 """
@@ -17,8 +17,8 @@ from atoll.weights.gguf.architecture import (
 )
 from atoll.weights.gguf.file import GgufFile
 
-_PAIRED = {"attn_q": unpaired_queries, "attn_k": unpaired_keys}
-_BIASES = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"}
+PAIRED = {"attn_q": unpaired_queries, "attn_k": unpaired_keys}
+BIASES = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"}
 _LAYER_NORM = "attention.layer_norm_epsilon"
 _EXPERTS = {
     "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok",
@@ -124,15 +124,30 @@ def _gpt_oss(file: GgufFile, config: dict[str, Any]) -> None:
         config["quantization_config"] = {"quant_method": "mxfp4"}
 
 
+def _granite(file: GgufFile, config: dict[str, Any]) -> None:
+    if not file.metadata.get("granite.rope.scaling.finetuned", True):
+        raise UnsupportedModel(
+            f"{file.path}: granite.rope.scaling.finetuned is false, which stands for attention "
+            "without positions; supported: true"
+        )
+    shared = file.metadata.get("granite.expert_shared_feed_forward_length")
+    config["intermediate_size"] = config["intermediate_size"] if shared is None else shared
+
+
 def _qwen(model_type: str, hub_class: str, **rest: Any) -> Architecture:
     own = {"hidden_act": "silu", "use_sliding_window": False, **rest.pop("constants", {})}
     return Architecture(model_type, hub_class, table=model_type, constants=own, **rest)
 
 
-_MULTIPLIERS = {
+MULTIPLIERS = {
     "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
     "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
 }  # fmt: skip
+# Granite 4's models without recurrent layers are written as Granite 3's.
+_UNUSED_BY_GRANITE: dict[str, str | None] = dict.fromkeys((
+    "ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.inner_size", "ssm.time_step_rank",
+    "expert_count", "expert_used_count", "expert_shared_feed_forward_length",
+))  # fmt: skip
 _SILU = {"hidden_act": "silu"}
 _GPT2_KEYS = {
     "context_length": "n_positions", "feed_forward_length": "n_inner", _LAYER_NORM:
@@ -140,15 +155,15 @@ _GPT2_KEYS = {
     "embedding_length": "n_embd",
 }  # fmt: skip
 
-ARCHITECTURES: Mapping[str, Architecture] = {
+ATTENTION_ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(
         "llama", "LlamaForCausalLM", keys={"expert_count": None, "expert_used_count": None},
-        constants=_SILU, flags=_BIASES, rows=_PAIRED,
+        constants=_SILU, flags=BIASES, rows=PAIRED,
     ),
     "llama with experts": Architecture(
         "mixtral", "MixtralForCausalLM",
         keys={"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
-        constants={**_SILU, "sliding_window": None}, rows=_PAIRED,
+        constants={**_SILU, "sliding_window": None}, rows=PAIRED,
     ),
     "qwen2": _qwen("qwen2", "Qwen2ForCausalLM"),
     "qwen2moe": _qwen(
@@ -202,11 +217,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "smollm3": Architecture(
         "smollm3", "SmolLM3ForCausalLM", constants={**_SILU, "no_rope_layer_interval": 4},
-        flags=_BIASES, rows=_PAIRED,
+        flags=BIASES, rows=PAIRED,
     ),
     "granite": Architecture(
-        "granite", "GraniteForCausalLM", keys=_MULTIPLIERS, constants=_SILU,
-        flags=_BIASES, rows=_PAIRED,
+        "granite", "GraniteForCausalLM", keys={**MULTIPLIERS, **_UNUSED_BY_GRANITE},
+        constants=_SILU, flags=BIASES, rows=PAIRED, finish=_granite,
     ),
     "command-r": Architecture(
         "cohere", "CohereForCausalLM", constants=_SILU,

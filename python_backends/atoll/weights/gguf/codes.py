@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from atoll.weights.gguf.reader import GgufReader
 from atoll.weights.layer_tensors import LayerTensors
@@ -56,9 +57,28 @@ def has_codes(group: LayerTensors) -> bool:
     """Whether every part of a layer is of a type whose blocks can stay."""
     reader = group.reader
     return isinstance(reader, GgufReader) and all(
-        group.has_part(part, "weight") and reader.kind(group.name(part, "weight")) in _READERS
+        group.has_part(part, "weight") and _stays(reader, group.name(part, "weight"))
         for part in group.parts()
     )
+
+
+def _stays(reader: GgufReader, name: str) -> bool:
+    if reader.kind(name) not in _READERS:
+        return False
+    order = reader.columns(name)
+    return order is None or _moved_groups(order) is not None
+
+
+def _moved_groups(order: Tensor) -> Tensor | None:
+    """Which group is where in an order of inputs that moves whole ones; None for another."""
+    if len(order) % GROUP:
+        return None
+    grouped = order.view(-1, GROUP)
+    firsts = grouped[:, :1]
+    is_whole = bool((firsts % GROUP == 0).all()) and torch.equal(
+        grouped, firsts + torch.arange(GROUP)
+    )
+    return firsts.flatten() // GROUP if is_whole else None
 
 
 def _codes(group: LayerTensors, window: Window, device: torch.device) -> Codes:
@@ -69,6 +89,10 @@ def _codes(group: LayerTensors, window: Window, device: torch.device) -> Codes:
     name = group.name(window.part, "weight")
     blocks = reader.stored(name, group.index(window.part))[window.outputs]
     codes, zeros, scales = read_codes(reader.kind(name), blocks)
+    order = reader.columns(name)
+    moved = None if order is None else _moved_groups(order)
+    if order is not None and moved is not None:
+        codes, zeros, scales = codes[:, order], zeros[:, moved], scales[:, moved]
     held = slice(window.inputs.start // GROUP, -(-window.inputs.stop // GROUP))
     groups = torch.arange(window.inputs.stop - window.inputs.start) // GROUP
     inputs = torch.from_numpy(codes[:, window.inputs].astype(np.int32))

@@ -12,16 +12,17 @@ from typing import Any
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.weights.gguf import rope
 from atoll.weights.gguf.architecture import Architecture, Heads
-from atoll.weights.gguf.architectures import ARCHITECTURES
 from atoll.weights.gguf.file import INSTEAD, GgufFile
+from atoll.weights.gguf.table import ARCHITECTURES
 
 # Read below; the last three say how a file was made.
 _READ = (
     "attention.head_count", "attention.head_count_kv", "attention.key_length",
     "attention.value_length", "rope.dimension_count", "vocab_size", *rope.KEYS,
-    "tensor_data_layout", "quantize.imatrix.file", "quantize.imatrix.dataset",
+    "nextn_predict_layers", "tensor_data_layout", "quantize.imatrix.file",
+    "quantize.imatrix.dataset",
 )  # fmt: skip
-_REQUIRED = ("block_count", "context_length", "embedding_length", "feed_forward_length")
+_REQUIRED = ("block_count", "context_length", "embedding_length")
 _HEAD = "output.weight"
 _EMBEDDING = "token_embd.weight"
 
@@ -47,18 +48,21 @@ def read_heads(file: GgufFile) -> Heads:
     Raises:
         WeightError: a number is missing. UnsupportedModel: layers or keys and values differ.
     """
+    row = architecture_of(file)
+    if row.heads is not None:
+        return row.heads(file)
     prefix = f"{file.architecture}.attention"
-    num_heads = number(file, f"{prefix}.head_count")
-    num_kv_heads = number(file, f"{prefix}.head_count_kv", num_heads)
-    hidden = number(file, f"{file.architecture}.embedding_length")
+    num_heads = file.number(f"{prefix}.head_count")
+    num_kv_heads = _num_kv_heads(file, row.is_hybrid, num_heads)
+    hidden = file.number(f"{file.architecture}.embedding_length")
     if num_heads < 1 or num_kv_heads < 1:
         raise WeightError(
             f"{file.path}: {prefix}.head_count is {num_heads}, head_count_kv {num_kv_heads}"
         )
-    partial = architecture_of(file).partial is not None
-    rotated = None if partial else file.metadata.get(f"{file.architecture}.rope.dimension_count")
-    width = number(file, f"{prefix}.key_length", rotated or hidden // num_heads)
-    values = number(file, f"{prefix}.value_length", width)
+    rotated = file.metadata.get(f"{file.architecture}.rope.dimension_count")
+    rotated = None if row.partial is not None else rotated
+    width = file.number(f"{prefix}.key_length", rotated or hidden // num_heads)
+    values = file.number(f"{prefix}.value_length", width)
     if values != width:
         raise UnsupportedModel(
             f"{file.path}: {prefix}.value_length is {values}, and keys have {width} features"
@@ -76,8 +80,10 @@ def read_config(file: GgufFile) -> dict[str, Any]:
     row = architecture_of(file)
     keys = _keys(row)
     _check_known(file, keys)
-    for key in _REQUIRED:
+    for key in (*_REQUIRED, *row.required):
         file.require(f"{file.architecture}.{key}")
+    if f"{file.architecture}.expert_feed_forward_length" not in file.metadata:
+        file.require(f"{file.architecture}.feed_forward_length")
     heads = read_heads(file)
     vocab_size, *_ = file.require_tensor(_EMBEDDING).shape
     config: dict[str, Any] = {
@@ -101,15 +107,32 @@ def read_config(file: GgufFile) -> dict[str, Any]:
     for key, name in keys.items():
         full = f"{file.architecture}.{key}"
         if key not in _READ and name is not None and full in file.metadata:
-            config[name] = scalar(file, full)
+            config[name] = file.scalar(full)
     for name, ending in row.flags.items():
-        config[name] = any(tensor.endswith(ending) for tensor in file.tensors)
+        config[name] = file.has(ending)
+    for name in {"num_hidden_layers", "n_layer", "n_layers"} & set(config):
+        config[name] = file.num_layers
     if row.has_rope:
         config |= _rope(file, row, heads)
     config |= token_ids(file.metadata)
     if row.finish is not None:
         row.finish(file, config)
     return config
+
+
+def _num_kv_heads(file: GgufFile, is_hybrid: bool, num_heads: int) -> int:
+    """Of the layers that have attention."""
+    key = f"{file.architecture}.attention.head_count_kv"
+    found = file.metadata.get(key)
+    if not is_hybrid or not isinstance(found, list):
+        return file.number(key, num_heads)
+    counts = sorted({count for count in found if count})
+    if len(counts) != 1:
+        raise UnsupportedModel(
+            f"{file.path}: {key} is {found[:8]}; supported: 0 for layers without attention, and "
+            "one number"
+        )
+    return int(counts[0])
 
 
 def token_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
@@ -120,39 +143,6 @@ def token_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
     found = {name: metadata.get(f"tokenizer.{key}") for key, name in table.items()}
     found.pop("unk_token_id", None)
     return {name: int(value) for name, value in found.items() if value is not None}
-
-
-def scalar(file: GgufFile, key: str) -> Any:
-    """A value; one of several layers, if it is the same for all of them.
-
-    Raises:
-        UnsupportedModel: layers differ. WeightError: there are none.
-    """
-    found = file.metadata[key]
-    if not isinstance(found, list):
-        return found
-    if not found:
-        raise WeightError(f"{file.path}: metadata {key!r} is an empty list")
-    if any(value != found[0] for value in found):
-        raise UnsupportedModel(
-            f"{file.path}: {key} differs between layers: {found[:4]}; supported: one value"
-        )
-    return found[0]
-
-
-def number(file: GgufFile, key: str, default: int | None = None) -> int:
-    """A whole number.
-
-    Raises:
-        WeightError: it is missing and there is no default, or it is none.
-    """
-    if key not in file.metadata and default is not None:
-        return default
-    file.require(key)
-    found = scalar(file, key)
-    if type(found) is not int:
-        raise WeightError(f"{file.path}: metadata {key!r} is {found!r}; expected a whole number")
-    return found
 
 
 def _keys(row: Architecture) -> dict[str, str | None]:
@@ -177,7 +167,7 @@ def _check_known(file: GgufFile, keys: Mapping[str, str | None]) -> None:
 
 def _rope(file: GgufFile, row: Architecture, heads: Heads) -> dict[str, Any]:
     key = f"{file.architecture}.rope.dimension_count"
-    width = number(file, key, heads.head_dim)
+    width = file.number(key, heads.head_dim)
     if row.partial is None:
         if width != heads.head_dim:
             raise UnsupportedModel(

@@ -82,6 +82,67 @@ class GgufFile:
             raise WeightError(f"{self.path}: metadata {key!r} is missing")
         return self.metadata[key]
 
+    def scalar(self, key: str) -> Any:
+        """A value; one of several layers, if it is the same for all of them.
+
+        Raises:
+            UnsupportedModel: layers differ. WeightError: there are none.
+        """
+        found = self.metadata[key]
+        if not isinstance(found, list):
+            return found
+        if not found:
+            raise WeightError(f"{self.path}: metadata {key!r} is an empty list")
+        if any(value != found[0] for value in found):
+            raise UnsupportedModel(
+                f"{self.path}: {key} differs between layers: {found[:4]}; supported: one value"
+            )
+        return found[0]
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """A whole number.
+
+        Raises:
+            WeightError: it is missing and there is no default, or it is none.
+        """
+        if key not in self.metadata and default is not None:
+            return default
+        self.require(key)
+        found = self.scalar(key)
+        if type(found) is not int:
+            raise WeightError(
+                f"{self.path}: metadata {key!r} is {found!r}; expected a whole number"
+            )
+        return found
+
+    def of_layers(self, key: str, num_layers: int) -> list[Any]:
+        """A value for each layer, also of a key that has one for all; without the architecture.
+
+        Raises:
+            WeightError: it is missing, or there are fewer.
+        """
+        full = f"{self.architecture}.{key}"
+        found = self.require(full)
+        if not isinstance(found, list):
+            return [found] * num_layers
+        if len(found) < num_layers:
+            raise WeightError(
+                f"{self.path}: metadata {full!r} has {len(found)} values, and there are "
+                f"{num_layers} layers"
+            )
+        # Layers that predict further tokens come last, and are not served.
+        return found[:num_layers]
+
+    @property
+    def num_layers(self) -> int:
+        """Those that are served: without the last ones, which predict several tokens."""
+        further = self.number(f"{self.architecture}.nextn_predict_layers", 0)
+        return self.number(f"{self.architecture}.block_count") - further
+
+    def has(self, ending: str) -> bool:
+        """Whether there is a tensor whose name ends so."""
+        return any(name.endswith(ending) for name in self.tensors)
+
     def require_tensor(self, name: str) -> Stored:
         """Raises WeightError: there is no such tensor."""
         if name not in self.tensors:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from atoll.errors import WeightError
 from atoll.weights.gguf.architecture import Heads
-from atoll.weights.gguf.config import architecture_of, number, read_heads
+from atoll.weights.gguf.config import architecture_of, read_heads
 from atoll.weights.gguf.file import GgufFile, Stored
 
 NAME = "gguf.json"
@@ -47,10 +47,11 @@ class Index:
     def of(cls, file: GgufFile) -> Index:
         """Raises UnsupportedModel, WeightError: as ``read_config``."""
         architecture_of(file)
-        count = number(file, f"{file.architecture}.block_count")
-        name = file.architecture
+        name, count = file.architecture, file.number(f"{file.architecture}.block_count")
         sources = tuple(Source.of(path.absolute()) for path in file.paths)
-        return cls(name, count, read_heads(file), sources, dict(file.tensors))
+        further = tuple(f"blk.{layer}." for layer in range(file.num_layers, count))
+        tensors = {n: t for n, t in file.tensors.items() if not n.startswith(further)}
+        return cls(name, count, read_heads(file), sources, tensors)
 
     @classmethod
     def load(cls, folder: Path) -> Index:

@@ -7,12 +7,13 @@ converter has changed are changed back. Quantised tensors are dequantised when t
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +21,20 @@ import torch
 from torch import Tensor
 
 from atoll.errors import WeightError
-from atoll.weights.gguf.architectures import ARCHITECTURES
+from atoll.weights.gguf.architecture import Order, Sizes, joined_rows
 from atoll.weights.gguf.file import Stored, blocks, bytes_of, dequantized
 from atoll.weights.gguf.index import Index
+from atoll.weights.gguf.names import Names, Place
 from atoll.weights.gguf.rope import TENSORS
+from atoll.weights.gguf.table import ARCHITECTURES
 from atoll.weights.reader import CheckpointReader
 
-_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
 _LAYER = re.compile(r"blk\.(\d+)\.")
-# One family's names have it on the hub, and not in the library's table.
-_PREFIX = "transformer."
 # Of an embedder they are not needed.
 _HEAD = ("output.weight", "output.bias")
 _VIEWS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-class Place(NamedTuple):
-    """Where a tensor of the hub is: GGUF's name, and which slice of a stack."""
-
-    name: str
-    expert: int | None
+# Norms that nothing was added to in any family.
+_UNSHIFTED = ("ssm_norm.weight",)
 
 
 class GgufReader(CheckpointReader):
@@ -59,9 +54,13 @@ class GgufReader(CheckpointReader):
         self.index = Index.load(folder)
         self._row = ARCHITECTURES[self.index.architecture]
         kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-        kind = kinds[self.index.architecture]
-        self._table = gguf.get_tensor_name_map(kind, self.index.num_layers)
-        self._places: dict[str, Place | None] = {}
+        table = gguf.get_tensor_name_map(kinds[self.index.architecture], self.index.num_layers)
+        self._names = Names(table, self._row.places, self.index.tensors)
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return Sizes(self.index.heads, config)
 
     @cached_property
     def _files(self) -> list[npt.NDArray[np.uint8]]:
@@ -77,26 +76,30 @@ class GgufReader(CheckpointReader):
     def shape(self, name: str) -> tuple[int, ...]:
         """As on the hub."""
         place = self._require(name)
-        shape = self.index.tensors[place.name].shape
-        shape = shape if place.expert is None else shape[1:]
-        if self.is_turned(name):
-            shape = shape[::-1]
-        return (1, *shape) if _is_squeezed(place.name, shape) else shape
+        parts = []
+        for part in place.names:
+            shape = self.index.tensors[part].shape
+            part_of = torch.empty(shape if place.expert is None else shape[1:], device="meta")
+            parts.append(self._changed(part, part_of))
+        found = tuple(place.join(parts).shape)
+        return found[::-1] if self.is_turned(name) else found
 
     def tensor(self, name: str, index: int | None = None) -> Tensor:
         """As on the hub, of the file's dtype or dequantised to float32; marks it as read."""
         place = self._require(name)
-        stored = self.index.tensors[place.name]
         index = place.expert if index is None else index
-        found = self.dequantized_rows(stored, index)
-        self.read.add(place.name)
-        if self._row.shift and place.name.endswith("norm.weight"):
-            found = found.float() - self._row.shift
-        order = self._order(place.name)
-        found = found if order is None else found[order]
-        if self.is_turned(name):
-            found = found.t()
-        return found[None] if _is_squeezed(place.name, tuple(found.shape)) else found
+        parts = []
+        for part in place.names:
+            found = self.dequantized_rows(self.index.tensors[part], index)
+            self.read.add(part)
+            if self._row.shift and part.endswith("norm.weight") and not part.endswith(_UNSHIFTED):
+                found = found.float() - self._row.shift
+            for dim, orders in enumerate((self._row.rows, self._row.columns)):
+                order = self._order(part, orders)
+                found = found if order is None else found.index_select(dim, order)
+            parts.append(self._changed(part, found))
+        whole = place.join(parts)
+        return whole.t() if self.is_turned(name) else whole
 
     def summary(self) -> str:
         """How many bytes of the file stay as they are, and how many are dequantised."""
@@ -107,9 +110,14 @@ class GgufReader(CheckpointReader):
         kept, rest = (_shown(sizes[is_kept]) for is_kept in (True, False))
         return f"gguf: kept in 4 bits: {kept}; dequantised when loaded: {rest}"
 
-    def gguf_name(self, name: str) -> str:
-        """What the file calls a tensor of the hub."""
-        return self._require(name).name
+    def gguf_names(self, name: str) -> tuple[str, ...]:
+        """What the file calls a tensor of the hub, or its parts."""
+        return self._require(name).names
+
+    def stem(self, name: str) -> str:
+        """How the file's names of a module of the hub begin."""
+        found = self._names.stem(name)
+        return super().stem(name) if found is None else f"{found}."
 
     def dequantized_rows(self, stored: Stored, index: int | None) -> Tensor:
         """A tensor, or one slice of a stack, in the file's own order."""
@@ -121,8 +129,13 @@ class GgufReader(CheckpointReader):
         return found.view(stored.shape if index is None else stored.shape[1:])
 
     def kind(self, name: str) -> str:
-        """GGUF's name of a tensor's type."""
-        return self.index.tensors[self._require(name).name].kind
+        """GGUF's name of a tensor's type; "" where it is joined of several, or changed."""
+        place = self._require(name)
+        kinds = {self.index.tensors[part].kind for part in place.names}
+        is_plain = place.join is joined_rows and not any(
+            self._ending(part) in self._row.changes for part in place.names
+        )
+        return kinds.pop() if is_plain and len(kinds) == 1 else ""
 
     def stored(self, name: str, index: int | None = None) -> npt.NDArray[np.uint8]:
         """The blocks of a matrix, (out_features, bytes), its rows as on the hub; marks it as read.
@@ -131,39 +144,29 @@ class GgufReader(CheckpointReader):
         """
         place = self._require(name)
         index = place.expert if index is None else index
-        rows = self.rows(self.index.tensors[place.name], index)
-        self.read.add(place.name)
-        self.kept.add(place.name)
-        order = self._order(place.name)
-        return rows if order is None else rows[order.numpy()]
+        parts = []
+        for part in place.names:
+            rows = self.rows(self.index.tensors[part], index)
+            self.read.add(part)
+            self.kept.add(part)
+            order = self._order(part, self._row.rows)
+            parts.append(rows if order is None else rows[order.numpy()])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def columns(self, name: str) -> Tensor | None:
+        """The hub's order of a matrix's inputs: each one's place in ``stored``; None: the same."""
+        return self._order(self._require(name).names[0], self._row.columns)
 
     def is_turned(self, name: str) -> bool:
         """Whether the hub has a matrix as (in_features, out_features)."""
         place = self.place(name)
         return place is not None and any(
-            place.name.endswith(f".{part}.weight") for part in self._row.turned
+            place.names[0].endswith(f".{part}.weight") for part in self._row.turned
         )
 
     def place(self, name: str) -> Place | None:
         """Where a tensor of the hub is; None: nowhere."""
-        if name not in self._places:
-            self._places[name] = self._find(name)
-        return self._places[name]
-
-    def _find(self, name: str) -> Place | None:
-        index, stem, suffix = None, name, ""
-        match = _EXPERT.fullmatch(name)
-        if match is not None:
-            stem, index = f"{match[1]}.{match[3]}", int(match[2])
-        for ending in (".weight", ".bias"):
-            if stem.endswith(ending):
-                stem, suffix = stem.removesuffix(ending), ending
-        for candidate in (stem, stem.removeprefix(_PREFIX)):
-            found = self._table.get_name(candidate)
-            full = f"{found}{suffix or '.weight'}"
-            if found is not None and full in self.index.tensors:
-                return Place(full, index)
-        return None
+        return self._names.find(name)
 
     def _require(self, name: str) -> Place:
         place = self.place(name)
@@ -187,17 +190,24 @@ class GgufReader(CheckpointReader):
         count = math.prod(stored.shape[1:-1])
         return rows[index * count : (index + 1) * count]
 
-    def _order(self, name: str) -> Tensor | None:
-        part = _LAYER.sub("", name).rpartition(".")[0]
-        make = self._row.rows.get(part)
-        return None if make is None else make(self.index.heads)
+    def _order(self, name: str, orders: Mapping[str, Order]) -> Tensor | None:
+        make = orders.get(self._ending(name).removesuffix(".weight").removesuffix(".bias"))
+        return None if make is None else make(self._sizes)
+
+    def _changed(self, name: str, found: Tensor) -> Tensor:
+        """A tensor in the hub's form, whose rows are in its order."""
+        change = self._row.changes.get(self._ending(name))
+        if change is not None:
+            return change(found)
+        is_squeezed = name.endswith(".ffn_gate_inp_shexp.weight") and found.dim() == 1
+        return found[None] if is_squeezed else found
+
+    @staticmethod
+    def _ending(name: str) -> str:
+        """A name without its layer."""
+        return _LAYER.sub("", name)
 
 
 def _shown(sizes: Counter[str]) -> str:
     each = " and ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in sorted(sizes.items()))
     return each or "nothing"
-
-
-def _is_squeezed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether the hub has a vector as a matrix of one row."""
-    return name.endswith(".ffn_gate_inp_shexp.weight") and len(shape) == 1
