@@ -42,6 +42,8 @@ _VALUES = st.recursive(
 )
 # Never a long generation: what is tested is how bodies are read.
 _SHORT = {"max_tokens": 1, "max_completion_tokens": 1, "n": 1, "best_of": 1}
+# Routes that refuse every request, and files.
+UNDESCRIBED = {CLOSED, "/assets/{file}"}
 
 
 def _changed(example: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -88,7 +90,7 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
     """No operation had a schema for its answer, and four of them none for what they take."""
     description = http.get("/openapi.json").json()
     assert http.get("/api-doc/openapi.json").json() == description
-    for route in [route for route in ROUTES if route.path != CLOSED]:
+    for route in [route for route in ROUTES if route.path not in UNDESCRIBED]:
         operation = description["paths"][route.path][route.method.lower()]
         assert operation["summary"]
         assert ("requestBody" in operation) == bool(route.kinds)
@@ -102,10 +104,7 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
             contents += [one["content"]["application/json"] for one in list(refusals)[1:]]
         assert answers["content"]
         assert all(_described(content["schema"]) for content in contents), route.path
-    assert not [path for path in description["paths"] if path == CLOSED]
-    page = http.get("/docs")
-    assert page.headers["content-type"].startswith("text/html")
-    assert all(f"{route.method} {route.path}" in page.text for route in ROUTES)
+    assert not UNDESCRIBED & {*description["paths"]}
 
 
 def _validator(components: Any, content: Any) -> Any:
@@ -158,7 +157,7 @@ def test_answers_and_examples_are_as_described(http: httpx.Client, scoring: Serv
             answer = httpx.post(scoring.url + path, json=body, timeout=20)
         _check_answer(components, operation, answer)
     for route in OURS:
-        if route.method == "GET":
+        if route.method == "GET" and route.path not in UNDESCRIBED:
             path = route.path.replace("{model}", EMBEDDER)
             _check_answer(components, paths[route.path]["get"], http.get(path))
 

@@ -1,8 +1,9 @@
-"""The page at ``/``: what it holds, and its forms in a headless browser."""
+"""The pages at ``/`` and ``/docs``: what they hold, and their forms in a headless browser."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -91,6 +92,49 @@ def test_the_pages_conversation(http: httpx.Client) -> None:
     turns = [("user", "one"), ("assistant", "to one"), ("user", "two")]
     assert [(m["role"], m["content"]) for m in second["messages"]] == turns
     assert len(failed["messages"]) == 3 and len(first["messages"]) == 1
+
+
+def test_the_reference_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
+    answer = http.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    files = re.findall(r'(?:src|href)="(assets/[^"]+)"', answer.text)
+    assert len(files) == answer.text.count("<script") + answer.text.count("<link") == 3
+    for file in files:
+        found = http.get(f"/{file}")
+        assert found.status_code == 200 and len(found.content) > 100
+        kind = "text/css" if file.endswith("css") else "javascript"
+        assert kind in found.headers["content-type"]
+        known = {"if-none-match": found.headers["etag"]}
+        assert http.get(f"/{EMBEDDER}/{file}", headers=known).status_code == 304
+    for absent in ("no.js", "..%2Froutes.py", "swagger-ui", ""):
+        assert http.get(f"/assets/{absent}").status_code == 404
+
+
+# Opens an operation, sends its example, and returns the status that is shown.
+OPERATION = """(async () => {
+  const find = async (selector) => {
+    for (let i = 0; i < 1500; i++) {
+      const found = document.querySelector(selector);
+      if (found) return found;
+      await new Promise((go) => setTimeout(go, 20));
+    }
+    throw new Error(selector);
+  };
+  const operation = await find('.opblock:has([data-path="/embed"]) button');
+  const count = document.querySelectorAll(".opblock").length;
+  operation.click();
+  (await find(".opblock.is-open .execute")).click();
+  const status = await find(".live-responses-table tbody .response-col_status");
+  return {count, status: status.textContent.trim().slice(0, 3)};
+})()"""
+
+
+def test_an_operation_of_the_reference(page: Page, served: Served) -> None:
+    page.open(f"{served.url}/docs")
+    found = page.evaluate(OPERATION)
+    described = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    assert found == {"count": sum(map(len, described.values())), "status": "200"}
 
 
 def test_embedder_and_generator(page: Page, served: Served) -> None:

@@ -1,14 +1,11 @@
-"""OpenAPI's description of the gateway, as JSON and as a page, and the start page for browsers."""
+"""OpenAPI's description of the gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import html
-import json
 import re
 from collections.abc import Iterable
-from importlib import resources
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -19,9 +16,8 @@ import atoll_client
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.error_formats import KServeError, OpenAIError, TeiError
 from atoll_client.gateway.core.route import Route
-from atoll_client.gateway.core.web import JSON, Page, Reply, Request, Text, dump
+from atoll_client.gateway.core.web import JSON, Reply, Request, dump
 from atoll_client.gateway.kserve.json_response import BINARY
-from atoll_client.gateway.shape_routing import health
 
 _TAGS = {
     "openai": "OpenAI",
@@ -46,25 +42,6 @@ _ERRORS: dict[str, Any] = {"openai": OpenAIError, "kserve": KServeError}
 async def openapi(request: Request, context: Context, body: None) -> Reply[dict[str, Any]]:
     """The description as JSON. It takes a second to make, and is kept."""
     return Reply(await asyncio.to_thread(_described, context.routes))
-
-
-async def docs(request: Request, context: Context, body: None) -> Page:
-    """The description as a page without scripts."""
-    rows = "".join(_row(route) for route in context.routes)
-    text = _read("docs.html").replace("{{rows}}", rows)
-    return Page(text)
-
-
-async def page(request: Request, context: Context, body: None) -> Page | Text:
-    """A page with a form for each model. Probes, which do not accept HTML, get /health."""
-    if "text/html" not in request.headers.get("accept", ""):
-        return await health(request, context, None)
-    models = [
-        {"name": m.name, "task": m.task, "model_id": m.public_id} for m in context.models.all()
-    ]
-    # "</script>" in a name would end the element.
-    data = json.dumps(models).replace("<", "\\u003c")
-    return Page(_read("index.html").replace("{{models}}", data))
 
 
 @functools.cache
@@ -154,16 +131,3 @@ def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[st
 
 def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
     assert schemas.setdefault(name, schema) == schema, f"two schemas are called {name}"
-
-
-def _row(route: Route) -> str:
-    example = html.escape(json.dumps(route.example, indent=2)) if route.example else ""
-    return (
-        f"<tr><td><code>{route.method} {html.escape(route.path)}</code></td>"
-        f"<td>{_TAGS[route.dialect]}</td><td>{html.escape(route.summary)}"
-        f"{f'<pre>{example}</pre>' if example else ''}</td></tr>\n"
-    )
-
-
-def _read(name: str) -> str:
-    return (resources.files("atoll_client.gateway") / name).read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll_client.gateway import documentation, vertex
+from atoll_client.gateway import documentation, pages, vertex
 from atoll_client.gateway import shape_routing as shapes
 from atoll_client.gateway.cohere import embed as cohere
 from atoll_client.gateway.core.route import Handler, Route
@@ -90,8 +90,10 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/v1/health/live", shapes.live, "tei", "Whether the gateway is up", public=True),
     Route("GET", "/metrics", shapes.metrics, "tei", "Prometheus metrics", public=True),
-    Route("GET", "/", documentation.page, "tei", "A page for browsers", uncounted=True),
-    Route("GET", "/docs", documentation.docs, "tei", "This description, to read", public=True),
+    Route("GET", "/", pages.start, "tei", "A page for browsers", uncounted=True),
+    Route("GET", "/docs", pages.reference, "tei", "This description, to read", public=True),
+    Route("GET", "/assets/{file}", pages.asset, "tei", "A file of a page", public=True,
+          pattern="/assets/{file:path}"),
     *(
         Route("GET", path, documentation.openapi, "tei", "This description", public=True)
         for path in ("/openapi.json", "/api-doc/openapi.json")
