@@ -2,7 +2,8 @@
 
 ``others``: models that are not Atoll's. ``served``: the two embedded models. ``scoring``: tiny
 checkpoints that rerank, classify texts and tokens, and give sparse vectors and vectors of tokens.
-``complete``: an entry of every kind, pipelines included.
+``echoes``: generators that say what they are told. ``complete``: an entry of every kind, pipelines
+included.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from echo import TEMPLATES, write_echo
 from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, fronted, start_gateway
 from other_models import OtherServer
 from serving import ONE_THREAD
@@ -85,6 +87,33 @@ def scoring(folders: dict[str, Path], decoding_reranker: tuple[Path, Reranker]) 
 
     entries = tuple(entry_of(str(folder), {"task": task}) for task, folder in folders.items())
     entries += (entry_of(str(decoding_reranker[0]), {}),)
+    options = ServerOptions.on_free_ports(
+        entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
+    )
+    with ServerProcess(options) as server, fronted(server) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Generators that say what they are told, by the name of their chat template."""
+    root = tmp_path_factory.mktemp("echoes")
+    for name, (template, markers) in TEMPLATES.items():
+        write_echo(root / name, template, markers)
+    return {name: root / name for name in TEMPLATES}
+
+
+@pytest.fixture(scope="session")
+def echoes(checkpoints: dict[str, Path]) -> Iterator[Served]:
+    """Their server."""
+    from atoll.cli.choose import entry_of
+    from atoll.launcher.options import ServerOptions
+
+    own = {"xml": {"tool_call_parser": "qwen3_coder", "max_batch_size": "2"}}
+    entries = tuple(
+        entry_of(str(folder), {"task": "generate", **own.get(name, {})})
+        for name, folder in checkpoints.items()
+    )
     options = ServerOptions.on_free_ports(
         entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
     )

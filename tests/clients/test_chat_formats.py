@@ -13,19 +13,11 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
-from echo import told, write_echo
-from gateways import WEATHER, Served, fronted
-from serving import ONE_THREAD
+from echo import told
+from gateways import WEATHER, Served
 
 from atoll_client import Client
 
-MESSAGE = "{{ messages[-1].content }}{% if tools %}{% endif %}"
-HERMES = MESSAGE + (
-    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}"
-    "{% else %}{{ '<think>\n' }}{% endif %}{# <tool_call> </tool_call> #}"
-)
-HARMONY = MESSAGE + "{{ '<|start|>assistant' }}{# <|channel|> #}"
-MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>")
 ROME = '{"city": "Rome"}'
 CALL = f'{{"name": "get_weather", "arguments": {ROME}}}'
 
@@ -65,33 +57,6 @@ CASES = [
     Case("xml", "I look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n"
          "</parameter>\n</function>\n</tool_call>", "", "I look.", is_called=True),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("echoes")
-    templates = {"hermes": (HERMES, ()), "harmony": (HARMONY, MARKERS), "xml": (MESSAGE, ())}
-    for name, (template, markers) in templates.items():
-        write_echo(root / name, template, markers)
-    return {name: root / name for name in templates}
-
-
-@pytest.fixture(scope="module")
-def echoes(checkpoints: dict[str, Path]) -> Iterator[Served]:
-    from atoll.cli.choose import entry_of
-    from atoll.launcher import ServerProcess
-    from atoll.launcher.options import ServerOptions
-
-    own = {"xml": {"tool_call_parser": "qwen3_coder", "max_batch_size": "2"}}
-    entries = tuple(
-        entry_of(str(folder), {"task": "generate", **own.get(name, {})})
-        for name, folder in checkpoints.items()
-    )
-    options = ServerOptions.on_free_ports(
-        entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
-    )
-    with ServerProcess(options) as server, fronted(server) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,11 @@ TOOL = {"type": "function", "function": {"name": "call", "parameters": {"type": 
 CALL = '{"name": "call", "arguments": {"a": 1}}'
 
 CHAT = {"messages": [{"role": "user", "content": "a"}]}
+MESSAGES: dict[str, Any] = {
+    **CHAT,
+    "max_tokens": 9,
+    "tools": [{"name": "call", "input_schema": {"type": "object"}}],
+}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 DETAILS = {"details": True, "decoder_input_details": True, "top_n_tokens": 1}
 BEST = {"best_of": 2, "do_sample": True, "details": True}
@@ -52,6 +57,10 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {**CHAT, "logprobs": True, "top_logprobs": 1, "n": 2}, {**CHAT, "tools": [TOOL]},
         {**CHAT, "tools": [TOOL], "stream": True},
     ],
+    "/v1/messages": [
+        {**CHAT, "max_tokens": 9, "stream": True}, {**MESSAGES, "stream": True}, MESSAGES,
+    ],
+    "/v1/messages/count_tokens": [{**CHAT, "tools": MESSAGES["tools"], "system": "b"}],
     "/v1/completions": [
         {"prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": 1}, {"prompt": "a", **STREAM},
         {"prompt": "a", "stream": True, "logprobs": 1},

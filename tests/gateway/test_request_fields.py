@@ -12,12 +12,15 @@ from typing import Any
 import orjson
 import pydantic
 import pytest
+from anthropic.types import ToolParam, message_count_tokens_params, message_create_params
+from anthropic.types.beta import message_create_params as beta_params
 from huggingface_hub.inference._generated.types import ChatCompletionInput, TextGenerationInput
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
 from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.anthropic.schemas import AnthropicTool, CountTokensBody, MessagesBody
 from atoll_client.gateway.core.fields import table, unknown
 from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.schemas import read
@@ -66,6 +69,20 @@ def test_no_field_of_the_openai_package_is_forgotten(params: Any, body: type[Bas
     """Fields that were in no class of ours were dropped without a word."""
     known = {row.name for row in table(body)}
     assert {name for name in _members(params) if name not in known} == set()
+
+
+@pytest.mark.parametrize(
+    ("params", "body"),
+    [
+        (message_create_params.MessageCreateParamsStreaming, MessagesBody),
+        (beta_params.MessageCreateParamsStreaming, MessagesBody),
+        (message_count_tokens_params.MessageCountTokensParams, CountTokensBody),
+        (ToolParam, AnthropicTool),
+    ],
+)
+def test_no_field_of_the_anthropic_package_is_forgotten(params: Any, body: type[BaseModel]) -> None:
+    asked = set(typing.get_type_hints(params)) - {"betas"}  # a header
+    assert asked - {row.name for row in table(body)} == set()
 
 
 def _attributes(kind: Any, prefix: str = "") -> Iterator[str]:

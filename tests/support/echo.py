@@ -21,6 +21,17 @@ _PLACE = _HIGH + _LOW
 _HIDDEN = 2 * _PLACE + _CODE
 _INNER = 8
 END = "</s>"
+_MESSAGE = "{{ messages[-1].content }}{% if tools %}{% endif %}"
+_HERMES = _MESSAGE + (
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}"
+    "{% else %}{{ '<think>\n' }}{% endif %}{# <tool_call> </tool_call> #}"
+)
+_HARMONY = _MESSAGE + "{{ '<|start|>assistant' }}{# <|channel|> #}"
+_MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>")
+# Chat templates by the name of a checkpoint, with its special tokens.
+TEMPLATES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "hermes": (_HERMES, ()), "harmony": (_HARMONY, _MARKERS), "xml": (_MESSAGE, ()),
+}  # fmt: skip
 Floats = npt.NDArray[np.float32]
 
 

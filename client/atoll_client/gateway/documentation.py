@@ -14,29 +14,36 @@ from typing_extensions import is_typeddict
 
 import atoll_client
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.error_formats import KServeError, OpenAIError, TeiError
-from atoll_client.gateway.core.route import Route
+from atoll_client.gateway.core.error_formats import (
+    AnthropicError,
+    KServeError,
+    OllamaError,
+    OpenAIError,
+    TeiError,
+)
+from atoll_client.gateway.core.route import DIALECTS, Route
 from atoll_client.gateway.core.web import JSON, Reply, Request, dump
 from atoll_client.gateway.kserve.json_response import BINARY
 
-_TAGS = {
-    "openai": "OpenAI",
-    "tei": "Text Embeddings Inference",
-    "tgi": "Text Generation Inference",
-    "kserve": "KServe",
-}
 _STATUSES = {
-    "400": "Empty input, or a body that is not JSON; on OpenAI's routes anything that is wrong",
+    "400": "Empty input, or a body that is not JSON; on the routes of OpenAI, "
+    "Anthropic and Ollama anything that is wrong",
     "401": "API key missing or wrong", "404": "No such model",
     "408": "The body came too slowly", "413": "Body too large",
     "422": "Validation error", "424": "The model cannot do this, or failed",
     "429": "Overloaded", "500": "The model's step failed",
     "501": "The model answers in another way", "503": "Not ready",
-    "504": "No answer in time",
+    "504": "No answer in time", "529": "Overloaded",
 }  # fmt: skip
 # Statuses that do not occur in a dialect.
-_LEFT_OUT = {"openai": {"422", "424", "501"}, "kserve": {"422", "424"}}
-_ERRORS: dict[str, Any] = {"openai": OpenAIError, "kserve": KServeError}
+_LEFT_OUT = {
+    "openai": {"422", "424", "501", "529"}, "anthropic": {"422", "424", "429", "501"},
+    "ollama": {"422", "424", "429", "501", "529"}, "kserve": {"422", "424", "529"},
+}  # fmt: skip
+_ERRORS: dict[str, Any] = {
+    "openai": OpenAIError, "anthropic": AnthropicError, "ollama": OllamaError,
+    "kserve": KServeError,
+}  # fmt: skip
 
 
 async def openapi(request: Request, context: Context, body: None) -> Reply[dict[str, Any]]:
@@ -58,7 +65,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
             continue
         operation: dict[str, Any] = {
             "summary": route.summary,
-            "tags": [_TAGS[route.dialect]],
+            "tags": [DIALECTS[route.dialect]],
             "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
             "responses": {"200": _answer(route, schemas)},
         }
@@ -101,7 +108,7 @@ def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     found = [_schema(kind, schemas, "serialization") for kind in dict.fromkeys(kinds)]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
     content = {JSON: {"schema": schema}}
-    left_out = set.intersection(*(_LEFT_OUT.get(one, {"501"}) for one in dialects))
+    left_out = set.intersection(*(_LEFT_OUT.get(one, {"501", "529"}) for one in dialects))
     return {
         status: {"description": text, "content": content}
         for status, text in _STATUSES.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atoll_client.gateway import documentation, pages, vertex
 from atoll_client.gateway import shape_routing as shapes
+from atoll_client.gateway.anthropic import routes as anthropic
 from atoll_client.gateway.cohere import embed as cohere
 from atoll_client.gateway.core.route import Handler, Route
 from atoll_client.gateway.kserve import routes as kserve
@@ -50,6 +51,11 @@ ROUTES: tuple[Route, ...] = (
           example={"query": {"text": _TEXT}, "passages": [{"text": "Deep learning is..."}]}),
     Route("POST", "/v1/score", rerankers.score, "openai", "Score pairs of texts",
           example={"text_1": _TEXT, "text_2": ["Deep learning is..."]}),
+    # Anthropic
+    Route("POST", "/v1/messages", anthropic.messages, "anthropic", "Chat",
+          example={**_CHAT, "max_tokens": 20}),
+    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "anthropic",
+          "Tokens of a chat", example=_CHAT),
     # Text Embeddings Inference
     Route("POST", "/embed", tei.embed, "tei", "Vectors of texts", example={"inputs": _TEXT}),
     Route("POST", "/embed_all", tei.embed_all, "tei", "Vectors of every token",

@@ -9,14 +9,17 @@ from pydantic import BaseModel
 from atoll_client.gateway.core.fields import Row, table
 from atoll_client.gateway.routes import ROUTES
 
-_TITLES = {"openai": "OpenAI and compatible APIs", "tei": "TEI", "tgi": "TGI"}
+_TITLES = {
+    "openai": "OpenAI and compatible APIs", "anthropic": "Anthropic", "ollama": "Ollama",
+    "tei": "TEI", "tgi": "TGI",
+}  # fmt: skip
 _HEAD = """# Fields of requests
 
 Every field that a route of [the gateway](gateway.md) knows. A field that changes answers \
 elsewhere is either honoured here or refused by name; null means the same as leaving a field out. \
-A field that is in no table is unknown: OpenAI's routes refuse it, as OpenAI does; TEI's and \
-TGI's ignore it, but name it in the header `x-unknown-fields` and in the log. `--unknown-fields \
-refuse` or `report` makes all routes do the same."""
+A field that is in no table is unknown: OpenAI's and Anthropic's routes refuse it, as these \
+services do; Ollama's, TEI's and TGI's ignore it, but name it in the header `x-unknown-fields` and \
+in the log. `--unknown-fields refuse` or `report` makes all routes do the same."""
 
 
 def fields_page() -> str:

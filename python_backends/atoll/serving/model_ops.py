@@ -100,6 +100,7 @@ class ModelOps:
             # If it is not set, the gateway's own limit applies.
             "client_batch_limit": settings.max_client_batch_size,
             "has_chat_template": chat is not None,
+            "chat_template_variables": [] if chat is None else sorted(chat.variables),
             "vocab_size": tokenizer.vocab_size,
             "special_tokens": dict(tokenizer.special_tokens),
             **facts,

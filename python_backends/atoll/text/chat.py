@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from atoll.errors import ConfigError, ValidationError
 from atoll.text.chat_content import ContentForm, Message, as_text
 from atoll.text.chat_history import HistoryForm
-from atoll.text.chat_options import ROLES, ChatOptions, text_of, told_calls, told_results
+from atoll.text.chat_options import RESERVED, ROLES, ChatOptions, text_of, told_calls, told_results
 from atoll.text.sandbox import BoundedEnvironment, bounded
 from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import read_object
@@ -31,7 +31,10 @@ _OLD_FILE = "chat_template.json"
 
 
 class ChatTemplate:
-    """A compiled template. Of named variants, "default" and "tool_use" are used."""
+    """A compiled template. Of named variants, "default" and "tool_use" are used.
+
+    variables: those that requests may set.
+    """
 
     def __init__(self, variants: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         environment = BoundedEnvironment(
@@ -52,6 +55,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._own = environment.globals.keys() | special_tokens.keys()
         self.variants = dict(variants)
+        self.variables = frozenset[str]().union(*self._variables.values()) - RESERVED - self._own
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:

@@ -16,7 +16,7 @@ from atoll.text.chat_history import parsed_arguments
 # transformers does the same.
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 # Variables that have their own inputs.
-_RESERVED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 # Roles that every chat may use; a template may name more.
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # For templates that have no place for tools, as in Text Generation Inference.
@@ -61,7 +61,7 @@ class ChatOptions:
         variables = values.get("chat_template_kwargs") or {}
         if not isinstance(variables, dict):
             raise ValidationError(f"chat_template_kwargs is {variables!r}; expected an object")
-        for name in _RESERVED:
+        for name in sorted(RESERVED):
             if name in variables:
                 raise ValidationError(f"chat_template_kwargs.{name} has a field of its own")
         prompt = values.get("tool_prompt")
@@ -79,7 +79,7 @@ class ChatOptions:
                     "have anyway: it cannot be replaced"
                 )
             if name not in names:
-                known = ", ".join(sorted(names - {*_RESERVED} - own)) or "none"
+                known = ", ".join(sorted(names - RESERVED - own)) or "none"
                 raise ValidationError(
                     f"chat_template_kwargs.{name}: the chat template reads no variable of this "
                     f"name; it reads: {known}"

@@ -114,7 +114,10 @@ class Observed:
 
 
 def _headers(request: Request) -> list[tuple[bytes, bytes]]:
-    found = [(b"x-request-id", request.request_id.encode("latin-1", "replace"))]
+    request_id = request.request_id.encode("latin-1", "replace")
+    found = [(b"x-request-id", request_id)]
+    if request.dialect == "anthropic":
+        found.append((b"request-id", request_id))
     if request.unknown_fields:
         names = ", ".join(quote(name, safe="[]._-") for name in request.unknown_fields)
         found.append((b"x-unknown-fields", names.encode()))

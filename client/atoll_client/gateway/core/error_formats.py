@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import HTTPConnection
 from typing_extensions import TypedDict
@@ -31,6 +31,19 @@ _CODES_OF_CLASSES = (
     (errors.NoRoute, "unknown_url"), (errors.MethodNotAllowed, "method_not_allowed"),
     (errors.MalformedRequest, "invalid_json"), (errors.TooLarge, "request_too_large"),
 )  # fmt: skip
+# Anthropic's type and status of an error, by the first class that it is of.
+_ANTHROPIC: tuple[tuple[type[errors.AtollError], str, int], ...] = (
+    (errors.TooLarge, "request_too_large", 413),
+    (errors.ValidationError, "invalid_request_error", 400),
+    (errors.UnsupportedModel, "invalid_request_error", 400),
+    (errors.Unauthorized, "authentication_error", 401),
+    (errors.NotFound, "not_found_error", 404),
+    (errors.NoRoute, "not_found_error", 404),
+    (errors.MethodNotAllowed, "invalid_request_error", 405),
+    (errors.BodyTimeout, "timeout_error", 408),
+    (errors.Overloaded, "overloaded_error", 529),
+    (errors.DeadlineExceeded, "timeout_error", 504),
+)
 # Error types that TGI calls differently.
 _TGI = {"empty": "validation", "backend": "generation"}
 # Triton has fewer statuses.
@@ -55,6 +68,21 @@ class OpenAIError(TypedDict):
     error: OpenAIProblem
 
 
+class AnthropicProblem(TypedDict):
+    """The kind of an error, and what is wrong."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(TypedDict):
+    """An error of Anthropic's routes, also the event that ends a stream which fails."""
+
+    type: Literal["error"]
+    error: AnthropicProblem
+    request_id: str
+
+
 class TeiError(TypedDict):
     """An error of TEI's and TGI's routes."""
 
@@ -64,6 +92,12 @@ class TeiError(TypedDict):
 
 class KServeError(TypedDict):
     """An error of KServe's routes."""
+
+    error: str
+
+
+class OllamaError(TypedDict):
+    """An error of Ollama's routes, also the last line of a stream which fails."""
 
     error: str
 
@@ -85,7 +119,11 @@ async def explain(connection: HTTPConnection, error: Exception) -> Reply[Any]:
         headers["allow"] = ", ".join(error.allowed)
     if isinstance(error, errors.BodyTimeout):
         headers["connection"] = "close"
-    return reply(body(dialect, error), headers, status(dialect, error))
+    if dialect == "anthropic":
+        found: Any = anthropic_error(error, request.request_id)
+    else:
+        found = body(dialect, error)
+    return reply(found, headers, status(dialect, error))
 
 
 def status(dialect: str, error: errors.AtollError) -> int:
@@ -97,6 +135,10 @@ def status(dialect: str, error: errors.AtollError) -> int:
             return 400
         # OpenAI's clients would take 424 for an error of the caller.
         return 500 if isinstance(error, errors.GenerationError) else error.http_status
+    if dialect == "anthropic":
+        return _anthropic(error)[1]
+    if dialect == "ollama":
+        return _ollama_status(error)
     if dialect == "tgi" and isinstance(error, errors.EmptyInputError):
         # TGI has no status of its own for empty inputs.
         return errors.ValidationError.http_status
@@ -107,10 +149,10 @@ def status(dialect: str, error: errors.AtollError) -> int:
 
 
 def body(dialect: str, error: errors.AtollError) -> OpenAIError | TeiError | KServeError:
-    """The JSON of an error."""
+    """The JSON of an error, for any interface but Anthropic's."""
     if dialect == "openai":
         return {"error": openai_problem(error)}
-    if dialect == "kserve":
+    if dialect in ("kserve", "ollama"):
         return {"error": str(error)}
     return typed_error(dialect, error)
 
@@ -122,6 +164,35 @@ def typed_error(dialect: str, error: errors.AtollError) -> TeiError:
         return {"error": str(error), "error_type": _TEI.get(kind, "Backend")}
     prefix = "Input validation error: " if kind in ("validation", "empty") else ""
     return {"error": f"{prefix}{error}", "error_type": _TGI.get(kind, kind)}
+
+
+def anthropic_error(error: errors.AtollError, request_id: str) -> AnthropicError:
+    """The JSON of an error for Anthropic."""
+    kind, _ = _anthropic(error)
+    return {
+        "type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id,
+    }  # fmt: skip
+
+
+def _anthropic(error: errors.AtollError) -> tuple[str, int]:
+    """Anthropic's type and status of an error."""
+    if isinstance(error, errors.GenerationError):
+        return "api_error", 500
+    found = ((kind, code) for one, kind, code in _ANTHROPIC if isinstance(error, one))
+    return next(found, ("api_error", error.http_status))
+
+
+def _ollama_status(error: errors.AtollError) -> int:
+    """400 for all that is wrong with a request; full is 503, as in Ollama."""
+    if isinstance(error, errors.TooLarge):
+        return error.http_status
+    if isinstance(error, errors.ValidationError | errors.UnsupportedModel):
+        return 400
+    if isinstance(error, errors.GenerationError):
+        return 500
+    if isinstance(error, errors.NotOffered):
+        return 501
+    return 503 if isinstance(error, errors.Overloaded) else error.http_status
 
 
 def openai_problem(error: errors.AtollError) -> OpenAIProblem:
@@ -154,6 +225,10 @@ def as_ours(error: Exception) -> errors.AtollError:
 
 
 def _guess(path: str) -> str:
+    if "/v1/messages" in path:
+        return "anthropic"
+    if "/api/" in path:
+        return "ollama"
     if path.startswith("/v2/") and path not in ("/v2/embed", "/v2/rerank"):
         return "kserve"
     return "openai" if "/v1/" in path or "/v2/" in path else "tei"

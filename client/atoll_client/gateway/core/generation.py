@@ -157,6 +157,11 @@ def mean_logprob(chunk: Chunk) -> float:
     return (chunk.cumulative_logprob or 0.0) / max(chunk.num_output_tokens, 1)
 
 
+def adapter_of(request: Request, named: str | None, model: ModelInfo) -> str | None:
+    """The LoRA adapter that the path or the field ``model`` names, if it is one."""
+    return next((name for name in (request.model, named) if name in model.adapters), None)
+
+
 def given(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """The options that are set."""
     return {name: value for name, value in pairs if value is not None}

@@ -79,7 +79,9 @@ class Keys:
         self._keys = [key.encode() for key in listed(text)]
 
     def check(self, headers: Headers) -> None:
-        """Checks ``authorization``. A non-ASCII key may be encoded as UTF-8 or latin-1.
+        """Checks ``authorization``, or ``x-api-key``, Anthropic's header for the same.
+
+        A non-ASCII key may be encoded as UTF-8 or latin-1.
 
         Raises:
             Unauthorized: the key is missing or wrong.
@@ -89,7 +91,8 @@ class Keys:
         authorization = joined(headers, "authorization")
         scheme = _BEARER.match(authorization)
         text = authorization[scheme.end() :] if scheme else _password(authorization)
-        forms = (text.encode("latin-1", "replace"), text.encode())
+        given = (text, joined(headers, "x-api-key"))
+        forms = [form for one in given for form in (one.encode("latin-1", "replace"), one.encode())]
         if not any(hmac.compare_digest(form, key) for form in forms for key in self._keys):
             raise Unauthorized("the API key is missing or wrong")
 

@@ -15,6 +15,15 @@ from starlette.responses import Response
 from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.core.web import Request
 
+# The interfaces by their names in tables.
+DIALECTS = {
+    "openai": "OpenAI",
+    "anthropic": "Anthropic",
+    "ollama": "Ollama",
+    "tei": "Text Embeddings Inference",
+    "tgi": "Text Generation Inference",
+    "kserve": "KServe",
+}
 # The request, the gateway's context, and the body as the model that the third parameter declares.
 # The annotation of the return value declares what OpenAPI publishes: Reply[T], Events[T] or both.
 Handler = Callable[[Request, Any, Any], Awaitable[Response]]
@@ -46,7 +55,7 @@ class Route:
     """One route of one dialect. Its body and responses are declared by its handler's annotations.
 
     Args:
-        dialect: openai, tei, tgi or kserve: the format of errors.
+        dialect: a key of ``DIALECTS``: the format of errors.
         public: answered without an API key, and not counted.
         uncounted: answered however many requests are open, but only with a key.
         takes_tensors: the body may hold binary tensors, for which there is a separate limit.

@@ -1,8 +1,8 @@
 """Reads JSON bodies as pydantic models. Nulls count as absent, and errors name the field.
 
-OpenAI's routes refuse unknown fields, as OpenAI does. Those of TEI and TGI, whose clients may send
-more, report them in the header ``x-unknown-fields`` and in the log. With the setting
-``unknown_fields``, all routes do the same.
+OpenAI's and Anthropic's routes refuse unknown fields, as these services do. Those of TEI, TGI and
+Ollama, whose clients may send more, report them in the header ``x-unknown-fields`` and in the log.
+With the setting ``unknown_fields``, all routes do the same.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 # A text, texts, token ids, or lists of token ids.
 Inputs = str | list[str] | list[int] | list[list[int]]
+_STRICT = ("openai", "anthropic")
 # The most unknown fields of a body that are named.
 _MAX_NAMED = 20
 
@@ -115,7 +116,7 @@ def _report(request: Request, context: Context, names: list[str]) -> None:
 
 
 def _are_refused(setting: str, dialect: str) -> bool:
-    return setting == "refuse" or (setting == "dialect" and dialect == "openai")
+    return setting == "refuse" or (setting == "dialect" and dialect in _STRICT)
 
 
 def batch(inputs: Inputs, field: str = "inputs") -> tuple[list[str] | list[list[int]], bool]:

@@ -54,7 +54,7 @@ class GatewaySettings:
     )
     unknown_fields: str = _setting(
         "dialect", "refuse: a field that no table has is an error; report: a header and the log "
-        "name it; dialect: OpenAI's routes refuse, TEI's and TGI's report"
+        "name it; dialect: OpenAI's and Anthropic's routes refuse, the others report"
     )  # fmt: skip
     request_timeout_s: float = _setting(
         600.0, "seconds after which an answer is given up", _SHORTEST_S

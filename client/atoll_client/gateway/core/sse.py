@@ -1,4 +1,4 @@
-"""Server-sent events, with comments that keep a silent connection open.
+"""Streams: server-sent events, with what keeps a silent connection open, or lines of JSON.
 
 The status is held back until the first event, so that a refused request gets its own, but no longer
 than proxies leave a silent connection open. After that, a failure is an event like any other.
@@ -18,14 +18,16 @@ from starlette.types import Receive, Scope, Send
 
 from atoll_client.errors import AtollError, NotReady
 from atoll_client.gateway.core.error_formats import as_ours
-from atoll_client.gateway.core.web import EVENTS, Request, dump
+from atoll_client.gateway.core.web import EVENTS, LINES, Request, dump
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Many proxies close connections that have been silent for a minute.
 _SILENCE_S = 15.0
+# A comment, and what Anthropic sends in its place.
 _COMMENT = b":\n\n"
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 class Events(StreamingResponse, Generic[T]):
@@ -35,6 +37,7 @@ class Events(StreamingResponse, Generic[T]):
         failed: the last event of a stream that fails.
         end: the data of an event after the last one of a complete stream, e.g. ``[DONE]``.
         is_named: each event also has the name that its member ``type`` says.
+        pulse: is sent whenever nothing has been sent for a while.
         headers: in addition to those of every stream.
     """
 
@@ -48,12 +51,13 @@ class Events(StreamingResponse, Generic[T]):
         end: bytes = b"",
         *,
         is_named: bool = False,
+        pulse: bytes = _COMMENT,
     ) -> None:
         # A buffering proxy would deliver the stream in one piece.
         own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__((), headers={**own, **(headers or {})})
         self._items, self._failed, self._end = items, failed, end
-        self._is_named = is_named
+        self._is_named, self._pulse = is_named, pulse
         self._has_begun = False
         self._last = time.monotonic()
 
@@ -108,11 +112,23 @@ class Events(StreamingResponse, Generic[T]):
             await send({"type": "http.response.start", **start})
 
     async def _keep_alive(self, send: Send) -> None:
-        """Sends a comment whenever nothing has been sent for a while."""
+        """Sends the pulse whenever nothing has been sent for a while."""
         while True:
             await asyncio.sleep(self._last + _SILENCE_S - time.monotonic())
             if time.monotonic() >= self._last + _SILENCE_S:
-                await self._write(send, _COMMENT)
+                await self._write(send, self._pulse)
+
+
+class Lines(Events[T]):
+    """A line of JSON for each item, as Ollama sends them. Nothing can be sent between them."""
+
+    media_type = LINES
+
+    def __init__(self, items: AsyncIterator[T], failed: Callable[[AtollError], T]) -> None:
+        super().__init__(items, failed, pulse=b"")
+
+    def _event(self, item: T) -> bytes:
+        return dump(item) + b"\n"
 
 
 def ending() -> NotReady:

@@ -20,6 +20,7 @@ from atoll_client.gateway.core.headers import announced_bytes, request_id, trace
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
 TEXT = "text/plain"
 _DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Request(StarletteRequest):
     Attributes:
         raw: the body, once it has been read.
         model, version: from the path; None and "" if the path names none.
-        route: the path of the route. dialect: openai, tei, tgi or kserve: the format of errors.
+        route: the path of the route. dialect: the format of errors, see ``Route``.
         is_public: a probe, for example, which is not counted.
         labels: set by handlers for metrics and spans.
         trace: the ``traceparent`` of the gateway's own span; None: the client's is passed on.

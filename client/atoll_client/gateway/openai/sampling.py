@@ -11,7 +11,7 @@ import atoll_client
 from atoll_client.errors import AtollError, ValidationError
 from atoll_client.gateway.chat_formats.constraints import Constraint
 from atoll_client.gateway.core.error_formats import openai_problem
-from atoll_client.gateway.core.generation import given
+from atoll_client.gateway.core.generation import adapter_of, given
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.openai.answers import CompletionUsage, Identity, StreamError
 from atoll_client.gateway.openai.schemas import SamplingFields
@@ -36,7 +36,6 @@ def sampling(
     bound: the constraint of the answer.
     """
     temperature = 1.0 if body.temperature is None else body.temperature
-    adapter = next((n for n in (request.model, body.model) if n in model.adapters), None)
     return given(
         (
             ("temperature", temperature),
@@ -45,7 +44,7 @@ def sampling(
             ("seed", None if body.seed is None else body.seed % 2**63),
             ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
             ("truncate", body.truncate_prompt_tokens),
-            ("adapter_id", adapter),
+            ("adapter_id", adapter_of(request, body.model, model)),
             *((name, getattr(body, name)) for name in _SAME_NAMES),
             *([bound] if bound else ()),
         )

@@ -1,0 +1,1 @@
+"""Anthropic's messages, on the chats of ``chat_formats``."""

@@ -1,0 +1,88 @@
+"""Errors of Anthropic's routes: its statuses and types, in whole answers and in streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+from fake_triton import FakeTriton, Refusal, chunk
+from scripted import CHAT, CODE, EMBED, post, refuse_stream, run
+
+PATH = "/v1/messages"
+BODY: dict[str, Any] = {**CHAT[1], "max_tokens": 5}
+REFUSALS: list[tuple[Any, str, int, str]] = [
+    (CODE.INVALID_ARGUMENT, "bad", 400, "invalid_request_error"),
+    (CODE.UNIMPLEMENTED, "cannot", 400, "invalid_request_error"),
+    (CODE.NOT_FOUND, "unknown model 'words'", 404, "not_found_error"),
+    (CODE.INTERNAL, "the step failed", 500, "api_error"),
+    (CODE.UNAVAILABLE, "64 requests are held", 529, "overloaded_error"),
+    (CODE.UNAVAILABLE, "loading", 503, "api_error"),
+    (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "timeout_error"),
+]
+
+
+def test_every_refusal() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for code, text, status, kind in REFUSALS:
+            triton.generate = refuse_stream(code, text)
+            for stream in (False, True):
+                answer = await http.post(PATH, json={**BODY, "stream": stream})
+                found = answer.json()
+                assert (answer.status_code, found["error"]["type"]) == (status, kind), found
+                assert found["type"] == "error" and text in found["error"]["message"]
+                assert found["request_id"] == answer.headers["request-id"]
+                assert ("retry-after" in answer.headers) == (status in (503, 529))
+
+    run(scenario)
+
+
+def test_refusals_of_the_gateway() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for method, path, body, status, kind in (
+            ("POST", PATH, {**BODY, "model": "x"}, 404, "not_found_error"),
+            ("POST", PATH, {**BODY, "system": "a" * 3000}, 413, "request_too_large"),
+            ("POST", f"{PATH}/batches", BODY, 404, "not_found_error"),
+            ("GET", PATH, None, 405, "invalid_request_error"),
+            ("POST", f"/words{PATH}", [], 400, "invalid_request_error"),
+        ):
+            answer = await http.request(method, path, json=body)
+            assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind), path
+
+    run(scenario, payload_limit=2000)
+
+
+def test_a_key_in_either_header() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for headers, status in (
+            ({}, 401), ({"x-api-key": "x"}, 401), ({"x-api-key": "k"}, 200),
+            ({"authorization": "Bearer k"}, 200), ({"authorization": "x", "x-api-key": "k"}, 200),
+        ):  # fmt: skip
+            for path, body in ((PATH, BODY), EMBED):
+                answer = await http.post(path, json=body, headers=headers)
+                assert answer.status_code == status, (path, headers)
+        refused = (await http.post(PATH, json=BODY)).json()
+        assert refused["error"]["type"] == "authentication_error"
+
+    run(scenario, api_key="k")
+
+
+def test_a_stream_that_fails_ends_with_an_event() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        async def fail(message: Any) -> AsyncIterator[Any]:
+            yield chunk("one")
+            raise Refusal(CODE.UNAVAILABLE, "64 requests are held")
+
+        triton.generate = fail
+        answer = await post(http, (PATH, {**BODY, "stream": True}))
+        events = [event.splitlines() for event in answer.text.strip().split("\n\n")]
+        names = [name.removeprefix("event: ") for name, _ in events]
+        data = [json.loads(line.removeprefix("data: ")) for _, line in events]
+        assert names == [one["type"] for one in data]
+        assert names == [
+            "message_start", "content_block_start", "content_block_delta", "error",
+        ]  # fmt: skip
+        assert data[-1]["error"]["type"] == "overloaded_error"
+
+    run(scenario)
